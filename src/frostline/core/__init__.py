@@ -1,0 +1,1 @@
+"""The ideas, pure: torch and numpy only."""

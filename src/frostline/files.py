@@ -1,0 +1,130 @@
+"""Files whose bytes repeat: canonical JSON, CSV and YAML, content hashes, and folders published whole or not at all."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import FrostlineError
+
+CHUNK = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """Return `value` as sorted, indented JSON that ends in a newline; NaN and infinities are refused."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def content_key(value: Any) -> str:
+    """Return the sha256, in hex, of `value`'s canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of the file at `path`, in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def number(value: float) -> str:
+    """Return `value` in the fewest digits that read back as the same double."""
+    return repr(float(value))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    r"""Return a CSV with Unix line ends; None becomes an empty cell and floats the shortest exact form."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(["" if cell is None else number(cell) if isinstance(cell, float) else cell for cell in row])
+    return stream.getvalue()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the rows of the CSV at `path` as dictionaries of text."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON at `path`.
+
+    Raises:
+        FrostlineError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FrostlineError(f"{path} is missing: run the stage that makes it, or name another folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FrostlineError(f"{path} is not valid JSON ({error}): run the stage that makes it again") from None
+
+
+def yaml_text(value: Mapping[str, Any]) -> str:
+    """Return `value` as YAML in its own key order."""
+    import yaml
+
+    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically: a temporary file beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def publish(out: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; when the block ends well, its files appear in `out`, else nothing changes.
+
+    Files of `out` that the block did not write again stay, unless `out` is new. The folder lies beside `out`, so that
+    the move is a rename on one file system.
+
+    Raises:
+        FrostlineError: `out` is a file, or can't be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise FrostlineError(f"out: {out} is a file; name a folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise FrostlineError(f"out: can't write into {out.parent} ({error.strerror}); name another folder") from None
+    os.chmod(work, 0o755)
+    try:
+        yield work
+        if not out.exists():
+            os.replace(work, out)
+            return
+        for source in sorted(p for p in work.rglob("*") if p.is_file()):
+            target = out / source.relative_to(work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

