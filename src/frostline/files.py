@@ -1,6 +1,7 @@
 """Files whose bytes repeat: canonical JSON, CSV and YAML, content hashes, and folders published whole or not at all."""
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -128,3 +129,27 @@ def publish(out: Path) -> Iterator[Path]:
             os.replace(source, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path, otherwise: str | None = None) -> Iterator[None]:
+    """Hold the lock file `path` during the block; the kernel lets go of it whatever becomes of the process.
+
+    Args:
+        path: the lock file; made if need be.
+        otherwise: the error to raise where another process holds it; None waits.
+
+    Raises:
+        FrostlineError: another process holds it, or it can't be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+    except OSError as error:
+        raise FrostlineError(f"{path} can't be written ({error.strerror}); make its folder writable") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
+        except BlockingIOError:
+            raise FrostlineError(str(otherwise)) from None
+        yield

@@ -187,10 +187,9 @@ class PretrainWeights(Strict):
 
 
 class ImagenetWeights(Strict):
-    """ImageNet weights: from an installed package where there is one, else timm's download."""
+    """ImageNet weights, from an installed package where there is one, else timm's download; the head is random."""
 
     kind: Literal["imagenet"]
-    head: Head
 
 
 class FileWeights(Strict):

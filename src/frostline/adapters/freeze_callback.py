@@ -1,0 +1,107 @@
+"""Applies a freeze plan to a network that Lightning trains; all decisions are `core.freeze`'s."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from frostline.adapters.lit_module import Classifier
+from frostline.core.freeze import FreezePlan
+
+
+class FreezeCallback(pl.Callback):
+    """Freezes, thaws and sets rates before each step; its state is the plan's `starts` and the current phase's past."""
+
+    def __init__(self, plan: FreezePlan) -> None:
+        self.plan = plan
+        self.starts: tuple[int, ...] = ()
+        self.history: list[float] = []
+        """The plateau's metric after each epoch of the current phase."""
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+        """For `restore: best`: the current phase's best val/loss, and the weights that gave it."""
+        self._applied: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Apply the phase that the run is in, whether it begins or goes on."""
+        assert isinstance(pl_module, Classifier)
+        self._applied = None
+        self._enter(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put frozen BatchNorm back into eval mode: Lightning has just called `.train()`."""
+        assert isinstance(pl_module, Classifier)
+        hold_statistics(pl_module.network, self.plan, len(self.starts) - 1)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Enter the next phase where the current one is over, and set this step's rates."""
+        assert isinstance(pl_module, Classifier)
+        self._enter(trainer, pl_module)
+        step = trainer.global_step
+        base = pl_module.optimizer_config.lr
+        for slot, group in zip(pl_module.slots, trainer.optimizers[0].param_groups, strict=True):
+            group["lr"] = base * self.plan.factor(self.starts, step, slot.group, slot.depth)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the metric that a plateau or `restore: best` waits for."""
+        if trainer.sanity_checking or not self.starts:
+            return
+        assert isinstance(pl_module, Classifier)
+        phase = self.plan.phases[len(self.starts) - 1]
+        if phase.plateau:
+            self.history.append(float(trainer.callback_metrics[phase.plateau.metric]))
+        loss = float(trainer.callback_metrics["val/loss"])
+        if phase.restore and (self.best is None or loss < self.best[0]):
+            self.best = (loss, {k: v.detach().clone() for k, v in pl_module.network.state_dict().items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"starts": self.starts, "history": self.history, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.starts = tuple(state_dict["starts"])
+        self.history = list(state_dict["history"])
+        self.best = state_dict["best"]
+
+    def _enter(self, trainer: pl.Trainer, module: Classifier) -> None:
+        """Move to the phase of the coming step, and make the network be as the phase says."""
+        rule = self.plan.phases[len(self.starts) - 1].plateau if self.starts else None
+        starts = self.plan.advanced(self.starts, trainer.global_step, bool(rule and rule.reached(self.history)))
+        if starts != self.starts:
+            if self.best is not None:
+                module.network.load_state_dict(self.best[1])
+            self.starts, self.history, self.best = starts, [], None
+        phase = len(self.starts) - 1
+        if self._applied != phase:
+            apply(module.network, self.plan, phase)
+            self._applied = phase
+
+
+def apply(network: nn.Module, plan: FreezePlan, phase: int) -> None:
+    """Freeze and thaw `network`: what does not train has no gradient, and frozen statistics stand still."""
+    trained = plan.trained(phase)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trained)
+        if name not in trained:
+            parameter.grad = None
+    network.train()
+    hold_statistics(network, plan, phase)
+
+
+def hold_statistics(network: nn.Module, plan: FreezePlan, phase: int) -> None:
+    """Put the layers whose running statistics are frozen into eval mode."""
+    moving = plan.moving_statistics(phase)
+    for prefix, module in network.named_modules():
+        own = {f"{prefix}.{name}" if prefix else name for name, _ in module.named_buffers(recurse=False)}
+        if own & plan.layers.places.keys() and not own & moving:
+            module.eval()
+
+
+def freeze_all(network: nn.Module) -> None:
+    """Freeze everything: what a plan without phases means."""
+    network.requires_grad_(False)
+    network.eval()
+
+

@@ -1,0 +1,93 @@
+"""A split in memory as Lightning's data: batches are index selections, drawn by (seed, epoch) alone."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from frostline import schema
+from frostline.core.seeds import generator
+from frostline.data.augment import augment
+from frostline.data.pixels import InputSpec, normalise
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images at training resolution and their labels."""
+
+    pixels: Tensor
+    """(N, C, H, W) uint8."""
+    labels: Tensor
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class EpochOrder:
+    """The order of an epoch's images; Lightning calls `set_epoch` before each epoch, a resumed one included."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.seed, self.size, self.epoch = seed, size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, 0 the first."""
+        self.epoch = epoch
+
+    def indices(self) -> Tensor:
+        """Return a permutation of the images, (N,) int64: a function of (seed, epoch)."""
+        return torch.randperm(self.size, generator=generator(self.seed, "order", self.epoch))
+
+
+class Batches:
+    """An iterable of (uint8 images, labels); without an order, the images come as they lie."""
+
+    def __init__(self, images: Images, batch_size: int, order: EpochOrder | None = None) -> None:
+        self.images, self.batch_size = images, batch_size
+        self.sampler = order
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = self.sampler.indices() if self.sampler else torch.arange(len(self.images))
+        for chosen in rows.split(self.batch_size):
+            yield self.images.pixels[chosen], self.images.labels[chosen]
+
+
+class ImageData(pl.LightningDataModule):
+    """Training and validation images of one run."""
+
+    def __init__(
+        self,
+        train: Images,
+        val: Images,
+        spec: InputSpec,
+        trainer: schema.Trainer,
+        augmentation: schema.Augment,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.spec, self.augmentation, self.seed = spec, augmentation, seed
+        self.train_batches = Batches(train, trainer.batch_size, EpochOrder(seed, len(train)))
+        self.val_batches = Batches(val, trainer.eval_batch_size)
+
+    def train_dataloader(self) -> Batches:
+        """Return the shuffled training batches; the last one of an epoch may be smaller."""
+        return self.train_batches
+
+    def val_dataloader(self) -> Batches:
+        """Return the validation batches in order."""
+        return self.val_batches
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augment (in training) and normalise on the device that trains."""
+        pixels, labels = batch
+        images = normalise(pixels, self.spec)
+        if self.trainer is not None and self.trainer.training:
+            # Drawn by the step, so that a resumed run sees the same images.
+            images = augment(images, self.augmentation, generator(self.seed, "augment", self.trainer.global_step))
+        return images, labels

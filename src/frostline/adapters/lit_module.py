@@ -1,0 +1,122 @@
+"""The network as a LightningModule: loss and metrics are computed here, recorded by callbacks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frostline import schema
+from frostline.core.freeze import FreezePlan
+from frostline.core.param_groups import param_groups
+from frostline.core.seeds import derive
+from frostline.errors import FrostlineError, TrainingFailed, allowed
+
+
+class Classifier(pl.LightningModule):
+    """A network that learns to tell classes apart, with all its parameters in the optimizer from the first step."""
+
+    def __init__(
+        self, network: nn.Module, plan: FreezePlan, optimizer: schema.Optimizer, loss: schema.Loss, seed: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
+        self.criterion = LOSSES[loss.kind](loss)
+        self.slots, self._groups = param_groups(plan, network.named_parameters(), optimizer.weight_decay)
+        self._totals: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, (N, classes), of (N, C, H, W) images."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Draw dropout by (seed, step), so that a resumed run draws the same."""
+        torch.manual_seed(derive(self.seed, "step", self.global_step))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean loss of the batch."""
+        return self._step(batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add the batch to the epoch's totals."""
+        self._step(batch)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the totals of an epoch."""
+        self._totals = {}
+
+    def on_validation_epoch_start(self) -> None:
+        """Reduce what training summed up, once an epoch, and start validation's totals."""
+        if not self.trainer.sanity_checking:
+            self._reduce("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Reduce validation's totals."""
+        self._reduce("val")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimizer; its rates are set at every step by the freeze callback."""
+        return make_optimizer(self.optimizer_config, self._groups)
+
+    def _step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = self.criterion(logits, labels)
+        with torch.no_grad():
+            sums = {
+                "loss": loss.detach() * len(labels),
+                "accuracy": (logits.argmax(1) == labels).sum(),
+                "count": torch.tensor(len(labels), device=labels.device),
+            }
+            self._totals = {k: v + self._totals[k] if self._totals else v for k, v in sums.items()}
+        return loss
+
+    def _reduce(self, split: str) -> None:
+        totals, self._totals = self._totals, {}
+        for name in ("loss", "accuracy"):
+            value = totals[name].double() / totals["count"]
+            self.trainer.callback_metrics[f"{split}/{name}"] = value.cpu()
+        loss = float(self.trainer.callback_metrics[f"{split}/loss"])
+        if not torch.isfinite(torch.tensor(loss)):
+            raise TrainingFailed(
+                f"{split}/loss is {loss} after epoch {self.trainer.current_epoch + 1}, step {self.global_step};"
+                " lower optimizer.lr, or set optimizer.clip_norm=1.0"
+            )
+
+
+def half_mse(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ½·mean over the images of ‖softmax(logits) − one-hot(label)‖²; (N, K) and (N,) in, a scalar out."""
+    target = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return 0.5 * (logits.softmax(1) - target).square().sum(1).mean()
+
+
+LOSSES: dict[str, Callable[[Any], Callable[[Tensor, Tensor], Tensor]]] = {
+    "cross_entropy": lambda config: nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
+    "mse": lambda config: half_mse,
+}
+
+
+def make_optimizer(config: schema.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer that timm calls `config.name`; torch's own go by their usual names.
+
+    Raises:
+        FrostlineError: there is no such optimizer, or it does not take the options.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    names = list_optimizers()
+    if config.name not in names:
+        raise FrostlineError(f"optimizer.name: no optimizer {config.name!r}; {allowed(config.name, names)}")
+    arguments: dict[str, Any] = dict(config.options)
+    if config.momentum is not None:
+        arguments["momentum"] = config.momentum
+    try:
+        return create_optimizer_v2(groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **arguments)
+    except (TypeError, ValueError, ModuleNotFoundError, RuntimeError, AssertionError) as error:
+        raise FrostlineError(
+            f"optimizer: {config.name} can't be made with options {config.options} ({error}); mend optimizer.options"
+        ) from None

@@ -1,0 +1,253 @@
+"""Runs Lightning: one fit, its history, its best epoch, and enough kept on disk to go on after a kill."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+
+from frostline import schema
+from frostline.adapters.freeze_callback import FreezeCallback, freeze_all
+from frostline.adapters.lit_data import ImageData
+from frostline.adapters.lit_module import Classifier
+from frostline.errors import FrostlineError, TrainingFailed
+
+HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
+METRICS = HISTORY[4:]
+SAVE_EVERY_SECONDS = 5.0
+"""The least time between two resume points."""
+SAVE_SHARE = 0.02
+"""The largest share of the time that saving resume points may take."""
+
+Row = dict[str, float | int | None]
+
+
+@dataclass
+class Fit:
+    """What a fit gives."""
+
+    history: list[Row] = field(default_factory=list)
+    """A row an epoch, the network before training the first; keys are `HISTORY`."""
+    epoch_seconds: list[float] = field(default_factory=list)
+    """Seconds from the start of training to the end of each epoch, its validation included."""
+    best_epoch: int = 0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    """The network's weights after its best epoch, on the CPU."""
+    starts: tuple[int, ...] = ()
+    """The step at which each phase began."""
+    images: int = 0
+    """Training images seen."""
+
+
+def fit(
+    classifier: Classifier,
+    data: ImageData,
+    config: schema.Trainer,
+    resume: Path,
+    on_epoch: Callable[[Row], None],
+) -> Fit:
+    """Train `classifier`, going on from the resume point in the folder `resume` if there is one.
+
+    Args:
+        classifier: the network with its freeze plan.
+        data: training and validation images.
+        config: length, device, precision and which epoch is the best.
+        resume: a folder for resume points; the caller removes it when the result is safe.
+        on_epoch: called with each row of the history as it is made; those of a resumed run again.
+
+    Raises:
+        TrainingFailed: the loss is not a number, memory or disk ran out; the last resume point stays.
+    """
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    result = Fit()
+    recorder = _Recorder(result, config.monitor, on_epoch)
+    callbacks: list[pl.Callback] = [recorder]
+    freezing = FreezeCallback(classifier.plan)
+    if classifier.plan.phases:
+        callbacks = [freezing, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
+    trainer = pl.Trainer(
+        accelerator=_accelerator(config.device),
+        devices=1,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        max_epochs=config.epochs,
+        num_sanity_val_steps=-1,
+        gradient_clip_val=classifier.optimizer_config.clip_norm,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=resume,
+        # Threads that load data would only wait: batches are selections from memory.
+        use_distributed_sampler=False,
+    )
+    with _quiet(), _broken_runs():
+        if classifier.plan.phases:
+            trainer.fit(classifier, datamodule=data, ckpt_path=_ResumePoint.latest(resume))
+        else:
+            freeze_all(classifier.network)
+            trainer.validate(classifier, datamodule=data, verbose=False)
+    result.starts = freezing.starts
+    return result
+
+
+class _Recorder(pl.Callback):
+    """Writes the history, the time, and the best epoch's weights into a `Fit`."""
+
+    def __init__(self, result: Fit, monitor: str, on_epoch: Callable[[Row], None]) -> None:
+        self.result, self.monitor, self.on_epoch = result, monitor, on_epoch
+        self._best: tuple[float, float] | None = None
+        self._begun = time.perf_counter()
+        self._before = 0.0
+        """Seconds of the runs that this one goes on from."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.result.images += len(batch[1])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.training:
+            return
+        assert isinstance(pl_module, Classifier)
+        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name in METRICS}
+        self._add(pl_module, {"epoch": 0, "step": 0, "phase": None, "lr": None}, metrics)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        freezing = next(c for c in trainer.callbacks if isinstance(c, FreezeCallback))  # type: ignore[attr-defined]
+        place = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "phase": len(freezing.starts) - 1,
+            "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
+        }
+        self.result.epoch_seconds.append(self._before + time.perf_counter() - self._begun)
+        self._add(pl_module, place, {name: float(v) for name, v in trainer.callback_metrics.items()})
+
+    def _add(self, module: Classifier, place: Mapping[str, float | None], metrics: Mapping[str, float]) -> None:
+        row: Row = {name: {**place, **metrics}.get(name) for name in HISTORY}
+        self.result.history.append(row)
+        # The larger is the better; ties go to the lower loss, then to the earlier epoch.
+        score = (metrics["val/accuracy"], -metrics["val/loss"])
+        if self.monitor == "val/loss":
+            score = (-metrics["val/loss"], 0.0)
+        if self._best is None or score > self._best:
+            self._best = score
+            self.result.best_epoch = int(row["epoch"] or 0)
+            self.result.best_state = {k: v.detach().cpu().clone() for k, v in module.network.state_dict().items()}
+        self.on_epoch(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "history": self.result.history,
+            "epoch_seconds": self.result.epoch_seconds,
+            "best_epoch": self.result.best_epoch,
+            "best_state": self.result.best_state,
+            "best": self._best,
+            "images": self.result.images,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best = tuple(state_dict.pop("best"))
+        for name, value in state_dict.items():
+            setattr(self.result, name, value)
+        self._before = self.result.epoch_seconds[-1] if self.result.epoch_seconds else 0.0
+        for row in self.result.history:
+            self.on_epoch(row)
+
+
+class _StopOnNan(pl.Callback):
+    """Ends a run at the step whose loss is not a number, before the next one spoils the weights further."""
+
+    def __init__(self, freezing: FreezeCallback) -> None:
+        self.freezing = freezing
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        # On a GPU this would wait for the device at every step; there the end of the epoch notices.
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise TrainingFailed(
+                f"the loss became {loss.item()} at step {trainer.global_step}, phase {len(self.freezing.starts) - 1};"
+                " lower optimizer.lr, or set optimizer.clip_norm=1.0; the last good epoch is kept"
+            )
+
+
+class _ResumePoint(Checkpoint):
+    """Keeps one resume point, taken at the end of an epoch, as often as it costs next to nothing."""
+
+    NAME = "last.ckpt"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / self.NAME
+        self._saved = time.perf_counter()
+        self._cost = 0.0
+
+    @classmethod
+    def latest(cls, folder: Path) -> str | None:
+        path = folder / cls.NAME
+        return str(path) if path.is_file() else None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        begun = time.perf_counter()
+        if begun - self._saved < max(SAVE_EVERY_SECONDS, self._cost / SAVE_SHARE):
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        trainer.save_checkpoint(partial)
+        os.replace(partial, self.path)
+        self._saved = time.perf_counter()
+        self._cost = self._saved - begun
+
+
+def _accelerator(device: str) -> str:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FrostlineError("trainer.device: no CUDA device is here; set trainer.device=cpu")
+    return "gpu" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+class _quiet:
+    """Keeps Lightning's advice, which is not meant for frostline's users, from the terminal."""
+
+    def __enter__(self) -> None:
+        import logging
+
+        self._catch = warnings.catch_warnings()
+        self._catch.__enter__()
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"pytorch_lightning|lightning_fabric")
+        warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+        self._level = (logger := logging.getLogger("pytorch_lightning")).level
+        logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *exception: object) -> None:
+        import logging
+
+        logging.getLogger("pytorch_lightning").setLevel(self._level)
+        self._catch.__exit__(None, None, None)
+
+
+class _broken_runs:
+    """Turns running out of memory or disk into one sentence."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        text = str(error).lower()
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+            raise TrainingFailed(
+                "out of memory; lower trainer.batch_size or input.size and run the same command again: it goes on"
+            ) from None
+        if isinstance(error, OSError) and error.errno == 28:
+            raise TrainingFailed("the disk is full; make room and run the same command again: it goes on") from None

@@ -1,0 +1,130 @@
+"""From a backbone's config to a network: (N, C, H, W) float32 images in, (N, classes) logits out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from frostline import schema
+from frostline.core.seeds import derive
+from frostline.data.pixels import InputSpec
+from frostline.errors import FrostlineError, allowed
+
+PLUGINS = "frostline.backbones"
+
+
+def build(backbone: schema.Backbone, spec: InputSpec, classes: int, seed: int) -> nn.Module:
+    """Return the network with random weights drawn from `seed`.
+
+    Raises:
+        FrostlineError: there is no such backbone, or it can't take such images.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights"))
+        return BUILDERS[backbone.kind](backbone, spec, classes)
+
+
+def default_input(backbone: schema.Backbone) -> InputSpec:
+    """Return what the backbone sees when neither config nor weights say otherwise."""
+    return DEFAULT_INPUTS[backbone.kind](backbone)
+
+
+def _mlp(backbone: schema.Mlp, spec: InputSpec, classes: int) -> nn.Module:
+    from frostline.models.mlp import Mlp
+
+    inputs = spec.channels * spec.size**2
+    return Mlp(inputs, backbone.hidden, classes, backbone.activation, backbone.dropout)
+
+
+def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
+    import timm
+
+    arguments: dict[str, Any] = {"num_classes": classes, "in_chans": spec.channels}
+    if backbone.drop_rate:
+        arguments["drop_rate"] = backbone.drop_rate
+    if backbone.drop_path_rate:
+        arguments["drop_path_rate"] = backbone.drop_path_rate
+    config = timm_config(backbone)
+    # Transformers are made for one size of image; convolutional networks take any.
+    if config.get("fixed_input_size") and spec.size != config["input_size"][-1]:
+        arguments["img_size"] = spec.size
+    try:
+        model: nn.Module = timm.create_model(backbone.name, pretrained=False, **arguments)
+    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+        raise FrostlineError(
+            f"backbone.name: timm can't make {backbone.name} for {spec.channels}×{spec.size}×{spec.size} images"
+            f" ({str(error).splitlines()[0]}); try its own size, input.size={config['input_size'][-1]}"
+        ) from None
+    return model
+
+
+def timm_config(backbone: schema.Timm) -> dict[str, Any]:
+    """Return timm's description of the model's default weights: size, mean, url and so on.
+
+    Raises:
+        FrostlineError: timm has no such model.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    if not timm.is_model(backbone.name):
+        raise FrostlineError(f"backbone.name: timm has no {backbone.name!r}; {allowed(backbone.name, timm.list_models())}")
+    config = get_pretrained_cfg(backbone.name)
+    return config.to_dict() if config else {"input_size": (3, 224, 224)}
+
+
+def _timm_input(backbone: schema.Timm) -> InputSpec:
+    from timm.data import resolve_data_config
+
+    return timm_input(resolve_data_config(pretrained_cfg=timm_config(backbone)))
+
+
+def timm_input(config: dict[str, Any]) -> InputSpec:
+    """Return timm's data config as an `InputSpec`."""
+    channels, size, _ = config["input_size"]
+    interpolation = config["interpolation"]
+    return InputSpec(
+        size=size,
+        channels=channels,
+        interpolation="bicubic" if interpolation in ("", "random") else interpolation,
+        crop=float(config["crop_pct"]),
+        mean=tuple(float(v) for v in config["mean"]),
+        std=tuple(float(v) for v in config["std"]),
+    )
+
+
+def _mlp_input(backbone: schema.Mlp) -> InputSpec:
+    return InputSpec(size=28, channels=1, interpolation="bicubic", crop=1.0, mean=(0.0,), std=(1.0,))
+
+
+def _plugin(backbone: schema.PluginBackbone, spec: InputSpec, classes: int) -> nn.Module:
+    model = _load_plugin(backbone)(classes=classes, channels=spec.channels, size=spec.size, **backbone.options)
+    if not isinstance(model, nn.Module):
+        raise FrostlineError(f"backbone.name: the plug-in {backbone.name!r} returned no torch module; mend the plug-in")
+    return model
+
+
+def _plugin_input(backbone: schema.PluginBackbone) -> InputSpec:
+    default = getattr(_load_plugin(backbone), "default_input", None)
+    if default is None:
+        return InputSpec(size=224, channels=3, interpolation="bicubic", crop=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return InputSpec(**default)
+
+
+def _load_plugin(backbone: schema.PluginBackbone) -> Callable[..., Any]:
+    from importlib.metadata import entry_points
+
+    found = {point.name: point for point in entry_points(group=PLUGINS)}
+    if backbone.name not in found:
+        raise FrostlineError(
+            f"backbone.name: no installed package registers {backbone.name!r} under {PLUGINS};"
+            f" {allowed(backbone.name, found)}"
+        )
+    loaded: Callable[..., Any] = found[backbone.name].load()
+    return loaded
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "timm": _timm, "plugin": _plugin}
+DEFAULT_INPUTS: dict[str, Callable[..., InputSpec]] = {"mlp": _mlp_input, "timm": _timm_input, "plugin": _plugin_input}

@@ -1,0 +1,75 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+PLAIN_SECONDS = 10.0
+"""The least time between two plain lines of one piece of work."""
+
+
+class Advance(Protocol):
+    """Moves a bar on by `n`, and may say how it goes."""
+
+    def __call__(self, n: int = 1, note: str = "") -> None: ...
+
+
+class Progress(Protocol):
+    """Starts a piece of work of `total` units; the block that it opens is the work."""
+
+    def __call__(self, description: str, total: int) -> AbstractContextManager[Advance]: ...
+
+
+@contextmanager
+def silent(description: str, total: int) -> Iterator[Advance]:
+    """Show nothing."""
+    yield lambda n=1, note="": None
+
+
+@contextmanager
+def shown(description: str, total: int) -> Iterator[Advance]:
+    """Show a bar on a terminal, or a line now and then where standard error is a file or a pipe."""
+    with (_bar if sys.stderr.isatty() else _lines)(description, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bar.update(task, advance=n, **({"note": note} if note else {}))
+
+        yield advance
+
+
+@contextmanager
+def _lines(description: str, total: int) -> Iterator[Advance]:
+    begun = last = time.monotonic()
+    done, said = 0, ""
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, said, last
+        done, said = done + n, note or said
+        if time.monotonic() - last >= PLAIN_SECONDS and done < total:
+            last = time.monotonic()
+            print(f"{description}: {done}/{total} {said}".rstrip(), file=sys.stderr, flush=True)
+
+    yield advance
+    seconds = time.monotonic() - begun
+    print(f"{description}: {done}/{total} {said}".rstrip() + f", {seconds:.1f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,92 @@
+"""What a stage is given beside its inputs: somewhere to show progress, to record runs, and to keep scratch."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from frostline.progress import Progress, silent
+
+
+class Recorded(Protocol):
+    """A run that is being recorded."""
+
+    def epoch(self, row: Mapping[str, float | int | None]) -> None:
+        """Record a row of the history."""
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Record final values."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Record short texts to filter by."""
+
+    def finished(self, folder: Path) -> None:
+        """Record the files that the run leaves, and draw its curves."""
+
+    def started_from(self, sha256: str) -> None:
+        """Name the run whose weights, known by their hash, this one starts from."""
+
+
+class Tracker(Protocol):
+    """Opens recorded runs."""
+
+    def run(self, about: "RunInfo") -> AbstractContextManager[Recorded]:
+        """Record a run; it is marked failed if the block raises."""
+
+    def annotate(self, weights_sha256: str, values: Mapping[str, float]) -> None:
+        """Add final values to the run that made these weights."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known of a run before it begins."""
+
+    name: str
+    stage: str
+    study: str
+    config: Mapping[str, Any]
+    """Resolved; becomes the run's parameters."""
+    dataset: Mapping[str, str]
+    """name, kind, fingerprint."""
+    context: str
+    """What the data set is used for: training or evaluation."""
+    tags: Mapping[str, str]
+    """arm, backbone, dataset, freeze, seed: to filter by."""
+
+
+class _Unrecorded:
+    def epoch(self, row: Mapping[str, float | int | None]) -> None:
+        pass
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        pass
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        pass
+
+    def finished(self, folder: Path) -> None:
+        pass
+
+    def started_from(self, sha256: str) -> None:
+        pass
+
+
+class NoTracker:
+    """Records nothing."""
+
+    def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
+        """Return a run that forgets all it is told."""
+        return nullcontext(_Unrecorded())
+
+    def annotate(self, weights_sha256: str, values: Mapping[str, float]) -> None:
+        """Forget."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a stage is given; the default shows and records nothing."""
+
+    scratch: Path
+    progress: Progress = silent
+    tracker: Tracker = field(default_factory=NoTracker)

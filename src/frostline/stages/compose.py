@@ -1,0 +1,82 @@
+"""Step zero: resolve the selection into one file a stage, and refuse what can't work before anything trains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from frostline import compose, schema
+from frostline.errors import FrostlineError
+from frostline.files import publish, write_text, yaml_text
+from frostline.validate import validated
+
+FREEZE = "${freeze}"
+"""In dvc.yaml's list of arms: the schedule that params.yaml chooses."""
+
+
+def run(params: Path, pipeline: Path, out: Path) -> list[str]:
+    """Write `<stage>.yaml` for each stage of the study into `out`; return the arms.
+
+    Args:
+        params: the selection, params.yaml.
+        pipeline: dvc.yaml, whose `finetune` stage lists the arms.
+        out: the folder of resolved files.
+
+    Raises:
+        FrostlineError: a choice is wrong, or a freeze schedule does not fit the network.
+    """
+    selected = compose.read_yaml(params)
+    names = arms(compose.read_yaml(pipeline), selected)
+    resolved = compose.study(selected, names)
+    for stem, config in resolved.items():
+        if stem == "pretrain" or stem.startswith("finetune-"):
+            check_plan(validated(schema.Run, config))
+    with publish(out) as work:
+        for stem, config in resolved.items():
+            write_text(work / f"{stem}.yaml", yaml_text(config))
+    for stale in set(out.glob("*.yaml")) - {out / f"{stem}.yaml" for stem in resolved}:
+        stale.unlink()
+    return names
+
+
+def arms(pipeline: Any, selected: Any) -> list[str]:
+    """Return the arms that dvc.yaml lists, each once, with the chosen schedule in its place."""
+    try:
+        listed: Sequence[str] = pipeline["stages"]["finetune"]["matrix"]["arm"]
+    except (KeyError, TypeError):
+        raise FrostlineError("dvc.yaml: no list at stages.finetune.matrix.arm; restore it") from None
+    chosen = selected.get("freeze")
+    if chosen is None:
+        raise FrostlineError("params.yaml: freeze is missing; name a schedule of conf/freeze, such as gradual")
+    names = list(dict.fromkeys(chosen if arm == FREEZE else arm for arm in listed))
+    if compose.SCRATCH_ARM not in names:
+        raise FrostlineError("dvc.yaml: stages.finetune.matrix.arm has no scratch, the twin that arms are held against")
+    return names
+
+
+def check_plan(run: schema.Run) -> None:
+    """Refuse a freeze schedule that does not fit its network, without reading data or weights.
+
+    Lengths in steps can't be judged yet: how many steps an epoch has depends on the data.
+
+    Raises:
+        FrostlineError: see `core.freeze.plan`.
+    """
+    import torch
+
+    from frostline.core import freeze
+    from frostline.core.layers import layers_of
+    from frostline.models.backbones import build
+    from frostline.models.pretrained import NO_WEIGHTS, input_spec
+
+    many_steps = 10**6
+    spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
+    with torch.device("meta"):
+        network = build(run.backbone, spec, classes=2, seed=0)
+    curve = freeze.curve(run.optimizer.schedule)
+    try:
+        freeze.plan(run.freeze, layers_of(network), curve, run.trainer.epochs, many_steps)
+    except FrostlineError as error:
+        arm = f"arm {run.arm}: " if run.arm else ""
+        raise FrostlineError(f"{arm}{error}") from None
+
+

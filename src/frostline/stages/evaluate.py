@@ -1,0 +1,164 @@
+"""Step four: measure trained networks. The only place that reads a test split, once a network."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.core import weights
+from frostline.core.metrics import classification_metrics
+from frostline.core.seeds import derive
+from frostline.data.index import Index, training_rows
+from frostline.data.pixels import InputSpec, load_pixels, normalise
+from frostline.errors import FrostlineError
+from frostline.files import canonical_json, csv_text, publish, read_json, sha256_of, write_text
+from frostline.models.backbones import build
+from frostline.schema import Backbone, Evaluate, Run, Trainer
+from frostline.services import RunInfo, Services
+from frostline.validate import validated
+
+METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
+    "metrics.json",
+    "predictions.csv",
+    "weights.safetensors",
+    "config.yaml",
+)
+SPLITS = ("test", "val", "train")
+
+
+def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
+    """Measure each seed of an arm, in the folder `finetuned`, and leave per-seed files and their summary in `out`.
+
+    `out` gets metrics.json (mean, std and n over the seeds for each split and metric, and each seed's values) and for
+    each seed seed-<s>/{metrics.json, predictions.csv}.
+
+    Raises:
+        FrostlineError: a seed's weights or the prepared data are missing or do not fit together.
+    """
+    measured: dict[str, dict[str, dict[str, float]]] = {}
+    tags = {"arm": config.arm, "dataset": config.dataset.kind}
+    index = Index.read(data)
+    dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
+    info = RunInfo(
+        f"evaluate·{config.arm}·{config.dataset.kind}",
+        "evaluate",
+        config.study,
+        config.model_dump(),
+        dataset,
+        "evaluation",
+        tags,
+    )
+    with (
+        publish(out) as work,
+        services.tracker.run(info) as recorded,
+        services.progress(f"evaluate {config.arm}", len(config.seeds)) as advance,
+    ):
+        for seed in config.seeds:
+            folder, trained = work / f"seed-{seed}", finetuned / f"seed-{seed}"
+            folder.mkdir()
+            run_config = _run_of(trained / CONFIG)
+            measured[str(seed)] = measure(run_config, seed, data, trained, folder, services)
+            advance(1, f"test/accuracy {measured[str(seed)]['test']['accuracy']:.4f}")
+        summary = {split: _summary([m[split] for m in measured.values()]) for split in SPLITS}
+        write_text(work / METRICS, canonical_json({**summary, "seeds": measured}))
+        recorded.metrics(
+            {
+                f"{split}/{name}/{what}": v
+                for split in SPLITS
+                for name, s in summary[split].items()
+                for what, v in s.items()
+            }
+        )
+        recorded.finished(work)
+
+
+def measure(
+    config: Run, seed: int, data: Path, trained: Path, out: Path, services: Services
+) -> dict[str, dict[str, float]]:
+    """Measure the network in the folder `trained` and leave metrics.json and predictions.csv in `out`.
+
+    Returns:
+        split → metric → value; train is measured on the images that the run was allowed to use.
+    """
+    torch.set_num_threads(config.trainer.threads)
+    index = Index.read(data)
+    state, about = weights.load(trained / WEIGHTS)
+    if about is None or tuple(about["classes"]) != index.classes:
+        raise FrostlineError(
+            f"{trained / WEIGHTS}: not made from the data in {data}; run the training stage again"
+        )
+    spec = InputSpec.from_dict(about["input"])
+    network = _network(config.backbone, spec, state, index)
+    rows = {"train": training_rows(index, config.dataset, derive(seed, "shots") % 2**31)}
+    rows |= {split: index.rows(split) for split in ("val", "test")}
+    metrics, predictions = {}, []
+    for split in SPLITS:
+        pixels = load_pixels(config.dataset, index, data, list(rows[split]), spec, scratch=services.scratch)
+        logits = logits_of(network, pixels, spec, config.trainer)
+        labels = torch.as_tensor(index.labels)[torch.as_tensor(rows[split])]
+        metrics[split] = classification_metrics(logits, labels)
+        if split == "test":
+            predictions = list(_predictions(index, rows[split], logits))
+    write_text(out / METRICS, canonical_json(metrics))
+    write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], predictions))
+    services.tracker.annotate(
+        sha256_of(trained / WEIGHTS), {f"test/{k}": v for k, v in metrics["test"].items()}
+    )
+    return metrics
+
+
+@torch.no_grad()
+def logits_of(
+    network: torch.nn.Module, pixels: torch.Tensor, spec: InputSpec, trainer: Trainer
+) -> torch.Tensor:
+    """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
+    cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if cuda else "cpu")
+    network.eval().to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
+        parts = [
+            network(normalise(part.to(device), spec)).float().cpu()
+            for part in pixels.split(trainer.eval_batch_size)
+        ]
+    return torch.cat(parts)
+
+
+def _network(
+    backbone: Backbone, spec: InputSpec, state: Mapping[str, torch.Tensor], index: Index
+) -> torch.nn.Module:
+    network = build(backbone, spec, len(index.classes), seed=0)
+    weights.transfer(network, state, (), reset_head=False, source="the trained weights")
+    return network
+
+
+def _predictions(index: Index, rows: Sequence[int], logits: torch.Tensor) -> Any:
+    confidence, best = logits.double().softmax(1).max(1)
+    for row, p, k in zip(rows, confidence.tolist(), best.tolist(), strict=True):
+        # Seven digits: a float32 network has no more to say.
+        yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
+
+
+def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    def spread(numbers: list[float]) -> dict[str, float]:
+        std = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+        return {"mean": float(np.mean(numbers)), "std": std, "n": float(len(numbers))}
+
+    return {name: spread([v[name] for v in values]) for name in values[0]}
+
+
+def _run_of(path: Path) -> Run:
+    import yaml
+
+    try:
+        return validated(Run, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    except OSError:
+        raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again") from None
+
+
+def read_metrics(out: Path) -> dict[str, dict[str, float]]:
+    """Return what `measure` left in `out`."""
+    metrics: dict[str, dict[str, float]] = read_json(out / METRICS)
+    return metrics

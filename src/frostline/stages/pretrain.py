@@ -1,0 +1,31 @@
+"""Step one: train the network on the source data set."""
+
+from pathlib import Path
+
+from frostline.files import canonical_json, publish, write_text
+from frostline.models.pretrained import resolve
+from frostline.schema import Run
+from frostline.services import Services
+from frostline.stages import evaluate, training
+
+
+def run(config: Run, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
+    """Train on the prepared data in `data`, measure on its test split, and leave everything in `out`.
+
+    `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv; `timing`
+    the measured seconds, apart, since they never repeat.
+
+    Raises:
+        FrostlineError: something in the config does not fit; before any training.
+    """
+    start = resolve(config.backbone, config.weights)
+    given = training.material(config, data, start, services)
+    seed = config.seeds[0]
+    with publish(out) as work:
+        seconds = training.train(
+            config, seed, start, given, work, services, f"pretrain on {config.dataset.kind}"
+        )
+        evaluate.measure(config, seed, data, work, work, services)
+        if timing is not None:
+            write_text(timing, canonical_json({"seeds": {str(seed): seconds}}))
+    training.forget(config, start, given, services)

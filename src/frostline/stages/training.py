@@ -1,0 +1,239 @@
+"""What `pretrain` and `finetune` share: one network, trained once, and the files that it leaves.
+
+A run leaves in its folder `weights.safetensors` (the best epoch's), `history.csv`, `training.json` and `config.yaml`.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import frostline
+from frostline.core import freeze, weights
+from frostline.core.layers import layers_of
+from frostline.core.seeds import derive
+from frostline.core.weights import LoadReport
+from frostline.data.index import Index, training_rows
+from frostline.data.pixels import InputSpec, load_pixels
+from frostline.errors import FrostlineError
+from frostline.files import canonical_json, content_key, csv_text, publish, sha256_of, write_text, yaml_text
+from frostline.models.pretrained import Start, about, input_spec, start_network
+from frostline.schema import Run
+from frostline.services import RunInfo, Services
+
+WEIGHTS, HISTORY, TRAINING, CONFIG = "weights.safetensors", "history.csv", "training.json", "config.yaml"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Prepared data at the network's resolution: what every seed of a run trains and chooses on."""
+
+    index: Index
+    rows: torch.Tensor
+    """(N,) the index rows that are loaded, sorted: train and val, never test."""
+    pixels: torch.Tensor
+    """(N, C, H, W) uint8."""
+    spec: InputSpec
+
+    def images(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the pixels and labels of some index rows."""
+        rows = torch.as_tensor(rows)
+        return self.pixels[torch.searchsorted(self.rows, rows)], torch.as_tensor(self.index.labels)[rows]
+
+
+def material(run: Run, data: Path, start: Start, services: Services) -> Material:
+    """Load the train and val images of the prepared data in the folder `data`."""
+    index = Index.read(data)
+    spec = input_spec(run.backbone, start, run.input)
+    rows = sorted([*index.rows("train"), *index.rows("val")])
+    pixels = load_pixels(run.dataset, index, data, rows, spec, services.progress, services.scratch)
+    return Material(index, torch.as_tensor(rows), pixels, spec)
+
+
+def train(
+    run: Run, seed: int, start: Start, given: Material, out: Path, services: Services, title: str
+) -> dict[str, Any]:
+    """Train one network with one seed and leave its files in `out`.
+
+    A run that was cut off goes on from its last resume point, and one that was finished but not yet published by its
+    stage is not run again: both are kept in the scratch, under a key of everything that the result depends on.
+
+    Returns:
+        The measured times: train_seconds, epoch_seconds (cumulative), images_per_second.
+
+    Raises:
+        FrostlineError: the schedule, the weights or the data do not fit together; before any training.
+        TrainingFailed: training broke down.
+    """
+    scratch = services.scratch / "resume" / scratch_key(run, seed, start, given)
+    done = scratch / "done"
+    if not done.is_dir():
+        with publish(done) as work:
+            _train(run, seed, start, given, work, scratch, services, title)
+    _copy(done, out)
+    import json
+
+    timing: dict[str, Any] = json.loads((out / "timing.json").read_text())
+    (out / "timing.json").unlink()
+    return timing
+
+
+def forget(run: Run, start: Start, given: Material, services: Services) -> None:
+    """Remove what was kept for resuming, once the stage's results are safe."""
+    for seed in run.seeds:
+        shutil.rmtree(services.scratch / "resume" / scratch_key(run, seed, start, given), ignore_errors=True)
+
+
+def scratch_key(run: Run, seed: int, start: Start, given: Material) -> str:
+    """Return the key of all that a run's result depends on."""
+    config = run.model_dump(exclude={"seeds", "study", "arm"})
+    versions = [frostline.__version__, torch.__version__]
+    return content_key([config, seed, start.sha256, given.index.fingerprint, given.spec.to_dict(), versions])[
+        :24
+    ]
+
+
+def run_name(run: Run, seed: int) -> str:
+    """Return what people call the run, such as ``full·resnet10t·digits·s0``."""
+    what = run.arm or (run.freeze_name if run.stage == "finetune" else run.stage)
+    return "·".join([what, backbone_name(run), run.dataset.kind, f"s{seed}"])
+
+
+def backbone_name(run: Run) -> str:
+    """Return the backbone's name."""
+    return getattr(run.backbone, "name", run.backbone.kind)
+
+
+def plan_of(run: Run, network: torch.nn.Module, images: int) -> freeze.FreezePlan:
+    """Return the freeze plan of a run on `images` training images."""
+    steps = -(-images // run.trainer.batch_size)
+    curve = freeze.curve(run.optimizer.schedule)
+    return freeze.plan(run.freeze, layers_of(network), curve, run.trainer.epochs, steps)
+
+
+def _train(
+    run: Run,
+    seed: int,
+    start: Start,
+    given: Material,
+    out: Path,
+    scratch: Path,
+    services: Services,
+    title: str,
+) -> None:
+    from frostline.adapters.lit_data import ImageData, Images
+    from frostline.adapters.lit_module import Classifier
+    from frostline.adapters.trainer import HISTORY as COLUMNS
+    from frostline.adapters.trainer import fit
+
+    torch.set_num_threads(run.trainer.threads)
+    index, spec = given.index, given.spec
+    labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
+    network, report = start_network(run.backbone, start, spec, index.classes, seed)
+    plan = plan_of(run, network, len(labelled))
+    classifier = Classifier(network, plan, run.optimizer, run.loss, seed)
+    data = ImageData(
+        Images(*given.images(labelled)),
+        Images(*given.images(index.rows("val"))),
+        spec,
+        run.trainer,
+        run.augment,
+        seed,
+    )
+    epochs = run.trainer.epochs if plan.phases else 0
+    with (
+        services.tracker.run(_info(run, seed, index)) as recorded,
+        services.progress(title, epochs + 1) as advance,
+    ):
+
+        def on_epoch(row: Mapping[str, float | int | None]) -> None:
+            recorded.epoch(row)
+            advance(1, f"val/accuracy {row['val/accuracy']:.4f}")
+
+        if start.sha256 is not None:
+            recorded.started_from(start.sha256)
+        result = fit(classifier, data, run.trainer, scratch, on_epoch)
+        weights.save(out / WEIGHTS, result.best_state, about(spec, index.classes, run.backbone))
+        write_text(out / HISTORY, csv_text(COLUMNS, ([row[c] for c in COLUMNS] for row in result.history)))
+        write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
+        write_text(out / TRAINING, canonical_json(_training(result, plan, report, len(labelled), out)))
+        seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
+        timing = {
+            "train_seconds": seconds,
+            "epoch_seconds": result.epoch_seconds,
+            "images_per_second": result.images / seconds if seconds else 0.0,
+        }
+        write_text(out / "timing.json", canonical_json(timing))
+        best = result.history[result.best_epoch]
+        recorded.metrics(
+            {
+                f"best/{name}": float(value)
+                for name, value in best.items()
+                if name.startswith("val/") and value is not None
+            }
+            | {"best/epoch": float(result.best_epoch)}
+            | {"train_seconds": seconds, "images_per_second": timing["images_per_second"]}
+        )
+        recorded.tags(
+            {"weights.sha256": sha256_of(out / WEIGHTS), "phases": _phases_text(plan, result.starts)}
+        )
+        recorded.finished(out)
+
+
+def _info(run: Run, seed: int, index: Index) -> RunInfo:
+    tags = {
+        "arm": run.arm or "",
+        "backbone": backbone_name(run),
+        "dataset": run.dataset.kind,
+        "freeze": run.freeze_name,
+        "seed": str(seed),
+        "threads": str(run.trainer.threads),
+    }
+    config = {**run.model_dump(exclude={"seeds"}), "seed": seed}
+    dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
+    return RunInfo(run_name(run, seed), run.stage, run.study, config, dataset, "training", tags)
+
+
+def _training(
+    result: Any, plan: freeze.FreezePlan, report: LoadReport, images: int, out: Path
+) -> dict[str, Any]:
+    """What a run did, beyond its curves."""
+    phases = [
+        {
+            "index": i,
+            "train": list(plan.phases[i].train),
+            "first_step": step,
+            "first_epoch": step // plan.steps_per_epoch + 1,
+            "trainable_parameters": len(plan.trained(i)),
+        }
+        for i, step in enumerate(result.starts)
+    ]
+    return {
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.history) - 1,
+        "steps": plan.total_steps if plan.phases else 0,
+        "training_images": images,
+        "phases": phases,
+        "weights_sha256": sha256_of(out / WEIGHTS),
+        "load_report": {key: len(names) for key, names in report.to_dict().items()}
+        | {"reset": list(report.reset)},
+    }
+
+
+def _phases_text(plan: freeze.FreezePlan, starts: tuple[int, ...]) -> str:
+    return (
+        "; ".join(f"step {step}: {', '.join(plan.phases[i].train)}" for i, step in enumerate(starts))
+        or "nothing trains"
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    except OSError as error:
+        raise FrostlineError(
+            f"out: can't write {target} ({error}); make room, or name another folder"
+        ) from None
