@@ -1,0 +1,97 @@
+"""How good a classifier's logits are: one number a metric, the same bits on every run."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+METRICS = ("accuracy", "balanced_accuracy", "ece", "f1_macro", "loss", "top5_accuracy")
+"""All that `classification_metrics` returns, but `n`."""
+ECE_BINS = 15
+TOP = 5
+
+
+def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Score `logits` (N, K) float32 against `labels` (N,) int64; CPU tensors and arrays alike.
+
+    Ties between logits go to the lower class. Sums are taken in float64.
+
+    Returns:
+        accuracy: share of images whose label has the highest logit.
+        balanced_accuracy: mean recall of the classes that occur among the labels.
+        f1_macro: mean F1 of the classes that occur among labels or predictions; 0 where it is undefined.
+        loss: mean negative log-likelihood of the label, nats.
+        ece: expected calibration error over 15 bins of equal width (Guo et al. 2017, eq. 3).
+        top5_accuracy: share of images whose label is among the five highest logits; only where K > 5.
+        n: number of images.
+
+    Raises:
+        ValueError: no image, shapes that don't match, labels outside 0…K−1, or logits that are not finite.
+    """
+    scores, truth = _checked(logits, labels)
+    n, k = scores.shape
+    log_p = _log_softmax(scores)
+    predictions = scores.argmax(axis=1)
+    right = predictions == truth
+    metrics = {
+        "accuracy": float(right.mean()),
+        "loss": math.fsum(-log_p[np.arange(n), truth]) / n,
+        "ece": expected_calibration_error(np.exp(log_p.max(axis=1)), right),
+        "n": float(n),
+        **_from_confusion(confusion(truth, predictions, k)),
+    }
+    if k > TOP:
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
+        metrics["top5_accuracy"] = float((best == truth[:, None]).any(axis=1).mean())
+    return metrics
+
+
+def confusion(labels: ArrayLike, predictions: ArrayLike, k: int) -> NDArray[np.int64]:
+    """Count how often each label meets each prediction, as (k, k) int64: row label, column prediction.
+
+    `labels` and `predictions` are (N,) int64 in 0…k−1.
+    """
+    truth, guess = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
+    return np.bincount(truth * k + guess, minlength=k * k).reshape(k, k)
+
+
+def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Return how far confidence is from accuracy, on average over images (Guo et al. 2017, eq. 3).
+
+    The images fall into 15 bins ((m−1)/15, m/15] by `confidence` (N,); `right` (N,) says which are correct.
+    """
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    # |B_m|/n · |acc(B_m) − conf(B_m)|, with the |B_m| cancelled
+    gap = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def _from_confusion(counts: NDArray[np.int64]) -> dict[str, float]:
+    hits, labelled, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    known = labelled > 0
+    seen = labelled + predicted > 0
+    return {
+        "balanced_accuracy": float((hits[known] / labelled[known]).mean()),
+        "f1_macro": float((2 * hits[seen] / (labelled + predicted)[seen]).mean()),
+    }
+
+
+def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
+        raise ValueError(
+            f"logits {scores.shape} and labels {truth.shape} don't match: (N, K) and (N,) are expected"
+        )
+    if scores.size == 0:
+        raise ValueError("there is no image to score")
+    if not np.isfinite(scores).all():
+        raise ValueError("logits hold a value that is not finite")
+    if not np.issubdtype(truth.dtype, np.integer) or truth.min() < 0 or truth.max() >= scores.shape[1]:
+        raise ValueError(f"labels must be whole numbers from 0 to {scores.shape[1] - 1}")
+    return scores, truth.astype(np.int64)

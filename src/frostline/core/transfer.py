@@ -1,0 +1,263 @@
+"""What a transfer bought: gains over the from-scratch twin, how early it reaches the twin, how sure that is.
+
+The measures are those of Taylor & Stone, "Transfer Learning for Reinforcement Learning Domains: A Survey"
+(JMLR 10, 2009, section 2.2): jumpstart, asymptotic performance, transfer ratio and time to threshold. An arm
+and its twin share data, budget and seeds, so they are compared seed by seed: the pairing removes what a seed
+does to both.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+TWIN = "scratch"
+"""The arm that the others are held against."""
+CONFIDENCE = 0.95
+MOST_FLIPPED_PAIRS = 16
+"""Past so many pairs the 2ⁿ signs are not enumerated: there the t-test needs no check."""
+ROUNDING = 1e-12
+"""A spread below this share of the values is rounding, not spread."""
+DECIMALS = 12
+"""Differences of accuracies are rounded to these, so that 0.9 − 0.8 equals 0.8 − 0.7."""
+
+Outcome = Literal["helped", "hurt", "undecided"]
+Curve = Sequence[float]
+"""A validation metric after 0, 1, 2, … epochs; entry 0 is the network before training."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95 % Student t interval."""
+
+    mean: float
+    std: float | None
+    """Sample standard deviation (n − 1); None for a single seed, as are both ends of the interval."""
+    low: float | None
+    high: float | None
+    n: int
+    """Number of seeds."""
+
+
+@dataclass(frozen=True)
+class Gain(Estimate):
+    """The mean of paired differences, arm − twin, and the chance of one as large if there were none."""
+
+    p: float | None
+    """Two-sided p of the paired t-test. None for a single seed.
+
+    Where every seed differs by the same amount there is no spread to test against: `p_sign_flip` stands in.
+    """
+    p_sign_flip: float | None
+    """Two-sided p of the exact sign-flip test (Fisher 1935); None past 16 seeds. It can't go below 2 / 2ⁿ."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """When a threshold was reached, over seeds; one that never reaches it counts as later than any other."""
+
+    median: float | None
+    """None: half of the seeds or more never reached it."""
+    least: float | None
+    most: float | None
+    """Of the seeds that reached it."""
+    reached: int
+    n: int
+    """Number of seeds."""
+
+
+# ── means over seeds ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def estimate(values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+    """Return the mean of `values`, one a seed, with its interval: mean ± t · s / √n.
+
+    The interval is cut at `bounds`, the values that the quantity can take; that never costs coverage.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("there is no value to average")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, None, None, None, 1)
+    std = _spread(values, mean)
+    half = t_critical(CONFIDENCE, n - 1) * std / math.sqrt(n)
+    return Estimate(mean, std, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n)
+
+
+def paired_gain(arm: Mapping[int, float], twin: Mapping[int, float]) -> Gain | None:
+    """Return the mean difference arm − twin over the seeds that both have; None where they share no seed."""
+    differences = [round(arm[seed] - twin[seed], DECIMALS) for seed in sorted(arm.keys() & twin.keys())]
+    if not differences:
+        return None
+    e = estimate(differences)
+    flipped = sign_flip_p(differences)
+    if e.std is None:
+        p = None
+    elif e.std == 0:
+        p = flipped
+    else:
+        p = t_two_sided(e.mean / (e.std / math.sqrt(e.n)), e.n - 1)
+    return Gain(e.mean, e.std, e.low, e.high, e.n, p, flipped if e.n > 1 else None)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float | None:
+    """Return the share of all 2ⁿ signings of `differences` whose sum is at least as far from 0 as theirs.
+
+    Exact where differences are symmetric about 0 under the null (Fisher, The Design of Experiments, 1935,
+    section 21). None past 16 differences.
+    """
+    n = len(differences)
+    if n > MOST_FLIPPED_PAIRS:
+        return None
+    sums = np.zeros(1)
+    for difference in differences:
+        sums = np.concatenate([sums + difference, sums - difference])
+    observed, slack = abs(math.fsum(differences)), ROUNDING * math.fsum(map(abs, differences))
+    return float((np.abs(sums) >= observed - slack).mean())
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values for all comparisons together (Holm 1979): the i-th smallest of m, times m − i + 1."""
+    adjusted: dict[str, float] = {}
+    floor = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = floor
+    return adjusted
+
+
+def verdict(gain: Gain | None) -> Outcome:
+    """Say whether the transfer helped, hurt, or is undecided.
+
+    It is decided where p is below 5 %; with a spread over seeds, that is where the interval excludes 0. No
+    gain, a single seed, or the same difference for too few seeds is undecided.
+    """
+    if gain is None or gain.p is None or gain.p >= 1 - CONFIDENCE:
+        return "undecided"
+    return "helped" if gain.mean > 0 else "hurt"
+
+
+# ── learning curves ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def jumpstart(arm: Mapping[int, Curve], twin: Mapping[int, Curve]) -> Gain | None:
+    """Return the paired difference before any training, by seed; None where the arms share no seed."""
+    return _paired(arm, twin, lambda curve: curve[0])
+
+
+def asymptote(arm: Mapping[int, Curve], twin: Mapping[int, Curve]) -> Gain | None:
+    """Return the paired difference of the curves' best values, by seed; None where the arms share no seed."""
+    return _paired(arm, twin, max)
+
+
+def epochs_to(curve: Curve, threshold: float) -> int | None:
+    """Return the first epoch whose value is at least `threshold`; None where there is none."""
+    return next((epoch for epoch, value in enumerate(curve) if value >= threshold), None)
+
+
+def reach(times: Sequence[float | None]) -> Reach:
+    """Summarise the times, one a seed, at which a threshold was reached; None stands for never.
+
+    The median stays defined as long as more than half of the seeds reach it, where a mean over those alone
+    would flatter an arm that often fails.
+
+    Raises:
+        ValueError: there is no time.
+    """
+    if not times:
+        raise ValueError("there is no time to summarise")
+    reached = [time for time in times if time is not None]
+    ordered = sorted(math.inf if time is None else time for time in times)
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    return Reach(
+        median=middle if math.isfinite(middle) else None,
+        least=min(reached, default=None),
+        most=max(reached, default=None),
+        reached=len(reached),
+        n=len(times),
+    )
+
+
+def held(curve: Curve, epochs: int) -> list[float]:
+    """Return `curve` up to `epochs`; a run that stopped earlier keeps its last value, as its network does."""
+    return [curve[min(epoch, len(curve) - 1)] for epoch in range(epochs + 1)]
+
+
+def area(curve: Curve, epochs: int) -> float:
+    """Return the mean height of `curve` over 0…`epochs` (trapezoids); a short one keeps its last value."""
+    heights = held(curve, epochs)
+    if epochs == 0:
+        return heights[0]
+    return math.fsum((a + b) / 2 for a, b in pairwise(heights)) / epochs
+
+
+def transfer_ratio(arm: Mapping[int, Curve], twin: Mapping[int, Curve], epochs: int) -> Estimate | None:
+    """Return (arm's area − twin's area) / twin's area over 0…`epochs`, averaged over the shared seeds.
+
+    None where the arms share no seed, or a twin's area is 0.
+    """
+    pairs = [(area(arm[seed], epochs), area(twin[seed], epochs)) for seed in sorted(arm.keys() & twin.keys())]
+    if not pairs or any(base == 0 for _, base in pairs):
+        return None
+    return estimate([(own - base) / base for own, base in pairs])
+
+
+# ── Student's t ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def t_central(t: float, df: int) -> float:
+    """Return the probability that a Student t variable of `df` degrees of freedom lies within ±`t`.
+
+    The closed form for whole degrees of freedom: with θ = atan(t/√df),
+        odd df:   2/π · (θ + sin θ · (cos θ + 2/3 cos³ θ + … + 2·4⋯(df−3) / 3·5⋯(df−2) · cos^(df−2) θ))
+        even df:  sin θ · (1 + 1/2 cos² θ + … + 1·3⋯(df−3) / 2·4⋯(df−2) · cos^(df−2) θ)
+    (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4).
+
+    Raises:
+        ValueError: `df` is below 1.
+    """
+    if df < 1:
+        raise ValueError(f"{df} degrees of freedom; at least 1 is needed")
+    theta = math.atan2(abs(t), math.sqrt(df))
+    sine, cosine = math.sin(theta), math.cos(theta)
+    odd = df % 2
+    term = cosine if odd else 1.0
+    series = []
+    for k in range(2 + odd, df + 1, 2):
+        series.append(term)
+        term *= (k - 1) / k * cosine * cosine
+    total = sine * math.fsum(series)
+    return min(1.0, 2 / math.pi * (theta + total) if odd else total)
+
+
+def t_two_sided(t: float, df: int) -> float:
+    """Return the two-sided p-value of `t` with `df` degrees of freedom; exact to about 1e-15."""
+    return 1.0 - t_central(t, df)
+
+
+def t_critical(confidence: float, df: int) -> float:
+    """Return the t such that a Student t variable lies within ±t with probability `confidence`."""
+    low, high = 0.0, 1.0
+    while t_central(high, df) < confidence:
+        low, high = high, 2 * high
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if t_central(middle, df) < confidence else (low, middle)
+    return high
+
+
+def _spread(values: Sequence[float], mean: float) -> float:
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return std if std > ROUNDING * max(map(abs, values)) else 0.0
+
+
+def _paired(arm: Mapping[int, Curve], twin: Mapping[int, Curve], of: Callable[[Curve], float]) -> Gain | None:
+    return paired_gain(
+        {seed: of(curve) for seed, curve in arm.items()}, {seed: of(curve) for seed, curve in twin.items()}
+    )
