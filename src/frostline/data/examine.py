@@ -1,0 +1,164 @@
+"""Read every image of a data set once: what each is, and which can't be used."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline.core.splits import SPLITS
+from frostline.data.checks import some
+from frostline.data.decode import BadImage, Note, decode, printable, read_bytes
+from frostline.data.duplicates import NEAR_MIN_SIDE, groups_of, repeated, thumbnail
+from frostline.data.folder import FileEntry, Problem
+from frostline.data.parallel import in_order
+from frostline.data.sources import ArraySource, Source
+from frostline.progress import Progress, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An image that can be used."""
+
+    position: int
+    """Of the image in its source."""
+    key: str
+    label: int
+    split: str
+    """The data set's own, else ''."""
+    sha256: str
+    """Of the file's bytes, or of the array row's."""
+    digest: bytes
+    """Equal for images whose decoded pixels are equal."""
+    width: int
+    height: int
+    mode: str
+    thumbnail: NDArray[np.uint8] | None
+    """(16, 16) grey; None for pictures too small to look for near-duplicates."""
+    format: str = ""
+    """Pillow's name of a file's format."""
+    notes: tuple[Note, ...] = ()
+    """What was done to a file's picture that its owner should know."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What became of a source's images: each is a row or a problem."""
+
+    rows: list[Row]
+    """In the source's order."""
+    problems: list[Problem]
+    """By key."""
+    warnings: list[str]
+
+
+def examine(source: Source, name: str, progress: Progress = silent) -> Reading:
+    """Read and check all images of a source; `progress` is told of each, under the data set's `name`."""
+    if isinstance(source, ArraySource):
+        results: Iterator[Row | Problem] = _array_rows(source)
+        problems, warnings = list[Problem](), list[str]()
+    else:
+        results = in_order(partial(_file_row, source.root), list(enumerate(source.files)))
+        problems, warnings = list(source.problems), list(source.warnings)
+    rows = []
+    with progress(f"reading {name}", len(source)) as advance:
+        for result in results:
+            if isinstance(result, Row):
+                rows.append(result)
+            else:
+                problems.append(result)
+            advance(1)
+    twice = dict(_contradictions(rows, source.classes))
+    rows = [row for row in rows if row.key not in twice]
+    problems += [Problem(key, reason) for key, reason in twice.items()]
+    return Reading(rows, sorted(problems), [*warnings, *_notes(rows)])
+
+
+def _array_rows(source: ArraySource) -> Iterator[Row]:
+    count, height, width = source.images.shape[:3]
+    mode = "L" if source.images.ndim == 3 else "RGB"
+    digits = len(str(count - 1))
+    splits = np.full(count, "") if source.splits is None else source.splits
+    for i, (pixels, label, split) in enumerate(
+        zip(source.images, source.labels.tolist(), splits.tolist(), strict=True)
+    ):
+        digest = hashlib.sha256(pixels.tobytes())
+        small = thumbnail(Image.fromarray(pixels)) if min(height, width) >= NEAR_MIN_SIDE else None
+        yield Row(
+            i, f"{i:0{digits}}", label, split, digest.hexdigest(), digest.digest(), width, height, mode, small
+        )
+
+
+def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
+    position, (key, label, split) = numbered
+    try:
+        content = read_bytes(root / key, key)
+        picture = decode(content, key)
+    except BadImage as bad:
+        return Problem(key, bad.reason)
+    image = picture.image
+    width, height = image.size
+    return Row(
+        position,
+        key,
+        label,
+        split,
+        sha256=hashlib.sha256(content).hexdigest(),
+        digest=hashlib.sha256(f"{image.mode} {width} {height} ".encode() + image.tobytes()).digest(),
+        width=width,
+        height=height,
+        mode=picture.mode,
+        thumbnail=thumbnail(image) if min(width, height) >= NEAR_MIN_SIDE else None,
+        format=picture.format,
+        notes=picture.notes,
+    )
+
+
+def _contradictions(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (key, reason) of images that the data set holds under two labels, or in two splits of its own.
+
+    All copies under two labels are problems: nothing tells which label is right. Of copies in two splits,
+    those in the last one stay: the test's rather than val's, val's rather than train's.
+    """
+    for positions in repeated(groups_of([row.digest for row in rows])):
+        copies = sorted(
+            (rows[i] for i in positions), key=lambda row: SPLITS.index(row.split) if row.split else 0
+        )
+        first, last = copies[0], copies[-1]
+        if len({row.label for row in copies}) > 1:
+            for row in copies:
+                other = next(copy for copy in copies if copy.label != row.label)
+                yield (
+                    row.key,
+                    f"(class {printable(classes[row.label])!r}) is the same image as {other.key} "
+                    f"(class {printable(classes[other.label])!r}): keep the one with the right label",
+                )
+        elif first.split != last.split:
+            for row in copies:
+                if row.split != last.split:
+                    yield (
+                        row.key,
+                        f"({row.split}) is the same image as {last.key} ({last.split}): remove one of them",
+                    )
+
+
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    """A sentence for each kind of note."""
+    for note, one, many in (
+        (
+            "renamed",
+            "image is of another format than its name says",
+            "images are of another format than named",
+        ),
+        ("16-bit", "image has 16 bits a channel, scaled to 8", "images have 16 bits a channel, scaled to 8"),
+        ("cmyk", "image is CMYK, converted to RGB", "images are CMYK, converted to RGB"),
+    ):
+        noted = [
+            f"{row.key} ({row.format})" if note == "renamed" else row.key for row in rows if note in row.notes
+        ]
+        if noted:
+            yield f"{len(noted)} {one if len(noted) == 1 else many}: {some(noted)}"

@@ -1,0 +1,249 @@
+"""Images as the network gets them: decoded, resized and cropped once, kept as uint8, normalised late."""
+
+import errno
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline import project, schema
+from frostline.data.decode import BadImage, decode, read_bytes, to_channels
+from frostline.data.index import IMAGES_FILE, Index
+from frostline.data.parallel import in_order
+from frostline.data.sources import place_of, root_of
+from frostline.errors import FrostlineError
+from frostline.files import content_key, exclusive
+from frostline.progress import Progress, silent
+
+Pixels = NDArray[np.uint8]
+
+MAPPED_BYTES = 1 << 30
+"""A larger set of pixels stays on disk, memory-mapped, instead of being read into memory."""
+
+_FORMAT = 1
+_GATHERED = 256
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network's input is: the fields of `schema.Input`, none of them left open."""
+
+    size: int
+    channels: Literal[1, 3]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    crop: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `to_dict` made plain."""
+        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+
+
+def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
+    """Resize a picture so that its short side is ⌊size/crop⌋, and crop the centre: timm's eval transform.
+
+    Returns:
+        (channels, size, size) uint8.
+    """
+    image = to_channels(image, spec.channels)
+    width, height = image.size
+    short = math.floor(spec.size / spec.crop)
+    long = int(short * max(width, height) / min(width, height))
+    width, height = (short, long) if width <= height else (long, short)
+    if image.size != (width, height):
+        image = image.resize((width, height), _RESAMPLING[spec.interpolation])
+    left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)
+    array = np.asarray(image.crop((left, top, left + spec.size, top + spec.size)))
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def load_pixels(
+    dataset: schema.Dataset,
+    index: Index,
+    folder: Path,
+    rows: Sequence[int] | NDArray[np.int64],
+    spec: InputSpec,
+    progress: Progress = silent,
+    scratch: Path | None = None,
+) -> torch.Tensor:
+    """Load images at the network's size.
+
+    All images of the index are brought to size once and kept in `scratch/pixels/`, in a file named by their
+    hashes and the geometry: other splits, shots, seeds and schedules of the data set share it. Images in
+    memory that have the right size already are neither resized nor kept.
+
+    Args:
+        dataset: whose root the keys of an index of files are relative to.
+        index: of the prepared data set.
+        folder: that the index lies in.
+        rows: (N,) positions in the index.
+        spec: the network's input; mean and std are for `normalise`.
+        progress: told of each image that is brought to size.
+        scratch: where the pixels are kept; None: the project's.
+
+    Returns:
+        (N, channels, size, size) uint8. Above 1 GiB it is memory-mapped, copy on write.
+
+    Raises:
+        FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    if index.storage == "arrays":
+        images = index.images(folder)
+        if _fits(images, spec):
+            return torch.from_numpy(_channels_first(_unchanged(images, index, rows, folder), spec.channels))
+        work = partial(_pixels_of_array, images, index, folder, spec)
+    else:
+        work = partial(_pixels_of_file, root_of(dataset), index, place_of(dataset), spec)
+    kept = (project.scratch() if scratch is None else scratch) / "pixels"
+    geometry = [spec.size, spec.channels, spec.interpolation, spec.crop]
+    key = content_key([_FORMAT, hashlib.sha256("".join(index.sha256).encode()).hexdigest(), geometry])
+    shape = (len(index), spec.channels, spec.size, spec.size)
+
+    def produce() -> Iterable[Pixels]:
+        with progress(f"resizing {index.name} to {spec.size} px", len(index)) as advance:
+            for pixels in in_order(work, range(len(index))):
+                yield pixels
+                advance(1)
+
+    return _rows_of(_kept(kept / f"{key}.npy", shape, produce), rows)
+
+
+def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """Scale (N, C, H, W) uint8 to 0…1, subtract each channel's mean and divide by its standard deviation.
+
+    Returns:
+        (N, C, H, W) float32 on the batch's device; the same numbers as torchvision's ToTensor and Normalize.
+    """
+    mean, std = _constants(spec.mean, spec.std, batch.device)
+    return batch.div(255).sub_(mean).div_(std)
+
+
+@lru_cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (-1, 1, 1)
+    return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
+
+
+# ── one image ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pixels_of_file(root: Path, index: Index, place: str, spec: InputSpec, row: int) -> Pixels:
+    key = index.keys[row]
+    try:
+        content = read_bytes(root / key, key)
+    except BadImage as bad:
+        raise FrostlineError(f"{place}: {bad}; or run prepare again") from None
+    if hashlib.sha256(content).hexdigest() != index.sha256[row]:
+        raise FrostlineError(f"{place}: {key} has changed since prepare read it: run prepare again")
+    return to_pixels(decode(content, key).image, spec)
+
+
+def _pixels_of_array(images: Pixels, index: Index, folder: Path, spec: InputSpec, row: int) -> Pixels:
+    (image,) = _unchanged(images, index, np.array([row]), folder)
+    return to_pixels(Image.fromarray(image), spec)
+
+
+def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Path) -> Pixels:
+    """Return images[rows] if they are those that the index was made of."""
+    chosen = images[rows]
+    for row, image in zip(rows.tolist(), chosen, strict=True):
+        if hashlib.sha256(image.tobytes()).hexdigest() != index.sha256[row]:
+            raise FrostlineError(
+                f"{folder / IMAGES_FILE} has changed since prepare wrote it: run prepare again"
+            )
+    return chosen
+
+
+def _fits(images: Pixels, spec: InputSpec) -> bool:
+    """Tell whether arrays need neither resizing nor conversion from colour to grey."""
+    right_size = images.shape[1:3] == (spec.size, spec.size) and spec.crop == 1
+    return right_size and (images.ndim == 3 or spec.channels == 3)
+
+
+def _channels_first(images: Pixels, channels: int) -> Pixels:
+    """(N, H, W) or (N, H, W, 3) → (N, C, H, W)."""
+    if images.ndim == 4:
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return np.repeat(images[:, None], channels, axis=1)
+
+
+# ── many, on disk ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _kept(path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]]) -> Path:
+    """Return `path`, an .npy file of `shape`; unless it is there, write what `produce` yields, atomically."""
+    with exclusive(path.with_suffix(".lock")):
+        if not _is_whole(path, shape):
+            _write(path, shape, produce())
+    return path
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+    except (OSError, ValueError):
+        return False
+
+
+def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[Pixels]) -> None:
+    """Write an .npy file piece by piece, in the memory that one piece takes."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for piece in pieces:
+                stream.write(piece.tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        mebibytes = math.prod(shape) / 2**20
+        raise FrostlineError(
+            f"{path.parent}: the disk is full; the images need {mebibytes:.0f} MiB there"
+        ) from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _rows_of(path: Path, rows: NDArray[np.int64]) -> torch.Tensor:
+    """Some rows of a kept file: in memory where they fit into 1 GiB, else mapped from a file of their own."""
+    everything = np.load(path, mmap_mode="r")
+    shape = (len(rows), *everything.shape[1:])
+    if math.prod(shape) <= MAPPED_BYTES:
+        return torch.from_numpy(everything[rows])
+    if not np.array_equal(rows, np.arange(len(everything))):
+
+        def gather() -> Iterable[Pixels]:
+            return (everything[rows[i : i + _GATHERED]] for i in range(0, len(rows), _GATHERED))
+
+        subset = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+        path = _kept(path.with_name(f"{path.stem}-{subset}.npy"), shape, gather)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
