@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("compose", _compose, "resolve params.yaml and conf/ into artifacts/resolved/, one YAML a stage")
     sub.add_argument("--params", type=Path, default=Path("params.yaml"), help="the selection (default: %(default)s)")
-    sub.add_argument("--pipeline", type=Path, default=Path("dvc.yaml"), help="lists the arms (default: %(default)s)")
+    sub.add_argument("--arms", nargs="+", metavar="ARM", default=["scratch", "zero_shot", "linear_probe", "full"],
+                     help="scratch (the twin), and schedules of conf/freeze (default: %(default)s)")
     sub.add_argument("--out", type=Path, default=Path("artifacts/resolved"), help="folder (default: %(default)s)")
 
     sub = add("prepare", _prepare, "read a data set once, check every image, write its index")
@@ -128,8 +129,8 @@ def _overrides(parser: argparse.ArgumentParser, example: str) -> None:
 def _compose(arguments: argparse.Namespace) -> None:
     from frostline.stages import compose
 
-    arms = compose.run(arguments.params, arguments.pipeline, arguments.out)
-    print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
+    compose.run(arguments.params, arguments.arms, arguments.out)
+    print(f"{arguments.out}: resolved for the arms {', '.join(dict.fromkeys(arguments.arms))}")
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

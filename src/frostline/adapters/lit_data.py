@@ -47,7 +47,8 @@ class Batches:
 
     def __init__(self, images: Images, batch_size: int, order: EpochOrder | None = None) -> None:
         self.images, self.batch_size = images, batch_size
-        self.sampler = order
+        # Lightning asks a loader for both, and tells the sampler the epoch.
+        self.sampler, self.batch_sampler = order, None
 
     def __len__(self) -> int:
         return math.ceil(len(self.images) / self.batch_size)

@@ -1,10 +1,13 @@
 """Runs Lightning: one fit, its history, its best epoch, and enough kept on disk to go on after a kill."""
 
+import errno
+import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from frostline import schema
@@ -74,23 +78,22 @@ def fit(
     freezing = FreezeCallback(classifier.plan)
     if classifier.plan.phases:
         callbacks = [freezing, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
-    trainer = pl.Trainer(
-        accelerator=_accelerator(config.device),
-        devices=1,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        max_epochs=config.epochs,
-        num_sanity_val_steps=-1,
-        gradient_clip_val=classifier.optimizer_config.clip_norm,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=resume,
-        # Threads that load data would only wait: batches are selections from memory.
-        use_distributed_sampler=False,
-    )
     with _quiet(), _broken_runs():
+        trainer = pl.Trainer(
+            accelerator=_accelerator(config.device),
+            devices=1,
+            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            max_epochs=config.epochs,
+            # The whole validation split, before the first step: where the curves start.
+            num_sanity_val_steps=-1,
+            gradient_clip_val=classifier.optimizer_config.clip_norm,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=resume,
+        )
         if classifier.plan.phases:
             trainer.fit(classifier, datamodule=data, ckpt_path=_ResumePoint.latest(resume))
         else:
@@ -119,7 +122,7 @@ class _Recorder(pl.Callback):
         self.result.images += len(batch[1])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.training:
+        if not (trainer.sanity_checking or trainer.state.fn == TrainerFn.VALIDATING):
             return
         assert isinstance(pl_module, Classifier)
         metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name in METRICS}
@@ -217,37 +220,37 @@ def _accelerator(device: str) -> str:
     return "gpu" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-class _quiet:
-    """Keeps Lightning's advice, which is not meant for frostline's users, from the terminal."""
-
-    def __enter__(self) -> None:
-        import logging
-
-        self._catch = warnings.catch_warnings()
-        self._catch.__enter__()
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"pytorch_lightning|lightning_fabric")
-        warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
-        self._level = (logger := logging.getLogger("pytorch_lightning")).level
-        logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *exception: object) -> None:
-        import logging
-
-        logging.getLogger("pytorch_lightning").setLevel(self._level)
-        self._catch.__exit__(None, None, None)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice, which is not meant for frostline's users, from the terminal."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    loggers += [logging.getLogger(f"{logger.name}.utilities.rank_zero") for logger in loggers]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
-class _broken_runs:
-    """Turns running out of memory or disk into one sentence."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        text = str(error).lower()
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-            raise TrainingFailed(
-                "out of memory; lower trainer.batch_size or input.size and run the same command again: it goes on"
-            ) from None
-        if isinstance(error, OSError) and error.errno == 28:
-            raise TrainingFailed("the disk is full; make room and run the same command again: it goes on") from None
+@contextmanager
+def _broken_runs() -> Iterator[None]:
+    """Turn running out of memory or disk into one sentence."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise TrainingFailed(
+            "out of memory; lower trainer.batch_size or input.size and run again; an unchanged run goes on"
+        ) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TrainingFailed("the disk is full; make room and run the same command again: it goes on") from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise TrainingFailed("out of memory; close other programs, or lower trainer.batch_size") from None

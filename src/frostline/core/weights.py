@@ -69,7 +69,7 @@ def transfer(
         there, here = (tuple(s[shapes[0]].shape) for s in (state, own))
         raise FrostlineError(
             f"{source}: {shapes[0]} has shape {there}, the network wants {here};"
-            " use the backbone and input.channels that the weights were made with"
+            " use the backbone, input.size and input.channels that the weights were made with"
         )
     missing, unexpected = sorted(wanted - given), sorted(given - wanted)
     if missing or unexpected:

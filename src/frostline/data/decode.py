@@ -176,7 +176,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     # A PNG without its end may lack its last rows, and Pillow lets it pass.
     if image.format == "PNG" and _END_OF_PNG not in content:
         raise BadImage(name, "is truncated: copy or download it again")
-    # A camera's MPO is a JPEG whose other frames are previews; elsewhere they are an animation or pages.
+    # A camera's MPO is a JPEG whose other frames are previews; elsewhere, frames are an animation or pages.
     if image.format != "MPO":
         try:
             frames = getattr(image, "n_frames", 1)

@@ -77,12 +77,7 @@ def input_spec(backbone: schema.Backbone, start: Start, given: schema.Input) -> 
     chosen = {name: value for name, value in given.model_dump().items() if value is not None}
     spec = _with_channels(spec, chosen.pop("channels", spec.channels))
     chosen.update({name: tuple(chosen[name]) for name in ("mean", "std") if name in chosen})
-    spec = replace(spec, **chosen)
-    for name in ("mean", "std"):
-        values = getattr(spec, name)
-        if len(values) != spec.channels:
-            raise FrostlineError(f"input.{name}: {len(values)} values for {spec.channels} channels; give one a channel")
-    return spec
+    return replace(spec, **chosen)
 
 
 def start_network(

@@ -2,31 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from frostline import compose, schema
 from frostline.errors import FrostlineError
 from frostline.files import publish, write_text, yaml_text
 from frostline.validate import validated
 
-FREEZE = "${freeze}"
-"""In dvc.yaml's list of arms: the schedule that params.yaml chooses."""
-
-
-def run(params: Path, pipeline: Path, out: Path) -> list[str]:
-    """Write `<stage>.yaml` for each stage of the study into `out`; return the arms.
+def run(params: Path, arms: Sequence[str], out: Path) -> None:
+    """Write `<stage>.yaml` for each stage of the study into `out`.
 
     Args:
         params: the selection, params.yaml.
-        pipeline: dvc.yaml, whose `finetune` stage lists the arms.
+        arms: in the report's order; one that is named twice counts once.
         out: the folder of resolved files.
 
     Raises:
         FrostlineError: a choice is wrong, or a freeze schedule does not fit the network.
     """
-    selected = compose.read_yaml(params)
-    names = arms(compose.read_yaml(pipeline), selected)
-    resolved = compose.study(selected, names)
+    if compose.SCRATCH_ARM not in arms:
+        raise FrostlineError(f"--arms: {compose.SCRATCH_ARM} is missing, the twin that the others are held against")
+    resolved = compose.study(compose.read_yaml(params), list(dict.fromkeys(arms)))
     for stem, config in resolved.items():
         if stem == "pretrain" or stem.startswith("finetune-"):
             check_plan(validated(schema.Run, config))
@@ -35,22 +30,6 @@ def run(params: Path, pipeline: Path, out: Path) -> list[str]:
             write_text(work / f"{stem}.yaml", yaml_text(config))
     for stale in set(out.glob("*.yaml")) - {out / f"{stem}.yaml" for stem in resolved}:
         stale.unlink()
-    return names
-
-
-def arms(pipeline: Any, selected: Any) -> list[str]:
-    """Return the arms that dvc.yaml lists, each once, with the chosen schedule in its place."""
-    try:
-        listed: Sequence[str] = pipeline["stages"]["finetune"]["matrix"]["arm"]
-    except (KeyError, TypeError):
-        raise FrostlineError("dvc.yaml: no list at stages.finetune.matrix.arm; restore it") from None
-    chosen = selected.get("freeze")
-    if chosen is None:
-        raise FrostlineError("params.yaml: freeze is missing; name a schedule of conf/freeze, such as gradual")
-    names = list(dict.fromkeys(chosen if arm == FREEZE else arm for arm in listed))
-    if compose.SCRATCH_ARM not in names:
-        raise FrostlineError("dvc.yaml: stages.finetune.matrix.arm has no scratch, the twin that arms are held against")
-    return names
 
 
 def check_plan(run: schema.Run) -> None:

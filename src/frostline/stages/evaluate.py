@@ -96,7 +96,7 @@ def measure(
     rows |= {split: index.rows(split) for split in ("val", "test")}
     metrics, predictions = {}, []
     for split in SPLITS:
-        pixels = load_pixels(config.dataset, index, data, list(rows[split]), spec, scratch=services.scratch)
+        pixels = load_pixels(config.dataset, index, data, rows[split], spec, scratch=services.scratch)
         logits = logits_of(network, pixels, spec, config.trainer)
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows[split])]
         metrics[split] = classification_metrics(logits, labels)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import frostline
@@ -19,12 +20,13 @@ from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import InputSpec, load_pixels
 from frostline.errors import FrostlineError
-from frostline.files import canonical_json, content_key, csv_text, publish, sha256_of, write_text, yaml_text
+from frostline.files import canonical_json, content_key, csv_text, publish, read_json, sha256_of, write_text, yaml_text
 from frostline.models.pretrained import Start, about, input_spec, start_network
 from frostline.schema import Run
 from frostline.services import RunInfo, Services
 
 WEIGHTS, HISTORY, TRAINING, CONFIG = "weights.safetensors", "history.csv", "training.json", "config.yaml"
+TIMING = "timing.json"
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def material(run: Run, data: Path, start: Start, services: Services) -> Material
     """Load the train and val images of the prepared data in the folder `data`."""
     index = Index.read(data)
     spec = input_spec(run.backbone, start, run.input)
-    rows = sorted([*index.rows("train"), *index.rows("val")])
-    pixels = load_pixels(run.dataset, index, data, rows, spec, services.progress, services.scratch)
+    rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
+    pixels = load_pixels(run.dataset, index, data, rows, spec, progress=services.progress, scratch=services.scratch)
     return Material(index, torch.as_tensor(rows), pixels, spec)
 
 
@@ -74,10 +76,8 @@ def train(
         with publish(done) as work:
             _train(run, seed, start, given, work, scratch, services, title)
     _copy(done, out)
-    import json
-
-    timing: dict[str, Any] = json.loads((out / "timing.json").read_text())
-    (out / "timing.json").unlink()
+    timing: dict[str, Any] = read_json(out / TIMING)
+    (out / TIMING).unlink()
     return timing
 
 
@@ -166,7 +166,7 @@ def _train(
             "epoch_seconds": result.epoch_seconds,
             "images_per_second": result.images / seconds if seconds else 0.0,
         }
-        write_text(out / "timing.json", canonical_json(timing))
+        write_text(out / TIMING, canonical_json(timing))
         best = result.history[result.best_epoch]
         recorded.metrics(
             {

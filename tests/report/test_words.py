@@ -1,0 +1,70 @@
+"""Numbers as people read them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.core.transfer import Gain, Reach
+from frostline.report import words
+
+
+@pytest.mark.parametrize(
+    ("difference", "text"),
+    [(0.0724, "+7.2"), (-0.004, "−0.4"), (0.0004, "0.0"), (-0.0004, "0.0"), (0, "0.0"), (1, "+100.0")],
+)
+def test_points(difference: float, text: str) -> None:
+    assert words.points(difference) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 s"),
+        (0.042, "0.04 s"),
+        (9.99, "9.99 s"),
+        (9.996, "10.0 s"),
+        (119.9, "119.9 s"),
+        (119.96, "2 min 00 s"),
+        (185, "3 min 05 s"),
+        (7199.6, "2 h 00 min"),
+        (7440, "2 h 04 min"),
+    ],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert words.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (None, "no p-value"),
+        (1.0, "p = 1"),
+        (0.0312, "p = 0.031"),
+        (0.00084, "p = 0.0008"),
+        (0.0001, "p = 0.0001"),
+        (0.0000999, "p < 0.0001"),
+        (0.0, "p < 0.0001"),
+    ],
+)
+def test_p_value(p: float | None, text: str) -> None:
+    assert words.p_value(p) == text
+
+
+@given(st.floats(-1, 1))
+def test_a_sign_says_the_truth(difference: float) -> None:
+    text = words.points(difference)
+    assert float(text.replace("−", "-")) == pytest.approx(100 * difference, abs=0.05 + 1e-9)
+    assert ("+" in text, "−" in text) == (round(100 * difference, 1) > 0, round(100 * difference, 1) < 0)
+
+
+def test_counts() -> None:
+    assert (words.counted(1, "seed"), words.counted(5, "seed")) == ("1 seed", "5 seeds")
+    assert (words.counted_epochs(1), words.counted_epochs(3.5)) == ("1 epoch", "3.5 epochs")
+    assert words.missed(Reach(3, 3, 3, reached=3, n=5)) == "2 of 5 seeds"
+    assert words.missed(Reach(3, 3, 3, reached=5, n=5)) == ""
+
+
+def test_a_headline_claims_only_what_is_decided() -> None:
+    gain = Gain(0.072, 0.01, 0.05, 0.09, 5, p=0.001, p_sign_flip=0.0625)
+    assert words.headline("helped", gain) == "Transfer helped: +7.2 points of test accuracy"
+    assert words.headline("undecided", gain) == "Undecided: this study can't tell whether transfer helped"
