@@ -57,6 +57,22 @@ def test_a_sign_says_the_truth(difference: float) -> None:
     assert ("+" in text, "−" in text) == (round(100 * difference, 1) > 0, round(100 * difference, 1) < 0)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.051, 0.093, "+5.1 to +9.3"),
+        (0.0003, 0.037, "+0.03 to +3.7"),
+        (-0.00002, 0.037, "−0.002 to +3.7"),
+        (-0.04, 0.0, "−4.0 to 0.0"),
+        (None, None, ""),
+    ],
+)
+def test_an_interval_shows_on_which_side_of_zero_it_ends(
+    low: float | None, high: float | None, text: str
+) -> None:
+    assert words.gain_interval(Gain(0.01, 0.01, low, high, 5, p=0.04, p_sign_flip=0.0625)) == text
+
+
 def test_counts() -> None:
     assert (words.counted(1, "seed"), words.counted(5, "seed")) == ("1 seed", "5 seeds")
     assert (words.counted_epochs(1), words.counted_epochs(3.5)) == ("1 epoch", "3.5 epochs")

@@ -82,7 +82,7 @@ class Summary:
     chosen: ArmSummary | None
     """The arm that stands for the transfer: of those that are not the twin, the best on validation."""
     notes: list[str]
-    """What a reader should know before trusting a number."""
+    """What a reader should know beside the numbers."""
 
     @property
     def twin(self) -> ArmSummary | None:
@@ -242,8 +242,10 @@ def _missing(seeds: Sequence[int], arm: ArmSummary) -> str:
 def _never(arm: ArmSummary) -> str:
     if arm.against is None or arm.to_twin_epochs is None or arm.epochs == 0:
         return ""
+    if arm.to_twin_epochs.reached == 0:
+        return f"{arm.name} never reaches the twin's best validation accuracy."
     missed = words.missed(arm.to_twin_epochs)
-    return f"{arm.name} never reaches the twin's best validation accuracy in {missed}." if missed else ""
+    return f"{arm.name} does not reach the twin's best validation accuracy in {missed}." if missed else ""
 
 
 def _ceiling(arm: ArmSummary) -> str:

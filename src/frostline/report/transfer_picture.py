@@ -203,7 +203,8 @@ def _sooner_in_words(arm: str, sooner: float | None, own: float | None) -> tuple
 def _bars(axes: "Axes", summary: Summary, layout: Layout) -> None:
     """A row an arm: a dot with its interval, and a bar from the twin's accuracy, which is the gain."""
     colours = theme.arm_colours([arm.name for arm in summary.arms])
-    accuracies = [arm.test["accuracy"] for arm in summary.arms]
+    # Arms that don't train may lie far off; they must not squeeze the gains of those that do.
+    accuracies = [arm.test["accuracy"] for arm in summary.arms if arm.epochs or not summary.twin]
     ends = [end for a in accuracies for end in (a.low, a.mean, a.high) if end is not None]
     margin = 0.06 * (max(ends) - min(ends)) + 0.005
     low, high = max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
@@ -226,8 +227,11 @@ def _bar(axes: "Axes", row: int, arm: ArmSummary, base: float | None, colour: st
         axes.barh(row, accuracy.mean - base, left=base, height=0.44, color=colour, alpha=BAR, linewidth=0)
     if accuracy.low is not None and accuracy.high is not None:
         axes.plot([accuracy.low, accuracy.high], [row, row], color=colour, linewidth=2.4)
-    dot: Style = {"marker": "o", "markersize": 8, "markeredgecolor": PAPER, "clip_on": False}
-    axes.plot([accuracy.mean], [row], color=colour, **dot)
+    low, high = axes.get_xlim()
+    shown = min(max(accuracy.mean, low), high)
+    shape = "<" if shown > accuracy.mean else ">" if shown < accuracy.mean else "o"
+    dot: Style = {"marker": shape, "markersize": 8, "markeredgecolor": PAPER, "clip_on": False}
+    axes.plot([shown], [row], color=colour, **dot)
 
 
 def _row_words(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: bool) -> None:

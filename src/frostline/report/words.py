@@ -12,9 +12,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def points(difference: float, *, signed: bool = True) -> str:
+def points(difference: float, *, signed: bool = True, decimals: int = 1) -> str:
     """Return a difference of two shares in percentage points: ``+7.2``, ``−0.4``, ``0.0``."""
-    text = f"{100 * abs(difference):.1f}"
+    text = f"{100 * abs(difference):.{decimals}f}"
     if not signed or float(text) == 0:
         return text
     return f"{'+' if difference > 0 else MINUS}{text}"
@@ -28,10 +28,18 @@ def interval(estimate: Estimate) -> str:
 
 
 def gain_interval(gain: Gain) -> str:
-    """Return the 95 % interval of a gain, in points: ``+5.1 to +9.3``; empty for a single seed."""
+    """Return the 95 % interval of a gain, in points: ``+5.1 to +9.3``; empty for a single seed.
+
+    An end near zero has more decimals, so that one sees on which side it lies: ``+0.03 to +3.7``.
+    """
     if gain.low is None or gain.high is None:
         return ""
-    return f"{points(gain.low)} to {points(gain.high)}"
+    return f"{_sided(gain.low)} to {_sided(gain.high)}"
+
+
+def _sided(end: float) -> str:
+    texts = [points(end, decimals=decimals) for decimals in (1, 2, 3)]
+    return next((text for text in texts if text[0] in f"+{MINUS}"), texts[0])
 
 
 def p_value(p: float | None) -> str:
