@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def install_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """Return `install(code, name="mine")`: a package whose function `load` is a `frostline.datasets` plug-in."""
+    """Return `install(code, name="mine")`: a package whose function `load` is an installed data set."""
     modules: list[str] = []
 
     def install(code: str, name: str = "mine") -> str:

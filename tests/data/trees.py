@@ -58,7 +58,9 @@ def image_folder(
     )
 
 
-def packaged(kind: str, val: float | None = 0.2, test: float | None = 0.2, **fields: object) -> schema.Prepare:
+def packaged(
+    kind: str, val: float | None = 0.2, test: float | None = 0.2, **fields: object
+) -> schema.Prepare:
     """The config of a data set that isn't a tree."""
     data = {
         "kind": kind,

@@ -99,9 +99,10 @@ def take_shots(
     labels = _labels(labels)
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         if count < k:
+            images = "image" if count == 1 else "images"
             raise FrostlineError(
-                f"dataset.shots={k}: class {_name(label, names)!r} has only {count} training "
-                f"image{'s' * (count != 1)}; ask for at most {count}"
+                f"dataset.shots={k}: class {_name(label, names)!r} has only {count} training {images}; "
+                f"ask for at most {count}"
             )
     return _subset(labels, lambda count: k, seed)
 

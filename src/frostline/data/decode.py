@@ -189,7 +189,7 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 
 def _mode(image: Image.Image, content: bytes) -> str:
-    """How the file stores its pixels: Pillow's mode, and ';16' where Pillow reads 16-bit channels as 8-bit."""
+    """How the file stores its pixels: Pillow's mode, and ';16' where Pillow reads 16 bits a channel as 8."""
     if image.format != "PNG" or image.mode.startswith("I;16"):
         return "I;16" if image.mode == "I" and image.format == "PPM" else image.mode
     depth = content[24]  # Of the header chunk, which comes first.

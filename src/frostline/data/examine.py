@@ -87,9 +87,17 @@ def _array_rows(source: ArraySource) -> Iterator[Row]:
         zip(source.images, source.labels.tolist(), splits.tolist(), strict=True)
     ):
         digest = hashlib.sha256(pixels.tobytes())
-        small = thumbnail(Image.fromarray(pixels)) if min(height, width) >= NEAR_MIN_SIDE else None
         yield Row(
-            i, f"{i:0{digits}}", label, split, digest.hexdigest(), digest.digest(), width, height, mode, small
+            position=i,
+            key=f"{i:0{digits}}",
+            label=label,
+            split=split,
+            sha256=digest.hexdigest(),
+            digest=digest.digest(),
+            width=width,
+            height=height,
+            mode=mode,
+            thumbnail=thumbnail(Image.fromarray(pixels)) if min(height, width) >= NEAR_MIN_SIDE else None,
         )
 
 
@@ -103,10 +111,10 @@ def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
     image = picture.image
     width, height = image.size
     return Row(
-        position,
-        key,
-        label,
-        split,
+        position=position,
+        key=key,
+        label=label,
+        split=split,
         sha256=hashlib.sha256(content).hexdigest(),
         digest=hashlib.sha256(f"{image.mode} {width} {height} ".encode() + image.tobytes()).digest(),
         width=width,
@@ -148,17 +156,15 @@ def _contradictions(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[tup
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
     """A sentence for each kind of note."""
-    for note, one, many in (
-        (
-            "renamed",
-            "image is of another format than its name says",
-            "images are of another format than named",
-        ),
-        ("16-bit", "image has 16 bits a channel, scaled to 8", "images have 16 bits a channel, scaled to 8"),
-        ("cmyk", "image is CMYK, converted to RGB", "images are CMYK, converted to RGB"),
-    ):
-        noted = [
-            f"{row.key} ({row.format})" if note == "renamed" else row.key for row in rows if note in row.notes
-        ]
+    for note, (one, many) in _SENTENCES.items():
+        noted = [row for row in rows if note in row.notes]
         if noted:
-            yield f"{len(noted)} {one if len(noted) == 1 else many}: {some(noted)}"
+            named = some(f"{row.key} ({row.format})" if note == "renamed" else row.key for row in noted)
+            yield f"{len(noted)} {one if len(noted) == 1 else many}: {named}"
+
+
+_SENTENCES: dict[Note, tuple[str, str]] = {
+    "renamed": ("image is of another format than its name says", "images are of another format than named"),
+    "16-bit": ("image has 16 bits a channel, scaled to 8", "images have 16 bits a channel, scaled to 8"),
+    "cmyk": ("image is CMYK, converted to RGB", "images are CMYK, converted to RGB"),
+}

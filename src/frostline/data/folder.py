@@ -166,7 +166,7 @@ def _split_folders(root: Path, splits: dict[str, str], found: _Found, place: str
             path = root / folder
             above = frozenset({_identity(root), _identity(path)})
             classes, loose = _listing(path, folder, found)
-            _refuse_loose(loose, classes, place, found)
+            _refuse_loose([f"{folder}/{name}" for name in loose], classes, place, found)
             if not classes:
                 raise FrostlineError(
                     f"{place} has no classes in {folder}: add a folder for each, or remove {folder}"

@@ -1,8 +1,10 @@
 """Fashion-MNIST's four IDX files: finding them, or getting them, and reading them."""
 
 import gzip
+import io
 import math
 import zlib
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from frostline import project
 from frostline.errors import FrostlineError
+from frostline.files import exclusive, publish
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
@@ -103,15 +106,20 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def _downloaded() -> Path:
+    """The folder of torchvision's download, there whole or not at all; torchvision checks the hashes."""
     downloads = project.scratch() / "downloads"
-    folder = downloads / _TORCHVISION_FOLDER
-    if not _complete(folder):
-        from torchvision.datasets import FashionMNIST
+    target = downloads / "fashion_mnist"
+    with exclusive(downloads / "fashion_mnist.lock"):
+        if not target.is_dir():
+            from torchvision.datasets import FashionMNIST
 
-        try:
-            FashionMNIST(downloads, download=True)
-        except (OSError, RuntimeError) as error:
-            raise FrostlineError(
-                f"fashion_mnist can't be downloaded ({type(error).__name__}: {error}): {_HOW_TO_GET_THEM}"
-            ) from None
-    return folder
+            try:
+                # torchvision prints every failed mirror; the sentence below is enough.
+                with publish(target) as work, redirect_stdout(io.StringIO()):
+                    FashionMNIST(work, download=True)
+            except (OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise FrostlineError(
+                    f"fashion_mnist can't be downloaded ({reason}): {_HOW_TO_GET_THEM}"
+                ) from None
+    return target / _TORCHVISION_FOLDER

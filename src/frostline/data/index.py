@@ -160,7 +160,7 @@ class Index:
         """
         path = folder / IMAGES_FILE
         try:
-            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            images = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError):
             raise FrostlineError(f"{path} is missing or damaged: run prepare again") from None
         if len(images) != len(self) or images.dtype != np.uint8:

@@ -30,8 +30,8 @@ Pixels = NDArray[np.uint8]
 MAPPED_BYTES = 1 << 30
 """A larger set of pixels stays on disk, memory-mapped, instead of being read into memory."""
 
-_FORMAT = 1
-_GATHERED = 256
+_FORMAT = 1  # Of what the file of pixels depends on beside its key; changes when their making does.
+_GATHERED = 256  # Rows that are copied at a time.
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -205,7 +205,7 @@ def _kept(path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pix
 
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+        return np.lib.format.open_memmap(path, mode="r").shape == shape
     except (OSError, ValueError):
         return False
 
@@ -235,7 +235,7 @@ def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[Pixels]) -> None
 
 def _rows_of(path: Path, rows: NDArray[np.int64]) -> torch.Tensor:
     """Some rows of a kept file: in memory where they fit into 1 GiB, else mapped from a file of their own."""
-    everything = np.load(path, mmap_mode="r")
+    everything = np.lib.format.open_memmap(path, mode="r")
     shape = (len(rows), *everything.shape[1:])
     if math.prod(shape) <= MAPPED_BYTES:
         return torch.from_numpy(everything[rows])
@@ -246,4 +246,4 @@ def _rows_of(path: Path, rows: NDArray[np.int64]) -> torch.Tensor:
 
         subset = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
         path = _kept(path.with_name(f"{path.stem}-{subset}.npy"), shape, gather)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))

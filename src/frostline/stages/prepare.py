@@ -32,8 +32,8 @@ def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index
         progress: told of each image that is read.
 
     Raises:
-        FrostlineError: the data set can't be had, can't be split, or holds images that can't be used; then
-            `<out>.bad-images.csv` lists them all.
+        FrostlineError: the data set can't be had, can't be split, or holds images that can't be used; where
+            there are many, `<out>.bad-images.csv` lists them all.
     """
     return _prepare(open_source(config.dataset), config.dataset, out, progress)
 
@@ -68,6 +68,7 @@ def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -
 def _prepare(source: Source, dataset: schema.Dataset, out: Path, progress: Progress) -> Index:
     reading = examine(source, name_of(dataset), progress)
     bad_images = out.parent / f"{out.name}.bad-images.csv"
+    bad_images.unlink(missing_ok=True)
     if reading.problems and dataset.on_bad_image == "error":
         raise _refusal(source, reading.problems, place_of(dataset), bad_images)
     index = _index(source, dataset, reading)
@@ -76,7 +77,6 @@ def _prepare(source: Source, dataset: schema.Dataset, out: Path, progress: Progr
     )
     with publish(out) as folder:
         index.write(folder, images)
-    bad_images.unlink(missing_ok=True)
     return index
 
 

@@ -1,0 +1,92 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.trees import encoded, picture
+
+from frostline.data import duplicates
+from frostline.data.duplicates import groups_of, near_pairs, repeated, thumbnail
+
+
+def test_groups():
+    groups = groups_of([b"a", b"b", b"a", b"c", b"b"])
+    assert groups.tolist() == [0, 1, 0, 2, 1]
+    assert list(repeated(groups)) == [[0, 2], [1, 4]]
+    assert list(repeated(groups_of([]))) == []
+
+
+def large(seed: int) -> Image.Image:
+    return picture(seed, (200, 180))
+
+
+def recoded(image: Image.Image) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=50)))
+
+
+CHANGES = {
+    "encoded again": recoded,
+    "half the size": lambda image: image.resize((100, 90)),
+    "darker": lambda image: image.point(lambda level: level * 0.8),
+    "grey": lambda image: image.convert("L"),
+    "trimmed": lambda image: image.crop((1, 1, 199, 179)),
+}
+
+
+def pairs_of(
+    images: list[Image.Image], splits: list[str], groups: list[int] | None = None
+) -> list[tuple[int, int]]:
+    thumbnails = np.stack([thumbnail(image) for image in images])
+    numbers = np.arange(len(images)) if groups is None else np.array(groups)
+    return near_pairs(thumbnails, np.array(splits), numbers)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_changed_copy_in_another_split_is_found(change):
+    originals = [large(seed) for seed in range(20)]
+    copies = [change(image) for image in originals]
+    assert pairs_of(originals + copies, ["train"] * 20 + ["test"] * 20) == [(i, i + 20) for i in range(20)]
+
+
+def test_different_pictures_and_mirrored_ones_are_not():
+    images = [large(seed) for seed in range(100)]
+    images += [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
+    assert pairs_of(images, ["train"] * 100 + ["test"] * 100) == []
+
+
+def test_copies_in_one_split_and_exact_ones_are_not():
+    image = large(1)
+    assert pairs_of([image, recoded(image)], ["train", "train"]) == []
+    assert pairs_of([image, image], ["train", "test"], groups=[0, 0]) == []
+
+
+def test_blank_pictures_are_not():
+    images = [Image.new("L", (64, 64), level) for level in (0, 255)]
+    noise = np.random.default_rng(0).integers(120, 124, (64, 64), dtype=np.uint8)
+    assert (
+        pairs_of([*images, Image.fromarray(noise)] * 2, ["train"] * 3 + ["val"] * 3, [0, 1, 2, 3, 4, 5]) == []
+    )
+
+
+def test_each_picture_is_named_once_with_the_first_it_resembles():
+    image = large(1)
+    copies = [recoded(image.resize((size, size))) for size in (150, 120, 90, 60)]
+    assert pairs_of([image, *copies], ["train", "train", "val", "test", "test"]) == [(0, 2), (0, 3), (0, 4)]
+
+
+def test_the_same_whatever_the_block(monkeypatch):
+    images = [large(seed) for seed in range(12)]
+    images += [recoded(image) for image in images]
+    splits = ["train", "val", "test"] * 8
+    expected = pairs_of(images, splits)
+    monkeypatch.setattr(duplicates, "_BLOCK", 3)
+    assert pairs_of(images, splits) == expected
+
+
+def test_why_small_pictures_are_not_searched():
+    """A few of the 6 million pairs between two halves of MNIST-5k are as alike as copies, and none is one."""
+    from frostline.data.sources import mnist5k
+
+    thumbnails = np.stack([thumbnail(Image.fromarray(image)) for image in mnist5k(None).images])
+    splits = np.where(np.arange(5000) % 2 == 0, "train", "test")
+    assert 0 < len(near_pairs(thumbnails, splits, np.arange(5000))) < 50

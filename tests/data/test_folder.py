@@ -1,0 +1,169 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.data.trees import encoded, picture, plant, plant_splits
+
+from frostline.data.folder import scan
+from frostline.errors import FrostlineError
+
+
+def test_classes_are_numbered_by_name_and_files_are_in_order(tmp_path):
+    plant(tmp_path, ("dog", "10", "9", "Éa"), images=2)
+    tree = scan(tmp_path)
+    assert tree.classes == ("10", "9", "dog", "Éa")
+    assert [(f.key, f.label, f.split) for f in tree.files[:3]] == [
+        ("10/0.png", 0, ""),
+        ("10/1.png", 0, ""),
+        ("9/0.png", 1, ""),
+    ]
+
+
+def test_folders_inside_a_class_belong_to_it(tmp_path):
+    plant(tmp_path)
+    (tmp_path / "cat" / "old" / "older").mkdir(parents=True)
+    picture(9).save(tmp_path / "cat" / "old" / "older" / "x.png")
+    assert "cat/old/older/x.png" in {f.key for f in scan(tmp_path).files if f.label == 0}
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path):
+    plant(tmp_path / "elsewhere")
+    plant(tmp_path / "root", ("fox",), seed=50)
+    (tmp_path / "root" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
+    assert scan(tmp_path / "root").classes == ("cat", "fox")
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train", "val", "test"), {"train", "val", "test"}),
+        (("train", "valid", "test"), {"train", "val", "test"}),
+        (("Training", "validation", "testing"), {"train", "val", "test"}),
+        (("train", "test"), {"train", "test"}),
+        (("train",), {"train"}),
+    ],
+)
+def test_split_folders(tmp_path, folders, splits):
+    plant_splits(tmp_path, folders)
+    tree = scan(tmp_path)
+    assert {f.split for f in tree.files} == splits
+    assert tree.classes == ("cat", "dog")
+    assert all(f.key.split("/")[0] in folders for f in tree.files)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    plant(tmp_path, ("bus", "train", "tram"))
+    assert scan(tmp_path).classes == ("bus", "train", "tram")
+    assert {f.split for f in scan(tmp_path).files} == {""}
+
+
+def test_split_folders_beside_others_are_ambiguous(tmp_path):
+    plant_splits(tmp_path)
+    plant(tmp_path, ("fox",))
+    with pytest.raises(
+        FrostlineError, match=r"has both split folders \(test, train\) and others \(fox\): move"
+    ):
+        scan(tmp_path)
+
+
+def test_splits_without_train(tmp_path):
+    plant_splits(tmp_path, ("val", "test"))
+    with pytest.raises(FrostlineError, match="has test and val but no train folder: add one"):
+        scan(tmp_path)
+
+
+def test_two_folders_of_one_split(tmp_path):
+    plant_splits(tmp_path, ("train", "val", "validation"))
+    with pytest.raises(FrostlineError, match="has val and validation, which mean the same split: merge them"):
+        scan(tmp_path)
+
+
+def test_a_flat_split(tmp_path):
+    plant_splits(tmp_path)
+    for path in (tmp_path / "test").iterdir():
+        shutil.rmtree(path)
+    picture(9).save(tmp_path / "test" / "x.png")
+    with pytest.raises(FrostlineError, match=re.escape("is flat: test/x.png lies in no class folder; put")):
+        scan(tmp_path)
+
+
+def test_a_split_without_classes(tmp_path):
+    plant_splits(tmp_path)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(FrostlineError, match="has no classes in val: add a folder for each, or remove val"):
+        scan(tmp_path)
+
+
+def test_an_empty_class_in_a_split(tmp_path):
+    plant_splits(tmp_path)
+    (tmp_path / "test" / "dog" / "0.png").rename(tmp_path / "train" / "dog" / "x.png")
+    for path in (tmp_path / "test" / "dog").iterdir():
+        path.unlink()
+    with pytest.raises(FrostlineError, match="has no images in class folder 'test/dog'"):
+        scan(tmp_path)
+
+
+def test_case_differs_between_splits(tmp_path):
+    plant_splits(tmp_path)
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "Dog")
+    with pytest.raises(FrostlineError, match="differ only by case, 'Dog' and 'dog'"):
+        scan(tmp_path)
+
+
+def test_accents_in_two_encodings_are_one_name(tmp_path):
+    plant(tmp_path, ("caf\u00e9", "cafe\u0301"))
+    with pytest.raises(FrostlineError, match="differ only by case"):
+        scan(tmp_path)
+
+
+def test_an_image_beside_the_class_folders_is_a_problem(tmp_path):
+    plant(tmp_path)
+    picture(9).save(tmp_path / "x.png")
+    assert scan(tmp_path).problems == (("x.png", "lies beside the class folders: move it into one"),)
+
+
+def test_other_files_and_hidden_ones_are_counted(tmp_path):
+    plant(tmp_path)
+    for name in ("labels.csv", "cat/Thumbs.db", "cat/.DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    assert scan(tmp_path).warnings == (
+        "1 hidden file was left out: cat/.DS_Store",
+        "2 files whose names are not images' were left out: cat/Thumbs.db, labels.csv",
+    )
+
+
+def test_a_root_that_is_a_file_or_a_dangling_link_or_a_loop(tmp_path):
+    (tmp_path / "photos.zip").write_bytes(encoded(picture(1), "PNG"))
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, sentence in (
+        ("photos.zip", "is a file: give a folder (unpack it, if it is an archive)"),
+        ("gone", "(a link to nowhere) doesn't exist: give the folder of the images"),
+        ("loop", "is a link that leads back to itself (a symlink loop): remove it"),
+    ):
+        with pytest.raises(FrostlineError, match=re.escape(sentence)):
+            scan(tmp_path / name)
+
+
+def test_an_empty_root(tmp_path):
+    with pytest.raises(FrostlineError, match="has no classes: a classifier needs at least two"):
+        scan(tmp_path)
+
+
+def test_a_broken_class_folder_is_named_with_what_follows_from_it(tmp_path):
+    plant(tmp_path, ("cat",))
+    (tmp_path / "dog").symlink_to("gone")
+    with pytest.raises(
+        FrostlineError, match=r"only one class, 'cat': .*; also, dog is a link to gone, which"
+    ):
+        scan(tmp_path)
+
+
+def test_a_deep_tree_is_walked_once(tmp_path: Path):
+    """Two links that lead into each other's folder end, and each path is reported once."""
+    plant(tmp_path)
+    (tmp_path / "cat" / "dogs").symlink_to("../dog")
+    (tmp_path / "dog" / "cats").symlink_to("../cat")
+    loops = [p.key for p in scan(tmp_path).problems]
+    assert loops == ["cat/dogs/cats", "dog/cats/dogs"]

@@ -1,0 +1,284 @@
+import errno
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.data.trees import encoded, image_folder, packaged, picture, plant
+from timm.data import create_transform
+
+from frostline.data import pixels
+from frostline.data.decode import decode
+from frostline.data.pixels import InputSpec, load_pixels, normalise, to_pixels
+from frostline.errors import FrostlineError
+from frostline.stages import prepare
+
+SPEC = InputSpec(
+    size=16, channels=3, interpolation="bicubic", crop=0.875, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+)
+GREY = replace(SPEC, channels=1, mean=(0.5,), std=(0.5,))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A prepared tree of pictures of several sizes and modes: (root, config, index, folder)."""
+    root = plant(tmp_path / "pictures")
+    picture(900, (33, 70)).save(root / "cat" / "tall.jpg")
+    picture(901, (90, 31), "RGBA").save(root / "cat" / "wide.png")
+    picture(902, (20, 20), "L").save(root / "dog" / "grey.png")
+    config = image_folder(root)
+    return root, config.dataset, prepare.run(config, tmp_path / "out"), tmp_path / "out"
+
+
+@contextmanager
+def never(description: str, total: int):
+    raise AssertionError(f"nothing should be done: {description}")
+    yield
+
+
+def test_a_spec_goes_to_plain_data_and_back():
+    assert InputSpec.from_dict(SPEC.to_dict()) == SPEC
+    assert SPEC.to_dict()["mean"] == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.95, 0.875])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("size", [(40, 36), (37, 101), (300, 200), (64, 64), (20, 25)])
+def test_the_same_pixels_as_timms_eval_transform(size, interpolation, crop):
+    image = picture(1, size)
+    spec = replace(SPEC, size=48, interpolation=interpolation, crop=crop)
+    transform = create_transform(
+        (3, 48, 48),
+        is_training=False,
+        interpolation=interpolation,
+        crop_pct=crop,
+        mean=spec.mean,
+        std=spec.std,
+    )
+    ours = torch.from_numpy(to_pixels(image, spec))[None]
+    assert torch.equal(normalise(ours, spec)[0], transform(image))
+
+
+def test_colour_and_grey_become_what_the_network_takes():
+    colour, grey = picture(1), picture(1, mode="L")
+    assert to_pixels(colour, GREY).shape == (1, 16, 16)
+    assert to_pixels(grey, SPEC).shape == (3, 16, 16)
+    assert (to_pixels(grey, SPEC) == to_pixels(grey, GREY)).all()
+    assert (to_pixels(colour, GREY) == to_pixels(colour.convert("L"), GREY)).all()
+
+
+def test_normalise():
+    batch = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    result = normalise(batch, SPEC)
+    assert result.dtype == torch.float32
+    expected = (torch.tensor([1.0, 1.0, 1.0]) - torch.tensor(SPEC.mean)) / torch.tensor(SPEC.std)
+    assert torch.equal(result[1, :, 0, 0], expected)
+    assert batch.max() == 255
+
+
+def test_files_are_loaded_in_the_order_of_the_rows(tree, tmp_path):
+    root, dataset, index, folder = tree
+    rows = [len(index) - 1, 0, 3]
+    loaded = load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path)
+    assert (loaded.shape, loaded.dtype) == ((3, 3, 16, 16), torch.uint8)
+    for row, got in zip(rows, loaded, strict=True):
+        key = index.keys[row]
+        assert (got.numpy() == to_pixels(decode((root / key).read_bytes(), key).image, SPEC)).all()
+
+
+def test_pixels_are_kept_for_all_splits_and_seeds(tree, tmp_path):
+    root, dataset, index, folder = tree
+    first = load_pixels(dataset, index, folder, index.rows("train"), SPEC, scratch=tmp_path)
+    again = load_pixels(dataset, index, folder, index.rows("train"), SPEC, never, tmp_path)
+    assert torch.equal(first, again)
+    load_pixels(dataset, index, folder, index.rows("test"), SPEC, never, tmp_path)
+    other = prepare.run(image_folder(root, seed=1), tmp_path / "other")
+    load_pixels(dataset, other, tmp_path / "other", other.rows("val"), SPEC, never, tmp_path)
+    load_pixels(dataset, index, folder, [0], replace(SPEC, mean=(0.0,) * 3), never, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": 20}, {"crop": 1.0}, {"interpolation": "nearest"}, {"channels": 1, "mean": (0,), "std": (1,)}],
+)
+def test_another_geometry_is_another_file(tree, tmp_path, change):
+    _, dataset, index, folder = tree
+    load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+    load_pixels(dataset, index, folder, [0], replace(SPEC, **change), scratch=tmp_path)
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == 2
+
+
+def test_progress_is_told(tree, tmp_path):
+    _, dataset, index, folder = tree
+    told: list[object] = []
+
+    @contextmanager
+    def progress(description: str, total: int):
+        told.append((description, total))
+        yield lambda n=1, note="": told.append(n)
+
+    load_pixels(dataset, index, folder, [0], SPEC, progress, tmp_path)
+    assert told == [("resizing pictures to 16 px", len(index)), *[1] * len(index)]
+
+
+def test_a_changed_or_missing_file_stops(tree, tmp_path):
+    root, dataset, index, folder = tree
+    path = root / "cat" / "0.png"
+    path.write_bytes(encoded(picture(999), "PNG"))
+    with pytest.raises(FrostlineError) as raised:
+        load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+    assert (
+        str(raised.value)
+        == f"dataset.root: {root}: cat/0.png has changed since prepare read it: run prepare again"
+    )
+    path.unlink()
+    with pytest.raises(FrostlineError, match=r"cat/0\.png is missing: restore it; or run prepare again"):
+        load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+    assert list((tmp_path / "pixels").glob("*.npy")) == []
+    assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix != ".lock"] == []
+
+
+def test_a_damaged_file_of_pixels_is_made_again(tree, tmp_path):
+    _, dataset, index, folder = tree
+    expected = load_pixels(dataset, index, folder, [0, 1], SPEC, scratch=tmp_path)
+    (kept,) = (tmp_path / "pixels").glob("*.npy")
+    for content in (b"", b"garbage", kept.read_bytes()[:-1]):
+        kept.write_bytes(content)
+        assert torch.equal(load_pixels(dataset, index, folder, [0, 1], SPEC, scratch=tmp_path), expected)
+
+
+@pytest.mark.parametrize("order", ["all", "some"])
+def test_large_sets_are_mapped(tree, tmp_path, monkeypatch, order):
+    _, dataset, index, folder = tree
+    rows = np.arange(len(index)) if order == "all" else index.rows("train")
+    expected = load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path)
+    monkeypatch.setattr(pixels, "MAPPED_BYTES", 1000)
+    mapped = load_pixels(dataset, index, folder, rows, SPEC, never, tmp_path)
+    assert torch.equal(mapped, expected)
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == (1 if order == "all" else 2)
+    mapped[0] = 0  # Copy on write: the file stays as it is.
+    assert torch.equal(load_pixels(dataset, index, folder, rows, SPEC, never, tmp_path), expected)
+
+
+def test_a_full_disk_is_one_sentence(tree, tmp_path, monkeypatch):
+    _, dataset, index, folder = tree
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pixels.os, "fsync", full)
+    with pytest.raises(FrostlineError, match="pixels: the disk is full; the images need 0 MiB there"):
+        load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+    assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix != ".lock"] == []
+
+
+@pytest.fixture
+def digits(tmp_path):
+    config = packaged("digits")
+    return config.dataset, prepare.run(config, tmp_path / "digits"), tmp_path / "digits"
+
+
+def test_arrays_of_the_right_size_are_not_kept(digits, tmp_path):
+    dataset, index, folder = digits
+    spec = replace(GREY, size=8, crop=1.0)
+    rows = index.rows("test")
+    loaded = load_pixels(dataset, index, folder, rows, spec, never, tmp_path)
+    assert (loaded[:, 0].numpy() == index.images(folder)[rows]).all()
+    colour = load_pixels(dataset, index, folder, rows, replace(SPEC, size=8, crop=1.0), never, tmp_path)
+    assert torch.equal(colour, loaded.expand(-1, 3, -1, -1))
+    assert not (tmp_path / "pixels").exists()
+
+
+def test_arrays_of_another_size_are_resized_like_pictures(digits, tmp_path):
+    dataset, index, folder = digits
+    loaded = load_pixels(dataset, index, folder, [5], SPEC, scratch=tmp_path)
+    assert (loaded[0].numpy() == to_pixels(Image.fromarray(index.images(folder)[5]), SPEC)).all()
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_arrays_that_have_changed_stop(digits, tmp_path, size):
+    dataset, index, folder = digits
+    images = np.load(folder / "images.npy")
+    images[3] += 1
+    np.save(folder / "images.npy", images)
+    with pytest.raises(
+        FrostlineError, match=r"images\.npy has changed since prepare wrote it: run prepare again"
+    ):
+        load_pixels(dataset, index, folder, [3], replace(GREY, size=size, crop=1.0), scratch=tmp_path)
+
+
+def test_colour_arrays(install_dataset, tmp_path):
+    name = install_dataset(
+        """
+        import numpy as np
+        from frostline.data.sources import ArraySource
+        def load(options):
+            images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+            return ArraySource(images, np.arange(12) % 2, ("a", "b"))
+        """
+    )
+    config = packaged("plugin", name=name, options={})
+    index = prepare.run(config, tmp_path / "out")
+    images = index.images(tmp_path / "out")
+    assert index.modes[0] == "RGB"
+    loaded = load_pixels(
+        config.dataset, index, tmp_path / "out", [3], replace(SPEC, crop=1.0), never, tmp_path
+    )
+    assert (loaded[0].permute(1, 2, 0).numpy() == images[3]).all()
+    grey = load_pixels(
+        config.dataset, index, tmp_path / "out", [3], replace(GREY, crop=1.0), scratch=tmp_path
+    )
+    assert (grey[0, 0].numpy() == np.asarray(Image.fromarray(images[3]).convert("L"))).all()
+
+
+def test_files_of_a_plugin(install_dataset, tmp_path):
+    root = plant(tmp_path / "pictures")
+    name = install_dataset(
+        """
+        from pathlib import Path
+        from frostline.data.sources import FileEntry, FileSource
+        def load(options):
+            root = Path(options["root"])
+            keys = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png"))
+            return FileSource(root, ("cat", "dog"), [FileEntry(key, int(key > "d"), "") for key in keys])
+        """
+    )
+    config = packaged("plugin", name=name, options={"root": str(root)})
+    index = prepare.run(config, tmp_path / "out")
+    assert (index.storage, index.kind) == ("files", "plugin")
+    loaded = load_pixels(config.dataset, index, tmp_path / "out", [0], SPEC, scratch=tmp_path)
+    assert (loaded[0].numpy() == to_pixels(Image.open(root / "cat" / "0.png"), SPEC)).all()
+
+
+@pytest.mark.slow
+def test_memory_stays_constant_while_pixels_are_written(tmp_path):
+    """600 pictures of 224 px are 86 MiB of pixels, made and mapped within 40 MiB more than 8 px take."""
+    root = plant(tmp_path / "pictures", images=300)
+    prepare.run(image_folder(root), tmp_path / "out")
+    script = (
+        "import resource, sys; from pathlib import Path; from dataclasses import replace; import torch\n"
+        "from frostline.data import pixels; from frostline.data.index import Index\n"
+        "from tests.data.test_pixels import SPEC; from tests.data.trees import image_folder\n"
+        "root, out, scratch = map(Path, sys.argv[1:]); index = Index.read(out); pixels.MAPPED_BYTES = 1\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "load = lambda size: pixels.load_pixels(image_folder(root).dataset, index, out, range(600), "
+        "replace(SPEC, size=size), scratch=scratch)\n"
+        "load(8); before = peak(); tensor = load(224); print(tensor.nbytes >> 20, (peak() - before) >> 10)"
+    )
+    source = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(root), str(tmp_path / "out"), str(tmp_path)],
+        env={"PYTHONPATH": f"{source / 'src'}:{source}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    size, more = map(int, re.findall(r"\d+", result.stdout))
+    assert size == 86
+    assert more < 40

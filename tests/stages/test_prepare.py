@@ -1,0 +1,318 @@
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.trees import encoded, image_folder, packaged, picture, plant, plant_splits
+
+from frostline.data.index import Index
+from frostline.errors import FrostlineError
+from frostline.stages import prepare
+
+DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def counts(index: Index) -> tuple[int, ...]:
+    return tuple(len(index.rows(split)) for split in ("train", "val", "test"))
+
+
+# ── data sets ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "side"), [("mnist5k", (3000, 1000, 1000), 28), ("digits", (1078, 362, 357), 8)]
+)
+def test_a_packaged_data_set(kind, sizes, side, tmp_path):
+    index = prepare.run(packaged(kind), tmp_path / "out")
+    assert counts(index) == sizes
+    assert index.warnings == ()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.json",
+        "images.npy",
+        "index.csv",
+    ]
+    images = np.load(tmp_path / "out" / "images.npy")
+    assert images.shape == (sum(sizes), side, side)
+    assert index.keys[7] == "0007"
+    assert index.sha256[7] == hashlib.sha256(images[7].tobytes()).hexdigest()
+    assert (index.widths[7], index.heights[7], index.modes[7]) == (side, side, "L")
+    # Every class has the same share of every split, but for rounding.
+    for split in index.counts().values():
+        assert max(split.values()) - min(split.values()) <= (0 if kind == "mnist5k" else 6)
+
+
+def test_a_tree(tmp_path):
+    root = plant(tmp_path / "pictures", images=10)
+    seen: list[int] = []
+
+    @contextmanager
+    def progress(description: str, total: int):
+        assert (description, total) == ("reading pictures", 20)
+        yield lambda n=1, note="": seen.append(n)
+
+    index = prepare.run(image_folder(root), tmp_path / "out", progress)
+    assert sum(seen) == 20
+    assert counts(index) == (12, 4, 4)
+    assert (index.name, index.classes, index.keys[0]) == ("pictures", ("cat", "dog"), "cat/0.png")
+    assert index.sha256[0] == hashlib.sha256((root / "cat" / "0.png").read_bytes()).hexdigest()
+    assert (index.widths[0], index.heights[0], index.modes[0]) == (40, 36, "RGB")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset.json", "index.csv"]
+
+
+def test_sizes_are_upright(tmp_path):
+    root = plant(tmp_path / "pictures")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (root / "cat" / "a.jpg").write_bytes(encoded(picture(999), "JPEG", exif=exif))
+    index = prepare.run(image_folder(root), tmp_path / "out")
+    row = index.keys.index("cat/a.jpg")
+    assert (index.widths[row], index.heights[row]) == (36, 40)
+
+
+def test_bytes_repeat_and_name_no_place(tmp_path):
+    for name in ("one", "two"):
+        root = plant(tmp_path / name / "pictures")
+        (root / "cat" / "x.jpg").write_bytes(b"")
+        prepare.run(image_folder(root, on_bad_image="skip"), tmp_path / name / "out")
+    for file in ("index.csv", "dataset.json"):
+        content = (tmp_path / "one" / "out" / file).read_bytes()
+        assert content == (tmp_path / "two" / "out" / file).read_bytes()
+        assert str(tmp_path).encode() not in content
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path, monkeypatch):
+    root = plant(tmp_path / "pictures", images=40)
+    (root / "cat" / "x.jpg").write_bytes(b"")
+    config = image_folder(root, on_bad_image="skip")
+    for name, processors in (("one", 1), ("many", 8)):
+        monkeypatch.setattr("frostline.data.parallel._processors", lambda n=processors: n)
+        prepare.run(config, tmp_path / name)
+    for file in ("index.csv", "dataset.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
+
+
+def test_an_earlier_result_survives_a_failure(tmp_path):
+    root = plant(tmp_path / "pictures")
+    out = tmp_path / "out"
+    before = prepare.run(image_folder(root), out)
+    (root / "cat" / "x.jpg").write_bytes(b"")
+    with pytest.raises(FrostlineError):
+        prepare.run(image_folder(root), out)
+    assert Index.read(out).fingerprint == before.fingerprint
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+# ── splits ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_own_splits_are_kept(tmp_path):
+    root = plant_splits(tmp_path / "pictures", ("train", "valid", "test"))
+    index = prepare.run(image_folder(root, val=None, test=None), tmp_path / "out")
+    assert counts(index) == (12, 12, 12)
+    assert index.warnings == ()
+    folder_of = {"train": "train", "val": "valid", "test": "test"}
+    assert all(key.startswith(folder_of[split]) for key, split in zip(index.keys, index.splits, strict=True))
+
+
+def test_a_share_for_an_own_split_is_not_used_and_says_so(tmp_path):
+    root = plant_splits(tmp_path / "pictures", ("train", "val", "test"))
+    index = prepare.run(image_folder(root), tmp_path / "out")
+    assert counts(index) == (12, 12, 12)
+    assert index.warnings == tuple(
+        f"dataset.split.{split}=0.2 is not used: the data set has a {split} split of its own, which is kept "
+        f"(set dataset.split.{split}=null to say so)"
+        for split in ("val", "test")
+    )
+
+
+def test_a_missing_split_is_drawn_from_train(tmp_path):
+    root = plant_splits(tmp_path / "pictures", ("train", "test"))
+    index = prepare.run(image_folder(root, val=0.2, test=None), tmp_path / "out")
+    assert counts(index) == (10, 2, 12)
+    assert {index.keys[row].split("/")[0] for row in index.rows("val")} == {"train"}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_null_for_a_split_that_there_is_not(tmp_path, split):
+    root = plant(tmp_path / "pictures")
+    with pytest.raises(
+        FrostlineError,
+        match=re.escape(
+            f"dataset.split.{split} is null, which stands for the data set's own {split} split, and pictures "
+            f"has none: set a share, such as dataset.split.{split}=0.2"
+        ),
+    ):
+        prepare.run(image_folder(root, **{split: None}), tmp_path / "out")
+
+
+def test_the_seed_draws_the_split(tmp_path):
+    root = plant(tmp_path / "pictures", images=20)
+    splits = [prepare.run(image_folder(root, seed=seed), tmp_path / f"{seed}").splits for seed in (0, 0, 1)]
+    assert (splits[0] == splits[1]).all()
+    assert (splits[0] != splits[2]).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_stay_in_one_split(tmp_path, seed):
+    root = plant(tmp_path / "pictures", images=6)
+    for i in range(6):
+        Image.open(root / "cat" / f"{i}.png").save(root / "cat" / f"copy{i}.bmp")
+    index = prepare.run(image_folder(root, seed=seed), tmp_path / "out")
+    split_of = dict(zip(index.keys, index.splits, strict=True))
+    assert all(split_of[f"cat/{i}.png"] == split_of[f"cat/copy{i}.bmp"] for i in range(6))
+    assert index.warnings == (
+        "6 images are exact copies of another; copies stay in one split: "
+        "cat/0.png = cat/copy0.bmp, cat/1.png = cat/copy1.bmp, cat/2.png = cat/copy2.bmp and 3 more",
+    )
+
+
+# ── the cache ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def never(description: str, total: int):
+    raise AssertionError("nothing should be read")
+
+
+def test_a_second_run_reads_nothing(tmp_path):
+    root = plant(tmp_path / "pictures")
+    index, folder = prepare.cached(image_folder(root), tmp_path / "scratch")
+    again, same = prepare.cached(image_folder(root), tmp_path / "scratch", never)
+    assert same == folder
+    assert again.fingerprint == index.fingerprint == Index.read(folder).fingerprint
+    assert folder.parent == tmp_path / "scratch" / "data"
+
+
+def test_the_cache_does_not_care_how_many_labels_a_run_may_use(tmp_path):
+    prepare.cached(packaged("digits", shots=3), tmp_path)
+    prepare.cached(packaged("digits", fraction=0.5), tmp_path, never)
+
+
+def test_the_cache_notices_a_change(tmp_path):
+    root = plant(tmp_path / "pictures")
+    before, folder = prepare.cached(image_folder(root), tmp_path / "scratch")
+    picture(999).save(root / "cat" / "new.png")
+    after, other = prepare.cached(image_folder(root), tmp_path / "scratch")
+    assert other != folder
+    assert len(after) == len(before) + 1
+    assert prepare.cached(image_folder(root, seed=1), tmp_path / "scratch")[1] != other
+
+
+def test_a_damaged_cache_is_made_again(tmp_path):
+    index, folder = prepare.cached(packaged("digits"), tmp_path)
+    for name in ("images.npy", "index.csv", "dataset.json"):
+        (folder / name).write_bytes(b"")
+        assert prepare.cached(packaged("digits"), tmp_path)[0].fingerprint == index.fingerprint
+        assert Index.read(folder).fingerprint == index.fingerprint
+
+
+def test_processes_side_by_side_prepare_once(tmp_path):
+    root = plant(tmp_path / "pictures", images=30)
+    with get_context("spawn").Pool(3) as pool:
+        results = pool.starmap(_prepare_in_a_process, [(str(root), str(tmp_path / "scratch"))] * 3)
+    assert len({fingerprint for fingerprint, _ in results}) == 1
+    assert sum(read for _, read in results) == 1
+
+
+def _prepare_in_a_process(root: str, scratch: str) -> tuple[str, bool]:
+    read = False
+
+    @contextmanager
+    def progress(description: str, total: int):
+        nonlocal read
+        read = True
+        yield lambda n=1, note="": None
+
+    index, _ = prepare.cached(image_folder(Path(root)), Path(scratch), progress)
+    return index.fingerprint, read
+
+
+# ── the guide ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+
+def test_the_guides_plugin_works_as_installed(tmp_path):
+    """The guide's two files become an installed package, and its command's overrides what `prepare` gets."""
+    (code,), (project,) = blocks("python"), blocks("toml")
+    module = re.search(r"^# (\w+)\.py$", code, re.MULTILINE)[1]
+    site = tmp_path / "site"
+    info = site / f"{module}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{module}.py").write_text(code)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    groups = tomllib.loads(project)["project"]["entry-points"]
+    points = "".join(
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in groups.items()
+    )
+    (info / "entry_points.txt").write_text(points)
+    (command,) = (
+        line for line in DOCS.read_text().splitlines() if line.startswith("frostline") and "plugin" in line
+    )
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from frostline import compose; from frostline.stages import prepare\n"
+        "config, _ = compose.experiment(sys.argv[2:])\n"
+        "index = prepare.run(compose.prepare_config(config, 'target'), Path(sys.argv[1]))\n"
+        "print(index.name, len(index), index.widths[0], *index.classes)"
+    )
+    source = Path(__file__).parents[2] / "src"
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out"), *command.split()[2:]],
+        env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{source}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout, result.returncode) == ("stripes 60 16 across along\n", 0), result.stderr
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["kind"] == "plugin"
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist5k", "fashion_mnist"])
+def test_the_configs_say_what_to_expect(name, tmp_path):
+    from frostline import compose
+    from frostline.data import idx
+
+    if name == "fashion_mnist" and not idx.DEBIAN.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    text = (Path(__file__).parents[2] / "conf" / "dataset" / f"{name}.yaml").read_text()
+    expected = tuple(int(n) for n in re.search(r"expect: (\d+) train, (\d+) val, (\d+) test", text).groups())
+    config, _ = compose.experiment([f"dataset={name}"])
+    assert counts(prepare.run(compose.prepare_config(config, "target"), tmp_path / "out")) == expected
+
+
+def test_root_and_name_must_be_given():
+    from frostline import compose
+
+    for dataset, key in (("image_folder", "dataset.root"), ("plugin", "dataset.name")):
+        with pytest.raises(FrostlineError, match=f"{key}: needs a value; add {key}=…"):
+            compose.experiment([f"dataset={dataset}"])
+
+
+def test_augmentations_compose():
+    from frostline import compose
+
+    for name in ("none", "light", "photo"):
+        config, _ = compose.experiment([f"augment={name}"])
+        assert (config.augment.rotate > 0) == (name != "none")
+
+
+def test_trees_are_left_alone(tmp_path):
+    root = plant(tmp_path / "pictures")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    prepare.run(image_folder(root), tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    shutil.rmtree(root)
+    assert Index.read(tmp_path / "out").classes == ("cat", "dog")
