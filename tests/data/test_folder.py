@@ -133,6 +133,14 @@ def test_other_files_and_hidden_ones_are_counted(tmp_path):
     )
 
 
+def test_what_archives_leave_is_hidden(tmp_path):
+    plant(tmp_path)
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    (tmp_path / "__MACOSX" / "cat" / "._0.png").write_bytes(b"x")
+    assert scan(tmp_path).classes == ("cat", "dog")
+    assert scan(tmp_path).warnings == ("1 hidden folder was left out: __MACOSX",)
+
+
 def test_a_root_that_is_a_file_or_a_dangling_link_or_a_loop(tmp_path):
     (tmp_path / "photos.zip").write_bytes(encoded(picture(1), "PNG"))
     (tmp_path / "gone").symlink_to("nowhere")

@@ -112,6 +112,9 @@ class _Found:
                 yield f"{len(keys)} {singular if len(keys) == 1 else plural} left out: {some(sorted(keys))}"
 
 
+_LITTER = frozenset(("__MACOSX", "@eaDir"))
+"""Folders that archives from macOS and network drives leave, as good as hidden."""
+
 _Identity = tuple[int, int]
 """Device and inode: what a folder is, whatever link leads to it."""
 
@@ -218,7 +221,7 @@ def _listing(folder: Path, key: str, found: _Found) -> tuple[list[str], list[str
                 raise BadImage(inner, fault)
             if name.startswith("._"):
                 found.resource_forks.append(inner)
-            elif name.startswith("."):
+            elif name.startswith(".") or name in _LITTER:
                 (found.hidden_folders if path.is_dir() else found.hidden_files).append(inner)
             elif _is_folder(path, inner):
                 folders.append(name)
