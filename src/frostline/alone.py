@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frostline import compose, project
-from frostline.files import content_key, exclusive
+from frostline.files import content_key, exclusive, publish
+from frostline.models.pretrained import resolve
 from frostline.progress import shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run
 from frostline.services import NoTracker, Services
-from frostline.stages import evaluate, finetune, prepare, pretrain, training
+from frostline.stages import evaluate, prepare, pretrain, training
 from frostline.validate import validated
 
 ORPHAN_CHECK_SECONDS = 1.0
@@ -54,9 +55,20 @@ class Job:
             if self.stage == "pretrain":
                 pretrain.run(config, data, out, given)
             else:
-                finetune.run_alone(_with_weights(config, composed, choices, given), data, out, given)
+                finetune_alone(_with_weights(config, composed, choices, given), data, out, given)
         metrics = evaluate.read_metrics(out)
         return Done(differs or name, out, metrics)
+
+
+def finetune_alone(config: Run, data: Path, out: Path, given: Services) -> None:
+    """Fine-tune once and measure, all into `out`: a run outside any study."""
+    start = resolve(config.backbone, config.weights)
+    material = training.material(config, data, start, given)
+    seed = config.seeds[0]
+    with publish(out) as work:
+        training.train(config, seed, start, material, work, given, f"finetune {config.freeze_name} · seed {seed}")
+        evaluate.measure(config, seed, data, work, work, given)
+    training.forget(config, start, material, given)
 
 
 def prepared(composed: Experiment, role: str) -> tuple[object, Path]:

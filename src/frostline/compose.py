@@ -17,12 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frostline import project
+from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError, allowed
 from frostline.schema import Evaluate, Experiment, Prepare, Report, Run
 from frostline.validate import validated
 
-SCRATCH_ARM = "scratch"
-ZERO_SHOT_ARM = "zero_shot"
 STAGES_OF_PRETRAINING = ("weights", "freeze", "optimizer", "loss", "augment", "trainer")
 
 
@@ -119,7 +118,7 @@ def study(params: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str,
         "pretrain": pretrain_config(base, choices).model_dump(),
     }
     for arm in arms:
-        weights, freeze = ("none", "full") if arm == SCRATCH_ARM else ("pretrain", arm)
+        weights, freeze = ("none", "full") if arm == TWIN else ("pretrain", arm)
         composed, choices = experiment([*selected, f"weights={weights}", f"freeze={freeze}"])
         run = finetune_config(composed, choices, arm=arm, seeds=composed.seeds)
         resolved[f"finetune-{arm}"] = run.model_dump()
@@ -215,9 +214,9 @@ def spelled(override: str) -> str:
     ('dataset@source=mnist5k', 'source.shots=3', 'optimizer@pretrain.optimizer=sgd')
     """
     key, equals, value = override.partition("=")
-    if key == "source":
+    if key == "source" and not value.startswith("{"):
         return f"dataset@source{equals}{value}"
-    if match := _GROUP_IN_PACKAGE.match(key):
+    if (match := _GROUP_IN_PACKAGE.match(key)) and not value.startswith("{"):
         return f"{match[1]}@{key}{equals}{value}"
     return override
 

@@ -87,8 +87,7 @@ class ImageData(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment (in training) and normalise on the device that trains."""
         pixels, labels = batch
-        images = normalise(pixels, self.spec)
         if self.trainer is not None and self.trainer.training:
             # Drawn by the step, so that a resumed run sees the same images.
-            images = augment(images, self.augmentation, generator(self.seed, "augment", self.trainer.global_step))
-        return images, labels
+            pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", self.trainer.global_step))
+        return normalise(pixels, self.spec), labels

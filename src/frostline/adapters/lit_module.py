@@ -52,7 +52,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Reduce what training summed up, once an epoch, and start validation's totals."""
-        if not self.trainer.sanity_checking:
+        if self._totals:
             self._reduce("train")
 
     def on_validation_epoch_end(self) -> None:

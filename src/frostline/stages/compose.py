@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from frostline import compose, schema
+from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError
 from frostline.files import publish, write_text, yaml_text
+from frostline.stages import gate
 from frostline.validate import validated
 
 def run(params: Path, arms: Sequence[str], out: Path) -> None:
@@ -19,9 +21,10 @@ def run(params: Path, arms: Sequence[str], out: Path) -> None:
     Raises:
         FrostlineError: a choice is wrong, or a freeze schedule does not fit the network.
     """
-    if compose.SCRATCH_ARM not in arms:
-        raise FrostlineError(f"--arms: {compose.SCRATCH_ARM} is missing, the twin that the others are held against")
+    if TWIN not in arms:
+        raise FrostlineError(f"--arms: {TWIN} is missing, the twin that the others are held against")
     resolved = compose.study(compose.read_yaml(params), list(dict.fromkeys(arms)))
+    gate.check_names(resolved["report"]["gate"], resolved["report"]["arms"])
     for stem, config in resolved.items():
         if stem == "pretrain" or stem.startswith("finetune-"):
             check_plan(validated(schema.Run, config))

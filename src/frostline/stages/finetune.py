@@ -6,7 +6,7 @@ from frostline.files import canonical_json, publish, write_text
 from frostline.models.pretrained import resolve
 from frostline.schema import Run
 from frostline.services import Services
-from frostline.stages import evaluate, training
+from frostline.stages import training
 
 
 def run(config: Run, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
@@ -26,20 +26,4 @@ def run(config: Run, data: Path, out: Path, services: Services, timing: Path | N
             )
         if timing is not None:
             write_text(timing, canonical_json({"seeds": seconds}))
-    training.forget(config, start, given, services)
-
-
-def run_alone(config: Run, data: Path, out: Path, services: Services) -> None:
-    """Fine-tune once and measure, all into `out`: a run outside any study.
-
-    Raises:
-        FrostlineError: something in the config does not fit; before any training.
-    """
-    start = resolve(config.backbone, config.weights)
-    given = training.material(config, data, start, services)
-    seed = config.seeds[0]
-    with publish(out) as work:
-        title = f"finetune {config.freeze_name} · seed {seed}"
-        training.train(config, seed, start, given, work, services, title)
-        evaluate.measure(config, seed, data, work, work, services)
     training.forget(config, start, given, services)

@@ -204,7 +204,7 @@ def _training(
     phases = [
         {
             "index": i,
-            "train": list(plan.phases[i].train),
+            "train": "all" if set(plan.phases[i].train) == set(plan.groups) else list(plan.phases[i].train),
             "first_step": step,
             "first_epoch": step // plan.steps_per_epoch + 1,
             "trainable_parameters": len(plan.trained(i)),
