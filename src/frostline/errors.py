@@ -1,7 +1,14 @@
 """Errors that a user can cause: one sentence that names the key or file, what is allowed and the fix."""
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk, a used-up quota and a file above the limit for one."""
+NO_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says, on a CPU and on a GPU."""
 
 
 class FrostlineError(ValueError):
@@ -30,3 +37,27 @@ def allowed(name: str, options: Iterable[str], *, limit: int = 12) -> str:
         listing = f"allowed: {', '.join(names)}"
         return f"{guess} ({listing})" if guess else listing
     return guess or f"{len(names)} names are allowed, such as {', '.join(names[:limit])}"
+
+
+@contextmanager
+def exhaustion() -> Iterator[None]:
+    """Turn running out of memory or disk, in the block or the decorated function, into one sentence.
+
+    Raises:
+        TrainingFailed: that happened.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise TrainingFailed(
+            f"the disk is full ({error.strerror}); make room and run the same command again: it goes on"
+        ) from None
+    except (MemoryError, RuntimeError) as error:
+        # torch raises plain RuntimeErrors on a CPU and a class of its own, "CUDA out of memory", on a GPU.
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in NO_MEMORY):
+            raise
+        raise TrainingFailed(
+            "out of memory; close other programs, or lower trainer.batch_size or input.size, and run again"
+        ) from None

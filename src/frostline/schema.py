@@ -1,7 +1,8 @@
 """What an experiment is: strict, frozen models of every config that Hydra composes.
 
-Values live in `conf/`. A model has no default but `None`, which means "not given", so that a resolved YAML holds all
-that a result depends on and this file can only accept or refuse. Each field says what it means, and its unit, below it.
+Values live in `conf/`. A model has no default but `None`, which means "not given", so that a resolved YAML
+holds all that a result depends on and this file can only accept or refuse. Each field says what it means, and
+its unit, below it.
 """
 
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── data ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Split(Strict):
@@ -128,7 +129,7 @@ class Augment(Strict):
     """Largest change of contrast, share."""
 
 
-# ── network ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── network ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Mlp(Strict):
@@ -138,7 +139,7 @@ class Mlp(Strict):
     hidden: list[Annotated[int, Field(ge=1)]]
     """Units of each hidden layer, input to head; an empty list is a linear classifier."""
     activation: Literal["linear", "exponential", "sigmoid", "bipolar_sigmoid", "tanh", "relu"]
-    """Of the hidden layers; the softmax of the output is in the loss. bipolar_sigmoid: (1 − e⁻ˣ)/(1 + e⁻ˣ)."""
+    """Of the hidden layers; the output's softmax is in the loss. bipolar_sigmoid: (1 − e⁻ˣ)/(1 + e⁻ˣ)."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Probability that a hidden unit is dropped while training."""
 
@@ -183,11 +184,11 @@ class PretrainWeights(Strict):
     path: str | None
     """A weights.safetensors; null: the pipeline's own, or, outside it, a pretraining that is run first."""
     head: Head
-    """keep: start from the source task's head; reset: from a random one."""
+    """keep: start from the source task's head; reset: from zeros."""
 
 
 class ImagenetWeights(Strict):
-    """ImageNet weights, from an installed package where there is one, else timm's download; the head is random."""
+    """ImageNet weights, from an installed package if there is one, else timm's download; random head."""
 
     kind: Literal["imagenet"]
 
@@ -200,11 +201,9 @@ class FileWeights(Strict):
     head: Head
 
 
-Weights = Annotated[
-    NoWeights | PretrainWeights | ImagenetWeights | FileWeights, Field(discriminator="kind")
-]
+Weights = Annotated[NoWeights | PretrainWeights | ImagenetWeights | FileWeights, Field(discriminator="kind")]
 
-# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── training ────────────────────────────────────────────────────────────────────────────────────────────────
 
 Percent = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9])(\.[0-9]+)?%$")]
 
@@ -262,7 +261,7 @@ class Phase(Strict):
     bn: Literal["eval", "train"] | None = None
     """BatchNorm of the groups that train: running statistics move (train, the default) or stay (eval)."""
     restore: Literal["best", "none"] | None = None
-    """best: at the phase's end, go back to its epoch with the best validation metric."""
+    """best: the phase ends with the weights of its best epoch, by its plateau's metric, else val/loss."""
     schedule: Rate | None = None
     """The rate inside the phase; not given: optimizer.schedule."""
 
@@ -270,7 +269,9 @@ class Phase(Strict):
 class Freeze(Strict):
     """A freeze schedule: which layers train when, and at which rate."""
 
-    groups: Annotated[dict[str, str | list[str]], Field(description="group name → a pattern or a list of patterns")]
+    groups: Annotated[
+        dict[str, str | list[str]], Field(description="group name → a pattern or a list of patterns")
+    ]
     """Name → pattern(s); the first match wins; every parameter is covered, no group is empty."""
     phases: list[Phase]
     """In order; no phase: nothing trains."""
@@ -325,10 +326,10 @@ class Trainer(Strict):
     """bf16: autocast; weights stay fp32."""
     device: Literal["auto", "cpu", "cuda"]
     monitor: Literal["val/accuracy", "val/loss"]
-    """Chooses the best epoch, whose weights are kept; ties go to the lower val/loss, then to the earlier epoch."""
+    """Chooses the best epoch, whose weights are kept; ties: the lower val/loss, then the earlier epoch."""
 
 
-# ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Pretrain(Strict):

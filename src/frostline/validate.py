@@ -1,4 +1,4 @@
-"""The door: plain data becomes a schema model, or one sentence says which key is wrong and what is allowed."""
+"""The door: plain data becomes a schema model, or a sentence says which key is wrong and what is allowed."""
 
 import types
 from collections.abc import Sequence
@@ -60,10 +60,10 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
 def _locate(
     model: type[BaseModel], location: Sequence[int | str]
 ) -> tuple[list[str], type[BaseModel] | None, FieldInfo | None]:
-    """Follow pydantic's location: the keys as a user wrote them, the model that holds the last, its field if it has one.
+    """Follow pydantic's location: the keys as a user wrote them, the last one's model, its field if any.
 
-    Pydantic puts the chosen member of a union between the keys; those steps are left out, and a union without a
-    discriminator ends the walk, since its members' complaints mean nothing one by one.
+    Pydantic puts the chosen member of a union between the keys; those steps are left out, and a union without
+    a discriminator ends the walk, since its members' complaints mean nothing one by one.
     """
     path: list[str] = []
     holder: type[BaseModel] | None = model

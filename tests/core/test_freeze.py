@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,11 @@ def plan(phases, groups=GROUPS, epochs=10, steps=4):
 
 GRADUAL = [
     {"train": ["head"], "until": "20%"},
-    {"train": ["head", "top"], "until": {"plateau": "val/loss", "patience": 2, "max": {"epochs": 3}}, "lr": {"top": 0.5}},
+    {
+        "train": ["head", "top"],
+        "until": {"plateau": "val/loss", "patience": 2, "max": {"epochs": 3}},
+        "lr": {"top": 0.5},
+    },
     {"train": "all", "until": "end", "lr": {"layer_decay": 0.5}},
 ]
 
@@ -85,14 +91,30 @@ def test_a_schedule_without_phases_trains_nothing():
 @pytest.mark.parametrize(
     ("groups", "phases", "message"),
     [
-        ({"head": "head"}, GRADUAL[-1:], "freeze.groups: 6 parameters are in no group, hidden.0.weight the first"),
-        ({**GROUPS, "more": "head"}, GRADUAL, "freeze.groups.more: empty, since the groups before it take all"),
+        (
+            {"head": "head"},
+            GRADUAL[-1:],
+            "freeze.groups: 6 parameters are in no group, hidden.0.weight the first",
+        ),
+        (
+            {**GROUPS, "more": "head"},
+            GRADUAL,
+            "freeze.groups.more: empty, since the groups before it take all",
+        ),
         ({"x": "stem", "rest": "*"}, [], "freeze.groups.x: 'stem' matches no parameter of this network"),
         ({"x": "stage:7", "rest": "*"}, [], "freeze.groups.x: 'stage:7': the network has 3 stages"),
         ({"layer_decay": "head", "rest": "*"}, [], "freeze.groups.layer_decay: the name is taken"),
-        (GROUPS, [{"train": ["hed"], "until": "end"}], "freeze.phases.0.train: no group 'hed'; did you mean 'head'?"),
+        (
+            GROUPS,
+            [{"train": ["hed"], "until": "end"}],
+            "freeze.phases.0.train: no group 'hed'; did you mean 'head'?",
+        ),
         (GROUPS, [{"train": [], "until": "end"}], "freeze.phases.0.train: empty"),
-        (GROUPS, [{"train": "all", "until": "50%"}], "freeze.phases.0.until: the last phase must run to the end"),
+        (
+            GROUPS,
+            [{"train": "all", "until": "50%"}],
+            "freeze.phases.0.until: the last phase must run to the end",
+        ),
         (
             GROUPS,
             [{"train": "all", "until": "end"}] * 2,
@@ -160,7 +182,7 @@ def test_what_trains_is_a_function_of_step_and_starts(phases, data):
         starts = made.advanced(starts, step, plateaued=step in plateaus)
         log.append(starts)
     # Monotone: phases only follow each other; and a run that is cut anywhere goes on as it would have.
-    assert all(later[: len(earlier)] == earlier for earlier, later in zip(log, log[1:], strict=False))
+    assert all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(log))
     cut = data.draw(st.integers(0, made.total_steps - 1))
     again = log[cut]
     for step in range(cut, made.total_steps):

@@ -81,7 +81,7 @@ def test_running_statistics_lie_with_their_norm():
     ],
 )
 def test_a_wrong_pattern_is_one_sentence(pattern, message):
-    with pytest.raises(FrostlineError, match=".*") as caught:
+    with pytest.raises(FrostlineError) as caught:
         layers("resnet18").match(pattern)
     assert message in str(caught.value)
 
@@ -94,7 +94,9 @@ def test_the_mlps_layers_are_stages():
 
 
 def test_a_model_that_says_nothing_is_taken_in_its_own_order():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)))
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    )
     found = layers_of(model)
     assert found.match("head") == {"2.1.weight", "2.1.bias"}
     assert found.match("stage:0") == {"0.weight", "0.bias"}

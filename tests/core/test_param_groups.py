@@ -19,7 +19,7 @@ def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay():
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
     assert len({id(p) for g in groups for p in g["params"]}) == len(list(model.parameters()))
     assert [g["name"] for g in groups] == [s.name for s in slots]
-    assert len(set(s.name for s in slots)) == len(slots)
+    assert len({s.name for s in slots}) == len(slots)
     for group in groups:
         assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
     assert {"head/5", "head/5/no_decay", "rest/0"} <= {s.name for s in slots}

@@ -27,8 +27,14 @@ def torch_rates(make, steps=LENGTH):
     [
         (Curve("constant"), lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0)),
         (Curve("cosine"), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, LENGTH)),
-        (Curve("cosine", final=0.1), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, LENGTH, eta_min=0.1)),
-        (Curve("linear", final=0.2), lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.2, total_iters=LENGTH)),
+        (
+            Curve("cosine", final=0.1),
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, LENGTH, eta_min=0.1),
+        ),
+        (
+            Curve("linear", final=0.2),
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.2, total_iters=LENGTH),
+        ),
         (Curve("polynomial", power=3), lambda o: torch.optim.lr_scheduler.PolynomialLR(o, LENGTH, power=3)),
         (
             Curve("exponential", final=0.01),

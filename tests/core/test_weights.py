@@ -48,10 +48,14 @@ def test_all_is_loaded_or_the_head_stays_random():
     ("state", "message"),
     [
         ({"conv.weight": torch.zeros(1)}, "w: none of its 1 keys is in the network"),
-        (Mlp(4, [3], 5).state_dict(), "weights.head: the weights' head has 5 outputs, the data set 2 classes; set weights.head=reset"),
+        (
+            Mlp(4, [3], 5).state_dict(),
+            "weights.head: the weights' head has 5 outputs, the data set 2 classes; set weights.head=reset",
+        ),
         (Mlp(9, [3], 2).state_dict(), "w: hidden.0.weight has shape (3, 9), the network wants (3, 4)"),
         (
-            {k: v for k, v in Mlp(4, [3], 2).state_dict().items() if "bias" not in k} | {"extra": torch.zeros(1)},
+            {k: v for k, v in Mlp(4, [3], 2).state_dict().items() if "bias" not in k}
+            | {"extra": torch.zeros(1)},
             "w: 2 keys are missing (head.bias, hidden.0.bias) and 1 unexpected (extra)",
         ),
     ],
@@ -77,7 +81,9 @@ class Payload:
 def test_a_pickle_is_never_executed(tmp_path, saver):
     trace = tmp_path / "executed"
     saver({"w": Payload(trace)}, tmp_path / "evil.pth")
-    with pytest.raises(FrostlineError, match=r"evil\.pth holds more than tensors, or is damaged, and was not executed"):
+    with pytest.raises(
+        FrostlineError, match=r"evil\.pth holds more than tensors, or is damaged, and was not executed"
+    ):
         weights.load(tmp_path / "evil.pth")
     assert not trace.exists()
 
@@ -95,7 +101,9 @@ def test_a_missing_file_is_named(tmp_path):
         weights.load(tmp_path / "nothing.pth")
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}]
+)
 def test_a_state_dict_that_torch_saved_is_read(tmp_path, wrap):
     state = Mlp(4, [3], 2).state_dict()
     torch.save(wrap(state), tmp_path / "w.pth")

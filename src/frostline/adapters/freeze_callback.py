@@ -6,11 +6,11 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from frostline.adapters.lit_module import Classifier
-from frostline.core.freeze import FreezePlan
+from frostline.core.freeze import FreezePlan, score
 
 
 class FreezeCallback(pl.Callback):
-    """Freezes, thaws and sets rates before each step; its state is the plan's `starts` and the current phase's past."""
+    """Freezes, thaws and sets rates before each step; keeps the phases' `starts` and this one's past."""
 
     def __init__(self, plan: FreezePlan) -> None:
         self.plan = plan
@@ -18,8 +18,13 @@ class FreezeCallback(pl.Callback):
         self.history: list[float] = []
         """The plateau's metric after each epoch of the current phase."""
         self.best: tuple[float, dict[str, Tensor]] | None = None
-        """For `restore: best`: the current phase's best val/loss, and the weights that gave it."""
+        """For `restore: best`: the current phase's best score, and the weights that gave it."""
         self._applied: int | None = None
+
+    @property
+    def phase(self) -> int:
+        """The current phase, 0 the first."""
+        return len(self.starts) - 1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the phase that the run is in, whether it begins or goes on."""
@@ -28,9 +33,9 @@ class FreezeCallback(pl.Callback):
         self._enter(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put frozen BatchNorm back into eval mode: Lightning has just called `.train()`."""
+        """Put frozen BatchNorm back into eval mode, whoever called `.train()` in between."""
         assert isinstance(pl_module, Classifier)
-        hold_statistics(pl_module.network, self.plan, len(self.starts) - 1)
+        hold_statistics(pl_module.network, self.plan, self.phase)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -48,12 +53,13 @@ class FreezeCallback(pl.Callback):
         if trainer.sanity_checking or not self.starts:
             return
         assert isinstance(pl_module, Classifier)
-        phase = self.plan.phases[len(self.starts) - 1]
+        phase = self.plan.phases[self.phase]
+        value = float(trainer.callback_metrics[phase.monitor])
         if phase.plateau:
-            self.history.append(float(trainer.callback_metrics[phase.plateau.metric]))
-        loss = float(trainer.callback_metrics["val/loss"])
-        if phase.restore and (self.best is None or loss < self.best[0]):
-            self.best = (loss, {k: v.detach().clone() for k, v in pl_module.network.state_dict().items()})
+            self.history.append(value)
+        if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
+            weights = {k: v.detach().clone() for k, v in pl_module.network.state_dict().items()}
+            self.best = (score(phase.monitor, value), weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -67,16 +73,16 @@ class FreezeCallback(pl.Callback):
 
     def _enter(self, trainer: pl.Trainer, module: Classifier) -> None:
         """Move to the phase of the coming step, and make the network be as the phase says."""
-        rule = self.plan.phases[len(self.starts) - 1].plateau if self.starts else None
-        starts = self.plan.advanced(self.starts, trainer.global_step, bool(rule and rule.reached(self.history)))
+        rule = self.plan.phases[self.phase].plateau if self.starts else None
+        plateaued = rule is not None and rule.reached(self.history)
+        starts = self.plan.advanced(self.starts, trainer.global_step, plateaued)
         if starts != self.starts:
             if self.best is not None:
                 module.network.load_state_dict(self.best[1])
             self.starts, self.history, self.best = starts, [], None
-        phase = len(self.starts) - 1
-        if self._applied != phase:
-            apply(module.network, self.plan, phase)
-            self._applied = phase
+        if self._applied != self.phase:
+            apply(module.network, self.plan, self.phase)
+            self._applied = self.phase
 
 
 def apply(network: nn.Module, plan: FreezePlan, phase: int) -> None:
@@ -103,5 +109,3 @@ def freeze_all(network: nn.Module) -> None:
     """Freeze everything: what a plan without phases means."""
     network.requires_grad_(False)
     network.eval()
-
-

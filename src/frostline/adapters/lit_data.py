@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from frostline import schema
+from frostline.core import batches
 from frostline.core.seeds import generator
 from frostline.data.augment import augment
 from frostline.data.pixels import InputSpec, normalise
@@ -28,7 +29,7 @@ class Images:
 
 
 class EpochOrder:
-    """The order of an epoch's images; Lightning calls `set_epoch` before each epoch, a resumed one included."""
+    """The order of an epoch's images; Lightning calls `set_epoch` before each one, a resumed one included."""
 
     def __init__(self, seed: int, size: int) -> None:
         self.seed, self.size, self.epoch = seed, size, 0
@@ -42,21 +43,34 @@ class EpochOrder:
         return torch.randperm(self.size, generator=generator(self.seed, "order", self.epoch))
 
 
-class Batches:
-    """An iterable of (uint8 images, labels); without an order, the images come as they lie."""
+class TrainBatches:
+    """An iterable of (uint8 images, labels) in the epoch's order."""
 
-    def __init__(self, images: Images, batch_size: int, order: EpochOrder | None = None) -> None:
+    def __init__(self, images: Images, batch_size: int, order: EpochOrder) -> None:
         self.images, self.batch_size = images, batch_size
         # Lightning asks a loader for both, and tells the sampler the epoch.
         self.sampler, self.batch_sampler = order, None
 
     def __len__(self) -> int:
+        return len(batches.sizes(len(self.images), self.batch_size))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in batches.batches(self.sampler.indices(), self.batch_size):
+            yield self.images.pixels[rows], self.images.labels[rows]
+
+
+class ValBatches:
+    """An iterable of (uint8 images, labels) as they lie."""
+
+    def __init__(self, images: Images, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+
+    def __len__(self) -> int:
         return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rows = self.sampler.indices() if self.sampler else torch.arange(len(self.images))
-        for chosen in rows.split(self.batch_size):
-            yield self.images.pixels[chosen], self.images.labels[chosen]
+        pixels, labels = self.images.pixels, self.images.labels
+        return zip(pixels.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
 
 class ImageData(pl.LightningDataModule):
@@ -73,21 +87,24 @@ class ImageData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.spec, self.augmentation, self.seed = spec, augmentation, seed
-        self.train_batches = Batches(train, trainer.batch_size, EpochOrder(seed, len(train)))
-        self.val_batches = Batches(val, trainer.eval_batch_size)
+        self.train_batches = TrainBatches(train, trainer.batch_size, EpochOrder(seed, len(train)))
+        self.val_batches = ValBatches(val, trainer.eval_batch_size)
 
-    def train_dataloader(self) -> Batches:
-        """Return the shuffled training batches; the last one of an epoch may be smaller."""
+    def train_dataloader(self) -> TrainBatches:
+        """Return the shuffled training batches."""
         return self.train_batches
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> ValBatches:
         """Return the validation batches in order."""
         return self.val_batches
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
         """Augment (in training) and normalise on the device that trains."""
         pixels, labels = batch
         if self.trainer is not None and self.trainer.training:
             # Drawn by the step, so that a resumed run sees the same images.
-            pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", self.trainer.global_step))
+            stream = generator(self.seed, "augment", self.trainer.global_step)
+            pixels = augment(pixels, self.augmentation, stream)
         return normalise(pixels, self.spec), labels

@@ -1,9 +1,9 @@
 """Runs Lightning: one fit, its history, its best epoch, and enough kept on disk to go on after a kill."""
 
-import errno
 import logging
 import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,16 +16,21 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from frostline import schema
 from frostline.adapters.freeze_callback import FreezeCallback, freeze_all
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier
+from frostline.core import weights
+from frostline.core.freeze import score
 from frostline.errors import FrostlineError, TrainingFailed
 
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
 METRICS = HISTORY[4:]
+KEPT = "best.safetensors"
+"""What a run whose loss became NaN leaves beside its resume point."""
 SAVE_EVERY_SECONDS = 5.0
 """The least time between two resume points."""
 SAVE_SHARE = 0.02
@@ -68,7 +73,8 @@ def fit(
         on_epoch: called with each row of the history as it is made; those of a resumed run again.
 
     Raises:
-        TrainingFailed: the loss is not a number, memory or disk ran out; the last resume point stays.
+        FrostlineError: the device is not there, or the batches are too small for the network.
+        TrainingFailed: the loss is not a number; the best epoch so far is kept in `resume`.
     """
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -78,7 +84,7 @@ def fit(
     freezing = FreezeCallback(classifier.plan)
     if classifier.plan.phases:
         callbacks = [freezing, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
-    with _quiet(), _broken_runs():
+    with _quiet(), _one_sentence(result, resume):
         trainer = pl.Trainer(
             accelerator=_accelerator(config.device),
             devices=1,
@@ -95,7 +101,7 @@ def fit(
             default_root_dir=resume,
         )
         if classifier.plan.phases:
-            trainer.fit(classifier, datamodule=data, ckpt_path=_ResumePoint.latest(resume))
+            trainer.fit(classifier, datamodule=data, ckpt_path=_ResumePoint.latest(resume), weights_only=True)
         else:
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
@@ -108,7 +114,7 @@ class _Recorder(pl.Callback):
 
     def __init__(self, result: Fit, monitor: str, on_epoch: Callable[[Row], None]) -> None:
         self.result, self.monitor, self.on_epoch = result, monitor, on_epoch
-        self._best: tuple[float, float] | None = None
+        self._best: tuple[float, ...] | None = None
         self._begun = time.perf_counter()
         self._before = 0.0
         """Seconds of the runs that this one goes on from."""
@@ -134,23 +140,32 @@ class _Recorder(pl.Callback):
         place = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            "phase": len(freezing.starts) - 1,
+            "phase": freezing.phase,
             "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
         }
         self.result.epoch_seconds.append(self._before + time.perf_counter() - self._begun)
         self._add(pl_module, place, {name: float(v) for name, v in trainer.callback_metrics.items()})
 
-    def _add(self, module: Classifier, place: Mapping[str, float | None], metrics: Mapping[str, float]) -> None:
+    def _add(
+        self, module: Classifier, place: Mapping[str, float | None], metrics: Mapping[str, float]
+    ) -> None:
         row: Row = {name: {**place, **metrics}.get(name) for name in HISTORY}
+        for name in ("train/loss", "val/loss"):
+            if math.isfinite(row[name] or 0.0):
+                continue
+            if not row["epoch"]:
+                raise TrainingFailed(f"{name} is {row[name]} before the first step; start from other weights")
+            when = f"epoch {row['epoch']}, step {row['step']}, phase {row['phase']}"
+            raise _NotFinite(f"{name} is {row[name]} after {when}")
         self.result.history.append(row)
-        # The larger is the better; ties go to the lower loss, then to the earlier epoch.
-        score = (metrics["val/accuracy"], -metrics["val/loss"])
-        if self.monitor == "val/loss":
-            score = (-metrics["val/loss"], 0.0)
-        if self._best is None or score > self._best:
-            self._best = score
+        # Ties go to the lower loss, then to the earlier epoch.
+        value = tuple(score(name, metrics[name]) for name in (self.monitor, "val/loss"))
+        if self._best is None or value > self._best:
+            self._best = value
             self.result.best_epoch = int(row["epoch"] or 0)
-            self.result.best_state = {k: v.detach().cpu().clone() for k, v in module.network.state_dict().items()}
+            self.result.best_state = {
+                k: v.detach().cpu().clone() for k, v in module.network.state_dict().items()
+            }
         self.on_epoch(row)
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,8 +187,12 @@ class _Recorder(pl.Callback):
             self.on_epoch(row)
 
 
+class _NotFinite(Exception):
+    """A loss is not a number, or infinite: says which, and when."""
+
+
 class _StopOnNan(pl.Callback):
-    """Ends a run at the step whose loss is not a number, before the next one spoils the weights further."""
+    """Ends a run at the step whose loss is not a number, before it spoils the weights further."""
 
     def __init__(self, freezing: FreezeCallback) -> None:
         self.freezing = freezing
@@ -181,10 +200,8 @@ class _StopOnNan(pl.Callback):
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         # On a GPU this would wait for the device at every step; there the end of the epoch notices.
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-            raise TrainingFailed(
-                f"the loss became {loss.item()} at step {trainer.global_step}, phase {len(self.freezing.starts) - 1};"
-                " lower optimizer.lr, or set optimizer.clip_norm=1.0; the last good epoch is kept"
-            )
+            place = f"step {trainer.global_step}, phase {self.freezing.phase}"
+            raise _NotFinite(f"the loss became {loss.item()} at {place}")
 
 
 class _ResumePoint(Checkpoint):
@@ -208,8 +225,13 @@ class _ResumePoint(Checkpoint):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        trainer.save_checkpoint(partial)
-        os.replace(partial, self.path)
+        try:
+            trainer.save_checkpoint(partial)
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(self.path)
+        finally:
+            partial.unlink(missing_ok=True)
         self._saved = time.perf_counter()
         self._cost = self._saved - begun
 
@@ -223,7 +245,9 @@ def _accelerator(device: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's advice, which is not meant for frostline's users, from the terminal."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    loggers = [
+        logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+    ]
     loggers += [logging.getLogger(f"{logger.name}.utilities.rank_zero") for logger in loggers]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -238,19 +262,27 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _broken_runs() -> Iterator[None]:
-    """Turn running out of memory or disk into one sentence."""
+def _one_sentence(result: Fit, resume: Path) -> Iterator[None]:
+    """Turn what can go wrong inside Lightning into what a user reads, and its exits back into signals."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
-        raise TrainingFailed(
-            "out of memory; lower trainer.batch_size or input.size and run again; an unchanged run goes on"
+    except _NotFinite as broken:
+        kept = ""
+        if result.best_state:
+            weights.save(resume / KEPT, result.best_state, {})
+            kept = f"; the best epoch so far, {result.best_epoch}, is kept in {resume / KEPT}"
+        advice = "lower optimizer.lr, or set optimizer.clip_norm=1.0"
+        raise TrainingFailed(f"{broken}; {advice}{kept}") from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise FrostlineError(
+            "trainer.batch_size: BatchNorm can't normalise a single image of this size;"
+            " raise it, or input.size, or set bn: eval in the freeze schedule"
         ) from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise TrainingFailed("the disk is full; make room and run the same command again: it goes on") from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise TrainingFailed("out of memory; close other programs, or lower trainer.batch_size") from None
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit:
+        # What Lightning makes of Ctrl-C, having set the signal to be ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None

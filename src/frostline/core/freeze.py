@@ -1,8 +1,8 @@
-"""A freeze schedule and a network's layers become a plan: what trains at a step, at which rate, in which BatchNorm mode.
+"""A freeze schedule and a network's layers become a plan: what trains at a step, and how fast.
 
-Everything here is a pure function of (plan, step, starts). `starts` records the step at which each phase entered so far
-began; it is the only thing that a run adds, since a plateau can end a phase before its budget does. A resumed run that
-has `starts` and the step is where it was.
+Everything here is a pure function of (plan, step, starts). `starts` records the step at which each phase
+entered so far began; it is the only thing that a run adds, since a plateau can end a phase before its budget
+does. A resumed run that has `starts` and the step is where it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,10 @@ class PlateauRule:
 
     def reached(self, values: Sequence[float]) -> bool:
         """Say whether the phase should end, given the metric after each of its epochs so far."""
-        sign = 1 if self.metric.endswith("loss") else -1
-        best, since = float("inf"), 0
+        best, since = float("-inf"), 0
         for value in values:
-            if sign * value < best - self.min_delta:
-                best, since = sign * value, 0
+            if score(self.metric, value) > best + self.min_delta:
+                best, since = score(self.metric, value), 0
             else:
                 since += 1
         return since >= self.patience
@@ -59,6 +58,16 @@ class PhasePlan:
     """Whether the phase ends with the weights of its best epoch."""
     curve: Curve
 
+    @property
+    def monitor(self) -> str:
+        """The metric that chooses the phase's best epoch: its plateau's, else val/loss."""
+        return self.plateau.metric if self.plateau else "val/loss"
+
+
+def score(metric: str, value: float) -> float:
+    """Return `value` so that the larger is the better: losses are turned round."""
+    return -value if metric.endswith("loss") else value
+
 
 @dataclass(frozen=True)
 class FreezePlan:
@@ -79,7 +88,7 @@ class FreezePlan:
         return min(starts[-1] + phase.length, self.total_steps)
 
     def advanced(self, starts: Sequence[int], step: int, plateaued: bool = False) -> tuple[int, ...]:
-        """Return `starts` as they are at the beginning of `step`: with the next phase's, where the current one ended.
+        """Return `starts` as they are when `step` begins: one longer where the current phase has ended.
 
         Args:
             starts: the phases entered so far; empty before the first step.
@@ -92,7 +101,7 @@ class FreezePlan:
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
 
     def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
-        """Return the factor of the base rate for tensors of `group` at layer `depth`; 0 while they are frozen."""
+        """Return the factor of the base rate for tensors of `group` at layer `depth`; 0 while frozen."""
         phase = self.phases[len(starts) - 1]
         if group not in phase.train:
             return 0.0
@@ -120,7 +129,7 @@ def grouped(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict
     """Sort every tensor of `layers` into the first group whose pattern matches it.
 
     Raises:
-        FrostlineError: a pattern is unknown or matches nothing, a group is empty, or a parameter is in no group.
+        FrostlineError: a pattern is unknown or matches nothing, a group is empty, a parameter is in no group.
     """
     groups: dict[str, tuple[str, ...]] = {}
     free = dict.fromkeys(layers.places)
@@ -134,7 +143,9 @@ def grouped(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict
             except FrostlineError as error:
                 raise FrostlineError(f"freeze.groups.{group}: {error}") from None
             if not names & layers.parameters:
-                raise FrostlineError(f"freeze.groups.{group}: {pattern!r} matches no parameter of this network")
+                raise FrostlineError(
+                    f"freeze.groups.{group}: {pattern!r} matches no parameter of this network"
+                )
             matched |= names
         groups[group] = tuple(name for name in free if name in matched)
         if not layers.parameters.intersection(groups[group]):
@@ -181,7 +192,11 @@ def plan(
             raise FrostlineError(f"{key}.train: empty; name a group, or remove the phase")
         last = index == len(schedule.phases) - 1
         if last != (phase.until == "end"):
-            which = "the last phase must run to the end; write until: end" if last else "only the last phase has no end"
+            which = (
+                "the last phase must run to the end; write until: end"
+                if last
+                else "only the last phase has no end"
+            )
             raise FrostlineError(f"{key}.until: {which}")
         factors, decay = _rates(key, phase.lr, train, groups, before)
         phases.append(
@@ -217,7 +232,7 @@ def _rates(
     groups: Mapping[str, tuple[str, ...]],
     before: PhasePlan | None,
 ) -> tuple[dict[str, float], float]:
-    """The factor of each group that trains, and the layer decay; both inherited where the phase gives none."""
+    """The factor of each group that trains, and the layer decay; inherited where the phase gives none."""
     if given is None:
         inherited = before.lr if before else {}
         return {group: inherited.get(group, 1.0) for group in train}, before.layer_decay if before else 1.0

@@ -1,7 +1,8 @@
 """Parameter names → places in the network, from input to head, named alike for every family.
 
-timm's models say how their parameters group, by regular expressions on names (`group_matcher`); a model that does not
-say is taken in the order of its own children. Either way each tensor gets one `Place`, and patterns pick places:
+timm's models say how their parameters group, by regular expressions on names (`group_matcher`); a model that
+does not say is taken in the order of its own children. Either way each tensor gets one `Place`; patterns pick
+places:
 
     head            what the task replaces
     stem            what comes before the first stage
@@ -37,7 +38,7 @@ class Place:
     block: int | None
     """Block, 0 at the input, counted through all stages; None in stem and head."""
     depth: int
-    """Layers before it: 0 in the stem, 1 … in the blocks, the largest in the head. Layer decay counts these."""
+    """Layers before it: 0 in the stem, 1 … in the blocks, largest in the head. Layer decay counts these."""
     head: bool
     norm: bool
     bias: bool
@@ -101,7 +102,8 @@ class Layers:
         parsed = re.fullmatch(r"(-?\d+)(\.\.(-?\d+)?)?", text)
         if parsed is None:
             raise FrostlineError(
-                f"{pattern!r} is not a range of {what}; write {what[:-1]}:2, {what[:-1]}:-1 or {what[:-1]}:1..2"
+                f"{pattern!r} is not a range of {what};"
+                f" write {what[:-1]}:2, {what[:-1]}:-1 or {what[:-1]}:1..2"
             )
         first = int(parsed[1])
         last = first if not parsed[2] else int(parsed[3]) if parsed[3] else count - 1
@@ -157,7 +159,9 @@ def _head(model: nn.Module, names: Sequence[str]) -> set[str]:
     getter = getattr(model, "get_classifier", None)
     if callable(getter):
         found = getter()
-        modules = [m for m in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(m, nn.Module)]
+        modules = [
+            m for m in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(m, nn.Module)
+        ]
         inside = {id(p) for m in modules for p in m.parameters()}
         if inside:
             return {name for name, p in model.named_parameters() if id(p) in inside}
@@ -170,9 +174,10 @@ Key = tuple[float, ...]
 
 def _matcher(model: nn.Module, coarse: bool) -> Callable[[str], Key | None]:
     """Name → sort key: (0,) is the stem, None is unmatched."""
-    if not hasattr(model, "group_matcher"):
+    matcher: Any = getattr(model, "group_matcher", None)
+    if matcher is None:
         return _own_order(model, coarse)
-    spec: Any = model.group_matcher(coarse=coarse)
+    spec: Any = matcher(coarse=coarse)
     if callable(spec):
         return lambda name: (1.0, float(spec(name)))
     # The stem comes first in every family; in a model without one the blocks start at 1.
@@ -195,14 +200,17 @@ def _matcher(model: nn.Module, coarse: bool) -> Callable[[str], Key | None]:
 def _own_order(model: nn.Module, coarse: bool) -> Callable[[str], Key | None]:
     """Stages are the model's children in the order they were registered; blocks are their children."""
     order: dict[str, int] = {}
-    cut = 1 if coarse else 2
+
+    def prefix(name: str) -> str:
+        return ".".join(name.split(".")[:-1][: 1 if coarse else 2])
+
     for name, _ in model.named_parameters():
-        order.setdefault(".".join(name.split(".")[:-1][:cut]), len(order))
-    return lambda name: (1.0, float(order[prefix])) if (prefix := ".".join(name.split(".")[:-1][:cut])) in order else None
+        order.setdefault(prefix(name), len(order))
+    return lambda name: (1.0, float(order[prefix(name)])) if prefix(name) in order else None
 
 
 def _grouped(names: Iterable[str], key: Callable[[str], Key | None]) -> Iterator[tuple[str, int | None]]:
-    """Number the groups that the keys form: None for the stem, then 0, 1, …; what has no key joins the last."""
+    """Number the groups that the keys form: None the stem, then 0, 1, …; what has no key joins the last."""
     keys = {name: key(name) for name in names}
     number: dict[Key, int | None] = {}
     count = 0
@@ -214,5 +222,6 @@ def _grouped(names: Iterable[str], key: Callable[[str], Key | None]) -> Iterator
         else:
             number[k] = count
             count += 1
-    for name, k in keys.items():
-        yield name, number[k] if k is not None else (count - 1 if count else None)
+    last = count - 1 if count else None
+    for name, found in keys.items():
+        yield name, last if found is None else number[found]

@@ -1,4 +1,4 @@
-"""Independent streams of randomness from one seed, by name, so that no draw depends on how many came before it."""
+"""Independent streams of randomness from one seed, by name: no draw depends on how many came before it."""
 
 import hashlib
 

@@ -13,6 +13,7 @@ from frostline.errors import FrostlineError
 from frostline.files import canonical_json, write_bytes
 
 METADATA = "frostline"
+RIGHT_BACKBONE = "choose the backbone that the weights were made with"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class LoadReport:
     unexpected: tuple[str, ...]
     """In the weights, not in the network."""
     reset: tuple[str, ...]
-    """Left random on purpose: the head."""
+    """Not taken on purpose: the head."""
 
     def to_dict(self) -> dict[str, list[str]]:
         """Return it as plain lists."""
@@ -37,7 +38,12 @@ class LoadReport:
 
 
 def transfer(
-    model: nn.Module, state: Mapping[str, torch.Tensor], head: Collection[str], *, reset_head: bool, source: str
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    head: Collection[str],
+    *,
+    reset_head: bool,
+    source: str,
 ) -> LoadReport:
     """Copy `state` into `model`.
 
@@ -57,13 +63,14 @@ def transfer(
     if not wanted & given:
         raise FrostlineError(
             f"{source}: none of its {len(state)} keys is in the network"
-            f" ({_few(given)} there, {_few(wanted)} here); choose the backbone that the weights were made with"
+            f" ({_few(given)} there, {_few(wanted)} here); {RIGHT_BACKBONE}"
         )
     shapes = sorted(k for k in wanted & given if own[k].shape != state[k].shape)
     if shapes and set(shapes) <= set(head):
         there, here = (tuple(s[shapes[-1]].shape) for s in (state, own))
         raise FrostlineError(
-            f"weights.head: the weights' head has {there[0]} outputs, the data set {here[0]} classes; set weights.head=reset"
+            f"weights.head: the weights' head has {there[0]} outputs, the data set {here[0]} classes;"
+            " set weights.head=reset"
         )
     if shapes:
         there, here = (tuple(s[shapes[0]].shape) for s in (state, own))
@@ -75,7 +82,7 @@ def transfer(
     if missing or unexpected:
         raise FrostlineError(
             f"{source}: {len(missing)} keys are missing ({_few(missing)}) and {len(unexpected)} unexpected"
-            f" ({_few(unexpected)}); choose the backbone that the weights were made with"
+            f" ({_few(unexpected)}); {RIGHT_BACKBONE}"
         )
     model.load_state_dict({k: state[k] for k in wanted}, strict=False)
     return LoadReport(tuple(sorted(wanted)), (), tuple(unexpected), tuple(sorted(reset & own.keys())))

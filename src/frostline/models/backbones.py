@@ -1,6 +1,7 @@
 """From a backbone's config to a network: (N, C, H, W) float32 images in, (N, classes) logits out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -54,8 +55,8 @@ def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
         model: nn.Module = timm.create_model(backbone.name, pretrained=False, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise FrostlineError(
-            f"backbone.name: timm can't make {backbone.name} for {spec.channels}×{spec.size}×{spec.size} images"
-            f" ({str(error).splitlines()[0]}); try its own size, input.size={config['input_size'][-1]}"
+            f"backbone.name: timm can't make {backbone.name} for {spec.channels}×{spec.size}×{spec.size}"
+            f" images ({str(error).splitlines()[0]}); try its own size, input.size={config['input_size'][-1]}"
         ) from None
     return model
 
@@ -70,7 +71,9 @@ def timm_config(backbone: schema.Timm) -> dict[str, Any]:
     from timm.models import get_pretrained_cfg
 
     if not timm.is_model(backbone.name):
-        raise FrostlineError(f"backbone.name: timm has no {backbone.name!r}; {allowed(backbone.name, timm.list_models())}")
+        raise FrostlineError(
+            f"backbone.name: timm has no {backbone.name!r}; {allowed(backbone.name, timm.list_models())}"
+        )
     config = get_pretrained_cfg(backbone.name)
     return config.to_dict() if config else {"input_size": (3, 224, 224)}
 
@@ -100,31 +103,55 @@ def _mlp_input(backbone: schema.Mlp) -> InputSpec:
 
 
 def _plugin(backbone: schema.PluginBackbone, spec: InputSpec, classes: int) -> nn.Module:
-    model = _load_plugin(backbone)(classes=classes, channels=spec.channels, size=spec.size, **backbone.options)
-    if not isinstance(model, nn.Module):
-        raise FrostlineError(f"backbone.name: the plug-in {backbone.name!r} returned no torch module; mend the plug-in")
+    make, place = _load_plugin(backbone)
+    with _failing(place):
+        model = make(classes=classes, channels=spec.channels, size=spec.size, **backbone.options)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"it returned a {type(model).__name__}, not a torch module")
     return model
 
 
 def _plugin_input(backbone: schema.PluginBackbone) -> InputSpec:
-    default = getattr(_load_plugin(backbone), "default_input", None)
+    make, place = _load_plugin(backbone)
+    default = getattr(make, "default_input", None)
     if default is None:
-        return InputSpec(size=224, channels=3, interpolation="bicubic", crop=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return InputSpec(**default)
+        half = (0.5, 0.5, 0.5)
+        return InputSpec(size=224, channels=3, interpolation="bicubic", crop=1.0, mean=half, std=half)
+    with _failing(place):
+        return InputSpec.from_dict(default)
 
 
-def _load_plugin(backbone: schema.PluginBackbone) -> Callable[..., Any]:
+def _load_plugin(backbone: schema.PluginBackbone) -> tuple[Callable[..., Any], str]:
+    """Return the plug-in's builder, and what an error calls it."""
     from importlib.metadata import entry_points
 
     found = {point.name: point for point in entry_points(group=PLUGINS)}
     if backbone.name not in found:
+        hint = allowed(backbone.name, found) if found else "no installed package brings one"
         raise FrostlineError(
-            f"backbone.name: no installed package registers {backbone.name!r} under {PLUGINS};"
-            f" {allowed(backbone.name, found)}"
+            f"backbone.name: no plug-in {backbone.name!r} in the entry-point group {PLUGINS}; {hint}"
         )
-    loaded: Callable[..., Any] = found[backbone.name].load()
-    return loaded
+    place = f"backbone plug-in {backbone.name!r} ({found[backbone.name].value})"
+    with _failing(place):
+        return found[backbone.name].load(), place
+
+
+@contextmanager
+def _failing(place: str) -> Iterator[None]:
+    """Turn whatever a plug-in raises into one sentence."""
+    try:
+        yield
+    except FrostlineError:
+        raise
+    except Exception as error:
+        raise FrostlineError(
+            f"{place} failed: {type(error).__name__}: {error}; mend the plug-in or backbone.options"
+        ) from error
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "timm": _timm, "plugin": _plugin}
-DEFAULT_INPUTS: dict[str, Callable[..., InputSpec]] = {"mlp": _mlp_input, "timm": _timm_input, "plugin": _plugin_input}
+DEFAULT_INPUTS: dict[str, Callable[..., InputSpec]] = {
+    "mlp": _mlp_input,
+    "timm": _timm_input,
+    "plugin": _plugin_input,
+}

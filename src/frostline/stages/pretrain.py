@@ -12,8 +12,8 @@ from frostline.stages import evaluate, training
 def run(config: Run, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
     """Train on the prepared data in `data`, measure on its test split, and leave everything in `out`.
 
-    `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv; `timing`
-    the measured seconds, apart, since they never repeat.
+    `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv;
+    `timing` the measured seconds, apart, since they never repeat.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.

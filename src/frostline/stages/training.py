@@ -1,11 +1,14 @@
 """What `pretrain` and `finetune` share: one network, trained once, and the files that it leaves.
 
-A run leaves in its folder `weights.safetensors` (the best epoch's), `history.csv`, `training.json` and `config.yaml`.
+A run leaves in its folder `weights.safetensors` (the best epoch's), `history.csv`, `training.json`,
+`config.yaml`.
 """
 
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +16,30 @@ import numpy as np
 import torch
 
 import frostline
-from frostline.core import freeze, weights
+from frostline.core import batches, freeze, weights
 from frostline.core.layers import layers_of
 from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import InputSpec, load_pixels
-from frostline.errors import FrostlineError
-from frostline.files import canonical_json, content_key, csv_text, publish, read_json, sha256_of, write_text, yaml_text
+from frostline.errors import exhaustion
+from frostline.files import (
+    canonical_json,
+    content_key,
+    csv_text,
+    exclusive,
+    publish,
+    read_json,
+    sha256_of,
+    write_text,
+    yaml_text,
+)
 from frostline.models.pretrained import Start, about, input_spec, start_network
 from frostline.schema import Run
 from frostline.services import RunInfo, Services
 
 WEIGHTS, HISTORY, TRAINING, CONFIG = "weights.safetensors", "history.csv", "training.json", "config.yaml"
+FILES = (WEIGHTS, HISTORY, TRAINING, CONFIG)
 TIMING = "timing.json"
 
 
@@ -46,54 +60,74 @@ class Material:
         return self.pixels[torch.searchsorted(self.rows, rows)], torch.as_tensor(self.index.labels)[rows]
 
 
+@exhaustion()
 def material(run: Run, data: Path, start: Start, services: Services) -> Material:
     """Load the train and val images of the prepared data in the folder `data`."""
     index = Index.read(data)
     spec = input_spec(run.backbone, start, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    pixels = load_pixels(run.dataset, index, data, rows, spec, progress=services.progress, scratch=services.scratch)
+    pixels = load_pixels(
+        run.dataset, index, data, rows, spec, progress=services.progress, scratch=services.scratch
+    )
     return Material(index, torch.as_tensor(rows), pixels, spec)
 
 
+@exhaustion()
 def train(
     run: Run, seed: int, start: Start, given: Material, out: Path, services: Services, title: str
 ) -> dict[str, Any]:
     """Train one network with one seed and leave its files in `out`.
 
-    A run that was cut off goes on from its last resume point, and one that was finished but not yet published by its
-    stage is not run again: both are kept in the scratch, under a key of everything that the result depends on.
+    A run that was cut off goes on from its last resume point, and one that was finished but not yet published
+    by its stage is not run again: both are kept in the scratch, under a key of all that the result depends
+    on. Of two processes that want the same run, one waits for the other.
 
     Returns:
         The measured times: train_seconds, epoch_seconds (cumulative), images_per_second.
 
     Raises:
         FrostlineError: the schedule, the weights or the data do not fit together; before any training.
-        TrainingFailed: training broke down.
+        TrainingFailed: training broke down, or memory or disk ran out.
     """
-    scratch = services.scratch / "resume" / scratch_key(run, seed, start, given)
+    key = scratch_key(run, seed, start, given)
+    scratch = services.scratch / "resume" / key
     done = scratch / "done"
-    if not done.is_dir():
-        with publish(done) as work:
-            _train(run, seed, start, given, work, scratch, services, title)
-    _copy(done, out)
-    timing: dict[str, Any] = read_json(out / TIMING)
-    (out / TIMING).unlink()
+    with exclusive(_lock(services, key)):
+        if not done.is_dir():
+            with publish(done) as work:
+                _train(run, seed, start, given, work, scratch, services, title)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(done / name, out / name)
+        timing: dict[str, Any] = read_json(done / TIMING)
     return timing
 
 
 def forget(run: Run, start: Start, given: Material, services: Services) -> None:
     """Remove what was kept for resuming, once the stage's results are safe."""
     for seed in run.seeds:
-        shutil.rmtree(services.scratch / "resume" / scratch_key(run, seed, start, given), ignore_errors=True)
+        key = scratch_key(run, seed, start, given)
+        with exclusive(_lock(services, key)):
+            shutil.rmtree(services.scratch / "resume" / key, ignore_errors=True)
 
 
 def scratch_key(run: Run, seed: int, start: Start, given: Material) -> str:
     """Return the key of all that a run's result depends on."""
     config = run.model_dump(exclude={"seeds", "study", "arm"})
-    versions = [frostline.__version__, torch.__version__]
-    return content_key([config, seed, start.sha256, given.index.fingerprint, given.spec.to_dict(), versions])[
-        :24
-    ]
+    inputs = [start.sha256, given.index.fingerprint, given.spec.to_dict()]
+    return content_key([config, seed, inputs, _code()])[:24]
+
+
+@cache
+def _code() -> list[str]:
+    """What runs: the hash of frostline's own files, and the versions of what it trains with."""
+    folder = Path(frostline.__file__).parent
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in folder.rglob("*.py")}
+    return [content_key(files), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
+
+
+def _lock(services: Services, key: str) -> Path:
+    return services.scratch / "locks" / f"run-{key}.lock"
 
 
 def run_name(run: Run, seed: int) -> str:
@@ -109,7 +143,7 @@ def backbone_name(run: Run) -> str:
 
 def plan_of(run: Run, network: torch.nn.Module, images: int) -> freeze.FreezePlan:
     """Return the freeze plan of a run on `images` training images."""
-    steps = -(-images // run.trainer.batch_size)
+    steps = len(batches.sizes(images, run.trainer.batch_size))
     curve = freeze.curve(run.optimizer.schedule)
     return freeze.plan(run.freeze, layers_of(network), curve, run.trainer.epochs, steps)
 
@@ -161,7 +195,7 @@ def _train(
         write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
         write_text(out / TRAINING, canonical_json(_training(result, plan, report, len(labelled), out)))
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
-        timing = {
+        timing: dict[str, Any] = {
             "train_seconds": seconds,
             "epoch_seconds": result.epoch_seconds,
             "images_per_second": result.images / seconds if seconds else 0.0,
@@ -169,13 +203,8 @@ def _train(
         write_text(out / TIMING, canonical_json(timing))
         best = result.history[result.best_epoch]
         recorded.metrics(
-            {
-                f"best/{name}": float(value)
-                for name, value in best.items()
-                if name.startswith("val/") and value is not None
-            }
-            | {"best/epoch": float(result.best_epoch)}
-            | {"train_seconds": seconds, "images_per_second": timing["images_per_second"]}
+            {f"best/{name}": float(best[name] or 0) for name in ("epoch", "val/loss", "val/accuracy")}
+            | {name: timing[name] for name in ("train_seconds", "images_per_second")}
         )
         recorded.tags(
             {"weights.sha256": sha256_of(out / WEIGHTS), "phases": _phases_text(plan, result.starts)}
@@ -228,12 +257,3 @@ def _phases_text(plan: freeze.FreezePlan, starts: tuple[int, ...]) -> str:
         "; ".join(f"step {step}: {', '.join(plan.phases[i].train)}" for i, step in enumerate(starts))
         or "nothing trains"
     )
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    except OSError as error:
-        raise FrostlineError(
-            f"out: can't write {target} ({error}); make room, or name another folder"
-        ) from None
