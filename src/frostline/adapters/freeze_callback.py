@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 from frostline.adapters.lit_module import Classifier
 from frostline.core.freeze import FreezePlan, score
@@ -19,7 +19,6 @@ class FreezeCallback(pl.Callback):
         """The plateau's metric after each epoch of the current phase."""
         self.best: tuple[float, dict[str, Tensor]] | None = None
         """For `restore: best`: the current phase's best score, and the weights that gave it."""
-        self._applied: int | None = None
 
     @property
     def phase(self) -> int:
@@ -29,13 +28,7 @@ class FreezeCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the phase that the run is in, whether it begins or goes on."""
         assert isinstance(pl_module, Classifier)
-        self._applied = None
         self._enter(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put frozen BatchNorm back into eval mode, whoever called `.train()` in between."""
-        assert isinstance(pl_module, Classifier)
-        hold_statistics(pl_module.network, self.plan, self.phase)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -80,32 +73,5 @@ class FreezeCallback(pl.Callback):
             if self.best is not None:
                 module.network.load_state_dict(self.best[1])
             self.starts, self.history, self.best = starts, [], None
-        if self._applied != self.phase:
-            apply(module.network, self.plan, self.phase)
-            self._applied = self.phase
-
-
-def apply(network: nn.Module, plan: FreezePlan, phase: int) -> None:
-    """Freeze and thaw `network`: what does not train has no gradient, and frozen statistics stand still."""
-    trained = plan.trained(phase)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in trained)
-        if name not in trained:
-            parameter.grad = None
-    network.train()
-    hold_statistics(network, plan, phase)
-
-
-def hold_statistics(network: nn.Module, plan: FreezePlan, phase: int) -> None:
-    """Put the layers whose running statistics are frozen into eval mode."""
-    moving = plan.moving_statistics(phase)
-    for prefix, module in network.named_modules():
-        own = {f"{prefix}.{name}" if prefix else name for name, _ in module.named_buffers(recurse=False)}
-        if own & plan.layers.places.keys() and not own & moving:
-            module.eval()
-
-
-def freeze_all(network: nn.Module) -> None:
-    """Freeze everything: what a plan without phases means."""
-    network.requires_grad_(False)
-    network.eval()
+        if module.phase != self.phase:
+            module.enter(self.phase)

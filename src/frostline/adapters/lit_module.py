@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from frostline import schema
 from frostline.core.freeze import FreezePlan
 from frostline.core.param_groups import param_groups
 from frostline.core.seeds import derive
+from frostline.core.thaw import enter, hold_statistics
 from frostline.errors import FrostlineError, allowed
 
 
@@ -31,7 +32,21 @@ class Classifier(pl.LightningModule):
         self.slots, self._groups = param_groups(
             plan, network.named_parameters(), optimizer.weight_decay, exempt()
         )
+        self.phase: int | None = None
+        """The phase of the plan that the network is in; None before the first."""
         self._totals: dict[str, Tensor] = {}
+
+    def enter(self, phase: int) -> None:
+        """Freeze and thaw the network for a phase of its plan."""
+        self.phase = phase
+        enter(self.network, self.plan, phase)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; frozen running statistics stand still all the same."""
+        super().train(mode)
+        if mode and self.phase is not None:
+            hold_statistics(self.network, self.plan, self.phase)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
@@ -129,9 +144,12 @@ def make_optimizer(config: schema.Optimizer, groups: list[dict[str, Any]]) -> to
     names = [str(name) for name in list_optimizers()]
     if config.name not in names:
         raise FrostlineError(f"optimizer.name: no optimizer {config.name!r}; {allowed(config.name, names)}")
+    info = get_optimizer_info(config.name)
+    if info.second_order:
+        raise FrostlineError(f"optimizer.name: {config.name} needs second derivatives; choose another")
     arguments: dict[str, Any] = dict(config.options)
     if config.momentum is not None:
-        if not get_optimizer_info(config.name).has_momentum:
+        if not info.has_momentum:
             raise FrostlineError(f"optimizer.momentum: {config.name} has none; set optimizer.momentum=null")
         arguments["momentum"] = config.momentum
     try:

@@ -20,11 +20,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from frostline import schema
-from frostline.adapters.freeze_callback import FreezeCallback, freeze_all
+from frostline.adapters.freeze_callback import FreezeCallback
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier
 from frostline.core import weights
 from frostline.core.freeze import score
+from frostline.core.thaw import freeze_all
 from frostline.errors import FrostlineError, TrainingFailed
 
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")

@@ -112,8 +112,8 @@ def start_network(
     state = _resampled(_recoloured(start, model, spec), model, head)
     report = core_weights.transfer(model, state, head, reset_head=start.reset_head, source=start.source)
     if start.reset_head:
-        # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random one, as families
-        # draw it (EfficientNet's is uniform in ±1/√classes), has to be unlearned first.
+        # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random one,
+        # as families draw it (EfficientNet's is uniform in ±1/√classes), has to be unlearned first.
         for name in head:
             torch.nn.init.zeros_(model.get_parameter(name))
     return model, report
