@@ -19,7 +19,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from frostline import schema
+from frostline import machine, schema
 from frostline.adapters.freeze_callback import FreezeCallback
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier
@@ -77,8 +77,7 @@ def fit(
         FrostlineError: the device is not there, or the batches are too small for the network.
         TrainingFailed: the loss is not a number; the best epoch so far is kept in `resume`.
     """
-    torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    machine.pin(config.threads)
     result = Fit()
     recorder = _Recorder(result, config.monitor, on_epoch)
     callbacks: list[pl.Callback] = [recorder]

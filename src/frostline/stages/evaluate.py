@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from frostline import machine
 from frostline.core import weights
 from frostline.core.metrics import classification_metrics
 from frostline.core.seeds import derive
@@ -86,7 +87,7 @@ def measure(
     Returns:
         split → metric → value; train is measured on the images that the run was allowed to use.
     """
-    torch.set_num_threads(config.trainer.threads)
+    machine.pin(config.trainer.threads)
     index = Index.read(data)
     state, about = weights.load(trained / WEIGHTS)
     if about is None or tuple(about["classes"]) != index.classes:

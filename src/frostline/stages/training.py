@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import frostline
+from frostline import machine
 from frostline.core import batches, freeze, weights
 from frostline.core.layers import layers_of
 from frostline.core.seeds import derive
@@ -163,7 +164,7 @@ def _train(
     from frostline.adapters.trainer import HISTORY as COLUMNS
     from frostline.adapters.trainer import fit
 
-    torch.set_num_threads(run.trainer.threads)
+    machine.pin(run.trainer.threads)
     index, spec = given.index, given.spec
     labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
     network, report = start_network(run.backbone, start, spec, index.classes, seed)
