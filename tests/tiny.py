@@ -1,0 +1,169 @@
+"""Tiny real runs on the CPU: configs, a fit on random images, and processes that may be killed."""
+
+import copy
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frostline import schema
+from frostline.errors import FrostlineError
+
+Changes = Mapping[str, Any]
+
+ALL = {"groups": {"head": "head", "rest": "*"}, "phases": [{"train": "all", "until": "end"}]}
+PROBE = {"groups": {"head": "head", "rest": "*"}, "phases": [{"train": ["head"], "until": "end"}]}
+NOTHING = {"groups": {"all": "*"}, "phases": []}
+RESNET = {"kind": "timm", "name": "test_resnet", "drop_rate": 0.0, "drop_path_rate": 0.0}
+SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}
+
+RUN: dict[str, Any] = {
+    "study": "tiny",
+    "stage": "finetune",
+    "arm": None,
+    "freeze_name": "full",
+    "dataset": {
+        "kind": "digits",
+        "split": {"val": 0.2, "test": 0.2, "seed": 0},
+        "shots": 10,
+        "fraction": None,
+        "on_bad_image": "error",
+    },
+    "backbone": {"kind": "mlp", "hidden": [16], "activation": "relu", "dropout": 0.0},
+    "input": {"size": 8, "channels": 1, "interpolation": None, "crop": None, "mean": None, "std": None},
+    "weights": {"kind": "none"},
+    "freeze": ALL,
+    "optimizer": {
+        "name": "adamw",
+        "lr": 0.01,
+        "weight_decay": 0.01,
+        "momentum": None,
+        "options": {},
+        "clip_norm": None,
+        "schedule": {"kind": "cosine", "warmup": 0.05, "final": 0.0},
+    },
+    "loss": {"kind": "cross_entropy", "label_smoothing": 0.0},
+    "augment": dict.fromkeys(("flip", "rotate", "translate", "scale", "brightness", "contrast"), 0.0),
+    "trainer": {
+        "epochs": 3,
+        "batch_size": 20,
+        "eval_batch_size": 256,
+        "threads": 1,
+        "precision": "fp32",
+        "device": "cpu",
+        "monitor": "val/accuracy",
+    },
+    "seeds": [0],
+}
+
+
+def run_config(changes: Changes = {}) -> schema.Run:  # noqa: B006  # it is not changed
+    """A fine-tuning of a 64-16-10 network on 100 digits for 3 epochs, with some keys changed.
+
+    >>> run_config({"trainer.epochs": 5, "optimizer": SGD}).optimizer.name
+    'sgd'
+    """
+    config = copy.deepcopy(RUN)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        inner = config
+        for step in path:
+            inner = inner[step]
+        # Choices are given whole; an optimizer's or trainer's other keys stay as they are.
+        merge = key in ("optimizer", "trainer", "dataset", "input", "augment")
+        inner[last] = {**inner[last], **value} if merge else value
+    return schema.Run.model_validate(config)
+
+
+def random_images(count: int, seed: int = 0, size: int = 8, channels: int = 1, classes: int = 3) -> Any:
+    """Images whose classes can be told apart: noise on a level of grey of their own."""
+    from frostline.adapters.lit_data import Images
+
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    noise = torch.randint(0, 100, (count, channels, size, size), generator=generator)
+    return Images((noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
+
+
+class Bench:
+    """A network, its plan and its data: all that `fit` takes, on random images of three classes."""
+
+    def __init__(self, changes: Changes, kind: type | None = None, train: int = 40, **arguments: Any) -> None:
+        from frostline.adapters.lit_data import ImageData
+        from frostline.adapters.lit_module import Classifier
+        from frostline.models.backbones import build
+        from frostline.models.pretrained import NO_WEIGHTS, input_spec
+        from frostline.stages.training import plan_of
+
+        self.config = config = run_config(changes)
+        spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
+        self.network = build(config.backbone, spec, 3, seed=0)
+        self.plan = plan_of(config, self.network, train)
+        kind = kind or Classifier
+        self.classifier = kind(self.network, self.plan, config.optimizer, config.loss, 0, **arguments)
+        sets = (random_images(n, n, spec.size, spec.channels) for n in (train, 30))
+        self.data = ImageData(*sets, spec, config.trainer, config.augment, 0)
+
+    def fit(self, folder: Path, on_epoch: Callable[[Any], None] = lambda row: None) -> Any:
+        """Train; return the `Fit`."""
+        from frostline.adapters.trainer import fit
+
+        return fit(self.classifier, self.data, self.config.trainer, folder, on_epoch)
+
+
+def tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all its parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two states are equal bit by bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Relative path → content of all files below `folder`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────
+
+PRELOADED = ["tests.tiny", "timm", "frostline.adapters.trainer", "frostline.stages.finetune"]
+
+
+def in_process(function: Callable[..., None], *arguments: Any) -> tuple[int, str]:
+    """Call `function` in a process of its own.
+
+    It is forked from one that has imported what training needs and has done nothing else, so it starts at once.
+
+    Returns:
+        Its exit status, the negative number of the signal that ended it; and the error that it raised.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    try:
+        said = ours.recv() if ours.poll(120) else "no answer in two minutes"
+    except EOFError:
+        said = ""
+    process.join(60)
+    return process.exitcode if process.exitcode is not None else 1, said
+
+
+def _call(answer: Any, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    try:
+        function(*arguments)
+    except FrostlineError as error:
+        answer.send(f"{type(error).__name__}: {error}")
+        raise SystemExit(2) from None
+    except Exception:
+        answer.send(traceback.format_exc())
+        raise SystemExit(1) from None
+    answer.send("")
