@@ -1,25 +1,29 @@
-"""A stage as a command of its own: prepares its data, pretrains if need be, runs, and says where the results lie."""
+"""A stage as a command of its own: prepares its data, pretrains if need be, runs and measures."""
 
 import os
-import signal
+import re
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frostline import compose, project
+from frostline.errors import FrostlineError
 from frostline.files import content_key, exclusive, publish
-from frostline.models.pretrained import resolve
+from frostline.processes import end_with_dvc
 from frostline.progress import shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run
-from frostline.services import NoTracker, Services
-from frostline.stages import evaluate, prepare, pretrain, training
+from frostline.services import Labelled, NoTracker, Services, Tracker
 from frostline.validate import validated
 
-ORPHAN_CHECK_SECONDS = 1.0
+if TYPE_CHECKING:
+    from frostline.data.index import Index
+
+NAME_BYTES = 200
+"""The longest name of a run's folder; file systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -33,68 +37,91 @@ class Done:
 
 @dataclass(frozen=True)
 class Job:
-    """Runs `pretrain` or `finetune` for a composed experiment; picklable, so that any Hydra launcher can send it."""
+    """Runs `pretrain` or `finetune` for a composed experiment; picklable, for Hydra's launchers to send."""
 
     stage: str
 
-    def __call__(self, composed: Experiment, choices: Mapping[str, str], differs: str = "") -> Done:
+    def __call__(self, composed: Experiment, choices: Mapping[str, str], label: str = "") -> Done:
         """Run it.
 
         Args:
             composed: the experiment.
             choices: the option chosen in each group.
-            differs: in a sweep, what sets this job apart; becomes a folder below a given `out`.
+            label: in a sweep, what sets this job apart; becomes a folder below a given `out`.
         """
+        given = services(label)
+        from frostline.stages import evaluate, pretrain, training
+
         make = compose.pretrain_config if self.stage == "pretrain" else compose.finetune_config
         config = make(composed, choices)
         name = training.run_name(config, config.seeds[0])
-        out = Path(composed.out or f"runs/{self.stage}") / _folder(config, name, composed.out, differs)
-        given = services()
+        out = out_folder(composed.out, self.stage, name, label, config)
         with writing(out):
             _, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
                 pretrain.run(config, data, out, given)
             else:
                 finetune_alone(_with_weights(config, composed, choices, given), data, out, given)
-        metrics = evaluate.read_metrics(out)
-        return Done(differs or name, out, metrics)
+            metrics = evaluate.read_metrics(out)
+        return Done(label or name, out, metrics)
 
 
 def finetune_alone(config: Run, data: Path, out: Path, given: Services) -> None:
     """Fine-tune once and measure, all into `out`: a run outside any study."""
+    from frostline.models.pretrained import resolve
+    from frostline.stages import evaluate, training
+
     start = resolve(config.backbone, config.weights)
     material = training.material(config, data, start, given)
     seed = config.seeds[0]
     with publish(out) as work:
-        training.train(config, seed, start, material, work, given, f"finetune {config.freeze_name} · seed {seed}")
+        training.train(
+            config, seed, start, material, work, given, f"finetune {config.freeze_name} · seed {seed}"
+        )
         evaluate.measure(config, seed, data, work, work, given)
     training.forget(config, start, material, given)
 
 
-def prepared(composed: Experiment, role: str) -> tuple[object, Path]:
+def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     """Return the index and folder of a data set, prepared now unless it has been."""
-    index, data = prepare.cached(compose.prepare_config(composed, role), project.scratch(), shown)
-    for warning in index.warnings:
-        print(f"frostline: warning: {warning}", file=sys.stderr)
-    return index, data
+    return _prepared(compose.prepare_config(composed, role))
 
 
-def measure_again(folder: Path, out: Path, given: Services) -> Mapping[str, Mapping[str, float]]:
-    """Measure a finished run's network again, with the data set that its config.yaml names."""
+def measure_again(folder: Path, out: Path) -> Mapping[str, Mapping[str, float]]:
+    """Measure a finished run's network again, with the data set that its config.yaml names.
+
+    Raises:
+        FrostlineError: there is no finished run in `folder`.
+    """
+    for name in ("config.yaml", "weights.safetensors"):
+        if not (folder / name).is_file():
+            raise FrostlineError(f"{folder}: no finished run, {name} is missing; name another folder")
     config = validated(Run, compose.read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-    dataset = config.dataset.model_copy(update={"shots": None, "fraction": None})
-    _, data = prepare.cached(Prepare(dataset=dataset), project.scratch(), shown)
+    _, data = _prepared(Prepare(dataset=config.dataset.model_copy(update={"shots": None, "fraction": None})))
     with writing(out):
-        return evaluate.measure(config, config.seeds[0], data, folder, out, given)
+        given = services()
+        from frostline.stages import evaluate
+
+        with publish(out) as work:
+            return evaluate.measure(config, config.seeds[0], data, folder, work, given)
 
 
-def services() -> Services:
-    """Return what a command's stages show on and record in; FROSTLINE_TRACKING=off records nothing."""
-    if os.environ.get("FROSTLINE_TRACKING") == "off":
-        return Services(project.scratch(), shown, NoTracker())
-    from frostline.adapters.tracking import MlflowTracker
+def services(label: str = "") -> Services:
+    """Return what a command's stages show on and record in; FROSTLINE_TRACKING=off records nothing.
 
-    return Services(project.scratch(), shown, MlflowTracker())
+    Called before the imports that training needs, so that the recorder gets ready beside them.
+    """
+    tracker: Tracker = NoTracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
+    short = short_label(label)
+    return Services(project.scratch(), shown, Labelled(tracker, short) if short else tracker)
+
+
+@cache
+def _recorder() -> Tracker:
+    """One for all runs of this process."""
+    from frostline.adapters.recorder import Recorder
+
+    return Recorder()
 
 
 @contextmanager
@@ -104,51 +131,55 @@ def writing(out: Path) -> Iterator[None]:
     Raises:
         FrostlineError: another run is writing there.
     """
-    _end_with_dvc()
+    end_with_dvc()
     lock = project.scratch() / "locks" / f"{content_key(str(out.resolve()))[:16]}.lock"
     with exclusive(lock, f"out: another run is writing to {out}; wait for it, or name another folder"):
         yield
 
 
+def out_folder(out: str | None, stage: str, name: str, label: str, config: Run) -> Path:
+    """Return where results go: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>."""
+    if out is not None:
+        return Path(out) / _safe(label)
+    return Path("runs", stage, f"{_safe(name)}-{content_key(config.model_dump())[:8]}")
+
+
+def short_label(label: str) -> str:
+    """Return what a run's name does not say yet: ``freeze=full,optimizer.lr=0.1`` becomes ``lr=0.1``."""
+    said = ("freeze", "backbone", "dataset", "source", "seed", "backbone.name")
+    parts = [part.partition("=") for part in label.split(",") if "=" in part]
+    return "·".join(f"{key.split('.')[-1]}={value}" for key, _, value in parts if key not in said)
+
+
+def _safe(name: str) -> str:
+    """A name that any file system takes; a long one ends in its hash."""
+    safe = re.sub(r"[^\w=.,+@-]+", "-", name)
+    if len(safe.encode()) <= NAME_BYTES:
+        return safe
+    return safe.encode()[:NAME_BYTES].decode(errors="ignore") + f"-{content_key(name)[:8]}"
+
+
+def _prepared(config: Prepare) -> "tuple[Index, Path]":
+    from frostline.stages import prepare
+
+    index, data = prepare.cached(config, project.scratch(), shown)
+    for warning in index.warnings:
+        print(f"frostline: warning: {warning}", file=sys.stderr)
+    return index, data
+
+
 def _with_weights(config: Run, composed: Experiment, choices: Mapping[str, str], given: Services) -> Run:
     """Fill in the path of `weights=pretrain`: pretrain first, once for all runs that want the same."""
+    from frostline.stages import pretrain
+
     if not isinstance(config.weights, PretrainWeights) or config.weights.path is not None:
         return config
     index, data = prepared(composed, "source")
     wanted = compose.pretrain_config(composed, choices)
-    key = content_key([wanted.model_dump(exclude={"study"}), getattr(index, "fingerprint")])[:16]  # noqa: B009
+    key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint])[:16]
     folder = given.scratch / "pretrain" / key
     with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
         if not (folder / "metrics.json").is_file():
             pretrain.run(wanted, data, folder, given)
     weights = config.weights.model_copy(update={"path": str(folder / "weights.safetensors")})
     return config.model_copy(update={"weights": weights})
-
-
-def _folder(config: Run, name: str, out: str | None, differs: str) -> str:
-    if out is not None:
-        return differs.replace("/", "_")
-    return f"{name.replace('·', '-')}-{content_key(config.model_dump())[:8]}"
-
-
-def _end_with_dvc() -> None:
-    """End this process when the `dvc` that started it is gone.
-
-    A killed `dvc repro` leaves its command running, and the next one would start a second beside it.
-    """
-    if "DVC_STAGE" not in os.environ:
-        return
-    import psutil
-
-    above = [p for p in psutil.Process().parents() if "dvc" in " ".join(p.cmdline()[:3])]
-    if not above:
-        return
-
-    def watch() -> None:
-        while above[0].is_running() and above[0].status() != psutil.STATUS_ZOMBIE:
-            time.sleep(ORPHAN_CHECK_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="ends with dvc", daemon=True).start()
-
-

@@ -2,21 +2,25 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import __version__
-from frostline.errors import FrostlineError, GateFailed, TrainingFailed
+from frostline.errors import FrostlineError, GateFailed, TrainingFailed, allowed
 
 if TYPE_CHECKING:
     from frostline.services import Services
 
-DESCRIPTION = "Measure what transfer learning buys: pretrain, fine-tune under a freeze schedule, compare with a twin."
+DESCRIPTION = """\
+Measure what transfer learning buys: pretrain, fine-tune under a freeze schedule, compare with no transfer."""
 EXAMPLES = """\
 examples:
   dvc repro                                                       the whole study that params.yaml selects
+  frostline plan freeze=gradual                                   what would train when, at which rates
   frostline finetune dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
                      freeze=linear_probe out=DIR                  one run on your own pictures
   frostline finetune -m freeze=linear_probe,full seed=0,1,2       every combination
@@ -25,83 +29,153 @@ examples:
 
 KEY=VALUE is a Hydra override: a choice of option (freeze=gradual) or a value (trainer.epochs=5).
 The options are the files of conf/, each with what to expect of it at its top.
-"""
+
+exit status: 0 done, 2 a mistake in a config, a file or the command, 3 training broke down, 4 below the gate,
+130 interrupted."""
+RUN_FILES = """\
+leaves in out: metrics.json, weights.safetensors (the best epoch's), config.yaml, history.csv, training.json,
+predictions.csv; out is runs/COMMAND/NAME unless given."""
 
 EXIT_USER, EXIT_TRAINING, EXIT_GATE, EXIT_INTERRUPTED = 2, 3, 4, 130
+TABLE_WIDTH = 160
+"""Of a sweep's table where it does not go to a terminal."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, 2 a mistake, 3 training broke down, 4 below the gate."""
-    arguments = _parser().parse_args(argv)
+    """Run a command and return its exit status."""
+    arguments = _arguments(argv)
     try:
-        arguments.command(arguments)
+        status = arguments.command(arguments)
+        sys.stdout.flush()
+        return status or 0
     except FrostlineError as error:
         if os.environ.get("FROSTLINE_TRACEBACK"):
             raise
-        print(f"frostline: error: {error}", file=sys.stderr)
-        return EXIT_GATE if isinstance(error, GateFailed) else EXIT_TRAINING if isinstance(error, TrainingFailed) else EXIT_USER
+        return _complain(error)
     except KeyboardInterrupt:
         print("frostline: interrupted; the same command goes on from its last resume point", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; a second complaint at exit would be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
-        if os.environ.get("FROSTLINE_TRACEBACK") or error.filename is None:
+        if os.environ.get("FROSTLINE_TRACEBACK"):
             raise
-        print(f"frostline: error: {error.filename}: {error.strerror}; mend it and run again", file=sys.stderr)
-        return EXIT_USER
-    return 0
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(FrostlineError(f"{where}{error.strerror or error}; mend it and run again"))
+
+
+def _complain(error: FrostlineError) -> int:
+    print(f"frostline: error: {error}", file=sys.stderr)
+    match error:
+        case GateFailed():
+            return EXIT_GATE
+        case TrainingFailed():
+            return EXIT_TRAINING
+    return EXIT_USER
+
+
+# ── what may be typed ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in a sentence, without repeating how everything is used."""
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)", message):
+            names = re.findall(r"\w+", match[2])
+            message = f"no command {match[1]!r}; {allowed(match[1], names, limit=len(names))}"
+        self.exit(EXIT_USER, f"frostline: error: {message}; see {self.prog} --help\n")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes no override that stands behind an option's: finetune a=1 -m b=1,2
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if hasattr(arguments, "overrides") and len(late) == len(rest):
+        arguments.overrides += late
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "frostline", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    style = argparse.RawDescriptionHelpFormatter
+    parser = _Parser("frostline", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=style)
     parser.add_argument("--version", action="version", version=f"frostline {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, command: Callable[[argparse.Namespace], None], text: str, epilog: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int | None], text: str, epilog: str = ""
+    ) -> Any:
+        sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=style)
         sub.set_defaults(command=command)
         return sub
 
     sub = add("compose", _compose, "resolve params.yaml and conf/ into artifacts/resolved/, one YAML a stage")
-    sub.add_argument("--params", type=Path, default=Path("params.yaml"), help="the selection (default: %(default)s)")
-    sub.add_argument("--arms", nargs="+", metavar="ARM", default=["scratch", "zero_shot", "linear_probe", "full"],
-                     help="scratch (the twin), and schedules of conf/freeze (default: %(default)s)")
-    sub.add_argument("--out", type=Path, default=Path("artifacts/resolved"), help="folder (default: %(default)s)")
+    sub.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="the selection (default: %(default)s)"
+    )
+    sub.add_argument(
+        "--arms",
+        nargs="+",
+        metavar="ARM",
+        default=["scratch", "zero_shot", "linear_probe", "full"],
+        help="scratch (the twin), and schedules of conf/freeze (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--out", type=Path, default=Path("artifacts/resolved"), help="folder (default: %(default)s)"
+    )
 
     sub = add("prepare", _prepare, "read a data set once, check every image, write its index")
     _overrides(sub, "dataset=image_folder dataset.root=DIR out=DIR")
+    _resolved_option(sub)
     sub.add_argument("--out", type=Path, help="folder of the index")
 
-    for name, command, text in (
+    sub = add("plan", _plan, "say what would train when, at which rates; nothing is trained")
+    _overrides(sub, "freeze=gradual backbone=resnet18")
+    sub.add_argument(
+        "--stage", choices=["pretrain", "finetune"], default="finetune", help="default: %(default)s"
+    )
+    sub.add_argument(
+        "--images", type=_positive, metavar="N", help="training images, instead of preparing the data"
+    )
+    sub.add_argument("--format", choices=["table", "json"], default="table", help="default: %(default)s")
+
+    for name, train, text in (
         ("pretrain", _pretrain, "train on the source data set"),
         ("finetune", _finetune, "copy weights to the target's network and fine-tune under a freeze schedule"),
     ):
-        sub = add(name, command, text, RUN_FILES)
+        sub = add(name, train, text, RUN_FILES)
         _overrides(sub, "freeze=gradual seed=1 out=DIR")
         sub.add_argument("-m", "--multirun", action="store_true", help="run every combination: a=x,y b=1,2")
         sub.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
         stage = sub.add_argument_group("as a stage of a pipeline")
+        _resolved_option(stage)
         stage.add_argument("--data", type=Path, help="the prepared data's folder")
         stage.add_argument("--out", type=Path, help="folder of the results")
         stage.add_argument("--timing", type=Path, help="file for the measured seconds")
-        stage.add_argument("--pretrained", type=Path, help="folder of the pretraining that weights=pretrain means")
+        stage.add_argument(
+            "--pretrained", type=Path, help="folder of the pretraining that weights=pretrain means"
+        )
 
-    sub = add("evaluate", _evaluate, "measure trained networks on their test split", "The test split is read here only.")
+    sub = add("evaluate", _evaluate, "measure trained networks on their test split, which is read here only")
     sub.add_argument("run", type=Path, nargs="?", help="the folder of a finished run, to measure again")
-    sub.add_argument("--resolved", type=Path, help="a resolved YAML of `frostline compose`: measure a study's arm")
-    sub.add_argument("--data", type=Path, help="the prepared data's folder")
-    sub.add_argument("--finetuned", type=Path, help="folder of the arm's seeds")
-    sub.add_argument("--out", type=Path, help="folder of the metrics and predictions")
+    sub.add_argument("--out", type=Path, help="folder of the metrics and predictions (default: the run's)")
+    stage = sub.add_argument_group("as a stage of a pipeline")
+    _resolved_option(stage)
+    stage.add_argument("--data", type=Path, help="the prepared data's folder")
+    stage.add_argument("--finetuned", type=Path, help="folder of the arm's seeds")
 
-    sub = add("report", _report, "say what the transfer bought: index.html, report.md, report.json, transfer.png")
+    sub = add(
+        "report", _report, "say what the transfer bought: index.html, report.md, report.json, transfer.png"
+    )
     sub.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
-    sub.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="holds finetune/, evaluate/, timing/")
+    sub.add_argument(
+        "--artifacts", type=Path, default=Path("artifacts"), help="holds finetune/, evaluate/, timing/"
+    )
     sub.add_argument("--out", type=Path, default=Path("artifacts/report"))
 
     sub = add("gate", _gate, "fail, with exit status 4, if a metric of the report is below its bound")
@@ -109,21 +183,33 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--report", type=Path, default=Path("artifacts/report/report.json"))
 
     sub = add("ui", _ui, "open the MLflow pages of this project's runs, on this machine only")
-    sub.add_argument("--port", type=int, default=5000, help="(default: %(default)s; taken: the next free one)")
+    sub.add_argument(
+        "--port", type=int, default=5000, help="(default: %(default)s; taken: the next free one)"
+    )
+
+    add(
+        "doctor",
+        _doctor,
+        "check this machine, the environment and the project; exit 1 if something is broken",
+    )
     return parser
-
-
-RUN_FILES = """\
-leaves in out: metrics.json, weights.safetensors (the best epoch's), config.yaml, history.csv, training.json,
-predictions.csv; out is runs/COMMAND/NAME unless given."""
 
 
 def _overrides(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"such as {example}")
-    parser.add_argument("--resolved", type=Path, help="take a resolved YAML of `frostline compose` instead of overrides")
 
 
-# ── one function a command ───────────────────────────────────────────────────────────────────────────────────────────
+def _resolved_option(parser: Any) -> None:
+    parser.add_argument("--resolved", type=Path, help="a resolved YAML of `frostline compose`, for overrides")
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"found {value}; give at least 1")
+    return value
+
+
+# ── one function a command ──────────────────────────────────────────────────────────────────────────────────
 
 
 def _compose(arguments: argparse.Namespace) -> None:
@@ -137,7 +223,6 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from frostline import compose
     from frostline.progress import shown
     from frostline.schema import Prepare
-    from frostline.stages import prepare
 
     if arguments.resolved:
         config, out = _resolved(arguments.resolved, Prepare), arguments.out or Path("artifacts/data")
@@ -145,12 +230,27 @@ def _prepare(arguments: argparse.Namespace) -> None:
         composed, _ = compose.experiment(arguments.overrides)
         config = compose.prepare_config(composed, "target")
         out = arguments.out or Path(composed.out or f"runs/prepare/{config.dataset.kind}")
+    from frostline.stages import prepare
+
     with _writing(out):
         index = prepare.run(config, out, shown)
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
     counts = ", ".join(f"{len(index.rows(split))} {split}" for split in ("train", "val", "test"))
     print(f"{out}: {len(index.labels)} images of {len(index.classes)} classes ({counts})")
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from frostline import compose
+
+    composed, choices = compose.experiment(arguments.overrides)
+    from frostline import plan
+
+    made = plan.make(composed, choices, arguments.stage, arguments.images)
+    if arguments.format == "json":
+        print(plan.as_json(made), end="")
+    else:
+        plan.show(made, None if sys.stdout.isatty() else TABLE_WIDTH)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -163,19 +263,16 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace, stage: str) -> None:
     from frostline import compose
+    from frostline.alone import Job
 
     if arguments.cfg:
         print(compose.printed(arguments.overrides), end="")
     elif arguments.resolved:
         _train_stage(arguments, stage)
     elif arguments.multirun:
-        from frostline.alone import Job
-
-        _print_sweep(compose.multirun(arguments.overrides, Job(stage)))
+        _print_sweep(compose.multirun(_with_out(arguments), Job(stage)))
     else:
-        from frostline.alone import Job
-
-        composed, choices = compose.experiment(arguments.overrides)
+        composed, choices = compose.experiment(_with_out(arguments))
         done = Job(stage)(composed, choices)
         test, val = done.metrics["test"], done.metrics["val"]
         print(f"{done.out}: test accuracy {test['accuracy']:.4f}, val accuracy {val['accuracy']:.4f}")
@@ -184,34 +281,39 @@ def _train(arguments: argparse.Namespace, stage: str) -> None:
 def _train_stage(arguments: argparse.Namespace, stage: str) -> None:
     """A stage of the pipeline: everything is named, nothing is composed."""
     from frostline.schema import PretrainWeights, Run
-    from frostline.stages import finetune, pretrain
 
-    if arguments.data is None or arguments.out is None:
-        raise FrostlineError("--resolved needs --data and --out; name the prepared data's folder and the results'")
+    _required(arguments, "data", "out")
     config = _resolved(arguments.resolved, Run)
     if isinstance(config.weights, PretrainWeights) and config.weights.path is None and arguments.pretrained:
-        weights = config.weights.model_copy(update={"path": str(arguments.pretrained / "weights.safetensors")})
+        weights = config.weights.model_copy(
+            update={"path": str(arguments.pretrained / "weights.safetensors")}
+        )
         config = config.model_copy(update={"weights": weights})
     with _writing(arguments.out):
+        services = _services()  # before the imports that training needs: the recorder gets ready beside them
+        from frostline.stages import finetune, pretrain
+
         run = pretrain.run if stage == "pretrain" else finetune.run
-        run(config, arguments.data, arguments.out, _services(), arguments.timing)
+        run(config, arguments.data, arguments.out, services, arguments.timing)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from frostline.schema import Evaluate
-    from frostline.stages import evaluate
 
     if arguments.resolved:
-        if None in (arguments.data, arguments.finetuned, arguments.out):
-            raise FrostlineError("--resolved needs --data, --finetuned and --out")
+        _required(arguments, "data", "finetuned", "out")
         config = _resolved(arguments.resolved, Evaluate)
         with _writing(arguments.out):
-            evaluate.run(config, arguments.data, arguments.finetuned, arguments.out, _services())
+            services = _services()
+            from frostline.stages import evaluate
+
+            evaluate.run(config, arguments.data, arguments.finetuned, arguments.out, services)
     elif arguments.run:
         from frostline.alone import measure_again
 
-        metrics = measure_again(arguments.run, arguments.out or arguments.run, _services())
-        print(f"{arguments.out or arguments.run}: test accuracy {metrics['test']['accuracy']:.4f}")
+        out = arguments.out or arguments.run
+        metrics = measure_again(arguments.run, out)
+        print(f"{out}: test accuracy {metrics['test']['accuracy']:.4f}")
     else:
         raise FrostlineError("evaluate: name the folder of a finished run, such as runs/finetune/NAME")
 
@@ -221,8 +323,8 @@ def _report(arguments: argparse.Namespace) -> None:
     from frostline.stages import report
 
     with _writing(arguments.out):
-        report.run(_resolved(arguments.resolved, Report), arguments.artifacts, arguments.out)
-    print((arguments.out / "report.md").read_text(encoding="utf-8"))
+        result = report.run(_resolved(arguments.resolved, Report), arguments.artifacts, arguments.out)
+    print(f"{result.sentence}\n\n{result.table}\n{result.page}")
 
 
 def _gate(arguments: argparse.Namespace) -> None:
@@ -238,7 +340,24 @@ def _ui(arguments: argparse.Namespace) -> None:
     serve(arguments.port)
 
 
-# ── what they share ──────────────────────────────────────────────────────────────────────────────────────────────────
+def _doctor(arguments: argparse.Namespace) -> int:
+    from frostline import doctor
+
+    return 0 if doctor.run() else 1
+
+
+# ── what they share ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_out(arguments: argparse.Namespace) -> list[str]:
+    """The overrides; `--out DIR` means what `out=DIR` does."""
+    out = [f"out={arguments.out}"] if arguments.out else []
+    return [*arguments.overrides, *out]
+
+
+def _required(arguments: argparse.Namespace, *names: str) -> None:
+    if missing := [f"--{name}" for name in names if getattr(arguments, name) is None]:
+        raise FrostlineError(f"--resolved: needs {' and '.join(missing)} too")
 
 
 def _resolved(path: Path, model: type[Any]) -> Any:
@@ -254,20 +373,32 @@ def _services() -> "Services":
     return services()
 
 
-def _writing(out: Path) -> Any:
+def _writing(out: Path) -> AbstractContextManager[None]:
     from frostline.alone import writing
 
     return writing(out)
 
 
 def _print_sweep(jobs: Sequence[Any]) -> None:
+    """Print a sweep's runs, the best on validation first; those that failed come last and make an error."""
     from rich.console import Console
     from rich.table import Table
 
+    from frostline.compose import Failed
+
+    failed = [job for job in jobs if isinstance(job, Failed)]
+    done = [job for job in jobs if not isinstance(job, Failed)]
     table = Table("run", "val accuracy", "test accuracy", "out", box=None)
-    for job in sorted(jobs, key=lambda job: -job.metrics["val"]["accuracy"]):
+    for job in sorted(done, key=lambda job: -job.metrics["val"]["accuracy"]):
         val, test = (f"{job.metrics[split]['accuracy']:.4f}" for split in ("val", "test"))
         table.add_row(job.name, val, test, str(job.out))
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    for job in failed:
+        table.add_row(job.label, "failed", "failed", "")
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
     console.print(table)
-    console.print("compare them in the browser: frostline ui")
+    if done:
+        console.print("compare them in the browser: frostline ui")
+    if failed:
+        sys.stdout.flush()
+        sentences = "\n".join(f"{job.label}: {job.error}" for job in failed)
+        raise type(failed[0].error)(f"{len(failed)} of {len(jobs)} runs failed\n{sentences}")

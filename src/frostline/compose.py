@@ -1,28 +1,37 @@
-"""Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`; nothing else is Hydra's."""
+"""Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`."""
 
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import (
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from frostline import project
 from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError, allowed
+from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
 from frostline.schema import Evaluate, Experiment, Prepare, Report, Run
 from frostline.validate import validated
 
-STAGES_OF_PRETRAINING = ("weights", "freeze", "optimizer", "loss", "augment", "trainer")
+Task = Callable[[Experiment, dict[str, str], str], Any]
 
 
 def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
@@ -34,46 +43,82 @@ def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
     Raises:
         FrostlineError: an override or a config is wrong; one sentence says which key and what is allowed.
     """
-    with _hydra(), _sentences():
-        config = hydra_compose("config", [spelled(o) for o in overrides], return_hydra_config=True)
-        return _experiment(config)
+    given = [spelled(override) for override in overrides]
+    with _hydra(), _sentences(given):
+        return _experiment(hydra_compose("config", given, return_hydra_config=True))
 
 
 def printed(overrides: Sequence[str]) -> str:
     """Return what the overrides compose to, as YAML, values still to be given shown as ``???``."""
-    with _hydra(), _sentences():
-        config = hydra_compose("config", [spelled(o) for o in overrides])
-        return str(OmegaConf.to_yaml(config))
+    given = [spelled(override) for override in overrides]
+    with _hydra(), _sentences(given):
+        return str(OmegaConf.to_yaml(hydra_compose("config", given)))
 
 
-def multirun(overrides: Sequence[str], task: Callable[[Experiment, dict[str, str], str], Any]) -> list[Any]:
-    """Run `task(experiment, choices, job)` for every combination of a sweep, through Hydra's sweeper and launcher.
+@dataclass(frozen=True)
+class Failed:
+    """A job of a sweep that a user's mistake, or a training that broke down, ended."""
 
-    `job` says what differs, such as ``freeze=full,seed=1``. Returns the tasks' results in Hydra's order.
+    label: str
+    error: FrostlineError
+
+
+def multirun(overrides: Sequence[str], task: Task) -> list[Any]:
+    """Run `task(experiment, choices, label)` for every combination, by Hydra's sweeper and launcher.
+
+    `label` says what sets the job apart, such as ``freeze=full,seed=1``. One's error does not end the others.
+
+    Returns:
+        What the tasks returned, or `Failed`, in the sweep's order.
+
+    Raises:
+        FrostlineError: a combination is wrong; before anything runs.
     """
-    with _hydra(), _sentences():
+    given = [spelled(override, sweep=True) for override in overrides]
+    with _hydra(), _sentences(given):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        # JobReturn.return_value raises what the job raised.
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(given)
+        for combination in _combinations(parsed):
+            _experiment(hydra_compose("config", combination))
+        fixed = {_as_text(override) for override in parsed if not override.is_sweep_override()}
         batches = hydra.multirun(
             config_name="config",
-            task_function=_Job(task),
-            overrides=[spelled(o) for o in overrides],
+            task_function=_Job(task, frozenset(fixed)),
+            overrides=given,
             with_log_configuration=False,
         )
+        # JobReturn.return_value raises what else the job raised.
         return [job.return_value for job in _flat(batches)]
+
+
+def _combinations(parsed: Sequence[Override]) -> Iterator[list[str]]:
+    """All jobs of a plain sweep; none of another sweeper's, which decides as it goes."""
+    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
+        return
+    ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    for batch in BasicSweeper.split_arguments(ours, max_batch_size=None):
+        yield from batch
+
+
+def _as_text(override: Override) -> str:
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
 
 
 class _Job:
     """A task as Hydra calls it: picklable, for launchers that send it to other processes."""
 
-    def __init__(self, task: Callable[[Experiment, dict[str, str], str], Any]) -> None:
-        self.task = task
+    def __init__(self, task: Task, fixed: frozenset[str]) -> None:
+        self.task, self.fixed = task, fixed
 
     def __call__(self, config: DictConfig) -> Any:
-        composed, _ = _experiment(config)
         hydra = HydraConfig.get()
-        return self.task(composed, _choices(hydra.runtime.choices), str(hydra.job.override_dirname))
+        label = ",".join(as_typed(o) for o in hydra.overrides.task if o not in self.fixed)
+        try:
+            composed, _ = _experiment(config)
+            return self.task(composed, _choices(hydra.runtime.choices), label)
+        except FrostlineError as error:
+            return Failed(label, error)
 
 
 def _flat(batches: Any) -> Iterator[Any]:
@@ -94,21 +139,22 @@ def _choices(raw: Mapping[Any, Any]) -> dict[str, str]:
     return {str(group): str(option) for group, option in raw.items() if not str(group).startswith("hydra")}
 
 
-# ── a study: the selection in params.yaml, one resolved file a stage ─────────────────────────────────────────────────
+# ── a study: the selection in params.yaml, one resolved file a stage ────────────────────────────────────────
 
 
 def study(params: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Resolve a selection into what each stage needs, and no more.
 
-    An arm is named by its freeze schedule and starts from the pretrained weights. `scratch`, the twin, has random
-    weights instead and trains everything.
+    An arm is named by its freeze schedule and starts from the pretrained weights. `scratch`, the twin, has
+    random weights instead and trains everything.
 
     Args:
         params: what params.yaml holds.
         arms: in the report's order.
 
     Returns:
-        File stem → plain data: prepare-source, prepare-target, pretrain, finetune-<arm>, evaluate-<arm>, report.
+        File stem → plain data: prepare-source, prepare-target, pretrain, finetune-<arm>, evaluate-<arm>,
+        report.
     """
     selected = list(selection(params))
     base, choices = experiment(selected)
@@ -129,22 +175,8 @@ def study(params: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str,
     return {**resolved, "report": report.model_dump()}
 
 
-def selection(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Turn nested params into Hydra overrides; null leaves a choice alone.
-
-    >>> list(selection({"backbone": "mlp", "seeds": None, "pretrain": {"trainer": {"epochs": 3}}}))
-    ['backbone=mlp', 'pretrain.trainer.epochs=3']
-    """
-    for key, value in params.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from selection(value, f"{name}.")
-        elif value is not None:
-            yield f"{name}={_hydra_literal(value)}"
-
-
 def prepare_config(composed: Experiment, role: str) -> Prepare:
-    """What `prepare` needs of the source or target data set; how many labels a run may use is not its affair."""
+    """What `prepare` needs of the source or target data set; a run's budget of labels is not its affair."""
     dataset = composed.source if role == "source" else composed.dataset
     return Prepare(dataset=dataset.model_copy(update={"shots": None, "fraction": None}))
 
@@ -165,9 +197,12 @@ def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
 
 
 def finetune_config(
-    composed: Experiment, choices: Mapping[str, str], arm: str | None = None, seeds: Sequence[int] | None = None
+    composed: Experiment,
+    choices: Mapping[str, str],
+    arm: str | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Run:
-    """The fine-tuning that an experiment asks for: a single run, or with `arm` and `seeds` an arm of a study."""
+    """The fine-tuning that an experiment asks for: one run, or with `arm` and `seeds` an arm of a study."""
     return Run(
         study=composed.study,
         stage="finetune",
@@ -197,38 +232,12 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise FrostlineError(f"{path} can't be read ({error.strerror}): name an existing YAML file") from None
-    with _sentences(str(path)):
-        # OmegaConf's loader refuses duplicate keys, which PyYAML's takes in silence; interpolations stay text.
+    with _sentences(where=str(path)):
+        # OmegaConf refuses duplicate keys, which PyYAML takes in silence; interpolations stay text.
         return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
 
 
-# ── Hydra's words into ours ──────────────────────────────────────────────────────────────────────────────────────────
-
-_GROUP_IN_PACKAGE = re.compile(rf"^pretrain\.({'|'.join(STAGES_OF_PRETRAINING)})$")
-
-
-def spelled(override: str) -> str:
-    """Spell a choice of option as Hydra wants it: ``source=x`` picks a dataset, ``pretrain.loss=x`` a loss.
-
-    >>> spelled("source=mnist5k"), spelled("source.shots=3"), spelled("pretrain.optimizer=sgd")
-    ('dataset@source=mnist5k', 'source.shots=3', 'optimizer@pretrain.optimizer=sgd')
-    """
-    key, equals, value = override.partition("=")
-    if key == "source" and not value.startswith("{"):
-        return f"dataset@source{equals}{value}"
-    if (match := _GROUP_IN_PACKAGE.match(key)) and not value.startswith("{"):
-        return f"{match[1]}@{key}{equals}{value}"
-    return override
-
-
-def _hydra_literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(_hydra_literal(v) for v in value)}]"
-    if isinstance(value, str) and not re.fullmatch(r"[\w./@:%-]+", value):
-        return "'" + value.replace("'", r"\'") + "'"
-    return str(value)
+# ── Hydra's words into ours ─────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -239,42 +248,79 @@ def _hydra() -> Iterator[None]:
 
 
 @contextmanager
-def _sentences(where: str = "") -> Iterator[None]:
-    """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each."""
+def _sentences(overrides: Sequence[str] = (), where: str = "") -> Iterator[None]:
+    """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each.
+
+    Args:
+        overrides: what is being composed.
+        where: the file that is being read.
+    """
     try:
         yield
     except MissingConfigException as error:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        options = [str(o) for o in error.options or []]
-        raise FrostlineError(f"{group or 'config'}: no option {option!r}; {allowed(option, options)}") from None
+        known = [str(known) for known in error.options or []]
+        raise FrostlineError(f"{group or 'config'}: no option {option!r}; {allowed(option, known)}") from None
     except MissingMandatoryValue as error:
         raise FrostlineError(f"{error.full_key}: needs a value; add {error.full_key}=…") from None
     except OverrideParseException as error:
-        raise FrostlineError(f"{error.override!r} is not an override; write key=value, such as seed=1") from None
+        raise FrostlineError(
+            f"{error.override!r} is not an override; write key=value, such as seed=1"
+        ) from None
+    except InterpolationKeyError as error:
+        missing = re.search(r"key '(.*)' not found", str(error))
+        refers = f"refers to {missing[1]}, which" if missing else "refers to a key that"
+        raise FrostlineError(f"{error.full_key}: {refers} is not in the config; name another key") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise FrostlineError(_composition(error)) from None
+        raise FrostlineError(_composition(error, overrides)) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
         name = where or (mark.name if mark else "config")
-        raise FrostlineError(f"{name}: {place}{getattr(error, 'problem', None) or error}; mend the YAML") from None
+        raise FrostlineError(
+            f"{name}: {place}{getattr(error, 'problem', None) or error}; mend the YAML"
+        ) from None
 
 
-def _composition(error: Exception) -> str:
-    text = f"{error}\n{error.__cause__ or ''}"
-    if match := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
-        key = match[1].split("@")[0]
-        if "No match in the defaults list" in text or isinstance(error, ConfigCompositionException):
-            return f"{key}: unknown key; {allowed(key, _known_keys(key))}"
-    return re.sub(r"\s+", " ", str(error)).strip()
+FREE = ("options", "groups", "gate")
+"""Dictionaries whose keys are the user's own."""
 
 
-def _known_keys(key: str) -> list[str]:
-    """Keys near `key`: those of the deepest config level that exists on its path."""
-    config: Any = OmegaConf.create(OmegaConf.load(io.StringIO(printed([]))))
+def _composition(error: Exception, overrides: Sequence[str]) -> str:
+    """What a failed composition means for whoever typed the overrides."""
+    text = str(error)
+    if "does not support sweep type" in text:
+        return (
+            "a plain sweep takes lists, a,b,c, and range(0,3); an interval needs a sweeper that draws from it"
+        )
+    if match := re.search(r"Ambiguous value for argument '(.*?)=(.*)'", text):
+        key = as_typed(match[1])
+        return (
+            f"{key}: found several values, {match[2]}; add -m to run each, or write [{match[2]}] for a list"
+        )
+    if match := re.match(r"(\S+) appears more than once", text):
+        return f"{as_typed(match[1])}: is chosen already; write it without the plus"
+    if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
+        inner = re.search(r"full_key: (\S+)", str(error.__cause__))
+        key = as_typed(inner[1] if inner else match[1])
+        if key.rpartition(".")[0].rpartition(".")[2] in FREE:
+            return f"{key}: not there yet; add it with a plus, +{key}=…"
+        return f"{key}: unknown key; {allowed(key, _known_keys(key, overrides))}"
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:
+    """Keys near `key`: those of the deepest level that exists on its path, under the options chosen."""
+    choices = [o for o in overrides if options(as_typed(o).partition("=")[0].rpartition(".")[2])]
+    try:
+        config: Any = hydra_compose("config", choices)
+    except HydraException:
+        config = hydra_compose("config")
     path: list[str] = []
     for part in key.split(".")[:-1]:
-        inner = OmegaConf.select(config, part) if isinstance(config, DictConfig) else None
+        inner = (
+            OmegaConf.select(config, part, throw_on_missing=False) if isinstance(config, DictConfig) else None
+        )
         if not isinstance(inner, DictConfig):
             break
         config, path = inner, [*path, part]

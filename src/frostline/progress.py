@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 PLAIN_SECONDS = 10.0
 """The least time between two plain lines of one piece of work."""
@@ -38,7 +38,13 @@ def shown(description: str, total: int) -> Iterator[Advance]:
 @contextmanager
 def _bar(description: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
 
     columns = (
@@ -53,7 +59,8 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
         task = bar.add_task(description, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
-            bar.update(task, advance=n, **({"note": note} if note else {}))
+            fields: dict[str, Any] = {"note": note} if note else {}
+            bar.update(task, advance=n, **fields)
 
         yield advance
 
@@ -72,4 +79,6 @@ def _lines(description: str, total: int) -> Iterator[Advance]:
 
     yield advance
     seconds = time.monotonic() - begun
-    print(f"{description}: {done}/{total} {said}".rstrip() + f", {seconds:.1f} s", file=sys.stderr, flush=True)
+    print(
+        f"{description}: {done}/{total} {said}".rstrip() + f", {seconds:.1f} s", file=sys.stderr, flush=True
+    )

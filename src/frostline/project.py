@@ -1,37 +1,44 @@
-"""Where things lie: the project that a command runs in, its configs, and the home that outlives one experiment."""
+"""Where things lie: the project that a command runs in, its configs, a home that outlives one experiment."""
 
+import os
 from pathlib import Path
+
+from frostline.errors import FrostlineError
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CHECKOUT = Path(__file__).parents[2]
+SQLITE = "sqlite:///"
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the nearest folder, from `start` (default: here) upwards, that holds `conf/config.yaml`, else `start`."""
+    """Return the nearest folder from `start` (default: here) upwards with our configs, else `start`."""
     here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "conf" / "config.yaml").is_file():
-            return folder
-    return here
+    return next((folder for folder in (here, *here.parents) if _is_conf(folder / "conf")), here)
 
 
 def conf_dir() -> Path:
-    """Return the folder of configs: the project's own, else the checkout's, else the installed package's."""
+    """Return the folder of configs: the project's own, else the checkout's, else the installed package's.
+
+    Raises:
+        FrostlineError: there is none.
+    """
     for conf in (find_root() / "conf", CHECKOUT / "conf", PACKAGED_CONF):
-        if (conf / "config.yaml").is_file():
+        if _is_conf(conf):
             return conf
-    raise FileNotFoundError(f"no conf/config.yaml in {find_root()} or beside the package")
+    raise FrostlineError(
+        f"no conf/config.yaml in {find_root()} or beside the package; install frostline again"
+    )
 
 
 def home() -> Path:
     """Return the project whose MLflow store, scratch and caches a command uses.
 
-    DVC runs queued experiments in copies of the project under `.dvc/tmp/exps/`, which are removed afterwards: their
-    home is the project around them.
+    DVC runs queued experiments in copies of the project under `.dvc/tmp/exps/`, which are removed afterwards:
+    their home is the project around them.
     """
     root = find_root()
     for folder in root.parents:
-        if folder.name == "exps" and folder.parent.name == "tmp" and folder.parent.parent.name == ".dvc":
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
             return folder.parents[2]
     return root
 
@@ -39,3 +46,18 @@ def home() -> Path:
 def scratch() -> Path:
     """Return `.frostline/`: resume state, caches and locks; safe to delete while nothing runs."""
     return home() / ".frostline"
+
+
+def store_uri() -> str:
+    """Return MLflow's store: MLFLOW_TRACKING_URI, else `mlflow.db` in the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
+
+
+def artifacts_uri() -> str:
+    """Return where the default store keeps files: beside it, wherever a command was started."""
+    return (home() / "mlartifacts").as_uri()
+
+
+def _is_conf(folder: Path) -> bool:
+    """Many projects have a conf/config.yaml; those of frostline have freeze schedules beside it."""
+    return (folder / "config.yaml").is_file() and (folder / "freeze").is_dir()

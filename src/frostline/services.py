@@ -1,8 +1,8 @@
-"""What a stage is given beside its inputs: somewhere to show progress, to record runs, and to keep scratch."""
+"""What a stage is given beside its inputs: somewhere to show progress, record runs, and keep scratch."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,8 +34,13 @@ class Tracker(Protocol):
     def run(self, about: "RunInfo") -> AbstractContextManager[Recorded]:
         """Record a run; it is marked failed if the block raises."""
 
-    def annotate(self, weights_sha256: str, values: Mapping[str, float]) -> None:
-        """Add final values to the run that made these weights."""
+    def annotate(
+        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+    ) -> None:
+        """Add final values, and the files of `folder`, to the run that made these weights.
+
+        `tags` tell it from other runs that made the same, as seeds that train nothing do.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,28 @@ class NoTracker:
         """Return a run that forgets all it is told."""
         return nullcontext(_Unrecorded())
 
-    def annotate(self, weights_sha256: str, values: Mapping[str, float]) -> None:
+    def annotate(
+        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+    ) -> None:
         """Forget."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A tracker that adds to the names of runs what sets them apart in a sweep."""
+
+    tracker: Tracker
+    label: str
+
+    def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
+        """Record a run under its longer name."""
+        return self.tracker.run(replace(about, name=f"{about.name}·{self.label}"))
+
+    def annotate(
+        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+    ) -> None:
+        """Pass it on."""
+        self.tracker.annotate(weights_sha256, tags, values, folder)
 
 
 @dataclass(frozen=True)

@@ -1,46 +1,134 @@
 """The MLflow pages of a project, served on this machine only."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from frostline import project
 from frostline.errors import FrostlineError
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 20
+START_SECONDS = 90.0
+CHECK_SECONDS = 0.2
+END_SECONDS = 5.0
+"""How long the server may take to close its connections."""
 
 
 def serve(port: int) -> None:
-    """Serve until interrupted, at `port` or the next free one.
+    """Serve until interrupted, at `port` or the next free one; a team's server is named instead.
 
     Raises:
-        FrostlineError: no port is free, or the server ends by itself.
+        FrostlineError: no port is free, the store can't be opened, or the server ends by itself.
     """
-    from frostline.adapters.tracking import MlflowTracker, store_uri
-
-    MlflowTracker().connect()
-    free = _free_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(), "--host", HOST]
-    command += ["--port", str(free), "--workers", "1"]
-    if store_uri().startswith("sqlite:"):
-        command += ["--default-artifact-root", f"file://{project.home() / 'mlartifacts'}"]
-    # Job execution would double memory and start-up time, for features that tracking does not use.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    print(f"http://{HOST}:{free}  (Ctrl-C ends it)", flush=True)
-    status = subprocess.run(command, env=environment, check=False).returncode
-    if status not in (0, -2, 130):
-        raise FrostlineError(f"ui: the MLflow server ended with status {status}; see its message above")
+    uri = project.store_uri()
+    if uri.startswith(("http://", "https://")):
+        print(f"{uri}  (MLFLOW_TRACKING_URI)")
+        return
+    _open_store(uri)
+    port = free_port(port)
+    with _interrupted_by(signal.SIGTERM, signal.SIGHUP), _server(uri, port) as server:
+        _wait_until_up(server, port)
+        print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
+        server.wait()
+        raise _ended(server)
 
 
-def _free_port(first: int) -> int:
-    for port in range(first, first + PORTS_TRIED):
+def free_port(first: int) -> int:
+    """Return the first port from `first` that nothing listens on.
+
+    Raises:
+        FrostlineError: the next few are all taken, or there is no such port.
+    """
+    if not 0 < first < 65536:
+        raise FrostlineError(f"--port: found {first}; name one from 1 to 65535")
+    for port in range(first, min(first + PORTS_TRIED, 65536)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+            with suppress(OSError):
                 probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise FrostlineError(f"ui: no port from {first} to {first + PORTS_TRIED - 1} is free; name one with --port")
+                return port
+    raise FrostlineError(f"--port: none from {first} to {first + PORTS_TRIED - 1} is free; name another")
+
+
+def _open_store(uri: str) -> None:
+    """Make the default store if no run has yet; one that can't be opened is told here, in a sentence."""
+    database = uri.removeprefix(project.SQLITE)
+    if database != uri and Path(database).is_file():
+        return
+    from frostline.adapters.tracking import Store
+
+    if not Store().connect():
+        raise FrostlineError("ui: there is no store to show; the warning above says why")
+
+
+@contextmanager
+def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server, in a session of its own: what interrupts us ends it here, with its workers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += [
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--uvicorn-opts",
+        "--log-level warning",
+    ]
+    if uri.startswith(project.SQLITE):
+        command += ["--default-artifact-root", project.artifacts_uri()]
+    # Job execution would double memory and start-up time, for features that tracking does not use.
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    settings |= {"MLFLOW_LOGGING_LEVEL": "WARNING"}
+    server = subprocess.Popen(
+        command, env={**settings, **os.environ}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield server
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, seconds in ((signal.SIGINT, END_SECONDS), (signal.SIGKILL, None)):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(server.pid, number)
+                server.wait(seconds)
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
+    give_up = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up:
+        if server.poll() is not None:
+            raise _ended(server)
+        with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=1):
+            return
+        time.sleep(CHECK_SECONDS)
+    raise FrostlineError(f"ui: the MLflow server did not start in {START_SECONDS:.0f} seconds; try again")
+
+
+def _ended(server: subprocess.Popen[bytes]) -> FrostlineError:
+    return FrostlineError(
+        f"ui: the MLflow server ended with status {server.returncode}; see its message above"
+    )
+
+
+@contextmanager
+def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
+    """Take these signals as Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,59 +1,136 @@
 """Pictures of one run for MLflow: its curves with the phase boundaries, and its confusion matrix."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from frostline.files import read_csv
+from frostline.report import theme
+from frostline.report.canvas import DOTTED, blank, epoch_axis, percent_axis, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COUNTED_CLASSES = 15
+"""Up to so many, a confusion matrix has its counts written in it."""
+NAMED_CLASSES = 50
+"""Up to so many, its rows and columns are named."""
+SHORT_NAME = 18
+"""Characters of a class's name."""
+
+Rows = Sequence[Mapping[str, str]]
 
 
-def draw(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (file name, figure) for what a run's folder holds; a study's evaluation has its seeds in subfolders."""
-    history = folder / "history.csv"
-    if history.is_file():
-        yield "curves.png", _curves(read_csv(history))
+def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (file name, PNG) for what a run's folder holds; a study's evaluation has a subfolder a seed."""
+    if (history := folder / "history.csv").is_file():
+        yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
     predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
     if predictions:
-        yield "confusion.png", _confusion(predictions)
+        yield "confusion.png", confusion(predictions)
 
 
-def _curves(rows: list[dict[str, str]]) -> Any:
-    from matplotlib.figure import Figure
+def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
+    """Draw accuracy and loss by epoch, and where each phase begins.
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for split, style in (("train", "--"), ("val", "-")):
-            points = [(int(r["epoch"]), float(r[f"{split}/{metric}"])) for r in rows if r[f"{split}/{metric}"]]
-            axes.plot(*zip(*points, strict=True), style, label=split, marker="" if len(points) > 1 else "o") if points else None
-        for before, row in zip(rows, rows[1:], strict=False):
-            if before["phase"] != row["phase"] and before["phase"]:
-                axes.axvline(int(before["epoch"]) + 0.5, color="0.7", linewidth=1, linestyle=":")
-        axes.set(xlabel="epoch", ylabel=metric)
-        axes.spines[["top", "right"]].set_visible(False)
+    Args:
+        history: the rows of history.csv.
+        trained: what trains in each phase.
+    """
+    epochs = int(history[-1]["epoch"])
+    with blank(9, 3.6) as figure:
+        figure.set_layout_engine("constrained")
+        for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+            for split, colour in (("train", theme.TWIN_COLOUR.light), ("val", theme.ARMS[2].light)):
+                points = [
+                    (int(row["epoch"]), float(cell)) for row in history if (cell := row[f"{split}/{metric}"])
+                ]
+                x, y = zip(*points, strict=True) if points else ((), ())
+                axes.plot(x, y, color=colour, label=split, linewidth=1.6, marker="o" if len(x) < 2 else None)
+            _phases(axes, history, trained if metric == "accuracy" else ())
+            epoch_axis(axes, epochs)
+            if metric == "accuracy":
+                low, high = axes.get_ylim()
+                percent_axis(axes, max(low, 0.0), min(high, 1.01))
+            axes.set(title=metric, xlabel="epochs")
+            axes.grid(True, axis="y")
         axes.legend(frameon=False)
-    return figure
+        return png(figure)
 
 
-def _confusion(rows: list[dict[str, str]]) -> Any:
-    from matplotlib.figure import Figure
+def confusion(predictions: Rows) -> bytes:
+    """Draw how often images of each class (rows) were taken for each class (columns), as shares of rows."""
+    import numpy as np
 
-    classes = sorted({row["label"] for row in rows} | {row["prediction"] for row in rows})
+    classes = sorted(
+        {row["label"] for row in predictions} | {row["prediction"] for row in predictions}, key=_natural
+    )
     place = {name: i for i, name in enumerate(classes)}
-    counts = [[0] * len(classes) for _ in classes]
-    for row in rows:
-        counts[place[row["label"]]][place[row["prediction"]]] += 1
-    side = max(4.0, 0.32 * len(classes))
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow([[c / max(sum(line), 1) for c in line] for line in counts], cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", xticks=range(len(classes)), yticks=range(len(classes)))
-    axes.set_xticklabels(classes, rotation=90)
-    axes.set_yticklabels(classes)
-    if len(classes) <= 20:
-        for i, line in enumerate(counts):
-            for j, count in enumerate(line):
-                dark = count > 0.5 * max(sum(line), 1)
-                axes.text(j, i, count or "", ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    return figure
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(
+        counts, tuple(np.array([[place[row[k]] for row in predictions] for k in ("label", "prediction")])), 1
+    )
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(4.0, 0.34 * len(classes)), 11.0)
+    with blank(side + 0.6, side + 0.4) as figure:
+        figure.set_layout_engine("constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.spines[:].set_visible(False)
+        ticks = range(len(classes)) if len(classes) <= NAMED_CLASSES else ()
+        names = [_shortened(classes[i]) for i in ticks]
+        upright = all(len(name) <= 2 for name in names)
+        axes.set_xticks(ticks, names, rotation=0 if upright else 90)
+        axes.set_yticks(ticks, names)
+        right = counts.trace() / counts.sum()
+        axes.set(title=f"{100 * right:.1f} % of {counts.sum():,} right", xlabel="predicted", ylabel="true")
+        if len(classes) <= COUNTED_CLASSES:
+            for (i, j), count in np.ndenumerate(counts):
+                if count:
+                    colour = theme.PAPER.light if shares[i, j] > 0.5 else theme.INK.light
+                    axes.text(j, i, str(count), ha="center", va="center", fontsize=9, color=colour)
+        return png(figure)
 
 
+def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
+    """Mark where each phase begins, and say at the bottom what trains from there."""
+    begun: set[str] = set()
+    for before, row in pairwise(history):
+        if (phase := row["phase"]) and phase not in begun:
+            begun.add(phase)
+            start = int(before["epoch"])
+            if start:
+                axes.axvline(start, color=theme.SOFT.light, **DOTTED)
+            if len(trained) > 1 and int(phase) < len(trained):
+                axes.annotate(
+                    trained[int(phase)],
+                    (start, 0.03),
+                    (4, 0),
+                    xycoords=axes.get_xaxis_transform(),
+                    textcoords="offset points",
+                    rotation=90,
+                    fontsize=8.5,
+                    color=theme.SOFT.light,
+                    va="bottom",
+                )
+
+
+def _trained(training: Path) -> list[str]:
+    """What trains in each phase: ``["head", "head + top", "all"]``."""
+    if not training.is_file():
+        return []
+    phases = json.loads(training.read_bytes())["phases"]
+    return [p["train"] if isinstance(p["train"], str) else " + ".join(p["train"]) for p in phases]
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Numbers in their order, before words in theirs."""
+    return (0, int(name), name) if name.isdigit() else (1, 0, name)
+
+
+def _shortened(name: str) -> str:
+    """Both ends: names often differ in their last letters alone."""
+    half = SHORT_NAME // 2
+    return name if len(name) <= SHORT_NAME else f"{name[:half]}…{name[1 - half :]}"

@@ -1,142 +1,74 @@
-"""Records runs in MLflow. The only module that imports it.
+"""Keeps runs in MLflow's store. The only module that imports mlflow.
 
-A store that is away must not cost a training: after one failure the rest of that run is not recorded, and a warning
-says so. Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
+It runs in the process that `adapters.recorder` starts. A store that is away costs a warning, no training.
+Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
 """
 
+import getpass
 import json
 import os
 import platform
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import frostline
 from frostline import project
-from frostline.files import canonical_json, exclusive
+from frostline.files import canonical_json, exclusive, write_bytes
+from frostline.processes import lives
 from frostline.services import RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType  # noqa: E402
-from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "frostline"
 PARAM_LIMIT = 6000
+"""Characters; MLflow cuts longer values without a word."""
+LONG_PARAMS = "long_params.json"
+TAG_LIMIT = 5000
+"""Characters; only an error's text may be longer."""
+PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 900
+"""In one request; the server takes 100 and 1,000."""
 FLUSH_SECONDS = 5.0
-BATCH = 900
-"""Metrics in one request; the server takes 1,000."""
-RECORDED_PACKAGES = ("frostline", "torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
+"""The least time between two batches of a run's curves."""
+RETRY_SECONDS = 60.0
+"""How long a store that failed is left alone before another run tries it."""
+RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
+
+Client = MlflowClient
 
 
-def store_uri() -> str:
-    """Return the store: MLFLOW_TRACKING_URI, else `mlflow.db` in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.home() / 'mlflow.db'}"
+def now() -> int:
+    """Return the time as MLflow counts it: milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
-class MlflowTracker:
-    """Opens runs in the store; implements `services.Tracker`."""
+class Store:
+    """MLflow's store, which may be away."""
 
     def __init__(self) -> None:
-        self.uri = store_uri()
-        self._client: MlflowClient | None = None
-        self._experiment = ""
-        self._away = False
+        self.uri = project.store_uri()
+        self._failed = -RETRY_SECONDS
 
-    def connect(self) -> MlflowClient | None:
-        """Return the client, None if the store is away. The first process prepares a fresh store while others wait."""
-        if self._client is None and not self._away:
-            with self.tolerant("the MLflow store can't be reached"):
-                with exclusive(project.scratch() / "locks" / "mlflow.lock"):
-                    self._client = MlflowClient(self.uri)
-                    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-                    found = self._client.get_experiment_by_name(name)
-                    self._experiment = found.experiment_id if found else self._create_experiment(name)
-        return None if self._away else self._client
-
-    @contextmanager
-    def run(self, about: RunInfo) -> Iterator["RecordedRun"]:
-        """Record a run under its study's parent; it ends as failed or killed if the block raises."""
-        client = self.connect()
-        run: Run | None = None
-        if client:
-            with self.tolerant("the run can't be recorded"):
-                parent = self._study(client, about.study)
-                self._reap(client, parent)
-                run = client.create_run(
-                    self._experiment,
-                    run_name=about.name,
-                    tags={"mlflow.parentRunId": parent, **_tags(about)},
-                )
-        recorded = RecordedRun(self, client if run else None, run)
-        recorded.begin(about)
-        try:
-            yield recorded
-        except BaseException as error:
-            recorded.tags({"error": str(error)[:PARAM_LIMIT]})
-            recorded.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        recorded.end("FINISHED")
-
-    def annotate(self, weights_sha256: str, values: Mapping[str, float]) -> None:
-        """Add final values to the newest run that made these weights."""
-        if client := self.connect():
-            with self.tolerant("the test results can't be recorded"):
-                if run := self.by_weights(client, weights_sha256):
-                    now = int(time.time() * 1000)
-                    client.log_batch(run.info.run_id, metrics=[Metric(k, v, now, 0) for k, v in values.items()])
-
-    def by_weights(self, client: MlflowClient, sha256: str) -> Run | None:
-        """Return the newest run that made the weights of this hash."""
-        found = client.search_runs(
-            [self._experiment],
-            f"tags.`weights.sha256` = '{sha256}'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
-        )
-        return found[0] if found else None
-
-    def _create_experiment(self, name: str) -> str:
-        assert self._client is not None
-        # Artifacts of the default store lie beside it, wherever the command was started.
-        local = f"file://{project.home() / 'mlartifacts'}" if self.uri.startswith("sqlite:") else None
-        return str(self._client.create_experiment(name, artifact_location=local))
-
-    def _study(self, client: MlflowClient, study: str) -> str:
-        """Return the id of the study's parent run, made by the first run that needs it."""
-        with exclusive(project.scratch() / "locks" / "mlflow.lock"):
-            found = client.search_runs(
-                [self._experiment],
-                f"tags.study = '{study}' and tags.stage = 'study'",
-                max_results=1,
-                order_by=["attributes.start_time ASC"],
-            )
-            if found:
-                return str(found[0].info.run_id)
-            run = client.create_run(self._experiment, run_name=study, tags={"study": study, "stage": "study"})
-            client.set_terminated(run.info.run_id)
-            return str(run.info.run_id)
-
-    def _reap(self, client: MlflowClient, parent: str) -> None:
-        """Mark as killed the runs of this study that a process of this machine left behind."""
-        running = client.search_runs(
-            [self._experiment],
-            f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-            f" and tags.`mlflow.parentRunId` = '{parent}'",
-            run_view_type=ViewType.ACTIVE_ONLY,
-        )
-        for run in running:
-            pid = int(run.data.tags.get("pid", "0"))
-            if pid != os.getpid() and not _alive(pid):
-                client.set_terminated(run.info.run_id, status="KILLED")
+    @property
+    def away(self) -> bool:
+        """Whether it failed so recently that trying again would be a waste of time."""
+        return time.monotonic() - self._failed < RETRY_SECONDS
 
     @contextmanager
     def tolerant(self, what: str) -> Iterator[None]:
@@ -144,29 +76,122 @@ class MlflowTracker:
         try:
             yield
         except Exception as error:
-            self._away = True
+            self._failed = time.monotonic()
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             print(
-                f"frostline: warning: {what} at {self.uri} ({reason}); training goes on unrecorded,"
-                " its files are complete",
+                f"frostline: warning: {what} at {self.uri} ({reason}); training goes on, its files are whole",
                 file=sys.stderr,
+                flush=True,
             )
 
+    @cached_property
+    def _connection(self) -> tuple[Client, str]:
+        """The client and the experiment's id. The first process makes a fresh store, while others wait."""
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        with self._one_at_a_time():
+            client = MlflowClient(self.uri)
+            if found := client.get_experiment_by_name(name):
+                return client, str(found.experiment_id)
+            artifacts = project.artifacts_uri() if self.uri.startswith(project.SQLITE) else None
+            return client, str(client.create_experiment(name, artifact_location=artifacts))
 
-class RecordedRun:
-    """One run in the store; implements `services.Recorded`."""
+    @property
+    def client(self) -> Client:
+        """The connection, made when it is first needed."""
+        return self._connection[0]
 
-    def __init__(self, tracker: MlflowTracker, client: MlflowClient | None, run: Run | None) -> None:
-        self._tracker, self._client = tracker, client
-        self.id = run.info.run_id if run else ""
+    @property
+    def experiment(self) -> str:
+        """The id of the experiment that holds all runs."""
+        return self._connection[1]
+
+    def connect(self) -> bool:
+        """Reach for the store, before a run needs it; say whether it is there."""
+        if not self.away:
+            with self.tolerant("runs can't be recorded"):
+                return bool(self._connection)
+        return False
+
+    def begin(self, about: RunInfo, process: str, *, when: int) -> "StoredRun":
+        """Open a run under its study's parent; runs that a dead process left open are closed."""
+        run = None
+        if self.connect():
+            with self.tolerant("the run can't be recorded"):
+                self._reap()
+                tags = {"mlflow.parentRunId": self._study(about.study), **_tags(about, process)}
+                run = self.client.create_run(self.experiment, when, tags, about.name)
+        stored = StoredRun(self, run.info.run_id if run else None)
+        stored.describe(about)
+        return stored
+
+    def annotate(
+        self,
+        weights_sha256: str,
+        tags: Mapping[str, str],
+        values: Mapping[str, float],
+        files: Mapping[str, bytes],
+    ) -> None:
+        """Add final values and files to the newest run that has these tags and made these weights."""
+        if self.away:
+            return
+        with self.tolerant("the test results can't be recorded"):
+            given = {key: value for key, value in tags.items() if value}
+            if found := self.search({"weights.sha256": weights_sha256, **given}):
+                run = StoredRun(self, found[0].info.run_id)
+                run.metrics(values)
+                run.files(files)
+
+    def maker(self, sha256: str) -> Run | None:
+        """Return the newest run that made the weights of this hash; one that only passed them on did not."""
+        runs = self.search({"weights.sha256": sha256}, limit=1000)
+        return next((run for run in runs if run.data.tags.get("start.sha256") != sha256), None)
+
+    def search(
+        self, tags: Mapping[str, str], *conditions: str, limit: int = 1, order: str = "DESC"
+    ) -> list[Run]:
+        """Return the runs that have these tags, newest first unless `order` is ASC."""
+        filters = [*(_equals(key, value) for key, value in tags.items()), *conditions]
+        by_time = [f"attributes.start_time {order}"]
+        return list(self.client.search_runs([self.experiment], " and ".join(filters), 1, limit, by_time))
+
+    def _study(self, study: str) -> str:
+        """Return the id of the study's parent run, made by the first run that needs it."""
+        wanted = {"study": study, "stage": "study"}
+        with self._one_at_a_time():
+            if not (found := self.search(wanted, order="ASC")):
+                made = self.client.create_run(self.experiment, tags={**wanted, **_who()}, run_name=study)
+                self.client.set_terminated(made.info.run_id)
+                # Another machine may have made one at the same time: all take the first.
+                found = self.search(wanted, order="ASC")
+                if found[0].info.run_id != made.info.run_id:
+                    self.client.delete_run(made.info.run_id)
+            return str(found[0].info.run_id)
+
+    def _reap(self) -> None:
+        """Mark as killed the runs that a process of this machine left; one that lives on corrects it."""
+        for run in self.search({"host": socket.gethostname()}, "attributes.status = 'RUNNING'", limit=1000):
+            if not lives(run.data.tags.get("process", "")):
+                self.client.set_terminated(run.info.run_id, status="KILLED")
+
+    def _one_at_a_time(self) -> AbstractContextManager[None]:
+        if self.uri.startswith(project.SQLITE):
+            return exclusive(Path(f"{self.uri.removeprefix(project.SQLITE)}.lock"))
+        return nullcontext()
+
+
+class StoredRun:
+    """One run in the store; after its first failure the rest of it is not recorded."""
+
+    def __init__(self, store: Store, run_id: str | None) -> None:
+        self._store, self._id = store, run_id
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
 
-    def begin(self, about: RunInfo) -> None:
+    def describe(self, about: RunInfo) -> None:
         """Record the parameters and the data set."""
         values = dict(_flat(about.config))
         long = {name: text for name, text in values.items() if len(text) > PARAM_LIMIT}
-        params = [Param(k, "see artifact long_params.json" if k in long else v) for k, v in values.items()]
+        params = [Param(k, f"see artifact {LONG_PARAMS}" if k in long else v) for k, v in values.items()]
         dataset = Dataset(
             name=about.dataset["name"],
             digest=about.dataset["fingerprint"][:36],
@@ -174,99 +199,117 @@ class RecordedRun:
             source=json.dumps({"kind": about.dataset["kind"]}),
         )
 
-        def send(client: MlflowClient) -> None:
-            for i in range(0, len(params), 100):
-                client.log_batch(self.id, params=params[i : i + 100])
-            client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])])
+        def send(client: Client, run_id: str) -> None:
+            for i in range(0, len(params), PARAMS_AT_ONCE):
+                client.log_batch(run_id, params=params[i : i + PARAMS_AT_ONCE])
+            client.log_inputs(
+                run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])]
+            )
             if long:
-                client.log_text(self.id, canonical_json(long), "long_params.json")
+                client.log_text(run_id, canonical_json(long), LONG_PARAMS)
 
         self._send(send)
 
-    def epoch(self, row: Mapping[str, float | int | None]) -> None:
+    def epoch(self, row: Mapping[str, float | int | None], *, when: int | None = None) -> None:
         """Record a row of the history; rows travel together every few seconds."""
-        self._wait({k: float(v) for k, v in row.items() if v is not None and k != "epoch"}, int(row["epoch"] or 0))
+        values = {k: float(v) for k, v in row.items() if v is not None and k not in ("epoch", "step")}
+        self._wait(values, int(row["epoch"] or 0), when)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._flush()
 
-    def metrics(self, values: Mapping[str, float]) -> None:
+    def metrics(self, values: Mapping[str, float], *, when: int | None = None) -> None:
         """Record final values."""
-        self._wait(values, 0)
+        self._wait(values, 0, when)
+        self._flush()
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def tags(self, values: Mapping[str, str], *, when: int | None = None) -> None:
         """Record short texts."""
-        tags = [RunTag(key, value) for key, value in values.items()]
-        self._send(lambda client: client.log_batch(self.id, tags=tags))
+        tags = [RunTag(key, value[:TAG_LIMIT]) for key, value in values.items()]
+        self._send(lambda client, run_id: client.log_batch(run_id, tags=tags))
 
-    def started_from(self, sha256: str) -> None:
+    def started_from(self, sha256: str, *, when: int | None = None) -> None:
         """Name the run that made the weights of this hash."""
 
-        def send(client: MlflowClient) -> None:
-            made = self._tracker.by_weights(client, sha256)
+        def send(client: Client, run_id: str) -> None:
+            made = self._store.maker(sha256)
             known = {"start.run_id": made.info.run_id, "start.run_name": made.info.run_name} if made else {}
-            self.tags({"start.sha256": sha256, **known})
+            client.log_batch(
+                run_id, tags=[RunTag(k, v) for k, v in {"start.sha256": sha256, **known}.items()]
+            )
 
         self._send(send)
 
-    def finished(self, folder: Path) -> None:
-        """Record the run's files, but not the weights, which DVC keeps, and draw its pictures."""
+    def files(self, files: Mapping[str, bytes], *, when: int | None = None) -> None:
+        """Record files by their paths in the run's folder, and the pictures that they give."""
         from frostline.adapters.run_plots import draw
 
-        def send(client: MlflowClient) -> None:
-            for path in sorted(p for p in folder.rglob("*") if p.suffix in (".csv", ".json", ".yaml")):
-                place = path.relative_to(folder).parent.as_posix()
-                client.log_artifact(self.id, str(path), None if place == "." else place)
-            for name, figure in draw(folder):
-                client.log_figure(self.id, figure, name)
+        def send(client: Client, run_id: str) -> None:
+            with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
+                for name, content in files.items():
+                    write_bytes(Path(folder, name), content)
+                for name, picture in draw(Path(folder)):
+                    write_bytes(Path(folder, name), picture)
+                client.log_artifacts(run_id, folder)
 
         self._send(send)
 
-    def end(self, status: str) -> None:
+    def end(self, status: str, *, when: int | None = None) -> None:
         """Send what waits and close the run."""
         self._flush()
-        self._send(lambda client: client.set_terminated(self.id, status=status))
+        self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
 
-    def _wait(self, values: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        self._waiting += [Metric(key, float(value), now, step) for key, value in values.items()]
+    def _wait(self, values: Mapping[str, float], step: int, when: int | None) -> None:
+        self._waiting += [Metric(key, float(value), when or now(), step) for key, value in values.items()]
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         self._flushed = time.monotonic()
 
-        def send(client: MlflowClient) -> None:
-            for i in range(0, len(waiting), BATCH):
-                client.log_batch(self.id, metrics=waiting[i : i + BATCH])
+        def send(client: Client, run_id: str) -> None:
+            for i in range(0, len(waiting), METRICS_AT_ONCE):
+                client.log_batch(run_id, metrics=waiting[i : i + METRICS_AT_ONCE])
 
         self._send(send)
 
-    def _send(self, action: Callable[[MlflowClient], object]) -> None:
-        """Do `action` with the client, unless the store has gone away; the first failure is the last attempt."""
-        if self._client is None:
+    def _send(self, action: Callable[[Client, str], object]) -> None:
+        if self._id is None:
             return
-        with self._tracker.tolerant("the run can't be recorded further"):
-            action(self._client)
-            return
-        self._client = None
+        run_id, self._id = self._id, None
+        with self._store.tolerant("the run can't be recorded further"):
+            action(self._store.client, run_id)
+            self._id = run_id
 
 
-def _tags(about: RunInfo) -> dict[str, str]:
+def _tags(about: RunInfo, process: str) -> dict[str, str]:
     fixed = {
         "stage": about.stage,
         "study": about.study,
+        "dataset.fingerprint": about.dataset["fingerprint"],
         "host": socket.gethostname(),
-        "pid": str(os.getpid()),
+        "process": process,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "mlflow.source.name": "frostline",
+        "mlflow.source.name": f"frostline {about.stage}",
     }
-    return {**fixed, **_git(), **_versions(), **about.tags}
+    experiment = {"dvc.experiment": name} if (name := os.environ.get("DVC_EXP_NAME")) else {}
+    return {**fixed, **_who(), **experiment, **_git(), **_versions(), **about.tags}
+
+
+def _who() -> dict[str, str]:
+    with suppress(OSError, KeyError):  # no such user, as in a container that runs under a bare number
+        return {"mlflow.user": getpass.getuser()}
+    return {}
 
 
 def _git() -> dict[str, str]:
     def git(*arguments: str) -> str:
         result = subprocess.run(
-            ["git", *arguments], cwd=project.find_root(), capture_output=True, text=True, timeout=20, check=True
+            ["git", *arguments],
+            cwd=project.find_root(),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         )
         return result.stdout.strip()
 
@@ -279,7 +322,7 @@ def _git() -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"version.frostline": frostline.__version__}
     for package in RECORDED_PACKAGES:
         with suppress(PackageNotFoundError):
             found[f"version.{package}"] = version(package)
@@ -287,19 +330,15 @@ def _versions() -> dict[str, str]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested config → dotted names and the text of each value, JSON where it is not a scalar."""
+    """Nested config → dotted names and the text of each value, JSON where it is not a string."""
     for key, inner in value.items():
         if isinstance(inner, Mapping) and inner:
             yield from _flat(inner, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", inner if isinstance(inner, str) else json.dumps(inner)
+            yield f"{prefix}{key}", inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _equals(tag: str, value: str) -> str:
+    """A condition of MLflow's search, which knows two quotation marks and no way to escape them."""
+    mark = '"' if "'" in value else "'"
+    return f"tags.`{tag}` = {mark}{value}{mark}"

@@ -1,4 +1,4 @@
-"""Step zero: resolve the selection into one file a stage, and refuse what can't work before anything trains."""
+"""Step zero: resolve the selection into one file a stage, and refuse in time what can't work."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from frostline.errors import FrostlineError
 from frostline.files import publish, write_text, yaml_text
 from frostline.stages import gate
 from frostline.validate import validated
+
 
 def run(params: Path, arms: Sequence[str], out: Path) -> None:
     """Write `<stage>.yaml` for each stage of the study into `out`.
@@ -60,5 +61,3 @@ def check_plan(run: schema.Run) -> None:
     except FrostlineError as error:
         arm = f"arm {run.arm}: " if run.arm else ""
         raise FrostlineError(f"{arm}{error}") from None
-
-

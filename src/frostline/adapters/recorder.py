@@ -1,0 +1,192 @@
+"""Hands what a run records to a process of its own, so that training waits for no import and no network.
+
+    training ── pickled messages through a pipe ──▶ this module as a program ──▶ adapters.tracking ──▶ MLflow
+
+Importing MLflow takes two seconds and drawing a run's pictures one; a store that is away can block for
+minutes. All of that happens beside the training, whose death closes the pipe: its runs are marked as killed.
+"""
+
+import atexit
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import frostline
+from frostline.processes import name_of_this
+from frostline.services import Recorded, RunInfo
+
+PATIENCE_SECONDS = 45.0
+"""How long a command that is done waits for the store to take the last of its records."""
+NICENESS = 10
+"""What trains comes first, where cores are few."""
+RECORDED_FILES = (".csv", ".json", ".yaml")
+"""Of a run's folder; DVC keeps the weights."""
+
+Message = tuple[int, int, str, tuple[Any, ...]]
+"""When (ms), which run, what, arguments."""
+
+
+class Recorder:
+    """Records runs through a process beside this one; implements `services.Tracker`."""
+
+    def __init__(self) -> None:
+        self._keys = count()
+        self._start()
+
+    @contextmanager
+    def run(self, about: RunInfo) -> Iterator[Recorded]:
+        """Record a run; it ends as failed or killed if the block raises."""
+        key = next(self._keys)
+        self.send(key, "begin", about, name_of_this())
+        recorded = RecordedRun(self, key)
+        try:
+            yield recorded
+        except BaseException as error:
+            recorded.tags({"error": str(error) or type(error).__name__})
+            self.send(key, "end", "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        else:
+            self.send(key, "end", "FINISHED")
+        finally:
+            # What is in the pipe is recorded even if this process ends at once, as a pool's workers do.
+            self._handed_over()
+
+    def annotate(
+        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+    ) -> None:
+        """Add final values and files to the run that made these weights."""
+        self.send(-1, "annotate", weights_sha256, dict(tags), dict(values), contents(folder))
+
+    def send(self, key: int, what: str, *arguments: Any) -> None:
+        """Queue a message; never waits."""
+        if self._owner != os.getpid():  # we are a fork, in which the thread that feeds the pipe is missing
+            self._start()
+        self._messages.put((int(time.time() * 1000), key, what, arguments))
+
+    def close(self) -> None:
+        """Wait, for a while, until everything is recorded."""
+        if self._owner != os.getpid() or self._process.returncode is not None:
+            return
+        self._messages.put(None)
+        try:
+            self._process.wait(PATIENCE_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self._process.kill()
+            self._process.wait()
+            print(
+                "frostline: warning: the MLflow store did not take all records in time; the files are whole",
+                file=sys.stderr,
+            )
+
+    def _start(self) -> None:
+        source = str(Path(frostline.__file__).parents[1])
+        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        self._owner = os.getpid()
+        self._messages: queue.SimpleQueue[Message | threading.Event | None] = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the training, which says what becomes of the run
+        )
+        assert self._process.stdin
+        arguments = (self._messages, self._process.stdin)
+        threading.Thread(target=_feed, args=arguments, name="recorder", daemon=True).start()
+        atexit.register(self.close)
+
+    def _handed_over(self) -> None:
+        reached = threading.Event()
+        self._messages.put(reached)
+        reached.wait(PATIENCE_SECONDS)
+
+
+class RecordedRun:
+    """A run that is being recorded; implements `services.Recorded`."""
+
+    def __init__(self, recorder: Recorder, key: int) -> None:
+        self._recorder, self._key = recorder, key
+
+    def epoch(self, row: Mapping[str, float | int | None]) -> None:
+        """Record a row of the history."""
+        self._recorder.send(self._key, "epoch", dict(row))
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Record final values."""
+        self._recorder.send(self._key, "metrics", dict(values))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Record short texts to filter by."""
+        self._recorder.send(self._key, "tags", dict(values))
+
+    def started_from(self, sha256: str) -> None:
+        """Name the run whose weights, known by their hash, this one starts from."""
+        self._recorder.send(self._key, "started_from", sha256)
+
+    def finished(self, folder: Path) -> None:
+        """Record the files that the run leaves, and draw its curves."""
+        self._recorder.send(self._key, "files", contents(folder))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return path in `folder` → content of the files that are recorded: all but weights."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in RECORDED_FILES)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _feed(messages: "queue.SimpleQueue[Message | threading.Event | None]", pipe: BinaryIO) -> None:
+    """Write messages into the pipe; where its other end is gone, take them and forget."""
+    broken = False
+    while (message := messages.get()) is not None:
+        if isinstance(message, threading.Event):
+            message.set()
+        elif not broken:
+            try:
+                pickle.dump(message, pipe)
+                pipe.flush()
+            except OSError:
+                broken = True
+                print("frostline: warning: runs are no longer recorded: the recorder ended", file=sys.stderr)
+    with suppress(OSError):
+        pipe.close()
+
+
+def serve(stream: BinaryIO) -> None:
+    """Record what comes in until the other end is closed; runs that are open then were killed."""
+    from frostline.adapters.tracking import Store, StoredRun
+
+    store = Store()
+    store.connect()
+    runs: dict[int, StoredRun] = {}
+    for when, key, what, arguments in _messages(stream):
+        if what == "annotate":
+            store.annotate(*arguments)
+        elif what == "begin":
+            runs[key] = store.begin(*arguments, when=when)
+        elif what == "end":
+            runs.pop(key).end(*arguments, when=when)
+        else:
+            getattr(runs[key], what)(*arguments, when=when)
+    for run in runs.values():
+        run.end("KILLED")
+
+
+def _messages(stream: BinaryIO) -> Iterator[Message]:
+    # A writer that is killed may leave half a message.
+    with suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            yield pickle.load(stream)
+
+
+if __name__ == "__main__":
+    os.nice(NICENESS)
+    serve(sys.stdin.buffer)

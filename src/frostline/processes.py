@@ -1,0 +1,56 @@
+"""Processes: telling one from another with the same number, and ending with the one that started us."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import PurePath
+
+import psutil
+
+CHECK_SECONDS = 1.0
+"""How often a stage looks whether its DVC is still there."""
+CLOCK_SECONDS = 5.0
+"""The system may say a little later that a process started at a slightly different time."""
+
+
+def name_of_this() -> str:
+    """Return a name for this process that no other of this machine has or will have: ``pid@start``."""
+    process = psutil.Process()
+    return f"{process.pid}@{process.create_time():.2f}"
+
+
+def lives(name: str) -> bool:
+    """Say whether the process that `name_of_this` named is still there."""
+    pid, _, started = name.partition("@")
+    with suppress(psutil.Error, ValueError):
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) < CLOCK_SECONDS
+    return False
+
+
+def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
+    """Call `end` when the `dvc` that started this process is gone; without one, do nothing.
+
+    A killed `dvc repro` leaves its command running, and the next one would start a second beside it.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    dvc = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
+    if dvc is None:
+        return
+
+    def watch() -> None:
+        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(CHECK_SECONDS)
+        end()
+
+    threading.Thread(target=watch, name="ends with dvc", daemon=True).start()
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    """`dvc …`, `python /path/dvc …` or `python -m dvc …`; a shell that was given such a line is not."""
+    with suppress(psutil.Error):
+        return any(PurePath(word).name == "dvc" for word in process.cmdline()[:3])
+    return False
