@@ -2,7 +2,7 @@
 
 import copy
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,15 @@ def run_config(changes: Changes = {}) -> schema.Run:  # noqa: B006  # it is not 
 
 
 def random_images(count: int, seed: int = 0, size: int = 8, channels: int = 1, classes: int = 3) -> Any:
-    """Images whose classes can be told apart: noise on a level of grey of their own."""
+    """Images of noise whose classes can be told apart: each has a bright stripe of its own."""
     from frostline.adapters.lit_data import Images
 
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
     noise = torch.randint(0, 100, (count, channels, size, size), generator=generator)
-    return Images((noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
+    stripe = torch.arange(size) * classes // size
+    bright = 150 * (stripe == labels.view(-1, 1, 1, 1))
+    return Images((noise + bright).to(torch.uint8), labels)
 
 
 class Bench:
@@ -114,6 +116,22 @@ class Bench:
         return fit(self.classifier, self.data, self.config.trainer, folder, on_epoch)
 
 
+def scripted(losses: Sequence[float], accuracies: Sequence[float] | None = None) -> type:
+    """A Classifier whose validation gives these numbers: first the untrained network's, then each epoch's."""
+    from frostline.adapters.lit_module import Classifier
+
+    class Scripted(Classifier):
+        def on_validation_epoch_end(self) -> None:
+            super().on_validation_epoch_end()
+            epoch = 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
+            metrics = self.trainer.callback_metrics
+            metrics["val/loss"] = torch.tensor(losses[epoch], dtype=torch.float64)
+            if accuracies is not None:
+                metrics["val/accuracy"] = torch.tensor(accuracies[epoch], dtype=torch.float64)
+
+    return Scripted
+
+
 def tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of all its parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
@@ -138,7 +156,7 @@ PRELOADED = ["tests.tiny", "timm", "frostline.adapters.trainer", "frostline.stag
 def in_process(function: Callable[..., None], *arguments: Any) -> tuple[int, str]:
     """Call `function` in a process of its own.
 
-    It is forked from one that has imported what training needs and has done nothing else, so it starts at once.
+    It is forked from one that has imported what training needs and done nothing else, so it starts at once.
 
     Returns:
         Its exit status, the negative number of the signal that ended it; and the error that it raised.

@@ -1,0 +1,175 @@
+import pytest
+import torch
+from tests.tiny import NOTHING, RESNET, SGD, Bench, same, scripted, tensors
+
+from frostline.adapters.lit_module import Classifier
+
+GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
+# Two steps an epoch: 40 images in batches of 20.
+NET = {"backbone": RESNET, "input.size": 16}
+MLP = {"backbone.hidden": [6, 5]}
+
+
+def phases(*given, groups=GROUPS):
+    return {"freeze": {"groups": groups, "phases": list(given)}}
+
+
+THAW = phases(
+    {"train": ["head"], "until": {"steps": 3}},
+    {"train": ["head", "top"], "until": {"epochs": 1}},
+    {"train": "all", "until": {"steps": 1}, "bn": "eval"},
+    {"train": ["rest"], "until": "end", "bn": "train"},
+)
+
+
+class Watched(Classifier):
+    """Keeps its tensors and its optimizer's state, before the first step and after each, and the rates."""
+
+    def on_train_start(self):
+        self.states, self.moments, self.rates = [tensors(self.network)], [{}], []
+
+    def on_train_batch_end(self, *arguments):
+        self.states.append(tensors(self.network))
+        state = self.optimizers().state
+        self.moments.append(
+            {
+                name: {key: torch.as_tensor(v).clone() for key, v in state[p].items()}
+                for name, p in self.network.named_parameters()
+                if state.get(p)
+            }
+        )
+        self.rates.append({g["name"]: g["lr"] for g in self.optimizers().param_groups})
+
+
+@pytest.mark.parametrize("optimizer", [{"lr": 0.01, "weight_decay": 0.1}, SGD], ids=["adamw", "sgd"])
+def test_what_is_frozen_is_bit_identical_and_what_trains_moves(optimizer, tmp_path):
+    bench = Bench({**NET, **THAW, "optimizer": optimizer, "trainer.epochs": 5}, kind=Watched)
+    result = bench.fit(tmp_path)
+    assert result.starts == (0, 3, 5, 6)
+    module = bench.classifier
+    assert len(module.states) == 11
+    for step, (before, after) in enumerate(zip(module.states, module.states[1:], strict=False)):
+        phase = sum(step >= start for start in result.starts) - 1
+        trained = bench.plan.trained(phase) | bench.plan.moving_statistics(phase)
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert moved <= trained, f"step {step}"
+        for group in bench.plan.phases[phase].train:
+            weights = bench.plan.layers.parameters.intersection(bench.plan.groups[group])
+            assert moved & weights, f"step {step}: {group} stood still"
+        assert moved >= bench.plan.moving_statistics(phase)
+        # The optimizer knows only what has trained so far, and what is frozen again keeps its moments.
+        ever = frozenset().union(*(bench.plan.trained(i) for i in range(phase + 1)))
+        assert module.moments[step + 1].keys() <= ever
+        assert bench.plan.trained(phase) <= module.moments[step + 1].keys()
+        for name in module.moments[step].keys() - bench.plan.trained(phase):
+            assert same(module.moments[step][name], module.moments[step + 1][name]), f"step {step}: {name}"
+
+
+def test_rates_follow_the_plan_at_every_step(tmp_path):
+    schedule = phases(
+        {"train": ["head"], "until": {"steps": 2}, "lr": {"head": 0.5}},
+        {"train": "all", "until": "end", "lr": {"layer_decay": 0.5}},
+    )
+    bench = Bench({**MLP, **schedule, "trainer.epochs": 3}, kind=Watched)
+    result = bench.fit(tmp_path)
+    plan, module = bench.plan, bench.classifier
+    assert [rates["head/3"] for rates in module.rates[:2]] == [
+        0.01 * 0.5 * plan.phases[0].curve.factor(step, 2) for step in (0, 1)
+    ]
+    assert all(rates["top/2"] == rates["rest/1"] == 0 for rates in module.rates[:2])
+    for step, rates in enumerate(module.rates[2:]):
+        head = 0.01 * plan.phases[1].curve.factor(step, 4)
+        assert (rates["head/3"], rates["top/2"], rates["rest/1"]) == (head, head / 2, head / 4)
+    assert [row["lr"] for row in result.history[1:]] == [
+        max(module.rates[step].values()) for step in (1, 3, 5)
+    ]
+    assert [row["phase"] for row in result.history] == [None, 0, 1, 1]
+
+
+# ── plateaus ────────────────────────────────────────────────────────────────────────────────────────────────
+
+PLATEAU = phases(
+    {"train": ["head"], "until": {"plateau": "val/loss", "patience": 2, "max": {"epochs": 5}}},
+    {"train": "all", "until": "end"},
+)
+
+
+@pytest.mark.parametrize(
+    ("losses", "starts"),
+    [
+        ([9, 5, 4, 4, 4, 3, 3], (0, 8)),  # epochs 3 and 4 were no better than epoch 2
+        ([9, 5, 6, 7, 1, 1, 1], (0, 6)),
+        ([1, 5, 4, 3, 2, 1, 0], (0, 10)),  # never: the maximum ends it; the untrained network does not count
+    ],
+)
+def test_a_plateau_ends_a_phase(losses, starts, tmp_path):
+    bench = Bench({**MLP, **PLATEAU, "trainer.epochs": 6}, kind=scripted(losses))
+    assert bench.fit(tmp_path).starts == starts
+
+
+def test_a_phase_counts_its_own_epochs_alone(tmp_path):
+    rule = {"plateau": "val/accuracy", "patience": 1, "max": {"epochs": 3}}
+    schedule = phases(
+        {"train": ["head"], "until": rule},
+        {"train": ["top"], "until": rule},
+        {"train": "all", "until": "end"},
+    )
+    accuracies = [0, 0.5, 0.4, 0.2, 0.1, 0.3, 0.3, 0.3]
+    bench = Bench({**MLP, **schedule, "trainer.epochs": 7}, kind=scripted([1] * 8, accuracies))
+    # 0.4 ends the first phase after epoch 2; 0.2 is below that, but the second phase ends with 0.1 after epoch 4.
+    assert bench.fit(tmp_path).starts == (0, 4, 8)
+
+
+# ── restore: best ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Restored:
+    """The network after each epoch of a run, and as the second phase found it."""
+
+    def __init__(self, folder, until, losses, accuracies=None, restore="best"):
+        outer = self
+        self.after_epoch = []
+
+        class Kept(scripted(losses, accuracies)):
+            def on_train_epoch_end(self):
+                outer.after_epoch.append(tensors(self.network))
+
+            def enter(self, phase):
+                super().enter(phase)
+                if phase == 1:
+                    outer.at_second = tensors(self.network)
+
+        schedule = phases(
+            {"train": "all", "until": until, "restore": restore}, {"train": ["head"], "until": "end"}
+        )
+        Bench({**NET, **schedule, "trainer.epochs": 5}, kind=Kept).fit(folder)
+
+
+def test_a_phase_goes_back_to_its_best_epoch(tmp_path):
+    run = Restored(tmp_path, {"epochs": 3}, losses=[0, 5, 3, 4, 1, 1])
+    assert same(run.at_second, run.after_epoch[1])
+    assert not same(run.at_second, run.after_epoch[2])
+
+
+def test_the_best_epoch_is_the_plateaus_and_the_earlier_of_two(tmp_path):
+    until = {"plateau": "val/accuracy", "patience": 2, "max": {"epochs": 4}}
+    run = Restored(tmp_path, until, losses=[0, 5, 4, 3, 2, 1], accuracies=[1, 0.6, 0.5, 0.6, 0, 0])
+    assert same(run.at_second, run.after_epoch[0])
+
+
+def test_a_phase_goes_on_from_its_last_epoch_unless_told_otherwise(tmp_path):
+    run = Restored(tmp_path, {"epochs": 3}, losses=[0, 5, 3, 4, 1, 1], restore="none")
+    assert same(run.at_second, run.after_epoch[2])
+
+
+# ── nothing trains ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_plan_without_phases_leaves_every_bit_as_it_was(tmp_path):
+    bench = Bench({**NET, "freeze": NOTHING})
+    before = tensors(bench.network)
+    result = bench.fit(tmp_path)
+    assert same(before, tensors(bench.network))
+    assert same(before, result.best_state)
+    assert [row["epoch"] for row in result.history] == [0]
+    assert (result.starts, result.best_epoch, result.images) == ((), 0, 0)

@@ -1,0 +1,83 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.tiny import Bench, random_images
+
+from frostline.adapters.lit_data import EpochOrder, TrainBatches, ValBatches
+from frostline.core.freeze import FreezePlan
+
+FLIP = {"augment": {"flip": 0.5}}
+
+
+def test_an_order_is_a_permutation_drawn_by_seed_and_epoch_alone():
+    def order(seed, epoch, passed=()):
+        made = EpochOrder(seed, 50)
+        for earlier in passed:
+            made.set_epoch(earlier)
+            made.indices()
+        made.set_epoch(epoch)
+        return made.indices()
+
+    assert torch.equal(order(0, 3), order(0, 3, passed=(0, 1, 2)))
+    assert torch.equal(order(0, 3).sort().values, torch.arange(50))
+    assert len({tuple(order(seed, epoch).tolist()) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "expected"), [(40, 20, [20, 20]), (41, 20, [20, 21]), (5, 3, [3, 2])]
+)
+def test_training_batches_are_the_epochs_images_and_as_many_as_the_plan_counts(images, batch_size, expected):
+    bench = Bench({"trainer.batch_size": batch_size}, train=images)
+    loader = bench.data.train_dataloader()
+    assert [len(labels) for _, labels in loader] == expected
+    assert len(loader) == len(expected) == bench.plan.steps_per_epoch
+    assert isinstance(bench.plan, FreezePlan)
+
+
+def test_an_image_keeps_its_label_in_the_shuffle():
+    images = random_images(30)
+    loader = TrainBatches(images, 7, EpochOrder(0, 30))
+    place = {tuple(p.flatten().tolist()): int(y) for p, y in zip(images.pixels, images.labels, strict=True)}
+    seen = [(p, y) for pixels, labels in loader for p, y in zip(pixels, labels, strict=True)]
+    assert len(seen) == 30
+    assert all(place[tuple(p.flatten().tolist())] == int(y) for p, y in seen)
+
+
+def test_validation_batches_lie_in_order():
+    images = random_images(10)
+    loader = ValBatches(images, 4)
+    pixels, labels = zip(*loader, strict=True)
+    assert len(loader) == 3
+    assert [len(part) for part in labels] == [4, 4, 2]
+    assert torch.equal(torch.cat(pixels), images.pixels)
+    assert torch.equal(torch.cat(labels), images.labels)
+
+
+def test_training_images_are_augmented_by_seed_and_step_and_others_never():
+    images = random_images(16)
+
+    def given(training, step, seed=0):
+        data = Bench(FLIP).data
+        data.seed, data.trainer = seed, SimpleNamespace(training=training, global_step=step)
+        return data.on_after_batch_transfer((images.pixels, images.labels), 0)[0]
+
+    still = given(training=False, step=0)
+    torch.testing.assert_close(still, images.pixels / 255)
+    moved = given(training=True, step=5)
+    assert torch.equal(moved, given(training=True, step=5))
+    assert not torch.equal(moved, given(training=True, step=6))
+    assert not torch.equal(moved, given(training=True, step=5, seed=1))
+    flipped = (moved == still.flip(-1)).flatten(1).all(1)
+    kept = (moved == still).flatten(1).all(1)
+    assert bool((flipped ^ kept).all())
+    assert flipped.any()
+    assert kept.any()
+
+
+def test_images_are_normalised_by_the_networks_constants():
+    bench = Bench({"input": {"mean": [0.5], "std": [0.25]}})
+    images = random_images(4)
+    batch, labels = bench.data.on_after_batch_transfer((images.pixels, images.labels), 0)
+    torch.testing.assert_close(batch, (images.pixels / 255 - 0.5) / 0.25)
+    assert torch.equal(labels, images.labels)
