@@ -153,26 +153,33 @@ def files(folder: Path) -> dict[str, bytes]:
 PRELOADED = ["tests.tiny", "timm", "frostline.adapters.trainer", "frostline.stages.finetune"]
 
 
-def in_process(function: Callable[..., None], *arguments: Any) -> tuple[int, str]:
-    """Call `function` in a process of its own.
+class Started:
+    """A call in a process of its own.
 
     It is forked from one that has imported what training needs and done nothing else, so it starts at once.
-
-    Returns:
-        Its exit status, the negative number of the signal that ended it; and the error that it raised.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(theirs, function, arguments))
-    process.start()
-    theirs.close()
-    try:
-        said = ours.recv() if ours.poll(120) else "no answer in two minutes"
-    except EOFError:
-        said = ""
-    process.join(60)
-    return process.exitcode if process.exitcode is not None else 1, said
+
+    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._answer, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_call, args=(theirs, function, arguments))
+        self._process.start()
+        theirs.close()
+
+    def wait(self) -> tuple[int, str]:
+        """Return its exit status (minus the number of a signal that ended it) and the error that it raised."""
+        try:
+            said = self._answer.recv() if self._answer.poll(120) else "no answer in two minutes"
+        except EOFError:
+            said = ""
+        self._process.join(60)
+        return self._process.exitcode if self._process.exitcode is not None else 1, said
+
+
+def in_process(function: Callable[..., None], *arguments: Any) -> tuple[int, str]:
+    """Call `function` in a process of its own; see `Started`."""
+    return Started(function, *arguments).wait()
 
 
 def _call(answer: Any, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

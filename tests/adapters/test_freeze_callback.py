@@ -116,7 +116,7 @@ def test_a_phase_counts_its_own_epochs_alone(tmp_path):
     )
     accuracies = [0, 0.5, 0.4, 0.2, 0.1, 0.3, 0.3, 0.3]
     bench = Bench({**MLP, **schedule, "trainer.epochs": 7}, kind=scripted([1] * 8, accuracies))
-    # 0.4 ends the first phase after epoch 2; 0.2 is below that, but the second phase ends with 0.1 after epoch 4.
+    # 0.4 ends the first phase after epoch 2; 0.2 is below it, but 0.1 ends the second, after epoch 4.
     assert bench.fit(tmp_path).starts == (0, 4, 8)
 
 

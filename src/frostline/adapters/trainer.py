@@ -84,6 +84,7 @@ def fit(
     freezing = FreezeCallback(classifier.plan)
     if classifier.plan.phases:
         callbacks = [freezing, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
+    begun = _ResumePoint.latest(resume)
     with _quiet(), _one_sentence(result, resume):
         trainer = pl.Trainer(
             accelerator=_accelerator(config.device),
@@ -91,7 +92,7 @@ def fit(
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             max_epochs=config.epochs,
             # The whole validation split, before the first step: where the curves start.
-            num_sanity_val_steps=-1,
+            num_sanity_val_steps=0 if begun else -1,
             gradient_clip_val=classifier.optimizer_config.clip_norm,
             callbacks=callbacks,
             logger=False,
@@ -101,7 +102,7 @@ def fit(
             default_root_dir=resume,
         )
         if classifier.plan.phases:
-            trainer.fit(classifier, datamodule=data, ckpt_path=_ResumePoint.latest(resume), weights_only=True)
+            trainer.fit(classifier, datamodule=data, ckpt_path=begun, weights_only=True)
         else:
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)

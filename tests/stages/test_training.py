@@ -1,0 +1,357 @@
+"""Runs that repeat bit by bit, whatever happens to them in between."""
+
+import os
+import resource
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tiny import NOTHING, RESNET, SGD, Started, files, in_process, run_config
+
+from frostline.errors import TrainingFailed
+from frostline.services import Services
+from frostline.stages import finetune, pretrain, training
+
+# Three phases, the second ended by a plateau or after two epochs; 5 steps an epoch, 8 epochs.
+GRADUAL = {
+    "groups": {"head": "head", "top": "stage:-1", "rest": "*"},
+    "phases": [
+        {"train": ["head"], "until": {"steps": 7}},
+        {
+            "train": ["head", "top"],
+            "until": {"plateau": "val/loss", "patience": 2, "min_delta": 0.3, "max": {"epochs": 4}},
+            "restore": "best",
+            "lr": {"top": 2.0},
+        },
+        {"train": "all", "until": "end", "lr": {"layer_decay": 0.7}, "restore": "none"},
+    ],
+}
+MLP = {
+    "backbone": {"kind": "mlp", "hidden": [12, 8], "activation": "tanh", "dropout": 0.2},
+    "augment": {"rotate": 10.0},
+    "freeze": GRADUAL,
+    "trainer.epochs": 8,
+}
+CONV = {**MLP, "backbone": RESNET, "optimizer": SGD, "augment": {"flip": 0.5}}
+STEPS = 40
+
+
+def services(scratch, progress=None):
+    return Services(scratch, progress) if progress else Services(scratch)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(stage, config, data, folder, end=None, out="out"):
+    """Run a stage with a resume point an epoch; count its steps in folder/steps; be killed at a moment."""
+    import pytorch_lightning as pl
+
+    from frostline.adapters import lit_module, trainer
+
+    trainer.SAVE_EVERY_SECONDS, trainer.SAVE_SHARE = 0.0, 1e9
+    rows = 0
+    steps = folder / "steps"
+    steps.mkdir(parents=True, exist_ok=True)
+    start_step, save = lit_module.Classifier.on_train_batch_start, pl.Trainer.save_checkpoint
+
+    def counted(self, batch, batch_idx):
+        (steps / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        if end == ("step", self.global_step):
+            kill()
+        start_step(self, batch, batch_idx)
+
+    def saved(self, *arguments, **options):
+        save(self, *arguments, **options)
+        if end == ("saving", self.global_step):
+            kill()
+
+    @contextmanager
+    def progress(description, total):
+        def advance(n=1, note=""):
+            nonlocal rows
+            rows += 1
+            if end == ("row", rows):
+                kill()
+
+        yield advance
+
+    def copied(source, target):
+        if end == ("publishing", Path(target).parent.name):
+            kill()
+        copyfile(source, target)
+
+    copyfile, training.shutil.copyfile = training.shutil.copyfile, copied
+    lit_module.Classifier.on_train_batch_start, pl.Trainer.save_checkpoint = counted, saved
+    stage(config, data, folder / out, services(folder / "scratch", progress))
+
+
+def steps_of(folder):
+    return len(list((folder / "steps").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits, tmp_path_factory):
+    """What each config's run leaves, when nothing happens to it."""
+    known = {}
+
+    def outs(name, config):
+        if name not in known:
+            folder = tmp_path_factory.mktemp(name)
+            assert in_process(run, finetune.run, config, digits, folder) == (0, "")
+            assert steps_of(folder) == STEPS * len(config.seeds)
+            known[name] = files(folder / "out")
+        return known[name]
+
+    return outs
+
+
+# ── determinism ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_same_run_in_two_processes_and_folders_leaves_the_same_bytes(digits, tmp_path):
+    config = run_config({**MLP, "stage": "pretrain"})
+    other = config.model_copy(update={"seeds": [1]})
+    runs = {"one": config, "some other folder": config, "seed": other}
+    started = [Started(run, pretrain.run, c, digits, tmp_path / name) for name, c in runs.items()]
+    assert [process.wait() for process in started] == [(0, "")] * 3
+    one, two, seed = (files(tmp_path / name / "out") for name in runs)
+    assert sorted(one) == [
+        "config.yaml",
+        "history.csv",
+        "metrics.json",
+        "predictions.csv",
+        "training.json",
+        "weights.safetensors",
+    ]
+    assert one == two
+    assert not [name for name in one if one[name] == seed[name]]
+    assert not [name for name, content in one.items() if str(tmp_path).encode() in content]
+
+
+# ── going on after a kill ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "left"),
+    [
+        ("mlp", ("step", 3), STEPS),  # before the first resume point
+        ("mlp", ("saving", 10), 35),  # the second resume point is half there; phase 1 is two steps old
+        ("mlp", ("row", 5), 25),  # an epoch is over, its resume point not begun; inside the plateau
+        ("mlp", ("step", 18), 25),  # in the middle of an epoch
+        ("mlp", ("step", 30), 10),  # at an epoch's first step, in the last phase
+        ("mlp", ("saving", 40), 5),  # all is trained but the last resume point not kept
+        ("mlp", ("publishing", "seed-0"), 0),  # all is done but the stage's
+        ("conv", ("step", 13), 30),
+        ("conv", ("step", 32), 10),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed):
+    config = run_config(MLP if name == "mlp" else CONV)
+    expected = undisturbed(name, config)
+    assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
+    assert not (tmp_path / "out").exists()
+    before = steps_of(tmp_path)
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert steps_of(tmp_path) - before == left
+    assert files(tmp_path / "out") == expected
+    assert not files(tmp_path / "scratch" / "resume")
+
+
+def test_the_plateau_of_these_runs_ends_a_phase_early(digits, tmp_path, undisturbed):
+    """Else the tests above would show less than they say."""
+    import json
+
+    outs = undisturbed("mlp", run_config(MLP))
+    starts = [phase["first_step"] for phase in json.loads(outs["seed-0/training.json"])["phases"]]
+    assert starts[:2] == [0, 7]
+    assert starts[2] < 27
+
+
+def test_a_run_killed_twice_goes_on_twice(digits, tmp_path, undisturbed):
+    config = run_config(MLP)
+    for end in (("step", 12), ("step", 27)):
+        assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert steps_of(tmp_path) == 13 + 18 + 15
+    assert files(tmp_path / "out") == undisturbed("mlp", config)
+
+
+def test_a_seed_that_is_done_is_not_trained_again(digits, tmp_path, undisturbed):
+    config = run_config({**MLP, "seeds": [0, 1]})
+    end = ("publishing", "seed-1")
+    assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
+    assert steps_of(tmp_path) == 2 * STEPS
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert steps_of(tmp_path) == 2 * STEPS
+    alone = {f: c for f, c in files(tmp_path / "out").items() if f.startswith("seed-0")}
+    assert alone == undisturbed("mlp", run_config(MLP))
+
+
+def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, undisturbed):
+    config = run_config(MLP)
+    started = [Started(run, finetune.run, config, digits, tmp_path, None, out) for out in ("a", "b")]
+    assert [process.wait() for process in started] == [(0, "")] * 2
+    assert steps_of(tmp_path) in (STEPS, 2 * STEPS)  # the first may have finished, and tidied up, before
+    assert files(tmp_path / "a") == files(tmp_path / "b") == undisturbed("mlp", config)
+
+
+# ── what a result depends on ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_resume_point_belongs_to_all_that_the_result_depends_on(digits, tmp_path, monkeypatch):
+    from frostline.models.pretrained import NO_WEIGHTS
+
+    def key(changes={}, seed=0):  # noqa: B006
+        config = run_config({**MLP, **changes})
+        given = training.material(config, digits, NO_WEIGHTS, services(tmp_path))
+        return training.scratch_key(config, seed, NO_WEIGHTS, given)
+
+    others = [
+        key({"optimizer": {"lr": 0.02}}),
+        key({"trainer.batch_size": 21}),
+        key({"dataset": {"shots": 9}}),
+        key({"input.mean": [0.5]}),
+        key(seed=1),
+    ]
+    assert key({"study": "another", "arm": "full", "seeds": [0, 1]}) == key()
+    assert len({key(), *others}) == 6
+    before = key()
+    monkeypatch.setattr(training, "_code", lambda: ["another version"])
+    assert key() != before
+
+
+# ── what ends a run ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_loss_that_is_not_a_number_publishes_nothing_and_keeps_the_resume_point(digits, tmp_path):
+    schedule = {**GRADUAL, "phases": [*GRADUAL["phases"][:2], {**GRADUAL["phases"][2], "lr": {"head": 1e38}}]}
+    config = run_config({**MLP, "freeze": schedule})
+    status, said = in_process(run, finetune.run, config, digits, tmp_path)
+    assert status == 2
+    assert said.startswith("TrainingFailed: the loss became ")
+    assert ", phase 2; lower optimizer.lr, or set optimizer.clip_norm=1.0; the best epoch so far, " in said
+    assert not (tmp_path / "out").exists()
+    left = {Path(name).name for name in files(tmp_path / "scratch" / "resume")}
+    assert left == {"last.ckpt", "best.safetensors"}
+    assert not list(tmp_path.glob(".out*"))
+
+
+def run_in_a_small_space(config, data, folder, limit, saves):
+    from frostline.adapters import trainer
+
+    trainer.SAVE_EVERY_SECONDS, trainer.SAVE_SHARE = (0.0, 1e9) if saves else (1e9, 1.0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    finetune.run(config, data, folder / "out", services(folder / "scratch"))
+
+
+@pytest.mark.parametrize("saves", [True, False], ids=["resume point", "weights"])
+def test_a_full_disk_is_one_sentence_and_publishes_nothing(saves, digits, tmp_path, undisturbed):
+    config = run_config(MLP)
+    # Linux gives another error for a file above a limit than for a full disk; to frostline they are one.
+    status, said = in_process(run_in_a_small_space, config, digits, tmp_path, 3000, saves)
+    assert (status, said) == (
+        2,
+        "TrainingFailed: the disk is full (File too large);"
+        " make room and run the same command again: it goes on",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
+    assert not [name for name in files(tmp_path) if name.endswith((".partial", ".ckpt", ".safetensors"))]
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert files(tmp_path / "out") == undisturbed("mlp", config)
+
+
+def run_in_little_memory(config, data, folder, spare):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + spare
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    finetune.run(config, data, folder / "out", services(folder / "scratch"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_no_memory_is_one_sentence_and_publishes_nothing(digits, tmp_path):
+    config = run_config({"backbone.hidden": [4000, 4000], "trainer.epochs": 1})
+    status, said = in_process(run_in_little_memory, config, digits, tmp_path, 150 << 20)
+    assert (status, said) == (
+        2,
+        "TrainingFailed: out of memory; close other programs, or lower trainer.batch_size or input.size,"
+        " and run again",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+# ── one run, in this process ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_test_images_have_no_part_in_training(digits, tmp_path):
+    """Spoil every test image: training does not notice, evaluation does."""
+    from frostline.data.index import Index
+    from frostline.errors import FrostlineError
+    from frostline.stages import evaluate
+
+    spoilt = tmp_path / "spoilt"
+    spoilt.mkdir()
+    for name, content in files(digits).items():
+        (spoilt / name).write_bytes(content)
+    index = Index.read(spoilt)
+    images = np.load(spoilt / "images.npy")
+    images[index.rows("test")] = 255 - images[index.rows("test")]
+    np.save(spoilt / "images.npy", images)
+
+    config = run_config({"trainer.epochs": 2})
+    for name, data in (("clean", digits), ("poisoned", spoilt)):
+        finetune.run(config, data, tmp_path / name, services(tmp_path / f"scratch-{name}"))
+    assert files(tmp_path / "clean") == files(tmp_path / "poisoned")
+    with pytest.raises(FrostlineError, match=r"images\.npy has changed since prepare wrote it"):
+        evaluate.measure(config, 0, spoilt, tmp_path / "clean" / "seed-0", tmp_path, services(tmp_path))
+
+
+def test_a_run_says_what_it_did(digits, tmp_path):
+    import json
+
+    told = []
+
+    @contextmanager
+    def progress(description, total):
+        told.append((description, total))
+        yield lambda n=1, note="": told.append(note)
+
+    config = run_config({**MLP, "arm": "gradual", "trainer.epochs": 6})
+    finetune.run(config, digits, tmp_path / "out", services(tmp_path / "scratch", progress))
+    assert told[0] == ("finetune gradual · seed 0 (1/1)", 7)
+    assert len(told) == 8
+    assert told[1].startswith("val/accuracy 0.")
+    done = json.loads((tmp_path / "out" / "seed-0" / "training.json").read_text())
+    assert (done["epochs"], done["steps"], done["training_images"]) == (6, 30, 100)
+    assert done["load_report"] == {"loaded": 0, "missing": 6, "unexpected": 0, "reset": []}
+    first, second, *_ = done["phases"]
+    assert first == {
+        "index": 0,
+        "train": ["head"],
+        "first_step": 0,
+        "first_epoch": 1,
+        "trainable_parameters": 2,
+    }
+    assert (second["train"], second["first_step"], second["first_epoch"]) == (["head", "top"], 7, 2)
+
+
+def test_nothing_trains_and_the_weights_are_those_of_the_start(digits, tmp_path):
+    config = run_config({"freeze": NOTHING})
+    finetune.run(config, digits, tmp_path / "first", services(tmp_path / "scratch"))
+    weights = tmp_path / "first" / "seed-0" / "weights.safetensors"
+    again = run_config({"freeze": NOTHING, "weights": {"kind": "file", "path": str(weights), "head": "keep"}})
+    finetune.run(again, digits, tmp_path / "second", services(tmp_path / "scratch"))
+    assert (tmp_path / "second" / "seed-0" / "weights.safetensors").read_bytes() == weights.read_bytes()
+
+
+def test_an_error_inside_training_leaves_the_old_results_alone(digits, tmp_path):
+    finetune.run(run_config(), digits, tmp_path / "out", services(tmp_path / "scratch"))
+    before = files(tmp_path / "out")
+    config = run_config({"optimizer": {"lr": 1e38}})
+    with pytest.raises(TrainingFailed):
+        finetune.run(config, digits, tmp_path / "out", services(tmp_path / "scratch"))
+    assert files(tmp_path / "out") == before
