@@ -19,6 +19,7 @@ import os
 import py_compile
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -246,6 +247,9 @@ def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if REACH.match(key) or not key.startswith(astray)}
     kept.setdefault("PIP_RETRIES", "2")
     kept.setdefault("UV_HTTP_TIMEOUT", "120")
+    if ssl.create_default_context().get_ca_certs():
+        # As pip does: a company's proxy signs with a certificate that only the system knows.
+        kept.setdefault("UV_SYSTEM_CERTS", "true")
     return kept | {"PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_PYTHON_DOWNLOADS": "never"}
 
 
