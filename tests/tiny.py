@@ -168,7 +168,7 @@ class Started:
         theirs.close()
 
     def wait(self) -> tuple[int, str]:
-        """Return its exit status (minus the number of a signal that ended it) and the error that it raised."""
+        """Return its exit status (minus the number of a signal that ended it) and what it raised."""
         try:
             said = self._answer.recv() if self._answer.poll(120) else "no answer in two minutes"
         except EOFError:

@@ -4,12 +4,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tiny import ALL, PROBE, RESNET, SGD, Bench, run_config
+from tests.tiny import ALL, PROBE, RESNET, Bench
 from torch import nn
 
 from frostline import schema
-from frostline.adapters.lit_module import LOSSES, Classifier, half_mse, make_optimizer
-from frostline.errors import FrostlineError
+from frostline.adapters.lit_module import LOSSES, Classifier, half_mse
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0]])
 LABELS = torch.tensor([0, 2])
@@ -66,53 +65,6 @@ def test_an_epochs_loss_is_the_mean_over_its_images_whatever_the_batches(tmp_pat
 
 
 # ── the optimizer ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def optimizer(**changes):
-    return run_config({"optimizer": changes}).optimizer
-
-
-def made(config):
-    network = nn.Linear(3, 2)
-    return make_optimizer(
-        config, [{"params": list(network.parameters()), "name": "all", "weight_decay": 0.0}]
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "kind", "settings"),
-    [
-        ({"name": "adam"}, torch.optim.Adam, {"betas": (0.9, 0.999), "weight_decay": 0.0}),
-        ({"name": "adamw", "options": {"betas": [0.8, 0.9]}}, torch.optim.AdamW, {"betas": (0.8, 0.9)}),
-        (SGD, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
-        ({"name": "rmsprop", "options": {"alpha": 0.5}}, torch.optim.RMSprop, {"alpha": 0.5}),
-    ],
-)
-def test_an_optimizer_is_torchs_with_its_settings(changes, kind, settings):
-    optimizer_ = made(optimizer(**changes))
-    assert isinstance(optimizer_, kind)
-    group = optimizer_.param_groups[0]
-    assert {name: group[name] for name in settings} == settings
-    assert group["lr"] == 0.01
-    assert group["name"] == "all"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"name": "adamq"}, "optimizer.name: no optimizer 'adamq'; did you mean 'adam"),
-        ({"name": "adahessian"}, "optimizer.name: adahessian needs second derivatives; choose another"),
-        ({"momentum": 0.9}, "optimizer.momentum: adamw has none; set optimizer.momentum=null"),
-        (
-            {"options": {"beta": 1}},
-            "optimizer: adamw can't be made with the options {'beta': 1} (",
-        ),
-    ],
-)
-def test_an_optimizer_that_can_not_be_made_is_one_sentence(changes, message):
-    with pytest.raises(FrostlineError) as caught:
-        made(optimizer(**changes))
-    assert str(caught.value).startswith(message)
 
 
 def test_all_parameters_are_there_from_the_first_step_and_only_weights_decay():

@@ -35,7 +35,7 @@ def default_input(backbone: schema.Backbone) -> InputSpec:
 
 
 def _try_out(model: nn.Module, backbone: schema.Backbone, spec: InputSpec, classes: int) -> None:
-    """Refuse a network that can't take an image, or gives other than a logit a class; not one without values."""
+    """Refuse a network that can't take an image, or gives other than a logit a class; skip one on meta."""
     import torch
 
     image = torch.zeros(1, spec.channels, spec.size, spec.size)

@@ -28,7 +28,7 @@ def run(params: Path, arms: Sequence[str], out: Path) -> None:
     gate.check_names(resolved["report"]["gate"], resolved["report"]["arms"])
     for stem, config in resolved.items():
         if stem == "pretrain" or stem.startswith("finetune-"):
-            check_plan(validated(schema.Run, config))
+            check_run(validated(schema.Run, config))
     with publish(out) as work:
         for stem, config in resolved.items():
             write_text(work / f"{stem}.yaml", yaml_text(config))
@@ -36,19 +36,22 @@ def run(params: Path, arms: Sequence[str], out: Path) -> None:
         stale.unlink()
 
 
-def check_plan(run: schema.Run) -> None:
-    """Refuse a freeze schedule that does not fit its network, without reading data or weights.
+def check_run(run: schema.Run) -> None:
+    """Refuse a freeze schedule that does not fit its network, or an optimizer that can't be made.
+
+    Neither data nor weights are read for that.
 
     Lengths in steps can't be judged yet: how many steps an epoch has depends on the data.
 
     Raises:
-        FrostlineError: see `core.freeze.plan`.
+        FrostlineError: see `core.freeze.plan` and `models.optimizers.make_optimizer`.
     """
     import torch
 
     from frostline.core import freeze
     from frostline.core.layers import layers_of
     from frostline.models.backbones import build
+    from frostline.models.optimizers import make_optimizer
     from frostline.models.pretrained import NO_WEIGHTS, input_spec
 
     many_steps = 10**6
@@ -58,6 +61,7 @@ def check_plan(run: schema.Run) -> None:
     curve = freeze.curve(run.optimizer.schedule)
     try:
         freeze.plan(run.freeze, layers_of(network), curve, run.trainer.epochs, many_steps)
+        make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
     except FrostlineError as error:
         arm = f"arm {run.arm}: " if run.arm else ""
         raise FrostlineError(f"{arm}{error}") from None
