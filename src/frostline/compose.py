@@ -28,7 +28,7 @@ from frostline import project
 from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError, allowed
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
-from frostline.schema import Evaluate, Experiment, Prepare, Report, Run
+from frostline.schema import Evaluate, Experiment, Phase, Plateau, Prepare, Rate, Report, Run
 from frostline.validate import validated
 
 Task = Callable[[Experiment, dict[str, str], str], Any]
@@ -79,6 +79,9 @@ def multirun(overrides: Sequence[str], task: Task) -> list[Any]:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         parsed = OverridesParser.create(hydra.config_loader).parse_overrides(given)
+        for override in parsed:
+            if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
+                raise FrostlineError(f"{as_typed(override.input_line)}: an empty sweep; name a value")
         for combination in _combinations(parsed):
             _experiment(hydra_compose("config", combination))
         fixed = {_as_text(override) for override in parsed if not override.is_sweep_override()}
@@ -284,6 +287,13 @@ def _sentences(overrides: Sequence[str] = (), where: str = "") -> Iterator[None]
 
 FREE = ("options", "groups", "gate")
 """Dictionaries whose keys are the user's own."""
+NOT_ALWAYS_GIVEN = frozenset(
+    name
+    for model in (Phase, Plateau, Rate)
+    for name, field in model.model_fields.items()
+    if not field.is_required()
+)
+"""Keys of a schedule that conf/ leaves out where they are as before."""
 
 
 def _composition(error: Exception, overrides: Sequence[str]) -> str:
@@ -302,8 +312,9 @@ def _composition(error: Exception, overrides: Sequence[str]) -> str:
         return f"{as_typed(match[1])}: is chosen already; write it without the plus"
     if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))
-        key = as_typed(inner[1] if inner else match[1])
-        if key.rpartition(".")[0].rpartition(".")[2] in FREE:
+        key = re.sub(r"\[(\d+)\]", r".\1", as_typed(inner[1] if inner else match[1]))
+        *_, above, last = ["", *key.split(".")]
+        if above in FREE or last in NOT_ALWAYS_GIVEN:
             return f"{key}: not there yet; add it with a plus, +{key}=…"
         return f"{key}: unknown key; {allowed(key, _known_keys(key, overrides))}"
     return re.sub(r"\s+", " ", text).strip()
