@@ -81,7 +81,7 @@ def multirun(overrides: Sequence[str], task: Task) -> list[Any]:
         parsed = OverridesParser.create(hydra.config_loader).parse_overrides(given)
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
-                raise FrostlineError(f"{as_typed(override.input_line)}: an empty sweep; name a value")
+                raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
         for combination in _combinations(parsed):
             _experiment(hydra_compose("config", combination))
         fixed = {_as_text(override) for override in parsed if not override.is_sweep_override()}

@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 from frostline.errors import FrostlineError, allowed
 
 Model = TypeVar("Model", bound=BaseModel)
+REASONS = {"model_type": "must be keys with values", "too_short": "must have at least one item"}
+"""Plainer words for some of pydantic's types of error."""
 
 
 def validated(model: type[Model], data: Any, where: str = "") -> Model:
@@ -53,8 +55,8 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
         return f"{key}: found {found!r}; {allowed(str(found), options)}"
     if detail["type"] == "value_error":
         return f"{key}: {detail['ctx']['error']}"
-    reason = detail["msg"].removeprefix("Input ").replace("should", "must")
-    return f"{key}: found {found!r}, {reason[0].lower()}{reason[1:]}"
+    reason = REASONS.get(detail["type"]) or detail["msg"].removeprefix("Input ").replace("should", "must")
+    return f"{key}: found {found!r}, {reason}".removeprefix(": ")
 
 
 def _locate(
