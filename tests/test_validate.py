@@ -50,6 +50,7 @@ def test_what_is_right_comes_back_as_a_model():
         ({"input__std": [0.5, 0.0]}, "input.std.1: found 0.0, must be greater than 0"),
         ({"dataset__split__val": 1.0}, "dataset.split.val: found 1.0, must be less than 1"),
         ({"backbone__hidden": [16, 0]}, "backbone.hidden.1: found 0, must be greater than or equal to 1"),
+        ({"study": "", "stage": "x"}, "stage: found 'x'; allowed: finetune, pretrain"),
         ({"seeds": []}, "seeds: found [], must have at least one item"),
         (
             {"backbone__activation": "rellu"},
@@ -105,6 +106,6 @@ def test_a_file_is_named():
 
 @pytest.mark.parametrize("data", [None, [], "text", 3])
 def test_what_is_no_mapping_at_all_is_one_sentence(data):
-    with pytest.raises(FrostlineError, match="must be keys with values$") as caught:
+    with pytest.raises(FrostlineError, match=r"must be keys with values$") as caught:
         validated(schema.Run, data, "run.yaml")
     assert str(caught.value).startswith(f"run.yaml: found {data!r}")

@@ -55,7 +55,8 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
         return f"{key}: found {found!r}; {allowed(str(found), options)}"
     if detail["type"] == "value_error":
         return f"{key}: {detail['ctx']['error']}"
-    reason = REASONS.get(detail["type"]) or detail["msg"].removeprefix("Input ").replace("should", "must")
+    message = detail["msg"].removeprefix("Input ").replace("should", "must")
+    reason = REASONS.get(detail["type"], f"{message[0].lower()}{message[1:]}")
     return f"{key}: found {found!r}, {reason}".removeprefix(": ")
 
 

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from frostline.core.layers import layers_of
@@ -84,6 +85,26 @@ def test_a_wrong_pattern_is_one_sentence(pattern, message):
     with pytest.raises(FrostlineError) as caught:
         layers("resnet18").match(pattern)
     assert message in str(caught.value)
+
+
+NECKS = {  # between the last block and the head: for timm the head's layer, for us the block's
+    "mobilenetv3_small_100": {"conv_head.weight", "conv_head.bias"},
+    "convnext_atto": {"head.norm.weight", "head.norm.bias"},
+    "densenet121": {"features.norm5.weight", "features.norm5.bias"},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layer_decay_is_timms(name):
+    """timm scales the rate of layer i of n by decay to the power n − i."""
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=10)
+    found = layers_of(model)
+    groups = param_groups_layer_decay(model, layer_decay=0.5)
+    theirs = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    ours = {n: 0.5 ** (found.depth - found.places[n].depth) for n, _ in model.named_parameters()}
+    differ = {n for n, p in model.named_parameters() if ours[n] != theirs[id(p)]}
+    assert differ == NECKS.get(name, set())
 
 
 def test_the_mlps_layers_are_stages():

@@ -50,7 +50,7 @@ def _try_out(model: nn.Module, backbone: schema.Backbone, spec: InputSpec, class
         reason = str(error).splitlines()[0]
         raise FrostlineError(
             f"input.size: {name} can't take {shape} images ({reason}); try a larger input.size"
-        ) from None
+        ) from error
     model.train()
     if logits.shape != (1, classes):
         raise FrostlineError(
