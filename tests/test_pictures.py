@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 CLASSES = ("animals", "food", "symbols", "vehicles")
 PER_CLASS = 30
@@ -32,10 +33,11 @@ def pictures(tmp_path_factory):
 
 
 def accuracy(pictures: Path, weights: str, folder: Path) -> float:
-    words = f"dataset=image_folder backbone=efficientnet_lite0 weights={weights} freeze=linear_probe input.size=128"
-    words += " trainer.epochs=8 trainer.batch_size=16 trainer.threads=1 dataset.split.test=0.4 optimizer.lr=0.003"
-    command = [sys.executable, "-m", "frostline", "finetune", *words.split(), f"dataset.root={pictures}", "out=out"]
-    environment = {**os.environ, "FROSTLINE_TRACKING": "off"}
+    words = f"dataset=image_folder backbone=efficientnet_lite0 weights={weights} freeze=linear_probe"
+    words += " input.size=128 trainer.epochs=8 trainer.batch_size=16 trainer.threads=1 optimizer.lr=0.003"
+    words += " dataset.split.test=0.4 out=out"
+    command = [sys.executable, "-m", "frostline", "finetune", *words.split(), f"dataset.root={pictures}"]
+    environment = {**os.environ, "FROSTLINE_TRACKING": "off", "PYTHONPATH": str(ROOT / "src")}
     folder.mkdir()
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stderr
