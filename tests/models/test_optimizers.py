@@ -56,14 +56,13 @@ def test_an_optimizer_that_can_not_be_made_is_one_sentence(changes, message):
     assert str(caught.value).startswith(message)
 
 
-GPU_ONLY = ("bnb", "fused")
+NOT_HERE = ("bnb", "fused", "kron")
+"""Those of a GPU, and one that takes seconds to import a compiler."""
 
 
-# kron's advice, not an error of ours.
-@pytest.mark.filterwarnings("ignore:It is highly recommended to have 'opt_einsum'")
 @pytest.mark.parametrize(
     "name",
-    [n for n in list_optimizers() if not n.startswith(GPU_ONLY) and not get_optimizer_info(n).second_order],
+    [n for n in list_optimizers() if not n.startswith(NOT_HERE) and not get_optimizer_info(n).second_order],
 )
 def test_every_optimizer_of_timm_moves_what_trains_and_nothing_else(name):
     torch.manual_seed(0)

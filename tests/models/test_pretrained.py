@@ -120,6 +120,16 @@ def test_an_rgb_stem_is_summed_for_grey_as_timm_does(lite0):
     assert len(report.loaded) == len(body)
 
 
+def test_a_file_of_timms_is_summed_for_grey_too(tmp_path):
+    theirs = timm.create_model("test_resnet").state_dict()
+    save_file(theirs, tmp_path / "rgb.safetensors")
+    start = resolve(TINY, from_file(tmp_path / "rgb.safetensors"))
+    spec = input_spec(TINY, start, given(size=32, channels=1))
+    network, _ = start_network(TINY, start, spec, CLASSES, seed=0)
+    assert torch.equal(network.conv1[0].weight, theirs["conv1.0.weight"].sum(1, keepdim=True))
+    assert spec.mean == (0.5,)
+
+
 def test_a_network_without_imagenet_weights_is_one_sentence():
     with pytest.raises(
         FrostlineError, match=r"^weights: a mlp backbone has no ImageNet weights; set weights=none"

@@ -186,11 +186,11 @@ def _with_channels(spec: InputSpec, channels: Literal[1, 3]) -> InputSpec:
 
 
 def _recoloured(start: Start, model: nn.Module, spec: InputSpec) -> Mapping[str, torch.Tensor]:
-    """Adapt ImageNet's RGB weights to grey images as timm does: sum the first convolution's channels."""
+    """Adapt timm's RGB weights to grey images as timm does: sum the first convolution's channels."""
     assert start.state is not None
     key = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
-    known = start.input is not None and start.classes is None and key in start.state
-    if not known or start.input is None or start.input.channels == spec.channels:
+    ours = start.classes is not None
+    if ours or spec.channels != 1 or key not in start.state or start.state[key].shape[1] != 3:
         return start.state
     from timm.models import adapt_input_conv
 
