@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,23 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = run_config().dataset.model_copy(update={"shots": None})
     prepare.run(Prepare(dataset=dataset), out)
     return out
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Python that has imported torch already; see tests/warm.py."""
+    from tests.warm import WarmPython
+
+    python = WarmPython(tmp_path_factory.mktemp("warm"))
+    yield python.program
+    python.close()
+
+
+@pytest.fixture(scope="session")
+def no_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs, to copy: making one takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -134,6 +135,9 @@ def writing(out: Path) -> Iterator[None]:
     end_with_dvc()
     lock = project.scratch() / "locks" / f"{content_key(str(out.resolve()))[:16]}.lock"
     with exclusive(lock, f"out: another run is writing to {out}; wait for it, or name another folder"):
+        for left in out.parent.glob(f".{out.name}.*"):
+            if re.fullmatch(r"\w{8}", left.name.rpartition(".")[2]) and left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)  # `publish`, killed, left it half full
         yield
 
 

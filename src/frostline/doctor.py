@@ -168,6 +168,9 @@ def dvc() -> Iterator[Finding]:
         yield Finding(
             "dvc", "note", "not on PATH: dvc repro works by its path, dvc queue start does not", fix
         )
+    elif _git(root, "config", "user.email") is None:
+        fix = 'git config --global user.email you@example.org, and user.name "You"'
+        yield Finding("dvc", "note", "git knows no user, whom `dvc exp run` needs for its commits", fix)
     else:
         commit = _git(root, "rev-parse", "--short", "HEAD") or "no commit yet"
         yield Finding("dvc", "ok", f"{root}, git {commit}")

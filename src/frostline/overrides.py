@@ -69,7 +69,10 @@ def selection(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """
     for key, value in params.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and any("." in str(inner) for inner in value):
+            pairs = ",".join(f"{inner}:{_literal(bound)}" for inner, bound in value.items())
+            yield f"++{name}={{{pairs}}}"  # Hydra would take the dots of gate's names for levels
+        elif isinstance(value, Mapping):
             yield from selection(value, f"{name}.")
         elif value is not None:
             yield f"{name}={_literal(value)}"

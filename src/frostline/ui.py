@@ -32,8 +32,8 @@ def serve(port: int) -> None:
     if uri.startswith(("http://", "https://")):
         print(f"{uri}  (MLFLOW_TRACKING_URI)")
         return
-    _open_store(uri)
     port = free_port(port)
+    _open_store(uri)
     with _interrupted_by(signal.SIGTERM, signal.SIGHUP), _server(uri, port) as server:
         _wait_until_up(server, port)
         print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)

@@ -1,6 +1,7 @@
 """Pictures of one run for MLflow: its curves with the phase boundaries, and its confusion matrix."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -25,11 +26,13 @@ Rows = Sequence[Mapping[str, str]]
 
 def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (file name, PNG) for what a run's folder holds; a study's evaluation has a subfolder a seed."""
-    if (history := folder / "history.csv").is_file():
-        yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
-    predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
-    if predictions:
-        yield "confusion.png", confusion(predictions)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class may have any name
+        if (history := folder / "history.csv").is_file():
+            yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
+        predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
+        if predictions:
+            yield "confusion.png", confusion(predictions)
 
 
 def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:

@@ -93,7 +93,7 @@ class Store:
             if found := client.get_experiment_by_name(name):
                 return client, str(found.experiment_id)
             artifacts = project.artifacts_uri() if self.uri.startswith(project.SQLITE) else None
-            # Without this the UI takes the experiment for one with language models, and hides what runs measured.
+            # Else the UI takes it for an experiment with language models, and hides what runs measured.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return client, str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
 

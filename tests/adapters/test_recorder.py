@@ -1,0 +1,201 @@
+"""The process that records: it never holds up the training, and outlives it to say how it ended."""
+
+import io
+import pickle
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.study import environment
+
+from frostline.adapters import recorder
+
+# MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
+ROOT = Path(__file__).parents[2]
+INFO = """
+import sys
+from frostline.adapters.recorder import Recorder
+from frostline.services import RunInfo
+
+def info(name):
+    dataset = {"name": "digits", "kind": "digits", "fingerprint": "ab12" * 16}
+    return RunInfo(name, "finetune", "tiny", {"seed": 0}, dataset, "training", {"seed": "0"})
+"""
+
+
+def program(folder: Path, code: str, **variables: str) -> subprocess.Popen:
+    """A Python that runs `code` and records in `folder`."""
+    settings = environment(folder / "x", PYTHONPATH=str(ROOT / "src"), **variables)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", INFO + code], cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def recorded(folder: Path) -> dict[str, tuple[str, dict, dict]]:
+    """Run → status, tags, last metrics."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        runs = store.execute("SELECT name, status, run_uuid FROM runs WHERE name != 'tiny'").fetchall()
+        return {
+            name: (
+                status,
+                dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run])),
+                dict(store.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = ?", [run])),
+            )
+            for name, status, run in runs
+        }
+
+
+def test_how_runs_end_and_that_mlflow_stays_out(tmp_path, no_runs):
+    shutil.copy(no_runs, tmp_path)
+    code = """
+recorder = Recorder()
+with recorder.run(info("fine")) as run:
+    run.epoch({"epoch": 0, "val/loss": 0.5})
+    run.metrics({"best/val/loss": 0.5})
+for error in (ValueError("the loss became nan"), KeyboardInterrupt()):
+    try:
+        with recorder.run(info(type(error).__name__)):
+            raise error
+    except BaseException as caught:
+        assert caught is error
+assert not [name for name in sys.modules if name.startswith("mlflow")]
+"""
+    output = program(tmp_path, code).communicate(timeout=100)
+    assert output == ("", "")
+    found = recorded(tmp_path)
+    assert {name: status for name, (status, _, _) in found.items()} == {
+        "fine": "FINISHED",
+        "ValueError": "FAILED",
+        "KeyboardInterrupt": "KILLED",
+    }
+    assert found["fine"][2] == {"val/loss": 0.5, "best/val/loss": 0.5}
+    assert found["ValueError"][1]["error"] == "the loss became nan"
+    assert found["KeyboardInterrupt"][1]["error"] == "KeyboardInterrupt"
+
+
+def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, no_runs):
+    shutil.copy(no_runs, tmp_path)
+    code = """
+import os, signal
+with Recorder().run(info("killed")) as run:
+    for epoch in range(50):
+        run.epoch({"epoch": epoch, "val/loss": 1.0})
+    run._recorder._handed_over()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    training = program(tmp_path, code)
+    # The recorder holds standard error open until it is done.
+    _, said = training.communicate(timeout=100)
+    assert training.returncode == -9
+    assert said == ""
+    status, _, metrics = recorded(tmp_path)["killed"]
+    assert (status, metrics) == ("KILLED", {"val/loss": 1.0})
+
+
+def test_a_server_that_never_answers_holds_nobody_up(tmp_path):
+    code = """
+import time
+from frostline.adapters import recorder
+recorder.PATIENCE_SECONDS = 3.0
+begun = time.monotonic()
+with Recorder().run(info("unheard")) as run:
+    for epoch in range(1000):
+        run.epoch({"epoch": epoch, "val/loss": 1.0})
+print(time.monotonic() - begun)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        output, said = program(tmp_path, code, MLFLOW_TRACKING_URI=uri).communicate(timeout=100)
+        assert time.monotonic() - begun < 30
+    assert float(output) < 5
+    assert said == (
+        "frostline: warning: the MLflow store did not take all records in time; the files are whole\n"
+    )
+
+
+def test_a_recorder_that_dies_takes_no_training_along(tmp_path):
+    code = """
+import time
+recorder = Recorder()
+with recorder.run(info("unheard")) as run:
+    recorder._process.kill()
+    recorder._process.wait()
+    for epoch in range(10):
+        run.epoch({"epoch": epoch, "val/loss": 1.0})
+        time.sleep(0.01)
+print("trained")
+"""
+    output, said = program(tmp_path, code).communicate(timeout=100)
+    assert output == "trained\n"
+    assert said == "frostline: warning: runs are no longer recorded: the recorder ended\n"
+
+
+def test_a_message_that_was_cut_off_ends_the_stream():
+    whole = pickle.dumps((0, 1, "epoch", ({},)))
+    assert len(list(recorder._messages(io.BytesIO(whole + whole[:7])))) == 1
+    assert list(recorder._messages(io.BytesIO())) == []
+
+
+def test_weights_are_not_sent(tmp_path):
+    (tmp_path / "seed-0").mkdir()
+    for name in ("weights.safetensors", "history.csv", "config.yaml", "seed-0/metrics.json", ".hidden"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert list(recorder.contents(tmp_path)) == ["config.yaml", "history.csv", "seed-0/metrics.json"]
+
+
+@pytest.mark.slow
+def test_what_a_real_run_leaves(tmp_path, warm):
+    """Pretraining and fine-tuning by one command: two runs, and the second knows what it came from."""
+    words = "backbone=mlp source=digits input.size=8 pretrain.trainer.epochs=2 trainer.epochs=3"
+    words += " pretrain.trainer.threads=1 trainer.threads=1"
+    words += " study=mine freeze=gradual backbone.hidden=[16,8] out=out"
+    settings = environment(tmp_path / "x", PYTHONPATH=str(ROOT / "src"), FROSTLINE_TRACKING="on")
+    command = [str(warm), "-m", "frostline", "finetune", *words.split()]
+    subprocess.run(command, cwd=tmp_path, env=settings, check=True, capture_output=True)
+    from frostline.adapters.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("frostline").experiment_id
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    assert set(runs) == {"mine", "pretrain·mlp·digits·s0", "gradual·mlp·digits·s0"}
+    first, second = runs["pretrain·mlp·digits·s0"], runs["gradual·mlp·digits·s0"]
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    assert {run.data.tags["mlflow.parentRunId"] for run in (first, second)} == {runs["mine"].info.run_id}
+    assert second.data.tags["start.run_id"] == first.info.run_id
+    assert second.data.tags["start.sha256"] == first.data.tags["weights.sha256"]
+    assert {
+        "threads": "1",
+        "seed": "0",
+        "freeze": "gradual",
+        "backbone": "mlp",
+    }.items() <= second.data.tags.items()
+    assert second.data.tags["phases"].startswith("step 0: head; step ")
+    assert second.data.params["trainer.epochs"] == "3"
+    assert second.data.params["backbone.hidden"] == "[16, 8]"
+    metrics = second.data.metrics
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "phase"} <= metrics.keys()
+    assert {
+        "best/epoch",
+        "best/val/accuracy",
+        "best/val/loss",
+        "test/accuracy",
+        "test/loss",
+    } <= metrics.keys()
+    assert {"train_seconds", "images_per_second"} <= metrics.keys()
+    history = client.get_metric_history(second.info.run_id, "val/accuracy")
+    assert [point.step for point in history] == [0, 1, 2, 3]
+    (given,) = second.inputs.dataset_inputs
+    assert given.dataset.name == "digits"
+    for run in (first, second):
+        files = {f.path for f in client.list_artifacts(run.info.run_id)}
+        expected = {"config.yaml", "history.csv", "training.json", "metrics.json", "predictions.csv"}
+        assert expected | {"curves.png", "confusion.png"} <= files

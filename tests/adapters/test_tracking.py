@@ -1,0 +1,399 @@
+"""MLflow's store against real stores: SQLite, and a server that is there, goes, or was never there."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from frostline.processes import name_of_this
+from frostline.services import RunInfo
+
+# MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
+PNG = b"\x89PNG"
+
+
+def info(
+    name: str = "full·mlp·digits·s0", study: str = "tiny", config: dict | None = None, **tags: str
+) -> RunInfo:
+    config = config or {"backbone": {"kind": "mlp", "hidden": [16, 8]}, "seed": 0}
+    dataset = {"name": "digits", "kind": "digits", "fingerprint": "ab12" * 16}
+    return RunInfo(name, "finetune", study, config, dataset, "training", tags)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder, whose path is not plain, as the project."""
+    folder = tmp_path / "a prôject"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def store(place, no_runs):
+    from frostline.adapters.tracking import Store
+
+    shutil.copy(no_runs, place)
+    return Store()
+
+
+def runs(store, stage="finetune"):
+    return {run.info.run_name: run for run in store.search({"stage": stage}, limit=100)}
+
+
+def begin(store, about=None):
+    return store.begin(about or info(), name_of_this(), when=1000)
+
+
+def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
+    begin(store, info(arm="full", seed="0", threads="1", freeze="full")).end("FINISHED", when=5000)
+    (run,) = runs(store).values()
+    (parent,) = runs(store, "study").values()
+    assert run.info.run_name == "full·mlp·digits·s0"
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", 1000, 5000)
+    assert parent.info.run_name == "tiny"
+    assert parent.info.status == "FINISHED"
+    tags = run.data.tags
+    assert tags["mlflow.parentRunId"] == parent.info.run_id
+    expected = {
+        "stage": "finetune",
+        "study": "tiny",
+        "arm": "full",
+        "seed": "0",
+        "threads": "1",
+        "freeze": "full",
+    }
+    assert expected.items() <= tags.items()
+    assert tags["host"] == socket.gethostname()
+    assert tags["process"] == name_of_this()
+    assert {
+        "version.torch",
+        "version.timm",
+        "version.mlflow",
+        "version.frostline",
+        "python",
+        "platform",
+    } <= tags.keys()
+    assert tags["git.commit"] == "none"
+    assert tags["mlflow.user"]
+    assert tags["mlflow.source.name"] == "frostline finetune"
+    assert run.info.artifact_uri.startswith((place / "mlartifacts").as_uri())
+
+
+def test_the_commit_and_whether_it_is_all(store, place):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    (place / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], cwd=place, check=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=place, capture_output=True, text=True
+    ).stdout.strip()
+    begin(store, info("clean")).end("FINISHED")
+    (place / "file").write_text("2")
+    begin(store, info("dirty")).end("FINISHED")
+    found = {
+        name: (run.data.tags["git.commit"], run.data.tags["git.dirty"]) for name, run in runs(store).items()
+    }
+    assert found == {"clean": (commit, "false"), "dirty": (commit, "true")}
+
+
+def test_parameters_are_complete_and_long_ones_are_not_cut(store):
+    config = {
+        "optimizer": {"lr": 0.1, "momentum": None, "options": {}},
+        "freeze": {"groups": {"rest": "*"}, "phases": [{"train": "all", "until": "end"}]},
+        "seeds": list(range(3000)),
+        "note": "ü" * 6001,
+        **{f"many{i}": i for i in range(120)},
+        "flag": True,
+    }
+    begin(store, info(config=config)).end("FINISHED")
+    (run,) = runs(store).values()
+    params = run.data.params
+    assert params["optimizer.lr"] == "0.1"
+    assert params["optimizer.momentum"] == "null"
+    assert params["optimizer.options"] == "{}"
+    assert params["flag"] == "true"
+    assert params["many119"] == "119"
+    assert json.loads(params["freeze.phases"]) == config["freeze"]["phases"]
+    assert params["seeds"] == params["note"] == "see artifact long_params.json"
+    path = store.client.download_artifacts(run.info.run_id, "long_params.json")
+    long = json.loads(Path(path).read_text())
+    assert json.loads(long["seeds"]) == config["seeds"]
+    assert long["note"] == config["note"]
+
+
+def test_curves_last_values_and_the_data_set(store):
+    run = begin(store)
+    for epoch in range(40):
+        row = {
+            "epoch": epoch,
+            "step": 5 * epoch,
+            "phase": None if epoch == 0 else 0,
+            "lr": 0.1,
+            "val/loss": 1 / (epoch + 1),
+        }
+        run.epoch(row, when=1000 + epoch)
+    run.metrics({"best/val/loss": 1 / 40, "best/epoch": 39.0})
+    run.end("FINISHED")
+    (found,) = runs(store).values()
+    curve = store.client.get_metric_history(found.info.run_id, "val/loss")
+    assert [(m.step, m.value, m.timestamp) for m in curve] == [(e, 1 / (e + 1), 1000 + e) for e in range(40)]
+    assert len(store.client.get_metric_history(found.info.run_id, "phase")) == 39
+    assert found.data.metrics == {
+        "phase": 0,
+        "lr": 0.1,
+        "val/loss": 1 / 40,
+        "best/val/loss": 1 / 40,
+        "best/epoch": 39,
+    }
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("digits", ("ab12" * 16)[:36])
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    assert found.data.tags["dataset.fingerprint"] == "ab12" * 16
+
+
+def test_files_and_the_pictures_drawn_from_them(store):
+    history = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n"
+    history += "0,0,,,,,1.0,0.5\n1,5,0,0.1,0.9,0.6,0.8,0.7\n"
+    predictions = "id,label,prediction,confidence\na,0,0,0.9\nb,1,0,0.8\n"
+    run = begin(store)
+    run.files(
+        {
+            "history.csv": history.encode(),
+            "config.yaml": b"a: 1\n",
+            "seed-0/predictions.csv": predictions.encode(),
+        }
+    )
+    run.end("FINISHED")
+    (found,) = runs(store).values()
+    listed = {f.path for f in store.client.list_artifacts(found.info.run_id)}
+    assert listed == {"history.csv", "config.yaml", "seed-0", "curves.png", "confusion.png"}
+    for name in ("curves.png", "confusion.png"):
+        path = store.client.download_artifacts(found.info.run_id, name)
+        assert Path(path).read_bytes().startswith(PNG)
+
+
+def test_lineage_goes_to_the_run_that_made_the_weights(store):
+    """Not to one that passed them on, as an arm that trains nothing does, even if it is newer."""
+    made = begin(store, info("pretrain"))
+    made.tags({"weights.sha256": "cafe"})
+    made.end("FINISHED")
+    for name in ("zero_shot", "full"):
+        run = begin(store, info(name))
+        run.started_from("cafe")
+        run.tags({"weights.sha256": "cafe" if name == "zero_shot" else "beef"})
+        run.end("FINISHED")
+    unknown = begin(store, info("from a file"))
+    unknown.started_from("f00d")
+    unknown.end("FINISHED")
+    found = runs(store)
+    for name in ("zero_shot", "full"):
+        tags = found[name].data.tags
+        assert (tags["start.run_name"], tags["start.run_id"]) == ("pretrain", found["pretrain"].info.run_id)
+    assert found["from a file"].data.tags["start.sha256"] == "f00d"
+    assert "start.run_id" not in found["from a file"].data.tags
+
+
+def test_results_go_to_the_run_that_they_measure(store):
+    """Seeds that train nothing make the same weights: their tags tell them apart."""
+    for seed in "01":
+        run = begin(store, info(f"zero_shot s{seed}", arm="zero_shot", seed=seed))
+        run.tags({"weights.sha256": "cafe"})
+        run.end("FINISHED")
+    for seed in "01":
+        store.annotate(
+            "cafe", {"study": "tiny", "arm": "zero_shot", "seed": seed}, {"test/accuracy": float(seed)}, {}
+        )
+    store.annotate("cafe", {"study": "another", "arm": ""}, {"test/accuracy": 7.0}, {"metrics.json": b"{}"})
+    assert {name: run.data.metrics["test/accuracy"] for name, run in runs(store).items()} == {
+        "zero_shot s0": 0.0,
+        "zero_shot s1": 1.0,
+    }
+
+
+@pytest.mark.parametrize("study", ["it's", 'the "best"', "a·b", "100 %"])
+def test_names_with_marks_in_them(store, study):
+    for name in ("a", "b"):
+        begin(store, info(name, study=study)).end("FINISHED")
+    assert list(runs(store, "study")) == [study]
+
+
+def test_runs_that_a_dead_process_left_are_killed(store):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for name, process in (
+        ("dead", f"{gone.pid}@1.0"),
+        ("reused", f"{os.getpid()}@1.0"),
+        ("alive", name_of_this()),
+    ):
+        store.begin(info(name), process, when=1000)
+    begin(store, info("next")).end("FINISHED")
+    status = {name: run.info.status for name, run in runs(store).items()}
+    assert status == {"dead": "KILLED", "reused": "KILLED", "alive": "RUNNING", "next": "FINISHED"}
+
+
+def test_an_error_longer_than_a_tag_may_be(store):
+    run = begin(store)
+    run.tags({"error": "x" * 20_000})
+    run.end("FAILED")
+    (found,) = runs(store).values()
+    assert found.info.status == "FAILED"
+    assert len(found.data.tags["error"]) == 5000
+
+
+# ── several processes ───────────────────────────────────────────────────────────────────────────────────
+
+
+def record(number: int, epochs: int) -> None:
+    from frostline.adapters.tracking import Store
+
+    store = Store()
+    run = store.begin(info(f"run {number}"), name_of_this(), when=1000)
+    for epoch in range(epochs):
+        run.epoch({"epoch": epoch, "a": epoch, "b": number, "c": 0.5, "d": 1.0})
+    run.end("FINISHED")
+
+
+def test_four_processes_on_a_store_that_is_not_there_yet(place):
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["frostline.adapters.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+    processes = [context.Process(target=record, args=(n, 100)) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
+    from frostline.adapters.tracking import Store
+
+    store = Store()
+    found = runs(store)
+    assert set(found) == {f"run {n}" for n in range(4)}
+    for run in found.values():
+        counts = [len(store.client.get_metric_history(run.info.run_id, key)) for key in "abcd"]
+        assert counts == [100] * 4
+    assert len(runs(store, "study")) == 1
+
+
+# ── stores that are away ────────────────────────────────────────────────────────────────────────────────
+
+
+def nobody() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_a_server_that_is_away_costs_seconds_and_a_warning(place, monkeypatch, capsys):
+    from frostline.adapters.tracking import Store
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := nobody())
+    begun = time.monotonic()
+    store = Store()
+    assert not store.connect()
+    for number in range(3):
+        run = begin(store, info(f"run {number}"))
+        run.epoch({"epoch": 0, "a": 1.0})
+        run.files({"history.csv": b"not drawn"})
+        run.end("FINISHED")
+    store.annotate("cafe", {}, {"test/accuracy": 1.0}, {})
+    assert time.monotonic() - begun < 20
+    warnings = capsys.readouterr().err.strip().splitlines()
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"frostline: warning: runs can't be recorded at {uri} (")
+    assert warnings[0].endswith("); training goes on, its files are whole")
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///tmp/nowhere", "ftp://x", "sqlite:////proc/nowhere/mlflow.db", "http://[::bad"]
+)
+def test_a_store_that_can_not_be(place, monkeypatch, capsys, uri):
+    from frostline.adapters.tracking import Store
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    begin(Store()).end("FINISHED")
+    assert capsys.readouterr().err.count("frostline: warning:") == 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real MLflow server on loopback."""
+    folder = tmp_path_factory.mktemp("server")
+    port = nobody().rpartition(":")[2]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/team.db"]
+    command += [
+        "--artifacts-destination",
+        str(folder / "files"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--workers",
+        "1",
+    ]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    uri = f"http://127.0.0.1:{port}"
+    give_up = time.monotonic() + 90
+    while subprocess.run(["curl", "-sf", f"{uri}/health"], capture_output=True).returncode:
+        assert time.monotonic() < give_up, (folder / "log").read_text()
+        time.sleep(0.2)
+    yield uri, process
+    kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def test_a_server_takes_it_all_and_one_that_dies_takes_no_run_along(server, place, monkeypatch, capsys):
+    from frostline.adapters.tracking import Store
+
+    uri, process = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    store = Store()
+    run = begin(store, info(config={"long": "x" * 7000, "a": {"b": 1}}))
+    for epoch in range(1200):
+        run.epoch({"epoch": epoch, "val/loss": 1.0})
+    run.files({"config.yaml": b"a: 1\n"})
+    run.end("FINISHED")
+    (found,) = runs(store).values()
+    assert found.data.params["a.b"] == "1"
+    # The client fetches long histories in pages.
+    assert len(store.client.get_metric_history(found.info.run_id, "val/loss")) == 1200
+    assert {f.path for f in store.client.list_artifacts(found.info.run_id)} == {
+        "config.yaml",
+        "long_params.json",
+    }
+    assert len(runs(store, "study")) == 1
+    assert capsys.readouterr().err == ""
+
+    run = begin(store, info("cut off"))
+    kill(process)
+    begun = time.monotonic()
+    for epoch in range(100):
+        run.epoch({"epoch": epoch, "val/loss": 1.0})
+    run.metrics({"best/val/loss": 1.0})
+    run.files({"config.yaml": b"a: 1\n"})
+    run.end("FINISHED")
+    begin(store, info("after")).end("FINISHED")
+    assert time.monotonic() - begun < 20
+    assert capsys.readouterr().err.count("frostline: warning:") == 1

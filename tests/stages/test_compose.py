@@ -1,0 +1,101 @@
+"""The stage that resolves a selection: whole or not at all, and nothing that can't work gets past it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.tiny import files
+
+from frostline.errors import FrostlineError
+from frostline.stages import compose
+
+CONF = Path(__file__).parents[2] / "conf"
+ARMS = ["scratch", "full"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project whose default network is the smallest."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("experiment: article_mlp\nfreeze: full\nseeds: [0, 1]\n")
+    return tmp_path
+
+
+def resolve(arms=ARMS, out="resolved"):
+    compose.run(Path("params.yaml"), arms, Path(out))
+    return {path.stem: yaml.safe_load(path.read_text()) for path in Path(out).glob("*.yaml")}
+
+
+def test_one_file_a_stage(project):
+    resolved = resolve(["scratch", "full", "full"])
+    assert set(resolved) == {
+        "prepare-source",
+        "prepare-target",
+        "pretrain",
+        "finetune-scratch",
+        "finetune-full",
+        "evaluate-scratch",
+        "evaluate-full",
+        "report",
+    }
+    assert resolved["report"]["arms"] == ["scratch", "full"]
+    assert resolved["finetune-full"]["seeds"] == [0, 1]
+    assert resolved["finetune-full"]["weights"] == {"kind": "pretrain", "path": None, "head": "keep"}
+
+
+def test_what_is_stale_goes_and_what_is_the_same_stays_byte_for_byte(project):
+    resolve(["scratch", "full", "zero_shot"])
+    before = files(project / "resolved")
+    resolve(["scratch", "full"])
+    after = files(project / "resolved")
+    assert before.keys() - after.keys() == {"finetune-zero_shot.yaml", "evaluate-zero_shot.yaml"}
+    assert {name for name in after if after[name] != before[name]} == {"report.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("params", "arms", "sentence"),
+    [
+        ("experiment: nope\n", ARMS, "experiment: no option 'nope'; allowed: article_mlp, mnist_to_digits"),
+        ("experiment: article_mlp\n", ["full"], "--arms: scratch is missing, the twin"),
+        ("experiment: article_mlp\n", ["scratch", "ful"], "freeze: no option 'ful'; did you mean 'full'?"),
+        ("experiment: article_mlp\nseed: x\n", ARMS, "seed: found 'x', must be a valid integer"),
+        ("experiment: article_mlp\nsed: 1\n", ARMS, "sed: unknown key; did you mean 'seed'"),
+        ("a: [1\n", ARMS, "params.yaml: "),
+        ("seed: 1\nseed: 2\n", ARMS, "params.yaml: "),
+        (
+            "experiment: article_mlp\nbackbone: {hidden: [8]}\n",
+            ["scratch", "gradual"],
+            "arm gradual: freeze.groups.rest: empty, since the groups before it take all that '*' matches",
+        ),
+        (
+            "experiment: article_mlp\noptimizer: {name: adamm}\n",
+            ARMS,
+            "optimizer.name: ",
+        ),
+        (
+            "backbone: resnet18\ninput: {size: 3}\n",
+            ARMS,
+            "input.size: found 3, must be greater than or equal to 4",
+        ),
+        (
+            "experiment: article_mlp\ngate: {arms.ful.test.accuracy.mean: 1}\n",
+            ARMS,
+            "gate",
+        ),
+    ],
+)
+def test_what_can_not_work_is_refused_and_nothing_is_written(project, params, arms, sentence):
+    (project / "params.yaml").write_text(params)
+    with pytest.raises(FrostlineError) as caught:
+        resolve(arms)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (project / "resolved").exists()
+
+
+def test_a_missing_selection_is_a_sentence(project):
+    (project / "params.yaml").unlink()
+    with pytest.raises(FrostlineError, match=r"^params\.yaml can't be read \(No such file or directory\)"):
+        resolve()

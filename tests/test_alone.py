@@ -1,0 +1,91 @@
+"""A stage as a command: where its results go, that it is alone there, and what it is called."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from frostline import alone
+from frostline.errors import FrostlineError
+from frostline.services import Labelled, NoTracker, RunInfo
+from tests.tiny import run_config
+
+SRC = Path(__file__).parents[1] / "src"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FROSTLINE_TRACKING", "off")
+    return tmp_path
+
+
+def test_where_results_go():
+    config = run_config()
+    assert alone.out_folder("out", "finetune", "name", "", config) == Path("out")
+    assert alone.out_folder("out", "finetune", "name", "freeze=full,seed=1", config) == Path(
+        "out/freeze=full,seed=1"
+    )
+    one = alone.out_folder(None, "finetune", "full·mlp·digits·s0", "", config)
+    assert str(one).startswith("runs/finetune/full-mlp-digits-s0-")
+    changed = alone.out_folder(None, "finetune", "full·mlp·digits·s0", "", run_config({"trainer.epochs": 4}))
+    assert one != changed
+
+
+@pytest.mark.parametrize("label", ["dataset.root='/a b/c'", "../../etc", "a/b", "ü" * 300, "x=" + "y" * 300])
+def test_a_label_stays_one_folder_below_out(label):
+    out = alone.out_folder("out", "finetune", "name", label, run_config())
+    assert out.parent == Path("out")
+    assert len(out.name.encode()) < 255
+    assert out.resolve().is_relative_to(Path("out").resolve())
+    other = alone.out_folder("out", "finetune", "name", label + "z", run_config())
+    assert other != out
+
+
+def test_a_run_in_a_sweep_is_called_by_what_its_name_does_not_say_yet():
+    assert alone.short_label("freeze=full,optimizer.lr=0.1,seed=2,trainer.epochs=3") == "lr=0.1·epochs=3"
+    assert alone.short_label("freeze=full") == alone.short_label("") == ""
+    assert isinstance(alone.services("freeze=full").tracker, NoTracker)
+    tracker = alone.services("optimizer.lr=0.1").tracker
+    assert isinstance(tracker, Labelled)
+    names = []
+    heard = Labelled(
+        type("Heard", (NoTracker,), {"run": lambda self, about: names.append(about.name)})(), tracker.label
+    )
+    heard.run(RunInfo("full·mlp·digits·s0", "finetune", "study", {}, {}, "training", {}))
+    assert names == ["full·mlp·digits·s0·lr=0.1"]
+
+
+def test_two_runs_do_not_write_to_one_folder(place):
+    code = "from pathlib import Path; from frostline.alone import writing\nwith writing(Path('out')): pass"
+    again = [sys.executable, "-c", code]
+    with alone.writing(Path("out")):
+        second = subprocess.run(
+            again, env={"PYTHONPATH": str(SRC)}, capture_output=True, text=True, check=False
+        )
+        assert (
+            "FrostlineError: out: another run is writing to out; wait for it, or name another"
+            in second.stderr
+        )
+        with alone.writing(Path("other")):
+            pass
+    assert subprocess.run(again, env={"PYTHONPATH": str(SRC)}, check=True).returncode == 0
+
+
+def test_what_a_killed_run_left_half_full_goes_and_nothing_else(place):
+    for name in (".out.abcd1234", ".out.backup", ".outer.abcd1234", "out"):
+        (place / name).mkdir()
+    (place / ".out.abcd5678").write_text("a file")
+    with alone.writing(Path("out")):
+        left = {path.name for path in place.iterdir()}
+    assert left == {".out.backup", ".outer.abcd1234", "out", ".out.abcd5678", ".frostline"}
+
+
+@pytest.mark.parametrize("files", [[], ["config.yaml"], ["weights.safetensors"]])
+def test_a_folder_without_a_finished_run_is_not_measured(place, files):
+    (place / "run").mkdir()
+    for name in files:
+        (place / "run" / name).write_text("{}")
+    with pytest.raises(FrostlineError, match=r"^run: no finished run, .* is missing; name another folder$"):
+        alone.measure_again(Path("run"), Path("run"))

@@ -1,0 +1,141 @@
+"""What the doctor says of a healthy project, and of each thing that may be broken."""
+
+import shutil
+import socket
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from frostline import doctor, project
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def healthy(tmp_path, monkeypatch, no_runs):
+    """A project in which nothing is broken."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "config", "user.email", "a@b"], cwd=tmp_path, check=True)
+    shutil.copy(no_runs, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def found(check) -> list[tuple[str, str]]:
+    return [(finding.state, finding.found) for finding in check()]
+
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
+
+
+def test_one_screen_and_nothing_broken(healthy, capsys):
+    assert doctor.run()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "nothing is broken"
+    assert len(lines) < 25
+    names = {line.split()[1] for line in lines if line.startswith(("ok", "note"))}
+    assert {
+        "python",
+        "packages",
+        "processor",
+        "gpu",
+        "conf",
+        "params.yaml",
+        "mlflow",
+        "weights",
+        "data",
+    } <= names
+    assert f"sqlite:///{healthy}/mlflow.db, 0 runs" in "\n".join(lines)
+
+
+def test_what_is_broken_is_counted_and_named(healthy, capsys, monkeypatch):
+    (healthy / "params.yaml").write_text("freeze: nope\n")
+    (healthy / "mlflow.db").write_text("not a database, and long enough to be told from one" * 10)
+    assert not doctor.run()
+    out = capsys.readouterr().out
+    assert "broken  params.yaml  freeze: no option 'nope'; allowed: full, gradual" in " ".join(
+        out.split("   ")
+    )
+    assert "file is not a database" in out
+    assert f"→ move {healthy}/mlflow.db away: a new one is made" in out
+    assert out.endswith("2 broken: params.yaml, mlflow\n")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "check", "state", "words"),
+    [
+        (lambda root: shutil.rmtree(root / ".git"), doctor.dvc, "broken", "is no git repository"),
+        (lambda root: shutil.rmtree(root / ".dvc"), doctor.dvc, "broken", "is no DVC repository"),
+        (lambda root: (root / "dvc.yaml").unlink(), doctor.dvc, "note", "no dvc.yaml in"),
+        (lambda root: (root / "mlflow.db").unlink(), doctor.store, "ok", "made by the first run"),
+        (
+            lambda root: (root / "conf/freeze/full.yaml").write_text("a: ["),
+            doctor.configs,
+            "broken",
+            "mend the YAML",
+        ),
+    ],
+)
+def test_each_break(healthy, break_it, check, state, words):
+    break_it(healthy)
+    ((given, said),) = found(check)
+    assert given == state
+    assert words in said
+
+
+def test_an_old_or_empty_database_is_no_store(healthy):
+    (healthy / "mlflow.db").unlink()
+    sqlite3.connect(healthy / "mlflow.db").close()
+    (healthy / "mlflow.db").write_bytes(b"")
+    assert found(doctor.store)[0][0] == "broken"
+
+
+def test_a_server_that_is_away(healthy, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (finding,) = doctor.store()
+    assert finding.state == "broken"
+    assert finding.found.startswith(f"{uri} can't be reached (")
+    assert "unset MLFLOW_TRACKING_URI" in finding.fix
+
+
+def test_the_lock_is_read_for_this_machine_alone():
+    text = (
+        "# a comment\n"
+        "Torch_Vision==1.2 ; sys_platform == 'darwin' or sys_platform == 'linux' \\\n    --hash=sha256:00\n"
+        "pywin32==3 ; sys_platform == 'win32' \\\n    --hash=sha256:00\n"
+        "plain==4.5 \\\n    --hash=sha256:00\n    # via nobody\n"
+        "old==1 ; python_full_version < '3.9' \\\n"
+    )
+    assert doctor.locked(text) == {"torch-vision": "1.2", "plain": "4.5"}
+
+
+def test_packages_that_are_missing_or_different(healthy, monkeypatch, tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setattr(project, "CHECKOUT", tmp_path)
+    assert found(doctor.packages) == [("note", "no requirements.lock beside the code to compare with")]
+    (tmp_path / "requirements.lock").write_text("numpy==0.0.1 \\\n")
+    ((state, said),) = found(doctor.packages)
+    assert state == "note"
+    assert said.startswith("not as locked: numpy ")
+    (tmp_path / "requirements.lock").write_text("no-such-thing==1 \\\n")
+    assert found(doctor.packages) == [("note", "missing: no-such-thing")]
+    (tmp_path / "requirements.lock").write_text("numpy==0.0.1 \\\nno-such-thing==1 \\\n")
+    monkeypatch.setattr(doctor, "_dependencies", lambda path: {"no-such-thing"})
+    assert found(doctor.packages) == [("broken", "missing: no-such-thing")]
+
+
+def test_little_room(healthy, monkeypatch):
+    usage = shutil.disk_usage(healthy)
+    for free, state in ((0.5e9, "broken"), (3e9, "note"), (9e9, "ok")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=int(free)))
+        assert found(doctor.disk)[0][0] == state

