@@ -1,4 +1,4 @@
-"""Files whose bytes repeat: canonical JSON, CSV and YAML, content hashes, and folders published whole or not at all."""
+"""Files whose bytes repeat: canonical JSON, CSV and YAML, hashes, folders published whole or not at all."""
 
 import csv
 import fcntl
@@ -48,7 +48,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(["" if cell is None else number(cell) if isinstance(cell, float) else cell for cell in row])
+        writer.writerow([number(cell) if isinstance(cell, float) else cell for cell in row])
     return stream.getvalue()
 
 
@@ -67,9 +67,13 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FrostlineError(f"{path} is missing: run the stage that makes it, or name another folder") from None
+        raise FrostlineError(
+            f"{path} is missing: run the stage that makes it, or name another folder"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FrostlineError(f"{path} is not valid JSON ({error}): run the stage that makes it again") from None
+        raise FrostlineError(
+            f"{path} is not valid JSON ({error}): run the stage that makes it again"
+        ) from None
 
 
 def yaml_text(value: Mapping[str, Any]) -> str:
@@ -93,8 +97,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -102,10 +106,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def publish(out: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; when the block ends well, its files appear in `out`, else nothing changes.
+    """Give an empty folder to fill; when the block ends well, its files appear in `out`, else nothing does.
 
-    Files of `out` that the block did not write again stay, unless `out` is new. The folder lies beside `out`, so that
-    the move is a rename on one file system.
+    Files of `out` that the block did not write again stay, unless `out` is new. The folder lies beside `out`,
+    so that the move is a rename on one file system.
 
     Raises:
         FrostlineError: `out` is a file, or can't be written.
@@ -116,17 +120,19 @@ def publish(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     except OSError as error:
-        raise FrostlineError(f"out: can't write into {out.parent} ({error.strerror}); name another folder") from None
-    os.chmod(work, 0o755)
+        raise FrostlineError(
+            f"out: can't write into {out.parent} ({error.strerror}); name another folder"
+        ) from None
+    work.chmod(0o755)
     try:
         yield work
         if not out.exists():
-            os.replace(work, out)
+            work.replace(out)
             return
         for source in sorted(p for p in work.rglob("*") if p.is_file()):
             target = out / source.relative_to(work)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
+            source.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -146,7 +152,9 @@ def exclusive(path: Path, otherwise: str | None = None) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a+")
     except OSError as error:
-        raise FrostlineError(f"{path} can't be written ({error.strerror}); make its folder writable") from None
+        raise FrostlineError(
+            f"{path} can't be written ({error.strerror}); make its folder writable"
+        ) from None
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))

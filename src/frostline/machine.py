@@ -18,8 +18,8 @@ def pin(threads: int) -> None:
 def keep_freed_memory() -> None:
     """Ask glibc not to return freed memory to the kernel; nothing where there is no glibc.
 
-    By default every activation above 128 KiB is mapped, cleared by the kernel and unmapped again at each layer:
-    a pass of EfficientNet-Lite0 over 32 images of 224 px takes 2.4 times as long.
+    By default every activation above 128 KiB is mapped, cleared by the kernel and unmapped again at each
+    layer: a pass of EfficientNet-Lite0 over 32 images of 224 px takes 2.4 times as long.
     """
     if sys.platform != "linux":
         return
