@@ -179,6 +179,15 @@ def test_no_cut_file_is_accepted(kind, share):
 WHOLE: dict[str, bytes] = {}
 
 
+def test_a_jpeg_2000_of_headers_alone_is_refused():
+    """Cut at the right byte, OpenJPEG decodes it, to grey."""
+    content = encoded(picture(1), "JPEG2000")
+    start_of_data = content.index(b"\xff\x93")
+    for length in range(start_of_data + 16):
+        with pytest.raises(BadImage):
+            decode(content[:length], "x")
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_sentence(content):
     with pytest.raises(BadImage, match=r"^x .*: .*"):

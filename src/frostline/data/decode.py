@@ -51,7 +51,9 @@ IMAGE_SUFFIXES = frozenset((*_FORMATS_OF_SUFFIX, *_SUFFIXES_WITHOUT_DECODER))
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _SIGNATURE_BYTES = 16
-_END_OF_PNG = b"IEND\xaeB`\x82"
+# Without its end marker, such a file may lack its last rows, and Pillow lets it pass. JPEG 2000's bit stuffing
+# keeps FF D9 out of compressed data (ITU-T T.800, B.10.1).
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG2000": b"\xff\xd9"}
 
 
 class BadImage(FrostlineError):
@@ -173,8 +175,7 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise BadImage(name, _bomb(f"{width}×{height}"))
     if min(width, height) < MIN_SIDE:
         raise BadImage(name, f"is {width}×{height} pixels, too small for a picture: replace or remove it")
-    # A PNG without its end may lack its last rows, and Pillow lets it pass.
-    if image.format == "PNG" and _END_OF_PNG not in content:
+    if _ENDS.get(str(image.format), b"") not in content:
         raise BadImage(name, "is truncated: copy or download it again")
     # A camera's MPO is a JPEG whose other frames are previews; elsewhere, frames are an animation or pages.
     if image.format != "MPO":
