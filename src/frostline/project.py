@@ -53,6 +53,11 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
 
 
+def experiment() -> str:
+    """Return the name of MLflow's experiment for all runs: MLFLOW_EXPERIMENT_NAME, else `frostline`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "frostline"
+
+
 def artifacts_uri() -> str:
     """Return where the default store keeps files: beside it, wherever a command was started."""
     return (home() / "mlartifacts").as_uri()

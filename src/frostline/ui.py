@@ -1,15 +1,20 @@
 """The MLflow pages of a project, served on this machine only."""
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from frostline import project
 from frostline.errors import FrostlineError
@@ -34,11 +39,13 @@ def serve(port: int) -> None:
         return
     port = free_port(port)
     _open_store(uri)
-    with _interrupted_by(signal.SIGTERM, signal.SIGHUP), _server(uri, port) as server:
-        _wait_until_up(server, port)
-        print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
+    ends = _interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with ends, tempfile.TemporaryFile() as log, _server(uri, port, log) as server:
+        if not _comes_up(server, port):
+            raise _ended(server, log)
+        print(f"http://{HOST}:{port}  (Ctrl-C ends it)", *_page_of_runs(port), sep="\n", flush=True)
         server.wait()
-        raise _ended(server)
+        raise _ended(server, log)
 
 
 def free_port(first: int) -> int:
@@ -70,7 +77,7 @@ def _open_store(uri: str) -> None:
 
 
 @contextmanager
-def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server, in a session of its own: what interrupts us ends it here, with its workers."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += [
@@ -87,36 +94,53 @@ def _server(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
         command += ["--default-artifact-root", project.artifacts_uri()]
     # Job execution would double memory and start-up time, for features that tracking does not use.
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    settings |= {"MLFLOW_LOGGING_LEVEL": "WARNING"}
+    settings |= {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
     server = subprocess.Popen(
-        command, env={**settings, **os.environ}, stdout=subprocess.DEVNULL, start_new_session=True
+        command, env={**settings, **os.environ}, stdout=log, stderr=log, start_new_session=True
     )
     try:
         yield server
     except KeyboardInterrupt:
         pass
     finally:
-        for number, seconds in ((signal.SIGINT, END_SECONDS), (signal.SIGKILL, None)):
+        for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, None)):
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(server.pid, number)
                 server.wait(seconds)
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
+def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server answers; it may end instead."""
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
         if server.poll() is not None:
-            raise _ended(server)
+            return False
         with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=1):
-            return
+            return True
         time.sleep(CHECK_SECONDS)
     raise FrostlineError(f"ui: the MLflow server did not start in {START_SECONDS:.0f} seconds; try again")
 
 
-def _ended(server: subprocess.Popen[bytes]) -> FrostlineError:
-    return FrostlineError(
-        f"ui: the MLflow server ended with status {server.returncode}; see its message above"
-    )
+def _page_of_runs(port: int) -> list[str]:
+    """Address the table of training runs: MLflow opens on its pages about language models."""
+    query = urllib.parse.urlencode({"experiment_name": project.experiment()})
+    api = f"http://{HOST}:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"
+    try:
+        with urllib.request.urlopen(api, timeout=5) as answer:
+            identity = json.load(answer)["experiment"]["experiment_id"]
+    except OSError:  # A store of other people's runs, without ours.
+        return []
+    page = f"/#/experiments/{identity}/runs?workflowType=machine_learning"
+    return [f"http://{HOST}:{port}{page}  (training runs)"]
+
+
+def _ended(server: subprocess.Popen[bytes], log: IO[bytes]) -> FrostlineError:
+    """Say why the server ended: its last error, in one line."""
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    reasons = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)] or lines
+    reason = f" ({reasons[-1]})" if reasons else ""
+    return FrostlineError(f"ui: the MLflow server ended with status {server.returncode}{reason}")
 
 
 @contextmanager

@@ -36,7 +36,6 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
-EXPERIMENT = "frostline"
 PARAM_LIMIT = 6000
 """Characters; MLflow cuts longer values without a word."""
 LONG_PARAMS = "long_params.json"
@@ -87,7 +86,7 @@ class Store:
     @cached_property
     def _connection(self) -> tuple[Client, str]:
         """The client and the experiment's id. The first process makes a fresh store, while others wait."""
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        name = project.experiment()
         with self._one_at_a_time():
             client = MlflowClient(self.uri)
             if found := client.get_experiment_by_name(name):

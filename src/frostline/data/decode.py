@@ -51,8 +51,8 @@ IMAGE_SUFFIXES = frozenset((*_FORMATS_OF_SUFFIX, *_SUFFIXES_WITHOUT_DECODER))
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _SIGNATURE_BYTES = 16
-# Without its end marker, such a file may lack its last rows, and Pillow lets it pass. JPEG 2000's bit stuffing
-# keeps FF D9 out of compressed data (ITU-T T.800, B.10.1).
+# Without its end marker, such a file may lack its last rows, and Pillow lets it pass. JPEG 2000's bit
+# stuffing keeps FF D9 out of compressed data (ITU-T T.800, B.10.1).
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG2000": b"\xff\xd9"}
 
 
