@@ -52,6 +52,7 @@ RUN: dict[str, Any] = {
         "batch_size": 20,
         "eval_batch_size": 256,
         "threads": 1,
+        "sampling": "shuffle",
         "precision": "fp32",
         "device": "cpu",
         "monitor": "val/accuracy",

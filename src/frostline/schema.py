@@ -355,6 +355,8 @@ class Experiment(Strict):
     """What `finetune` learns from: the target."""
     backbone: Backbone
     input: Input
+    sampling: Literal["shuffle", "balanced"]
+    """shuffle: an epoch sees every image once; balanced: as many, each drawn from a class drawn first."""
     pretrain: Pretrain
     weights: Weights
     freeze: Freeze

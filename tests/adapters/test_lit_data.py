@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.tiny import Bench, random_images
 
-from frostline.adapters.lit_data import EpochOrder, TrainBatches, ValBatches
+from frostline.adapters.lit_data import EpochOrder, ImageData, Images, TrainBatches, ValBatches
 from frostline.core.freeze import FreezePlan
 
 FLIP = {"augment": {"flip": 0.5}}
@@ -12,7 +12,7 @@ FLIP = {"augment": {"flip": 0.5}}
 
 def test_an_order_is_a_permutation_drawn_by_seed_and_epoch_alone():
     def order(seed, epoch, passed=()):
-        made = EpochOrder(seed, 50)
+        made = EpochOrder(seed, torch.zeros(50, dtype=torch.int64))
         for earlier in passed:
             made.set_epoch(earlier)
             made.indices()
@@ -22,6 +22,25 @@ def test_an_order_is_a_permutation_drawn_by_seed_and_epoch_alone():
     assert torch.equal(order(0, 3), order(0, 3, passed=(0, 1, 2)))
     assert torch.equal(order(0, 3).sort().values, torch.arange(50))
     assert len({tuple(order(seed, epoch).tolist()) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_a_balanced_epoch_has_as_many_batches_and_all_classes_alike():
+    images = random_images(140)
+    few = Images(images.pixels, torch.tensor([0] * 100 + [1] * 30 + [2] * 10))
+    bench = Bench({"trainer.sampling": "balanced"}, train=140)
+    data = ImageData(few, few, bench.data.spec, bench.config.trainer, bench.config.augment, 0)
+
+    def epoch(number):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)
+        return [labels for _, labels in loader]
+
+    assert [len(labels) for labels in epoch(0)] == [20] * 7
+    assert len(data.train_dataloader()) == bench.plan.steps_per_epoch == 7
+    counts = torch.bincount(torch.cat([torch.cat(epoch(number)) for number in range(30)]))
+    torch.testing.assert_close(counts / counts.sum(), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+    assert torch.equal(torch.cat(epoch(3)), torch.cat(epoch(3)))
+    assert not torch.equal(torch.cat(epoch(3)), torch.cat(epoch(4)))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +56,7 @@ def test_training_batches_are_the_epochs_images_and_as_many_as_the_plan_counts(i
 
 def test_an_image_keeps_its_label_in_the_shuffle():
     images = random_images(30)
-    loader = TrainBatches(images, 7, EpochOrder(0, 30))
+    loader = TrainBatches(images, 7, EpochOrder(0, images.labels))
     place = {tuple(p.flatten().tolist()): int(y) for p, y in zip(images.pixels, images.labels, strict=True)}
     seen = [(p, y) for pixels, labels in loader for p, y in zip(pixels, labels, strict=True)]
     assert len(seen) == 30

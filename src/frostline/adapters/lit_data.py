@@ -10,6 +10,7 @@ from torch import Tensor
 
 from frostline import schema
 from frostline.core import batches
+from frostline.core.class_balance import balanced_order
 from frostline.core.seeds import generator
 from frostline.data.augment import augment
 from frostline.data.pixels import InputSpec, normalise
@@ -29,18 +30,27 @@ class Images:
 
 
 class EpochOrder:
-    """The order of an epoch's images; Lightning calls `set_epoch` before each one, a resumed one included."""
+    """The order of an epoch's images; Lightning calls `set_epoch` before each one, a resumed one included.
 
-    def __init__(self, seed: int, size: int) -> None:
-        self.seed, self.size, self.epoch = seed, size, 0
+    Args:
+        seed: the run's.
+        labels: (N,) int64, of the images.
+        balanced: draw all classes alike, some images twice and others not, instead of each image once.
+    """
+
+    def __init__(self, seed: int, labels: Tensor, balanced: bool = False) -> None:
+        self.seed, self.labels, self.balanced, self.epoch = seed, labels, balanced, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, 0 the first."""
         self.epoch = epoch
 
     def indices(self) -> Tensor:
-        """Return a permutation of the images, (N,) int64: a function of (seed, epoch)."""
-        return torch.randperm(self.size, generator=generator(self.seed, "order", self.epoch))
+        """Return as many images as there are, (N,) int64: a function of (seed, epoch)."""
+        stream = generator(self.seed, "order", self.epoch)
+        if self.balanced:
+            return balanced_order(self.labels, stream)
+        return torch.randperm(len(self.labels), generator=stream)
 
 
 class TrainBatches:
@@ -87,7 +97,8 @@ class ImageData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.spec, self.augmentation, self.seed = spec, augmentation, seed
-        self.train_batches = TrainBatches(train, trainer.batch_size, EpochOrder(seed, len(train)))
+        order = EpochOrder(seed, train.labels, balanced=trainer.sampling == "balanced")
+        self.train_batches = TrainBatches(train, trainer.batch_size, order)
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
 
     def train_dataloader(self) -> TrainBatches:

@@ -139,7 +139,8 @@ def greedy(scores: Mapping[int, Score], score: Callable[[Sequence[int]], Score])
         The chosen networks, in the order in which they were added.
     """
     first, *others = sorted(scores, key=lambda network: (tuple(-v for v in scores[network]), network))
-    chosen, best = (first,), scores[first]
+    chosen: tuple[int, ...] = (first,)
+    best = scores[first]
     for other in others:
         if (found := score((*chosen, other))) >= best:
             chosen, best = (*chosen, other), found
