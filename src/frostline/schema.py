@@ -13,6 +13,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -233,7 +234,21 @@ class Plateau(Strict):
     """Smallest change that counts as an improvement; not given: 0."""
 
 
-UNTIL = "end, 30%, {epochs: 3}, {steps: 100} or {plateau: val/loss, patience: 2, max: 60%}"
+class Reaches(Strict):
+    """Until a validation metric is as good as `value`."""
+
+    reaches: str
+    """The metric: val/loss or val/accuracy."""
+    value: NonNegative
+    """An accuracy of at least, or a loss of at most, this ends the phase."""
+    max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
+    """The phase's longest length."""
+
+
+UNTIL = (
+    "end, 30%, {epochs: 3}, {steps: 100}, {plateau: val/loss, patience: 2, max: 60%}"
+    " or {reaches: val/accuracy, value: 0.9, max: 60%}"
+)
 
 
 class Rate(Strict):
@@ -242,11 +257,15 @@ class Rate(Strict):
     kind: Literal["constant", "linear", "cosine", "polynomial", "exponential", "one_cycle"]
     """The curve from the warm-up's end to the phase's end."""
     warmup: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the phase that rises linearly from (almost) nothing to the full rate."""
+    """Share of the phase that rises to the full rate: linearly, in one_cycle along a cosine."""
+    start: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The factor that the warm-up rises from; not given: 0, in one_cycle 1/25."""
     final: Annotated[float, Field(ge=0, le=1)]
     """The factor that the curve ends at."""
     power: Positive | None = None
     """polynomial: its exponent; not given: 1."""
+    momentum: Annotated[list[Momentum], Field(min_length=2, max_length=2)] | None = None
+    """one_cycle: the momentum (Adam's β₁) at the lowest and at the highest rate; not given: the optimizer's."""
 
 
 class Phase(Strict):
@@ -254,12 +273,24 @@ class Phase(Strict):
 
     train: Annotated[list[str] | Literal["all"], Field(description="all, or a list of group names")]
     """The groups that train; the others are frozen."""
-    until: Annotated[Literal["end"] | Percent | Epochs | Steps | Plateau, Field(description=UNTIL)]
+    until: Annotated[Literal["end"] | Percent | Epochs | Steps | Plateau | Reaches, Field(description=UNTIL)]
     """When the phase ends."""
     lr: dict[str, Positive] | None = None
     """Factor of optimizer.lr per group; `layer_decay`: factor per layer, from the head down."""
-    bn: Literal["eval", "train"] | None = None
-    """BatchNorm of the groups that train: running statistics move (train, the default) or stay (eval)."""
+    optimizer: dict[str, dict[str, Any]] | None = None
+    """Settings of the optimizer per group, such as {head: {weight_decay: 0.1}}; not its rate."""
+    weight_decay: NonNegative | None = None
+    """Of all groups; biases and norms have none. Not given, in the first phase: optimizer.weight_decay."""
+    bn: Literal["eval", "train", "recalibrate"] | None = None
+    """BatchNorm of the groups that train: running statistics move (train, the default), stay (eval), or are
+    estimated anew on the training images as the phase begins, and then stay (recalibrate)."""
+    dropout: Probability | None = None
+    """Probability of dropout before the head; not given, in the first phase: the backbone's."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Largest rate of stochastic depth; not given, in the first phase: the backbone's."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Images an optimizer step; not given, in the first phase: trainer.batch_size. Such phases take whole
+    epochs."""
     restore: Literal["best", "none"] | None = None
     """best: the phase ends with the weights of its best epoch, by its plateau's metric, else val/loss."""
     schedule: Rate | None = None
@@ -322,6 +353,8 @@ class Trainer(Strict):
     """Images a forward pass of validation and test; does not change results beyond rounding."""
     threads: Annotated[int, Field(ge=1)]
     """CPU threads; part of the result's bytes, so pinned here."""
+    sampling: Literal["shuffle", "balanced"]
+    """shuffle: an epoch sees every image once; balanced: as many, each drawn from a class drawn first."""
     precision: Literal["fp32", "bf16"]
     """bf16: autocast; weights stay fp32."""
     device: Literal["auto", "cpu", "cuda"]
@@ -355,8 +388,6 @@ class Experiment(Strict):
     """What `finetune` learns from: the target."""
     backbone: Backbone
     input: Input
-    sampling: Literal["shuffle", "balanced"]
-    """shuffle: an epoch sees every image once; balanced: as many, each drawn from a class drawn first."""
     pretrain: Pretrain
     weights: Weights
     freeze: Freeze

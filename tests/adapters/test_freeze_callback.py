@@ -2,6 +2,7 @@ import pytest
 import torch
 from tests.tiny import NOTHING, RESNET, SGD, Bench, same, scripted, tensors
 
+from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_module import Classifier
 
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
@@ -134,9 +135,10 @@ class Restored:
             def on_train_epoch_end(self):
                 outer.after_epoch.append(tensors(self.network))
 
-            def enter(self, phase):
-                super().enter(phase)
-                if phase == 1:
+            def on_train_batch_start(self, *arguments):
+                super().on_train_batch_start(*arguments)
+                freezing = next(c for c in self.trainer.callbacks if isinstance(c, FreezeSchedule))
+                if freezing.starts[1:] == (self.global_step,):
                     outer.at_second = tensors(self.network)
 
         schedule = phases(
@@ -173,3 +175,93 @@ def test_a_plan_without_phases_leaves_every_bit_as_it_was(tmp_path):
     assert same(before, result.best_state)
     assert [row["epoch"] for row in result.history] == [0]
     assert (result.starts, result.best_epoch, result.images) == ((), 0, 0)
+
+
+# ── settings that phases change ─────────────────────────────────────────────────────────────────────────────
+
+
+class Settings(Classifier):
+    """Keeps the optimizer's settings and the batch's size at every step."""
+
+    def on_train_start(self):
+        self.log_of, self.sizes = [], []
+
+    def on_train_batch_end(self, outputs, batch, index):
+        self.log_of.append({g["name"]: {**g, "params": None} for g in self.optimizers().param_groups})
+        self.sizes.append(len(batch[1]))
+
+
+def test_settings_of_a_phase_hold_in_it_and_go_back_after_it(tmp_path):
+    schedule = phases(
+        {
+            "train": "all",
+            "until": {"steps": 2},
+            "optimizer": {"head": {"betas": [0.5, 0.6]}, "top": {"weight_decay": 0.3}},
+            "weight_decay": 0.2,
+        },
+        {"train": "all", "until": "end", "optimizer": {}, "weight_decay": 0.05},
+    )
+    bench = Bench({**MLP, **schedule, "trainer.epochs": 2}, kind=Settings)
+    bench.fit(tmp_path)
+    first, last = bench.classifier.log_of[0], bench.classifier.log_of[-1]
+    assert first["head/3"]["betas"] == [0.5, 0.6]
+    assert last["head/3"]["betas"] == first["top/2"]["betas"] == (0.9, 0.999)
+    decays = [{name: group["weight_decay"] for name, group in groups.items()} for groups in (first, last)]
+    assert [d["head/3"] for d in decays] == [0.2, 0.05]
+    assert [d["top/2"] for d in decays] == [0.3, 0.05]
+    assert [d["top/2/no_decay"] for d in decays] == [0.0, 0.0]
+
+
+def test_one_cycle_moves_the_momentum_against_the_rate(tmp_path):
+    cycle = {"kind": "one_cycle", "warmup": 0.5, "final": 0.0, "momentum": [0.95, 0.85]}
+    schedule = phases({"train": "all", "until": "end", "schedule": cycle})
+    bench = Bench({**MLP, **schedule, "trainer.epochs": 2}, kind=Settings)
+    bench.fit(tmp_path)
+    log = [groups["head/3"] for groups in bench.classifier.log_of]
+    assert [group["betas"] for group in log] == [(pytest.approx(b), 0.999) for b in (0.95, 0.9, 0.85, 0.9)]
+    assert [group["lr"] for group in log] == pytest.approx([0.01 / 25, 0.01 * 0.52, 0.01, 0.005])
+
+
+def test_the_batch_size_may_change_between_phases(tmp_path):
+    schedule = phases(
+        {"train": ["head"], "until": {"epochs": 1}},
+        {
+            "train": "all",
+            "until": {"plateau": "val/loss", "patience": 1, "max": {"epochs": 2}},
+            "batch_size": 10,
+        },
+        {"train": "all", "until": "end", "batch_size": 40},
+    )
+    bench = Bench({**MLP, **schedule, "trainer.epochs": 4}, kind=Settings)
+    result = bench.fit(tmp_path)
+    steps = [row["step"] for row in result.history]
+    second = result.starts[2] - 2
+    assert second in (4, 8)
+    assert bench.classifier.sizes == [20] * 2 + [10] * second + [40] * (3 - second // 4)
+    assert (steps[0], steps[1], steps[-1]) == (0, 2, len(bench.classifier.sizes))
+    assert result.images == 4 * 40
+    assert bench.plan.end_of(result.starts) == len(bench.classifier.sizes)
+
+
+def test_a_value_that_is_reached_ends_a_phase(tmp_path):
+    until = {"reaches": "val/accuracy", "value": 0.7, "max": {"epochs": 4}}
+    schedule = phases({"train": ["head"], "until": until}, {"train": "all", "until": "end"})
+    accuracies = [0.9, 0.5, 0.69, 0.7, 0.1, 0.1]
+    bench = Bench({**MLP, **schedule, "trainer.epochs": 5}, kind=scripted([1] * 6, accuracies))
+    assert bench.fit(tmp_path).starts == (0, 6)
+
+
+def test_recalibration_happens_once_as_its_phase_begins(tmp_path):
+    schedule = phases(
+        {"train": ["head"], "until": {"steps": 3}},
+        {"train": "all", "until": "end", "bn": "recalibrate"},
+    )
+    bench = Bench({**NET, **schedule, "trainer.epochs": 3}, kind=Watched)
+    bench.fit(tmp_path)
+    states = [
+        {name: value for name, value in state.items() if "running" in name}
+        for state in bench.classifier.states
+    ]
+    assert all(same(states[0], state) for state in states[:4])
+    assert not same(states[3], states[4])
+    assert all(same(states[4], state) for state in states[4:])

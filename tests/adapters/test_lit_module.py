@@ -107,19 +107,7 @@ def test_gradients_are_clipped_to_the_norm_under_a_fused_optimizer(precision, tm
     assert norms
 
 
-# ── modes ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_frozen_statistics_stand_still_after_every_call_of_train():
-    bench = Bench({"backbone": RESNET, "freeze": PROBE, "input.size": 16})
-    norms = [m for m in bench.network.modules() if isinstance(m, nn.BatchNorm2d)]
-    bench.classifier.train()
-    assert all(norm.training for norm in norms)
-    bench.classifier.enter(0)
-    for call in (bench.classifier.train, bench.classifier.eval, bench.classifier.train):
-        call()
-        assert not any(norm.training for norm in norms)
-    assert bench.network.fc.training
+# ── randomness ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_dropout_is_drawn_by_seed_and_step():

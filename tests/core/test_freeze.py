@@ -56,10 +56,10 @@ def test_phases_follow_each_other_at_their_budgets():
 
 def test_a_plateau_ends_a_phase_early_and_the_last_one_takes_the_rest():
     made = plan(GRADUAL)
-    starts = made.advanced((0, 8), 12, plateaued=True)
+    starts = made.advanced((0, 8), 12, ended_early=True)
     assert starts == (0, 8, 12)
     assert made.end_of(starts) == 40
-    assert made.advanced(starts, 13, plateaued=True) == starts
+    assert made.advanced(starts, 13, ended_early=True) == starts
 
 
 def test_rates_fall_towards_the_input():
@@ -133,7 +133,7 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             GROUPS,
             [{"train": ["head"], "until": {"epochs": 11}}, GRADUAL[-1]],
-            "freeze.phases: the phases before the last take 44 steps, but the run has 40 (trainer.epochs=10",
+            "freeze.phases: the phases before the last take 11 epochs, but the run has 10 (trainer.epochs), 4 steps",
         ),
         (
             GROUPS,
@@ -179,14 +179,14 @@ def test_what_trains_is_a_function_of_step_and_starts(phases, data):
     plateaus = data.draw(st.sets(st.integers(1, made.total_steps - 1), max_size=3))
     starts, log = (), []
     for step in range(made.total_steps):
-        starts = made.advanced(starts, step, plateaued=step in plateaus)
+        starts = made.advanced(starts, step, ended_early=step in plateaus)
         log.append(starts)
     # Monotone: phases only follow each other; and a run that is cut anywhere goes on as it would have.
     assert all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(log))
     cut = data.draw(st.integers(0, made.total_steps - 1))
     again = log[cut]
     for step in range(cut, made.total_steps):
-        again = made.advanced(again, step, plateaued=step in plateaus and step > cut)
+        again = made.advanced(again, step, ended_early=step in plateaus and step > cut)
         assert again == log[step]
     for step, now in enumerate(log):
         phase = made.phases[len(now) - 1]

@@ -1,25 +1,94 @@
+import pytest
 import timm
 import torch
+from torch import nn
 
 from frostline.core import freeze
 from frostline.core.layers import layers_of
-from frostline.core.param_groups import param_groups
+from frostline.core.param_groups import by_decay, check_options, split
 from frostline.core.rates import Curve
+from frostline.errors import FrostlineError
 from frostline.schema import Freeze
 
 
-def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay():
+def planned(model, **phase):
+    schedule = {
+        "groups": {"head": "head", "rest": "*"},
+        "phases": [{"train": "all", "until": "end", **phase}],
+    }
+    return freeze.plan(Freeze.model_validate(schedule), layers_of(model), Curve("constant"), 1, 10)
+
+
+@pytest.fixture(scope="module")
+def model():
     with torch.device("meta"):
-        model = timm.create_model("resnet10t", num_classes=3)
-    schedule = Freeze.model_validate(
-        {"groups": {"head": "head", "rest": "*"}, "phases": [{"train": "all", "until": "end"}]}
-    )
-    plan = freeze.plan(schedule, layers_of(model), Curve("constant"), 1, 10)
-    slots, groups = param_groups(plan, model.named_parameters(), 0.1)
+        return timm.create_model("resnet10t", num_classes=3)
+
+
+def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay(model):
+    plan = planned(model)
+    optimizer = torch.optim.AdamW(by_decay(plan.layers, model.named_parameters(), 0.1), lr=0.5)
+    slots, groups = split(plan, model, optimizer.param_groups)
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
     assert len({id(p) for g in groups for p in g["params"]}) == len(list(model.parameters()))
     assert [g["name"] for g in groups] == [s.name for s in slots]
     assert len({s.name for s in slots}) == len(slots)
-    for group in groups:
-        assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
+    for slot, group in zip(slots, groups, strict=True):
+        assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) == slot.decays for p in group["params"])
+        assert (group["lr"], group["betas"]) == (0.5, (0.9, 0.999))
     assert {"head/5", "head/5/no_decay", "rest/0"} <= {s.name for s in slots}
+
+
+def test_what_the_user_set_apart_stays_apart(model):
+    """Two groups of an optimizer with rates of their own, in the same layer."""
+    plan = planned(model)
+    weight, bias = model.fc.weight, model.fc.bias
+    rest = [p for p in model.parameters() if p is not weight and p is not bias]
+    extra = nn.Parameter(torch.zeros(2))
+    given = [
+        {"params": [weight], "lr": 1.0},
+        {"params": [bias, *rest], "lr": 2.0},
+        {"params": [extra], "lr": 3.0},
+    ]
+    slots, groups = split(plan, model, given)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert (rates[id(weight)], rates[id(bias)], rates[id(extra)]) == (1.0, 2.0, 3.0)
+    assert slots[-1] is None
+    assert len({group["name"] for group in groups}) == len(groups)
+
+
+def test_an_optimizer_of_less_than_all_is_refused(model):
+    with pytest.raises(
+        FrostlineError, match=r"the optimizer lacks \d+ of the network's parameters, conv1\.0\.weight"
+    ):
+        split(planned(model), model, [{"params": list(model.fc.parameters())}])
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        (
+            {"optimizer": {"head": {"momentun": 0.1}}},
+            r"0\.optimizer\.head: the optimizer has no 'momentun'; did you",
+        ),
+        (
+            {"optimizer": {"head": {"momentum": "x"}}},
+            r"0\.optimizer\.head\.momentum: found 'x'; give something like",
+        ),
+        ({"optimizer": {"haed": {}}}, r"0\.optimizer: no group 'haed'; did you mean 'head'"),
+        ({"optimizer": {"head": {"lr": 1.0}}}, r"0\.optimizer\.head\.lr: set rates by lr, not here"),
+        (
+            {"schedule": {"kind": "cosine", "warmup": 0.0, "final": 0.0, "momentum": [0.9, 0.8]}},
+            "only one_cycle moves it, not cosine",
+        ),
+    ],
+)
+def test_settings_that_the_optimizer_does_not_have_are_refused(model, phase, message):
+    group = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9).param_groups[0]
+    with pytest.raises(FrostlineError, match=message):
+        check_options(planned(model, **phase), group)
+
+
+def test_settings_that_it_has_are_taken(model):
+    phase = {"optimizer": {"head": {"betas": [0.8, 0.99], "amsgrad": True, "eps": 1}}, "weight_decay": 0.1}
+    check_options(planned(model, **phase), torch.optim.AdamW(model.parameters()).param_groups[0])

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import timm
 import torch
@@ -6,6 +8,8 @@ from torch import nn
 from frostline.core import freeze, thaw
 from frostline.core.layers import layers_of
 from frostline.core.rates import Curve
+from frostline.errors import FrostlineError
+from frostline.models.mlp import Mlp
 from frostline.schema import Freeze
 
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
@@ -61,6 +65,103 @@ def test_what_is_not_a_norm_stays_in_training_mode():
     plan = planned(model, {"train": ["head"]}, groups={"head": "head", "rest": "*"})
     thaw.enter(model, plan, 0)
     assert [module.training for module in model] == [True, False, True, True, True]
+
+
+def test_frozen_statistics_stand_still_whoever_calls_train():
+    model = timm.create_model("test_resnet")
+    plan = planned(model, {"train": ["head"]}, {"train": "all"})
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    thaw.enter(model, plan, 0)
+    for call in (model.train, model.eval, model.layer4.train, copy.deepcopy(model).train, model.train):
+        call()
+        assert not any(norm.training for norm in norms)
+    assert model.fc.training
+    assert statistics_that_move(copy.deepcopy(model).train()) == set()
+    thaw.enter(model, plan, 1)
+    assert all(norm.training for norm in norms)
+    thaw.enter(model, plan, 0)
+    thaw.release(model)
+    model.train()
+    assert all(norm.training for norm in norms)
+
+
+def test_recalibrated_statistics_are_those_of_the_images():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
+    plan = planned(model, {"train": "all", "bn": "recalibrate"}, groups={"all": "*"})
+    images = 3 + 2 * torch.randn(64, 2, 4, 4)
+    thaw.recalibrate(model, plan, 0, images.split(16))
+    norm = model[0]
+    assert torch.allclose(norm.running_mean, images.mean((0, 2, 3)), atol=1e-5)
+    expected = torch.stack([part.var((0, 2, 3)) for part in images.split(16)]).mean(0)
+    assert torch.allclose(norm.running_var, expected, atol=1e-4)
+    assert norm.momentum == 0.1
+    thaw.enter(model, plan, 0)
+    before = norm.running_mean.clone()
+    model(images)
+    assert torch.equal(norm.running_mean, before)
+
+
+def test_statistics_of_what_is_frozen_are_not_recalibrated():
+    model = timm.create_model("test_resnet")
+    plan = planned(model, {"train": ["top"], "bn": "recalibrate"})
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    thaw.recalibrate(model, plan, 0, [torch.rand(4, 3, 32, 32)])
+    moved = {name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])}
+    assert moved == {name for name in before if name.startswith("layer4")}
+
+
+# ── dropout ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "mlp"])
+def test_dropout_before_the_head_can_be_set_and_goes_back(name):
+    torch.manual_seed(0)
+    model = Mlp(3 * 32**2, [8], 10, dropout=0.1) if name == "mlp" else timm.create_model(name, drop_rate=0.1)
+    model.train()
+    dropout = thaw.Dropout(model)
+    images = torch.rand(2, 3, 32, 32) if name != "test_vit" else torch.rand(2, 3, 160, 160)
+
+    def draws():
+        return len({tuple(model(images)[0].tolist()[:3]) for _ in range(3)})
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    dropout.set(0.0, None)
+    assert draws() == 1
+    dropout.set(0.7, None)
+    assert draws() > 1
+    dropout.set(None, None)
+    rates = {m.p for m in model.modules() if isinstance(m, nn.Dropout)} - {0.0}
+    rates |= {model.drop_rate} if isinstance(getattr(model, "drop_rate", None), float) else set()
+    assert rates == {0.1}
+
+
+def test_stochastic_depth_keeps_its_slope():
+    model = timm.create_model("resnet18", drop_path_rate=0.2)
+    paths = [m for m in model.modules() if type(m).__name__ == "DropPath"]
+    before = [m.drop_prob for m in paths]
+    dropout = thaw.Dropout(model)
+    dropout.set(None, 0.1)
+    assert [m.drop_prob for m in paths] == pytest.approx([p / 2 for p in before])
+    dropout.set(None, 0.0)
+    assert {m.drop_prob for m in paths} == {0.0}
+    dropout.set(None, None)
+    assert [m.drop_prob for m in paths] == before
+
+
+def test_what_a_network_lacks_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    with pytest.raises(
+        FrostlineError, match=r"freeze\.phases\.0\.dropout: this network has none before its head"
+    ):
+        thaw.Dropout(model).check(planned(model, {"train": "all", "dropout": 0.1}, groups={"a": "*"}))
+    model = timm.create_model("test_resnet")
+    with pytest.raises(
+        FrostlineError, match=r"phases\.0\.drop_path: .* set backbone\.drop_path_rate above 0"
+    ):
+        thaw.Dropout(model).check(planned(model, {"train": "all", "drop_path": 0.1}))
 
 
 def test_all_is_frozen():

@@ -1,58 +1,140 @@
-"""Applies a freeze plan to a network that Lightning trains; all decisions are `core.freeze`'s."""
+"""Applies a freeze schedule to a network that Lightning trains; all decisions are `core.freeze`'s."""
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
 
-from frostline.adapters.lit_module import Classifier
-from frostline.core.freeze import FreezePlan, score
+from frostline import schema
+from frostline.core import freeze, param_groups, thaw
+from frostline.core.freeze import FreezePlan, PhasePlan, score
+from frostline.core.layers import layers_of
+from frostline.core.param_groups import Slot
+from frostline.core.rates import Curve
+from frostline.errors import FrostlineError
 
 
-class FreezeCallback(pl.Callback):
-    """Freezes, thaws and sets rates before each step; keeps the phases' `starts` and this one's past."""
+class FreezeSchedule(pl.Callback):
+    """Freezes and thaws the network of any LightningModule, and sets its rates, as a schedule says.
 
-    def __init__(self, plan: FreezePlan) -> None:
+    The module's `configure_optimizers` returns one optimizer of all parameters and no scheduler: the
+    schedule's rates are factors of the optimizer's own. Validation logs `val/loss` or `val/accuracy` where a
+    phase waits for it. A run that is stopped and resumed from a checkpoint goes on as if it had not been.
+
+    Args:
+        schedule: the name of a ready schedule, such as "gradual"; a YAML file of one; or its groups and phases.
+        network: the attribute of the module that holds the network, such as "model"; empty: the module itself.
+        rate: how the rate moves in phases that don't say, as a phase's `schedule`; None: it stays.
+
+    Raises:
+        FrostlineError: there is no such schedule, or it is not one. As a fit begins: it does not fit the
+            network, the optimizer or the run.
+    """
+
+    def __init__(
+        self,
+        schedule: str | Path | Mapping[str, Any] | schema.Freeze,
+        network: str = "",
+        rate: Mapping[str, Any] | None = None,
+    ) -> None:
+        from frostline.schedules import load, load_rate
+
+        self._make: Callable[[nn.Module, pl.Trainer], FreezePlan] = partial(
+            _plan_for, load(schedule), load_rate(rate) if rate else Curve("constant")
+        )
+        self._begin(network)
+
+    @classmethod
+    def of(cls, plan: FreezePlan, network: str) -> "FreezeSchedule":
+        """Return the callback of a plan that is already made."""
+        self = cls.__new__(cls)
+        self._make = lambda module, trainer: plan
+        self._begin(network)
         self.plan = plan
+        return self
+
+    def _begin(self, network: str) -> None:
+        self._attribute = network
         self.starts: tuple[int, ...] = ()
+        """The step at which each phase so far began."""
         self.history: list[float] = []
-        """The plateau's metric after each epoch of the current phase."""
+        """The metric that may end the current phase, after each of its epochs."""
         self.best: tuple[float, dict[str, Tensor]] | None = None
         """For `restore: best`: the current phase's best score, and the weights that gave it."""
+        self._applied: int | None = None
+        """The phase that the network is in; None before the first."""
 
     @property
     def phase(self) -> int:
         """The current phase, 0 the first."""
         return len(self.starts) - 1
 
+    def coming(self, step: int) -> PhasePlan:
+        """Return the phase that `step`, the next one, will be in."""
+        return self.plan.phases[len(self._advanced(step)) - 1]
+
+    # ── Lightning's hooks, in the order in which it calls them ───────────────────────────────────────────────
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """See to it that the optimizer's groups are the schedule's as soon as there is an optimizer."""
+        if stage != "fit":
+            return
+        self._begin(self._attribute)
+        configure = type(pl_module).configure_optimizers
+
+        def split(module: pl.LightningModule) -> Any:
+            return self._take_over(trainer, module, configure(module))
+
+        # On the instance, since the module's class may train without a schedule elsewhere.
+        pl_module.configure_optimizers = split.__get__(pl_module)  # type: ignore[method-assign]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the phase that the run is in, whether it begins or goes on."""
-        assert isinstance(pl_module, Classifier)
         self._enter(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Enter the next phase where the current one is over, and set this step's rates."""
-        assert isinstance(pl_module, Classifier)
         self._enter(trainer, pl_module)
         step = trainer.global_step
-        base = pl_module.optimizer_config.lr
-        for slot, group in zip(pl_module.slots, trainer.optimizers[0].param_groups, strict=True):
-            group["lr"] = base * self.plan.factor(self.starts, step, slot.group, slot.depth)
+        momentum = self.plan.momentum(self.starts, step)
+        for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
+            if slot is not None:
+                group["lr"] = base["lr"] * self.plan.factor(self.starts, step, slot.group, slot.depth)
+                if momentum is not None:
+                    group.update(_with_momentum(group, momentum))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the metric that a plateau or `restore: best` waits for."""
+        """Note the metric that may end a phase or that `restore: best` waits for."""
         if trainer.sanity_checking or not self.starts:
             return
-        assert isinstance(pl_module, Classifier)
         phase = self.plan.phases[self.phase]
+        if not (phase.early or phase.restore):
+            return
+        if phase.monitor not in trainer.callback_metrics:
+            raise FrostlineError(
+                f"freeze.phases.{self.phase} waits for {phase.monitor}, which validation does not give;"
+                f" call self.log({phase.monitor!r}, …) in validation_step"
+            )
         value = float(trainer.callback_metrics[phase.monitor])
-        if phase.plateau:
-            self.history.append(value)
+        self.history.append(value)
         if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
-            weights = {k: v.detach().clone() for k, v in pl_module.network.state_dict().items()}
-            self.best = (score(phase.monitor, value), weights)
+            state = self._network(pl_module).state_dict()
+            self.best = (score(phase.monitor, value), {k: v.detach().clone() for k, v in state.items()})
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the module back as it came; what trains stays as the last phase had it."""
+        if stage == "fit":
+            vars(pl_module).pop("configure_optimizers", None)
+            thaw.release(self._network(pl_module))
+
+    # ── what a resumed run needs ─────────────────────────────────────────────────────────────────────────────
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -64,14 +146,100 @@ class FreezeCallback(pl.Callback):
         self.history = list(state_dict["history"])
         self.best = state_dict["best"]
 
-    def _enter(self, trainer: pl.Trainer, module: Classifier) -> None:
-        """Move to the phase of the coming step, and make the network be as the phase says."""
-        rule = self.plan.phases[self.phase].plateau if self.starts else None
-        plateaued = rule is not None and rule.reached(self.history)
-        starts = self.plan.advanced(self.starts, trainer.global_step, plateaued)
-        if starts != self.starts:
+    # ── the work ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _network(self, module: pl.LightningModule) -> nn.Module:
+        """The network, and what torch.compile wraps rather than its wrapper."""
+        found: Any = module
+        for name in self._attribute.split(".") if self._attribute else []:
+            found = getattr(found, name, None)
+        if not isinstance(found, nn.Module):
+            raise FrostlineError(
+                f"FreezeSchedule(network={self._attribute!r}): {type(module).__name__} has no such network"
+            )
+        return getattr(found, "_orig_mod", found)
+
+    def _groups(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
+        return trainer.optimizers[0].param_groups
+
+    def _take_over(self, trainer: pl.Trainer, module: pl.LightningModule, given: Any) -> Any:
+        """Make the plan, and split the groups of the module's optimizer by it."""
+        if not isinstance(given, torch.optim.Optimizer):
+            raise FrostlineError(
+                "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets the"
+                " rates; write them into its phases"
+            )
+        network = self._network(module)
+        self.plan = self._make(network, trainer)
+        self.dropout = thaw.Dropout(network)
+        self.dropout.check(self.plan)
+        param_groups.check_options(self.plan, given.param_groups[0])
+        exempt: Any = getattr(network, "no_weight_decay", set)
+        self.slots, given.param_groups = _split(self.plan, network, given, exempt())
+        self._bases = [{k: v for k, v in group.items() if k != "params"} for group in given.param_groups]
+        self._applied = None
+        return given
+
+    def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Move to the phase of the coming step, and make network and optimizer be as the phase says."""
+        if not self.plan.phases:
+            return
+        starts = self._advanced(trainer.global_step)
+        moved = starts != self.starts
+        if moved:
             if self.best is not None:
-                module.network.load_state_dict(self.best[1])
+                self._network(module).load_state_dict(self.best[1])
             self.starts, self.history, self.best = starts, [], None
-        if module.phase != self.phase:
-            module.enter(self.phase)
+        if moved or self._applied is None:
+            self._apply(trainer, module, first=moved)
+
+    def _advanced(self, step: int) -> tuple[int, ...]:
+        """The starts as they are when `step` begins."""
+        rule = self.plan.phases[self.phase].early if self.starts else None
+        return self.plan.advanced(self.starts, step, rule is not None and rule.reached(self.history))
+
+    def _apply(self, trainer: pl.Trainer, module: pl.LightningModule, *, first: bool) -> None:
+        """Make network and optimizer be as the current phase says; `first`: it has just begun."""
+        network, phase = self._network(module), self.plan.phases[self.phase]
+        if first and phase.bn == "recalibrate":
+            thaw.recalibrate(network, self.plan, self.phase, _inputs(trainer, module))
+        self.dropout.set(phase.dropout, phase.drop_path)
+        thaw.enter(network, self.plan, self.phase)
+        for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
+            if slot is not None:
+                options = self.plan.options(self.phase, slot.group, decays=slot.decays)
+                group.update({**base, "lr": group["lr"], **options})
+        if isinstance(trainer.strategy, DDPStrategy):
+            # DDP all-reduces what required gradients when it was wrapped round the module (Lightning #20340).
+            trainer.strategy.model = module
+            trainer.strategy.configure_ddp()
+        self._applied = self.phase
+
+
+def _plan_for(schedule: schema.Freeze, default: Curve, network: nn.Module, trainer: pl.Trainer) -> FreezePlan:
+    """The plan of a run whose length Lightning knows."""
+    steps = int(trainer.estimated_stepping_batches)
+    epochs = trainer.max_epochs or 0
+    if epochs < 1 or steps % epochs:
+        raise FrostlineError("a freeze schedule needs a run of whole epochs; set Trainer(max_epochs=…) alone")
+    return freeze.plan(schedule, layers_of(network), default, epochs, steps // epochs)
+
+
+def _split(
+    plan: FreezePlan, network: nn.Module, optimizer: torch.optim.Optimizer, exempt: set[str]
+) -> tuple[list[Slot | None], list[dict[str, Any]]]:
+    return param_groups.split(plan, network, optimizer.param_groups, exempt)
+
+
+def _with_momentum(group: Mapping[str, Any], momentum: float) -> dict[str, Any]:
+    if "betas" in group:
+        return {"betas": (momentum, *group["betas"][1:])}
+    return {"momentum": momentum}
+
+
+def _inputs(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Tensor]:
+    """The network's inputs of an epoch of training batches, on the device that trains."""
+    assert trainer.train_dataloader is not None
+    for batch in trainer.train_dataloader:
+        moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        yield moved[0] if isinstance(moved, (tuple, list)) else moved

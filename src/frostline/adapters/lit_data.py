@@ -1,7 +1,7 @@
 """A split in memory as Lightning's data: batches are index selections, drawn by (seed, epoch) alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
@@ -99,10 +99,13 @@ class ImageData(pl.LightningDataModule):
         self.spec, self.augmentation, self.seed = spec, augmentation, seed
         order = EpochOrder(seed, train.labels, balanced=trainer.sampling == "balanced")
         self.train_batches = TrainBatches(train, trainer.batch_size, order)
+        self.batch_size: Callable[[], int] = lambda: trainer.batch_size
+        """Of the coming epoch's training batches, asked for whenever Lightning asks for the loader."""
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
 
     def train_dataloader(self) -> TrainBatches:
         """Return the shuffled training batches."""
+        self.train_batches.batch_size = self.batch_size()
         return self.train_batches
 
     def val_dataloader(self) -> ValBatches:

@@ -1,7 +1,7 @@
 """The network as a LightningModule: loss and metrics are computed here, recorded by callbacks."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,14 +10,13 @@ from torch.nn import functional
 
 from frostline import schema
 from frostline.core.freeze import FreezePlan
-from frostline.core.param_groups import param_groups
+from frostline.core.param_groups import by_decay
 from frostline.core.seeds import derive
-from frostline.core.thaw import enter, hold_statistics
 from frostline.models.optimizers import make_optimizer
 
 
 class Classifier(pl.LightningModule):
-    """A network that learns to tell classes apart; its optimizer has all parameters from the first step."""
+    """A network that learns to tell classes apart."""
 
     def __init__(
         self, network: nn.Module, plan: FreezePlan, optimizer: schema.Optimizer, loss: schema.Loss, seed: int
@@ -26,26 +25,7 @@ class Classifier(pl.LightningModule):
         self.network = network
         self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
         self.criterion = LOSSES[loss.kind](loss)
-        # timm's models name what should not decay: position embeddings, class tokens.
-        exempt: Any = getattr(network, "no_weight_decay", set)
-        self.slots, self._groups = param_groups(
-            plan, network.named_parameters(), optimizer.weight_decay, exempt()
-        )
-        self.phase: int | None = None
-        """The phase of the plan that the network is in; None before the first."""
         self._totals: dict[str, Tensor] = {}
-
-    def enter(self, phase: int) -> None:
-        """Freeze and thaw the network for a phase of its plan."""
-        self.phase = phase
-        enter(self.network, self.plan, phase)
-
-    def train(self, mode: bool = True) -> Self:
-        """As torch's; frozen running statistics stand still all the same."""
-        super().train(mode)
-        if mode and self.phase is not None:
-            hold_statistics(self.network, self.plan, self.phase)
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
@@ -78,8 +58,12 @@ class Classifier(pl.LightningModule):
         self._reduce("val")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimizer; its rates are set at every step by the freeze callback."""
-        return make_optimizer(self.optimizer_config, self._groups)
+        """Return an optimizer of all parameters; the freeze schedule sets its rates at every step."""
+        # timm's models name what should not decay: position embeddings, class tokens.
+        exempt: Any = getattr(self.network, "no_weight_decay", set)
+        weight_decay = self.optimizer_config.weight_decay
+        groups = by_decay(self.plan.layers, self.network.named_parameters(), weight_decay, exempt())
+        return make_optimizer(self.optimizer_config, groups)
 
     def configure_gradient_clipping(
         self,

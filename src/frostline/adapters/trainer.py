@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from frostline import machine, schema
-from frostline.adapters.freeze_callback import FreezeCallback
+from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier
 from frostline.core import weights
@@ -81,9 +81,10 @@ def fit(
     result = Fit()
     recorder = _Recorder(result, config.monitor, on_epoch)
     callbacks: list[pl.Callback] = [recorder]
-    freezing = FreezeCallback(classifier.plan)
+    freezing = FreezeSchedule.of(classifier.plan, "network")
     if classifier.plan.phases:
         callbacks = [freezing, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
+    resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
     with _quiet(), _one_sentence(result, resume):
         trainer = pl.Trainer(
@@ -94,6 +95,7 @@ def fit(
             # The whole validation split, before the first step: where the curves start.
             num_sanity_val_steps=0 if begun else -1,
             gradient_clip_val=classifier.optimizer_config.clip_norm,
+            reload_dataloaders_every_n_epochs=1 if resized else 0,
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -101,6 +103,8 @@ def fit(
             enable_model_summary=False,
             default_root_dir=resume,
         )
+        if resized:
+            data.batch_size = lambda: freezing.coming(trainer.global_step).batch_size or config.batch_size
         if classifier.plan.phases:
             trainer.fit(classifier, datamodule=data, ckpt_path=begun, weights_only=True)
         else:
@@ -137,7 +141,7 @@ class _Recorder(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        freezing = next(c for c in trainer.callbacks if isinstance(c, FreezeCallback))  # type: ignore[attr-defined]
+        freezing = next(c for c in trainer.callbacks if isinstance(c, FreezeSchedule))  # type: ignore[attr-defined]
         place = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
@@ -195,7 +199,7 @@ class _NotFinite(Exception):
 class _StopOnNan(pl.Callback):
     """Ends a run at the step whose loss is not a number, before it spoils the weights further."""
 
-    def __init__(self, freezing: FreezeCallback) -> None:
+    def __init__(self, freezing: FreezeSchedule) -> None:
         self.freezing = freezing
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:

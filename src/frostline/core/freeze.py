@@ -5,9 +5,11 @@ entered so far began; it is the only thing that a run adds, since a plateau can 
 does. A resumed run that has `starts` and the step is where it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from frostline.core.layers import Layers
 from frostline.core.rates import Curve
@@ -38,6 +40,24 @@ class PlateauRule:
                 since += 1
         return since >= self.patience
 
+    def __str__(self) -> str:
+        return f"{self.metric} stalls for {_epochs(self.patience)}"
+
+
+@dataclass(frozen=True)
+class ReachRule:
+    """Ends a phase when `metric` is as good as `value`."""
+
+    metric: str
+    value: float
+
+    def reached(self, values: Sequence[float]) -> bool:
+        """Say whether the phase should end, given the metric after each of its epochs so far."""
+        return any(score(self.metric, value) >= score(self.metric, self.value) for value in values)
+
+    def __str__(self) -> str:
+        return f"{self.metric} reaches {self.value:g}"
+
 
 @dataclass(frozen=True)
 class PhasePlan:
@@ -47,21 +67,34 @@ class PhasePlan:
     """Groups that train, in the schedule's order."""
     length: int | None
     """Steps at most; None: to the run's end."""
-    plateau: PlateauRule | None
+    early: PlateauRule | ReachRule | None
+    """What may end it before its length does."""
     lr: Mapping[str, float]
     """Factor of the base rate for each group that trains."""
     layer_decay: float
     """Factor per layer from the head down; 1: none."""
+    options: Mapping[str, Mapping[str, Any]]
+    """Group that trains → settings of the optimizer that differ from its own."""
+    weight_decay: float | None
+    """Of every tensor that decays; None: the optimizer's own."""
     bn: str
-    """train: running statistics of the groups that train move; eval: none moves."""
+    """train: running statistics of the groups that train move; eval: none moves; recalibrate: they are
+    estimated anew as the phase begins, then none moves."""
+    dropout: float | None
+    """Before the head; None: the network's own."""
+    drop_path: float | None
+    """Largest rate of stochastic depth; None: the network's own."""
     restore: bool
     """Whether the phase ends with the weights of its best epoch."""
     curve: Curve
+    batch_size: int | None
+    """Images a step; None: the run's own."""
+    steps_per_epoch: int
 
     @property
     def monitor(self) -> str:
-        """The metric that chooses the phase's best epoch: its plateau's, else val/loss."""
-        return self.plateau.metric if self.plateau else "val/loss"
+        """The metric that chooses the phase's best epoch: the one that may end it, else val/loss."""
+        return self.early.metric if self.early else "val/loss"
 
 
 def score(metric: str, value: float) -> float:
@@ -77,27 +110,40 @@ class FreezePlan:
     groups: Mapping[str, tuple[str, ...]]
     """Group → its tensors (parameters and running statistics), in the model's order."""
     phases: tuple[PhasePlan, ...]
+    epochs: int
     steps_per_epoch: int
-    total_steps: int
+    """At the run's own batch size."""
+
+    @cached_property
+    def total_steps(self) -> int:
+        """The run's length if every phase takes its whole budget."""
+        starts: tuple[int, ...] = ()
+        for _ in self.phases:
+            starts = (*starts, self.end_of(starts) if starts else 0)
+        return self.end_of(starts) if starts else self.epochs * self.steps_per_epoch
 
     def end_of(self, starts: Sequence[int]) -> int:
         """Return the step at which the current phase's budget ends (exclusive)."""
         phase = self.phases[len(starts) - 1]
-        if phase.length is None:
-            return self.total_steps
-        return min(starts[-1] + phase.length, self.total_steps)
+        if phase.length is not None:
+            return starts[-1] + phase.length
+        gone = sum(
+            Fraction(end - begin, before.steps_per_epoch)
+            for before, begin, end in zip(self.phases, starts, starts[1:], strict=False)
+        )
+        return starts[-1] + round((self.epochs - gone) * phase.steps_per_epoch)
 
-    def advanced(self, starts: Sequence[int], step: int, plateaued: bool = False) -> tuple[int, ...]:
+    def advanced(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
         """Return `starts` as they are when `step` begins: one longer where the current phase has ended.
 
         Args:
             starts: the phases entered so far; empty before the first step.
             step: the step about to be taken, 0 at the run's start.
-            plateaued: the current phase's plateau has been reached.
+            ended_early: what may end the current phase early has come.
         """
         if not starts:
             return (step,)
-        ended = step >= self.end_of(starts) or plateaued
+        ended = step >= self.end_of(starts) or ended_early
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
 
     def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
@@ -107,6 +153,21 @@ class FreezePlan:
             return 0.0
         inside = phase.curve.factor(step - starts[-1], self.end_of(starts) - starts[-1])
         return phase.lr[group] * phase.layer_decay ** (self.layers.depth - depth) * inside
+
+    def momentum(self, starts: Sequence[int], step: int) -> float | None:
+        """Return the momentum at `step` where the phase moves it, else None."""
+        curve = self.phases[len(starts) - 1].curve
+        return curve.momentum(step - starts[-1], self.end_of(starts) - starts[-1])
+
+    def options(self, phase: int, group: str, *, decays: bool) -> dict[str, Any]:
+        """Return the optimizer's settings for tensors of `group` in `phase`, where they differ from its own."""
+        plan = self.phases[phase]
+        given = dict(plan.options.get(group, {}))
+        if plan.weight_decay is not None:
+            given.setdefault("weight_decay", plan.weight_decay)
+        if not decays:
+            given.pop("weight_decay", None)
+        return given
 
     def group_of(self) -> dict[str, str]:
         """Return tensor name → the group that it is in."""
@@ -118,9 +179,11 @@ class FreezePlan:
         return self.layers.parameters.intersection(names)
 
     def moving_statistics(self, phase: int) -> frozenset[str]:
-        """Return the running statistics that move in `phase`: those of its groups, unless `bn` is eval."""
-        if self.phases[phase].bn == "eval":
-            return frozenset()
+        """Return the running statistics that move in `phase`: those of its groups, if `bn` is train."""
+        return self.statistics(phase) if self.phases[phase].bn == "train" else frozenset()
+
+    def statistics(self, phase: int) -> frozenset[str]:
+        """Return the running statistics of the groups that train in `phase`."""
         names = frozenset(name for group in self.phases[phase].train for name in self.groups[group])
         return names - self.layers.parameters
 
@@ -164,7 +227,12 @@ def grouped(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict
 
 
 def plan(
-    schedule: "schema.Freeze", layers: Layers, default: Curve, epochs: int, steps_per_epoch: int
+    schedule: "schema.Freeze",
+    layers: Layers,
+    default: Curve,
+    epochs: int,
+    steps_per_epoch: int,
+    steps_at: Callable[[int], int] | None = None,
 ) -> FreezePlan:
     """Make the plan of a run.
 
@@ -174,55 +242,71 @@ def plan(
         default: the rate's curve where a phase names none (optimizer.schedule).
         epochs: the run's length.
         steps_per_epoch: optimizer steps an epoch.
+        steps_at: batch size → steps an epoch; None: the batch size can't change.
 
     Raises:
         FrostlineError: the schedule does not fit the network or the run; the sentence names the key.
     """
     groups = grouped(schedule.groups, layers)
-    total = epochs * steps_per_epoch
+    whole = any(phase.batch_size is not None for phase in schedule.phases)
     phases: list[PhasePlan] = []
     for index, phase in enumerate(schedule.phases):
         key = f"freeze.phases.{index}"
         before = phases[-1] if phases else None
-        train = tuple(groups) if phase.train == "all" else tuple(phase.train)
+        train = tuple(groups) if phase.train == "all" else tuple(dict.fromkeys(phase.train))
         for group in train:
             if group not in groups:
                 raise FrostlineError(f"{key}.train: no group {group!r}; {allowed(group, groups)}")
         if not train:
             raise FrostlineError(f"{key}.train: empty; name a group, or remove the phase")
-        last = index == len(schedule.phases) - 1
-        if last != (phase.until == "end"):
-            which = (
-                "the last phase must run to the end; write until: end"
-                if last
-                else "only the last phase has no end"
-            )
-            raise FrostlineError(f"{key}.until: {which}")
+        _check_end(key, phase.until, last=index == len(schedule.phases) - 1)
         factors, decay = _rates(key, phase.lr, train, groups, before)
+        batch_size, steps = _batches(key, phase.batch_size, before, steps_per_epoch, steps_at)
+        rest: Any = {name: _given(getattr(phase, name), before, name) for name in INHERITED}
         phases.append(
             PhasePlan(
                 train=train,
-                length=_length(phase.until, total, steps_per_epoch),
-                plateau=_plateau(key, phase.until),
+                length=_length(key, phase.until, epochs, steps, whole=whole),
+                early=_early(key, phase.until),
                 lr=factors,
                 layer_decay=decay,
+                options=_options(key, phase.optimizer, train, groups, before),
                 bn=phase.bn or (before.bn if before else "train"),
                 restore=phase.restore == "best" if phase.restore else bool(before and before.restore),
                 curve=curve(phase.schedule) if phase.schedule else (before.curve if before else default),
+                batch_size=batch_size,
+                steps_per_epoch=steps,
+                **rest,
             )
         )
-    budget = sum(phase.length for phase in phases if phase.length is not None)
-    if phases and budget >= total:
+    budget = sum(Fraction(phase.length or 0, phase.steps_per_epoch) for phase in phases)
+    if phases and budget >= epochs:
         raise FrostlineError(
-            f"freeze.phases: the phases before the last take {budget} steps, but the run has {total}"
-            f" (trainer.epochs={epochs}, {steps_per_epoch} steps each); shorten them or raise trainer.epochs"
+            f"freeze.phases: the phases before the last take {float(budget):.4g} epochs, but the run has"
+            f" {epochs} (trainer.epochs), {steps_per_epoch} steps each; shorten them or raise trainer.epochs"
         )
-    return FreezePlan(layers, groups, tuple(phases), steps_per_epoch, total)
+    return FreezePlan(layers, groups, tuple(phases), epochs, steps_per_epoch)
+
+
+INHERITED = ("weight_decay", "dropout", "drop_path")
 
 
 def curve(rate: "schema.Rate") -> Curve:
-    """Return the curve that a config describes."""
-    return Curve(rate.kind, rate.warmup, rate.final, 1.0 if rate.power is None else rate.power)
+    """Return the curve that a config describes.
+
+    Raises:
+        FrostlineError: `momentum` is given to a curve that does not cycle.
+    """
+    momenta = tuple(rate.momentum) if rate.momentum else None
+    if momenta and rate.kind != "one_cycle":
+        raise FrostlineError(f"schedule.momentum: only one_cycle moves it, not {rate.kind}; remove it")
+    power = 1.0 if rate.power is None else rate.power
+    return Curve(rate.kind, rate.warmup, rate.final, power, rate.start, momenta)  # type: ignore[arg-type]
+
+
+def _given(value: float | None, before: PhasePlan | None, name: str) -> float | None:
+    """A setting as the phase gives it, else as it was."""
+    return value if value is not None or before is None else getattr(before, name)
 
 
 def _rates(
@@ -236,31 +320,90 @@ def _rates(
     if given is None:
         inherited = before.lr if before else {}
         return {group: inherited.get(group, 1.0) for group in train}, before.layer_decay if before else 1.0
-    for group in given:
-        if group not in groups and group != LAYER_DECAY:
-            raise FrostlineError(f"{key}.lr: no group {group!r}; {allowed(group, [*groups, LAYER_DECAY])}")
-        if group not in train and group != LAYER_DECAY:
-            raise FrostlineError(f"{key}.lr.{group}: the group does not train in this phase; remove the rate")
+    _check_groups(f"{key}.lr", [group for group in given if group != LAYER_DECAY], train, groups, LAYER_DECAY)
     return {group: given.get(group, 1.0) for group in train}, given.get(LAYER_DECAY, 1.0)
 
 
-def _length(until: object, total: int, steps_per_epoch: int) -> int | None:
-    """Steps that a phase may take; at least one."""
+def _options(
+    key: str,
+    given: Mapping[str, Mapping[str, Any]] | None,
+    train: Sequence[str],
+    groups: Mapping[str, tuple[str, ...]],
+    before: PhasePlan | None,
+) -> dict[str, Mapping[str, Any]]:
+    """The optimizer's settings of each group that trains; inherited where the phase gives none."""
+    if given is None:
+        given = before.options if before else {}
+        return {group: given[group] for group in train if group in given}
+    _check_groups(f"{key}.optimizer", given, train, groups)
+    for group, settings in given.items():
+        for name in settings.keys() & {"lr", "params", "name"}:
+            raise FrostlineError(f"{key}.optimizer.{group}.{name}: set rates by lr, not here")
+    return dict(given)
+
+
+def _check_groups(
+    key: str, given: Iterable[str], train: Sequence[str], groups: Mapping[str, tuple[str, ...]], *more: str
+) -> None:
+    for group in given:
+        if group not in groups:
+            raise FrostlineError(f"{key}: no group {group!r}; {allowed(group, [*groups, *more])}")
+        if group not in train:
+            raise FrostlineError(f"{key}.{group}: the group does not train in this phase; remove it")
+
+
+def _check_end(key: str, until: object, *, last: bool) -> None:
+    if last != (until == "end"):
+        which = "the last phase must run to the end; write until: end"
+        raise FrostlineError(f"{key}.until: {which if last else 'only the last phase has no end'}")
+
+
+def _batches(
+    key: str,
+    given: int | None,
+    before: PhasePlan | None,
+    steps_per_epoch: int,
+    steps_at: Callable[[int], int] | None,
+) -> tuple[int | None, int]:
+    """The batch size that the phase sets or inherits, and the steps that an epoch has at it."""
+    if given is None:
+        return (before.batch_size, before.steps_per_epoch) if before else (None, steps_per_epoch)
+    if steps_at is None:
+        raise FrostlineError(f"{key}.batch_size: these batches are made elsewhere; remove it")
+    return given, steps_at(given)
+
+
+def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: bool) -> int | None:
+    """Steps that a phase may take, at least one; whole epochs where the batch size changes."""
     if until == "end":
         return None
+    until = getattr(until, "max", until)
     if isinstance(until, str):
-        return max(1, round(float(until.removesuffix("%")) / 100 * total))
-    if (steps := getattr(until, "steps", None)) is not None:
-        return int(steps)
-    if (epochs := getattr(until, "epochs", None)) is not None:
-        return max(1, round(epochs * steps_per_epoch))
-    return _length(getattr(until, "max"), total, steps_per_epoch)  # noqa: B009
+        length = float(until.removesuffix("%")) / 100 * epochs
+        return max(1, round(length)) * steps_per_epoch if whole else max(1, round(length * steps_per_epoch))
+    steps = getattr(until, "steps", None)
+    length = until.epochs if steps is None else steps / steps_per_epoch
+    if whole and length != int(length):
+        raise FrostlineError(
+            f"{key}.until: {length:.4g} epochs; where a batch_size changes, phases take whole epochs"
+        )
+    return int(steps) if steps is not None else max(1, round(length * steps_per_epoch))
 
 
-def _plateau(key: str, until: object) -> PlateauRule | None:
-    metric = getattr(until, "plateau", None)
-    if metric is None:
+def _early(key: str, until: Any) -> PlateauRule | ReachRule | None:
+    """What may end the phase before its length does."""
+    kind = next((kind for kind in ("plateau", "reaches") if hasattr(until, kind)), None)
+    if kind is None:
         return None
+    metric = getattr(until, kind)
     if metric not in MONITORS:
-        raise FrostlineError(f"{key}.until.plateau: no metric {metric!r}; {allowed(metric, MONITORS)}")
-    return PlateauRule(metric, getattr(until, "patience"), getattr(until, "min_delta") or 0.0)  # noqa: B009
+        raise FrostlineError(f"{key}.until.{kind}: no metric {metric!r}; {allowed(metric, MONITORS)}")
+    if kind == "plateau":
+        return PlateauRule(metric, until.patience, until.min_delta or 0.0)
+    if metric == "val/accuracy" and until.value > 1:
+        raise FrostlineError(f"{key}.until.value: found {until.value:g}; an accuracy is at most 1")
+    return ReachRule(metric, until.value)
+
+
+def _epochs(count: int) -> str:
+    return "an epoch" if count == 1 else f"{count} epochs"

@@ -1,12 +1,18 @@
 """What a freeze plan comes to, phase by phase, in numbers that people ask for before they train."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from frostline.core.cost import Cost
 from frostline.core.freeze import FreezePlan, PhasePlan
+from frostline.core.layers import Place
 
 Rates = tuple[float, float]
 """The lowest and the highest learning rate of a group's layers: they differ under layer decay."""
+BYTES = 4
+"""Of a float32."""
+COURSE_POINTS = 64
+"""Steps of a phase at which a picture samples its rates."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,26 @@ class GroupOutline:
     parameters: int
     share: float
     """Of the network's parameters."""
+
+
+@dataclass(frozen=True)
+class SectionOutline:
+    """A stretch of the network between input and output."""
+
+    name: str
+    """As a schedule's patterns call it: ``stem``, ``stage:0``, …, ``head``."""
+    groups: Mapping[str, int]
+    """Group → its parameters in this section; groups that have none are left out."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a phase's rates move, sampled."""
+
+    steps: tuple[int, ...]
+    """Of the run; the phase's first and last among them."""
+    rates: Mapping[str, tuple[Rates, ...]]
+    """Group that trains → its rates at these steps."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +57,23 @@ class PhaseOutline:
     """Of the network's parameters."""
     first_step: int
     steps: int
+    first_epoch: float
+    """Epochs that have passed when it begins."""
     epochs: float
     ends: str
     """After "ends": ``on time``, ``early if val/loss stalls for 3 epochs, and goes back to its best``."""
     batch_norm: str
-    """``moves``, ``eval`` (the running statistics stand still), or ``none``: no layer that trains has any."""
+    """``moves``, ``eval`` (the running statistics stand still), ``recalibrate`` (estimated anew as the phase
+    begins, then still), or ``none``: no layer that trains has any."""
+    batch_size: int
+    """Images a step."""
     rates: Mapping[str, tuple[Rates, Rates, Rates]]
     """Group that trains → its rates at the phase's first, middle and last step."""
+    course: Course
+    cost: Cost | None
+    """None: this network can't be counted."""
+    gradients: int
+    """Bytes of the gradients, in float32; Adam's two averages take as much again, each."""
 
 
 def groups(plan: FreezePlan, sizes: Mapping[str, int]) -> list[GroupOutline]:
@@ -52,21 +88,40 @@ def groups(plan: FreezePlan, sizes: Mapping[str, int]) -> list[GroupOutline]:
     return [GroupOutline(group, count, count / total) for group, count in counts.items()]
 
 
-def phases(plan: FreezePlan, sizes: Mapping[str, int], lr: float) -> list[PhaseOutline]:
+def sections(plan: FreezePlan, sizes: Mapping[str, int]) -> list[SectionOutline]:
+    """Describe the network from its input to its head, and which group has what of it."""
+    group_of = plan.group_of()
+    found: dict[str, dict[str, int]] = {}
+    for name in sorted(sizes, key=lambda name: plan.layers.places[name].depth):
+        counts = found.setdefault(_section(plan.layers.places[name]), {})
+        counts[group_of[name]] = counts.get(group_of[name], 0) + sizes[name]
+    return [SectionOutline(name, counts) for name, counts in found.items()]
+
+
+def phases(
+    plan: FreezePlan,
+    sizes: Mapping[str, int],
+    lr: float,
+    batch_size: int,
+    costs: Sequence[Cost | None],
+) -> list[PhaseOutline]:
     """Describe the plan's phases.
 
     Args:
         plan: a run's.
         sizes: parameter → number of elements.
         lr: the rate that the plan's factors multiply.
+        batch_size: images a step where a phase sets none.
+        costs: of each phase.
     """
     found: list[PhaseOutline] = []
     starts: tuple[int, ...] = ()
-    for index, phase in enumerate(plan.phases):
+    for index, (phase, cost) in enumerate(zip(plan.phases, costs, strict=True)):
         starts = (*starts, plan.end_of(starts) if starts else 0)
         first, last = starts[-1], plan.end_of(starts) - 1
         trained = sum(sizes[name] for name in plan.trained(index))
-        at = (first, (first + last) // 2, last)
+        course = _course(plan, starts, lr)
+        triples = _course(plan, starts, lr, (first, (first + last) // 2, last))
         found.append(
             PhaseOutline(
                 index=index,
@@ -75,34 +130,57 @@ def phases(plan: FreezePlan, sizes: Mapping[str, int], lr: float) -> list[PhaseO
                 share=trained / sum(sizes.values()),
                 first_step=first,
                 steps=last - first + 1,
-                epochs=(last - first + 1) / plan.steps_per_epoch,
+                first_epoch=found[-1].first_epoch + found[-1].epochs if found else 0.0,
+                epochs=(last - first + 1) / phase.steps_per_epoch,
                 ends=_ends(phase),
                 batch_norm=_batch_norm(plan, index),
-                rates={
-                    group: tuple(_rates(plan, starts, step, group, lr) for step in at)  # type: ignore[misc]
-                    for group in phase.train
-                },
+                batch_size=phase.batch_size or batch_size,
+                rates={group: (begin, middle, end) for group, (begin, middle, end) in triples.rates.items()},
+                course=course,
+                cost=cost,
+                gradients=BYTES * trained,
             )
         )
     return found
 
 
-def _rates(plan: FreezePlan, starts: tuple[int, ...], step: int, group: str, lr: float) -> Rates:
-    depths = {plan.layers.places[name].depth for name in plan.groups[group] if name in plan.layers.parameters}
-    rates = [lr * plan.factor(starts, step, group, depth) for depth in depths]
-    return min(rates), max(rates)
+def _course(
+    plan: FreezePlan, starts: tuple[int, ...], lr: float, steps: tuple[int, ...] | None = None
+) -> Course:
+    """The rates of the phase that `starts` ends with, at some steps; not given: enough to draw them."""
+    steps = steps or _sampled(plan, starts)
+    rates = {}
+    for group in plan.phases[len(starts) - 1].train:
+        names = plan.layers.parameters.intersection(plan.groups[group])
+        depths = {plan.layers.places[name].depth for name in names}
+        at = ([lr * plan.factor(starts, step, group, depth) for depth in depths] for step in steps)
+        rates[group] = tuple((min(each), max(each)) for each in at)
+    return Course(steps, rates)
+
+
+def _sampled(plan: FreezePlan, starts: tuple[int, ...]) -> tuple[int, ...]:
+    first, length = starts[-1], plan.end_of(starts) - starts[-1]
+    even = {round(i * (length - 1) / (COURSE_POINTS - 1)) for i in range(COURSE_POINTS)}
+    # Where the warm-up ends the curve has a corner, which even steps would cut off.
+    corner = round(plan.phases[len(starts) - 1].curve.warmup * length)
+    return tuple(first + step for step in sorted(even | {max(corner - 1, 0), min(corner, length - 1)}))
+
+
+def _section(place: Place) -> str:
+    if place.head:
+        return "head"
+    return "stem" if place.stage is None else f"stage:{place.stage}"
 
 
 def _ends(phase: PhasePlan) -> str:
     when = "on time"
-    if phase.plateau:
-        epochs = "an epoch" if phase.plateau.patience == 1 else f"{phase.plateau.patience} epochs"
-        when = f"early if {phase.plateau.metric} stalls for {epochs}"
+    if phase.early:
+        when = f"early if {phase.early}"
     return f"{when}, and goes back to its best" if phase.restore else when
 
 
 def _batch_norm(plan: FreezePlan, index: int) -> str:
-    if plan.moving_statistics(index):
-        return "moves"
     names = {name for group in plan.phases[index].train for name in plan.groups[group]}
-    return "eval" if names - plan.layers.parameters else "none"
+    if not names - plan.layers.parameters:
+        return "none"
+    return "moves" if plan.phases[index].bn == "train" else plan.phases[index].bn

@@ -1,48 +1,140 @@
-"""A plan's parameters, sorted into the named groups that an optimizer takes: all, from the first step."""
+"""An optimizer's parameters, sorted by a freeze plan into named groups: all of them, from the first step."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from frostline.core.freeze import FreezePlan
+from frostline.core.layers import Layers
+from frostline.errors import FrostlineError, allowed
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What the parameters of one optimizer group have in common: their rate and whether they decay."""
+    """What the parameters of one optimizer group have in common: place, and whether they decay."""
 
     group: str
+    """Of the schedule."""
     depth: int
-    decay: bool
+    decays: bool
 
     @property
     def name(self) -> str:
         """What charts and errors call it."""
-        return f"{self.group}/{self.depth}{'' if self.decay else '/no_decay'}"
+        return f"{self.group}/{self.depth}{'' if self.decays else '/no_decay'}"
 
 
-def param_groups(
-    plan: FreezePlan,
+def decays(layers: Layers, name: str, parameter: nn.Parameter, exempt: Collection[str] = ()) -> bool:
+    """Say whether weight decay is for `parameter`: not for biases, norms and other vectors.
+
+    He et al. 2019, section 3.1; timm does the same.
+    """
+    place = layers.places[name]
+    return parameter.ndim > 1 and not place.norm and not place.bias and name not in exempt
+
+
+def by_decay(
+    layers: Layers,
     parameters: Iterable[tuple[str, nn.Parameter]],
     weight_decay: float,
     exempt: Collection[str] = (),
-) -> tuple[list[Slot], list[dict[str, Any]]]:
-    """Return the slots, and for each an optimizer group with `params`, `name` and `weight_decay`.
-
-    Biases, norms and other vectors do not decay (He et al. 2019, section 3.1), nor does what is `exempt`. A
-    frozen parameter has no gradient, so it may lie in its group from the start: neither decay nor momentum
-    moves it.
-    """
-    group_of = plan.group_of()
-    members: dict[Slot, list[nn.Parameter]] = {}
+) -> list[dict[str, Any]]:
+    """Return two groups for an optimizer: what decays, and what does not."""
+    members: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in parameters:
-        place = plan.layers.places[name]
-        decay = parameter.ndim > 1 and not place.norm and not place.bias and name not in exempt
-        members.setdefault(Slot(group_of[name], place.depth, decay), []).append(parameter)
-    slots = list(members)
-    return slots, [
-        {"params": members[slot], "name": slot.name, "weight_decay": weight_decay if slot.decay else 0.0}
-        for slot in slots
+        members[decays(layers, name, parameter, exempt)].append(parameter)
+    return [
+        {"params": params, "weight_decay": weight_decay if decay else 0.0}
+        for decay, params in members.items()
+        if params
     ]
+
+
+def split(
+    plan: FreezePlan,
+    network: nn.Module,
+    groups: Sequence[Mapping[str, Any]],
+    exempt: Collection[str] = (),
+) -> tuple[list[Slot | None], list[dict[str, Any]]]:
+    """Split an optimizer's groups so that each lies in one group and one layer of the plan.
+
+    A frozen parameter has no gradient, so it may lie in its group from the start: neither decay nor momentum
+    moves it.
+
+    Args:
+        plan: a run's.
+        network: the plan's.
+        groups: an optimizer's `param_groups`.
+        exempt: names of further parameters without weight decay.
+
+    Returns:
+        For each new group its slot, None for parameters of others than the network, which no schedule moves;
+        and the groups, with the options of those that they come from.
+
+    Raises:
+        FrostlineError: the optimizer lacks some of the network's parameters.
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    group_of = plan.group_of()
+    members: dict[tuple[int, Slot | None], list[nn.Parameter]] = {}
+    for number, group in enumerate(groups):
+        for parameter in group["params"]:
+            name = names.pop(id(parameter), None)
+            slot = None
+            if name is not None:
+                decay = decays(plan.layers, name, parameter, exempt)
+                slot = Slot(group_of[name], plan.layers.places[name].depth, decay)
+            members.setdefault((number, slot), []).append(parameter)
+    if names:
+        raise FrostlineError(
+            f"the optimizer lacks {len(names)} of the network's parameters, {next(iter(names.values()))} the"
+            " first; give it all of them: what is frozen has no gradient, so the optimizer leaves it alone"
+        )
+    seen: dict[str, int] = {}
+    found: list[dict[str, Any]] = []
+    for (number, slot), parameters in members.items():
+        name = slot.name if slot else str(groups[number].get("name", "other"))
+        seen[name] = seen.get(name, 0) + 1
+        unique = name if seen[name] == 1 else f"{name}/{seen[name]}"
+        found.append({**groups[number], "params": parameters, "name": unique})
+    return [slot for _, slot in members], found
+
+
+def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:
+    """Refuse a plan whose phases set what the optimizer does not have.
+
+    Args:
+        plan: a run's.
+        group: any of the optimizer's.
+
+    Raises:
+        FrostlineError: one does; the sentence names the key.
+    """
+    names = group.keys() - {"params", "lr", "initial_lr", "name"}
+    for index, phase in enumerate(plan.phases):
+        key = f"freeze.phases.{index}"
+        for of, options in phase.options.items():
+            for name, value in options.items():
+                if name not in names:
+                    raise FrostlineError(
+                        f"{key}.optimizer.{of}: the optimizer has no {name!r}; {allowed(name, names)}"
+                    )
+                if not _alike(value, group[name]):
+                    raise FrostlineError(
+                        f"{key}.optimizer.{of}.{name}: found {value!r}; give something like {group[name]!r}"
+                    )
+        if phase.weight_decay is not None and "weight_decay" not in names:
+            raise FrostlineError(f"{key}.weight_decay: the optimizer has none; remove it")
+        if phase.curve.momenta and not names & {"betas", "momentum"}:
+            raise FrostlineError(f"{key}.schedule.momentum: the optimizer has none; remove it")
+
+
+def _alike(value: object, default: object) -> bool:
+    """Whether `value` can stand where `default` does: numbers for numbers, as many of them."""
+    if isinstance(default, (tuple, list)) and isinstance(value, (tuple, list)):
+        return len(value) == len(default)
+    if isinstance(default, bool) or default is None:
+        return isinstance(value, bool) or default is None
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

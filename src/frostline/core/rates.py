@@ -7,9 +7,11 @@ The curves are those of torch.optim.lr_scheduler: after a warm-up of w steps, wi
     polynomial   f + (1 − f)·(1 − p)^power
     cosine       f + (1 − f)·(1 + cos πp) / 2         Loshchilov & Hutter 2017, eq. 5
     exponential  f^p
-    one_cycle    as cosine, and the warm-up is a cosine from 1/25 too; Smith & Topin 2018 as fastai runs it
+    one_cycle    as cosine, after a warm-up that is one too     Smith & Topin 2018, as fastai runs it
 
-where f is `final`. The warm-up is (i + 1) / w: the first step already moves.
+where f is `final`. The warm-up rises by s + (1 − s)·(i + 1) / w from `start` s: the first step already moves.
+one_cycle places its steps at i / n, so that its first is at `start` itself, and may move the momentum against
+the rate.
 """
 
 import math
@@ -29,15 +31,20 @@ class Curve:
     final: float = 0.0
     """The factor at the phase's end."""
     power: float = 1.0
+    start: float | None = None
+    """The factor that the warm-up rises from; None: the kind's own."""
+    momenta: tuple[float, float] | None = None
+    """one_cycle: the momentum at the lowest and at the highest rate; None: it stays as it is."""
 
     def factor(self, step: int, length: int) -> float:
         """Return the factor at `step` (0 … length − 1) of a phase of `length` steps."""
+        if self.kind == "one_cycle":
+            start = ONE_CYCLE_START if self.start is None else self.start
+            return self._cycle(step / length, start, 1.0, self.final)
         warm = round(self.warmup * length)
         if step < warm:
-            risen = (step + 1) / warm
-            if self.kind == "one_cycle":
-                return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * (1 - math.cos(math.pi * risen)) / 2
-            return risen
+            start = self.start or 0.0
+            return start + (1 - start) * (step + 1) / warm
         p = min((step - warm) / max(length - warm, 1), 1.0)
         match self.kind:
             case "constant":
@@ -48,6 +55,23 @@ class Curve:
                 return self.final + (1 - self.final) * float((1 - p) ** self.power)
             case "exponential":
                 return float(self.final**p)
-            case "cosine" | "one_cycle":
-                return self.final + (1 - self.final) * (1 + math.cos(math.pi * p)) / 2
+            case "cosine":
+                return _cosine(1.0, self.final, p)
         raise AssertionError(self.kind)
+
+    def momentum(self, step: int, length: int) -> float | None:
+        """Return the momentum at `step`; None: the optimizer's own."""
+        if self.momenta is None:
+            return None
+        low, high = self.momenta
+        return self._cycle(step / length, low, high, low)
+
+    def _cycle(self, at: float, start: float, middle: float, end: float) -> float:
+        """fastai's combined_cos: up (or down) to `middle` at the warm-up's end, then to `end`."""
+        if at < self.warmup:
+            return _cosine(start, middle, at / self.warmup)
+        return _cosine(middle, end, (at - self.warmup) / (1 - self.warmup))
+
+
+def _cosine(start: float, end: float, p: float) -> float:
+    return start + (1 + math.cos(math.pi * (1 - p))) * (end - start) / 2

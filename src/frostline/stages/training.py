@@ -146,7 +146,14 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> freeze.FreezePla
     """Return the freeze plan of a run on `images` training images."""
     steps = len(batches.sizes(images, run.trainer.batch_size))
     curve = freeze.curve(run.optimizer.schedule)
-    return freeze.plan(run.freeze, layers_of(network), curve, run.trainer.epochs, steps)
+    return freeze.plan(
+        run.freeze,
+        layers_of(network),
+        curve,
+        run.trainer.epochs,
+        steps,
+        steps_at=lambda batch_size: len(batches.sizes(images, batch_size)),
+    )
 
 
 def _train(
@@ -244,7 +251,7 @@ def _training(
     return {
         "best_epoch": result.best_epoch,
         "epochs": len(result.history) - 1,
-        "steps": plan.total_steps if plan.phases else 0,
+        "steps": plan.end_of(result.starts) if plan.phases else 0,
         "training_images": images,
         "phases": phases,
         "weights_sha256": sha256_of(out / WEIGHTS),
