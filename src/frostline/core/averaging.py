@@ -4,7 +4,7 @@ A state is a network's `state_dict()`, running statistics included. What is not 
 as BatchNorm's count of batches, can't be averaged: the newest is kept.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ def best_between(alphas: Sequence[float], score: Callable[[float], Score]) -> Mi
     return Mixed(alpha, scores)
 
 
-def mean(states: Sequence[State]) -> dict[str, Tensor]:
+def mean(states: Iterable[State]) -> dict[str, Tensor]:
     """Return the mean of several networks' weights: a uniform soup (Wortsman et al. 2022a, table 2)."""
     swa = Swa()
     for state in states:

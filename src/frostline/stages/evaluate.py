@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from frostline import machine
-from frostline.core import weights
 from frostline.core.metrics import classification_metrics
 from frostline.core.seeds import derive
 from frostline.data.index import Index, training_rows
-from frostline.data.pixels import InputSpec, load_pixels, normalise
+from frostline.data.pixels import load_pixels
 from frostline.errors import FrostlineError, exhaustion
 from frostline.files import canonical_json, csv_text, publish, read_json, sha256_of, write_text
-from frostline.models.backbones import build
-from frostline.schema import Backbone, Evaluate, Run, Trainer
+from frostline.schema import Evaluate, Run
 from frostline.services import RunInfo, Services
+from frostline.stages.measuring import logits_of, network_with, read_weights
+from frostline.stages.soup import soups
 from frostline.validate import validated
 
 METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
@@ -35,13 +35,14 @@ SPLITS = ("test", "val", "train")
 def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
     """Measure each seed of an arm, in the folder `finetuned`; leave each one's files and a summary in `out`.
 
-    `out` gets metrics.json (mean, std and n over the seeds for each split and metric, and each seed's values)
-    and for each seed seed-<s>/{metrics.json, predictions.csv}.
+    `out` gets metrics.json (mean, std and n over the seeds for each split and metric, each seed's values, and
+    those of their soups) and for each seed seed-<s>/{metrics.json, predictions.csv}.
 
     Raises:
         FrostlineError: a seed's weights or the prepared data are missing or do not fit together.
     """
     measured: dict[str, dict[str, dict[str, float]]] = {}
+    runs: dict[int, Run] = {}
     tags = {"arm": config.arm, "dataset": config.dataset.kind}
     index = Index.read(data)
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
@@ -62,17 +63,24 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         for seed in config.seeds:
             folder, trained = work / f"seed-{seed}", finetuned / f"seed-{seed}"
             folder.mkdir()
-            run_config = _run_of(trained / CONFIG)
-            measured[str(seed)] = measure(run_config, seed, data, trained, folder, services)
+            runs[seed] = _run_of(trained / CONFIG)
+            measured[str(seed)] = measure(runs[seed], seed, data, trained, folder, services)
             advance(1, f"test/accuracy {measured[str(seed)]['test']['accuracy']:.4f}")
         summary = {split: _summary([m[split] for m in measured.values()]) for split in SPLITS}
-        write_text(work / METRICS, canonical_json({**summary, "seeds": measured}))
+        accuracies = {seed: measured[str(seed)]["val"]["accuracy"] for seed in runs}
+        mixed = soups(runs, accuracies, data, lambda seed: finetuned / f"seed-{seed}" / WEIGHTS, services)
+        write_text(work / METRICS, canonical_json({**summary, "seeds": measured, "soups": mixed}))
         recorded.metrics(
             {
                 f"{split}/{name}/{what}": v
                 for split in SPLITS
                 for name, s in summary[split].items()
                 for what, v in s.items()
+            }
+            | {
+                f"soup/{kind}/test/accuracy": s["test"]["accuracy"]
+                for kind, s in mixed.items()
+                if "test" in s
             }
         )
         recorded.finished(work)
@@ -89,13 +97,8 @@ def measure(
     """
     machine.pin(config.trainer.threads)
     index = Index.read(data)
-    state, about = weights.load(trained / WEIGHTS)
-    if about is None or tuple(about["classes"]) != index.classes:
-        raise FrostlineError(
-            f"{trained / WEIGHTS}: not made from the data in {data}; run the training stage again"
-        )
-    spec = InputSpec.from_dict(about["input"])
-    network = _network(config.backbone, spec, state, index)
+    state, spec = read_weights(trained / WEIGHTS, index, data)
+    network = network_with(state, config.backbone, spec, len(index.classes))
     rows = {"train": training_rows(index, config.dataset, derive(seed, "shots") % 2**31)}
     rows |= {split: index.rows(split) for split in ("val", "test")}
     metrics, predictions = {}, []
@@ -115,30 +118,6 @@ def measure(
         out,
     )
     return metrics
-
-
-@torch.no_grad()
-def logits_of(
-    network: torch.nn.Module, pixels: torch.Tensor, spec: InputSpec, trainer: Trainer
-) -> torch.Tensor:
-    """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
-    cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if cuda else "cpu")
-    network.eval().to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-        parts = [
-            network(normalise(part.to(device), spec)).float().cpu()
-            for part in pixels.split(trainer.eval_batch_size)
-        ]
-    return torch.cat(parts)
-
-
-def _network(
-    backbone: Backbone, spec: InputSpec, state: Mapping[str, torch.Tensor], index: Index
-) -> torch.nn.Module:
-    network = build(backbone, spec, len(index.classes), seed=0)
-    weights.transfer(network, state, (), reset_head=False, source="the trained weights")
-    return network
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:

@@ -1,0 +1,55 @@
+"""What measures a trained network on prepared images: for `evaluate`, for soups, for WiSE-FT's sweep."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from frostline.core import weights
+from frostline.data.index import Index
+from frostline.data.pixels import InputSpec, normalise
+from frostline.errors import FrostlineError
+from frostline.models.backbones import build
+from frostline.schema import Backbone, Trainer
+
+
+def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.Tensor], InputSpec]:
+    """Read weights that a training stage left, and what their network sees.
+
+    Args:
+        path: the file.
+        index: of the prepared data.
+        data: its folder, for the error.
+
+    Raises:
+        FrostlineError: they were made from other data.
+    """
+    state, about = weights.load(path)
+    if about is None or tuple(about["classes"]) != index.classes:
+        raise FrostlineError(f"{path}: not made from the data in {data}; run the training stage again")
+    return state, InputSpec.from_dict(about["input"])
+
+
+def network_with(
+    state: Mapping[str, torch.Tensor], backbone: Backbone, spec: InputSpec, classes: int
+) -> torch.nn.Module:
+    """Return the network with the weights `state`, all of which must fit."""
+    network = build(backbone, spec, classes, seed=0)
+    weights.transfer(network, state, (), reset_head=False, source="the trained weights")
+    return network
+
+
+@torch.no_grad()
+def logits_of(
+    network: torch.nn.Module, pixels: torch.Tensor, spec: InputSpec, trainer: Trainer
+) -> torch.Tensor:
+    """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
+    cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if cuda else "cpu")
+    network.eval().to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
+        parts = [
+            network(normalise(part.to(device), spec)).float().cpu()
+            for part in pixels.split(trainer.eval_batch_size)
+        ]
+    return torch.cat(parts)
