@@ -18,7 +18,7 @@ COUNTS = {
     "backbone": 8,
     "dataset": 5,
     "experiment": 2,
-    "freeze": 5,
+    "freeze": 15,
     "loss": 2,
     "optimizer": 4,
     "trainer": 1,
