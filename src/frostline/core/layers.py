@@ -15,9 +15,10 @@ places:
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
+from math import isinf
 from typing import Any
 
 from torch import nn
@@ -26,6 +27,13 @@ from frostline.errors import FrostlineError, allowed
 
 # timm.models._manipulate.MATCH_PREV_GROUP: a spec with this suffix joins the group before it.
 JOINS_PREVIOUS = 99999
+STEMS = ("stem", "stem1")  # CoaT has four, each before its stage
+# LayerNorm2d, BatchNormAct2d, GroupNorm1, RmsNorm …, and Affine, which ResMLP has in their place.
+# NormFreeBlock is none.
+NORM = re.compile("Norm(?!Free)|^Affine$")
+# Also LSTM's, bias_hh_l0.
+BIAS = re.compile(r"bias(_[hi]h_l\d+(_reverse)?)?$")
+LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 PATTERNS = ("head", "stem", "stage:i", "block:i", "norm", "bias", "re:…", "*")
 
 
@@ -119,7 +127,8 @@ def layers_of(model: nn.Module) -> Layers:
     """Return `model`'s layers.
 
     Args:
-        model: any module; timm's `group_matcher` and `get_classifier` are used where it has them.
+        model: any module; what timm's models say of themselves (`group_matcher`, `get_classifier`, the
+            classifier in `pretrained_cfg`) is used where it has it.
 
     Raises:
         FrostlineError: the model has no parameters.
@@ -131,14 +140,17 @@ def layers_of(model: nn.Module) -> Layers:
     tensors = names + [name for name, _ in model.named_buffers() if name in norms]
     head = _head(model, names)
     body = [name for name in tensors if name not in head]
-    stage = dict(_grouped(body, _matcher(model, coarse=True)))
-    block = dict(_grouped(body, _matcher(model, coarse=False)))
-    # A neck (a last norm, say) that the matcher leaves out is part of the last stage.
-    stages = max((s for s in stage.values() if s is not None), default=-1) + 1
-    blocks = max((b for b in block.values() if b is not None), default=-1) + 1
+    says = hasattr(model, "group_matcher")
+    coarse, fine = (
+        _matcher(model, coarse) if says else _own_order(model, coarse, head, body, norms)
+        for coarse in (True, False)
+    )
+    stage = _numbered(body, coarse, norms, dict.fromkeys(body))
+    block = _numbered(body, fine, norms, stage)
+    stages, blocks = (max((n for n in of.values() if n is not None), default=-1) + 1 for of in (stage, block))
 
     def place(name: str) -> Place:
-        common = {"norm": name in norms, "bias": name.rpartition(".")[2].endswith("bias")}
+        common = {"norm": name in norms, "bias": BIAS.search(name) is not None}
         if name in head:
             return Place(stage=None, block=None, depth=blocks + 1, head=True, **common)
         s, b = stage[name], block[name]
@@ -149,41 +161,59 @@ def layers_of(model: nn.Module) -> Layers:
 
 def _norm_tensors(model: nn.Module) -> Iterator[str]:
     for prefix, module in model.named_modules():
-        if "Norm" in type(module).__name__ or isinstance(module, nn.modules.batchnorm._NormBase):
+        if any(NORM.search(ancestor.__name__) for ancestor in type(module).__mro__):
             for name, _ in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
                 yield f"{prefix}.{name}" if prefix else name
 
 
 def _head(model: nn.Module, names: Sequence[str]) -> set[str]:
-    """The classifier's parameters: as the model says, else its last module that has any."""
-    getter = getattr(model, "get_classifier", None)
-    if callable(getter):
-        found = getter()
-        modules = [
-            m for m in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(m, nn.Module)
-        ]
-        inside = {id(p) for m in modules for p in m.parameters()}
-        if inside:
-            return {name for name, p in model.named_parameters() if id(p) in inside}
-    last = names[-1].rpartition(".")[0]
-    return {name for name in names if name.rpartition(".")[0] == last}
+    """What the number of classes changes: as the model says, else its last module that has parameters.
+
+    timm leaves `pretrained_cfg["classifier"]` out when it loads weights for other classes. `get_classifier`
+    may return more than that (LeViT's norm, CAFormer's hidden layer) or less (one of VOLO's two heads). An
+    encoder without a classifier has no head.
+    """
+    cfg = getattr(model, "pretrained_cfg", None)
+    said = (cfg or {}).get("classifier") or ()
+    dropped = tuple(f"{module}." for module in ([said] if isinstance(said, str) else said))
+    named = {name for name in names if name.startswith(dropped)}
+    found = getattr(model, "get_classifier", lambda: None)()
+    modules = [
+        m for m in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(m, nn.Module)
+    ]
+    if cfg is None and not modules:
+        last = names[-1].rpartition(".")[0]
+        return {name for name in names if name.rpartition(".")[0] == last}
+    whole: list[str] = []
+    for module in modules:
+        ids = {id(p) for p in module.parameters()}
+        inside = {name for name, p in model.named_parameters() if id(p) in ids}
+        whole += inside if named.isdisjoint(inside) else ()
+    return named.union(whole)
 
 
 Key = tuple[float, ...]
+KeyOf = Callable[[str], Key | None]
+"""Name → sort key; (0, …) is the stem, None belongs to no group."""
 
 
-def _matcher(model: nn.Module, coarse: bool) -> Callable[[str], Key | None]:
-    """Name → sort key: (0,) is the stem, None is unmatched."""
-    matcher: Any = getattr(model, "group_matcher", None)
-    if matcher is None:
-        return _own_order(model, coarse)
-    spec: Any = matcher(coarse=coarse)
+def _matcher(model: Any, coarse: bool) -> KeyOf:
+    """The groups that the model says, as `timm.models._manipulate.group_with_matcher` reads them."""
+    try:
+        spec: Any = model.group_matcher(coarse=coarse)
+    except AssertionError:  # RDNet has one granularity.
+        spec = model.group_matcher(coarse=False)
     if callable(spec):
-        return lambda name: (1.0, float(spec(name)))
+
+        def ordinal(name: str) -> Key | None:
+            value = float(spec(name))
+            return None if isinf(value) else (float(value > 0), value)
+
+        return ordinal
     # The stem comes first in every family; in a model without one the blocks start at 1.
     rules: list[tuple[re.Pattern[str], int, tuple[Any, ...]]] = []
-    for ordinal, (group, patterns) in enumerate(spec.items()):
-        rank = 0 if group == "stem" else ordinal + 1
+    for position, (group, patterns) in enumerate(spec.items()):
+        rank = 0 if group in STEMS else position + 1
         for pattern, suffix in [(patterns, None)] if isinstance(patterns, str) else patterns or []:
             rules.append((re.compile(pattern), rank, suffix or ()))
 
@@ -197,31 +227,68 @@ def _matcher(model: nn.Module, coarse: bool) -> Callable[[str], Key | None]:
     return key
 
 
-def _own_order(model: nn.Module, coarse: bool) -> Callable[[str], Key | None]:
-    """Stages are the model's children in the order they were registered; blocks are their children."""
-    order: dict[str, int] = {}
+def _own_order(model: nn.Module, coarse: bool, head: Set[str], body: Sequence[str], norms: Set[str]) -> KeyOf:
+    """Stages, or blocks, in the order in which the model registers them.
 
-    def prefix(name: str) -> str:
-        return ".".join(name.split(".")[:-1][: 1 if coarse else 2])
+    The model's children are its stages, theirs the blocks. Where just one child is a list of several layers,
+    its entries take its place; before it comes the stem, or what a stage's first block begins with. The rest
+    of the child that holds the head is a neck.
+    """
+    neck = tuple({name.split(".")[0] + "." for name in head})
 
-    for name, _ in model.named_parameters():
-        order.setdefault(prefix(name), len(order))
-    return lambda name: (1.0, float(order[prefix(name)])) if prefix(name) in order else None
+    def children(prefix: str, names: Iterable[str] = body) -> list[str]:
+        depth = prefix.count(".") + 1
+        inside = (name.split(".") for name in names if name.startswith(prefix))
+        return list(dict.fromkeys(".".join(parts[:depth]) + "." for parts in inside if len(parts) > depth))
+
+    def is_list(prefix: str) -> bool:
+        several = len(children(prefix, (name for name in body if name not in norms))) > 1
+        return several and isinstance(model.get_submodule(prefix[:-1]), LISTS)
+
+    def units(prefix: str) -> list[str]:
+        inside = children(prefix)
+        lists = [i for i, child in enumerate(inside) if is_list(child)]
+        if len(lists) == 1:
+            after = inside[lists[0] + 1 :]
+            return children(inside[lists[0]]) + [child for child in after if child not in neck]
+        return inside if not prefix or is_list(prefix) else []
+
+    order: dict[str, Key] = {}
+    for i, stage in enumerate(units("")):
+        order[stage] = (1, i, 0)
+        order |= {} if coarse else {block: (1, i, j) for j, block in enumerate(units(stage))}
+
+    def key(name: str) -> Key | None:
+        parts = name.split(".")[:-1]
+        within = (".".join(parts[:n]) + "." for n in range(len(parts), 0, -1))
+        found = next((order[prefix] for prefix in within if prefix in order), None)
+        return found or (None if name.startswith(neck) else (0,))
+
+    return key
 
 
-def _grouped(names: Iterable[str], key: Callable[[str], Key | None]) -> Iterator[tuple[str, int | None]]:
-    """Number the groups that the keys form: None the stem, then 0, 1, …; what has no key joins the last."""
-    keys = {name: key(name) for name in names}
-    number: dict[Key, int | None] = {}
+def _numbered(
+    names: Iterable[str], key: KeyOf, norms: Set[str], within: Mapping[str, int | None]
+) -> dict[str, int | None]:
+    """Number the groups that the keys form: None the stem, then 0, 1, …
+
+    A group of nothing but normalisation (an entry of a list of layers) joins the one before it, and what has
+    no key (a neck, say) the last one, both inside their part of `within`.
+    """
+    groups: dict[Key | None, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    rest = groups.pop(None, [])
+    number: dict[str, int | None] = {}
+    last: dict[int | None, int | None] = {}
     count = 0
-    for k in sorted({k for k in keys.values() if k is not None}):
-        if k[0] == 0 and (len(k) == 1 or count == 0):
-            number[k] = None
-        elif k[-1] == JOINS_PREVIOUS and count > 0:
-            number[k] = count - 1
-        else:
-            number[k] = count
+    for k in sorted(k for k in groups if k is not None):
+        part = within[groups[k][0]]
+        joins = part in last and (k[-1] == JOINS_PREVIOUS or norms >= set(groups[k]))
+        if k[0] == 0:
+            last[part] = None
+        elif not joins:
+            last[part] = count
             count += 1
-    last = count - 1 if count else None
-    for name, found in keys.items():
-        yield name, last if found is None else number[found]
+        number.update(dict.fromkeys(groups[k], last[part]))
+    return number | {name: last.get(within[name], count - 1 if count else None) for name in rest}
