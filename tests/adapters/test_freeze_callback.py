@@ -1,5 +1,10 @@
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.tiny import NOTHING, RESNET, SGD, Bench, same, scripted, tensors
 
 from frostline.adapters.freeze_callback import FreezeSchedule
@@ -47,11 +52,47 @@ def test_what_is_frozen_is_bit_identical_and_what_trains_moves(optimizer, tmp_pa
     bench = Bench({**NET, **THAW, "optimizer": optimizer, "trainer.epochs": 5}, kind=Watched)
     result = bench.fit(tmp_path)
     assert result.starts == (0, 3, 5, 6)
+    assert len(bench.classifier.states) == 11
+    does_what_it_says(bench, result)
+
+
+@st.composite
+def schedules(draw):
+    """Phases that freeze, thaw, freeze again; 10 steps in all."""
+    names = ["head", "top", "rest"]
+    count = draw(st.integers(1, 4))
+    found = []
+    for i in range(count):
+        phase = {"train": draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))}
+        phase["until"] = "end" if i == count - 1 else {"steps": draw(st.integers(1, 3))}
+        for key, values in {
+            "bn": ["train", "eval", "recalibrate"],
+            "weight_decay": [0.0, 0.5],
+            "schedule": [{"kind": "one_cycle", "warmup": 0.3, "final": 0.01, "momentum": [0.9, 0.5]}],
+        }.items():
+            if draw(st.booleans()):
+                phase[key] = draw(st.sampled_from(values))
+        found.append(phase)
+    return found
+
+
+@pytest.mark.slow
+@settings(max_examples=10, deadline=None)
+@given(phases_=schedules(), optimizer=st.sampled_from([{"lr": 0.01, "weight_decay": 0.1}, SGD]))
+def test_every_schedule_does_what_it_says(phases_, optimizer):
+    bench = Bench({**NET, **phases(*phases_), "optimizer": optimizer, "trainer.epochs": 5}, kind=Watched)
+    with TemporaryDirectory() as folder:
+        does_what_it_says(bench, bench.fit(Path(folder)))
+
+
+def does_what_it_says(bench, result):
+    """What is frozen stands still to the bit, its moments too, and each group that trains moves, step by step."""
     module = bench.classifier
-    assert len(module.states) == 11
     for step, (before, after) in enumerate(zip(module.states, module.states[1:], strict=False)):
         phase = sum(step >= start for start in result.starts) - 1
         trained = bench.plan.trained(phase) | bench.plan.moving_statistics(phase)
+        if step in result.starts and bench.plan.phases[phase].bn == "recalibrate":
+            trained |= bench.plan.statistics(phase)
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert moved <= trained, f"step {step}"
         for group in bench.plan.phases[phase].train:

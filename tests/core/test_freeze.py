@@ -84,6 +84,30 @@ def test_what_is_not_given_is_as_before():
     assert made.phases[1].restore
 
 
+def resized(phases, epochs=10):
+    schedule = Freeze.model_validate({"groups": GROUPS, "phases": phases})
+    return freeze.plan(schedule, LAYERS, FLAT, epochs, 4, steps_at=lambda size: 128 // size)
+
+
+def test_a_batch_size_changes_the_steps_of_an_epoch_and_not_the_epochs():
+    made = resized(
+        [
+            {"train": ["head"], "until": "30%"},
+            {"train": "all", "until": {"plateau": "val/loss", "patience": 1, "max": "40%"}, "batch_size": 16},
+            {"train": "all", "until": "end", "batch_size": 64},
+        ]
+    )
+    assert [(phase.length, phase.steps_per_epoch) for phase in made.phases] == [(12, 4), (32, 8), (None, 2)]
+    assert made.total_steps == 12 + 32 + 3 * 2
+    assert made.end_of((0, 12, 12 + 16)) == 12 + 16 + 5 * 2  # a plateau after two epochs leaves five
+
+
+@pytest.mark.parametrize("until", [{"epochs": 1.5}, {"steps": 3}])
+def test_where_the_batch_size_changes_phases_take_whole_epochs(until):
+    with pytest.raises(FrostlineError, match=r"freeze\.phases\.0\.until: .* phases take whole epochs"):
+        resized([{"train": ["head"], "until": until}, {"train": "all", "until": "end", "batch_size": 16}])
+
+
 def test_a_schedule_without_phases_trains_nothing():
     assert plan([], groups={"all": "*"}).phases == ()
 
@@ -133,12 +157,40 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             GROUPS,
             [{"train": ["head"], "until": {"epochs": 11}}, GRADUAL[-1]],
-            "freeze.phases: the phases before the last take 11 epochs, but the run has 10 (trainer.epochs), 4 steps",
+            "freeze.phases: the phases before the last take 11 epochs, but the run has 10 (trainer.epochs)",
         ),
         (
             GROUPS,
             [{"train": ["head"], "until": {"plateau": "val/los", "patience": 1, "max": "5%"}}, GRADUAL[-1]],
             "freeze.phases.0.until.plateau: no metric 'val/los'; did you mean 'val/loss'?",
+        ),
+        (
+            GROUPS,
+            [{"train": ["head"], "until": {"reaches": "val/acc", "value": 0.5, "max": "5%"}}, GRADUAL[-1]],
+            "freeze.phases.0.until.reaches: no metric 'val/acc'; did you mean 'val/accuracy'?",
+        ),
+        (
+            GROUPS,
+            [
+                {"train": ["head"], "until": {"reaches": "val/accuracy", "value": 90, "max": "5%"}},
+                GRADUAL[-1],
+            ],
+            "freeze.phases.0.until.value: found 90; an accuracy is at most 1",
+        ),
+        (
+            GROUPS,
+            [{"train": ["head"], "until": "0%"}, GRADUAL[-1]],
+            "freeze.phases.0.until: 0% of a run is no phase; give it more, or remove it",
+        ),
+        (
+            GROUPS,
+            [{**GRADUAL[-1], "optimizer": {"hed": {}}}],
+            "freeze.phases.0.optimizer: no group 'hed'; did you mean 'head'?",
+        ),
+        (
+            GROUPS,
+            [{**GRADUAL[-1], "batch_size": 8}],
+            "freeze.phases.0.batch_size: these batches are made elsewhere; remove it",
         ),
     ],
 )

@@ -160,7 +160,7 @@ class FreezePlan:
         return curve.momentum(step - starts[-1], self.end_of(starts) - starts[-1])
 
     def options(self, phase: int, group: str, *, decays: bool) -> dict[str, Any]:
-        """Return the optimizer's settings for tensors of `group` in `phase`, where they differ from its own."""
+        """Return the optimizer's settings for tensors of `group` in `phase`, other than its own."""
         plan = self.phases[phase]
         given = dict(plan.options.get(group, {}))
         if plan.weight_decay is not None:
@@ -380,6 +380,8 @@ def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: b
     until = getattr(until, "max", until)
     if isinstance(until, str):
         length = float(until.removesuffix("%")) / 100 * epochs
+        if length == 0:
+            raise FrostlineError(f"{key}.until: {until} of a run is no phase; give it more, or remove it")
         return max(1, round(length)) * steps_per_epoch if whole else max(1, round(length * steps_per_epoch))
     steps = getattr(until, "steps", None)
     length = until.epochs if steps is None else steps / steps_per_epoch
