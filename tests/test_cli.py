@@ -259,11 +259,11 @@ def test_plan_says_what_would_train(shell):
     out, err = shell(*words, "--images", "100", "trainer.batch_size=20", "optimizer=adam")
     assert err == ""
     assert out.startswith(
-        "freeze=gradual on mlp, 2,642 parameters;"
+        "freeze=gradual on mlp, 2,778 parameters;"
         " 100 images of digits in batches of 20: 10 epochs of 5 steps\n"
     )
-    assert re.search(r"^top +stage:-1 +528 +20 % *$", out, re.M)
-    assert re.search(r"^ +1 +2.4 +10 +562 +21\.3 % +head +0\.001 +0\.001 +0\.001 +none *$", out, re.M)
+    assert re.search(r"^top +stage:-1 +528 +19 % *$", out, re.M)
+    assert re.search(r"^ +1 +2.4 +10 +698 +25\.1 % +head +0\.001 +0\.001 +0\.001 +none *$", out, re.M)
     assert "phase 1 ends early if val/loss stalls for 3 epochs, and goes back to its best" in out
     made = json.loads(shell(*words, "--format", "json", "dataset.shots=3")[0])
     assert made["images"] == 30

@@ -37,6 +37,9 @@ leaves in out: metrics.json, weights.safetensors (the best epoch's), config.yaml
 predictions.csv; out is runs/COMMAND/NAME unless given."""
 
 EXIT_USER, EXIT_TRAINING, EXIT_GATE, EXIT_INTERRUPTED = 2, 3, 4, 130
+CLASSES = 10
+"""Of a plan for which no data set is looked at: as many as those have that come with frostline."""
+PICTURES = (".svg", ".png")
 TABLE_WIDTH = 160
 """Of a sweep's table where it does not go to a terminal."""
 
@@ -83,9 +86,10 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in a sentence, without repeating how everything is used."""
 
     def error(self, message: str) -> NoReturn:
-        if match := re.match(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)", message):
-            names = re.findall(r"\w+", match[2])
-            message = f"no command {match[1]!r}; {allowed(match[1], names, limit=len(names))}"
+        if match := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
+            names = re.findall(r"\w+", match[3])
+            what = "no command" if match[1] == "COMMAND" else f"{match[1]}: there is no"
+            message = f"{what} {match[2]!r}; {allowed(match[2], names, limit=len(names))}"
         self.exit(EXIT_USER, f"frostline: error: {message}; see {self.prog} --help\n")
 
 
@@ -142,7 +146,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--images", type=_positive, metavar="N", help="training images, instead of preparing the data"
     )
-    sub.add_argument("--format", choices=["table", "json"], default="table", help="default: %(default)s")
+    sub.add_argument(
+        "--classes", type=_positive, metavar="N", default=CLASSES, help="with --images (default: %(default)s)"
+    )
+    sub.add_argument(
+        "--format",
+        choices=["table", "yaml", "json"],
+        default="table",
+        help="yaml: the schedule written out, to edit and run (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--picture", type=_picture, metavar="FILE", help="draw rates and thaw depth too: .svg or .png"
+    )
 
     for name, train, text in (
         ("pretrain", _pretrain, "train on the source data set"),
@@ -209,6 +224,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in PICTURES:
+        raise argparse.ArgumentTypeError(f"found {text}; name a file that ends in {' or '.join(PICTURES)}")
+    return path
+
+
 # ── one function a command ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -245,12 +267,21 @@ def _plan(arguments: argparse.Namespace) -> None:
 
     composed, choices = compose.experiment(arguments.overrides)
     from frostline import plan
+    from frostline.report import plan_text
 
-    made = plan.make(composed, choices, arguments.stage, arguments.images)
-    if arguments.format == "json":
-        print(plan.as_json(made), end="")
-    else:
-        plan.show(made, None if sys.stdout.isatty() else TABLE_WIDTH)
+    made = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
+    match arguments.format:
+        case "table":
+            plan_text.show(made, None if sys.stdout.isatty() else TABLE_WIDTH)
+        case "yaml":
+            print(plan_text.as_yaml(made), end="")
+        case "json":
+            print(made.as_json(), end="")
+    if arguments.picture:
+        from frostline.files import write_bytes
+        from frostline.report import plan_picture
+
+        write_bytes(arguments.picture, plan_picture.draw(made.as_data(), arguments.picture.suffix))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

@@ -1,15 +1,19 @@
 """`frostline plan`: what a freeze schedule gives on this backbone and data set, before anything trains."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from frostline import compose
-from frostline.core import outline
-from frostline.core.outline import GroupOutline, PhaseOutline, Rates
+from frostline.core import cost, outline
+from frostline.core.freeze import FreezePlan
+from frostline.core.outline import GroupOutline, PhaseOutline, SectionOutline
+from frostline.core.written_out import written_out
 from frostline.schema import Experiment, Run
 
-LEAST_WIDTH = 120
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.data.pixels import InputSpec
 
 
 @dataclass(frozen=True)
@@ -19,19 +23,42 @@ class Plan:
     backbone: str
     dataset: str
     freeze: str
+    schedule: Mapping[str, Any]
+    """Groups and phases as conf/freeze holds them, with everything that is inherited written out."""
     parameters: int
     """Of the network."""
+    input: tuple[int, int, int]
+    """Channels, height and width of an image."""
     images: int
     """That it trains on."""
     batch_size: int
     epochs: int
     steps_per_epoch: int
     groups: list[GroupOutline]
-    patterns: Mapping[str, list[str]]
+    sections: list[SectionOutline]
+    """From the input to the head."""
     phases: list[PhaseOutline]
 
+    @property
+    def patterns(self) -> dict[str, list[str]]:
+        """Group → its patterns."""
+        given = self.schedule["groups"]
+        return {name: [each] if isinstance(each, str) else each for name, each in given.items()}
 
-def make(composed: Experiment, choices: Mapping[str, str], stage: str, images: int | None) -> Plan:
+    def as_data(self) -> dict[str, Any]:
+        """Return all of it as plain data, which JSON can hold and a picture can be drawn from."""
+        return asdict(self)
+
+    def as_json(self) -> str:
+        """Return all of it as JSON."""
+        from frostline.files import canonical_json
+
+        return canonical_json(self.as_data())
+
+
+def make(
+    composed: Experiment, choices: Mapping[str, str], stage: str, images: int | None, classes: int
+) -> Plan:
     """Work out the schedule of a run.
 
     Args:
@@ -39,102 +66,59 @@ def make(composed: Experiment, choices: Mapping[str, str], stage: str, images: i
         choices: the option chosen in each group.
         stage: pretrain or finetune.
         images: training images; None: as many as the data set gives, which is prepared for that.
+        classes: with `images`, how many the head tells apart.
 
     Raises:
         FrostlineError: the schedule does not fit the network, or the data set can't be had.
     """
     import torch
 
+    from frostline import compose
     from frostline.models.backbones import build
     from frostline.models.pretrained import NO_WEIGHTS, input_spec
-    from frostline.stages import training
+    from frostline.stages.training import plan_of
 
     source = stage == "pretrain"
     run = (compose.pretrain_config if source else compose.finetune_config)(composed, choices)
-    count, classes = (images, 2) if images else _prepared(composed, run, "source" if source else "target")
+    count, classes = (
+        (images, classes) if images else _prepared(composed, run, "source" if source else "target")
+    )
     spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
-    plan = training.plan_of(run, network, count)
+    return of_run(run, plan_of(run, network, count), network, spec, count)
+
+
+def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", images: int) -> Plan:
+    """Describe the plan of a run.
+
+    Args:
+        run: its config.
+        plan: its schedule on its network.
+        network: with or without data; it stays as it is.
+        spec: what the network sees.
+        images: that it trains on.
+    """
+    from frostline.stages.training import backbone_name
+
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    patterns = {
-        name: [given] if isinstance(given, str) else given for name, given in run.freeze.groups.items()
-    }
+    shape = (spec.channels, spec.size, spec.size)
+    costs = cost.of_phases(network, plan, shape)
     return Plan(
-        backbone=training.backbone_name(run),
+        backbone=backbone_name(run),
         dataset=run.dataset.kind,
         freeze=run.freeze_name,
+        schedule=written_out(run.freeze).model_dump(exclude_none=True),
         parameters=sum(sizes.values()),
-        images=count,
+        input=shape,
+        images=images,
         batch_size=run.trainer.batch_size,
         epochs=run.trainer.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         groups=outline.groups(plan, sizes),
-        patterns=patterns,
-        phases=outline.phases(plan, sizes, run.optimizer.lr),
+        sections=outline.sections(plan, sizes),
+        phases=outline.phases(plan, sizes, run.optimizer.lr, run.trainer.batch_size, costs),
     )
-
-
-def as_json(plan: Plan) -> str:
-    """Return the plan as JSON."""
-    from frostline.files import canonical_json
-
-    return canonical_json(dataclasses.asdict(plan))
-
-
-def show(plan: Plan, width: int | None = None) -> None:
-    """Print the plan as tables."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=width, highlight=False)
-    console.width = max(console.width, LEAST_WIDTH)  # a cut number is worth less than a wrapped line
-    length = f"{plan.epochs} epochs of {plan.steps_per_epoch} steps" if plan.phases else "nothing trains"
-    console.print(
-        f"freeze={plan.freeze} on {plan.backbone}, {plan.parameters:,} parameters;"
-        f" {plan.images:,} images of {plan.dataset} in batches of {plan.batch_size}: {length}\n"
-    )
-    groups = Table("group", "takes", box=None, padding=(0, 2, 0, 0))
-    groups.add_column("parameters", justify="right")
-    groups.add_column("share", justify="right")
-    for group in plan.groups:
-        patterns = ", ".join(plan.patterns[group.name])
-        groups.add_row(group.name, patterns, f"{group.parameters:,}", _share(group.share))
-    console.print(groups)
-    if not plan.phases:
-        return
-    phases = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("phase", "epochs", "steps", "parameters", "share", "trains"):
-        phases.add_column(name, justify="left" if name == "trains" else "right", no_wrap=True)
-    for name in ("rate at first step", "middle", "last", "BatchNorm"):
-        phases.add_column(name, no_wrap=True)
-    for phase in plan.phases:
-        for row in _rows(phase, plan.steps_per_epoch):
-            phases.add_row(*row)
-    console.print()
-    console.print(phases)
-    for phase in plan.phases[:-1]:
-        console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
-
-
-def _rows(phase: PhaseOutline, steps_per_epoch: int) -> Iterator[Sequence[str]]:
-    """A line for each group that trains; what the phase is as a whole stands in the first."""
-    begin = phase.first_step / steps_per_epoch
-    epochs = f"{begin:.3g}–{begin + phase.epochs:.3g}"
-    whole = [str(phase.index), epochs, str(phase.steps), f"{phase.parameters:,}", _share(phase.share)]
-    batch_norm = phase.batch_norm
-    for group, rates in phase.rates.items():
-        yield *whole, group, *map(_rate, rates), batch_norm
-        whole, batch_norm = [""] * len(whole), ""
-
-
-def _rate(rates: Rates) -> str:
-    low, high = (f"{rate:.2g}".replace("e-0", "e-") for rate in rates)
-    return high if low == high else f"{low}…{high}"
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.3g} %"
 
 
 def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from frostline.core import freeze, outline
+from frostline.core.cost import Cost
 from frostline.core.layers import layers_of
 from frostline.core.rates import Curve
 from frostline.models.mlp import Mlp
@@ -16,12 +17,24 @@ def network() -> nn.Module:
     return Mlp(4, [3, 2], 5)
 
 
-def outlined(network, phases, epochs=10, steps=5, lr=0.1, curve=None, groups=None):
+def made(network, phases, epochs=10, steps=5, curve=None, groups=None):
     groups = groups or {"head": "head", "rest": "*"}
     schedule = Freeze.model_validate({"groups": groups, "phases": phases})
-    plan = freeze.plan(schedule, layers_of(network), curve or Curve("constant"), epochs, steps)
-    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    return outline.groups(plan, sizes), outline.phases(plan, sizes, lr)
+    curve = curve or Curve("constant")
+    return freeze.plan(
+        schedule, layers_of(network), curve, epochs, steps, lambda batch: epochs * steps // batch
+    )
+
+
+def sizes(network):
+    return {name: parameter.numel() for name, parameter in network.named_parameters()}
+
+
+def outlined(network, phases, lr=0.1, costs=None, **arguments):
+    plan = made(network, phases, **arguments)
+    costs = costs or [None] * len(phases)
+    counts = sizes(network)
+    return outline.groups(plan, counts), outline.phases(plan, counts, lr, 20, costs)
 
 
 def test_groups_and_what_trains(network):
@@ -29,10 +42,22 @@ def test_groups_and_what_trains(network):
     groups, (first, second) = outlined(network, phases)
     assert [(g.name, g.parameters, g.share) for g in groups] == [("head", 15, 15 / 38), ("rest", 23, 23 / 38)]
     assert (first.trains, first.parameters, first.share) == (("head",), 15, 15 / 38)
-    assert (first.first_step, first.steps, first.epochs, first.ends) == (0, 10, 2.0, "on time")
-    assert (second.first_step, second.steps, second.epochs, second.parameters) == (10, 40, 8.0, 38)
+    assert (first.first_step, first.steps, first.first_epoch, first.epochs) == (0, 10, 0.0, 2.0)
+    assert (first.ends, first.gradients, first.batch_size) == ("on time", 60, 20)
+    assert (second.first_step, second.steps, second.first_epoch, second.epochs) == (10, 40, 2.0, 8.0)
+    assert second.parameters == 38
     assert first.rates == {"head": ((0.1, 0.1),) * 3}
     assert second.rates == {"head": ((0.1, 0.1),) * 3, "rest": ((0.05, 0.05),) * 3}
+
+
+def test_sections_go_from_the_input_to_the_head(network):
+    plan = made(network, [], groups={"biases": "bias", "head": "head", "rest": "*"})
+    found = outline.sections(plan, sizes(network))
+    assert [(section.name, section.groups) for section in found] == [
+        ("stage:0", {"rest": 12, "biases": 3}),
+        ("stage:1", {"rest": 6, "biases": 2}),
+        ("head", {"head": 10, "biases": 5}),
+    ]
 
 
 def test_rates_follow_the_curve_and_the_depth(network):
@@ -45,6 +70,19 @@ def test_rates_follow_the_curve_and_the_depth(network):
     assert phase.rates["head"][0] == pytest.approx((0.1, 0.1))
 
 
+def test_the_course_of_the_rates_keeps_its_corner(network):
+    phases = [{"train": ["head"], "until": "50%"}, {"train": ["head"], "until": "end"}]
+    curve = Curve("linear", warmup=0.1, final=0.0)
+    _, (_, second) = outlined(network, phases, epochs=20, steps=1000, curve=curve)
+    steps, rates = second.course.steps, second.course.rates["head"]
+    assert (steps[0], steps[-1]) == (10_000, 19_999)
+    assert len(steps) == len(rates) <= 2 * outline.COURSE_POINTS
+    assert max(rates) == rates[steps.index(11_000)] == (0.1, 0.1)
+    assert rates[steps.index(10_999)] == (0.1, 0.1)
+    _, (single,) = outlined(network, phases[1:], epochs=1, steps=1, curve=curve)
+    assert single.course.steps == (0,)
+
+
 def test_how_a_phase_ends_is_said(network):
     until = {"plateau": "val/loss", "patience": 1, "max": "50%"}
     phases = [{"train": ["head"], "until": until, "restore": "best"}, {"train": "all", "until": "end"}]
@@ -53,15 +91,30 @@ def test_how_a_phase_ends_is_said(network):
     assert first.steps == 25
 
 
+def test_a_phase_may_have_batches_of_its_own(network):
+    phases = [{"train": ["head"], "until": "50%"}, {"train": "all", "until": "end", "batch_size": 10}]
+    _, (first, second) = outlined(network, phases)
+    assert (first.batch_size, first.steps, first.epochs) == (20, 25, 5.0)
+    assert (second.batch_size, second.steps, second.first_epoch, second.epochs) == (10, 25, 5.0, 5.0)
+
+
+def test_costs_lie_with_their_phases(network):
+    phases = [{"train": ["head"], "until": "20%"}, {"train": "all", "until": "end"}]
+    cost = Cost(forward=1, backward=2, activations=3)
+    _, (first, second) = outlined(network, phases, costs=[None, cost])
+    assert (first.cost, second.cost) == (None, cost)
+
+
 def test_batch_norm_is_told_from_none():
     network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     phases = [
         {"train": ["head"], "until": "20%"},
         {"train": "all", "until": "20%"},
+        {"train": "all", "until": "20%", "bn": "recalibrate"},
         {"train": "all", "until": "end", "bn": "eval"},
     ]
     _, found = outlined(network, phases)
-    assert [phase.batch_norm for phase in found] == ["none", "moves", "eval"]
+    assert [phase.batch_norm for phase in found] == ["none", "moves", "recalibrate", "eval"]
 
 
 def test_nothing_trains(network):

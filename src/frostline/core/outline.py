@@ -1,6 +1,6 @@
 """What a freeze plan comes to, phase by phase, in numbers that people ask for before they train."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline.core.cost import Cost
@@ -11,8 +11,8 @@ Rates = tuple[float, float]
 """The lowest and the highest learning rate of a group's layers: they differ under layer decay."""
 BYTES = 4
 """Of a float32."""
-COURSE_POINTS = 64
-"""Steps of a phase at which a picture samples its rates."""
+COURSE_POINTS = 48
+"""Steps at which a picture samples the rates of a phase's warm-up, and as many after it."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,16 @@ def _course(
 
 
 def _sampled(plan: FreezePlan, starts: tuple[int, ...]) -> tuple[int, ...]:
-    first, length = starts[-1], plan.end_of(starts) - starts[-1]
-    even = {round(i * (length - 1) / (COURSE_POINTS - 1)) for i in range(COURSE_POINTS)}
-    # Where the warm-up ends the curve has a corner, which even steps would cut off.
-    corner = round(plan.phases[len(starts) - 1].curve.warmup * length)
-    return tuple(first + step for step in sorted(even | {max(corner - 1, 0), min(corner, length - 1)}))
+    first, last = starts[-1], plan.end_of(starts) - 1
+    # Where the warm-up ends the curve has a corner, which evenly spread steps would cut off.
+    corner = first + round(plan.phases[len(starts) - 1].curve.warmup * (last + 1 - first))
+    spans = ((first, max(first, corner - 1)), (min(corner, last), last))
+    return tuple(sorted({step for begin, end in spans for step in _spread(begin, end)}))
+
+
+def _spread(begin: int, end: int) -> Iterator[int]:
+    for i in range(COURSE_POINTS):
+        yield begin + round(i * (end - begin) / (COURSE_POINTS - 1))
 
 
 def _section(place: Place) -> str:

@@ -65,6 +65,17 @@ def png(figure: "Figure") -> bytes:
     return stream.getvalue()
 
 
+def svg_file(figure: "Figure") -> bytes:
+    """Return `figure` as an SVG file on paper, its letters as outlines, without date or version."""
+    import matplotlib
+
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "frostline"}):
+        metadata = {"Date": None, "Creator": None}
+        figure.savefig(stream, format="svg", facecolor=theme.PAPER.light, metadata=metadata)
+    return stream.getvalue()
+
+
 def svg(figure: "Figure", name: str, description: str) -> str:
     """Return `figure` as an SVG element for a page: see-through, in the page's colours, with ids of its own.
 

@@ -1,0 +1,199 @@
+"""`frostline plan`: tables, the schedule as YAML that is run as it stands, JSON, and the picture."""
+
+import io
+import json
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from PIL import Image
+from torch import nn
+
+from frostline import cli, compose, plan, schedules
+from frostline.report import plan_text
+from tests.imports import SRC
+from tests.tiny import run_config
+
+CONF = SRC.parent / "conf"
+MLP = ["backbone=mlp", "backbone.hidden=[32,16]", "input.size=8", "trainer.batch_size=20", "--images", "100"]
+RESNET = ["backbone=timm", "backbone.name=test_resnet", "--images", "100"]
+OWN = {
+    "groups": {"head": "head", "norms": ["norm", "bias - head"], "rest": "*"},
+    "phases": [
+        {
+            "train": ["head", "norms"],
+            "until": "25%",
+            "lr": {"norms": 1e-6, "layer_decay": 0.5},
+            "bn": "eval",
+            "restore": "best",
+            "schedule": {"kind": "linear", "warmup": 0.1, "final": 0.01},
+        },
+        {
+            "train": ["head"],
+            "until": {"reaches": "val/accuracy", "value": 0.9, "max": {"epochs": 1.5}},
+            "weight_decay": 0.0,
+        },
+        {"train": "all", "until": "end", "optimizer": {"rest": {"weight_decay": 0.2}}},
+    ],
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with configs of its own."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "freeze" / "own.yaml").write_text(yaml.safe_dump(OWN, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ready():
+    return sorted(path.stem for path in (CONF / "freeze").glob("*.yaml"))
+
+
+@pytest.fixture
+def run(project, capsys):
+    def call(*words, status=0):
+        assert cli.main(["plan", *words]) == status
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return call
+
+
+def facts(text):
+    """A plan without the name of its schedule, and without how that was written."""
+    made = json.loads(text)
+    return {key: value for key, value in made.items() if key not in ("freeze", "schedule")}
+
+
+def test_tables(run):
+    out = run("freeze=gradual", "trainer.epochs=10", *MLP)
+    head, *_ = out.splitlines()
+    assert head == (
+        "freeze=gradual on mlp, 2,778 parameters; 100 images of digits in batches of 20: 10 epochs of 5 steps"
+    )
+    rows = [line.split() for line in out.splitlines()]
+    assert ["top", "stage:-1", "528", "19", "%"] in rows
+    # 64 → 32 → 16 → 10 are 2,048 + 512 + 160 products an image; phase 0 takes 2 epochs of 100 images.
+    assert ["0", "5.44", "k", "320", "1.15", "M", "1.25", "KiB", "680", "B"] in rows
+    assert ["1", "5.44", "k", "1.66", "k", "1.42", "M", "3.75", "KiB", "2.73", "KiB"] in rows
+    assert "phase 1 ends early if val/loss stalls for 3 epochs, and goes back to its best" in out
+
+
+@pytest.mark.parametrize("freeze", [*ready(), "own"])
+def test_the_yaml_is_a_schedule_with_the_same_plan(run, project, freeze):
+    words = ["trainer.epochs=20", *RESNET]
+    text = run(f"freeze={freeze}", *words, "--format", "yaml")
+    (project / "conf" / "freeze" / "again.yaml").write_text(text)
+    before = run(f"freeze={freeze}", *words, "--format", "json")
+    after = run("freeze=again", *words, "--format", "json")
+    assert facts(after) == facts(before)
+    assert json.loads(after)["schedule"] == json.loads(before)["schedule"]
+    assert schedules.load(project / "conf" / "freeze" / "again.yaml").model_dump(
+        exclude_none=True
+    ) == yaml.safe_load(text)
+
+
+def test_the_yaml_says_what_each_phase_comes_to(run):
+    lines = run("freeze=own", "trainer.epochs=20", *RESNET, "--format", "yaml").splitlines()
+    assert lines[0].startswith("# freeze=own on test_resnet, ")
+    assert lines[1].startswith("# parameters: head ")
+    start = lines.index("  - train: [head]")
+    assert lines[start - 3].startswith(
+        "  # phase 1: epochs 5–6.5, 6 steps; ends early if val/accuracy reaches 0.9"
+    )
+    assert "parameters train, " in lines[start - 2]
+    assert "; rates: head " in lines[start - 2]
+    assert lines[start - 1].startswith("  #   FLOPs: ")
+    assert "; memory: activations " in lines[start - 1]
+    # What the phase is given by the one before.
+    inherited = lines[start + 1 : lines.index("  - train: all")]
+    assert "    lr: {layer_decay: 0.5}" in inherited
+    assert "    bn: eval" in inherited
+    assert "    schedule: {kind: linear, warmup: 0.1, final: 0.01}" in inherited
+
+
+def test_json_holds_all_of_it(run):
+    made = json.loads(run("freeze=gradual", "trainer.epochs=10", *MLP, "--format", "json"))
+    assert made["input"] == [1, 8, 8]
+    assert made["schedule"]["groups"] == {"head": "head", "top": "stage:-1", "rest": "*"}
+    assert [section["name"] for section in made["sections"]] == ["stage:0", "stage:1", "head"]
+    first, *_ = made["phases"]
+    assert first["cost"] == {"forward": 5440, "backward": 320, "activations": 64}
+    assert first["course"]["rates"]["head"][0] == first["rates"]["head"][0]
+
+
+def test_the_head_has_as_many_classes_as_one_says(run):
+    made = json.loads(run("freeze=full", *MLP, "--classes", "3", "--format", "json"))
+    assert made["groups"][0]["parameters"] == 16 * 3 + 3
+
+
+def test_an_unknown_cost_is_said(project, capsys):
+    class Looks(nn.Linear):
+        def forward(self, images):
+            assert images.sum().item() is not None
+            return super().forward(images.flatten(1))
+
+    network = nn.Sequential(Looks(64, 4), nn.Linear(4, 2))
+    config = run_config()
+    from frostline.models.pretrained import NO_WEIGHTS, input_spec
+    from frostline.stages.training import plan_of
+
+    spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
+    made = plan.of_run(config, plan_of(config, network, 100), network, spec, 100)
+    assert made.phases[0].cost is None
+    plan_text.show(made, 160)
+    assert capsys.readouterr().out.count("unknown") == 4
+    assert "FLOPs: unknown forward" in plan_text.as_yaml(made)
+    assert json.loads(made.as_json())["phases"][0]["cost"] is None
+
+
+@pytest.mark.parametrize("freeze", ["gradual", "zero_shot", "own"])
+def test_the_picture_is_one(run, project, freeze):
+    words = [f"freeze={freeze}", "trainer.epochs=20", *RESNET, "--picture"]
+    run(*words, "deep/er/plan.png")
+    with Image.open(project / "deep" / "er" / "plan.png") as image:
+        assert image.format == "PNG"
+        assert image.width == 1800
+    run(*words, "plan.svg")
+    first = (project / "plan.svg").read_bytes()
+    assert ElementTree.parse(io.BytesIO(first)).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    run(*words, "plan.svg")
+    assert (project / "plan.svg").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--format ymal", "--format: there is no 'ymal'; did you mean 'yaml'? (allowed: json, table, yaml)"),
+        ("--stage finetun", "--stage: there is no 'finetun'; did you mean 'finetune'?"),
+        ("--picture plan.jpg", "--picture: found plan.jpg; name a file that ends in .svg or .png"),
+    ],
+)
+def test_mistakes_are_one_sentence(project, capsys, words, sentence):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", *words.split()])
+    assert ended.value.code == cli.EXIT_USER
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_picture_that_can_not_be_written(project, capsys):
+    (project / "file").write_text("")
+    assert cli.main(["plan", "freeze=full", *MLP, "--picture", "file/plan.png"]) == cli.EXIT_USER
+    assert "file" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_resnet18_is_counted_while_one_waits(project):
+    """The count itself; importing torch and timm takes longer."""
+    import time
+
+    composed, choices = compose.experiment(["backbone=resnet18", "freeze=gradual"])
+    plan.make(composed, choices, "finetune", 1000, 10)
+    begun = time.perf_counter()
+    plan.make(composed, choices, "finetune", 1000, 10)
+    assert time.perf_counter() - begun < 5
