@@ -14,13 +14,15 @@ CONF = SRC.parent / "conf"
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
 OPTIONS = [name.removesuffix(".yaml") for name in FILES if name != "config.yaml"]
 COUNTS = {
-    "augment": 3,
+    "augment": 4,
+    "averaging": 4,
     "backbone": 8,
     "dataset": 5,
     "experiment": 2,
     "freeze": 15,
     "loss": 2,
     "optimizer": 4,
+    "regularizer": 3,
     "trainer": 1,
     "weights": 4,
 }

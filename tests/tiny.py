@@ -45,8 +45,12 @@ RUN: dict[str, Any] = {
         "clip_norm": None,
         "schedule": {"kind": "cosine", "warmup": 0.05, "final": 0.0},
     },
-    "loss": {"kind": "cross_entropy", "label_smoothing": 0.0},
-    "augment": dict.fromkeys(("flip", "rotate", "translate", "scale", "brightness", "contrast"), 0.0),
+    "loss": {"kind": "cross_entropy", "label_smoothing": 0.0, "class_weights": None},
+    "regularizer": {"kind": "none"},
+    "averaging": {"kind": "none"},
+    "augment": dict.fromkeys(
+        ("flip", "rotate", "translate", "scale", "brightness", "contrast", "mixup", "cutmix"), 0.0
+    ),
     "trainer": {
         "epochs": 3,
         "batch_size": 20,
@@ -108,13 +112,14 @@ class Bench:
         kind = kind or Classifier
         self.classifier = kind(self.network, self.plan, config.optimizer, config.loss, 0, **arguments)
         sets = (random_images(n, n, spec.size, spec.channels) for n in (train, 30))
-        self.data = ImageData(*sets, spec, config.trainer, config.augment, 0)
+        self.data = ImageData(*sets, spec, config.trainer, config.augment, 0, 3)
 
     def fit(self, folder: Path, on_epoch: Callable[[Any], None] = lambda row: None) -> Any:
         """Train; return the `Fit`."""
         from frostline.adapters.trainer import fit
 
-        return fit(self.classifier, self.data, self.config.trainer, folder, on_epoch)
+        averaging = self.config.averaging
+        return fit(self.classifier, self.data, self.config.trainer, folder, on_epoch, averaging)
 
 
 def scripted(losses: Sequence[float], accuracies: Sequence[float] | None = None) -> type:

@@ -28,7 +28,19 @@ from frostline import project
 from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError, allowed
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
-from frostline.schema import Evaluate, Experiment, Phase, Plateau, Prepare, Rate, Report, Run
+from frostline.schema import (
+    Evaluate,
+    Experiment,
+    NoAveraging,
+    NoRegularizer,
+    Phase,
+    Plateau,
+    Prepare,
+    Rate,
+    Report,
+    Run,
+    WiseFt,
+)
 from frostline.validate import validated
 
 Task = Callable[[Experiment, dict[str, str], str], Any]
@@ -170,6 +182,8 @@ def study(params: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str,
         weights, freeze = ("none", "full") if arm == TWIN else ("pretrain", arm)
         composed, choices = experiment([*selected, f"weights={weights}", f"freeze={freeze}"])
         run = finetune_config(composed, choices, arm=arm, seeds=composed.seeds)
+        if arm == TWIN:
+            run = from_nothing(run)
         resolved[f"finetune-{arm}"] = run.model_dump()
         resolved[f"evaluate-{arm}"] = evaluate_config(run).model_dump()
     report = Report(
@@ -217,6 +231,14 @@ def finetune_config(
         seeds=list(seeds) if seeds is not None else [composed.seed],
         **{name: getattr(composed, name) for name in STAGES_OF_PRETRAINING},
     )
+
+
+def from_nothing(run: Run) -> Run:
+    """Return a run from random weights without what would hold it there, or mix its end with them."""
+    changes: dict[str, Any] = {"regularizer": NoRegularizer(kind="none")}
+    if isinstance(run.averaging, WiseFt):
+        changes["averaging"] = NoAveraging(kind="none")
+    return run.model_copy(update=changes)
 
 
 def evaluate_config(run: Run) -> Evaluate:

@@ -8,7 +8,16 @@ from typing import Any
 from frostline import project
 from frostline.errors import FrostlineError, allowed
 
-STAGES_OF_PRETRAINING = ("weights", "freeze", "optimizer", "loss", "augment", "trainer")
+STAGES_OF_PRETRAINING = (
+    "weights",
+    "freeze",
+    "optimizer",
+    "loss",
+    "regularizer",
+    "averaging",
+    "augment",
+    "trainer",
+)
 """The groups that pretraining has of its own, under `pretrain.`."""
 _PLAIN = re.compile(r"[A-Za-z0-9_/\\+.$%*@?|:=, -]*")
 """What Hydra's grammar takes without quotes."""

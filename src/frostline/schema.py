@@ -128,6 +128,10 @@ class Augment(Strict):
     """Largest change of brightness, share."""
     contrast: Annotated[float, Field(ge=0, lt=1)]
     """Largest change of contrast, share."""
+    mixup: NonNegative
+    """Images and labels are mixed in pairs by shares from Beta(mixup, mixup); 0: never."""
+    cutmix: NonNegative
+    """A box of one image is pasted into another, its area from Beta(cutmix, cutmix); 0: never."""
 
 
 # ── network ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -326,11 +330,22 @@ class Optimizer(Strict):
     schedule: Rate
 
 
+class Effective(Strict):
+    """Classes weigh by the inverse of their effective number of images."""
+
+    effective: Annotated[float, Field(ge=0, lt=1)]
+    """β: 0 weighs all classes alike, near 1 by the inverse of their sizes."""
+
+
 class CrossEntropy(Strict):
     """Cross-entropy of the softmax."""
 
     kind: Literal["cross_entropy"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Annotated[
+        Literal["balanced"] | Effective | None, Field(description="null, balanced or {effective: 0.999}")
+    ]
+    """What an image of each class weighs: balanced, by the inverse of the class's size; null: all alike."""
 
 
 class Mse(Strict):
@@ -340,6 +355,68 @@ class Mse(Strict):
 
 
 Loss = Annotated[CrossEntropy | Mse, Field(discriminator="kind")]
+
+
+class NoRegularizer(Strict):
+    """The loss alone."""
+
+    kind: Literal["none"]
+
+
+class L2Sp(Strict):
+    """Holds what came with the weights near its start, and what is new near zero."""
+
+    kind: Literal["l2_sp"]
+    alpha: NonNegative
+    """The loss grows by alpha/2 times the squared distance to the start."""
+    beta: NonNegative
+    """… and by beta/2 times the squared norm of the new tensors, such as a reset head."""
+
+
+class L2Start(Strict):
+    """Holds all weights near their start."""
+
+    kind: Literal["l2_start"]
+    alpha: NonNegative
+    """The loss grows by alpha/2 times the squared distance to the start."""
+
+
+Regularizer = Annotated[NoRegularizer | L2Sp | L2Start, Field(discriminator="kind")]
+
+
+class NoAveraging(Strict):
+    """The weights as training leaves them."""
+
+    kind: Literal["none"]
+
+
+class Ema(Strict):
+    """An exponential moving average of the weights, step by step."""
+
+    kind: Literal["ema"]
+    decay: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the average that a step keeps."""
+    warmup: bool
+    """The decay rises from 2/11 to `decay`, counted from the step at which a tensor thaws."""
+
+
+class Swa(Strict):
+    """The mean of the weights at the ends of the run's last epochs."""
+
+    kind: Literal["swa"]
+    start: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the epochs after which weights are averaged."""
+
+
+class WiseFt(Strict):
+    """A point between the start and the fine-tuned weights, chosen on validation."""
+
+    kind: Literal["wise_ft"]
+    alphas: Annotated[list[Probability], Field(min_length=1)]
+    """Shares of the fine-tuned weights that are tried: 0 is the start, 1 the end."""
+
+
+Averaging = Annotated[NoAveraging | Ema | Swa | WiseFt, Field(discriminator="kind")]
 
 
 class Trainer(Strict):
@@ -372,6 +449,8 @@ class Pretrain(Strict):
     freeze: Freeze
     optimizer: Optimizer
     loss: Loss
+    regularizer: Regularizer
+    averaging: Averaging
     augment: Augment
     trainer: Trainer
     seed: Seed
@@ -393,6 +472,8 @@ class Experiment(Strict):
     freeze: Freeze
     optimizer: Optimizer
     loss: Loss
+    regularizer: Regularizer
+    averaging: Averaging
     augment: Augment
     trainer: Trainer
     seed: Seed
@@ -421,6 +502,8 @@ class Run(Strict):
     freeze: Freeze
     optimizer: Optimizer
     loss: Loss
+    regularizer: Regularizer
+    averaging: Averaging
     augment: Augment
     trainer: Trainer
     seeds: Annotated[list[Seed], Field(min_length=1)]

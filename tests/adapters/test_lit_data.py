@@ -28,7 +28,7 @@ def test_a_balanced_epoch_has_as_many_batches_and_all_classes_alike():
     images = random_images(140)
     few = Images(images.pixels, torch.tensor([0] * 100 + [1] * 30 + [2] * 10))
     bench = Bench({"trainer.sampling": "balanced"}, train=140)
-    data = ImageData(few, few, bench.data.spec, bench.config.trainer, bench.config.augment, 0)
+    data = ImageData(few, few, bench.data.spec, bench.config.trainer, bench.config.augment, 0, 3)
 
     def epoch(number):
         loader = data.train_dataloader()
@@ -92,6 +92,29 @@ def test_training_images_are_augmented_by_seed_and_step_and_others_never():
     assert bool((flipped ^ kept).all())
     assert flipped.any()
     assert kept.any()
+
+
+def test_training_images_are_mixed_by_seed_and_step_and_others_never():
+    images = random_images(16)
+
+    def given(training, step, seed=0):
+        data = Bench({"augment": {"mixup": 1.0}}).data
+        data.seed, data.trainer = seed, SimpleNamespace(training=training, global_step=step)
+        return data.on_after_batch_transfer((images.pixels, images.labels), 0)
+
+    still, labels = given(training=False, step=0)
+    assert torch.equal(labels, images.labels)
+    mixed, shares = given(training=True, step=5)
+    again, same_shares = given(training=True, step=5)
+    assert torch.equal(mixed, again)
+    assert torch.equal(shares, same_shares)
+    assert not torch.equal(mixed, given(training=True, step=6)[0])
+    assert not torch.equal(mixed, given(training=True, step=5, seed=1)[0])
+    share = (shares[0, 0] if labels[-1] else shares[1, 1]).item()
+    assert shares.shape == (16, 3)
+    assert 0 < share < 1
+    first = 0 if labels[-1] else 1
+    torch.testing.assert_close(mixed[first], share * still[first] + (1 - share) * still[15 - first])
 
 
 def test_images_are_normalised_by_the_networks_constants():

@@ -1,4 +1,3 @@
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -7,44 +6,51 @@ import torch.nn.functional as F
 from tests.tiny import ALL, PROBE, RESNET, Bench
 from torch import nn
 
-from frostline import schema
-from frostline.adapters.lit_module import LOSSES, Classifier, half_mse
-
-LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0]])
-LABELS = torch.tensor([0, 2])
-
+from frostline.adapters.lit_module import Classifier
+from frostline.core.regularizers import StartPenalty
 
 # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_articles_squared_error_by_hand():
-    total = 0.0
-    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
-        shares = [math.exp(v) / sum(math.exp(u) for u in row) for v in row]
-        total += sum((share - (k == label)) ** 2 for k, share in enumerate(shares))
-    assert half_mse(LOGITS, LABELS).item() == pytest.approx(total / (2 * len(LABELS)), rel=1e-6)
+CROSS_ENTROPY = {"kind": "cross_entropy", "label_smoothing": 0.0, "class_weights": None}
 
 
-def test_a_perfect_answer_costs_nothing_and_the_worst_one_costs_one():
-    sure = torch.tensor([[100.0, 0.0]])
-    assert half_mse(sure, torch.tensor([0])).item() == 0.0
-    assert half_mse(sure, torch.tensor([1])).item() == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_label_smoothing_is_torchs_and_szegedys(smoothing):
-    ours = LOSSES["cross_entropy"](schema.CrossEntropy(kind="cross_entropy", label_smoothing=smoothing))
-    assert torch.equal(ours(LOGITS, LABELS), F.cross_entropy(LOGITS, LABELS, label_smoothing=smoothing))
-    target = (1 - smoothing) * F.one_hot(LABELS, 3) + smoothing / 3
-    by_hand = -(target * LOGITS.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(ours(LOGITS, LABELS), by_hand)
-
-
-@pytest.mark.parametrize("loss", [{"kind": "mse"}, {"kind": "cross_entropy", "label_smoothing": 0.1}])
-def test_a_network_learns_by_every_loss(loss, tmp_path):
-    history = Bench({"loss": loss, "trainer.epochs": 5}).fit(tmp_path).history
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"kind": "mse"},
+        {**CROSS_ENTROPY, "label_smoothing": 0.1},
+        {**CROSS_ENTROPY, "class_weights": "balanced"},
+        {**CROSS_ENTROPY, "class_weights": {"effective": 0.99}},
+    ],
+)
+@pytest.mark.parametrize("augment", [{}, {"augment": {"mixup": 0.2, "cutmix": 1.0}}])
+def test_a_network_learns_by_every_loss(loss, augment, tmp_path):
+    bench = Bench({"loss": loss, "trainer.epochs": 8, **augment}, class_counts=torch.tensor([14, 13, 13]))
+    history = bench.fit(tmp_path).history
     assert history[-1]["train/loss"] < history[1]["train/loss"]
     assert history[-1]["val/accuracy"] > 0.9
+
+
+def test_class_weights_are_those_of_the_training_images():
+    loss = {**CROSS_ENTROPY, "class_weights": "balanced"}
+    bench = Bench({"loss": loss}, class_counts=torch.tensor([6, 2, 4]))
+    torch.testing.assert_close(bench.classifier.criterion.weights, torch.tensor([12 / 18, 2.0, 1.0]))
+
+
+def test_a_penalty_holds_the_weights_near_their_start_and_is_not_in_the_curves(tmp_path):
+    def moved(alpha):
+        bench = Bench({"trainer.epochs": 4, "optimizer": {"weight_decay": 0.0}})
+        start = {name: p.detach().clone() for name, p in bench.network.named_parameters()}
+        bench.classifier.penalty = StartPenalty(bench.network, alpha, 0.0, ())
+        history = bench.fit(tmp_path).history
+        distance = sum((p - start[name]).square().sum() for name, p in bench.network.named_parameters())
+        return distance.item(), history
+
+    free, held = moved(0.0), moved(10.0)
+    assert held[0] < 0.05 * free[0]
+    # Next to the start the data's loss is what it was; the penalty would show.
+    assert held[1][-1]["train/loss"] == pytest.approx(held[1][0]["val/loss"], rel=0.5)
 
 
 # ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,8 @@ import torch
 from frostline import schema
 from frostline.data.augment import augment
 
-NONE = {"flip": 0.0, "rotate": 0.0, "translate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0}
+NAMES = ("flip", "rotate", "translate", "scale", "brightness", "contrast", "mixup", "cutmix")
+NONE = dict.fromkeys(NAMES, 0.0)
 ALL = {"flip": 0.5, "rotate": 20.0, "translate": 0.1, "scale": 0.2, "brightness": 0.2, "contrast": 0.2}
 
 

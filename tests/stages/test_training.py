@@ -45,6 +45,16 @@ MLP = {
     "trainer.epochs": 8,
 }
 CONV = {**MLP, "backbone": RESNET, "optimizer": SGD, "augment": {"flip": 0.5}}
+BALANCED = {"kind": "cross_entropy", "label_smoothing": 0.1, "class_weights": "balanced"}
+EMA = {
+    **CONV,
+    "averaging": {"kind": "ema", "decay": 0.9, "warmup": True},
+    "augment": {"flip": 0.5, "mixup": 0.2, "cutmix": 1.0},
+    "loss": BALANCED,
+    "trainer.sampling": "balanced",
+}
+WISE_FT = {"kind": "wise_ft", "alphas": [0.0, 0.5, 1.0]}
+SWA = {**CONV, "averaging": {"kind": "swa", "start": 0.4}}
 STEPS = 40
 
 
@@ -157,10 +167,14 @@ def test_the_same_run_in_two_processes_and_folders_leaves_the_same_bytes(digits,
         ("mlp", ("publishing", "seed-0"), 0),  # all is done but the stage's
         ("conv", ("step", 13), 30),
         ("conv", ("step", 32), 10),
+        ("ema", ("step", 13), 30),
+        ("ema", ("step", 32), 10),
+        ("swa", ("step", 24), 20),
+        ("swa", ("step", 37), 5),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed):
-    config = run_config(MLP if name == "mlp" else CONV)
+    config = run_config({"mlp": MLP, "conv": CONV, "ema": EMA, "swa": SWA}[name])
     expected = undisturbed(name, config)
     assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
     assert not (tmp_path / "out").exists()
@@ -169,6 +183,19 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name, end, left, digits, tmp_pat
     assert steps_of(tmp_path) - before == left
     assert files(tmp_path / "out") == expected
     assert not files(tmp_path / "scratch" / "resume")
+
+
+def test_a_run_held_near_its_start_goes_on_to_the_same_bytes(digits, tmp_path, undisturbed):
+    first = tmp_path / "first"
+    assert in_process(run, pretrain.run, run_config({**MLP, "stage": "pretrain"}), digits, first) == (0, "")
+    weights = {"kind": "file", "path": str(first / "out" / "weights.safetensors"), "head": "reset"}
+    regularizer = {"kind": "l2_sp", "alpha": 0.1, "beta": 0.01}
+    config = run_config({**MLP, "weights": weights, "regularizer": regularizer, "averaging": WISE_FT})
+    expected = undisturbed("held", config)
+    assert in_process(run, finetune.run, config, digits, tmp_path, ("step", 28)) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert steps_of(tmp_path) == 29 + 15
+    assert files(tmp_path / "out") == expected
 
 
 @pytest.mark.parametrize(("name", "config"), [("mlp", MLP), ("conv", CONV)])

@@ -202,8 +202,9 @@ class FreezeSchedule(pl.Callback):
         """Make network and optimizer be as the current phase says; `first`: it has just begun."""
         network, phase = self._network(module), self.plan.phases[self.phase]
         if first and phase.bn == "recalibrate":
-            thaw.recalibrate(network, self.plan, self.phase, _inputs(trainer, module))
-        self.dropout.set(phase.dropout, phase.drop_path)
+            thaw.recalibrate(network, self.plan, self.phase, inputs(trainer))
+        if self.dropout:
+            self.dropout.set(phase.dropout, phase.drop_path)
         thaw.enter(network, self.plan, self.phase)
         for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
             if slot is not None:
@@ -237,8 +238,8 @@ def _with_momentum(group: Mapping[str, Any], momentum: float) -> dict[str, Any]:
     return {"momentum": momentum}
 
 
-def _inputs(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Tensor]:
-    """The network's inputs of an epoch of training batches, on the device that trains."""
+def inputs(trainer: pl.Trainer) -> Iterator[Tensor]:
+    """Give the network's inputs of an epoch of training batches, on the device that trains."""
     assert trainer.train_dataloader is not None
     for batch in trainer.train_dataloader:
         moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)

@@ -11,8 +11,9 @@ from torch import Tensor
 from frostline import schema
 from frostline.core import batches
 from frostline.core.class_balance import balanced_order
-from frostline.core.seeds import generator
+from frostline.core.seeds import derive, generator
 from frostline.data.augment import augment
+from frostline.data.mix import mix, mixes
 from frostline.data.pixels import InputSpec, normalise
 
 
@@ -94,9 +95,10 @@ class ImageData(pl.LightningDataModule):
         trainer: schema.Trainer,
         augmentation: schema.Augment,
         seed: int,
+        classes: int,
     ) -> None:
         super().__init__()
-        self.spec, self.augmentation, self.seed = spec, augmentation, seed
+        self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
         order = EpochOrder(seed, train.labels, balanced=trainer.sampling == "balanced")
         self.train_batches = TrainBatches(train, trainer.batch_size, order)
         self.batch_size: Callable[[], int] = lambda: trainer.batch_size
@@ -115,10 +117,14 @@ class ImageData(pl.LightningDataModule):
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
-        """Augment (in training) and normalise on the device that trains."""
+        """Augment and mix (in training), and normalise, on the device that trains."""
         pixels, labels = batch
-        if self.trainer is not None and self.trainer.training:
-            # Drawn by the step, so that a resumed run sees the same images.
-            stream = generator(self.seed, "augment", self.trainer.global_step)
-            pixels = augment(pixels, self.augmentation, stream)
-        return normalise(pixels, self.spec), labels
+        if self.trainer is None or not self.trainer.training:
+            return normalise(pixels, self.spec), labels
+        # Drawn by the step, so that a resumed run sees the same images.
+        step = self.trainer.global_step
+        pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", step))
+        images = normalise(pixels, self.spec)
+        if mixes(self.augmentation):
+            return mix(images, labels, self.classes, self.augmentation, derive(self.seed, "mix", step))
+        return images, labels

@@ -6,25 +6,44 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from frostline import schema
+from frostline.core.class_balance import balanced_weights, effective_weights
 from frostline.core.freeze import FreezePlan
+from frostline.core.losses import CrossEntropy, half_mse, hits
 from frostline.core.param_groups import by_decay
 from frostline.core.seeds import derive
 from frostline.models.optimizers import make_optimizer
 
 
 class Classifier(pl.LightningModule):
-    """A network that learns to tell classes apart."""
+    """A network that learns to tell classes apart.
+
+    Args:
+        network: images to logits.
+        plan: what trains when.
+        optimizer: how.
+        loss: of logits and labels.
+        seed: the run's.
+        class_counts: (K,) int64, the training images of each class; None: a loss need not know.
+        penalty: called for what training adds to the loss; None: nothing.
+    """
 
     def __init__(
-        self, network: nn.Module, plan: FreezePlan, optimizer: schema.Optimizer, loss: schema.Loss, seed: int
+        self,
+        network: nn.Module,
+        plan: FreezePlan,
+        optimizer: schema.Optimizer,
+        loss: schema.Loss,
+        seed: int,
+        class_counts: Tensor | None = None,
+        penalty: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
-        self.criterion = LOSSES[loss.kind](loss)
+        self.criterion = LOSSES[loss.kind](loss, class_counts)
+        self.penalty = penalty
         self._totals: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,8 +56,9 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(derive(self.seed, "step", self.global_step))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean loss of the batch."""
-        return self._step(batch)
+        """Return the mean loss of the batch, and the penalty, which the epoch's totals leave out."""
+        loss = self._step(batch)
+        return loss if self.penalty is None else loss + self.penalty()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's totals."""
@@ -56,6 +76,14 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Reduce validation's totals."""
         self._reduce("val")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the totals of an epoch that is not over."""
+        checkpoint["totals"] = self._totals
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the totals of an epoch that was not over."""
+        self._totals = checkpoint["totals"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer of all parameters; the freeze schedule sets its rates at every step."""
@@ -86,7 +114,7 @@ class Classifier(pl.LightningModule):
         with torch.no_grad():
             sums = {
                 "loss": loss.detach() * len(labels),
-                "accuracy": (logits.argmax(1) == labels).sum(),
+                "accuracy": hits(logits, labels),
                 "count": torch.tensor(len(labels), device=labels.device),
             }
             self._totals = {k: v + self._totals[k] if self._totals else v for k, v in sums.items()}
@@ -99,18 +127,18 @@ class Classifier(pl.LightningModule):
             self.trainer.callback_metrics[f"{split}/{name}"] = value.cpu()
 
 
-def half_mse(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return ½·mean over the images of ‖softmax(logits) − one-hot(label)‖².
+def _cross_entropy(config: schema.CrossEntropy, counts: Tensor | None) -> CrossEntropy:
+    weights = None
+    if config.class_weights is not None:
+        assert counts is not None
+        given = config.class_weights
+        weights = (
+            balanced_weights(counts) if given == "balanced" else effective_weights(counts, given.effective)
+        )
+    return CrossEntropy(config.label_smoothing, weights)
 
-    Args:
-        logits: (N, K).
-        labels: (N,).
-    """
-    target = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
-    return 0.5 * (logits.softmax(1) - target).square().sum(1).mean()
 
-
-LOSSES: dict[str, Callable[[Any], Callable[[Tensor, Tensor], Tensor]]] = {
-    "cross_entropy": lambda config: nn.CrossEntropyLoss(label_smoothing=config.label_smoothing),
-    "mse": lambda config: half_mse,
+LOSSES: dict[str, Callable[[Any, Tensor | None], Callable[[Tensor, Tensor], Tensor]]] = {
+    "cross_entropy": _cross_entropy,
+    "mse": lambda config, counts: half_mse,
 }

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from frostline import machine, schema
+from frostline.adapters.averaging import Averaging, averaging_of
 from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier
@@ -63,6 +64,7 @@ def fit(
     config: schema.Trainer,
     resume: Path,
     on_epoch: Callable[[Row], None],
+    averaging: schema.Averaging,
 ) -> Fit:
     """Train `classifier`, going on from the resume point in the folder `resume` if there is one.
 
@@ -72,6 +74,7 @@ def fit(
         config: length, device, precision and which epoch is the best.
         resume: a folder for resume points; the caller removes it when the result is safe.
         on_epoch: called with each row of the history as it is made; those of a resumed run again.
+        averaging: what is validated and kept: the weights, or their average along the run.
 
     Raises:
         FrostlineError: the device is not there, or the batches are too small for the network.
@@ -79,11 +82,13 @@ def fit(
     """
     machine.pin(config.threads)
     result = Fit()
-    recorder = _Recorder(result, config.monitor, on_epoch)
-    callbacks: list[pl.Callback] = [recorder]
     freezing = FreezeSchedule.of(classifier.plan, "network")
+    average = averaging_of(averaging, freezing) if classifier.plan.phases else None
+    recorder = _Recorder(result, config.monitor, on_epoch, average)
+    callbacks: list[pl.Callback] = [recorder]
     if classifier.plan.phases:
-        callbacks = [freezing, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
+        callbacks = [freezing, *([average] if average else []), _StopOnNan(freezing), recorder]
+        callbacks.append(_ResumePoint(resume))
     resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
     with _quiet(), _one_sentence(result, resume):
@@ -117,8 +122,10 @@ def fit(
 class _Recorder(pl.Callback):
     """Writes the history, the time, and the best epoch's weights into a `Fit`."""
 
-    def __init__(self, result: Fit, monitor: str, on_epoch: Callable[[Row], None]) -> None:
-        self.result, self.monitor, self.on_epoch = result, monitor, on_epoch
+    def __init__(
+        self, result: Fit, monitor: str, on_epoch: Callable[[Row], None], averaging: Averaging | None
+    ) -> None:
+        self.result, self.monitor, self.on_epoch, self.averaging = result, monitor, on_epoch, averaging
         self._best: tuple[float, ...] | None = None
         self._begun = time.perf_counter()
         self._before = 0.0
@@ -168,9 +175,9 @@ class _Recorder(pl.Callback):
         if self._best is None or value > self._best:
             self._best = value
             self.result.best_epoch = int(row["epoch"] or 0)
-            self.result.best_state = {
-                k: v.detach().cpu().clone() for k, v in module.network.state_dict().items()
-            }
+            averaged = self.averaging.measured if self.averaging else None
+            state = averaged or module.network.state_dict()
+            self.result.best_state = {k: v.detach().cpu().clone() for k, v in state.items()}
         self.on_epoch(row)
 
     def state_dict(self) -> dict[str, Any]:

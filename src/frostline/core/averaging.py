@@ -5,7 +5,6 @@ as BatchNorm's count of batches, can't be averaged: the newest is kept.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -100,21 +99,9 @@ def between(start: State, end: State, alpha: float) -> dict[str, Tensor]:
     }
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """What a sweep over α found."""
-
-    alpha: float
-    """The best."""
-    scores: tuple[Score, ...]
-    """Of each α, in the order given."""
-
-
-def best_between(alphas: Sequence[float], score: Callable[[float], Score]) -> Mixed:
-    """Score every α once and choose the best; ties go to the larger α, the nearer to the fine-tuned end."""
-    scores = tuple(score(alpha) for alpha in alphas)
-    _, alpha = max(zip(scores, alphas, strict=True))
-    return Mixed(alpha, scores)
+def best_between(alphas: Sequence[float], score: Callable[[float], Score]) -> float:
+    """Score every α once and return the best; ties go to the larger α, the nearer to the fine-tuned end."""
+    return max((score(alpha), alpha) for alpha in alphas)[1]
 
 
 def mean(states: Iterable[State]) -> dict[str, Tensor]:

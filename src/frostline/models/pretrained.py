@@ -71,6 +71,22 @@ def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
             )
 
 
+def check_start(run: schema.Run) -> None:
+    """Refuse what goes back to a run's start where that is random.
+
+    Raises:
+        FrostlineError: the run has random weights, and a regularizer or an average that needs others.
+    """
+    if not isinstance(run.weights, schema.NoWeights):
+        return
+    for key, kind in (("regularizer", run.regularizer.kind), ("averaging", run.averaging.kind)):
+        if kind in ("l2_sp", "l2_start", "wise_ft"):
+            raise FrostlineError(
+                f"{key}: {kind} goes back to the weights that a run starts from, and weights=none are random;"
+                f" set {key}=none, or choose other weights"
+            )
+
+
 def input_spec(backbone: schema.Backbone, start: Start, given: schema.Input) -> InputSpec:
     """Return what the network sees: the config's word first, then the weights', then the backbone's.
 

@@ -44,7 +44,8 @@ def check_run(run: schema.Run) -> None:
     Lengths in steps can't be judged yet: how many steps an epoch has depends on the data.
 
     Raises:
-        FrostlineError: see `core.freeze.plan` and `models.optimizers.make_optimizer`.
+        FrostlineError: see `core.freeze.plan`, `models.pretrained.check_start` and
+            `models.optimizers.make_optimizer`.
     """
     import torch
 
@@ -52,7 +53,7 @@ def check_run(run: schema.Run) -> None:
     from frostline.core.layers import layers_of
     from frostline.models.backbones import build
     from frostline.models.optimizers import make_optimizer
-    from frostline.models.pretrained import NO_WEIGHTS, input_spec
+    from frostline.models.pretrained import NO_WEIGHTS, check_start, input_spec
 
     many_steps = 10**6
     spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
@@ -60,6 +61,7 @@ def check_run(run: schema.Run) -> None:
         network = build(run.backbone, spec, classes=2, seed=0)
     curve = freeze.curve(run.optimizer.schedule)
     try:
+        check_start(run)
         freeze.plan(run.freeze, layers_of(network), curve, run.trainer.epochs, many_steps)
         make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
     except FrostlineError as error:

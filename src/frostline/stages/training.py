@@ -17,7 +17,8 @@ import torch
 
 import frostline
 from frostline import machine
-from frostline.core import batches, freeze, weights
+from frostline.core import batches, freeze, regularizers, weights
+from frostline.core.class_balance import counts
 from frostline.core.layers import layers_of
 from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
@@ -35,9 +36,10 @@ from frostline.files import (
     write_text,
     yaml_text,
 )
-from frostline.models.pretrained import Start, about, input_spec, start_network
-from frostline.schema import Run
+from frostline.models.pretrained import Start, about, check_start, input_spec, start_network
+from frostline.schema import L2Sp, L2Start, Regularizer, Run, WiseFt
 from frostline.services import RunInfo, Services
+from frostline.stages import wise_ft
 
 WEIGHTS, HISTORY, TRAINING, CONFIG = "weights.safetensors", "history.csv", "training.json", "config.yaml"
 FILES = (WEIGHTS, HISTORY, TRAINING, CONFIG)
@@ -174,16 +176,28 @@ def _train(
     machine.pin(run.trainer.threads)
     index, spec = given.index, given.spec
     labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
+    check_start(run)
     network, report = start_network(run.backbone, start, spec, index.classes, seed)
     plan = plan_of(run, network, len(labelled))
-    classifier = Classifier(network, plan, run.optimizer, run.loss, seed)
+    images, val = Images(*given.images(labelled)), Images(*given.images(index.rows("val")))
+    begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    classifier = Classifier(
+        network,
+        plan,
+        run.optimizer,
+        run.loss,
+        seed,
+        class_counts=counts(images.labels, len(index.classes)),
+        penalty=penalty_of(run.regularizer, network, report),
+    )
     data = ImageData(
-        Images(*given.images(labelled)),
-        Images(*given.images(index.rows("val"))),
+        images,
+        val,
         spec,
         run.trainer,
         run.augment,
         seed,
+        len(index.classes),
     )
     epochs = run.trainer.epochs if plan.phases else 0
     with (
@@ -197,11 +211,17 @@ def _train(
 
         if start.sha256 is not None:
             recorded.started_from(start.sha256)
-        result = fit(classifier, data, run.trainer, scratch, on_epoch)
+        result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging)
+        swept: dict[str, Any] = {}
+        if isinstance(run.averaging, WiseFt) and plan.phases:
+            result.best_state, swept["wise_ft"] = wise_ft.swept(
+                network, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
+            )
         weights.save(out / WEIGHTS, result.best_state, about(spec, index.classes, run.backbone))
         write_text(out / HISTORY, csv_text(COLUMNS, ([row[c] for c in COLUMNS] for row in result.history)))
         write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
-        write_text(out / TRAINING, canonical_json(_training(result, plan, report, len(labelled), out)))
+        done = _training(result, plan, report, len(labelled), out) | swept
+        write_text(out / TRAINING, canonical_json(done))
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
         timing: dict[str, Any] = {
             "train_seconds": seconds,
@@ -218,6 +238,20 @@ def _train(
             {"weights.sha256": sha256_of(out / WEIGHTS), "phases": _phases_text(plan, result.starts)}
         )
         recorded.finished(out)
+
+
+def penalty_of(
+    config: Regularizer, network: torch.nn.Module, report: LoadReport
+) -> regularizers.StartPenalty | None:
+    """Return what a regularizer adds to the loss of a network at its start; None: nothing."""
+    match config:
+        case L2Sp():
+            new = {*report.reset, *report.missing}
+            return regularizers.StartPenalty(network, config.alpha, config.beta, new)
+        case L2Start():
+            return regularizers.StartPenalty(network, config.alpha, 0.0, ())
+        case _:
+            return None
 
 
 def _info(run: Run, seed: int, index: Index) -> RunInfo:

@@ -1,0 +1,51 @@
+"""Losses of logits (N, K) against labels: (N,) int64 classes, or (N, K) float shares of each class."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def half_mse(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ½·mean over the images of ‖softmax(logits) − label‖², the label one-hot or shares.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) or (N, K).
+    """
+    if labels.ndim == 1:
+        labels = functional.one_hot(labels, logits.shape[1])
+    return 0.5 * (logits.softmax(1) - labels.to(logits.dtype)).square().sum(1).mean()
+
+
+class CrossEntropy(nn.Module):
+    """The mean over the images of the cross-entropy, an image of class k weighing w_k.
+
+    With `weights` the sum is over the images' weighted losses and the division by their number, not, as
+    torch's, by the sum of their weights: so a batch's size does not change what its images weigh, and shares
+    of classes count like classes.
+
+    Args:
+        label_smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016).
+        weights: (K,) float32; None: all 1.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, label_smoothing: float, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, a scalar."""
+        if self.weights is None:
+            return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        each = functional.cross_entropy(
+            logits, labels, self.weights, reduction="none", label_smoothing=self.label_smoothing
+        )
+        return each.mean()
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many images have their label's class, or that of the largest share, as the best logit."""
+    truth = labels if labels.ndim == 1 else labels.argmax(1)
+    return (logits.argmax(1) == truth).sum()
