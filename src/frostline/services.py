@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from frostline.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.core.freeze import FreezePlan
+    from frostline.data.pixels import InputSpec
+    from frostline.schema import Run
 
 
 class Recorded(Protocol):
     """A run that is being recorded."""
+
+    def planned(
+        self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
+    ) -> None:
+        """Record what will train when, at which rates and cost, and draw it; `network` stays as it is."""
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
         """Record a row of the history."""
@@ -61,6 +73,11 @@ class RunInfo:
 
 
 class _Unrecorded:
+    def planned(
+        self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
+    ) -> None:
+        pass
+
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
         pass
 

@@ -1,6 +1,7 @@
 """The process that records: it never holds up the training, and outlives it to say how it ended."""
 
 import io
+import json
 import pickle
 import shutil
 import socket
@@ -198,4 +199,10 @@ def test_what_a_real_run_leaves(tmp_path, warm):
     for run in (first, second):
         files = {f.path for f in client.list_artifacts(run.info.run_id)}
         expected = {"config.yaml", "history.csv", "training.json", "metrics.json", "predictions.csv"}
-        assert expected | {"curves.png", "confusion.png"} <= files
+        plan = {"plan.json", "plan.yaml", "plan.png"}
+        assert expected | plan | {"curves.png", "confusion.png"} <= files
+    # In MLflow alone: what a run leaves on disk is listed, and repeats byte for byte.
+    assert not list((tmp_path / "out").glob("plan*"))
+    planned = json.loads(Path(client.download_artifacts(second.info.run_id, "plan.json")).read_text())
+    assert [phase["trains"] for phase in planned["phases"]][:2] == [["head"], ["head", "top"]]
+    assert planned["images"] == json.loads((tmp_path / "out/training.json").read_text())["training_images"]

@@ -1,6 +1,7 @@
 """Pictures of a run: what is drawn of which files, and that odd runs draw too."""
 
 import io
+import json
 
 import pytest
 from PIL import Image
@@ -34,6 +35,25 @@ def test_what_is_drawn_is_what_there_is(tmp_path):
     pictures = dict(draw(tmp_path))
     assert list(pictures) == ["curves.png", "confusion.png"]
     assert all(ink(png) > 20 for png in pictures.values())
+
+
+def test_a_plan_is_drawn(tmp_path):
+    rates = {"head": [[0.1, 0.1], [0.01, 0.01]]}
+    phase = {"index": 0, "trains": ["head"], "first_step": 0, "steps": 5, "epochs": 1.0, "ends": "on time"}
+    plan = {
+        "backbone": "mlp",
+        "dataset": "digits",
+        "freeze": "full",
+        "epochs": 1,
+        "images": 100,
+        "groups": [{"name": "head"}],
+        "sections": [{"name": "head", "groups": {"head": 10}}],
+        "phases": [{**phase, "course": {"steps": [0, 4], "rates": rates}}],
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    ((name, png),) = draw(tmp_path)
+    assert name == "plan.png"
+    assert ink(png) > 20
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS.splitlines()[0] + "\n"], ids=["three epochs", "nothing trained"])

@@ -18,11 +18,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import frostline
 from frostline.processes import name_of_this
 from frostline.services import Recorded, RunInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.core.freeze import FreezePlan
+    from frostline.data.pixels import InputSpec
+    from frostline.schema import Run
 
 PATIENCE_SECONDS = 45.0
 """How long a command that is done waits for the store to take the last of its records."""
@@ -115,6 +122,17 @@ class RecordedRun:
 
     def __init__(self, recorder: Recorder, key: int) -> None:
         self._recorder, self._key = recorder, key
+
+    def planned(
+        self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
+    ) -> None:
+        """Record what will train when, at which rates and cost, as `frostline plan` says it, and draw it."""
+        from frostline.plan import of_run
+        from frostline.report.plan_text import as_yaml
+
+        made = of_run(run, plan, network, spec, images)
+        files = {"plan.json": made.as_json().encode(), "plan.yaml": as_yaml(made).encode()}
+        self._recorder.send(self._key, "files", files)
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
         """Record a row of the history."""

@@ -1,4 +1,4 @@
-"""Pictures of one run for MLflow: its curves with the phase boundaries, and its confusion matrix."""
+"""Pictures of one run for MLflow: its plan, its curves with the phase boundaries, its confusion matrix."""
 
 import json
 import warnings
@@ -7,8 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.files import read_csv
-from frostline.report import theme
+from frostline.files import read_csv, read_json
+from frostline.report import plan_picture, theme
 from frostline.report.canvas import DOTTED, blank, epoch_axis, percent_axis, png
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (file name, PNG) for what a run's folder holds; a study's evaluation has a subfolder a seed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class may have any name
+        if (plan := folder / "plan.json").is_file():
+            yield "plan.png", plan_picture.draw(read_json(plan))
         if (history := folder / "history.csv").is_file():
             yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
         predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]

@@ -211,6 +211,7 @@ def _train(
 
         if start.sha256 is not None:
             recorded.started_from(start.sha256)
+        recorded.planned(run, plan, network, spec, len(labelled))
         result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging)
         swept: dict[str, Any] = {}
         if isinstance(run.averaging, WiseFt) and plan.phases:
