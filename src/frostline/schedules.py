@@ -48,19 +48,30 @@ def read(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _unique_keys())  # noqa: S506 (a SafeLoader)
-    except OSError as error:
-        raise FrostlineError(f"{path}: can't be read ({error.strerror}); name another file") from None
+        return yaml.load(path.read_text(encoding="utf-8"), _unique_keys())  # a SafeLoader
+    except FileNotFoundError:
+        if path.stem in _names():
+            hint = f"the ready schedule is called {path.stem!r}, without {path.suffix}"
+        else:
+            names = [near.name for near in path.parent.glob("*.y*ml")]
+            hint = allowed(path.name, names) if names else "name another"
+        raise FrostlineError(f"{path}: there is no such file; {hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise FrostlineError(f"{path}: can't be read ({reason}); name another file") from None
     except yaml.YAMLError as error:
         raise FrostlineError(f"{path}: {' '.join(str(error).split())}; mend it") from None
 
 
 def _ready(name: str) -> Path:
-    folder = project.conf_dir() / "freeze"
-    names = [path.stem for path in folder.glob("*.yaml")]
-    if name not in names:
-        raise FrostlineError(f"no freeze schedule {name!r}; {allowed(name, names)}")
-    return folder / f"{name}.yaml"
+    if name not in _names():
+        raise FrostlineError(f"no freeze schedule {name!r}; {allowed(name, _names())}")
+    return project.conf_dir() / "freeze" / f"{name}.yaml"
+
+
+def _names() -> list[str]:
+    """Of the ready schedules."""
+    return [path.stem for path in (project.conf_dir() / "freeze").glob("*.yaml")]
 
 
 def _unique_keys() -> Any:

@@ -1,7 +1,10 @@
 """Applies a freeze schedule to a network that Lightning trains; all decisions are `core.freeze`'s."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
+from itertools import starmap
+from math import ceil, isinf
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,6 @@ from frostline import schema
 from frostline.core import freeze, param_groups, thaw
 from frostline.core.freeze import FreezePlan, PhasePlan, score
 from frostline.core.layers import layers_of
-from frostline.core.param_groups import Slot
 from frostline.core.rates import Curve
 from frostline.errors import FrostlineError
 
@@ -24,11 +26,13 @@ class FreezeSchedule(pl.Callback):
 
     The module's `configure_optimizers` returns one optimizer of all parameters and no scheduler: the
     schedule's rates are factors of the optimizer's own. Validation logs `val/loss` or `val/accuracy` where a
-    phase waits for it. A run that is stopped and resumed from a checkpoint goes on as if it had not been.
+    phase waits for it; epochs of its patience are validations. A run that is stopped and resumed from a
+    checkpoint goes on as if it had not been.
 
     Args:
-        schedule: the name of a ready schedule, such as "gradual"; a YAML file of one; or its groups and phases.
-        network: the attribute of the module that holds the network, such as "model"; empty: the module itself.
+        schedule: the name of a ready schedule, such as "gradual"; a YAML file; or its groups and phases.
+        network: the attribute of the module that holds the network, such as "model"; empty: the one that has
+            all of the module's parameters, else the module itself.
         rate: how the rate moves in phases that don't say, as a phase's `schedule`; None: it stays.
 
     Raises:
@@ -44,9 +48,9 @@ class FreezeSchedule(pl.Callback):
     ) -> None:
         from frostline.schedules import load, load_rate
 
-        self._make: Callable[[nn.Module, pl.Trainer], FreezePlan] = partial(
-            _plan_for, load(schedule), load_rate(rate) if rate else Curve("constant")
-        )
+        loaded, default = load(schedule), load_rate(rate) if rate else Curve("constant")
+        self._make: Callable[[nn.Module, pl.Trainer], FreezePlan] = partial(_plan_for, loaded, default)
+        self._content = {**loaded.model_dump(exclude_none=True), "rate": asdict(default)}
         self._begin(network)
 
     @classmethod
@@ -54,6 +58,7 @@ class FreezeSchedule(pl.Callback):
         """Return the callback of a plan that is already made."""
         self = cls.__new__(cls)
         self._make = lambda module, trainer: plan
+        self._content = {}
         self._begin(network)
         self.plan = plan
         return self
@@ -68,6 +73,7 @@ class FreezeSchedule(pl.Callback):
         """For `restore: best`: the current phase's best score, and the weights that gave it."""
         self._applied: int | None = None
         """The phase that the network is in; None before the first."""
+        self.dropout: thaw.Dropout | None = None
 
     @property
     def phase(self) -> int:
@@ -78,13 +84,14 @@ class FreezeSchedule(pl.Callback):
         """Return the phase that `step`, the next one, will be in."""
         return self.plan.phases[len(self._advanced(step)) - 1]
 
-    # ── Lightning's hooks, in the order in which it calls them ───────────────────────────────────────────────
+    # ── Lightning's hooks, in the order in which it calls them ──────────────────────────────────────────────
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """See to it that the optimizer's groups are the schedule's as soon as there is an optimizer."""
         if stage != "fit":
             return
-        self._begin(self._attribute)
+        if trainer.global_step == 0:
+            self._begin(self._attribute)
         configure = type(pl_module).configure_optimizers
 
         def split(module: pl.LightningModule) -> Any:
@@ -95,12 +102,22 @@ class FreezeSchedule(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the phase that the run is in, whether it begins or goes on."""
-        self._enter(trainer, pl_module)
+        for index, phase in enumerate(self.plan.phases):
+            if (phase.early or phase.restore) and not trainer.enable_validation:
+                raise FrostlineError(
+                    f"freeze.phases.{index} waits for {phase.monitor}, but there is no validation; give fit a"
+                    " val_dataloader, and the module a validation_step"
+                )
+        if not self.starts:
+            self._enter(trainer, pl_module)
+        # A run that goes on waits for its first batch: only then the sampler has its epoch.
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Enter the next phase where the current one is over, and set this step's rates."""
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # the step has begun
         self._enter(trainer, pl_module)
         step = trainer.global_step
         momentum = self.plan.momentum(self.starts, step)
@@ -130,27 +147,59 @@ class FreezeSchedule(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the module back as it came; what trains stays as the last phase had it."""
-        if stage == "fit":
-            vars(pl_module).pop("configure_optimizers", None)
+        if stage == "fit" and vars(pl_module).pop("configure_optimizers", None):
             thaw.release(self._network(pl_module))
+            if self.dropout:
+                self.dropout.set(None, None)
 
-    # ── what a resumed run needs ─────────────────────────────────────────────────────────────────────────────
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the module back where a fit breaks off, too: Lightning does not call `teardown` then."""
+        self.teardown(trainer, pl_module, "fit")
+
+    # ── what a resumed run needs ────────────────────────────────────────────────────────────────────────────
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
-        return {"starts": self.starts, "history": self.history, "best": self.best}
+        return {
+            "schedule": self._content,
+            "starts": self.starts,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a checkpoint of a run without a schedule."""
+        if self.state_key not in checkpoint["callbacks"]:
+            raise FrostlineError(
+                "the checkpoint was made without a freeze schedule, so a run with one can't go on from it;"
+                " load its weights, and begin without ckpt_path"
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave.
+
+        Raises:
+            FrostlineError: another schedule did.
+        """
+        if different := _first_difference(state_dict["schedule"], self._content):
+            key, then, now = different
+            raise FrostlineError(
+                f"the checkpoint was made with another freeze schedule: {key} was {then!r}, now it is"
+                f" {now!r}; go on with that one, or load the weights and begin without ckpt_path"
+            )
         self.starts = tuple(state_dict["starts"])
         self.history = list(state_dict["history"])
         self.best = state_dict["best"]
 
-    # ── the work ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the work ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _network(self, module: pl.LightningModule) -> nn.Module:
         """The network, and what torch.compile wraps rather than its wrapper."""
-        found: Any = module
+        found: Any = module if self._attribute else _all_of(module)
         for name in self._attribute.split(".") if self._attribute else []:
             found = getattr(found, name, None)
         if not isinstance(found, nn.Module):
@@ -164,10 +213,11 @@ class FreezeSchedule(pl.Callback):
 
     def _take_over(self, trainer: pl.Trainer, module: pl.LightningModule, given: Any) -> Any:
         """Make the plan, and split the groups of the module's optimizer by it."""
+        given = _alone(given)
         if not isinstance(given, torch.optim.Optimizer):
             raise FrostlineError(
-                "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets the"
-                " rates; write them into its phases"
+                "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets"
+                " the rates; write them into its phases"
             )
         network = self._network(module)
         self.plan = self._make(network, trainer)
@@ -175,7 +225,9 @@ class FreezeSchedule(pl.Callback):
         self.dropout.check(self.plan)
         param_groups.check_options(self.plan, given.param_groups[0])
         exempt: Any = getattr(network, "no_weight_decay", set)
-        self.slots, given.param_groups = _split(self.plan, network, given, exempt())
+        self.slots, groups = param_groups.split(self.plan, network, given.param_groups, exempt())
+        # In place, since an optimizer around another, such as Lookahead, shares its list.
+        given.param_groups[:] = groups
         self._bases = [{k: v for k, v in group.items() if k != "params"} for group in given.param_groups]
         self._applied = None
         return given
@@ -217,19 +269,53 @@ class FreezeSchedule(pl.Callback):
         self._applied = self.phase
 
 
+def _all_of(module: nn.Module) -> nn.Module:
+    """The child that has all of the module's parameters, else the module."""
+    holders = [child for child in module.children() if next(child.parameters(), None) is not None]
+    own = next(module.parameters(recurse=False), None)
+    return holders[0] if len(holders) == 1 and own is None else module
+
+
+def _alone(given: Any) -> Any:
+    """The optimizer, out of the other ways in which Lightning lets configure_optimizers return just one."""
+    match given:
+        case {"optimizer": optimizer, **rest} if not any(rest.values()):
+            return optimizer
+        case [[optimizer], []] | [optimizer]:
+            return _alone(optimizer)
+    return given
+
+
 def _plan_for(schedule: schema.Freeze, default: Curve, network: nn.Module, trainer: pl.Trainer) -> FreezePlan:
     """The plan of a run whose length Lightning knows."""
-    steps = int(trainer.estimated_stepping_batches)
-    epochs = trainer.max_epochs or 0
-    if epochs < 1 or steps % epochs:
-        raise FrostlineError("a freeze schedule needs a run of whole epochs; set Trainer(max_epochs=…) alone")
-    return freeze.plan(schedule, layers_of(network), default, epochs, steps // epochs)
+    if not schedule.phases:
+        raise FrostlineError("freeze.phases: empty, so nothing trains; use Trainer.validate instead of fit")
+    trainer.fit_loop.setup_data()
+    steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+    if isinf(steps) or isinf(batches):
+        raise FrostlineError(
+            "a freeze schedule needs to know how long the run is; set Trainer(max_epochs=…), and"
+            " limit_train_batches where the training data has no length"
+        )
+    each = ceil(batches / trainer.accumulate_grad_batches)
+    epochs, over = divmod(int(steps), each)
+    if over or not epochs:
+        raise FrostlineError(
+            f"a freeze schedule needs a run of whole epochs, of {each} steps here; set"
+            f" Trainer(max_epochs={epochs + 1}), or max_steps={(epochs + 1) * each}, instead of"
+            f" max_steps={trainer.max_steps}"
+        )
+    return freeze.plan(schedule, layers_of(network), default, epochs, each)
 
 
-def _split(
-    plan: FreezePlan, network: nn.Module, optimizer: torch.optim.Optimizer, exempt: set[str]
-) -> tuple[list[Slot | None], list[dict[str, Any]]]:
-    return param_groups.split(plan, network, optimizer.param_groups, exempt)
+def _first_difference(then: Any, now: Any, key: str = "freeze") -> tuple[str, Any, Any] | None:
+    """The first key under which two schedules differ, and what each has there; None: they are the same."""
+    if isinstance(then, list) and isinstance(now, list):
+        then, now = dict(enumerate(then)), dict(enumerate(now))
+    if isinstance(then, dict) and isinstance(now, dict):
+        pairs = ((then.get(each), now.get(each), f"{key}.{each}") for each in then | now)
+        return next(filter(None, starmap(_first_difference, pairs)), None)
+    return None if then == now else (key, then, now)
 
 
 def _with_momentum(group: Mapping[str, Any], momentum: float) -> dict[str, Any]:
