@@ -1,8 +1,7 @@
 """Applies a freeze schedule to a network that Lightning trains; all decisions are `core.freeze`'s."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
 from itertools import starmap
 from math import ceil, isinf
 from pathlib import Path
@@ -14,7 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from frostline import schema
-from frostline.core import freeze, param_groups, thaw
+from frostline.core import freeze, outline, param_groups, thaw
 from frostline.core.freeze import FreezePlan, PhasePlan, score
 from frostline.core.layers import layers_of
 from frostline.core.rates import Curve
@@ -48,17 +47,15 @@ class FreezeSchedule(pl.Callback):
     ) -> None:
         from frostline.schedules import load, load_rate
 
-        loaded, default = load(schedule), load_rate(rate) if rate else Curve("constant")
-        self._make: Callable[[nn.Module, pl.Trainer], FreezePlan] = partial(_plan_for, loaded, default)
-        self._content = {**loaded.model_dump(exclude_none=True), "rate": asdict(default)}
+        self._schedule: schema.Freeze | None = load(schedule)
+        self._default = load_rate(rate) if rate else Curve("constant")
         self._begin(network)
 
     @classmethod
     def of(cls, plan: FreezePlan, network: str) -> "FreezeSchedule":
         """Return the callback of a plan that is already made."""
         self = cls.__new__(cls)
-        self._make = lambda module, trainer: plan
-        self._content = {}
+        self._schedule = None
         self._begin(network)
         self.plan = plan
         return self
@@ -74,6 +71,33 @@ class FreezeSchedule(pl.Callback):
         self._applied: int | None = None
         """The phase that the network is in; None before the first."""
         self.dropout: thaw.Dropout | None = None
+
+    def preview(self, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0) -> str:
+        """Say what would train when, at which rates, without training.
+
+        Args:
+            network: any; it stays as it is.
+            epochs: of the run.
+            steps_per_epoch: optimizer steps.
+            lr: the optimizer's.
+
+        Raises:
+            FrostlineError: the schedule does not fit the network or the run.
+        """
+        assert self._schedule is not None
+        plan = freeze.plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
+        sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+        lines: list[str] = []
+        for phase in outline.phases(plan, sizes, lr, batch_size=1, costs=[None] * len(plan.phases)):
+            lines.append(
+                f"phase {phase.index}: epochs {phase.first_epoch:.4g}–{phase.first_epoch + phase.epochs:.4g},"
+                f" {phase.steps} steps, ends {phase.ends}; {phase.parameters:,} parameters train"
+            )
+            for group, rates in phase.rates.items():
+                # Layers of a group differ under layer decay.
+                spans = (f"{low:.3g}" if low == high else f"{low:.3g}…{high:.3g}" for low, high in rates)
+                lines.append(f"  {group}: rate {' → '.join(spans)}")
+        return "\n".join(lines or ["nothing trains"])
 
     @property
     def phase(self) -> int:
@@ -101,16 +125,16 @@ class FreezeSchedule(pl.Callback):
         pl_module.configure_optimizers = split.__get__(pl_module)  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Apply the phase that the run is in, whether it begins or goes on."""
+        """Apply the first phase; a run that goes on does so at its first batch."""
         for index, phase in enumerate(self.plan.phases):
             if (phase.early or phase.restore) and not trainer.enable_validation:
                 raise FrostlineError(
                     f"freeze.phases.{index} waits for {phase.monitor}, but there is no validation; give fit a"
                     " val_dataloader, and the module a validation_step"
                 )
+        # A recalibration follows the sampler, which has no epoch here yet but the first.
         if not self.starts:
             self._enter(trainer, pl_module)
-        # A run that goes on waits for its first batch: only then the sampler has its epoch.
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -163,7 +187,7 @@ class FreezeSchedule(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
         return {
-            "schedule": self._content,
+            "schedule": self._content(),
             "starts": self.starts,
             "history": self.history,
             "best": self.best,
@@ -185,7 +209,7 @@ class FreezeSchedule(pl.Callback):
         Raises:
             FrostlineError: another schedule did.
         """
-        if different := _first_difference(state_dict["schedule"], self._content):
+        if different := _first_difference(state_dict["schedule"], self._content()):
             key, then, now = different
             raise FrostlineError(
                 f"the checkpoint was made with another freeze schedule: {key} was {then!r}, now it is"
@@ -194,6 +218,12 @@ class FreezeSchedule(pl.Callback):
         self.starts = tuple(state_dict["starts"])
         self.history = list(state_dict["history"])
         self.best = state_dict["best"]
+
+    def _content(self) -> dict[str, Any]:
+        """What must be alike for a run to go on: plain data; empty where the run's maker sees to it."""
+        if self._schedule is None:
+            return {}
+        return {**self._schedule.model_dump(exclude_none=True), "rate": asdict(self._default)}
 
     # ── the work ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -220,7 +250,9 @@ class FreezeSchedule(pl.Callback):
                 " the rates; write them into its phases"
             )
         network = self._network(module)
-        self.plan = self._make(network, trainer)
+        if self._schedule is not None:
+            length = _length(self._schedule, trainer)
+            self.plan = freeze.plan(self._schedule, layers_of(network), self._default, *length)
         self.dropout = thaw.Dropout(network)
         self.dropout.check(self.plan)
         param_groups.check_options(self.plan, given.param_groups[0])
@@ -286,8 +318,8 @@ def _alone(given: Any) -> Any:
     return given
 
 
-def _plan_for(schedule: schema.Freeze, default: Curve, network: nn.Module, trainer: pl.Trainer) -> FreezePlan:
-    """The plan of a run whose length Lightning knows."""
+def _length(schedule: schema.Freeze, trainer: pl.Trainer) -> tuple[int, int]:
+    """The run's epochs, and the optimizer steps of each."""
     if not schedule.phases:
         raise FrostlineError("freeze.phases: empty, so nothing trains; use Trainer.validate instead of fit")
     trainer.fit_loop.setup_data()
@@ -305,7 +337,7 @@ def _plan_for(schedule: schema.Freeze, default: Curve, network: nn.Module, train
             f" Trainer(max_epochs={epochs + 1}), or max_steps={(epochs + 1) * each}, instead of"
             f" max_steps={trainer.max_steps}"
         )
-    return freeze.plan(schedule, layers_of(network), default, epochs, each)
+    return epochs, each
 
 
 def _first_difference(then: Any, now: Any, key: str = "freeze") -> tuple[str, Any, Any] | None:

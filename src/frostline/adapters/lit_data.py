@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -61,12 +62,28 @@ class TrainBatches:
         self.images, self.batch_size = images, batch_size
         # Lightning asks a loader for both, and tells the sampler the epoch.
         self.sampler, self.batch_sampler = order, None
+        self.taken: Callable[[], int] = lambda: 0
+        """Batches of the epoch that training has had; not counted here, since others pass through too."""
+        self._skip = 0
 
     def __len__(self) -> int:
         return len(batches.sizes(len(self.images), self.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in batches.batches(self.sampler.indices(), self.batch_size):
+        skip, self._skip = self._skip, 0
+        return self._pass(skip)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in the epoch a run is; Lightning puts it into resume points."""
+        return {"taken": self.taken() % len(self)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next pass, that of the epoch to go on with, leave out what has been taken."""
+        self._skip = state_dict["taken"]
+
+    def _pass(self, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        # Begun at the first batch: Lightning makes the iterator before it tells the sampler the epoch.
+        for rows in batches.batches(self.sampler.indices(), self.batch_size)[skip:]:
             yield self.images.pixels[rows], self.images.labels[rows]
 
 
@@ -108,6 +125,9 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> TrainBatches:
         """Return the shuffled training batches."""
         self.train_batches.batch_size = self.batch_size()
+        if self.trainer is not None:
+            loop = self.trainer.fit_loop
+            self.train_batches.taken = lambda: loop.batch_idx + 1
         return self.train_batches
 
     def val_dataloader(self) -> ValBatches:

@@ -37,6 +37,8 @@ SAVE_EVERY_SECONDS = 5.0
 """The least time between two resume points."""
 SAVE_SHARE = 0.02
 """The largest share of the time that saving resume points may take."""
+SAVE_INSIDE_SECONDS = 60.0
+"""The least time before a resume point inside an epoch; shorter epochs are saved at their ends alone."""
 
 Row = dict[str, float | int | None]
 
@@ -188,13 +190,13 @@ class _Recorder(pl.Callback):
             "best_state": self.result.best_state,
             "best": self._best,
             "images": self.result.images,
+            "seconds": self._before + time.perf_counter() - self._begun,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = tuple(state_dict.pop("best"))
+        self._best, self._before = tuple(state_dict.pop("best")), state_dict.pop("seconds")
         for name, value in state_dict.items():
             setattr(self.result, name, value)
-        self._before = self.result.epoch_seconds[-1] if self.result.epoch_seconds else 0.0
         for row in self.result.history:
             self.on_epoch(row)
 
@@ -217,7 +219,7 @@ class _StopOnNan(pl.Callback):
 
 
 class _ResumePoint(Checkpoint):
-    """Keeps one resume point, taken at the end of an epoch, as often as it costs next to nothing."""
+    """Keeps one resume point, taken at the end of an epoch or inside a long one; costs next to nothing."""
 
     NAME = "last.ckpt"
 
@@ -231,9 +233,19 @@ class _ResumePoint(Checkpoint):
         path = folder / cls.NAME
         return str(path) if path.is_file() else None
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Gone on from after an epoch's last step, Lightning would leave its validation out.
+        if not trainer.is_last_batch:
+            self._save(trainer, SAVE_INSIDE_SECONDS)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, SAVE_EVERY_SECONDS)
+
+    def _save(self, trainer: pl.Trainer, every: float) -> None:
         begun = time.perf_counter()
-        if begun - self._saved < max(SAVE_EVERY_SECONDS, self._cost / SAVE_SHARE):
+        if begun - self._saved < max(every, self._cost / SAVE_SHARE):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
