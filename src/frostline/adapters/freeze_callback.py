@@ -140,7 +140,7 @@ class FreezeSchedule(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Enter the next phase where the current one is over, and set this step's rates."""
-        if batch_idx % trainer.accumulate_grad_batches:
+        if batch_idx % trainer.accumulate_grad_batches and self._applied is not None:
             return  # the step has begun
         self._enter(trainer, pl_module)
         step = trainer.global_step
@@ -164,6 +164,10 @@ class FreezeSchedule(pl.Callback):
                 f" call self.log({phase.monitor!r}, …) in validation_step"
             )
         value = float(trainer.callback_metrics[phase.monitor])
+        if trainer.world_size > 1:
+            # Each process may have measured its own images; they leave the phase together or not at all.
+            mine = torch.tensor(value, device=trainer.strategy.root_device)
+            value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
         self.history.append(value)
         if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
             state = self._network(pl_module).state_dict()
