@@ -14,6 +14,7 @@ CONF = SRC.parent / "conf"
 FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
 OPTIONS = [name.removesuffix(".yaml") for name in FILES if name != "config.yaml"]
 COUNTS = {
+    "adapter": 4,
     "augment": 4,
     "averaging": 4,
     "backbone": 8,

@@ -46,6 +46,7 @@ RUN: dict[str, Any] = {
         "schedule": {"kind": "cosine", "warmup": 0.05, "final": 0.0},
     },
     "loss": {"kind": "cross_entropy", "label_smoothing": 0.0, "class_weights": None},
+    "adapter": {"kind": "none"},
     "regularizer": {"kind": "none"},
     "averaging": {"kind": "none"},
     "augment": dict.fromkeys(

@@ -31,6 +31,7 @@ from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, select
 from frostline.schema import (
     Evaluate,
     Experiment,
+    NoAdapter,
     NoAveraging,
     NoRegularizer,
     Phase,
@@ -235,7 +236,10 @@ def finetune_config(
 
 def from_nothing(run: Run) -> Run:
     """Return a run from random weights without what would hold it there, or mix its end with them."""
-    changes: dict[str, Any] = {"regularizer": NoRegularizer(kind="none")}
+    changes: dict[str, Any] = {
+        "adapter": NoAdapter(kind="none"),
+        "regularizer": NoRegularizer(kind="none"),
+    }
     if isinstance(run.averaging, WiseFt):
         changes["averaging"] = NoAveraging(kind="none")
     return run.model_copy(update=changes)

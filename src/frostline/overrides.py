@@ -13,6 +13,7 @@ STAGES_OF_PRETRAINING = (
     "freeze",
     "optimizer",
     "loss",
+    "adapter",
     "regularizer",
     "averaging",
     "augment",

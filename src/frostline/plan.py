@@ -74,6 +74,7 @@ def make(
     import torch
 
     from frostline import compose
+    from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.pretrained import NO_WEIGHTS, input_spec
     from frostline.stages.training import plan_of
@@ -86,6 +87,7 @@ def make(
     spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
+        lora.adapt(network, run, seed=0)
     return of_run(run, plan_of(run, network, count), network, spec, count)
 
 

@@ -357,6 +357,46 @@ class Mse(Strict):
 Loss = Annotated[CrossEntropy | Mse, Field(discriminator="kind")]
 
 
+class NoAdapter(Strict):
+    """The backbone's own tensors train."""
+
+    kind: Literal["none"]
+
+
+class _LowRank(Strict):
+    rank: Annotated[int, Field(ge=1)]
+    """Of the matrices whose product is added to a weight."""
+    alpha: Annotated[int, Field(ge=1)]
+    """The product is scaled by alpha/rank."""
+    layers: str
+    """Those that get one: a pattern as in freeze.groups, such as "*" or "block:-4..". Never the head."""
+
+
+class Lora(_LowRank):
+    """Low-rank matrices beside each weight, which stays frozen."""
+
+    kind: Literal["lora"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability that an input of the matrices is dropped while training."""
+
+
+class Dora(_LowRank):
+    """LoRA of a weight's direction, and a trained length."""
+
+    kind: Literal["dora"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Probability that an input of the matrices is dropped while training."""
+
+
+class Loha(_LowRank):
+    """The elementwise product of two low-rank products beside each weight."""
+
+    kind: Literal["loha"]
+
+
+Adapter = Annotated[NoAdapter | Lora | Dora | Loha, Field(discriminator="kind")]
+
+
 class NoRegularizer(Strict):
     """The loss alone."""
 
@@ -449,6 +489,7 @@ class Pretrain(Strict):
     freeze: Freeze
     optimizer: Optimizer
     loss: Loss
+    adapter: Adapter
     regularizer: Regularizer
     averaging: Averaging
     augment: Augment
@@ -472,6 +513,7 @@ class Experiment(Strict):
     freeze: Freeze
     optimizer: Optimizer
     loss: Loss
+    adapter: Adapter
     regularizer: Regularizer
     averaging: Averaging
     augment: Augment
@@ -502,6 +544,7 @@ class Run(Strict):
     freeze: Freeze
     optimizer: Optimizer
     loss: Loss
+    adapter: Adapter
     regularizer: Regularizer
     averaging: Averaging
     augment: Augment

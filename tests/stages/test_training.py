@@ -53,6 +53,7 @@ EMA = {
     "loss": BALANCED,
     "trainer.sampling": "balanced",
 }
+LORA = {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.1, "layers": "*"}
 WISE_FT = {"kind": "wise_ft", "alphas": [0.0, 0.5, 1.0]}
 SWA = {**CONV, "averaging": {"kind": "swa", "start": 0.4}}
 STEPS = 40
@@ -185,13 +186,19 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name, end, left, digits, tmp_pat
     assert not files(tmp_path / "scratch" / "resume")
 
 
-def test_a_run_held_near_its_start_goes_on_to_the_same_bytes(digits, tmp_path, undisturbed):
+@pytest.mark.parametrize(
+    ("name", "base", "changes"),
+    [
+        ("held", MLP, {"regularizer": {"kind": "l2_sp", "alpha": 0.1, "beta": 0.01}, "averaging": WISE_FT}),
+        ("adapted", CONV, {"adapter": LORA, "averaging": EMA["averaging"], "optimizer": {**SGD, "lr": 1e-4}}),
+    ],
+)
+def test_a_run_from_weights_goes_on_to_the_same_bytes(name, base, changes, digits, tmp_path, undisturbed):
     first = tmp_path / "first"
-    assert in_process(run, pretrain.run, run_config({**MLP, "stage": "pretrain"}), digits, first) == (0, "")
+    assert in_process(run, pretrain.run, run_config({**base, "stage": "pretrain"}), digits, first) == (0, "")
     weights = {"kind": "file", "path": str(first / "out" / "weights.safetensors"), "head": "reset"}
-    regularizer = {"kind": "l2_sp", "alpha": 0.1, "beta": 0.01}
-    config = run_config({**MLP, "weights": weights, "regularizer": regularizer, "averaging": WISE_FT})
-    expected = undisturbed("held", config)
+    config = run_config({**base, "weights": weights, **changes})
+    expected = undisturbed(name, config)
     assert in_process(run, finetune.run, config, digits, tmp_path, ("step", 28)) == (-signal.SIGKILL, "")
     assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) == 29 + 15

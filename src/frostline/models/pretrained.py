@@ -72,14 +72,26 @@ def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
 
 
 def check_start(run: schema.Run) -> None:
-    """Refuse what goes back to a run's start where that is random.
+    """Refuse what goes back to a run's start where that is random, and two choices that exclude each other.
 
     Raises:
-        FrostlineError: the run has random weights, and a regularizer or an average that needs others.
+        FrostlineError: the run has random weights, and an adapter, a regularizer or an average that needs
+            others; or both an adapter and a regularizer.
     """
+    adapter, regularizer = run.adapter.kind, run.regularizer.kind
+    if "none" not in (adapter, regularizer):
+        raise FrostlineError(
+            f"regularizer: {regularizer} holds the backbone's weights near their start, where adapter={adapter}"
+            " leaves them; set regularizer=none"
+        )
     if not isinstance(run.weights, schema.NoWeights):
         return
-    for key, kind in (("regularizer", run.regularizer.kind), ("averaging", run.averaging.kind)):
+    if adapter != "none":
+        raise FrostlineError(
+            f"adapter: {adapter} leaves the backbone as it starts, and weights=none are random;"
+            " set adapter=none, or choose other weights"
+        )
+    for key, kind in (("regularizer", regularizer), ("averaging", run.averaging.kind)):
         if kind in ("l2_sp", "l2_start", "wise_ft"):
             raise FrostlineError(
                 f"{key}: {kind} goes back to the weights that a run starts from, and weights=none are random;"

@@ -50,7 +50,7 @@ def check_run(run: schema.Run) -> None:
     import torch
 
     from frostline.core import freeze
-    from frostline.core.layers import layers_of
+    from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.optimizers import make_optimizer
     from frostline.models.pretrained import NO_WEIGHTS, check_start, input_spec
@@ -62,7 +62,8 @@ def check_run(run: schema.Run) -> None:
     curve = freeze.curve(run.optimizer.schedule)
     try:
         check_start(run)
-        freeze.plan(run.freeze, layers_of(network), curve, run.trainer.epochs, many_steps)
+        lora.adapt(network, run, seed=0)
+        freeze.plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
         make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
     except FrostlineError as error:
         arm = f"arm {run.arm}: " if run.arm else ""

@@ -19,7 +19,6 @@ import frostline
 from frostline import machine
 from frostline.core import batches, freeze, regularizers, weights
 from frostline.core.class_balance import counts
-from frostline.core.layers import layers_of
 from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
@@ -36,10 +35,12 @@ from frostline.files import (
     write_text,
     yaml_text,
 )
+from frostline.models import lora
 from frostline.models.pretrained import Start, about, check_start, input_spec, start_network
-from frostline.schema import L2Sp, L2Start, Regularizer, Run, WiseFt
+from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.services import RunInfo, Services
 from frostline.stages import wise_ft
+from frostline.stages.measuring import network_with
 
 WEIGHTS, HISTORY, TRAINING, CONFIG = "weights.safetensors", "history.csv", "training.json", "config.yaml"
 FILES = (WEIGHTS, HISTORY, TRAINING, CONFIG)
@@ -145,17 +146,24 @@ def backbone_name(run: Run) -> str:
 
 
 def plan_of(run: Run, network: torch.nn.Module, images: int) -> freeze.FreezePlan:
-    """Return the freeze plan of a run on `images` training images."""
+    """Return the freeze plan of a run on `images` training images.
+
+    Args:
+        run: its config.
+        network: with the run's adapter, if it has one: see `models.lora.adapt`.
+        images: that it trains on.
+    """
     steps = len(batches.sizes(images, run.trainer.batch_size))
     curve = freeze.curve(run.optimizer.schedule)
-    return freeze.plan(
+    plan = freeze.plan(
         run.freeze,
-        layers_of(network),
+        lora.layers_for(run, network),
         curve,
         run.trainer.epochs,
         steps,
         steps_at=lambda batch_size: len(batches.sizes(images, batch_size)),
     )
+    return lora.plan_for(run, plan)
 
 
 def _train(
@@ -178,9 +186,10 @@ def _train(
     labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
     check_start(run)
     network, report = start_network(run.backbone, start, spec, index.classes, seed)
+    begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    lora.adapt(network, run, seed)
     plan = plan_of(run, network, len(labelled))
     images, val = Images(*given.images(labelled)), Images(*given.images(index.rows("val")))
-    begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     classifier = Classifier(
         network,
         plan,
@@ -213,10 +222,13 @@ def _train(
             recorded.started_from(start.sha256)
         recorded.planned(run, plan, network, spec, len(labelled))
         result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging)
+        if not isinstance(run.adapter, NoAdapter):
+            result.best_state = lora.merged(network, result.best_state)
         swept: dict[str, Any] = {}
         if isinstance(run.averaging, WiseFt) and plan.phases:
+            plain = network_with(begun, run.backbone, spec, len(index.classes))
             result.best_state, swept["wise_ft"] = wise_ft.swept(
-                network, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
+                plain, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
         weights.save(out / WEIGHTS, result.best_state, about(spec, index.classes, run.backbone))
         write_text(out / HISTORY, csv_text(COLUMNS, ([row[c] for c in COLUMNS] for row in result.history)))
