@@ -47,6 +47,7 @@ def test_no_model_holds_a_plain_dictionary_of_its_own():
         "PluginBackbone.options",
         "Optimizer.options",
         "Phase.lr",
+        "Phase.optimizer",
         "Freeze.groups",
         "Experiment.gate",
         "Report.gate",
@@ -54,7 +55,7 @@ def test_no_model_holds_a_plain_dictionary_of_its_own():
 
 
 def test_unions_are_told_apart_by_their_kind():
-    for name in ("Dataset", "Backbone", "Weights", "Loss"):
+    for name in ("Dataset", "Backbone", "Weights", "Loss", "Adapter", "Regularizer", "Averaging"):
         union, field = typing.get_args(getattr(schema, name))
         assert field.discriminator == "kind"
         kinds = [

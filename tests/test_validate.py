@@ -7,7 +7,10 @@ from frostline.errors import FrostlineError
 from frostline.validate import validated
 from tests.tiny import RUN, run_config
 
-UNTIL = "end, 30%, {epochs: 3}, {steps: 100} or {plateau: val/loss, patience: 2, max: 60%}"
+UNTIL = (
+    "end, 30%, {epochs: 3}, {steps: 100}, {plateau: val/loss, patience: 2, max: 60%}"
+    " or {reaches: val/accuracy, value: 0.9, max: 60%}"
+)
 
 
 def changed(**values):

@@ -81,8 +81,8 @@ def check_start(run: schema.Run) -> None:
     adapter, regularizer = run.adapter.kind, run.regularizer.kind
     if "none" not in (adapter, regularizer):
         raise FrostlineError(
-            f"regularizer: {regularizer} holds the backbone's weights near their start, where adapter={adapter}"
-            " leaves them; set regularizer=none"
+            f"regularizer: {regularizer} holds the backbone's weights near their start, where"
+            f" adapter={adapter} leaves them; set regularizer=none"
         )
     if not isinstance(run.weights, schema.NoWeights):
         return
