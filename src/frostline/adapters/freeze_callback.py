@@ -70,6 +70,8 @@ class FreezeSchedule(pl.Callback):
         """For `restore: best`: the current phase's best score, and the weights that gave it."""
         self._applied: int | None = None
         """The phase that the network is in; None before the first."""
+        self._set: tuple[float, float | None] | None = None
+        """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
         self.dropout: thaw.Dropout | None = None
 
     def preview(self, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0) -> str:
@@ -144,10 +146,13 @@ class FreezeSchedule(pl.Callback):
             return  # the step has begun
         self._enter(trainer, pl_module)
         step = trainer.global_step
-        momentum = self.plan.momentum(self.starts, step)
-        for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
-            if slot is not None:
-                group["lr"] = base["lr"] * self.plan.factor(self.starts, step, slot.group, slot.depth)
+        now = self.plan.inside(self.starts, step), self.plan.momentum(self.starts, step)
+        if now == self._set:
+            return
+        inside, momentum = self._set = now
+        for base, scale, group in zip(self._bases, self._scales, self._groups(trainer), strict=True):
+            if scale is not None:
+                group["lr"] = base["lr"] * (scale * inside)
                 if momentum is not None:
                     group.update(_with_momentum(group, momentum))
 
@@ -302,6 +307,11 @@ class FreezeSchedule(pl.Callback):
             # DDP all-reduces what required gradients when it was wrapped round the module (Lightning #20340).
             trainer.strategy.model = module
             trainer.strategy.configure_ddp()
+        self._scales = [
+            None if slot is None else self.plan.scale(self.phase, slot.group, slot.depth)
+            for slot in self.slots
+        ]
+        self._set = None
         self._applied = self.phase
 
 

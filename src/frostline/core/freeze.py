@@ -124,6 +124,17 @@ class FreezePlan:
 
     def end_of(self, starts: Sequence[int]) -> int:
         """Return the step at which the current phase's budget ends (exclusive)."""
+        key = tuple(starts)
+        if key not in self._ends:
+            self._ends[key] = self._end_of(key)
+        return self._ends[key]
+
+    @cached_property
+    def _ends(self) -> dict[tuple[int, ...], int]:
+        """Starts → end; it is asked for at every step."""
+        return {}
+
+    def _end_of(self, starts: tuple[int, ...]) -> int:
         phase = self.phases[len(starts) - 1]
         if phase.length is not None:
             return starts[-1] + phase.length
@@ -148,11 +159,20 @@ class FreezePlan:
 
     def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
         """Return the factor of the base rate for tensors of `group` at layer `depth`; 0 while frozen."""
-        phase = self.phases[len(starts) - 1]
-        if group not in phase.train:
+        scale = self.scale(len(starts) - 1, group, depth)
+        return scale * self.inside(starts, step) if scale else 0.0
+
+    def scale(self, phase: int, group: str, depth: int) -> float:
+        """Return that factor without the curve of `phase`; 0 while frozen."""
+        plan = self.phases[phase]
+        if group not in plan.train:
             return 0.0
-        inside = phase.curve.factor(step - starts[-1], self.end_of(starts) - starts[-1])
-        return phase.lr[group] * phase.layer_decay ** (self.layers.depth - depth) * inside
+        return plan.lr[group] * plan.layer_decay ** (self.layers.depth - depth)
+
+    def inside(self, starts: Sequence[int], step: int) -> float:
+        """Return the current phase's curve at `step`."""
+        length = self.end_of(starts) - starts[-1]
+        return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
     def momentum(self, starts: Sequence[int], step: int) -> float | None:
         """Return the momentum at `step` where the phase moves it, else None."""
