@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from frostline import schema
+from frostline.adapters.compiled import Graphs, is_compiled
 from frostline.core import freeze, outline, param_groups, thaw
 from frostline.core.freeze import FreezePlan, PhasePlan, score
 from frostline.core.layers import layers_of
@@ -73,6 +74,8 @@ class FreezeSchedule(pl.Callback):
         self._set: tuple[float, float | None] | None = None
         """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
         self.dropout: thaw.Dropout | None = None
+        self._graphs: Graphs | None = None
+        """None: nothing is compiled."""
 
     def preview(self, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0) -> str:
         """Say what would train when, at which rates, without training.
@@ -156,8 +159,15 @@ class FreezeSchedule(pl.Callback):
                 if momentum is not None:
                     group.update(_with_momentum(group, momentum))
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate alike in all phases, where torch.compile would compile for each."""
+        if self._graphs:
+            self._graphs.begin_validation()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the metric that may end a phase or that `restore: best` waits for."""
+        if self._graphs:
+            self._graphs.end_validation()
         if trainer.sanity_checking or not self.starts:
             return
         phase = self.plan.phases[self.phase]
@@ -184,6 +194,9 @@ class FreezeSchedule(pl.Callback):
             thaw.release(self._network(pl_module))
             if self.dropout:
                 self.dropout.set(None, None)
+            if self._graphs:
+                self._graphs.close()
+                self._graphs = None
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -271,6 +284,7 @@ class FreezeSchedule(pl.Callback):
         given.param_groups[:] = groups
         self._bases = [{k: v for k, v in group.items() if k != "params"} for group in given.param_groups]
         self._applied = None
+        self._graphs = Graphs(network, len(self.plan.phases)) if is_compiled(module) else None
         return given
 
     def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -1,0 +1,131 @@
+"""A freeze schedule on a network that torch.compile wraps: the same training, and a graph a phase."""
+
+from itertools import combinations
+
+import pytest
+import pytorch_lightning as pl
+import timm
+import torch
+from tests.tiny import random_images, same, tensors
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from frostline.adapters.freeze_callback import FreezeSchedule
+from frostline.models.mlp import Mlp
+
+# Lightning's advice, and its use of what torch has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:.*LeafSpec")
+STEPS, EPOCHS, BATCH = 3, 4, 10
+GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
+PHASES = [
+    {"train": ["head"], "until": {"steps": 2}},
+    {"train": ["head", "top"], "until": {"epochs": 1}, "bn": "train"},
+    {"train": "all", "until": {"steps": 3}, "bn": "eval"},
+    {"train": ["rest"], "until": {"steps": 2}, "bn": "recalibrate"},
+    {"train": ["head", "rest"], "until": "end", "bn": "train"},
+]
+
+
+STARTS = (0, 2, 5, 8, 10)
+
+
+class Plain(pl.LightningModule):
+    """Somebody's module; it notes its weights after each step, and which of them had gradients."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.network = net
+        self.states, self.graded = [], []
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return cross_entropy(self.network(images), labels)
+
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
+    def on_before_optimizer_step(self, optimizer):
+        net = getattr(self.network, "_orig_mod", self.network)
+        self.graded.append({name for name, p in net.named_parameters() if p.grad is not None})
+
+    def on_train_batch_end(self, *arguments):
+        self.states.append(tensors(getattr(self.network, "_orig_mod", self.network)))
+
+
+def network(name):
+    if name == "mlp":
+        return Mlp(32 * 32, [6, 5], 3)
+    size = {"img_size": 32} if "vit" in name else {}
+    return timm.create_model(name, num_classes=3, in_chans=1, **size)
+
+
+def train(name, phases, wrap, groups=GROUPS):
+    torch.manual_seed(0)
+    images = random_images(STEPS * BATCH, size=32)
+    data = TensorDataset(images.pixels / 255.0, images.labels)
+    module = Plain(wrap(network(name)))
+    schedule = FreezeSchedule({"groups": groups, "phases": phases}, network="network")
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        callbacks=[schedule],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(data, BATCH)
+    trainer.fit(module, loader, loader)
+    return module, schedule
+
+
+@pytest.fixture
+def compiled():
+    """Train a compiled network; say how many graphs it took."""
+
+    def run(name, phases, backend, groups=GROUPS):
+        counter = CompileCounterWithBackend(backend)
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        module, schedule = train(name, phases, lambda net: torch.compile(net, backend=counter), groups)
+        return module, schedule, counter.frame_count
+
+    yield run
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("mlp", "aot_eager"),
+        ("test_resnet", "eager"),
+        pytest.param("test_resnet", "aot_eager", marks=pytest.mark.slow),
+        pytest.param("test_vit", "aot_eager", marks=pytest.mark.slow),
+    ],
+)
+def test_a_phase_is_a_graph_and_trains_what_it_would_without(name, backend, compiled):
+    module, schedule, graphs = compiled(name, PHASES, backend)
+    plain, _ = train(name, PHASES, lambda net: net)
+    assert schedule.starts == STARTS
+    assert graphs == len(PHASES) + 1  # and one of validation
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert module.graded == plain.graded
+    for step, graded in enumerate(module.graded):
+        assert graded == schedule.plan.trained(sum(step >= start for start in STARTS) - 1), f"step {step}"
+    assert all(map(same, module.states, plain.states))
+
+
+def test_more_phases_than_torch_compile_takes_graphs_for(compiled):
+    groups = {"head": "head", "bias": "bias", "top": "stage:-1", "rest": "*"}
+    trains = [list(names) for size in (1, 2, 3) for names in combinations(groups, size)][:11]
+    phases = [{"train": names, "until": {"steps": 1}} for names in trains]
+    phases[-1]["until"] = "end"
+    before = torch._dynamo.config.recompile_limit
+    _, schedule, graphs = compiled("mlp", phases, "eager", groups)
+    assert len(schedule.starts) == len(phases) > before
+    assert graphs == len(phases) + 1
+    assert torch._dynamo.config.recompile_limit == before
