@@ -114,6 +114,7 @@ def prints(expected: list[str], output: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the whole default study, small
 def test_the_commands_do_what_the_readme_says(clone):
     """In the README's order, since each goes on from what the one before made."""
     ran = []
