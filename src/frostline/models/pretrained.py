@@ -141,9 +141,11 @@ def start_network(
     report = core_weights.transfer(model, state, head, reset_head=start.reset_head, source=start.source)
     if start.reset_head:
         # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random one,
-        # as families draw it (EfficientNet's is uniform in ±1/√classes), has to be unlearned first.
-        for name in head:
-            torch.nn.init.zeros_(model.get_parameter(name))
+        # as families draw it (EfficientNet's is uniform in ±1/√classes), has to be unlearned first. Layers
+        # below the logits stay random: were they zero too, no gradient would pass.
+        for name, parameter in model.named_parameters():
+            if name in head and len(parameter) == len(classes):
+                torch.nn.init.zeros_(parameter)
     return model, report
 
 
