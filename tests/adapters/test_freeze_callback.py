@@ -128,6 +128,20 @@ def test_rates_follow_the_plan_at_every_step(tmp_path):
     assert [row["phase"] for row in result.history] == [None, 0, 1, 1]
 
 
+@pytest.mark.parametrize("name", ["lamb", "adan"])
+def test_an_optimizer_that_counts_by_group_counts_the_steps_that_a_group_trains(name, tmp_path):
+    # Else the moments of what thaws late would go without their bias correction.
+    schedule = phases(
+        {"train": ["head"], "until": {"steps": 2}},
+        {"train": "all", "until": {"steps": 3}},
+        {"train": ["top"], "until": "end"},
+    )
+    bench = Bench({**MLP, **schedule, "optimizer": {"name": name}, "trainer.epochs": 4}, kind=Settings)
+    bench.fit(tmp_path)
+    counts = {group: int(values["step"]) for group, values in bench.classifier.log_of[-1].items()}
+    assert (counts["head/3"], counts["top/2"], counts["rest/1"]) == (5, 6, 3)
+
+
 # ── plateaus ────────────────────────────────────────────────────────────────────────────────────────────────
 
 PLATEAU = phases(

@@ -74,6 +74,8 @@ class FreezeSchedule(pl.Callback):
         self._set: tuple[float, float | None] | None = None
         """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
         self.dropout: thaw.Dropout | None = None
+        self._clocks: list[tuple[dict[str, Any], Any]] = []
+        """Groups that are frozen, each with the steps that the optimizer counted for it; None: none yet."""
         self._graphs: Graphs | None = None
         """None: nothing is compiled."""
 
@@ -158,6 +160,18 @@ class FreezeSchedule(pl.Callback):
                 group["lr"] = base["lr"] * (scale * inside)
                 if momentum is not None:
                     group.update(_with_momentum(group, momentum))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the clocks of frozen groups back, where the optimizer counts steps by group, as LAMB does."""
+        if not any("step" in group for group, _ in self._clocks):
+            self._clocks = []
+        for group, step in self._clocks:
+            if step is None:
+                group.pop("step", None)
+            else:
+                group["step"] = _copy(step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate alike in all phases, where torch.compile would compile for each."""
@@ -326,7 +340,16 @@ class FreezeSchedule(pl.Callback):
             for slot in self.slots
         ]
         self._set = None
+        self._clocks = [
+            (group, _copy(group.get("step")))
+            for slot, group in zip(self.slots, self._groups(trainer), strict=True)
+            if slot is not None and slot.group not in phase.train
+        ]
         self._applied = self.phase
+
+
+def _copy(step: Any) -> Any:
+    return step.clone() if isinstance(step, Tensor) else step
 
 
 def _all_of(module: nn.Module) -> nn.Module:
