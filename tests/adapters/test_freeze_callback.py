@@ -78,8 +78,10 @@ def schedules(draw):
 
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
-@given(phases_=schedules(), optimizer=st.sampled_from([{"lr": 0.01, "weight_decay": 0.1}, SGD]))
+@given(phases_=schedules(), optimizer=st.sampled_from([{"weight_decay": 0.1}, SGD]))
 def test_every_schedule_does_what_it_says(phases_, optimizer):
+    # At a higher rate, BatchNorm whose statistics stay lets a random network blow up.
+    optimizer = {**optimizer, "lr": 0.0003}
     bench = Bench({**NET, **phases(*phases_), "optimizer": optimizer, "trainer.epochs": 5}, kind=Watched)
     with TemporaryDirectory() as folder:
         does_what_it_says(bench, bench.fit(Path(folder)))
