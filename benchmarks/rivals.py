@@ -1,0 +1,68 @@
+"""The environment of the benchmarks: this project's packages and those of rivals.txt, in benchmarks/.venv."""
+
+import logging
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+import venv
+import warnings
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ENVIRONMENT = HERE / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+NEEDED = HERE / "rivals.txt"
+MADE = ENVIRONMENT / "rivals.txt"
+"""A copy of `NEEDED`, once everything in it is installed."""
+
+
+def ready() -> bool:
+    """Whether the environment is there and holds what it should."""
+    return MADE.is_file() and MADE.read_text() == NEEDED.read_text()
+
+
+def run_there() -> None:
+    """Run the calling program in the benchmarks' environment, which is made if need be."""
+    if not ready():
+        _make()
+    if Path(sys.prefix).resolve() != ENVIRONMENT.resolve():
+        source = {"PYTHONPATH": str(HERE.parent / "src"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        os.execve(PYTHON, [PYTHON, *sys.argv], {**os.environ, **source})
+
+
+def _make() -> None:
+    venv.create(ENVIRONMENT, clear=True, symlinks=True)
+    ours = sysconfig.get_path("purelib")
+    theirs = next((ENVIRONMENT / "lib").glob("python*/site-packages"))
+    (theirs / "frostline_environment.pth").write_text(f"{ours}\n")
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "pip", "install", "-q", "--python", PYTHON, "--no-deps", "-r", NEEDED], check=True)
+    toggle = ENVIRONMENT / "bin" / "toggle-lightning-mode"
+    subprocess.run([PYTHON, "-W", "ignore", toggle, "--mode", "standalone"], check=True, capture_output=True)
+    MADE.write_text(NEEDED.read_text())
+
+
+def quiet() -> None:
+    """Keep Lightning's advice, and what is deprecated in it, out of the way."""
+    warnings.simplefilter("ignore")
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def machine() -> dict[str, Any]:
+    """What a result was measured on."""
+    from importlib.metadata import version
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = ("torch", "pytorch-lightning", "finetuning-scheduler", "fastai")
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+    }
