@@ -269,7 +269,7 @@ class Rate(Strict):
     power: Positive | None = None
     """polynomial: its exponent; not given: 1."""
     momentum: Annotated[list[Momentum], Field(min_length=2, max_length=2)] | None = None
-    """one_cycle: the momentum (Adam's β₁) at the lowest and at the highest rate; not given: the optimizer's."""
+    """one_cycle: momentum (Adam's β₁) at the lowest and at the highest rate; not given: the optimizer's."""
 
 
 class Phase(Strict):

@@ -88,7 +88,7 @@ def test_every_schedule_does_what_it_says(phases_, optimizer):
 
 
 def does_what_it_says(bench, result):
-    """What is frozen stands still to the bit, its moments too, and each group that trains moves, step by step."""
+    """Step by step: what is frozen stands still to the bit, its moments too, and what trains moves."""
     module = bench.classifier
     for step, (before, after) in enumerate(zip(module.states, module.states[1:], strict=False)):
         phase = sum(step >= start for start in result.starts) - 1
