@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 import yaml
-from tests.imports import SRC
 
 from frostline import cli
+from tests.imports import SRC
 
 ROOT = SRC.parent
 GUIDE = (ROOT / "docs" / "freeze-schedules.md").read_text(encoding="utf-8")
