@@ -71,6 +71,15 @@ def test_one_cycle_rises_from_a_twentyfifth_and_falls_to_nothing():
     assert rates[99] < 0.01
 
 
+@given(kind=st.sampled_from(KINDS), warmup=st.floats(0, 0.9), length=st.integers(1, 60), data=st.data())
+def test_a_steady_rate_stays(kind, warmup, length, data):
+    curve = Curve(kind, warmup, 0.1)
+    step = data.draw(st.integers(0, length - 1))
+    rates = {curve.factor(i, length) for i in range(step, length)}
+    assert not curve.steady(step, length) or len(rates) == 1
+    assert kind != "constant" or curve.steady(step, length) == (len(rates) == 1)
+
+
 @given(
     kind=st.sampled_from(KINDS),
     warmup=st.floats(0, 0.9),

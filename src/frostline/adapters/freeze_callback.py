@@ -71,6 +71,8 @@ class FreezeSchedule(pl.Callback):
         """For `restore: best`: the current phase's best score, and the weights that gave it."""
         self._applied: int | None = None
         """The phase that the network is in; None before the first."""
+        self._steady_until = 0
+        """The step before which there is nothing to do."""
         self._set: tuple[float, float | None] | None = None
         """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
         self.dropout: thaw.Dropout | None = None
@@ -147,10 +149,11 @@ class FreezeSchedule(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Enter the next phase where the current one is over, and set this step's rates."""
-        if batch_idx % trainer.accumulate_grad_batches and self._applied is not None:
-            return  # the step has begun
-        self._enter(trainer, pl_module)
         step = trainer.global_step
+        if step < self._steady_until:
+            return
+        self._enter(trainer, pl_module)
+        self._steady_until = self.plan.steady_until(self.starts, step)
         now = self.plan.inside(self.starts, step), self.plan.momentum(self.starts, step)
         if now == self._set:
             return
@@ -198,6 +201,7 @@ class FreezeSchedule(pl.Callback):
             mine = torch.tensor(value, device=trainer.strategy.root_device)
             value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
         self.history.append(value)
+        self._steady_until = 0
         if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
             state = self._network(pl_module).state_dict()
             self.best = (score(phase.monitor, value), {k: v.detach().clone() for k, v in state.items()})
@@ -253,6 +257,7 @@ class FreezeSchedule(pl.Callback):
             )
         self.starts = tuple(state_dict["starts"])
         self.history = list(state_dict["history"])
+        self._steady_until = 0
         self.best = state_dict["best"]
 
     def _content(self) -> dict[str, Any]:
@@ -296,6 +301,7 @@ class FreezeSchedule(pl.Callback):
         self.slots, groups = param_groups.split(self.plan, network, given.param_groups, exempt())
         # In place, since an optimizer around another, such as Lookahead, shares its list.
         given.param_groups[:] = groups
+        self._steady_until = 0
         self._bases = [{k: v for k, v in group.items() if k != "params"} for group in given.param_groups]
         self._applied = None
         self._graphs = Graphs(network, len(self.plan.phases)) if is_compiled(module) else None

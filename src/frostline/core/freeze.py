@@ -174,6 +174,12 @@ class FreezePlan:
         length = self.end_of(starts) - starts[-1]
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
+    def steady_until(self, starts: Sequence[int], step: int) -> int:
+        """Return the step before which all stays as at `step`, unless something ends the phase early."""
+        end = self.end_of(starts)
+        steady = self.phases[len(starts) - 1].curve.steady(step - starts[-1], end - starts[-1])
+        return end if steady else step + 1
+
     def momentum(self, starts: Sequence[int], step: int) -> float | None:
         """Return the momentum at `step` where the phase moves it, else None."""
         curve = self.phases[len(starts) - 1].curve

@@ -59,6 +59,10 @@ class Curve:
                 return _cosine(1.0, self.final, p)
         raise AssertionError(self.kind)
 
+    def steady(self, step: int, length: int) -> bool:
+        """Say whether rate and momentum stay as they are from `step` to the phase's end."""
+        return self.kind == "constant" and step + 1 >= round(self.warmup * length)
+
     def momentum(self, step: int, length: int) -> float | None:
         """Return the momentum at `step`; None: the optimizer's own."""
         if self.momenta is None:
