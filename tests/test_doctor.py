@@ -60,7 +60,7 @@ def test_what_is_broken_is_counted_and_named(healthy, capsys, monkeypatch):
     (healthy / "mlflow.db").write_text("not a database, and long enough to be told from one" * 10)
     assert not doctor.run()
     out = capsys.readouterr().out
-    assert "broken  params.yaml  freeze: no option 'nope'; allowed: full, gradual" in " ".join(
+    assert "broken  params.yaml  freeze: no option 'nope'; allowed: bit_hyperrule, bitfit" in " ".join(
         out.split("   ")
     )
     assert "file is not a database" in out

@@ -36,7 +36,10 @@ def start(tmp_path):
     started = []
 
     def starter(lines, **variables):
-        command = [sys.executable, "-m", "frostline", "ui", "--port", "5100"]
+        with socket.socket() as free:  # one of our own: other tests serve at the same time
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        command = [sys.executable, "-m", "frostline", "ui", "--port", port]
         ui = subprocess.Popen(
             command,
             cwd=tmp_path,

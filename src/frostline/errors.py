@@ -23,7 +23,7 @@ class GateFailed(FrostlineError):
     """A result is below the bound that the experiment sets; exits with 4."""
 
 
-def allowed(name: str, options: Iterable[str], *, limit: int = 12) -> str:
+def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
     """Say which of `options` are nearest to `name`, or list them all where they are few.
 
     Returns a clause to end a sentence with, such as ``did you mean 'adamw'? (allowed: adam, adamw, sgd)``.
