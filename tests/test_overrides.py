@@ -55,14 +55,14 @@ def test_the_home_folder(monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ("freeze=3", "freeze: no option '3'; allowed: bit_hyperrule, bitfit, chain_thaw, discriminative"),
+        ("freeze=3", "freeze: no option '3'; allowed: bit_hyperrule, bitfit"),
         ("freeze=null", "freeze: no option 'null'; did you mean 'full'?"),
         ("freeze=full,gradual", "freeze: no option 'full,gradual'; .*; to run several, add -m"),
         (
             "freeze=[full,gradual]",
             "freeze: takes one option; to run several, add -m and write freeze=full,gradual",
         ),
-        ("pretrain.freeze=x", "pretrain.freeze: no option 'x'; allowed: bit_hyperrule, bitfit, chain_thaw, discriminative"),
+        ("pretrain.freeze=x", "pretrain.freeze: no option 'x'; allowed: bit_hyperrule, bitfit"),
         ("source=nothing", "source: no option 'nothing'; allowed: digits"),
         ("=3", "'=3' is not an override; write key=value"),
     ],

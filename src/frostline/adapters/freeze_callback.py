@@ -72,7 +72,7 @@ class FreezeSchedule(pl.Callback):
         self._applied: int | None = None
         """The phase that the network is in; None before the first."""
         self._steady_until = 0
-        """The step before which there is nothing to do."""
+        """The batch of the epoch before which there is nothing to do."""
         self._set: tuple[float, float | None] | None = None
         """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
         self.dropout: thaw.Dropout | None = None
@@ -145,15 +145,20 @@ class FreezeSchedule(pl.Callback):
         if not self.starts:
             self._enter(trainer, pl_module)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the epoch's batches anew."""
+        self._steady_until = 0
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Enter the next phase where the current one is over, and set this step's rates."""
-        step = trainer.global_step
-        if step < self._steady_until:
+        if batch_idx < self._steady_until:
             return
         self._enter(trainer, pl_module)
-        self._steady_until = self.plan.steady_until(self.starts, step)
+        step, batches = trainer.global_step, trainer.accumulate_grad_batches
+        steady = self.plan.steady_until(self.starts, step) - step
+        self._steady_until = batch_idx - batch_idx % batches + steady * batches
         now = self.plan.inside(self.starts, step), self.plan.momentum(self.starts, step)
         if now == self._set:
             return
@@ -168,6 +173,8 @@ class FreezeSchedule(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Put the clocks of frozen groups back, where the optimizer counts steps by group, as LAMB does."""
+        if not self._clocks:
+            return
         if not any("step" in group for group, _ in self._clocks):
             self._clocks = []
         for group, step in self._clocks:
