@@ -7,13 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from contextlib import suppress
 
 import pytest
 
 from frostline.errors import FrostlineError
-from frostline.ui import PORTS_TRIED, free_port
+from frostline.ui import DIRECTLY, PORTS_TRIED, free_port
 
 
 def test_a_taken_port_is_passed_over():
@@ -54,18 +52,17 @@ def start(tmp_path):
 
     yield starter
     for ui in started:
-        with suppress(ProcessLookupError):
-            os.killpg(ui.pid, signal.SIGKILL)
-        ui.communicate()
+        ui.terminate()  # so that it ends its server, which a kill would leave
+        ui.communicate(timeout=30)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_serves_until_interrupted_and_takes_its_server_along(start, how):
-    ui, (address, page) = start(2)
+    ui, (address, page) = start(2, http_proxy="http://127.0.0.1:9")  # where nothing is
     url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", address)[1]
     assert page == f"{url}/#/experiments/1/runs?workflowType=machine_learning  (training runs)\n"
-    with urllib.request.urlopen(f"{url}/health") as answer:
+    with DIRECTLY.open(f"{url}/health") as answer:
         assert answer.status == 200
     ui.send_signal(how)
     _, errors = ui.communicate(timeout=30)
@@ -94,7 +91,7 @@ def test_a_store_that_is_no_database_is_told_in_a_sentence(start, tmp_path):
 def answers(url):
     for _ in range(20):
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=1).close()
+            DIRECTLY.open(f"{url}/health", timeout=1).close()
         except OSError:
             return False
         time.sleep(0.2)

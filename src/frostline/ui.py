@@ -25,6 +25,8 @@ START_SECONDS = 90.0
 CHECK_SECONDS = 0.2
 END_SECONDS = 5.0
 """How long the server may take to close its connections."""
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens addresses of this machine: a proxy, where the environment names one, knows another 127.0.0.1."""
 
 
 def serve(port: int) -> None:
@@ -115,7 +117,7 @@ def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
     while time.monotonic() < give_up:
         if server.poll() is not None:
             return False
-        with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=1):
+        with suppress(OSError), DIRECTLY.open(f"http://{HOST}:{port}/health", timeout=1):
             return True
         time.sleep(CHECK_SECONDS)
     raise FrostlineError(f"ui: the MLflow server did not start in {START_SECONDS:.0f} seconds; try again")
@@ -126,7 +128,7 @@ def _page_of_runs(port: int) -> list[str]:
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     api = f"http://{HOST}:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
-        with urllib.request.urlopen(api, timeout=5) as answer:
+        with DIRECTLY.open(api, timeout=5) as answer:
             identity = json.load(answer)["experiment"]["experiment_id"]
     except OSError:  # A store of other people's runs, without ours.
         return []
