@@ -1,6 +1,7 @@
 """Soups: the weights of an arm's seeds, averaged into one network (Wortsman et al. 2022a)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def soups(
         return {"skipped": reason}
     index = Index.read(data)
 
-    def measured(seeds: Sequence[int], split: str) -> Metrics:
+    @cache  # the greedy soup is often the uniform one
+    def measured(seeds: tuple[int, ...], split: str) -> Metrics:
         run, rows = runs[seeds[0]], index.rows(split)
         _, spec = read_weights(weights_of(seeds[0]), index, data)
         state = averaging.mean(read_weights(weights_of(seed), index, data)[0] for seed in seeds)
@@ -54,11 +56,11 @@ def soups(
 
     chosen = averaging.greedy(
         {seed: (accuracy,) for seed, accuracy in accuracies.items()},
-        lambda seeds: (measured(seeds, "val")["accuracy"],),
+        lambda seeds: (measured(tuple(seeds), "val")["accuracy"],),
     )
-    ingredients = {"uniform": sorted(runs), "greedy": sorted(chosen)}
+    ingredients = {"uniform": tuple(sorted(runs)), "greedy": tuple(sorted(chosen))}
     return {
-        kind: {"seeds": seeds, **{split: measured(seeds, split) for split in ("val", "test")}}
+        kind: {"seeds": list(seeds), **{split: measured(seeds, split) for split in ("val", "test")}}
         for kind, seeds in ingredients.items()
     }
 
