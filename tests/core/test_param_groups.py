@@ -27,7 +27,7 @@ def model():
 
 def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay(model):
     plan = planned(model)
-    optimizer = torch.optim.AdamW(by_decay(plan.layers, model.named_parameters(), 0.1), lr=0.5)
+    optimizer = torch.optim.AdamW(by_decay(plan.layers, model, 0.1), lr=0.5)
     slots, groups = split(plan, model, optimizer.param_groups)
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
     assert len({id(p) for g in groups for p in g["params"]}) == len(list(model.parameters()))
@@ -37,6 +37,19 @@ def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay(model):
         assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) == slot.decays for p in group["params"])
         assert (group["lr"], group["betas"]) == (0.5, (0.9, 0.999))
     assert {"head/5", "head/5/no_decay", "rest/0"} <= {s.name for s in slots}
+
+
+def test_what_the_network_names_does_not_decay_either():
+    with torch.device("meta"):
+        vit = timm.create_model("test_vit", num_classes=3)
+    plan = planned(vit)
+    slots, groups = split(plan, vit, by_decay(plan.layers, vit, 0.1))
+    still = set()
+    for slot, group in zip(slots, groups, strict=True):
+        assert slot.decays == (group["weight_decay"] == 0.1)
+        still |= {id(p) for p in group["params"] if not slot.decays}
+    assert {id(vit.pos_embed), id(vit.cls_token)} <= still
+    assert id(vit.head.weight) not in still
 
 
 def test_what_the_user_set_apart_stays_apart(model):

@@ -304,8 +304,7 @@ class FreezeSchedule(pl.Callback):
         self.dropout = thaw.Dropout(network)
         self.dropout.check(self.plan)
         param_groups.check_options(self.plan, given.param_groups[0])
-        exempt: Any = getattr(network, "no_weight_decay", set)
-        self.slots, groups = param_groups.split(self.plan, network, given.param_groups, exempt())
+        self.slots, groups = param_groups.split(self.plan, network, given.param_groups)
         # In place, since an optimizer around another, such as Lookahead, shares its list.
         given.param_groups[:] = groups
         self._steady_until = 0

@@ -87,10 +87,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer of all parameters; the freeze schedule sets its rates at every step."""
-        # timm's models name what should not decay: position embeddings, class tokens.
-        exempt: Any = getattr(self.network, "no_weight_decay", set)
-        weight_decay = self.optimizer_config.weight_decay
-        groups = by_decay(self.plan.layers, self.network.named_parameters(), weight_decay, exempt())
+        groups = by_decay(self.plan.layers, self.network, self.optimizer_config.weight_decay)
         return make_optimizer(self.optimizer_config, groups)
 
     def configure_gradient_clipping(

@@ -1,6 +1,6 @@
 """An optimizer's parameters, sorted by a freeze plan into named groups: all of them, from the first step."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,28 +26,32 @@ class Slot:
         return f"{self.group}/{self.depth}{'' if self.decays else '/no_decay'}"
 
 
-def decays(layers: Layers, name: str, parameter: nn.Parameter, exempt: Collection[str] = ()) -> bool:
-    """Say whether weight decay is for `parameter`: not for biases, norms and other vectors.
+def decaying(layers: Layers, network: nn.Module) -> frozenset[str]:
+    """Return the parameters that weight decay is for: not biases, norms and other vectors.
 
-    He et al. 2019, section 3.1; timm does the same.
+    He et al. 2019, section 3.1; timm does the same. `network.no_weight_decay()`, which timm's models have,
+    names further ones that should not decay: position embeddings, class tokens.
     """
-    place = layers.places[name]
-    return parameter.ndim > 1 and not place.norm and not place.bias and name not in exempt
+    exempt: Collection[str] = getattr(network, "no_weight_decay", frozenset)()
+    return frozenset(
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.ndim > 1
+        and not layers.places[name].norm
+        and not layers.places[name].bias
+        and name not in exempt
+    )
 
 
-def by_decay(
-    layers: Layers,
-    parameters: Iterable[tuple[str, nn.Parameter]],
-    weight_decay: float,
-    exempt: Collection[str] = (),
-) -> list[dict[str, Any]]:
-    """Return two groups for an optimizer: what decays, and what does not."""
+def by_decay(layers: Layers, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return two groups for an optimizer of all the network's parameters: what decays, and what does not."""
+    decay = decaying(layers, network)
     members: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in parameters:
-        members[decays(layers, name, parameter, exempt)].append(parameter)
+    for name, parameter in network.named_parameters():
+        members[name in decay].append(parameter)
     return [
-        {"params": params, "weight_decay": weight_decay if decay else 0.0}
-        for decay, params in members.items()
+        {"params": params, "weight_decay": weight_decay if decays else 0.0}
+        for decays, params in members.items()
         if params
     ]
 
@@ -56,7 +60,6 @@ def split(
     plan: FreezePlan,
     network: nn.Module,
     groups: Sequence[Mapping[str, Any]],
-    exempt: Collection[str] = (),
 ) -> tuple[list[Slot | None], list[dict[str, Any]]]:
     """Split an optimizer's groups so that each lies in one group and one layer of the plan.
 
@@ -67,7 +70,6 @@ def split(
         plan: a run's.
         network: the plan's.
         groups: an optimizer's `param_groups`.
-        exempt: names of further parameters without weight decay.
 
     Returns:
         For each new group its slot, None for parameters of others than the network, which no schedule moves;
@@ -77,15 +79,14 @@ def split(
         FrostlineError: the optimizer lacks some of the network's parameters.
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    group_of = plan.group_of()
+    group_of, decay = plan.group_of(), decaying(plan.layers, network)
     members: dict[tuple[int, Slot | None], list[nn.Parameter]] = {}
     for number, group in enumerate(groups):
         for parameter in group["params"]:
             name = names.pop(id(parameter), None)
             slot = None
             if name is not None:
-                decay = decays(plan.layers, name, parameter, exempt)
-                slot = Slot(group_of[name], plan.layers.places[name].depth, decay)
+                slot = Slot(group_of[name], plan.layers.places[name].depth, name in decay)
             members.setdefault((number, slot), []).append(parameter)
     if names:
         raise FrostlineError(
