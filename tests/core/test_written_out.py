@@ -1,5 +1,6 @@
-"""Schedules whose phases say all that they would inherit: planned alike, with nothing left to inherit."""
+"""What a phase has from the one before it; and schedules with all of that written out."""
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,11 +62,6 @@ def planned(schedule):
 
 
 @given(random_schedules())
-def test_the_plan_is_the_same(schedule):
-    assert planned(written_out(schedule)) == planned(schedule)
-
-
-@given(random_schedules())
 def test_it_is_yaml_that_reads_back(schedule):
     text = yaml.safe_dump(written_out(schedule).model_dump(exclude_none=True), sort_keys=False)
     assert planned(Freeze.model_validate(yaml.safe_load(text))) == planned(schedule)
@@ -81,16 +77,100 @@ def test_each_phase_can_stand_alone(schedule):
     assert last == planned(schedule).phases[-1]
 
 
-def test_every_optional_key_is_tried():
-    tried = {
-        "lr",
-        "optimizer",
-        "weight_decay",
-        "bn",
-        "dropout",
-        "drop_path",
-        "batch_size",
-        "restore",
-        "schedule",
+# ── what a phase inherits, by hand ──────────────────────────────────────────────────────────────────────────
+
+COSINE = {"kind": "cosine", "warmup": 0.1, "final": 0.0}
+FIRST = {
+    "train": ["head", "top"],
+    "until": {"epochs": 1},
+    "lr": {"top": 0.1, "layer_decay": 0.5},
+    "optimizer": {"head": {"weight_decay": 0.0}, "top": {"betas": [0.8, 0.9]}},
+    "weight_decay": 0.2,
+    "bn": "eval",
+    "dropout": 0.3,
+    "drop_path": 0.4,
+    "batch_size": 5,
+    "restore": "best",
+    "schedule": COSINE,
+}
+OTHERS = {
+    "lr": {"head": 2.0},
+    "optimizer": {"head": {"momentum": 0.5}},
+    "weight_decay": 0.0,
+    "bn": "train",
+    "dropout": 0.0,
+    "drop_path": 0.0,
+    "batch_size": 20,
+    "restore": "none",
+    "schedule": {**COSINE, "kind": "linear"},
+}
+
+
+def second_of(*phases):
+    """The phases from the second on, with all that they inherit, but for what each must say itself."""
+    ends = [{"until": {"epochs": 1}}] * (len(phases) - 1) + [{"until": "end"}]
+    given = [{**phase, **end} for phase, end in zip(phases, ends, strict=True)]
+    written = written_out(Freeze.model_validate({"groups": GROUPS, "phases": given}))
+    return [phase.model_dump(exclude_none=True, exclude={"train", "until"}) for phase in written.phases[1:]]
+
+
+def test_a_phase_that_says_nothing_is_as_the_one_before():
+    (second,) = second_of(FIRST, {"train": "all"})
+    assert second == {
+        "lr": {"top": 0.1, "layer_decay": 0.5},
+        "optimizer": {"head": {"weight_decay": 0.0}, "top": {"betas": [0.8, 0.9]}},
+        "weight_decay": 0.2,
+        "bn": "eval",
+        "dropout": 0.3,
+        "drop_path": 0.4,
+        "batch_size": 5,
+        "restore": "best",
+        "schedule": COSINE,
     }
-    assert {name for name, field in Phase.model_fields.items() if not field.is_required()} == tried
+
+
+def test_the_first_phase_has_none_before_it():
+    schedule = Freeze.model_validate({"groups": GROUPS, "phases": [{"train": "all", "until": "end"}]})
+    assert written_out(schedule) == schedule
+    (phase,) = planned(schedule).phases
+    assert (phase.lr, phase.layer_decay, phase.options) == (dict.fromkeys(GROUPS, 1.0), 1.0, {})
+    assert (phase.bn, phase.restore, phase.curve) == ("train", False, Curve("constant"))
+    assert (phase.weight_decay, phase.dropout, phase.drop_path, phase.batch_size) == (None,) * 4
+    assert phase.steps_per_epoch == 10
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_what_a_phase_gives_replaces_the_whole_key_and_no_other(key):
+    kept = {name: value for name, value in FIRST.items() if name not in ("train", "until", key)}
+    assert second_of(FIRST, {"train": "all", key: OTHERS[key]}) == [{**kept, key: OTHERS[key]}]
+
+
+@pytest.mark.parametrize("key", ["lr", "optimizer"])
+def test_nothing_per_group_is_given_too(key):
+    assert second_of(FIRST, {"train": "all", key: {}})[0][key] == {}
+
+
+def test_groups_that_freeze_leave_their_settings_behind_and_thaw_without():
+    second, third = second_of(FIRST, {"train": ["head", "rest"]}, {"train": "all"})
+    for phase in (second, third):
+        assert phase["lr"] == {"layer_decay": 0.5}
+        assert phase["optimizer"] == {"head": {"weight_decay": 0.0}}
+        assert phase["weight_decay"] == 0.2
+
+
+def test_it_is_what_is_planned():
+    phases = [FIRST, {"train": ["top", "rest"], "until": {"epochs": 2}}, {"train": "all", "until": "end"}]
+    first, second, third = planned(Freeze.model_validate({"groups": GROUPS, "phases": phases})).phases
+    assert (first.lr, first.layer_decay) == ({"head": 1.0, "top": 0.1}, 0.5)
+    assert (second.lr, second.layer_decay) == ({"top": 0.1, "rest": 1.0}, 0.5)
+    assert (third.lr, third.layer_decay) == ({"head": 1.0, "top": 0.1, "rest": 1.0}, 0.5)
+    assert second.options == third.options == {"top": {"betas": [0.8, 0.9]}}
+    for phase in (second, third):
+        assert (phase.weight_decay, phase.bn, phase.dropout, phase.drop_path) == (0.2, "eval", 0.3, 0.4)
+        assert (phase.batch_size, phase.steps_per_epoch, phase.restore) == (5, 40, True)
+        assert phase.curve == Curve("cosine", 0.1, 0.0)
+
+
+def test_every_optional_key_is_tried():
+    optional = {name for name, field in Phase.model_fields.items() if not field.is_required()}
+    assert optional == OTHERS.keys() == FIRST.keys() - {"train", "until"}

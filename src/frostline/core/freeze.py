@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.core.layers import Layers
 from frostline.core.rates import Curve
+from frostline.core.written_out import LAYER_DECAY, written_out
 from frostline.errors import FrostlineError, allowed
 
 if TYPE_CHECKING:
     from frostline import schema
 
-LAYER_DECAY = "layer_decay"
 MONITORS = ("val/loss", "val/accuracy")
 
 
@@ -274,11 +274,11 @@ def plan(
         FrostlineError: the schedule does not fit the network or the run; the sentence names the key.
     """
     groups = grouped(schedule.groups, layers)
+    schedule = written_out(schedule)
     whole = any(phase.batch_size is not None for phase in schedule.phases)
     phases: list[PhasePlan] = []
     for index, phase in enumerate(schedule.phases):
         key = f"freeze.phases.{index}"
-        before = phases[-1] if phases else None
         train = tuple(groups) if phase.train == "all" else tuple(dict.fromkeys(phase.train))
         for group in train:
             if group not in groups:
@@ -286,23 +286,27 @@ def plan(
         if not train:
             raise FrostlineError(f"{key}.train: empty; name a group, or remove the phase")
         _check_end(key, phase.until, last=index == len(schedule.phases) - 1)
-        factors, decay = _rates(key, phase.lr, train, groups, before)
-        batch_size, steps = _batches(key, phase.batch_size, before, steps_per_epoch, steps_at)
-        rest: Any = {name: _given(getattr(phase, name), before, name) for name in INHERITED}
+        lr, options = phase.lr or {}, phase.optimizer or {}
+        factors = [group for group in lr if group != LAYER_DECAY]
+        _check_groups(f"{key}.lr", factors, train, groups, LAYER_DECAY)
+        _check_options(f"{key}.optimizer", options, train, groups)
+        steps = _steps_per_epoch(key, phase.batch_size, steps_per_epoch, steps_at)
         phases.append(
             PhasePlan(
                 train=train,
                 length=_length(key, phase.until, epochs, steps, whole=whole),
                 early=_early(key, phase.until),
-                lr=factors,
-                layer_decay=decay,
-                options=_options(key, phase.optimizer, train, groups, before),
-                bn=phase.bn or (before.bn if before else "train"),
-                restore=phase.restore == "best" if phase.restore else bool(before and before.restore),
-                curve=curve(phase.schedule) if phase.schedule else (before.curve if before else default),
-                batch_size=batch_size,
+                lr={group: lr.get(group, 1.0) for group in train},
+                layer_decay=lr.get(LAYER_DECAY, 1.0),
+                options=options,
+                weight_decay=phase.weight_decay,
+                bn=phase.bn or "train",
+                dropout=phase.dropout,
+                drop_path=phase.drop_path,
+                restore=phase.restore == "best",
+                curve=curve(phase.schedule) if phase.schedule else default,
+                batch_size=phase.batch_size,
                 steps_per_epoch=steps,
-                **rest,
             )
         )
     budget = sum(Fraction(phase.length or 0, phase.steps_per_epoch) for phase in phases)
@@ -312,9 +316,6 @@ def plan(
             f" {epochs} (trainer.epochs), {steps_per_epoch} steps each; shorten them or raise trainer.epochs"
         )
     return FreezePlan(layers, groups, tuple(phases), epochs, steps_per_epoch)
-
-
-INHERITED = ("weight_decay", "dropout", "drop_path")
 
 
 def curve(rate: "schema.Rate") -> Curve:
@@ -330,42 +331,16 @@ def curve(rate: "schema.Rate") -> Curve:
     return Curve(rate.kind, rate.warmup, rate.final, power, rate.start, momenta)  # type: ignore[arg-type]
 
 
-def _given(value: float | None, before: PhasePlan | None, name: str) -> float | None:
-    """A setting as the phase gives it, else as it was."""
-    return value if value is not None or before is None else getattr(before, name)
-
-
-def _rates(
+def _check_options(
     key: str,
-    given: Mapping[str, float] | None,
+    given: Mapping[str, Mapping[str, Any]],
     train: Sequence[str],
     groups: Mapping[str, tuple[str, ...]],
-    before: PhasePlan | None,
-) -> tuple[dict[str, float], float]:
-    """The factor of each group that trains, and the layer decay; inherited where the phase gives none."""
-    if given is None:
-        inherited = before.lr if before else {}
-        return {group: inherited.get(group, 1.0) for group in train}, before.layer_decay if before else 1.0
-    _check_groups(f"{key}.lr", [group for group in given if group != LAYER_DECAY], train, groups, LAYER_DECAY)
-    return {group: given.get(group, 1.0) for group in train}, given.get(LAYER_DECAY, 1.0)
-
-
-def _options(
-    key: str,
-    given: Mapping[str, Mapping[str, Any]] | None,
-    train: Sequence[str],
-    groups: Mapping[str, tuple[str, ...]],
-    before: PhasePlan | None,
-) -> dict[str, Mapping[str, Any]]:
-    """The optimizer's settings of each group that trains; inherited where the phase gives none."""
-    if given is None:
-        given = before.options if before else {}
-        return {group: given[group] for group in train if group in given}
-    _check_groups(f"{key}.optimizer", given, train, groups)
+) -> None:
+    _check_groups(key, given, train, groups)
     for group, settings in given.items():
         for name in settings.keys() & {"lr", "params", "name"}:
-            raise FrostlineError(f"{key}.optimizer.{group}.{name}: set rates by lr, not here")
-    return dict(given)
+            raise FrostlineError(f"{key}.{group}.{name}: set rates by lr, not here")
 
 
 def _check_groups(
@@ -384,19 +359,15 @@ def _check_end(key: str, until: object, *, last: bool) -> None:
         raise FrostlineError(f"{key}.until: {which if last else 'only the last phase has no end'}")
 
 
-def _batches(
-    key: str,
-    given: int | None,
-    before: PhasePlan | None,
-    steps_per_epoch: int,
-    steps_at: Callable[[int], int] | None,
-) -> tuple[int | None, int]:
-    """The batch size that the phase sets or inherits, and the steps that an epoch has at it."""
-    if given is None:
-        return (before.batch_size, before.steps_per_epoch) if before else (None, steps_per_epoch)
+def _steps_per_epoch(
+    key: str, batch_size: int | None, steps_per_epoch: int, steps_at: Callable[[int], int] | None
+) -> int:
+    """The steps of an epoch at the phase's batch size; None: at the run's own."""
+    if batch_size is None:
+        return steps_per_epoch
     if steps_at is None:
         raise FrostlineError(f"{key}.batch_size: these batches are made elsewhere; remove it")
-    return given, steps_at(given)
+    return steps_at(batch_size)
 
 
 def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: bool) -> int | None:

@@ -1,12 +1,13 @@
-"""A freeze schedule with all that its phases inherit written out: what a plan dumps, to edit and run."""
+"""A freeze schedule with all that its phases inherit written out: what is planned, and dumped to edit."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from frostline.core.freeze import LAYER_DECAY
-
 if TYPE_CHECKING:
     from frostline import schema
+
+LAYER_DECAY = "layer_decay"
+"""The key of a phase's `lr` that is no group: a factor per layer."""
 
 
 def written_out(schedule: "schema.Freeze") -> "schema.Freeze":
