@@ -164,9 +164,21 @@ def test_a_changed_choice_changes_the_stages_that_it_concerns(params, changed):
     assert {stem for stem in before if before[stem] != after[stem]} == changed
 
 
-def test_a_params_file_with_a_key_twice_is_one_sentence(tmp_path):
-    (tmp_path / "params.yaml").write_text("seed: 1\nseed: 2\n")
-    with pytest.raises(FrostlineError, match=r"params\.yaml: .*duplicate key seed"):
-        compose.read_yaml(tmp_path / "params.yaml")
-    with pytest.raises(FrostlineError, match=r"nothing\.yaml can't be read"):
-        compose.read_yaml(tmp_path / "nothing.yaml")
+@pytest.mark.parametrize("content", ["", "# nothing\n", "{}"])
+def test_an_empty_params_file_selects_what_conf_does(content, tmp_path):
+    (tmp_path / "params.yaml").write_text(content)
+    assert compose.read_selection(tmp_path / "params.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("seed: 1\nseed: 2\n", "params.yaml: line 2: found duplicate key seed; mend the YAML"),
+        ("- freeze\n", "params.yaml: found ['freeze'], must be keys with values"),
+    ],
+)
+def test_a_wrong_params_file_is_one_sentence(content, sentence, tmp_path):
+    (tmp_path / "params.yaml").write_text(content)
+    with pytest.raises(FrostlineError) as caught:
+        compose.read_selection(tmp_path / "params.yaml")
+    assert str(caught.value) == f"{tmp_path}/{sentence}"

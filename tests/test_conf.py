@@ -102,7 +102,7 @@ def test_the_commands_in_a_files_head_compose_and_choose_it(name):
 
 
 def test_params_yaml_selects_the_default_study():
-    params = compose.read_yaml(SRC.parent / "params.yaml")
+    params = compose.read_selection(SRC.parent / "params.yaml")
     assert params["experiment"] == "mnist_to_digits"
     resolved = compose.study(params, ["scratch", "full"])
     assert resolved["report"]["study"] == "mnist_to_digits"

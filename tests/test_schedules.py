@@ -47,11 +47,11 @@ def test_a_rate_is_a_phases_schedule():
         (".yaml", "no freeze schedule '.yaml'; "),
         ({"groups": {"all": "*"}}, "freeze: phases: missing; give it a value"),
         ({"groups": {"all": "*"}, "phases": [], "fases": []}, "freeze: fases: unknown key; did you mean"),
-        ("phases: [", "bad.yaml: while parsing"),
-        ("groups: {a: '*'}\ngroups: {b: '*'}", "bad.yaml: groups is given twice"),
+        ("phases: [", "bad.yaml: line 1: expected the node content, but found '<stream end>'; mend the YAML"),
+        ("groups: {a: '*'}\ngroups: {b: '*'}", "bad.yaml: line 2: found duplicate key groups; mend the YAML"),
         ("", "bad.yaml: found None, must be keys with values"),
         ("- a", "bad.yaml: found ['a'], must be keys with values"),
-        (b"\xff", "bad.yaml: can't be read (not UTF-8); name another file"),
+        (b"\xff", "bad.yaml can't be read (not UTF-8); name another file"),
     ],
 )  # fmt: skip
 def test_what_is_no_schedule_gets_a_sentence(given, sentence, folder):

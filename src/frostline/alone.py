@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from frostline import compose, project
 from frostline.errors import FrostlineError
-from frostline.files import content_key, exclusive, publish
+from frostline.files import content_key, exclusive, publish, read_yaml
 from frostline.processes import end_with_dvc
 from frostline.progress import shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run
@@ -97,7 +97,7 @@ def measure_again(folder: Path, out: Path) -> Mapping[str, Mapping[str, float]]:
     for name in ("config.yaml", "weights.safetensors"):
         if not (folder / name).is_file():
             raise FrostlineError(f"{folder}: no finished run, {name} is missing; name another folder")
-    config = validated(Run, compose.read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    config = validated(Run, read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
     _, data = _prepared(Prepare(dataset=config.dataset.model_copy(update={"shots": None, "fraction": None})))
     with writing(out):
         given = services()

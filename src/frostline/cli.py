@@ -392,7 +392,7 @@ def _required(arguments: argparse.Namespace, *names: str) -> None:
 
 
 def _resolved(path: Path, model: type[Any]) -> Any:
-    from frostline.compose import read_yaml
+    from frostline.files import read_yaml
     from frostline.validate import validated
 
     return validated(model, read_yaml(path), str(path))

@@ -1,6 +1,5 @@
 """Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`."""
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from frostline import project
 from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError, allowed
+from frostline.files import read_yaml, yaml_mistake
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
 from frostline.schema import (
     Evaluate,
@@ -251,19 +251,18 @@ def evaluate_config(run: Run) -> Evaluate:
     return Evaluate(study=run.study, arm=run.arm, dataset=run.dataset, seeds=run.seeds, trainer=run.trainer)
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the YAML at `path`; duplicate keys are refused.
+def read_selection(path: Path) -> dict[str, Any]:
+    """Return what a params.yaml holds; an empty one selects what conf/ does.
 
     Raises:
-        FrostlineError: it is missing, or not YAML.
+        FrostlineError: it can't be read, or holds no keys with values.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FrostlineError(f"{path} can't be read ({error.strerror}): name an existing YAML file") from None
-    with _sentences(where=str(path)):
-        # OmegaConf refuses duplicate keys, which PyYAML takes in silence; interpolations stay text.
-        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    params = read_yaml(path)
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise FrostlineError(f"{path}: found {params!r}, must be keys with values")
+    return params
 
 
 # ── Hydra's words into ours ─────────────────────────────────────────────────────────────────────────────────
@@ -277,13 +276,8 @@ def _hydra() -> Iterator[None]:
 
 
 @contextmanager
-def _sentences(overrides: Sequence[str] = (), where: str = "") -> Iterator[None]:
-    """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each.
-
-    Args:
-        overrides: what is being composed.
-        where: the file that is being read.
-    """
+def _sentences(overrides: Sequence[str]) -> Iterator[None]:
+    """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each; `overrides` are composed."""
     try:
         yield
     except MissingConfigException as error:
@@ -304,11 +298,7 @@ def _sentences(overrides: Sequence[str] = (), where: str = "") -> Iterator[None]
         raise FrostlineError(_composition(error, overrides)) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        name = where or (mark.name if mark else "config")
-        raise FrostlineError(
-            f"{name}: {place}{getattr(error, 'problem', None) or error}; mend the YAML"
-        ) from None
+        raise FrostlineError(yaml_mistake(error, mark.name if mark else "config")) from None
 
 
 FREE = ("options", "groups", "gate")

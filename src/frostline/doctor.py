@@ -144,7 +144,7 @@ def configs() -> Iterator[Finding]:
     params = project.find_root() / "params.yaml"
     if params.is_file():
         try:
-            study = compose.experiment(list(selection(compose.read_yaml(params))))[0].study
+            study = compose.experiment(list(selection(compose.read_selection(params))))[0].study
             yield Finding("params.yaml", "ok", f"selects the study {study}")
         except FrostlineError as error:
             yield Finding("params.yaml", "broken", str(error), f"mend {params}")

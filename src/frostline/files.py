@@ -6,10 +6,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +78,79 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def yaml_text(value: Mapping[str, Any]) -> str:
-    """Return `value` as YAML in its own key order."""
+def yaml_text(value: Any, *, flow: bool = False) -> str:
+    """Return plain data as YAML in its own key order; `flow`: innermost lists and mappings on a line each."""
     import yaml
 
-    return yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=100)
+    _, dumper = _yaml_12()
+    style = None if flow else False
+    return str(
+        yaml.dump(
+            value, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=style, width=100
+        )
+    )
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what the YAML file at `path` holds.
+
+    As OmegaConf reads `conf/`, and PyYAML alone does not: a key given twice is refused, 1e-5 is a number, and
+    a date is text.
+
+    Raises:
+        FrostlineError: the file can't be read, or isn't YAML.
+    """
+    import yaml
+
+    loader, _ = _yaml_12()
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), loader)  # a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise FrostlineError(f"{path} can't be read ({reason}); name another file") from None
+    except yaml.YAMLError as error:
+        raise FrostlineError(yaml_mistake(error, str(path))) from None
+
+
+def yaml_mistake(error: Exception, name: str) -> str:
+    """Say in a sentence what PyYAML found wrong in the file `name`."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}: " if mark else ""
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"{name}: {place}{problem}; mend the YAML"
+
+
+@cache
+def _yaml_12() -> tuple[Any, Any]:
+    """A loader and a dumper that agree on what is a number."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            seen: set[tuple[str, str]] = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"found duplicate key {key.value}", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+            return node
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes text that the loader would take for a number."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    # PyYAML's YAML 1.1 wants a point and a sign: 1.0e-5, 1.0e+5.
+    power = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+    for each in (Loader, Dumper):
+        each.add_implicit_resolver("tag:yaml.org,2002:float", power, list("-+.0123456789"))
+    return Loader, Dumper
 
 
 def write_text(path: Path, text: str) -> None:

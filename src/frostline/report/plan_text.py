@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from frostline.core.outline import PhaseOutline, Rates
+from frostline.files import yaml_text
 from frostline.plan import Plan
 
 LEAST_WIDTH = 120
 """Of a table: a number that is cut is worth less than a line that wraps."""
-YAML_WIDTH = 100
 UNKNOWN = "unknown"
 
 
@@ -32,11 +31,11 @@ def as_yaml(plan: Plan) -> str:
     """Return the schedule as a file of conf/freeze holds it, each part below what it comes to as comments."""
     counts = (f"{group.name} {group.parameters:,} ({_share(group.share)})" for group in plan.groups)
     lines = [f"# {_headline(plan)}", f"# parameters: {', '.join(counts)}"]
-    lines += _flow({"groups": plan.schedule["groups"]})
+    lines += yaml_text({"groups": plan.schedule["groups"]}, flow=True).splitlines()
     lines.append("phases:" if plan.phases else "phases: []")
     for phase, given in zip(plan.phases, plan.schedule["phases"], strict=True):
         lines += [f"  # {fact}" for fact in _facts(plan, phase)]
-        lines += [f"  {line}" for line in _flow([given])]
+        lines += [f"  {line}" for line in yaml_text([given], flow=True).splitlines()]
     return "\n".join([*lines, ""])
 
 
@@ -46,14 +45,6 @@ def _headline(plan: Plan) -> str:
         f"freeze={plan.freeze} on {plan.backbone}, {plan.parameters:,} parameters;"
         f" {plan.images:,} images of {plan.dataset} in batches of {plan.batch_size}: {length}"
     )
-
-
-def _flow(value: object) -> list[str]:
-    """YAML whose innermost lists and mappings lie on a line each."""
-    text = yaml.safe_dump(
-        value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=YAML_WIDTH
-    )
-    return text.splitlines()
 
 
 def _facts(plan: Plan, phase: PhaseOutline) -> Iterator[str]:

@@ -24,7 +24,7 @@ def run(params: Path, arms: Sequence[str], out: Path) -> None:
     """
     if TWIN not in arms:
         raise FrostlineError(f"--arms: {TWIN} is missing, the twin that the others are held against")
-    resolved = compose.study(compose.read_yaml(params), list(dict.fromkeys(arms)))
+    resolved = compose.study(compose.read_selection(params), list(dict.fromkeys(arms)))
     gate.check_names(resolved["report"]["gate"], resolved["report"]["arms"])
     for stem, config in resolved.items():
         if stem == "pretrain" or stem.startswith("finetune-"):

@@ -15,7 +15,7 @@ from frostline.core.seeds import derive
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import load_pixels
 from frostline.errors import FrostlineError, exhaustion
-from frostline.files import canonical_json, csv_text, publish, read_json, sha256_of, write_text
+from frostline.files import canonical_json, csv_text, publish, read_json, read_yaml, sha256_of, write_text
 from frostline.schema import Evaluate, Run
 from frostline.services import RunInfo, Services
 from frostline.stages.measuring import logits_of, network_with, read_weights
@@ -136,12 +136,9 @@ def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
 
 
 def _run_of(path: Path) -> Run:
-    import yaml
-
-    try:
-        return validated(Run, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except OSError:
-        raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again") from None
+    if not path.is_file():
+        raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again")
+    return validated(Run, read_yaml(path), str(path))
 
 
 def read_metrics(out: Path) -> dict[str, dict[str, float]]:

@@ -1,0 +1,97 @@
+"""YAML as it is read and written: alike by us and by OmegaConf, which reads conf/."""
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from frostline.errors import FrostlineError
+from frostline.files import read_yaml, yaml_text
+
+SCALARS = """
+1e-5 1E5 1e5 -2e+3 +1.5e3 1.e3 1.5e-3 1.0e-5 .5e+3 0.5 .5 -1. 10 -3 08 0x1f 1_000 0o17 1:30 .inf -.INF .nan
+e5 1e 1e5x 0e 1.2.3 2024-01-01 2024-01-01T10:00:00Z yes Off null ~ true text 1e-5.0 12e45 "1e5" '08'
+"""
+
+
+@pytest.fixture
+def reading(tmp_path):
+    """Write a text, and read it."""
+
+    def read(text):
+        (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+        return read_yaml(tmp_path / "a.yaml")
+
+    return read
+
+
+@pytest.mark.parametrize("scalar", SCALARS.split())
+def test_a_value_is_what_omegaconf_takes_it_for(scalar, reading):
+    expected = OmegaConf.to_container(OmegaConf.load(io.StringIO(f"key: {scalar}\n")))
+    assert repr(reading(f"key: {scalar}\n")) == repr(expected)
+
+
+def test_numbers_with_an_exponent_are_numbers(reading):
+    assert reading("[1e-5, 1e5, 1E5, -2e+3, '1e5']") == [1e-5, 1e5, 1e5, -2000.0, "1e5"]
+
+
+# Not the control characters, which PyYAML writes and reads in its own way.
+TEXT = st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" \n"))
+DATA = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False),
+        TEXT,
+        st.from_regex(r"[-+.0-9eE]{1,6}", fullmatch=True),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@given(DATA, st.booleans())
+def test_what_is_written_reads_back(tmp_path_factory, data, flow):
+    path = tmp_path_factory.getbasetemp() / "written.yaml"
+    path.write_bytes(yaml_text(data, flow=flow).encode())
+    assert read_yaml(path) == data
+
+
+def test_a_merged_mapping_is_no_duplicate(reading):
+    text = "base: &base {x: 1, y: 1}\na: {own: &own {<<: *base, x: 2}}\nb: {<<: *own, y: 3}\n"
+    read = reading(text)
+    assert (read["a"]["own"], read["b"]) == ({"x": 2, "y": 1}, {"x": 2, "y": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: 1\nb: {c: 1,\n  c: 2}\n", "a.yaml: line 3: found duplicate key c; mend the YAML"),
+        ("a: 1\na: 1\n", "a.yaml: line 2: found duplicate key a; mend the YAML"),
+        ("- 1\n- {1: a, 1: b}\n", "a.yaml: line 2: found duplicate key 1; mend the YAML"),
+        ("a: 1\n- b\n", "a.yaml: line 2: expected <block end>, but found '-'; mend the YAML"),
+        ("a: !!python/name:os.system\n", "a.yaml: line 1: could not determine a constructor for the tag"),
+        ("? [a]\n: 1\n", "a.yaml: line 1: found unhashable key; mend the YAML"),
+        ("a: \x00\n", "a.yaml: unacceptable character #x0000: special characters are not allowed"),
+    ],
+)
+def test_what_is_not_yaml_is_one_sentence(text, sentence, reading, tmp_path):
+    with pytest.raises(FrostlineError) as caught:
+        reading(text)
+    assert str(caught.value).startswith(f"{tmp_path}/{sentence}")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_can_not_be_read_is_one_sentence(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xff")
+    for name, reason in [
+        ("nothing.yaml", "No such file or directory"),
+        (".", "Is a directory"),
+        ("latin.yaml", "not UTF-8"),
+    ]:
+        with pytest.raises(FrostlineError) as caught:
+            read_yaml(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name} can't be read ({reason}); name another file"
