@@ -139,6 +139,52 @@ def scripted(losses: Sequence[float], accuracies: Sequence[float] | None = None)
     return Scripted
 
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""For a Trainer of one's own."""
+
+
+def stranger() -> type:
+    """A LightningModule of somebody's, which knows nothing of freezing and notes its weights at each step."""
+    import pytorch_lightning as pl
+
+    class Stranger(pl.LightningModule):
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+            self.states: list[dict[str, torch.Tensor]] = []
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            images, labels = batch
+            return torch.nn.functional.cross_entropy(self.model(images), labels)
+
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            self.states.append(tensors(getattr(self.model, "_orig_mod", self.model)))
+
+    return Stranger
+
+
+def network_of(name: str) -> torch.nn.Module:
+    """A network of three classes for images of 32 pixels: "mlp", or one of timm's smallest."""
+    import timm
+
+    from frostline.models.mlp import Mlp
+
+    torch.manual_seed(0)
+    if name == "mlp":
+        return Mlp(32 * 32, [6, 5], 3)
+    size = {"img_size": 32} if "vit" in name else {}
+    return timm.create_model(name, num_classes=3, in_chans=1, **size)
+
+
 def tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of all its parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

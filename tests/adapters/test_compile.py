@@ -4,15 +4,12 @@ from itertools import combinations
 
 import pytest
 import pytorch_lightning as pl
-import timm
 import torch
-from tests.tiny import random_images, same, tensors
+from tests.tiny import QUIET, network_of, random_images, same, stranger
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.adapters.freeze_callback import FreezeSchedule
-from frostline.models.mlp import Mlp
 
 # Lightning's advice, and its use of what torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:.*LeafSpec")
@@ -30,54 +27,27 @@ PHASES = [
 STARTS = (0, 2, 5, 8, 10)
 
 
-class Plain(pl.LightningModule):
-    """Somebody's module; it notes its weights after each step, and which of them had gradients."""
+class Plain(stranger()):
+    """It notes too which of its weights had gradients."""
 
-    def __init__(self, net):
-        super().__init__()
-        self.network = net
-        self.states, self.graded = [], []
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
-
-    def training_step(self, batch, batch_idx):
-        images, labels = batch
-        return cross_entropy(self.network(images), labels)
+    def __init__(self, model):
+        super().__init__(model)
+        self.graded = []
 
     def validation_step(self, batch, batch_idx):
         self.training_step(batch, batch_idx)
 
     def on_before_optimizer_step(self, optimizer):
-        net = getattr(self.network, "_orig_mod", self.network)
-        self.graded.append({name for name, p in net.named_parameters() if p.grad is not None})
-
-    def on_train_batch_end(self, *arguments):
-        self.states.append(tensors(getattr(self.network, "_orig_mod", self.network)))
-
-
-def network(name):
-    if name == "mlp":
-        return Mlp(32 * 32, [6, 5], 3)
-    size = {"img_size": 32} if "vit" in name else {}
-    return timm.create_model(name, num_classes=3, in_chans=1, **size)
+        model = getattr(self.model, "_orig_mod", self.model)
+        self.graded.append({name for name, p in model.named_parameters() if p.grad is not None})
 
 
 def train(name, phases, wrap, groups=GROUPS):
-    torch.manual_seed(0)
     images = random_images(STEPS * BATCH, size=32)
     data = TensorDataset(images.pixels / 255.0, images.labels)
-    module = Plain(wrap(network(name)))
-    schedule = FreezeSchedule({"groups": groups, "phases": phases}, network="network")
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=EPOCHS,
-        callbacks=[schedule],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    module = Plain(wrap(network_of(name)))
+    schedule = FreezeSchedule({"groups": groups, "phases": phases}, network="model")
+    trainer = pl.Trainer(max_epochs=EPOCHS, callbacks=[schedule], **QUIET)
     loader = DataLoader(data, BATCH)
     trainer.fit(module, loader, loader)
     return module, schedule

@@ -7,11 +7,9 @@ from datetime import timedelta
 
 import pytest
 import pytorch_lightning as pl
-import timm
 import torch
 from pytorch_lightning.strategies import DDPStrategy
-from tests.tiny import Started, in_process, random_images, same, tensors
-from torch.nn.functional import cross_entropy
+from tests.tiny import QUIET, Started, in_process, network_of, random_images, same, stranger
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -32,21 +30,14 @@ EARLY = [
 ]
 
 
-class Plain(pl.LightningModule):
-    """Somebody's module, which knows nothing of freezing; it notes its weights and what was all-reduced."""
+class Plain(stranger()):
+    """It notes too what was all-reduced."""
 
-    def __init__(self, net, val_losses):
-        super().__init__()
-        self.model, self.val_losses = net, val_losses
-        self.states, self.reduced, self.alive = [], [], []
+    def __init__(self, model, val_losses):
+        super().__init__(model)
+        self.val_losses = val_losses
+        self.reduced, self.alive = [], []
         self.wrappers = weakref.WeakSet()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
-
-    def training_step(self, batch, batch_idx):
-        images, labels = batch
-        return cross_entropy(self.model(images), labels)
 
     def validation_step(self, batch, batch_idx):
         # Each process has seen other images, and has a mind of its own.
@@ -66,33 +57,23 @@ class Plain(pl.LightningModule):
         return allreduce_hook(None, bucket)
 
     def on_train_batch_end(self, *arguments):
-        self.states.append(tensors(self.model))
+        super().on_train_batch_end(*arguments)
         self.alive.append(len(self.wrappers))
-
-
-def network(name):
-    torch.manual_seed(0)
-    size = {"img_size": 32} if "vit" in name else {}
-    return timm.create_model(name, num_classes=3, in_chans=1, **size)
 
 
 def train(name, phases, val_losses, rank=0, processes=1):
     images = random_images(STEPS * BATCH, size=32)
     data = TensorDataset(images.pixels / 255.0, images.labels)
-    module = Plain(network(name), val_losses)
+    module = Plain(network_of(name), val_losses)
     schedule = FreezeSchedule({"groups": GROUPS, "phases": phases}, network="model")
     trainer = pl.Trainer(
-        accelerator="cpu",
         devices=processes,
         strategy=DDPStrategy(timeout=timedelta(seconds=60)) if processes > 1 else "auto",
         max_epochs=EPOCHS,
         callbacks=[schedule],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        **QUIET,
     )
     # What two processes see together at a step is what one sees.
     order = range(rank, len(data), processes)
