@@ -26,6 +26,7 @@ COMMANDS = (
     "report",
     "gate",
     "ui",
+    "cache",
     "doctor",
 )
 TINY = [
@@ -111,6 +112,9 @@ HEAVY = ("torch", "timm", "pytorch_lightning", "mlflow", "sklearn", "matplotlib"
         (["finetune", "seed=x"], ()),
         (["gate"], ()),
         (["ui", "--port", "0"], ()),
+        (["cache"], ()),
+        (["cache", "prune", "--to", "1GiB"], ()),
+        (["cache", "clear"], ()),
         (["prepare", "dataset=digits"], ("sklearn",)),
     ],
     ids=" ".join,

@@ -37,6 +37,14 @@ leaves in out: metrics.json, weights.safetensors (the best epoch's), config.yaml
 predictions.csv; out is runs/COMMAND/NAME unless given."""
 
 EXIT_USER, EXIT_TRAINING, EXIT_GATE, EXIT_INTERRUPTED = 2, 3, 4, 130
+CACHE_EXAMPLES = """\
+examples:
+  frostline cache                       what is kept, the most recently used first
+  frostline cache prune --to 5GiB       remove the least recently used features until 5 GiB are left
+  frostline cache clear                 remove everything, pixels too
+
+What is removed is computed again when a run needs it; runs that use it now go on. The environment variable
+FROSTLINE_CACHE_GIB is the limit for features; unset, it is 20, or a quarter of the disk's room if less."""
 CLASSES = 10
 """Of a plan for which no data set is looked at: as many as those have that come with frostline."""
 PICTURES = (".svg", ".png")
@@ -202,6 +210,21 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=5000, help="(default: %(default)s; taken: the next free one)"
     )
 
+    sub = add("cache", _cache, "list what is kept for runs to come, or make room", CACHE_EXAMPLES)
+    _answer_option(sub, "table")
+    actions = sub.add_subparsers(metavar="ACTION")
+    for name, action, text in (
+        ("prune", _cache_prune, "remove the least recently used features until the rest fits"),
+        ("clear", _cache_clear, "remove all features, and the images that are kept at a network's size"),
+    ):
+        sub = actions.add_parser(name, help=text, description=text, formatter_class=style)
+        sub.set_defaults(command=action)
+        _answer_option(sub, argparse.SUPPRESS)
+        if action is _cache_prune:
+            sub.add_argument(
+                "--to", type=_size, metavar="SIZE", help="such as 5GiB, 500MiB or 0 (default: the limit)"
+            )
+
     add(
         "doctor",
         _doctor,
@@ -216,6 +239,21 @@ def _overrides(parser: argparse.ArgumentParser, example: str) -> None:
 
 def _resolved_option(parser: Any) -> None:
     parser.add_argument("--resolved", type=Path, help="a resolved YAML of `frostline compose`, for overrides")
+
+
+def _answer_option(parser: Any, default: str) -> None:
+    parser.add_argument(
+        "--format", choices=["table", "json"], default=default, help="json: for scripts (default: table)"
+    )
+
+
+def _size(text: str) -> int:
+    from frostline.kept import bytes_of
+
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:
@@ -369,6 +407,24 @@ def _ui(arguments: argparse.Namespace) -> None:
     from frostline.ui import serve
 
     serve(arguments.port)
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from frostline import kept
+
+    kept.show(arguments.format)
+
+
+def _cache_prune(arguments: argparse.Namespace) -> None:
+    from frostline import kept
+
+    kept.prune(arguments.to, arguments.format)
+
+
+def _cache_clear(arguments: argparse.Namespace) -> None:
+    from frostline import kept
+
+    kept.clear(arguments.format)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,9 @@
 """Where things lie: the project that a command runs in, its configs, a home that outlives one experiment."""
 
+import math
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from frostline.errors import FrostlineError
@@ -8,6 +11,11 @@ from frostline.errors import FrostlineError
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CHECKOUT = Path(__file__).parents[2]
 SQLITE = "sqlite:///"
+GIB = 1 << 30
+FEATURES_GIB = 20
+"""Of features that are kept, unless FROSTLINE_CACHE_GIB says otherwise…"""
+FEATURES_SHARE = 0.25
+"""…and at most this share of the disk's room for them."""
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -46,6 +54,34 @@ def home() -> Path:
 def scratch() -> Path:
     """Return `.frostline/`: resume state, caches and locks; safe to delete while nothing runs."""
     return home() / ".frostline"
+
+
+def features() -> Path:
+    """Return the folder that keeps what frozen layers make of images."""
+    return scratch() / "features"
+
+
+def features_limit() -> int:
+    """Return how many bytes of features are kept: FROSTLINE_CACHE_GIB, else 20 GiB or a quarter of the room.
+
+    The room is what the disk has free and what features take already, so that keeping some doesn't lower it.
+
+    Raises:
+        FrostlineError: FROSTLINE_CACHE_GIB is not a positive number.
+    """
+    if text := os.environ.get("FROSTLINE_CACHE_GIB"):
+        with suppress(ValueError):
+            if math.isfinite(limit := float(text) * GIB) and limit > 0:
+                return int(limit)
+        raise FrostlineError(
+            f"FROSTLINE_CACHE_GIB: found {text!r}; give a positive number, such as {FEATURES_GIB}; "
+            "features=off keeps no features"
+        )
+    room = shutil.disk_usage(home()).free
+    for path in features().glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # Another process has just removed it.
+            room += path.stat().st_size
+    return min(FEATURES_GIB * GIB, int(FEATURES_SHARE * room))
 
 
 def store_uri() -> str:

@@ -166,6 +166,23 @@ def test_large_sets_are_mapped(tree, tmp_path, monkeypatch, order):
     assert torch.equal(load_pixels(dataset, index, folder, rows, SPEC, never, tmp_path), expected)
 
 
+@pytest.mark.parametrize("order", ["all", "some"])
+def test_pixels_that_are_removed_while_they_are_loaded(tree, tmp_path, monkeypatch, order):
+    _, dataset, index, folder = tree
+    rows = np.arange(len(index)) if order == "all" else index.rows("train")
+    expected = load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path)
+    kept = pixels._kept
+
+    def removed(path, *arguments):
+        found = kept(path, *arguments)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(pixels, "MAPPED_BYTES", 1000)
+    monkeypatch.setattr(pixels, "_kept", removed)
+    assert torch.equal(load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path), expected)
+
+
 def test_a_full_disk_is_one_sentence(tree, tmp_path, monkeypatch):
     _, dataset, index, folder = tree
 

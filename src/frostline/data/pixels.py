@@ -128,7 +128,7 @@ def load_pixels(
                 yield pixels
                 advance(1)
 
-    return _rows_of(_kept(kept / f"{key}.npy", shape, produce), rows)
+    return _rows_of(kept / f"{key}.npy", shape, produce, rows)
 
 
 def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
@@ -195,19 +195,26 @@ def _channels_first(images: Pixels, channels: int) -> Pixels:
 # ── many, on disk ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _kept(path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]]) -> Path:
-    """Return `path`, an .npy file of `shape`; unless it is there, write what `produce` yields, atomically."""
+def _kept(
+    path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]], mode: Literal["r", "c"] = "r"
+) -> Pixels:
+    """Map an .npy file of `shape`; unless it is there, write what `produce` yields, atomically.
+
+    It is mapped while the lock is held, so that nobody who makes room takes it away before.
+    """
     with exclusive(path.with_suffix(".lock")):
-        if not _is_whole(path, shape):
+        if (whole := _mapped(path, shape, mode)) is None:
             _write(path, shape, produce())
-    return path
+            whole = np.lib.format.open_memmap(path, mode=mode)
+        return whole
 
 
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+def _mapped(path: Path, shape: tuple[int, ...], mode: Literal["r", "c"]) -> Pixels | None:
     try:
-        return np.lib.format.open_memmap(path, mode="r").shape == shape
+        found = np.lib.format.open_memmap(path, mode=mode)
     except (OSError, ValueError):
-        return False
+        return None
+    return found if found.shape == shape else None
 
 
 def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[Pixels]) -> None:
@@ -233,17 +240,19 @@ def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[Pixels]) -> None
         Path(temporary).unlink(missing_ok=True)
 
 
-def _rows_of(path: Path, rows: NDArray[np.int64]) -> torch.Tensor:
+def _rows_of(
+    path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]], rows: NDArray[np.int64]
+) -> torch.Tensor:
     """Some rows of a kept file: in memory where they fit into 1 GiB, else mapped from a file of their own."""
-    everything = np.lib.format.open_memmap(path, mode="r")
-    shape = (len(rows), *everything.shape[1:])
-    if math.prod(shape) <= MAPPED_BYTES:
+    everything = _kept(path, shape, produce)
+    chosen = (len(rows), *shape[1:])
+    if math.prod(chosen) <= MAPPED_BYTES:
         return torch.from_numpy(everything[rows])
-    if not np.array_equal(rows, np.arange(len(everything))):
+    if np.array_equal(rows, np.arange(len(everything))):
+        return torch.from_numpy(_kept(path, shape, produce, "c"))
 
-        def gather() -> Iterable[Pixels]:
-            return (everything[rows[i : i + _GATHERED]] for i in range(0, len(rows), _GATHERED))
+    def gather() -> Iterable[Pixels]:
+        return (everything[rows[i : i + _GATHERED]] for i in range(0, len(rows), _GATHERED))
 
-        subset = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-        path = _kept(path.with_name(f"{path.stem}-{subset}.npy"), shape, gather)
-    return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))
+    subset = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+    return torch.from_numpy(_kept(path.with_name(f"{path.stem}-{subset}.npy"), chosen, gather, "c"))
