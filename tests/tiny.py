@@ -52,6 +52,7 @@ RUN: dict[str, Any] = {
     "augment": dict.fromkeys(
         ("flip", "rotate", "translate", "scale", "brightness", "contrast", "mixup", "cutmix"), 0.0
     ),
+    "features": {"kind": "auto", "views": None},
     "trainer": {
         "epochs": 3,
         "batch_size": 20,
@@ -86,7 +87,7 @@ def run_config(changes: Changes = {}) -> schema.Run:  # noqa: B006  # it is not 
 
 def random_images(count: int, seed: int = 0, size: int = 8, channels: int = 1, classes: int = 3) -> Any:
     """Images of noise whose classes can be told apart: each has a bright stripe of its own."""
-    from frostline.adapters.lit_data import Images
+    from frostline.data.pixels import Images
 
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes

@@ -17,6 +17,7 @@ STAGES_OF_PRETRAINING = (
     "regularizer",
     "averaging",
     "augment",
+    "features",
     "trainer",
 )
 """The groups that pretraining has of its own, under `pretrain.`."""

@@ -459,6 +459,24 @@ class WiseFt(Strict):
 Averaging = Annotated[NoAveraging | Ema | Swa | WiseFt, Field(discriminator="kind")]
 
 
+class AutoFeatures(Strict):
+    """Frozen layers run once where nothing below them changes; their output is kept and shared."""
+
+    kind: Literal["auto"]
+    views: Annotated[int, Field(ge=1)] | None
+    """With `augment`: draw so many of each training image, once, and train on them in turn; null: draw anew
+    at each step, for which the frozen layers have to run."""
+
+
+class NoFeatures(Strict):
+    """The whole network runs at every step."""
+
+    kind: Literal["off"]
+
+
+Features = Annotated[AutoFeatures | NoFeatures, Field(discriminator="kind")]
+
+
 class Trainer(Strict):
     """How long, on what, how exact."""
 
@@ -493,6 +511,7 @@ class Pretrain(Strict):
     regularizer: Regularizer
     averaging: Averaging
     augment: Augment
+    features: Features
     trainer: Trainer
     seed: Seed
 
@@ -517,6 +536,7 @@ class Experiment(Strict):
     regularizer: Regularizer
     averaging: Averaging
     augment: Augment
+    features: Features
     trainer: Trainer
     seed: Seed
     """Of a single run: draws the shots, the weights and the batches."""
@@ -548,6 +568,7 @@ class Run(Strict):
     regularizer: Regularizer
     averaging: Averaging
     augment: Augment
+    features: Features
     trainer: Trainer
     seeds: Annotated[list[Seed], Field(min_length=1)]
 

@@ -1,11 +1,10 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from tests.tiny import Bench, random_images
 
-from frostline.adapters.lit_data import EpochOrder, ImageData, Images, TrainBatches, ValBatches
+from frostline.adapters.lit_data import EpochOrder, ImageData, TrainBatches, ValBatches
 from frostline.core.freeze import FreezePlan
+from frostline.data.pixels import Images
 
 FLIP = {"augment": {"flip": 0.5}}
 
@@ -58,7 +57,7 @@ def test_an_image_keeps_its_label_in_the_shuffle():
     images = random_images(30)
     loader = TrainBatches(images, 7, EpochOrder(0, images.labels))
     place = {tuple(p.flatten().tolist()): int(y) for p, y in zip(images.pixels, images.labels, strict=True)}
-    seen = [(p, y) for pixels, labels in loader for p, y in zip(pixels, labels, strict=True)]
+    seen = [(images.pixels[row], y) for rows, labels in loader for row, y in zip(rows, labels, strict=True)]
     assert len(seen) == 30
     assert all(place[tuple(p.flatten().tolist())] == int(y) for p, y in seen)
 
@@ -66,27 +65,27 @@ def test_an_image_keeps_its_label_in_the_shuffle():
 def test_validation_batches_lie_in_order():
     images = random_images(10)
     loader = ValBatches(images, 4)
-    pixels, labels = zip(*loader, strict=True)
+    rows, labels = zip(*loader, strict=True)
     assert len(loader) == 3
     assert [len(part) for part in labels] == [4, 4, 2]
-    assert torch.equal(torch.cat(pixels), images.pixels)
+    assert torch.equal(torch.cat(rows), torch.arange(10))
     assert torch.equal(torch.cat(labels), images.labels)
 
 
 def test_training_images_are_augmented_by_seed_and_step_and_others_never():
-    images = random_images(16)
+    data = Bench(FLIP).data
+    rows = torch.arange(16)
 
-    def given(training, step, seed=0):
-        data = Bench(FLIP).data
-        data.seed, data.trainer = seed, SimpleNamespace(training=training, global_step=step)
-        return data.on_after_batch_transfer((images.pixels, images.labels), 0)[0]
+    def given(step, seed=0):
+        data.seed = seed
+        return data.training_images(rows, data.train.labels[rows], step)[0]
 
-    still = given(training=False, step=0)
-    torch.testing.assert_close(still, images.pixels / 255)
-    moved = given(training=True, step=5)
-    assert torch.equal(moved, given(training=True, step=5))
-    assert not torch.equal(moved, given(training=True, step=6))
-    assert not torch.equal(moved, given(training=True, step=5, seed=1))
+    validated = data.validation_images(rows, torch.device("cpu"))
+    torch.testing.assert_close(validated, data.val.pixels[rows] / 255)
+    still, moved = data.train.pixels[rows] / 255, given(step=5)
+    assert torch.equal(moved, given(step=5))
+    assert not torch.equal(moved, given(step=6))
+    assert not torch.equal(moved, given(step=5, seed=1))
     flipped = (moved == still.flip(-1)).flatten(1).all(1)
     kept = (moved == still).flatten(1).all(1)
     assert bool((flipped ^ kept).all())
@@ -95,21 +94,21 @@ def test_training_images_are_augmented_by_seed_and_step_and_others_never():
 
 
 def test_training_images_are_mixed_by_seed_and_step_and_others_never():
-    images = random_images(16)
+    data = Bench({"augment": {"mixup": 1.0}}).data
+    rows = torch.arange(16)
+    still, labels = data.train.pixels[rows] / 255, data.train.labels[rows]
 
-    def given(training, step, seed=0):
-        data = Bench({"augment": {"mixup": 1.0}}).data
-        data.seed, data.trainer = seed, SimpleNamespace(training=training, global_step=step)
-        return data.on_after_batch_transfer((images.pixels, images.labels), 0)
+    def given(step, seed=0):
+        data.seed = seed
+        return data.training_images(rows, labels, step)
 
-    still, labels = given(training=False, step=0)
-    assert torch.equal(labels, images.labels)
-    mixed, shares = given(training=True, step=5)
-    again, same_shares = given(training=True, step=5)
+    torch.testing.assert_close(data.validation_images(rows, torch.device("cpu")), data.val.pixels[rows] / 255)
+    mixed, shares = given(step=5)
+    again, same_shares = given(step=5)
     assert torch.equal(mixed, again)
     assert torch.equal(shares, same_shares)
-    assert not torch.equal(mixed, given(training=True, step=6)[0])
-    assert not torch.equal(mixed, given(training=True, step=5, seed=1)[0])
+    assert not torch.equal(mixed, given(step=6)[0])
+    assert not torch.equal(mixed, given(step=5, seed=1)[0])
     share = (shares[0, 0] if labels[-1] else shares[1, 1]).item()
     assert shares.shape == (16, 3)
     assert 0 < share < 1
@@ -119,7 +118,9 @@ def test_training_images_are_mixed_by_seed_and_step_and_others_never():
 
 def test_images_are_normalised_by_the_networks_constants():
     bench = Bench({"input": {"mean": [0.5], "std": [0.25]}})
-    images = random_images(4)
-    batch, labels = bench.data.on_after_batch_transfer((images.pixels, images.labels), 0)
-    torch.testing.assert_close(batch, (images.pixels / 255 - 0.5) / 0.25)
-    assert torch.equal(labels, images.labels)
+    data, rows = bench.data, torch.tensor([3, 1])
+    batch, labels = data.training_images(rows, data.train.labels[rows], 0)
+    torch.testing.assert_close(batch, (data.train.pixels[rows] / 255 - 0.5) / 0.25)
+    assert torch.equal(labels, data.train.labels[rows])
+    batch = data.validation_images(rows, torch.device("cpu"))
+    torch.testing.assert_close(batch, (data.val.pixels[rows] / 255 - 0.5) / 0.25)

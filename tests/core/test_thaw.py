@@ -58,13 +58,13 @@ def test_a_later_phase_freezes_again_and_forgets_the_gradients():
     assert statistics_that_move(model) == set()
 
 
-def test_what_is_not_a_norm_stays_in_training_mode():
+def test_what_trains_or_lies_between_frozen_and_trained_layers_is_in_training_mode():
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(2, 2)
     )
     plan = planned(model, {"train": ["head"]}, groups={"head": "head", "rest": "*"})
     thaw.enter(model, plan, 0)
-    assert [module.training for module in model] == [True, False, True, True, True]
+    assert [module.training for module in model] == [False, False, True, True, True]
 
 
 def test_frozen_statistics_stand_still_whoever_calls_train():

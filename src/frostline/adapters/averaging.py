@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frostline import schema
-from frostline.adapters.freeze_callback import FreezeSchedule, inputs
+from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_module import Classifier
 from frostline.core import thaw
 from frostline.core.averaging import Ema, Swa
@@ -126,7 +126,7 @@ class SwaAveraging(Averaging):
             return self.swa.average
         mean = copy.deepcopy(module.network)
         mean.load_state_dict(self.swa.average)
-        thaw.recalibrate(mean, plan, phase, inputs(trainer))
+        thaw.recalibrate(mean, plan, phase, self.freezing.inputs(trainer))
         return mean.state_dict()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Applies a freeze schedule to a network that Lightning trains; all decisions are `core.freeze`'s."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import starmap
-from math import ceil, isinf
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,15 @@ from torch import Tensor, nn
 
 from frostline import schema
 from frostline.adapters.compiled import Graphs, is_compiled
-from frostline.core import freeze, outline, param_groups, thaw
+from frostline.adapters.lightning_run import inputs_of_batches, network_of, run_length, the_optimizer
+from frostline.core import freeze, param_groups, preview, thaw
 from frostline.core.freeze import FreezePlan, PhasePlan, score
 from frostline.core.layers import layers_of
 from frostline.core.rates import Curve
 from frostline.errors import FrostlineError
+
+Inputs = Callable[[pl.Trainer], Iterable[Tensor]]
+"""Gives the network's inputs of an epoch of training batches, on the device that trains."""
 
 
 class FreezeSchedule(pl.Callback):
@@ -49,16 +52,23 @@ class FreezeSchedule(pl.Callback):
         from frostline.schedules import load, load_rate
 
         self._schedule: schema.Freeze | None = load(schedule)
+        self.inputs: Inputs = inputs_of_batches
         self._default = load_rate(rate) if rate else Curve("constant")
         self._begin(network)
 
     @classmethod
-    def of(cls, plan: FreezePlan, network: str) -> "FreezeSchedule":
-        """Return the callback of a plan that is already made."""
+    def of(cls, plan: FreezePlan, network: str, inputs: "Inputs") -> "FreezeSchedule":
+        """Return the callback of a plan that is already made.
+
+        Args:
+            plan: a run's.
+            network: the attribute of the module that holds it.
+            inputs: gives the network's inputs of an epoch.
+        """
         self = cls.__new__(cls)
         self._schedule = None
         self._begin(network)
-        self.plan = plan
+        self.plan, self.inputs = plan, inputs
         return self
 
     def _begin(self, network: str) -> None:
@@ -95,18 +105,7 @@ class FreezeSchedule(pl.Callback):
         """
         assert self._schedule is not None
         plan = freeze.plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
-        sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-        lines: list[str] = []
-        for phase in outline.phases(plan, sizes, lr, batch_size=1, costs=[None] * len(plan.phases)):
-            lines.append(
-                f"phase {phase.index}: epochs {phase.first_epoch:.4g}–{phase.first_epoch + phase.epochs:.4g},"
-                f" {phase.steps} steps, ends {phase.ends}; {phase.parameters:,} parameters train"
-            )
-            for group, rates in phase.rates.items():
-                # Layers of a group differ under layer decay.
-                spans = (f"{low:.3g}" if low == high else f"{low:.3g}…{high:.3g}" for low, high in rates)
-                lines.append(f"  {group}: rate {' → '.join(spans)}")
-        return "\n".join(lines or ["nothing trains"])
+        return preview.text(plan, network, lr)
 
     @property
     def phase(self) -> int:
@@ -132,6 +131,11 @@ class FreezeSchedule(pl.Callback):
 
         # On the instance, since the module's class may train without a schedule elsewhere.
         pl_module.configure_optimizers = split.__get__(pl_module)  # type: ignore[method-assign]
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Apply the first phase, unless it changes the network whose start is about to be measured."""
+        if not self.starts and self.plan.phases and self.plan.phases[0].bn != "recalibrate":
+            self._enter(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the first phase; a run that goes on does so at its first batch."""
@@ -276,42 +280,35 @@ class FreezeSchedule(pl.Callback):
     # ── the work ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _network(self, module: pl.LightningModule) -> nn.Module:
-        """The network, and what torch.compile wraps rather than its wrapper."""
-        found: Any = module if self._attribute else _all_of(module)
-        for name in self._attribute.split(".") if self._attribute else []:
-            found = getattr(found, name, None)
-        if not isinstance(found, nn.Module):
-            raise FrostlineError(
-                f"FreezeSchedule(network={self._attribute!r}): {type(module).__name__} has no such network"
-            )
-        return getattr(found, "_orig_mod", found)
+        return network_of(module, self._attribute)
 
     def _groups(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
         return trainer.optimizers[0].param_groups
 
-    def _take_over(self, trainer: pl.Trainer, module: pl.LightningModule, given: Any) -> Any:
+    def _take_over(
+        self, trainer: pl.Trainer, module: pl.LightningModule, given: Any
+    ) -> torch.optim.Optimizer:
         """Make the plan, and split the groups of the module's optimizer by it."""
-        given = _alone(given)
-        if not isinstance(given, torch.optim.Optimizer):
-            raise FrostlineError(
-                "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets"
-                " the rates; write them into its phases"
-            )
+        optimizer = the_optimizer(given)
         network = self._network(module)
         if self._schedule is not None:
-            length = _length(self._schedule, trainer)
+            if not self._schedule.phases:
+                raise FrostlineError(
+                    "freeze.phases: empty, so nothing trains; use Trainer.validate instead of fit"
+                )
+            length = run_length(trainer)
             self.plan = freeze.plan(self._schedule, layers_of(network), self._default, *length)
         self.dropout = thaw.Dropout(network)
         self.dropout.check(self.plan)
-        param_groups.check_options(self.plan, given.param_groups[0])
-        self.slots, groups = param_groups.split(self.plan, network, given.param_groups)
+        param_groups.check_options(self.plan, optimizer.param_groups[0])
+        self.slots, groups = param_groups.split(self.plan, network, optimizer.param_groups)
         # In place, since an optimizer around another, such as Lookahead, shares its list.
-        given.param_groups[:] = groups
+        optimizer.param_groups[:] = groups
         self._steady_until = 0
-        self._bases = [{k: v for k, v in group.items() if k != "params"} for group in given.param_groups]
+        self._bases = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         self._applied = None
         self._graphs = Graphs(network, len(self.plan.phases)) if is_compiled(module) else None
-        return given
+        return optimizer
 
     def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Move to the phase of the coming step, and make network and optimizer be as the phase says."""
@@ -335,7 +332,7 @@ class FreezeSchedule(pl.Callback):
         """Make network and optimizer be as the current phase says; `first`: it has just begun."""
         network, phase = self._network(module), self.plan.phases[self.phase]
         if first and phase.bn == "recalibrate":
-            thaw.recalibrate(network, self.plan, self.phase, inputs(trainer))
+            thaw.recalibrate(network, self.plan, self.phase, self.inputs(trainer))
         if self.dropout:
             self.dropout.set(phase.dropout, phase.drop_path)
         thaw.enter(network, self.plan, self.phase)
@@ -364,45 +361,6 @@ def _copy(step: Any) -> Any:
     return step.clone() if isinstance(step, Tensor) else step
 
 
-def _all_of(module: nn.Module) -> nn.Module:
-    """The child that has all of the module's parameters, else the module."""
-    holders = [child for child in module.children() if next(child.parameters(), None) is not None]
-    own = next(module.parameters(recurse=False), None)
-    return holders[0] if len(holders) == 1 and own is None else module
-
-
-def _alone(given: Any) -> Any:
-    """The optimizer, out of the other ways in which Lightning lets configure_optimizers return just one."""
-    match given:
-        case {"optimizer": optimizer, **rest} if not any(rest.values()):
-            return optimizer
-        case [[optimizer], []] | [optimizer]:
-            return _alone(optimizer)
-    return given
-
-
-def _length(schedule: schema.Freeze, trainer: pl.Trainer) -> tuple[int, int]:
-    """The run's epochs, and the optimizer steps of each."""
-    if not schedule.phases:
-        raise FrostlineError("freeze.phases: empty, so nothing trains; use Trainer.validate instead of fit")
-    trainer.fit_loop.setup_data()
-    steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
-    if isinf(steps) or isinf(batches):
-        raise FrostlineError(
-            "a freeze schedule needs to know how long the run is; set Trainer(max_epochs=…), and"
-            " limit_train_batches where the training data has no length"
-        )
-    each = ceil(batches / trainer.accumulate_grad_batches)
-    epochs, over = divmod(int(steps), each)
-    if over or not epochs:
-        raise FrostlineError(
-            f"a freeze schedule needs a run of whole epochs, of {each} steps here; set"
-            f" Trainer(max_epochs={epochs + 1}), or max_steps={(epochs + 1) * each}, instead of"
-            f" max_steps={trainer.max_steps}"
-        )
-    return epochs, each
-
-
 def _first_difference(then: Any, now: Any, key: str = "freeze") -> tuple[str, Any, Any] | None:
     """The first key under which two schedules differ, and what each has there; None: they are the same."""
     if isinstance(then, list) and isinstance(now, list):
@@ -417,11 +375,3 @@ def _with_momentum(group: Mapping[str, Any], momentum: float) -> dict[str, Any]:
     if "betas" in group:
         return {"betas": (momentum, *group["betas"][1:])}
     return {"momentum": momentum}
-
-
-def inputs(trainer: pl.Trainer) -> Iterator[Tensor]:
-    """Give the network's inputs of an epoch of training batches, on the device that trains."""
-    assert trainer.train_dataloader is not None
-    for batch in trainer.train_dataloader:
-        moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-        yield moved[0] if isinstance(moved, (tuple, list)) else moved

@@ -1,8 +1,11 @@
-"""A split in memory as Lightning's data: batches are index selections, drawn by (seed, epoch) alone."""
+"""Images in memory as Lightning's data: batches are rows, drawn by (seed, epoch) alone.
+
+What the network is given for a batch's rows, images or features of them, is chosen as the step begins: the
+freeze schedule may have entered another phase since Lightning fetched the batch.
+"""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,20 +18,7 @@ from frostline.core.class_balance import balanced_order
 from frostline.core.seeds import derive, generator
 from frostline.data.augment import augment
 from frostline.data.mix import mix, mixes
-from frostline.data.pixels import InputSpec, normalise
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images at training resolution and their labels."""
-
-    pixels: Tensor
-    """(N, C, H, W) uint8."""
-    labels: Tensor
-    """(N,) int64."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
+from frostline.data.pixels import Images, InputSpec, normalise
 
 
 class EpochOrder:
@@ -56,7 +46,7 @@ class EpochOrder:
 
 
 class TrainBatches:
-    """An iterable of (uint8 images, labels) in the epoch's order."""
+    """An iterable of (rows, labels) in the epoch's order."""
 
     def __init__(self, images: Images, batch_size: int, order: EpochOrder) -> None:
         self.images, self.batch_size = images, batch_size
@@ -84,11 +74,11 @@ class TrainBatches:
     def _pass(self, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
         # Begun at the first batch: Lightning makes the iterator before it tells the sampler the epoch.
         for rows in batches.batches(self.sampler.indices(), self.batch_size)[skip:]:
-            yield self.images.pixels[rows], self.images.labels[rows]
+            yield rows, self.images.labels[rows]
 
 
 class ValBatches:
-    """An iterable of (uint8 images, labels) as they lie."""
+    """An iterable of (rows, labels) as they lie."""
 
     def __init__(self, images: Images, batch_size: int) -> None:
         self.images, self.batch_size = images, batch_size
@@ -97,8 +87,9 @@ class ValBatches:
         return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        pixels, labels = self.images.pixels, self.images.labels
-        return zip(pixels.split(self.batch_size), labels.split(self.batch_size), strict=True)
+        labels = self.images.labels
+        rows = torch.arange(len(labels))
+        return zip(rows.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
 
 class ImageData(pl.LightningDataModule):
@@ -115,6 +106,7 @@ class ImageData(pl.LightningDataModule):
         classes: int,
     ) -> None:
         super().__init__()
+        self.train, self.val = train, val
         self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
         order = EpochOrder(seed, train.labels, balanced=trainer.sampling == "balanced")
         self.train_batches = TrainBatches(train, trainer.batch_size, order)
@@ -134,17 +126,29 @@ class ImageData(pl.LightningDataModule):
         """Return the validation batches in order."""
         return self.val_batches
 
-    def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
-        """Augment and mix (in training), and normalise, on the device that trains."""
-        pixels, labels = batch
-        if self.trainer is None or not self.trainer.training:
-            return normalise(pixels, self.spec), labels
-        # Drawn by the step, so that a resumed run sees the same images.
-        step = self.trainer.global_step
+    def training_images(self, rows: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return a batch as the network trains on it: augmented, normalised, mixed.
+
+        Args:
+            rows: (N,) of the training images.
+            labels: (N,) int64, on the device that trains.
+            step: draws the changes, so that a resumed run sees the same images.
+
+        Returns:
+            (N, C, H, W) float32 on the labels' device, and labels, mixed ones as (N, K) shares.
+        """
+        pixels = self.train.pixels[rows].to(labels.device)
         pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", step))
         images = normalise(pixels, self.spec)
         if mixes(self.augmentation):
             return mix(images, labels, self.classes, self.augmentation, derive(self.seed, "mix", step))
         return images, labels
+
+    def validation_images(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Return validation images as the network sees them, (N, C, H, W) float32."""
+        return normalise(self.val.pixels[rows].to(device), self.spec)
+
+    def epoch_images(self, step: int, device: torch.device) -> Iterator[Tensor]:
+        """Give the images of the current epoch's training batches, as the network would at `step`."""
+        for rows, labels in self.train_batches:
+            yield self.training_images(rows, labels.to(device), step)[0]

@@ -1,6 +1,7 @@
 """The network as a LightningModule: loss and metrics are computed here, recorded by callbacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -8,12 +9,37 @@ import torch
 from torch import Tensor, nn
 
 from frostline import schema
+from frostline.adapters.lit_data import ImageData
 from frostline.core.class_balance import balanced_weights, effective_weights
 from frostline.core.freeze import FreezePlan
+from frostline.core.frost_line import Split
 from frostline.core.losses import CrossEntropy, half_mse, hits
 from frostline.core.param_groups import by_decay
 from frostline.core.seeds import derive
 from frostline.models.optimizers import make_optimizer
+
+
+@dataclass(frozen=True)
+class Reused:
+    """What the frozen layers made of all images, and the layers behind them."""
+
+    split: Split
+    train: Sequence[Tensor]
+    """(N, …) features of the training images, for each augmented view of them."""
+    val: Tensor | None
+    """(M, …) features of the validation images; None: validation runs the whole network."""
+
+    def training(self, rows: Tensor, epoch: int) -> Tensor:
+        """Return the logits of some training images, (B, K); epochs take the views in turn."""
+        return self._rest(self.train[epoch % len(self.train)], rows)
+
+    def validation(self, rows: Tensor) -> Tensor:
+        """Return the logits of some validation images, (B, K)."""
+        assert self.val is not None
+        return self._rest(self.val, rows)
+
+    def _rest(self, features: Tensor, rows: Tensor) -> Tensor:
+        return self.split.rest(features[rows.to(features.device)].to(rows.device))
 
 
 class Classifier(pl.LightningModule):
@@ -44,6 +70,8 @@ class Classifier(pl.LightningModule):
         self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
         self.criterion = LOSSES[loss.kind](loss, class_counts)
         self.penalty = penalty
+        self.reused: Reused | None = None
+        """The network in two parts, where the phase lets the frozen one run once; None: it runs whole."""
         self._totals: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,12 +85,28 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of the batch, and the penalty, which the epoch's totals leave out."""
-        loss = self._step(batch)
+        rows, labels = batch
+        if self.reused:
+            logits = self.reused.training(rows, self.current_epoch)
+        else:
+            images, labels = self._data.training_images(rows.cpu(), labels, self.global_step)
+            logits = self(images)
+        loss = self._measured(logits, labels)
         return loss if self.penalty is None else loss + self.penalty()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's totals."""
-        self._step(batch)
+        rows, labels = batch
+        if self.reused and self.reused.val is not None:
+            logits = self.reused.validation(rows)
+        else:
+            logits = self(self._data.validation_images(rows.cpu(), labels.device))
+        self._measured(logits, labels)
+
+    @property
+    def _data(self) -> ImageData:
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
 
     def on_train_epoch_start(self) -> None:
         """Start the totals of an epoch."""
@@ -104,9 +148,8 @@ class Classifier(pl.LightningModule):
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
-    def _step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        logits = self(images)
+    def _measured(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss, taken into the epoch's totals."""
         loss = self.criterion(logits, labels)
         with torch.no_grad():
             sums = {

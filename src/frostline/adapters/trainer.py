@@ -21,12 +21,14 @@ from torch import Tensor
 
 from frostline import machine, schema
 from frostline.adapters.averaging import Averaging, averaging_of
+from frostline.adapters.feature_reuse import FeatureReuse
 from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier
 from frostline.core import weights
 from frostline.core.freeze import score
 from frostline.core.thaw import freeze_all
+from frostline.data.features import Reuse
 from frostline.errors import FrostlineError, TrainingFailed
 
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
@@ -58,6 +60,8 @@ class Fit:
     """The step at which each phase began."""
     images: int = 0
     """Training images seen."""
+    features: list[str] = field(default_factory=list)
+    """Of each phase: the layer whose input or output is computed once, ``fc:input``, or why none is."""
 
 
 def fit(
@@ -67,6 +71,7 @@ def fit(
     resume: Path,
     on_epoch: Callable[[Row], None],
     averaging: schema.Averaging,
+    reuse: Reuse | None = None,
 ) -> Fit:
     """Train `classifier`, going on from the resume point in the folder `resume` if there is one.
 
@@ -77,6 +82,7 @@ def fit(
         resume: a folder for resume points; the caller removes it when the result is safe.
         on_epoch: called with each row of the history as it is made; those of a resumed run again.
         averaging: what is validated and kept: the weights, or their average along the run.
+        reuse: lets frozen layers run once; None: the whole network runs at every step.
 
     Raises:
         FrostlineError: the device is not there, or the batches are too small for the network.
@@ -84,13 +90,20 @@ def fit(
     """
     machine.pin(config.threads)
     result = Fit()
-    freezing = FreezeSchedule.of(classifier.plan, "network")
+    freezing = FreezeSchedule.of(
+        classifier.plan,
+        "network",
+        lambda trainer: data.epoch_images(trainer.global_step, trainer.strategy.root_device),
+    )
     average = averaging_of(averaging, freezing) if classifier.plan.phases else None
-    recorder = _Recorder(result, config.monitor, on_epoch, average)
+    reusing = None
+    if reuse:
+        reusing = FeatureReuse(freezing, reuse, data.train, data.val, averages=average is not None)
+    recorder = _Recorder(result, config.monitor, on_epoch, average, reusing)
     callbacks: list[pl.Callback] = [recorder]
     if classifier.plan.phases:
-        callbacks = [freezing, *([average] if average else []), _StopOnNan(freezing), recorder]
-        callbacks.append(_ResumePoint(resume))
+        followers = [callback for callback in (reusing, average) if callback]
+        callbacks = [freezing, *followers, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
     resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
     with _quiet(), _one_sentence(result, resume):
@@ -118,6 +131,7 @@ def fit(
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
     result.starts = freezing.starts
+    result.features = reusing.said if reusing else []
     return result
 
 
@@ -125,16 +139,23 @@ class _Recorder(pl.Callback):
     """Writes the history, the time, and the best epoch's weights into a `Fit`."""
 
     def __init__(
-        self, result: Fit, monitor: str, on_epoch: Callable[[Row], None], averaging: Averaging | None
+        self,
+        result: Fit,
+        monitor: str,
+        on_epoch: Callable[[Row], None],
+        averaging: Averaging | None,
+        reusing: FeatureReuse | None,
     ) -> None:
         self.result, self.monitor, self.on_epoch, self.averaging = result, monitor, on_epoch, averaging
+        self.reusing = reusing
         self._best: tuple[float, ...] | None = None
         self._begun = time.perf_counter()
         self._before = 0.0
         """Seconds of the runs that this one goes on from."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = time.perf_counter()
+        # The first phase's features are made while the start is measured, which is no part of training.
+        self._begun = time.perf_counter() - (self.reusing.seconds if self.reusing else 0.0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,6 +1,6 @@
 """Makes a network be as a freeze plan says: what trains, which statistics move, how much is dropped."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from types import MethodType
 from typing import Any
 
@@ -16,7 +16,11 @@ HEAD_DROPOUT = ("head_drop", "head.drop", "drop", "dropout", "classifier.drop")
 
 
 def enter(network: nn.Module, plan: FreezePlan, phase: int) -> None:
-    """Freeze and thaw `network` for `phase`: what is frozen has no gradient, its statistics stand still."""
+    """Freeze and thaw `network` for `phase`: what is frozen has no gradient, and runs as in evaluation.
+
+    Running statistics stand still, and a layer in which nothing trains drops nothing: what it gives for an
+    image is the same at every step.
+    """
     trained = plan.trained(phase)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trained)
@@ -24,7 +28,9 @@ def enter(network: nn.Module, plan: FreezePlan, phase: int) -> None:
             parameter.grad = None
     release(network)
     network.train()
-    for module in _with_statistics(network, plan.layers.places.keys() - plan.moving_statistics(phase)):
+    moving = trained | plan.moving_statistics(phase)
+    still = _with_statistics(network, plan.layers.places.keys() - plan.moving_statistics(phase))
+    for module in [*still, *_whose_tensors_are(network, plan.layers.places.keys() - moving)]:
         module.train = MethodType(_stay, module)  # type: ignore[method-assign]
         module.eval()
 
@@ -125,6 +131,16 @@ def freeze_all(network: nn.Module) -> None:
     """Freeze everything: what a plan without phases means."""
     network.requires_grad_(False)
     network.eval()
+
+
+def _whose_tensors_are(network: nn.Module, names: Set[str]) -> list[nn.Module]:
+    """The layers that hold tensors, none of them other than these; the innermost last."""
+    found = []
+    for prefix, module in network.named_modules():
+        held = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()]
+        if held and names >= set(held):
+            found.append(module)
+    return found
 
 
 def _with_statistics(network: nn.Module, names: Iterable[str]) -> list[nn.Module]:

@@ -61,6 +61,23 @@ class InputSpec:
         return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
 
 
+@dataclass(frozen=True)
+class Images:
+    """Images at training resolution and their labels."""
+
+    pixels: torch.Tensor
+    """(N, C, H, W) uint8."""
+    labels: torch.Tensor
+    """(N,) int64."""
+    key: str = ""
+    """Names the content: equal keys, equal pixels."""
+    dataset: str = ""
+    split: str = ""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
 def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
     """Resize a picture so that its short side is ⌊size/crop⌋, and crop the centre: timm's eval transform.
 
@@ -77,6 +94,12 @@ def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
     left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)
     array = np.asarray(image.crop((left, top, left + spec.size, top + spec.size)))
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Tensor, spec: InputSpec) -> str:
+    """Return the content key of what `load_pixels` gives for these rows."""
+    hashes = [index.sha256[row] for row in np.asarray(rows).tolist()]
+    return content_key([_FORMAT, hashes, spec.size, spec.channels, spec.interpolation, spec.crop])
 
 
 def load_pixels(

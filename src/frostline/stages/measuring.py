@@ -5,12 +5,16 @@ from pathlib import Path
 
 import torch
 
+from frostline import project
 from frostline.core import weights
+from frostline.core.feature_cache import FeatureCache
+from frostline.data.features import Reuse
 from frostline.data.index import Index
 from frostline.data.pixels import InputSpec, normalise
 from frostline.errors import FrostlineError
 from frostline.models.backbones import build
-from frostline.schema import Backbone, Trainer
+from frostline.schema import Backbone, Run, Trainer
+from frostline.services import Services
 
 
 def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.Tensor], InputSpec]:
@@ -28,6 +32,12 @@ def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.
     if about is None or tuple(about["classes"]) != index.classes:
         raise FrostlineError(f"{path}: not made from the data in {data}; run the training stage again")
     return state, InputSpec.from_dict(about["input"])
+
+
+def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> Reuse:
+    """Return what lets the frozen layers of a run's network run once."""
+    cache = FeatureCache(services.scratch / "features", getattr(project, "features_limit", lambda: 20 << 30)())
+    return Reuse(cache, run.features, run.backbone, spec, run.augment, run.trainer, seed, services.progress)
 
 
 def network_with(

@@ -22,7 +22,7 @@ from frostline.core.class_balance import counts
 from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
-from frostline.data.pixels import InputSpec, load_pixels
+from frostline.data.pixels import Images, InputSpec, images_key, load_pixels
 from frostline.errors import exhaustion
 from frostline.files import (
     canonical_json,
@@ -40,7 +40,7 @@ from frostline.models.pretrained import Start, about, check_start, input_spec, s
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.services import RunInfo, Services
 from frostline.stages import wise_ft
-from frostline.stages.measuring import network_with
+from frostline.stages.measuring import network_with, reuse_of
 
 WEIGHTS, HISTORY, TRAINING, CONFIG = "weights.safetensors", "history.csv", "training.json", "config.yaml"
 FILES = (WEIGHTS, HISTORY, TRAINING, CONFIG)
@@ -58,10 +58,16 @@ class Material:
     """(N, C, H, W) uint8."""
     spec: InputSpec
 
-    def images(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the pixels and labels of some index rows."""
+    def images(self, split: str, rows: Any) -> Images:
+        """Return the images of some index rows, all of one split."""
         rows = torch.as_tensor(rows)
-        return self.pixels[torch.searchsorted(self.rows, rows)], torch.as_tensor(self.index.labels)[rows]
+        return Images(
+            self.pixels[torch.searchsorted(self.rows, rows)],
+            torch.as_tensor(self.index.labels)[rows],
+            images_key(self.index, rows, self.spec),
+            self.index.name,
+            split,
+        )
 
 
 @exhaustion()
@@ -176,7 +182,7 @@ def _train(
     services: Services,
     title: str,
 ) -> None:
-    from frostline.adapters.lit_data import ImageData, Images
+    from frostline.adapters.lit_data import ImageData
     from frostline.adapters.lit_module import Classifier
     from frostline.adapters.trainer import HISTORY as COLUMNS
     from frostline.adapters.trainer import fit
@@ -189,7 +195,7 @@ def _train(
     begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lora.adapt(network, run, seed)
     plan = plan_of(run, network, len(labelled))
-    images, val = Images(*given.images(labelled)), Images(*given.images(index.rows("val")))
+    images, val = given.images("train", labelled), given.images("val", index.rows("val"))
     classifier = Classifier(
         network,
         plan,
@@ -221,7 +227,8 @@ def _train(
         if start.sha256 is not None:
             recorded.started_from(start.sha256)
         recorded.planned(run, plan, network, spec, len(labelled))
-        result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging)
+        reuse = reuse_of(run, seed, spec, services)
+        result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging, reuse)
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
         swept: dict[str, Any] = {}
@@ -301,6 +308,7 @@ def _training(
         "steps": plan.end_of(result.starts) if plan.phases else 0,
         "training_images": images,
         "phases": phases,
+        "features": result.features,
         "weights_sha256": sha256_of(out / WEIGHTS),
         "load_report": {key: len(names) for key, names in report.to_dict().items()}
         | {"reset": list(report.reset)},

@@ -1,0 +1,91 @@
+"""Lets the frozen layers of each phase run once; whether they can is `core.frost_line`'s to find out."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from frostline.adapters.freeze_callback import FreezeSchedule
+from frostline.adapters.lit_module import Classifier, Reused
+from frostline.core.frost_line import Whole
+from frostline.data.features import Reuse
+from frostline.data.pixels import Images
+
+
+class FeatureReuse(pl.Callback):
+    """Gives the classifier the features of each phase as it begins. Comes right after `FreezeSchedule`.
+
+    Args:
+        freezing: tells the phase.
+        reuse: makes and keeps features.
+        train: images that are trained on.
+        val: images that are validated on.
+        averages: validation measures an average of the weights, in which layers that froze in the middle of
+            the run differ from those that made the features.
+    """
+
+    def __init__(
+        self, freezing: FreezeSchedule, reuse: Reuse, train: Images, val: Images, averages: bool
+    ) -> None:
+        self.freezing, self.reuse, self.averages = freezing, reuse, averages
+        self.train, self.val = train, val
+        self.said: list[str] = []
+        """Of each phase so far: at which layer it begins, ``fc:input``, or why it runs the whole network."""
+        self.seconds = 0.0
+        """Spent before the first step."""
+        self._phase: int | None = None
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the start on features, too."""
+        begun = time.perf_counter()
+        self._follow(pl_module)
+        self.seconds = time.perf_counter() - begun
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Follow the schedule into a new phase."""
+        if self.freezing.phase != self._phase:
+            self._follow(pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the features."""
+        assert isinstance(pl_module, Classifier)
+        pl_module.reused = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: it finds the features again, by their content."""
+        return {"said": self.said}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.said = list(state_dict["said"])
+
+    # Validation of the start runs in inference mode, whose tensors training could not use.
+    @torch.inference_mode(False)
+    def _follow(self, module: pl.LightningModule) -> None:
+        assert isinstance(module, Classifier)
+        phase = self.freezing.phase
+        if phase < 0:
+            return
+        self._phase = phase
+        module.reused = None
+        found = self._found(module, phase)
+        if not isinstance(found, str):
+            module.reused = found
+        self.said[phase:] = [found if isinstance(found, str) else f"{found.split.module}:{found.split.side}"]
+
+    def _found(self, module: Classifier, phase: int) -> Reused | str:
+        """The parts of the network, or why it stays whole."""
+        if reason := self.reuse.why_not():
+            return reason
+        plan = self.freezing.plan
+        split = self.reuse.cut(module.network, plan, phase, self.train)
+        if isinstance(split, Whole):
+            return split.reason
+        views = [None] if self.reuse.views is None else list(range(self.reuse.views))
+        train = [self.reuse.features(split, self.train, view) for view in views]
+        moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
+        drifts = self.averages and not moved.isdisjoint(split.prefix)
+        return Reused(split, train, None if drifts else self.reuse.features(split, self.val))

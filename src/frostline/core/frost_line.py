@@ -1,0 +1,331 @@
+"""Cuts a network at its frost line: what is frozen and comes first runs once, the rest trains on its output.
+
+No family of networks needs code of its own. One forward pass of a stand-in image is watched: the modules that
+are called before the first one that trains are the prefix. To run the rest alone, the network's own `forward`
+runs on the stand-in, where each module of the prefix hands out what it gave for the stand-in, without
+computing, until the features of the batch take the place of the last one's output or of the first trained
+one's input. So whatever a network does between its modules (pooling, class tokens, dropout) is done by its
+own code. That this equals the whole network is not argued but tried, on images, before anything relies on it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from frostline.core.freeze import FreezePlan
+
+ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
+"""Largest difference of a logit, as a share of the largest logit, that counts as rounding; else BF16."""
+ROUNDING_BF16 = 3e-2
+OUTPUTS = 3
+"""Layers right below the frost line whose outputs are tried: random things may be done with the last one's."""
+FLOPS_PER_BYTE = 100
+"""Features pay if a byte of them saves as much arithmetic. A core computes some 50 operations in the time that
+it takes to read a byte from a disk; the features of a stem alone save fewer."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole network runs at every step."""
+
+    reason: str
+
+
+@dataclass
+class Split:
+    """A network in two: `features` computes the frozen prefix, `rest` everything after it."""
+
+    network: nn.Module
+    module: str
+    """At which the cut lies."""
+    side: Literal["input", "output"]
+    """Of the module: before or behind it."""
+    shape: tuple[int, ...]
+    """Of an image's features."""
+    dtype: torch.dtype
+    flops: int
+    """Floating-point operations of the prefix for an image."""
+    prefix: frozenset[str]
+    """Names of the parameters and buffers that the features depend on."""
+    stand_in: Tensor = field(repr=False)
+    calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
+    """The modules of the prefix in the order of their calls, and what they gave for the stand-in."""
+
+    @property
+    def bytes(self) -> int:
+        """Of an image's features."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of what the features depend on: the names and bytes of the prefix's tensors."""
+        state = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        digest = hashlib.sha256()
+        for name in sorted(self.prefix):
+            tensor = state[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the frozen part makes of images.
+
+        Args:
+            images: (N, C, H, W), as the network gets them.
+
+        Returns:
+            (N, *shape).
+        """
+        cut = self.network.get_submodule(self.module)
+        before = sum(module is cut for module, _ in self.calls)
+        forward, seen = cut.forward, 0
+
+        def reach(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if self.side == "input":
+                raise _Reached(args[0])
+            output = forward(*args, **kwargs)
+            if seen == before:
+                raise _Reached(output)
+            return output
+
+        with _instead({cut: reach}):
+            try:
+                self.network(images)
+            except _Reached as reached:
+                return reached.value
+        raise AssertionError(f"{self.module} was not called")
+
+    def rest(self, features: Tensor) -> Tensor:
+        """Return the network's logits, (N, K), given the features, (N, *shape), of N images."""
+        turn = 0
+
+        def stub(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal turn
+                if turn == len(self.calls) or self.calls[turn][0] is not module:
+                    return forward(*args, **kwargs)
+                turn += 1
+                last = turn == len(self.calls) and self.side == "output"
+                return features if last else self.calls[turn - 1][1]
+
+            return call
+
+        stubs = {module: stub(module, module.forward) for module, _ in self.calls}
+        if self.side == "input":
+            first = self.network.get_submodule(self.module)
+            forward, given = first.forward, False
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal given
+                args, given = (args if given else (features, *args[1:])), True
+                return forward(*args, **kwargs)
+
+            stubs[first] = call
+        with _instead(stubs):
+            logits: Tensor = self.network(self.stand_in)
+        return logits
+
+
+def split(network: nn.Module, plan: FreezePlan, phase: int, images: Tensor) -> Split | Whole:
+    """Cut `network` at the frost line of a phase, if that saves anything and is proven on `images`.
+
+    Args:
+        network: the plan's, as `core.thaw.enter` makes it for the phase, under the precision of the run.
+        plan: a run's.
+        phase: whose frost line is meant.
+        images: (N, C, H, W) of which N, at least 3, prove that the parts equal the whole.
+    """
+    found = candidates(network, plan, phase, images[:1])
+    if isinstance(found, Whole):
+        return found
+    worth = [each for each in found if each.flops >= FLOPS_PER_BYTE * each.bytes]
+    if not worth:
+        return Whole(f"the layers below {found[0].module} are computed as fast as they are read")
+    return next(
+        (each for each in worth if _proven(each, images)),
+        Whole(f"the layers behind {worth[0].module} need more than its {worth[0].side}"),
+    )
+
+
+def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor) -> list[Split] | Whole:
+    """Return cuts at the frost line and right below, none of them proven, in the order in which to try them.
+
+    Args:
+        network: as `split` has it; may have no data, on torch's meta device.
+        plan: a run's.
+        phase: whose frost line is meant.
+        stand_in: (1, C, H, W).
+    """
+    moving = _moving(network, plan, phase)
+    if network in moving:
+        return Whole(f"{moving[network]}, and belongs to no layer")
+    if not moving:
+        return Whole("nothing trains")
+    names = {module: name for name, module in network.named_modules()}
+    around = {network.get_submodule(name) for module in moving for name in _ancestors(names[module])}
+    around -= moving.keys()
+    frozen = {child for parent in around for child in parent.children()} - around - moving.keys()
+    calls: list[tuple[nn.Module, Any]] = []
+    flops = [0]  # after so many calls
+    entered: list[tuple[nn.Module, tuple[Any, ...], int]] = []  # with the calls before it
+    counter = FlopCounterMode(display=False)
+
+    def watch(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if module in frozen:
+                output = forward(*args, **kwargs)
+                calls.append((module, output))
+                flops.append(counter.get_total_flops())
+                return output
+            entered.append((module, args, len(calls)))
+            if module in moving:
+                raise _Reached(None)
+            output = forward(*args, **kwargs)
+            entered.pop()
+            return output
+
+        return call
+
+    watched = {module: watch(module, module.forward) for module in frozen | moving.keys() | around}
+    try:
+        with torch.no_grad(), _instead(watched), counter:
+            network(stand_in)
+    except _Reached:
+        first = entered[-1][0]
+    else:
+        return Whole("the layers that train are not called as layers")
+    if not calls:
+        return Whole(f"{moving[first]}, and no layer comes before {names[first]}")
+    shared = {
+        f"{names[module]}.".lstrip(".") + own for module in around for own in _tensors(module, own=True)
+    }
+    found: dict[tuple[str, str], Split] = {}
+    # From the frost line outwards: the first trained layer, then the blocks that it lies in.
+    for module, args, count in reversed(entered):
+        ends: list[tuple[nn.Module, Literal["input", "output"], Any, int]] = [
+            (calls[n - 1][0], "output", calls[n - 1][1], n) for n in range(count, max(count - OUTPUTS, 0), -1)
+        ]
+        if module is not network:
+            ends.insert(0, (module, "input", args[0] if args else None, count))
+        for at, side, value, n in ends:
+            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 1 and n:
+                below = {
+                    f"{names[each]}.{tensor}" for each, _ in calls[:n] for tensor in _tensors(each, own=False)
+                }
+                cut = Split(
+                    network,
+                    names[at],
+                    side,
+                    shape=tuple(value.shape[1:]),
+                    dtype=value.dtype,
+                    flops=flops[n],
+                    prefix=frozenset(shared | below),
+                    stand_in=stand_in,
+                    calls=calls[:n],
+                )
+                found.setdefault((cut.module, side), cut)
+    if not found:
+        return Whole(f"{names[first]} is not given one tensor, an entry an image")
+    # A sort is stable: of equal ones the nearest to the frost line comes first.
+    return sorted(found.values(), key=lambda each: (-each.flops, each.bytes))
+
+
+class _Reached(BaseException):
+    """Ends a forward pass at the cut, past any `except Exception` of the network's own."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+@contextmanager
+def _instead(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules do something else when they are called."""
+    before = {module: vars(module).get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            vars(module)["forward"] = forward
+        yield
+    finally:
+        for module, own in before.items():
+            if own is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = own
+
+
+def _moving(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
+    """What gives another output at the next step: layer → why; layers inside such a layer may be left out."""
+    changing = plan.trained(phase) | plan.moving_statistics(phase)
+    found: dict[nn.Module, str] = {}
+    for name, module in network.named_modules():
+        own = (f"{name}.{tensor}" if name else tensor for tensor in _tensors(module, own=True))
+        if trained := next((tensor for tensor in own if tensor in changing), None):
+            found[module] = f"{trained} trains"
+        elif module.training and _is_random(module):
+            found[module] = f"{name} is random"
+    return found
+
+
+def _is_random(module: nn.Module) -> bool:
+    rates = (getattr(module, rate, None) for rate in ("p", "prob", "drop_prob"))
+    named = isinstance(module, _DropoutNd) or "Drop" in type(module).__name__
+    return named and any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    """The modules around a module, the network, whose name is empty, the first."""
+    parts = name.split(".")
+    return (".".join(parts[:n]) for n in range(len(parts)))
+
+
+def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
+    for named in (module.named_parameters, module.named_buffers):
+        yield from (name for name, _ in named(recurse=not own))
+
+
+def _proven(cut: Split, images: Tensor) -> bool:
+    """Say whether the parts give what the whole gives, training and not, for batches of two sizes."""
+    network = cut.network
+    modes = {module: module.training for module in network.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    devices = [images.device] if images.is_cuda else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            training = _equal(cut, images) and _equal(cut, images[:-1])
+            network.eval()
+            return training and _equal(cut, images)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+        return False
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _equal(cut: Split, images: Tensor) -> bool:
+    torch.manual_seed(0)
+    drawn = torch.get_rng_state()
+    features = cut.features(images)
+    if not torch.equal(torch.get_rng_state(), drawn):
+        return False  # the prefix draws numbers
+    if features.shape != (len(images), *cut.shape):
+        return False
+    whole = cut.network(images).float()
+    rounding = ROUNDING.get(features.dtype, ROUNDING_BF16) * float(whole.abs().max())
+    for _ in range(2):  # the second time, whatever the first has done to the stand-in's values shows
+        torch.manual_seed(0)
+        parts = cut.rest(features.clone()).float()
+        if parts.shape != whole.shape or not bool(((parts - whole).abs() <= rounding).all()):
+            return False
+    return True
