@@ -215,8 +215,8 @@ def disk() -> Iterator[Finding]:
     home = project.home()
     free = shutil.disk_usage(home).free / 1e9
     state: State = "broken" if free < ROOM_GB else "note" if free < MUCH_ROOM_GB else "ok"
-    fix = f"make room; {project.scratch()} may be deleted while nothing runs" if state != "ok" else ""
-    yield Finding("disk", state, f"{free:.1f} GB free in {home}", fix)
+    fix = f"frostline cache clear; {project.scratch()} may be deleted while nothing runs"
+    yield Finding("disk", state, f"{free:.1f} GB free in {home}", "" if state == "ok" else fix)
     if not os.access(home, os.W_OK):
         yield Finding(
             "disk", "broken", f"{home} can't be written", "make it writable, or work in another folder"

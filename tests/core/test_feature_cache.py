@@ -174,13 +174,16 @@ import sys, time, torch
 from pathlib import Path
 from frostline.core.feature_cache import FeatureCache
 from tests.core.test_feature_cache import ABOUT, features
-folder, marks, name = sys.argv[1:]
+folder, marks, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+(marks / f"ready-{name}").touch()
+while len(list(marks.glob("ready-*"))) < 4:
+    time.sleep(0.01)
 def produce():
-    Path(marks, name).touch()
+    (marks / f"computed-{name}").touch()
     for piece in features((20, 8)).split(5):
         time.sleep(0.1)
         yield piece
-got, _ = FeatureCache(Path(folder), 1 << 30).get(ABOUT, (20, 8), torch.float32, produce)
+got, _ = FeatureCache(folder, 1 << 30).get(ABOUT, (20, 8), torch.float32, produce)
 assert torch.equal(got, features((20, 8)))
 """
 
@@ -192,7 +195,7 @@ def test_of_four_processes_one_computes(tmp_path):
     for worker in workers:
         _, err = worker.communicate(timeout=200)
         assert (worker.returncode, err) == (0, "")
-    assert len(list((tmp_path / "marks").iterdir())) == 1
+    assert len(list((tmp_path / "marks").glob("computed-*"))) == 1
 
 
 HANGING = """
