@@ -1,6 +1,7 @@
 """Tiny real runs on the CPU: configs, a fit on random images, and processes that may be killed."""
 
 import copy
+import dataclasses
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
@@ -113,15 +114,18 @@ class Bench:
         self.plan = plan_of(config, self.network, train)
         kind = kind or Classifier
         self.classifier = kind(self.network, self.plan, config.optimizer, config.loss, 0, **arguments)
-        sets = (random_images(n, n, spec.size, spec.channels) for n in (train, 30))
+        sets = (
+            dataclasses.replace(random_images(n, n, spec.size, spec.channels), key=f"{n} of {spec.size}")
+            for n in (train, 30)
+        )
         self.data = ImageData(*sets, spec, config.trainer, config.augment, 0, 3)
 
-    def fit(self, folder: Path, on_epoch: Callable[[Any], None] = lambda row: None) -> Any:
+    def fit(self, folder: Path, on_epoch: Callable[[Any], None] = lambda row: None, reuse: Any = None) -> Any:
         """Train; return the `Fit`."""
         from frostline.adapters.trainer import fit
 
         averaging = self.config.averaging
-        return fit(self.classifier, self.data, self.config.trainer, folder, on_epoch, averaging)
+        return fit(self.classifier, self.data, self.config.trainer, folder, on_epoch, averaging, reuse)
 
 
 def scripted(losses: Sequence[float], accuracies: Sequence[float] | None = None) -> type:

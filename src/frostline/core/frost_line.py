@@ -25,10 +25,10 @@ ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference of a logit, as a share of the largest logit, that counts as rounding; else BF16."""
 ROUNDING_BF16 = 3e-2
 OUTPUTS = 3
-"""Layers right below the frost line whose outputs are tried: random things may be done with the last one's."""
+"""Layers right below the frost line whose outputs are tried: the last one's may be dropped at random."""
 FLOPS_PER_BYTE = 100
-"""Features pay if a byte of them saves as much arithmetic. A core computes some 50 operations in the time that
-it takes to read a byte from a disk; the features of a stem alone save fewer."""
+"""Features pay if a byte of them saves as much arithmetic. A core computes some 50 operations in the time
+that it takes to read a byte from a disk; the features of a stem alone save fewer."""
 
 
 @dataclass(frozen=True)

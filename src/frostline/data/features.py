@@ -106,7 +106,7 @@ class Reuse:
             "versions": {name: version(name) for name in ("torch", "timm")},
         }
         shape = (len(images), *split.shape)
-        title = f"features of {images.dataset}'s {images.split} images at {split.module}"
+        title = f"features of {images.dataset} ({images.split}) at {split.module}"
 
         def produce() -> Iterator[Tensor]:
             with self.progress(title, len(images)) as advance, self._precision(device):

@@ -10,16 +10,27 @@ import torch
 from numpy.typing import NDArray
 
 from frostline import machine
+from frostline.core import thaw
+from frostline.core.frost_line import Split
 from frostline.core.metrics import classification_metrics
 from frostline.core.seeds import derive
+from frostline.data.features import Reuse
 from frostline.data.index import Index, training_rows
-from frostline.data.pixels import load_pixels
+from frostline.data.pixels import Images, images_key, load_pixels
 from frostline.errors import FrostlineError, exhaustion
 from frostline.files import canonical_json, csv_text, publish, read_json, read_yaml, sha256_of, write_text
-from frostline.schema import Evaluate, Run
+from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.services import RunInfo, Services
-from frostline.stages.measuring import logits_of, network_with, read_weights
+from frostline.stages.measuring import (
+    device_of,
+    logits_behind,
+    logits_of,
+    network_with,
+    read_weights,
+    reuse_of,
+)
 from frostline.stages.soup import soups
+from frostline.stages.training import plan_of
 from frostline.validate import validated
 
 METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
@@ -101,11 +112,19 @@ def measure(
     network = network_with(state, config.backbone, spec, len(index.classes))
     rows = {"train": training_rows(index, config.dataset, derive(seed, "shots") % 2**31)}
     rows |= {split: index.rows(split) for split in ("val", "test")}
+    reuse = reuse_of(config, seed, spec, services)
+    parts: Split | None = None
     metrics, predictions = {}, []
     for split in SPLITS:
         pixels = load_pixels(config.dataset, index, data, rows[split], spec, scratch=services.scratch)
-        logits = logits_of(network, pixels, spec, config.trainer)
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows[split])]
+        images = Images(pixels, labels, images_key(index, rows[split], spec), index.name, split)
+        if split == SPLITS[0]:
+            parts = _parts(config, network, len(rows["train"]), reuse, images)
+        if parts:
+            logits = logits_behind(parts, reuse.features(parts, images), config.trainer)
+        else:
+            logits = logits_of(network, pixels, spec, config.trainer)
         metrics[split] = classification_metrics(logits, labels)
         if split == "test":
             predictions = list(_predictions(index, rows[split], logits))
@@ -118,6 +137,21 @@ def measure(
         out,
     )
     return metrics
+
+
+def _parts(config: Run, network: torch.nn.Module, count: int, reuse: Reuse, images: Images) -> Split | None:
+    """The network, cut as in its last phase, whose features are found again; None: it runs whole."""
+    if isinstance(config.features, NoFeatures) or not isinstance(config.adapter, NoAdapter):
+        return None
+    plan = plan_of(config, network, count)
+    if not plan.phases:
+        return None
+    network.to(device_of(config.trainer))
+    last = len(plan.phases) - 1
+    thaw.enter(network, plan, last)
+    found = reuse.cut(network, plan, last, images)
+    thaw.release(network)
+    return found if isinstance(found, Split) else None
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:

@@ -8,6 +8,7 @@ import torch
 from frostline import project
 from frostline.core import weights
 from frostline.core.feature_cache import FeatureCache
+from frostline.core.frost_line import Split
 from frostline.data.features import Reuse
 from frostline.data.index import Index
 from frostline.data.pixels import InputSpec, normalise
@@ -36,7 +37,7 @@ def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.
 
 def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> Reuse:
     """Return what lets the frozen layers of a run's network run once."""
-    cache = FeatureCache(services.scratch / "features", getattr(project, "features_limit", lambda: 20 << 30)())
+    cache = FeatureCache(services.scratch / "features", project.features_limit())
     return Reuse(cache, run.features, run.backbone, spec, run.augment, run.trainer, seed, services.progress)
 
 
@@ -54,8 +55,7 @@ def logits_of(
     network: torch.nn.Module, pixels: torch.Tensor, spec: InputSpec, trainer: Trainer
 ) -> torch.Tensor:
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
-    cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if cuda else "cpu")
+    device = device_of(trainer)
     network.eval().to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
         parts = [
@@ -63,3 +63,21 @@ def logits_of(
             for part in pixels.split(trainer.eval_batch_size)
         ]
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def logits_behind(split: Split, features: torch.Tensor, trainer: Trainer) -> torch.Tensor:
+    """Return the logits of the network that `split` cuts, as `logits_of` does, given (N, …) features."""
+    device = device_of(trainer)
+    split.network.eval()
+    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
+        parts = [
+            split.rest(part.to(device)).float().cpu() for part in features.split(trainer.eval_batch_size)
+        ]
+    return torch.cat(parts)
+
+
+def device_of(trainer: Trainer) -> torch.device:
+    """Return the device that a run is measured on."""
+    cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")

@@ -1,0 +1,216 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from frostline.core import freeze, thaw
+from frostline.core.frost_line import Split, Whole, candidates, split
+from frostline.core.layers import layers_of
+from frostline.core.rates import Curve
+from frostline.schema import Freeze
+
+PROBE = {"groups": {"head": "head", "rest": "*"}, "phases": [{"train": ["head"], "until": "end"}]}
+TOP = {
+    "groups": {"head": "head", "top": "stage:-1", "rest": "*"},
+    "phases": [{"train": ["head", "top"], "until": "end"}],
+}
+
+
+def planned(network, schedule):
+    return freeze.plan(Freeze.model_validate(schedule), layers_of(network), Curve("constant"), 1, 10)
+
+
+def pictures(count=3, size=64, channels=3):
+    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def cut(network, schedule=PROBE, images=None, phase=0):
+    plan = planned(network, schedule)
+    thaw.enter(network, plan, phase)
+    return split(network, plan, phase, pictures() if images is None else images)
+
+
+def parts_equal_the_whole(found):
+    """On images that the cut was not proven on, training and not; and gradients, for what trains."""
+    network = found.network
+    images = pictures(5, found.stand_in.shape[-1], found.stand_in.shape[1]) * 2
+    for training in (False, True):
+        network.train(training)
+        results = []
+        for run in (lambda: network(images), lambda: found.rest(found.features(images))):
+            torch.manual_seed(3)
+            network.zero_grad()
+            state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            logits = run()
+            logits.square().sum().backward()
+            gradients = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+            results.append((logits.detach(), gradients))
+            network.load_state_dict(state)
+        (whole, expected), (parts, found_gradients) = results
+        scale = whole.abs().max()
+        torch.testing.assert_close(parts / scale, whole / scale, atol=1e-5, rtol=0)
+        assert found_gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            size = gradient.abs().max().clamp(min=1e-3)
+            torch.testing.assert_close(found_gradients[name] / size, gradient / size, atol=1e-3, rtol=0)
+
+
+FAMILIES = {
+    "resnet10t": ("fc:input", "layer3:output"),
+    "efficientnet_lite0": ("classifier:input", "blocks.6.0.conv_pw:input"),
+    "convnext_atto": ("head.fc:input", "stages.3.downsample.0:input"),
+    "test_vit": ("head:input", "blocks.4:output"),
+    "mobilenetv3_small_050": ("classifier:input", "blocks.5.0.conv:input"),
+    "regnetx_002": ("head.fc:input", "s3:output"),
+    "ghostnet_050": ("flatten:output", "blocks.9.0.conv:input"),  # its dropout is a function, not a layer
+    "repvgg_a0": ("head.fc:input", "stages.3.0.conv_1x1.conv:input"),
+    "edgenext_xx_small": ("head.fc:input", "stages.3.downsample.0:input"),
+    "pvt_v2_b0": ("head:input", "stages.3.downsample.proj:input"),
+    "mobilevit_xxs": ("head.fc:input", "stages.4.0.conv1_1x1.conv:input"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_is_cut_at_the_head_and_before_its_last_stage(name):
+    network = timm.create_model(name, num_classes=5)
+    size = 160 if name == "test_vit" else 64
+    for schedule, expected in zip((PROBE, TOP), FAMILIES[name], strict=True):
+        found = cut(network, schedule, pictures(size=size))
+        assert isinstance(found, Split), found
+        assert f"{found.module}:{found.side}" == expected
+        parts_equal_the_whole(found)
+
+
+SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("swin_tiny_patch4_window7_224", SWIN, ("head.fc:input", "layers.3.downsample.norm:input")),
+        (
+            "vit_tiny_patch16_224",
+            {"img_size": 64, "depth": 3, "drop_rate": 0.5},
+            ("head_drop:input", "blocks.1:output"),
+        ),
+        ("resnet10t", {"drop_rate": 0.5}, ("global_pool:output", "layer3:output")),
+        ("maxvit_pico_rw_256", {"img_size": 64}, ("head.fc:input", "stages.2:output")),
+    ],
+)
+def test_networks_that_drop_at_random_are_cut_before_they_do(name, arguments, expected):
+    # Swin drops paths in all its blocks unless told otherwise; those that are frozen don't.
+    network = timm.create_model(name, num_classes=5, **arguments)
+    found = [cut(network, schedule) for schedule in (PROBE, TOP)]
+    assert [f"{each.module}:{each.side}" for each in found] == list(expected)
+    for each, schedule in zip(found, (PROBE, TOP), strict=True):
+        thaw.enter(network, planned(network, schedule), 0)
+        parts_equal_the_whole(each)
+
+
+def test_the_prefix_is_not_run_again():
+    network = timm.create_model("test_resnet", num_classes=5)
+    found = cut(network, TOP)
+    features = found.features(pictures())
+    ran = []
+    for name, module in network.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda m, i, o, name=name: ran.append((name, len(o))))
+    found.rest(features)
+    computed = {name for name, count in ran if count == 3}
+    assert computed
+    assert all(name.startswith(("layer4", "global_pool", "fc")) for name in computed)
+
+
+def test_a_cut_says_what_its_features_depend_on():
+    network = timm.create_model("test_resnet", num_classes=5)
+    found = cut(network, TOP)
+    before = found.fingerprint()
+    assert {name.split(".")[0] for name in found.prefix} == {"conv1", "bn1", "layer1", "layer2", "layer3"}
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for name, tensor in network.state_dict().items():
+        tensor.add_(1)
+        assert (found.fingerprint() != before) == (name in found.prefix)
+        tensor.copy_(state[name])
+    assert found.fingerprint() == before
+
+
+def test_class_tokens_and_position_embeddings_belong_to_the_prefix():
+    found = cut(timm.create_model("test_vit", num_classes=5), TOP, pictures(size=160))
+    assert {"cls_token", "pos_embed"} <= found.prefix
+    assert not any(name.startswith(("blocks.5", "norm", "head")) for name in found.prefix)
+
+
+def test_the_operations_saved_are_those_of_the_prefix():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 3))
+    schedule = {"groups": {"top": "re:^3", "rest": "*"}, "phases": [{"train": ["top"], "until": "end"}]}
+    found = cut(network, schedule, pictures(3, 16, 1))
+    assert (found.module, found.side, found.shape) == ("3", "input", (32,))
+    assert found.flops == 2 * 256 * 32
+    assert found.bytes == 4 * 32
+
+
+class Branches(nn.Module):
+    """Two branches from the image: what trains in one does not say all that the head needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(256, 32), nn.Linear(256, 32)
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        right = self.right(x)
+        return self.head(torch.cat([self.left(x), right], 1))
+
+
+def test_a_network_that_can_not_be_cut_runs_whole():
+    schedule = {
+        "groups": {"left": "re:left|head", "rest": "*"},
+        "phases": [{"train": ["left"], "until": "end"}],
+    }
+    found = cut(Branches(), schedule, pictures(3, 16, 1))
+    assert isinstance(found, Whole)
+    assert "right" in found.reason or "left" in found.reason
+
+
+def test_a_branch_is_cut_where_it_is_whole_again():
+    schedule = {"groups": {"head": "re:head", "rest": "*"}, "phases": PROBE["phases"]}
+    found = cut(Branches(), schedule, pictures(3, 16, 1))
+    assert (found.module, found.side) == ("head", "input")
+    parts_equal_the_whole(found)
+
+
+def test_reasons():
+    network = timm.create_model("test_resnet", num_classes=5)
+    everything = {"groups": {"all": "*"}, "phases": [{"train": "all", "until": "end"}]}
+    assert cut(network, everything).reason == "conv1.0.weight trains, and no layer comes before conv1.0"
+    norms = {"groups": {"norm": "norm", "rest": "*"}, "phases": [{"train": ["norm"], "until": "end"}]}
+    assert "as fast as" in cut(network, norms).reason
+    vit = timm.create_model("test_vit", num_classes=5)
+    stem = {"groups": {"stem": "stem", "rest": "*"}, "phases": [{"train": ["stem"], "until": "end"}]}
+    assert cut(vit, stem, pictures(size=160)).reason == "cls_token trains, and belongs to no layer"
+    crossvit = timm.create_model("crossvit_9_240", num_classes=5, img_size=240)
+    assert "need more than" in cut(crossvit, TOP, pictures(size=240)).reason
+
+
+def test_a_network_without_data_can_be_looked_at():
+    with torch.device("meta"):
+        network = timm.create_model("test_resnet", num_classes=5)
+    plan = planned(network, TOP)
+    thaw.enter(network, plan, 0)
+    found = candidates(network, plan, 0, torch.empty(1, 3, 64, 64, device="meta"))
+    assert "layer3:output" in [f"{each.module}:{each.side}" for each in found]
+
+
+def test_looking_and_proving_leave_the_network_as_it_was():
+    network = timm.create_model("test_resnet", num_classes=5)
+    plan = planned(network, TOP)
+    thaw.enter(network, plan, 0)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    modes = [module.training for module in network.modules()]
+    drawn = torch.get_rng_state()
+    split(network, plan, 0, pictures())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert [module.training for module in network.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert not any("forward" in vars(module) for module in network.modules())
