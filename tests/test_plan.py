@@ -80,7 +80,10 @@ def test_tables(run):
     # 64 → 32 → 16 → 10 are 2,048 + 512 + 160 products an image; phase 0 takes 2 epochs of 100 images.
     assert ["0", "5.44", "k", "320", "1.15", "M", "1.25", "KiB", "680", "B"] in rows
     assert ["1", "5.44", "k", "1.66", "k", "1.42", "M", "3.75", "KiB", "2.73", "KiB"] in rows
-    assert "phase 1 ends early if val/loss stalls for 3 epochs, and goes back to its best" in out
+    assert (
+        "phase 1 ends on time, since its patience of 3 epochs ends no sooner, and goes back to its best"
+        in out
+    )
 
 
 @pytest.mark.parametrize("freeze", [*ready(), "own"])

@@ -154,8 +154,8 @@ def test_the_package_waits_with_lightning_until_it_is_asked_for():
 def test_a_preview_says_what_would_train():
     lines = FreezeSchedule(BEST).preview(NETWORKS["sequential"](), 4, 10, lr=0.1).splitlines()
     assert lines == [
-        "phase 0: epochs 0–2, 20 steps, ends early if val/loss stalls for an epoch, and goes back to its"
-        " best; 21 parameters train",
+        "phase 0: epochs 0–2, 20 steps, ends on time, since its patience of an epoch ends no sooner, and goes"
+        " back to its best; 21 parameters train",
         "  head: rate 0.3 → 0.3 → 0.3",
         "phase 1: epochs 2–4, 20 steps, ends on time; 1,619 parameters train",
         "  head: rate 0.3 → 0.3 → 0.3",

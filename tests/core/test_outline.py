@@ -91,6 +91,47 @@ def test_how_a_phase_ends_is_said(network):
     assert first.steps == 25
 
 
+@pytest.mark.parametrize(
+    ("before", "longest", "patience", "early"),
+    [
+        (None, {"epochs": 4}, 2, True),  # 1 sets the mark, 2 and 3 may miss it
+        (None, {"epochs": 4}, 3, False),  # 4 misses it too, but ends the phase anyway
+        (None, {"epochs": 4}, 5, False),
+        (None, {"epochs": 2.4}, 1, True),
+        (None, {"epochs": 2.4}, 2, False),
+        (None, {"steps": 4}, 1, False),
+        ({"epochs": 2}, {"epochs": 3}, 2, False),
+        ({"epochs": 1.6}, {"epochs": 3}, 2, True),  # three epochs end in it
+        ({"epochs": 1.6}, {"epochs": 3}, 3, False),
+    ],
+)
+def test_a_plateau_that_is_over_no_sooner_than_its_phase_is_said(network, before, longest, patience, early):
+    until = {"plateau": "val/loss", "patience": patience, "max": longest}
+    phases = [{"train": ["head"], "until": until}, {"train": "all", "until": "end"}]
+    if before:
+        phases.insert(0, {"train": ["head"], "until": before})
+    *_, said, _ = (phase.ends for phase in outlined(network, phases)[1])
+    patience = "an epoch" if patience == 1 else f"{patience} epochs"
+    late = f"on time, since its patience of {patience} ends no sooner"
+    assert said == (f"early if val/loss stalls for {patience}" if early else late)
+    plan = made(network, phases)
+    starts = of_a_run_that_learns_nothing(plan)
+    assert (starts[-1] < plan.end_of(starts[:-1])) == early
+
+
+def of_a_run_that_learns_nothing(plan):
+    """The steps at which its phases begin."""
+    starts, losses = (), []
+    for step in range(plan.total_steps):
+        rule = plan.phases[len(starts) - 1].early if starts else None
+        now = plan.advanced(starts, step, rule is not None and rule.reached(losses))
+        if now != starts:
+            starts, losses = now, []
+        if (step + 1) % plan.steps_per_epoch == 0:
+            losses.append(1.0)
+    return starts
+
+
 def test_a_phase_may_have_batches_of_its_own(network):
     phases = [{"train": ["head"], "until": "50%"}, {"train": "all", "until": "end", "batch_size": 10}]
     _, (first, second) = outlined(network, phases)

@@ -41,7 +41,7 @@ class PlateauRule:
         return since >= self.patience
 
     def __str__(self) -> str:
-        return f"{self.metric} stalls for {_epochs(self.patience)}"
+        return f"{self.metric} stalls for {epochs_text(self.patience)}"
 
 
 @dataclass(frozen=True)
@@ -404,5 +404,6 @@ def _early(key: str, until: Any) -> PlateauRule | ReachRule | None:
     return ReachRule(metric, until.value)
 
 
-def _epochs(count: int) -> str:
+def epochs_text(count: int) -> str:
+    """Return ``an epoch``, ``2 epochs``, …."""
     return "an epoch" if count == 1 else f"{count} epochs"

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from frostline.core.cost import Cost
-from frostline.core.freeze import FreezePlan, PhasePlan
+from frostline.core.freeze import FreezePlan, PlateauRule, epochs_text
 from frostline.core.layers import Place
 
 Rates = tuple[float, float]
@@ -61,7 +62,8 @@ class PhaseOutline:
     """Epochs that have passed when it begins."""
     epochs: float
     ends: str
-    """After "ends": ``on time``, ``early if val/loss stalls for 3 epochs, and goes back to its best``."""
+    """After "ends": ``on time``, ``early if val/loss stalls for 3 epochs, and goes back to its best``, ``on
+    time, since its patience of 3 epochs ends no sooner``, validation being once an epoch."""
     batch_norm: str
     """``moves``, ``eval`` (the running statistics stand still), ``recalibrate`` (estimated anew as the phase
     begins, then still), or ``none``: no layer that trains has any."""
@@ -132,7 +134,7 @@ def phases(
                 steps=last - first + 1,
                 first_epoch=found[-1].first_epoch + found[-1].epochs if found else 0.0,
                 epochs=(last - first + 1) / phase.steps_per_epoch,
-                ends=_ends(phase),
+                ends=_ends(plan, index),
                 batch_norm=_batch_norm(plan, index),
                 batch_size=phase.batch_size or batch_size,
                 rates={group: (begin, middle, end) for group, (begin, middle, end) in triples.rates.items()},
@@ -177,11 +179,22 @@ def _section(place: Place) -> str:
     return "stem" if place.stage is None else f"stage:{place.stage}"
 
 
-def _ends(phase: PhasePlan) -> str:
-    when = "on time"
-    if phase.early:
-        when = f"early if {phase.early}"
+def _ends(plan: FreezePlan, index: int) -> str:
+    phase = plan.phases[index]
+    when = f"early if {phase.early}" if phase.early else "on time"
+    if isinstance(phase.early, PlateauRule) and phase.early.patience >= _validations(plan, index):
+        # The phase's first validation sets what the next ones have to improve.
+        when = f"on time, since its patience of {epochs_text(phase.early.patience)} ends no sooner"
     return f"{when}, and goes back to its best" if phase.restore else when
+
+
+def _validations(plan: FreezePlan, index: int) -> int:
+    """How many epochs may end within a phase, before it does, whatever ended the phases before it."""
+    phase, before = plan.phases[index], plan.phases[:index]
+    assert phase.length is not None
+    # It begins with an epoch if those before it take whole ones; else one more may end in it.
+    whole = all((each.length or 0) % each.steps_per_epoch == 0 for each in before)
+    return ceil(phase.length / phase.steps_per_epoch) - whole
 
 
 def _batch_norm(plan: FreezePlan, index: int) -> str:
