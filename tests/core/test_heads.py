@@ -261,6 +261,15 @@ def test_order_and_company_change_no_bit(drawn, random):
     assert all(same(*pair) for pair in zip(train_heads(given[:-1], *data, recipe), fits, strict=False))
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_twenty_four_heads_on_real_digits_are_each_as_if_alone(digits):
     given = [head(i % 5, lr=0.001 * (1 + i), label_smoothing=i % 2 / 10) for i in range(24)]
     for one, fit in zip(given, train_heads(given, *digits, ADAMW), strict=True):
@@ -299,6 +308,8 @@ def test_a_head_that_breaks_down_says_when_and_leaves_the_others_alone(digits):
     assert fits[1].best_epoch == 0
     assert torch.equal(fits[1].weight, broken.weight)
     assert torch.equal(fits[1].bias, broken.bias)
+    # Nothing that a file can't hold, nor more than is asked for.
+    assert all(fit.weight.is_contiguous() and fit.weight.untyped_storage().nbytes() == 2560 for fit in fits)
 
 
 def test_it_stops_when_all_have_failed(digits):
