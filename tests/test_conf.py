@@ -17,6 +17,7 @@ COUNTS = {
     "adapter": 4,
     "augment": 4,
     "averaging": 4,
+    "features": 2,
     "backbone": 8,
     "dataset": 5,
     "experiment": 2,

@@ -58,6 +58,7 @@ RUN: dict[str, Any] = {
         "epochs": 3,
         "batch_size": 20,
         "eval_batch_size": 256,
+        "steps_per_execution": 1,
         "threads": 1,
         "sampling": "shuffle",
         "precision": "fp32",

@@ -486,6 +486,9 @@ class Trainer(Strict):
     """Images an optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)]
     """Images a forward pass of validation and test; does not change results beyond rounding."""
+    steps_per_execution: Annotated[int, Field(ge=1)] | None
+    """Optimizer steps between two looks at the clock, the resume point and the signals; null: as many as take
+    50 ms. Does not change results."""
     threads: Annotated[int, Field(ge=1)]
     """CPU threads; part of the result's bytes, so pinned here."""
     sampling: Literal["shuffle", "balanced"]

@@ -192,11 +192,11 @@ class Restored:
             def on_train_epoch_end(self):
                 outer.after_epoch.append(tensors(self.network))
 
-            def on_train_batch_start(self, *arguments):
-                super().on_train_batch_start(*arguments)
+            def forward(self, images):
                 freezing = next(c for c in self.trainer.callbacks if isinstance(c, FreezeSchedule))
-                if freezing.starts[1:] == (self.global_step,):
+                if self.network.training and freezing.starts[1:] == (self.global_step,):
                     outer.at_second = tensors(self.network)
+                return super().forward(images)
 
         schedule = phases(
             {"train": "all", "until": until, "restore": restore}, {"train": ["head"], "until": "end"}
@@ -245,7 +245,7 @@ class Settings(Classifier):
 
     def on_train_batch_end(self, outputs, batch, index):
         self.log_of.append({g["name"]: {**g, "params": None} for g in self.optimizers().param_groups})
-        self.sizes.append(len(batch[1]))
+        self.sizes.append(len(self.trainer.datamodule.training_rows(self.current_epoch)[batch[0]]))
 
 
 def test_settings_of_a_phase_hold_in_it_and_go_back_after_it(tmp_path):

@@ -1,9 +1,7 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tiny import ALL, PROBE, RESNET, Bench
+from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
 from torch import nn
 
 from frostline.adapters.lit_module import Classifier
@@ -60,7 +58,7 @@ def test_an_epochs_loss_is_the_mean_over_its_images_whatever_the_batches(tmp_pat
     # A rate that moves nothing: the loss of every batch is that of the first network.
     still = {"optimizer": {"lr": 1e-30, "weight_decay": 0.0}, "trainer.batch_size": 12, "trainer.epochs": 1}
     bench = Bench({**still, "trainer.eval_batch_size": 7})
-    batch = bench.data.train_batches.images
+    batch = bench.data.train
     with torch.no_grad():
         logits = bench.network(batch.pixels / 255)
     untrained, row = bench.fit(tmp_path).history
@@ -97,11 +95,12 @@ def test_gradients_are_clipped_to_the_norm_under_a_fused_optimizer(precision, tm
     norms = []
 
     class Watched(Classifier):
-        def on_before_optimizer_step(self, optimizer):
-            pass
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.register_step_pre_hook(self.note)
+            return optimizer
 
-        def configure_gradient_clipping(self, *arguments, **options):
-            super().configure_gradient_clipping(*arguments, **options)
+        def note(self, *arguments):
             grads = [p.grad for p in self.network.parameters() if p.grad is not None]
             norms.append(float(nn.utils.get_total_norm(grads)))
 
@@ -116,12 +115,48 @@ def test_gradients_are_clipped_to_the_norm_under_a_fused_optimizer(precision, tm
 # ── randomness ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_dropout_is_drawn_by_seed_and_step():
-    def draw(seed, step):
-        classifier = Bench({"freeze": ALL}).classifier
-        classifier.seed, classifier._trainer = seed, SimpleNamespace(global_step=step)
-        classifier.on_train_batch_start(None, 0)
-        return torch.rand(1).item()
+def test_dropout_is_drawn_by_seed_and_step(tmp_path):
+    def draws(seed, folder):
+        bench = Bench({"freeze": ALL, "trainer.epochs": 2})
+        bench.classifier.seed, drawn = seed, []
+        bench.network.register_forward_hook(
+            lambda module, given, output: drawn.append(torch.rand(1).item()) if module.training else None
+        )
+        bench.fit(tmp_path / folder)
+        return drawn
 
-    assert draw(0, 3) == draw(0, 3)
-    assert len({draw(0, 3), draw(0, 4), draw(1, 3)}) == 3
+    first = draws(0, "a")
+    assert first == draws(0, "b")
+    assert len({*first, *draws(1, "c")}) == 2 * len(first) == 8
+
+
+@pytest.mark.parametrize("at_once", [2, 3, None])
+def test_how_many_steps_are_taken_at_once_changes_nothing(at_once, tmp_path):
+    net = {"backbone.dropout": 0.3, "augment": {"flip": 0.5}, "trainer.epochs": 3, "trainer.batch_size": 7}
+    schedule = {
+        "groups": {"head": "head", "rest": "*"},
+        "phases": [{"train": ["head"], "until": {"steps": 4}}, {"train": "all", "until": "end"}],
+    }
+    changes = {**net, "freeze": schedule, "averaging": {"kind": "ema", "decay": 0.9, "warmup": True}}
+    one, several = (Bench({**changes, "trainer.steps_per_execution": n}) for n in (1, at_once))
+    expected, found = one.fit(tmp_path / "a"), several.fit(tmp_path / "b")
+    assert found.history == expected.history
+    assert found.starts == expected.starts
+    assert found.images == expected.images
+    assert same(tensors(several.network), tensors(one.network))
+    assert same(found.best_state, expected.best_state)
+
+
+def test_quick_steps_are_taken_many_at_once(tmp_path):
+    spans = []
+
+    class Watched(Classifier):
+        def training_step(self, batch, batch_idx):
+            spans.append(batch)
+            super().training_step(batch, batch_idx)
+
+    quick = {"trainer.steps_per_execution": None, "trainer.batch_size": 1, "trainer.epochs": 4}
+    Bench(quick, kind=Watched).fit(tmp_path)
+    assert spans[0] == (0, 1)
+    assert max(after - first for first, after in spans) > 4
+    assert sum(after - first for first, after in spans) == 4 * 40

@@ -201,6 +201,17 @@ def test_a_run_that_goes_on_once_does_so_to_its_end(keep, tmp_path):
         Run(changes, folder).assert_same(whole)
 
 
+def test_a_run_goes_on_between_steps_that_were_to_be_taken_at_once(keep, tmp_path):
+    keep("steps")
+    changes = config(SCHEDULES["boundaries in and between epochs, groups freeze again"], "adamw")
+    whole = Run(changes, tmp_path / "whole")
+    folder = tmp_path / "parts"
+    assert Run({**changes, "trainer.steps_per_execution": 2}, folder, stop=8).fit is None
+    resumed = Run({**changes, "trainer.steps_per_execution": 5}, folder)
+    assert resumed.steps[0] in (6, 8)
+    resumed.assert_same(whole)
+
+
 def test_no_point_is_kept_at_an_epochs_last_step_but_after_its_validation(keep, tmp_path, monkeypatch):
     keep("steps")
     kept = []

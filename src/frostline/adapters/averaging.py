@@ -29,6 +29,12 @@ class Averaging(pl.Callback):
         """Return the weights to measure; None: the network's own."""
         raise NotImplementedError
 
+    def before_step(self, trainer: pl.Trainer, module: Classifier) -> None:
+        """Prepare the coming step."""
+
+    def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
+        """Take in what the step did."""
+
     # Validation runs in inference mode, whose tensors training could not use.
     @torch.inference_mode(False)
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -70,15 +76,11 @@ class EmaAveraging(Averaging):
         self.ema.average = {k: v.to(self._live[k].device) for k, v in self.ema.average.items()}
         self._enter()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def before_step(self, trainer: pl.Trainer, module: Classifier) -> None:
         """Follow the network into a new phase."""
         self._enter()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
         """Take the step's weights in."""
         self.ema.update(self._live)
 

@@ -42,12 +42,13 @@ class FeatureReuse(pl.Callback):
         self._follow(pl_module)
         self.seconds = time.perf_counter() - begun
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def before_step(self, trainer: pl.Trainer, module: Classifier) -> None:
         """Follow the schedule into a new phase."""
         if self.freezing.phase != self._phase:
-            self._follow(pl_module)
+            self._follow(module)
+
+    def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
+        """A step changes nothing that features depend on."""
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let go of the features."""

@@ -81,8 +81,8 @@ class FreezeSchedule(pl.Callback):
         """For `restore: best`: the current phase's best score, and the weights that gave it."""
         self._applied: int | None = None
         """The phase that the network is in; None before the first."""
-        self._steady_until = 0
-        """The batch of the epoch before which there is nothing to do."""
+        self._steady_until = self._quiet_until = 0
+        """The step of the run, and the batch of the epoch, before which there is nothing to do."""
         self._set: tuple[float, float | None] | None = None
         """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
         self.dropout: thaw.Dropout | None = None
@@ -132,11 +132,6 @@ class FreezeSchedule(pl.Callback):
         # On the instance, since the module's class may train without a schedule elsewhere.
         pl_module.configure_optimizers = split.__get__(pl_module)  # type: ignore[method-assign]
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Apply the first phase, unless it changes the network whose start is about to be measured."""
-        if not self.starts and self.plan.phases and self.plan.phases[0].bn != "recalibrate":
-            self._enter(trainer, pl_module)
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the first phase; a run that goes on does so at its first batch."""
         for index, phase in enumerate(self.plan.phases):
@@ -151,18 +146,32 @@ class FreezeSchedule(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the epoch's batches anew."""
-        self._steady_until = 0
+        self._quiet_until = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Enter the next phase where the current one is over, and set this step's rates."""
-        if batch_idx < self._steady_until:
+        """Prepare the coming step."""
+        if batch_idx < self._quiet_until:
             return
-        self._enter(trainer, pl_module)
-        step, batches = trainer.global_step, trainer.accumulate_grad_batches
-        steady = self.plan.steady_until(self.starts, step) - step
-        self._steady_until = batch_idx - batch_idx % batches + steady * batches
+        self.before_step(trainer, pl_module)
+        batches = trainer.accumulate_grad_batches
+        steady = self._steady_until - trainer.global_step
+        self._quiet_until = batch_idx - batch_idx % batches + steady * batches
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Put right what the step did to frozen groups."""
+        self.after_step(trainer, pl_module)
+
+    def before_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Enter the next phase where the current one is over, and set this step's rates."""
+        step = trainer.global_step
+        if step < self._steady_until:
+            return
+        self._enter(trainer, module)
+        self._steady_until = self.plan.steady_until(self.starts, step)
         now = self.plan.inside(self.starts, step), self.plan.momentum(self.starts, step)
         if now == self._set:
             return
@@ -173,9 +182,7 @@ class FreezeSchedule(pl.Callback):
                 if momentum is not None:
                     group.update(_with_momentum(group, momentum))
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Put the clocks of frozen groups back, where the optimizer counts steps by group, as LAMB does."""
         if not self._clocks:
             return
@@ -212,7 +219,7 @@ class FreezeSchedule(pl.Callback):
             mine = torch.tensor(value, device=trainer.strategy.root_device)
             value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
         self.history.append(value)
-        self._steady_until = 0
+        self._steady_until = self._quiet_until = 0
         if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
             state = self._network(pl_module).state_dict()
             self.best = (score(phase.monitor, value), {k: v.detach().clone() for k, v in state.items()})
@@ -268,7 +275,7 @@ class FreezeSchedule(pl.Callback):
             )
         self.starts = tuple(state_dict["starts"])
         self.history = list(state_dict["history"])
-        self._steady_until = 0
+        self._steady_until = self._quiet_until = 0
         self.best = state_dict["best"]
 
     def _content(self) -> dict[str, Any]:
@@ -304,7 +311,7 @@ class FreezeSchedule(pl.Callback):
         self.slots, groups = param_groups.split(self.plan, network, optimizer.param_groups)
         # In place, since an optimizer around another, such as Lookahead, shares its list.
         optimizer.param_groups[:] = groups
-        self._steady_until = 0
+        self._steady_until = self._quiet_until = 0
         self._bases = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         self._applied = None
         self._graphs = Graphs(network, len(self.plan.phases)) if is_compiled(module) else None
@@ -355,6 +362,25 @@ class FreezeSchedule(pl.Callback):
             if slot is not None and slot.group not in phase.train
         ]
         self._applied = self.phase
+
+
+class DrivenFreezeSchedule(FreezeSchedule):
+    """For a module that takes several steps for a batch of Lightning's, and tells of each step itself."""
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Apply the first phase, unless it changes the network whose start is about to be measured."""
+        if not self.starts and self.plan.phases and self.plan.phases[0].bn != "recalibrate":
+            self._enter(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Wait for the module."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Wait for the module."""
 
 
 def _copy(step: Any) -> Any:

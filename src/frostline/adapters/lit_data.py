@@ -16,65 +16,40 @@ from frostline import schema
 from frostline.core import batches
 from frostline.core.class_balance import balanced_order
 from frostline.core.seeds import derive, generator
-from frostline.data.augment import augment
+from frostline.data.augment import augment, augments
 from frostline.data.mix import mix, mixes
 from frostline.data.pixels import Images, InputSpec, normalise
 
 
-class EpochOrder:
-    """The order of an epoch's images; Lightning calls `set_epoch` before each one, a resumed one included.
+class Steps:
+    """An epoch's optimizer steps by their numbers, some at a time: an iterable of (first, after the last).
 
-    Args:
-        seed: the run's.
-        labels: (N,) int64, of the images.
-        balanced: draw all classes alike, some images twice and others not, instead of each image once.
+    Lightning spends a millisecond a batch, so several quick steps make one batch of its. How many may differ
+    each time: it has no length, and what a step trains on does not depend on it.
     """
 
-    def __init__(self, seed: int, labels: Tensor, balanced: bool = False) -> None:
-        self.seed, self.labels, self.balanced, self.epoch = seed, labels, balanced, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, 0 the first."""
-        self.epoch = epoch
-
-    def indices(self) -> Tensor:
-        """Return as many images as there are, (N,) int64: a function of (seed, epoch)."""
-        stream = generator(self.seed, "order", self.epoch)
-        if self.balanced:
-            return balanced_order(self.labels, stream)
-        return torch.randperm(len(self.labels), generator=stream)
-
-
-class TrainBatches:
-    """An iterable of (rows, labels) in the epoch's order."""
-
-    def __init__(self, images: Images, batch_size: int, order: EpochOrder) -> None:
-        self.images, self.batch_size = images, batch_size
-        # Lightning asks a loader for both, and tells the sampler the epoch.
-        self.sampler, self.batch_sampler = order, None
+    def __init__(self, total: Callable[[], int]) -> None:
+        self.total = total
+        """Steps of the epoch."""
+        self.at_once: Callable[[], int] = lambda: 1
         self.taken: Callable[[], int] = lambda: 0
-        """Batches of the epoch that training has had; not counted here, since others pass through too."""
+        """Steps of the epoch that training has done; not counted here, since Lightning fetches ahead."""
         self._skip = 0
 
-    def __len__(self) -> int:
-        return len(batches.sizes(len(self.images), self.batch_size))
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        skip, self._skip = self._skip, 0
-        return self._pass(skip)
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first, self._skip = self._skip, 0
+        while first < self.total():
+            after = min(first + self.at_once(), self.total())
+            yield first, after
+            first = after
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in the epoch a run is; Lightning puts it into resume points."""
-        return {"taken": self.taken() % len(self)}
+        return {"taken": self.taken() % self.total()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next pass, that of the epoch to go on with, leave out what has been taken."""
         self._skip = state_dict["taken"]
-
-    def _pass(self, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
-        # Begun at the first batch: Lightning makes the iterator before it tells the sampler the epoch.
-        for rows in batches.batches(self.sampler.indices(), self.batch_size)[skip:]:
-            yield rows, self.images.labels[rows]
 
 
 class ValBatches:
@@ -93,7 +68,17 @@ class ValBatches:
 
 
 class ImageData(pl.LightningDataModule):
-    """Training and validation images of one run."""
+    """Training and validation images of one run.
+
+    Args:
+        train: images to train on.
+        val: images to validate on.
+        spec: the network's input.
+        trainer: batch sizes, and whether an epoch sees each image once or all classes alike.
+        augmentation: of training images.
+        seed: the run's.
+        classes: that are told apart.
+    """
 
     def __init__(
         self,
@@ -108,37 +93,49 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val = train, val
         self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
-        order = EpochOrder(seed, train.labels, balanced=trainer.sampling == "balanced")
-        self.train_batches = TrainBatches(train, trainer.batch_size, order)
-        self.batch_size: Callable[[], int] = lambda: trainer.batch_size
+        self._augments, self.balanced = augments(augmentation), trainer.sampling == "balanced"
+        self.coming_size: Callable[[], int] = lambda: trainer.batch_size
         """Of the coming epoch's training batches, asked for whenever Lightning asks for the loader."""
+        self._batch_size = trainer.batch_size
+        self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._batch_size)))
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
+        self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
 
-    def train_dataloader(self) -> TrainBatches:
-        """Return the shuffled training batches."""
-        self.train_batches.batch_size = self.batch_size()
-        if self.trainer is not None:
-            loop = self.trainer.fit_loop
-            self.train_batches.taken = lambda: loop.batch_idx + 1
-        return self.train_batches
+    def train_dataloader(self) -> Steps:
+        """Return the coming epoch's steps."""
+        self._batch_size = self.coming_size()
+        return self.steps
 
     def val_dataloader(self) -> ValBatches:
         """Return the validation batches in order."""
         return self.val_batches
 
-    def training_images(self, rows: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def training_rows(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return the rows of each training batch of an epoch, 0 the first: a function of (seed, epoch)."""
+        key = epoch, self._batch_size
+        if self._drawn is None or self._drawn[0] != key:
+            stream = generator(self.seed, "order", epoch)
+            if self.balanced:
+                order = balanced_order(self.train.labels, stream)
+            else:
+                order = torch.randperm(len(self.train), generator=stream)
+            self._drawn = key, batches.batches(order, self._batch_size)
+        return self._drawn[1]
+
+    def training_images(self, rows: Tensor, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a batch as the network trains on it: augmented, normalised, mixed.
 
         Args:
             rows: (N,) of the training images.
-            labels: (N,) int64, on the device that trains.
             step: draws the changes, so that a resumed run sees the same images.
+            device: that trains.
 
         Returns:
-            (N, C, H, W) float32 on the labels' device, and labels, mixed ones as (N, K) shares.
+            (N, C, H, W) float32, and labels, mixed ones as (N, K) shares.
         """
-        pixels = self.train.pixels[rows].to(labels.device)
-        pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", step))
+        pixels, labels = self.train.pixels[rows].to(device), self.train.labels[rows].to(device)
+        if self._augments:
+            pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", step))
         images = normalise(pixels, self.spec)
         if mixes(self.augmentation):
             return mix(images, labels, self.classes, self.augmentation, derive(self.seed, "mix", step))
@@ -148,7 +145,7 @@ class ImageData(pl.LightningDataModule):
         """Return validation images as the network sees them, (N, C, H, W) float32."""
         return normalise(self.val.pixels[rows].to(device), self.spec)
 
-    def epoch_images(self, step: int, device: torch.device) -> Iterator[Tensor]:
-        """Give the images of the current epoch's training batches, as the network would at `step`."""
-        for rows, labels in self.train_batches:
-            yield self.training_images(rows, labels.to(device), step)[0]
+    def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
+        """Give the images of an epoch's training batches, as the network would at `step`."""
+        for rows in self.training_rows(epoch):
+            yield self.training_images(rows, step, device)[0]

@@ -1,8 +1,10 @@
 """The network as a LightningModule: loss and metrics are computed here, recorded by callbacks."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +20,11 @@ from frostline.core.param_groups import by_decay
 from frostline.core.seeds import derive
 from frostline.models.optimizers import make_optimizer
 
+PACE = 0.05
+"""Seconds of optimizer steps that make a batch of Lightning's: its own millisecond is 2 % of that."""
+FASTER = 4
+"""How many times as many steps as the last a batch may have: a first step is slower than those after it."""
+
 
 @dataclass(frozen=True)
 class Reused:
@@ -29,21 +36,35 @@ class Reused:
     val: Tensor | None
     """(M, …) features of the validation images; None: validation runs the whole network."""
 
-    def training(self, rows: Tensor, epoch: int) -> Tensor:
+    def training(self, rows: Tensor, epoch: int, device: torch.device) -> Tensor:
         """Return the logits of some training images, (B, K); epochs take the views in turn."""
-        return self._rest(self.train[epoch % len(self.train)], rows)
+        return self.split.rest(self.train[epoch % len(self.train)][rows].to(device))
 
-    def validation(self, rows: Tensor) -> Tensor:
+    def validation(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return the logits of some validation images, (B, K)."""
         assert self.val is not None
-        return self._rest(self.val, rows)
+        return self.split.rest(self.val[rows.cpu()].to(device))
 
-    def _rest(self, features: Tensor, rows: Tensor) -> Tensor:
-        return self.split.rest(features[rows.to(features.device)].to(rows.device))
+
+class Follower(Protocol):
+    """Does something at each optimizer step."""
+
+    def before_step(self, trainer: pl.Trainer, module: "Classifier") -> None:
+        """Prepare the coming step."""
+
+    def after_step(self, trainer: pl.Trainer, module: "Classifier") -> None:
+        """Take in what the step did."""
+
+
+class NotFinite(Exception):
+    """A loss is not a number, or infinite."""
 
 
 class Classifier(pl.LightningModule):
     """A network that learns to tell classes apart.
+
+    It optimizes by itself, several steps for each batch of Lightning's, since Lightning's own work takes a
+    millisecond a batch, more than a step of a small network.
 
     Args:
         network: images to logits.
@@ -66,12 +87,23 @@ class Classifier(pl.LightningModule):
         penalty: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.network = network
         self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
         self.criterion = LOSSES[loss.kind](loss, class_counts)
         self.penalty = penalty
+        self.bf16 = False
+        """The forward pass computes in bfloat16 where torch's autocast does."""
+        self.steps_at_once: int | None = None
+        """Optimizer steps for a batch of Lightning's; None: as many as take `PACE` seconds."""
         self.reused: Reused | None = None
         """The network in two parts, where the phase lets the frozen one run once; None: it runs whole."""
+        self.followers: Sequence[Follower] = ()
+        self.taken = 0
+        """Optimizer steps of the epoch so far."""
+        self.images = 0
+        """Training images seen so far."""
+        self._pace = 1
         self._totals: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -79,38 +111,35 @@ class Classifier(pl.LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Draw dropout by (seed, step), so that a resumed run draws the same."""
-        torch.manual_seed(derive(self.seed, "step", self.global_step))
+    def at_once(self) -> int:
+        """Return how many optimizer steps the next batch of Lightning's should have."""
+        return self.steps_at_once or self._pace
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the mean loss of the batch, and the penalty, which the epoch's totals leave out."""
-        rows, labels = batch
-        if self.reused:
-            logits = self.reused.training(rows, self.current_epoch)
-        else:
-            images, labels = self._data.training_images(rows.cpu(), labels, self.global_step)
-            logits = self(images)
-        loss = self._measured(logits, labels)
-        return loss if self.penalty is None else loss + self.penalty()
+    def training_step(self, batch: tuple[int, int], batch_idx: int) -> None:
+        """Take some of the epoch's optimizer steps: from the first, up to the last, by their numbers."""
+        first, after = batch
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        rows = self._data.training_rows(self.current_epoch)
+        begun = time.perf_counter()
+        for number in range(first, after):
+            self._step(rows[number], optimizer)
+        each = (time.perf_counter() - begun) / (after - first)
+        self._pace = max(1, min(int(PACE / each), FASTER * (after - first)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's totals."""
         rows, labels = batch
-        if self.reused and self.reused.val is not None:
-            logits = self.reused.validation(rows)
-        else:
-            logits = self(self._data.validation_images(rows.cpu(), labels.device))
-        self._measured(logits, labels)
-
-    @property
-    def _data(self) -> ImageData:
-        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data
+        with self._precision():
+            if self.reused and self.reused.val is not None:
+                logits = self.reused.validation(rows, self.device)
+            else:
+                logits = self(self._data.validation_images(rows.cpu(), self.device))
+            self._measured(logits, labels)
 
     def on_train_epoch_start(self) -> None:
         """Start the totals of an epoch."""
-        self._totals = {}
+        self._totals, self.taken = {}, 0
 
     def on_validation_epoch_start(self) -> None:
         """Reduce what training summed up, once an epoch, and start validation's totals."""
@@ -123,30 +152,59 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the totals of an epoch that is not over."""
-        checkpoint["totals"] = self._totals
+        checkpoint["progress"] = {"totals": self._totals, "taken": self.taken, "images": self.images}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the totals of an epoch that was not over."""
-        self._totals = checkpoint["totals"]
+        progress = checkpoint["progress"]
+        self._totals, self.taken, self.images = progress["totals"], progress["taken"], progress["images"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer of all parameters; the freeze schedule sets its rates at every step."""
         groups = by_decay(self.plan.layers, self.network, self.optimizer_config.weight_decay)
         return make_optimizer(self.optimizer_config, groups)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Scale the gradients of what trains down to the norm `clip_norm`.
+    @property
+    def _data(self) -> ImageData:
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
 
-        Lightning's own clipping refuses fused optimizers under bf16, where, unlike under fp16, no gradient is
-        scaled.
-        """
-        if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _step(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Take an optimizer step on some training images."""
+        trainer = self.trainer
+        for follower in self.followers:
+            follower.before_step(trainer, self)
+        step = trainer.global_step
+        # Dropout is drawn by (seed, step), so that a resumed run draws the same.
+        torch.manual_seed(derive(self.seed, "step", step))
+        optimizer.zero_grad()
+        with self._precision():
+            if self.reused:
+                logits = self.reused.training(rows, self.current_epoch, self.device)
+                labels = self._data.train.labels[rows].to(self.device)
+            else:
+                images, labels = self._data.training_images(rows, step, self.device)
+                logits = self(images)
+            loss = self._measured(logits, labels)
+        if self.penalty is not None:
+            loss = loss + self.penalty()
+        # On a GPU this would wait for the device at every step; there the end of the epoch notices.
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise NotFinite(f"the loss became {loss.item()}")
+        loss.backward()
+        if self.optimizer_config.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.optimizer_config.clip_norm)
+        optimizer.step()
+        progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
+        self.taken += 1
+        self.images += len(rows)
+        for follower in self.followers:
+            follower.after_step(trainer, self)
 
     def _measured(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss, taken into the epoch's totals."""

@@ -22,9 +22,9 @@ from torch import Tensor
 from frostline import machine, schema
 from frostline.adapters.averaging import Averaging, averaging_of
 from frostline.adapters.feature_reuse import FeatureReuse
-from frostline.adapters.freeze_callback import FreezeSchedule
+from frostline.adapters.freeze_callback import DrivenFreezeSchedule, FreezeSchedule
 from frostline.adapters.lit_data import ImageData
-from frostline.adapters.lit_module import Classifier
+from frostline.adapters.lit_module import Classifier, NotFinite
 from frostline.core import weights
 from frostline.core.freeze import score
 from frostline.core.thaw import freeze_all
@@ -90,10 +90,10 @@ def fit(
     """
     machine.pin(config.threads)
     result = Fit()
-    freezing = FreezeSchedule.of(
+    freezing = DrivenFreezeSchedule.of(
         classifier.plan,
         "network",
-        lambda trainer: data.epoch_images(trainer.global_step, trainer.strategy.root_device),
+        lambda t: data.epoch_images(t.current_epoch, t.global_step, t.strategy.root_device),
     )
     average = averaging_of(averaging, freezing) if classifier.plan.phases else None
     reusing = None
@@ -102,19 +102,20 @@ def fit(
     recorder = _Recorder(result, config.monitor, on_epoch, average, reusing)
     callbacks: list[pl.Callback] = [recorder]
     if classifier.plan.phases:
-        followers = [callback for callback in (reusing, average) if callback]
-        callbacks = [freezing, *followers, _StopOnNan(freezing), recorder, _ResumePoint(resume)]
+        followers = [freezing, *(each for each in (reusing, average) if each)]
+        classifier.followers = followers
+        callbacks = [*followers, recorder, _ResumePoint(resume)]
+    classifier.bf16, classifier.steps_at_once = config.precision == "bf16", config.steps_per_execution
+    data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
     resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
     with _quiet(), _one_sentence(result, resume):
         trainer = pl.Trainer(
             accelerator=_accelerator(config.device),
             devices=1,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             max_epochs=config.epochs,
             # The whole validation split, before the first step: where the curves start.
             num_sanity_val_steps=0 if begun else -1,
-            gradient_clip_val=classifier.optimizer_config.clip_norm,
             reload_dataloaders_every_n_epochs=1 if resized else 0,
             callbacks=callbacks,
             logger=False,
@@ -124,13 +125,17 @@ def fit(
             default_root_dir=resume,
         )
         if resized:
-            data.batch_size = lambda: freezing.coming(trainer.global_step).batch_size or config.batch_size
+            data.coming_size = lambda: freezing.coming(trainer.global_step).batch_size or config.batch_size
         if classifier.plan.phases:
-            trainer.fit(classifier, datamodule=data, ckpt_path=begun, weights_only=True)
+            try:
+                trainer.fit(classifier, datamodule=data, ckpt_path=begun, weights_only=True)
+            except NotFinite as broken:
+                place = f"step {trainer.global_step}, phase {freezing.phase}"
+                raise _NotFinite(f"{broken} at {place}") from None
         else:
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
-    result.starts = freezing.starts
+    result.starts, result.images = freezing.starts, classifier.images
     result.features = reusing.said if reusing else []
     return result
 
@@ -156,11 +161,6 @@ class _Recorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The first phase's features are made while the start is measured, which is no part of training.
         self._begun = time.perf_counter() - (self.reusing.seconds if self.reusing else 0.0)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.result.images += len(batch[1])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not (trainer.sanity_checking or trainer.state.fn == TrainerFn.VALIDATING):
@@ -210,7 +210,6 @@ class _Recorder(pl.Callback):
             "best_epoch": self.result.best_epoch,
             "best_state": self.result.best_state,
             "best": self._best,
-            "images": self.result.images,
             "seconds": self._before + time.perf_counter() - self._begun,
         }
 
@@ -224,19 +223,6 @@ class _Recorder(pl.Callback):
 
 class _NotFinite(Exception):
     """A loss is not a number, or infinite: says which, and when."""
-
-
-class _StopOnNan(pl.Callback):
-    """Ends a run at the step whose loss is not a number, before it spoils the weights further."""
-
-    def __init__(self, freezing: FreezeSchedule) -> None:
-        self.freezing = freezing
-
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        # On a GPU this would wait for the device at every step; there the end of the epoch notices.
-        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-            place = f"step {trainer.global_step}, phase {self.freezing.phase}"
-            raise _NotFinite(f"the loss became {loss.item()} at {place}")
 
 
 class _ResumePoint(Checkpoint):

@@ -11,6 +11,11 @@ _DRAWS = 7
 """Numbers drawn for an image: flip, rotation, two shifts, zoom, brightness, contrast."""
 
 
+def augments(config: schema.Augment) -> bool:
+    """Say whether `augment` changes a batch."""
+    return any(value for name, value in config.model_dump().items() if name not in ("mixup", "cutmix"))
+
+
 def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Generator) -> torch.Tensor:
     """Flip, rotate, shift and zoom each image, then change its brightness and contrast, each by its own draw.
 

@@ -14,7 +14,7 @@ from frostline.core.feature_cache import FeatureCache
 from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split, Whole
 from frostline.core.seeds import generator
-from frostline.data.augment import augment
+from frostline.data.augment import augment, augments
 from frostline.data.mix import mixes
 from frostline.data.pixels import Images, InputSpec, normalise
 from frostline.progress import Progress, silent
@@ -97,7 +97,7 @@ class Reuse:
             "weights": split.fingerprint(),
             "input": self.spec.to_dict(),
             "dataset": images.dataset,
-            "split": images.split,
+            "split": images.split if view is None else f"{images.split}, view {view}",
             "images": images.key,
             "view": drawn,
             "precision": self.trainer.precision,
@@ -122,8 +122,3 @@ class Reuse:
 
     def _precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16")
-
-
-def augments(config: schema.Augment) -> bool:
-    """Say whether `data.augment` changes a batch."""
-    return any(value for name, value in config.model_dump().items() if name not in ("mixup", "cutmix"))
