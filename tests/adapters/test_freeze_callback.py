@@ -111,7 +111,7 @@ def does_what_it_says(bench, result):
 
 def test_rates_follow_the_plan_at_every_step(tmp_path):
     schedule = phases(
-        {"train": ["head"], "until": {"steps": 2}, "lr": {"head": 0.5}},
+        {"train": ["head/3"], "until": {"steps": 2}, "lr": {"head": 0.5}},
         {"train": "all", "until": "end", "lr": {"layer_decay": 0.5}},
     )
     bench = Bench({**MLP, **schedule, "trainer.epochs": 3}, kind=Watched)
@@ -141,7 +141,7 @@ def test_an_optimizer_that_counts_by_group_counts_the_steps_that_a_group_trains(
     bench = Bench({**MLP, **schedule, "optimizer": {"name": name}, "trainer.epochs": 4}, kind=Settings)
     bench.fit(tmp_path)
     counts = {group: int(values["step"]) for group, values in bench.classifier.log_of[-1].items()}
-    assert (counts["head/3"], counts["top/2"], counts["rest/1"]) == (5, 6, 3)
+    assert (counts["head"], counts["top"], counts["rest"]) == (5, 6, 3)
 
 
 # ── plateaus ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -261,12 +261,12 @@ def test_settings_of_a_phase_hold_in_it_and_go_back_after_it(tmp_path):
     bench = Bench({**MLP, **schedule, "trainer.epochs": 2}, kind=Settings)
     bench.fit(tmp_path)
     first, last = bench.classifier.log_of[0], bench.classifier.log_of[-1]
-    assert first["head/3"]["betas"] == [0.5, 0.6]
-    assert last["head/3"]["betas"] == first["top/2"]["betas"] == (0.9, 0.999)
+    assert first["head"]["betas"] == [0.5, 0.6]
+    assert last["head"]["betas"] == first["top"]["betas"] == (0.9, 0.999)
     decays = [{name: group["weight_decay"] for name, group in groups.items()} for groups in (first, last)]
-    assert [d["head/3"] for d in decays] == [0.2, 0.05]
-    assert [d["top/2"] for d in decays] == [0.3, 0.05]
-    assert [d["top/2/no_decay"] for d in decays] == [0.0, 0.0]
+    assert [d["head"] for d in decays] == [0.2, 0.05]
+    assert [d["top"] for d in decays] == [0.3, 0.05]
+    assert [d["top/no_decay"] for d in decays] == [0.0, 0.0]
 
 
 def test_one_cycle_moves_the_momentum_against_the_rate(tmp_path):
@@ -274,7 +274,7 @@ def test_one_cycle_moves_the_momentum_against_the_rate(tmp_path):
     schedule = phases({"train": "all", "until": "end", "schedule": cycle})
     bench = Bench({**MLP, **schedule, "trainer.epochs": 2}, kind=Settings)
     bench.fit(tmp_path)
-    log = [groups["head/3"] for groups in bench.classifier.log_of]
+    log = [groups["head"] for groups in bench.classifier.log_of]
     assert [group["betas"] for group in log] == [(pytest.approx(b), 0.999) for b in (0.95, 0.9, 0.85, 0.9)]
     assert [group["lr"] for group in log] == pytest.approx([0.01 / 25, 0.01 * 0.52, 0.01, 0.005])
 

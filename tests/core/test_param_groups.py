@@ -36,7 +36,17 @@ def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay(model):
     for slot, group in zip(slots, groups, strict=True):
         assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) == slot.decays for p in group["params"])
         assert (group["lr"], group["betas"]) == (0.5, (0.9, 0.999))
-    assert {"head/5", "head/5/no_decay", "rest/0"} <= {s.name for s in slots}
+    assert {s.name for s in slots} == {"head", "head/no_decay", "rest", "rest/no_decay"}
+
+
+def test_each_layer_is_in_a_group_of_its_own_where_rates_fall_from_layer_to_layer(model):
+    plan = planned(model, lr={"layer_decay": 0.5})
+    slots, groups = split(plan, model, by_decay(plan.layers, model, 0.1))
+    assert {"head/5", "head/5/no_decay", "rest/0", "rest/4"} <= {group["name"] for group in groups}
+    places = plan.layers.places
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for slot, group in zip(slots, groups, strict=True):
+        assert {places[names[id(p)]].depth for p in group["params"]} == {slot.depth}
 
 
 def test_what_the_network_names_does_not_decay_either():

@@ -20,6 +20,9 @@ from frostline.data.augment import augment, augments
 from frostline.data.mix import mix, mixes
 from frostline.data.pixels import Images, InputSpec, normalise
 
+STAYS = 1 << 26
+"""The most values of pixels that are kept normalised, 256 MiB of them; more are normalised at each step."""
+
 
 class Steps:
     """An epoch's optimizer steps by their numbers, some at a time: an iterable of (first, after the last).
@@ -93,12 +96,15 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val = train, val
         self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
+        self._stays = not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= STAYS
         self._augments, self.balanced = augments(augmentation), trainer.sampling == "balanced"
         self.coming_size: Callable[[], int] = lambda: trainer.batch_size
         """Of the coming epoch's training batches, asked for whenever Lightning asks for the loader."""
         self._batch_size = trainer.batch_size
         self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._batch_size)))
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
+        self._normalised: Tensor | None = None
+        """All training images as the network sees them, where nothing changes them and they are small."""
         self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
 
     def train_dataloader(self) -> Steps:
@@ -133,7 +139,12 @@ class ImageData(pl.LightningDataModule):
         Returns:
             (N, C, H, W) float32, and labels, mixed ones as (N, K) shares.
         """
-        pixels, labels = self.train.pixels[rows].to(device), self.train.labels[rows].to(device)
+        labels = self.train.labels[rows].to(device)
+        if self._stays:
+            if self._normalised is None:
+                self._normalised = normalise(self.train.pixels, self.spec)
+            return self._normalised[rows].to(device), labels
+        pixels = self.train.pixels[rows].to(device)
         if self._augments:
             pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", step))
         images = normalise(pixels, self.spec)

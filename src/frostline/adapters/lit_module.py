@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split
 from frostline.core.losses import CrossEntropy, half_mse, hits
 from frostline.core.param_groups import by_decay
-from frostline.core.seeds import derive
+from frostline.core.seeds import derive, draw_from
 from frostline.models.optimizers import make_optimizer
 
 PACE = 0.05
@@ -104,7 +105,7 @@ class Classifier(pl.LightningModule):
         self.images = 0
         """Training images seen so far."""
         self._pace = 1
-        self._totals: dict[str, Tensor] = {}
+        self._totals: dict[str, Any] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
@@ -124,6 +125,8 @@ class Classifier(pl.LightningModule):
         begun = time.perf_counter()
         for number in range(first, after):
             self._step(rows[number], optimizer)
+        self.taken = after
+        self.images += sum(map(len, rows[first:after]))
         each = (time.perf_counter() - begun) / (after - first)
         self._pace = max(1, min(int(PACE / each), FASTER * (after - first)))
 
@@ -169,8 +172,8 @@ class Classifier(pl.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def _step(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Take an optimizer step on some training images."""
@@ -179,7 +182,7 @@ class Classifier(pl.LightningModule):
             follower.before_step(trainer, self)
         step = trainer.global_step
         # Dropout is drawn by (seed, step), so that a resumed run draws the same.
-        torch.manual_seed(derive(self.seed, "step", step))
+        draw_from(derive(self.seed, "step", step), self.device)
         optimizer.zero_grad()
         with self._precision():
             if self.reused:
@@ -201,8 +204,6 @@ class Classifier(pl.LightningModule):
         progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
-        self.taken += 1
-        self.images += len(rows)
         for follower in self.followers:
             follower.after_step(trainer, self)
 
@@ -210,12 +211,13 @@ class Classifier(pl.LightningModule):
         """The mean loss, taken into the epoch's totals."""
         loss = self.criterion(logits, labels)
         with torch.no_grad():
-            sums = {
-                "loss": loss.detach() * len(labels),
-                "accuracy": hits(logits, labels),
-                "count": torch.tensor(len(labels), device=labels.device),
-            }
-            self._totals = {k: v + self._totals[k] if self._totals else v for k, v in sums.items()}
+            count, found = len(labels), hits(logits, labels)
+            if not self._totals:
+                zero = torch.zeros((), device=labels.device)
+                self._totals = {"loss": zero, "accuracy": found.new_zeros(()), "count": 0}
+            self._totals["loss"].add_(loss, alpha=count)
+            self._totals["accuracy"].add_(found)
+            self._totals["count"] += count
         return loss
 
     def _reduce(self, split: str) -> None:

@@ -162,11 +162,13 @@ class FreezePlan:
         scale = self.scale(len(starts) - 1, group, depth)
         return scale * self.inside(starts, step) if scale else 0.0
 
-    def scale(self, phase: int, group: str, depth: int) -> float:
-        """Return that factor without the curve of `phase`; 0 while frozen."""
+    def scale(self, phase: int, group: str, depth: int | None) -> float:
+        """Return that factor without the curve of `phase`; 0 while frozen. None: depths are alike."""
         plan = self.phases[phase]
         if group not in plan.train:
             return 0.0
+        if depth is None:
+            return plan.lr[group]
         return plan.lr[group] * plan.layer_decay ** (self.layers.depth - depth)
 
     def inside(self, starts: Sequence[int], step: int) -> float:

@@ -17,13 +17,15 @@ class Slot:
 
     group: str
     """Of the schedule."""
-    depth: int
+    depth: int | None
+    """The layer; None where no phase's rates differ by layer."""
     decays: bool
 
     @property
     def name(self) -> str:
         """What charts and errors call it."""
-        return f"{self.group}/{self.depth}{'' if self.decays else '/no_decay'}"
+        layer = "" if self.depth is None else f"/{self.depth}"
+        return f"{self.group}{layer}{'' if self.decays else '/no_decay'}"
 
 
 def decaying(layers: Layers, network: nn.Module) -> frozenset[str]:
@@ -61,10 +63,10 @@ def split(
     network: nn.Module,
     groups: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Slot | None], list[dict[str, Any]]]:
-    """Split an optimizer's groups so that each lies in one group and one layer of the plan.
+    """Split an optimizer's groups so that each lies in one group of the plan, under layer decay in one layer.
 
-    A frozen parameter has no gradient, so it may lie in its group from the start: neither decay nor momentum
-    moves it.
+    They are as few as can be, since an optimizer takes one after the other. A frozen parameter has no
+    gradient, so it may lie in its group from the start: neither decay nor momentum moves it.
 
     Args:
         plan: a run's.
@@ -80,13 +82,15 @@ def split(
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     group_of, decay = plan.group_of(), decaying(plan.layers, network)
+    layered = any(phase.layer_decay != 1 for phase in plan.phases)
     members: dict[tuple[int, Slot | None], list[nn.Parameter]] = {}
     for number, group in enumerate(groups):
         for parameter in group["params"]:
             name = names.pop(id(parameter), None)
             slot = None
             if name is not None:
-                slot = Slot(group_of[name], plan.layers.places[name].depth, name in decay)
+                depth = plan.layers.places[name].depth if layered else None
+                slot = Slot(group_of[name], depth, name in decay)
             members.setdefault((number, slot), []).append(parameter)
     if names:
         raise FrostlineError(

@@ -17,3 +17,15 @@ def derive(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int) -> torch.Generator:
     """Return a CPU generator at the start of the stream that `names` call."""
     return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def draw_from(seed: int, device: torch.device) -> None:
+    """Seed the generators that dropout draws from.
+
+    As torch.manual_seed, which takes a millisecond where torch could use a GPU but finds none: it keeps a
+    stack trace of each call.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
