@@ -111,7 +111,7 @@ def does_what_it_says(bench, result):
 
 def test_rates_follow_the_plan_at_every_step(tmp_path):
     schedule = phases(
-        {"train": ["head/3"], "until": {"steps": 2}, "lr": {"head": 0.5}},
+        {"train": ["head"], "until": {"steps": 2}, "lr": {"head": 0.5}},
         {"train": "all", "until": "end", "lr": {"layer_decay": 0.5}},
     )
     bench = Bench({**MLP, **schedule, "trainer.epochs": 3}, kind=Watched)
