@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import venv
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ def ready() -> bool:
 def run_there() -> None:
     """Run the calling program in the benchmarks' environment, which is made if need be."""
     if not ready():
-        _make()
+        make()
     if Path(sys.prefix).resolve() != ENVIRONMENT.resolve():
         source = {"PYTHONPATH": str(HERE.parent / "src"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         os.execve(PYTHON, [PYTHON, *sys.argv], {**os.environ, **source})
 
 
-def _make() -> None:
+def make() -> None:
     venv.create(ENVIRONMENT, clear=True, symlinks=True)
     ours = sysconfig.get_path("purelib")
     theirs = next((ENVIRONMENT / "lib").glob("python*/site-packages"))
@@ -52,13 +53,14 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def machine() -> dict[str, Any]:
-    """What a result was measured on."""
+def machine(
+    names: Sequence[str] = ("torch", "pytorch-lightning", "finetuning-scheduler", "fastai"),
+) -> dict[str, Any]:
+    """What a result was measured on, and the versions of these packages."""
     from importlib.metadata import version
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    names = ("torch", "pytorch-lightning", "finetuning-scheduler", "fastai")
     return {
         "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),

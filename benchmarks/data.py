@@ -1,0 +1,138 @@
+"""The data that all competitors are given: the same pixels, the same split, the same first weights.
+
+frostline prepares the data set as for any run of its own. What it would train on is then written out for the
+others: `arrays.npz` with uint8 images at the network's size, and `start.safetensors`, the network that
+training begins with.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+KEPT = HERE / ".data"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+TEST_IMAGES = 50
+"""frostline measures its test split after the timed part; nobody else reads it."""
+
+
+def articles() -> str:
+    """Return the data set of the articles' MLP: Fashion-MNIST, else the 5,000 digits of a package."""
+    return "fashion_mnist" if FASHION.is_dir() else "mnist5k"
+
+
+def colour_pictures(images: int, size: int) -> Path:
+    """Return a folder of colour pictures in class folders, four fifths of them to train on.
+
+    They are Fashion-MNIST's (else MNIST's) pictures, enlarged and tinted: no package carries a set of colour
+    photographs. What is on them matters to the accuracy, not to the seconds.
+    """
+    folder = KEPT / f"colour-{articles()}-{images}-{size}px"
+    if folder.is_dir():
+        return folder
+    from PIL import Image
+
+    from frostline import schema
+    from frostline.data.sources import SOURCES
+
+    split = schema.Split(val=0.2, test=0.2, seed=0)
+    common = {"split": split, "shots": None, "fraction": None, "on_bad_image": "error"}
+    if articles() == "fashion_mnist":
+        source = SOURCES["fashion_mnist"](schema.FashionMnist(kind="fashion_mnist", root=None, **common))
+    else:
+        source = SOURCES["mnist5k"](schema.Mnist5k(kind="mnist5k", **common))
+    draw = np.random.default_rng(0)
+    of_class = [
+        draw.permutation(np.flatnonzero(source.labels == label)) for label in range(len(source.classes))
+    ]
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    for number in range(images + TEST_IMAGES):
+        # Each class in turn, in each split.
+        turn, label = divmod(number, len(of_class))
+        row = int(of_class[label][turn % len(of_class[label])])
+        part = "test" if number >= images else "val" if turn % 5 == 4 else "train"
+        shape = np.asarray(Image.fromarray(source.images[row]).resize((size, size), Image.Resampling.BICUBIC))
+        ground, ink = draw.uniform(0, 110, 3), draw.uniform(120, 255, 3)
+        share = shape[:, :, None] / 255
+        picture = (ground * (1 - share) + ink * share).astype(np.uint8)
+        place = partial / part / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{number:06}.png", compress_level=1)
+    partial.rename(folder)
+    return folder
+
+
+def given(overrides: Sequence[str]) -> Path:
+    """Return the folder of what a run of frostline with these overrides would train on; made once.
+
+    Raises:
+        subprocess.CalledProcessError: frostline can't make it.
+    """
+    key = sha256(json.dumps(list(overrides)).encode()).hexdigest()[:16]
+    folder = KEPT / f"arrays-{key}"
+    if not folder.is_dir():
+        words = [sys.executable, "-m", "benchmarks.data", str(folder), *overrides]
+        path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "src")])
+        # Elsewhere, so that the project's own scratch stays as it is.
+        with tempfile.TemporaryDirectory() as elsewhere:
+            environment = {**os.environ, "PYTHONPATH": path, "FROSTLINE_TRACKING": "off"}
+            subprocess.run(words, check=True, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    return folder
+
+
+def main(folder: Path, overrides: Sequence[str]) -> None:
+    import torch
+
+    from frostline import compose
+    from frostline.alone import prepared
+    from frostline.core import weights
+    from frostline.core.seeds import derive
+    from frostline.data.index import training_rows
+    from frostline.models.pretrained import resolve, start_network
+    from frostline.services import Services
+    from frostline.stages import training
+
+    composed, choices = compose.experiment(overrides)
+    run = compose.finetune_config(composed, choices)
+    index, place = prepared(composed, "target")
+    start = resolve(run.backbone, run.weights)
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    material = training.material(run, place, start, Services(partial / "scratch"))
+    seed = run.seeds[0]
+    parts = {
+        "train": training_rows(index, run.dataset, derive(seed, "shots") % 2**31),
+        "val": index.rows("val"),
+    }
+    arrays = {}
+    for name, rows in parts.items():
+        images = material.images(name, rows)
+        arrays[f"{name}_images"], arrays[f"{name}_labels"] = images.pixels.numpy(), images.labels.numpy()
+    spec = material.spec
+    arrays |= {
+        "mean": np.array(spec.mean),
+        "std": np.array(spec.std),
+        "classes": np.array(len(index.classes)),
+    }
+    np.savez(partial / "arrays.npz", **arrays)
+    network, _ = start_network(run.backbone, start, spec, index.classes, seed)
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    weights.save(partial / "start.safetensors", state, {})
+    shutil.rmtree(partial / "scratch", ignore_errors=True)
+    partial.rename(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

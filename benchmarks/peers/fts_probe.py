@@ -1,0 +1,58 @@
+"""A linear probe with finetuning-scheduler: one phase, the head's."""
+
+import logging
+
+import pytorch_lightning as pl
+import torch
+from finetuning_scheduler import FinetuningScheduler
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.peers import common
+
+
+class Module(pl.LightningModule):
+    def __init__(self, network: nn.Module, lr: float) -> None:
+        super().__init__()
+        self.network, self.lr = network, lr
+
+    def training_step(self, batch, index):
+        x, y = batch
+        loss = cross_entropy(self.network(x), y)
+        self.log("train/loss", loss, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, index):
+        x, y = batch
+        self.log("val/accuracy", (self.network(x).argmax(1) == y).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+def main() -> None:
+    given = common.settings()
+    common.pin(given.threads)
+    data = common.tensors(given.arrays)
+    clock = common.Clock()
+    module = Module(common.timm_network(given.model, given.arrays, data.classes), given.lr)
+    schedule = {0: {"params": [r"network\.classifier\..*"], "max_transition_epoch": -1}}
+    callback = FinetuningScheduler(
+        ft_schedule=schedule,
+        max_depth=0,
+        epoch_transitions_only=True,
+        restore_best=False,
+        logging_level=logging.ERROR,
+        log_dir=".",
+    )
+    train = DataLoader(TensorDataset(data.x, data.y), batch_size=given.batch_size, shuffle=True)
+    val = DataLoader(TensorDataset(data.val_x, data.val_y), batch_size=given.eval_batch_size)
+    trainer = common.lightning_trainer(given, clock, (callback,))
+    trainer.fit(module, train, val)
+    found = trainer.callback_metrics
+    clock.report(float(found["val/accuracy"]), float(found["train/loss_epoch"]))
+
+
+if __name__ == "__main__":
+    main()

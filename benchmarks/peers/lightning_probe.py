@@ -1,0 +1,56 @@
+"""A linear probe in Lightning: eval and no_grad, as its guide to transfer learning has it."""
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.peers import common
+
+
+class Probe(pl.LightningModule):
+    def __init__(self, network: nn.Module, lr: float) -> None:
+        super().__init__()
+        self.head = network.get_classifier()
+        network.reset_classifier(0)
+        self.backbone = network.requires_grad_(False)
+        self.lr = lr
+
+    def forward(self, x):
+        self.backbone.eval()
+        with torch.no_grad():
+            features = self.backbone(x)
+        return self.head(features)
+
+    def training_step(self, batch, index):
+        x, y = batch
+        loss = cross_entropy(self(x), y)
+        self.log("train/loss", loss, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, index):
+        x, y = batch
+        self.log("val/accuracy", (self(x).argmax(1) == y).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.head.parameters(), lr=self.lr)
+
+
+def main() -> None:
+    given = common.settings()
+    common.pin(given.threads)
+    data = common.tensors(given.arrays)
+    clock = common.Clock()
+    module = Probe(common.timm_network(given.model, given.arrays, data.classes), given.lr)
+    # Tensors in memory: workers would only copy them, and take cores from the training.
+    train = DataLoader(TensorDataset(data.x, data.y), batch_size=given.batch_size, shuffle=True)
+    val = DataLoader(TensorDataset(data.val_x, data.val_y), batch_size=given.eval_batch_size)
+    trainer = common.lightning_trainer(given, clock)
+    trainer.fit(module, train, val)
+    found = trainer.callback_metrics
+    clock.report(float(found["val/accuracy"]), float(found["train/loss_epoch"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A gradual schedule on ResNet-18: the head, the last stage too, then all, a third of the epochs each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks import data
+from benchmarks.harness import Against, Arm, Target, Work, ratios
+
+LR, BATCH, EVAL_BATCH = 0.0005, 32, 64
+
+
+def overrides(images: int, pixels: int) -> list[str]:
+    """What the works on ResNet-18 have in common; random weights, since no package carries others."""
+    return [
+        *("dataset=image_folder", f"dataset.root={data.colour_pictures(images, pixels)}"),
+        *("dataset.split.val=null", "dataset.split.test=null"),
+        *("backbone=resnet18", "weights=none", f"input.size={pixels}", "input.crop=1.0"),
+        *("optimizer=adam", f"optimizer.lr={LR}"),
+        *(f"trainer.batch_size={BATCH}", f"trainer.eval_batch_size={EVAL_BATCH}"),
+    ]
+
+
+def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
+    common = overrides(size["images"], size["pixels"])
+    third = size["epochs"] // 3
+    phases = f"[{{train:[head],until:{{epochs:{third}}}}},{{train:[head,top],until:{{epochs:{third}}}}}"
+    schedule = ["freeze=gradual", f"freeze.phases={phases},{{train:all,until:end}}]"]
+    given = {
+        "epochs": size["epochs"],
+        "lr": LR,
+        "batch_size": BATCH,
+        "eval_batch_size": EVAL_BATCH,
+        "model": "resnet18",
+    }
+
+    def ours(precision: str) -> dict[str, Any]:
+        run = [f"trainer.epochs={size['epochs']}", f"trainer.precision={precision}"]
+        run += [f"trainer.threads={WORK.threads}", f"trainer.device={device}"]
+        return {"overrides": [*common, *schedule, *run]}
+
+    found = [
+        Arm("frostline", "with_frostline", ours("fp32")),
+        Arm("Lightning, same phases", "lightning_gradual", {**given, "precision": "fp32"}, common),
+        Arm("frostline, bf16", "with_frostline", ours("bf16")),
+        Arm("Lightning, same phases, bf16", "lightning_gradual", {**given, "precision": "bf16"}, common),
+    ]
+    return found[: size["arms"]]
+
+
+WORK = Work(
+    name="gradual",
+    title="gradual schedule (head, last stage, all), ResNet-18 at 96 px, 12 epochs",
+    sizes={
+        "full": {"images": 2000, "pixels": 96, "epochs": 12, "arms": 4},
+        "quick": {"images": 200, "pixels": 96, "epochs": 3, "arms": 4},
+        "tiny": {"images": 100, "pixels": 32, "epochs": 3, "arms": 2},
+    },
+    arms=arms,
+    figures=ratios(
+        Against("Lightning, same phases", Target("≥", 2)),
+        Against("Lightning, same phases", ours="frostline, bf16"),
+        Against("Lightning, same phases, bf16", ours="frostline, bf16"),
+    ),
+    about="Both in fp32 where the target is. Random first weights: what frozen layers make of pictures is then"
+    " poor, and accuracies say little. Where each of the three phases takes as many epochs, most of the"
+    " time is the last phase's, in which nothing is frozen and nothing can be saved.",
+)
