@@ -7,6 +7,7 @@ from frostline.core import freeze, thaw
 from frostline.core.frost_line import Split, Whole, candidates, split
 from frostline.core.layers import layers_of
 from frostline.core.rates import Curve
+from frostline.models.mlp import Mlp
 from frostline.schema import Freeze
 
 PROBE = {"groups": {"head": "head", "rest": "*"}, "phases": [{"train": ["head"], "until": "end"}]}
@@ -140,6 +141,61 @@ def test_class_tokens_and_position_embeddings_belong_to_the_prefix():
     assert not any(name.startswith(("blocks.5", "norm", "head")) for name in found.prefix)
 
 
+class Lists(nn.Module):
+    """Layers in a list, which is never called itself, and one whose weight is used without a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList([nn.Linear(256, 32), nn.Linear(32, 32)])
+        self.scale = nn.Embedding(1, 32)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for layer in self.hidden:
+            x = layer(x).relu()
+        return self.head(x * self.scale.weight)
+
+
+def test_features_depend_on_layers_in_lists_and_on_those_never_called():
+    schedule = {"groups": {"head": "re:head", "rest": "*"}, "phases": PROBE["phases"]}
+    found = cut(Lists(), schedule, pictures(3, 16, 1))
+    assert found.name == "head:input"
+    frozen = {"hidden.0.weight", "hidden.0.bias", "hidden.1.weight", "hidden.1.bias", "scale.weight"}
+    assert found.prefix == frozen
+    parts_equal_the_whole(found)
+
+
+def test_features_of_an_mlp_depend_on_its_weights():
+    found = [cut(Mlp(256, [64, 8], 3), PROBE, pictures(3, 16, 1)) for _ in range(2)]
+    assert found[0].name == found[1].name
+    assert found[0].fingerprint() != found[1].fingerprint()
+
+
+def test_a_tensor_of_two_names_is_no_hindrance():
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 256), nn.Linear(256, 3)
+    )
+    network[3].weight = network[1].weight
+    schedule = {"groups": {"top": "re:^4", "rest": "*"}, "phases": [{"train": ["top"], "until": "end"}]}
+    assert cut(network, schedule, pictures(3, 16, 1)).fingerprint()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_features_depend_on_nothing_but_the_prefix(name):
+    """Nothing that is left out of it moves them, and all of each layer below is in it."""
+    network = timm.create_model(name, num_classes=5)
+    images = pictures(size=160 if name == "test_vit" else 64)
+    found = cut(network, TOP, images)
+    before = found.features(images)
+    state = dict(network.state_dict())
+    assert state.keys() >= found.prefix
+    with torch.no_grad():
+        for other in state.keys() - found.prefix:
+            state[other].add_(1)
+    assert torch.equal(found.features(images), before)
+
+
 def test_the_operations_saved_are_those_of_the_prefix():
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 3))
     schedule = {"groups": {"top": "re:^3", "rest": "*"}, "phases": [{"train": ["top"], "until": "end"}]}
@@ -183,14 +239,23 @@ def test_a_branch_is_cut_where_it_is_whole_again():
 def test_reasons():
     network = timm.create_model("test_resnet", num_classes=5)
     everything = {"groups": {"all": "*"}, "phases": [{"train": "all", "until": "end"}]}
-    assert cut(network, everything).reason == "conv1.0.weight trains, and no layer comes before conv1.0"
-    norms = {"groups": {"norm": "norm", "rest": "*"}, "phases": [{"train": ["norm"], "until": "end"}]}
-    assert "as fast as" in cut(network, norms).reason
-    vit = timm.create_model("test_vit", num_classes=5)
+    assert cut(network, everything).reason == "all of it trains"
     stem = {"groups": {"stem": "stem", "rest": "*"}, "phases": [{"train": ["stem"], "until": "end"}]}
-    assert cut(vit, stem, pictures(size=160)).reason == "cls_token trains, and belongs to no layer"
+    assert cut(network, stem).reason == "no layer comes before conv1.0.weight, which trains"
+    norms = {"groups": {"norm": "norm", "rest": "*"}, "phases": [{"train": ["norm"], "until": "end"}]}
+    assert cut(network, norms).reason == (
+        "the layers below conv1.1 are computed as fast as their output is read: 14 operations for a byte, and"
+        " it takes 100 to pay"
+    )
+    vit = timm.create_model("test_vit", num_classes=5)
+    assert cut(vit, stem, pictures(size=160)).reason == (
+        "the network itself, not one of its layers, holds cls_token, which trains"
+    )
     crossvit = timm.create_model("crossvit_9_240", num_classes=5, img_size=240)
     assert "need more than" in cut(crossvit, TOP, pictures(size=240)).reason
+    dropped = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 3), nn.Linear(3, 3))
+    top = {"groups": {"top": "re:^3", "rest": "*"}, "phases": [{"train": ["top"], "until": "end"}]}
+    assert cut(dropped, top, pictures(3, 16, 1)).reason == "no layer comes before 0, which drops at random"
 
 
 def test_a_network_without_data_can_be_looked_at():

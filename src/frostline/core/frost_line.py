@@ -29,6 +29,7 @@ OUTPUTS = 3
 FLOPS_PER_BYTE = 100
 """Features pay if a byte of them saves as much arithmetic. A core computes some 50 operations in the time
 that it takes to read a byte from a disk; the features of a stem alone save fewer."""
+ALL_TRAINS = "all of it trains"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Whole:
     """The whole network runs at every step."""
 
     reason: str
+    """A clause."""
 
 
 @dataclass
@@ -53,10 +55,15 @@ class Split:
     flops: int
     """Floating-point operations of the prefix for an image."""
     prefix: frozenset[str]
-    """Names of the parameters and buffers that the features depend on."""
+    """Names of the parameters and buffers that the features depend on, or may."""
     stand_in: Tensor = field(repr=False)
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
     """The modules of the prefix in the order of their calls, and what they gave for the stand-in."""
+
+    @property
+    def name(self) -> str:
+        """Where the cut lies, such as ``fc:input``."""
+        return f"{self.module}:{self.side}"
 
     @property
     def bytes(self) -> int:
@@ -65,7 +72,8 @@ class Split:
 
     def fingerprint(self) -> str:
         """Return the sha256 of what the features depend on: the names and bytes of the prefix's tensors."""
-        state = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        named = self.network.named_parameters, self.network.named_buffers
+        state = {name: tensor for each in named for name, tensor in each(remove_duplicate=False)}
         digest = hashlib.sha256()
         for name in sorted(self.prefix):
             tensor = state[name].detach().cpu().contiguous()
@@ -144,15 +152,31 @@ def split(network: nn.Module, plan: FreezePlan, phase: int, images: Tensor) -> S
         phase: whose frost line is meant.
         images: (N, C, H, W) of which N, at least 3, prove that the parts equal the whole.
     """
-    found = candidates(network, plan, phase, images[:1])
+    found = worthwhile(network, plan, phase, images[:1])
+    if isinstance(found, Whole):
+        return found
+    return the_first(found, lambda cut: _proven(cut, images))
+
+
+def the_first(cuts: Sequence[Split], holds: Callable[[Split], bool]) -> Split | Whole:
+    """Return the first cut that holds, or that none does."""
+    most = f"{cuts[0].module} need more than its {cuts[0].side}"
+    nowhere = Whole(f"the layers behind {most}, so no two parts make the whole")
+    return next((cut for cut in cuts if holds(cut)), nowhere)
+
+
+def worthwhile(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor) -> list[Split] | Whole:
+    """Return those of the `candidates` whose features are read sooner than computed; at least one."""
+    found = candidates(network, plan, phase, stand_in)
     if isinstance(found, Whole):
         return found
     worth = [each for each in found if each.flops >= FLOPS_PER_BYTE * each.bytes]
-    if not worth:
-        return Whole(f"the layers below {found[0].module} are computed as fast as they are read")
-    return next(
-        (each for each in worth if _proven(each, images)),
-        Whole(f"the layers behind {worth[0].module} need more than its {worth[0].side}"),
+    if worth:
+        return worth
+    best = max(found, key=lambda each: each.flops / each.bytes)
+    return Whole(
+        f"the layers below {best.module} are computed as fast as their output is read:"
+        f" {best.flops / best.bytes:.2g} operations for a byte, and it takes {FLOPS_PER_BYTE} to pay"
     )
 
 
@@ -160,29 +184,37 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
     """Return cuts at the frost line and right below, none of them proven, in the order in which to try them.
 
     Args:
-        network: as `split` has it; may have no data, on torch's meta device.
+        network: as `split` has it; may have no data, as on torch's meta device.
         plan: a run's.
         phase: whose frost line is meant.
-        stand_in: (1, C, H, W).
+        stand_in: (N, C, H, W), one image or a few.
     """
+    if plan.trained(phase).issuperset(name for name, _ in network.named_parameters()):
+        return Whole(ALL_TRAINS)
     moving = _moving(network, plan, phase)
     if network in moving:
-        return Whole(f"{moving[network]}, and belongs to no layer")
+        return Whole(f"the network itself, not one of its layers, holds {moving[network]}")
     if not moving:
         return Whole("nothing trains")
     names = {module: name for name, module in network.named_modules()}
     around = {network.get_submodule(name) for module in moving for name in _ancestors(names[module])}
     around -= moving.keys()
-    frozen = {child for parent in around for child in parent.children()} - around - moving.keys()
+    frozen = names.keys() - around - moving.keys()
     calls: list[tuple[nn.Module, Any]] = []
     flops = [0]  # after so many calls
     entered: list[tuple[nn.Module, tuple[Any, ...], int]] = []  # with the calls before it
     counter = FlopCounterMode(display=False)
+    inside = False  # a frozen layer
 
     def watch(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            if inside:
+                return forward(*args, **kwargs)
             if module in frozen:
+                inside = True
                 output = forward(*args, **kwargs)
+                inside = False
                 calls.append((module, output))
                 flops.append(counter.get_total_flops())
                 return output
@@ -202,12 +234,16 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
     except _Reached:
         first = entered[-1][0]
     else:
-        return Whole("the layers that train are not called as layers")
+        return Whole("the layers that train are never called, so where the frozen ones end can't be seen")
     if not calls:
-        return Whole(f"{moving[first]}, and no layer comes before {names[first]}")
-    shared = {
-        f"{names[module]}.".lstrip(".") + own for module in around for own in _tensors(module, own=True)
-    }
+        return Whole(f"no layer comes before {moving[first]}")
+    called = {f"{names[each]}.{tensor}" for each, _ in calls for tensor in _tensors(each, own=False)}
+    # What no call shows may be used in any place: by the network itself, or out of a layer never called.
+    anywhere = {
+        f"{names[module]}.".lstrip(".") + tensor
+        for module in around | frozen
+        for tensor in _tensors(module, own=True)
+    } - called
     found: dict[tuple[str, str], Split] = {}
     # From the frost line outwards: the first trained layer, then the blocks that it lies in.
     for module, args, count in reversed(entered):
@@ -217,7 +253,7 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
         if module is not network:
             ends.insert(0, (module, "input", args[0] if args else None, count))
         for at, side, value, n in ends:
-            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == 1 and n:
+            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == len(stand_in) and n:
                 below = {
                     f"{names[each]}.{tensor}" for each, _ in calls[:n] for tensor in _tensors(each, own=False)
                 }
@@ -227,14 +263,14 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
                     side,
                     shape=tuple(value.shape[1:]),
                     dtype=value.dtype,
-                    flops=flops[n],
-                    prefix=frozenset(shared | below),
+                    flops=flops[n] // len(stand_in),
+                    prefix=frozenset(anywhere | below),
                     stand_in=stand_in,
                     calls=calls[:n],
                 )
                 found.setdefault((cut.module, side), cut)
     if not found:
-        return Whole(f"{names[first]} is not given one tensor, an entry an image")
+        return Whole(f"what {names[first]} is given is not one tensor with an entry for each image")
     # A sort is stable: of equal ones the nearest to the frost line comes first.
     return sorted(found.values(), key=lambda each: (-each.flops, each.bytes))
 
@@ -264,15 +300,15 @@ def _instead(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]
 
 
 def _moving(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
-    """What gives another output at the next step: layer → why; layers inside such a layer may be left out."""
-    changing = plan.trained(phase) | plan.moving_statistics(phase)
+    """What gives another output at the next step: layer → what of it does, and why."""
+    trained, statistics = plan.trained(phase), plan.moving_statistics(phase)
     found: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
-        own = (f"{name}.{tensor}" if name else tensor for tensor in _tensors(module, own=True))
-        if trained := next((tensor for tensor in own if tensor in changing), None):
-            found[module] = f"{trained} trains"
+        own = [f"{name}.{tensor}" if name else tensor for tensor in _tensors(module, own=True)]
+        if changing := next((tensor for tensor in own if tensor in trained | statistics), None):
+            found[module] = f"{changing}, which {'trains' if changing in trained else 'moves'}"
         elif module.training and _is_random(module):
-            found[module] = f"{name} is random"
+            found[module] = f"{name}, which drops at random"
     return found
 
 
