@@ -12,8 +12,11 @@ from torch import nn
 
 from frostline import cli, compose, plan, schedules
 from frostline.report import plan_text
+from frostline.services import Services
+from frostline.stages.measuring import reuse_of
 from tests.imports import SRC
-from tests.tiny import run_config
+from tests.tiny import RESNET as TIMM
+from tests.tiny import PROBE, Bench, run_config
 
 CONF = SRC.parent / "conf"
 MLP = ["backbone=mlp", "backbone.hidden=[32,16]", "input.size=8", "trainer.batch_size=20", "--images", "100"]
@@ -78,12 +81,64 @@ def test_tables(run):
     rows = [line.split() for line in out.splitlines()]
     assert ["top", "stage:-1", "528", "19", "%"] in rows
     # 64 → 32 → 16 → 10 are 2,048 + 512 + 160 products an image; phase 0 takes 2 epochs of 100 images.
-    assert ["0", "5.44", "k", "320", "1.15", "M", "1.25", "KiB", "680", "B"] in rows
-    assert ["1", "5.44", "k", "1.66", "k", "1.42", "M", "3.75", "KiB", "2.73", "KiB"] in rows
+    assert ["0", "0", "5.44", "k", "320", "1.15", "M", "1.25", "KiB", "680", "B"] in rows
+    assert ["1", "0", "5.44", "k", "1.66", "k", "1.42", "M", "3.75", "KiB", "2.73", "KiB"] in rows
     assert (
         "phase 1 ends on time, since its patience of 3 epochs ends no sooner, and goes back to its best"
         in out
     )
+
+
+WIDE = ["backbone=mlp", "backbone.hidden=[512,16]", "input.size=8", "--images", "100"]
+
+
+def once(out):
+    """The lines of a plan's tables that say what runs once."""
+    return [line.strip() for line in out.splitlines() if " features " in line or " runs all " in line]
+
+
+def test_tables_say_what_runs_once(run):
+    # 64 → 512 → 16 are 65,536 and 16,384 operations an image, and 64 bytes.
+    out = run("freeze=gradual", "trainer.epochs=10", *WIDE)
+    assert once(out) == [
+        "phase 0 expects features at head:input, 16 numbers (64 B) an image; the layers below run once",
+        "phase 1 runs all layers at every step: the layers below hidden.1 are computed as fast as their"
+        " output is read: 32 operations for a byte, and it takes 100 to pay",
+        "phase 2 runs all layers at every step: all of it trains",
+    ]
+    # 81,920 once, and 320 forward and 320 backward for 2 epochs, of 100 images.
+    rows = [line.split() for line in out.splitlines()]
+    assert ["0", "81.9", "k", "320", "320", "8.32", "M", "2", "KiB", "680", "B"] in rows
+
+
+def test_augmentation_asks_for_views(run):
+    words = ["freeze=gradual", "trainer.epochs=10", "augment=light", *WIDE]
+    first, second, third = once(run(*words))
+    reason = "augmentation draws the images anew at each step; features.views=4 draws four of each once"
+    assert first == f"phase 0 runs all layers at every step: {reason}"
+    # It would not help where nothing can be cut.
+    assert "as fast as" in second
+    assert third == "phase 2 runs all layers at every step: all of it trains"
+    out = run(*words, "features.views=4")
+    assert once(out)[0] == (
+        "phase 0 expects features at head:input, 16 numbers (64 B) for each of an image's 4 views;"
+        " the layers below run once"
+    )
+    assert ["0", "81.9", "k", "320", "320", "32.9", "M"] in [line.split()[:7] for line in out.splitlines()]
+
+
+def test_phases_alike_share_a_line(run):
+    assert once(run("freeze=gradual", "features=off", "trainer.epochs=10", *WIDE)) == [
+        "phases 0–2, each runs all layers at every step: features=off"
+    ]
+
+
+def test_features_that_may_not_be_kept_are_not_expected(run, monkeypatch):
+    monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
+    assert once(run("freeze=linear_probe", *WIDE)) == [
+        "phase 0 runs all layers at every step: features at head:input would take 6.25 KiB, and 1.05 KiB may"
+        " be kept; FROSTLINE_CACHE_GIB=1 allows more"
+    ]
 
 
 @pytest.mark.parametrize("freeze", [*ready(), "own"])
@@ -105,13 +160,15 @@ def test_the_yaml_says_what_each_phase_comes_to(run):
     assert lines[0].startswith("# freeze=own on test_resnet, ")
     assert lines[1].startswith("# parameters: head ")
     start = lines.index("  - train: [head]")
-    assert lines[start - 3].startswith(
+    assert lines[start - 4].startswith(
         "  # phase 1: epochs 5–6.5, 6 steps; ends early if val/accuracy reaches 0.9"
     )
-    assert "parameters train, " in lines[start - 2]
-    assert "; rates: head " in lines[start - 2]
-    assert lines[start - 1].startswith("  #   FLOPs: ")
-    assert "; memory: activations " in lines[start - 1]
+    assert "parameters train, " in lines[start - 3]
+    assert "; rates: head " in lines[start - 3]
+    assert lines[start - 2].startswith("  #   FLOPs: ")
+    assert " once, " in lines[start - 2]
+    assert "; memory: activations " in lines[start - 2]
+    assert lines[start - 1].startswith("  #   expects features at fc:input, ")
     # What the phase is given by the one before.
     inherited = lines[start + 1 : lines.index("  - train: all")]
     assert "    lr: {layer_decay: 0.5}" in inherited
@@ -125,8 +182,42 @@ def test_json_holds_all_of_it(run):
     assert made["schedule"]["groups"] == {"head": "head", "top": "stage:-1", "rest": "*"}
     assert [section["name"] for section in made["sections"]] == ["stage:0", "stage:1", "head"]
     first, *_ = made["phases"]
-    assert first["cost"] == {"forward": 5440, "backward": 320, "activations": 64}
+    assert first["cost"] == {"once": 0, "forward": 5440, "backward": 320, "activations": 64}
+    assert (first["features"], first["whole"][:36]) == (None, "the layers below head are computed a")
     assert first["course"]["rates"]["head"][0] == first["rates"]["head"][0]
+
+
+def test_json_holds_what_runs_once(run):
+    made = json.loads(run("freeze=linear_probe", *WIDE, "--format", "json"))
+    (phase,) = made["phases"]
+    assert phase["features"] == {
+        "at": "head:input",
+        "bytes": 64,
+        "sections": ["stage:0", "stage:1"],
+        "shape": [16],
+        "views": 1,
+    }
+    assert phase["whole"] is None
+    assert phase["cost"]["once"] == 2 * (64 * 512 + 512 * 16)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("freeze", ["linear_probe", "gradual", "norm_only"])
+def test_a_run_finds_what_is_expected(backbone, freeze, tmp_path):
+    size = 160 if backbone == "test_vit" else 64
+    kept = Bench(
+        {
+            "backbone": {**TIMM, "name": backbone},
+            "input": {"size": size, "channels": 3},
+            "freeze": schedules.load(freeze).model_dump(exclude_none=True),
+            "trainer.epochs": 5,
+        },
+        train=20,
+    )
+    made = plan.of_run(kept.config, kept.plan, kept.network, kept.data.spec, 20)
+    expected = [p.features.at if p.features else f"whole network: {p.whole}" for p in made.phases]
+    reuse = reuse_of(kept.config, 0, kept.data.spec, Services(tmp_path))
+    assert kept.fit(tmp_path, reuse=reuse).features == expected
 
 
 def test_the_head_has_as_many_classes_as_one_says(run):
@@ -140,8 +231,8 @@ def test_an_unknown_cost_is_said(project, capsys):
             assert images.sum().item() is not None
             return super().forward(images.flatten(1))
 
-    network = nn.Sequential(Looks(64, 4), nn.Linear(4, 2))
-    config = run_config()
+    network = nn.Sequential(nn.Identity(), Looks(64, 4), nn.Linear(4, 2))
+    config = run_config({"freeze": PROBE})
     from frostline.models.pretrained import NO_WEIGHTS, input_spec
     from frostline.stages.training import plan_of
 
@@ -149,7 +240,9 @@ def test_an_unknown_cost_is_said(project, capsys):
     made = plan.of_run(config, plan_of(config, network, 100), network, spec, 100)
     assert made.phases[0].cost is None
     plan_text.show(made, 160)
-    assert capsys.readouterr().out.count("unknown") == 4
+    out = capsys.readouterr().out
+    assert out.count("unknown") == 5
+    assert once(out) == ["phase 0 runs all layers at every step: without data this network shows no cut"]
     assert "FLOPs: unknown forward" in plan_text.as_yaml(made)
     assert json.loads(made.as_json())["phases"][0]["cost"] is None
 

@@ -21,6 +21,12 @@ def test_silence(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_sentence_is_said_once(capsys):
+    for text in ("one", "two", "one"):
+        progress.say_once(text)
+    assert capsys.readouterr() == ("", "one\ntwo\n")
+
+
 def test_short_work_is_one_line(capsys):
     with progress.shown("work", 3) as advance:
         for _ in range(3):
@@ -47,13 +53,8 @@ def test_work_that_fails_does_not_say_that_it_is_done(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_gets_a_bar():
-    code = """
-from frostline.progress import shown
-with shown("work [1/2]", 2) as advance:
-    advance(1, "val/accuracy 0.5")
-    advance()
-"""
+def on_a_terminal(code):
+    """What a terminal is sent, each line as often as it is drawn, without colours."""
     ours, theirs = pty.openpty()
     settings = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "100"}
     subprocess.run([sys.executable, "-c", code], stderr=theirs, env=settings, check=True)
@@ -65,8 +66,30 @@ with shown("work [1/2]", 2) as advance:
     except OSError:  # Linux says so when the other end is closed.
         pass
     os.close(ours)
-    text = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.decode())
+    return re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown.decode())
+
+
+def test_a_terminal_gets_a_bar():
+    text = on_a_terminal("""
+from frostline.progress import shown
+with shown("work [1/2]", 2) as advance:
+    advance(1, "val/accuracy 0.5")
+    advance()
+""")
     assert "2/2" in text
     assert "val/accuracy 0.5" in text
     assert "━" in text
     assert "work [1/2]" in text
+
+
+def test_the_bar_of_a_part_stands_below_that_of_the_whole():
+    text = on_a_terminal("""
+from frostline.progress import say_once, shown
+with shown("whole", 1) as advance:
+    with shown("part", 1) as inner:
+        inner()
+        say_once("a sentence")
+    advance()
+""")
+    assert re.search(r"whole[^\n]*\r\n[^\n]*part[^\n]* 1/1", text)
+    assert "a sentence" in text

@@ -15,7 +15,7 @@ from frostline import compose, project
 from frostline.errors import FrostlineError
 from frostline.files import content_key, exclusive, publish, read_yaml
 from frostline.processes import end_with_dvc
-from frostline.progress import shown
+from frostline.progress import say_once, shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run
 from frostline.services import Labelled, NoTracker, Services, Tracker
 from frostline.validate import validated
@@ -114,7 +114,7 @@ def services(label: str = "") -> Services:
     """
     tracker: Tracker = NoTracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
     short = short_label(label)
-    return Services(project.scratch(), shown, Labelled(tracker, short) if short else tracker)
+    return Services(project.scratch(), shown, say_once, Labelled(tracker, short) if short else tracker)
 
 
 @cache

@@ -18,6 +18,7 @@ from typing import Any
 from frostline.errors import FrostlineError
 
 CHUNK = 1 << 20
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def canonical_json(value: Any) -> str:
@@ -42,6 +43,14 @@ def sha256_of(path: Path) -> str:
 def number(value: float) -> str:
     """Return `value` in the fewest digits that read back as the same double."""
     return repr(float(value))
+
+
+def size(number: float) -> str:
+    """Return bytes with three digits and a binary prefix: ``21.2 MiB``."""
+    power = 0
+    while number >= 999.5 and power < len(UNITS) - 1:
+        number, power = number / 1024, power + 1
+    return f"{number:.3g} {UNITS[power]}"
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -12,7 +12,7 @@ from frostline import project
 from frostline.core import feature_files
 from frostline.core.feature_files import Entry
 from frostline.errors import FrostlineError
-from frostline.files import canonical_json, exclusive
+from frostline.files import UNITS, canonical_json, exclusive, size
 
 Format = Literal["table", "json"]
 
@@ -21,7 +21,6 @@ WORDS = ("backbone", "cut", "dataset", "split")
 KEY_DIGITS = 12
 LIST_WIDTH = 160
 """Where the list does not go to a terminal."""
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 NO_FEATURES = (
     "no features are kept yet: a run whose first layers are frozen keeps what they make of the images, "
     "such as frostline finetune freeze=linear_probe"
@@ -98,14 +97,6 @@ def clear(form: Format) -> None:
     else:
         files = f"{_count(len(removed), 'file')} of features and {pixels.files} of pixels"
         print(f"removed {files}: freed {size(freed)}; the next run computes what it needs again")
-
-
-def size(number: float) -> str:
-    """Return bytes with three digits and a binary prefix: ``21.2 MiB``."""
-    power = 0
-    while number >= 999.5 and power < len(UNITS) - 1:
-        number, power = number / 1024, power + 1
-    return f"{number:.3g} {UNITS[power]}"
 
 
 def bytes_of(text: str) -> int:

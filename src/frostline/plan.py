@@ -1,18 +1,23 @@
 """`frostline plan`: what a freeze schedule gives on this backbone and data set, before anything trains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from frostline.core import cost, outline
+from frostline import project
+from frostline.core import cost, outline, thaw
+from frostline.core.cost import Cost
 from frostline.core.freeze import FreezePlan
+from frostline.core.frost_line import Split, Whole, the_first
 from frostline.core.outline import GroupOutline, PhaseOutline, SectionOutline
 from frostline.core.written_out import written_out
 from frostline.schema import Experiment, Run
+from frostline.services import Services
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from frostline.data.features import Reuse
     from frostline.data.pixels import InputSpec
 
 
@@ -101,11 +106,14 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         spec: what the network sees.
         images: that it trains on.
     """
+    from frostline.stages.measuring import reuse_of
     from frostline.stages.training import backbone_name
 
+    reuse = reuse_of(run, run.seeds[0], spec, Services(project.scratch()))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     shape = (spec.channels, spec.size, spec.size)
-    costs = cost.of_phases(network, plan, shape)
+    cuts, behind = zip(*_cuts(reuse, network, plan, images), strict=True) if plan.phases else ((), ())
+    costs = [one or other for one, other in zip(behind, cost.of_phases(network, plan, shape), strict=True)]
     return Plan(
         backbone=backbone_name(run),
         dataset=run.dataset.kind,
@@ -119,8 +127,53 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         steps_per_epoch=plan.steps_per_epoch,
         groups=outline.groups(plan, sizes),
         sections=outline.sections(plan, sizes),
-        phases=outline.phases(plan, sizes, run.optimizer.lr, run.trainer.batch_size, costs),
+        phases=outline.phases(
+            plan,
+            sizes,
+            run.optimizer.lr,
+            run.trainer.batch_size,
+            costs,
+            cuts,
+            reuse.views or 1,
+        ),
     )
+
+
+def _cuts(
+    reuse: "Reuse", network: "nn.Module", plan: FreezePlan, images: int
+) -> Iterator[tuple[Split | Whole | None, Cost | None]]:
+    """Yield where the training of each phase will cut the network, None: not known, and the cost behind."""
+    try:
+        sketch = cost.without_data(network)
+        dropout = thaw.Dropout(sketch)
+    except Exception:  # the network's own code, as in `core.cost`
+        yield from [(None, None)] * len(plan.phases)
+        return
+    for index, phase in enumerate(plan.phases):
+        dropout.set(phase.dropout, phase.drop_path)
+        thaw.enter(sketch, plan, index)
+        yield _cut(reuse, sketch, plan, index, images)
+
+
+def _cut(
+    reuse: "Reuse", sketch: "nn.Module", plan: FreezePlan, phase: int, images: int
+) -> tuple[Split | Whole | None, Cost | None]:
+    try:
+        cuts = reuse.cuts(sketch, plan, phase)
+    except Exception:  # as above
+        return None, None
+    if isinstance(cuts, Whole):
+        return cuts, None
+    costs: dict[str, Cost | None] = {}
+
+    def holds(cut: Split) -> bool:
+        costs[cut.name] = cost.behind(cut)
+        return costs[cut.name] is not None
+
+    cut = the_first(cuts, holds)
+    if isinstance(cut, Split):
+        cut = reuse.fitting(cut, images)
+    return cut, costs[cut.name] if isinstance(cut, Split) else None
 
 
 def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:

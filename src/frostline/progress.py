@@ -4,7 +4,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PLAIN_SECONDS = 10.0
 """The least time between two plain lines of one piece of work."""
@@ -22,6 +26,22 @@ class Progress(Protocol):
     def __call__(self, description: str, total: int) -> AbstractContextManager[Advance]: ...
 
 
+class Say(Protocol):
+    """Says a sentence."""
+
+    def __call__(self, text: str) -> None: ...
+
+
+def mute(text: str) -> None:
+    """Say nothing."""
+
+
+@cache
+def say_once(text: str) -> None:
+    """Say a sentence on standard error, above a bar if there is one; no sentence twice in a process."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def silent(description: str, total: int) -> Iterator[Advance]:
     """Show nothing."""
@@ -37,7 +57,6 @@ def shown(description: str, total: int) -> Iterator[Advance]:
 
 @contextmanager
 def _bar(description: str, total: int) -> Iterator[Advance]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -55,7 +74,7 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    with Bar(*columns, console=_console()) as bar:
         task = bar.add_task(description, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
@@ -63,6 +82,14 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
             bar.update(task, advance=n, **fields)
 
         yield advance
+
+
+@cache
+def _console() -> "Console":
+    """One for all bars, so that the bar of a part stands below that of the whole."""
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 @contextmanager

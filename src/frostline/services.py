@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from frostline.progress import Progress, silent
+from frostline.progress import Progress, Say, mute, silent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -131,4 +131,5 @@ class Services:
 
     scratch: Path
     progress: Progress = silent
+    say: Say = mute
     tracker: Tracker = field(default_factory=NoTracker)

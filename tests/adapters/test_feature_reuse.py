@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 
 import pytest
@@ -64,7 +65,29 @@ def test_training_on_features_is_training_but_for_rounding(schedule, tmp_path):
 def test_it_says_where_each_phase_begins(tmp_path):
     result, *_ = trained({"freeze": GRADUAL}, tmp_path)
     assert result.features[:3] == ["fc:input", "layer3:output", "fc:input"]
-    assert "no layer comes before" in result.features[3]
+    assert result.features[3] == "whole network: all of it trains"
+
+
+def lines(changes, folder):
+    """What a fit says."""
+    bench, said = Bench({**NETWORK, "trainer": {"epochs": 4}, **changes}), []
+    bench.fit(folder, reuse=dataclasses.replace(reuse_of(bench, folder), say=said.append))
+    return said
+
+
+def test_it_says_so_as_each_phase_begins_and_not_what_goes_without_saying(tmp_path):
+    assert lines({"freeze": GRADUAL}, tmp_path) == [
+        "phase 0 trains on features at fc:input",
+        "phase 1 trains on features at layer3:output",
+        "phase 2 trains on features at fc:input",  # the top has moved
+    ]
+    assert lines({"freeze": PROBE}, tmp_path) == ["phase 0 trains on features at fc:input (there already)"]
+    assert lines({"freeze": ALL, "augment": LIGHT}, tmp_path / "a") == []
+    assert lines({"freeze": PROBE, "features": {"kind": "off"}}, tmp_path / "b") == []
+    assert lines({"freeze": PROBE, "augment": LIGHT}, tmp_path / "c") == [
+        "phase 0 runs the whole network: augmentation draws the images anew at each step;"
+        " features.views=4 draws four of each once"
+    ]
 
 
 @pytest.mark.parametrize("schedule", [PROBE, GRADUAL], ids=["probe", "gradual"])
@@ -116,7 +139,7 @@ def test_augmentation_needs_views(tmp_path):
     result, *_ = trained({"freeze": PROBE, "augment": {"mixup": 0.2}}, tmp_path / "b")
     assert "mixup" in result.features[0]
     result, *_ = trained({"freeze": PROBE, "features": {"kind": "off"}}, tmp_path / "c")
-    assert result.features == ["features=off"]
+    assert result.features == ["whole network: features=off"]
     assert not (tmp_path / "c/features").exists()
 
 
@@ -137,7 +160,10 @@ def test_views_are_drawn_once_and_taken_in_turn(tmp_path):
 
 def test_features_that_do_not_fit_the_cache_are_not_made(tmp_path):
     result, *_ = trained({"freeze": PROBE}, tmp_path, limit=1000)
-    assert result.features == ["features at fc take 0.0 GiB, more than the cache may"]
+    assert result.features == [
+        "whole network: features at fc:input would take 15 KiB, and 0.977 KiB may be kept;"
+        " FROSTLINE_CACHE_GIB=1 allows more"
+    ]
 
 
 @pytest.mark.parametrize(

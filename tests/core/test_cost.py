@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frostline.core import cost, freeze
+from frostline.core import cost, freeze, thaw
+from frostline.core.frost_line import candidates
 from frostline.core.layers import layers_of
 from frostline.core.rates import Curve
 from frostline.models.mlp import Mlp
@@ -41,6 +42,43 @@ def test_fully_connected_layers_by_hand():
     assert head.activations == 8 * FLOAT
     assert top.activations == (16 + 8) * FLOAT
     assert everything.activations == (64 + 16 + 8) * FLOAT
+
+
+def behind(network, *phases, shape):
+    """Name of each cut of the last phase → the cost behind it."""
+    network = cost.without_data(network)
+    groups = {"head": "head", "top": "stage:-1", "rest": "*"}
+    last = {**phases[-1], "until": "end"}
+    schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
+    plan = freeze.plan(schedule, layers_of(network), Curve("constant"), 10, 10)
+    thaw.enter(network, plan, len(phases) - 1)
+    images = torch.empty(3, *shape, device="meta")
+    return {cut.name: cost.behind(cut) for cut in candidates(network, plan, len(phases) - 1, images)}
+
+
+def test_what_lies_behind_features_by_hand():
+    (whole,) = costs(Mlp(64, [16, 8], 10), TOP, shape=(1, 8, 8))
+    cuts = behind(Mlp(64, [16, 8], 10), TOP, shape=(1, 8, 8))
+    found = cuts["hidden.1:input"]
+    assert (found.once, found.forward) == (2 * 1024, 2 * (128 + 80))
+    assert (found.backward, found.activations) == (whole.backward, whole.activations)
+
+
+def test_features_that_do_not_hold_all_that_comes_behind_have_no_cost():
+    """A residual block's shortcut needs what its first convolution is given, too."""
+    network = timm.create_model("test_resnet", num_classes=3)
+    cuts = behind(network, TOP, shape=(3, 32, 32))
+    assert cuts["layer4.0.conv1:input"] is None
+    assert cuts["layer3:output"].once == cuts["layer4:input"].once > 0
+
+
+def test_the_rest_of_a_sequence_is_not_kept():
+    """Of a vision transformer's tokens the head sees one."""
+    network = timm.create_model("test_vit", num_classes=3)
+    (whole,) = costs(network, HEAD, shape=(3, 160, 160))
+    found = behind(network, HEAD, shape=(3, 160, 160))["head:input"]
+    assert found.once + found.forward == whole.forward
+    assert found.activations == 64 * FLOAT < whole.activations
 
 
 class Convolutions(nn.Module):

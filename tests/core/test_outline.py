@@ -1,10 +1,12 @@
 """A plan in numbers, on a network of three layers that can be counted by hand."""
 
 import pytest
+import torch
 from torch import nn
 
 from frostline.core import freeze, outline
 from frostline.core.cost import Cost
+from frostline.core.frost_line import Split, Whole
 from frostline.core.layers import layers_of
 from frostline.core.rates import Curve
 from frostline.models.mlp import Mlp
@@ -30,11 +32,11 @@ def sizes(network):
     return {name: parameter.numel() for name, parameter in network.named_parameters()}
 
 
-def outlined(network, phases, lr=0.1, costs=None, **arguments):
+def outlined(network, phases, lr=0.1, costs=None, cuts=None, views=1, **arguments):
     plan = made(network, phases, **arguments)
-    costs = costs or [None] * len(phases)
+    costs, cuts = costs or [None] * len(phases), cuts or [None] * len(phases)
     counts = sizes(network)
-    return outline.groups(plan, counts), outline.phases(plan, counts, lr, 20, costs)
+    return outline.groups(plan, counts), outline.phases(plan, counts, lr, 20, costs, cuts, views)
 
 
 def test_groups_and_what_trains(network):
@@ -144,6 +146,16 @@ def test_costs_lie_with_their_phases(network):
     cost = Cost(forward=1, backward=2, activations=3)
     _, (first, second) = outlined(network, phases, costs=[None, cost])
     assert (first.cost, second.cost) == (None, cost)
+
+
+def test_what_runs_once_lies_with_its_phase(network):
+    phases = [{"train": ["head"], "until": "20%"}] * 2 + [{"train": "all", "until": "end"}]
+    prefix = frozenset(name for name in sizes(network) if name.startswith("hidden"))
+    cut = Split(network, "head", "input", (2,), torch.float32, 36, prefix, torch.zeros(1, 4), ())
+    _, (first, second, third) = outlined(network, phases, cuts=[cut, Whole("it trains"), None], views=4)
+    assert first.features == outline.FeaturesOutline("head:input", (2,), 8, 4, ("stage:0", "stage:1"))
+    assert (second.features, third.features) == (None, None)
+    assert [phase.whole for phase in (first, second, third)] == [None, "it trains", None]
 
 
 def test_batch_norm_is_told_from_none():

@@ -8,8 +8,9 @@ import torch
 
 from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_module import Classifier, Reused
-from frostline.core.frost_line import Whole
-from frostline.data.features import Reuse
+from frostline.core.execution import behind
+from frostline.core.frost_line import ALL_TRAINS, Split, Whole
+from frostline.data.features import OFF, Reuse
 from frostline.data.pixels import Images
 
 
@@ -31,7 +32,7 @@ class FeatureReuse(pl.Callback):
         self.freezing, self.reuse, self.averages = freezing, reuse, averages
         self.train, self.val = train, val
         self.said: list[str] = []
-        """Of each phase so far: at which layer it begins, ``fc:input``, or why it runs the whole network."""
+        """Of each phase so far: where the features are, ``fc:input``, or ``whole network: …`` and why."""
         self.seconds = 0.0
         """Spent before the first step."""
         self._phase: int | None = None
@@ -72,21 +73,29 @@ class FeatureReuse(pl.Callback):
             return
         self._phase = phase
         module.reused = None
-        found = self._found(module, phase)
-        if not isinstance(found, str):
-            module.reused = found
-        self.said[phase:] = [found if isinstance(found, str) else f"{found.split.module}:{found.split.side}"]
+        plan, network = self.freezing.plan, module.network
+        found = self.reuse.cuts(network, plan, phase)
+        cut = found if isinstance(found, Whole) else self.reuse.cut(network, plan, phase, self.train)
+        if isinstance(cut, Split):
+            module.reused, there = self._reused(cut, phase)
+            self.said[phase:] = [cut.name]
+            already = " (there already)" if there else ""
+            self.reuse.say(f"phase {phase} trains on features at {cut.name}{already}")
+        else:
+            self.said[phase:] = [f"whole network: {cut.reason}"]
+            if cut.reason not in (ALL_TRAINS, OFF):
+                self.reuse.say(f"phase {phase} runs the whole network: {cut.reason}")
 
-    def _found(self, module: Classifier, phase: int) -> Reused | str:
-        """The parts of the network, or why it stays whole."""
-        if reason := self.reuse.why_not():
-            return reason
+    def _reused(self, split: Split, phase: int) -> tuple[Reused, bool]:
+        """The parts of the network with their features, and whether all of those were there already."""
         plan = self.freezing.plan
-        split = self.reuse.cut(module.network, plan, phase, self.train)
-        if isinstance(split, Whole):
-            return split.reason
         views = [None] if self.reuse.views is None else list(range(self.reuse.views))
-        train = [self.reuse.features(split, self.train, view) for view in views]
+        kept = [self.reuse.kept(split, self.train, view) for view in views]
         moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
         drifts = self.averages and not moved.isdisjoint(split.prefix)
-        return Reused(split, train, None if drifts else self.reuse.features(split, self.val))
+        val = None if drifts else self.reuse.kept(split, self.val)
+        there = all(there for _, there in [*kept, *([val] if val else [])])
+        network = split.network
+        precision = behind(plan.trained(phase), network, self.reuse.execution(network).trains)
+        train = [features for features, _ in kept]
+        return Reused(split, train, val[0] if val else None, precision), there

@@ -2,7 +2,8 @@
 
 Nothing is computed: a copy of the network without data (torch's meta device) is run forwards and backwards,
 frozen as the phase says, so that autograd itself decides how far down the backward pass goes and which
-gradients it takes. Of a frozen prefix the forward pass alone is left: no gradient, nothing kept.
+gradients it takes. Of a frozen prefix the forward pass alone is left: no gradient, nothing kept. Where its
+features are reused (`core.frost_line`), that is done once.
 
 Arithmetic is that of matrix products, convolutions and attention, a multiply-add counted as two operations;
 additions, activations and norms are left out, as in published counts. A linear layer from n to m units:
@@ -13,7 +14,7 @@ additions, activations and norms are left out, as in published counts. A linear 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from frostline.core.freeze import FreezePlan
+from frostline.core.frost_line import Split
 from frostline.core.thaw import enter
 
 IMAGES = 2
@@ -34,12 +36,14 @@ class Cost:
     """Of training on one image."""
 
     forward: int
-    """Floating-point operations."""
+    """Floating-point operations at each step."""
     backward: int
     """Floating-point operations."""
     activations: int
     """Bytes that the forward pass keeps for the backward pass, in float32, weights left out. Attention is
     counted as torch computes it without a fused kernel, which keeps more than one with."""
+    once: int = 0
+    """Floating-point operations that are done once, before the first step."""
 
 
 def of_phases(network: nn.Module, plan: FreezePlan, shape: Sequence[int]) -> list[Cost | None]:
@@ -57,6 +61,23 @@ def of_phases(network: nn.Module, plan: FreezePlan, shape: Sequence[int]) -> lis
     return [_of_phase(sketch, plan, phase, shape) for phase in range(len(plan.phases))]
 
 
+def behind(cut: Split) -> Cost | None:
+    """Return the cost of a phase on the features of a cut; None: the layers behind it need more than these.
+
+    Args:
+        cut: of a network without data as `core.thaw.enter` makes it for the phase. Its stand-in is not of
+            `IMAGES` images: what is taken from it in place of the features does not fit to them.
+    """
+    assert len(cut.stand_in) != IMAGES
+    try:
+        features = cut.stand_in.new_empty((IMAGES, *cut.shape), dtype=cut.dtype)
+        return _counted(cut.network, features, cut.rest, cut.flops)
+    except Exception:  # as above
+        return None
+    finally:
+        cut.network.zero_grad(set_to_none=True)
+
+
 def without_data(network: nn.Module) -> nn.Module:
     """Return a copy on the meta device, made without a copy of the weights in between."""
     tensors = [*network.parameters(), *network.buffers()]
@@ -71,15 +92,22 @@ def _empty(tensor: Tensor) -> Tensor:
 def _of_phase(sketch: nn.Module, plan: FreezePlan, phase: int, shape: Sequence[int]) -> Cost | None:
     try:
         enter(sketch, plan, phase)
-        return _counted(sketch, torch.empty(IMAGES, *shape, device="meta"))
+        return _counted(sketch, torch.empty(IMAGES, *shape, device="meta"), sketch)
     except Exception:  # as above
         return None
     finally:
         sketch.zero_grad(set_to_none=True)
 
 
-def _counted(sketch: nn.Module, images: Tensor) -> Cost:
-    """The cost of a step, whose loss is left out: next to the network's it is nothing."""
+def _counted(sketch: nn.Module, images: Tensor, forwards: Callable[[Tensor], Tensor], once: int = 0) -> Cost:
+    """The cost of a step, whose loss is left out: next to the network's it is nothing.
+
+    Args:
+        sketch: the network.
+        images: or their features.
+        forwards: makes logits of them.
+        once: what is done before.
+    """
     own = {_storage(tensor) for tensor in (*sketch.parameters(), *sketch.buffers())}
     kept: dict[
         int, torch.UntypedStorage
@@ -91,7 +119,8 @@ def _counted(sketch: nn.Module, images: Tensor) -> Cost:
         return tensor
 
     with _counter() as forward, saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = sketch(images)
+        logits = forwards(images)
+    assert len(logits) == len(images)
     with _counter() as backward:
         if logits.requires_grad:
             logits.backward(torch.empty_like(logits))
@@ -100,6 +129,7 @@ def _counted(sketch: nn.Module, images: Tensor) -> Cost:
         forward=forward.get_total_flops() // count,
         backward=backward.get_total_flops() // count,
         activations=sum(storage.nbytes() for storage in kept.values()) // count,
+        once=once,
     )
 
 

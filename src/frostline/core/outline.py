@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from math import ceil
 
 from frostline.core.cost import Cost
 from frostline.core.freeze import FreezePlan, PlateauRule, epochs_text
+from frostline.core.frost_line import Split, Whole
 from frostline.core.layers import Place
 
 Rates = tuple[float, float]
@@ -47,6 +49,22 @@ class Course:
 
 
 @dataclass(frozen=True)
+class FeaturesOutline:
+    """What a phase's frozen layers make of the images once, if the run proves it on images."""
+
+    at: str
+    """The layer whose input or output they are: ``fc:input``."""
+    shape: tuple[int, ...]
+    """Of an image's."""
+    bytes: int
+    """Of an image's, in float32."""
+    views: int
+    """Of each image: augmentation draws so many, once; 1 without."""
+    sections: tuple[str, ...]
+    """Of the network, that run once as a whole."""
+
+
+@dataclass(frozen=True)
 class PhaseOutline:
     """A phase, if every phase takes its whole budget."""
 
@@ -76,6 +94,10 @@ class PhaseOutline:
     """None: this network can't be counted."""
     gradients: int
     """Bytes of the gradients, in float32; Adam's two averages take as much again, each."""
+    features: FeaturesOutline | None
+    """None: all layers run at every step."""
+    whole: str | None
+    """Why they do, as a clause; None: they don't, or it is not known."""
 
 
 def groups(plan: FreezePlan, sizes: Mapping[str, int]) -> list[GroupOutline]:
@@ -106,6 +128,8 @@ def phases(
     lr: float,
     batch_size: int,
     costs: Sequence[Cost | None],
+    cuts: Sequence[Split | Whole | None],
+    views: int = 1,
 ) -> list[PhaseOutline]:
     """Describe the plan's phases.
 
@@ -115,10 +139,12 @@ def phases(
         lr: the rate that the plan's factors multiply.
         batch_size: images a step where a phase sets none.
         costs: of each phase.
+        cuts: of each phase, where the network is cut; None: not known.
+        views: of each image, where augmentation draws a fixed number.
     """
     found: list[PhaseOutline] = []
     starts: tuple[int, ...] = ()
-    for index, (phase, cost) in enumerate(zip(plan.phases, costs, strict=True)):
+    for index, (phase, cost, cut) in enumerate(zip(plan.phases, costs, cuts, strict=True)):
         starts = (*starts, plan.end_of(starts) if starts else 0)
         first, last = starts[-1], plan.end_of(starts) - 1
         trained = sum(sizes[name] for name in plan.trained(index))
@@ -141,6 +167,8 @@ def phases(
                 course=course,
                 cost=cost,
                 gradients=BYTES * trained,
+                features=_features(plan, cut, views) if isinstance(cut, Split) else None,
+                whole=cut.reason if isinstance(cut, Whole) else None,
             )
         )
     return found
@@ -171,6 +199,14 @@ def _sampled(plan: FreezePlan, starts: tuple[int, ...]) -> tuple[int, ...]:
 def _spread(begin: int, end: int) -> Iterator[int]:
     for i in range(COURSE_POINTS):
         yield begin + round(i * (end - begin) / (COURSE_POINTS - 1))
+
+
+def _features(plan: FreezePlan, cut: Split, views: int) -> FeaturesOutline:
+    places = sorted(plan.layers.places.items(), key=lambda item: item[1].depth)
+    rest = {_section(place) for name, place in places if name not in cut.prefix}
+    in_order = dict.fromkeys(_section(place) for _, place in places)
+    once = takewhile(lambda section: section not in rest, in_order)
+    return FeaturesOutline(cut.name, cut.shape, cut.bytes, views, tuple(once))
 
 
 def _section(place: Place) -> str:

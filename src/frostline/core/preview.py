@@ -16,7 +16,8 @@ def text(plan: FreezePlan, network: nn.Module, lr: float) -> str:
     """
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     lines: list[str] = []
-    for phase in outline.phases(plan, sizes, lr, batch_size=1, costs=[None] * len(plan.phases)):
+    unknown = [None] * len(plan.phases)
+    for phase in outline.phases(plan, sizes, lr, batch_size=1, costs=unknown, cuts=unknown):
         lines.append(
             f"phase {phase.index}: epochs {phase.first_epoch:.4g}–{phase.first_epoch + phase.epochs:.4g},"
             f" {phase.steps} steps, ends {phase.ends}; {phase.parameters:,} parameters train"

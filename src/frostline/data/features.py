@@ -1,6 +1,8 @@
 """What a network's frozen layers make of images: computed once, kept, shared by all that freeze the same."""
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from frostline import schema
 from frostline.core import frost_line
+from frostline.core.execution import Execution, autocast, execution_of
 from frostline.core.feature_cache import FeatureCache
 from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split, Whole
@@ -17,8 +20,11 @@ from frostline.core.seeds import generator
 from frostline.data.augment import augment, augments
 from frostline.data.mix import mixes
 from frostline.data.pixels import Images, InputSpec, normalise
-from frostline.progress import Progress, silent
+from frostline.files import size
+from frostline.progress import Progress, Say, mute, silent
+from frostline.project import GIB
 
+OFF = "features=off"
 FORMAT = 1
 """Of all that features depend on beside their key; changes when their making does."""
 BATCH = 64
@@ -39,6 +45,7 @@ class Reuse:
     trainer: schema.Trainer
     seed: int
     progress: Progress = silent
+    say: Say = mute
 
     @property
     def views(self) -> int | None:
@@ -46,15 +53,25 @@ class Reuse:
         drawn = isinstance(self.config, schema.AutoFeatures) and augments(self.augment)
         return self.config.views if drawn else None  # type: ignore[union-attr]
 
-    def why_not(self) -> str | None:
-        """Return why no phase can train on features, whatever it freezes; None: nothing is in the way."""
+    def cuts(self, network: nn.Module, plan: FreezePlan, phase: int) -> list[Split] | Whole:
+        """Return where training may cut the network, best first, none of them proven, or why nowhere.
+
+        Args:
+            network: as `core.thaw.enter` makes it for the phase; may have no data.
+            plan: a run's.
+            phase: whose frost line is meant.
+        """
         if isinstance(self.config, schema.NoFeatures):
-            return "features=off"
-        if mixes(self.augment):
-            return "mixup and CutMix mix the images anew at each step"
-        if augments(self.augment) and self.views is None:
-            return "augmentation draws the images anew at each step; features.views=4 would draw four of each"
-        return None
+            return Whole(OFF)
+        device = next(network.parameters()).device
+        images = torch.zeros(PROOF, self.spec.channels, self.spec.size, self.spec.size, device=device)
+        # What has no data is in float32: torch's meta device has no autocast.
+        with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
+            found = frost_line.worthwhile(network, plan, phase, images)
+        # Only of what could be cut else is it worth knowing what is in the way.
+        if isinstance(found, list) and (reason := self._fresh()):
+            return Whole(reason)
+        return found
 
     def cut(self, network: nn.Module, plan: FreezePlan, phase: int, images: Images) -> Split | Whole:
         """Return the network, cut at the frost line of a phase where features of `images` are worth keeping.
@@ -67,17 +84,12 @@ class Reuse:
         """
         rows = torch.arange(PROOF) % len(images)
         device = next(network.parameters()).device
-        with self._precision(device):
-            found = frost_line.split(
-                network, plan, phase, normalise(images.pixels[rows].to(device), self.spec)
-            )
-        if isinstance(found, Whole):
-            return found
-        needed = found.bytes * len(images) * (self.views or 1)
-        if needed > self.cache.limit:
-            gib = needed / 2**30
-            return Whole(f"features at {found.module} take {gib:.1f} GiB, more than the cache may")
-        return found
+        execution = self.execution(network)
+        execution.arrange(network)
+        with autocast(execution.frozen, device):
+            shown = execution.arranged(normalise(images.pixels[rows].to(device), self.spec))
+            found = frost_line.split(network, plan, phase, shown)
+        return found if isinstance(found, Whole) else self.fitting(found, len(images))
 
     def features(self, split: Split, images: Images, view: int | None = None) -> Tensor:
         """Return the features of images, (N, *split.shape), on the CPU; memory-mapped if they are many.
@@ -87,20 +99,24 @@ class Reuse:
             images: N of them.
             view: which of the augmented views, 0 the first; None: the images as they are.
         """
-        device = next(split.network.parameters()).device
+        return self.kept(split, images, view)[0]
+
+    def kept(self, split: Split, images: Images, view: int | None = None) -> tuple[Tensor, bool]:
+        """Return `features`, and whether they were there already."""
+        device, execution = next(split.network.parameters()).device, self.execution(split.network)
         drawn = None if view is None else {"seed": self.seed, "view": view, **self.augment.model_dump()}
         about: dict[str, Any] = {
             "format": FORMAT,
             "backbone": getattr(self.backbone, "name", self.backbone.kind),
             "network": self.backbone.model_dump(),
-            "cut": f"{split.module}:{split.side}",
+            "cut": split.name,
             "weights": split.fingerprint(),
             "input": self.spec.to_dict(),
             "dataset": images.dataset,
             "split": images.split if view is None else f"{images.split}, view {view}",
             "images": images.key,
             "view": drawn,
-            "precision": self.trainer.precision,
+            "precision": execution.frozen,
             "threads": self.trainer.threads,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "versions": {name: version(name) for name in ("torch", "timm")},
@@ -109,16 +125,34 @@ class Reuse:
         title = f"features of {images.dataset} ({images.split}) at {split.module}"
 
         def produce() -> Iterator[Tensor]:
-            with self.progress(title, len(images)) as advance, self._precision(device):
+            with self.progress(title, len(images)) as advance, autocast(execution.frozen, device):
                 for begin in range(0, len(images), BATCH):
                     pixels = images.pixels[begin : begin + BATCH].to(device)
                     if view is not None:
                         pixels = augment(pixels, self.augment, generator(self.seed, "view", view, begin))
-                    yield split.features(normalise(pixels, self.spec))
+                    yield split.features(execution.arranged(normalise(pixels, self.spec))).contiguous()
                     advance(len(pixels))
 
-        features, _ = self.cache.get(about, shape, split.dtype, produce)
-        return features
+        return self.cache.get(about, shape, split.dtype, produce)
 
-    def _precision(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16")
+    def fitting(self, cut: Split, count: int) -> Split | Whole:
+        """Return `cut`, unless its features, those of so many images, are more than may be kept."""
+        needed, limit = cut.bytes * count * (self.views or 1), self.cache.limit
+        if needed <= limit:
+            return cut
+        return Whole(
+            f"features at {cut.name} would take {size(needed)}, and {size(limit)} may be kept;"
+            f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
+        )
+
+    def execution(self, network: nn.Module) -> Execution:
+        """Return how a network is run where it lies."""
+        return execution_of(network, self.trainer.precision, next(network.parameters()).device)
+
+    def _fresh(self) -> str | None:
+        """Why the network sees other images at each step; None: it sees the same ones."""
+        if mixes(self.augment):
+            return "mixup and CutMix mix the images anew at each step"
+        if augments(self.augment) and self.views is None:
+            return "augmentation draws the images anew at each step; features.views=4 draws four of each once"
+        return None

@@ -1,17 +1,20 @@
 """A run's plan as tables for people, and as the YAML of its schedule, to edit and run."""
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
 
 from frostline.core.outline import PhaseOutline, Rates
-from frostline.files import yaml_text
+from frostline.files import size, yaml_text
 from frostline.plan import Plan
 
 LEAST_WIDTH = 120
 """Of a table: a number that is cut is worth less than a line that wraps."""
 UNKNOWN = "unknown"
+PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 
 
 def show(plan: Plan, width: int | None = None) -> None:
@@ -23,6 +26,10 @@ def show(plan: Plan, width: int | None = None) -> None:
     for table in tables:
         console.print()
         console.print(table)
+    if plan.phases:
+        console.print()
+    for text, phases in groupby(plan.phases, _runs_once):
+        console.print(f"{_span(list(phases))} {text}", style="dim")
     for phase in plan.phases[:-1]:
         console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
 
@@ -54,11 +61,13 @@ def _facts(plan: Plan, phase: PhaseOutline) -> Iterator[str]:
     )
     rates = "; ".join(f"{group} {' → '.join(map(_rate, at))}" for group, at in phase.rates.items())
     yield f"  {phase.parameters:,} parameters train, {_share(phase.share)}; rates: {rates}"
-    forward, backward, whole, activations, gradients = _cost(plan, phase)
+    once, forward, backward, whole, activations, gradients = _cost(plan, phase)
+    first = f"{once} once, " if phase.features else ""
     yield (
-        f"  FLOPs: {forward} forward and {backward} backward an image, {whole} in all;"
+        f"  FLOPs: {first}{forward} forward and {backward} backward an image, {whole} in all;"
         f" memory: activations {activations}, gradients {gradients}"
     )
+    yield f"  {_runs_once(phase)}"
 
 
 def _groups(plan: Plan) -> Table:
@@ -101,22 +110,41 @@ def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
 def _costs(plan: Plan) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("phase", justify="right")
-    for name in ("FLOPs an image: forward", "backward", "whole phase", "memory: activations", "gradients"):
+    table.add_column("FLOPs an image: once", justify="right", no_wrap=True)
+    for name in ("forward", "backward", "whole phase", "memory: activations", "gradients"):
         table.add_column(name, justify="right", no_wrap=True)
     for phase in plan.phases:
         table.add_row(str(phase.index), *_cost(plan, phase))
     return table
 
 
-def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str]:
-    """Forward and backward of an image, both of the whole phase, activations of a batch, gradients."""
-    gradients = _bytes(phase.gradients)
+def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str]:
+    """Of an image once, forward and backward; all of the whole phase; activations of a batch, gradients."""
+    gradients = size(phase.gradients)
     if phase.cost is None:
-        return UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, gradients
-    forward, backward = phase.cost.forward, phase.cost.backward
-    whole = (forward + backward) * phase.epochs * plan.images
+        return UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, gradients
+    once, forward, backward = phase.cost.once, phase.cost.forward, phase.cost.backward
+    views = phase.features.views if phase.features else 1
+    whole = (once * views + (forward + backward) * phase.epochs) * plan.images
     activations = phase.cost.activations * phase.batch_size
-    return _count(forward), _count(backward), _count(whole), _bytes(activations), gradients
+    return _count(once), _count(forward), _count(backward), _count(whole), size(activations), gradients
+
+
+def _runs_once(phase: PhaseOutline) -> str:
+    """What is computed once of a phase's images, or why nothing is. The run has the last word."""
+    if phase.features:
+        numbers, each = math.prod(phase.features.shape), "an image"
+        if phase.features.views > 1:
+            each = f"for each of an image's {phase.features.views} views"
+        kept = f"{numbers:,} numbers ({size(phase.features.bytes)}) {each}"
+        return f"expects features at {phase.features.at}, {kept}; the layers below run once"
+    return f"runs all layers at every step: {phase.whole or 'without data this network shows no cut'}"
+
+
+def _span(phases: Sequence[PhaseOutline]) -> str:
+    """Phases in a row: ``phase 0``, ``phases 1–3, each``."""
+    first, last = phases[0].index, phases[-1].index
+    return f"phase {first}" if first == last else f"phases {first}–{last}, each"
 
 
 def _epochs(phase: PhaseOutline) -> str:
@@ -134,16 +162,7 @@ def _share(share: float) -> str:
 
 def _count(number: float) -> str:
     """Three digits and a decimal prefix: ``3.63 G``."""
-    return _scaled(number, 1000, ("", " k", " M", " G", " T", " P", " E"))
-
-
-def _bytes(number: float) -> str:
-    """Three digits and a binary prefix: ``21.2 MiB``."""
-    return _scaled(number, 1024, (" B", " KiB", " MiB", " GiB", " TiB", " PiB"))
-
-
-def _scaled(number: float, base: int, units: Sequence[str]) -> str:
     power = 0
-    while number >= 999.5 and power < len(units) - 1:
-        number, power = number / base, power + 1
-    return f"{number:.3g}{units[power]}"
+    while number >= 999.5 and power < len(PREFIXES) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g}{PREFIXES[power]}"

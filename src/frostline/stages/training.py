@@ -5,7 +5,7 @@ A run leaves in its folder `weights.safetensors` (the best epoch's), `history.cs
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -255,7 +255,11 @@ def _train(
             | {name: timing[name] for name in ("train_seconds", "images_per_second")}
         )
         recorded.tags(
-            {"weights.sha256": sha256_of(out / WEIGHTS), "phases": _phases_text(plan, result.starts)}
+            {
+                "weights.sha256": sha256_of(out / WEIGHTS),
+                "phases": _phases_text(plan, result.starts),
+                "features": _features_text(result.features),
+            }
         )
         recorded.finished(out)
 
@@ -313,6 +317,10 @@ def _training(
         "load_report": {key: len(names) for key, names in report.to_dict().items()}
         | {"reset": list(report.reset)},
     }
+
+
+def _features_text(features: Sequence[str]) -> str:
+    return "; ".join(f"phase {i}: {text}" for i, text in enumerate(features)) or "nothing trains"
 
 
 def _phases_text(plan: freeze.FreezePlan, starts: tuple[int, ...]) -> str:
