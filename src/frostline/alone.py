@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from frostline import compose, project
 from frostline.errors import FrostlineError
@@ -62,7 +62,7 @@ class Job:
             if self.stage == "pretrain":
                 pretrain.run(config, data, out, given)
             else:
-                finetune_alone(_with_weights(config, composed, choices, given), data, out, given)
+                finetune_alone(with_weights(config, composed, choices, given), data, out, given)
             metrics = evaluate.read_metrics(out)
         return Done(label or name, out, metrics)
 
@@ -86,6 +86,23 @@ def finetune_alone(config: Run, data: Path, out: Path, given: Services) -> None:
 def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     """Return the index and folder of a data set, prepared now unless it has been."""
     return _prepared(compose.prepare_config(composed, role))
+
+
+def with_weights(config: Run, composed: Experiment, choices: Mapping[str, str], given: Services) -> Run:
+    """Return `config` with the path of `weights=pretrain`: pretrain first, once for all that want it."""
+    from frostline.stages import pretrain
+
+    if not isinstance(config.weights, PretrainWeights) or config.weights.path is not None:
+        return config
+    index, data = prepared(composed, "source")
+    wanted = compose.pretrain_config(composed, choices)
+    key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint])[:16]
+    folder = given.scratch / "pretrain" / key
+    with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
+        if not (folder / "metrics.json").is_file():
+            pretrain.run(wanted, data, folder, given)
+    weights = config.weights.model_copy(update={"path": str(folder / "weights.safetensors")})
+    return config.model_copy(update={"weights": weights})
 
 
 def measure_again(folder: Path, out: Path) -> Mapping[str, Mapping[str, float]]:
@@ -145,7 +162,12 @@ def out_folder(out: str | None, stage: str, name: str, label: str, config: Run) 
     """Return where results go: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>."""
     if out is not None:
         return Path(out) / _safe(label)
-    return Path("runs", stage, f"{_safe(name)}-{content_key(config.model_dump())[:8]}")
+    return named_folder(stage, name, config.model_dump())
+
+
+def named_folder(stage: str, name: str, content: Any) -> Path:
+    """Return runs/<stage>/<name>-<hash> for results that depend on the plain data `content`."""
+    return Path("runs", stage, f"{_safe(name)}-{content_key(content)[:8]}")
 
 
 def short_label(label: str) -> str:
@@ -170,20 +192,3 @@ def _prepared(config: Prepare) -> "tuple[Index, Path]":
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
     return index, data
-
-
-def _with_weights(config: Run, composed: Experiment, choices: Mapping[str, str], given: Services) -> Run:
-    """Fill in the path of `weights=pretrain`: pretrain first, once for all runs that want the same."""
-    from frostline.stages import pretrain
-
-    if not isinstance(config.weights, PretrainWeights) or config.weights.path is not None:
-        return config
-    index, data = prepared(composed, "source")
-    wanted = compose.pretrain_config(composed, choices)
-    key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint])[:16]
-    folder = given.scratch / "pretrain" / key
-    with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
-        if not (folder / "metrics.json").is_file():
-            pretrain.run(wanted, data, folder, given)
-    weights = config.weights.model_copy(update={"path": str(folder / "weights.safetensors")})
-    return config.model_copy(update={"weights": weights})

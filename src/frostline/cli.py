@@ -25,6 +25,7 @@ examples:
                      freeze=linear_probe out=DIR                  one run on your own pictures
   frostline finetune -m freeze=linear_probe,full seed=0,1,2       every combination
   frostline finetune --cfg job                                    what would run, as YAML
+  frostline probe optimizer.lr=1e-3,1e-2 seed=0,1,2               how good a backbone's frozen features are
   frostline ui                                                    compare runs in the browser
 
 KEY=VALUE is a Hydra override: a choice of option (freeze=gradual) or a value (trainer.epochs=5).
@@ -45,6 +46,22 @@ examples:
 
 What is removed is computed again when a run needs it; runs that use it now go on. The environment variable
 FROSTLINE_CACHE_GIB is the limit for features; unset, it is 20, or a quarter of the disk's room if less."""
+PROBE_EXAMPLES = """\
+examples:
+  frostline probe dataset=digits backbone=efficientnet_lite0 weights=imagenet
+                                                                how good ImageNet's features are for digits
+  frostline probe dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
+                  optimizer.lr=1e-4,1e-3,1e-2 loss.label_smoothing=0,0.1 seed=0,1,2
+                                                                18 heads, trained at once
+  frostline probe weights=file weights.path=runs/NAME/weights.safetensors weights.head=reset
+                                                                what a run of yours has learned
+
+The backbone runs once over the images; its features are kept for later probes and fine-tunings
+(frostline cache). Lists of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed make the
+heads; validation chooses among them, and the test split is read for the best setting alone.
+
+leaves in out: probe.json, heads.csv (a row a head), and the best head as a run of its own, as
+`frostline finetune freeze=linear_probe` leaves it; out is runs/probe/NAME unless given."""
 CLASSES = 10
 """Of a plan for which no data set is looked at: as many as those have that come with frostline."""
 PICTURES = (".svg", ".png")
@@ -183,6 +200,11 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument(
             "--pretrained", type=Path, help="folder of the pretraining that weights=pretrain means"
         )
+
+    sub = add("probe", _probe, "judge a backbone's frozen features: many heads at once", PROBE_EXAMPLES)
+    _overrides(sub, "optimizer.lr=1e-3,1e-2 seed=0,1,2 out=DIR")
+    sub.add_argument("-m", "--multirun", action="store_true", help="not needed: lists are tried anyway")
+    sub.add_argument("--out", type=Path, help="folder of the results")
 
     sub = add("evaluate", _evaluate, "measure trained networks on their test split, which is read here only")
     sub.add_argument("run", type=Path, nargs="?", help="the folder of a finished run, to measure again")
@@ -364,6 +386,12 @@ def _train_stage(arguments: argparse.Namespace, stage: str) -> None:
 
         run = pretrain.run if stage == "pretrain" else finetune.run
         run(config, arguments.data, arguments.out, services, arguments.timing)
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from frostline import probing
+
+    probing.run(_with_out(arguments))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,45 @@ def multirun(overrides: Sequence[str], task: Task) -> list[Any]:
         )
         # JobReturn.return_value raises what else the job raised.
         return [job.return_value for job in _flat(batches)]
+
+
+def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
+    """Compose for every combination of what lists give `keys`; no other key may have a list.
+
+    Returns:
+        The experiments, and the option chosen in each group.
+
+    Raises:
+        FrostlineError: an override or a config is wrong.
+    """
+    given = [spelled(each, sweep=each.partition("=")[0].lstrip("+") in keys) for each in overrides]
+    with _hydra(), _sentences(given):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(given)
+        lists = {each.key_or_group: each for each in parsed if each.is_sweep_override()}
+        values: dict[str, list[Any]] = {}
+        for key, override in lists.items():
+            typed = as_typed(str(override.input_line))
+            if key not in keys:
+                raise FrostlineError(f"{typed}: takes one value here; lists are for {', '.join(keys)}")
+            values[key] = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+            if not values[key]:
+                raise FrostlineError(f"{typed}: no list; name values, such as {key}=1,2")
+        first = [
+            f"{each.get_key_element()}={next(each.sweep_string_iterator())}"
+            if each in lists.values()
+            else text
+            for text, each in zip(given, parsed, strict=True)
+        ]
+        config = hydra_compose("config", first, return_hydra_config=True)
+        _, choices = _experiment(config)
+        found = []
+        for combination in product(*values.values()):
+            for key, value in zip(values, combination, strict=True):
+                OmegaConf.update(config, key, value)
+            found.append(_experiment(config)[0])
+        return found, choices
 
 
 def _combinations(parsed: Sequence[Override]) -> Iterator[list[str]]:

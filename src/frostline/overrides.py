@@ -21,6 +21,8 @@ STAGES_OF_PRETRAINING = (
     "trainer",
 )
 """The groups that pretraining has of its own, under `pretrain.`."""
+OF_A_HEAD = ("optimizer.lr", "optimizer.weight_decay", "loss.label_smoothing", "seed")
+"""The keys in which runs may differ whose heads are trained at once."""
 _PLAIN = re.compile(r"[A-Za-z0-9_/\\+.$%*@?|:=, -]*")
 """What Hydra's grammar takes without quotes."""
 _STRUCTURED = re.compile(r"""\s*(['"{\[]|\$\{|\w+\()""")

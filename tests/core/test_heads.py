@@ -288,6 +288,29 @@ def test_what_memory_does_not_hold_takes_turns(digits, monkeypatch):
     assert [len(group) for group in heads._groups(given, digits[0], ADAMW)] == [1] * 4
 
 
+def test_epochs_take_several_views_in_turn(digits):
+    features, *rest = digits
+    other = features.flip(1).contiguous()
+    one = dataclasses.replace(ADAMW, epochs=1)
+    first = train_heads(several(), features, *rest, one)
+    assert all(map(same, train_heads(several(), [features, other], *rest, one), first))
+    mixed = train_heads(several(), [features, other], *rest, ADAMW)
+    assert all(a.history[1] != b.history[2] for a, b in zip(mixed, mixed, strict=True))
+    assert all(map(same, mixed, train_heads(several(), [features, other, features], *rest, ADAMW)))
+    plain = train_heads(several(), features, *rest, ADAMW)
+    assert not any(map(same, mixed, plain))
+
+
+def test_it_tells_of_each_epoch_of_each_head(digits, monkeypatch):
+    told = []
+    train_heads(several(), *digits, ADAMW, told.append)
+    assert told == [4] * 3
+    monkeypatch.setattr(heads, "MEMORY", 1)
+    told.clear()
+    train_heads(several(), *digits, ADAMW, told.append)
+    assert told == [1] * 12
+
+
 def test_no_heads_no_fits(digits):
     assert train_heads([], *digits, ADAMW) == []
 

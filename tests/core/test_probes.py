@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from frostline.core import probes
-from frostline.core.probes import knn, ridge
+from frostline.core.probes import choose_k, knn, ridge
 
 PENALTIES = [1000.0, 0.1, 1.0, 10.0]
 
@@ -71,6 +71,23 @@ def test_neighbours_are_scikit_learns(digits, k, temperature):
     ).fit(features.numpy(), labels.numpy())
     shares = knn(features, labels, 10, queries, k, temperature)
     np.testing.assert_allclose(shares, theirs.predict_proba(queries.numpy()), atol=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [70_000, 2**26])
+def test_k_is_what_knn_does_best_with(digits, chunk, monkeypatch):
+    monkeypatch.setattr(probes, "CHUNK_BYTES", chunk)
+    features, labels, queries, truth = digits
+    fit = choose_k(features, labels, 10, [1, 20, 5], 0.07, queries, truth)
+    assert [k for k, _ in fit.accuracies] == [1, 20, 5]
+    for k, accuracy in fit.accuracies:
+        shares = knn(features, labels, 10, queries, k, 0.07)
+        assert accuracy == (shares.argmax(1) == truth).sum().item() / len(truth)
+    assert dict(fit.accuracies)[fit.k] == max(accuracy for _, accuracy in fit.accuracies)
+
+
+def test_ties_go_to_more_neighbours():
+    features, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    assert choose_k(features, labels, 3, [2, 1], 1.0, features, labels).k == 2
 
 
 def test_neighbours_know_most_digits(digits):

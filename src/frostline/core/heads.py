@@ -8,8 +8,9 @@ monitor.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -97,11 +98,12 @@ class HeadFit:
 @torch.no_grad()
 def train_heads(
     heads: Sequence[Head],
-    features: Tensor,
+    features: Tensor | Sequence[Tensor],
     labels: Tensor,
     val_features: Tensor,
     val_labels: Tensor,
     recipe: Recipe,
+    on_epoch: Callable[[int], None] = lambda heads: None,
 ) -> list[HeadFit]:
     """Train `heads`, each as if alone; a loss that is not finite ends its own head's training only.
 
@@ -109,11 +111,12 @@ def train_heads(
 
     Args:
         heads: of the same K and D.
-        features: (N, D) float32, or float64 for all.
+        features: (N, D) float32, or float64 for all; or several views of them, which epochs take in turn.
         labels: (N,) int64, from 0 to K − 1.
         val_features: (M, D).
         val_labels: (M,) int64.
         recipe: what they have in common.
+        on_epoch: called with the number of heads that have trained for another epoch.
 
     Returns:
         A fit for each head, in their order.
@@ -124,16 +127,19 @@ def train_heads(
     smoothed = any(head.label_smoothing for head in heads) or recipe.class_weights is not None
     if recipe.loss == "mse" and smoothed:
         raise ValueError("mse has no label smoothing and no class weights; leave them out")
-    width = features.shape[1]
-    if more := -width % (ALIGNMENT // features.element_size()):
+    views = [features] if isinstance(features, Tensor) else list(features)
+    width = val_features.shape[1]
+    if more := -width % (ALIGNMENT // val_features.element_size()):
         # Zeros have no gradient and stay what they are.
-        features, val_features = functional.pad(features, (0, more)), functional.pad(val_features, (0, more))
+        views = [functional.pad(view, (0, more)) for view in views]
+        val_features = functional.pad(val_features, (0, more))
         heads = [replace(head, weight=functional.pad(head.weight, (0, more))) for head in heads]
     found: list[HeadFit] = []
-    for group in _groups(heads, features, recipe):
+    for group in _groups(heads, views[0], recipe):
         # One alone would go another way through MKL, with other rounding; two of it do not.
         company = group if len(group) > 1 else [*group, *group]
-        fits = _Group(company, features, labels, val_features, val_labels, recipe).train()
+        advance = partial(on_epoch, len(group))
+        fits = _Group(company, views, labels, val_features, val_labels, recipe).train(advance)
         found += fits[: len(group)]
     for fit in found:
         fit.weight, fit.bias = fit.weight[:, :width].clone(), fit.bias.clone()
@@ -159,14 +165,15 @@ class _Group:
     def __init__(
         self,
         heads: Sequence[Head],
-        features: Tensor,
+        views: Sequence[Tensor],
         labels: Tensor,
         val_features: Tensor,
         val_labels: Tensor,
         recipe: Recipe,
     ) -> None:
+        features = views[0]
         self.heads, self.recipe = heads, recipe
-        self.features, self.labels = features, labels
+        self.views, self.labels = views, labels
         self.val_features, self.val_labels = val_features, val_labels
         self.shape = heads[0].weight.shape
         flat = torch.stack([torch.cat([head.weight.flatten(), head.bias]) for head in heads]).to(features)
@@ -178,6 +185,7 @@ class _Group:
         self.values: list[tuple[float, ...] | None] = [None] * len(heads)
         """The best epoch's score, of each head."""
         # In float64, as the optimizers of torch compute with Python's numbers.
+        self.device = features.device
         self.lr = self._column([head.lr for head in heads])
         self.decay = self._column([head.weight_decay for head in heads])
         self.objective = _Mse() if recipe.loss == "mse" else _CrossEntropy(heads, features, recipe)
@@ -187,7 +195,7 @@ class _Group:
         # Kept from step to step: megabytes anew from the system at every step cost as much as a product.
         self.gathered = features.new_empty(len(heads) * max(self.sizes), features.shape[1])
 
-    def train(self) -> list[HeadFit]:
+    def train(self, on_epoch: Callable[[], None]) -> list[HeadFit]:
         """Train to the end, or until every head has failed."""
         self._record(0, None, None)
         for epoch in range(self.recipe.epochs):
@@ -195,6 +203,7 @@ class _Group:
                 break
             losses, right = self._epoch(epoch)
             self._record(epoch + 1, losses, right)
+            on_epoch()
         return self.fits
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
@@ -205,9 +214,10 @@ class _Group:
         seeds = orders if len(orders) == 1 else [head.seed for head in self.heads]
         order = torch.stack([orders[seed] for seed in seeds])
         losses, right = [], []
+        view = self.views[epoch % len(self.views)]
         for number, rows in enumerate(order.split(self.sizes, dim=1)):
             features = self.gathered[: rows.numel()]
-            torch.index_select(self.features, 0, rows.flatten(), out=features)
+            torch.index_select(view, 0, rows.flatten(), out=features)
             features = features.view(*rows.shape, -1)
             loss, hit = self._step(epoch * len(self.sizes) + number, features, self.labels[rows])
             losses.append(loss)
@@ -262,7 +272,7 @@ class _Group:
         return flat[..., :size].unflatten(-1, self.shape), flat[..., size : size + self.shape[0]]
 
     def _column(self, numbers: list[float]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.float64, device=self.features.device)[:, None]
+        return torch.tensor(numbers, dtype=torch.float64, device=self.device)[:, None]
 
     def _validate(self) -> tuple[Tensor, Tensor]:
         """Return the mean loss, (H,) float64, and the hits, (H,)."""

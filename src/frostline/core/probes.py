@@ -95,6 +95,40 @@ def ridge(
     )
 
 
+@dataclass(frozen=True)
+class KnnFit:
+    """The number of neighbours that does best on validation."""
+
+    k: int
+    accuracies: tuple[tuple[int, float], ...]
+    """(k, validation accuracy) of all that were tried, in the order given."""
+
+
+def choose_k(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    ks: Sequence[int],
+    temperature: float,
+    val_features: Tensor,
+    val_labels: Tensor,
+) -> KnnFit:
+    """Choose among `ks` by the validation accuracy of `knn`, looking for neighbours once; ties: the largest.
+
+    The arguments are those of `ridge` and `knn`.
+
+    Raises:
+        ValueError: as `knn`.
+    """
+    right = [0] * len(ks)
+    truths = iter(val_labels.split(_rows(features)))
+    for votes in _votes(features, labels, classes, val_features, ks, temperature):
+        truth = next(truths)
+        right = [before + int(hits(shares, truth)) for before, shares in zip(right, votes, strict=True)]
+    best = max(zip(right, ks, strict=True))[1]
+    return KnnFit(best, tuple((k, r / len(val_labels)) for k, r in zip(ks, right, strict=True)))
+
+
 def knn(
     features: Tensor, labels: Tensor, classes: int, queries: Tensor, k: int, temperature: float
 ) -> Tensor:
@@ -116,20 +150,35 @@ def knn(
     Raises:
         ValueError: `k` is not from 1 to N, or `temperature` is not above 0.
     """
-    if not 1 <= k <= len(features):
-        raise ValueError(f"k: found {k}; give 1 to {len(features)}, the images that vote")
+    return torch.cat([shares for (shares,) in _votes(features, labels, classes, queries, [k], temperature)])
+
+
+def _votes(
+    features: Tensor, labels: Tensor, classes: int, queries: Tensor, ks: Sequence[int], temperature: float
+) -> Iterator[list[Tensor]]:
+    """Give the shares of the votes, (m, K) for each k, of some queries at a time."""
+    for k in ks:
+        if not 1 <= k <= len(features):
+            raise ValueError(f"k: found {k}; give 1 to {len(features)}, the images that vote")
     if temperature <= 0:
         raise ValueError(f"temperature: found {temperature}; give a number above 0")
     # Dividing the products by the lengths spares a copy of all features at length 1.
     lengths = features.norm(dim=1).clamp(min=torch.finfo(features.dtype).tiny)
-    rows = max(1, CHUNK_BYTES // (features.element_size() * len(features)))
-    shares = queries.new_zeros(len(queries), classes)
-    for query, share in zip(queries.split(rows), shares.split(rows), strict=True):
+    for query in queries.split(_rows(features)):
         cosines = functional.normalize(query, dim=1) @ features.T / lengths
-        nearest, index = cosines.topk(k)
+        nearest, index = cosines.topk(max(ks))
         # Softmax: the weights as shares of their sum, and no overflow where T is small.
-        share.scatter_add_(1, labels[index], (nearest / temperature).softmax(1))
-    return shares
+        yield [
+            query.new_zeros(len(query), classes).scatter_add_(
+                1, labels[index[:, :k]], (nearest[:, :k] / temperature).softmax(1)
+            )
+            for k in ks
+        ]
+
+
+def _rows(features: Tensor) -> int:
+    """Queries at a time."""
+    return max(1, CHUNK_BYTES // (features.element_size() * len(features)))
 
 
 def _blocks(features: Tensor) -> Iterator[Tensor]:

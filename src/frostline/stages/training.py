@@ -38,7 +38,7 @@ from frostline.files import (
 from frostline.models import lora
 from frostline.models.pretrained import Start, about, check_start, input_spec, start_network
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
-from frostline.services import RunInfo, Services
+from frostline.services import Recorded, RunInfo, Services
 from frostline.stages import wise_ft
 from frostline.stages.measuring import network_with, reuse_of
 
@@ -184,7 +184,6 @@ def _train(
 ) -> None:
     from frostline.adapters.lit_data import ImageData
     from frostline.adapters.lit_module import Classifier
-    from frostline.adapters.trainer import HISTORY as COLUMNS
     from frostline.adapters.trainer import fit
 
     machine.pin(run.trainer.threads)
@@ -216,7 +215,7 @@ def _train(
     )
     epochs = run.trainer.epochs if plan.phases else 0
     with (
-        services.tracker.run(_info(run, seed, index)) as recorded,
+        services.tracker.run(info(run, seed, index)) as recorded,
         services.progress(title, epochs + 1) as advance,
     ):
 
@@ -237,11 +236,7 @@ def _train(
             result.best_state, swept["wise_ft"] = wise_ft.swept(
                 plain, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
-        weights.save(out / WEIGHTS, result.best_state, about(spec, index.classes, run.backbone))
-        write_text(out / HISTORY, csv_text(COLUMNS, ([row[c] for c in COLUMNS] for row in result.history)))
-        write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
-        done = _training(result, plan, report, len(labelled), out) | swept
-        write_text(out / TRAINING, canonical_json(done))
+        leave(run, seed, given, result, plan, report, len(labelled), out, swept)
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
         timing: dict[str, Any] = {
             "train_seconds": seconds,
@@ -249,19 +244,58 @@ def _train(
             "images_per_second": result.images / seconds if seconds else 0.0,
         }
         write_text(out / TIMING, canonical_json(timing))
-        best = result.history[result.best_epoch]
-        recorded.metrics(
-            {f"best/{name}": float(best[name] or 0) for name in ("epoch", "val/loss", "val/accuracy")}
-            | {name: timing[name] for name in ("train_seconds", "images_per_second")}
-        )
-        recorded.tags(
-            {
-                "weights.sha256": sha256_of(out / WEIGHTS),
-                "phases": _phases_text(plan, result.starts),
-                "features": _features_text(result.features),
-            }
-        )
-        recorded.finished(out)
+        record(recorded, result, plan, timing, out)
+
+
+def leave(
+    run: Run,
+    seed: int,
+    given: Material,
+    result: Any,
+    plan: freeze.FreezePlan,
+    report: LoadReport,
+    images: int,
+    out: Path,
+    more: Mapping[str, Any],
+) -> None:
+    """Leave a finished run's files in `out`.
+
+    Args:
+        run: its config.
+        seed: the run's.
+        given: what it was trained on.
+        result: an `adapters.trainer.Fit`, or what is like it.
+        plan: what trained when.
+        report: how its first weights were loaded.
+        images: that it trained on.
+        out: the folder.
+        more: for training.json.
+    """
+    weights.save(out / WEIGHTS, result.best_state, about(given.spec, given.index.classes, run.backbone))
+    columns = list(result.history[0])
+    write_text(out / HISTORY, csv_text(columns, ([row[c] for c in columns] for row in result.history)))
+    write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
+    done = _training(result, plan, report, images, out) | dict(more)
+    write_text(out / TRAINING, canonical_json(done))
+
+
+def record(
+    recorded: Recorded, result: Any, plan: freeze.FreezePlan, timing: Mapping[str, Any], out: Path
+) -> None:
+    """Record what a finished run came to, and the files that it left in `out`."""
+    best = result.history[result.best_epoch]
+    recorded.metrics(
+        {f"best/{name}": float(best[name] or 0) for name in ("epoch", "val/loss", "val/accuracy")}
+        | {name: timing[name] for name in ("train_seconds", "images_per_second")}
+    )
+    recorded.tags(
+        {
+            "weights.sha256": sha256_of(out / WEIGHTS),
+            "phases": _phases_text(plan, result.starts),
+            "features": _features_text(result.features),
+        }
+    )
+    recorded.finished(out)
 
 
 def penalty_of(
@@ -278,7 +312,8 @@ def penalty_of(
             return None
 
 
-def _info(run: Run, seed: int, index: Index) -> RunInfo:
+def info(run: Run, seed: int, index: Index) -> RunInfo:
+    """Return what is known of a run before it begins."""
     tags = {
         "arm": run.arm or "",
         "backbone": backbone_name(run),
@@ -313,6 +348,7 @@ def _training(
         "training_images": images,
         "phases": phases,
         "features": result.features,
+        "precision": {"frozen": result.execution.frozen, "trains": result.execution.trains},
         "weights_sha256": sha256_of(out / WEIGHTS),
         "load_report": {key: len(names) for key, names in report.to_dict().items()}
         | {"reset": list(report.reset)},
