@@ -493,8 +493,9 @@ class Trainer(Strict):
     """CPU threads; part of the result's bytes, so pinned here."""
     sampling: Literal["shuffle", "balanced"]
     """shuffle: an epoch sees every image once; balanced: as many, each drawn from a class drawn first."""
-    precision: Literal["fp32", "bf16"]
-    """bf16: autocast; weights stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"]
+    """bf16: autocast; weights stay fp32. auto: bf16 where processor and architecture gain by it, which makes
+    results differ between processors by more than rounding."""
     device: Literal["auto", "cpu", "cuda"]
     monitor: Literal["val/accuracy", "val/loss"]
     """Chooses the best epoch, whose weights are kept; ties: the lower val/loss, then the earlier epoch."""

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from frostline import schema
 from frostline.adapters.lit_data import ImageData
 from frostline.core.class_balance import balanced_weights, effective_weights
+from frostline.core.execution import Execution, Precision, autocast
 from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split
 from frostline.core.losses import CrossEntropy, half_mse, hits
@@ -36,15 +36,21 @@ class Reused:
     """(N, …) features of the training images, for each augmented view of them."""
     val: Tensor | None
     """(M, …) features of the validation images; None: validation runs the whole network."""
+    precision: Precision = "fp32"
+    """Of the layers behind them."""
 
     def training(self, rows: Tensor, epoch: int, device: torch.device) -> Tensor:
         """Return the logits of some training images, (B, K); epochs take the views in turn."""
-        return self.split.rest(self.train[epoch % len(self.train)][rows].to(device))
+        return self._rest(self.train[epoch % len(self.train)][rows].to(device))
 
     def validation(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return the logits of some validation images, (B, K)."""
         assert self.val is not None
-        return self.split.rest(self.val[rows.cpu()].to(device))
+        return self._rest(self.val[rows.cpu()].to(device))
+
+    def _rest(self, features: Tensor) -> Tensor:
+        with autocast(self.precision, features.device):
+            return self.split.rest(features if self.precision == "bf16" else features.float())
 
 
 class Follower(Protocol):
@@ -93,8 +99,7 @@ class Classifier(pl.LightningModule):
         self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
         self.criterion = LOSSES[loss.kind](loss, class_counts)
         self.penalty = penalty
-        self.bf16 = False
-        """The forward pass computes in bfloat16 where torch's autocast does."""
+        self.execution = Execution("fp32", "fp32", channels_last=False)
         self.steps_at_once: int | None = None
         """Optimizer steps for a batch of Lightning's; None: as many as take `PACE` seconds."""
         self.reused: Reused | None = None
@@ -109,7 +114,8 @@ class Classifier(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
-        logits: Tensor = self.network(images)
+        with autocast(self.execution.trains, images.device):
+            logits: Tensor = self.network(self.execution.arranged(images))
         return logits
 
     def at_once(self) -> int:
@@ -133,12 +139,11 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add the batch to the epoch's totals."""
         rows, labels = batch
-        with self._precision():
-            if self.reused and self.reused.val is not None:
-                logits = self.reused.validation(rows, self.device)
-            else:
-                logits = self(self._data.validation_images(rows.cpu(), self.device))
-            self._measured(logits, labels)
+        if self.reused and self.reused.val is not None:
+            logits = self.reused.validation(rows, self.device)
+        else:
+            logits = self(self._data.validation_images(rows.cpu(), self.device))
+        self._measured(logits, labels)
 
     def on_train_epoch_start(self) -> None:
         """Start the totals of an epoch."""
@@ -172,9 +177,6 @@ class Classifier(pl.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-
     def _step(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Take an optimizer step on some training images."""
         trainer = self.trainer
@@ -184,14 +186,13 @@ class Classifier(pl.LightningModule):
         # Dropout is drawn by (seed, step), so that a resumed run draws the same.
         draw_from(derive(self.seed, "step", step), self.device)
         optimizer.zero_grad()
-        with self._precision():
-            if self.reused:
-                logits = self.reused.training(rows, self.current_epoch, self.device)
-                labels = self._data.train.labels[rows].to(self.device)
-            else:
-                images, labels = self._data.training_images(rows, step, self.device)
-                logits = self(images)
-            loss = self._measured(logits, labels)
+        if self.reused:
+            logits = self.reused.training(rows, self.current_epoch, self.device)
+            labels = self._data.train.labels[rows].to(self.device)
+        else:
+            images, labels = self._data.training_images(rows, step, self.device)
+            logits = self(images)
+        loss = self._measured(logits, labels)
         if self.penalty is not None:
             loss = loss + self.penalty()
         # On a GPU this would wait for the device at every step; there the end of the epoch notices.
@@ -209,7 +210,7 @@ class Classifier(pl.LightningModule):
 
     def _measured(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss, taken into the epoch's totals."""
-        loss = self.criterion(logits, labels)
+        loss = self.criterion(logits.float(), labels)
         with torch.no_grad():
             count, found = len(labels), hits(logits, labels)
             if not self._totals:

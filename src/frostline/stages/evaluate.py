@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from frostline import machine
 from frostline.core import thaw
+from frostline.core.execution import Precision, behind
 from frostline.core.frost_line import Split
 from frostline.core.metrics import classification_metrics
 from frostline.core.seeds import derive
@@ -113,7 +114,7 @@ def measure(
     rows = {"train": training_rows(index, config.dataset, derive(seed, "shots") % 2**31)}
     rows |= {split: index.rows(split) for split in ("val", "test")}
     reuse = reuse_of(config, seed, spec, services)
-    parts: Split | None = None
+    parts: tuple[Split, Precision] | None = None
     metrics, predictions = {}, []
     for split in SPLITS:
         pixels = load_pixels(config.dataset, index, data, rows[split], spec, scratch=services.scratch)
@@ -122,7 +123,9 @@ def measure(
         if split == SPLITS[0]:
             parts = _parts(config, network, len(rows["train"]), reuse, images)
         if parts:
-            logits = logits_behind(parts, reuse.features(parts, images), config.trainer)
+            cut, precision = parts
+            features = reuse.features(cut, images)
+            logits = logits_behind(cut, features, precision, config.trainer.eval_batch_size)
         else:
             logits = logits_of(network, pixels, spec, config.trainer)
         metrics[split] = classification_metrics(logits, labels)
@@ -139,8 +142,10 @@ def measure(
     return metrics
 
 
-def _parts(config: Run, network: torch.nn.Module, count: int, reuse: Reuse, images: Images) -> Split | None:
-    """The network, cut as in its last phase, whose features are found again; None: it runs whole."""
+def _parts(
+    config: Run, network: torch.nn.Module, count: int, reuse: Reuse, images: Images
+) -> tuple[Split, Precision] | None:
+    """The network, cut as in its last phase, whose features are found again, and the rest's precision."""
     if isinstance(config.features, NoFeatures) or not isinstance(config.adapter, NoAdapter):
         return None
     plan = plan_of(config, network, count)
@@ -151,7 +156,9 @@ def _parts(config: Run, network: torch.nn.Module, count: int, reuse: Reuse, imag
     thaw.enter(network, plan, last)
     found = reuse.cut(network, plan, last, images)
     thaw.release(network)
-    return found if isinstance(found, Split) else None
+    if not isinstance(found, Split):
+        return None
+    return found, behind(plan.trained(last), network, reuse.execution(network).trains)
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:

@@ -1,0 +1,83 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from frostline.core import execution
+from frostline.core.execution import Execution, autocast, behind, execution_of
+
+CPU = torch.device("cpu")
+
+
+def made(name):
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+@pytest.fixture(params=[True, False], ids=["with bf16", "without"])
+def bf16(request, monkeypatch):
+    """A processor that has instructions for bfloat16, and one that has none."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": request.param})
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("name", "trains", "channels_last"),
+    [
+        ("resnet10t", "bf16", True),
+        ("efficientnet_lite0", "fp32", True),  # depthwise convolutions
+        ("convnext_atto", "fp32", True),
+        ("test_vit", "bf16", False),  # its one convolution makes patches
+    ],
+)
+def test_auto_is_what_processor_and_architecture_gain_by(name, trains, channels_last, bf16):
+    expected = Execution(trains, "bf16", channels_last) if bf16 else Execution("fp32", "fp32", channels_last)
+    assert execution_of(made(name), "auto", CPU) == expected
+
+
+def test_a_network_without_convolutions_gains_nothing(bf16):
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
+    assert execution_of(mlp, "auto", CPU) == Execution("fp32", "fp32", channels_last=False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_is_given_is_taken(precision, bf16):
+    for name in ("resnet10t", "efficientnet_lite0"):
+        found = execution_of(made(name), precision, CPU)
+        assert (found.trains, found.frozen) == (precision, precision)
+
+
+def test_this_processor_says_what_it_has():
+    capabilities = torch.cpu.get_capabilities()
+    assert execution.has_bf16(CPU) == any(
+        "bf16" in name and has for name, has in capabilities.items() if has is True
+    )
+
+
+def test_linear_heads_are_in_float32():
+    network = timm.create_model("test_resnet", num_classes=3)
+    assert behind({"fc.weight", "fc.bias"}, network, "bf16") == "fp32"
+    assert behind({"fc.weight", "layer4.0.conv1.weight"}, network, "bf16") == "bf16"
+
+
+def test_channels_last_changes_where_numbers_lie_and_not_what_they_are():
+    network = timm.create_model("test_resnet", num_classes=3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        expected = network(images)
+        how = execution_of(network, "fp32", CPU)
+        how.arrange(network)
+        arranged = how.arranged(images)
+        found = network(arranged)
+    assert arranged.is_contiguous(memory_format=torch.channels_last)
+    assert network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_is_for_bf16_alone():
+    layer, x = nn.Linear(4, 4), torch.ones(1, 4)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with autocast(precision, CPU):
+            assert layer(x).dtype == dtype
