@@ -266,7 +266,6 @@ MORE = "is more than heads trained at once can do"
             "trainer.sampling=balanced",
             f"trainer.sampling: balanced {MORE}; set trainer.sampling=shuffle, {AGAIN}",
         ),
-        ("trainer.precision=bf16", f"trainer.precision: bf16 {MORE}; set trainer.precision=fp32, {AGAIN}"),
         ("augment.mixup=0.2", f"augment.mixup: 0.2 {MORE}; set augment.mixup=0, {AGAIN}"),
         (
             "augment=light",

@@ -45,11 +45,12 @@ def together(configs, digits, folder):
         {"loss": EFFECTIVE, "trainer.monitor": "val/loss"},
         {"loss": {"kind": "mse"}},
         {"freeze": PHASE},
+        {"trainer.precision": "bf16"},
         {"augment": {"flip": 0.5}, "features": {"kind": "auto", "views": 2}},
         {"dataset": {"shots": None, "fraction": 0.1}},
         {"backbone": {"kind": "mlp", "hidden": [16], "activation": "relu", "dropout": 0.0}},
     ],
-    ids=["adamw", "sgd", "momentum", "adam", "effective", "mse", "phase", "views", "fraction", "mlp"],
+    ids=["adamw", "sgd", "momentum", "adam", "effective", "mse", "phase", "bf16", "views", "fraction", "mlp"],
 )
 def test_each_is_as_if_alone(changes, digits, tmp_path):
     configs = [
@@ -90,9 +91,7 @@ def test_what_comes_behind_the_head_is_noticed_though_the_head_is_zero(digits, t
 
 def test_features_that_do_not_fit_the_cache(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "0.0000001")
-    with pytest.raises(
-        FrostlineError, match=r"^features: keeping 0\.0 GiB .* FROSTLINE_CACHE_GIB higher, or"
-    ):
+    with pytest.raises(FrostlineError, match=r"^features: keeping 37\.5 KiB .* FROSTLINE_CACHE_GIB higher, or"):
         together([run_config(NETWORK)], digits, tmp_path)
 
 

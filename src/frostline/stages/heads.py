@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from frostline import machine
 from frostline.core import thaw
 from frostline.core.class_balance import balanced_weights, counts, effective_weights
+from frostline.core.execution import Execution, autocast
 from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split, Whole, candidates
 from frostline.core.heads import Head, HeadFit, Optimizer, Recipe, Row, train_heads
@@ -25,6 +26,7 @@ from frostline.data.features import PROOF, Reuse
 from frostline.data.index import training_rows
 from frostline.data.pixels import Images, normalise
 from frostline.errors import FrostlineError, exhaustion
+from frostline.files import size
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import Start, start_network
 from frostline.schema import CrossEntropy, NoFeatures, Run
@@ -111,7 +113,10 @@ class Trained:
     def best_state(self) -> dict[str, Tensor]:
         """The whole network with the best epoch's head."""
         network, head = self.company.cut.network, self.company.cut.module
-        state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in network.state_dict().items()
+        }
         return state | {f"{head}.weight": self.fit.weight.cpu(), f"{head}.bias": self.fit.bias.cpu()}
 
     @property
@@ -122,7 +127,12 @@ class Trained:
     @property
     def features(self) -> list[str]:
         """At which layer they were computed."""
-        return [f"{self.company.cut.module}:{self.company.cut.side}"]
+        return [self.company.cut.name]
+
+    @property
+    def execution(self) -> Execution:
+        """How the network is run; the head alone is in float32."""
+        return self.company.reuse.execution(self.company.cut.network)
 
 
 @exhaustion()
@@ -173,9 +183,9 @@ def train(companies: Sequence[Company], services: Services) -> list[Trained]:
             device = device_of(company.runs[0].trainer)
             fits = train_heads(
                 [_head(company, run) for run in company.runs],
-                [view.to(device) for view in company.views],
+                [view.to(device).float() for view in company.views],
                 company.train.labels.to(device),
-                company.validation.to(device),
+                company.validation.to(device).float(),
                 company.val.labels.to(device),
                 _recipe(company),
                 advance,
@@ -222,8 +232,6 @@ def _excess(run: Run) -> Iterator[tuple[str, object, str]]:
         yield "augment", "drawing images anew at each step", "set features.views=4, or augment=none"
     if run.trainer.sampling != "shuffle":
         yield "trainer.sampling", run.trainer.sampling, "set trainer.sampling=shuffle"
-    if run.trainer.precision != "fp32":
-        yield "trainer.precision", run.trainer.precision, "set trainer.precision=fp32"
 
 
 def _optimizer(run: Run) -> Optimizer:
@@ -266,17 +274,18 @@ def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: 
     if below or len(plan.phases[0].train) > 1:
         raise NotAtOnce("freeze", "training more than one group, the head,", "set freeze=linear_probe")
     rows = torch.arange(PROOF) % len(images)
-    pixels = images.pixels[rows].to(next(network.parameters()).device)
-    tried = normalise(pixels, reuse.spec)
-    cuts = candidates(network, plan, 0, tried[:1])
+    device, execution = next(network.parameters()).device, reuse.execution(network)
+    execution.arrange(network)
+    tried = execution.arranged(normalise(images.pixels[rows].to(device), reuse.spec))
+    with autocast(execution.frozen, device):
+        cuts = candidates(network, plan, 0, tried[:1])
     heads = [] if isinstance(cuts, Whole) else [cut for cut in cuts if _is_all(cut, plan, tried)]
     if not heads:
         found = f"the head of {backbone_name(run)}, which is not one linear layer behind others,"
         raise NotAtOnce("backbone", found, "choose another")
-    needed = heads[0].bytes * len(images) * (reuse.views or 1)
-    if needed > reuse.cache.limit:
-        gib = f"keeping {needed / 2**30:.1f} GiB of them"
-        raise NotAtOnce("features", gib, "set the environment variable FROSTLINE_CACHE_GIB higher")
+    if isinstance(reuse.fitting(heads[0], len(images)), Whole):
+        found = f"keeping {size(heads[0].bytes * len(images) * (reuse.views or 1))} of them"
+        raise NotAtOnce("features", found, "set the environment variable FROSTLINE_CACHE_GIB higher")
     return heads[0]
 
 
@@ -288,7 +297,7 @@ def _is_all(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
         return False
     if cut.side != "input" or len(cut.shape) != 1:
         return False
-    # A head may be all zeros, which hides what comes behind it.
+    # A head may be all zeros, which hides what comes behind it. In float32, whatever the run's precision.
     before = [(tensor, tensor.clone()) for tensor in head.parameters()]
     stream = torch.Generator().manual_seed(0)
     try:

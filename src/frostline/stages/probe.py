@@ -256,7 +256,7 @@ def _choose(company: Company, services: Services) -> _Chosen:
     device = device_of(company.runs[0].trainer)
     # As they are, even where heads are trained on augmented views.
     plain = company.reuse.features(company.cut, company.train)
-    train, val = plain.to(device), company.validation.to(device)
+    train, val = plain.to(device).float(), company.validation.to(device).float()
     labels, truth = company.train.labels.to(device), company.val.labels.to(device)
     weight, _ = company.starts[company.runs[0].seeds[0]]
     classes = len(weight)
@@ -287,13 +287,14 @@ def _measured(head: Trained, images: Images) -> dict[str, float]:
     trainer, device = head.run.trainer, device_of(head.run.trainer)
     weight, bias = head.fit.weight.to(device), head.fit.bias.to(device)
     parts = features.split(trainer.eval_batch_size)
-    logits = torch.cat([functional.linear(part.to(device), weight, bias).cpu() for part in parts])
+    logits = torch.cat([functional.linear(part.to(device).float(), weight, bias).cpu() for part in parts])
     return classification_metrics(logits, images.labels)
 
 
 def _others(chosen: _Chosen, company: Company, images: Images) -> list[Other]:
     device = chosen.train.device
-    features, labels = company.reuse.features(company.cut, images).to(device), images.labels.to(device)
+    features = company.reuse.features(company.cut, images).to(device).float()
+    labels = images.labels.to(device)
     shares = knn(
         chosen.train, company.train.labels.to(device), len(chosen.bias), features, chosen.k, TEMPERATURE
     )
@@ -331,7 +332,7 @@ def _plain(judged: Judged, out: Path) -> dict[str, Any]:
     """What probe.json holds."""
     winner, cut = judged.winner, judged.winner.company.cut
     return {
-        "features": {"at": f"{cut.module}:{cut.side}", "width": cut.shape[0], "images": judged.images},
+        "features": {"at": cut.name, "width": cut.shape[0], "images": judged.images},
         "settings": [
             {**each.values, "val": each.val, "seeds": len(each.heads), "failed": each.failed}
             for each in judged.settings
