@@ -8,6 +8,7 @@ import torch
 
 from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_module import Classifier, Reused
+from frostline.core.execution import behind
 from frostline.core.frost_line import ALL_TRAINS, Split, Whole
 from frostline.data.features import OFF, Reuse
 from frostline.data.pixels import Images
@@ -94,4 +95,7 @@ class FeatureReuse(pl.Callback):
         drifts = self.averages and not moved.isdisjoint(split.prefix)
         val = None if drifts else self.reuse.kept(split, self.val)
         there = all(there for _, there in [*kept, *([val] if val else [])])
-        return Reused(split, [features for features, _ in kept], val[0] if val else None), there
+        network = split.network
+        precision = behind(plan.trained(phase), network, self.reuse.execution(network).trains)
+        train = [features for features, _ in kept]
+        return Reused(split, train, val[0] if val else None, precision), there

@@ -26,6 +26,7 @@ from frostline.adapters.freeze_callback import DrivenFreezeSchedule, FreezeSched
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier, NotFinite
 from frostline.core import weights
+from frostline.core.execution import Execution, execution_of
 from frostline.core.freeze import score
 from frostline.core.thaw import freeze_all
 from frostline.data.features import Reuse
@@ -60,6 +61,7 @@ class Fit:
     """The step at which each phase began."""
     images: int = 0
     """Training images seen."""
+    execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
     features: list[str] = field(default_factory=list)
     """Of each phase: the layer whose input or output is computed once, ``fc:input``, or ``whole network: …``
     and why."""
@@ -106,7 +108,10 @@ def fit(
         followers = [freezing, *(each for each in (reusing, average) if each)]
         classifier.followers = followers
         callbacks = [*followers, recorder, _ResumePoint(resume)]
-    classifier.bf16, classifier.steps_at_once = config.precision == "bf16", config.steps_per_execution
+    device = torch.device("cuda" if _accelerator(config.device) == "gpu" else "cpu")
+    classifier.execution = result.execution = execution_of(classifier.network, config.precision, device)
+    classifier.execution.arrange(classifier.network)
+    classifier.steps_at_once = config.steps_per_execution
     data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
     resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
@@ -201,7 +206,7 @@ class _Recorder(pl.Callback):
             self.result.best_epoch = int(row["epoch"] or 0)
             averaged = self.averaging.measured if self.averaging else None
             state = averaged or module.network.state_dict()
-            self.result.best_state = {k: v.detach().cpu().clone() for k, v in state.items()}
+            self.result.best_state = {k: _kept(v) for k, v in state.items()}
         self.on_epoch(row)
 
     def state_dict(self) -> dict[str, Any]:
@@ -266,6 +271,11 @@ class _ResumePoint(Checkpoint):
             partial.unlink(missing_ok=True)
         self._saved = time.perf_counter()
         self._cost = self._saved - begun
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """A copy that training does not change, as a file keeps it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _accelerator(device: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from frostline import schema
 from frostline.core import frost_line
+from frostline.core.execution import Execution, autocast, execution_of
 from frostline.core.feature_cache import FeatureCache
 from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split, Whole
@@ -64,7 +65,8 @@ class Reuse:
             return Whole(OFF)
         device = next(network.parameters()).device
         images = torch.zeros(PROOF, self.spec.channels, self.spec.size, self.spec.size, device=device)
-        with self._precision(device):
+        # What has no data is in float32: torch's meta device has no autocast.
+        with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
             found = frost_line.worthwhile(network, plan, phase, images)
         # Only of what could be cut else is it worth knowing what is in the way.
         if isinstance(found, list) and (reason := self._fresh()):
@@ -82,10 +84,11 @@ class Reuse:
         """
         rows = torch.arange(PROOF) % len(images)
         device = next(network.parameters()).device
-        with self._precision(device):
-            found = frost_line.split(
-                network, plan, phase, normalise(images.pixels[rows].to(device), self.spec)
-            )
+        execution = self.execution(network)
+        execution.arrange(network)
+        with autocast(execution.frozen, device):
+            shown = execution.arranged(normalise(images.pixels[rows].to(device), self.spec))
+            found = frost_line.split(network, plan, phase, shown)
         return found if isinstance(found, Whole) else self.fitting(found, len(images))
 
     def features(self, split: Split, images: Images, view: int | None = None) -> Tensor:
@@ -100,7 +103,7 @@ class Reuse:
 
     def kept(self, split: Split, images: Images, view: int | None = None) -> tuple[Tensor, bool]:
         """Return `features`, and whether they were there already."""
-        device = next(split.network.parameters()).device
+        device, execution = next(split.network.parameters()).device, self.execution(split.network)
         drawn = None if view is None else {"seed": self.seed, "view": view, **self.augment.model_dump()}
         about: dict[str, Any] = {
             "format": FORMAT,
@@ -113,7 +116,7 @@ class Reuse:
             "split": images.split if view is None else f"{images.split}, view {view}",
             "images": images.key,
             "view": drawn,
-            "precision": self.trainer.precision,
+            "precision": execution.frozen,
             "threads": self.trainer.threads,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "versions": {name: version(name) for name in ("torch", "timm")},
@@ -122,12 +125,12 @@ class Reuse:
         title = f"features of {images.dataset} ({images.split}) at {split.module}"
 
         def produce() -> Iterator[Tensor]:
-            with self.progress(title, len(images)) as advance, self._precision(device):
+            with self.progress(title, len(images)) as advance, autocast(execution.frozen, device):
                 for begin in range(0, len(images), BATCH):
                     pixels = images.pixels[begin : begin + BATCH].to(device)
                     if view is not None:
                         pixels = augment(pixels, self.augment, generator(self.seed, "view", view, begin))
-                    yield split.features(normalise(pixels, self.spec))
+                    yield split.features(execution.arranged(normalise(pixels, self.spec))).contiguous()
                     advance(len(pixels))
 
         return self.cache.get(about, shape, split.dtype, produce)
@@ -142,10 +145,9 @@ class Reuse:
             f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
         )
 
-    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        if device.type == "meta":  # has no autocast: what has no data is in float32
-            return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16")
+    def execution(self, network: nn.Module) -> Execution:
+        """Return how a network is run where it lies."""
+        return execution_of(network, self.trainer.precision, next(network.parameters()).device)
 
     def _fresh(self) -> str | None:
         """Why the network sees other images at each step; None: it sees the same ones."""

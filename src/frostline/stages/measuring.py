@@ -7,6 +7,7 @@ import torch
 
 from frostline import project
 from frostline.core import weights
+from frostline.core.execution import Precision, autocast, execution_of
 from frostline.core.feature_cache import FeatureCache
 from frostline.core.frost_line import Split
 from frostline.data.features import Reuse
@@ -63,23 +64,33 @@ def logits_of(
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
     device = device_of(trainer)
     network.eval().to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
+    execution = execution_of(network, trainer.precision, device)
+    execution.arrange(network)
+    with autocast(execution.trains, device):
         parts = [
-            network(normalise(part.to(device), spec)).float().cpu()
+            network(execution.arranged(normalise(part.to(device), spec))).float().cpu()
             for part in pixels.split(trainer.eval_batch_size)
         ]
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def logits_behind(split: Split, features: torch.Tensor, trainer: Trainer) -> torch.Tensor:
-    """Return the logits of the network that `split` cuts, as `logits_of` does, given (N, …) features."""
-    device = device_of(trainer)
+def logits_behind(
+    split: Split, features: torch.Tensor, precision: Precision, batch_size: int
+) -> torch.Tensor:
+    """Return the logits of the network that `split` cuts, as `logits_of` does.
+
+    Args:
+        split: of the network, on the device that computes.
+        features: (N, …).
+        precision: of the layers behind them.
+        batch_size: images a pass.
+    """
     split.network.eval()
-    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-        parts = [
-            split.rest(part.to(device)).float().cpu() for part in features.split(trainer.eval_batch_size)
-        ]
+    device = next(split.network.parameters()).device
+    with autocast(precision, device):
+        given = (part.to(device) for part in features.split(batch_size))
+        parts = [split.rest(part if precision == "bf16" else part.float()).float().cpu() for part in given]
     return torch.cat(parts)
 
 
