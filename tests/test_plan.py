@@ -15,8 +15,8 @@ from frostline.report import plan_text
 from frostline.services import Services
 from frostline.stages.measuring import reuse_of
 from tests.imports import SRC
-from tests.tiny import RESNET as TIMM
 from tests.tiny import PROBE, Bench, run_config
+from tests.tiny import RESNET as TIMM
 
 CONF = SRC.parent / "conf"
 MLP = ["backbone=mlp", "backbone.hidden=[32,16]", "input.size=8", "trainer.batch_size=20", "--images", "100"]

@@ -109,6 +109,14 @@ def fit(schedule=THAW, module=None, data=None, network="", rate=None, **settings
     return callback, module
 
 
+def test_a_module_is_given_back_in_training_mode():
+    """Lightning warns of modules in eval mode as a fit starts, and here warnings are errors."""
+    _, module = fit("linear_probe", max_epochs=1)
+    assert all(each.training for each in module.modules())
+    fit("linear_probe", module, max_epochs=1)
+    trainer(max_epochs=1).fit(module, images(), images())
+
+
 # ── as the guide has it ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -228,6 +228,7 @@ class FreezeSchedule(pl.Callback):
         """Give the module back as it came; what trains stays as the last phase had it."""
         if stage == "fit" and vars(pl_module).pop("configure_optimizers", None):
             thaw.release(self._network(pl_module))
+            self._network(pl_module).train()
             if self.dropout:
                 self.dropout.set(None, None)
             if self._graphs:
