@@ -53,6 +53,7 @@ def frostline(place, monkeypatch, capsys):
     def run(command, *words, status=0, tiny=TINY):
         assert cli.main([command, *tiny, *words]) == status
         printed = capsys.readouterr()
+        run.stderr = printed.err
         return printed.out if status == 0 else printed.err.splitlines()[-1].removeprefix("frostline: error: ")
 
     return run
@@ -252,6 +253,55 @@ def test_one_run_is_recorded_and_the_test_split_read_after_all_is_chosen(digits,
     assert heard.values["knn/k"] == judged.knn.chosen
     named = {name for name in heard.values if name.endswith("/val/loss")}
     assert named == {f"lr {lr} label_smoothing {s}/val/loss" for lr in (0.01, 0.1) for s in (0, 0.1)}
+
+
+SWEEP = ["freeze=linear_probe", "optimizer.lr=0.01,0.03", "seed=0,1", "-m"]
+
+
+def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline, place, monkeypatch):
+    out = frostline("finetune", *SWEEP, "out=at-once")
+    assert "4 runs at once: nothing but their heads differs\n" in frostline.stderr
+    monkeypatch.setattr("frostline.together.finetune", lambda jobs: None)
+    expected = frostline("finetune", *SWEEP, "out=by-turns")
+    assert out.endswith("compare them in the browser: frostline ui\n")
+    rows, others = (
+        {tuple(row.split()[:3]) for row in text.splitlines() if "=" in row} for text in (out, expected)
+    )
+    assert len(rows) == 4
+    assert rows <= others
+    one, other = files(place / "at-once"), files(place / "by-turns")
+    assert list(one) == list(other)
+    assert len(one) == 4 * 6
+    for folder in sorted({name.partition("/")[0] for name in one}):
+        alike(*(read_csv(place / out / folder / "history.csv") for out in ("at-once", "by-turns")))
+        assert one[f"{folder}/config.yaml"] == other[f"{folder}/config.yaml"]
+        mine, theirs = (json.loads(each[f"{folder}/metrics.json"]) for each in (one, other))
+        assert mine["test"]["accuracy"] == theirs["test"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            "freeze=linear_probe,zero_shot seed=0,1",
+            "they differ in more than optimizer.lr, optimizer.weight_dec",
+        ),
+        ("freeze=zero_shot seed=0,1", "freeze: zero_shot is more than heads trained at once can do"),
+    ],
+)
+def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):
+    frostline("finetune", "trainer.epochs=1", "out=job-by-job", "-m", *words.split())
+    assert f" runs, one after the other, since {why}" in frostline.stderr
+
+
+def test_a_job_that_breaks_down_fails_as_it_would_alone(frostline, place):
+    given = ["freeze=linear_probe", "optimizer=sgd", "optimizer.schedule.kind=constant", "-m"]
+    error = frostline("finetune", *given, "optimizer.lr=0.01,1e38", "out=half", status=3)
+    assert error.startswith("optimizer.lr=1e+38: the loss became ")
+    assert (
+        "; lower optimizer.lr, or set optimizer.clip_norm=1.0; the best epoch so far, 0, is kept in" in error
+    )
+    assert [path.name for path in (place / "half").iterdir()] == ["optimizer.lr=0.01"]
 
 
 AGAIN = "or train them one by one: frostline finetune -m freeze=linear_probe"

@@ -361,7 +361,10 @@ def _train(arguments: argparse.Namespace, stage: str) -> None:
     elif arguments.resolved:
         _train_stage(arguments, stage)
     elif arguments.multirun:
-        _print_sweep(compose.multirun(_with_out(arguments), Job(stage)))
+        from frostline import together
+
+        at_once = {"at_once": together.finetune} if stage == "finetune" else {}
+        _print_sweep(compose.multirun(_with_out(arguments), Job(stage), **at_once))
     else:
         composed, choices = compose.experiment(_with_out(arguments))
         done = Job(stage)(composed, choices)

@@ -1,7 +1,7 @@
 """Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -77,10 +77,28 @@ class Failed:
     error: FrostlineError
 
 
-def multirun(overrides: Sequence[str], task: Task) -> list[Any]:
+@dataclass(frozen=True)
+class Planned:
+    """A job of a sweep before it runs."""
+
+    label: str
+    composed: Experiment
+    choices: dict[str, str]
+
+
+def multirun(
+    overrides: Sequence[str],
+    task: Task,
+    at_once: Callable[[list[Planned]], list[Any] | None] = lambda jobs: None,
+) -> list[Any]:
     """Run `task(experiment, choices, label)` for every combination, by Hydra's sweeper and launcher.
 
     `label` says what sets the job apart, such as ``freeze=full,seed=1``. One's error does not end the others.
+
+    Args:
+        overrides: what was typed; lists are the sweep.
+        task: runs a job.
+        at_once: given all jobs of a plain sweep on this machine, may run them; None: it has not.
 
     Returns:
         What the tasks returned, or `Failed`, in the sweep's order.
@@ -96,9 +114,14 @@ def multirun(overrides: Sequence[str], task: Task) -> list[Any]:
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
                 raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
-        for combination in _combinations(parsed):
-            _experiment(hydra_compose("config", combination))
         fixed = {_as_text(override) for override in parsed if not override.is_sweep_override()}
+        planned = []
+        for combination in _combinations(parsed):
+            config = hydra_compose("config", combination, return_hydra_config=True)
+            planned.append(Planned(_label(combination, fixed), *_experiment(config)))
+        here = not any(override.key_or_group.startswith("hydra") for override in parsed)
+        if here and planned and (done := at_once(planned)) is not None:
+            return done
         batches = hydra.multirun(
             config_name="config",
             task_function=_Job(task, frozenset(fixed)),
@@ -169,12 +192,16 @@ class _Job:
 
     def __call__(self, config: DictConfig) -> Any:
         hydra = HydraConfig.get()
-        label = ",".join(as_typed(o) for o in hydra.overrides.task if o not in self.fixed)
+        label = _label(hydra.overrides.task, self.fixed)
         try:
             composed, _ = _experiment(config)
             return self.task(composed, _choices(hydra.runtime.choices), label)
         except FrostlineError as error:
             return Failed(label, error)
+
+
+def _label(overrides: Sequence[str], fixed: Set[str]) -> str:
+    return ",".join(as_typed(override) for override in overrides if override not in fixed)
 
 
 def _flat(batches: Any) -> Iterator[Any]:

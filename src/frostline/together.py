@@ -1,0 +1,114 @@
+"""A sweep over nothing but the settings of a linear head: all its runs are trained at once."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline import alone, compose
+from frostline.compose import Failed, Planned
+from frostline.errors import FrostlineError
+from frostline.files import publish
+from frostline.overrides import OF_A_HEAD
+from frostline.services import Services
+
+if TYPE_CHECKING:
+    from frostline.stages.heads import Trained
+    from frostline.stages.training import Material
+
+
+def finetune(jobs: Sequence[Planned]) -> list[alone.Done | Failed] | None:
+    """Fine-tune all of a sweep's jobs at once, each into a folder of its own, as `alone.Job` leaves it.
+
+    Returns:
+        As the jobs would one after the other. None, once a line has said why: they have to be run so.
+    """
+    if len(jobs) < 2:
+        return None
+    given = alone.services()
+    if len({_apart_from_heads(job) for job in jobs}) > 1:
+        given.say(
+            f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(OF_A_HEAD)}"
+        )
+        return None
+    from frostline.stages.heads import NotAtOnce
+
+    try:
+        return _finetune(jobs, given)
+    except NotAtOnce as refusal:
+        given.say(f"{len(jobs)} runs, one after the other, since {refusal.why}")
+        return None
+
+
+def _apart_from_heads(job: Planned) -> str:
+    """All that a job is made of but what its head may differ in."""
+    data = job.composed.model_dump()
+    for key in OF_A_HEAD:
+        group, _, name = key.rpartition(".")
+        (data[group] if group else data).pop(name, None)
+    return repr((data, sorted(job.choices.items())))
+
+
+def _finetune(jobs: Sequence[Planned], given: Services) -> list[alone.Done | Failed]:
+    from frostline.models.pretrained import resolve
+    from frostline.stages import heads, training
+
+    first = jobs[0]
+    runs = [compose.finetune_config(job.composed, job.choices) for job in jobs]
+    heads.check(runs[0])
+    names = [training.run_name(run, run.seeds[0]) for run in runs]
+    outs = [
+        alone.out_folder(job.composed.out, "finetune", name, job.label, run)
+        for job, name, run in zip(jobs, names, runs, strict=True)
+    ]
+    done: list[alone.Done | Failed | None] = []
+    with ExitStack() as locks:
+        for out in dict.fromkeys(outs):
+            locks.enter_context(alone.writing(out))
+        _, data = alone.prepared(first.composed, "target")
+        weights = alone.with_weights(runs[0], first.composed, first.choices, given).weights
+        runs = [run.model_copy(update={"weights": weights}) for run in runs]
+        start = resolve(runs[0].backbone, weights)
+        material = training.material(runs[0], data, start, given)
+        companies = heads.gather(runs, start, material, given)
+        given.say(f"{len(jobs)} runs at once: nothing but their heads differs")
+        trained = {id(head.run): head for head in heads.train(companies, given)}
+        with given.progress("leave and measure the runs", len(jobs)) as advance:
+            for job, run, name, out in zip(jobs, runs, names, outs, strict=True):
+                head = trained[id(run)]
+                if head.fit.failure:
+                    done.append(None)
+                    continue
+                metrics = _leave(head, start.sha256, material, data, out, alone.services(job.label))
+                done.append(alone.Done(job.label or name, out, metrics))
+                advance(1, f"test/accuracy {metrics['test']['accuracy']:.4f}")
+    # Those that broke down do so again alone, to say and keep what such a run does.
+    return [each or _alone(job) for each, job in zip(done, jobs, strict=True)]
+
+
+def _leave(
+    head: "Trained", start: str | None, material: "Material", data: Path, out: Path, services: Services
+) -> Any:
+    """Leave a run's folder, record it and measure it, as `alone.finetune_alone` does; return its metrics."""
+    from frostline.stages import evaluate, training
+
+    run, seed, company = head.run, head.seed, head.company
+    count = len(company.train)
+    timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
+    with publish(out) as work:
+        with services.tracker.run(training.info(run, seed, material.index)) as recorded:
+            if start is not None:
+                recorded.started_from(start)
+            recorded.planned(run, company.plan, company.cut.network, material.spec, count)
+            for row in head.history:
+                recorded.epoch(row)
+            training.leave(run, seed, material, head, company.plan, company.report, count, work, {})
+            training.record(recorded, head, company.plan, timing, work)
+        return evaluate.measure(run, seed, data, work, work, services)
+
+
+def _alone(job: Planned) -> alone.Done | Failed:
+    try:
+        return alone.Job("finetune")(job.composed, job.choices, job.label)
+    except FrostlineError as error:
+        return Failed(job.label, error)
