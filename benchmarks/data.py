@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
-KEPT = HERE / ".data"
+KEPT = Path(os.environ.get("BENCHMARK_DATA", HERE / ".data"))
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
 TEST_IMAGES = 50

@@ -321,7 +321,8 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def _pins() -> list[str]:
-    lines = [line for name in ("rivals.txt", "keras.txt") for line in (ROOT / "benchmarks" / name).open()]
+    texts = [(ROOT / "benchmarks" / name).read_text() for name in ("rivals.txt", "keras.txt")]
+    lines = [line for text in texts for line in text.splitlines()]
     return [line for line in lines if "==" in line and not line.startswith("#")]
 
 

@@ -17,6 +17,8 @@ MISSES = HERE / "misses.yaml"
 """Why a target was missed, measured, and what to try next: work → figure → sentences, written by people."""
 TABLE, PICTURE = "README.md", "ratios"
 MEETS, MISS, NO_RESULT = "✓", "✗", "–"
+REACH = 8
+"""Of the picture's scale: an eighth of a target to eight times it."""
 UNEXPLAINED = "not yet explained: write down in benchmarks/misses.yaml what was measured and what to try next"
 
 Found = dict[str, Any]
@@ -138,7 +140,7 @@ def seconds_table(works: Sequence[Work], found: Sequence[Found]) -> str:
 
 
 def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
-    """Draw how far each target is met, on one scale: 1 is the target, right of it is better."""
+    """Draw how far each target is met, on one scale: right of it is better, arrows go on."""
     from frostline.report import canvas, theme
 
     colours = {True: theme.HELPED, False: theme.HURT, None: theme.TWIN_COLOUR}
@@ -151,18 +153,17 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
     height = 1.5 + 0.34 * max(len(rows), 1)
     with canvas.blank(10, height) as picture:
         axes = picture.add_axes((0.43, 0.55 / height, 0.36, 1 - 1.35 / height))
-        reach = max([2.0, *(max(_share(f), 1 / _share(f)) * 1.3 for _, _, f in rows)])
         axes.set_xscale("log")
-        axes.set_xlim(1 / min(reach, 8), reach)
+        axes.set_xlim(0.9 / REACH, 1.1 * REACH)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks([])
         axes.axvline(1, color=theme.INK.light, linewidth=1.2)
         for place, (name, device, figure) in enumerate(rows):
             share, colour = _share(figure), colours[figure["met"]].light
-            axes.plot(
-                [1, share], [place, place], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.35
-            )
-            axes.plot([share], [place], marker="o", markersize=7, color=colour)
+            marker = ">" if share > REACH else "<" if share < 1 / REACH else "o"
+            ends = min(max(share, 1 / REACH), REACH)
+            axes.plot([1, ends], [place, place], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.35)
+            axes.plot([ends], [place], marker=marker, markersize=7, color=colour)
             label = f"{name}: {figure['what']}" + (" (GPU)" if device == "cuda" else "")
             canvas.write(axes, (-0.03, place), label, size=9, in_rows=True, ha="right", va="center")
             unit = figure["unit"] if figure["unit"] == "×" else f" {figure['unit']}"
@@ -170,16 +171,17 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
             canvas.write(
                 axes, (1.03, place), said, size=9, colour=colour, in_rows=True, ha="left", va="center"
             )
-        axes.set_xticks(
-            ticks := [t for t in (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32) if 1 / min(reach, 8) <= t <= reach]
-        )
-        axes.set_xticklabels(
-            ["target" if t == 1 else f"{t:g}× better" if t > 1 else f"{1 / t:g}× worse" for t in ticks]
-        )
+        axes.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8])
+        axes.set_xticklabels(["1/8", "1/4", "1/2", "target", "2×", "4×", "8×"])
         axes.minorticks_off()
         axes.grid(True, axis="x")
         canvas.write(
-            axes, (0, 1 + 0.3 / height), "How far each target is met", size=12, bold=True, va="bottom"
+            axes,
+            (0, 1 + 0.3 / height),
+            "How far each target is met: right of the line is better",
+            size=12,
+            bold=True,
+            va="bottom",
         )
         (out / f"{PICTURE}.png").write_bytes(canvas.png(picture))
         (out / f"{PICTURE}.svg").write_bytes(canvas.svg_file(picture))

@@ -2,6 +2,7 @@
 
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback  # noqa: F401  # it brings Learner.no_bar
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, params
 from fastai.metrics import accuracy

@@ -25,7 +25,9 @@ class Module(pl.LightningModule):
 
     def validation_step(self, batch, index):
         x, y = batch
-        self.log("val/accuracy", (self.network(x).argmax(1) == y).float().mean())
+        logits = self.network(x)
+        self.log("val_loss", cross_entropy(logits, y))  # by which it keeps its best checkpoint
+        self.log("val/accuracy", (logits.argmax(1) == y).float().mean())
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
@@ -37,7 +39,7 @@ def main() -> None:
     data = common.tensors(given.arrays)
     clock = common.Clock()
     module = Module(common.timm_network(given.model, given.arrays, data.classes), given.lr)
-    schedule = {0: {"params": [r"network\.classifier\..*"], "max_transition_epoch": -1}}
+    schedule = {0: {"params": [r"network\.classifier\..*"], "max_transition_epoch": given.epochs}}
     callback = FinetuningScheduler(
         ft_schedule=schedule,
         max_depth=0,

@@ -61,7 +61,7 @@ WORK = Work(
         Against("Lightning, same phases", ours="frostline, bf16"),
         Against("Lightning, same phases, bf16", ours="frostline, bf16"),
     ),
-    about="Both in fp32 where the target is. Random first weights: what frozen layers make of pictures is then"
-    " poor, and accuracies say little. Where each of the three phases takes as many epochs, most of the"
-    " time is the last phase's, in which nothing is frozen and nothing can be saved.",
+    about="Both in fp32 where the target is. The first weights are random: what frozen layers make of them is"
+    " poor then, and accuracies say little. With as many epochs for each phase, most of the time is the"
+    " last phase's, in which nothing is frozen and nothing can be saved.",
 )

@@ -32,16 +32,16 @@ def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
         Arm("Keras", "keras_mlp", given, overrides, environment="keras"),
         Arm("Lightning, metrics logged", "lightning_mlp", given, overrides, shortened=size["shortened"]),
     ]
-    return [arm for arm in found if device == "cpu" or arm.environment != "keras"]
+    return [arm for arm in found if device == "cpu" or arm.environment != "keras"][: size["arms"]]
 
 
 WORK = Work(
     name="mlp",
     title="the articles' MLP, 784-64-10, batch 32, 10 epochs of 60,000 pictures",
     sizes={
-        "full": {"dataset": None, "epochs": 10, "shortened": 2},
-        "quick": {"dataset": None, "epochs": 2, "shortened": None},
-        "tiny": {"dataset": "mnist5k", "epochs": 1, "shortened": None},
+        "full": {"dataset": None, "epochs": 10, "shortened": 2, "arms": 5},
+        "quick": {"dataset": None, "epochs": 2, "shortened": None, "arms": 5},
+        "tiny": {"dataset": "mnist5k", "epochs": 1, "shortened": None, "arms": 2},
     },
     arms=arms,
     figures=ratios(

@@ -40,7 +40,7 @@ def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
         "model": MODEL,
     }
     fp32, bf16 = {**given, "precision": "fp32"}, {**given, "precision": "bf16"}
-    short = size["shortened"]
+    short = {"shortened": size["shortened"], "always_shortened": size["always"]}
 
     def ours(precision: str) -> dict[str, Any]:
         words = common + run(size["epochs"], precision, WORK.threads, device)
@@ -49,11 +49,11 @@ def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
     found = [
         Arm("frostline", "with_frostline", ours("bf16")),
         Arm("the limit", "limit_probe", bf16, common, best=True),
-        Arm(LIGHTNING, "lightning_probe", fp32, common, shortened=short),
-        Arm("fastai", "fastai_probe", fp32, common, environment="rivals", shortened=short),
-        Arm("finetuning-scheduler", "fts_probe", fp32, common, environment="rivals", shortened=short),
+        Arm(LIGHTNING, "lightning_probe", fp32, common, **short),
+        Arm("fastai", "fastai_probe", fp32, common, environment="rivals", **short),
+        Arm("finetuning-scheduler", "fts_probe", fp32, common, environment="rivals", **short),
         Arm("frostline, fp32", "with_frostline", ours("fp32")),
-        Arm(f"{LIGHTNING}, bf16", "lightning_probe", bf16, common, shortened=short),
+        Arm(f"{LIGHTNING}, bf16", "lightning_probe", bf16, common, **short),
     ]
     return found[: size["arms"]]
 
@@ -77,9 +77,9 @@ WORK = Work(
     name="probe",
     title="linear probe, EfficientNet-Lite0 at 128 px, 2,000 colour pictures, 20 epochs",
     sizes={
-        "full": {"images": 2000, "pixels": 128, "epochs": 20, "shortened": 4, "arms": 7},
-        "quick": {"images": 300, "pixels": 128, "epochs": 20, "shortened": 1, "arms": 5},
-        "tiny": {"images": 100, "pixels": 32, "epochs": 2, "shortened": 1, "arms": 3},
+        "full": {"images": 2000, "pixels": 128, "epochs": 20, "shortened": 4, "always": False, "arms": 7},
+        "quick": {"images": 300, "pixels": 128, "epochs": 20, "shortened": 2, "always": True, "arms": 5},
+        "tiny": {"images": 100, "pixels": 32, "epochs": 2, "shortened": 1, "always": True, "arms": 3},
     },
     arms=arms,
     figures=figures,
