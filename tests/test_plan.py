@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from xml.etree import ElementTree
 
@@ -218,6 +219,14 @@ def test_a_run_finds_what_is_expected(backbone, freeze, tmp_path):
     expected = [p.features.at if p.features else f"whole network: {p.whole}" for p in made.phases]
     reuse = reuse_of(kept.config, 0, kept.data.spec, Services(tmp_path))
     assert kept.fit(tmp_path, reuse=reuse).features == expected
+
+
+def test_the_guide_shows_what_is_printed(run):
+    guide = (CONF.parent / "docs" / "feature-reuse.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^\$ frostline plan (.*?)```", guide, flags=re.MULTILINE | re.DOTALL)
+    command, *shown = block.splitlines()
+    printed = [line.rstrip() for line in run(*command.split()).splitlines()]
+    assert [line for line in shown if line not in ("…", *printed)] == []
 
 
 def test_the_head_has_as_many_classes_as_one_says(run):
