@@ -48,7 +48,7 @@ def test_a_plan_is_drawn(tmp_path):
         "images": 100,
         "groups": [{"name": "head"}],
         "sections": [{"name": "head", "groups": {"head": 10}}],
-        "phases": [{**phase, "course": {"steps": [0, 4], "rates": rates}}],
+        "phases": [{**phase, "features": None, "course": {"steps": [0, 4], "rates": rates}}],
     }
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     ((name, png),) = draw(tmp_path)

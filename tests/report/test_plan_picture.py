@@ -78,6 +78,19 @@ def test_what_trains_is_filled(both):
     ]
 
 
+def test_what_runs_once_is_hatched(both):
+    made = planned(GRADUAL, hidden=[512, 64, 16])
+    plan_picture._thaw(both[1], made)
+    hatched = [p for p in both[1].patches if p.get_hatch()]
+    # Before the last stage, features take more room than they save arithmetic.
+    assert [(round(p.get_y()), p.get_x(), p.get_width()) for p in hatched] == [
+        *[(0, 0, 40), (0, 40, 60)],
+        *[(1, 0, 40), (1, 40, 60)],
+        (2, 0, 40),
+    ]
+    assert "hatched" in both[1].get_title(loc="left") + both[1].get_title()
+
+
 def test_groups_that_share_a_stage_share_its_row(both):
     made = planned([{"train": ["biases"], "until": "end"}], {"biases": "bias", "rest": "*"})
     plan_picture._thaw(both[1], made)

@@ -35,6 +35,15 @@ FEW_DECADES = 300.0
 DASHES = ((0, ()), (0, (4, 4)), (0, (1.5, 2.5)), (0, (6, 3, 1.5, 3)))
 """Of the groups in turn: drawn over each other, equal rates show both."""
 
+HATCHED: dict[str, Any] = {
+    "facecolor": "none",
+    "edgecolor": theme.SOFT.light,
+    "hatch": "///",
+    "alpha": 0.35,
+    "linewidth": 0,
+}
+"""What is frozen and runs once."""
+
 Plan = Mapping[str, Any]
 """What `plan.Plan.as_data` gives, or plan.json holds."""
 
@@ -148,7 +157,10 @@ def _limits(plan: Plan) -> tuple[float, float]:
 
 
 def _thaw(axes: "Axes", plan: Plan) -> None:
-    """A row for each section, the input's lowest; what trains is filled in its group's colour."""
+    """A row for each section, the input's lowest; what trains is filled in its group's colour.
+
+    Frozen sections are grey, and those that run once only, if all goes as expected, are hatched.
+    """
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator, NullLocator
 
@@ -169,12 +181,19 @@ def _thaw(axes: "Axes", plan: Plan) -> None:
                     corner = (phase["first_step"], place)
                     colour = styles[group]["color"]
                     axes.add_patch(Rectangle(corner, phase["steps"], height, color=colour, linewidth=0))
+        for phase in plan["phases"]:
+            if phase["features"] and section["name"] in phase["features"]["sections"]:
+                corner = (phase["first_step"], row + 0.06)
+                axes.add_patch(Rectangle(corner, phase["steps"], 0.88, **HATCHED))
     if len(sections) <= MOST_NAMED_ROWS:
         axes.set_yticks([row + 0.5 for row in range(len(sections))], [s["name"] for s in sections])
     else:
         axes.yaxis.set_major_locator(NullLocator())
         axes.set_ylabel("input → head")
-    axes.set_title("what trains", color=theme.SOFT.light)
+    hatched = any(phase["features"] for phase in plan["phases"])
+    axes.set_title(
+        "what trains (hatched: frozen, runs once)" if hatched else "what trains", color=theme.SOFT.light
+    )
     axes.spines["bottom"].set_visible(False)
     if not plan["phases"]:
         axes.xaxis.set_major_locator(NullLocator())
