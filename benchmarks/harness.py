@@ -132,7 +132,7 @@ class Against:
 
 def ratios(*against: Against) -> Callable[[Runs], list[Figure]]:
     """Return what makes a work's figures of its runs."""
-    return lambda runs: [each.figure(runs) for each in against if each.arm in runs]
+    return lambda runs: [each.figure(runs) for each in against if {each.arm, each.ours} <= runs.keys()]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What a reader gets: JSON, a Markdown table, and a picture of the figures against their targets."""
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,8 @@ TABLE, PICTURE = "README.md", "ratios"
 MEETS, MISS, NO_RESULT = "✓", "✗", "–"
 REACH = 8
 """Of the picture's scale: an eighth of a target to eight times it."""
+NEXT_TO_NOTHING = 1e-3
+"""The share of a target that noise below zero stands for: so little more that it is less."""
 UNEXPLAINED = "not yet explained: write down in benchmarks/misses.yaml what was measured and what to try next"
 
 Found = dict[str, Any]
@@ -148,7 +149,7 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
     for work in works:
         for each in _of(found, work):
             for figure in each["figures"]:
-                if figure["target"] and figure["value"]:
+                if figure["target"] and figure["value"] is not None:
                     rows.append((work.name, each["device"], figure))
     height = 1.5 + 0.34 * max(len(rows), 1)
     with canvas.blank(10, height) as picture:
@@ -190,8 +191,9 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
 def _share(figure: Mapping[str, Any]) -> float:
     """How many times as good as its target."""
     value, target = figure["value"], figure["target"]
-    share: float = value / target["value"] if target["sign"] == "≥" else target["value"] / value
-    return max(share, 1e-3) if math.isfinite(share) else 1e3
+    if value <= 0:
+        return 1 / NEXT_TO_NOTHING if target["sign"] == "≤" else NEXT_TO_NOTHING
+    return value / target["value"] if target["sign"] == "≥" else target["value"] / value
 
 
 def _missed(works: Sequence[Work], found: Sequence[Found], said: Mapping[str, Any]) -> list[str]:
