@@ -70,7 +70,9 @@ def execution_of(
         device: that runs it.
     """
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    spread = sum(max(module.kernel_size) > 1 for module in convolutions) > 1
+    # peft's DoRA looks at weights in a way that takes them plane by plane.
+    adapted = any(type(module).__module__.startswith("peft.") for module in network.modules())
+    spread = sum(max(module.kernel_size) > 1 for module in convolutions) > 1 and not adapted
     if precision != "auto":
         return Execution(precision, precision, channels_last=spread)
     fast = bool(convolutions) and has_bf16(device)
