@@ -136,3 +136,23 @@ def lightning_trainer(
         enable_model_summary=False,
         **{**lean, **more},
     )
+
+
+def lightning_fit(
+    module: Any,
+    given: SimpleNamespace,
+    data: SimpleNamespace,
+    clock: Clock,
+    callbacks: tuple[Any, ...] = (),
+    **more: Any,
+) -> None:
+    """Train a LightningModule that logs train/loss and val/accuracy, and report; `more` is the Trainer's."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    # Tensors in memory: workers would only copy them, and take cores from the training.
+    train = DataLoader(TensorDataset(data.x, data.y), batch_size=given.batch_size, shuffle=True)
+    val = DataLoader(TensorDataset(data.val_x, data.val_y), batch_size=given.eval_batch_size)
+    trainer = lightning_trainer(given, clock, callbacks, **more)
+    trainer.fit(module, train, val)
+    found = trainer.callback_metrics
+    clock.report(float(found["val/accuracy"]), float(found["train/loss_epoch"]))

@@ -7,7 +7,6 @@ import torch
 from finetuning_scheduler import FinetuningScheduler
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.peers import common
 
@@ -48,12 +47,7 @@ def main() -> None:
         logging_level=logging.ERROR,
         log_dir=".",
     )
-    train = DataLoader(TensorDataset(data.x, data.y), batch_size=given.batch_size, shuffle=True)
-    val = DataLoader(TensorDataset(data.val_x, data.val_y), batch_size=given.eval_batch_size)
-    trainer = common.lightning_trainer(given, clock, (callback,))
-    trainer.fit(module, train, val)
-    found = trainer.callback_metrics
-    clock.report(float(found["val/accuracy"]), float(found["train/loss_epoch"]))
+    common.lightning_fit(module, given, data, clock, (callback,))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import torch
 from pytorch_lightning.callbacks import BaseFinetuning
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.peers import common
 
@@ -53,12 +52,7 @@ def main() -> None:
     data = common.tensors(given.arrays)
     clock = common.Clock()
     module = Module(common.timm_network(given.model, given.arrays, data.classes), given.lr)
-    train = DataLoader(TensorDataset(data.x, data.y), batch_size=given.batch_size, shuffle=True)
-    val = DataLoader(TensorDataset(data.val_x, data.val_y), batch_size=given.eval_batch_size)
-    trainer = common.lightning_trainer(given, clock, (Gradual(given.epochs // 3),))
-    trainer.fit(module, train, val)
-    found = trainer.callback_metrics
-    clock.report(float(found["val/accuracy"]), float(found["train/loss_epoch"]))
+    common.lightning_fit(module, given, data, clock, (Gradual(given.epochs // 3),))
 
 
 if __name__ == "__main__":

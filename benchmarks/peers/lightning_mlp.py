@@ -5,7 +5,6 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from benchmarks.peers import common
@@ -44,13 +43,9 @@ def main() -> None:
     common.pin(given.threads)
     data = common.tensors(given.arrays)
     clock = common.Clock()
-    # Tensors in memory: workers would only copy them.
-    train = DataLoader(TensorDataset(data.x, data.y), batch_size=given.batch_size, shuffle=True)
-    val = DataLoader(TensorDataset(data.val_x, data.val_y), batch_size=given.eval_batch_size)
-    trainer = common.lightning_trainer(given, clock, logger=CSVLogger("."))
-    trainer.fit(Mlp(data.x[0].numel(), data.classes, given.lr), train, val)
-    found = trainer.callback_metrics
-    clock.report(float(found["val/accuracy"]), float(found["train/loss_epoch"]))
+    common.lightning_fit(
+        Mlp(data.x[0].numel(), data.classes, given.lr), given, data, clock, logger=CSVLogger(".")
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.peers import common
 
@@ -43,13 +42,7 @@ def main() -> None:
     data = common.tensors(given.arrays)
     clock = common.Clock()
     module = Probe(common.timm_network(given.model, given.arrays, data.classes), given.lr)
-    # Tensors in memory: workers would only copy them, and take cores from the training.
-    train = DataLoader(TensorDataset(data.x, data.y), batch_size=given.batch_size, shuffle=True)
-    val = DataLoader(TensorDataset(data.val_x, data.val_y), batch_size=given.eval_batch_size)
-    trainer = common.lightning_trainer(given, clock)
-    trainer.fit(module, train, val)
-    found = trainer.callback_metrics
-    clock.report(float(found["val/accuracy"]), float(found["train/loss_epoch"]))
+    common.lightning_fit(module, given, data, clock)
 
 
 if __name__ == "__main__":

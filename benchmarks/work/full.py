@@ -4,23 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import Against, Arm, Target, Work, ratios
-from benchmarks.work.gradual import BATCH, EVAL_BATCH, LR, overrides
+from benchmarks.work.gradual import overrides, settings
 
 
 def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
     common = overrides(size["images"], size["pixels"])
-    given = {
-        "epochs": size["epochs"],
-        "lr": LR,
-        "batch_size": BATCH,
-        "eval_batch_size": EVAL_BATCH,
-        "model": "resnet18",
-    }
     run = ["freeze=full", f"trainer.epochs={size['epochs']}", "trainer.precision=bf16"]
     run += [f"trainer.threads={WORK.threads}", f"trainer.device={device}"]
     return [
         Arm("frostline", "with_frostline", {"overrides": [*common, *run]}),
-        Arm("a hand-written loop", "bare_full", {**given, "precision": "best"}, common, best=True),
+        Arm("a hand-written loop", "bare_full", {**settings(size), "precision": "best"}, common, best=True),
     ]
 
 

@@ -20,18 +20,23 @@ def overrides(images: int, pixels: int) -> list[str]:
     ]
 
 
-def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
-    common = overrides(size["images"], size["pixels"])
-    third = size["epochs"] // 3
-    phases = f"[{{train:[head],until:{{epochs:{third}}}}},{{train:[head,top],until:{{epochs:{third}}}}}"
-    schedule = ["freeze=gradual", f"freeze.phases={phases},{{train:all,until:end}}]"]
-    given = {
+def settings(size: Mapping[str, Any]) -> dict[str, Any]:
+    """What the others are told of training a ResNet-18."""
+    return {
         "epochs": size["epochs"],
         "lr": LR,
         "batch_size": BATCH,
         "eval_batch_size": EVAL_BATCH,
         "model": "resnet18",
     }
+
+
+def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
+    common = overrides(size["images"], size["pixels"])
+    third = size["epochs"] // 3
+    phases = f"[{{train:[head],until:{{epochs:{third}}}}},{{train:[head,top],until:{{epochs:{third}}}}}"
+    schedule = ["freeze=gradual", f"freeze.phases={phases},{{train:all,until:end}}]"]
+    given = settings(size)
 
     def ours(precision: str) -> dict[str, Any]:
         run = [f"trainer.epochs={size['epochs']}", f"trainer.precision={precision}"]
