@@ -21,10 +21,14 @@ PNG = b"\x89PNG"
 
 
 def info(
-    name: str = "full·mlp·digits·s0", study: str = "tiny", config: dict | None = None, **tags: str
+    name: str = "full·mlp·digits·s0",
+    study: str = "tiny",
+    config: dict | None = None,
+    fingerprint: str = "ab12" * 16,
+    **tags: str,
 ) -> RunInfo:
     config = config or {"backbone": {"kind": "mlp", "hidden": [16, 8]}, "seed": 0}
-    dataset = {"name": "digits", "kind": "digits", "fingerprint": "ab12" * 16}
+    dataset = {"name": "digits", "kind": "digits", "fingerprint": fingerprint}
     return RunInfo(name, "finetune", study, config, dataset, "training", tags)
 
 
@@ -282,6 +286,33 @@ def test_four_processes_on_a_store_that_is_not_there_yet(place):
         counts = [len(store.client.get_metric_history(run.info.run_id, key)) for key in "abcd"]
         assert counts == [100] * 4
     assert len(runs(store, "study")) == 1
+
+
+def bring(number: int, barrier) -> None:
+    from frostline.adapters.tracking import Store
+
+    store = Store()
+    store.connect()
+    for each in range(20):
+        barrier.wait(60)
+        store.begin(info(f"run {number} {each}", fingerprint=f"{each:x<64}"), name_of_this(), when=1000).end(
+            "FINISHED"
+        )
+
+
+def test_processes_that_bring_new_data_sets_at_the_same_time(store):
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["frostline.adapters.tracking", "mlflow.store.tracking.sqlalchemy_store"])
+    barrier = context.Barrier(3)
+    processes = [context.Process(target=bring, args=(n, barrier)) for n in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert len(found := runs(store)) == 60
+    for name, run in found.items():
+        assert [one.dataset.digest for one in run.inputs.dataset_inputs] == [f"{name.split()[-1]:x<36}"]
 
 
 # ── stores that are away ────────────────────────────────────────────────────────────────────────────────

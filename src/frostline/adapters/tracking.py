@@ -34,6 +34,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 PARAM_LIMIT = 6000
@@ -203,9 +204,12 @@ class StoredRun:
         def send(client: Client, run_id: str) -> None:
             for i in range(0, len(params), PARAMS_AT_ONCE):
                 client.log_batch(run_id, params=params[i : i + PARAMS_AT_ONCE])
-            client.log_inputs(
-                run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])]
-            )
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])]
+            try:
+                client.log_inputs(run_id, inputs)
+            except MlflowException:
+                # Two runs brought a new data set at once: MLflow looks for it before it inserts it.
+                client.log_inputs(run_id, inputs)
             if long:
                 client.log_text(run_id, canonical_json(long), LONG_PARAMS)
 
