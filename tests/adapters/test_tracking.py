@@ -310,7 +310,8 @@ def test_processes_that_bring_new_data_sets_at_the_same_time(store):
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 3
-    assert len(found := runs(store)) == 60
+    found = runs(store)
+    assert len(found) == 60
     for name, run in found.items():
         assert [one.dataset.digest for one in run.inputs.dataset_inputs] == [f"{name.split()[-1]:x<36}"]
 

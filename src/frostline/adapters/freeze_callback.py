@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -57,7 +57,7 @@ class FreezeSchedule(pl.Callback):
         self._begin(network)
 
     @classmethod
-    def of(cls, plan: FreezePlan, network: str, inputs: "Inputs") -> "FreezeSchedule":
+    def of(cls, plan: FreezePlan, network: str, inputs: Inputs) -> Self:
         """Return the callback of a plan that is already made.
 
         Args:
@@ -86,8 +86,8 @@ class FreezeSchedule(pl.Callback):
         self._set: tuple[float, float | None] | None = None
         """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
         self.dropout: thaw.Dropout | None = None
-        self._clocks: list[tuple[dict[str, Any], Any]] = []
-        """Groups that are frozen, each with the steps that the optimizer counted for it; None: none yet."""
+        self._clocks: dict[str, Any] = {}
+        """Of each frozen group of the optimizer the steps that it counted when it froze; None: none yet."""
         self._graphs: Graphs | None = None
         """None: nothing is compiled."""
 
@@ -159,12 +159,6 @@ class FreezeSchedule(pl.Callback):
         steady = self._steady_until - trainer.global_step
         self._quiet_until = batch_idx - batch_idx % batches + steady * batches
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Put right what the step did to frozen groups."""
-        self.after_step(trainer, pl_module)
-
     def before_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Enter the next phase where the current one is over, and set this step's rates."""
         step = trainer.global_step
@@ -181,18 +175,6 @@ class FreezeSchedule(pl.Callback):
                 group["lr"] = base["lr"] * (scale * inside)
                 if momentum is not None:
                     group.update(_with_momentum(group, momentum))
-
-    def after_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Put the clocks of frozen groups back, where the optimizer counts steps by group, as LAMB does."""
-        if not self._clocks:
-            return
-        if not any("step" in group for group, _ in self._clocks):
-            self._clocks = []
-        for group, step in self._clocks:
-            if step is None:
-                group.pop("step", None)
-            else:
-                group["step"] = _copy(step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate alike in all phases, where torch.compile would compile for each."""
@@ -250,6 +232,7 @@ class FreezeSchedule(pl.Callback):
             "starts": self.starts,
             "history": self.history,
             "best": self.best,
+            "clocks": self._clocks,
         }
 
     def on_load_checkpoint(
@@ -278,6 +261,7 @@ class FreezeSchedule(pl.Callback):
         self.history = list(state_dict["history"])
         self._steady_until = self._quiet_until = 0
         self.best = state_dict["best"]
+        self._clocks = dict(state_dict["clocks"])
 
     def _content(self) -> dict[str, Any]:
         """What must be alike for a run to go on: plain data; empty where the run's maker sees to it."""
@@ -348,6 +332,7 @@ class FreezeSchedule(pl.Callback):
             if slot is not None:
                 options = self.plan.options(self.phase, slot.group, decays=slot.decays)
                 group.update({**base, "lr": group["lr"], **options})
+                self._set_clock(group, trains=slot.group in phase.train)
         if isinstance(trainer.strategy, DDPStrategy):
             # DDP all-reduces what required gradients when it was wrapped round the module (Lightning #20340).
             trainer.strategy.model = module
@@ -357,12 +342,18 @@ class FreezeSchedule(pl.Callback):
             for slot in self.slots
         ]
         self._set = None
-        self._clocks = [
-            (group, _copy(group.get("step")))
-            for slot, group in zip(self.slots, self._groups(trainer), strict=True)
-            if slot is not None and slot.group not in phase.train
-        ]
         self._applied = self.phase
+
+    def _set_clock(self, group: dict[str, Any], *, trains: bool) -> None:
+        """Let a group that thaws count on from where it froze: LAMB and Adan count its frozen steps, too."""
+        name = group["name"]
+        if not trains:
+            self._clocks.setdefault(name, _copy(group.get("step")))
+        elif name in self._clocks:
+            counted = self._clocks.pop(name)
+            group.pop("step", None)
+            if counted is not None:
+                group["step"] = counted
 
 
 class DrivenFreezeSchedule(FreezeSchedule):
@@ -378,10 +369,8 @@ class DrivenFreezeSchedule(FreezeSchedule):
     ) -> None:
         """Wait for the module."""
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Wait for the module."""
+    def after_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A step leaves nothing to put right."""
 
 
 def _copy(step: Any) -> Any:
