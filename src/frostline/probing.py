@@ -9,7 +9,8 @@ from frostline import alone, compose
 from frostline.overrides import OF_A_HEAD
 
 if TYPE_CHECKING:
-    from frostline.stages.probe import Judged, Setting, Spread
+    from frostline.core.metrics import Spread
+    from frostline.stages.probe import Judged, Setting
 
 TABLE_WIDTH = 160
 """Where the table does not go to a terminal."""

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.core.class_balance import balanced_order, balanced_weights, counts, effective_weights
+from frostline.core.class_balance import (
+    balanced_order,
+    balanced_weights,
+    class_weights,
+    counts,
+    effective_weights,
+)
+from frostline.schema import Effective
 
 
 def drawn(seed=0):
@@ -63,3 +70,10 @@ def test_a_balanced_order_is_a_function_of_its_generator():
     assert torch.equal(balanced_order(labels, drawn(1)), balanced_order(labels, drawn(1)))
     orders = {tuple(balanced_order(labels, drawn(seed)).tolist()) for seed in range(5)}
     assert len(orders) > 1
+
+
+def test_the_config_chooses_the_weights():
+    count = torch.tensor([6, 2])
+    assert class_weights(None, count) is None
+    assert torch.equal(class_weights("balanced", count), balanced_weights(count))
+    assert torch.equal(class_weights(Effective(effective=0.9), count), effective_weights(count, 0.9))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from frostline.core import execution
-from frostline.core.execution import Execution, autocast, behind, execution_of
+from frostline.core.execution import Execution, autocast, behind, device_of, execution_of
 
 CPU = torch.device("cpu")
 
@@ -81,3 +81,8 @@ def test_autocast_is_for_bf16_alone():
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with autocast(precision, CPU):
             assert layer(x).dtype == dtype
+
+
+def test_a_device_is_the_one_that_is_there():
+    assert device_of("cpu").type == "cpu"
+    assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
-from frostline.core.metrics import METRICS, classification_metrics, confusion, expected_calibration_error
+from frostline.core.metrics import (
+    METRICS,
+    classification_metrics,
+    confusion,
+    expected_calibration_error,
+    spread,
+)
 
 
 def _made_up(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -127,3 +133,9 @@ def test_every_share_is_a_share(logits: np.ndarray, labels: np.ndarray) -> None:
 def test_refuses_what_it_cannot_score(logits: np.ndarray, labels: np.ndarray, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         classification_metrics(logits, labels)
+
+
+def test_a_spread_over_seeds():
+    assert spread([]) == {"n": 0.0}
+    assert spread([0.5]) == {"mean": 0.5, "std": 0.0, "n": 1.0}
+    assert spread([1.0, 2.0, 3.0]) == {"mean": 2.0, "std": 1.0, "n": 3.0}

@@ -9,7 +9,7 @@ import torch
 from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_module import Classifier, Reused
 from frostline.core.execution import behind
-from frostline.core.frost_line import ALL_TRAINS, Split, Whole
+from frostline.core.frost_line import ALL_TRAINS, Split
 from frostline.data.features import OFF, Reuse
 from frostline.data.pixels import Images
 
@@ -74,8 +74,7 @@ class FeatureReuse(pl.Callback):
         self._phase = phase
         module.reused = None
         plan, network = self.freezing.plan, module.network
-        found = self.reuse.cuts(network, plan, phase)
-        cut = found if isinstance(found, Whole) else self.reuse.cut(network, plan, phase, self.train)
+        cut = self.reuse.cut(network, plan, phase, self.train)
         if isinstance(cut, Split):
             module.reused, there = self._reused(cut, phase)
             self.said[phase:] = [cut.name]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from frostline import schema
 from frostline.adapters.lit_data import ImageData
-from frostline.core.class_balance import balanced_weights, effective_weights
-from frostline.core.execution import Execution, Precision, autocast
+from frostline.core.class_balance import class_weights
+from frostline.core.execution import Execution, Precision, autocast, run
 from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split
 from frostline.core.losses import CrossEntropy, half_mse, hits
@@ -49,8 +49,7 @@ class Reused:
         return self._rest(self.val[rows.cpu()].to(device))
 
     def _rest(self, features: Tensor) -> Tensor:
-        with autocast(self.precision, features.device):
-            return self.split.rest(features if self.precision == "bf16" else features.float())
+        return run(self.split.rest, features, self.precision)
 
 
 class Follower(Protocol):
@@ -229,13 +228,8 @@ class Classifier(pl.LightningModule):
 
 
 def _cross_entropy(config: schema.CrossEntropy, counts: Tensor | None) -> CrossEntropy:
-    weights = None
-    if config.class_weights is not None:
-        assert counts is not None
-        given = config.class_weights
-        weights = (
-            balanced_weights(counts) if given == "balanced" else effective_weights(counts, given.effective)
-        )
+    assert counts is not None or config.class_weights is None
+    weights = None if counts is None else class_weights(config.class_weights, counts)
     return CrossEntropy(config.label_smoothing, weights)
 
 

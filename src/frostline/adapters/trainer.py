@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -26,7 +25,7 @@ from frostline.adapters.freeze_callback import DrivenFreezeSchedule, FreezeSched
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier, NotFinite
 from frostline.core import weights
-from frostline.core.execution import Execution, execution_of
+from frostline.core.execution import Execution, device_of, execution_of
 from frostline.core.freeze import score
 from frostline.core.thaw import freeze_all
 from frostline.data.features import Reuse
@@ -108,7 +107,7 @@ def fit(
         followers = [freezing, *(each for each in (reusing, average) if each)]
         classifier.followers = followers
         callbacks = [*followers, recorder, _ResumePoint(resume)]
-    device = torch.device("cuda" if _accelerator(config.device) == "gpu" else "cpu")
+    device = device_of(config.device)
     classifier.execution = result.execution = execution_of(classifier.network, config.precision, device)
     classifier.execution.arrange(classifier.network)
     classifier.steps_at_once = config.steps_per_execution
@@ -117,7 +116,7 @@ def fit(
     begun = _ResumePoint.latest(resume)
     with _quiet(), _one_sentence(result, resume):
         trainer = pl.Trainer(
-            accelerator=_accelerator(config.device),
+            accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             max_epochs=config.epochs,
             # The whole validation split, before the first step: where the curves start.
@@ -206,7 +205,7 @@ class _Recorder(pl.Callback):
             self.result.best_epoch = int(row["epoch"] or 0)
             averaged = self.averaging.measured if self.averaging else None
             state = averaged or module.network.state_dict()
-            self.result.best_state = {k: _kept(v) for k, v in state.items()}
+            self.result.best_state = {k: weights.detached(v) for k, v in state.items()}
         self.on_epoch(row)
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,17 +270,6 @@ class _ResumePoint(Checkpoint):
             partial.unlink(missing_ok=True)
         self._saved = time.perf_counter()
         self._cost = self._saved - begun
-
-
-def _kept(tensor: Tensor) -> Tensor:
-    """A copy that training does not change, as a file keeps it."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _accelerator(device: str) -> str:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise FrostlineError("trainer.device: no CUDA device is here; set trainer.device=cpu")
-    return "gpu" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 """Classes of unequal size: what each class's loss weighs, and an order in which all come up as often."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from frostline import schema
 
 
 def counts(labels: Tensor, classes: int) -> Tensor:
@@ -32,6 +36,18 @@ def effective_weights(count: Tensor, beta: float) -> Tensor:
     """
     inverse = _where_seen(count, (1 - beta) / (1 - beta ** count.double()))
     return inverse / inverse.sum() * (count > 0).sum()
+
+
+def class_weights(given: Literal["balanced"] | schema.Effective | None, count: Tensor) -> Tensor | None:
+    """Return what each class's loss weighs, (K,) float32, as `loss.class_weights` says; None: all alike.
+
+    Args:
+        given: the config's.
+        count: images of each class, (K,) int64.
+    """
+    if given is None:
+        return None
+    return balanced_weights(count) if given == "balanced" else effective_weights(count, given.effective)
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:

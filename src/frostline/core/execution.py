@@ -4,13 +4,15 @@ Chosen by hardware and architecture, not by the clock: a measurement could turn 
 and results would then differ by rounding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from frostline.errors import FrostlineError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -39,6 +41,18 @@ class Execution:
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which a forward pass has this precision; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def run(part: Callable[[Tensor], Tensor], features: Tensor, precision: Precision) -> Tensor:
+    """Run the layers behind features in a precision of their own, whatever the features are kept in.
+
+    Args:
+        part: those layers.
+        features: (N, …), on the device that runs them.
+        precision: as `behind` says.
+    """
+    with autocast(precision, features.device):
+        return part(features if precision == "bf16" else features.float())
 
 
 def behind(trained: Iterable[str], network: nn.Module, precision: Precision) -> Precision:
@@ -82,6 +96,17 @@ def execution_of(
         frozen="bf16" if fast else "fp32",
         channels_last=spread,
     )
+
+
+def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device that `trainer.device` means; auto: a GPU where there is one.
+
+    Raises:
+        FrostlineError: it is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise FrostlineError("trainer.device: no CUDA device is here; set trainer.device=cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -143,19 +143,14 @@ class Split:
         return logits
 
 
-def split(network: nn.Module, plan: FreezePlan, phase: int, images: Tensor) -> Split | Whole:
-    """Cut `network` at the frost line of a phase, if that saves anything and is proven on `images`.
+def proven(cuts: Sequence[Split], images: Tensor) -> Split | Whole:
+    """Return the first cut of a network whose parts give, on images, what the whole gives.
 
     Args:
-        network: the plan's, as `core.thaw.enter` makes it for the phase, under the precision of the run.
-        plan: a run's.
-        phase: whose frost line is meant.
-        images: (N, C, H, W) of which N, at least 3, prove that the parts equal the whole.
+        cuts: as `worthwhile` gives them, under the precision of the run.
+        images: (N, C, H, W); of N, at least 3, they are tried in batches of two sizes.
     """
-    found = worthwhile(network, plan, phase, images[:1])
-    if isinstance(found, Whole):
-        return found
-    return the_first(found, lambda cut: _proven(cut, images))
+    return the_first(cuts, lambda cut: _proven(cut, images))
 
 
 def the_first(cuts: Sequence[Split], holds: Callable[[Split], bool]) -> Split | Whole:

@@ -1,9 +1,14 @@
 """How good a classifier's logits are: one number a metric, the same bits on every run."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Spread = dict[str, float]
+"""mean, std and n, over seeds."""
 
 METRICS = ("accuracy", "balanced_accuracy", "ece", "f1_macro", "loss", "top5_accuracy")
 """All that `classification_metrics` returns, but `n`."""
@@ -44,6 +49,14 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
         best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
         metrics["top5_accuracy"] = float((best == truth[:, None]).any(axis=1).mean())
     return metrics
+
+
+def spread(numbers: Sequence[float]) -> Spread:
+    """Return mean, standard deviation (of n − 1) and number; no number has neither, one has no deviation."""
+    if not numbers:
+        return {"n": 0.0}
+    std = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return {"mean": statistics.fmean(numbers), "std": std, "n": float(len(numbers))}
 
 
 def confusion(labels: ArrayLike, predictions: ArrayLike, k: int) -> NDArray[np.int64]:

@@ -37,6 +37,11 @@ class LoadReport:
         return ", ".join(f"{len(names)} {what}" for what, names in asdict(self).items())
 
 
+def detached(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy that training does not change, on the CPU, plane by plane as files keep it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def transfer(
     model: nn.Module,
     state: Mapping[str, torch.Tensor],

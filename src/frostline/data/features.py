@@ -53,21 +53,25 @@ class Reuse:
         drawn = isinstance(self.config, schema.AutoFeatures) and augments(self.augment)
         return self.config.views if drawn else None  # type: ignore[union-attr]
 
-    def cuts(self, network: nn.Module, plan: FreezePlan, phase: int) -> list[Split] | Whole:
+    def cuts(
+        self, network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor | None = None
+    ) -> list[Split] | Whole:
         """Return where training may cut the network, best first, none of them proven, or why nowhere.
 
         Args:
             network: as `core.thaw.enter` makes it for the phase; may have no data.
             plan: a run's.
             phase: whose frost line is meant.
+            stand_in: (N, C, H, W) images that the network is watched on; None: black ones.
         """
         if isinstance(self.config, schema.NoFeatures):
             return Whole(OFF)
         device = next(network.parameters()).device
-        images = torch.zeros(PROOF, self.spec.channels, self.spec.size, self.spec.size, device=device)
+        if stand_in is None:
+            stand_in = torch.zeros(PROOF, self.spec.channels, self.spec.size, self.spec.size, device=device)
         # What has no data is in float32: torch's meta device has no autocast.
         with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
-            found = frost_line.worthwhile(network, plan, phase, images)
+            found = frost_line.worthwhile(network, plan, phase, stand_in)
         # Only of what could be cut else is it worth knowing what is in the way.
         if isinstance(found, list) and (reason := self._fresh()):
             return Whole(reason)
@@ -82,14 +86,20 @@ class Reuse:
             phase: whose frost line is meant.
             images: that it trains on.
         """
-        rows = torch.arange(PROOF) % len(images)
-        device = next(network.parameters()).device
-        execution = self.execution(network)
-        execution.arrange(network)
-        with autocast(execution.frozen, device):
-            shown = execution.arranged(normalise(images.pixels[rows].to(device), self.spec))
-            found = frost_line.split(network, plan, phase, shown)
+        shown = self.shown(network, images)
+        cuts = self.cuts(network, plan, phase, shown[:1])
+        if isinstance(cuts, Whole):
+            return cuts
+        with autocast(self.execution(network).frozen, shown.device):
+            found = frost_line.proven(cuts, shown)
         return found if isinstance(found, Whole) else self.fitting(found, len(images))
+
+    def shown(self, network: nn.Module, images: Images) -> Tensor:
+        """Make the network ready, and return (PROOF, C, H, W) of the images, on which its cuts are tried."""
+        execution, device = self.execution(network), next(network.parameters()).device
+        execution.arrange(network)
+        rows = torch.arange(PROOF) % len(images)
+        return execution.arranged(normalise(images.pixels[rows].to(device), self.spec))
 
     def features(self, split: Split, images: Images, view: int | None = None) -> Tensor:
         """Return the features of images, (N, *split.shape), on the CPU; memory-mapped if they are many.

@@ -1,6 +1,5 @@
 """Step four: measure trained networks. The only place that reads a test split, once a network."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 
 from frostline import machine
 from frostline.core import thaw
-from frostline.core.execution import Precision, behind
+from frostline.core.execution import Precision, behind, device_of
 from frostline.core.frost_line import Split
-from frostline.core.metrics import classification_metrics
+from frostline.core.metrics import classification_metrics, spread
 from frostline.core.seeds import derive
 from frostline.data.features import Reuse
 from frostline.data.index import Index, training_rows
@@ -23,7 +22,6 @@ from frostline.files import canonical_json, csv_text, publish, read_json, read_y
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.services import RunInfo, Services
 from frostline.stages.measuring import (
-    device_of,
     logits_behind,
     logits_of,
     network_with,
@@ -151,7 +149,7 @@ def _parts(
     plan = plan_of(config, network, count)
     if not plan.phases:
         return None
-    network.to(device_of(config.trainer))
+    network.to(device_of(config.trainer.device))
     last = len(plan.phases) - 1
     thaw.enter(network, plan, last)
     found = reuse.cut(network, plan, last, images)
@@ -169,10 +167,6 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
 
 
 def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    def spread(numbers: list[float]) -> dict[str, float]:
-        std = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-        return {"mean": float(np.mean(numbers)), "std": std, "n": float(len(numbers))}
-
     return {name: spread([v[name] for v in values]) for name in values[0]}
 
 

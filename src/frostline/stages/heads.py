@@ -13,25 +13,25 @@ from torch import Tensor, nn
 
 from frostline import machine
 from frostline.core import thaw
-from frostline.core.class_balance import balanced_weights, counts, effective_weights
-from frostline.core.execution import Execution, autocast
+from frostline.core.class_balance import class_weights, counts
+from frostline.core.execution import Execution, autocast, device_of
 from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split, Whole, candidates
 from frostline.core.heads import Head, HeadFit, Optimizer, Recipe, Row, train_heads
 from frostline.core.param_groups import decaying
 from frostline.core.seeds import derive
-from frostline.core.weights import LoadReport
+from frostline.core.weights import LoadReport, detached
 from frostline.data.augment import augments
-from frostline.data.features import PROOF, Reuse
+from frostline.data.features import Reuse
 from frostline.data.index import training_rows
-from frostline.data.pixels import Images, normalise
+from frostline.data.pixels import Images
 from frostline.errors import FrostlineError, exhaustion
 from frostline.files import size
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import Start, start_network
 from frostline.schema import CrossEntropy, NoFeatures, Run
 from frostline.services import Services
-from frostline.stages.measuring import device_of, reuse_of
+from frostline.stages.measuring import reuse_of
 from frostline.stages.training import Material, backbone_name, plan_of
 
 ROUNDING = 1e-4
@@ -113,10 +113,7 @@ class Trained:
     def best_state(self) -> dict[str, Tensor]:
         """The whole network with the best epoch's head."""
         network, head = self.company.cut.network, self.company.cut.module
-        state = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in network.state_dict().items()
-        }
+        state = {name: detached(tensor) for name, tensor in network.state_dict().items()}
         return state | {f"{head}.weight": self.fit.weight.cpu(), f"{head}.bias": self.fit.bias.cpu()}
 
     @property
@@ -180,7 +177,7 @@ def train(companies: Sequence[Company], services: Services) -> list[Trained]:
     with services.progress(f"train {count} heads, by epochs", total) as advance:
         for company in companies:
             begun = time.perf_counter()
-            device = device_of(company.runs[0].trainer)
+            device = device_of(company.runs[0].trainer.device)
             fits = train_heads(
                 [_head(company, run) for run in company.runs],
                 [view.to(device).float() for view in company.views],
@@ -259,7 +256,7 @@ def _company(run: Run, start: Start, given: Material, services: Services) -> Com
     plan = plan_of(run, network, len(rows))
     images, val = given.images("train", rows), given.images("val", index.rows("val"))
     reuse = reuse_of(run, seed, spec, services)
-    network.to(device_of(run.trainer))
+    network.to(device_of(run.trainer.device))
     thaw.enter(network, plan, 0)
     cut = _cut(run, network, plan, images, reuse)
     weight, bias = (
@@ -273,11 +270,8 @@ def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: 
     below = any(not plan.layers.places[name].head for name in plan.trained(0))
     if below or len(plan.phases[0].train) > 1:
         raise NotAtOnce("freeze", "training more than one group, the head,", "set freeze=linear_probe")
-    rows = torch.arange(PROOF) % len(images)
-    device, execution = next(network.parameters()).device, reuse.execution(network)
-    execution.arrange(network)
-    tried = execution.arranged(normalise(images.pixels[rows].to(device), reuse.spec))
-    with autocast(execution.frozen, device):
+    tried = reuse.shown(network, images)
+    with autocast(reuse.execution(network).frozen, tried.device):
         cuts = candidates(network, plan, 0, tried[:1])
     heads = [] if isinstance(cuts, Whole) else [cut for cut in cuts if _is_all(cut, plan, tried)]
     if not heads:
@@ -323,7 +317,7 @@ def _head(company: Company, run: Run) -> Head:
     decays = name in decaying(plan.layers, company.cut.network)
     decay = plan.options(0, group, decays=decays).get("weight_decay", run.optimizer.weight_decay)
     weight, bias = company.starts[run.seeds[0]]
-    device = device_of(run.trainer)
+    device = device_of(run.trainer.device)
     return Head(
         lr=run.optimizer.lr * plan.scale(0, group, place.depth),
         weight_decay=decay if decays else 0.0,
@@ -350,9 +344,7 @@ def _recipe(company: Company) -> Recipe:
 
 def _class_weights(company: Company) -> Tensor | None:
     loss = company.runs[0].loss
-    given = loss.class_weights if isinstance(loss, CrossEntropy) else None
-    if given is None:
+    if not isinstance(loss, CrossEntropy):
         return None
     weight, _ = next(iter(company.starts.values()))
-    count = counts(company.train.labels, len(weight))
-    return balanced_weights(count) if given == "balanced" else effective_weights(count, given.effective)
+    return class_weights(loss.class_weights, counts(company.train.labels, len(weight)))

@@ -7,7 +7,7 @@ import torch
 
 from frostline import project
 from frostline.core import weights
-from frostline.core.execution import Precision, autocast, execution_of
+from frostline.core.execution import Precision, autocast, device_of, execution_of, run
 from frostline.core.feature_cache import FeatureCache
 from frostline.core.frost_line import Split
 from frostline.data.features import Reuse
@@ -62,7 +62,7 @@ def logits_of(
     network: torch.nn.Module, pixels: torch.Tensor, spec: InputSpec, trainer: Trainer
 ) -> torch.Tensor:
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
-    device = device_of(trainer)
+    device = device_of(trainer.device)
     network.eval().to(device)
     execution = execution_of(network, trainer.precision, device)
     execution.arrange(network)
@@ -88,13 +88,5 @@ def logits_behind(
     """
     split.network.eval()
     device = next(split.network.parameters()).device
-    with autocast(precision, device):
-        given = (part.to(device) for part in features.split(batch_size))
-        parts = [split.rest(part if precision == "bf16" else part.float()).float().cpu() for part in given]
-    return torch.cat(parts)
-
-
-def device_of(trainer: Trainer) -> torch.device:
-    """Return the device that a run is measured on."""
-    cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
+    parts = (run(split.rest, part.to(device), precision) for part in features.split(batch_size))
+    return torch.cat([part.float().cpu() for part in parts])

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from frostline.core.execution import device_of
 from frostline.core.freeze import score
 from frostline.core.losses import hits
-from frostline.core.metrics import classification_metrics
+from frostline.core.metrics import Spread, classification_metrics, spread
 from frostline.core.probes import choose_k, knn, ridge
 from frostline.data.index import Index
 from frostline.data.pixels import Images, images_key, load_pixels
@@ -28,7 +29,6 @@ from frostline.schema import Run
 from frostline.services import NoTracker, RunInfo, Services
 from frostline.stages import evaluate, heads, training
 from frostline.stages.heads import Company, Trained
-from frostline.stages.measuring import device_of
 
 PROBE, HEADS = "probe.json", "heads.csv"
 SETTINGS = OF_A_HEAD[:-1]
@@ -40,9 +40,6 @@ PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 13))
 KS = (1, 3, 5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
 """Of the neighbours' votes (Wu et al. 2018)."""
-
-Spread = dict[str, float]
-"""mean, std and n over seeds."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +182,6 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def spread(numbers: Sequence[float]) -> Spread:
-    """Return mean, standard deviation and number; no number has neither."""
-    if not numbers:
-        return {"n": 0.0}
-    std = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
-    return {"mean": statistics.fmean(numbers), "std": std, "n": float(len(numbers))}
-
-
 class _Watch:
     """Shows the progress of computing features, and adds up how long it took."""
 
@@ -253,7 +242,7 @@ class _Chosen:
 
 
 def _choose(company: Company, services: Services) -> _Chosen:
-    device = device_of(company.runs[0].trainer)
+    device = device_of(company.runs[0].trainer.device)
     # As they are, even where heads are trained on augmented views.
     plain = company.reuse.features(company.cut, company.train)
     train, val = plain.to(device).float(), company.validation.to(device).float()
@@ -284,7 +273,7 @@ def _test_images(run: Run, given: training.Material, data: Path, services: Servi
 def _measured(head: Trained, images: Images) -> dict[str, float]:
     """Metrics of a head, as `evaluate` has them for its network."""
     features = head.company.reuse.features(head.company.cut, images)
-    trainer, device = head.run.trainer, device_of(head.run.trainer)
+    trainer, device = head.run.trainer, device_of(head.run.trainer.device)
     weight, bias = head.fit.weight.to(device), head.fit.bias.to(device)
     parts = features.split(trainer.eval_batch_size)
     logits = torch.cat([functional.linear(part.to(device).float(), weight, bias).cpu() for part in parts])
