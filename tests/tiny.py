@@ -59,6 +59,7 @@ RUN: dict[str, Any] = {
         "batch_size": 20,
         "eval_batch_size": 256,
         "steps_per_execution": 1,
+        "compile": False,
         "threads": 1,
         "sampling": "shuffle",
         "precision": "fp32",

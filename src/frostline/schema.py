@@ -489,6 +489,8 @@ class Trainer(Strict):
     steps_per_execution: Annotated[int, Field(ge=1)] | None
     """Optimizer steps between two looks at the clock, the resume point and the signals; null: as many as take
     50 ms. Does not change results."""
+    compile: bool
+    """Let torch.compile translate passes of the whole network: minutes at first, worth it on a GPU alone."""
     threads: Annotated[int, Field(ge=1)]
     """CPU threads; part of the result's bytes, so pinned here."""
     sampling: Literal["shuffle", "balanced"]

@@ -1,11 +1,12 @@
 """A freeze schedule on a network that torch.compile wraps: the same training, and a graph a phase."""
 
+import shutil
 from itertools import combinations
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from tests.tiny import QUIET, network_of, random_images, same, stranger
+from tests.tiny import QUIET, Bench, network_of, random_images, same, stranger
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -89,8 +90,8 @@ def test_a_phase_is_a_graph_and_trains_what_it_would_without(name, backend, comp
     assert all(map(same, module.states, plain.states))
 
 
-def test_more_phases_than_torch_compile_takes_graphs_for(compiled, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # other libraries raise it on import
+@torch._dynamo.config.patch(recompile_limit=8)  # other libraries raise it on import
+def test_more_phases_than_torch_compile_takes_graphs_for(compiled):
     groups = {"head": "head", "bias": "bias", "top": "stage:-1", "rest": "*"}
     trains = [list(names) for size in (1, 2, 3) for names in combinations(groups, size)][:11]
     phases = [{"train": names, "until": {"steps": 1}} for names in trains]
@@ -100,3 +101,21 @@ def test_more_phases_than_torch_compile_takes_graphs_for(compiled, monkeypatch):
     assert len(schedule.starts) == len(phases) > before
     assert graphs == len(phases) + 1
     assert torch._dynamo.config.recompile_limit == before
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("reuse", [True, False], ids=["head on features", "whole network"])
+def test_a_run_may_be_compiled_and_leaves_its_network_as_it_was(reuse, tmp_path):
+    phases = [{"train": ["head"], "until": {"epochs": 1}}, {"train": "all", "until": "end"}]
+    changes = {
+        "backbone": {"kind": "mlp", "hidden": [16, 8], "activation": "relu", "dropout": 0.0},
+        "freeze": {"groups": GROUPS, "phases": phases},
+        "features": {"kind": "auto", "views": None} if reuse else {"kind": "off"},
+        "trainer.epochs": 2,
+    }
+    plain = Bench(changes).fit(tmp_path / "plain")
+    bench = Bench({**changes, "trainer.compile": True})
+    compiled = bench.fit(tmp_path / "compiled")
+    assert bench.classifier.network._compiled_call_impl is None
+    for name, tensor in plain.best_state.items():
+        torch.testing.assert_close(compiled.best_state[name], tensor, rtol=1e-4, atol=1e-5)

@@ -253,8 +253,6 @@ def test_reasons():
     assert cut(vit, stem, pictures(size=160)).reason == (
         "the network itself, not one of its layers, holds cls_token, which trains"
     )
-    crossvit = timm.create_model("crossvit_9_240", num_classes=5, img_size=240)
-    assert "need more than" in cut(crossvit, TOP, pictures(size=240)).reason
     dropped = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 3), nn.Linear(3, 3))
     top = {"groups": {"top": "re:^3", "rest": "*"}, "phases": [{"train": ["top"], "until": "end"}]}
     assert cut(dropped, top, pictures(3, 16, 1)).reason == "no layer comes before 0, which drops at random"
@@ -267,6 +265,16 @@ def test_a_network_without_data_can_be_looked_at():
     thaw.enter(network, plan, 0)
     found = candidates(network, plan, 0, torch.empty(1, 3, 64, 64, device="meta"))
     assert "layer3:output" in [f"{each.module}:{each.side}" for each in found]
+
+
+def test_two_branches_are_cut_where_both_end_and_nowhere_between():
+    network = timm.create_model("crossvit_9_240", num_classes=5)
+    images = pictures(size=240)
+    found = cut(network, PROBE, images)
+    assert (found.name, found.shape) == ("head_drop:2 outputs", (128 + 256,))
+    assert {"norm.0.weight", "norm.1.weight"} <= found.prefix
+    parts_equal_the_whole(found)
+    assert "need more than" in cut(network, TOP, images).reason
 
 
 def test_looking_and_proving_leave_the_network_as_it_was():

@@ -26,7 +26,7 @@ def model():
 
 
 def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay(model):
-    plan = planned(model)
+    plan = planned(model, lr={"rest": 0.1})
     optimizer = torch.optim.AdamW(by_decay(plan.layers, model, 0.1), lr=0.5)
     slots, groups = split(plan, model, optimizer.param_groups)
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
@@ -37,6 +37,30 @@ def test_every_parameter_is_in_one_named_group_and_vectors_do_not_decay(model):
         assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) == slot.decays for p in group["params"])
         assert (group["lr"], group["betas"]) == (0.5, (0.9, 0.999))
     assert {s.name for s in slots} == {"head", "head/no_decay", "rest", "rest/no_decay"}
+
+
+@pytest.mark.parametrize(
+    ("phases", "decay", "groups"),
+    [
+        ([{"train": "all"}], 0.0, 1),
+        ([{"train": "all"}], 0.1, 2),
+        ([{"train": "all", "weight_decay": 0.1}], 0.0, 2),
+        ([{"train": "all", "optimizer": {"head": {"eps": 1e-6}}}], 0.0, 2),
+        ([{"train": "all"}, {"train": ["head"]}], 0.0, 2),
+        ([{"train": "all", "lr": {"head": 2.0}}, {"train": "all"}], 0.1, 4),
+    ],
+)
+def test_what_no_phase_tells_apart_is_one_group(phases, decay, groups, model):
+    ends = [{"steps": 1}] * (len(phases) - 1) + ["end"]
+    schedule = {
+        "groups": {"head": "head", "rest": "*"},
+        "phases": [{**phase, "until": end} for phase, end in zip(phases, ends, strict=True)],
+    }
+    plan = freeze.plan(Freeze.model_validate(schedule), layers_of(model), Curve("constant"), 1, 10)
+    optimizer = torch.optim.AdamW(by_decay(plan.layers, model, decay))
+    slots, found = split(plan, model, optimizer.param_groups)
+    assert len(slots) == len(found) == groups
+    assert sum(len(group["params"]) for group in found) == len(list(model.parameters()))
 
 
 def test_each_layer_is_in_a_group_of_its_own_where_rates_fall_from_layer_to_layer(model):

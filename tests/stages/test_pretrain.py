@@ -29,7 +29,7 @@ def test_a_pretraining_leaves_its_files_and_no_other(pretrained):
         "weights.safetensors",
     ]
     timing = json.loads((pretrained / "timing.json").read_text())["seeds"]["0"]
-    assert timing.keys() == {"train_seconds", "epoch_seconds", "images_per_second"}
+    assert timing.keys() == {"train_seconds", "epoch_seconds", "images_per_second", "batches_ahead"}
     assert len(timing["epoch_seconds"]) == 4
 
 

@@ -1,5 +1,8 @@
 """Keeps torch.compile to a graph a phase, and one for validation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytorch_lightning as pl
 from torch import nn
 
@@ -51,3 +54,15 @@ class Graphs:
 
         self.end_validation()
         config.recompile_limit = self._limit
+
+
+@contextmanager
+def compiling(network: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Let torch.compile translate the passes of the whole network, if wanted; afterwards it is as before."""
+    if wanted:
+        network.compile()
+    try:
+        yield
+    finally:
+        if wanted:
+            network._compiled_call_impl = None

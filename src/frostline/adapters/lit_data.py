@@ -16,6 +16,7 @@ from frostline import schema
 from frostline.core import batches
 from frostline.core.class_balance import balanced_order
 from frostline.core.seeds import derive, generator
+from frostline.data.ahead import Ahead
 from frostline.data.augment import augment, augments
 from frostline.data.mix import mix, mixes
 from frostline.data.pixels import Images, InputSpec, normalise
@@ -105,6 +106,8 @@ class ImageData(pl.LightningDataModule):
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
         self._normalised: Tensor | None = None
         """All training images as the network sees them, where nothing changes them and they are small."""
+        self.ahead: Ahead[tuple[Tensor, Tensor]] | None = None
+        """Prepares batches; None: there is nothing to prepare, or no batch has been asked for."""
         self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
 
     def train_dataloader(self) -> Steps:
@@ -128,6 +131,28 @@ class ImageData(pl.LightningDataModule):
             self._drawn = key, batches.batches(order, self._batch_size)
         return self._drawn[1]
 
+    def batch(
+        self, rows: Tensor, step: int, coming: Tensor | None, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `training_images` does, perhaps made ready while the step before trained.
+
+        Args:
+            rows: (N,) of the training images.
+            step: the optimizer step.
+            coming: the rows of the step after it; None: not known yet.
+            device: that trains.
+        """
+        if self._stays:  # there is nothing to prepare
+            return self.training_images(rows, step, device)
+        if self.ahead is None:
+            self.ahead = Ahead(lambda rows, step: self.training_images(rows, step, device))
+        return self.ahead.batch(rows, step, coming)
+
+    def close(self) -> None:
+        """Let go of what prepares batches."""
+        if self.ahead:
+            self.ahead.close()
+
     def training_images(self, rows: Tensor, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a batch as the network trains on it: augmented, normalised, mixed.
 
@@ -139,12 +164,12 @@ class ImageData(pl.LightningDataModule):
         Returns:
             (N, C, H, W) float32, and labels, mixed ones as (N, K) shares.
         """
-        labels = self.train.labels[rows].to(device)
+        labels = _sent(self.train.labels[rows], device)
         if self._stays:
             if self._normalised is None:
                 self._normalised = normalise(self.train.pixels, self.spec)
-            return self._normalised[rows].to(device), labels
-        pixels = self.train.pixels[rows].to(device)
+            return _sent(self._normalised[rows], device), labels
+        pixels = _sent(self.train.pixels[rows], device)
         if self._augments:
             pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", step))
         images = normalise(pixels, self.spec)
@@ -154,9 +179,16 @@ class ImageData(pl.LightningDataModule):
 
     def validation_images(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return validation images as the network sees them, (N, C, H, W) float32."""
-        return normalise(self.val.pixels[rows].to(device), self.spec)
+        return normalise(_sent(self.val.pixels[rows], device), self.spec)
 
     def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
         """Give the images of an epoch's training batches, as the network would at `step`."""
         for rows in self.training_rows(epoch):
             yield self.training_images(rows, step, device)[0]
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On its way to the device: out of pinned memory it gets to a GPU while that computes."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

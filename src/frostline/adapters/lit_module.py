@@ -129,7 +129,8 @@ class Classifier(pl.LightningModule):
         rows = self._data.training_rows(self.current_epoch)
         begun = time.perf_counter()
         for number in range(first, after):
-            self._step(rows[number], optimizer)
+            coming = rows[number + 1] if number + 1 < len(rows) else None
+            self._step(rows[number], coming, optimizer)
         self.taken = after
         self.images += sum(map(len, rows[first:after]))
         each = (time.perf_counter() - begun) / (after - first)
@@ -176,8 +177,8 @@ class Classifier(pl.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
-    def _step(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Take an optimizer step on some training images."""
+    def _step(self, rows: Tensor, coming: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
+        """Take an optimizer step on some training images; `coming`: those of the epoch's next step."""
         trainer = self.trainer
         for follower in self.followers:
             follower.before_step(trainer, self)
@@ -189,7 +190,7 @@ class Classifier(pl.LightningModule):
             logits = self.reused.training(rows, self.current_epoch, self.device)
             labels = self._data.train.labels[rows].to(self.device)
         else:
-            images, labels = self._data.training_images(rows, step, self.device)
+            images, labels = self._data.batch(rows, step, coming, self.device)
             logits = self(images)
         loss = self._measured(logits, labels)
         if self.penalty is not None:

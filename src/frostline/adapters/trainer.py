@@ -7,7 +7,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from frostline import machine, schema
 from frostline.adapters.averaging import Averaging, averaging_of
+from frostline.adapters.compiled import compiling
 from frostline.adapters.feature_reuse import FeatureReuse
 from frostline.adapters.freeze_callback import DrivenFreezeSchedule, FreezeSchedule
 from frostline.adapters.lit_data import ImageData
@@ -60,6 +61,8 @@ class Fit:
     """The step at which each phase began."""
     images: int = 0
     """Training images seen."""
+    ahead: bool | None = None
+    """Whether batches were prepared ahead, as measured; None: too few steps, or nothing to prepare."""
     execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
     features: list[str] = field(default_factory=list)
     """Of each phase: the layer whose input or output is computed once, ``fc:input``, or ``whole network: …``
@@ -114,7 +117,8 @@ def fit(
     data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
     resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
-    with _quiet(), _one_sentence(result, resume):
+    compiled = compiling(classifier.network, wanted=config.compile)
+    with _quiet(), _one_sentence(result, resume), closing(data), compiled:
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
@@ -141,6 +145,7 @@ def fit(
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
     result.starts, result.images = freezing.starts, classifier.images
+    result.ahead = data.ahead.chosen if data.ahead else None
     result.features = reusing.said if reusing else []
     return result
 

@@ -6,9 +6,11 @@ runs on the stand-in, where each module of the prefix hands out what it gave for
 computing, until the features of the batch take the place of the last one's output or of the first trained
 one's input. So whatever a network does between its modules (pooling, class tokens, dropout) is done by its
 own code. That this equals the whole network is not argued but tried, on images, before anything relies on it.
+`network.forward` is called, not the network: what torch.compile made of it would not see other modules.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,8 @@ ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
 ROUNDING_BF16 = 3e-2
 OUTPUTS = 3
 """Layers right below the frost line whose outputs are tried: the last one's may be dropped at random."""
+BRANCHES = 2
+"""Outputs that are tried together, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
 """Features pay if a byte of them saves as much arithmetic. A core computes some 50 operations in the time
 that it takes to read a byte from a disk; the features of a stem alone save fewer."""
@@ -59,11 +63,15 @@ class Split:
     stand_in: Tensor = field(repr=False)
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
     """The modules of the prefix in the order of their calls, and what they gave for the stand-in."""
+    parts: Sequence[tuple[int, ...]] = ()
+    """Shapes of what the last calls gave for an image, where the features are all of that, flat, in a row;
+    empty: they are one tensor."""
 
     @property
     def name(self) -> str:
-        """Where the cut lies, such as ``fc:input``."""
-        return f"{self.module}:{self.side}"
+        """Where the cut lies, such as ``fc:input``; ``head_drop:2 outputs`` is the last two calls' output."""
+        side = f"{len(self.parts)} outputs" if self.parts else self.side
+        return f"{self.module}:{side}"
 
     @property
     def bytes(self) -> int:
@@ -91,23 +99,31 @@ class Split:
         Returns:
             (N, *shape).
         """
-        cut = self.network.get_submodule(self.module)
-        before = sum(module is cut for module, _ in self.calls)
-        forward, seen = cut.forward, 0
+        if self.side == "input":
+            watched = {self.network.get_submodule(self.module): _stop}
+        else:
+            count = len(self.parts) or 1
+            ends = {module for module, _ in self.calls[-count:]}
+            left, given = sum(module in ends for module, _ in self.calls), []
 
-        def reach(*args: Any, **kwargs: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if self.side == "input":
-                raise _Reached(args[0])
-            output = forward(*args, **kwargs)
-            if seen == before:
-                raise _Reached(output)
-            return output
+            def watch(forward: Callable[..., Any]) -> Callable[..., Any]:
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    nonlocal left
+                    output = forward(*args, **kwargs)
+                    left -= 1
+                    if left < count:
+                        given.append(output)
+                    if not left:
+                        flat = (part.flatten(1) for part in given)
+                        raise _Reached(torch.cat([*flat], 1) if self.parts else output)
+                    return output
 
-        with _instead({cut: reach}):
+                return call
+
+            watched = {module: watch(module.forward) for module in ends}
+        with _instead(watched):
             try:
-                self.network(images)
+                self.network.forward(images)
             except _Reached as reached:
                 return reached.value
         raise AssertionError(f"{self.module} was not called")
@@ -115,6 +131,10 @@ class Split:
     def rest(self, features: Tensor) -> Tensor:
         """Return the network's logits, (N, K), given the features, (N, *shape), of N images."""
         turn = 0
+        given = [features] if self.side == "output" else []
+        if self.parts:
+            pieces = features.split([math.prod(shape) for shape in self.parts], 1)
+            given = [piece.unflatten(1, shape) for piece, shape in zip(pieces, self.parts, strict=True)]
 
         def stub(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -122,24 +142,24 @@ class Split:
                 if turn == len(self.calls) or self.calls[turn][0] is not module:
                     return forward(*args, **kwargs)
                 turn += 1
-                last = turn == len(self.calls) and self.side == "output"
-                return features if last else self.calls[turn - 1][1]
+                left = len(self.calls) - turn
+                return given[-1 - left] if left < len(given) else self.calls[turn - 1][1]
 
             return call
 
         stubs = {module: stub(module, module.forward) for module, _ in self.calls}
         if self.side == "input":
             first = self.network.get_submodule(self.module)
-            forward, given = first.forward, False
+            forward, reached = first.forward, False
 
             def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal given
-                args, given = (args if given else (features, *args[1:])), True
+                nonlocal reached
+                args, reached = (args if reached else (features, *args[1:])), True
                 return forward(*args, **kwargs)
 
             stubs[first] = call
         with _instead(stubs):
-            logits: Tensor = self.network(self.stand_in)
+            logits: Tensor = self.network.forward(self.stand_in)
         return logits
 
 
@@ -225,7 +245,7 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
     watched = {module: watch(module, module.forward) for module in frozen | moving.keys() | around}
     try:
         with torch.no_grad(), _instead(watched), counter:
-            network(stand_in)
+            network.forward(stand_in)
     except _Reached:
         first = entered[-1][0]
     else:
@@ -239,31 +259,38 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
         for module in around | frozen
         for tensor in _tensors(module, own=True)
     } - called
-    found: dict[tuple[str, str], Split] = {}
+    found: dict[str, Split] = {}
+
+    def note(at: nn.Module, side: Literal["input", "output"], values: Sequence[Any], n: int) -> None:
+        """Take in the cut behind the first n calls, if these values of it have an entry for each image."""
+        tensors = [value for value in values if isinstance(value, Tensor) and value.ndim > 1]
+        if not n or len(tensors) < len(values) or any(len(each) != len(stand_in) for each in tensors):
+            return
+        below = {f"{names[each]}.{tensor}" for each, _ in calls[:n] for tensor in _tensors(each, own=False)}
+        shapes = [tuple(each.shape[1:]) for each in tensors]
+        together = len(shapes) > 1
+        cut = Split(
+            network,
+            names[at],
+            side,
+            shape=(sum(map(math.prod, shapes)),) if together else shapes[0],
+            dtype=tensors[0].dtype,
+            flops=flops[n] // len(stand_in),
+            prefix=frozenset(anywhere | below),
+            stand_in=stand_in,
+            calls=calls[:n],
+            parts=shapes if together else (),
+        )
+        found.setdefault(cut.name, cut)
+
     # From the frost line outwards: the first trained layer, then the blocks that it lies in.
     for module, args, count in reversed(entered):
-        ends: list[tuple[nn.Module, Literal["input", "output"], Any, int]] = [
-            (calls[n - 1][0], "output", calls[n - 1][1], n) for n in range(count, max(count - OUTPUTS, 0), -1)
-        ]
         if module is not network:
-            ends.insert(0, (module, "input", args[0] if args else None, count))
-        for at, side, value, n in ends:
-            if isinstance(value, Tensor) and value.ndim > 1 and len(value) == len(stand_in) and n:
-                below = {
-                    f"{names[each]}.{tensor}" for each, _ in calls[:n] for tensor in _tensors(each, own=False)
-                }
-                cut = Split(
-                    network,
-                    names[at],
-                    side,
-                    shape=tuple(value.shape[1:]),
-                    dtype=value.dtype,
-                    flops=flops[n] // len(stand_in),
-                    prefix=frozenset(anywhere | below),
-                    stand_in=stand_in,
-                    calls=calls[:n],
-                )
-                found.setdefault((cut.module, side), cut)
+            note(module, "input", args[:1], count if args else 0)
+        for n in range(count, max(count - OUTPUTS, 0), -1):
+            note(calls[n - 1][0], "output", [calls[n - 1][1]], n)
+    if len(calls) >= BRANCHES:
+        note(calls[-1][0], "output", [output for _, output in calls[-BRANCHES:]], len(calls))
     if not found:
         return Whole(f"what {names[first]} is given is not one tensor with an entry for each image")
     # A sort is stable: of equal ones the nearest to the frost line comes first.
@@ -276,6 +303,11 @@ class _Reached(BaseException):
     def __init__(self, value: Any) -> None:
         super().__init__()
         self.value = value
+
+
+def _stop(*args: Any, **kwargs: Any) -> Any:
+    """Stands for the forward of a module whose input is wanted."""
+    raise _Reached(args[0])
 
 
 @contextmanager
@@ -352,7 +384,7 @@ def _equal(cut: Split, images: Tensor) -> bool:
         return False  # the prefix draws numbers
     if features.shape != (len(images), *cut.shape):
         return False
-    whole = cut.network(images).float()
+    whole = cut.network.forward(images).float()
     rounding = ROUNDING.get(features.dtype, ROUNDING_BF16) * float(whole.abs().max())
     for _ in range(2):  # the second time, whatever the first has done to the stand-in's values shows
         torch.manual_seed(0)

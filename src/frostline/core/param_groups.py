@@ -16,7 +16,7 @@ class Slot:
     """What the parameters of one optimizer group have in common: place, and whether they decay."""
 
     group: str
-    """Of the schedule."""
+    """Of the schedule; the first of those that no phase tells apart."""
     depth: int | None
     """The layer; None where no phase's rates differ by layer."""
     decays: bool
@@ -65,8 +65,9 @@ def split(
 ) -> tuple[list[Slot | None], list[dict[str, Any]]]:
     """Split an optimizer's groups so that each lies in one group of the plan, under layer decay in one layer.
 
-    They are as few as can be, since an optimizer takes one after the other. A frozen parameter has no
-    gradient, so it may lie in its group from the start: neither decay nor momentum moves it.
+    They are as few as can be, since an optimizer takes one after the other: what no phase tells apart, and no
+    setting of the optimizer's, is one group, named after the first. A frozen parameter has no gradient, so it
+    may lie in its group from the start: neither decay nor momentum moves it.
 
     Args:
         plan: a run's.
@@ -83,14 +84,18 @@ def split(
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     group_of, decay = plan.group_of(), decaying(plan.layers, network)
     layered = any(phase.layer_decay != 1 for phase in plan.phases)
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    firsts: dict[Any, Slot] = {}
     members: dict[tuple[int, Slot | None], list[nn.Parameter]] = {}
-    for number, group in enumerate(groups):
+    for group, given in zip(groups, settings, strict=True):
+        number = settings.index(given)
         for parameter in group["params"]:
             name = names.pop(id(parameter), None)
             slot = None
             if name is not None:
                 depth = plan.layers.places[name].depth if layered else None
                 slot = Slot(group_of[name], depth, name in decay)
+                slot = firsts.setdefault((number, _course(plan, slot)), slot)
             members.setdefault((number, slot), []).append(parameter)
     if names:
         raise FrostlineError(
@@ -105,6 +110,20 @@ def split(
         unique = name if seen[name] == 1 else f"{name}/{seen[name]}"
         found.append({**groups[number], "params": parameters, "name": unique})
     return [slot for _, slot in members], found
+
+
+def _course(plan: FreezePlan, slot: Slot) -> str:
+    """All that the plan has for a slot: what differs in it has to be apart in the optimizer."""
+    return repr(
+        [
+            (
+                slot.group in phase.train,
+                plan.scale(index, slot.group, slot.depth),
+                sorted(plan.options(index, slot.group, decays=slot.decays).items()),
+            )
+            for index, phase in enumerate(plan.phases)
+        ]
+    )
 
 
 def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:

@@ -242,6 +242,7 @@ def _train(
             "train_seconds": seconds,
             "epoch_seconds": result.epoch_seconds,
             "images_per_second": result.images / seconds if seconds else 0.0,
+            "batches_ahead": result.ahead,
         }
         write_text(out / TIMING, canonical_json(timing))
         record(recorded, result, plan, timing, out)
