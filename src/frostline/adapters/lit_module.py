@@ -110,6 +110,8 @@ class Classifier(pl.LightningModule):
         """Training images seen so far."""
         self._pace = 1
         self._totals: dict[str, Any] = {}
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        """Logits and labels of steps whose hits have yet to be counted: in one go, which takes less."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
@@ -131,6 +133,7 @@ class Classifier(pl.LightningModule):
         for number in range(first, after):
             coming = rows[number + 1] if number + 1 < len(rows) else None
             self._step(rows[number], coming, optimizer)
+        self._judge()
         self.taken = after
         self.images += sum(map(len, rows[first:after]))
         each = (time.perf_counter() - begun) / (after - first)
@@ -144,10 +147,11 @@ class Classifier(pl.LightningModule):
         else:
             logits = self(self._data.validation_images(rows.cpu(), self.device))
         self._measured(logits, labels)
+        self._judge()
 
     def on_train_epoch_start(self) -> None:
         """Start the totals of an epoch."""
-        self._totals, self.taken = {}, 0
+        self._totals, self._waiting, self.taken = {}, [], 0
 
     def on_validation_epoch_start(self) -> None:
         """Reduce what training summed up, once an epoch, and start validation's totals."""
@@ -211,15 +215,20 @@ class Classifier(pl.LightningModule):
     def _measured(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss, taken into the epoch's totals."""
         loss = self.criterion(logits.float(), labels)
-        with torch.no_grad():
-            count, found = len(labels), hits(logits, labels)
-            if not self._totals:
-                zero = torch.zeros((), device=labels.device)
-                self._totals = {"loss": zero, "accuracy": found.new_zeros(()), "count": 0}
-            self._totals["loss"].add_(loss, alpha=count)
-            self._totals["accuracy"].add_(found)
-            self._totals["count"] += count
+        if not self._totals:
+            zero = torch.zeros((), device=labels.device)
+            self._totals = {"loss": zero, "accuracy": zero.long(), "count": 0}
+        # A sum of floats, so step by step: it must not depend on how many are taken at once.
+        self._totals["loss"].add_(loss.detach(), alpha=len(labels))
+        self._totals["count"] += len(labels)
+        self._waiting.append((logits.detach(), labels))
         return loss
+
+    def _judge(self) -> None:
+        """Count the hits that wait."""
+        logits, labels = map(torch.cat, zip(*self._waiting, strict=True))
+        self._totals["accuracy"].add_(hits(logits, labels))
+        self._waiting = []
 
     def _reduce(self, split: str) -> None:
         totals, self._totals = self._totals, {}
