@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from frostline import compose, project
@@ -17,7 +18,7 @@ from frostline.files import content_key, exclusive, publish, read_yaml
 from frostline.processes import end_with_dvc
 from frostline.progress import say_once, shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run
-from frostline.services import Labelled, NoTracker, Services, Tracker
+from frostline.services import Labelled, NoTracker, Services, Tracker, Watch
 from frostline.validate import validated
 
 if TYPE_CHECKING:
@@ -37,20 +38,39 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A trial that ended before its time, since others were better by then."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Job:
     """Runs `pretrain` or `finetune` for a composed experiment; picklable, for Hydra's launchers to send."""
 
     stage: str
 
-    def __call__(self, composed: Experiment, choices: Mapping[str, str], label: str = "") -> Done:
+    def __call__(
+        self,
+        composed: Experiment,
+        choices: Mapping[str, str],
+        label: str = "",
+        watch: Watch | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Done:
         """Run it.
 
         Args:
             composed: the experiment.
             choices: the option chosen in each group.
             label: in a sweep, what sets this job apart; becomes a folder below a given `out`.
+            watch: told of each epoch, and may end the run.
+            tags: for MLflow.
+
+        Raises:
+            Pruned: `watch` ended it.
         """
-        given = services(label)
+        given = services(label, watch, tags or {})
         from frostline.stages import evaluate, pretrain, training
 
         make = compose.pretrain_config if self.stage == "pretrain" else compose.finetune_config
@@ -124,14 +144,16 @@ def measure_again(folder: Path, out: Path) -> Mapping[str, Mapping[str, float]]:
             return evaluate.measure(config, config.seeds[0], data, folder, work, given)
 
 
-def services(label: str = "") -> Services:
+def services(
+    label: str = "", watch: Watch | None = None, tags: Mapping[str, str] = MappingProxyType({})
+) -> Services:
     """Return what a command's stages show on and record in; FROSTLINE_TRACKING=off records nothing.
 
     Called before the imports that training needs, so that the recorder gets ready beside them.
     """
     tracker: Tracker = NoTracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
-    short = short_label(label)
-    return Services(project.scratch(), shown, say_once, Labelled(tracker, short) if short else tracker)
+    tracker = Labelled(tracker, short_label(label), tags)
+    return Services(project.scratch(), shown, say_once, tracker, watch or Services.watch)
 
 
 @cache

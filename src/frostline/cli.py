@@ -191,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, train, text, RUN_FILES)
         _overrides(sub, "freeze=gradual seed=1 out=DIR")
         sub.add_argument("-m", "--multirun", action="store_true", help="run every combination: a=x,y b=1,2")
+        sub.add_argument("--fresh", action="store_true", help="with -m: forget what this sweep has done")
         sub.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
         stage = sub.add_argument_group("as a stage of a pipeline")
         _resolved_option(stage)
@@ -364,7 +365,7 @@ def _train(arguments: argparse.Namespace, stage: str) -> None:
         from frostline import together
 
         at_once = {"at_once": together.finetune} if stage == "finetune" else {}
-        _print_sweep(compose.multirun(_with_out(arguments), Job(stage), **at_once))
+        _print_sweep(compose.multirun(_with_out(arguments), Job(stage), **at_once, fresh=arguments.fresh))
     else:
         composed, choices = compose.experiment(_with_out(arguments))
         done = Job(stage)(composed, choices)
@@ -502,16 +503,19 @@ def _print_sweep(jobs: Sequence[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from frostline.alone import Done, Stopped
     from frostline.compose import Failed
 
     failed = [job for job in jobs if isinstance(job, Failed)]
-    done = [job for job in jobs if not isinstance(job, Failed)]
+    done = [job for job in jobs if isinstance(job, Done)]
     table = Table("run", "val accuracy", "test accuracy", "out", box=None)
     for job in sorted(done, key=lambda job: -job.metrics["val"]["accuracy"]):
         val, test = (f"{job.metrics[split]['accuracy']:.4f}" for split in ("val", "test"))
         table.add_row(job.name, val, test, str(job.out))
-    for job in failed:
-        table.add_row(job.label, "failed", "failed", "")
+    for stopped in (job for job in jobs if isinstance(job, Stopped)):
+        table.add_row(stopped.name, "pruned", "", "")
+    for broken in failed:
+        table.add_row(broken.label, "failed", "failed", "")
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
     console.print(table)
     if done:

@@ -11,11 +11,10 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import (
     HydraException,
     MissingConfigException,
@@ -30,6 +29,7 @@ from frostline.errors import FrostlineError, allowed
 from frostline.files import read_yaml, yaml_mistake
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
 from frostline.schema import (
+    Conditional,
     Evaluate,
     Experiment,
     NoAdapter,
@@ -41,11 +41,15 @@ from frostline.schema import (
     Rate,
     Report,
     Run,
+    Sweep,
     WiseFt,
 )
+from frostline.sweep.space import Interval, Parameter, Space, Values
 from frostline.validate import validated
 
-Task = Callable[[Experiment, dict[str, str], str], Any]
+Task = Callable[..., Any]
+"""Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""
+AtOnce = Callable[["list[Planned]"], "list[Any] | None"]
 
 
 def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
@@ -86,19 +90,41 @@ class Planned:
     choices: dict[str, str]
 
 
-def multirun(
-    overrides: Sequence[str],
-    task: Task,
-    at_once: Callable[[list[Planned]], list[Any] | None] = lambda jobs: None,
-) -> list[Any]:
-    """Run `task(experiment, choices, label)` for every combination, by Hydra's sweeper and launcher.
+@dataclass(frozen=True)
+class Sweeping:
+    """A task that Hydra's sweepers run: for every job, or, as frostline's own does, in trials of a study."""
 
-    `label` says what sets the job apart, such as ``freeze=full,seed=1``. One's error does not end the others.
+    task: Task
+    fixed: frozenset[str]
+    """Overrides that all jobs have in common."""
+    at_once: AtOnce
+    """Given all jobs of a grid on this machine, may run them; None: it has not."""
+    fresh: bool
+    """Whether to forget what an earlier sweep has done."""
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Run one job of another sweeper's; picklable, for launchers that send it to other processes."""
+        hydra = HydraConfig.get()
+        label = _label(hydra.overrides.task, self.fixed)
+        try:
+            composed, _ = _experiment(config)
+            return self.task(composed, _choices(hydra.runtime.choices), label)
+        except FrostlineError as error:
+            return Failed(label, error)
+
+
+def multirun(
+    overrides: Sequence[str], task: Task, at_once: AtOnce = lambda jobs: None, *, fresh: bool = False
+) -> list[Any]:
+    """Run `task(experiment, choices, label)` for each trial of a sweep, through Hydra's sweeper and launcher.
+
+    `label` says what sets the trial apart, as ``freeze=full,seed=1`` does. One's error does not end the others.
 
     Args:
-        overrides: what was typed; lists are the sweep.
-        task: runs a job.
-        at_once: given all jobs of a plain sweep on this machine, may run them; None: it has not.
+        overrides: what was typed; lists and intervals are the sweep.
+        task: runs a trial.
+        at_once: given all jobs of a grid on this machine, may run them; None: it has not.
+        fresh: start over, whatever an earlier command has done.
 
     Returns:
         What the tasks returned, or `Failed`, in the sweep's order.
@@ -114,22 +140,87 @@ def multirun(
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
                 raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
-        fixed = {_as_text(override) for override in parsed if not override.is_sweep_override()}
-        planned = []
-        for combination in _combinations(parsed):
-            config = hydra_compose("config", combination, return_hydra_config=True)
-            planned.append(Planned(_label(combination, fixed), *_experiment(config)))
-        here = not any(override.key_or_group.startswith("hydra") for override in parsed)
-        if here and planned and (done := at_once(planned)) is not None:
-            return done
+        fixed = frozenset(_as_text(override) for override in parsed if not override.is_sweep_override())
         batches = hydra.multirun(
             config_name="config",
-            task_function=_Job(task, frozenset(fixed)),
+            task_function=Sweeping(task, fixed, at_once, fresh),
             overrides=given,
             with_log_configuration=False,
         )
         # JobReturn.return_value raises what else the job raised.
-        return [job.return_value for job in _flat(batches)]
+        return [getattr(job, "return_value", job) for job in _flat(batches)]
+
+
+def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
+    """Tell what a sweep varies from what it does not.
+
+    Args:
+        arguments: overrides as Hydra spells them; those of Hydra itself don't count.
+
+    Returns:
+        The fixed overrides, the space, and the sweep's settings.
+
+    Raises:
+        FrostlineError: a key's values can't be varied, or the settings are wrong.
+    """
+    parser = OverridesParser.create()
+    ours = [o for o in parser.parse_overrides([*arguments]) if not o.key_or_group.startswith("hydra")]
+    for override in ours:
+        if override.is_sweep_override() and override.key_or_group.partition(".")[0] == "sweep":
+            raise FrostlineError(f"{override.input_line}: says how to sweep, so it takes one value")
+    fixed = [_as_text(override) for override in ours if not override.is_sweep_override()]
+    config = hydra_compose("config", [text for text in fixed if text.startswith(("sweep=", "sweep."))])
+    data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
+    settings = validated(Sweep, data, "sweep")
+    typed = {_key(override): _parameter(override, {}) for override in ours if override.is_sweep_override()}
+    listed: dict[str, Parameter] = {}
+    for key, given in settings.space.items():
+        values = given.values if isinstance(given, Conditional) else given
+        when = given.when if isinstance(given, Conditional) else {}
+        text = values if isinstance(values, str) else ",".join(map(str, values))
+        (override,) = parser.parse_overrides([spelled(f"{key}={text}", sweep=True)])
+        if not override.is_sweep_override():
+            raise FrostlineError(f"sweep.space.{key}: found {values!r}; give a list, or interval(low, high)")
+        conditions = {name: (only,) if isinstance(only, str) else tuple(only) for name, only in when.items()}
+        listed[_key(override)] = _parameter(override, conditions)
+    parameters = {**typed, **{key: each for key, each in listed.items() if key not in typed}}
+    if not parameters:
+        raise FrostlineError(
+            "nothing varies; give a key several values, such as seed=0,1,2, or an interval:"
+            " 'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+        )
+    return fixed, Space(tuple(parameters.values())), settings
+
+
+def planned(fixed: Sequence[str], points: Sequence[Sequence[str]]) -> list[tuple[Experiment, dict[str, str]]]:
+    """Compose the fixed overrides with each point's, so that what is wrong is found before anything runs."""
+    with _hydra(), _sentences(fixed):
+        return [
+            _experiment(hydra_compose("config", [*fixed, *point], return_hydra_config=True))
+            for point in points
+        ]
+
+
+def _key(override: Override) -> str:
+    return str(override.get_key_element())
+
+
+def _parameter(override: Override, when: Mapping[str, tuple[str, ...]]) -> Parameter:
+    key, value = _key(override), override.value()
+    if override.is_discrete_sweep():
+        return Parameter(key, Values(tuple(override.sweep_string_iterator())), when)
+    assert isinstance(value, IntervalSweep)
+    low, high = value.start, value.end
+    assert low is not None
+    assert high is not None
+    log = "log" in value.tags
+    if low >= high or (log and low <= 0):
+        above = ", above 0" if log else ""
+        raise FrostlineError(
+            f"{as_typed(key)}: found an interval from {low} to {high}; give the lower first{above}"
+        )
+    whole = isinstance(low, int) and isinstance(high, int)
+    return Parameter(key, Interval(low, high, log, whole), when)
 
 
 def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
@@ -171,33 +262,8 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
         return found, choices
 
 
-def _combinations(parsed: Sequence[Override]) -> Iterator[list[str]]:
-    """All jobs of a plain sweep; none of another sweeper's, which decides as it goes."""
-    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
-        return
-    ours = [override for override in parsed if not override.key_or_group.startswith("hydra")]
-    for batch in BasicSweeper.split_arguments(ours, max_batch_size=None):
-        yield from batch
-
-
 def _as_text(override: Override) -> str:
     return f"{override.get_key_element()}={override.get_value_element_as_str()}"
-
-
-class _Job:
-    """A task as Hydra calls it: picklable, for launchers that send it to other processes."""
-
-    def __init__(self, task: Task, fixed: frozenset[str]) -> None:
-        self.task, self.fixed = task, fixed
-
-    def __call__(self, config: DictConfig) -> Any:
-        hydra = HydraConfig.get()
-        label = _label(hydra.overrides.task, self.fixed)
-        try:
-            composed, _ = _experiment(config)
-            return self.task(composed, _choices(hydra.runtime.choices), label)
-        except FrostlineError as error:
-            return Failed(label, error)
 
 
 def _label(overrides: Sequence[str], fixed: Set[str]) -> str:
@@ -382,10 +448,6 @@ NOT_ALWAYS_GIVEN = frozenset(
 def _composition(error: Exception, overrides: Sequence[str]) -> str:
     """What a failed composition means for whoever typed the overrides."""
     text = str(error)
-    if "does not support sweep type" in text:
-        return (
-            "a plain sweep takes lists, a,b,c, and range(0,3); an interval needs a sweeper that draws from it"
-        )
     if match := re.search(r"Ambiguous value for argument '(.*?)=(.*)'", text):
         key = as_typed(match[1])
         return (

@@ -19,6 +19,10 @@ class TrainingFailed(FrostlineError):
     """Training itself broke down (a loss that is not a number, no memory, a full disk); exits with 3."""
 
 
+class Pruned(Exception):
+    """A trial of a sweep ends before its time, since others were better by then; no error."""
+
+
 class GateFailed(FrostlineError):
     """A result is below the bound that the experiment sets; exits with 4."""
 

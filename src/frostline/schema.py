@@ -503,6 +503,134 @@ class Trainer(Strict):
     """Chooses the best epoch, whose weights are kept; ties: the lower val/loss, then the earlier epoch."""
 
 
+# ── sweeps ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class GridSampler(Strict):
+    """Every combination."""
+
+    kind: Literal["grid"]
+
+
+class RandomSampler(Strict):
+    """Points drawn independently: the i-th is a function of (seed, i)."""
+
+    kind: Literal["random"]
+
+
+class TpeSampler(Strict):
+    """Tree-structured Parzen estimators (Bergstra et al. 2011): more of what is like the good trials."""
+
+    kind: Literal["tpe"]
+    startup: Annotated[int, Field(ge=1)]
+    """Trials at random before the first that learns from others."""
+    multivariate: bool
+    """Learn how parameters go together (Falkner et al. 2018)."""
+
+
+class CmaEsSampler(Strict):
+    """CMA-ES (Hansen & Ostermeier 2001): a normal distribution over numbers that moves; lists are drawn."""
+
+    kind: Literal["cmaes"]
+    startup: Annotated[int, Field(ge=1)]
+    """Trials at random before the first that learns from others."""
+
+
+class Nsga2Sampler(Strict):
+    """NSGA-II (Deb et al. 2002): evolves points that are good at several objectives."""
+
+    kind: Literal["nsga2"]
+    population: Annotated[int, Field(ge=2)]
+    """Trials a generation."""
+
+
+Sampler = Annotated[
+    GridSampler | RandomSampler | TpeSampler | CmaEsSampler | Nsga2Sampler, Field(discriminator="kind")
+]
+
+
+class NoPruner(Strict):
+    """Every trial runs to its end."""
+
+    kind: Literal["none"]
+
+
+class MedianPruner(Strict):
+    """Stops a trial whose best so far is worse than the median of the others at that epoch."""
+
+    kind: Literal["median"]
+    startup: Annotated[int, Field(ge=1)]
+    """Trials that end before any is stopped."""
+    warmup: Annotated[int, Field(ge=0)]
+    """Epochs in which none is stopped."""
+
+
+class HalvingPruner(Strict):
+    """Successive halving (Li et al. 2020, ASHA): of the trials at each rung the best 1/factor go on."""
+
+    kind: Literal["halving"]
+    first: Annotated[int, Field(ge=1)]
+    """Epoch of the first rung; each next is `factor` times as late."""
+    factor: Annotated[int, Field(ge=2)]
+
+
+class HyperbandPruner(Strict):
+    """Hyperband (Li et al. 2018): successive halving from several first rungs."""
+
+    kind: Literal["hyperband"]
+    first: Annotated[int, Field(ge=1)]
+    """Epoch of the earliest rung."""
+    factor: Annotated[int, Field(ge=2)]
+
+
+class PatiencePruner(Strict):
+    """Stops a trial that has not become better for some epochs."""
+
+    kind: Literal["patience"]
+    patience: Annotated[int, Field(ge=1)]
+    """Epochs."""
+    better: Annotated[float, Field(ge=0)]
+    """By how much it has to, to count."""
+
+
+Pruner = Annotated[
+    NoPruner | MedianPruner | HalvingPruner | HyperbandPruner | PatiencePruner, Field(discriminator="kind")
+]
+
+
+class Conditional(Strict):
+    """A key that varies only where others have certain values."""
+
+    values: str | list[str | int | float]
+    when: Annotated[dict[str, str | list[str]], Field(min_length=1)]
+    """Key → the value, or values, that it has to have."""
+
+
+class Sweep(Strict):
+    """How `-m` tries one setting after the other."""
+
+    sampler: Sampler
+    pruner: Pruner
+    space: dict[str, str | list[str | int | float] | Conditional]
+    """More keys that vary, beside those that are typed: lists, or Hydra's range, interval and tag."""
+    objectives: Annotated[dict[str, Literal["maximize", "minimize"]], Field(min_length=1)]
+    """Metrics of validation, at the best epoch. Several: the best trials are those that no other beats in all."""
+    trials: Annotated[int, Field(ge=1)] | None
+    """At most, those that were killed not counted; null: a grid's combinations, else until time is up."""
+    minutes: Annotated[float, Field(gt=0)] | None
+    """After which no trial begins, from the command's start; null: no limit."""
+    seed: Seed
+    """Draws the trials."""
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None
+    """Of the study; null: made of the stage and what the sweep tries."""
+    store: str | None
+    """Optuna's: a URL, or a file that ends in .journal; null: .frostline/sweeps/<name>.db."""
+    failures: Annotated[int, Field(ge=1)]
+    """Of one kind, after which the sweep stops."""
+    workers: Annotated[int, Field(ge=1)]
+    """Processes that take trials."""
+
+
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -548,6 +676,8 @@ class Experiment(Strict):
     """Of a single run: draws the shots, the weights and the batches."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """Of a study's arms: each arm is run once a seed."""
+    sweep: Sweep
+    """Of -m; a single run has no use for it."""
     gate: dict[str, float]
     """Metric of report.json, dotted (arms.full.test.accuracy.mean) → the least value that passes."""
     out: str | None

@@ -1,6 +1,6 @@
 """What a stage is given beside its inputs: somewhere to show progress, record runs, and keep scratch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from frostline.core.freeze import FreezePlan
     from frostline.data.pixels import InputSpec
     from frostline.schema import Run
+
+
+Watch = Callable[[Mapping[str, float | int | None]], None]
+"""Told of each epoch's row; raises `Pruned` to end the run."""
 
 
 class Recorded(Protocol):
@@ -109,14 +113,16 @@ class NoTracker:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A tracker that adds to the names of runs what sets them apart in a sweep."""
+    """A tracker that adds to runs what sets them apart in a sweep: to their names, and as tags."""
 
     tracker: Tracker
     label: str
+    tags: Mapping[str, str]
 
     def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
         """Record a run under its longer name."""
-        return self.tracker.run(replace(about, name=f"{about.name}·{self.label}"))
+        name = f"{about.name}·{self.label}" if self.label else about.name
+        return self.tracker.run(replace(about, name=name, tags={**about.tags, **self.tags}))
 
     def annotate(
         self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
@@ -133,3 +139,4 @@ class Services:
     progress: Progress = silent
     say: Say = mute
     tracker: Tracker = field(default_factory=NoTracker)
+    watch: Watch = lambda row: None  # a field's default

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import frostline
+from frostline.errors import Pruned
 from frostline.processes import name_of_this
 from frostline.services import Recorded, RunInfo
 
@@ -57,6 +58,10 @@ class Recorder:
         recorded = RecordedRun(self, key)
         try:
             yield recorded
+        except Pruned as pruned:
+            recorded.tags({"trial.state": "pruned", "pruned": str(pruned)})
+            self.send(key, "end", "FINISHED")
+            raise
         except BaseException as error:
             recorded.tags({"error": str(error) or type(error).__name__})
             self.send(key, "end", "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -23,7 +23,7 @@ from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import Images, InputSpec, images_key, load_pixels
-from frostline.errors import exhaustion
+from frostline.errors import Pruned, exhaustion
 from frostline.files import (
     canonical_json,
     content_key,
@@ -98,14 +98,19 @@ def train(
     Raises:
         FrostlineError: the schedule, the weights or the data do not fit together; before any training.
         TrainingFailed: training broke down, or memory or disk ran out.
+        Pruned: `services.watch` ended it.
     """
     key = scratch_key(run, seed, start, given)
     scratch = services.scratch / "resume" / key
     done = scratch / "done"
     with exclusive(_lock(services, key)):
         if not done.is_dir():
-            with publish(done) as work:
-                _train(run, seed, start, given, work, scratch, services, title)
+            try:
+                with publish(done) as work:
+                    _train(run, seed, start, given, work, scratch, services, title)
+            except Pruned:
+                shutil.rmtree(scratch, ignore_errors=True)  # nobody goes on with it
+                raise
         out.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copyfile(done / name, out / name)
@@ -222,6 +227,7 @@ def _train(
         def on_epoch(row: Mapping[str, float | int | None]) -> None:
             recorded.epoch(row)
             advance(1, f"val/accuracy {row['val/accuracy']:.4f}")
+            services.watch(row)
 
         if start.sha256 is not None:
             recorded.started_from(start.sha256)

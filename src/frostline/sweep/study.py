@@ -1,0 +1,372 @@
+"""A sweep's trials in Optuna's store, shared by all processes that work on them; only this module imports it.
+
+    waiting ──take──▶ running ──finish──▶ complete, pruned or failed
+       ▲                 │ its process died
+       └────the same point, as another trial
+
+A grid's points, and those of a random search, are functions of the settings alone, so that a sweep that was
+killed and continued has the same trials as one that was not.
+"""
+
+import contextlib
+import json
+import socket
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from frostline import project, schema
+from frostline.core.seeds import derive
+from frostline.errors import FrostlineError
+from frostline.files import canonical_json, content_key, exclusive
+from frostline.processes import lives, name_of_this
+from frostline.sweep.space import Interval, Parameter, Point, Space, Value, Values
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+State = Literal["waiting", "running", "complete", "pruned", "failed"]
+BEAT_SECONDS = 30.0
+"""How often a running trial says that it lives."""
+SILENCE_SECONDS = 300.0
+"""Without a beat, after which a trial of another machine is taken for dead; here its process is asked."""
+AGAIN = "again"
+"""Note of a trial that has the point of one whose process died: that one's number."""
+_STATES: dict[TrialState, State] = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as it stands in the store."""
+
+    number: int
+    point: Point
+    state: State
+    values: Sequence[float] = ()
+    """Of the objectives, where it is complete."""
+    seconds: float = 0.0
+    """From its start to its end, or to now."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """``label``, ``out`` and ``metrics`` of a complete one, ``reason`` and ``kind`` of a failed one."""
+    killed: bool = False
+    """Whether its process died, and its point was given to another trial."""
+
+
+class Taken:
+    """A trial that this process runs."""
+
+    def __init__(self, study: "Study", trial: optuna.Trial, point: Point) -> None:
+        self._study, self._trial, self.point = study, trial, point
+
+    @property
+    def number(self) -> int:
+        """The trial's, in the study."""
+        return self._trial.number
+
+    def beat(self) -> None:
+        """Say that it lives."""
+        self._trial.set_user_attr("beat", time.time())
+
+    def report(self, epoch: int, value: float) -> bool:
+        """Report the objective after an epoch; return whether to stop, since others were better by then."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a run that goes on tells of its first epochs again
+            self._trial.report(value, epoch)
+        return self._trial.should_prune()
+
+    def complete(self, values: Sequence[float], notes: Mapping[str, Any]) -> None:
+        """End it with the values of the objectives."""
+        self._note(notes)
+        self._study.tell(self._trial, TrialState.COMPLETE, values)
+
+    def pruned(self, notes: Mapping[str, Any]) -> None:
+        """End it without results."""
+        self._note(notes)
+        self._study.tell(self._trial, TrialState.PRUNED)
+
+    def failed(self, notes: Mapping[str, Any]) -> None:
+        """End it with the reason."""
+        self._note(notes)
+        self._study.tell(self._trial, TrialState.FAIL)
+
+    def _note(self, notes: Mapping[str, Any]) -> None:
+        for key, value in notes.items():
+            self._trial.set_user_attr(key, value)
+
+
+class Study:
+    """The trials of one sweep.
+
+    Args:
+        name: of the study in its store.
+        settings: how trials are drawn and pruned, how many there may be.
+        space: what they vary.
+        base: all else that their results depend on; plain data.
+        worker: which of several processes this is: each draws numbers of its own.
+    """
+
+    def __init__(
+        self, name: str, settings: schema.Sweep, space: Space, base: Mapping[str, Any], worker: int = 0
+    ) -> None:
+        self.name, self.settings, self.space, self.base, self.worker = name, settings, space, base, worker
+        self._study: optuna.Study | None = None
+
+    @property
+    def store(self) -> str:
+        """The store's address."""
+        if self.settings.store is not None:
+            return self.settings.store
+        return f"{project.SQLITE}{project.scratch() / 'sweeps' / self.name}.db"
+
+    def begin(self, *, fresh: bool = False) -> None:
+        """Make the study, or go on with it.
+
+        Args:
+            fresh: forget what is there.
+
+        Raises:
+            FrostlineError: the store can't be opened, or has a study of that name with other settings.
+        """
+        with self._lock():
+            if fresh:
+                with contextlib.suppress(KeyError):
+                    optuna.delete_study(study_name=self.name, storage=self._storage())
+            self._study = self._opened()
+            found = self._study.user_attrs.get("settings")
+            wanted = json.loads(canonical_json(self._identity()))
+            if found is None:
+                self._study.set_user_attr("settings", wanted)
+            elif found != wanted:
+                different = _first_difference(found, wanted)
+                raise FrostlineError(
+                    f"sweep.name: the study {self.name!r} was made with another {different};"
+                    " add --fresh to start over, or name another"
+                )
+
+    def missing(self) -> list[Point]:
+        """Return the combinations of a grid that no trial has yet."""
+        there = [trial.point for trial in self.trials() if not trial.killed]
+        points = self.space.combinations()[: self.settings.trials]
+        return [point for point in points if point not in there]
+
+    def fill(self) -> None:
+        """Let each combination of a grid wait that no trial has; nothing for other samplers."""
+        if self.settings.sampler.kind == "grid":
+            with self._lock():
+                self._reclaim()
+                for point in self.missing():
+                    self._opened().enqueue_trial(point)
+
+    def take(self) -> Taken | None:
+        """Return the next trial to run, None where there is none left; one whose process died comes first."""
+        with self._lock():
+            study = self._opened()
+            self._reclaim()
+            if not self._waiting():
+                drawn = [trial for trial in self.trials() if not trial.killed]
+                limit = self.settings.trials
+                if self.settings.sampler.kind == "grid" or (limit is not None and len(drawn) >= limit):
+                    return None
+                if self.settings.sampler.kind == "random":
+                    study.enqueue_trial(self.space.random(self.settings.seed, len(drawn)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                trial = study.ask()
+                point = self.space.draw(lambda parameter: _suggested(trial, parameter))
+            for key, value in {"host": socket.gethostname(), "process": name_of_this()}.items():
+                trial.set_user_attr(key, value)
+            taken = Taken(self, trial, point)
+            taken.beat()
+            return taken
+
+    def known(self, point: Point) -> Trial | None:
+        """Return a complete trial of this point, if there is one: its result would be the same."""
+        return next((t for t in self.trials() if t.state == "complete" and t.point == point), None)
+
+    def add(self, point: Point, values: Sequence[float], notes: Mapping[str, Any]) -> None:
+        """Take in a trial that was run without having been taken."""
+        study = self._opened()
+        distributions = {key: _distribution(parameter) for key, parameter in self._by_key(point).items()}
+        study.add_trial(
+            create_trial(
+                params=dict(point), distributions=distributions, values=[*values], user_attrs=dict(notes)
+            )
+        )
+
+    def trials(self) -> list[Trial]:
+        """Return all trials, in the order in which they were made."""
+        found = self._opened().get_trials(deepcopy=False)
+        killed = _given_away(found)
+        return [_seen(trial, killed=trial.number in killed) for trial in found]
+
+    def tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """End a trial; one that was taken for dead meanwhile stays so."""
+        self._opened().tell(trial, values, state, skip_if_finished=True)
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _identity(self) -> dict[str, Any]:
+        settings = self.settings.model_dump(include={"sampler", "pruner", "objectives", "seed"})
+        return {**settings, "space": self.space.to_data(), "base": content_key(self.base)}
+
+    def _opened(self) -> optuna.Study:
+        if self._study is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that some settings are new in Optuna
+                study = optuna.create_study(
+                    study_name=self.name,
+                    storage=self._storage(),
+                    directions=[*self.settings.objectives.values()],
+                    pruner=_pruner(self.settings.pruner),
+                    load_if_exists=True,
+                )
+                study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
+            self._study = study
+        return self._study
+
+    def _storage(self) -> Any:
+        store = self.store
+        try:
+            if store.endswith(".journal"):
+                from optuna.storages import JournalStorage
+                from optuna.storages.journal import JournalFileBackend
+
+                Path(store).parent.mkdir(parents=True, exist_ok=True)
+                return JournalStorage(JournalFileBackend(store))
+            if store.startswith(project.SQLITE):
+                Path(store.removeprefix(project.SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            return optuna.storages.RDBStorage(store)
+        except Exception as error:
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise FrostlineError(f"sweep.store: {store} can't be opened ({reason})") from None
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return exclusive(project.scratch() / "locks" / f"sweep-{content_key(self.store)[:16]}.lock")
+
+    def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
+        # A seed that does not move would draw the first trials again when a sweep goes on.
+        seed = derive(self.settings.seed, "sampler", trials, self.worker) % 2**32
+        match self.settings.sampler:
+            case schema.TpeSampler(startup=startup, multivariate=multivariate):
+                return optuna.samplers.TPESampler(
+                    n_startup_trials=startup, multivariate=multivariate, group=multivariate, seed=seed
+                )
+            case schema.CmaEsSampler(startup=startup):
+                return optuna.samplers.CmaEsSampler(n_startup_trials=startup, seed=seed)
+            case schema.Nsga2Sampler(population=population):
+                return optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def _waiting(self) -> bool:
+        return bool(self._opened().get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _reclaim(self) -> None:
+        """Give the points of trials whose process died to trials that wait."""
+        study = self._opened()
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _alive(trial):
+                continue
+            # First the new one: were we killed in between, the old one would be found dead again.
+            if trial.number not in _given_away(study.get_trials(deepcopy=False)):
+                study.enqueue_trial(_point(trial), user_attrs={AGAIN: trial.number})
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _by_key(self, point: Point) -> dict[str, Parameter]:
+        return {parameter.key: parameter for parameter in self.space.parameters if parameter.key in point}
+
+
+def _alive(trial: FrozenTrial) -> bool:
+    notes = trial.user_attrs
+    if "process" not in notes:  # killed between taking it and saying so
+        return False
+    if notes.get("host") == socket.gethostname():
+        return lives(notes["process"])
+    return time.time() - float(notes.get("beat", 0.0)) < SILENCE_SECONDS
+
+
+def _given_away(trials: Iterable[FrozenTrial]) -> set[int]:
+    """The numbers of the trials whose points others have got, since their processes died."""
+    return {trial.user_attrs[AGAIN] for trial in trials if AGAIN in trial.user_attrs}
+
+
+def _seen(trial: FrozenTrial, *, killed: bool) -> Trial:
+    begun, ended = trial.datetime_start, trial.datetime_complete
+    seconds = 0.0
+    if begun is not None:
+        seconds = (ended.timestamp() if ended else time.time()) - begun.timestamp()
+    return Trial(
+        trial.number,
+        _point(trial),
+        _STATES[trial.state],
+        trial.values or (),
+        seconds,
+        trial.user_attrs,
+        killed,
+    )
+
+
+def _point(trial: FrozenTrial) -> Point:
+    """A trial's point; what is not suggested yet was given when it was enqueued."""
+    return {**_fixed(trial), **trial.params}
+
+
+def _fixed(trial: FrozenTrial) -> Point:
+    return dict(trial.system_attrs.get("fixed_params", {}))
+
+
+def _suggested(trial: optuna.Trial, parameter: Parameter) -> Value:
+    match parameter.domain:
+        case Values(options):
+            return str(trial.suggest_categorical(parameter.key, options))
+        case Interval(low, high, log, True):
+            return trial.suggest_int(parameter.key, int(low), int(high), log=log)
+        case Interval(low, high, log):
+            return trial.suggest_float(parameter.key, low, high, log=log)
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    match parameter.domain:
+        case Values(options):
+            return CategoricalDistribution(options)
+        case Interval(low, high, log, True):
+            return IntDistribution(int(low), int(high), log)
+        case Interval(low, high, log):
+            return FloatDistribution(low, high, log)
+
+
+def _pruner(config: schema.Pruner) -> optuna.pruners.BasePruner:
+    match config:
+        case schema.MedianPruner(startup=startup, warmup=warmup):
+            return optuna.pruners.MedianPruner(startup, warmup)
+        case schema.HalvingPruner(first=first, factor=factor):
+            return optuna.pruners.SuccessiveHalvingPruner(first, factor)
+        case schema.HyperbandPruner(first=first, factor=factor):
+            return optuna.pruners.HyperbandPruner(first, reduction_factor=factor)
+        case schema.PatiencePruner(patience=patience, better=better):
+            return optuna.pruners.PatientPruner(None, patience, better)
+    return optuna.pruners.NopPruner()
+
+
+def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    keys: Iterator[str] = (key for key in wanted if found.get(key) != wanted[key])
+    names = {"base": "experiment around what varies", "space": "space", "seed": "sweep.seed"}
+    key = next(keys)
+    return names.get(key, f"sweep.{key}")

@@ -1,0 +1,121 @@
+"""A sweep from its overrides to its results: makes the study, sends workers off, gathers what they did."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from frostline import alone, compose
+from frostline.compose import Failed, Planned, Sweeping
+from frostline.errors import FrostlineError, TrainingFailed, allowed
+from frostline.files import content_key
+from frostline.schema import Sweep
+from frostline.sweep.space import Point, written
+from frostline.sweep.study import Study, Trial
+from frostline.sweep.worker import Worker, label_of, objectives_of, stopped_by
+
+Launch = Callable[[Worker, Sequence[str], int], None]
+MEASURED = ("accuracy", "balanced_accuracy", "f1_macro", "loss", "ece")
+
+
+def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> list[Any]:
+    """Run a sweep, or go on with one.
+
+    Args:
+        job: what runs a trial.
+        arguments: overrides as Hydra spells them.
+        launch: sends off workers; None: one works here.
+
+    Returns:
+        An `alone.Done`, `compose.Failed` or `alone.Stopped` for each trial, in their order.
+
+    Raises:
+        FrostlineError: the settings don't fit, or a combination of a grid is wrong; before anything runs.
+    """
+    fixed, space, settings = compose.space_of(arguments)
+    check(settings)
+    ((composed, _),) = compose.planned(fixed, [written(space.first())])
+    base = composed.model_dump(exclude={"sweep", "out", "study"})
+    stage = getattr(job.task, "stage", "sweep")
+    name = settings.name or f"{stage}-{content_key([base, space.to_data(), _drawing(settings)])[:8]}"
+    if not any(text.startswith("study=") for text in fixed):
+        fixed = [*fixed, f"study={name}"]
+    grid = settings.sampler.kind == "grid"
+    points = space.combinations()[: settings.trials] if grid else [space.first()]
+    experiments = compose.planned(fixed, [written(point) for point in points])
+
+    study = Study(name, settings, space, base)
+    study.begin(fresh=job.fresh)
+    if grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
+        missing = study.missing()
+        jobs = [
+            Planned(label_of(point), *experiment)
+            for point, experiment in zip(points, experiments, strict=True)
+            if point in missing
+        ]
+        if jobs and (done := job.at_once(jobs)) is not None:
+            _take_in(study, missing, done)
+    study.fill()
+    until = time.time() + 60 * settings.minutes if settings.minutes else None
+    worker = Worker(job.task, name, settings, space, tuple(fixed), base, until)
+    if launch is None:
+        worker()
+    else:
+        launch(worker, [*fixed, *written(space.first())], settings.workers)
+    if kind := stopped_by(study, settings.failures):
+        print(
+            f"frostline: the sweep stopped, since {settings.failures} trials failed alike: {kind};"
+            " sweep.failures allows more",
+            file=sys.stderr,
+        )
+    trials = [trial for trial in study.trials() if not trial.killed]
+    if grid:
+        trials = sorted((t for t in trials if t.point in points), key=lambda trial: points.index(trial.point))
+    return [_result(trial) for trial in trials if trial.state in ("complete", "pruned", "failed")]
+
+
+def check(settings: Sweep) -> None:
+    """Refuse settings that don't go together.
+
+    Raises:
+        FrostlineError: an objective is not measured on validation, or there are several and a pruner.
+    """
+    for name in settings.objectives:
+        split, _, metric = name.partition("/")
+        if split != "val" or metric not in MEASURED:
+            names = [f"val/{metric}" for metric in MEASURED]
+            raise FrostlineError(f"sweep.objectives: {name!r} can't be one; {allowed(name, names)}")
+    if len(settings.objectives) > 1 and settings.pruner.kind != "none":
+        raise FrostlineError("sweep.pruner: can't weigh several objectives; set sweep.pruner={kind:none}")
+    if settings.sampler.kind != "grid" and settings.trials is None and settings.minutes is None:
+        raise FrostlineError("sweep: has no end; set sweep.trials, or sweep.minutes")
+
+
+def _drawing(settings: Sweep) -> Any:
+    """What of the settings makes another study."""
+    return settings.model_dump(include={"sampler", "pruner", "objectives", "seed"})
+
+
+def _take_in(study: Study, points: Sequence[Point], done: Sequence[Any]) -> None:
+    """Note the trials that were run at once; those that failed are left to be run alone."""
+    for point, each in zip(points, done, strict=True):
+        if not isinstance(each, Failed):
+            notes = {
+                "label": label_of(point),
+                "name": each.name,
+                "out": str(each.out),
+                "metrics": each.metrics,
+            }
+            study.add(point, objectives_of(each.metrics, study.settings), notes)
+
+
+def _result(trial: Trial) -> Any:
+    label, notes = label_of(trial.point), trial.notes
+    match trial.state:
+        case "complete":
+            return alone.Done(notes["name"], Path(notes["out"]), notes["metrics"])
+        case "pruned":
+            return alone.Stopped(label)
+    kind = TrainingFailed if str(notes.get("kind", "")).startswith("TrainingFailed") else FrostlineError
+    return Failed(label, kind(notes.get("reason", "")))

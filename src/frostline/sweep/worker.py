@@ -1,0 +1,144 @@
+"""Runs a sweep's trials, one after the other, in a process whose imports, data and features stay warm."""
+
+import re
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from frostline import compose, schema
+from frostline.errors import FrostlineError, Pruned
+from frostline.overrides import as_typed
+from frostline.services import Watch
+from frostline.sweep.space import Point, Space, written
+from frostline.sweep.study import BEAT_SECONDS, Study, Taken
+
+Row = Mapping[str, float | int | None]
+REASON = 500
+"""Characters of a failure's reason that are kept."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Takes trials until none is left; picklable, for launchers to send to other processes.
+
+    Args:
+        run: trains for (experiment, choices, label, watch); returns what has `out` and `metrics`.
+        name: of the study.
+        settings: of the sweep.
+        space: what varies.
+        fixed: the overrides that all trials have in common.
+        base: all else that results depend on, as `Study` has it.
+        until: the time, in seconds since 1970, after which no trial begins; None: none is too late.
+    """
+
+    run: Callable[..., Any]
+    name: str
+    settings: schema.Sweep
+    space: Space
+    fixed: tuple[str, ...]
+    base: Mapping[str, Any]
+    until: float | None = None
+
+    def __call__(self, number: int = 0) -> None:
+        """Work.
+
+        Args:
+            number: which worker this is.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; the trial it was in waits for the next worker.
+        """
+        study = Study(self.name, self.settings, self.space, self.base, number)
+        while not self._over(study) and (taken := study.take()):
+            self._work(study, taken)
+
+    def _over(self, study: Study) -> bool:
+        """Whether time is up, or too much fails alike."""
+        if self.until is not None and time.time() > self.until:
+            return True
+        return bool(stopped_by(study, self.settings.failures))
+
+    def _work(self, study: Study, taken: Taken) -> None:
+        label = label_of(taken.point)
+        if found := study.known(taken.point):
+            taken.complete(found.values, {**found.notes, "same": found.number})
+            return
+        try:
+            with _beating(taken):
+                composed, choices = compose.experiment([*self.fixed, *written(taken.point)])
+                done = self.run(composed, choices, label, self._watch(taken))
+        except Pruned:
+            taken.pruned({"label": label})
+        except FrostlineError as error:
+            taken.failed({"label": label, "reason": str(error)[:REASON], "kind": kind_of(error)})
+            print(f"frostline: trial {taken.number}, {label}: {error}; the sweep goes on", file=sys.stderr)
+        except Exception as error:
+            # A defect of ours or of a plug-in's: the other trials are still worth having.
+            where = "".join(traceback.format_exception(error))
+            notes = {"reason": f"{type(error).__name__}: {error}"[:REASON], "traceback": where[-2000:]}
+            taken.failed({"label": label, "kind": kind_of(error), **notes})
+            print(f"frostline: trial {taken.number}, {label}: {notes['reason']}", file=sys.stderr)
+        else:
+            notes = {"label": label, "name": done.name, "out": str(done.out), "metrics": done.metrics}
+            taken.complete(objectives_of(done.metrics, self.settings), notes)
+
+    def _watch(self, taken: Taken) -> Watch:
+        """What is told of each epoch, and ends a trial that others have left behind."""
+        (monitor, *others) = self.settings.objectives
+
+        def watch(row: Row) -> None:
+            epoch, value = row.get("epoch"), row.get(monitor)
+            if epoch and value is not None and not others and taken.report(int(epoch), float(value)):
+                raise Pruned(f"after epoch {epoch}, at {monitor} {value:.4f}")
+
+        return watch
+
+
+def label_of(point: Point) -> str:
+    """Return what sets a trial apart, such as ``freeze=full,seed=1``; numbers are rounded.
+
+    >>> label_of({"freeze": "full", "optimizer.lr": 0.000316227766})
+    'freeze=full,optimizer.lr=0.000316'
+    """
+    short = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in point.items()}
+    return ",".join(as_typed(override) for override in written(short))
+
+
+def objectives_of(metrics: Mapping[str, Mapping[str, float]], settings: schema.Sweep) -> list[float]:
+    """Return the values of a sweep's objectives, such as ``val/accuracy``, from a run's metrics."""
+    return [float(metrics["val"][name.removeprefix("val/")]) for name in settings.objectives]
+
+
+def kind_of(error: Exception) -> str:
+    """Return what failures of one kind have in common: the class, and the sentence without its numbers."""
+    return f"{type(error).__name__}: {re.sub(r'[0-9.e+-]+', '#', str(error))[:80]}"
+
+
+def stopped_by(study: Study, limit: int) -> str | None:
+    """Return the kind of failure that there are too many of, if there is one."""
+    kinds = Counter(t.notes.get("kind", "") for t in study.trials() if t.state == "failed" and not t.killed)
+    return next((kind for kind, count in kinds.items() if count >= limit), None)
+
+
+@contextmanager
+def _beating(taken: Taken) -> Iterator[None]:
+    """Say again and again that a trial lives, while the block runs."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_SECONDS):
+            taken.beat()
+
+    thread = threading.Thread(target=beat, name="a trial's beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
