@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tiny import Bench, random_images
 
-from frostline.adapters.lit_data import ImageData, Steps, ValBatches
+from frostline.adapters.lit_data import PASSES, ImageData, Steps, ValBatches
 from frostline.data.pixels import Images
 
 CPU = torch.device("cpu")
@@ -78,12 +78,12 @@ def test_steps_are_all_there_however_many_are_taken_at_once(total, sizes, skip):
 
 
 def test_validation_batches_lie_in_order():
-    images = random_images(10)
+    images = random_images(10 * PASSES)
     loader = ValBatches(images, 4)
     rows, labels = zip(*loader, strict=True)
     assert len(loader) == 3
-    assert [len(part) for part in labels] == [4, 4, 2]
-    assert torch.equal(torch.cat(rows), torch.arange(10))
+    assert [len(part) for part in labels] == [4 * PASSES, 4 * PASSES, 2 * PASSES]
+    assert torch.equal(torch.cat(rows), torch.arange(10 * PASSES))
     assert torch.equal(torch.cat(labels), images.labels)
 
 

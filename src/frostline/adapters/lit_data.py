@@ -25,6 +25,10 @@ STAYS = 1 << 26
 """The most values of pixels that are kept normalised, 256 MiB of them; more are normalised at each step."""
 
 
+PASSES = 16
+"""Forward passes of validation for one batch of Lightning's, which costs more than a small network's pass."""
+
+
 class Steps:
     """An epoch's optimizer steps by their numbers, some at a time: an iterable of (first, after the last).
 
@@ -57,18 +61,18 @@ class Steps:
 
 
 class ValBatches:
-    """An iterable of (rows, labels) as they lie."""
+    """An iterable of (rows, labels) as they lie: several passes' for one batch of Lightning's."""
 
     def __init__(self, images: Images, batch_size: int) -> None:
-        self.images, self.batch_size = images, batch_size
+        self.images, self.at_once = images, PASSES * batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
+        return math.ceil(len(self.images) / self.at_once)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         labels = self.images.labels
         rows = torch.arange(len(labels))
-        return zip(rows.split(self.batch_size), labels.split(self.batch_size), strict=True)
+        return zip(rows.split(self.at_once), labels.split(self.at_once), strict=True)
 
 
 class ImageData(pl.LightningDataModule):
@@ -103,6 +107,7 @@ class ImageData(pl.LightningDataModule):
         """Of the coming epoch's training batches, asked for whenever Lightning asks for the loader."""
         self._batch_size = trainer.batch_size
         self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._batch_size)))
+        self.eval_batch_size = trainer.eval_batch_size
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
         self._normalised: Tensor | None = None
         """All training images as the network sees them, where nothing changes them and they are small."""

@@ -140,13 +140,14 @@ class Classifier(pl.LightningModule):
         self._pace = max(1, min(int(PACE / each), FASTER * (after - first)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add the batch to the epoch's totals."""
-        rows, labels = batch
-        if self.reused and self.reused.val is not None:
-            logits = self.reused.validation(rows, self.device)
-        else:
-            logits = self(self._data.validation_images(rows.cpu(), self.device))
-        self._measured(logits, labels)
+        """Add a batch of Lightning's, some passes, to the epoch's totals."""
+        size = self._data.eval_batch_size
+        for rows, labels in zip(*(part.split(size) for part in batch), strict=True):
+            if self.reused and self.reused.val is not None:
+                logits = self.reused.validation(rows, self.device)
+            else:
+                logits = self(self._data.validation_images(rows.cpu(), self.device))
+            self._measured(logits, labels)
         self._judge()
 
     def on_train_epoch_start(self) -> None:
