@@ -7,11 +7,14 @@ import pytest
 import yaml
 
 from frostline import compose
-from frostline.overrides import STAGES_OF_PRETRAINING
+from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, spelled
+from frostline.sweep.space import written
 from tests.imports import SRC
 
 CONF = SRC.parent / "conf"
-FILES = sorted(path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml"))
+BESTS = set(CONF.glob("experiment/*-best.yaml"))
+"""What sweeps have left in this checkout."""
+FILES = sorted(path.relative_to(CONF).as_posix() for path in {*CONF.rglob("*.yaml")} - BESTS)
 OPTIONS = [name.removesuffix(".yaml") for name in FILES if name != "config.yaml"]
 COUNTS = {
     "adapter": 4,
@@ -25,6 +28,7 @@ COUNTS = {
     "loss": 2,
     "optimizer": 4,
     "regularizer": 3,
+    "sweep": 6,
     "trainer": 1,
     "weights": 4,
 }
@@ -96,6 +100,10 @@ def test_the_commands_in_a_files_head_compose_and_choose_it(name):
         else:
             assert words[0] in ("prepare", "pretrain", "finetune")
             overrides = words[1:]
+        if "-m" in overrides:
+            overrides.remove("-m")
+            fixed, space, _ = compose.space_of([spelled(word, sweep=True) for word in overrides])
+            overrides = [as_typed(text) for text in [*fixed, *written(space.first())]]
         _, choices = compose.experiment(overrides)
         chosen.append(choices.get(group))
         # `dvc repro` and `dvc exp run` take the rest from params.yaml.

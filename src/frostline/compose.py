@@ -141,6 +141,11 @@ def multirun(
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
                 raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
         fixed = frozenset(_as_text(override) for override in parsed if not override.is_sweep_override())
+        hydras = {override.key_or_group for override in parsed if override.key_or_group.startswith("hydra")}
+        if not hydras & {"hydra/sweeper", "hydra/launcher"}:
+            _, _, settings = space_of(given)
+            if settings.workers > 1:
+                given += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={settings.workers}"]
         batches = hydra.multirun(
             config_name="config",
             task_function=Sweeping(task, fixed, at_once, fresh),
@@ -169,8 +174,9 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
         if override.is_sweep_override() and override.key_or_group.partition(".")[0] == "sweep":
             raise FrostlineError(f"{override.input_line}: says how to sweep, so it takes one value")
     fixed = [_as_text(override) for override in ours if not override.is_sweep_override()]
-    config = hydra_compose("config", [text for text in fixed if text.startswith(("sweep=", "sweep."))])
-    data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
+    with _hydra(), _sentences(fixed):
+        config = hydra_compose("config", [text for text in fixed if text.startswith(("sweep=", "sweep."))])
+        data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
     settings = validated(Sweep, data, "sweep")
     typed = {_key(override): _parameter(override, {}) for override in ours if override.is_sweep_override()}
     listed: dict[str, Parameter] = {}

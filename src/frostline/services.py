@@ -20,6 +20,10 @@ Watch = Callable[[Mapping[str, float | int | None]], None]
 """Told of each epoch's row; raises `Pruned` to end the run."""
 
 
+TRIAL_STATE = "trial.state"
+"""The tag that says of a sweep's trial whether it is running, complete, pruned or failed."""
+
+
 class Recorded(Protocol):
     """A run that is being recorded."""
 

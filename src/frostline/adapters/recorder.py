@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import frostline
 from frostline.errors import Pruned
 from frostline.processes import name_of_this
-from frostline.services import Recorded, RunInfo
+from frostline.services import TRIAL_STATE, Recorded, RunInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,15 +59,14 @@ class Recorder:
         try:
             yield recorded
         except Pruned as pruned:
-            recorded.tags({"trial.state": "pruned", "pruned": str(pruned)})
-            self.send(key, "end", "FINISHED")
+            self._end(key, about, "FINISHED", "pruned", {"pruned": str(pruned)})
             raise
         except BaseException as error:
-            recorded.tags({"error": str(error) or type(error).__name__})
-            self.send(key, "end", "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            self._end(key, about, status, "failed", {"error": str(error) or type(error).__name__})
             raise
         else:
-            self.send(key, "end", "FINISHED")
+            self._end(key, about, "FINISHED", "complete", {})
         finally:
             # What is in the pipe is recorded even if this process ends at once, as a pool's workers do.
             self._handed_over()
@@ -83,6 +82,14 @@ class Recorder:
         if self._owner != os.getpid():  # we are a fork, in which the thread that feeds the pipe is missing
             self._start()
         self._messages.put((int(time.time() * 1000), key, what, arguments))
+
+    def _end(self, key: int, about: RunInfo, status: str, state: str, tags: dict[str, str]) -> None:
+        """Close a run; a trial of a sweep says what became of it."""
+        if TRIAL_STATE in about.tags:
+            tags = {**tags, TRIAL_STATE: state}
+        if tags:
+            self.send(key, "tags", tags)
+        self.send(key, "end", status)
 
     def close(self) -> None:
         """Wait, for a while, until everything is recorded."""

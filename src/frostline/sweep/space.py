@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from frostline.core.seeds import derive
 from frostline.errors import FrostlineError, allowed
 
 Value = str | int | float
@@ -106,7 +105,7 @@ class Space:
 
     def random(self, seed: int, number: int) -> Point:
         """Draw a point, a function of (seed, number)."""
-        stream = random.Random(derive(seed, "trial", number))
+        stream = random.Random(f"{seed}/trial/{number}")
         return self.draw(lambda parameter: _drawn(parameter.domain, stream))
 
     def draw(self, choose: Callable[[Parameter], Value]) -> Point:

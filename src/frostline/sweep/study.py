@@ -10,6 +10,7 @@ killed and continued has the same trials as one that was not.
 
 import contextlib
 import json
+import random
 import socket
 import time
 import warnings
@@ -29,7 +30,6 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from frostline import project, schema
-from frostline.core.seeds import derive
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, content_key, exclusive
 from frostline.processes import lives, name_of_this
@@ -263,7 +263,7 @@ class Study:
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
         # A seed that does not move would draw the first trials again when a sweep goes on.
-        seed = derive(self.settings.seed, "sampler", trials, self.worker) % 2**32
+        seed = random.Random(f"{self.settings.seed}/sampler/{trials}/{self.worker}").getrandbits(32)
         match self.settings.sampler:
             case schema.TpeSampler(startup=startup, multivariate=multivariate):
                 return optuna.samplers.TPESampler(

@@ -11,6 +11,7 @@ from frostline.compose import Failed, Planned, Sweeping
 from frostline.errors import FrostlineError, TrainingFailed, allowed
 from frostline.files import content_key
 from frostline.schema import Sweep
+from frostline.sweep import winner
 from frostline.sweep.space import Point, written
 from frostline.sweep.study import Study, Trial
 from frostline.sweep.worker import Worker, label_of, objectives_of, stopped_by
@@ -70,6 +71,10 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
             file=sys.stderr,
         )
     trials = [trial for trial in study.trials() if not trial.killed]
+    if best := winner.best_of(trials, settings):
+        ((composed, choices),) = compose.planned(fixed, [written(best.point)])
+        if path := winner.write(name, best, len(trials), composed, choices):
+            print(f"the best, again: frostline {stage} experiment={path.stem}", file=sys.stderr)
     if grid:
         trials = sorted((t for t in trials if t.point in points), key=lambda trial: points.index(trial.point))
     return [_result(trial) for trial in trials if trial.state in ("complete", "pruned", "failed")]

@@ -14,7 +14,7 @@ from typing import Any
 from frostline import compose, schema
 from frostline.errors import FrostlineError, Pruned
 from frostline.overrides import as_typed
-from frostline.services import Watch
+from frostline.services import TRIAL_STATE, Watch
 from frostline.sweep.space import Point, Space, written
 from frostline.sweep.study import BEAT_SECONDS, Study, Taken
 
@@ -72,7 +72,8 @@ class Worker:
         try:
             with _beating(taken):
                 composed, choices = compose.experiment([*self.fixed, *written(taken.point)])
-                done = self.run(composed, choices, label, self._watch(taken))
+                tags = {"trial.number": str(taken.number), TRIAL_STATE: "running"}
+                done = self.run(composed, choices, label, self._watch(taken), tags)
         except Pruned:
             taken.pruned({"label": label})
         except FrostlineError as error:

@@ -1,0 +1,48 @@
+"""The best trial of a sweep as an experiment of its own: conf/experiment/<study>-best.yaml."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from frostline import project
+from frostline.files import write_text, yaml_text
+from frostline.schema import Experiment, Sweep
+from frostline.sweep.study import Trial
+
+OWN = ("experiment", "sweep")
+"""Groups of which a run keeps nothing."""
+
+
+def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
+    """Return the complete trial with the best first objective, of equals the earliest; None: there is none."""
+    (direction, *_) = settings.objectives.values()
+    sign = 1 if direction == "maximize" else -1
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return max(complete, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+
+
+def write(name: str, trial: Trial, of: int, composed: Experiment, choices: Mapping[str, str]) -> Path | None:
+    """Write the experiment that repeats a trial to the byte.
+
+    Args:
+        name: the study's.
+        trial: its best.
+        of: so many.
+        composed: the trial's experiment.
+        choices: the option chosen in each group.
+
+    Returns:
+        The file; None where the project has no configs of its own, among which it would lie.
+    """
+    folder = project.find_root() / "conf"
+    if not folder.is_dir():
+        return None
+    path = folder / "experiment" / f"{name}-best.yaml"
+    chosen = [{f"override /{group}": option} for group, option in choices.items() if group not in OWN]
+    header = (
+        "# @package _global_\n"
+        f"# The best of {of} trials of the sweep {name}: number {trial.number}, at {trial.values[0]:.4f}.\n"
+        f"# frostline finetune experiment={path.stem}\n"
+    )
+    content = {"defaults": chosen, **composed.model_dump(exclude={"sweep", "out"})}
+    write_text(path, header + yaml_text(content))
+    return path

@@ -1,0 +1,220 @@
+"""A study in real stores: trials that wait, run, end, die with their process and come again, in several processes."""
+
+import os
+import signal
+import time
+from multiprocessing import get_context
+
+import pytest
+
+from frostline import schema
+from frostline.errors import FrostlineError
+from frostline.sweep.space import Interval, Parameter, Space, Values
+
+GRID = Space((Parameter("freeze", Values(("full", "gradual"))), Parameter("seed", Values(("0", "1", "2")))))
+LINE = Space((Parameter("x", Interval(0.0, 1.0)),))
+SETTINGS = {
+    "sampler": {"kind": "grid"},
+    "pruner": {"kind": "none"},
+    "space": {},
+    "objectives": {"val/accuracy": "maximize"},
+    "trials": None,
+    "minutes": None,
+    "seed": 0,
+    "name": None,
+    "store": None,
+    "failures": 5,
+    "workers": 1,
+}
+
+
+def settings(**changes):
+    return schema.Sweep.model_validate({**SETTINGS, **changes})
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "conf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def study(space=GRID, worker=0, name="s", base=None, **changes):
+    from frostline.sweep.study import Study
+
+    return Study(name, settings(**changes), space, base or {"lr": 1}, worker)
+
+
+def begun(*arguments, **changes):
+    made = study(*arguments, **changes)
+    made.begin()
+    made.fill()
+    return made
+
+
+def states(made):
+    return [trial.state for trial in made.trials()]
+
+
+@pytest.mark.parametrize("store", [None, "trials.journal", "sqlite:///elsewhere.db"])
+def test_a_grids_combinations_are_each_taken_once_in_their_order(store, place):
+    made = begun(store=store)
+    points = []
+    while taken := made.take():
+        points.append(taken.point)
+        taken.complete([0.5], {"label": "x"})
+    assert points == GRID.combinations()
+    assert states(made) == ["complete"] * 6
+    assert all(trial.values == [0.5] and trial.notes["label"] == "x" for trial in made.trials())
+    again = begun(store=store)
+    assert again.take() is None
+    assert len(again.trials()) == 6
+
+
+def test_a_random_search_has_as_many_trials_as_it_may_and_the_same_whoever_draws_them(place):
+    one = begun(LINE, name="one", sampler={"kind": "random"}, trials=4)
+    expected = [LINE.random(0, number) for number in range(4)]
+    found = []
+    for worker in (0, 1, 0, 1):
+        taken = begun(LINE, name="one", worker=worker, sampler={"kind": "random"}, trials=4).take()
+        found.append(taken.point)
+        taken.complete([0.0], {})
+    assert found == expected
+    assert one.take() is None
+
+
+def test_more_trials_go_on_where_fewer_ended(place):
+    made = begun(LINE, sampler={"kind": "random"}, trials=2)
+    while taken := made.take():
+        taken.complete([0.0], {})
+    more = begun(LINE, sampler={"kind": "random"}, trials=3)
+    assert more.take().point == LINE.random(0, 2)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"kind": "tpe", "startup": 3, "multivariate": True},
+        {"kind": "cmaes", "startup": 3},
+        {"kind": "nsga2", "population": 4},
+    ],
+    ids=lambda sampler: sampler["kind"],
+)
+def test_samplers_that_learn_draw_inside_the_space_and_not_twice_the_same_when_they_go_on(sampler, place):
+    space = Space(
+        (
+            Parameter("optimizer", Values(("sgd", "adamw"))),
+            Parameter("momentum", Interval(0.5, 0.9), when={"optimizer": ("sgd",)}),
+            Parameter("width", Interval(1, 9, whole=True)),
+        )
+    )
+    points = []
+    for _ in range(12):  # a process each
+        taken = begun(space, sampler=sampler, trials=12).take()
+        points.append(taken.point)
+        taken.complete([float(taken.point["width"])], {})
+    assert begun(space, sampler=sampler, trials=12).take() is None
+    assert all(("momentum" in point) == (point["optimizer"] == "sgd") for point in points)
+    assert all(1 <= point["width"] <= 9 and isinstance(point["width"], int) for point in points)
+    assert len({str(point) for point in points}) > 6
+
+
+def test_what_another_sweep_of_that_name_tried_is_not_mixed_in(place):
+    begun()
+    with pytest.raises(FrostlineError, match=r"^sweep\.name: the study 's' was made with another space; add --fresh"):
+        begun(LINE, sampler={"kind": "grid"})
+    with pytest.raises(FrostlineError, match="another experiment around what varies"):
+        begun(base={"lr": 2})
+    fresh = study(base={"lr": 2})
+    fresh.begin(fresh=True)
+    assert fresh.trials() == []
+
+
+def test_a_store_that_is_not_there_is_one_sentence(place):
+    with pytest.raises(FrostlineError, match=r"^sweep\.store: postgresql.*can't be opened"):
+        begun(store="postgresql+psycopg://127.0.0.1:1/none")
+
+
+def test_a_point_that_was_complete_is_known(place):
+    made = begun()
+    taken = made.take()
+    assert made.known(taken.point) is None
+    taken.complete([0.7], {"label": "l"})
+    assert made.known(taken.point).values == [0.7]
+
+
+def test_trials_that_were_run_elsewhere_are_taken_in(place):
+    made = study()
+    made.begin()
+    first, *others = made.missing()
+    made.add(first, [0.9], {"label": "l"})
+    made.fill()
+    assert made.missing() == []
+    assert states(made) == ["complete"] + ["waiting"] * 5
+    assert made.take().point == others[0]
+
+
+def test_a_pruner_stops_what_is_worse_than_the_others_were(place):
+    changes = {"pruner": {"kind": "median", "startup": 2, "warmup": 0}}
+    made = begun(**changes)
+    for best in (0.8, 0.9):
+        taken = made.take()
+        assert not any(taken.report(epoch, best * epoch / 3) for epoch in (1, 2, 3))
+        taken.complete([best], {})
+    hopeless = made.take()
+    assert hopeless.report(1, 0.1)
+    hopeless.pruned({"label": "l"})
+    assert states(made)[:3] == ["complete", "complete", "pruned"]
+
+
+# ── several processes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def hold(ready):
+    made = begun()
+    taken = made.take()
+    ready.send(taken.point)
+    time.sleep(60)
+
+
+def work(number, out):
+    made = begun(worker=number)
+    mine = []
+    while taken := made.take():
+        mine.append(taken.number)
+        time.sleep(0.01)
+        taken.complete([0.0], {})
+    out.send(mine)
+
+
+def test_a_point_whose_process_was_killed_is_run_again_by_the_next(place):
+    context = get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(theirs,))
+    process.start()
+    point = mine.recv()
+    made = begun()
+    assert states(made).count("running") == 1
+    assert made.take().point != point  # its process lives
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    points = []
+    while taken := made.take():
+        points.append(taken.point)
+        taken.complete([0.0], {})
+    assert points.count(point) == 1
+    assert sum(trial.killed for trial in made.trials()) == 1
+    assert len(made.trials()) == 7
+
+
+def test_four_processes_share_a_study_that_is_not_there_yet(place):
+    context = get_context("spawn")
+    pipes = [context.Pipe() for _ in range(4)]
+    processes = [context.Process(target=work, args=(n, pipes[n][1])) for n in range(4)]
+    for process in processes:
+        process.start()
+    taken = [number for mine, _ in pipes for number in mine.recv()]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert sorted(taken) == list(range(6))

@@ -1,0 +1,143 @@
+"""Sweeps as commands run them: what they leave, how they go on, what they refuse."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+import yaml
+from tests.imports import SRC
+from tests.test_cli import TINY, Shell, shell  # noqa: F401  # a fixture
+
+WORDS = [*TINY, "weights=none", "-m"]
+FILES = ("metrics.json", "weights.safetensors", "history.csv", "predictions.csv", "config.yaml")
+
+
+def rows(out):
+    """Of the table: what sets a trial apart → its cells."""
+    lines = [line.split() for line in out.splitlines() if line.startswith(" ") and "=" in line]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+def trials(shell):  # noqa: F811
+    from optuna import load_study
+
+    (store,) = (shell.folder / ".frostline/sweeps").iterdir()
+    return load_study(study_name=store.stem, storage=f"sqlite:///{store}").get_trials(deepcopy=False)
+
+
+def test_the_same_command_goes_on_and_repeats_nothing(shell):  # noqa: F811
+    words = [*WORDS, "freeze=full,gradual", "optimizer.lr=0.01,0.1"]
+    out, err = shell("finetune", *words)
+    assert len(rows(out)) == 4
+    assert err.count("3/3 val/accuracy") == 4
+    again, err = shell("finetune", *words)
+    assert rows(again) == rows(out)
+    assert "val/accuracy" not in err
+    more, err = shell("finetune", *words[:-1], "optimizer.lr=0.01,0.1", "--fresh")
+    assert rows(more) == rows(out)
+    assert err.count("3/3 val/accuracy") == 4
+
+
+@pytest.mark.parametrize("sweep", ["random", "tpe"])
+def test_intervals_are_searched(sweep, shell):  # noqa: F811
+    words = [*WORDS, f"sweep={sweep}", "sweep.trials=5", "optimizer.lr=tag(log,interval(1e-3,1e-1))"]
+    out, _ = shell("finetune", *words, "freeze=full,linear_probe")
+    rates = [float(name.split(",")[0].partition("=")[2]) for name in rows(out)]
+    assert len(rates) == 5
+    assert all(1e-3 <= rate <= 1e-1 for rate in rates)
+    assert len(set(rates)) == 5
+
+
+def test_a_space_in_yaml_has_keys_that_depend_on_others(shell):  # noqa: F811
+    conf = shell.folder / "conf"
+    shutil.copytree(SRC.parent / "conf", conf)
+    (conf / "sweep/mine.yaml").write_text(
+        """
+defaults: [random, _self_]
+trials: 6
+space:
+  optimizer: [sgd, adamw]
+  optimizer.momentum: {values: "interval(0.5, 0.9)", when: {optimizer: sgd}}
+"""
+    )
+    out, _ = shell("finetune", *WORDS, "sweep=mine")
+    assert len(found := rows(out)) == 6
+    assert all(("optimizer.momentum" in name) == ("optimizer=sgd" in name) for name in found)
+    assert {name.split(",")[0] for name in found} == {"optimizer=sgd", "optimizer=adamw"}
+
+
+def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell):  # noqa: F811
+    shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
+    words = [*WORDS, "sweep.name=mine", "freeze=full,linear_probe", "optimizer=sgd,adam", "seed=1,2"]
+    out, err = shell("finetune", *words)
+    assert "the best, again: frostline finetune experiment=mine-best" in err
+    best = next(iter(rows(out).values()))[-1]
+    shell("finetune", "experiment=mine-best", "out=again")
+    for name in FILES:
+        assert (shell.folder / "again" / name).read_bytes() == (shell.folder / best / name).read_bytes(), name
+    config = yaml.safe_load((shell.folder / "again/config.yaml").read_text())
+    assert config["study"] == "mine"
+
+
+def test_hopeless_trials_are_pruned_and_marked_so(shell):  # noqa: F811
+    words = [*WORDS, "trainer.epochs=6", "optimizer=sgd", "optimizer.lr=0.1,0.2,1e-6"]
+    pruner = "sweep.pruner={kind:median,startup:2,warmup:0}"
+    out, err = shell("finetune", *words, pruner, MLFLOW_TRACKING_URI="")
+    assert rows(out)["optimizer.lr=1e-06"] == ["pruned"]
+    assert [trial.state.name for trial in trials(shell)] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert not list((shell.folder / ".frostline/resume").glob("*/*.ckpt"))
+
+
+def test_too_many_failures_of_a_kind_end_a_sweep(shell):  # noqa: F811
+    words = [*WORDS, "sweep.failures=2", "optimizer.lr=1e30,1e31,0.01"]
+    out, err = shell("finetune", *words, status=3)
+    assert "the sweep stopped, since 2 trials failed alike" in err
+    assert [trial.state.name for trial in trials(shell)] == ["FAIL", "FAIL", "WAITING"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("seed=0", "nothing varies; give a key several values"),
+        ("optimizer.lr=interval(0,1)", "optimizer.lr: a grid takes lists"),
+        ("sweep=tpe optimizer.lr=tag(log,interval(0,1))", "optimizer.lr: found an interval from 0 to 1"),
+        ("sweep=tpe,random seed=0,1", "sweep=tpe,random: says how to sweep, so it takes one value"),
+        ("sweep=tep seed=0,1", "sweep: no option 'tep'; did you mean 'tpe'"),
+        ("sweep.trails=3 seed=0,1", "sweep.trails: unknown key; did you mean 'sweep.trials'"),
+        ("sweep.objectives={test/accuracy:maximize} seed=0,1", "sweep.objectives: 'test/accuracy' can't be one"),
+        ("sweep=random sweep.trials=null seed=0,1", "sweep: has no end; set sweep.trials"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_sentence(words, sentence, shell):  # noqa: F811
+    assert shell.refused("finetune", *WORDS, *words.split()).startswith(sentence)
+    assert not (shell.folder / "runs").exists()
+
+
+def test_two_workers_share_the_trials(shell):  # noqa: F811
+    words = [*WORDS, "sweep.workers=2", "optimizer.lr=0.01,0.02,0.03,0.04", "freeze=full"]
+    out, _ = shell("finetune", *words)
+    assert len(rows(out)) == 4
+    assert len({trial.user_attrs["process"] for trial in trials(shell)}) == 2
+
+
+@pytest.mark.parametrize("sweep", ["grid", "random"])
+def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, shell):  # noqa: F811
+    words = [*WORDS, "trainer.epochs=3", f"sweep={sweep}", "optimizer.lr=0.01,0.03,0.1,0.3", "freeze=full,gradual"]
+    words += ["sweep.trials=6"]
+    whole, _ = shell("finetune", *words)
+    shutil.rmtree(shell.folder / ".frostline/sweeps")
+    shutil.rmtree(shell.folder / "runs")
+    for seconds in (2.5, 4.0, 5.0):
+        process = shell.start("finetune", *words)
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    out, _ = shell("finetune", *words)
+    assert rows(out) == rows(whole)
+    states = [trial.state.name for trial in trials(shell)]
+    assert states.count("COMPLETE") == 6
+    points = [json.dumps(trial.params) for trial in trials(shell) if trial.state.name == "COMPLETE"]
+    assert len(set(points)) == len(points) or sweep == "random"
