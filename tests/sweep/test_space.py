@@ -41,7 +41,10 @@ def test_a_grid_takes_no_interval():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ((MOMENTUM, OPTIMIZER), r"^sweep\.space\.optimizer\.momentum\.when: 'optimizer' does not vary before it"),
+        (
+            (MOMENTUM, OPTIMIZER),
+            r"^sweep\.space\.optimizer\.momentum\.when: 'optimizer' does not vary before it",
+        ),
         (
             (RATE, Parameter("x", Values(("1",)), when={"optimizer.lr": ("0.1",)})),
             r"^sweep\.space\.x\.when: optimizer\.lr has an interval",

@@ -11,6 +11,8 @@ import yaml
 from tests.imports import SRC
 from tests.test_cli import TINY, Shell, shell  # noqa: F401  # a fixture
 
+from frostline.files import read_csv
+
 WORDS = [*TINY, "weights=none", "-m"]
 FILES = ("metrics.json", "weights.safetensors", "history.csv", "predictions.csv", "config.yaml")
 
@@ -80,6 +82,14 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
         assert (shell.folder / "again" / name).read_bytes() == (shell.folder / best / name).read_bytes(), name
     config = yaml.safe_load((shell.folder / "again/config.yaml").read_text())
     assert config["study"] == "mine"
+    left = shell.folder / "runs/sweeps/mine"
+    assert {path.name for path in left.iterdir()} == {"trials.csv", "history.png", "parallel.png"}
+    table = read_csv(left / "trials.csv")
+    assert [row["state"] for row in table] == ["complete"] * 8
+    assert {row["out"] for row in table} == {cells[-1] for cells in rows(out).values()}
+    assert max(float(row["val/accuracy"]) for row in table) == pytest.approx(
+        float(next(iter(rows(out).values()))[0]), abs=1e-4
+    )
 
 
 def test_hopeless_trials_are_pruned_and_marked_so(shell):  # noqa: F811
@@ -107,7 +117,10 @@ def test_too_many_failures_of_a_kind_end_a_sweep(shell):  # noqa: F811
         ("sweep=tpe,random seed=0,1", "sweep=tpe,random: says how to sweep, so it takes one value"),
         ("sweep=tep seed=0,1", "sweep: no option 'tep'; did you mean 'tpe'"),
         ("sweep.trails=3 seed=0,1", "sweep.trails: unknown key; did you mean 'sweep.trials'"),
-        ("sweep.objectives={test/accuracy:maximize} seed=0,1", "sweep.objectives: 'test/accuracy' can't be one"),
+        (
+            "sweep.objectives={test/accuracy:maximize} seed=0,1",
+            "sweep.objectives: 'test/accuracy' can't be one",
+        ),
         ("sweep=random sweep.trials=null seed=0,1", "sweep: has no end; set sweep.trials"),
     ],
 )
@@ -125,7 +138,13 @@ def test_two_workers_share_the_trials(shell):  # noqa: F811
 
 @pytest.mark.parametrize("sweep", ["grid", "random"])
 def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, shell):  # noqa: F811
-    words = [*WORDS, "trainer.epochs=3", f"sweep={sweep}", "optimizer.lr=0.01,0.03,0.1,0.3", "freeze=full,gradual"]
+    words = [
+        *WORDS,
+        "trainer.epochs=3",
+        f"sweep={sweep}",
+        "optimizer.lr=0.01,0.03,0.1,0.3",
+        "freeze=full,gradual",
+    ]
     words += ["sweep.trials=6"]
     whole, _ = shell("finetune", *words)
     shutil.rmtree(shell.folder / ".frostline/sweeps")

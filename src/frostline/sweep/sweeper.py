@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from frostline import alone, compose
+from frostline import alone, compose, project
 from frostline.compose import Failed, Planned, Sweeping
 from frostline.errors import FrostlineError, TrainingFailed, allowed
-from frostline.files import content_key
+from frostline.files import content_key, exclusive
 from frostline.schema import Sweep
-from frostline.sweep import winner
+from frostline.sweep import summary, winner
 from frostline.sweep.space import Point, written
 from frostline.sweep.study import Study, Trial
 from frostline.sweep.worker import Worker, label_of, objectives_of, stopped_by
@@ -49,14 +49,16 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     study = Study(name, settings, space, base)
     study.begin(fresh=job.fresh)
     if grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
-        missing = study.missing()
-        jobs = [
-            Planned(label_of(point), *experiment)
-            for point, experiment in zip(points, experiments, strict=True)
-            if point in missing
-        ]
-        if jobs and (done := job.at_once(jobs)) is not None:
-            _take_in(study, missing, done)
+        # Of two commands at once the second finds what the first has done.
+        with exclusive(project.scratch() / "locks" / f"sweep-at-once-{content_key(name)[:16]}.lock"):
+            missing = study.missing()
+            jobs = [
+                Planned(label_of(point), *experiment)
+                for point, experiment in zip(points, experiments, strict=True)
+                if point in missing
+            ]
+            if jobs and (done := job.at_once(jobs)) is not None:
+                _take_in(study, missing, done)
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
     worker = Worker(job.task, name, settings, space, tuple(fixed), base, until)
@@ -75,6 +77,7 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
         ((composed, choices),) = compose.planned(fixed, [written(best.point)])
         if path := winner.write(name, best, len(trials), composed, choices):
             print(f"the best, again: frostline {stage} experiment={path.stem}", file=sys.stderr)
+    print(f"table and pictures: {summary.leave(name, trials, space, settings)}", file=sys.stderr)
     if grid:
         trials = sorted((t for t in trials if t.point in points), key=lambda trial: points.index(trial.point))
     return [_result(trial) for trial in trials if trial.state in ("complete", "pruned", "failed")]

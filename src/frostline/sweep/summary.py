@@ -1,0 +1,48 @@
+"""What a sweep leaves beside its runs: runs/sweeps/<name>/ with a table of its trials and two pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from frostline.files import csv_text, write_bytes, write_text
+from frostline.report import sweep_picture
+from frostline.report.sweep_picture import Shown
+from frostline.schema import Sweep
+from frostline.sweep.space import Space
+from frostline.sweep.study import Trial
+
+TRIALS, HISTORY, PARALLEL = "trials.csv", "history.png", "parallel.png"
+
+
+def leave(name: str, trials: Sequence[Trial], space: Space, settings: Sweep) -> Path:
+    """Write the table and the pictures, and return their folder.
+
+    Args:
+        name: of the study.
+        trials: those that were not killed.
+        space: what they vary.
+        settings: of the sweep.
+    """
+    folder = Path("runs", "sweeps", name)
+    keys = [parameter.key for parameter in space.parameters]
+    objectives = [*settings.objectives]
+    columns = ["trial", "state", *keys, *objectives, "test/accuracy", "seconds", "out", "reason"]
+    rows = [
+        [
+            trial.number,
+            trial.state,
+            *(trial.point.get(key, "") for key in keys),
+            *(trial.values or [""] * len(objectives)),
+            trial.notes.get("metrics", {}).get("test", {}).get("accuracy", ""),
+            round(trial.seconds, 1),
+            trial.notes.get("out", ""),
+            trial.notes.get("reason", ""),
+        ]
+        for trial in trials
+    ]
+    write_text(folder / TRIALS, csv_text(columns, rows))
+    shown = [Shown(t.number, t.point, t.values[0] if t.state == "complete" else None) for t in trials]
+    first = objectives[0]
+    maximize = settings.objectives[first] == "maximize"
+    write_bytes(folder / HISTORY, sweep_picture.history(shown, first, maximize=maximize))
+    write_bytes(folder / PARALLEL, sweep_picture.parallel(shown, space.parameters, first))
+    return folder

@@ -1,0 +1,50 @@
+"""A sweep's pictures: what is drawn where, and that the same trials give the same bytes."""
+
+import math
+
+import pytest
+
+from frostline.report import sweep_picture
+from frostline.report.sweep_picture import Shown
+from frostline.sweep.space import Interval, Parameter, Values
+
+RATE = Parameter("optimizer.lr", Interval(1e-4, 1e-1, log=True))
+FREEZE = Parameter("freeze", Values(("full", "gradual", "linear_probe")))
+MOMENTUM = Parameter("momentum", Interval(0.5, 0.9), when={"freeze": ("full",)})
+TRIALS = [
+    Shown(0, {"optimizer.lr": 1e-3, "freeze": "full", "momentum": 0.6}, 0.8),
+    Shown(1, {"optimizer.lr": 1e-2, "freeze": "gradual"}, 0.9),
+    Shown(2, {"optimizer.lr": 1e-1, "freeze": "full", "momentum": 0.9}, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "height"),
+    [
+        (RATE, 1e-4, 0.0),
+        (RATE, math.sqrt(1e-5), 0.5),
+        (MOMENTUM, 0.7, 0.5),
+        (FREEZE, "gradual", 0.5),
+        (Parameter("seed", Values(("0", "5", "10"))), "5", 0.5),
+        (Parameter("lr", Values(("1e-3", "1e-2", "1e-1"))), "1e-2", 0.5),
+        (Parameter("only", Values(("full",))), "full", 0.0),
+        (Parameter("only", Values(("3",))), "3", 0.0),
+    ],
+)
+def test_a_value_lies_where_its_scale_says(parameter, value, height):
+    scale, names = sweep_picture._scale(parameter)
+    assert scale(value) == pytest.approx(height)
+    assert all(0 <= place <= 1.0001 for place, _ in names)
+
+
+@pytest.mark.parametrize(
+    "trials", [TRIALS, TRIALS[:1], TRIALS[2:], []], ids=["some", "one", "none done", "none"]
+)
+def test_pictures_are_drawn_and_repeat(trials):
+    def draw():
+        history = sweep_picture.history(trials, "val/accuracy", maximize=True)
+        return history, sweep_picture.parallel(trials, [RATE, FREEZE, MOMENTUM], "val/accuracy")
+
+    pictures = draw()
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert draw() == pictures
