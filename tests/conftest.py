@@ -3,8 +3,12 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.shell import Shell
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,3 +45,13 @@ def no_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture
+def shell(warm: Path, tmp_path: Path) -> "Shell":
+    """In an empty folder, whose path is not plain: no project is around."""
+    from tests.shell import Shell
+
+    folder = tmp_path / "an émpty folder"
+    folder.mkdir()
+    return Shell(warm, folder)

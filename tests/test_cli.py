@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from frostline.files import read_csv
+from tests.shell import TINY, Shell
 from tests.study import environment
 
 SRC = Path(__file__).parents[1] / "src"
@@ -30,11 +31,6 @@ COMMANDS = (
     "cache",
     "doctor",
 )
-TINY = [
-    *("backbone=mlp", "backbone.hidden=[16]", "source=digits", "dataset.shots=10", "input.size=8"),
-    *("trainer.epochs=2", "trainer.batch_size=20", "trainer.threads=1"),
-    *("pretrain.trainer.epochs=1", "pretrain.trainer.batch_size=64", "pretrain.trainer.threads=1"),
-]
 RUN_FILES = {
     "metrics.json",
     "weights.safetensors",
@@ -43,41 +39,6 @@ RUN_FILES = {
     "training.json",
     "predictions.csv",
 }
-
-
-class Shell:
-    """Runs frostline in a folder."""
-
-    def __init__(self, python: Path, folder: Path) -> None:
-        self.python, self.folder = python, folder
-
-    def start(self, *words: str, **variables: str) -> subprocess.Popen:
-        pipe = subprocess.PIPE
-        settings = environment(self.folder / "x", PYTHONPATH=str(SRC), **variables)
-        command = [str(self.python), "-m", "frostline", *words]
-        return subprocess.Popen(command, cwd=self.folder, env=settings, stdout=pipe, stderr=pipe, text=True)
-
-    def __call__(self, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
-        with self.start(*words, **variables) as process:
-            out, err = process.communicate(timeout=200)
-        assert process.returncode == status, f"{words} → {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err
-        return out, err
-
-    def refused(self, *words: str, status: int = 2) -> str:
-        """Its error, which is one line without the program's name."""
-        _out, err = self(*words, status=status)
-        last = err.strip().splitlines()[-1]
-        assert last.startswith("frostline: error: "), err
-        return last.removeprefix("frostline: error: ")
-
-
-@pytest.fixture
-def shell(warm, tmp_path) -> Shell:
-    """In an empty folder, whose path is not plain: no project is around."""
-    folder = tmp_path / "an émpty folder"
-    folder.mkdir()
-    return Shell(warm, folder)
 
 
 @pytest.fixture(scope="module")

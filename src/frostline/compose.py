@@ -118,7 +118,7 @@ def multirun(
 ) -> list[Any]:
     """Run `task(experiment, choices, label)` for each trial of a sweep, through Hydra's sweeper and launcher.
 
-    `label` says what sets the trial apart, as ``freeze=full,seed=1`` does. One's error does not end the others.
+    `label` says what sets the trial apart: ``freeze=full,seed=1``. One's error does not end the others.
 
     Args:
         overrides: what was typed; lists and intervals are the sweep.

@@ -614,7 +614,7 @@ class Sweep(Strict):
     space: dict[str, str | list[str | int | float] | Conditional]
     """More keys that vary, beside those that are typed: lists, or Hydra's range, interval and tag."""
     objectives: Annotated[dict[str, Literal["maximize", "minimize"]], Field(min_length=1)]
-    """Metrics of validation, at the best epoch. Several: the best trials are those that no other beats in all."""
+    """Metrics of validation, at the best epoch; the first chooses the best trial."""
     trials: Annotated[int, Field(ge=1)] | None
     """At most, those that were killed not counted; null: a grid's combinations, else until time is up."""
     minutes: Annotated[float, Field(gt=0)] | None

@@ -38,7 +38,7 @@ def test_a_value_lies_where_its_scale_says(parameter, value, height):
 
 
 @pytest.mark.parametrize(
-    "trials", [TRIALS, TRIALS[:1], TRIALS[2:], []], ids=["some", "one", "none done", "none"]
+    "trials", [TRIALS, TRIALS[:1], TRIALS[2:], []], ids=["some", "one", "pruned", "none"]
 )
 def test_pictures_are_drawn_and_repeat(trials):
     def draw():

@@ -43,7 +43,7 @@ def test_a_grid_takes_no_interval():
     [
         (
             (MOMENTUM, OPTIMIZER),
-            r"^sweep\.space\.optimizer\.momentum\.when: 'optimizer' does not vary before it",
+            r"^sweep\.space\.optimizer\.momentum\.when: 'optimizer' does not vary before",
         ),
         (
             (RATE, Parameter("x", Values(("1",)), when={"optimizer.lr": ("0.1",)})),

@@ -1,15 +1,19 @@
 """Sweeps as commands run them: what they leave, how they go on, what they refuse."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 from tests.imports import SRC
-from tests.test_cli import TINY, Shell, shell  # noqa: F401  # a fixture
+from tests.shell import TINY, Shell
 
 from frostline.files import read_csv
 
@@ -23,14 +27,22 @@ def rows(out):
     return {cells[0]: cells[1:] for cells in lines}
 
 
-def trials(shell):  # noqa: F811
+def trials(shell):
     from optuna import load_study
 
     (store,) = (shell.folder / ".frostline/sweeps").iterdir()
     return load_study(study_name=store.stem, storage=f"sqlite:///{store}").get_trials(deepcopy=False)
 
 
-def test_the_same_command_goes_on_and_repeats_nothing(shell):  # noqa: F811
+def completed(shell):
+    """How many trials are complete, asked without waiting for who writes."""
+    for store in (shell.folder / ".frostline/sweeps").glob("*.db"):
+        with contextlib.suppress(sqlite3.Error), sqlite3.connect(f"file:{store}?mode=ro", uri=True) as rows:
+            return rows.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0]
+    return 0
+
+
+def test_the_same_command_goes_on_and_repeats_nothing(shell):
     words = [*WORDS, "freeze=full,gradual", "optimizer.lr=0.01,0.1"]
     out, err = shell("finetune", *words)
     assert len(rows(out)) == 4
@@ -44,7 +56,7 @@ def test_the_same_command_goes_on_and_repeats_nothing(shell):  # noqa: F811
 
 
 @pytest.mark.parametrize("sweep", ["random", "tpe"])
-def test_intervals_are_searched(sweep, shell):  # noqa: F811
+def test_intervals_are_searched(sweep, shell):
     words = [*WORDS, f"sweep={sweep}", "sweep.trials=5", "optimizer.lr=tag(log,interval(1e-3,1e-1))"]
     out, _ = shell("finetune", *words, "freeze=full,linear_probe")
     rates = [float(name.split(",")[0].partition("=")[2]) for name in rows(out)]
@@ -53,7 +65,7 @@ def test_intervals_are_searched(sweep, shell):  # noqa: F811
     assert len(set(rates)) == 5
 
 
-def test_a_space_in_yaml_has_keys_that_depend_on_others(shell):  # noqa: F811
+def test_a_space_in_yaml_has_keys_that_depend_on_others(shell):
     conf = shell.folder / "conf"
     shutil.copytree(SRC.parent / "conf", conf)
     (conf / "sweep/mine.yaml").write_text(
@@ -71,7 +83,7 @@ space:
     assert {name.split(",")[0] for name in found} == {"optimizer=sgd", "optimizer=adamw"}
 
 
-def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell):  # noqa: F811
+def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell):
     shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
     words = [*WORDS, "sweep.name=mine", "freeze=full,linear_probe", "optimizer=sgd,adam", "seed=1,2"]
     out, err = shell("finetune", *words)
@@ -92,18 +104,18 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
     )
 
 
-def test_hopeless_trials_are_pruned_and_marked_so(shell):  # noqa: F811
+def test_hopeless_trials_are_pruned_and_marked_so(shell):
     words = [*WORDS, "trainer.epochs=6", "optimizer=sgd", "optimizer.lr=0.1,0.2,1e-6"]
     pruner = "sweep.pruner={kind:median,startup:2,warmup:0}"
-    out, err = shell("finetune", *words, pruner, MLFLOW_TRACKING_URI="")
+    out, _ = shell("finetune", *words, pruner, MLFLOW_TRACKING_URI="")
     assert rows(out)["optimizer.lr=1e-06"] == ["pruned"]
     assert [trial.state.name for trial in trials(shell)] == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert not list((shell.folder / ".frostline/resume").glob("*/*.ckpt"))
 
 
-def test_too_many_failures_of_a_kind_end_a_sweep(shell):  # noqa: F811
+def test_too_many_failures_of_a_kind_end_a_sweep(shell):
     words = [*WORDS, "sweep.failures=2", "optimizer.lr=1e30,1e31,0.01"]
-    out, err = shell("finetune", *words, status=3)
+    _, err = shell("finetune", *words, status=3)
     assert "the sweep stopped, since 2 trials failed alike" in err
     assert [trial.state.name for trial in trials(shell)] == ["FAIL", "FAIL", "WAITING"]
 
@@ -124,12 +136,12 @@ def test_too_many_failures_of_a_kind_end_a_sweep(shell):  # noqa: F811
         ("sweep=random sweep.trials=null seed=0,1", "sweep: has no end; set sweep.trials"),
     ],
 )
-def test_settings_that_make_no_sense_are_one_sentence(words, sentence, shell):  # noqa: F811
+def test_settings_that_make_no_sense_are_one_sentence(words, sentence, shell):
     assert shell.refused("finetune", *WORDS, *words.split()).startswith(sentence)
     assert not (shell.folder / "runs").exists()
 
 
-def test_two_workers_share_the_trials(shell):  # noqa: F811
+def test_two_workers_share_the_trials(shell):
     words = [*WORDS, "sweep.workers=2", "optimizer.lr=0.01,0.02,0.03,0.04", "freeze=full"]
     out, _ = shell("finetune", *words)
     assert len(rows(out)) == 4
@@ -137,7 +149,7 @@ def test_two_workers_share_the_trials(shell):  # noqa: F811
 
 
 @pytest.mark.parametrize("sweep", ["grid", "random"])
-def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, shell):  # noqa: F811
+def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, shell):
     words = [
         *WORDS,
         "trainer.epochs=3",
@@ -149,9 +161,12 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, 
     whole, _ = shell("finetune", *words)
     shutil.rmtree(shell.folder / ".frostline/sweeps")
     shutil.rmtree(shell.folder / "runs")
-    for seconds in (2.5, 4.0, 5.0):
-        process = shell.start("finetune", *words)
-        time.sleep(seconds)
+    cold = Shell(Path(sys.executable), shell.folder)  # a process that dies when it is killed
+    for done in (1, 3, 5):
+        process = cold.start("finetune", *words)
+        while completed(shell) < done:
+            assert process.poll() is None
+            time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     out, _ = shell("finetune", *words)

@@ -34,6 +34,8 @@ def history(trials: Sequence[Shown], objective: str, *, maximize: bool) -> bytes
     Returns:
         A PNG.
     """
+    from matplotlib.ticker import MaxNLocator
+
     done = [(trial.number, trial.value) for trial in trials if trial.value is not None]
     numbers, values = zip(*done, strict=True) if done else ((), ())
     better: Callable[..., float] = max if maximize else min
@@ -46,7 +48,7 @@ def history(trials: Sequence[Shown], objective: str, *, maximize: bool) -> bytes
         lost = [trial.number for trial in trials if trial.value is None]
         axes.plot(lost, [0.0] * len(lost), "|", color=theme.SOFT.light, transform=axes.get_xaxis_transform())
         axes.set(title=f"{objective}, and the best so far", xlabel="trial")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(True, axis="y")
         return png(figure)
 
@@ -74,9 +76,8 @@ def parallel(trials: Sequence[Shown], parameters: Sequence[Parameter], objective
                 for parameter, (scale, _) in zip(parameters, scales, strict=True)
             ]
             colour = colormaps["viridis"](shade(value))
-            axes.plot(
-                range(len(heights) + 1), [*heights, shade(value)], color=colour, linewidth=1.2, alpha=0.8
-            )
+            heights.append(float(shade(value)))
+            axes.plot(range(len(heights)), heights, color=colour, linewidth=1.2, alpha=0.8)
         for place, (_, names) in enumerate(scales):
             _axis(axes, place, names)
         _axis(axes, len(scales), [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")])

@@ -31,7 +31,7 @@ def leave(name: str, trials: Sequence[Trial], space: Space, settings: Sweep) -> 
             trial.number,
             trial.state,
             *(trial.point.get(key, "") for key in keys),
-            *(trial.values or [""] * len(objectives)),
+            *(map(str, trial.values) if trial.values else [""] * len(objectives)),
             trial.notes.get("metrics", {}).get("test", {}).get("accuracy", ""),
             round(trial.seconds, 1),
             trial.notes.get("out", ""),
