@@ -82,6 +82,34 @@ assert not [name for name in sys.modules if name.startswith("mlflow")]
     assert found["KeyboardInterrupt"][1]["error"] == "KeyboardInterrupt"
 
 
+def test_a_trial_says_what_became_of_it(tmp_path, no_runs):
+    shutil.copy(no_runs, tmp_path)
+    code = """
+from frostline.errors import Pruned
+from frostline.services import Labelled
+recorder = Labelled(Recorder(), "lr=0.1", {"trial.number": "7", "trial.state": "running"})
+for error in (None, Pruned("after epoch 2"), ValueError("no")):
+    try:
+        with recorder.run(info(type(error).__name__)):
+            if error:
+                raise error
+    except Exception as caught:
+        assert caught is error
+"""
+    assert program(tmp_path, code).communicate(timeout=100) == ("", "")
+    found = recorded(tmp_path)
+    states = {
+        name.partition("·")[0]: (status, tags["trial.state"]) for name, (status, tags, _) in found.items()
+    }
+    assert states == {
+        "NoneType": ("FINISHED", "complete"),
+        "Pruned": ("FINISHED", "pruned"),
+        "ValueError": ("FAILED", "failed"),
+    }
+    assert {tags["trial.number"] for _, tags, _ in found.values()} == {"7"}
+    assert found["Pruned·lr=0.1"][1]["pruned"] == "after epoch 2"
+
+
 def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     code = """

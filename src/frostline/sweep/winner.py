@@ -13,7 +13,7 @@ OWN = ("experiment", "sweep")
 
 
 def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
-    """Return the complete trial that is best in the first objective, of equals the earliest; None: none is."""
+    """Return the complete trial that is best in the first objective, of equals the first; None: none is."""
     (direction, *_) = settings.objectives.values()
     sign = 1 if direction == "maximize" else -1
     complete = [trial for trial in trials if trial.state == "complete"]
