@@ -118,7 +118,7 @@ def objectives_of(metrics: Mapping[str, Mapping[str, float]], settings: schema.S
 
 def kind_of(error: Exception) -> str:
     """Return what failures of one kind have in common: the class, and the sentence without its numbers."""
-    return f"{type(error).__name__}: {re.sub(r'[0-9.e+-]+', '#', str(error))[:80]}"
+    return f"{type(error).__name__}: {re.sub(r'[0-9][0-9.e+-]*', '#', str(error))[:80]}"
 
 
 def stopped_by(study: Study, limit: int) -> str | None:
