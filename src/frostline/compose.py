@@ -190,7 +190,7 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
         conditions = {name: (only,) if isinstance(only, str) else tuple(only) for name, only in when.items()}
         listed[_key(override)] = _parameter(override, conditions)
     parameters = {**typed, **{key: each for key, each in listed.items() if key not in typed}}
-    if not parameters:
+    if not parameters and settings.sampler.kind != "grid":
         raise FrostlineError(
             "nothing varies; give a key several values, such as seed=0,1,2, or an interval:"
             " 'optimizer.lr=tag(log,interval(1e-4,1e-1))'"

@@ -126,7 +126,7 @@ def test_too_many_failures_of_a_kind_end_a_sweep(shell):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("seed=0", "nothing varies; give a key several values"),
+        ("sweep=tpe seed=0", "nothing varies; give a key several values"),
         ("optimizer.lr=interval(0,1)", "optimizer.lr: a grid takes lists"),
         ("sweep=tpe optimizer.lr=tag(log,interval(0,1))", "optimizer.lr: found an interval from 0 to 1"),
         ("sweep=tpe,random seed=0,1", "sweep=tpe,random: says how to sweep, so it takes one value"),
