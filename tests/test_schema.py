@@ -49,6 +49,8 @@ def test_no_model_holds_a_plain_dictionary_of_its_own():
         "Phase.lr",
         "Phase.optimizer",
         "Freeze.groups",
+        "Conditional.when",
+        "Sweep.space",
         "Experiment.gate",
         "Report.gate",
     }

@@ -41,6 +41,7 @@ from frostline.schema import (
     Rate,
     Report,
     Run,
+    Strict,
     Sweep,
     WiseFt,
 )
@@ -177,7 +178,7 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
     with _hydra(), _sentences(fixed):
         config = hydra_compose("config", [text for text in fixed if text.startswith(("sweep=", "sweep."))])
         data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
-    settings = validated(Sweep, data, "sweep")
+    settings = validated(_Sweep, {"sweep": data}).sweep
     typed = {_key(override): _parameter(override, {}) for override in ours if override.is_sweep_override()}
     listed: dict[str, Parameter] = {}
     for key, given in settings.space.items():
@@ -196,6 +197,12 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
             " 'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
         )
     return fixed, Space(tuple(parameters.values())), settings
+
+
+class _Sweep(Strict):
+    """So that a mistake is named by its whole key."""
+
+    sweep: Sweep
 
 
 def planned(fixed: Sequence[str], points: Sequence[Sequence[str]]) -> list[tuple[Experiment, dict[str, str]]]:

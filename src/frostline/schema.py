@@ -549,53 +549,25 @@ Sampler = Annotated[
 ]
 
 
-class NoPruner(Strict):
-    """Every trial runs to its end."""
+class Pruner(Strict):
+    """Stops trials that others have left behind, by the first objective after each epoch."""
 
-    kind: Literal["none"]
-
-
-class MedianPruner(Strict):
-    """Stops a trial whose best so far is worse than the median of the others at that epoch."""
-
-    kind: Literal["median"]
+    kind: Literal["none", "median", "halving", "hyperband", "patience"]
+    """median: worse at its best than the median of the others by then. halving: not among the best 1/factor at a
+    rung (Li et al. 2020, ASHA). hyperband: halving from several first rungs (Li et al. 2018). patience: no
+    better for some epochs."""
     startup: Annotated[int, Field(ge=1)]
-    """Trials that end before any is stopped."""
+    """median: trials that end before any is stopped."""
     warmup: Annotated[int, Field(ge=0)]
-    """Epochs in which none is stopped."""
-
-
-class HalvingPruner(Strict):
-    """Successive halving (Li et al. 2020, ASHA): of the trials at each rung the best 1/factor go on."""
-
-    kind: Literal["halving"]
+    """median: epochs in which none is stopped."""
     first: Annotated[int, Field(ge=1)]
-    """Epoch of the first rung; each next is `factor` times as late."""
+    """halving, hyperband: epoch of the first rung; each next is `factor` times as late."""
     factor: Annotated[int, Field(ge=2)]
-
-
-class HyperbandPruner(Strict):
-    """Hyperband (Li et al. 2018): successive halving from several first rungs."""
-
-    kind: Literal["hyperband"]
-    first: Annotated[int, Field(ge=1)]
-    """Epoch of the earliest rung."""
-    factor: Annotated[int, Field(ge=2)]
-
-
-class PatiencePruner(Strict):
-    """Stops a trial that has not become better for some epochs."""
-
-    kind: Literal["patience"]
+    """halving, hyperband: one in so many goes on."""
     patience: Annotated[int, Field(ge=1)]
-    """Epochs."""
+    """patience: epochs."""
     better: Annotated[float, Field(ge=0)]
-    """By how much it has to, to count."""
-
-
-Pruner = Annotated[
-    NoPruner | MedianPruner | HalvingPruner | HyperbandPruner | PatiencePruner, Field(discriminator="kind")
-]
+    """patience: by how much an epoch has to be better, to count."""
 
 
 class Conditional(Strict):
@@ -606,6 +578,9 @@ class Conditional(Strict):
     """Key → the value, or values, that it has to have."""
 
 
+Objective = Literal["val/accuracy", "val/balanced_accuracy", "val/f1_macro", "val/loss", "val/ece"]
+
+
 class Sweep(Strict):
     """How `-m` tries one setting after the other."""
 
@@ -613,7 +588,7 @@ class Sweep(Strict):
     pruner: Pruner
     space: dict[str, str | list[str | int | float] | Conditional]
     """More keys that vary, beside those that are typed: lists, or Hydra's range, interval and tag."""
-    objectives: Annotated[dict[str, Literal["maximize", "minimize"]], Field(min_length=1)]
+    objectives: Annotated[list[Objective], Field(min_length=1)]
     """Metrics of validation, at the best epoch; the first chooses the best trial."""
     trials: Annotated[int, Field(ge=1)] | None
     """At most, those that were killed not counted; null: a grid's combinations, else until time is up."""

@@ -13,11 +13,20 @@ from frostline.sweep.space import Interval, Parameter, Space, Values
 
 GRID = Space((Parameter("freeze", Values(("full", "gradual"))), Parameter("seed", Values(("0", "1", "2")))))
 LINE = Space((Parameter("x", Interval(0.0, 1.0)),))
+PRUNER = {
+    "kind": "none",
+    "startup": 2,
+    "warmup": 0,
+    "first": 1,
+    "factor": 3,
+    "patience": 2,
+    "better": 0.0,
+}
 SETTINGS = {
     "sampler": {"kind": "grid"},
-    "pruner": {"kind": "none"},
+    "pruner": PRUNER,
     "space": {},
-    "objectives": {"val/accuracy": "maximize"},
+    "objectives": ["val/accuracy"],
     "trials": None,
     "minutes": None,
     "seed": 0,
@@ -155,7 +164,7 @@ def test_trials_that_were_run_elsewhere_are_taken_in(place):
 
 
 def test_a_pruner_stops_what_is_worse_than_the_others_were(place):
-    changes = {"pruner": {"kind": "median", "startup": 2, "warmup": 0}}
+    changes = {"pruner": {**PRUNER, "kind": "median"}}
     made = begun(**changes)
     for best in (0.8, 0.9):
         taken = made.take()

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from tests.sweep.test_study import settings
+from tests.sweep.test_study import PRUNER, settings
 
 from frostline.errors import Pruned, TrainingFailed
 from frostline.sweep.space import Parameter, Space, Values
@@ -91,7 +91,7 @@ def test_a_trial_that_others_have_left_behind_is_pruned(work):
             watch({"epoch": epoch, "val/accuracy": 0.1 * epoch / (1 + composed.seed)})
         return measured(0.3)
 
-    trials = work(run, pruner={"kind": "median", "startup": 2, "warmup": 0}).trials()
+    trials = work(run, pruner={**PRUNER, "kind": "median"}).trials()
     assert [trial.state for trial in trials] == ["complete", "complete", "pruned", "pruned"]
 
 
@@ -100,7 +100,7 @@ def test_with_several_objectives_nothing_is_pruned(work):
         watch({"epoch": 1, "val/accuracy": 0.1})
         return measured(0.25)
 
-    trials = work(run, objectives={"val/accuracy": "maximize", "val/loss": "minimize"}).trials()
+    trials = work(run, objectives=["val/accuracy", "val/loss"]).trials()
     assert [trial.values for trial in trials] == [[0.25, 0.75]] * 4
 
 
@@ -140,15 +140,15 @@ def test_labels_are_short_and_kinds_leave_numbers_out():
 
 
 def test_objectives_are_read_from_validation():
-    given = settings(objectives={"val/loss": "minimize", "val/accuracy": "maximize"})
+    given = settings(objectives=["val/loss", "val/accuracy"])
     assert objectives_of(measured(0.75).metrics, given) == [0.25, 0.75]
 
 
-@pytest.mark.parametrize(("direction", "best"), [("maximize", 1), ("minimize", 0)])
-def test_the_best_is_by_the_first_objective_and_of_equals_the_earliest(direction, best):
+@pytest.mark.parametrize(("objective", "best"), [("val/accuracy", 1), ("val/loss", 0)])
+def test_the_best_is_by_the_first_objective_and_of_equals_the_earliest(objective, best):
     values = [[0.2, 9.0], [0.8, 0.0], [0.8, 5.0]]
     trials = [Trial(number, {}, "complete", value) for number, value in enumerate(values)]
     trials += [Trial(3, {}, "pruned"), Trial(4, {}, "failed")]
-    given = settings(objectives={"val/accuracy": direction, "val/loss": "minimize"})
+    given = settings(objectives=[objective, "val/ece"])
     assert best_of(trials, given).number == best
     assert best_of(trials[3:], given) is None

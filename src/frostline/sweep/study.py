@@ -53,6 +53,11 @@ _STATES: dict[TrialState, State] = {
 }
 
 
+def direction(objective: str) -> Literal["maximize", "minimize"]:
+    """Say which way an objective is better."""
+    return "minimize" if objective in ("val/loss", "val/ece") else "maximize"
+
+
 @dataclass(frozen=True)
 class Trial:
     """A trial as it stands in the store."""
@@ -234,7 +239,7 @@ class Study:
                 study = optuna.create_study(
                     study_name=self.name,
                     storage=self._storage(),
-                    directions=[*self.settings.objectives.values()],
+                    directions=[direction(name) for name in self.settings.objectives],
                     pruner=_pruner(self.settings.pruner),
                     load_if_exists=True,
                 )
@@ -353,16 +358,17 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def _pruner(config: schema.Pruner) -> optuna.pruners.BasePruner:
-    match config:
-        case schema.MedianPruner(startup=startup, warmup=warmup):
-            return optuna.pruners.MedianPruner(startup, warmup)
-        case schema.HalvingPruner(first=first, factor=factor):
-            return optuna.pruners.SuccessiveHalvingPruner(first, factor)
-        case schema.HyperbandPruner(first=first, factor=factor):
-            return optuna.pruners.HyperbandPruner(first, reduction_factor=factor)
-        case schema.PatiencePruner(patience=patience, better=better):
-            return optuna.pruners.PatientPruner(None, patience, better)
-    return optuna.pruners.NopPruner()
+    match config.kind:
+        case "none":
+            return optuna.pruners.NopPruner()
+        case "median":
+            return optuna.pruners.MedianPruner(config.startup, config.warmup)
+        case "halving":
+            return optuna.pruners.SuccessiveHalvingPruner(config.first, config.factor)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(config.first, reduction_factor=config.factor)
+        case "patience":
+            return optuna.pruners.PatientPruner(None, config.patience, config.better)
 
 
 def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

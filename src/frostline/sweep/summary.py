@@ -8,7 +8,7 @@ from frostline.report import sweep_picture
 from frostline.report.sweep_picture import Shown
 from frostline.schema import Sweep
 from frostline.sweep.space import Space
-from frostline.sweep.study import Trial
+from frostline.sweep.study import Trial, direction
 
 TRIALS, HISTORY, PARALLEL = "trials.csv", "history.png", "parallel.png"
 
@@ -42,7 +42,7 @@ def leave(name: str, trials: Sequence[Trial], space: Space, settings: Sweep) -> 
     write_text(folder / TRIALS, csv_text(columns, rows))
     shown = [Shown(t.number, t.point, t.values[0] if t.state == "complete" else None) for t in trials]
     first = objectives[0]
-    maximize = settings.objectives[first] == "maximize"
+    maximize = direction(first) == "maximize"
     write_bytes(folder / HISTORY, sweep_picture.history(shown, first, maximize=maximize))
     write_bytes(folder / PARALLEL, sweep_picture.parallel(shown, space.parameters, first))
     return folder

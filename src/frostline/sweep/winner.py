@@ -6,7 +6,7 @@ from pathlib import Path
 from frostline import project
 from frostline.files import write_text, yaml_text
 from frostline.schema import Experiment, Sweep
-from frostline.sweep.study import Trial
+from frostline.sweep.study import Trial, direction
 
 OWN = ("experiment", "sweep")
 """Groups of which a run keeps nothing."""
@@ -14,8 +14,7 @@ OWN = ("experiment", "sweep")
 
 def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
     """Return the complete trial that is best in the first objective, of equals the first; None: none is."""
-    (direction, *_) = settings.objectives.values()
-    sign = 1 if direction == "maximize" else -1
+    sign = 1 if direction(settings.objectives[0]) == "maximize" else -1
     complete = [trial for trial in trials if trial.state == "complete"]
     return max(complete, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
 

@@ -19,6 +19,8 @@ from frostline.sweep.space import Point, Space, written
 from frostline.sweep.study import BEAT_SECONDS, Study, Taken
 
 Row = Mapping[str, float | int | None]
+RESULTS = ("name", "out", "metrics")
+"""What a complete trial notes of its run."""
 REASON = 500
 """Characters of a failure's reason that are kept."""
 
@@ -67,7 +69,8 @@ class Worker:
     def _work(self, study: Study, taken: Taken) -> None:
         label = label_of(taken.point)
         if found := study.known(taken.point):
-            taken.complete(found.values, {**found.notes, "same": found.number})
+            results = {key: found.notes[key] for key in RESULTS}
+            taken.complete(found.values, {**results, "label": label, "same": found.number})
             return
         try:
             with _beating(taken):
