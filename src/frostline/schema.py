@@ -553,9 +553,9 @@ class Pruner(Strict):
     """Stops trials that others have left behind, by the first objective after each epoch."""
 
     kind: Literal["none", "median", "halving", "hyperband", "patience"]
-    """median: worse at its best than the median of the others by then. halving: not among the best 1/factor at a
-    rung (Li et al. 2020, ASHA). hyperband: halving from several first rungs (Li et al. 2018). patience: no
-    better for some epochs."""
+    """median: worse at its best than the median of the others by then. halving: not among the best 1/factor
+    at a rung (Li et al. 2020, ASHA). hyperband: halving from several first rungs (Li et al. 2018). patience:
+    no better for some epochs."""
     startup: Annotated[int, Field(ge=1)]
     """median: trials that end before any is stopped."""
     warmup: Annotated[int, Field(ge=0)]
