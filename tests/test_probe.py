@@ -259,10 +259,10 @@ SWEEP = ["freeze=linear_probe", "optimizer.lr=0.01,0.03", "seed=0,1", "-m"]
 
 
 def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline, place, monkeypatch):
-    out = frostline("finetune", *SWEEP, "out=at-once")
+    out = frostline("finetune", *SWEEP, "study=heads", "out=at-once")
     assert "4 runs at once: nothing but their heads differs\n" in frostline.stderr
     monkeypatch.setattr("frostline.together.finetune", lambda jobs: None)
-    expected = frostline("finetune", *SWEEP, "out=by-turns")
+    expected = frostline("finetune", *SWEEP, "study=heads", "out=by-turns")
     assert out.endswith("compare them in the browser: frostline ui\n")
     rows, others = (
         {tuple(row.split()[:3]) for row in text.splitlines() if "=" in row} for text in (out, expected)

@@ -152,7 +152,8 @@ def services(
     Called before the imports that training needs, so that the recorder gets ready beside them.
     """
     tracker: Tracker = NoTracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
-    tracker = Labelled(tracker, short_label(label), tags)
+    if (short := short_label(label)) or tags:
+        tracker = Labelled(tracker, short, tags)
     return Services(project.scratch(), shown, say_once, tracker, watch or Services.watch)
 
 

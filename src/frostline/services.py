@@ -121,7 +121,7 @@ class Labelled:
 
     tracker: Tracker
     label: str
-    tags: Mapping[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
         """Record a run under its longer name."""

@@ -53,9 +53,12 @@ def test_the_same_command_goes_on_and_repeats_nothing(shell):
     again, err = shell("finetune", *words)
     assert rows(again) == rows(out)
     assert "val/accuracy" not in err
-    more, err = shell("finetune", *words[:-1], "optimizer.lr=0.01,0.1", "--fresh")
+    more, err = shell("finetune", *words, "--fresh")
     assert rows(more) == rows(out)
     assert err.count("3/3 val/accuracy") == 4
+    elsewhere, err = shell("finetune", *words, "out=elsewhere")
+    assert {cells[-1].split("/")[0] for cells in rows(elsewhere).values()} == {"elsewhere"}
+    assert len(list((shell.folder / "elsewhere").iterdir())) == 4
 
 
 @pytest.mark.parametrize("sweep", ["random", "tpe"])

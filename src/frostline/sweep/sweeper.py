@@ -38,7 +38,7 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     grid = settings.sampler.kind == "grid"
     points = space.combinations()[: settings.trials] if grid else [space.first()]
     ((composed, _),) = compose.planned(fixed, [written(space.first())])
-    base = composed.model_dump(exclude={"sweep", "out", "study"})
+    base = composed.model_dump(exclude={"sweep", "study"})
     stage = getattr(job.task, "stage", "sweep")
     name = settings.name or f"{stage}-{content_key([base, space.to_data(), _drawing(settings)])[:8]}"
     if not any(text.startswith("study=") for text in fixed):
