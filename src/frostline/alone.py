@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from frostline import compose, project
@@ -18,7 +17,7 @@ from frostline.files import content_key, exclusive, publish, read_yaml
 from frostline.processes import end_with_dvc
 from frostline.progress import say_once, shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run
-from frostline.services import Labelled, NoTracker, Services, Tracker, Watch
+from frostline.services import Labelled, NoTracker, Services, Tracker, Watch, unwatched
 from frostline.validate import validated
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Job:
         composed: Experiment,
         choices: Mapping[str, str],
         label: str = "",
-        watch: Watch | None = None,
+        watch: Watch = unwatched,
         tags: Mapping[str, str] | None = None,
     ) -> Done:
         """Run it.
@@ -70,7 +69,7 @@ class Job:
         Raises:
             Pruned: `watch` ended it.
         """
-        given = services(label, watch, tags or {})
+        given = services(label, watch, tags)
         from frostline.stages import evaluate, pretrain, training
 
         make = compose.pretrain_config if self.stage == "pretrain" else compose.finetune_config
@@ -144,17 +143,15 @@ def measure_again(folder: Path, out: Path) -> Mapping[str, Mapping[str, float]]:
             return evaluate.measure(config, config.seeds[0], data, folder, work, given)
 
 
-def services(
-    label: str = "", watch: Watch | None = None, tags: Mapping[str, str] = MappingProxyType({})
-) -> Services:
+def services(label: str = "", watch: Watch = unwatched, tags: Mapping[str, str] | None = None) -> Services:
     """Return what a command's stages show on and record in; FROSTLINE_TRACKING=off records nothing.
 
     Called before the imports that training needs, so that the recorder gets ready beside them.
     """
     tracker: Tracker = NoTracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
     if (short := short_label(label)) or tags:
-        tracker = Labelled(tracker, short, tags)
-    return Services(project.scratch(), shown, say_once, tracker, watch or Services.watch)
+        tracker = Labelled(tracker, short, tags or {})
+    return Services(project.scratch(), shown, say_once, tracker, watch)
 
 
 @cache

@@ -20,6 +20,10 @@ Watch = Callable[[Mapping[str, float | int | None]], None]
 """Told of each epoch's row; raises `Pruned` to end the run."""
 
 
+def unwatched(row: Mapping[str, float | int | None]) -> None:
+    """Let a run go on: nobody watches."""
+
+
 TRIAL_STATE = "trial.state"
 """The tag that says of a sweep's trial whether it is running, complete, pruned or failed."""
 
@@ -143,4 +147,4 @@ class Services:
     progress: Progress = silent
     say: Say = mute
     tracker: Tracker = field(default_factory=NoTracker)
-    watch: Watch = lambda row: None  # a field's default
+    watch: Watch = unwatched

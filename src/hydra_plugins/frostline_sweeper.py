@@ -17,15 +17,14 @@ class FrostlineSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what `sweep` needs."""
-        self.context, self.given, self.task = hydra_context, config, task_function
-        # Where Hydra looks for them.
-        self.hydra_context, self.config = hydra_context, config
+        self.hydra_context, self.config, self.task = hydra_context, config, task_function
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run it, and return what the trials came to."""
         from frostline.sweep import sweeper
 
-        launcher = self.given.hydra.launcher._target_
+        assert self.config is not None
+        launcher = self.config.hydra.launcher._target_
         launch = None if launcher.endswith(".BasicLauncher") else self._launch
         return [sweeper.sweep(self.task, arguments, launch)]
 
@@ -33,8 +32,10 @@ class FrostlineSweeper(Sweeper):
         """Let a launcher send off so many workers, and wait for them."""
         from hydra.core.plugins import Plugins
 
+        assert self.hydra_context is not None
+        assert self.config is not None
         launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=_Numbered(work), config=self.given
+            hydra_context=self.hydra_context, task_function=_Numbered(work), config=self.config
         )
         for job in launcher.launch([[*overrides]] * workers, initial_job_idx=0):
             _ = job.return_value  # raises what the worker raised

@@ -172,7 +172,7 @@ def test_a_pruner_stops_what_is_worse_than_the_others_were(place):
         taken.complete([best], {})
     hopeless = made.take()
     assert hopeless.report(1, 0.1)
-    hopeless.pruned({"label": "l"})
+    hopeless.pruned()
     assert states(made)[:3] == ["complete", "complete", "pruned"]
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from frostline.report import theme
@@ -12,7 +13,7 @@ from frostline.sweep.space import Interval, Parameter, Value, Values
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MANY_DECADES = 20
+WIDE = 20
 """Numbers whose largest is so many times the smallest lie by their logarithm."""
 NAMED = 12
 """Values of a list up to which each is named."""
@@ -38,8 +39,7 @@ def history(trials: Sequence[Shown], objective: str, *, maximize: bool) -> bytes
 
     done = [(trial.number, trial.value) for trial in trials if trial.value is not None]
     numbers, values = zip(*done, strict=True) if done else ((), ())
-    better: Callable[..., float] = max if maximize else min
-    best = [better(values[: i + 1]) for i in range(len(values))]
+    best = [*accumulate(values, max if maximize else min)]
     with blank(8, 4) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
@@ -101,7 +101,7 @@ def _scale(parameter: Parameter) -> Scale:
             numbers = _as_numbers(options)
             if numbers and len(set(numbers)) > 1:
                 low, high = min(numbers), max(numbers)
-                height = _numbers(low, high, log=low > 0 and high / low > MANY_DECADES)
+                height = _numbers(low, high, log=low > 0 and high / low > WIDE)
                 return height, [(height(number), f"{number:.3g}") for number in numbers[:NAMED]]
             step = 1 / max(len(options) - 1, 1)
             names = [(i * step, name) for i, name in enumerate(options)]

@@ -58,6 +58,11 @@ def direction(objective: str) -> Literal["maximize", "minimize"]:
     return "minimize" if objective in ("val/loss", "val/ece") else "maximize"
 
 
+def drawing(settings: schema.Sweep) -> dict[str, Any]:
+    """Return what of a sweep's settings makes it another study: how trials are drawn, judged and stopped."""
+    return settings.model_dump(include={"sampler", "pruner", "objectives", "seed"})
+
+
 @dataclass(frozen=True)
 class Trial:
     """A trial as it stands in the store."""
@@ -70,7 +75,7 @@ class Trial:
     seconds: float = 0.0
     """From its start to its end, or to now."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """``label``, ``out`` and ``metrics`` of a complete one, ``reason`` and ``kind`` of a failed one."""
+    """``name``, ``out`` and ``metrics`` of a complete one, ``reason`` and ``kind`` of a failed one."""
     killed: bool = False
     """Whether its process died, and its point was given to another trial."""
 
@@ -102,9 +107,8 @@ class Taken:
         self._note(notes)
         self._study.tell(self._trial, TrialState.COMPLETE, values)
 
-    def pruned(self, notes: Mapping[str, Any]) -> None:
+    def pruned(self) -> None:
         """End it without results."""
-        self._note(notes)
         self._study.tell(self._trial, TrialState.PRUNED)
 
     def failed(self, notes: Mapping[str, Any]) -> None:
@@ -154,11 +158,11 @@ class Study:
             if fresh:
                 with contextlib.suppress(KeyError):
                     optuna.delete_study(study_name=self.name, storage=self._storage())
-            self._study = self._opened()
-            found = self._study.user_attrs.get("settings")
+            study = self._opened()
+            found = study.user_attrs.get("settings")
             wanted = json.loads(canonical_json(self._identity()))
             if found is None:
-                self._study.set_user_attr("settings", wanted)
+                study.set_user_attr("settings", wanted)
             elif found != wanted:
                 different = _first_difference(found, wanted)
                 raise FrostlineError(
@@ -229,8 +233,7 @@ class Study:
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _identity(self) -> dict[str, Any]:
-        settings = self.settings.model_dump(include={"sampler", "pruner", "objectives", "seed"})
-        return {**settings, "space": self.space.to_data(), "base": content_key(self.base)}
+        return {**drawing(self.settings), "space": self.space.to_data(), "base": content_key(self.base)}
 
     def _opened(self) -> optuna.Study:
         if self._study is None:

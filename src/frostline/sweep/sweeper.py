@@ -13,8 +13,8 @@ from frostline.files import content_key, exclusive
 from frostline.schema import Sweep
 from frostline.sweep import summary, winner
 from frostline.sweep.space import Point, written
-from frostline.sweep.study import Study, Trial
-from frostline.sweep.worker import Worker, label_of, objectives_of, stopped_by
+from frostline.sweep.study import Study, Trial, drawing
+from frostline.sweep.worker import Worker, label_of, objectives_of, results_of, stopped_by
 
 Launch = Callable[[Worker, Sequence[str], int], None]
 
@@ -37,13 +37,13 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     check(settings)
     grid = settings.sampler.kind == "grid"
     points = space.combinations()[: settings.trials] if grid else [space.first()]
-    ((composed, _),) = compose.planned(fixed, [written(space.first())])
-    base = composed.model_dump(exclude={"sweep", "study"})
+    experiments = compose.planned(fixed, [written(point) for point in points])
+    base = experiments[0][0].model_dump(exclude={"sweep", "study"})
     stage = getattr(job.task, "stage", "sweep")
-    name = settings.name or f"{stage}-{content_key([base, space.to_data(), _drawing(settings)])[:8]}"
+    name = settings.name or f"{stage}-{content_key([base, space.to_data(), drawing(settings)])[:8]}"
     if not any(text.startswith("study=") for text in fixed):
         fixed = [*fixed, f"study={name}"]
-    experiments = compose.planned(fixed, [written(point) for point in points])
+        experiments = [(each.model_copy(update={"study": name}), chosen) for each, chosen in experiments]
 
     study = Study(name, settings, space, base)
     study.begin(fresh=job.fresh)
@@ -74,7 +74,7 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     trials = [trial for trial in study.trials() if not trial.killed]
     if best := winner.best_of(trials, settings):
         ((composed, choices),) = compose.planned(fixed, [written(best.point)])
-        if path := winner.write(name, best, len(trials), composed, choices):
+        if path := winner.write(name, stage, best, len(trials), composed, choices):
             print(f"the best, again: frostline {stage} experiment={path.stem}", file=sys.stderr)
     print(f"table and pictures: {summary.leave(name, trials, space, settings)}", file=sys.stderr)
     if grid:
@@ -94,22 +94,11 @@ def check(settings: Sweep) -> None:
         raise FrostlineError("sweep: has no end; set sweep.trials, or sweep.minutes")
 
 
-def _drawing(settings: Sweep) -> Any:
-    """What of the settings makes another study."""
-    return settings.model_dump(include={"sampler", "pruner", "objectives", "seed"})
-
-
 def _take_in(study: Study, points: Sequence[Point], done: Sequence[Any]) -> None:
     """Note the trials that were run at once; those that failed are left to be run alone."""
     for point, each in zip(points, done, strict=True):
         if not isinstance(each, Failed):
-            notes = {
-                "label": label_of(point),
-                "name": each.name,
-                "out": str(each.out),
-                "metrics": each.metrics,
-            }
-            study.add(point, objectives_of(each.metrics, study.settings), notes)
+            study.add(point, objectives_of(each.metrics, study.settings), results_of(each))
 
 
 def _result(trial: Trial) -> Any:

@@ -19,11 +19,14 @@ def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
     return max(complete, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
 
 
-def write(name: str, trial: Trial, of: int, composed: Experiment, choices: Mapping[str, str]) -> Path | None:
+def write(
+    name: str, stage: str, trial: Trial, of: int, composed: Experiment, choices: Mapping[str, str]
+) -> Path | None:
     """Write the experiment that repeats a trial to the byte.
 
     Args:
         name: the study's.
+        stage: the command that runs it.
         trial: its best.
         of: so many.
         composed: the trial's experiment.
@@ -40,7 +43,7 @@ def write(name: str, trial: Trial, of: int, composed: Experiment, choices: Mappi
     header = (
         "# @package _global_\n"
         f"# The best of {of} trials of the sweep {name}: number {trial.number}, at {trial.values[0]:.4f}.\n"
-        f"# frostline finetune experiment={path.stem}\n"
+        f"# frostline {stage} experiment={path.stem}\n"
     )
     content = {"defaults": chosen, **composed.model_dump(exclude={"sweep", "out"})}
     write_text(path, header + yaml_text(content))

@@ -70,7 +70,7 @@ class Worker:
         label = label_of(taken.point)
         if found := study.known(taken.point):
             results = {key: found.notes[key] for key in RESULTS}
-            taken.complete(found.values, {**results, "label": label, "same": found.number})
+            taken.complete(found.values, {**results, "same": found.number})
             return
         try:
             with _beating(taken):
@@ -78,19 +78,18 @@ class Worker:
                 tags = {"trial.number": str(taken.number), TRIAL_STATE: "running"}
                 done = self.run(composed, choices, label, self._watch(taken), tags)
         except Pruned:
-            taken.pruned({"label": label})
+            taken.pruned()
         except FrostlineError as error:
-            taken.failed({"label": label, "reason": str(error)[:REASON], "kind": kind_of(error)})
+            taken.failed({"reason": str(error)[:REASON], "kind": kind_of(error)})
             print(f"frostline: trial {taken.number}, {label}: {error}; the sweep goes on", file=sys.stderr)
         except Exception as error:
             # A defect of ours or of a plug-in's: the other trials are still worth having.
             where = "".join(traceback.format_exception(error))
             notes = {"reason": f"{type(error).__name__}: {error}"[:REASON], "traceback": where[-2000:]}
-            taken.failed({"label": label, "kind": kind_of(error), **notes})
+            taken.failed({"kind": kind_of(error), **notes})
             print(f"frostline: trial {taken.number}, {label}: {notes['reason']}", file=sys.stderr)
         else:
-            notes = {"label": label, "name": done.name, "out": str(done.out), "metrics": done.metrics}
-            taken.complete(objectives_of(done.metrics, self.settings), notes)
+            taken.complete(objectives_of(done.metrics, self.settings), results_of(done))
 
     def _watch(self, taken: Taken) -> Watch:
         """What is told of each epoch, and ends a trial that others have left behind."""
@@ -112,6 +111,11 @@ def label_of(point: Point) -> str:
     """
     short = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in point.items()}
     return ",".join(as_typed(override) for override in written(short))
+
+
+def results_of(done: Any) -> dict[str, Any]:
+    """Return what a complete trial notes of its run, such as an `alone.Done`: `RESULTS`."""
+    return {"name": done.name, "out": str(done.out), "metrics": done.metrics}
 
 
 def objectives_of(metrics: Mapping[str, Mapping[str, float]], settings: schema.Sweep) -> list[float]:
