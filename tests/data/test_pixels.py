@@ -15,7 +15,7 @@ from timm.data import create_transform
 
 from frostline.data import pixels
 from frostline.data.decode import decode
-from frostline.data.pixels import InputSpec, load_pixels, normalise, to_pixels
+from frostline.data.pixels import InputSpec, OnDisk, load_pixels, normalise, those, to_pixels
 from frostline.errors import FrostlineError
 from frostline.stages import prepare
 
@@ -154,16 +154,23 @@ def test_a_damaged_file_of_pixels_is_made_again(tree, tmp_path):
 
 
 @pytest.mark.parametrize("order", ["all", "some"])
-def test_large_sets_are_mapped(tree, tmp_path, monkeypatch, order):
+def test_large_sets_stay_on_disk(tree, tmp_path, monkeypatch, order):
     _, dataset, index, folder = tree
     rows = np.arange(len(index)) if order == "all" else index.rows("train")
     expected = load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path)
-    monkeypatch.setattr(pixels, "MAPPED_BYTES", 1000)
-    mapped = load_pixels(dataset, index, folder, rows, SPEC, never, tmp_path)
-    assert torch.equal(mapped, expected)
-    assert len(list((tmp_path / "pixels").glob("*.npy"))) == (1 if order == "all" else 2)
-    mapped[0] = 0  # Copy on write: the file stays as it is.
-    assert torch.equal(load_pixels(dataset, index, folder, rows, SPEC, never, tmp_path), expected)
+    monkeypatch.setattr(pixels, "IN_MEMORY", 1000)
+    stored = load_pixels(dataset, index, folder, rows, SPEC, never, tmp_path)
+    assert isinstance(stored, OnDisk)
+    assert (len(stored), stored.shape, stored.numel()) == (len(rows), expected.shape, expected.numel())
+    assert torch.equal(stored[:], expected)
+    assert torch.equal(stored[2:5], expected[2:5])
+    some = torch.tensor([5, 0, 3, 3])
+    assert torch.equal(stored[some], expected[some])
+    for stack in (stored, expected):
+        assert torch.equal(those(stack, some)[1:], expected[some][1:])
+    stored[:][0] = 0  # What was read is a copy.
+    assert torch.equal(stored[:], expected)
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == 1
 
 
 @pytest.mark.parametrize("order", ["all", "some"])
@@ -178,9 +185,9 @@ def test_pixels_that_are_removed_while_they_are_loaded(tree, tmp_path, monkeypat
         path.unlink()
         return found
 
-    monkeypatch.setattr(pixels, "MAPPED_BYTES", 1000)
+    monkeypatch.setattr(pixels, "IN_MEMORY", 1000)
     monkeypatch.setattr(pixels, "_kept", removed)
-    assert torch.equal(load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path), expected)
+    assert torch.equal(load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path)[:], expected)
 
 
 def test_a_full_disk_is_one_sentence(tree, tmp_path, monkeypatch):
@@ -282,11 +289,14 @@ def test_memory_stays_constant_while_pixels_are_written(tmp_path):
         "import resource, sys; from pathlib import Path; from dataclasses import replace; import torch\n"
         "from frostline.data import pixels; from frostline.data.index import Index\n"
         "from tests.data.test_pixels import SPEC; from tests.data.trees import image_folder\n"
-        "root, out, scratch = map(Path, sys.argv[1:]); index = Index.read(out); pixels.MAPPED_BYTES = 1\n"
+        "root, out, scratch = map(Path, sys.argv[1:]); index = Index.read(out); pixels.IN_MEMORY = 1\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "load = lambda size: pixels.load_pixels(image_folder(root).dataset, index, out, range(600), "
         "replace(SPEC, size=size), scratch=scratch)\n"
-        "load(8); before = peak(); tensor = load(224); print(tensor.nbytes >> 20, (peak() - before) >> 10)"
+        "load(8); before = peak(); large = load(224)\n"
+        "for begin in range(0, 600, 64): large[begin : begin + 64]\n"
+        "for begin in range(50): large[torch.randperm(600)[:64]]\n"
+        "print(large.numel() >> 20, (peak() - before) >> 10)"
     )
     source = Path(__file__).parents[2]
     result = subprocess.run(

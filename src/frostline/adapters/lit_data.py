@@ -172,7 +172,7 @@ class ImageData(pl.LightningDataModule):
         labels = _sent(self.train.labels[rows], device)
         if self._stays:
             if self._normalised is None:
-                self._normalised = normalise(self.train.pixels, self.spec)
+                self._normalised = normalise(self.train.pixels[:], self.spec)
             return _sent(self._normalised[rows], device), labels
         pixels = _sent(self.train.pixels[rows], device)
         if self._augments:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,11 +28,10 @@ from frostline.progress import Progress, silent
 
 Pixels = NDArray[np.uint8]
 
-MAPPED_BYTES = 1 << 30
-"""A larger set of pixels stays on disk, memory-mapped, instead of being read into memory."""
+IN_MEMORY = 1 << 26
+"""Bytes, 64 MiB; a larger set of pixels stays on disk, and a batch is read when it is asked for."""
 
 _FORMAT = 1  # Of what the file of pixels depends on beside its key; changes when their making does.
-_GATHERED = 256  # Rows that are copied at a time.
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -61,11 +61,59 @@ class InputSpec:
         return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
 
 
+class OnDisk:
+    """Rows of a mapped file of pixels, (N, C, H, W) uint8; indexing reads some of them into a tensor.
+
+    The pages that were read are let go at once, so that memory does not grow with the images. They stay in
+    the system's cache of files as long as there is room: reading them again costs a copy.
+
+    Args:
+        file: all images of a data set, mapped.
+        rows: (N,) those that are meant.
+    """
+
+    def __init__(self, file: Pixels, rows: NDArray[np.int64]) -> None:
+        self._file, self._rows = file, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, C, H, W)."""
+        return torch.Size((len(self), *self._file.shape[1:]))
+
+    def numel(self) -> int:
+        """Return the count of all values."""
+        return self.shape.numel()
+
+    def __getitem__(self, which: torch.Tensor | slice) -> torch.Tensor:
+        rows = self._rows[which if isinstance(which, slice) else which.numpy()]
+        read = torch.from_numpy(np.asarray(self._file[rows]))
+        mapping = self._file.base
+        assert isinstance(mapping, mmap.mmap)
+        mapping.madvise(mmap.MADV_DONTNEED)
+        return read
+
+    def those(self, which: torch.Tensor) -> "OnDisk":
+        """Return some of the rows; nothing is read."""
+        return OnDisk(self._file, self._rows[which.numpy()])
+
+
+Stack = torch.Tensor | OnDisk
+"""(N, C, H, W) uint8 images, of which ``stack[rows]`` and ``stack[a:b]`` are tensors."""
+
+
+def those(stack: Stack, which: torch.Tensor) -> Stack:
+    """Return some images of a stack, in memory if it is."""
+    return stack.those(which) if isinstance(stack, OnDisk) else stack[which]
+
+
 @dataclass(frozen=True)
 class Images:
     """Images at training resolution and their labels."""
 
-    pixels: torch.Tensor
+    pixels: Stack
     """(N, C, H, W) uint8."""
     labels: torch.Tensor
     """(N,) int64."""
@@ -110,7 +158,7 @@ def load_pixels(
     spec: InputSpec,
     progress: Progress = silent,
     scratch: Path | None = None,
-) -> torch.Tensor:
+) -> Stack:
     """Load images at the network's size.
 
     All images of the index are brought to size once and kept in `scratch/pixels/`, in a file named by their
@@ -127,7 +175,7 @@ def load_pixels(
         scratch: where the pixels are kept; None: the project's.
 
     Returns:
-        (N, channels, size, size) uint8. Above 1 GiB it is memory-mapped, copy on write.
+        (N, channels, size, size) uint8; above 64 MiB they stay on disk.
 
     Raises:
         FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
@@ -218,23 +266,21 @@ def _channels_first(images: Pixels, channels: int) -> Pixels:
 # ── many, on disk ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _kept(
-    path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]], mode: Literal["r", "c"] = "r"
-) -> Pixels:
+def _kept(path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]]) -> Pixels:
     """Map an .npy file of `shape`; unless it is there, write what `produce` yields, atomically.
 
     It is mapped while the lock is held, so that nobody who makes room takes it away before.
     """
     with exclusive(path.with_suffix(".lock")):
-        if (whole := _mapped(path, shape, mode)) is None:
+        if (whole := _mapped(path, shape)) is None:
             _write(path, shape, produce())
-            whole = np.lib.format.open_memmap(path, mode=mode)
+            whole = np.lib.format.open_memmap(path, mode="r")
         return whole
 
 
-def _mapped(path: Path, shape: tuple[int, ...], mode: Literal["r", "c"]) -> Pixels | None:
+def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:
     try:
-        found = np.lib.format.open_memmap(path, mode=mode)
+        found = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError):
         return None
     return found if found.shape == shape else None
@@ -265,17 +311,7 @@ def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[Pixels]) -> None
 
 def _rows_of(
     path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]], rows: NDArray[np.int64]
-) -> torch.Tensor:
-    """Some rows of a kept file: in memory where they fit into 1 GiB, else mapped from a file of their own."""
-    everything = _kept(path, shape, produce)
-    chosen = (len(rows), *shape[1:])
-    if math.prod(chosen) <= MAPPED_BYTES:
-        return torch.from_numpy(everything[rows])
-    if np.array_equal(rows, np.arange(len(everything))):
-        return torch.from_numpy(_kept(path, shape, produce, "c"))
-
-    def gather() -> Iterable[Pixels]:
-        return (everything[rows[i : i + _GATHERED]] for i in range(0, len(rows), _GATHERED))
-
-    subset = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-    return torch.from_numpy(_kept(path.with_name(f"{path.stem}-{subset}.npy"), chosen, gather, "c"))
+) -> Stack:
+    """Some rows of a kept file: in memory where they are few."""
+    chosen = OnDisk(_kept(path, shape, produce), rows)
+    return chosen[:] if chosen.numel() <= IN_MEMORY else chosen

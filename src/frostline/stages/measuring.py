@@ -12,7 +12,7 @@ from frostline.core.feature_cache import FeatureCache
 from frostline.core.frost_line import Split
 from frostline.data.features import Reuse
 from frostline.data.index import Index
-from frostline.data.pixels import InputSpec, normalise
+from frostline.data.pixels import InputSpec, Stack, normalise
 from frostline.errors import FrostlineError
 from frostline.models.backbones import build
 from frostline.schema import Backbone, Run, Trainer
@@ -59,7 +59,7 @@ def network_with(
 
 @torch.no_grad()
 def logits_of(
-    network: torch.nn.Module, pixels: torch.Tensor, spec: InputSpec, trainer: Trainer
+    network: torch.nn.Module, pixels: Stack, spec: InputSpec, trainer: Trainer
 ) -> torch.Tensor:
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
     device = device_of(trainer.device)
@@ -67,9 +67,10 @@ def logits_of(
     execution = execution_of(network, trainer.precision, device)
     execution.arrange(network)
     with autocast(execution.trains, device):
+        size = trainer.eval_batch_size
         parts = [
-            network(execution.arranged(normalise(part.to(device), spec))).float().cpu()
-            for part in pixels.split(trainer.eval_batch_size)
+            network(execution.arranged(normalise(pixels[i : i + size].to(device), spec))).float().cpu()
+            for i in range(0, len(pixels), size)
         ]
     return torch.cat(parts)
 

@@ -22,7 +22,7 @@ from frostline.core.class_balance import counts
 from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
-from frostline.data.pixels import Images, InputSpec, images_key, load_pixels
+from frostline.data.pixels import Images, InputSpec, Stack, images_key, load_pixels, those
 from frostline.errors import Pruned, exhaustion
 from frostline.files import (
     canonical_json,
@@ -54,7 +54,7 @@ class Material:
     index: Index
     rows: torch.Tensor
     """(N,) the index rows that are loaded, sorted: train and val, never test."""
-    pixels: torch.Tensor
+    pixels: Stack
     """(N, C, H, W) uint8."""
     spec: InputSpec
 
@@ -62,7 +62,7 @@ class Material:
         """Return the images of some index rows, all of one split."""
         rows = torch.as_tensor(rows)
         return Images(
-            self.pixels[torch.searchsorted(self.rows, rows)],
+            those(self.pixels, torch.searchsorted(self.rows, rows)),
             torch.as_tensor(self.index.labels)[rows],
             images_key(self.index, rows, self.spec),
             self.index.name,

@@ -10,7 +10,7 @@ from frostline import schema
 from frostline.core.averaging import Score, best_between, between
 from frostline.core.freeze import score
 from frostline.core.metrics import classification_metrics
-from frostline.data.pixels import InputSpec
+from frostline.data.pixels import InputSpec, Stack
 from frostline.stages.measuring import logits_of
 
 
@@ -18,7 +18,7 @@ def swept(
     network: torch.nn.Module,
     start: Mapping[str, Tensor],
     end: Mapping[str, Tensor],
-    val: tuple[Tensor, Tensor],
+    val: tuple[Stack, Tensor],
     spec: InputSpec,
     config: schema.WiseFt,
     trainer: schema.Trainer,
