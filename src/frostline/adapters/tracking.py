@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -142,6 +142,7 @@ class Store:
                 run = StoredRun(self, found[0].info.run_id)
                 run.metrics(values)
                 run.files(files)
+                run.pictures()
 
     def maker(self, sha256: str) -> Run | None:
         """Return the newest run that made the weights of this hash; one that only passed them on did not."""
@@ -187,6 +188,8 @@ class StoredRun:
     def __init__(self, store: Store, run_id: str | None) -> None:
         self._store, self._id = store, run_id
         self._waiting: list[Metric] = []
+        self._drawable: dict[str, bytes] = {}
+        """Files since the last pictures."""
         self._flushed = time.monotonic()
 
     def describe(self, about: RunInfo) -> None:
@@ -245,23 +248,38 @@ class StoredRun:
         self._send(send)
 
     def files(self, files: Mapping[str, bytes], *, when: int | None = None) -> None:
-        """Record files by their paths in the run's folder, and the pictures that they give."""
+        """Record files by their paths in the run's folder."""
+        self._drawable |= files
+        self._log_files(files.items())
+
+    def pictures(self) -> None:
+        """Draw what the files since the last pictures give, and record that."""
         from frostline.adapters.run_plots import draw
 
+        drawable, self._drawable = self._drawable, {}
+        if not drawable or self._id is None:
+            return
+        with self._store.tolerant("the run's pictures can't be drawn"):
+            with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
+                for name, content in drawable.items():
+                    write_bytes(Path(folder, name), content)
+                drawn = list(draw(Path(folder)))
+            self._log_files(drawn)
+
+    def end(self, status: str, *, when: int | None = None) -> None:
+        """Send what waits, draw the run's pictures, and close it: drawing takes what training wants."""
+        self._flush()
+        self.pictures()
+        self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
+
+    def _log_files(self, files: Iterable[tuple[str, bytes]]) -> None:
         def send(client: Client, run_id: str) -> None:
             with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
-                for name, content in files.items():
+                for name, content in files:
                     write_bytes(Path(folder, name), content)
-                for name, picture in draw(Path(folder)):
-                    write_bytes(Path(folder, name), picture)
                 client.log_artifacts(run_id, folder)
 
         self._send(send)
-
-    def end(self, status: str, *, when: int | None = None) -> None:
-        """Send what waits and close the run."""
-        self._flush()
-        self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
 
     def _wait(self, values: Mapping[str, float], step: int, when: int | None) -> None:
         self._waiting += [Metric(key, float(value), when or now(), step) for key, value in values.items()]
