@@ -27,9 +27,9 @@ def test_where_results_go():
     assert alone.out_folder("out", "finetune", "name", "freeze=full,seed=1", config) == Path(
         "out/freeze=full,seed=1"
     )
-    one = alone.out_folder(None, "finetune", "full·mlp·digits·s0", "", config)
-    assert str(one).startswith("runs/finetune/full-mlp-digits-s0-")
-    changed = alone.out_folder(None, "finetune", "full·mlp·digits·s0", "", run_config({"trainer.epochs": 4}))
+    one = alone.out_folder(None, "finetune", "mlp·full·digits·s0", "", config)
+    assert str(one).startswith("runs/finetune/mlp-full-digits-s0-")
+    changed = alone.out_folder(None, "finetune", "mlp·full·digits·s0", "", run_config({"trainer.epochs": 4}))
     assert one != changed
 
 
@@ -44,7 +44,8 @@ def test_a_label_stays_one_folder_below_out(label):
 
 
 def test_a_run_in_a_sweep_is_called_by_what_its_name_does_not_say_yet():
-    assert alone.short_label("freeze=full,optimizer.lr=0.1,seed=2,trainer.epochs=3") == "lr=0.1·epochs=3"
+    assert alone.short_label("freeze=full,optimizer.lr=0.1,seed=2,trainer.epochs=3") == "lr0.1·epochs3"
+    assert alone.short_label("optimizer.lr=3e-4,optimizer=sgd") == "lr3e-4·optimizer=sgd"
     assert alone.short_label("freeze=full") == alone.short_label("") == ""
     assert isinstance(alone.services("freeze=full").tracker, NoTracker)
     tracker = alone.services("optimizer.lr=0.1").tracker
@@ -53,8 +54,8 @@ def test_a_run_in_a_sweep_is_called_by_what_its_name_does_not_say_yet():
     heard = Labelled(
         type("Heard", (NoTracker,), {"run": lambda self, about: names.append(about.name)})(), tracker.label
     )
-    heard.run(RunInfo("full·mlp·digits·s0", "finetune", "study", {}, {}, "training", {}))
-    assert names == ["full·mlp·digits·s0·lr=0.1"]
+    heard.run(RunInfo("mlp·full·digits", "finetune", "study", {}, {}, "training", {}, 0))
+    assert names == ["mlp·full·digits·lr0.1·s0"]
 
 
 def test_two_runs_do_not_write_to_one_folder(place):

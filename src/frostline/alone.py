@@ -191,10 +191,14 @@ def named_folder(stage: str, name: str, content: Any) -> Path:
 
 
 def short_label(label: str) -> str:
-    """Return what a run's name does not say yet: ``freeze=full,optimizer.lr=0.1`` becomes ``lr=0.1``."""
-    said = ("freeze", "backbone", "dataset", "source", "seed", "backbone.name")
+    """Return what a run's name does not say yet: ``freeze=full,optimizer.lr=3e-4`` becomes ``lr3e-4``."""
+    said = ("freeze", "backbone", "dataset", "seed", "backbone.name")
     parts = [part.partition("=") for part in label.split(",") if "=" in part]
-    return "·".join(f"{key.split('.')[-1]}={value}" for key, _, value in parts if key not in said)
+    return "·".join(
+        f"{key.split('.')[-1]}{'' if value[0].isdigit() else '='}{value}"
+        for key, _, value in parts
+        if key not in said and value
+    )
 
 
 def _safe(name: str) -> str:

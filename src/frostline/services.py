@@ -71,7 +71,8 @@ class Tracker(Protocol):
 class RunInfo:
     """What is known of a run before it begins."""
 
-    name: str
+    setting: str
+    """What the runs of one setting have in common of their names, such as ``resnet18·gradual·digits``."""
     stage: str
     study: str
     config: Mapping[str, Any]
@@ -82,6 +83,13 @@ class RunInfo:
     """What the data set is used for: training or evaluation."""
     tags: Mapping[str, str]
     """arm, backbone, dataset, freeze, seed: to filter by."""
+    seed: int | None = None
+    """None: it is not one of several that differ in their seeds alone."""
+
+    @property
+    def name(self) -> str:
+        """What people call the run: ``resnet18·gradual·digits·s0``."""
+        return self.setting if self.seed is None else f"{self.setting}·s{self.seed}"
 
 
 class _Unrecorded:
@@ -129,8 +137,8 @@ class Labelled:
 
     def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
         """Record a run under its longer name."""
-        name = f"{about.name}·{self.label}" if self.label else about.name
-        return self.tracker.run(replace(about, name=name, tags={**about.tags, **self.tags}))
+        setting = f"{about.setting}·{self.label}" if self.label else about.setting
+        return self.tracker.run(replace(about, setting=setting, tags={**about.tags, **self.tags}))
 
     def annotate(
         self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path

@@ -195,8 +195,8 @@ def test_what_a_real_run_leaves(tmp_path, warm):
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("frostline").experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
-    assert set(runs) == {"mine", "pretrain·mlp·digits·s0", "gradual·mlp·digits·s0"}
-    first, second = runs["pretrain·mlp·digits·s0"], runs["gradual·mlp·digits·s0"]
+    assert set(runs) == {"mine", "mlp·pretrain·digits·s0", "mlp·gradual·digits·s0"}
+    first, second = runs["mlp·pretrain·digits·s0"], runs["mlp·gradual·digits·s0"]
     assert all(run.info.status == "FINISHED" for run in runs.values())
     assert {run.data.tags["mlflow.parentRunId"] for run in (first, second)} == {runs["mine"].info.run_id}
     assert second.data.tags["start.run_id"] == first.info.run_id

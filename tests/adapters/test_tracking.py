@@ -21,15 +21,18 @@ PNG = b"\x89PNG"
 
 
 def info(
-    name: str = "full·mlp·digits·s0",
+    name: str = "mlp·full·digits",
     study: str = "tiny",
     config: dict | None = None,
     fingerprint: str = "ab12" * 16,
+    number: int | None = None,
     **tags: str,
 ) -> RunInfo:
     config = config or {"backbone": {"kind": "mlp", "hidden": [16, 8]}, "seed": 0}
     dataset = {"name": "digits", "kind": "digits", "fingerprint": fingerprint}
-    return RunInfo(name, "finetune", study, config, dataset, "training", tags)
+    if number is not None:
+        config, tags = {**config, "seed": number}, {**tags, "seed": str(number)}
+    return RunInfo(name, "finetune", study, config, dataset, "training", tags, number)
 
 
 @pytest.fixture
@@ -55,15 +58,15 @@ def runs(store, stage="finetune"):
     return {run.info.run_name: run for run in store.search({"stage": stage}, limit=100)}
 
 
-def begin(store, about=None):
-    return store.begin(about or info(), name_of_this(), when=1000)
+def begin(store, about=None, when=1000):
+    return store.begin(about or info(), name_of_this(), when=when)
 
 
 def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
-    begin(store, info(arm="full", seed="0", threads="1", freeze="full")).end("FINISHED", when=5000)
+    begin(store, info(arm="full", number=0, threads="1", freeze="full")).end("FINISHED", when=5000)
     (run,) = runs(store).values()
     (parent,) = runs(store, "study").values()
-    assert run.info.run_name == "full·mlp·digits·s0"
+    assert run.info.run_name == "mlp·full·digits·s0"
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", 1000, 5000)
     assert parent.info.run_name == "tiny"
     assert parent.info.status == "FINISHED"
@@ -92,6 +95,56 @@ def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
     assert tags["mlflow.user"]
     assert tags["mlflow.source.name"] == "frostline finetune"
     assert run.info.artifact_uri.startswith((place / "mlartifacts").as_uri())
+
+
+def finished(store, accuracy, loss, about, when=1000, **tags):
+    run = begin(store, about, when)
+    run.metrics({"best/val/accuracy": accuracy, "best/val/loss": loss, "lr": 0.1})
+    run.tags(tags)
+    run.end("FINISHED")
+
+
+def test_seeds_of_one_setting_lie_under_what_they_came_to(store):
+    finished(store, 0.8, 0.5, info(number=0, backbone="mlp"))
+    assert runs(store, "finetune").keys() == {"mlp·full·digits·s0"}  # a seed alone has no group
+    finished(store, 0.9, 0.3, info(number=1, backbone="mlp"))
+    finished(store, 0.5, 0.9, info("mlp·full·digits·lr0.5", config={"lr": 0.5}, number=0))
+    finished(store, 0.1, 0.9, info(number=2), **{"trial.state": "pruned"})
+    store.annotate("", {"study": "tiny", "seed": "0"}, {}, {})  # of weights that nobody made
+    found = runs(store)
+    group, other = found["mlp·full·digits"], found["mlp·full·digits·lr0.5·s0"]
+    (study,) = runs(store, "study").values()
+    assert group.data.tags["mlflow.parentRunId"] == other.data.tags["mlflow.parentRunId"] == study.info.run_id
+    under = {
+        name for name, run in found.items() if run.data.tags["mlflow.parentRunId"] == group.info.run_id
+    }
+    assert under == {f"mlp·full·digits·s{seed}" for seed in range(3)}
+    assert group.data.metrics == pytest.approx(
+        {
+            "best/val/accuracy": 0.85,
+            "best/val/accuracy.std": 0.05 * 2**0.5,
+            "best/val/accuracy.best": 0.9,
+            "best/val/loss": 0.4,
+            "best/val/loss.std": 0.1 * 2**0.5,
+            "best/val/loss.best": 0.3,
+            "n": 2,
+        }
+    )
+    assert group.data.params == {"backbone.kind": "mlp", "backbone.hidden": "[16, 8]"}
+    assert (group.data.tags["backbone"], group.info.status) == ("mlp", "FINISHED")
+    assert "seed" not in group.data.tags
+    # A seed that is run again counts once, as it is now.
+    finished(store, 1.0, 0.1, info(number=1), when=2000)
+    assert runs(store)["mlp·full·digits"].data.metrics["best/val/accuracy"] == pytest.approx(0.9)
+    assert runs(store)["mlp·full·digits"].data.metrics["n"] == 2
+
+
+def test_what_is_measured_later_counts_too(store):
+    for number in range(2):
+        finished(store, 0.8, 0.5, info(number=number), **{"weights.sha256": f"w{number}"})
+        store.annotate(f"w{number}", {"study": "tiny"}, {"test/accuracy": 0.7 + number / 10}, {})
+    metrics = runs(store)["mlp·full·digits"].data.metrics
+    assert metrics["test/accuracy"] == pytest.approx(0.75)
 
 
 def test_the_commit_and_whether_it_is_all(store, place):

@@ -15,8 +15,9 @@ from frostline import schema
 from frostline.adapters.compiled import Graphs, is_compiled
 from frostline.adapters.lightning_run import inputs_of_batches, network_of, run_length, the_optimizer
 from frostline.core import freeze, param_groups, preview, thaw
-from frostline.core.freeze import FreezePlan, PhasePlan, score
+from frostline.core.freeze import FreezePlan, PhasePlan
 from frostline.core.layers import layers_of
+from frostline.core.metrics import score
 from frostline.core.rates import Curve
 from frostline.errors import FrostlineError
 

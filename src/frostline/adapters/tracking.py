@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -22,9 +22,10 @@ from typing import Any
 
 import frostline
 from frostline import project
-from frostline.files import canonical_json, exclusive, write_bytes
+from frostline.core.metrics import METRICS, score, spread
+from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
-from frostline.services import RunInfo
+from frostline.services import TRIAL_STATE, RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -48,6 +49,10 @@ FLUSH_SECONDS = 5.0
 """The least time between two batches of a run's curves."""
 RETRY_SECONDS = 60.0
 """How long a store that failed is left alone before another run tries it."""
+OF_A_SETTING = ("study", "stage", "setting")
+"""The tags that runs share which differ in their seeds alone."""
+FINAL = ("best/", "test/", "train_seconds")
+"""How the metrics begin that a run comes to, unlike those of each epoch."""
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
 
 Client = MlflowClient
@@ -120,11 +125,32 @@ class Store:
         if self.connect():
             with self.tolerant("the run can't be recorded"):
                 self._reap()
-                tags = {"mlflow.parentRunId": self._study(about.study), **_tags(about, process)}
+                tags = _tags(about, process)
+                tags["mlflow.parentRunId"] = self._setting(tags) or self._study(about.study)
                 run = self.client.create_run(self.experiment, when, tags, about.name)
         stored = StoredRun(self, run.info.run_id if run else None)
         stored.describe(about)
         return stored
+
+    def gather(self, run_id: str) -> None:
+        """Lay the seeds of a run's setting under a run of their own, which says what they came to.
+
+        It has their mean of each final metric by the metric's own name, so that it stands among runs in a
+        table, and ``.std``, ``.best`` and ``n``. A seed alone has none.
+        """
+        one = self.client.get_run(run_id)
+        setting = {key: one.data.tags.get(key, "") for key in OF_A_SETTING}
+        finished = self.search(setting, "attributes.status = 'FINISHED'", limit=1000, order="ASC")
+        seeds = {run.data.tags["seed"]: run for run in finished if _counts(run)}  # the newest of each
+        if len(seeds) < 2:
+            return
+        parent = self._setting(one.data.tags) or self._made_setting(one)
+        for run in finished:
+            if "seed" in run.data.tags and run.data.tags["mlflow.parentRunId"] != parent:
+                self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
+        found = over_seeds([run.data.metrics for run in seeds.values()])
+        metrics = [Metric(key, value, now(), len(seeds)) for key, value in found.items()]
+        self.client.log_batch(parent, metrics=metrics)
 
     def annotate(
         self,
@@ -143,6 +169,8 @@ class Store:
                 run.metrics(values)
                 run.files(files)
                 run.pictures()
+                if "setting" in found[0].data.tags:
+                    self.gather(found[0].info.run_id)
 
     def maker(self, sha256: str) -> Run | None:
         """Return the newest run that made the weights of this hash; one that only passed them on did not."""
@@ -159,16 +187,44 @@ class Store:
 
     def _study(self, study: str) -> str:
         """Return the id of the study's parent run, made by the first run that needs it."""
-        wanted = {"study": study, "stage": "study"}
+        return self._parent(study, {"study": study, "stage": "study"})[0]
+
+    def _setting(self, tags: Mapping[str, str]) -> str | None:
+        """Return the id of the run that the seeds of a setting lie under, if there is one."""
+        if "seed" not in tags or "setting" not in tags:
+            return None
+        found = self.search({**{key: tags[key] for key in OF_A_SETTING}, "of": "seeds"}, order="ASC")
+        return str(found[0].info.run_id) if found else None
+
+    def _made_setting(self, run: Run) -> str:
+        """Make the run that the seeds of a run's setting lie under, with what they have in common."""
+        tags = run.data.tags
+        wanted = {**{key: tags[key] for key in OF_A_SETTING}, "of": "seeds"}
+        common = {str(key): tags[key] for key in ("arm", "backbone", "dataset", "freeze") if key in tags}
+        name = str(run.info.run_name).removesuffix(f"·s{tags['seed']}")
+        above = {"mlflow.parentRunId": self._study(tags["study"])}
+        parent, made = self._parent(name, wanted, {**common, **above})
+        if made:
+            params = [Param(key, value) for key, value in run.data.params.items() if key != "seed"]
+            for i in range(0, len(params), PARAMS_AT_ONCE):
+                self.client.log_batch(parent, params=params[i : i + PARAMS_AT_ONCE])
+        return parent
+
+    def _parent(
+        self, name: str, wanted: Mapping[str, str], more: Mapping[str, str] | None = None
+    ) -> tuple[str, bool]:
+        """Return the id of the run with the tags `wanted`, under which others lie, and whether it is new."""
         with self._one_at_a_time():
-            if not (found := self.search(wanted, order="ASC")):
-                made = self.client.create_run(self.experiment, tags={**wanted, **_who()}, run_name=study)
-                self.client.set_terminated(made.info.run_id)
-                # Another machine may have made one at the same time: all take the first.
-                found = self.search(wanted, order="ASC")
-                if found[0].info.run_id != made.info.run_id:
-                    self.client.delete_run(made.info.run_id)
-            return str(found[0].info.run_id)
+            if found := self.search(wanted, order="ASC"):
+                return str(found[0].info.run_id), False
+            tags = {**wanted, **(more or {}), **_who()}
+            made = self.client.create_run(self.experiment, tags=tags, run_name=name)
+            self.client.set_terminated(made.info.run_id)
+            # Another machine may have made one at the same time: all take the first.
+            first = self.search(wanted, order="ASC")[0].info.run_id
+            if first != made.info.run_id:
+                self.client.delete_run(made.info.run_id)
+            return str(first), first == made.info.run_id
 
     def _reap(self) -> None:
         """Mark as killed the runs that a process of this machine left; one that lives on corrects it."""
@@ -271,6 +327,7 @@ class StoredRun:
         self._flush()
         self.pictures()
         self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
+        self._send(lambda client, run_id: self._store.gather(run_id))
 
     def _log_files(self, files: Iterable[tuple[str, bytes]]) -> None:
         def send(client: Client, run_id: str) -> None:
@@ -315,7 +372,33 @@ def _tags(about: RunInfo, process: str) -> dict[str, str]:
         "mlflow.source.name": f"frostline {about.stage}",
     }
     experiment = {"dvc.experiment": name} if (name := os.environ.get("DVC_EXP_NAME")) else {}
-    return {**fixed, **_who(), **experiment, **_git(), **_versions(), **about.tags}
+    found = {**fixed, **_who(), **experiment, **_git(), **_versions(), **about.tags}
+    if about.seed is not None:
+        alike = {key: value for key, value in about.config.items() if key != "seed"}
+        found["setting"] = content_key([alike, about.dataset["fingerprint"]])[:16]
+    return found
+
+
+def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return what runs that differ in their seeds came to: each final metric's mean, ``.std`` and ``.best``.
+
+    >>> over_seeds([{"test/loss": 1.0, "lr": 0.1}, {"test/loss": 3.0}])
+    {'test/loss': 2.0, 'test/loss.std': 1.4142135623730951, 'test/loss.best': 1.0, 'n': 2.0}
+    """
+    found: dict[str, float] = {}
+    for key in sorted({key for run in runs for key in run}):
+        if key.startswith(FINAL):
+            values = [run[key] for run in runs if key in run]
+            told = spread(values)
+            found |= {key: told["mean"], f"{key}.std": told["std"]}
+            if key.rpartition("/")[2] in METRICS:
+                found[f"{key}.best"] = max(values, key=lambda value: score(key, value))
+    return {**found, "n": float(len(runs))}
+
+
+def _counts(run: Run) -> bool:
+    """Whether a finished run is one of a setting's seeds that ran to its end."""
+    return "seed" in run.data.tags and run.data.tags.get(TRIAL_STATE, "complete") == "complete"
 
 
 def _who() -> dict[str, str]:

@@ -27,7 +27,7 @@ from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier, NotFinite
 from frostline.core import weights
 from frostline.core.execution import Execution, device_of, execution_of
-from frostline.core.freeze import score
+from frostline.core.metrics import score
 from frostline.core.thaw import freeze_all
 from frostline.data.features import Reuse
 from frostline.errors import FrostlineError, TrainingFailed

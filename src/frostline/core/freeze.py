@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.layers import Layers
+from frostline.core.metrics import score
 from frostline.core.rates import Curve
 from frostline.core.written_out import LAYER_DECAY, written_out
 from frostline.errors import FrostlineError, allowed
@@ -95,11 +96,6 @@ class PhasePlan:
     def monitor(self) -> str:
         """The metric that chooses the phase's best epoch: the one that may end it, else val/loss."""
         return self.early.metric if self.early else "val/loss"
-
-
-def score(metric: str, value: float) -> float:
-    """Return `value` so that the larger is the better: losses are turned round."""
-    return -value if metric.endswith("loss") else value
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.core import batches
-from frostline.core.freeze import score
+from frostline.core.metrics import score
 from frostline.core.rates import Curve
 from frostline.core.seeds import generator
 

@@ -12,6 +12,7 @@ Spread = dict[str, float]
 
 METRICS = ("accuracy", "balanced_accuracy", "ece", "f1_macro", "loss", "top5_accuracy")
 """All that `classification_metrics` returns, but `n`."""
+SMALLER_IS_BETTER = ("ece", "loss")
 ECE_BINS = 15
 TOP = 5
 
@@ -49,6 +50,11 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
         best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
         metrics["top5_accuracy"] = float((best == truth[:, None]).any(axis=1).mean())
     return metrics
+
+
+def score(metric: str, value: float) -> float:
+    """Return `value` so that the larger is the better: losses, such as ``val/loss``, are turned round."""
+    return -value if metric.endswith(SMALLER_IS_BETTER) else value
 
 
 def spread(numbers: Sequence[float]) -> Spread:

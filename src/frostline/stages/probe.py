@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from frostline.core.execution import device_of
-from frostline.core.freeze import score
 from frostline.core.losses import hits
-from frostline.core.metrics import Spread, classification_metrics, spread
+from frostline.core.metrics import Spread, classification_metrics, score, spread
 from frostline.core.probes import choose_k, knn, ridge
 from frostline.data.index import Index
 from frostline.data.pixels import Images, images_key, load_pixels
@@ -373,5 +372,6 @@ def _info(runs: Sequence[Run], index: Index) -> RunInfo:
             else:
                 config[name] = values
     tags = {key: value for key, value in info.tags.items() if key != "seed"}
-    name = "·".join(["probe", training.backbone_name(runs[0]), runs[0].dataset.kind])
-    return replace(info, name=name, stage="probe", config=config, tags=tags | {"heads": str(len(runs))})
+    name = "·".join([training.backbone_name(runs[0]), "probe", runs[0].dataset.kind])
+    tags["heads"] = str(len(runs))
+    return replace(info, setting=name, stage="probe", config=config, tags=tags, seed=None)

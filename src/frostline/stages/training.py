@@ -145,10 +145,15 @@ def _lock(services: Services, key: str) -> Path:
     return services.scratch / "locks" / f"run-{key}.lock"
 
 
-def run_name(run: Run, seed: int) -> str:
-    """Return what people call the run, such as ``full·resnet10t·digits·s0``."""
+def setting_name(run: Run) -> str:
+    """Return what people call the run, whatever its seed, such as ``resnet10t·full·digits``."""
     what = run.arm or (run.freeze_name if run.stage == "finetune" else run.stage)
-    return "·".join([what, backbone_name(run), run.dataset.kind, f"s{seed}"])
+    return "·".join([backbone_name(run), what, run.dataset.kind])
+
+
+def run_name(run: Run, seed: int) -> str:
+    """Return what people call the run, such as ``resnet10t·full·digits·s0``."""
+    return f"{setting_name(run)}·s{seed}"
 
 
 def backbone_name(run: Run) -> str:
@@ -331,7 +336,7 @@ def info(run: Run, seed: int, index: Index) -> RunInfo:
     }
     config = {**run.model_dump(exclude={"seeds"}), "seed": seed}
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    return RunInfo(run_name(run, seed), run.stage, run.study, config, dataset, "training", tags)
+    return RunInfo(setting_name(run), run.stage, run.study, config, dataset, "training", tags, seed)
 
 
 def _training(

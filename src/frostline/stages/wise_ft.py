@@ -8,8 +8,7 @@ from torch import Tensor
 
 from frostline import schema
 from frostline.core.averaging import Score, best_between, between
-from frostline.core.freeze import score
-from frostline.core.metrics import classification_metrics
+from frostline.core.metrics import classification_metrics, score
 from frostline.data.pixels import InputSpec, Stack
 from frostline.stages.measuring import logits_of
 

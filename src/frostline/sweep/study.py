@@ -30,6 +30,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from frostline import project, schema
+from frostline.core.metrics import score
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, content_key, exclusive
 from frostline.processes import lives, name_of_this
@@ -55,7 +56,7 @@ _STATES: dict[TrialState, State] = {
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
     """Say which way an objective is better."""
-    return "minimize" if objective in ("val/loss", "val/ece") else "maximize"
+    return "minimize" if score(objective, 1.0) < 0 else "maximize"
 
 
 def drawing(settings: schema.Sweep) -> dict[str, Any]:
