@@ -28,6 +28,7 @@ COMMANDS = (
     "report",
     "gate",
     "ui",
+    "compare",
     "cache",
     "doctor",
 )
@@ -161,7 +162,7 @@ def test_its_weights_are_a_start(finished):
 def test_pretrain_and_prepare_and_a_folder_named_by_itself(shell):
     out, _ = shell("pretrain", *TINY)
     (folder,) = (shell.folder / "runs" / "pretrain").iterdir()
-    assert re.fullmatch(r"pretrain-mlp-digits-s0-[0-9a-f]{8}", folder.name)
+    assert re.fullmatch(r"mlp-pretrain-digits-s0-[0-9a-f]{8}", folder.name)
     assert out.startswith(f"runs/pretrain/{folder.name}: test accuracy 0.")
     assert {path.name for path in folder.iterdir()} == RUN_FILES
     out, _ = shell("prepare", "dataset=digits")

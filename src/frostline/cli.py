@@ -26,6 +26,7 @@ examples:
   frostline finetune -m freeze=linear_probe,full seed=0,1,2       every combination
   frostline finetune --cfg job                                    what would run, as YAML
   frostline probe optimizer.lr=1e-3,1e-2 seed=0,1,2               how good a backbone's frozen features are
+  frostline compare --study NAME                                  what differs, and how they did
   frostline ui                                                    compare runs in the browser
 
 KEY=VALUE is a Hydra override: a choice of option (freeze=gradual) or a value (trainer.epochs=5).
@@ -46,6 +47,17 @@ examples:
 
 What is removed is computed again when a run needs it; runs that use it now go on. The environment variable
 FROSTLINE_CACHE_GIB is the limit for features; unset, it is 20, or a quarter of the disk's room if less."""
+COMPARE_EXAMPLES = """\
+examples:
+  frostline compare                                             the newest study or sweep
+  frostline compare --study mnist_to_digits --out arms.html     a page with a picture
+  frostline compare resnet10t·full·digits resnet10t·gradual·digits
+                                                                all seeds of two settings
+  frostline compare runs/finetune/a runs/finetune/b --open      in the browser too
+  frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss
+
+The best on the first metric comes first. The others' differences from it in test accuracy are paired by
+seed; p is a paired t-test's, corrected for all rows together (Holm)."""
 PROBE_EXAMPLES = """\
 examples:
   frostline probe dataset=digits backbone=efficientnet_lite0 weights=imagenet
@@ -231,6 +243,21 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("ui", _ui, "open the MLflow pages of this project's runs, on this machine only")
     sub.add_argument(
         "--port", type=int, default=5000, help="(default: %(default)s; taken: the next free one)"
+    )
+
+    sub = add("compare", _compare, "put finished runs side by side, grouped over seeds", COMPARE_EXAMPLES)
+    sub.add_argument(
+        "runs", nargs="*", metavar="RUN", help="an id, a name with or without its seed, or a run's folder"
+    )
+    sub.add_argument("--study", help="all runs of a study or a sweep (default: the newest)")
+    sub.add_argument("--filter", metavar="TEXT", help="all runs for which MLflow's filter holds")
+    sub.add_argument(
+        "--metric", action="append", metavar="NAME", help="a column, the first orders; may be repeated"
+    )
+    sub.add_argument("--format", choices=["table", "md", "csv", "html"], default="table", help="to print")
+    sub.add_argument("--out", type=Path, help="write a file instead: .md, .csv or .html")
+    sub.add_argument(
+        "--open", action="store_true", help="then open MLflow's page that compares the same runs"
     )
 
     sub = add("cache", _cache, "list what is kept for runs to come, or make room", CACHE_EXAMPLES)
@@ -439,6 +466,22 @@ def _ui(arguments: argparse.Namespace) -> None:
     from frostline.ui import serve
 
     serve(arguments.port)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    if arguments.runs and (arguments.study or arguments.filter):
+        raise FrostlineError("compare: name runs, or use --study and --filter")
+    from frostline import comparing
+
+    width = None if sys.stdout.isatty() else TABLE_WIDTH
+    given = (arguments.runs, arguments.study, arguments.filter, arguments.metric or ())
+    made = comparing.run(*given, arguments.out, arguments.format, width)
+    if arguments.open:
+        from frostline.adapters.tracking import Store
+        from frostline.ui import serve
+
+        sys.stdout.flush()
+        serve(5000, comparing.page(made, Store().experiment))
 
 
 def _cache(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,15 +30,21 @@ DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens addresses of this machine: a proxy, where the environment names one, knows another 127.0.0.1."""
 
 
-def serve(port: int) -> None:
+def serve(port: int, page: str | None = None) -> None:
     """Serve until interrupted, at `port` or the next free one; a team's server is named instead.
+
+    Args:
+        port: the first to try.
+        page: to open in the browser, such as ``/#/compare-runs?…``.
 
     Raises:
         FrostlineError: no port is free, the store can't be opened, or the server ends by itself.
     """
     uri = project.store_uri()
     if uri.startswith(("http://", "https://")):
-        print(f"{uri}  (MLFLOW_TRACKING_URI)")
+        print(f"{uri}{page or ''}  (MLFLOW_TRACKING_URI)")
+        if page:
+            webbrowser.open(f"{uri}{page}")
         return
     port = free_port(port)
     _open_store(uri)
@@ -45,7 +52,11 @@ def serve(port: int) -> None:
     with ends, tempfile.TemporaryFile() as log, _server(uri, port, log) as server:
         if not _comes_up(server, port):
             raise _ended(server, log)
-        print(f"http://{HOST}:{port}  (Ctrl-C ends it)", *_page_of_runs(port), sep="\n", flush=True)
+        here = f"http://{HOST}:{port}"
+        told = [f"{here}{page}"] if page else _page_of_runs(port)
+        print(f"{here}  (Ctrl-C ends it)", *told, sep="\n", flush=True)
+        if page:
+            webbrowser.open(f"{here}{page}")
         server.wait()
         raise _ended(server, log)
 

@@ -115,9 +115,7 @@ def test_seeds_of_one_setting_lie_under_what_they_came_to(store):
     group, other = found["mlp·full·digits"], found["mlp·full·digits·lr0.5·s0"]
     (study,) = runs(store, "study").values()
     assert group.data.tags["mlflow.parentRunId"] == other.data.tags["mlflow.parentRunId"] == study.info.run_id
-    under = {
-        name for name, run in found.items() if run.data.tags["mlflow.parentRunId"] == group.info.run_id
-    }
+    under = {name for name, run in found.items() if run.data.tags["mlflow.parentRunId"] == group.info.run_id}
     assert under == {f"mlp·full·digits·s{seed}" for seed in range(3)}
     assert group.data.metrics == pytest.approx(
         {

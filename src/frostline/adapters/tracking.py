@@ -8,6 +8,7 @@ import getpass
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from typing import Any
 
 import frostline
 from frostline import project
+from frostline.core.comparison import Result
 from frostline.core.metrics import METRICS, score, spread
+from frostline.errors import FrostlineError, allowed
 from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
 from frostline.services import TRIAL_STATE, RunInfo
@@ -49,6 +52,9 @@ FLUSH_SECONDS = 5.0
 """The least time between two batches of a run's curves."""
 RETRY_SECONDS = 60.0
 """How long a store that failed is left alone before another run tries it."""
+COMPARED = 5000
+"""The most runs that are read at once."""
+TRAINED = ("pretrain", "finetune")
 OF_A_SETTING = ("study", "stage", "setting")
 """The tags that runs share which differ in their seeds alone."""
 FINAL = ("best/", "test/", "train_seconds")
@@ -188,6 +194,39 @@ class Store:
     def _study(self, study: str) -> str:
         """Return the id of the study's parent run, made by the first run that needs it."""
         return self._parent(study, {"study": study, "stage": "study"})[0]
+
+    def finished(self, tags: Mapping[str, str], *conditions: str) -> list[Result]:
+        """Return the trained runs with these tags that ran to their end, oldest first, to compare.
+
+        Args:
+            tags: all of which they have.
+            conditions: more, in MLflow's language of filters.
+        """
+        found = self.search(tags, "attributes.status = 'FINISHED'", *conditions, limit=COMPARED, order="ASC")
+        return [_result(run) for run in found if run.data.tags.get("stage") in TRAINED and _counts(run)]
+
+    def named(self, word: str) -> list[Result]:
+        """Return the finished runs that a word means: by id, by name, or all seeds of a setting by its name.
+
+        Raises:
+            FrostlineError: there is none.
+        """
+        mark = '"' if "'" in word else "'"
+        if re.fullmatch(r"[0-9a-f]{32}", word):
+            found = self.finished({}, f"attributes.run_id = '{word}'")
+        else:
+            found = self.finished({}, f"attributes.run_name = {mark}{word}{mark}")[-1:]
+        if not found:
+            found = self.finished({}, f"attributes.run_name LIKE {mark}{word}·s%{mark}")
+            found = [run for run in found if run.name == f"{word}·s{run.seed}"]
+        if not found:
+            names = {run.name for run in self.finished({})}
+            raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, names)}")
+        return found
+
+    def studies(self) -> list[str]:
+        """Return the studies' names, the newest first."""
+        return [str(run.info.run_name) for run in self.search({"stage": "study"}, limit=COMPARED)]
 
     def _setting(self, tags: Mapping[str, str]) -> str | None:
         """Return the id of the run that the seeds of a setting lie under, if there is one."""
@@ -399,6 +438,14 @@ def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _counts(run: Run) -> bool:
     """Whether a finished run is one of a setting's seeds that ran to its end."""
     return "seed" in run.data.tags and run.data.tags.get(TRIAL_STATE, "complete") == "complete"
+
+
+def _result(run: Run) -> Result:
+    tags = run.data.tags
+    params = {key: value for key, value in run.data.params.items() if key != "seed"}
+    setting = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"
+    seed = int(tags.get("seed", 0))
+    return Result(run.info.run_id, run.info.run_name, setting, seed, params, run.data.metrics)
 
 
 def _who() -> dict[str, str]:

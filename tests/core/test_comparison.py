@@ -1,0 +1,104 @@
+"""What of two settings differs, and how sure a difference is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.core.comparison import Result, compare, is_share
+from frostline.core.transfer import estimate, holm, paired_gain
+
+METRICS = ["best/val/accuracy", "test/accuracy"]
+
+
+def result(setting, seed, test, val=None, name=None, **params):
+    params = {key.replace("_", "."): value for key, value in params.items()}
+    metrics = {"best/val/accuracy": test if val is None else val, "test/accuracy": test}
+    return Result(f"{setting}{seed}", f"{name or setting}·s{seed}", setting, seed, params, metrics)
+
+
+def test_settings_are_ordered_and_tested_against_the_best():
+    values = {"a": [0.8, 0.84, 0.85], "b": [0.9, 0.93, 0.91], "c": [0.6, 0.6, 0.75]}
+    made = compare(
+        [result(k, s, v) for k, vs in values.items() for s, v in enumerate(vs)], METRICS, METRICS[1]
+    )
+    assert [line.name for line in made.lines] == ["b", "a", "c"]
+    best, second, third = made.lines
+    assert best.gain is best.p is None
+    by_seed = {k: dict(enumerate(v)) for k, v in values.items()}
+    gains = {k: paired_gain(by_seed[k], by_seed["b"]) for k in "ac"}
+    assert (second.gain, third.gain) == (gains["a"], gains["c"])
+    assert {"a": second.p, "c": third.p} == holm({k: gain.p for k, gain in gains.items()})
+    assert second.results["test/accuracy"] == estimate(values["a"], bounds=(0, 1))
+
+
+def test_validation_orders_and_test_is_tested():
+    made = compare([result("a", 0, 0.9, val=0.7), result("b", 0, 0.8, val=0.75)], METRICS, "test/accuracy")
+    assert [line.name for line in made.lines] == ["b", "a"]
+    assert made.lines[1].gain.mean == pytest.approx(0.1)
+    assert made.lines[1].p is None  # one seed
+
+
+def test_losses_are_better_when_small_and_a_setting_without_the_metric_is_last():
+    runs = [
+        Result(k, f"{k}·s0", k, 0, {}, m)
+        for k, m in {"a": {"val/loss": 2.0}, "b": {}, "c": {"val/loss": 1.0}}.items()
+    ]
+    made = compare(runs, ["val/loss"], "val/loss")
+    assert [line.name for line in made.lines] == ["c", "a", "b"]
+    assert made.lines[2].results == {"val/loss": None}
+    assert made.lines[2].gain is None
+
+
+def test_the_last_of_several_runs_with_one_seed_counts():
+    made = compare([result("a", 0, 0.1), result("a", 1, 0.2), result("a", 0, 0.6)], METRICS, METRICS[0])
+    assert [run.metrics["test/accuracy"] for run in made.lines[0].runs] == [0.6, 0.2]
+
+
+def test_what_differs_is_told_but_not_what_a_name_says_or_decides():
+    same = {"trainer_batch": "32"}
+    made = compare(
+        [
+            result("a", 0, 0.9, freeze_x="1", optimizer_lr="0.1", note="x" * 40, **same),
+            result("b", 0, 0.8, freeze_x="2", optimizer_lr="0.2", note="y" * 40, **same),
+        ],
+        METRICS,
+        METRICS[0],
+    )
+    assert made.varied == ("freeze.x", "optimizer.lr")  # no freeze_name decides it
+    assert made.untold == ("note",)
+    named = [
+        Result(k, f"{k}·s0", k, 0, {"freeze_name": k, "freeze.x": k, "optimizer.lr": k, "seed": k}, {})
+        for k in "ab"
+    ]
+    made = compare(named, [], "m")
+    assert (made.varied, made.untold) == (("optimizer.lr",), ("freeze.x",))
+
+
+def test_equal_names_are_told_apart():
+    runs = [result(k, 0, 0.5, name="full", trainer_epochs=k, lr="1") for k in ("3", "4")]
+    assert {line.name for line in compare(runs, METRICS, METRICS[0]).lines} == {
+        "full·epochs=3",
+        "full·epochs=4",
+    }
+
+
+def test_nothing_to_compare():
+    with pytest.raises(ValueError, match="no run"):
+        compare([], METRICS, METRICS[0])
+
+
+def test_shares():
+    assert is_share("test/accuracy")
+    assert is_share("test/ece")
+    assert not is_share("val/loss")
+    assert not is_share("train_seconds")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.floats(0, 1)), min_size=1, max_size=30))
+def test_every_setting_has_a_line_and_every_seed_a_run(drawn):
+    made = compare([result(str(k), s, v) for k, s, v in drawn], METRICS, METRICS[0])
+    assert {(line.name, run.seed) for line in made.lines for run in line.runs} == {
+        (str(k), s) for k, s, _ in drawn
+    }
+    means = [line.results["best/val/accuracy"].mean for line in made.lines]
+    assert means == sorted(means, reverse=True)

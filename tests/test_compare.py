@@ -1,0 +1,157 @@
+"""`frostline compare` against a real store."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import urllib.parse
+
+import pytest
+
+from frostline import cli
+from frostline.processes import name_of_this
+from frostline.services import RunInfo
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
+ACCURACIES = {"full": (0.9, 0.94, 0.95), "gradual": (0.8, 0.86, 0.83), "bitfit": (0.5,)}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, no_runs):
+    """A project whose store has a study of three arms, a sweep, and a run that failed."""
+    from frostline.adapters.tracking import Store
+
+    place = tmp_path_factory.mktemp("project")
+    shutil.copy(no_runs, place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        store, clock = Store(), iter(range(1000, 9000))
+        for study, rate in (("arms", 0.1), ("sweep", 0.2)):
+            for freeze, values in ACCURACIES.items():
+                for seed, value in enumerate(values):
+                    config = {"freeze_name": freeze, "optimizer": {"lr": rate}, "study": study, "seed": seed}
+                    config |= {"stage": "finetune"}
+                    tags = {"freeze": freeze, "seed": str(seed)}
+                    data = {"name": "digits", "kind": "digits", "fingerprint": "ab" * 16}
+                    about = RunInfo(
+                        f"mlp·{freeze}·digits", "finetune", study, config, data, "training", tags, seed
+                    )
+                    run = store.begin(about, name_of_this(), when=next(clock))
+                    run.metrics({"best/val/accuracy": value, "test/accuracy": value, "train_seconds": 2.0})
+                    run.tags({"weights.sha256": f"{study}{freeze}{seed}"})
+                    run.end("FAILED" if study == "sweep" and freeze == "bitfit" else "FINISHED")
+        ids = {
+            run.data.tags["weights.sha256"]: run.info.run_id
+            for run in store.search({"stage": "finetune"}, "tags.seed LIKE '%'", limit=99)
+        }
+    return place, ids
+
+
+@pytest.fixture
+def say(recorded, monkeypatch, capsys):
+    monkeypatch.chdir(recorded[0])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def say(*words):
+        status = cli.main(["compare", *words])
+        return status, *capsys.readouterr()
+
+    return say
+
+
+def test_a_study_in_the_terminal(say):
+    status, out, err = say("--study", "arms")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "arms: 3 settings, 7 runs"
+    names = [line.split()[0] for line in lines[2:5]]
+    assert names == ["mlp·full·digits", "mlp·gradual·digits", "mlp·bitfit·digits"]
+    assert "93.0 % (86.4 to 99.6)" in lines[2]
+    assert "−10.0 (−15.0 to −5.0)" in lines[3]
+    assert "p = 0.013" in lines[3]
+    assert "Holm" in out
+
+
+def test_the_newest_study_and_what_failed_is_left_out(say):
+    status, out, err = say()
+    assert status == 0
+    assert err == "the newest study, sweep; --study names another\n"
+    assert out.startswith("sweep: 2 settings, 6 runs")
+
+
+def test_runs_by_id_name_and_setting(say, recorded):
+    _, ids = recorded
+    status, out, _ = say(ids["armsfull0"], ids["sweepfull0"], "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0
+    assert {row["run"] for row in rows} == {"mlp·full·digits·lr=0.1", "mlp·full·digits·lr=0.2"}
+    assert {row["optimizer.lr"] for row in rows} == {"0.1", "0.2"}
+    assert {row["runs"] for row in rows} == {ids["armsfull0"], ids["sweepfull0"]}
+    assert say("mlp·bitfit·digits·s0")[1].startswith("Runs compared: 1 settings, 1 runs")
+    _, out, _ = say("mlp·gradual·digits", "--format", "csv")
+    assert sorted(row["best/val/accuracy/n"] for row in csv.DictReader(io.StringIO(out))) == ["3", "3"]
+
+
+def test_a_filter_and_metrics(say):
+    status, out, _ = say("--filter", "tags.freeze = 'full'", "--metric", "test/accuracy", "--format", "md")
+    assert status == 0
+    headers = [text.strip() for text in out.splitlines()[0].split("|")]
+    assert headers[1:6] == ["run", "optimizer.lr", "study", "n", "test/accuracy"]
+    assert "93.0 %" in out
+
+
+@pytest.mark.parametrize("kind", ["md", "csv", "html"])
+def test_files(say, tmp_path, kind):
+    out = tmp_path / f"arms.{kind}"
+    assert say("--study", "arms", "--out", str(out))[1].strip() == str(out)
+    text = out.read_text()
+    assert "mlp·gradual·digits" in text
+    if kind == "html":
+        assert "<svg" in text
+        assert "http" not in re.sub(r"http://www\.w3\.org\S*", "", text)  # needs nothing else
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--study", "arm"], "--study: there is no 'arm'; did you mean 'arms'?"),
+        (
+            ["mlp·ful·digits·s0"],
+            "mlp·ful·digits·s0: no finished run of that id or name; did you mean 'mlp·full·digits·s0'",
+        ),
+        (
+            ["--metric", "test/acuracy", "--study", "arms"],
+            "--metric: no run has 'test/acuracy'; did you mean 'test/accuracy'",
+        ),
+        (["--filter", "freeze full"], "--filter: Invalid clause"),
+        (["--filter", "tags.freeze = 'none'"], "compare: no run that this filter finds has finished"),
+        (["--out", "x.pdf"], "--out: found x.pdf; name a file that ends in .md, .csv or .html"),
+        (["a", "--study", "arms"], "compare: name runs, or use --study and --filter"),
+    ],
+)
+def test_mistakes_are_one_sentence(say, words, sentence):
+    status, out, err = say(*words)
+    assert (status, out) == (2, "")
+    assert f"frostline: error: {sentence}" in err
+    assert "Traceback" not in err
+
+
+def test_a_project_without_runs(tmp_path, monkeypatch, capsys, no_runs):
+    shutil.copy(no_runs, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli.main(["compare"]) == 2
+    assert "no run is recorded yet" in capsys.readouterr().err
+
+
+def test_the_page_that_compares_the_same_runs(recorded, monkeypatch):
+    from frostline import comparing
+
+    monkeypatch.chdir(recorded[0])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made = comparing.run(["mlp·bitfit·digits·s0"], None, None, (), None, "table", 100)
+    found = urllib.parse.parse_qs(comparing.page(made, "1").partition("?")[2])
+    assert json.loads(found["runs"][0]) == [recorded[1]["armsbitfit0"]]
+    assert json.loads(found["experiments"][0]) == ["1"]
