@@ -77,6 +77,8 @@ leaves in out: probe.json, heads.csv (a row a head), and the best head as a run 
 CLASSES = 10
 """Of a plan for which no data set is looked at: as many as those have that come with frostline."""
 PICTURES = (".svg", ".png")
+SHOWN_RUNS = 24
+"""Of a sweep, the best; its page and its table of trials have all."""
 TABLE_WIDTH = 160
 """Of a sweep's table where it does not go to a terminal."""
 
@@ -552,7 +554,8 @@ def _print_sweep(jobs: Sequence[Any]) -> None:
     failed = [job for job in jobs if isinstance(job, Failed)]
     done = [job for job in jobs if isinstance(job, Done)]
     table = Table("run", "val accuracy", "test accuracy", "out", box=None)
-    for job in sorted(done, key=lambda job: -job.metrics["val"]["accuracy"]):
+    best = sorted(done, key=lambda job: -job.metrics["val"]["accuracy"])
+    for job in best[:SHOWN_RUNS]:
         val, test = (f"{job.metrics[split]['accuracy']:.4f}" for split in ("val", "test"))
         table.add_row(job.name, val, test, str(job.out))
     for stopped in (job for job in jobs if isinstance(job, Stopped)):
@@ -561,8 +564,10 @@ def _print_sweep(jobs: Sequence[Any]) -> None:
         table.add_row(broken.label, "failed", "failed", "")
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
     console.print(table)
+    if len(best) > SHOWN_RUNS:
+        console.print(f" … and {len(best) - SHOWN_RUNS} more, whose val accuracy is lower")
     if done:
-        console.print("compare them in the browser: frostline ui")
+        console.print("compare them: frostline compare; in the browser: frostline ui")
     if failed:
         sys.stdout.flush()
         sentences = "\n".join(f"{job.label}: {job.error}" for job in failed)

@@ -74,7 +74,7 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=_console()) as bar:
+    with Bar(*columns, console=console()) as bar:
         task = bar.add_task(description, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
@@ -85,7 +85,7 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
 
 
 @cache
-def _console() -> "Console":
+def console() -> "Console":
     """One for all bars, so that the bar of a part stands below that of the whole."""
     from rich.console import Console
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from frostline.report import sweep_picture
+from frostline.report.canvas import png
 from frostline.report.sweep_picture import Shown
 from frostline.sweep.space import Interval, Parameter, Values
 
@@ -42,8 +43,8 @@ def test_a_value_lies_where_its_scale_says(parameter, value, height):
 )
 def test_pictures_are_drawn_and_repeat(trials):
     def draw():
-        history = sweep_picture.history(trials, "val/accuracy", maximize=True)
-        return history, sweep_picture.parallel(trials, [RATE, FREEZE, MOMENTUM], "val/accuracy")
+        history = sweep_picture.history(trials, "val/accuracy", maximize=True, render=png)
+        return history, sweep_picture.parallel(trials, [RATE, FREEZE, MOMENTUM], "val/accuracy", render=png)
 
     pictures = draw()
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

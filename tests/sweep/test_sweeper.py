@@ -101,7 +101,11 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
     config = yaml.safe_load((shell.folder / "again/config.yaml").read_text())
     assert config["study"] == "mine"
     left = shell.folder / "runs/sweeps/mine"
-    assert {path.name for path in left.iterdir()} == {"trials.csv", "history.png", "parallel.png"}
+    names = {"trials.csv", "history.png", "parallel.png", "index.html"}
+    assert {path.name for path in left.iterdir()} == names
+    page = (left / "index.html").read_text()
+    assert page.count("<svg") == 3
+    assert all(row["out"] in page for row in read_csv(left / "trials.csv"))
     table = read_csv(left / "trials.csv")
     assert [row["state"] for row in table] == ["complete"] * 8
     assert {row["out"] for row in table} == {cells[-1] for cells in rows(out).values()}

@@ -4,14 +4,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from frostline.report import theme
-from frostline.report.canvas import blank, png
+from frostline.report.canvas import blank
 from frostline.sweep.space import Interval, Parameter, Value, Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 WIDE = 20
 """Numbers whose largest is so many times the smallest lie by their logarithm."""
@@ -29,11 +32,11 @@ class Shown:
     """Of the objective; None: it was pruned or failed."""
 
 
-def history(trials: Sequence[Shown], objective: str, *, maximize: bool) -> bytes:
+def history(trials: Sequence[Shown], objective: str, *, maximize: bool, render: Callable[["Figure"], T]) -> T:
     """Draw the objective by trial, and the best so far; trials without a value are ticks on the axis.
 
     Returns:
-        A PNG.
+        What `render` makes of the figure, such as `canvas.png`.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -50,14 +53,20 @@ def history(trials: Sequence[Shown], objective: str, *, maximize: bool) -> bytes
         axes.set(title=f"{objective}, and the best so far", xlabel="trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(True, axis="y")
-        return png(figure)
+        return render(figure)
 
 
-def parallel(trials: Sequence[Shown], parameters: Sequence[Parameter], objective: str) -> bytes:
+def parallel(
+    trials: Sequence[Shown],
+    parameters: Sequence[Parameter],
+    objective: str,
+    *,
+    render: Callable[["Figure"], T],
+) -> T:
     """Draw a line for each trial through its settings to its objective, which gives it its colour.
 
     Returns:
-        A PNG.
+        What `render` makes of the figure, such as `canvas.png`.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
@@ -86,7 +95,7 @@ def parallel(trials: Sequence[Shown], parameters: Sequence[Parameter], objective
         axes.set(ylim=(-0.05, 1.05), xlim=(-0.35, len(keys) + 0.5), yticks=[])
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="x", length=0)
-        return png(figure)
+        return render(figure)
 
 
 Scale = tuple[Callable[[Value], float], list[tuple[float, str]]]

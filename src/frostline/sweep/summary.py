@@ -1,26 +1,30 @@
-"""What a sweep leaves beside its runs: runs/sweeps/<name>/ with a table of its trials and two pictures."""
+"""What a sweep leaves beside its runs: runs/sweeps/<name>/ with a table, pictures and a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from frostline.files import csv_text, write_bytes, write_text
-from frostline.report import sweep_picture
+from frostline.report import sweep_page, sweep_picture
+from frostline.report.canvas import png
 from frostline.report.sweep_picture import Shown
 from frostline.schema import Sweep
 from frostline.sweep.space import Space
 from frostline.sweep.study import Trial, direction
 
-TRIALS, HISTORY, PARALLEL = "trials.csv", "history.png", "parallel.png"
+TRIALS, HISTORY, PARALLEL, PAGE = "trials.csv", "history.png", "parallel.png", "index.html"
 
 
-def leave(name: str, trials: Sequence[Trial], space: Space, settings: Sweep) -> Path:
-    """Write the table and the pictures, and return their folder.
+def leave(
+    name: str, trials: Sequence[Trial], space: Space, settings: Sweep, importances: Mapping[str, float]
+) -> Path:
+    """Write the table, the pictures and the page, and return their folder.
 
     Args:
         name: of the study.
         trials: those that were not killed.
         space: what they vary.
         settings: of the sweep.
+        importances: parameter → share of the first objective's variance.
     """
     folder = Path("runs", "sweeps", name)
     keys = [parameter.key for parameter in space.parameters]
@@ -43,6 +47,9 @@ def leave(name: str, trials: Sequence[Trial], space: Space, settings: Sweep) -> 
     shown = [Shown(t.number, t.point, t.values[0] if t.state == "complete" else None) for t in trials]
     first = objectives[0]
     maximize = direction(first) == "maximize"
-    write_bytes(folder / HISTORY, sweep_picture.history(shown, first, maximize=maximize))
-    write_bytes(folder / PARALLEL, sweep_picture.parallel(shown, space.parameters, first))
+    write_bytes(folder / HISTORY, sweep_picture.history(shown, first, maximize=maximize, render=png))
+    write_bytes(folder / PARALLEL, sweep_picture.parallel(shown, space.parameters, first, render=png))
+    table = [dict(zip(columns, row, strict=True)) for row in rows]
+    given = (name, table, shown, space.parameters, importances, first)
+    write_text(folder / PAGE, sweep_page.html(*given, maximize=maximize))
     return folder

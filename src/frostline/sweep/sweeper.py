@@ -11,7 +11,7 @@ from frostline.compose import Failed, Planned, Sweeping
 from frostline.errors import FrostlineError, TrainingFailed
 from frostline.files import content_key, exclusive
 from frostline.schema import Sweep
-from frostline.sweep import summary, winner
+from frostline.sweep import live, summary, winner
 from frostline.sweep.space import Point, written
 from frostline.sweep.study import Study, Trial, drawing
 from frostline.sweep.worker import Worker, label_of, objectives_of, results_of, stopped_by
@@ -61,10 +61,12 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
     worker = Worker(job.task, name, settings, space, tuple(fixed), base, until)
-    if launch is None:
-        worker()
-    else:
-        launch(worker, [*fixed, *written(space.first())], settings.workers)
+    shown = live.shown(Study(name, settings, space, base), len(points) if grid else settings.trials, until)
+    with shown:
+        if launch is None:
+            worker()
+        else:
+            launch(worker, [*fixed, *written(space.first())], settings.workers)
     if kind := stopped_by(study, settings.failures):
         print(
             f"frostline: the sweep stopped, since {settings.failures} trials failed alike: {kind};"
@@ -76,7 +78,8 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
         ((composed, choices),) = compose.planned(fixed, [written(best.point)])
         if path := winner.write(name, stage, best, len(trials), composed, choices):
             print(f"the best, again: frostline {stage} experiment={path.stem}", file=sys.stderr)
-    print(f"table and pictures: {summary.leave(name, trials, space, settings)}", file=sys.stderr)
+    left = summary.leave(name, trials, space, settings, study.importances())
+    print(f"table and pictures: {left / summary.PAGE}", file=sys.stderr)
     if grid:
         trials = sorted((t for t in trials if t.point in points), key=lambda trial: points.index(trial.point))
     return [_result(trial) for trial in trials if trial.state in ("complete", "pruned", "failed")]
