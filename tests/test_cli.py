@@ -264,7 +264,7 @@ def test_a_sweep_shares_its_pretraining_and_prints_a_table(shell):
     assert accuracies == sorted(accuracies, reverse=True)
     assert all(row[3] == f"sweep/{row[0]}" for row in rows)
     assert all({p.name for p in (shell.folder / row[3]).iterdir()} == RUN_FILES for row in rows)
-    assert "compare them in the browser: frostline ui" in out
+    assert "compare them: frostline compare; in the browser: frostline ui" in out
 
 
 def test_a_job_that_fails_does_not_end_the_others(shell):

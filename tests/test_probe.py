@@ -263,7 +263,7 @@ def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline
     assert "4 runs at once: nothing but their heads differs\n" in frostline.stderr
     monkeypatch.setattr("frostline.together.finetune", lambda jobs: None)
     expected = frostline("finetune", *SWEEP, "study=heads", "out=by-turns")
-    assert out.endswith("compare them in the browser: frostline ui\n")
+    assert out.endswith("compare them: frostline compare; in the browser: frostline ui\n")
     rows, others = (
         {tuple(row.split()[:3]) for row in text.splitlines() if "=" in row} for text in (out, expected)
     )
