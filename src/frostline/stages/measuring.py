@@ -58,9 +58,7 @@ def network_with(
 
 
 @torch.no_grad()
-def logits_of(
-    network: torch.nn.Module, pixels: Stack, spec: InputSpec, trainer: Trainer
-) -> torch.Tensor:
+def logits_of(network: torch.nn.Module, pixels: Stack, spec: InputSpec, trainer: Trainer) -> torch.Tensor:
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
     device = device_of(trainer.device)
     network.eval().to(device)
