@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 from PIL import Image
 
-from frostline.adapters.run_plots import _counted, confusion, curves, draw, per_class
+from frostline.adapters.run_plots import PER_CLASS, _counted, class_table, confusion, curves, draw, per_class
+from frostline.files import csv_text
 
 COLUMNS = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n"
 ROWS = "0,0,,,,,1.0,0.5\n1,5,0,0.1,0.9,0.6,0.8,0.7\n2,10,1,0.1,0.7,0.7,0.7,0.8\n"
@@ -34,7 +36,7 @@ def test_what_is_drawn_is_what_there_is(tmp_path):
         text = f"id,label,prediction,confidence\na,cat,dog,0.5\nb,dog,{'dog' if seed else 'cat'},0.9\n"
         (tmp_path / f"seed-{seed}" / "predictions.csv").write_text(text)
     drawn = dict(draw(tmp_path))
-    assert list(drawn) == ["curves.png", "confusion.png", "per_class.csv"]
+    assert list(drawn) == ["curves.png", "confusion.png", "per_class.csv", "per_class.html"]
     assert all(ink(drawn[name]) > 20 for name in ("curves.png", "confusion.png"))
     # Of two seeds together: a cat twice taken for a dog, a dog once known and once taken for a cat.
     assert drawn["per_class.csv"].decode() == (
@@ -49,7 +51,8 @@ def test_the_table_of_classes_is_scikit_learns():
     given = [row for row in rows(7) if row["label"] != "3"]
     truth, guesses = ([row[key] for row in given] for key in ("label", "prediction"))
     expected = classification_report(truth, guesses, output_dict=True, zero_division=0)
-    table = list(csv.DictReader(io.StringIO(per_class(*_counted(given)))))
+    text = csv_text(PER_CLASS, per_class(*_counted(given)))
+    table = list(csv.DictReader(io.StringIO(text)))
     assert sorted(table, key=lambda row: float(row["f1"])) == table
     for row in table:
         wanted = expected[row["class"]]
@@ -113,6 +116,13 @@ def test_class_names_of_any_kind(tmp_path, name):
     assert {row["class"] for row in csv.DictReader(io.StringIO(drawn["per_class.csv"].decode()))} == {
         name.format(i) for i in range(5)
     }
+
+
+def test_the_page_of_classes_shows_what_the_table_has():
+    page = class_table([["<b>", None, 0.5, 0.3333, 4, "a & b", 2], ["a & b", 1.0, 1.0, 1.0, 9, None, None]])
+    first, second = re.findall(r"<tr><td>(.*)</td></tr>", page)
+    assert re.split(r"</td><td[^>]*>", first) == ["&lt;b&gt;", "", "50.0 %", "33.3 %", "4", "a &amp; b", "2"]
+    assert re.split(r"</td><td[^>]*>", second)[-2:] == ["", ""]
 
 
 def test_the_same_files_draw_the_same_bytes():

@@ -184,7 +184,8 @@ def test_files_and_the_pictures_drawn_from_them(store):
     (found,) = runs(store).values()
     listed = {f.path for f in store.client.list_artifacts(found.info.run_id)}
     assert listed == {
-        "history.csv", "config.yaml", "seed-0", "curves.png", "confusion.png", "per_class.csv",
+        "history.csv", "config.yaml", "seed-0", "curves.png", "confusion.png",
+        "per_class.csv", "per_class.html",
     }  # fmt: skip
     for name in ("curves.png", "confusion.png"):
         path = store.client.download_artifacts(found.info.run_id, name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.files import csv_text, read_csv, read_json
 from frostline.report import plan_picture, theme
-from frostline.report.canvas import DOTTED, blank, epoch_axis, percent_axis, png
+from frostline.report.canvas import DOTTED, ON_PAPER, blank, epoch_axis, percent_axis, png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,9 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
         if predictions:
             classes, counts = _counted(predictions)
             yield "confusion.png", confusion(classes, counts)
-            yield "per_class.csv", per_class(classes, counts).encode()
+            rows = per_class(classes, counts)
+            yield "per_class.csv", csv_text(PER_CLASS, rows).encode()
+            yield "per_class.html", class_table(rows).encode()
 
 
 def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
@@ -84,8 +86,8 @@ def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
     return classes, confusion(labels, guesses, len(classes))
 
 
-def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> str:
-    """Return a CSV of how well each class is known, the one with the lowest F1 first.
+def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> list[list[Any]]:
+    """Return how well each class is known, as rows of `PER_CLASS`, the one with the lowest F1 first.
 
     Args:
         classes: K names.
@@ -102,7 +104,27 @@ def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> str:
         confused = [classes[other], int(wrong[other])] if wrong[other] else [None, None]
         rows.append((f1, [name, precision, recall, f1, support, *confused]))
     rows.sort(key=lambda row: row[0])
-    return csv_text(PER_CLASS, (row for _, row in rows))
+    return [row for _, row in rows]
+
+
+def class_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Return a page with the rows of `per_class`: MLflow's view of a CSV has no room for the last columns."""
+    from markupsafe import escape
+
+    def cell(value: Any) -> str:
+        number = isinstance(value, int | float)
+        text = f"{100 * value:.1f} %" if isinstance(value, float) else "" if value is None else str(value)
+        return f"<td{' class=number' if number else ''}>{escape(text)}</td>"
+
+    heads = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in PER_CLASS)
+    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    style = (
+        f"body{{font:14px sans-serif;color:{theme.INK.light}}} table{{border-collapse:collapse}}"
+        f" th{{text-align:left;color:{theme.SOFT.light};font-weight:normal}} .number{{text-align:right}}"
+        f" td,th{{padding:4px 18px 4px 0;border-bottom:1px solid {theme.LINE.light}}}"
+    )
+    table = f"<table><tr>{heads}</tr>\n{body}\n</table>"
+    return f"<!doctype html><meta charset=utf-8><style>{style}</style>\n{table}\n"
 
 
 def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
@@ -156,6 +178,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
                     fontsize=8.5,
                     color=theme.SOFT.light,
                     va="bottom",
+                    bbox=ON_PAPER,
                 )
 
 

@@ -221,11 +221,11 @@ def thumbnails(
         FrostlineError: an image is missing or damaged.
     """
     if index.storage == "arrays":
-        pictures = map(Image.fromarray, index.images(folder)[rows])
+        pictures = [Image.fromarray(image) for image in index.images(folder)[rows]]
     else:
         root = root_of(dataset)
-        keys = (index.keys[row] for row in rows)
-        pictures = (decode(read_bytes(root / key, key), key, at_least=side).image for key in keys)
+        keys = [index.keys[row] for row in rows]
+        pictures = [decode(read_bytes(root / key, key), key, at_least=side).image for key in keys]
     return [_no_larger(picture, side) for picture in pictures]
 
 

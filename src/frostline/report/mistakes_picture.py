@@ -54,7 +54,7 @@ def _sized(picture: Image.Image) -> Image.Image:
     return picture.resize(size, kind)
 
 
-def _fitted(text: str, room: int) -> str:
+def _fitted(text: str, room: float) -> str:
     """Both ends of what is too long: names often differ in their last letters alone."""
     half = (len(text) + 1) // 2
     short = text
