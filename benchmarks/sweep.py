@@ -3,14 +3,14 @@
     .venv/bin/python benchmarks/sweep.py          half an hour on quiet cores; writes results/sweeps.json
     .venv/bin/python benchmarks/sweep.py --kills  the second part alone
 
-The first part: UCI digits at 32 px, ResNet-10-T from random weights, one thread; 64 linear probes that differ
-in their learning rate, and 16 full fine-tunings. The same sweep is written for Hydra's basic launcher and as an
-Optuna script, both over plain Lightning; all record into an empty MLflow store in SQLite. What is measured is
-the whole command, and for frostline what each trial takes beside the seconds that it trains.
+The first part: UCI digits at 32 px, ResNet-10-T from random weights, one thread; 64 linear probes that
+differ in their learning rate, and 16 full fine-tunings. The same sweep is written for Hydra's basic launcher
+and as an Optuna script, both over plain Lightning; all record into an empty MLflow store in SQLite. What is
+measured is the whole command, and for frostline what each trial takes beside the seconds that it trains.
 
 The second part: 64 small trials, by `grid` and by `random`. The command is killed with SIGKILL at ten random
-moments, its process group and all, and started again; its trials are held against those of a sweep that nobody
-disturbed.
+moments, its process group and all, and started again; its trials are held against those of a sweep that was
+left alone.
 """
 
 import csv

@@ -1,17 +1,33 @@
-"""The MLflow pages: a real server, asked, interrupted, and told what is wrong."""
+"""The MLflow pages: a real server, asked, looked at in a browser, interrupted, and told what is wrong."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
+from contextlib import contextmanager
 
+import psutil
 import pytest
+from PIL import Image
 
 from frostline.errors import FrostlineError
-from frostline.ui import DIRECTLY, PORTS_TRIED, free_port
+from frostline.ui import DIRECTLY, PORTS_TRIED, _interrupted_by, free_port
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+RATES = ("0.003", "0.01", "0.03")
+SWEEP = [
+    *("finetune", "-m", "freeze=gradual", f"optimizer.lr={','.join(RATES)}", "sweep.name=rates"),
+    *("backbone=mlp", "backbone.hidden=[16,8]", "weights=none", "dataset.shots=10", "input.size=8"),
+    *("trainer.epochs=5", "trainer.batch_size=20", "trainer.threads=1"),
+]
+MOST_BYTES = 700e6
 
 
 def test_a_taken_port_is_passed_over():
@@ -30,17 +46,17 @@ def test_what_is_no_port_is_refused(port):
 
 @pytest.fixture
 def start(tmp_path):
-    """Start `frostline ui` in an empty folder; return it and the first lines it prints."""
+    """Start `frostline ui` in an empty folder, or another; return it and the first lines it prints."""
     started = []
 
-    def starter(lines, **variables):
+    def starter(lines, folder=tmp_path, **variables):
         with socket.socket() as free:  # one of our own: other tests serve at the same time
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         command = [sys.executable, "-m", "frostline", "ui", "--port", port]
         ui = subprocess.Popen(
             command,
-            cwd=tmp_path,
+            cwd=folder,
             env={k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,14 +72,151 @@ def start(tmp_path):
         ui.communicate(timeout=30)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_serves_until_interrupted_and_takes_its_server_along(start, how):
+def test_signals_interrupt_it_alike(how):
+    before = signal.getsignal(how)
+    with pytest.raises(KeyboardInterrupt), _interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(how)
+    assert signal.getsignal(how) == before
+
+
+def test_it_serves_until_interrupted_and_takes_its_server_along(start):
     ui, (address, page) = start(2, http_proxy="http://127.0.0.1:9")  # where nothing is
     url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", address)[1]
     assert page == f"{url}/#/experiments/1/runs?workflowType=machine_learning  (training runs)\n"
     with DIRECTLY.open(f"{url}/health") as answer:
         assert answer.status == 200
+    end(ui, url, signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.ui
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+# Of the empty store: MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
+@pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
+def test_the_pages_of_a_sweep_in_a_browser(start, shell, no_runs, tmp_path):
+    """One server, browser and sweep for all pages; a screenshot of each is left in the test's folder."""
+    shutil.copy(no_runs, shell.folder)
+    shell(*SWEEP, FROSTLINE_TRACKING="on")
+    ui, (address, page) = start(2, shell.folder)
+    url = address.split()[0]
+    processes = [psutil.Process(ui.pid), *psutil.Process(ui.pid).children(recursive=True)]
+    memory = [process.memory_full_info() for process in processes]
+    assert sum(getattr(each, "pss", each.rss) for each in memory) < MOST_BYTES
+    runs = search(url)
+    names = [next(name for name in runs if f"lr{rate}" in name.split("·")) for rate in RATES]
+    with chromium() as browser:
+        view = browser.new_page(viewport={"width": 1400, "height": 900})
+
+        def seen(name, address=None):
+            if address:
+                view.goto(f"{url}/#/{address}")
+            return lambda: view.screenshot(path=tmp_path / f"{name}.png")
+
+        view.goto(page.split()[0])
+        view.get_by_label("Close").click()  # the assistant, which covers a quarter
+        the_runs_page(view, names, seen("runs"))
+        several = [runs[name] for name in names]
+        choice = urllib.parse.urlencode({"runs": json.dumps(several), "experiments": json.dumps(["1"])})
+        the_comparison(view, names, seen("compare", f"compare-runs?{choice}"))
+        run = f"experiments/1/runs/{runs[names[-1]]}"
+        the_charts(view, seen("charts", f"{run}/model-metrics"))
+        the_machines_load(view, seen("machine", f"{run}/system-metrics"))
+        view.goto(f"{url}/#/{run}/artifacts")
+        folder = shell.folder / "mlartifacts" / runs[names[-1]] / "artifacts"
+        for name in ("plan", "curves", "confusion", "mistakes"):
+            the_picture(view, folder / f"{name}.png", seen(name))
+        the_report(view, seen("per_class"))
+    end(ui, url, signal.SIGINT)
+
+
+def the_runs_page(view, names, shoot):
+    """The sweep is one line, which unfolds into its runs."""
+    view.get_by_role("link", name="rates").wait_for()
+    assert not view.get_by_role("link", name=names[0]).count()
+    view.locator("[data-component-id*=runnamecellrenderer]").first.click()
+    for name in names:
+        view.get_by_role("link", name=name).wait_for()
+    shoot()
+
+
+def the_comparison(view, names, shoot):
+    """What was swept is found by itself, and has an axis."""
+    view.locator(".parcoords .axis-title").nth(1).wait_for()
+    axes = view.locator(".parcoords .axis-title").all_text_contents()
+    assert axes[0] == "optimizer.lr"
+    details = view.locator("body").inner_text()
+    assert all(name in details for name in names)
+    shoot()
+
+
+def the_charts(view, shoot):
+    """Where phases begin shows in charts beside the metrics: 20 % of five epochs, 20 %, and the rest."""
+    view.get_by_placeholder("Search metric charts").fill("phase|trainable|^lr/")
+    of_head, of_top = 8 * 10 + 10, 16 * 8 + 8
+    assert drawn(view, "phase") == [0, 1, 2, 2, 2]
+    assert drawn(view, "trainable_parameters")[:3] == [of_head, of_head + of_top, of_head + of_top + 16 * 65]
+    assert [rate > 0 for rate in drawn(view, "lr/top")] == [False, True, True, True, True]
+    assert [rate > 0 for rate in drawn(view, "lr/rest")] == [False, False, True, True, True]
+    shoot()
+
+
+def the_machines_load(view, shoot):
+    view.get_by_placeholder("Search metric charts").fill("cpu|memory")  # others are drawn when scrolled to
+    for sensor in ("cpu_utilization_percentage", "system_memory_usage_megabytes"):
+        view.get_by_title(f"system/{sensor}").wait_for()
+    shoot()
+
+
+def the_picture(view, file, shoot):
+    view.get_by_text(file.name, exact=True).first.click()
+    with Image.open(file) as picture:
+        size = list(picture.size)
+    found = "size => [...document.images].some(i => i.naturalWidth == size[0] && i.naturalHeight == size[1])"
+    view.wait_for_function(found, arg=size)
+    shoot()
+
+
+def the_report(view, shoot):
+    """Of the classes: a page within the page."""
+    view.get_by_text("per_class.html", exact=True).first.click()
+    table = view.frame_locator("iframe").get_by_role("table")
+    table.wait_for()
+    assert "taken for" in table.inner_text()
+    shoot()
+
+
+def drawn(view, metric):
+    """The heights of a chart's line."""
+    card = view.get_by_test_id("experiment-view-compare-runs-card").filter(
+        has=view.get_by_title(metric, exact=True)
+    )
+    plot = card.locator(".js-plotly-plot")
+    plot.locator(".scatterlayer .point").nth(4).wait_for()
+    return plot.evaluate("plot => [...plot.data[0].y]")
+
+
+@contextmanager
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def search(url):
+    """Name → id of the runs that trained."""
+    request = urllib.request.Request(
+        f"{url}/api/2.0/mlflow/runs/search",
+        json.dumps({"experiment_ids": ["1"], "filter": "tags.stage = 'finetune'"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with DIRECTLY.open(request) as answer:
+        return {run["info"]["run_name"]: run["info"]["run_id"] for run in json.load(answer)["runs"]}
+
+
+def end(ui, url, how):
     ui.send_signal(how)
     _, errors = ui.communicate(timeout=30)
     assert ui.returncode == 0

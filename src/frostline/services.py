@@ -1,6 +1,6 @@
 """What a stage is given beside its inputs: somewhere to show progress, record runs, and keep scratch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from frostline.progress import Progress, Say, mute, silent
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from frostline.core.freeze import FreezePlan
@@ -26,6 +28,19 @@ def unwatched(row: Mapping[str, float | int | None]) -> None:
 
 TRIAL_STATE = "trial.state"
 """The tag that says of a sweep's trial whether it is running, complete, pruned or failed."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was taken for what it is not."""
+
+    id: str
+    label: str
+    prediction: str
+    confidence: float
+    """In the prediction, 0…1."""
+    picture: "NDArray[np.uint8]"
+    """(H, W) grey or (H, W, 3) RGB."""
 
 
 class Recorded(Protocol):
@@ -59,9 +74,14 @@ class Tracker(Protocol):
         """Record a run; it is marked failed if the block raises."""
 
     def annotate(
-        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+        self,
+        weights_sha256: str,
+        tags: Mapping[str, str],
+        values: Mapping[str, float],
+        folder: Path,
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
-        """Add final values, and the files of `folder`, to the run that made these weights.
+        """Add values, the files of `folder` and a picture of `mistakes` to the run that made the weights.
 
         `tags` tell it from other runs that made the same, as seeds that train nothing do.
         """
@@ -122,7 +142,12 @@ class NoTracker:
         return nullcontext(_Unrecorded())
 
     def annotate(
-        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+        self,
+        weights_sha256: str,
+        tags: Mapping[str, str],
+        values: Mapping[str, float],
+        folder: Path,
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
         """Forget."""
 
@@ -141,10 +166,15 @@ class Labelled:
         return self.tracker.run(replace(about, setting=setting, tags={**about.tags, **self.tags}))
 
     def annotate(
-        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+        self,
+        weights_sha256: str,
+        tags: Mapping[str, str],
+        values: Mapping[str, float],
+        folder: Path,
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
         """Pass it on."""
-        self.tracker.annotate(weights_sha256, tags, values, folder)
+        self.tracker.annotate(weights_sha256, tags, values, folder, mistakes)
 
 
 @dataclass(frozen=True)

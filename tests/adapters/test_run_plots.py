@@ -1,12 +1,15 @@
 """Pictures of a run: what is drawn of which files, and that odd runs draw too."""
 
+import csv
 import io
 import json
+import re
 
 import pytest
 from PIL import Image
 
-from frostline.adapters.run_plots import confusion, curves, draw
+from frostline.adapters.run_plots import PER_CLASS, _counted, class_table, confusion, curves, draw, per_class
+from frostline.files import csv_text
 
 COLUMNS = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n"
 ROWS = "0,0,,,,,1.0,0.5\n1,5,0,0.1,0.9,0.6,0.8,0.7\n2,10,1,0.1,0.7,0.7,0.7,0.8\n"
@@ -32,9 +35,35 @@ def test_what_is_drawn_is_what_there_is(tmp_path):
         (tmp_path / f"seed-{seed}").mkdir()
         text = f"id,label,prediction,confidence\na,cat,dog,0.5\nb,dog,{'dog' if seed else 'cat'},0.9\n"
         (tmp_path / f"seed-{seed}" / "predictions.csv").write_text(text)
-    pictures = dict(draw(tmp_path))
-    assert list(pictures) == ["curves.png", "confusion.png"]
-    assert all(ink(png) > 20 for png in pictures.values())
+    drawn = dict(draw(tmp_path))
+    assert list(drawn) == ["curves.png", "confusion.png", "per_class.csv", "per_class.html"]
+    assert all(ink(drawn[name]) > 20 for name in ("curves.png", "confusion.png"))
+    # Of two seeds together: a cat twice taken for a dog, a dog once known and once taken for a cat.
+    assert drawn["per_class.csv"].decode() == (
+        "class,precision,recall,f1,support,taken_for,times\ncat,0.0,0.0,0.0,2,dog,2\n"
+        "dog,0.3333,0.5,0.4,2,cat,1\n"
+    )
+
+
+def test_the_table_of_classes_is_scikit_learns():
+    from sklearn.metrics import classification_report
+
+    given = [row for row in rows(7) if row["label"] != "3"]
+    truth, guesses = ([row[key] for row in given] for key in ("label", "prediction"))
+    expected = classification_report(truth, guesses, output_dict=True, zero_division=0)
+    text = csv_text(PER_CLASS, per_class(*_counted(given)))
+    table = list(csv.DictReader(io.StringIO(text)))
+    assert sorted(table, key=lambda row: float(row["f1"])) == table
+    for row in table:
+        wanted = expected[row["class"]]
+        for ours, theirs in (("precision",) * 2, ("recall",) * 2, ("f1", "f1-score"), ("support",) * 2):
+            assert float(row[ours] or 0) == pytest.approx(wanted[theirs], abs=1e-4)
+    (five,) = (row for row in table if row["class"] == "5")
+    assert (five["precision"], five["taken_for"], five["times"]) == (
+        "",
+        "4",
+        "4",
+    )  # never guessed: 5² = 4 (7)
 
 
 def test_a_plan_is_drawn(tmp_path):
@@ -73,7 +102,7 @@ def rows(classes: int, name: str = "{}") -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 30, 300])
 def test_confusion_of_any_number_of_classes_fits_a_screen(classes):
-    width, height = size(confusion(rows(classes)))
+    width, height = size(confusion(*_counted(rows(classes))))
     assert 500 < width < 2600
     assert 500 < height < 2600
 
@@ -82,7 +111,18 @@ def test_confusion_of_any_number_of_classes_fits_a_screen(classes):
 def test_class_names_of_any_kind(tmp_path, name):
     lines = "".join(f"{i},{row['label']},{row['prediction']},1\n" for i, row in enumerate(rows(5, name)))
     (tmp_path / "predictions.csv").write_text("id,label,prediction,confidence\n" + lines)
-    assert all(ink(png) > 20 for _, png in draw(tmp_path))
+    drawn = dict(draw(tmp_path))
+    assert ink(drawn["confusion.png"]) > 20
+    assert {row["class"] for row in csv.DictReader(io.StringIO(drawn["per_class.csv"].decode()))} == {
+        name.format(i) for i in range(5)
+    }
+
+
+def test_the_page_of_classes_shows_what_the_table_has():
+    page = class_table([["<b>", None, 0.5, 0.3333, 4, "a & b", 2], ["a & b", 1.0, 1.0, 1.0, 9, None, None]])
+    first, second = re.findall(r"<tr><td>(.*)</td></tr>", page)
+    assert re.split(r"</td><td[^>]*>", first) == ["&lt;b&gt;", "", "50.0 %", "33.3 %", "4", "a &amp; b", "2"]
+    assert re.split(r"</td><td[^>]*>", second)[-2:] == ["", ""]
 
 
 def test_the_same_files_draw_the_same_bytes():
@@ -90,4 +130,4 @@ def test_the_same_files_draw_the_same_bytes():
         dict(zip(COLUMNS.strip().split(","), row.split(","), strict=True)) for row in ROWS.splitlines()
     ]
     assert curves(history) == curves(history)
-    assert confusion(rows(3)) == confusion(rows(3))
+    assert confusion(*_counted(rows(3))) == confusion(*_counted(rows(3)))

@@ -7,13 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from frostline.processes import name_of_this
-from frostline.services import RunInfo
+from frostline.services import Mistake, RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -204,7 +206,7 @@ def test_curves_last_values_and_the_data_set(store):
     curve = store.client.get_metric_history(found.info.run_id, "val/loss")
     assert [(m.step, m.value, m.timestamp) for m in curve] == [(e, 1 / (e + 1), 1000 + e) for e in range(40)]
     assert len(store.client.get_metric_history(found.info.run_id, "phase")) == 39
-    assert found.data.metrics == {
+    assert {key: v for key, v in found.data.metrics.items() if not key.startswith("system/")} == {
         "phase": 0,
         "lr": 0.1,
         "val/loss": 1 / 40,
@@ -232,10 +234,47 @@ def test_files_and_the_pictures_drawn_from_them(store):
     run.end("FINISHED")
     (found,) = runs(store).values()
     listed = {f.path for f in store.client.list_artifacts(found.info.run_id)}
-    assert listed == {"history.csv", "config.yaml", "seed-0", "curves.png", "confusion.png"}
+    assert listed == {
+        "history.csv", "config.yaml", "seed-0", "curves.png", "confusion.png",
+        "per_class.csv", "per_class.html",
+    }  # fmt: skip
     for name in ("curves.png", "confusion.png"):
         path = store.client.download_artifacts(found.info.run_id, name)
         assert Path(path).read_bytes().startswith(PNG)
+
+
+def test_mistakes_are_drawn_for_the_run_that_made_them(store):
+    run = begin(store)
+    run.tags({"weights.sha256": "cafe"})
+    run.end("FINISHED")
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    store.annotate("cafe", {}, {}, {}, [Mistake("3", "cat", "dog", 0.9, picture)])
+    (found,) = runs(store).values()
+    assert [f.path for f in store.client.list_artifacts(found.info.run_id)] == ["mistakes.png"]
+    path = store.client.download_artifacts(found.info.run_id, "mistakes.png")
+    assert Path(path).read_bytes().startswith(PNG)
+
+
+def test_the_machines_load_while_a_run_trains(store, monkeypatch):
+    """As it ends at the latest; not of an evaluation, nor where the user wants none."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "3600")
+    run = begin(store, info("watched"))
+    run.watch_machine()
+    run.end("FINISHED")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1e-9")
+    often = begin(store, info("often"))
+    for _ in range(3):
+        often.watch_machine()
+    often.end("FINISHED")
+    begin(store, replace(info("evaluation"), context="evaluation")).end("FINISHED")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    begin(store, info("unwatched")).end("FINISHED")
+    key = "system/cpu_utilization_percentage"
+    steps = {
+        name: [point.step for point in store.client.get_metric_history(run.info.run_id, key)]
+        for name, run in runs(store).items()
+    }
+    assert steps == {"watched": [0], "often": [0, 1, 2, 3], "evaluation": [], "unwatched": []}
 
 
 def test_lineage_goes_to_the_run_that_made_the_weights(store):

@@ -136,6 +136,14 @@ def test_exif_orientations_are_undone(orientation, kind):
     assert np.abs(pixels(image) - pixels(upright)).max() <= 12
 
 
+def test_a_jpeg_may_be_decoded_at_a_part_of_its_size():
+    whole = picture(1, (803, 401))
+    for kind, size in (("JPEG", (201, 101)), ("PNG", (803, 401))):
+        image = decode(encoded(whole, kind), f"x.{kind}", at_least=100).image
+        assert image.size == size
+        assert np.abs(pixels(image.resize((80, 40))) - pixels(whole.resize((80, 40)))).mean() < 3
+
+
 def test_broken_exif_is_ignored():
     content = encoded(picture(1), "JPEG", exif=b"Exif\0\0" + b"II*\0\xff\xff\xff\xff" + b"garbage")
     assert decode(content, "x.jpg").image.size == picture(1).size

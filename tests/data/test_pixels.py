@@ -15,7 +15,7 @@ from timm.data import create_transform
 
 from frostline.data import pixels
 from frostline.data.decode import decode
-from frostline.data.pixels import InputSpec, OnDisk, load_pixels, normalise, those, to_pixels
+from frostline.data.pixels import InputSpec, OnDisk, load_pixels, normalise, those, thumbnails, to_pixels
 from frostline.errors import FrostlineError
 from frostline.stages import prepare
 
@@ -278,6 +278,25 @@ def test_files_of_a_plugin(install_dataset, tmp_path):
     assert (index.storage, index.kind) == ("files", "plugin")
     loaded = load_pixels(config.dataset, index, tmp_path / "out", [0], SPEC, scratch=tmp_path)
     assert (loaded[0].numpy() == to_pixels(Image.open(root / "cat" / "0.png"), SPEC)).all()
+
+
+def test_thumbnails_of_files_are_whole_and_no_larger(tree):
+    root, dataset, index, folder = tree
+    rows = np.array([index.keys.index(key) for key in ("cat/wide.png", "dog/grey.png", "cat/tall.jpg")])
+    wide, grey, tall = thumbnails(dataset, index, folder, rows, 45)
+    assert (wide.shape, grey.shape, tall.shape) == ((16, 45, 3), (20, 20), (45, 21, 3))
+    assert (grey == np.asarray(picture(902, (20, 20), "L"))).all()
+    (root / "cat" / "wide.png").unlink()
+    with pytest.raises(FrostlineError, match=r"cat/wide\.png is missing"):
+        thumbnails(dataset, index, folder, rows, 45)
+
+
+def test_thumbnails_of_arrays(digits):
+    dataset, index, folder = digits
+    images = index.images(folder)
+    for found, row in zip(thumbnails(dataset, index, folder, np.array([7, 3]), 160), (7, 3), strict=True):
+        assert (found == images[row]).all()
+    assert [t.shape for t in thumbnails(dataset, index, folder, np.array([7]), 4)] == [(4, 4)]
 
 
 @pytest.mark.slow

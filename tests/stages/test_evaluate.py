@@ -13,7 +13,7 @@ from frostline.errors import FrostlineError
 from frostline.files import read_csv
 from frostline.models.backbones import build
 from frostline.schema import Evaluate
-from frostline.services import Services
+from frostline.services import NoTracker, Services
 from frostline.stages import evaluate, finetune
 
 SEEDS = [0, 1]
@@ -96,6 +96,48 @@ def test_measured_again_it_is_the_same_whatever_the_batches(arm, digits, tmp_pat
     first = json.loads((folder / "out" / "seed-0" / "metrics.json").read_text())
     for split in first:
         assert metrics[split] == pytest.approx(first[split], rel=1e-4)
+
+
+class Heard(NoTracker):
+    """Keeps what it is told of a run that was measured."""
+
+    def annotate(self, weights_sha256, tags, values, folder, mistakes=()):
+        self.values, self.mistakes = dict(values), list(mistakes)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["pictures", "pictures that are gone"])
+def test_the_surest_mistakes_and_all_metrics_go_to_the_run(arm, digits, tmp_path, monkeypatch, gone):
+    folder, config, _ = arm
+    if gone:
+        monkeypatch.setattr(evaluate, "thumbnails", thumbnails_of_files_that_are_gone)
+    heard = Heard()
+    trained = folder / "finetuned" / "seed-0"
+    metrics = evaluate.measure(config, 0, digits, trained, tmp_path, Services(tmp_path, tracker=heard))
+    for split, prefix in (("test", "test"), ("val", "best/val")):
+        assert metrics[split].items() - {("n", metrics[split]["n"])} <= {
+            (key.removeprefix(f"{prefix}/"), value) for key, value in heard.values.items()
+        }
+    wrong = [row for row in read_csv(tmp_path / "predictions.csv") if row["label"] != row["prediction"]]
+    assert len(wrong) > evaluate.MISTAKES
+    wrong.sort(key=lambda row: -float(row["confidence"]))
+    index, images = Index.read(digits), np.load(digits / "images.npy")
+    assert len(heard.mistakes) == evaluate.MISTAKES
+    for mistake, row in zip(heard.mistakes, wrong, strict=False):
+        assert (mistake.id, mistake.label, mistake.prediction) == (row["id"], row["label"], row["prediction"])
+        assert mistake.confidence == pytest.approx(float(row["confidence"]), rel=1e-6)
+        if gone:  # what the network saw
+            assert mistake.picture.shape == (16, 16)
+        else:
+            assert (mistake.picture == images[index.keys.index(mistake.id)]).all()
+    # They are left nowhere: what a stage leaves is listed, and repeats byte for byte.
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
+        "metrics.json",
+        "predictions.csv",
+    ]
+
+
+def thumbnails_of_files_that_are_gone(*given):
+    raise FrostlineError("photos/1.jpg is missing: restore it")
 
 
 def test_a_seed_that_was_not_trained_is_one_sentence(arm, digits, tmp_path):

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import frostline
 from frostline.errors import Pruned
 from frostline.processes import name_of_this
-from frostline.services import TRIAL_STATE, Recorded, RunInfo
+from frostline.services import TRIAL_STATE, Mistake, Recorded, RunInfo
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from frostline.adapters.tracking import Store, StoredRun
     from frostline.core.freeze import FreezePlan
     from frostline.data.pixels import InputSpec
     from frostline.schema import Run
@@ -36,6 +38,8 @@ PATIENCE_SECONDS = 45.0
 """How long a command that is done waits for the store to take the last of its records."""
 NICENESS = 10
 """What trains comes first, where cores are few."""
+SILENCE_SECONDS = 5.0
+"""The longest time after which the recorder looks whether the machine's load is to be noted."""
 RECORDED_FILES = (".csv", ".json", ".yaml")
 """Of a run's folder; DVC keeps the weights."""
 
@@ -72,10 +76,16 @@ class Recorder:
             self._handed_over()
 
     def annotate(
-        self, weights_sha256: str, tags: Mapping[str, str], values: Mapping[str, float], folder: Path
+        self,
+        weights_sha256: str,
+        tags: Mapping[str, str],
+        values: Mapping[str, float],
+        folder: Path,
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
-        """Add final values and files to the run that made these weights."""
-        self.send(-1, "annotate", weights_sha256, dict(tags), dict(values), contents(folder))
+        """Add final values, files and a picture of mistakes to the run that made these weights."""
+        given = dict(tags), dict(values), contents(folder), list(mistakes)
+        self.send(-1, "annotate", weights_sha256, *given)
 
     def send(self, key: int, what: str, *arguments: Any) -> None:
         """Queue a message; never waits."""
@@ -134,6 +144,7 @@ class RecordedRun:
 
     def __init__(self, recorder: Recorder, key: int) -> None:
         self._recorder, self._key = recorder, key
+        self._of_phases: list[Charted] = []
 
     def planned(
         self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
@@ -142,13 +153,16 @@ class RecordedRun:
         from frostline.plan import of_run
         from frostline.report.plan_text import as_yaml
 
+        self._of_phases = [Charted.of(plan, phase, network) for phase in range(len(plan.phases))]
         made = of_run(run, plan, network, spec, images)
         files = {"plan.json": made.as_json().encode(), "plan.yaml": as_yaml(made).encode()}
         self._recorder.send(self._key, "files", files)
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
-        """Record a row of the history."""
-        self._recorder.send(self._key, "epoch", dict(row))
+        """Record a row of the history, and what shows in charts where a phase begins."""
+        phase = row.get("phase")
+        more = self._of_phases[int(phase)].values(row["lr"]) if self._of_phases and phase is not None else {}
+        self._recorder.send(self._key, "epoch", {**row, **more})
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Record final values."""
@@ -165,6 +179,36 @@ class RecordedRun:
     def finished(self, folder: Path) -> None:
         """Record the files that the run leaves, and draw its curves."""
         self._recorder.send(self._key, "files", contents(folder))
+
+
+@dataclass(frozen=True)
+class Charted:
+    """What a phase changes, for charts beside the metrics."""
+
+    trainable: int
+    """Parameters that train."""
+    shares: Mapping[str, float]
+    """Group → its highest rate, as a share of the highest of all; 0: frozen."""
+
+    @classmethod
+    def of(cls, plan: "FreezePlan", phase: int, network: "nn.Module") -> "Charted":
+        """Work it out for a phase of a plan on its network."""
+        places = plan.layers.places
+        factors = {
+            group: max(plan.scale(phase, group, places[name].depth) for name in names)
+            for group, names in plan.groups.items()
+        }
+        trained, highest = plan.trained(phase), max(factors.values())
+        count = sum(p.numel() for name, p in network.named_parameters() if name in trained)
+        return cls(count, {group: factor / highest for group, factor in factors.items()})
+
+    def values(self, lr: float | None) -> dict[str, float]:
+        """Return the metrics of an epoch whose last step had `lr` as its highest rate.
+
+        A phase's curve is the same for all groups, so each group's rate is its share of the highest.
+        """
+        rates = {} if lr is None else {f"lr/{group}": lr * share for group, share in self.shares.items()}
+        return {"trainable_parameters": float(self.trainable), **rates}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -192,22 +236,51 @@ def _feed(messages: "queue.SimpleQueue[Message | threading.Event | None]", pipe:
 
 def serve(stream: BinaryIO) -> None:
     """Record what comes in until the other end is closed; runs that are open then were killed."""
-    from frostline.adapters.tracking import Store, StoredRun
+    from frostline.adapters.tracking import Store
 
     store = Store()
     store.connect()
     runs: dict[int, StoredRun] = {}
-    for when, key, what, arguments in _messages(stream):
-        if what == "annotate":
-            store.annotate(*arguments)
-        elif what == "begin":
-            runs[key] = store.begin(*arguments, when=when)
-        elif what == "end":
-            runs.pop(key).end(*arguments, when=when)
-        else:
-            getattr(runs[key], what)(*arguments, when=when)
+    for message in _arriving(stream):
+        if message:
+            _record(store, runs, message)
+        for run in runs.values():
+            run.watch_machine()
     for run in runs.values():
         run.end("KILLED")
+
+
+def _record(store: "Store", runs: "dict[int, StoredRun]", message: Message) -> None:
+    when, key, what, arguments = message
+    if what == "annotate":
+        store.annotate(*arguments)
+    elif what == "begin":
+        runs[key] = store.begin(*arguments, when=when)
+    elif what == "end":
+        runs.pop(key).end(*arguments, when=when)
+    else:
+        getattr(runs[key], what)(*arguments, when=when)
+
+
+def _arriving(stream: BinaryIO) -> Iterator[Message | None]:
+    """Yield what comes in, and None after each few seconds of silence."""
+    arrived: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for message in _messages(stream):
+            arrived.put(message)
+        arrived.put(None)
+
+    threading.Thread(target=read, name="messages", daemon=True).start()
+    while True:
+        try:
+            message = arrived.get(timeout=SILENCE_SECONDS)
+        except queue.Empty:
+            yield None
+            continue
+        if message is None:
+            return
+        yield message
 
 
 def _messages(stream: BinaryIO) -> Iterator[Message]:

@@ -1,18 +1,20 @@
-"""Pictures of one run for MLflow: its plan, its curves with the phase boundaries, its confusion matrix."""
+"""What is drawn of a run for MLflow: plan, curves with phase boundaries, confusions, a table of classes."""
 
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from frostline.files import read_csv, read_json
+from frostline.files import csv_text, read_csv, read_json
 from frostline.report import plan_picture, theme
-from frostline.report.canvas import DOTTED, blank, epoch_axis, percent_axis, png
+from frostline.report.canvas import DOTTED, ON_PAPER, blank, epoch_axis, percent_axis, png
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 COUNTED_CLASSES = 15
 """Up to so many, a confusion matrix has its counts written in it."""
@@ -21,11 +23,14 @@ NAMED_CLASSES = 50
 SHORT_NAME = 18
 """Characters of a class's name."""
 
+PER_CLASS = ("class", "precision", "recall", "f1", "support", "taken_for", "times")
+"""Columns: `taken_for` is the class that most of its wrong images were taken for, so many `times`."""
+
 Rows = Sequence[Mapping[str, str]]
 
 
 def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (file name, PNG) for what a run's folder holds; a study's evaluation has a subfolder a seed."""
+    """Yield (name, content) for what a run's folder holds; a study's evaluation has a subfolder a seed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class may have any name
         if (plan := folder / "plan.json").is_file():
@@ -34,7 +39,11 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
         predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
         if predictions:
-            yield "confusion.png", confusion(predictions)
+            classes, counts = _counted(predictions)
+            yield "confusion.png", confusion(classes, counts)
+            rows = per_class(classes, counts)
+            yield "per_class.csv", csv_text(PER_CLASS, rows).encode()
+            yield "per_class.html", class_table(rows).encode()
 
 
 def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
@@ -65,18 +74,68 @@ def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
         return png(figure)
 
 
-def confusion(predictions: Rows) -> bytes:
-    """Draw how often images of each class (rows) were taken for each class (columns), as shares of rows."""
-    import numpy as np
+def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
+    """The K classes in their order, and (K, K) how often each (row) was taken for each (column)."""
+    from frostline.core.metrics import confusion
 
     classes = sorted(
         {row["label"] for row in predictions} | {row["prediction"] for row in predictions}, key=_natural
     )
     place = {name: i for i, name in enumerate(classes)}
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(
-        counts, tuple(np.array([[place[row[k]] for row in predictions] for k in ("label", "prediction")])), 1
+    labels, guesses = ([place[row[key]] for row in predictions] for key in ("label", "prediction"))
+    return classes, confusion(labels, guesses, len(classes))
+
+
+def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> list[list[Any]]:
+    """Return how well each class is known, as rows of `PER_CLASS`, the one with the lowest F1 first.
+
+    Args:
+        classes: K names.
+        counts: (K, K), how often images of each class (rows) were taken for each class (columns).
+    """
+    rows: list[tuple[float, list[Any]]] = []
+    for i, name in enumerate(classes):
+        hits, support, guessed = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+        precision, recall = (round(hits / n, 4) if n else None for n in (guessed, support))
+        f1 = round(2 * hits / (support + guessed), 4)
+        wrong = counts[i].copy()
+        wrong[i] = 0
+        other = int(wrong.argmax())
+        confused = [classes[other], int(wrong[other])] if wrong[other] else [None, None]
+        rows.append((f1, [name, precision, recall, f1, support, *confused]))
+    rows.sort(key=lambda row: row[0])
+    return [row for _, row in rows]
+
+
+def class_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Return a page with the rows of `per_class`: MLflow's view of a CSV has no room for the last columns."""
+    from markupsafe import escape
+
+    def cell(value: Any) -> str:
+        number = isinstance(value, int | float)
+        text = f"{100 * value:.1f} %" if isinstance(value, float) else "" if value is None else str(value)
+        return f"<td{' class=number' if number else ''}>{escape(text)}</td>"
+
+    heads = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in PER_CLASS)
+    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    style = (
+        f"body{{font:14px sans-serif;color:{theme.INK.light}}} table{{border-collapse:collapse}}"
+        f" th{{text-align:left;color:{theme.SOFT.light};font-weight:normal}} .number{{text-align:right}}"
+        f" td,th{{padding:4px 18px 4px 0;border-bottom:1px solid {theme.LINE.light}}}"
     )
+    table = f"<table><tr>{heads}</tr>\n{body}\n</table>"
+    return f"<!doctype html><meta charset=utf-8><style>{style}</style>\n{table}\n"
+
+
+def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
+    """Draw how often images of each class (rows) were taken for each class (columns), as shares of rows.
+
+    Args:
+        classes: K names.
+        counts: (K, K).
+    """
+    import numpy as np
+
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.34 * len(classes)), 11.0)
     with blank(side + 0.6, side + 0.4) as figure:
@@ -119,6 +178,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
                     fontsize=8.5,
                     color=theme.SOFT.light,
                     va="bottom",
+                    bbox=ON_PAPER,
                 )
 
 

@@ -28,7 +28,7 @@ from frostline.core.metrics import METRICS, score, spread
 from frostline.errors import FrostlineError, allowed
 from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
-from frostline.services import TRIAL_STATE, RunInfo
+from frostline.services import TRIAL_STATE, Mistake, RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -40,6 +40,8 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from frostline.adapters import machine_load
 
 PARAM_LIMIT = 6000
 """Characters; MLflow cuts longer values without a word."""
@@ -134,7 +136,9 @@ class Store:
                 tags = _tags(about, process)
                 tags["mlflow.parentRunId"] = self._setting(tags) or self._study(about.study)
                 run = self.client.create_run(self.experiment, when, tags, about.name)
-        stored = StoredRun(self, run.info.run_id if run else None)
+        watched = run and about.context == "training" and machine_load.wanted()
+        load = machine_load.MachineLoad() if watched else None
+        stored = StoredRun(self, run.info.run_id if run else None, load)
         stored.describe(about)
         return stored
 
@@ -164,8 +168,9 @@ class Store:
         tags: Mapping[str, str],
         values: Mapping[str, float],
         files: Mapping[str, bytes],
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
-        """Add final values and files to the newest run that has these tags and made these weights."""
+        """Add final values, files and pictures to the newest run with these tags that made these weights."""
         if self.away:
             return
         with self.tolerant("the test results can't be recorded"):
@@ -174,7 +179,7 @@ class Store:
                 run = StoredRun(self, found[0].info.run_id)
                 run.metrics(values)
                 run.files(files)
-                run.pictures()
+                run.pictures(mistakes)
                 if "setting" in found[0].data.tags:
                     self.gather(found[0].info.run_id)
 
@@ -280,8 +285,11 @@ class Store:
 class StoredRun:
     """One run in the store; after its first failure the rest of it is not recorded."""
 
-    def __init__(self, store: Store, run_id: str | None) -> None:
-        self._store, self._id = store, run_id
+    def __init__(
+        self, store: Store, run_id: str | None, load: machine_load.MachineLoad | None = None
+    ) -> None:
+        self._store, self._id, self._load = store, run_id, load
+        self._samples = 0
         self._waiting: list[Metric] = []
         self._drawable: dict[str, bytes] = {}
         """Files since the last pictures."""
@@ -347,22 +355,33 @@ class StoredRun:
         self._drawable |= files
         self._log_files(files.items())
 
-    def pictures(self) -> None:
-        """Draw what the files since the last pictures give, and record that."""
+    def watch_machine(self, *, at_end: bool = False) -> None:
+        """Record the machine's load if it is time, and as the run ends."""
+        if self._load and self._id and (at_end or self._load.due):
+            self._wait(self._load.sample(), self._samples, None)
+            self._samples += 1
+            self._flush()
+
+    def pictures(self, mistakes: Sequence[Mistake] = ()) -> None:
+        """Draw what the files since the last pictures give, and mistakes, and record that."""
         from frostline.adapters.run_plots import draw
+        from frostline.report import mistakes_picture
 
         drawable, self._drawable = self._drawable, {}
-        if not drawable or self._id is None:
+        if not (drawable or mistakes) or self._id is None:
             return
         with self._store.tolerant("the run's pictures can't be drawn"):
             with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
                 for name, content in drawable.items():
                     write_bytes(Path(folder, name), content)
                 drawn = list(draw(Path(folder)))
+            if mistakes:
+                drawn.append(("mistakes.png", mistakes_picture.draw(mistakes)))
             self._log_files(drawn)
 
     def end(self, status: str, *, when: int | None = None) -> None:
         """Send what waits, draw the run's pictures, and close it: drawing takes what training wants."""
+        self.watch_machine(at_end=True)
         self._flush()
         self.pictures()
         self._send(lambda client, run_id: client.set_terminated(run_id, status, when))

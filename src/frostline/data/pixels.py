@@ -202,6 +202,33 @@ def load_pixels(
     return _rows_of(kept / f"{key}.npy", shape, produce, rows)
 
 
+def thumbnails(
+    dataset: schema.Dataset, index: Index, folder: Path, rows: NDArray[np.int64], side: int
+) -> list[Pixels]:
+    """Return images as they are in the data set, uncropped, for people to look at.
+
+    Args:
+        dataset: whose root the keys of an index of files are relative to.
+        index: of the prepared data set.
+        folder: that the index lies in.
+        rows: (n,) positions in the index.
+        side: pixels; larger images are made smaller.
+
+    Returns:
+        n of (H, W) or (H, W, 3) uint8, each of its own size.
+
+    Raises:
+        FrostlineError: an image is missing or damaged.
+    """
+    if index.storage == "arrays":
+        pictures = [Image.fromarray(image) for image in index.images(folder)[rows]]
+    else:
+        root = root_of(dataset)
+        keys = [index.keys[row] for row in rows]
+        pictures = [decode(read_bytes(root / key, key), key, at_least=side).image for key in keys]
+    return [_no_larger(picture, side) for picture in pictures]
+
+
 def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     """Scale (N, C, H, W) uint8 to 0…1, subtract each channel's mean and divide by its standard deviation.
 
@@ -232,6 +259,11 @@ def _pixels_of_file(root: Path, index: Index, place: str, spec: InputSpec, row: 
     if hashlib.sha256(content).hexdigest() != index.sha256[row]:
         raise FrostlineError(f"{place}: {key} has changed since prepare read it: run prepare again")
     return to_pixels(decode(content, key).image, spec)
+
+
+def _no_larger(picture: Image.Image, side: int) -> Pixels:
+    picture.thumbnail((side, side))
+    return np.asarray(picture)
 
 
 def _pixels_of_array(images: Pixels, index: Index, folder: Path, spec: InputSpec, row: int) -> Pixels:

@@ -16,11 +16,11 @@ from frostline.core.metrics import classification_metrics, spread
 from frostline.core.seeds import derive
 from frostline.data.features import Reuse
 from frostline.data.index import Index, training_rows
-from frostline.data.pixels import Images, images_key, load_pixels
+from frostline.data.pixels import Images, Stack, images_key, load_pixels, thumbnails
 from frostline.errors import FrostlineError, exhaustion
 from frostline.files import canonical_json, csv_text, publish, read_json, read_yaml, sha256_of, write_text
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
-from frostline.services import RunInfo, Services
+from frostline.services import Mistake, RunInfo, Services
 from frostline.stages.measuring import (
     logits_behind,
     logits_of,
@@ -29,7 +29,7 @@ from frostline.stages.measuring import (
     reuse_of,
 )
 from frostline.stages.soup import soups
-from frostline.stages.training import plan_of
+from frostline.stages.training import backbone_name, plan_of
 from frostline.validate import validated
 
 METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
@@ -39,6 +39,8 @@ METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
     "config.yaml",
 )
 SPLITS = ("test", "val", "train")
+MISTAKES, THUMBNAIL = 24, 160
+"""How many are shown, and the longer side of each in pixels."""
 
 
 @exhaustion()
@@ -52,8 +54,14 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         FrostlineError: a seed's weights or the prepared data are missing or do not fit together.
     """
     measured: dict[str, dict[str, dict[str, float]]] = {}
-    runs: dict[int, Run] = {}
-    tags = {"arm": config.arm, "dataset": config.dataset.kind}
+    runs = {seed: _run_of(finetuned / f"seed-{seed}" / CONFIG) for seed in config.seeds}
+    trained = runs[config.seeds[0]]
+    tags = {
+        "arm": config.arm,
+        "backbone": backbone_name(trained),
+        "dataset": config.dataset.kind,
+        "freeze": trained.freeze_name,
+    }
     index = Index.read(data)
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
     info = RunInfo(
@@ -71,10 +79,10 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         services.progress(f"evaluate {config.arm}", len(config.seeds)) as advance,
     ):
         for seed in config.seeds:
-            folder, trained = work / f"seed-{seed}", finetuned / f"seed-{seed}"
+            folder = work / f"seed-{seed}"
             folder.mkdir()
-            runs[seed] = _run_of(trained / CONFIG)
-            measured[str(seed)] = measure(runs[seed], seed, data, trained, folder, services)
+            weights = finetuned / f"seed-{seed}"
+            measured[str(seed)] = measure(runs[seed], seed, data, weights, folder, services)
             advance(1, f"test/accuracy {measured[str(seed)]['test']['accuracy']:.4f}")
         summary = {split: _summary([m[split] for m in measured.values()]) for split in SPLITS}
         accuracies = {seed: measured[str(seed)]["val"]["accuracy"] for seed in runs}
@@ -113,7 +121,7 @@ def measure(
     rows |= {split: index.rows(split) for split in ("val", "test")}
     reuse = reuse_of(config, seed, spec, services)
     parts: tuple[Split, Precision] | None = None
-    metrics, predictions = {}, []
+    metrics, predictions, mistakes = {}, [], []
     for split in SPLITS:
         pixels = load_pixels(config.dataset, index, data, rows[split], spec, scratch=services.scratch)
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows[split])]
@@ -129,13 +137,16 @@ def measure(
         metrics[split] = classification_metrics(logits, labels)
         if split == "test":
             predictions = list(_predictions(index, rows[split], logits))
+            mistakes = _mistakes(config, index, data, rows[split], logits, pixels)
     write_text(out / METRICS, canonical_json(metrics))
     write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], predictions))
     services.tracker.annotate(
         sha256_of(trained / WEIGHTS),
         {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
-        {f"test/{k}": v for k, v in metrics["test"].items()},
+        {f"test/{k}": v for k, v in metrics["test"].items()}
+        | {f"best/val/{k}": v for k, v in metrics["val"].items() if k != "n"},
         out,
+        mistakes,
     )
     return metrics
 
@@ -164,6 +175,26 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
     for row, p, k in zip(rows.tolist(), confidence.tolist(), best.tolist(), strict=True):
         # Seven digits: a float32 network has no more to say.
         yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
+
+
+def _mistakes(
+    config: Run, index: Index, data: Path, rows: NDArray[np.int64], logits: torch.Tensor, pixels: Stack
+) -> list[Mistake]:
+    """The images whose wrong answer is the surest, the surest first, as the data set has them."""
+    confidence, best = (each.numpy() for each in logits.double().softmax(1).max(1))
+    wrong = np.flatnonzero(best != index.labels[rows])
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    try:
+        pictures = thumbnails(config.dataset, index, data, rows[chosen], THUMBNAIL)
+    except FrostlineError:  # One is gone since: as the network sees them.
+        seen = pixels[torch.as_tensor(chosen)].permute(0, 2, 3, 1).numpy()
+        pictures = list(seen[..., 0] if seen.shape[-1] == 1 else seen)
+    return [
+        Mistake(
+            index.keys[row], index.classes[index.labels[row]], index.classes[best[i]], confidence[i], picture
+        )
+        for row, i, picture in zip(rows[chosen], chosen, pictures, strict=True)
+    ]
 
 
 def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
