@@ -29,6 +29,9 @@ COMMANDS = (
     "gate",
     "ui",
     "cache",
+    "register",
+    "predict",
+    "export",
     "doctor",
 )
 RUN_FILES = {
@@ -79,6 +82,8 @@ HEAVY = ("torch", "timm", "pytorch_lightning", "mlflow", "sklearn", "matplotlib"
         (["cache"], ()),
         (["cache", "prune", "--to", "1GiB"], ()),
         (["cache", "clear"], ()),
+        (["predict", "--help"], ()),
+        (["register", "runs/nope"], ()),
         (["prepare", "dataset=digits"], ("sklearn",)),
     ],
     ids=" ".join,

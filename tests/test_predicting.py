@@ -33,7 +33,7 @@ def tested(photo_run):
 
 def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys):
     paths = [str(photos / name) for name in tested]
-    assert predicting.run(str(photo_run), paths) == 0
+    assert predicting.run(trained.Trained.read(photo_run), paths) == 0
     said = rows(capsys.readouterr().out)
     assert [row["image"] for row in said] == paths
     for row, measured in zip(said, tested.values(), strict=True):
@@ -44,8 +44,11 @@ def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys
 
 def test_a_folder_means_its_pictures_and_the_batch_size_changes_nothing(photo_run, photos, tested, tmp_path):
     one, other = tmp_path / "one.json", tmp_path / "other.json"
-    assert predicting.run(str(photo_run), [str(photos)], "json", one, top_k=2) == 0
-    assert predicting.run(str(photo_run), [str(photos)], "json", other, top_k=2, batch_size=3) == 0
+    assert predicting.run(trained.Trained.read(photo_run), [str(photos)], "json", one, top_k=2) == 0
+    assert (
+        predicting.run(trained.Trained.read(photo_run), [str(photos)], "json", other, top_k=2, batch_size=3)
+        == 0
+    )
     said = json.loads(one.read_text())
     assert [each["image"] for each in said] == sorted(str(path) for path in photos.rglob("*.*"))
     for mine, its in zip(said, json.loads(other.read_text()), strict=True):
@@ -104,8 +107,9 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     from tests.tiny import PROBE
 
     monkeypatch.setattr(execution, "has_bf16", lambda device: True)
-    trainer = {"precision": "auto", "epochs": 1}
-    config = run_config({"backbone": RESNET, "input.size": 32, "freeze": PROBE, "trainer": trainer})
+    trainer = {"precision": "auto", "epochs": 5}
+    changes = {"backbone": RESNET, "input.size": 32, "freeze": PROBE, "optimizer.lr": 1.0}
+    config = run_config({**changes, "trainer": trainer})
     config = config.model_copy(update={"freeze_name": "linear_probe"})
     alone.finetune_alone(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
     found = trained.Trained.read(tmp_path / "run")
@@ -116,7 +120,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     in_two = predicting.Network(found).probabilities(pixels).max(1).values.tolist()
     assert in_two == pytest.approx(measured, abs=1e-6)
     in_one = found.served()(pixels).max(1).values.tolist()
-    assert in_one != pytest.approx(measured, abs=1e-4)
+    assert in_one != pytest.approx(measured, abs=1e-3)
 
 
 @pytest.mark.parametrize(

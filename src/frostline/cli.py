@@ -529,11 +529,13 @@ def _cache_clear(arguments: argparse.Namespace) -> None:
 
 
 def _register(arguments: argparse.Namespace) -> None:
-    from frostline import trained
-    from frostline.adapters.models import Models
+    from frostline import located
 
-    found = trained.find(arguments.run)
-    made = Models().register(found, arguments.name, arguments.alias)
+    folder = located.folder(arguments.run)
+    from frostline.adapters.models import Models
+    from frostline.trained import Trained
+
+    made = Models().register(Trained.read(folder), arguments.name, arguments.alias)
     what = f"{made.name} version {made.version}"
     print(
         f"{what}: {made.description}" if made.new else f"{what} has these weights already: {made.description}"
@@ -546,10 +548,14 @@ def _register(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from frostline import located
+
+    folder = located.folder(arguments.model)
     from frostline import predicting
+    from frostline.trained import Trained
 
     bad = predicting.run(
-        arguments.model,
+        Trained.read(folder),
         arguments.images,
         arguments.format,
         arguments.out,
@@ -566,10 +572,14 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from frostline import located
+
+    folder = located.folder(arguments.run)
     from frostline import exporting
     from frostline.files import size
+    from frostline.trained import Trained
 
-    made = exporting.run(arguments.run, arguments.format, arguments.out)
+    made = exporting.run(Trained.read(folder), arguments.format, arguments.out)
     print(
         f"{made.file}: {size(made.file.stat().st_size)}, differs from the network by {made.difference:.1e}"
         f" at most, on {made.tried_on}"

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from frostline import trained
 from frostline.core import weights
 from frostline.core.weights import METADATA
 from frostline.errors import FrostlineError
+from frostline.located import WEIGHTS
 from frostline.models.served import Served
 from frostline.stages.measuring import network_with
+from frostline.trained import Trained
 
 FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "safetensors": ".safetensors"}
 """Format → what its files' names end in."""
@@ -44,16 +45,16 @@ class Exported:
     """The images that this was seen on, in words."""
 
 
-def run(name: str, form: str, out: Path) -> Exported:
+def run(found: Trained, form: str, out: Path) -> Exported:
     """Write the network of a run into the file `out`, unless what is written gives something else.
 
     Args:
-        name: see `trained.find`.
+        found: the run whose network it is.
         form: a key of FORMATS.
         out: the file.
 
     Raises:
-        FrostlineError: there is no such run; a package is missing; the network can't be written in this
+        FrostlineError: a package is missing; the network can't be written in this
             format, or its outputs differ by more than TOLERANCE.
     """
     if out.is_dir():
@@ -62,7 +63,6 @@ def run(name: str, form: str, out: Path) -> Exported:
         )
     if form == "onnx":
         _need_onnx()
-    found = trained.find(name)
     served = found.served()
     images, tried_on = found.images(CHECKED)
     write = {"torchscript": _torchscript, "onnx": _onnx, "safetensors": _safetensors}[form]
@@ -95,13 +95,13 @@ def run(name: str, form: str, out: Path) -> Exported:
     return Exported(out, difference, tried_on)
 
 
-def _torchscript(found: trained.Trained, served: Served, example: Tensor, file: Path) -> Runs:
+def _torchscript(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
     traced = torch.jit.trace(served, example, check_trace=False)
     torch.jit.save(traced, str(file), _extra_files={f"{METADATA}.json": json.dumps(found.about())})
     return torch.jit.load(str(file))
 
 
-def _onnx(found: trained.Trained, served: Served, example: Tensor, file: Path) -> Runs:
+def _onnx(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
     import onnxruntime
 
     batch = torch.export.Dim("batch", min=1)
@@ -121,8 +121,8 @@ def _onnx(found: trained.Trained, served: Served, example: Tensor, file: Path) -
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
-def _safetensors(found: trained.Trained, served: Served, example: Tensor, file: Path) -> Runs:
-    shutil.copyfile(found.folder / trained.WEIGHTS, file)
+def _safetensors(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
+    shutil.copyfile(found.folder / WEIGHTS, file)
     state, _ = weights.load(file)
     network = network_with(state, found.run.backbone, found.spec, len(found.classes))
     return Served(network.eval(), found.spec)

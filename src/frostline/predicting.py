@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from frostline import machine, trained
+from frostline import machine
 from frostline.core.execution import autocast, device_of
 from frostline.data.decode import IMAGE_SUFFIXES, BadImage, decode, printable, read_bytes, suffix
 from frostline.data.features import BATCH
@@ -25,6 +25,7 @@ from frostline.project import scratch
 from frostline.services import Services
 from frostline.stages.evaluate import parts_of
 from frostline.stages.measuring import logits_behind, logits_of, reuse_of
+from frostline.trained import Trained
 
 T = TypeVar("T")
 BAD_SHOWN = 10
@@ -45,7 +46,7 @@ class Prediction:
 
 @exhaustion()
 def run(
-    model: str,
+    found: Trained,
     given: Sequence[str],
     form: Literal["csv", "json"] = "csv",
     out: Path | None = None,
@@ -55,7 +56,7 @@ def run(
     """Predict pictures and write a row for each, in the order given; a folder's by name.
 
     Args:
-        model: see `trained.find`.
+        found: the run whose network is asked.
         given: files, and folders of files.
         form: csv, or json.
         out: the file; None: standard output, batch by batch.
@@ -66,10 +67,9 @@ def run(
         How many pictures could not be used.
 
     Raises:
-        FrostlineError: there is no such model, no picture, or fewer classes than `top_k`.
+        FrostlineError: there is no picture, or fewer classes than `top_k`.
     """
     paths = pictures(given)
-    found = trained.find(model)
     if top_k > len(found.classes):
         raise FrostlineError(
             f"--top-k: found {top_k}, and the model knows {len(found.classes)} classes; give fewer"
@@ -116,7 +116,7 @@ def pictures(given: Sequence[str]) -> list[Path]:
 
 
 def predict(
-    found: trained.Trained, paths: Sequence[Path], top_k: int = 1, batch_size: int | None = None
+    found: Trained, paths: Sequence[Path], top_k: int = 1, batch_size: int | None = None
 ) -> Iterator[Prediction]:
     """Yield a prediction for each picture, in order; a batch is decoded while the one before is computed.
 
@@ -153,7 +153,7 @@ class Network:
         batch_size: images a forward pass; None: the run's own.
     """
 
-    def __init__(self, found: trained.Trained, batch_size: int | None = None) -> None:
+    def __init__(self, found: Trained, batch_size: int | None = None) -> None:
         trainer = found.run.trainer
         self.batch_size = batch_size or trainer.eval_batch_size
         trainer = trainer.model_copy(update={"eval_batch_size": self.batch_size})
@@ -192,7 +192,7 @@ class Network:
         return logits.double().softmax(1)
 
 
-def _pixels(path: Path, found: trained.Trained) -> Pixels | str:
+def _pixels(path: Path, found: Trained) -> Pixels | str:
     """The picture at the network's size, or why there is none."""
     name = str(path)
     try:

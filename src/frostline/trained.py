@@ -1,6 +1,5 @@
-"""A finished run's folder, from whatever names it: its config, its network, and images that it knows."""
+"""A finished run: its config, its network, and a few images to try the network on."""
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,17 +16,15 @@ from frostline.core import weights
 from frostline.data.decode import decode, read_bytes
 from frostline.data.pixels import InputSpec, load_pixels, to_pixels
 from frostline.data.sources import root_of
-from frostline.errors import FrostlineError, allowed
+from frostline.errors import FrostlineError
 from frostline.files import read_csv, read_json, read_yaml, sha256_of
+from frostline.located import CONFIG, TRAINING, WEIGHTS
 from frostline.models.served import Served
 from frostline.schema import ImageFolder, Prepare, Run
 from frostline.stages.measuring import network_with
 from frostline.validate import validated
 
-CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "training.json")
-"""What makes a folder that of a finished run."""
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
-URI = re.compile(r"(models|runs):/")
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,8 @@ class Trained:
         """Read what a run left in `folder`.
 
         Raises:
-            FrostlineError: there is no finished run, or its files are damaged.
+            FrostlineError: a file is damaged, or made by another program.
         """
-        for name in FILES:
-            if not (folder / name).is_file():
-                inner = sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS}"))
-                hint = f"such as {folder / inner[0]}" if inner else "a run leaves it in its `out`"
-                raise FrostlineError(
-                    f"{folder}: no finished run, {name} is missing; name another folder, {hint}"
-                )
         run = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
         state, about = weights.load(folder / WEIGHTS)
         if about is None:
@@ -134,53 +124,3 @@ class Trained:
         rows = index.rows("test")
         rows = rows[:: max(1, len(rows) // count)][:count]
         yield from load_pixels(self.run.dataset, index, data, rows, self.spec)[:].numpy()
-
-
-def find(text: str) -> Trained:
-    """Return the run that `text` names.
-
-    Args:
-        text: a run's folder, its id or name in MLflow, or a model there (models:/NAME@ALIAS,
-            models:/NAME/VERSION, runs:/ID/model).
-
-    Raises:
-        FrostlineError: there is none, or more than one of that name.
-    """
-    return Trained.read(_folder(text))
-
-
-def _folder(text: str) -> Path:
-    if URI.match(text):
-        from frostline.adapters.models import Models
-
-        return Models().fetch(text)
-    path = Path(text)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise FrostlineError(f"{text} is a file; name the folder of a finished run, or models:/NAME@ALIAS")
-    if path.parent != Path():
-        there = {each.parent.name for each in path.parent.glob(f"*/{WEIGHTS}")}
-        hint = (
-            allowed(path.name, there)
-            if there
-            else "name a run's folder, its id in MLflow, or models:/NAME@ALIAS"
-        )
-        raise FrostlineError(f"{text}: there is no such folder; {hint}")
-    from frostline.adapters.models import Models
-
-    models = Models()
-    run_id, sha256 = models.weights_of(text)
-    return local_copy(sha256) or models.fetch(f"runs:/{run_id}/model")
-
-
-def local_copy(sha256: str) -> Path | None:
-    """Return a folder of this project whose run made these weights; None: no run here did."""
-    roots = dict.fromkeys((Path.cwd(), project.find_root(), project.home()))
-    places = [root / name for root in roots for name in ("runs", "artifacts")]
-    for place in (*places, project.scratch() / "pretrain"):
-        for path in sorted(place.rglob(TRAINING)):
-            with suppress(FrostlineError):
-                if read_json(path).get("weights_sha256") == sha256 and (path.parent / WEIGHTS).is_file():
-                    return path.parent
-    return None

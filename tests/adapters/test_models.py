@@ -1,15 +1,14 @@
 """Trained networks in MLflow's registry: what is stored, under which names, and who can load it."""
 
 import json
+import re
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import pytest
 import torch
 
-from frostline import cli, predicting, trained
+from frostline import cli, located, trained
 from frostline.errors import FrostlineError
 from frostline.files import read_csv
 from frostline.processes import name_of_this
@@ -97,55 +96,50 @@ def test_a_version_says_what_it_is(registered, client, photo_run, run_id):
     assert (run.info.status, run.info.end_time) == ("FINISHED", 5000)
 
 
-def test_plain_mlflow_loads_it_without_frostline(registered, place, photo_run, run_id):
+@pytest.fixture
+def plain(place, monkeypatch):
+    """MLflow as anybody uses it."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which is set again when the test is over
+    mlflow.set_tracking_uri(f"sqlite:///{place / 'mlflow.db'}")
+    yield mlflow
+    mlflow.set_tracking_uri("")
+
+
+def test_plain_mlflow_loads_it(registered, plain, photo_run, run_id):
     found = trained.Trained.read(photo_run)
     images, _ = found.images(3)
-    torch.save(images, place / "images.pt")
-    code = f"""
-import json, sys, mlflow, torch
-from mlflow.models import get_model_info
-images = torch.load("images.pt")
-network = mlflow.pytorch.load_model("runs:/{run_id}/model")
-for count in (3, 1):
-    print(json.dumps(network(images[:count]).tolist()))
-generic = mlflow.pyfunc.load_model("models:/pets@champion")
-print(json.dumps(generic.predict(images.numpy()).tolist()))
-for wrong in (images.float().numpy(), images[:, :1].numpy()):
-    try:
-        generic.predict(wrong)
-    except Exception as error:
-        print(json.dumps(str(error)))
-info = get_model_info("models:/pets/1")
-example = mlflow.pyfunc.load_model("models:/pets/1").input_example
-print(json.dumps([str(info.signature), info.metadata, list(example.shape), str(example.dtype)]))
-assert "frostline" not in sys.modules
-"""
-    uri = f"sqlite:///{place / 'mlflow.db'}"
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=place,
-        env={
-            "MLFLOW_TRACKING_URI": uri,
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    three, one, generic, floats, grey, about = map(json.loads, run.stdout.splitlines())
+    network = plain.pytorch.load_model(f"runs:/{run_id}/model")
+    generic = plain.pyfunc.load_model("models:/pets@champion")
     with torch.no_grad():
         ours = found.served()(images)
-    for theirs, count in ((three, 3), (one, 1), (generic, 3)):
-        assert torch.tensor(theirs) == pytest.approx(ours[:count], abs=1e-6)
-    assert "uint8" in floats
-    assert "(-1, 3, 16, 16)" in grey
-    signature, metadata, shape, dtype = about
-    assert "Tensor('uint8', (-1, 3, 16, 16))" in signature
-    assert "Tensor('float32', (-1, 2))" in signature
-    assert metadata["classes"] == ["cat", "dog & más"]
-    assert metadata["input"]["interpolation"] == found.spec.interpolation
-    assert (shape, dtype) == ([2, 3, 16, 16], "uint8")
+        for count in (3, 1):
+            assert network(images[:count]) == pytest.approx(ours[:count], abs=1e-6)
+    assert generic.predict(images.numpy()) == pytest.approx(ours.numpy(), abs=1e-6)
+    with pytest.raises(plain.MlflowException, match="uint8"):
+        generic.predict(images.float().numpy())
+    with pytest.raises(plain.MlflowException, match=r"\(-1, 3, 16, 16\)"):
+        generic.predict(images[:, :1].numpy())
+    info = plain.models.get_model_info("models:/pets/1")
+    assert "Tensor('uint8', (-1, 3, 16, 16))" in str(info.signature)
+    assert "Tensor('float32', (-1, 2))" in str(info.signature)
+    assert info.metadata["classes"] == ["cat", "dog & más"]
+    assert info.metadata["input"]["interpolation"] == found.spec.interpolation
+    example = generic.input_example
+    assert (example.shape, example.dtype) == ((2, 3, 16, 16), "uint8")
+    assert generic.predict(example).shape == (2, 2)
+
+
+def test_it_needs_nothing_of_ours(registered, place):
+    """Its program is torch's, and what has to be installed is torch and numpy."""
+    (program,) = place.rglob("model.pt2")
+    required = (program.parents[1] / "requirements.txt").read_text()
+    assert re.fullmatch(r"mlflow==[\d.]+\ntorch==[\d.]+\nnumpy==[\d.]+", required.strip())
+    loaded = torch.export.load(program).module()
+    assert {type(module).__module__.partition(".")[0] for module in loaded.modules()} == {"torch"}
 
 
 def test_nothing_in_it_is_a_pickle_that_could_do_harm(registered, place):
@@ -227,7 +221,7 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
 )
 def test_what_is_not_there_is_one_sentence(registered, address, sentence):
     with pytest.raises(FrostlineError, match=sentence):
-        predicting.run(address, ["x.png"])
+        located.folder(address)
 
 
 def test_a_run_without_a_model_says_how_to_get_one(models, client):
@@ -238,7 +232,7 @@ def test_a_run_without_a_model_says_how_to_get_one(models, client):
     ):
         models.fetch(f"runs:/{run_id}/model")
     with pytest.raises(FrostlineError, match=r"^empty: this run made no weights; name one of a finished "):
-        trained.find("empty")
+        located.folder("empty")
 
 
 def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, client):
@@ -248,3 +242,35 @@ def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, 
     with pytest.raises(FrostlineError, match=r"^--alias: found 'v3'; "):
         cli._register(cli._arguments(["register", str(photo_run), "--name", "new", "--alias", "v3"]))
     assert len(client.search_registered_models()) == before
+
+
+def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, models, monkeypatch):
+    """What the recorder is told, and what it does then."""
+    from frostline.adapters import recorder
+    from frostline.adapters.tracking import StoredRun
+
+    monkeypatch.setenv("FROSTLINE_MODELS", "on")
+    told = []
+    pipe = type("Pipe", (), {"send": lambda self, key, *message: told.append(message)})()
+    recorder.RecordedRun(pipe, 0).finished(photo_run)
+    files, (what, folder) = told
+    assert (files[0], what) == ("files", "model")
+    run_id = client.create_run(models._store.experiment, run_name="kept").info.run_id
+    StoredRun(models._store, run_id).model(folder)
+    assert not folder.exists()
+    kept = trained.Trained.read(located.folder(f"runs:/{run_id}/model"))
+    assert kept.sha256 == trained.Trained.read(photo_run).sha256
+    monkeypatch.delenv("FROSTLINE_MODELS")
+    told.clear()
+    recorder.RecordedRun(pipe, 0).finished(photo_run)
+    assert [what for what, _ in told] == ["files"]
+
+
+def test_without_a_store_none_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("models:/pets@champion", "nowhere"):
+        with pytest.raises(
+            FrostlineError, match=rf"^{name}: no such folder, and there is no MLflow store at sqli"
+        ):
+            located.folder(name)
+    assert not list(tmp_path.iterdir())

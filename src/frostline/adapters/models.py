@@ -72,10 +72,14 @@ class Registered:
 
 
 class Models:
-    """The models of a project's MLflow store."""
+    """The models of a project's MLflow store.
 
-    def __init__(self) -> None:
-        self._store = Store()
+    Args:
+        store: an open one; None: the project's.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store or Store()
 
     # ── from an address to files ────────────────────────────────────────────────────────────────────────────
 
@@ -151,6 +155,15 @@ class Models:
         return Registered(
             name, str(version.version), new, moved, difference, tried_on, str(version.description)
         )
+
+    def keep(self, trained: "Trained", run_id: str) -> None:
+        """Store a run's network as runs:/ID/model.
+
+        Raises:
+            FrostlineError: it can't be written, or the store is away.
+        """
+        with self._plainly("model"):
+            self._store_model(trained, self._store.client.get_run(run_id))
 
     def _store_model(self, trained: "Trained", run: Run | None) -> tuple[LoggedModel, float, str]:
         """Write the model, try it, and hand it to the store."""
@@ -382,7 +395,8 @@ def _cannot(what: str, error: Exception) -> FrostlineError:
 
 def _but_the_run(folder: str, names: list[str]) -> list[str]:
     """What of a run's folder is no part of a model: all but the files that make it a run, and its metrics."""
-    from frostline.trained import FILES, METRICS
+    from frostline.located import FILES
+    from frostline.trained import METRICS
 
     return [name for name in names if name not in (*FILES, METRICS)]
 
