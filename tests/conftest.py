@@ -28,6 +28,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def photo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on pictures, which lie in ../../photos; see tests/photos.py."""
+    from tests.photos import train
+
+    return train(tmp_path_factory.mktemp("a prôject"))
+
+
+@pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Python that has imported torch already; see tests/warm.py."""
     from tests.warm import WarmPython

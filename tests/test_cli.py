@@ -30,6 +30,9 @@ COMMANDS = (
     "ui",
     "compare",
     "cache",
+    "register",
+    "predict",
+    "export",
     "doctor",
 )
 RUN_FILES = {
@@ -80,6 +83,8 @@ HEAVY = ("torch", "timm", "pytorch_lightning", "mlflow", "sklearn", "matplotlib"
         (["cache"], ()),
         (["cache", "prune", "--to", "1GiB"], ()),
         (["cache", "clear"], ()),
+        (["predict", "--help"], ()),
+        (["register", "runs/nope"], ()),
         (["prepare", "dataset=digits"], ("sklearn",)),
     ],
     ids=" ".join,

@@ -28,6 +28,8 @@ examples:
   frostline probe optimizer.lr=1e-3,1e-2 seed=0,1,2               how good a backbone's frozen features are
   frostline compare --study NAME                                  what differs, and how they did
   frostline ui                                                    compare runs in the browser
+  frostline register RUN --name digits --alias champion           keep the winner in MLflow's registry
+  frostline predict models:/digits@champion FOLDER                and let it say what it sees
 
 KEY=VALUE is a Hydra override: a choice of option (freeze=gradual) or a value (trainer.epochs=5).
 The options are the files of conf/, each with what to expect of it at its top.
@@ -74,6 +76,45 @@ heads; validation chooses among them, and the test split is read for the best se
 
 leaves in out: probe.json, heads.csv (a row a head), and the best head as a run of its own, as
 `frostline finetune freeze=linear_probe` leaves it; out is runs/probe/NAME unless given."""
+WHICH = """\
+RUN is a run's folder (runs/finetune/NAME), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or the
+id or name of a run in MLflow, whose weights are then looked for in this project by their content."""
+REGISTER_EXAMPLES = f"""\
+examples:
+  frostline register runs/finetune/NAME --name digits --alias champion
+                                        the best so far; what was champion before stays a version
+  frostline register 5f0c… --name digits
+                                        by the run's id, as `frostline ui` shows it
+
+{WHICH}
+
+The model is a program of torch.export's, without a pickle: (N, channels, size, size) uint8 images in,
+(N, classes) probabilities out. It is tried before it is stored. Plain MLflow loads it with
+mlflow.pytorch.load_model("models:/digits@champion"); frostline need not be installed there. The same weights
+become no second version."""
+PREDICT_EXAMPLES = f"""\
+examples:
+  frostline predict models:/digits@champion FOLDER --out predictions.csv
+  frostline predict runs/finetune/NAME one.jpg two.png --top-k 3 --format json
+  find . -name '*.jpg' -mtime -1 | xargs -d '\\n' frostline predict models:/digits@champion > new.csv
+
+{WHICH}
+
+Pictures are read, turned, resized and cropped as in training, and the network computes as it was measured,
+so a test image gets what the run's predictions.csv says. In a folder, all image files are meant, those of its
+folders too. A row for each picture: image, prediction, confidence, those of the next likeliest classes, and
+error: why a picture could not be used. The rest goes on, and the exit status is then 2."""
+EXPORT_EXAMPLES = f"""\
+examples:
+  frostline export runs/finetune/NAME --format onnx --out model.onnx
+  frostline export models:/digits@champion --format torchscript --out model.pt
+
+{WHICH}
+
+onnx and torchscript: (N, channels, size, size) uint8 images in, any number, (N, classes) probabilities out;
+size, resizing and class names are in the file's metadata, under "frostline". onnx needs frostline[onnx].
+safetensors: the weights alone, under timm's names. What was written is read again, run beside the network on
+test images, and kept only if it gives the same."""
 CLASSES = 10
 """Of a plan for which no data set is looked at: as many as those have that come with frostline."""
 PICTURES = (".svg", ".png")
@@ -276,6 +317,34 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--to", type=_size, metavar="SIZE", help="such as 5GiB, 500MiB or 0 (default: the limit)"
             )
+
+    sub = add("register", _register, "make a run's network a version of a model in MLflow", REGISTER_EXAMPLES)
+    sub.add_argument("run", metavar="RUN", help="a run's folder, its id or its name; see below")
+    sub.add_argument("--name", required=True, help="of the model; made if there is none yet")
+    sub.add_argument("--alias", help="such as champion: models:/NAME@ALIAS is then this version")
+
+    sub = add(
+        "predict", _predict, "say what a trained network sees in pictures, as CSV or JSON", PREDICT_EXAMPLES
+    )
+    sub.add_argument(
+        "model", metavar="RUN", help="such as models:/digits@champion or a run's folder; see below"
+    )
+    sub.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files, and folders of them")
+    sub.add_argument("--format", choices=["csv", "json"], default="csv", help="(default: %(default)s)")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
+    sub.add_argument(
+        "--top-k", type=_positive, metavar="K", default=1, help="likeliest classes (default: %(default)s)"
+    )
+    sub.add_argument(
+        "--batch-size", type=_positive, metavar="N", help="images a pass (default: the run's eval_batch_size)"
+    )
+
+    sub = add("export", _export, "write a trained network as a file, and check it", EXPORT_EXAMPLES)
+    sub.add_argument(
+        "run", metavar="RUN", help="such as models:/digits@champion or a run's folder; see below"
+    )
+    sub.add_argument("--format", choices=["torchscript", "onnx", "safetensors"], required=True)
+    sub.add_argument("--out", type=Path, metavar="FILE", required=True)
 
     add(
         "doctor",
@@ -502,6 +571,64 @@ def _cache_clear(arguments: argparse.Namespace) -> None:
     from frostline import kept
 
     kept.clear(arguments.format)
+
+
+def _register(arguments: argparse.Namespace) -> None:
+    from frostline import located
+
+    folder = located.folder(arguments.run)
+    from frostline.adapters.models import Models
+    from frostline.trained import Trained
+
+    made = Models().register(Trained.read(folder), arguments.name, arguments.alias)
+    what = f"{made.name} version {made.version}"
+    print(
+        f"{what}: {made.description}" if made.new else f"{what} has these weights already: {made.description}"
+    )
+    if made.difference is not None:
+        print(f"differs from the network by {made.difference:.1e} at most, on {made.tried_on}")
+    if arguments.alias:
+        before = f" (before: version {made.moved})" if made.moved else ""
+        print(f"models:/{made.name}@{arguments.alias} is version {made.version}{before}")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from frostline import located
+
+    folder = located.folder(arguments.model)
+    from frostline import predicting
+    from frostline.trained import Trained
+
+    bad = predicting.run(
+        Trained.read(folder),
+        arguments.images,
+        arguments.format,
+        arguments.out,
+        arguments.top_k,
+        arguments.batch_size,
+    )
+    if bad:
+        sys.stdout.flush()
+        what = "1 picture" if bad == 1 else f"{bad} pictures"
+        raise FrostlineError(
+            f"predict: {what} could not be used; the error column says why, the rest is there"
+        )
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from frostline import located
+
+    folder = located.folder(arguments.run)
+    from frostline import exporting
+    from frostline.files import size
+    from frostline.trained import Trained
+
+    made = exporting.run(Trained.read(folder), arguments.format, arguments.out)
+    print(
+        f"{made.file}: {size(made.file.stat().st_size)}, differs from the network by {made.difference:.1e}"
+        f" at most, on {made.tried_on}"
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -89,6 +89,11 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
 
 
+def keeps_models() -> bool:
+    """Say whether every training run's network is stored in MLflow as a model: FROSTLINE_MODELS=on."""
+    return os.environ.get("FROSTLINE_MODELS") == "on"
+
+
 def experiment() -> str:
     """Return the name of MLflow's experiment for all runs: MLFLOW_EXPERIMENT_NAME, else `frostline`."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "frostline"

@@ -10,8 +10,10 @@ import atexit
 import os
 import pickle
 import queue
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import frostline
+from frostline import project
 from frostline.errors import Pruned
+from frostline.located import FILES
 from frostline.processes import name_of_this
 from frostline.services import TRIAL_STATE, Mistake, Recorded, RunInfo
 
@@ -40,6 +44,8 @@ NICENESS = 10
 """What trains comes first, where cores are few."""
 SILENCE_SECONDS = 5.0
 """The longest time after which the recorder looks whether the machine's load is to be noted."""
+MODEL_PATIENCE_SECONDS = 600.0
+"""… where each run's network is stored too."""
 RECORDED_FILES = (".csv", ".json", ".yaml")
 """Of a run's folder; DVC keeps the weights."""
 
@@ -107,7 +113,7 @@ class Recorder:
             return
         self._messages.put(None)
         try:
-            self._process.wait(PATIENCE_SECONDS)
+            self._process.wait(MODEL_PATIENCE_SECONDS if project.keeps_models() else PATIENCE_SECONDS)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self._process.kill()
             self._process.wait()
@@ -177,8 +183,10 @@ class RecordedRun:
         self._recorder.send(self._key, "started_from", sha256)
 
     def finished(self, folder: Path) -> None:
-        """Record the files that the run leaves, and draw its curves."""
+        """Record the files that the run leaves, draw its curves, and store its network if all are."""
         self._recorder.send(self._key, "files", contents(folder))
+        if project.keeps_models() and all((folder / name).is_file() for name in FILES):
+            self._recorder.send(self._key, "model", _copied(folder))
 
 
 @dataclass(frozen=True)
@@ -215,6 +223,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Return path in `folder` → content of the files that are recorded: all but weights."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix in RECORDED_FILES)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _copied(folder: Path) -> Path:
+    """The files that make a run, where they stay until its network is stored."""
+    place = project.scratch() / "models"
+    place.mkdir(parents=True, exist_ok=True)
+    copy = Path(tempfile.mkdtemp(dir=place, prefix="run-"))
+    for name in FILES:
+        shutil.copyfile(folder / name, copy / name)
+    return copy
 
 
 def _feed(messages: "queue.SimpleQueue[Message | threading.Event | None]", pipe: BinaryIO) -> None:

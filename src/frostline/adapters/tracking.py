@@ -1,4 +1,4 @@
-"""Keeps runs in MLflow's store. The only module that imports mlflow.
+"""Keeps runs in MLflow's store. It and `adapters.models` are the only modules that import mlflow.
 
 It runs in the process that `adapters.recorder` starts. A store that is away costs a warning, no training.
 Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -354,6 +355,19 @@ class StoredRun:
         """Record files by their paths in the run's folder."""
         self._drawable |= files
         self._log_files(files.items())
+
+    def model(self, folder: Path, *, when: int | None = None) -> None:
+        """Store the network of the run whose files are in `folder`, which is removed."""
+        from frostline.adapters.models import Models
+        from frostline.trained import Trained
+
+        try:
+            if self._id is not None:
+                Models(self._store).keep(Trained.read(folder), self._id)
+        except FrostlineError as error:
+            print(f"frostline: warning: the model is not stored: {error}", file=sys.stderr, flush=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def watch_machine(self, *, at_end: bool = False) -> None:
         """Record the machine's load if it is time, and as the run ends."""

@@ -127,7 +127,7 @@ def measure(
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows[split])]
         images = Images(pixels, labels, images_key(index, rows[split], spec), index.name, split)
         if split == SPLITS[0]:
-            parts = _parts(config, network, len(rows["train"]), reuse, images)
+            parts = parts_of(config, network, len(rows["train"]), reuse, images)
         if parts:
             cut, precision = parts
             features = reuse.features(cut, images)
@@ -151,10 +151,18 @@ def measure(
     return metrics
 
 
-def _parts(
+def parts_of(
     config: Run, network: torch.nn.Module, count: int, reuse: Reuse, images: Images
 ) -> tuple[Split, Precision] | None:
-    """The network, cut as in its last phase, whose features are found again, and the rest's precision."""
+    """Return the network, cut as in its last phase, whose features are found again, and the rest's precision.
+
+    Args:
+        config: the run's.
+        network: with its trained weights.
+        count: of the images that it trained on.
+        reuse: the run's.
+        images: on which cuts are tried.
+    """
     if isinstance(config.features, NoFeatures) or not isinstance(config.adapter, NoAdapter):
         return None
     plan = plan_of(config, network, count)

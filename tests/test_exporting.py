@@ -1,0 +1,92 @@
+"""Exported files give what the network gives, and what does not is not left."""
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from frostline import cli, exporting, located, trained
+from frostline.errors import FrostlineError
+
+
+@pytest.fixture(scope="module")
+def found(photo_run):
+    return trained.Trained.read(photo_run)
+
+
+def test_torchscript_takes_any_number_of_images(photo_run, found, tmp_path, capsys):
+    out = tmp_path / "new" / "model.pt"
+    assert cli.main(["export", str(photo_run), "--format", "torchscript", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{out}: ")
+    assert said.endswith(" at most, on 16 of its test images\n")
+    images, _ = found.images(5)
+    files = {"frostline.json": ""}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is on its way out
+        theirs = torch.jit.load(out, _extra_files=files)
+    with torch.no_grad():
+        ours = found.served()(images)
+        for count in (5, 1):
+            assert theirs(images[:count]) == pytest.approx(ours[:count], abs=1e-6)
+    about = json.loads(files["frostline.json"])
+    assert about["classes"] == ["cat", "dog & más"]
+    assert about["input"]["size"] == 16
+    assert about["weights_sha256"] == found.sha256
+
+
+def test_onnx_takes_any_number_of_images(photo_run, found, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    exported = exporting.run(found, "onnx", tmp_path / "model.onnx")
+    assert exported.difference < exporting.TOLERANCE
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    images, _ = found.images(7)
+    with torch.no_grad():
+        ours = found.served()(images).numpy()
+    for count in (1, 7):
+        (theirs,) = session.run(["probabilities"], {"images": images[:count].numpy()})
+        assert theirs == pytest.approx(ours[:count], abs=1e-5)
+    about = json.loads(session.get_modelmeta().custom_metadata_map["frostline"])
+    assert about["classes"] == ["cat", "dog & más"]
+
+
+def test_safetensors_are_the_weights(photo_run, found, tmp_path):
+    exported = exporting.run(found, "safetensors", tmp_path / "model.safetensors")
+    assert exported.difference == 0
+    assert exported.file.read_bytes() == (photo_run / "weights.safetensors").read_bytes()
+
+
+def test_what_gives_something_else_is_not_left(photo_run, found, tmp_path, monkeypatch):
+    """A network that draws numbers can't be a graph that gives the same."""
+    normalised = exporting.Served.forward
+
+    def noisy(self, images):
+        return normalised(self, images) + 0.01 * torch.rand(1)
+
+    monkeypatch.setattr(exporting.Served, "forward", noisy)
+    (tmp_path / "model.pt").write_text("the one before")
+    with pytest.raises(
+        FrostlineError, match=r"^--format: as torchscript the network's probabilities differ by "
+    ):
+        exporting.run(found, "torchscript", tmp_path / "model.pt")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the one before"]
+
+
+def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, found, tmp_path):
+    for name in located.FILES:
+        (tmp_path / name).write_bytes((photo_run / name).read_bytes())
+    images, said = trained.Trained.read(tmp_path).images(4)
+    assert said == "4 images of noise, since its data set is not here"
+    assert images.shape == (4, 3, 16, 16)
+
+
+def test_floats_are_refused(found):
+    with pytest.raises(AssertionError, match="images have to be uint8, 0 to 255"):
+        found.served()(torch.rand(2, 3, 16, 16))
+
+
+def test_a_folder_is_no_file(photo_run, found, tmp_path):
+    with pytest.raises(FrostlineError, match=r"is a folder; name a file, such as .*model\.onnx$"):
+        exporting.run(found, "onnx", tmp_path)
