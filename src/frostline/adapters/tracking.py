@@ -24,7 +24,7 @@ import frostline
 from frostline import project
 from frostline.files import canonical_json, exclusive, write_bytes
 from frostline.processes import lives
-from frostline.services import RunInfo
+from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -48,6 +48,8 @@ FLUSH_SECONDS = 5.0
 """The least time between two batches of a run's curves."""
 RETRY_SECONDS = 60.0
 """How long a store that failed is left alone before another run tries it."""
+RUNNING = "attributes.status = 'RUNNING'"
+"""A condition of MLflow's search."""
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
 
 Client = MlflowClient
@@ -119,7 +121,7 @@ class Store:
         run = None
         if self.connect():
             with self.tolerant("the run can't be recorded"):
-                self._reap()
+                self._reap(about)
                 tags = {"mlflow.parentRunId": self._study(about.study), **_tags(about, process)}
                 run = self.client.create_run(self.experiment, when, tags, about.name)
         stored = StoredRun(self, run.info.run_id if run else None)
@@ -170,10 +172,16 @@ class Store:
                     self.client.delete_run(made.info.run_id)
             return str(found[0].info.run_id)
 
-    def _reap(self) -> None:
-        """Mark as killed the runs that a process of this machine left; one that lives on corrects it."""
-        for run in self.search({"host": socket.gethostname()}, "attributes.status = 'RUNNING'", limit=1000):
+    def _reap(self, about: RunInfo) -> None:
+        """Mark as killed the runs that a process of this machine left; one that lives on corrects it.
+
+        Of another machine's dead processes the study knows: the run that repeats one's trial names it.
+        """
+        for run in self.search({"host": socket.gethostname()}, RUNNING, limit=1000):
             if not lives(run.data.tags.get("process", "")):
+                self.client.set_terminated(run.info.run_id, status="KILLED")
+        if number := about.tags.get(TRIAL_AGAIN):
+            for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):
                 self.client.set_terminated(run.info.run_id, status="KILLED")
 
     def _one_at_a_time(self) -> AbstractContextManager[None]:
