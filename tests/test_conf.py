@@ -14,7 +14,9 @@ from tests.imports import SRC
 CONF = SRC.parent / "conf"
 BESTS = set(CONF.glob("experiment/*-best.yaml"))
 """What sweeps have left in this checkout."""
-FILES = sorted(path.relative_to(CONF).as_posix() for path in {*CONF.rglob("*.yaml")} - BESTS)
+LAUNCHERS = set(CONF.glob("hydra/launcher/*.yaml"))
+"""Hydra's own choice, no part of an experiment: tests/sweep/test_launchers.py looks at them."""
+FILES = sorted(path.relative_to(CONF).as_posix() for path in {*CONF.rglob("*.yaml")} - BESTS - LAUNCHERS)
 OPTIONS = [name.removesuffix(".yaml") for name in FILES if name != "config.yaml"]
 COUNTS = {
     "adapter": 4,

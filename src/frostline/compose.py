@@ -1,6 +1,7 @@
 """Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ from frostline.schema import (
 )
 from frostline.sweep.space import Interval, Parameter, Space, Values
 from frostline.validate import validated
+
+# conf/hydra/launcher/ has the names that people know; what plug-ins store by them Hydra takes for types.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 Task = Callable[..., Any]
 """Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""
@@ -146,7 +150,7 @@ def multirun(
         if not hydras & {"hydra/sweeper", "hydra/launcher"}:
             _, _, settings = space_of(given)
             if settings.workers > 1:
-                given += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={settings.workers}"]
+                given += ["hydra/launcher=joblib"]
         batches = hydra.multirun(
             config_name="config",
             task_function=Sweeping(task, fixed, at_once, fresh),

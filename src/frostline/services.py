@@ -26,6 +26,10 @@ def unwatched(row: Mapping[str, float | int | None]) -> None:
     """Let a run go on: nobody watches."""
 
 
+TRIAL_NUMBER = "trial.number"
+"""The tag with a trial's number in its study."""
+TRIAL_AGAIN = "trial.again"
+"""The tag with the number of the trial whose process died, where a run repeats its settings."""
 TRIAL_STATE = "trial.state"
 """The tag that says of a sweep's trial whether it is running, complete, pruned or failed."""
 

@@ -1,6 +1,7 @@
 """Frostline's sweeper, where Hydra looks for plug-ins; `frostline.sweep.sweeper` is what it does."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -8,6 +9,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+EXTRAS = {
+    "hydra_plugins.hydra_submitit_launcher": ("submitit", "hydra-submitit-launcher", "slurm"),
+    "hydra_plugins.frostline_ray": ("ray", "ray", "ray"),
+}
+"""Launcher's module → what it imports, the package to install, the extra that does."""
 
 
 class FrostlineSweeper(Sweeper):
@@ -24,21 +31,44 @@ class FrostlineSweeper(Sweeper):
         from frostline.sweep import sweeper
 
         assert self.config is not None
-        launcher = self.config.hydra.launcher._target_
+        launcher = str(self.config.hydra.launcher._target_)
+        _check_installed(launcher, str(self.config.hydra.runtime.choices["hydra/launcher"]))
         launch = None if launcher.endswith(".BasicLauncher") else self._launch
         return [sweeper.sweep(self.task, arguments, launch)]
 
     def _launch(self, work: Any, overrides: Sequence[str], workers: int) -> None:
-        """Let a launcher send off so many workers, and wait for them."""
+        """Let a launcher send off so many workers, and wait for them; raise what one raised."""
         from hydra.core.plugins import Plugins
+
+        from frostline.sweep.sweeper import WorkersLostError
 
         assert self.hydra_context is not None
         assert self.config is not None
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.hydra_context, task_function=_Numbered(work), config=self.config
         )
-        for job in launcher.launch([[*overrides]] * workers, initial_job_idx=0):
-            _ = job.return_value  # raises what the worker raised
+        try:
+            jobs = launcher.launch([[*overrides]] * workers, initial_job_idx=0)
+        except Exception as error:
+            # Of a worker's own errors the launcher knows nothing: they are in what it returns.
+            raise WorkersLostError(error) from error
+        for job in jobs:
+            _ = job.return_value
+
+
+def _check_installed(launcher: str, name: str) -> None:
+    from frostline.errors import FrostlineError
+
+    for module, (imported, package, extra) in EXTRAS.items():
+        if launcher.startswith(f"{module}.") and not all(map(_there, (module, imported))):
+            raise FrostlineError(
+                f"hydra/launcher: {name} needs the package {package}; install frostline[{extra}], or choose"
+                " another, such as joblib"
+            )
+
+
+def _there(module: str) -> bool:
+    return find_spec(module) is not None
 
 
 class _Numbered:

@@ -336,6 +336,15 @@ def test_runs_that_a_dead_process_left_are_killed(store):
     assert status == {"dead": "KILLED", "reused": "KILLED", "alive": "RUNNING", "next": "FINISHED"}
 
 
+def test_a_trial_of_a_silent_machine_is_killed_when_another_repeats_it(store):
+    for number in "34":
+        begin(store, info(number, host="another", **{"trial.number": number, "trial.state": "running"}))
+    begin(store, info("of another study", "s2", host="another", **{"trial.number": "3"}))
+    begin(store, info("again", **{"trial.number": "5", "trial.again": "3"})).end("FINISHED")
+    status = {name: run.info.status for name, run in runs(store).items()}
+    assert status == {"3": "KILLED", "4": "RUNNING", "of another study": "RUNNING", "again": "FINISHED"}
+
+
 def test_an_error_longer_than_a_tag_may_be(store):
     run = begin(store)
     run.tags({"error": "x" * 20_000})
@@ -358,23 +367,23 @@ def record(number: int, epochs: int) -> None:
     run.end("FINISHED")
 
 
-def test_four_processes_on_a_store_that_is_not_there_yet(place):
+def test_eight_processes_on_a_store_that_is_not_there_yet(place):
     context = get_context("forkserver")
     context.set_forkserver_preload(["frostline.adapters.tracking", "mlflow.store.tracking.sqlalchemy_store"])
-    processes = [context.Process(target=record, args=(n, 100)) for n in range(4)]
+    processes = [context.Process(target=record, args=(n, 50)) for n in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0] * 4
+    assert [process.exitcode for process in processes] == [0] * 8
     from frostline.adapters.tracking import Store
 
     store = Store()
     found = runs(store)
-    assert set(found) == {f"run {n}" for n in range(4)}
+    assert set(found) == {f"run {n}" for n in range(8)}
     for run in found.values():
         counts = [len(store.client.get_metric_history(run.info.run_id, key)) for key in "abcd"]
-        assert counts == [100] * 4
+        assert counts == [50] * 4
     assert len(runs(store, "study")) == 1
 
 

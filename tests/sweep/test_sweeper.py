@@ -25,16 +25,16 @@ def rows(out):
     return {cells[0]: cells[1:] for cells in lines}
 
 
-def trials(shell):
+def trials(folder):
     from optuna import load_study
 
-    (store,) = (shell.folder / ".frostline/sweeps").iterdir()
+    (store,) = (folder / ".frostline/sweeps").iterdir()
     return load_study(study_name=store.stem, storage=f"sqlite:///{store}").get_trials(deepcopy=False)
 
 
-def asked(shell, query):
+def asked(folder, query):
     """The first cell of what a query of the study's store finds, None while there is nothing yet."""
-    for store in (shell.folder / ".frostline/sweeps").glob("*.db"):
+    for store in (folder / ".frostline/sweeps").glob("*.db"):
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as rows:
             return (rows.execute(query).fetchone() or [None])[0]
     return None
@@ -118,7 +118,7 @@ def test_hopeless_trials_are_pruned_and_marked_so(shell):
     words = [*WORDS, "trainer.epochs=6", "optimizer=sgd", "optimizer.lr=0.1,0.2,1e-6"]
     out, _ = shell("finetune", *words, "sweep.pruner.kind=median", "sweep.pruner.startup=2")
     assert rows(out)["optimizer.lr=1e-06"] == ["pruned"]
-    assert [trial.state.name for trial in trials(shell)] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert [trial.state.name for trial in trials(shell.folder)] == ["COMPLETE", "COMPLETE", "PRUNED"]
     assert not list((shell.folder / ".frostline/resume").glob("*/*.ckpt"))
 
 
@@ -126,7 +126,7 @@ def test_too_many_failures_of_a_kind_end_a_sweep(shell):
     words = [*WORDS, "sweep.failures=2", "optimizer.lr=1e30,1e31,0.01"]
     _, err = shell("finetune", *words, status=3)
     assert "the sweep stopped, since 2 trials failed alike" in err
-    assert [trial.state.name for trial in trials(shell)] == ["FAIL", "FAIL", "WAITING"]
+    assert [trial.state.name for trial in trials(shell.folder)] == ["FAIL", "FAIL", "WAITING"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_two_workers_share_the_trials(shell):
     words = [*WORDS, "sweep.workers=2", "optimizer.lr=0.01,0.02,0.03,0.04", "freeze=full"]
     out, _ = shell("finetune", *words)
     assert len(rows(out)) == 4
-    assert len({trial.user_attrs["process"] for trial in trials(shell)}) == 2
+    assert len({trial.user_attrs["process"] for trial in trials(shell.folder)}) == 2
 
 
 @pytest.mark.parametrize("sweep", ["grid", "random"])
@@ -172,7 +172,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, 
     shutil.rmtree(shell.folder / "runs")
     for done in (1, 3, 5):
         process = shell.start("finetune", *words)
-        while (asked(shell, COMPLETE) or 0) < done or not (name := asked(shell, PROCESS)):
+        while (asked(shell.folder, COMPLETE) or 0) < done or not (name := asked(shell.folder, PROCESS)):
             assert process.poll() is None
             time.sleep(0.01)
         # The fork that works, not the program that asked for it.
@@ -180,7 +180,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, 
         process.communicate()
     out, _ = shell("finetune", *words)
     assert rows(out) == rows(whole)
-    states = [trial.state.name for trial in trials(shell)]
+    states = [trial.state.name for trial in trials(shell.folder)]
     assert states.count("COMPLETE") == 6
-    points = [json.dumps(trial.params) for trial in trials(shell) if trial.state.name == "COMPLETE"]
+    points = [json.dumps(trial.params) for trial in trials(shell.folder) if trial.state.name == "COMPLETE"]
     assert len(set(points)) == len(points) or sweep == "random"

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import optuna
 import pytest
 from tests.sweep.test_study import PRUNER, settings
 
@@ -56,6 +57,26 @@ def test_a_trial_is_run_with_its_settings_and_kept_with_its_results(work):
     assert [trial.values for trial in trials] == [[0.0], [0.1], [0.2], [0.3]]
     assert trials[1].notes["metrics"]["test"] == {"accuracy": 0.5}
     assert trials[1].notes["out"] == "runs/one"
+
+
+def test_a_trial_that_repeats_a_dead_ones_names_it(work):
+    seen = []
+
+    def run(composed, choices, label, watch, tags):
+        if composed.seed == 0 and not seen:
+            seen.append(tags)
+            raise KeyboardInterrupt
+        seen.append(tags)
+        return measured(0.5)
+
+    with pytest.raises(KeyboardInterrupt):
+        work(run)
+    study = Study("s", settings(), SEEDS, {})
+    for trial in study._opened().get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study._opened()._storage.set_trial_user_attr(trial._trial_id, "process", "1@1.0")
+    Worker(run, "s", settings(), SEEDS, FIXED, {})()
+    again = [tags.get("trial.again") for tags in seen]
+    assert again == [None, None, None, None, "0"]
 
 
 def test_failures_and_defects_are_kept_and_the_others_run(work, capsys):

@@ -29,7 +29,7 @@ from frostline.core.metrics import METRICS, score, spread
 from frostline.errors import FrostlineError, allowed
 from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
-from frostline.services import TRIAL_STATE, Mistake, RunInfo
+from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -62,6 +62,8 @@ OF_A_SETTING = ("study", "stage", "setting")
 """The tags that runs share which differ in their seeds alone."""
 FINAL = ("best/", "test/", "train_seconds")
 """How the metrics begin that a run comes to, unlike those of each epoch."""
+RUNNING = "attributes.status = 'RUNNING'"
+"""A condition of MLflow's search."""
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
 
 Client = MlflowClient
@@ -133,7 +135,7 @@ class Store:
         run = None
         if self.connect():
             with self.tolerant("the run can't be recorded"):
-                self._reap()
+                self._reap(about)
                 tags = _tags(about, process)
                 tags["mlflow.parentRunId"] = self._setting(tags) or self._study(about.study)
                 run = self.client.create_run(self.experiment, when, tags, about.name)
@@ -271,10 +273,16 @@ class Store:
                 self.client.delete_run(made.info.run_id)
             return str(first), first == made.info.run_id
 
-    def _reap(self) -> None:
-        """Mark as killed the runs that a process of this machine left; one that lives on corrects it."""
-        for run in self.search({"host": socket.gethostname()}, "attributes.status = 'RUNNING'", limit=1000):
+    def _reap(self, about: RunInfo) -> None:
+        """Mark as killed the runs that a process of this machine left; one that lives on corrects it.
+
+        Of another machine's dead processes the study knows: the run that repeats one's trial names it.
+        """
+        for run in self.search({"host": socket.gethostname()}, RUNNING, limit=1000):
             if not lives(run.data.tags.get("process", "")):
+                self.client.set_terminated(run.info.run_id, status="KILLED")
+        if number := about.tags.get(TRIAL_AGAIN):
+            for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):
                 self.client.set_terminated(run.info.run_id, status="KILLED")
 
     def _one_at_a_time(self) -> AbstractContextManager[None]:

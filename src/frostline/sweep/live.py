@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from frostline import progress
 from frostline.core.metrics import score
-from frostline.sweep.study import Study, Trial
+from frostline.sweep.study import ENDED, Study, Trial
 from frostline.sweep.worker import label_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ LINE_SECONDS = 30.0
 """The least time between two lines, where standard error is a file or a pipe."""
 ENDED_SHOWN = 5
 """Trials that have ended, the latest, beside all that run."""
-ENDED = ("complete", "pruned", "failed")
 
 
 @contextmanager

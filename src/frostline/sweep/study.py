@@ -11,16 +11,17 @@ killed and continued has the same trials as one that was not.
 import contextlib
 import json
 import random
+import re
 import socket
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+import sqlalchemy
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -45,8 +46,11 @@ SILENCE_SECONDS = 300.0
 """Without a beat, after which a trial of another machine is taken for dead; here its process is asked."""
 LEAST_TRIALS = 4
 """Complete, of which it is said which parameter mattered."""
+PROCESS = "process"
+"""Note of a trial that was taken: whose it is."""
 AGAIN = "again"
 """Note of a trial that has the point of one whose process died: that one's number."""
+ENDED = ("complete", "pruned", "failed")
 _STATES: dict[TrialState, State] = {
     TrialState.WAITING: "waiting",
     TrialState.RUNNING: "running",
@@ -87,6 +91,16 @@ class Trial:
     """Whether its process died, and its point was given to another trial."""
 
 
+@dataclass(frozen=True)
+class Left:
+    """What of a study has not ended."""
+
+    open: int
+    """Trials to be taken; of those that are yet to be drawn, one where only time is a limit."""
+    running: int
+    """Trials whose processes live, as far as one can tell."""
+
+
 class Taken:
     """A trial that this process runs."""
 
@@ -97,6 +111,11 @@ class Taken:
     def number(self) -> int:
         """The trial's, in the study."""
         return self._trial.number
+
+    @property
+    def again(self) -> int | None:
+        """The number of the trial whose point this one has, since that one's process died."""
+        return self._trial.user_attrs.get(AGAIN)
 
     def beat(self) -> None:
         """Say that it lives."""
@@ -207,11 +226,24 @@ class Study:
                 warnings.simplefilter("ignore")
                 trial = study.ask()
                 point = self.space.draw(lambda parameter: _suggested(trial, parameter))
-            for key, value in {"host": socket.gethostname(), "process": name_of_this()}.items():
+            for key, value in {"host": socket.gethostname(), PROCESS: name_of_this()}.items():
                 trial.set_user_attr(key, value)
             taken = Taken(self, trial, point)
             taken.beat()
             return taken
+
+    def left(self) -> Left:
+        """Say what has not ended: also trials whose processes died, which the next `take` finds."""
+        found = self._opened().get_trials(deepcopy=False)
+        running = [trial for trial in found if trial.state == TrialState.RUNNING]
+        alive = sum(map(_alive, running))
+        waiting = sum(trial.state == TrialState.WAITING for trial in found) + len(running) - alive
+        if self.settings.sampler.kind == "grid":
+            return Left(waiting, alive)
+        if self.settings.trials is None:
+            return Left(max(waiting, 1), alive)
+        drawn = len(found) - len(_given_away(found))
+        return Left(waiting + max(self.settings.trials - drawn, 0), alive)
 
     def known(self, point: Point) -> Trial | None:
         """Return a complete trial of this point, if there is one: its result would be the same."""
@@ -275,7 +307,7 @@ class Study:
 
     def _storage(self) -> Any:
         store = self.store
-        try:
+        with self._sentence():
             if store.endswith(".journal"):
                 from optuna.storages import JournalStorage
                 from optuna.storages.journal import JournalFileBackend
@@ -285,12 +317,35 @@ class Study:
             if store.startswith(project.SQLITE):
                 Path(store.removeprefix(project.SQLITE)).parent.mkdir(parents=True, exist_ok=True)
             return optuna.storages.RDBStorage(store)
+
+    @contextlib.contextmanager
+    def _sentence(self) -> Iterator[None]:
+        """Say of a store that can't be opened why, without its password."""
+        try:
+            yield
         except Exception as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise FrostlineError(f"sweep.store: {store} can't be opened ({reason})") from None
+            if isinstance(error, ImportError) and self.store.startswith("postgresql"):
+                reason = "the package psycopg is missing; install frostline[postgres]"
+            shown = re.sub(r"(://[^:/@]+):[^@]*@", r"\1:…@", self.store)
+            raise FrostlineError(f"sweep.store: {shown} can't be opened ({reason})") from None
 
-    def _lock(self) -> AbstractContextManager[None]:
-        return exclusive(project.scratch() / "locks" / f"sweep-{content_key(self.store)[:16]}.lock")
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Keep all others off the store: those that share this folder, and of a PostgreSQL everybody."""
+        key = content_key(self.store)
+        with (
+            exclusive(project.scratch() / "locks" / f"sweep-{key[:16]}.lock"),
+            contextlib.ExitStack() as stack,
+        ):
+            if self.store.startswith("postgresql"):
+                with self._sentence():
+                    engine = sqlalchemy.create_engine(self.store, poolclass=sqlalchemy.NullPool)
+                    connection = stack.enter_context(engine.connect())
+                    # Held until the connection is closed.
+                    statement = sqlalchemy.text("SELECT pg_advisory_lock(:key)")
+                    connection.execute(statement, {"key": int(key[:15], 16)})
+            yield
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
         # A seed that does not move would draw the first trials again when a sweep goes on.
@@ -326,10 +381,10 @@ class Study:
 
 def _alive(trial: FrozenTrial) -> bool:
     notes = trial.user_attrs
-    if "process" not in notes:  # killed between taking it and saying so
+    if PROCESS not in notes:  # killed between taking it and saying so
         return False
     if notes.get("host") == socket.gethostname():
-        return lives(notes["process"])
+        return lives(notes[PROCESS])
     return time.time() - float(notes.get("beat", 0.0)) < SILENCE_SECONDS
 
 

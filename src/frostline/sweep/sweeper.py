@@ -13,10 +13,25 @@ from frostline.files import content_key, exclusive
 from frostline.schema import Sweep
 from frostline.sweep import live, summary, winner
 from frostline.sweep.space import Point, written
-from frostline.sweep.study import Study, Trial, drawing
+from frostline.sweep.study import ENDED, PROCESS, Study, Trial, drawing
 from frostline.sweep.worker import Worker, label_of, objectives_of, results_of, stopped_by
 
 Launch = Callable[[Worker, Sequence[str], int], None]
+LOSSES = 3
+"""Launches in a row that lose workers, without a trial between that ended, after which a sweep gives up."""
+POLL_SECONDS = 1.0
+
+
+class WorkersLostError(Exception):
+    """A launcher could not send workers off, or some of them were lost on the way.
+
+    Args:
+        cause: what the launcher raised.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        (first, *_) = str(cause).strip().splitlines() or [""]
+        super().__init__(f"{type(cause).__name__}: {first}"[:200].removesuffix(": "))
 
 
 def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> list[Any]:
@@ -61,12 +76,10 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
     worker = Worker(job.task, name, settings, space, tuple(fixed), base, until)
-    shown = live.shown(Study(name, settings, space, base), len(points) if grid else settings.trials, until)
-    with shown:
-        if launch is None:
-            worker()
-        else:
-            launch(worker, [*fixed, *written(space.first())], settings.workers)
+    first = [*fixed, *written(space.first())]
+    send = worker if launch is None else lambda: launch(worker, first, settings.workers)
+    with live.shown(Study(name, settings, space, base), len(points) if grid else settings.trials, until):
+        _work_off(study, worker, send)
     if kind := stopped_by(study, settings.failures):
         print(
             f"frostline: the sweep stopped, since {settings.failures} trials failed alike: {kind};"
@@ -82,7 +95,7 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     print(f"table and pictures: {left / summary.PAGE}", file=sys.stderr)
     if grid:
         trials = sorted((t for t in trials if t.point in points), key=lambda trial: points.index(trial.point))
-    return [_result(trial) for trial in trials if trial.state in ("complete", "pruned", "failed")]
+    return [_result(trial) for trial in trials if _ended(trial)]
 
 
 def check(settings: Sweep) -> None:
@@ -95,6 +108,72 @@ def check(settings: Sweep) -> None:
         raise FrostlineError("sweep.pruner: can't weigh several objectives; set sweep.pruner.kind=none")
     if settings.sampler.kind != "grid" and settings.trials is None and settings.minutes is None:
         raise FrostlineError("sweep: has no end; set sweep.trials, or sweep.minutes")
+
+
+def _work_off(study: Study, worker: Worker, send: Callable[[], None]) -> None:
+    """Send workers off until no trial is left, though some of them, and their machines, may be lost.
+
+    Raises:
+        FrostlineError: none can start, or they are lost again and again.
+    """
+    killed, in_vain = _count(study, _killed), 0
+    while True:
+        begun, ended, lost = _count(study, _begun), _count(study, _ended), ""
+        try:
+            send()
+        except WorkersLostError as error:
+            lost, left = str(error), study.left()
+            if left.open and not left.running and _count(study, _begun) == begun:
+                raise FrostlineError(
+                    f"hydra/launcher: no worker could start ({lost}); docs/scale.md says what launchers need"
+                ) from None
+        trials = _settled(study, worker, lost=bool(lost))
+        if not trials:
+            break
+        in_vain = in_vain + 1 if _count(study, _ended) == ended else 0
+        why = f"workers were lost ({lost})" if lost else "trials were left by processes that died"
+        if in_vain == LOSSES:
+            raise FrostlineError(
+                f"sweep: {why}, {LOSSES} times without a trial between that ended; the same command goes on"
+                f" with what is left: {trials}"
+            )
+        print(f"frostline: {why}; workers are sent again for what is left: {trials}", file=sys.stderr)
+    if again := _count(study, _killed) - killed:
+        print(f"frostline: trials whose process died, and that were run again: {again}", file=sys.stderr)
+
+
+def _settled(study: Study, worker: Worker, *, lost: bool) -> int:
+    """Return how many trials may be taken; while there is none, wait for those that run: they may die.
+
+    Args:
+        lost: some workers are; others may go on, between two trials for a moment. They are waited for.
+    """
+    told, idle = False, 0
+    while True:
+        over, left = worker.over(study), study.left()
+        idle = 0 if left.running else idle + 1
+        if idle > 1 if lost else over or left.open or not left.running:
+            return 0 if over else left.open
+        if not told and left.running:
+            told = True
+            print(f"frostline: waiting for trials that run elsewhere: {left.running}", file=sys.stderr)
+        time.sleep(POLL_SECONDS)
+
+
+def _count(study: Study, which: Callable[[Trial], bool]) -> int:
+    return sum(map(which, study.trials()))
+
+
+def _begun(trial: Trial) -> bool:
+    return PROCESS in trial.notes
+
+
+def _ended(trial: Trial) -> bool:
+    return trial.state in ENDED and not trial.killed
+
+
+def _killed(trial: Trial) -> bool:
+    return trial.killed
 
 
 def _take_in(study: Study, points: Sequence[Point], done: Sequence[Any]) -> None:

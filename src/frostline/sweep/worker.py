@@ -14,7 +14,7 @@ from typing import Any
 from frostline import compose, schema
 from frostline.errors import FrostlineError, Pruned
 from frostline.overrides import as_typed
-from frostline.services import TRIAL_STATE, Watch
+from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
 from frostline.sweep.space import Point, Space, written
 from frostline.sweep.study import BEAT_SECONDS, Study, Taken
 
@@ -57,11 +57,11 @@ class Worker:
             KeyboardInterrupt: the user stopped it; the trial it was in waits for the next worker.
         """
         study = Study(self.name, self.settings, self.space, self.base, number)
-        while not self._over(study) and (taken := study.take()):
+        while not self.over(study) and (taken := study.take()):
             self._work(study, taken)
 
-    def _over(self, study: Study) -> bool:
-        """Whether time is up, or too much fails alike."""
+    def over(self, study: Study) -> bool:
+        """Say whether time is up, or too much fails alike."""
         if self.until is not None and time.time() > self.until:
             return True
         return bool(stopped_by(study, self.settings.failures))
@@ -75,7 +75,9 @@ class Worker:
         try:
             with _beating(taken):
                 composed, choices = compose.experiment([*self.fixed, *written(taken.point)])
-                tags = {"trial.number": str(taken.number), TRIAL_STATE: "running"}
+                tags = {TRIAL_NUMBER: str(taken.number), TRIAL_STATE: "running"}
+                if taken.again is not None:
+                    tags[TRIAL_AGAIN] = str(taken.again)
                 done = self.run(composed, choices, label, self._watch(taken), tags)
         except Pruned:
             taken.pruned()

@@ -1,0 +1,96 @@
+"""Sends a sweep's workers to a Ray cluster; a plug-in of Hydra's, which is why it is here."""
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+OURS = ("FROSTLINE_", "MLFLOW_")
+"""How the variables begin that a worker has from the command; all else is its node's."""
+LOOPBACK = "127.0.0.1"
+
+
+class RayLauncher(Launcher):
+    """Runs each job as a task of Ray, all at once, in the command's folder.
+
+    Args:
+        ray: `init`, the arguments of ``ray.init``, and `remote`, the options of a task. Without an address in
+            `init`, a Ray of this machine is started that ends with the launch.
+    """
+
+    def __init__(self, ray: DictConfig) -> None:
+        self.init, self.remote = ({**_plain(ray[key])} for key in ("init", "remote"))
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what `launch` needs."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and wait for all of them; then raise if one was lost, which ends no other."""
+        init = {"logging_level": "warning", **self.init}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if init.get("address") is None:
+            slots = float(self.remote.get("num_cpus") or 1) * len(job_overrides)
+            init = {
+                "num_cpus": max(1, round(slots)),
+                "include_dashboard": False,
+                "_node_ip_address": LOOPBACK,
+            } | init
+            if "RAY_AUTH_MODE" not in os.environ:
+                # Else Ray makes a token for good, and leaves it in the home folder.
+                os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        import ray
+
+        assert self.config is not None
+        variables = {key: value for key, value in os.environ.items() if key.startswith(OURS)}
+        common = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
+        ray.init(**init)
+        try:
+            task = ray.remote(_work).options(**self.remote)
+            jobs = [
+                task.remote(number, [*overrides], *common, str(Path.cwd()), variables)
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            ]
+            ray.wait(jobs, num_returns=len(jobs))
+            returned: Sequence[JobReturn] = ray.get(jobs)
+            return returned
+        finally:
+            ray.shutdown()
+
+
+def _work(
+    number: int,
+    overrides: list[str],
+    hydra_context: HydraContext,
+    config: DictConfig,
+    task_function: TaskFunction,
+    singletons: Any,
+    folder: str,
+    variables: Mapping[str, str],
+) -> JobReturn:
+    """Be a job, in a process of Ray's."""
+    os.chdir(folder)
+    os.environ |= variables
+    setup_globals()
+    Singleton.set_state(singletons)
+    composed = hydra_context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(composed):
+        composed.hydra.job.id, composed.hydra.job.num = f"{composed.hydra.job.name}_{number}", number
+    return run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=composed,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=True)
