@@ -96,7 +96,6 @@ PREDICT_EXAMPLES = f"""\
 examples:
   frostline predict models:/digits@champion FOLDER --out predictions.csv
   frostline predict runs/finetune/NAME one.jpg two.png --top-k 3 --format json
-  find . -name '*.jpg' -mtime -1 | xargs -d '\\n' frostline predict models:/digits@champion > new.csv
 
 {WHICH}
 

@@ -194,6 +194,8 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
     state, about = weights.load(photo_run / "weights.safetensors")
     head = next(name for name in state if name.endswith("fc.bias"))
     weights.save(tmp_path / "two" / "weights.safetensors", {**state, head: state[head] + 1}, about)
+    assert cli.main(["register", str(photo_run), "--name", "pets", "--alias", "best"]) == 0
+    capsys.readouterr()
     assert cli.main(["register", str(tmp_path / "two"), "--name", "pets", "--alias", "best"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("pets version 2: two: test accuracy")

@@ -306,7 +306,8 @@ class Models:
         except Exception as error:
             if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = reason.partition(" with exception ")[0][:200].rstrip(".")  # not urllib3's retries
             raise FrostlineError(
                 f"{what}: MLflow at {self._store.uri} says: {reason}; mend that, or set MLFLOW_TRACKING_URI"
             ) from None
