@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 import socket
@@ -177,6 +178,17 @@ def test_a_message_that_was_cut_off_ends_the_stream():
     whole = pickle.dumps((0, 1, "epoch", ({},)))
     assert len(list(recorder._messages(io.BytesIO(whole + whole[:7])))) == 1
     assert list(recorder._messages(io.BytesIO())) == []
+
+
+def test_the_machine_is_looked_at_in_silence_too(monkeypatch):
+    monkeypatch.setattr(recorder, "SILENCE_SECONDS", 0.01)
+    reading, writing = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    arriving = recorder._arriving(reading)
+    assert next(arriving) is None
+    pickle.dump(message := (0, 1, "epoch", ({},)), writing)
+    writing.close()
+    assert [each for each in arriving if each] == [message]
+    reading.close()
 
 
 def test_weights_are_not_sent(tmp_path):
