@@ -80,26 +80,16 @@ def test_signals_interrupt_it_alike(how):
     assert signal.getsignal(how) == before
 
 
-def test_it_serves_until_interrupted_and_takes_its_server_along(start):
-    ui, (address, page) = start(2, http_proxy="http://127.0.0.1:9")  # where nothing is
-    url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", address)[1]
-    assert page == f"{url}/#/experiments/1/runs?workflowType=machine_learning  (training runs)\n"
-    with DIRECTLY.open(f"{url}/health") as answer:
-        assert answer.status == 200
-    end(ui, url, signal.SIGTERM)
-
-
 @pytest.mark.slow
 @pytest.mark.ui
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-# Of the empty store: MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
-@pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
-def test_the_pages_of_a_sweep_in_a_browser(start, shell, no_runs, tmp_path):
-    """One server, browser and sweep for all pages; a screenshot of each is left in the test's folder."""
-    shutil.copy(no_runs, shell.folder)
+def test_the_pages_of_a_sweep_in_a_browser(start, shell, tmp_path):
+    """From an empty folder: one server, browser and sweep for all pages, and a screenshot of each."""
+    ui, _ = start(0, shell.folder, http_proxy="http://127.0.0.1:9")  # where nothing is
     shell(*SWEEP, FROSTLINE_TRACKING="on")
-    ui, (address, page) = start(2, shell.folder)
-    url = address.split()[0]
+    address, page = ui.stdout.readline(), ui.stdout.readline()
+    url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", address)[1]
+    assert page == f"{url}/#/experiments/1/runs?workflowType=machine_learning  (training runs)\n"
     processes = [psutil.Process(ui.pid), *psutil.Process(ui.pid).children(recursive=True)]
     memory = [process.memory_full_info() for process in processes]
     assert sum(getattr(each, "pss", each.rss) for each in memory) < MOST_BYTES
@@ -127,7 +117,11 @@ def test_the_pages_of_a_sweep_in_a_browser(start, shell, no_runs, tmp_path):
         for name in ("plan", "curves", "confusion", "mistakes"):
             the_picture(view, folder / f"{name}.png", seen(name))
         the_report(view, seen("per_class"))
-    end(ui, url, signal.SIGINT)
+    ui.send_signal(signal.SIGINT)
+    _, errors = ui.communicate(timeout=30)
+    assert ui.returncode == 0
+    assert "Traceback" not in errors
+    assert not answers(url)  # its server went along
 
 
 def the_runs_page(view, names, shoot):
@@ -214,14 +208,6 @@ def search(url):
     )
     with DIRECTLY.open(request) as answer:
         return {run["info"]["run_name"]: run["info"]["run_id"] for run in json.load(answer)["runs"]}
-
-
-def end(ui, url, how):
-    ui.send_signal(how)
-    _, errors = ui.communicate(timeout=30)
-    assert ui.returncode == 0
-    assert "Traceback" not in errors
-    assert not answers(url)
 
 
 def test_a_teams_server_is_named_not_started(start):

@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 45.0
 """How long a command that is done waits for the store to take the last of its records."""
 NICENESS = 10
 """What trains comes first, where cores are few."""
-SILENCE_SECONDS = 5.0
+SILENCE_SECONDS = 1.0
 """The longest time after which the recorder looks whether the machine's load is to be noted."""
 MODEL_PATIENCE_SECONDS = 600.0
 """… where each run's network is stored too."""
@@ -281,7 +281,7 @@ def _record(store: "Store", runs: "dict[int, StoredRun]", message: Message) -> N
 
 
 def _arriving(stream: BinaryIO) -> Iterator[Message | None]:
-    """Yield what comes in, and None after each few seconds of silence."""
+    """Yield what comes in, and None after each second of silence."""
     arrived: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
 
     def read() -> None:

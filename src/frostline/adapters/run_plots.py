@@ -116,12 +116,16 @@ def class_table(rows: Sequence[Sequence[Any]]) -> str:
         text = f"{100 * value:.1f} %" if isinstance(value, float) else "" if value is None else str(value)
         return f"<td{' class=number' if number else ''}>{escape(text)}</td>"
 
-    heads = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in PER_CLASS)
+    names = ("class", "taken_for")
+    heads = "".join(
+        f"<th{'' if name in names else ' class=number'}>{name.replace('_', ' ')}</th>" for name in PER_CLASS
+    )
     body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     style = (
         f"body{{font:14px sans-serif;color:{theme.INK.light}}} table{{border-collapse:collapse}}"
-        f" th{{text-align:left;color:{theme.SOFT.light};font-weight:normal}} .number{{text-align:right}}"
+        f" th{{text-align:left;color:{theme.SOFT.light};font-weight:normal}}"
         f" td,th{{padding:4px 18px 4px 0;border-bottom:1px solid {theme.LINE.light}}}"
+        " .number{text-align:right}"
     )
     table = f"<table><tr>{heads}</tr>\n{body}\n</table>"
     return f"<!doctype html><meta charset=utf-8><style>{style}</style>\n{table}\n"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 COLUMNS = 6
 SIDE = 160
 """Pixels of a picture's longer side; larger ones are made smaller."""
-GAP, LINE = 16, 24
-LETTERS = 18
+GAP, LINE = 16, 21
+LETTERS = 15
 """Height in pixels."""
 
 
@@ -33,7 +33,7 @@ def draw(mistakes: "Sequence[Mistake]") -> bytes:
         down, across = divmod(place, COLUMNS)
         left, top = GAP + across * width, GAP + down * height
         picture = _sized(Image.fromarray(mistake.picture))
-        paper.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
+        paper.paste(picture, (left, top + SIDE - picture.height))
         sure = f"{100 * mistake.confidence:.0f} %"
         room = SIDE - _width(f" {sure}")
         line = top + SIDE + 4
