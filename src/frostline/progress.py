@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -48,10 +49,19 @@ def silent(description: str, total: int) -> Iterator[Advance]:
     yield lambda n=1, note="": None
 
 
+_hushed = threading.Event()
+
+
+def hush() -> None:
+    """Show no more bars on a terminal, since this process is one of several that share it."""
+    _hushed.set()
+
+
 @contextmanager
 def shown(description: str, total: int) -> Iterator[Advance]:
     """Show a bar on a terminal, or a line now and then where standard error is a file or a pipe."""
-    with (_bar if sys.stderr.isatty() else _lines)(description, total) as advance:
+    on_terminal = silent if _hushed.is_set() else _bar
+    with (on_terminal if sys.stderr.isatty() else _lines)(description, total) as advance:
         yield advance
 
 

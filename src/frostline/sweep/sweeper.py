@@ -75,7 +75,7 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
                 _take_in(study, missing, done)
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
-    worker = Worker(job.task, name, settings, space, tuple(fixed), base, until)
+    worker = Worker(job.task, name, settings, space, tuple(fixed), base, until, launch is None)
     first = [*fixed, *written(space.first())]
     send = worker if launch is None else lambda: launch(worker, first, settings.workers)
     with live.shown(Study(name, settings, space, base), len(points) if grid else settings.trials, until):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from frostline import compose, schema
+from frostline import compose, progress, schema
 from frostline.errors import FrostlineError, Pruned
 from frostline.overrides import as_typed
 from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
@@ -37,6 +37,7 @@ class Worker:
         fixed: the overrides that all trials have in common.
         base: all else that results depend on, as `Study` has it.
         until: the time, in seconds since 1970, after which no trial begins; None: none is too late.
+        alone: whether the terminal is its own.
     """
 
     run: Callable[..., Any]
@@ -46,6 +47,7 @@ class Worker:
     fixed: tuple[str, ...]
     base: Mapping[str, Any]
     until: float | None = None
+    alone: bool = True
 
     def __call__(self, number: int = 0) -> None:
         """Work.
@@ -56,6 +58,8 @@ class Worker:
         Raises:
             KeyboardInterrupt: the user stopped it; the trial it was in waits for the next worker.
         """
+        if not self.alone:
+            progress.hush()
         study = Study(self.name, self.settings, self.space, self.base, number)
         while not self.over(study) and (taken := study.take()):
             self._work(study, taken)
