@@ -18,9 +18,6 @@ from frostline.overrides import spelled
 
 CONF = SRC.parent / "conf"
 LAUNCHERS = sorted(path.stem for path in (CONF / "hydra/launcher").glob("*.yaml"))
-QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-PROCESSES = """SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id)
-    WHERE key = 'process' AND state = 'RUNNING' ORDER BY trial_id"""
 
 
 def head(name):
@@ -114,9 +111,9 @@ def check_each_point_ran_once(found, count, killed=0):
     assert sorted(again) == [trial.number for trial in dead]
 
 
-def light(folder, *words, **variables):
+def light(folder, *words, within=(), **variables):
     """Start a sweep whose trials are a formula."""
-    command = [sys.executable, "-m", "tests.sweep.light", *words]
+    command = [*within, sys.executable, "-m", "tests.sweep.light", *words]
     settings = environment(folder / "x", PYTHONPATH=f"{SRC}:{SRC.parent}", **variables)
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True)
