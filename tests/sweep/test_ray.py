@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 
 import psutil
@@ -26,7 +27,7 @@ OUTSIDE = "198.51.100.7"
 SPACE = f"ip link set lo up && ip addr add {OUTSIDE}/32 dev lo && ip route add default dev lo src {OUTSIDE}"
 PORT = 6379
 TOKEN = "of-a-test-of-frostline-alone-0000"
-RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 LAST = """SELECT number || ' ' || value_json FROM trials JOIN trial_user_attributes USING (trial_id)
     WHERE key = 'process' AND state = 'RUNNING' ORDER BY number"""
 
@@ -50,14 +51,22 @@ def within():
     holder.communicate()
 
 
+@pytest.fixture
+def scratch():
+    """Ray's own folder, whose sockets need a short path; what lies in /tmp/ray misleads others."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    yield {"RAY_TMPDIR": folder}
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def listening(within):
     lines = subprocess.run([*within, "ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
     return {line.split()[3].rpartition(":")[0] for line in lines.splitlines()}
 
 
-def test_a_ray_of_this_machine_is_reached_from_nowhere_else_and_leaves_no_token(within, tmp_path):
+def test_a_ray_of_this_machine_is_reached_from_nowhere_else_and_leaves_no_token(within, scratch, tmp_path):
     words = ["hydra/launcher=ray", "sweep.workers=2", "seed=range(8)"]
-    process = light(tmp_path, *words, within=within)
+    process = light(tmp_path, *words, within=within, **scratch)
     addresses = set()
     while process.poll() is None:
         addresses |= listening(within)
@@ -74,11 +83,11 @@ def test_a_ray_of_this_machine_is_reached_from_nowhere_else_and_leaves_no_token(
 class Node:
     """One of a cluster, with one core."""
 
-    def __init__(self, within, folder, *words):
+    def __init__(self, within, folder, scratch, *words):
         self.log = folder / f"{words[0].strip('-').partition('=')[0]}.log"
         command = [*within, sys.executable, "-m", "ray.scripts.scripts", "start", *words]
         command += ["--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]
-        settings = environment(folder / "x", PYTHONPATH=str(SRC), **RAY)
+        settings = environment(folder / "x", PYTHONPATH=str(SRC), **RAY, **scratch)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log)
 
@@ -103,12 +112,12 @@ class Node:
 
 
 @pytest.fixture
-def cluster(within, tmp_path):
+def cluster(within, scratch, tmp_path):
     with contextlib.ExitStack() as stack:
-        head = Node(within, tmp_path, "--head", f"--port={PORT}", "--include-dashboard=false")
+        head = Node(within, tmp_path, scratch, "--head", f"--port={PORT}", "--include-dashboard=false")
         stack.callback(head.kill)
         head.wait()
-        other = Node(within, tmp_path, f"--address={OUTSIDE}:{PORT}")
+        other = Node(within, tmp_path, scratch, f"--address={OUTSIDE}:{PORT}")
         stack.callback(other.kill)
         yield other.wait()
 
@@ -137,13 +146,15 @@ def in_the_middle(folder, node):
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_in_the_middle_costs_a_sweep_nothing(within, cluster, no_runs, tmp_path):
+def test_a_node_that_is_killed_in_the_middle_costs_a_sweep_nothing(
+    within, scratch, cluster, no_runs, tmp_path
+):
     folder = tmp_path / "a project"
     folder.mkdir()
     shutil.copy(no_runs, folder)
     words = [*WORDS, "freeze=full", "trainer.epochs=150", "optimizer.lr=0.01,0.02,0.03,0.04,0.05"]
     words += ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={OUTSIDE}:{PORT}", "sweep.workers=2"]
-    settings = environment(folder / "x", PYTHONPATH=str(SRC), FROSTLINE_TRACKING="", **RAY)
+    settings = environment(folder / "x", PYTHONPATH=str(SRC), FROSTLINE_TRACKING="", **RAY, **scratch)
     pipe = subprocess.PIPE
     command = [*within, sys.executable, "-m", "frostline", "finetune", *words]
     process = subprocess.Popen(command, cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True)
