@@ -21,6 +21,7 @@ from frostline.services import Labelled, NoTracker, Services, Tracker, Watch, un
 from frostline.validate import validated
 
 if TYPE_CHECKING:
+    from frostline.adapters.recorder import Recorder
     from frostline.data.index import Index
 
 NAME_BYTES = 200
@@ -155,11 +156,18 @@ def services(label: str = "", watch: Watch = unwatched, tags: Mapping[str, str] 
 
 
 @cache
-def _recorder() -> Tracker:
+def _recorder() -> "Recorder":
     """One for all runs of this process."""
     from frostline.adapters.recorder import Recorder
 
     return Recorder()
+
+
+def recorded() -> None:
+    """Wait, for a while, until all that this process's runs say is recorded; later runs begin anew."""
+    if _recorder.cache_info().currsize:
+        _recorder().close()
+        _recorder.cache_clear()
 
 
 @contextmanager

@@ -34,18 +34,10 @@ class RayLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all of them; then raise if one was lost, which ends no other."""
-        init = {"logging_level": "warning", **self.init}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        init = {"logging_level": "warning", **self.init}
         if init.get("address") is None:
-            slots = float(self.remote.get("num_cpus") or 1) * len(job_overrides)
-            init = {
-                "num_cpus": max(1, round(slots)),
-                "include_dashboard": False,
-                "_node_ip_address": LOOPBACK,
-            } | init
-            if "RAY_AUTH_MODE" not in os.environ:
-                # Else Ray makes a token for good, and leaves it in the home folder.
-                os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            init = _of_this_machine(init, float(self.remote.get("num_cpus") or 1) * len(job_overrides))
         import ray
 
         assert self.config is not None
@@ -53,7 +45,7 @@ class RayLauncher(Launcher):
         common = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
         ray.init(**init)
         try:
-            task = ray.remote(_work).options(**self.remote)
+            task = ray.remote(worker).options(**self.remote)
             jobs = [
                 task.remote(number, [*overrides], *common, str(Path.cwd()), variables)
                 for number, overrides in enumerate(job_overrides, initial_job_idx)
@@ -65,7 +57,19 @@ class RayLauncher(Launcher):
             ray.shutdown()
 
 
-def _work(
+def _of_this_machine(init: Mapping[str, Any], slots: float) -> dict[str, Any]:
+    """Return the arguments for a Ray of our own, which nothing outside this machine reaches."""
+    # Else Ray joins whatever cluster it finds, takes 127.0.0.1 for the machine's address, and listens on all
+    # (seen in 2.60). The switch means that there are no other machines; only its default goes by the system.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if "RAY_AUTH_MODE" not in os.environ:
+        # Else Ray makes a token for good, and leaves it in the home folder.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    ours = {"address": "local", "_node_ip_address": LOOPBACK, "include_dashboard": False}
+    return {"num_cpus": max(1, round(slots)), **init, **ours}
+
+
+def worker(
     number: int,
     overrides: list[str],
     hydra_context: HydraContext,
@@ -76,6 +80,8 @@ def _work(
     variables: Mapping[str, str],
 ) -> JobReturn:
     """Be a job, in a process of Ray's."""
+    from frostline import alone  # other programs, whose plug-ins Hydra looks for, too, need it not
+
     os.chdir(folder)
     os.environ |= variables
     setup_globals()
@@ -83,13 +89,16 @@ def _work(
     composed = hydra_context.config_loader.load_sweep_config(config, overrides)
     with open_dict(composed):
         composed.hydra.job.id, composed.hydra.job.num = f"{composed.hydra.job.name}_{number}", number
-    return run_job(
-        hydra_context=hydra_context,
-        task_function=task_function,
-        config=composed,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
+    try:
+        return run_job(
+            hydra_context=hydra_context,
+            task_function=task_function,
+            config=composed,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+    finally:
+        alone.recorded()  # Ray kills what a worker has started when it ends: the recorder with the last run
 
 
 def _plain(config: Any) -> Any:

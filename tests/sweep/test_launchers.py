@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -17,10 +18,8 @@ from frostline import compose
 from frostline.overrides import spelled
 
 CONF = SRC.parent / "conf"
+GUIDE = (SRC.parent / "docs/scale.md").read_text(encoding="utf-8")
 LAUNCHERS = sorted(path.stem for path in (CONF / "hydra/launcher").glob("*.yaml"))
-QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-PROCESSES = """SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id)
-    WHERE key = 'process' AND state = 'RUNNING' ORDER BY trial_id"""
 
 
 def head(name):
@@ -31,10 +30,10 @@ def commands(name):
     return [shlex.split(line[2:]) for line in head(name).splitlines() if line.startswith("# frostline ")]
 
 
-def composed(words):
+def composed(words, conf=CONF):
     """Hydra's own part of what a sweep's words compose to."""
     fixed = [word for word in words if not re.search(r"=\S+,\S", word)]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf), version_base="1.3"):
         return hydra_compose("config", fixed, return_hydra_config=True).hydra
 
 
@@ -62,6 +61,29 @@ def test_a_launchers_file_says_what_to_expect_and_its_commands_choose_it(name):
         assert len(space.combinations()) >= settings.workers
     if name == "joblib":
         assert hydra.launcher.n_jobs == settings.workers
+
+
+@pytest.mark.filterwarnings(r"ignore:\s.*validated against ConfigStore schema")
+def test_the_guides_commands_compose():
+    commands = re.findall(r"frostline finetune -m (.+)", GUIDE)
+    assert len(commands) == 3
+    for command in commands:
+        given = [spelled(word, sweep=True) for word in shlex.split(command)]
+        _, space, settings = compose.space_of(given)
+        assert len(space.combinations()) == 8
+        assert settings.store
+        assert composed(given).launcher._target_
+    assert set(re.findall(r"^\| `(\w+)` \|", GUIDE, flags=re.MULTILINE)) == set(LAUNCHERS)
+
+
+@pytest.mark.filterwarnings(r"ignore:\s.*validated against ConfigStore schema")
+def test_the_guides_cluster_is_a_file_of_a_project(tmp_path):
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    (text,) = re.findall(r"```yaml\n(.*?)```", GUIDE, flags=re.DOTALL)
+    (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+    launcher = composed(["hydra/launcher=ours"], conf).launcher
+    assert launcher._target_.endswith(".SlurmLauncher")
+    assert (launcher.account, launcher.gpus_per_node, launcher.max_num_timeout) == ("vision", 1, 100)
 
 
 def test_without_its_package_a_launcher_is_one_sentence(shell):
@@ -114,9 +136,9 @@ def check_each_point_ran_once(found, count, killed=0):
     assert sorted(again) == [trial.number for trial in dead]
 
 
-def light(folder, *words, **variables):
+def light(folder, *words, within=(), **variables):
     """Start a sweep whose trials are a formula."""
-    command = [sys.executable, "-m", "tests.sweep.light", *words]
+    command = [*within, sys.executable, "-m", "tests.sweep.light", *words]
     settings = environment(folder / "x", PYTHONPATH=f"{SRC}:{SRC.parent}", **variables)
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True)

@@ -32,12 +32,17 @@ def trials(folder):
     return load_study(study_name=store.stem, storage=f"sqlite:///{store}").get_trials(deepcopy=False)
 
 
-def asked(folder, query):
-    """The first cell of what a query of the study's store finds, None while there is nothing yet."""
+def all_of(folder, query):
+    """The first cells of what a query of the study's store finds, none while there is nothing yet."""
     for store in (folder / ".frostline/sweeps").glob("*.db"):
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as rows:
-            return (rows.execute(query).fetchone() or [None])[0]
-    return None
+            return [cell for (cell, *_) in rows.execute(query)]
+    return []
+
+
+def asked(folder, query):
+    """The first cell, None while there is nothing yet."""
+    return next(iter(all_of(folder, query)), None)
 
 
 COMPLETE = "SELECT count(*) FROM trials WHERE state = 'COMPLETE'"
