@@ -6,6 +6,7 @@ import pytest
 
 from frostline import compose
 from frostline.errors import FrostlineError
+from frostline.processes import cores
 from tests.imports import SRC
 
 CONF = SRC.parent / "conf"
@@ -17,6 +18,13 @@ def project(tmp_path, monkeypatch):
     shutil.copytree(CONF, tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_threads_fit_the_model_and_are_pinned_in_what_is_resolved():
+    for backbone, threads in (("mlp", 1), ("resnet18", cores())):
+        composed, _ = compose.experiment([f"backbone={backbone}"])
+        assert composed.trainer.threads == composed.pretrain.trainer.threads == threads
+    assert compose.experiment(["trainer.threads=3"])[0].trainer.threads == 3
 
 
 def test_a_choice_and_a_value():

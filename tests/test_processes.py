@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from frostline.processes import lives, name_of_this
+from frostline.processes import cores, lives, name_of_this, processors
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -20,6 +20,17 @@ def test_a_process_is_known_by_number_and_start():
     gone.wait()
     assert not lives(f"{gone.pid}@{time.time()}")
     assert not any(map(lives, ("", "x", "1@", "@1", "99999999999@1")))
+
+
+def test_a_process_uses_no_more_than_it_may():
+    assert 1 <= cores() <= processors() <= os.cpu_count()
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
+    code += "from frostline.processes import cores, processors; print(cores(), processors())"
+    if hasattr(os, "sched_setaffinity"):
+        found = subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONPATH": str(SRC)}, capture_output=True
+        )
+        assert found.stdout.split() == [b"1", b"1"]
 
 
 def start(folder: Path, program: str, **variables: str) -> tuple[subprocess.Popen, psutil.Process]:

@@ -29,6 +29,7 @@ from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError, allowed
 from frostline.files import read_yaml, yaml_mistake
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
+from frostline.processes import cores
 from frostline.schema import (
     Conditional,
     Evaluate,
@@ -51,6 +52,10 @@ from frostline.validate import validated
 
 # conf/hydra/launcher/ has the names that people know; what plug-ins store by them Hydra takes for types.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
+OmegaConf.register_new_resolver(
+    "fitting_threads", lambda backbone: 1 if backbone == "mlp" else cores(), replace=True
+)
 
 Task = Callable[..., Any]
 """Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""

@@ -102,8 +102,10 @@ def processor() -> Iterator[Finding]:
     """Cores, memory and threads."""
     import psutil
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from frostline.processes import processors
+
     memory = psutil.virtual_memory()
+    usable = processors()
     text = f"{usable} cores, {memory.available / 2**30:.0f} of {memory.total / 2**30:.0f} GiB memory free"
     if (threads := os.environ.get("OMP_NUM_THREADS")) is not None:
         text += f", OMP_NUM_THREADS={threads}"

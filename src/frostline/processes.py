@@ -1,4 +1,4 @@
-"""Processes: telling one from another with the same number, and ending with the one that started us."""
+"""Processes: what they may use, which is which, and ending with the one that started us."""
 
 import os
 import signal
@@ -20,6 +20,18 @@ def name_of_this() -> str:
     """Return a name for this process that no other of this machine has or will have: ``pid@start``."""
     process = psutil.Process()
     return f"{process.pid}@{process.create_time():.2f}"
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cores() -> int:
+    """Return how many physical cores this process may use: two threads of one core share its arithmetic."""
+    return min(processors(), psutil.cpu_count(logical=False) or processors())
 
 
 def lives(name: str) -> bool:

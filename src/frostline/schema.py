@@ -492,7 +492,8 @@ class Trainer(Strict):
     compile: bool
     """Let torch.compile translate passes of the whole network: minutes at first, worth it on a GPU alone."""
     threads: Annotated[int, Field(ge=1)]
-    """CPU threads; part of the result's bytes, so pinned here."""
+    """CPU threads; part of the result's bytes, so pinned and recorded. By default conf/ gives as many as fit
+    the model: one for an mlp, whose steps are too small to share, the machine's physical cores for others."""
     sampling: Literal["shuffle", "balanced"]
     """shuffle: an epoch sees every image once; balanced: as many, each drawn from a class drawn first."""
     precision: Literal["auto", "fp32", "bf16"]

@@ -95,7 +95,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path, monkeypat
     (root / "cat" / "x.jpg").write_bytes(b"")
     config = image_folder(root, on_bad_image="skip")
     for name, processors in (("one", 1), ("many", 8)):
-        monkeypatch.setattr("frostline.data.parallel._processors", lambda n=processors: n)
+        monkeypatch.setattr("frostline.data.parallel.processors", lambda n=processors: n)
         prepare.run(config, tmp_path / name)
     for file in ("index.csv", "dataset.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
