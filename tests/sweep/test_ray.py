@@ -64,6 +64,7 @@ def listening(within):
     return {line.split()[3].rpartition(":")[0] for line in lines.splitlines()}
 
 
+@pytest.mark.slow
 def test_a_ray_of_this_machine_is_reached_from_nowhere_else_and_leaves_no_token(within, scratch, tmp_path):
     words = ["hydra/launcher=ray", "sweep.workers=2", "seed=range(8)"]
     process = light(tmp_path, *words, within=within, **scratch)
