@@ -157,6 +157,43 @@ print(time.monotonic() - begun)
     )
 
 
+def test_records_are_waited_for_as_long_as_there_is_progress_and_pictures_for_a_while(tmp_path, no_runs):
+    """Each record takes a quarter of the patience, all of them twice the patience."""
+    shutil.copy(no_runs, tmp_path)
+    slow = """
+import sys, time
+from frostline.adapters import recorder, tracking
+end = tracking.StoredRun.end
+tracking.StoredRun.end = lambda *given, **more: (time.sleep(0.5), end(*given, **more))
+recorder.PICTURES_SECONDS = 0.0
+recorder.serve(sys.stdin.buffer, recorder._teller(int(sys.argv[1])))
+"""
+    (tmp_path / "slow.py").write_text(slow)
+    code = """
+import select, subprocess
+from frostline.adapters import recorder
+start = subprocess.Popen
+def slowly(words, **how):
+    return start([words[0], "slow.py", words[-1]] if "-m" in words else words, **how)
+recorder.subprocess.Popen = slowly
+given = Recorder()
+header = b"epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy"
+for number in range(8):
+    with given.run(info(f"run {number}")) as run:
+        given.send(run._key, "files", {"history.csv": header + b"\\n0,0,,,,,1.0,0.5\\n"})
+select.select([given._progress], [], [])  # it is up
+recorder.PATIENCE_SECONDS = 2.0
+"""
+    output, said = program(tmp_path, code).communicate(timeout=100)
+    assert output == ""
+    assert said == (
+        "frostline: MLflow has no pictures of 8 runs, since so many ended at once; the best have theirs\n"
+    )
+    found = recorded(tmp_path)
+    assert {status for status, _, _ in found.values()} == {"FINISHED"}
+    assert len(found) == 8
+
+
 def test_a_recorder_that_dies_takes_no_training_along(tmp_path):
     code = """
 import time

@@ -232,6 +232,8 @@ def test_files_and_the_pictures_drawn_from_them(store):
         }
     )
     run.end("FINISHED")
+    assert store.owes == 1  # drawn later: it takes what training wants
+    store.draw()
     (found,) = runs(store).values()
     listed = {f.path for f in store.client.list_artifacts(found.info.run_id)}
     assert listed == {
@@ -243,12 +245,33 @@ def test_files_and_the_pictures_drawn_from_them(store):
         assert Path(path).read_bytes().startswith(PNG)
 
 
+def test_the_best_runs_have_their_pictures_first(store):
+    history = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n0,0,,,,,1.0,0.5\n"
+    for name, accuracy in (("poor", 0.1), ("best", 0.9), ("fair", 0.5)):
+        run = begin(store, info(name))
+        run.metrics({"best/val/accuracy": accuracy})
+        run.files({"history.csv": history.encode()})
+        run.end("FINISHED")
+
+    def drawn():
+        ids = {name: run.info.run_id for name, run in runs(store).items()}
+        listed = {name: store.client.list_artifacts(run_id) for name, run_id in ids.items()}
+        return {name for name, files in listed.items() if "curves.png" in {file.path for file in files}}
+
+    for expected in ({"best"}, {"best", "fair"}, {"best", "fair", "poor"}):
+        store.draw()
+        assert drawn() == expected
+    assert store.owes == 0
+    store.draw()
+
+
 def test_mistakes_are_drawn_for_the_run_that_made_them(store):
     run = begin(store)
     run.tags({"weights.sha256": "cafe"})
     run.end("FINISHED")
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
     store.annotate("cafe", {}, {}, {}, [Mistake("3", "cat", "dog", 0.9, picture)])
+    store.draw()
     (found,) = runs(store).values()
     assert [f.path for f in store.client.list_artifacts(found.info.run_id)] == ["mistakes.png"]
     path = store.client.download_artifacts(found.info.run_id, "mistakes.png")

@@ -10,13 +10,14 @@ import atexit
 import os
 import pickle
 import queue
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from frostline.schema import Run
 
 PATIENCE_SECONDS = 45.0
-"""How long a command that is done waits for the store to take the last of its records."""
+"""How long a command that is done waits for the store to take the next of its last records."""
+PICTURES_SECONDS = 10.0
+"""How long it waits for pictures, once everything else is recorded."""
 NICENESS = 10
 """What trains comes first, where cores are few."""
 SILENCE_SECONDS = 1.0
@@ -108,32 +111,42 @@ class Recorder:
         self.send(key, "end", status)
 
     def close(self) -> None:
-        """Wait, for a while, until everything is recorded."""
+        """Wait until everything is recorded, as long as there is progress."""
         if self._owner != os.getpid() or self._process.returncode is not None:
             return
         self._messages.put(None)
+        patience = MODEL_PATIENCE_SECONDS if project.keeps_models() else PATIENCE_SECONDS
         try:
-            self._process.wait(MODEL_PATIENCE_SECONDS if project.keeps_models() else PATIENCE_SECONDS)
+            while select.select([self._progress], [], [], patience)[0]:
+                if not os.read(self._progress, 1 << 16):  # the other end is closed
+                    self._process.wait(PATIENCE_SECONDS)
+                    return
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self._process.kill()
-            self._process.wait()
-            print(
-                "frostline: warning: the MLflow store did not take all records in time; the files are whole",
-                file=sys.stderr,
-            )
+            pass
+        finally:
+            os.close(self._progress)
+        self._process.kill()
+        self._process.wait()
+        print(
+            "frostline: warning: the MLflow store did not take all records in time; the files are whole",
+            file=sys.stderr,
+        )
 
     def _start(self) -> None:
         source = str(Path(frostline.__file__).parents[1])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         self._owner = os.getpid()
         self._messages: queue.SimpleQueue[Message | threading.Event | None] = queue.SimpleQueue()
+        self._progress, told = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-m", __name__, str(told)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            pass_fds=[told],
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is for the training, which says what becomes of the run
         )
+        os.close(told)
         assert self._process.stdin
         arguments = (self._messages, self._process.stdin)
         threading.Thread(target=_feed, args=arguments, name="recorder", daemon=True).start()
@@ -252,20 +265,40 @@ def _feed(messages: "queue.SimpleQueue[Message | threading.Event | None]", pipe:
         pipe.close()
 
 
-def serve(stream: BinaryIO) -> None:
-    """Record what comes in until the other end is closed; runs that are open then were killed."""
+def serve(stream: BinaryIO, progress: Callable[[], None] = lambda: None) -> None:
+    """Record what comes in until the other end is closed; runs that are open then were killed.
+
+    Pictures are drawn when nothing else is to be done; in the end those of the best runs, for a while.
+
+    Args:
+        stream: of messages.
+        progress: told of each thing done.
+    """
     from frostline.adapters.tracking import Store
 
     store = Store()
     store.connect()
     runs: dict[int, StoredRun] = {}
-    for message in _arriving(stream):
+    for message in _arriving(stream, lambda: store.owes > 0):
         if message:
             _record(store, runs, message)
+        else:
+            store.draw()
         for run in runs.values():
             run.watch_machine()
+        progress()
     for run in runs.values():
         run.end("KILLED")
+    give_up = time.monotonic() + PICTURES_SECONDS
+    while store.owes and time.monotonic() < give_up:
+        store.draw()
+        progress()
+    if store.owes:
+        print(
+            f"frostline: MLflow has no pictures of {store.owes} runs, since so many ended at once;"
+            " the best have theirs",
+            file=sys.stderr,
+        )
 
 
 def _record(store: "Store", runs: "dict[int, StoredRun]", message: Message) -> None:
@@ -280,8 +313,8 @@ def _record(store: "Store", runs: "dict[int, StoredRun]", message: Message) -> N
         getattr(runs[key], what)(*arguments, when=when)
 
 
-def _arriving(stream: BinaryIO) -> Iterator[Message | None]:
-    """Yield what comes in, and None after each second of silence."""
+def _arriving(stream: BinaryIO, busy: Callable[[], bool]) -> Iterator[Message | None]:
+    """Yield what comes in, and None after each second of silence, or at once while there is else to do."""
     arrived: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
 
     def read() -> None:
@@ -292,13 +325,24 @@ def _arriving(stream: BinaryIO) -> Iterator[Message | None]:
     threading.Thread(target=read, name="messages", daemon=True).start()
     while True:
         try:
-            message = arrived.get(timeout=SILENCE_SECONDS)
+            message = arrived.get(timeout=0.0 if busy() else SILENCE_SECONDS)
         except queue.Empty:
             yield None
             continue
         if message is None:
             return
         yield message
+
+
+def _teller(pipe: int) -> Callable[[], None]:
+    """What tells of progress through a pipe that is read in the end alone, and may be full till then."""
+    os.set_blocking(pipe, False)
+
+    def tell() -> None:
+        with suppress(OSError):
+            os.write(pipe, b".")
+
+    return tell
 
 
 def _messages(stream: BinaryIO) -> Iterator[Message]:
@@ -310,4 +354,4 @@ def _messages(stream: BinaryIO) -> Iterator[Message]:
 
 if __name__ == "__main__":
     os.nice(NICENESS)
-    serve(sys.stdin.buffer)
+    serve(sys.stdin.buffer, _teller(int(sys.argv[1])))

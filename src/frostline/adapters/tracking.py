@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,12 +77,23 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+@dataclass
+class Owed:
+    """What a run's pictures, which are not drawn yet, are to be drawn of."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    mistakes: Sequence[Mistake] = ()
+    value: float = 0.0
+    """Accuracy on validation: the best are drawn first."""
+
+
 class Store:
     """MLflow's store, which may be away."""
 
     def __init__(self) -> None:
         self.uri = project.store_uri()
         self._failed = -RETRY_SECONDS
+        self._owed: dict[str, Owed] = {}
 
     @property
     def away(self) -> bool:
@@ -184,9 +196,45 @@ class Store:
                 run = StoredRun(self, found[0].info.run_id)
                 run.metrics(values)
                 run.files(files)
-                run.pictures(mistakes)
+                self.owe(found[0].info.run_id, Owed(dict(files), mistakes))
                 if "setting" in found[0].data.tags:
                     self.gather(found[0].info.run_id)
+
+    @property
+    def owes(self) -> int:
+        """How many runs' pictures are still to be drawn."""
+        return len(self._owed)
+
+    def owe(self, run_id: str, owed: Owed) -> None:
+        """Take in what a run's pictures are to be drawn of, with what is known of it already."""
+        known = self._owed.setdefault(run_id, Owed())
+        known.files |= owed.files
+        known.mistakes = owed.mistakes or known.mistakes
+        known.value = owed.value or known.value
+
+    def draw(self) -> None:
+        """Draw and record the pictures of the best run that lacks some, if there is one."""
+        if not self._owed:
+            return
+        from frostline.adapters.run_plots import draw
+        from frostline.report import mistakes_picture
+
+        run_id = max(self._owed, key=lambda each: self._owed[each].value)
+        owed = self._owed.pop(run_id)
+        with self.tolerant("a run's pictures can't be recorded"), tempfile.TemporaryDirectory() as folder:
+            for name, content in owed.files.items():
+                write_bytes(Path(folder, name), content)
+            drawn = list(draw(Path(folder)))
+            if owed.mistakes:
+                drawn.append(("mistakes.png", mistakes_picture.draw(owed.mistakes)))
+            self.log_files(run_id, drawn)
+
+    def log_files(self, run_id: str, files: Iterable[tuple[str, bytes]]) -> None:
+        """Record files by their paths among a run's artifacts."""
+        with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
+            for name, content in files:
+                write_bytes(Path(folder, name), content)
+            self.client.log_artifacts(run_id, folder)
 
     def maker(self, sha256: str) -> Run | None:
         """Return the newest run that made the weights of this hash; one that only passed them on did not."""
@@ -302,8 +350,7 @@ class StoredRun:
         self._store, self._id, self._load = store, run_id, load
         self._samples = 0
         self._waiting: list[Metric] = []
-        self._drawable: dict[str, bytes] = {}
-        """Files since the last pictures."""
+        self._owed = Owed()
         self._flushed = time.monotonic()
 
     def describe(self, about: RunInfo) -> None:
@@ -341,6 +388,7 @@ class StoredRun:
 
     def metrics(self, values: Mapping[str, float], *, when: int | None = None) -> None:
         """Record final values."""
+        self._owed.value = values.get("best/val/accuracy", self._owed.value)
         self._wait(values, 0, when)
         self._flush()
 
@@ -363,8 +411,8 @@ class StoredRun:
 
     def files(self, files: Mapping[str, bytes], *, when: int | None = None) -> None:
         """Record files by their paths in the run's folder."""
-        self._drawable |= files
-        self._log_files(files.items())
+        self._owed.files |= files
+        self._send(lambda _, run_id: self._store.log_files(run_id, files.items()))
 
     def model(self, folder: Path, *, when: int | None = None) -> None:
         """Store the network of the run whose files are in `folder`, which is removed."""
@@ -386,39 +434,13 @@ class StoredRun:
             self._samples += 1
             self._flush()
 
-    def pictures(self, mistakes: Sequence[Mistake] = ()) -> None:
-        """Draw what the files since the last pictures give, and mistakes, and record that."""
-        from frostline.adapters.run_plots import draw
-        from frostline.report import mistakes_picture
-
-        drawable, self._drawable = self._drawable, {}
-        if not (drawable or mistakes) or self._id is None:
-            return
-        with self._store.tolerant("the run's pictures can't be drawn"):
-            with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
-                for name, content in drawable.items():
-                    write_bytes(Path(folder, name), content)
-                drawn = list(draw(Path(folder)))
-            if mistakes:
-                drawn.append(("mistakes.png", mistakes_picture.draw(mistakes)))
-            self._log_files(drawn)
-
     def end(self, status: str, *, when: int | None = None) -> None:
-        """Send what waits, draw the run's pictures, and close it: drawing takes what training wants."""
+        """Send what waits, and close the run. Its pictures come later: drawing takes what training wants."""
         self.watch_machine(at_end=True)
         self._flush()
-        self.pictures()
+        self._send(lambda _, run_id: self._store.owe(run_id, self._owed))
         self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
         self._send(lambda client, run_id: self._store.gather(run_id))
-
-    def _log_files(self, files: Iterable[tuple[str, bytes]]) -> None:
-        def send(client: Client, run_id: str) -> None:
-            with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
-                for name, content in files:
-                    write_bytes(Path(folder, name), content)
-                client.log_artifacts(run_id, folder)
-
-        self._send(send)
 
     def _wait(self, values: Mapping[str, float], step: int, when: int | None) -> None:
         self._waiting += [Metric(key, float(value), when or now(), step) for key, value in values.items()]
