@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
+from frostline.adapters.results import Results
 from frostline.adapters.tracking import Store
 from frostline.core.comparison import Comparison, Result, compare
 from frostline.errors import FrostlineError, allowed
@@ -45,7 +46,7 @@ def run(
     store = Store()
     if not store.connect():
         raise FrostlineError("compare: there is no store to read; the warning above says why")
-    title, found = _found(store, runs, study, condition)
+    title, found = _found(Results(store), runs, study, condition)
     known = {metric for result in found for metric in result.metrics}
     for metric in metrics:
         if metric not in known:
@@ -70,7 +71,7 @@ def page(made: Comparison, experiment: str) -> str:
 
 
 def _found(
-    store: Store, words: Sequence[str], study: str | None, condition: str | None
+    store: Results, words: Sequence[str], study: str | None, condition: str | None
 ) -> tuple[str, list[Result]]:
     """Return what the comparison is called, and its runs, oldest first."""
     if words:
@@ -99,7 +100,7 @@ def _found(
     return study or "Runs compared", found
 
 
-def _meant(store: Store, word: str) -> list[Result]:
+def _meant(store: Results, word: str) -> list[Result]:
     weights = Path(word, "weights.safetensors")
     if not weights.is_file():
         return store.named(word)

@@ -166,7 +166,7 @@ def test_two_workers_share_the_trials(shell):
 def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, shell):
     words = [
         *WORDS,
-        "trainer.epochs=3",
+        "trainer.epochs=5",
         f"sweep={sweep}",
         "optimizer.lr=0.01,0.03,0.1,0.3",
         "freeze=full,linear_probe",

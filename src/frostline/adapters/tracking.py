@@ -8,7 +8,6 @@ import getpass
 import json
 import os
 import platform
-import re
 import shutil
 import socket
 import subprocess
@@ -25,12 +24,10 @@ from typing import Any
 
 import frostline
 from frostline import project
-from frostline.core.comparison import Result
-from frostline.core.metrics import METRICS, score, spread
-from frostline.errors import FrostlineError, allowed
+from frostline.errors import FrostlineError
 from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
-from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
+from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, Mistake, RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -45,7 +42,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from frostline.adapters import machine_load
+from frostline.adapters import machine_load, seeds
 
 PARAM_LIMIT = 6000
 """Characters; MLflow cuts longer values without a word."""
@@ -58,13 +55,6 @@ FLUSH_SECONDS = 5.0
 """The least time between two batches of a run's curves."""
 RETRY_SECONDS = 60.0
 """How long a store that failed is left alone before another run tries it."""
-COMPARED = 5000
-"""The most runs that are read at once."""
-TRAINED = ("pretrain", "finetune")
-OF_A_SETTING = ("study", "stage", "setting")
-"""The tags that runs share which differ in their seeds alone."""
-FINAL = ("best/", "test/", "train_seconds")
-"""How the metrics begin that a run comes to, unlike those of each epoch."""
 RUNNING = "attributes.status = 'RUNNING'"
 """A condition of MLflow's search."""
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
@@ -151,33 +141,13 @@ class Store:
             with self.tolerant("the run can't be recorded"):
                 self._reap(about)
                 tags = _tags(about, process)
-                tags["mlflow.parentRunId"] = self._setting(tags) or self._study(about.study)
+                tags["mlflow.parentRunId"] = seeds.parent_of(self, tags) or self.study(about.study)
                 run = self.client.create_run(self.experiment, when, tags, about.name)
         watched = run and about.context == "training" and machine_load.wanted()
         load = machine_load.MachineLoad() if watched else None
         stored = StoredRun(self, run.info.run_id if run else None, load)
         stored.describe(about)
         return stored
-
-    def gather(self, run_id: str) -> None:
-        """Lay the seeds of a run's setting under a run of their own, which says what they came to.
-
-        It has their mean of each final metric by the metric's own name, so that it stands among runs in a
-        table, and ``.std``, ``.best`` and ``n``. A seed alone has none.
-        """
-        one = self.client.get_run(run_id)
-        setting = {key: one.data.tags.get(key, "") for key in OF_A_SETTING}
-        finished = self.search(setting, "attributes.status = 'FINISHED'", limit=1000, order="ASC")
-        seeds = {run.data.tags["seed"]: run for run in finished if _counts(run)}  # the newest of each
-        if len(seeds) < 2:
-            return
-        parent = self._setting(one.data.tags) or self._made_setting(one)
-        for run in finished:
-            if "seed" in run.data.tags and run.data.tags["mlflow.parentRunId"] != parent:
-                self.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
-        found = over_seeds([run.data.metrics for run in seeds.values()])
-        metrics = [Metric(key, value, now(), len(seeds)) for key, value in found.items()]
-        self.client.log_batch(parent, metrics=metrics)
 
     def annotate(
         self,
@@ -198,7 +168,7 @@ class Store:
                 run.files(files)
                 self.owe(found[0].info.run_id, Owed(dict(files), mistakes))
                 if "setting" in found[0].data.tags:
-                    self.gather(found[0].info.run_id)
+                    seeds.gather(self, found[0].info.run_id)
 
     @property
     def owes(self) -> int:
@@ -229,6 +199,11 @@ class Store:
                 drawn.append(("mistakes.png", mistakes_picture.draw(owed.mistakes)))
             self.log_files(run_id, drawn)
 
+    def log_params(self, run_id: str, params: Sequence[Param]) -> None:
+        """Record parameters, as many at once as a server takes."""
+        for i in range(0, len(params), PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=params[i : i + PARAMS_AT_ONCE])
+
     def log_files(self, run_id: str, files: Iterable[tuple[str, bytes]]) -> None:
         """Record files by their paths among a run's artifacts."""
         with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
@@ -249,65 +224,11 @@ class Store:
         by_time = [f"attributes.start_time {order}"]
         return list(self.client.search_runs([self.experiment], " and ".join(filters), 1, limit, by_time))
 
-    def _study(self, study: str) -> str:
+    def study(self, study: str) -> str:
         """Return the id of the study's parent run, made by the first run that needs it."""
-        return self._parent(study, {"study": study, "stage": "study"})[0]
+        return self.parent(study, {"study": study, "stage": "study"})[0]
 
-    def finished(self, tags: Mapping[str, str], *conditions: str) -> list[Result]:
-        """Return the trained runs with these tags that ran to their end, oldest first, to compare.
-
-        Args:
-            tags: all of which they have.
-            conditions: more, in MLflow's language of filters.
-        """
-        found = self.search(tags, "attributes.status = 'FINISHED'", *conditions, limit=COMPARED, order="ASC")
-        return [_result(run) for run in found if run.data.tags.get("stage") in TRAINED and _counts(run)]
-
-    def named(self, word: str) -> list[Result]:
-        """Return the finished runs that a word means: by id, by name, or all seeds of a setting by its name.
-
-        Raises:
-            FrostlineError: there is none.
-        """
-        mark = '"' if "'" in word else "'"
-        if re.fullmatch(r"[0-9a-f]{32}", word):
-            found = self.finished({}, f"attributes.run_id = '{word}'")
-        else:
-            found = self.finished({}, f"attributes.run_name = {mark}{word}{mark}")[-1:]
-        if not found:
-            found = self.finished({}, f"attributes.run_name LIKE {mark}{word}·s%{mark}")
-            found = [run for run in found if run.name == f"{word}·s{run.seed}"]
-        if not found:
-            names = {run.name for run in self.finished({})}
-            raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, names)}")
-        return found
-
-    def studies(self) -> list[str]:
-        """Return the studies' names, the newest first."""
-        return [str(run.info.run_name) for run in self.search({"stage": "study"}, limit=COMPARED)]
-
-    def _setting(self, tags: Mapping[str, str]) -> str | None:
-        """Return the id of the run that the seeds of a setting lie under, if there is one."""
-        if "seed" not in tags or "setting" not in tags:
-            return None
-        found = self.search({**{key: tags[key] for key in OF_A_SETTING}, "of": "seeds"}, order="ASC")
-        return str(found[0].info.run_id) if found else None
-
-    def _made_setting(self, run: Run) -> str:
-        """Make the run that the seeds of a run's setting lie under, with what they have in common."""
-        tags = run.data.tags
-        wanted = {**{key: tags[key] for key in OF_A_SETTING}, "of": "seeds"}
-        common = {str(key): tags[key] for key in ("arm", "backbone", "dataset", "freeze") if key in tags}
-        name = str(run.info.run_name).removesuffix(f"·s{tags['seed']}")
-        above = {"mlflow.parentRunId": self._study(tags["study"])}
-        parent, made = self._parent(name, wanted, {**common, **above})
-        if made:
-            params = [Param(key, value) for key, value in run.data.params.items() if key != "seed"]
-            for i in range(0, len(params), PARAMS_AT_ONCE):
-                self.client.log_batch(parent, params=params[i : i + PARAMS_AT_ONCE])
-        return parent
-
-    def _parent(
+    def parent(
         self, name: str, wanted: Mapping[str, str], more: Mapping[str, str] | None = None
     ) -> tuple[str, bool]:
         """Return the id of the run with the tags `wanted`, under which others lie, and whether it is new."""
@@ -366,8 +287,7 @@ class StoredRun:
         )
 
         def send(client: Client, run_id: str) -> None:
-            for i in range(0, len(params), PARAMS_AT_ONCE):
-                client.log_batch(run_id, params=params[i : i + PARAMS_AT_ONCE])
+            self._store.log_params(run_id, params)
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])]
             try:
                 client.log_inputs(run_id, inputs)
@@ -440,7 +360,7 @@ class StoredRun:
         self._flush()
         self._send(lambda _, run_id: self._store.owe(run_id, self._owed))
         self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
-        self._send(lambda client, run_id: self._store.gather(run_id))
+        self._send(lambda client, run_id: seeds.gather(self._store, run_id))
 
     def _wait(self, values: Mapping[str, float], step: int, when: int | None) -> None:
         self._waiting += [Metric(key, float(value), when or now(), step) for key, value in values.items()]
@@ -481,36 +401,6 @@ def _tags(about: RunInfo, process: str) -> dict[str, str]:
         alike = {key: value for key, value in about.config.items() if key != "seed"}
         found["setting"] = content_key([alike, about.dataset["fingerprint"]])[:16]
     return found
-
-
-def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return what runs that differ in their seeds came to: each final metric's mean, ``.std`` and ``.best``.
-
-    >>> over_seeds([{"test/loss": 1.0, "lr": 0.1}, {"test/loss": 3.0}])
-    {'test/loss': 2.0, 'test/loss.std': 1.4142135623730951, 'test/loss.best': 1.0, 'n': 2.0}
-    """
-    found: dict[str, float] = {}
-    for key in sorted({key for run in runs for key in run}):
-        if key.startswith(FINAL):
-            values = [run[key] for run in runs if key in run]
-            told = spread(values)
-            found |= {key: told["mean"], f"{key}.std": told["std"]}
-            if key.rpartition("/")[2] in METRICS:
-                found[f"{key}.best"] = max(values, key=lambda value: score(key, value))
-    return {**found, "n": float(len(runs))}
-
-
-def _counts(run: Run) -> bool:
-    """Whether a finished run is one of a setting's seeds that ran to its end."""
-    return "seed" in run.data.tags and run.data.tags.get(TRIAL_STATE, "complete") == "complete"
-
-
-def _result(run: Run) -> Result:
-    tags = run.data.tags
-    params = {key: value for key, value in run.data.params.items() if key != "seed"}
-    setting = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"
-    seed = int(tags.get("seed", 0))
-    return Result(run.info.run_id, run.info.run_name, setting, seed, params, run.data.metrics)
 
 
 def _who() -> dict[str, str]:
