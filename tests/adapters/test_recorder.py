@@ -220,7 +220,7 @@ def test_a_message_that_was_cut_off_ends_the_stream():
 def test_the_machine_is_looked_at_in_silence_too(monkeypatch):
     monkeypatch.setattr(recorder, "SILENCE_SECONDS", 0.01)
     reading, writing = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
-    arriving = recorder._arriving(reading)
+    arriving = recorder._arriving(reading, lambda: False)
     assert next(arriving) is None
     pickle.dump(message := (0, 1, "epoch", ({},)), writing)
     writing.close()
