@@ -12,6 +12,7 @@ from frostline.errors import FrostlineError
 from frostline.sweep.space import Interval, Parameter, Space, Values
 
 GRID = Space((Parameter("freeze", Values(("full", "gradual"))), Parameter("seed", Values(("0", "1", "2")))))
+SEED = Parameter("seed", Values(("0", "1", "2")))
 LINE = Space((Parameter("x", Interval(0.0, 1.0)),))
 PRUNER = {
     "kind": "none",
@@ -161,6 +162,29 @@ def test_trials_that_were_run_elsewhere_are_taken_in(place):
     assert made.missing() == []
     assert states(made) == ["complete"] + ["waiting"] * 5
     assert made.take().point == others[0]
+
+
+@pytest.mark.timeout(60)  # of names, fANOVA tries every combination: 2⁴⁰ of them
+def test_what_mattered_most_is_told_though_lists_are_long(place):
+    rates = tuple(f"{rate / 10}" for rate in range(40))
+    parameters = Parameter("lr", Values(rates)), Parameter("decay", Interval(0.0, 1.0)), SEED
+    made = begun(Space(parameters), sampler={"kind": "random"}, trials=80)
+    for number in range(80):
+        point = made.space.random(0, number)
+        made.add(point, [float(point["lr"]) + point["decay"]], {})
+    found = made.importances()
+    assert [*found][:2] == ["lr", "decay"]
+    assert found["lr"] > 0.8
+    assert found["seed"] < 0.02
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_one_parameter_or_few_trials_say_nothing(place):
+    made = begun(Space((SEED,)))
+    assert made.importances() == {}
+    for number in range(8):
+        made.add({"seed": str(number % 3)}, [number / 10], {})
+    assert made.importances() == {}
 
 
 def test_a_pruner_stops_what_is_worse_than_the_others_were(place):

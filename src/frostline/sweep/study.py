@@ -45,7 +45,9 @@ BEAT_SECONDS = 30.0
 SILENCE_SECONDS = 300.0
 """Without a beat, after which a trial of another machine is taken for dead; here its process is asked."""
 LEAST_TRIALS = 4
-"""Complete, of which it is said which parameter mattered."""
+"""Complete, of which it is said which parameter mattered…"""
+MOST_TRIALS = 300
+"""…and so many of them, since the forest takes its time."""
 PROCESS = "process"
 """Note of a trial that was taken: whose it is."""
 AGAIN = "again"
@@ -266,19 +268,25 @@ class Study:
         return [_seen(trial, killed=trial.number in killed) for trial in found]
 
     def importances(self) -> dict[str, float]:
-        """Return parameter → share of the first objective's variance, the largest first; empty of few trials.
+        """Return parameter → share of the first objective's variance, the largest first.
 
-        Functional ANOVA (Hutter et al. 2014) by a random forest with a fixed seed, of the parameters that all
-        complete trials have.
+        Empty where there are few trials, or one parameter. Functional ANOVA (Hutter et al. 2014) by a random forest with a fixed seed, of the parameters that all
+        complete trials have, over the latest trials.
         """
-        complete = [trial for trial in self.trials() if trial.state == "complete"]
+        complete = [trial for trial in self.trials() if trial.state == "complete"][-MOST_TRIALS:]
         if len(complete) < LEAST_TRIALS or len({trial.values[0] for trial in complete}) < 2:
             return {}
-        found = optuna.importance.get_param_importances(
-            self._opened(),
-            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-            target=lambda trial: trial.values[0],
-        )
+        shared = [p for p in self.space.parameters if all(p.key in trial.point for trial in complete)]
+        varied = [p for p in shared if len({trial.point[p.key] for trial in complete}) > 1]
+        if len(varied) < 2:
+            return {}
+        study = optuna.create_study()
+        ranges = {parameter.key: _range(parameter) for parameter in varied}
+        for trial in complete:
+            places = {parameter.key: _place(parameter, trial.point[parameter.key]) for parameter in varied}
+            study.add_trial(create_trial(params=places, distributions=ranges, value=trial.values[0]))
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
         return {key: float(share) for key, share in found.items()}
 
     def tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
@@ -437,6 +445,24 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
             return IntDistribution(int(low), int(high), log)
         case Interval(low, high, log):
             return FloatDistribution(low, high, log)
+
+
+def _range(parameter: Parameter) -> BaseDistribution:
+    """As `_distribution`, but a list's n values are numbered: fANOVA takes 2ⁿ steps for as many names."""
+    match parameter.domain:
+        case Values(options):
+            return IntDistribution(0, len(options) - 1)
+        case Interval():
+            return _distribution(parameter)
+
+
+def _place(parameter: Parameter, value: Value) -> Value:
+    """Where a value lies in its parameter's `_range`."""
+    match parameter.domain:
+        case Values(options):
+            return options.index(str(value))
+        case Interval():
+            return value
 
 
 def _pruner(config: schema.Pruner) -> optuna.pruners.BasePruner:
