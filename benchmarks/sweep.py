@@ -1,6 +1,6 @@
 """What a sweep costs beside its training, and what is left of one that is killed ten times.
 
-    .venv/bin/python benchmarks/sweep.py          half an hour on quiet cores; writes results/sweeps.json
+    .venv/bin/python benchmarks/sweep.py          a quarter of an hour on quiet cores; writes results/sweeps.json
     .venv/bin/python benchmarks/sweep.py --kills  the second part alone
 
 The first part: UCI digits at 32 px, ResNet-10-T from random weights, one thread; 64 linear probes that
@@ -39,7 +39,7 @@ WORKS: dict[str, dict[str, Any]] = {
     "16 full fine-tunings": {"trials": 16, "probe": False, "epochs": 3},
 }
 ARMS = ("frostline", "Hydra and Lightning", "Optuna and Lightning")
-REPEATS = 2
+REPEATS = 1
 KILLS, KILLED_TRIALS = 10, 64
 DATA = ["dataset=digits", "source=digits", "weights=none", "trainer.threads=1"]
 
@@ -192,7 +192,7 @@ def main() -> None:
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     if "--kills" not in sys.argv:
         known |= {"machine": rivals.machine(("torch", "pytorch-lightning", "hydra-core", "optuna", "mlflow"))}
-        known["costs"] = costs()
+        known |= {"repeats": REPEATS, "costs": costs()}
     known["kills"] = kills()
     RESULTS.write_text(json.dumps(known, indent=2) + "\n")
     print(json.dumps(known, indent=2))

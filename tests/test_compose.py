@@ -190,3 +190,35 @@ def test_a_wrong_params_file_is_one_sentence(content, sentence, tmp_path):
     with pytest.raises(FrostlineError) as caught:
         compose.read_selection(tmp_path / "params.yaml")
     assert str(caught.value) == f"{tmp_path}/{sentence}"
+
+
+def test_points_of_a_sweep_compose_as_each_would_alone():
+    points = [
+        [
+            f"optimizer={name}",
+            f"optimizer.lr={rate}",
+            "trainer.device=cpu",
+            f"freeze={freeze}",
+            f"seed={seed}",
+        ]
+        for freeze in ("full", "gradual")
+        for name in ("sgd", "adamw")
+        for rate in ("0.1", "1e-3")
+        for seed in (0, 7)
+    ]
+    points += [
+        [*points[0], "++optimizer.options.momentum=0.5"],
+        [*points[0], "optimizer@pretrain.optimizer=adam"],
+    ]
+    points += [["dataset.shots=null"], ["dataset.shots=3"], ["dataset.shots=null"], ["out='a b'"], []]
+    fixed = ["backbone=mlp", "trainer.epochs=3"]
+    found = compose.planned(fixed, points)
+    assert found == [compose.experiment([*fixed, *point]) for point in points]
+
+
+def test_a_point_that_is_wrong_is_found_before_anything_runs():
+    points = [["optimizer.lr=0.1"], ["optimizer.lr=-1"]]
+    with pytest.raises(FrostlineError, match=r"optimizer\.lr: found -1"):
+        compose.planned([], points)
+    with pytest.raises(FrostlineError, match=r"optimizer\.lrr: unknown key; did you mean 'optimizer\.lr'"):
+        compose.planned([], [["optimizer.lrr=0.1"]])

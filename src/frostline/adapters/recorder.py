@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 45.0
 """How long a command that is done waits for the store to take the next of its last records."""
-PICTURES_SECONDS = 10.0
+PICTURES_SECONDS = 5.0
 """How long it waits for pictures, once everything else is recorded."""
 NICENESS = 10
 """What trains comes first, where cores are few."""

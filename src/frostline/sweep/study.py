@@ -270,8 +270,8 @@ class Study:
     def importances(self) -> dict[str, float]:
         """Return parameter → share of the first objective's variance, the largest first.
 
-        Empty where there are few trials, or one parameter. Functional ANOVA (Hutter et al. 2014) by a random forest with a fixed seed, of the parameters that all
-        complete trials have, over the latest trials.
+        Empty where there are few trials, or one parameter. Functional ANOVA (Hutter et al. 2014) by a random
+        forest with a fixed seed, of the parameters that all complete trials have, over the latest trials.
         """
         complete = [trial for trial in self.trials() if trial.state == "complete"][-MOST_TRIALS:]
         if len(complete) < LEAST_TRIALS or len({trial.values[0] for trial in complete}) < 2:
