@@ -1,6 +1,6 @@
 """What a sweep costs beside its training, and what is left of one that is killed ten times.
 
-    .venv/bin/python benchmarks/sweep.py          a quarter of an hour on quiet cores; writes results/sweeps.json
+    .venv/bin/python benchmarks/sweep.py          twenty minutes on quiet cores; writes results/sweeps.json
     .venv/bin/python benchmarks/sweep.py --kills  the second part alone
 
 The first part: UCI digits at 32 px, ResNet-10-T from random weights, one thread; 64 linear probes that
