@@ -50,6 +50,12 @@ def test_the_callback_costs_less_than_a_percent_of_a_step():
             assert row["hooks_percent"] < 1
 
 
+def test_a_sweep_that_was_killed_ten_times_ended_as_one_that_was_left_alone():
+    found = json.loads((BENCHMARKS / "results" / "sweeps.json").read_text())["kills"]
+    whole = {"kills": 10, "complete": 64, "duplicates": 0, "same_best": True, "same_trials": True}
+    assert found == {"grid": whole, "random": whole}
+
+
 # ── python -m benchmarks ────────────────────────────────────────────────────────────────────────────────────
 
 
