@@ -4,7 +4,6 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from frostline.core import weights
 from frostline.core.weights import METADATA
 from frostline.errors import FrostlineError
 from frostline.located import WEIGHTS
-from frostline.models.served import Served
+from frostline.models.served import TOLERANCE, TRACED, Runs, Served, furthest
 from frostline.stages.measuring import network_with
 from frostline.trained import Trained
 
@@ -24,14 +23,7 @@ FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "safetensors": ".safetensors"}
 """Format → what its files' names end in."""
 CHECKED = 64
 """Images that the file is tried on, all at once and one alone."""
-TRACED = 2
-"""Images in the batch that a graph is drawn from; one would be taken for a law."""
-TOLERANCE = 1e-4
-"""The largest difference of a probability that counts as rounding."""
 INPUT, OUTPUT = "images", "probabilities"
-
-Runs = Callable[[Tensor], Tensor]
-"""(N, C, H, W) uint8 → (N, K) float32 probabilities."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +72,7 @@ def run(found: Trained, form: str, out: Path) -> Exported:
                     f"--format: {form} can't express this network ({type(error).__name__}: {reason});"
                     " try another format"
                 ) from error
-            difference = max(
-                float((served(part) - theirs(part)).abs().max()) for part in (images, images[:1])
-            )
+            difference = furthest(served, theirs, images)
         if not difference <= TOLERANCE:
             raise FrostlineError(
                 f"--format: as {form} the network's probabilities differ by {difference:.1e} on {tried_on},"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 # Makes settings that have to be there before mlflow is imported.
-from frostline.adapters.tracking import Store
+from frostline.adapters.tracking import Store, quoted
 
 # isort: split
 from mlflow.artifacts import download_artifacts
@@ -42,10 +42,6 @@ RUN = "run"
 """The folder of a model that holds its run's files."""
 CHECKED = 16
 """Images that a stored model is tried on."""
-EXAMPLES = 2
-"""Images of the input example; more than one, or torch.export takes a batch of one for a law."""
-TOLERANCE = 1e-4
-"""The largest difference of a probability from the network's own."""
 RECORDED = ("dataset.fingerprint", "git.commit", "git.dirty", "version.frostline")
 """Tags of a run that its model's version gets too."""
 METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "loss", "ece")
@@ -205,7 +201,7 @@ class Models:
         return found[0] if found else self._store.maker(trained.sha256)
 
     def _version_with(self, name: str, sha256: str) -> ModelVersion | None:
-        versions = self._store.client.search_model_versions(f"name = {_quoted(name)}", max_results=10_000)
+        versions = self._store.client.search_model_versions(f"name = {quoted(name)}", max_results=10_000)
         same = [each for each in versions if each.tags.get("weights.sha256") == sha256]
         return max(same, key=lambda each: int(each.version), default=None)
 
@@ -241,7 +237,7 @@ class Models:
         except MlflowException:
             if at:
                 raise FrostlineError(f"{uri}: no alias {alias!r}; {allowed(alias, model.aliases)}") from None
-            versions = client.search_model_versions(f"name = {_quoted(name)}")
+            versions = client.search_model_versions(f"name = {quoted(name)}")
             there = allowed(version, [str(each.version) for each in versions])
             raise FrostlineError(f"{uri}: no version {version!r}; {there}") from None
         return str(client.get_model_version_download_uri(name, str(found.version)))
@@ -262,7 +258,7 @@ class Models:
     def _run(self, text: str) -> Run:
         with suppress(MlflowException):
             return self._store.client.get_run(text)
-        found = self._store.search({}, f"attributes.run_name = {_quoted(text)}", limit=100)
+        found = self._store.search({}, f"attributes.run_name = {quoted(text)}", limit=100)
         found = [run for run in found if "weights.sha256" in run.data.tags] or found
         if len(found) == 1:
             return found[0]
@@ -332,9 +328,11 @@ def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
     import numpy as np
     import torch
 
+    from frostline.models.served import TOLERANCE, TRACED, furthest
+
     served, spec = trained.served(), trained.spec
     images, tried_on = trained.images(CHECKED)
-    example = images[torch.arange(EXAMPLES) % len(images)].numpy()
+    example = images[torch.arange(TRACED) % len(images)].numpy()
     shape = (-1, spec.channels, spec.size, spec.size)
     # Without names: MLflow would hand the network a dictionary.
     signature = ModelSignature(
@@ -364,9 +362,7 @@ def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
         shutil.copytree(trained.folder, folder / RUN, ignore=_but_the_run)
         about.save(str(folder / "MLmodel"))
         loaded = mlflow.pytorch.load_model(str(folder))
-    with torch.no_grad():
-        pairs = ((served(part), loaded(part)) for part in (images, images[:1]))
-        difference = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+    difference = furthest(served, loaded, images)
     if not difference <= TOLERANCE:
         raise FrostlineError(
             f"{trained.folder}: the stored model differs from the network by {difference:.1e} on {tried_on},"
@@ -404,13 +400,15 @@ def _but_the_run(folder: str, names: list[str]) -> list[str]:
 
 def _tags(trained: "Trained", run: Run | None) -> dict[str, str]:
     """What a version says of itself, for people and for filters."""
+    from frostline.stages.training import backbone_name
+
     known: Mapping[str, str] = run.data.tags if run else {}
     config = trained.run
     own = {
         "weights.sha256": trained.sha256,
         "run.name": str(run.info.run_name) if run else trained.folder.name,
         "stage": config.stage,
-        "backbone": getattr(config.backbone, "name", config.backbone.kind),
+        "backbone": backbone_name(config),
         "dataset": config.dataset.kind,
         "classes": str(len(trained.classes)),
     }
@@ -437,12 +435,6 @@ def _described(trained: "Trained", run: Run | None) -> str:
     ]
     name = str(run.info.run_name) if run else trained.folder.name
     return ": ".join([name, ", ".join(shown)]) if shown else name
-
-
-def _quoted(value: str) -> str:
-    """A value in MLflow's search, which knows two quotation marks and no way to escape them."""
-    mark = '"' if "'" in value else "'"
-    return f"{mark}{value}{mark}"
 
 
 @contextmanager

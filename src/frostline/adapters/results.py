@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from mlflow.entities import Run
 
 from frostline.adapters.seeds import counts
-from frostline.adapters.tracking import Store
+from frostline.adapters.tracking import Store, quoted
 from frostline.core.comparison import Result
 from frostline.errors import FrostlineError, allowed
 from frostline.files import content_key
@@ -44,13 +44,12 @@ class Results:
         Raises:
             FrostlineError: there is none.
         """
-        mark = '"' if "'" in word else "'"
         if re.fullmatch(r"[0-9a-f]{32}", word):
             found = self.finished({}, f"attributes.run_id = '{word}'")
         else:
-            found = self.finished({}, f"attributes.run_name = {mark}{word}{mark}")[-1:]
+            found = self.finished({}, f"attributes.run_name = {quoted(word)}")[-1:]
         if not found:
-            found = self.finished({}, f"attributes.run_name LIKE {mark}{word}·s%{mark}")
+            found = self.finished({}, f"attributes.run_name LIKE {quoted(f'{word}·s%')}")
             found = [run for run in found if run.name == f"{word}·s{run.seed}"]
         if not found:
             names = {run.name for run in self.finished({})}

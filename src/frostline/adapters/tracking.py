@@ -447,6 +447,11 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def _equals(tag: str, value: str) -> str:
-    """A condition of MLflow's search, which knows two quotation marks and no way to escape them."""
+    """A condition of MLflow's search."""
+    return f"tags.`{tag}` = {quoted(value)}"
+
+
+def quoted(value: str) -> str:
+    """Return a value as MLflow's search has it, which knows two quotation marks and no way to escape them."""
     mark = '"' if "'" in value else "'"
-    return f"tags.`{tag}` = {mark}{value}{mark}"
+    return f"{mark}{value}{mark}"

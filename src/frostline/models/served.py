@@ -1,9 +1,18 @@
 """A network that can't be fed wrongly scaled images: pixels in, probabilities out."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from frostline.data.pixels import InputSpec
+
+TOLERANCE = 1e-4
+"""The largest difference of a probability from the network's own that counts as rounding."""
+TRACED = 2
+"""Images in the batch that a graph is drawn from; one would be taken for a law."""
+Runs = Callable[[Tensor], Tensor]
+"""(N, C, H, W) uint8 → (N, K) float32 probabilities."""
 
 
 class Served(nn.Module):
@@ -37,3 +46,16 @@ class Served(nn.Module):
         torch._assert(images.dtype == torch.uint8, "images have to be uint8, 0 to 255")
         probabilities: Tensor = self.network((images / 255 - self.mean) / self.std).float().softmax(1)
         return probabilities
+
+
+@torch.no_grad()
+def furthest(served: Served, written: Runs, images: Tensor) -> float:
+    """Return the largest difference of a probability, on images all at once and on one alone.
+
+    Args:
+        served: the network.
+        written: what was written of it, read again.
+        images: (N, C, H, W) uint8, N ≥ 1.
+    """
+    parts = (images, images[:1])
+    return max(float((served(part) - written(part)).abs().max()) for part in parts)
