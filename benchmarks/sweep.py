@@ -1,12 +1,18 @@
 """What a sweep costs beside its training, and what is left of one that is killed ten times.
 
-    .venv/bin/python benchmarks/sweep.py          twenty minutes on quiet cores; writes results/sweeps.json
+    .venv/bin/python benchmarks/sweep.py          an hour on quiet cores; writes results/sweeps.json
+    .venv/bin/python benchmarks/sweep.py --costs  the first part alone
     .venv/bin/python benchmarks/sweep.py --kills  the second part alone
 
 The first part: UCI digits at 32 px, ResNet-10-T from random weights, one thread; 64 linear probes that
 differ in their learning rate, and 16 full fine-tunings. The same sweep is written for Hydra's basic launcher
 and as an Optuna script, both over plain Lightning; all record into an empty MLflow store in SQLite. What is
-measured is the whole command, and for frostline what each trial takes beside the seconds that it trains.
+measured is the whole command. frostline measures each trial's best network on three splits as well, which
+the others leave out.
+
+What one more trial takes is measured with a quarter of the trials beside all of them. Beside training it is
+that less what a loop without anything around it takes for one more full fine-tuning, start and end validated
+and measured alike; of linear probes, which no loop trains at once, less the seconds of their training.
 
 The second part: 64 small trials, by `grid` and by `random`. The command is killed with SIGKILL at ten random
 moments, its process group and all, and started again; its trials are held against those of a sweep that was
@@ -39,7 +45,8 @@ WORKS: dict[str, dict[str, Any]] = {
     "16 full fine-tunings": {"trials": 16, "probe": False, "epochs": 3},
 }
 ARMS = ("frostline", "Hydra and Lightning", "Optuna and Lightning")
-REPEATS = 1
+BARE = "a bare loop"
+REPEATS = 3
 KILLS, KILLED_TRIALS = 10, 64
 DATA = ["dataset=digits", "source=digits", "weights=none", "trainer.threads=1"]
 
@@ -50,7 +57,8 @@ def rates(count: int) -> list[float]:
 
 
 def command(arm: str, work: dict[str, Any], folder: Path) -> list[str]:
-    listed = ",".join(map(str, rates(work["trials"])))
+    tried = rates(work["trials"])
+    listed = ",".join(map(str, tried))
     store = folder / "mlflow.db"
     if arm == "frostline":
         words = [
@@ -66,7 +74,9 @@ def command(arm: str, work: dict[str, Any], folder: Path) -> list[str]:
     if arm == "Hydra and Lightning":
         words = [f"lr={listed}", f"probe={work['probe']}", f"epochs={work['epochs']}", f"store={store}"]
         return [sys.executable, "-m", "benchmarks.peers.hydra_sweep", "-m", *words]
-    given = {"rates": rates(work["trials"]), "store": str(store), **work}
+    given = {"rates": tried, "store": str(store), **work}
+    if arm == BARE:
+        return [sys.executable, "-m", "benchmarks.peers.bare_trials", json.dumps(given)]
     return [sys.executable, "-m", "benchmarks.peers.optuna_sweep", json.dumps(given)]
 
 
@@ -82,7 +92,7 @@ def settings() -> dict[str, str]:
 
 
 def measured(arm: str, work: dict[str, Any]) -> dict[str, float]:
-    """Run a sweep in an empty folder; return its seconds, and those of its training where they are known."""
+    """Run a sweep in an empty folder; return its seconds, and those of its training if it records them."""
     with tempfile.TemporaryDirectory(prefix="sweep-") as name:
         folder = Path(name)
         begun = time.perf_counter()
@@ -92,6 +102,8 @@ def measured(arm: str, work: dict[str, Any]) -> dict[str, float]:
         seconds = time.perf_counter() - begun
         if done.returncode:
             raise SystemExit(f"{arm}: {done.stderr[-2000:]}")
+        if arm == BARE:
+            return {"seconds": seconds, "train_seconds": 0.0}
         with closing(sqlite3.connect(folder / "mlflow.db")) as store:
             runs = """SELECT count(*) FROM runs WHERE status = 'FINISHED'
                 AND run_uuid IN (SELECT run_uuid FROM metrics)"""
@@ -106,18 +118,34 @@ def measured(arm: str, work: dict[str, Any]) -> dict[str, float]:
 def costs() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, work in WORKS.items():
-        runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+        fewer = {**work, "trials": work["trials"] // 4}
+        both = ("frostline",) if work["probe"] else ("frostline", BARE)
+        tasks = [(arm, work) for arm in (*ARMS, *both[1:])] + [(arm, fewer) for arm in both]
+        runs: dict[tuple[str, int], list[dict[str, float]]] = {}
         for repeat in range(REPEATS):
-            for arm in ARMS:
-                runs[arm].append(measured(arm, work))
-                print(f"{name}, {repeat + 1}: {arm}: {runs[arm][-1]['seconds']:.1f} s", flush=True)
-        ours = statistics.median(run["seconds"] for run in runs["frostline"])
-        rows: dict[str, dict[str, float]] = {}
-        for arm in ARMS:
-            seconds = statistics.median(run["seconds"] for run in runs[arm])
-            rows[arm] = {"seconds": round(seconds, 1), "ratio": round(seconds / ours, 2)}
-        beside = [(run["seconds"] - run["train_seconds"]) / work["trials"] for run in runs["frostline"]]
-        rows["frostline"]["beside_training_s_a_trial"] = round(statistics.median(beside), 3)
+            for arm, given in tasks:
+                one = measured(arm, given)
+                runs.setdefault((arm, given["trials"]), []).append(one)
+                print(f"{name}, {repeat + 1}: {arm}, {given['trials']}: {one['seconds']:.1f} s", flush=True)
+        medians = {
+            key: statistics.median(each["seconds"] for each in repeats) for key, repeats in runs.items()
+        }
+        ours = medians["frostline", work["trials"]]
+        rows: dict[str, dict[str, Any]] = {}
+        for arm, given in tasks[: len(tasks) - len(both)]:
+            key = arm, given["trials"]
+            rows[arm] = {"seconds": round(medians[key], 1), "ratio": round(medians[key] / ours, 2)}
+            rows[arm]["all_seconds"] = [round(each["seconds"], 1) for each in runs[key]]
+        more = {
+            arm: (medians[arm, work["trials"]] - medians[arm, fewer["trials"]])
+            / (work["trials"] - fewer["trials"])
+            for arm in both
+        }
+        trained = statistics.median(each["train_seconds"] for each in runs["frostline", work["trials"]])
+        beside = more["frostline"] - more.get(BARE, trained / work["trials"])
+        for arm, seconds in more.items():
+            rows[arm]["one_more_trial_s"] = round(seconds, 3)
+        rows["frostline"]["beside_training_s_a_trial"] = round(beside, 3)
         found[name] = rows
     return found
 
@@ -193,7 +221,8 @@ def main() -> None:
     if "--kills" not in sys.argv:
         known |= {"machine": rivals.machine(("torch", "pytorch-lightning", "hydra-core", "optuna", "mlflow"))}
         known |= {"repeats": REPEATS, "costs": costs()}
-    known["kills"] = kills()
+    if "--costs" not in sys.argv:
+        known["kills"] = kills()
     RESULTS.write_text(json.dumps(known, indent=2) + "\n")
     print(json.dumps(known, indent=2))
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import DataLoader, TensorDataset
 
 BATCH = 64
+SIZES = {"train": 1078, "val": 362, "test": 357}
 
 
 class Module(pl.LightningModule):
@@ -56,18 +57,26 @@ def rivals_quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def digits() -> dict[str, TensorDataset]:
+    """UCI digits at 32 px, in splits as large as frostline's."""
+    x, y = load_digits(return_X_y=True)
+    images = interpolate(torch.tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) / 16, size=32, mode="bicubic")
+    keep, test = train_test_split(range(len(y)), test_size=SIZES["test"], stratify=y, random_state=0)
+    train, val = train_test_split(keep, test_size=SIZES["val"], stratify=y[keep], random_state=0)
+    labels = torch.tensor(y)
+    rows = {"train": train, "val": val, "test": test}
+    assert {split: len(each) for split, each in rows.items()} == SIZES
+    return {split: TensorDataset(images[each], labels[each]) for split, each in rows.items()}
+
+
 def train(lr: float, *, probe: bool, epochs: int, store: Path) -> float:
     """Train one network, and return its accuracy on validation."""
     pl.seed_everything(0, verbose=False)
     torch.set_num_threads(1)
-    x, y = load_digits(return_X_y=True)
-    images = interpolate(torch.tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) / 16, size=32, mode="bicubic")
-    keep, _ = train_test_split(range(len(y)), train_size=898, stratify=y, random_state=0)
-    train_rows, val_rows = train_test_split(keep, test_size=179, stratify=y[keep], random_state=0)
-    labels = torch.tensor(y)
+    data = digits()
     loaders = [
-        DataLoader(TensorDataset(images[rows], labels[rows]), BATCH, shuffle=rows is train_rows)
-        for rows in (train_rows, val_rows)
+        DataLoader(data["train"], BATCH, shuffle=True),
+        DataLoader(data["val"], BATCH),
     ]
     logger = MLFlowLogger("sweep", tracking_uri=f"sqlite:///{store}", run_name=f"lr={lr:g}")
     trainer = pl.Trainer(

@@ -11,6 +11,7 @@ from frostline.core.freeze import FreezePlan
 from frostline.core.frost_line import Split, Whole, the_first
 from frostline.core.outline import GroupOutline, PhaseOutline, SectionOutline
 from frostline.core.written_out import written_out
+from frostline.files import canonical_json, content_key
 from frostline.schema import Experiment, Run
 from frostline.services import Services
 
@@ -56,8 +57,6 @@ class Plan:
 
     def as_json(self) -> str:
         """Return all of it as JSON."""
-        from frostline.files import canonical_json
-
         return canonical_json(self.as_data())
 
 
@@ -112,8 +111,14 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     reuse = reuse_of(run, run.seeds[0], spec, Services(project.scratch()))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     shape = (spec.channels, spec.size, spec.size)
-    cuts, behind = zip(*_cuts(reuse, network, plan, images), strict=True) if plan.phases else ((), ())
-    costs = [one or other for one, other in zip(behind, cost.of_phases(network, plan, shape), strict=True)]
+    key = _key(run, plan, spec, sizes)
+    if key not in _WORKED_OUT:
+        whole = cost.of_phases(network, plan, shape)
+        _WORKED_OUT[key] = list(zip(_cuts(reuse, network, plan), whole, strict=True))
+    cuts, costs = [], []
+    for (cut, behind), whole_cost in _WORKED_OUT[key]:
+        cuts.append(reuse.fitting(cut, images) if isinstance(cut, Split) else cut)
+        costs.append(behind if behind and isinstance(cuts[-1], Split) else whole_cost)
     return Plan(
         backbone=backbone_name(run),
         dataset=run.dataset.kind,
@@ -139,10 +144,25 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     )
 
 
-def _cuts(
-    reuse: "Reuse", network: "nn.Module", plan: FreezePlan, images: int
-) -> Iterator[tuple[Split | Whole | None, Cost | None]]:
-    """Yield where the training of each phase will cut the network, None: not known, and the cost behind."""
+_Cut = tuple[Split | Whole | None, Cost | None]
+"""Where the training of a phase cuts the network, None: not known, and the cost behind."""
+
+_WORKED_OUT: dict[str, list[tuple[_Cut, Cost | None]]] = {}
+"""Each phase's cut, and its cost where the network runs whole, by `_key`, which trials mostly share."""
+
+
+def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]) -> str:
+    """All that the cuts and costs of a run depend on."""
+    parts = (run.backbone, run.adapter, run.features, run.augment)
+    phases = [
+        [sorted(plan.trained(index)), sorted(plan.moving_statistics(index)), phase.dropout, phase.drop_path]
+        for index, phase in enumerate(plan.phases)
+    ]
+    given = [[part.model_dump() for part in parts], sizes, phases, spec.to_dict()]
+    return content_key([*given, run.trainer.precision])
+
+
+def _cuts(reuse: "Reuse", network: "nn.Module", plan: FreezePlan) -> Iterator[_Cut]:
     try:
         sketch = cost.without_data(network)
         dropout = thaw.Dropout(sketch)
@@ -152,12 +172,10 @@ def _cuts(
     for index, phase in enumerate(plan.phases):
         dropout.set(phase.dropout, phase.drop_path)
         thaw.enter(sketch, plan, index)
-        yield _cut(reuse, sketch, plan, index, images)
+        yield _cut(reuse, sketch, plan, index)
 
 
-def _cut(
-    reuse: "Reuse", sketch: "nn.Module", plan: FreezePlan, phase: int, images: int
-) -> tuple[Split | Whole | None, Cost | None]:
+def _cut(reuse: "Reuse", sketch: "nn.Module", plan: FreezePlan, phase: int) -> _Cut:
     try:
         cuts = reuse.cuts(sketch, plan, phase)
     except Exception:  # as above
@@ -171,8 +189,6 @@ def _cut(
         return costs[cut.name] is not None
 
     cut = the_first(cuts, holds)
-    if isinstance(cut, Split):
-        cut = reuse.fitting(cut, images)
     return cut, costs[cut.name] if isinstance(cut, Split) else None
 
 

@@ -13,6 +13,7 @@ from frostline.overrides import OF_A_HEAD
 from frostline.services import Services
 
 if TYPE_CHECKING:
+    from frostline.stages.evaluate import Yardstick
     from frostline.stages.heads import Trained
     from frostline.stages.training import Material
 
@@ -73,24 +74,39 @@ def _finetune(jobs: Sequence[Planned], given: Services) -> list[alone.Done | Fai
         companies = heads.gather(runs, start, material, given)
         given.say(f"{len(jobs)} runs at once: nothing but their heads differs")
         trained = {id(head.run): head for head in heads.train(companies, given)}
+        yardsticks: dict[int, Yardstick] = {}
         with given.progress("leave and measure the runs", len(jobs)) as advance:
             for job, run, name, out in zip(jobs, runs, names, outs, strict=True):
                 head = trained[id(run)]
                 if head.fit.failure:
                     done.append(None)
                     continue
-                metrics = _leave(head, start.sha256, material, data, out, alone.services(job.label))
+                yardstick = yardsticks.get(id(head.company)) or _yardstick(head, material, data, given)
+                yardsticks[id(head.company)] = yardstick
+                metrics = _leave(head, start.sha256, material, yardstick, out, alone.services(job.label))
                 done.append(alone.Done(job.label or name, out, metrics))
                 advance(1, f"test/accuracy {metrics['test']['accuracy']:.4f}")
     # Those that broke down do so again alone, to say and keep what such a run does.
     return [each or _alone(job) for each, job in zip(done, jobs, strict=True)]
 
 
+def _yardstick(head: "Trained", material: "Material", data: Path, services: Services) -> "Yardstick":
+    """What measures a head, and all of its company."""
+    from frostline.stages.evaluate import Yardstick
+
+    return Yardstick(head.run, head.seed, material.index, data, head.best_state, material.spec, services)
+
+
 def _leave(
-    head: "Trained", start: str | None, material: "Material", data: Path, out: Path, services: Services
+    head: "Trained",
+    start: str | None,
+    material: "Material",
+    yardstick: "Yardstick",
+    out: Path,
+    services: Services,
 ) -> Any:
     """Leave a run's folder, record it and measure it, as `alone.finetune_alone` does; return its metrics."""
-    from frostline.stages import evaluate, training
+    from frostline.stages import training
 
     run, seed, company = head.run, head.seed, head.company
     count = len(company.train)
@@ -102,9 +118,10 @@ def _leave(
             recorded.planned(run, company.plan, company.cut.network, material.spec, count)
             for row in head.history:
                 recorded.epoch(row)
-            training.leave(run, seed, material, head, company.plan, company.report, count, work, {})
-            training.record(recorded, head, company.plan, timing, work)
-        return evaluate.measure(run, seed, data, work, work, services)
+            sha256 = training.leave(run, seed, material, head, company.plan, company.report, count, work, {})
+            training.record(recorded, head, company.plan, timing, sha256, work)
+        yardstick.load(head.best_state)
+        return yardstick.measure(run, seed, sha256, work)
 
 
 def _alone(job: Planned) -> alone.Done | Failed:

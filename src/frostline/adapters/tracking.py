@@ -208,7 +208,9 @@ class Store:
         """Record files by their paths among a run's artifacts."""
         with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
             for name, content in files:
-                write_bytes(Path(folder, name), content)
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
             self.client.log_artifacts(run_id, folder)
 
     def maker(self, sha256: str) -> Run | None:

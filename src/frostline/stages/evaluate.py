@@ -1,6 +1,7 @@
 """Step four: measure trained networks. The only place that reads a test split, once a network."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from frostline.core.metrics import classification_metrics, spread
 from frostline.core.seeds import derive
 from frostline.data.features import Reuse
 from frostline.data.index import Index, training_rows
-from frostline.data.pixels import Images, Stack, images_key, load_pixels, thumbnails
+from frostline.data.pixels import Images, InputSpec, Stack, images_key, load_pixels, thumbnails
 from frostline.errors import FrostlineError, exhaustion
 from frostline.files import canonical_json, csv_text, publish, read_json, read_yaml, sha256_of, write_text
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
@@ -113,42 +114,93 @@ def measure(
     Returns:
         split → metric → value; train is measured on the images that the run was allowed to use.
     """
-    machine.pin(config.trainer.threads)
     index = Index.read(data)
     state, spec = read_weights(trained / WEIGHTS, index, data)
-    network = network_with(state, config.backbone, spec, len(index.classes))
-    rows = {"train": training_rows(index, config.dataset, derive(seed, "shots") % 2**31)}
-    rows |= {split: index.rows(split) for split in ("val", "test")}
-    reuse = reuse_of(config, seed, spec, services)
-    parts: tuple[Split, Precision] | None = None
-    metrics, predictions, mistakes = {}, [], []
-    for split in SPLITS:
-        pixels = load_pixels(config.dataset, index, data, rows[split], spec, scratch=services.scratch)
-        labels = torch.as_tensor(index.labels)[torch.as_tensor(rows[split])]
-        images = Images(pixels, labels, images_key(index, rows[split], spec), index.name, split)
-        if split == SPLITS[0]:
-            parts = parts_of(config, network, len(rows["train"]), reuse, images)
-        if parts:
-            cut, precision = parts
-            features = reuse.features(cut, images)
-            logits = logits_behind(cut, features, precision, config.trainer.eval_batch_size)
-        else:
-            logits = logits_of(network, pixels, spec, config.trainer)
-        metrics[split] = classification_metrics(logits, labels)
-        if split == "test":
-            predictions = list(_predictions(index, rows[split], logits))
-            mistakes = _mistakes(config, index, data, rows[split], logits, pixels)
-    write_text(out / METRICS, canonical_json(metrics))
-    write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], predictions))
-    services.tracker.annotate(
-        sha256_of(trained / WEIGHTS),
-        {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
-        {f"test/{k}": v for k, v in metrics["test"].items()}
-        | {f"best/val/{k}": v for k, v in metrics["val"].items() if k != "n"},
-        out,
-        mistakes,
-    )
-    return metrics
+    yardstick = Yardstick(config, seed, index, data, state, spec, services)
+    return yardstick.measure(config, seed, sha256_of(trained / WEIGHTS), out)
+
+
+class Yardstick:
+    """What networks are measured on and with, for all whose runs differ in nothing but their heads.
+
+    Args:
+        config: the run of one of them.
+        seed: its seed.
+        index: of the prepared data.
+        data: its folder.
+        state: the weights of that network, the first to be measured.
+        spec: what it sees.
+        services: where features and pixels are kept, and what is recorded.
+    """
+
+    def __init__(
+        self,
+        config: Run,
+        seed: int,
+        index: Index,
+        data: Path,
+        state: Mapping[str, torch.Tensor],
+        spec: InputSpec,
+        services: Services,
+    ) -> None:
+        machine.pin(config.trainer.threads)
+        self._index, self._data, self._spec = index, data, spec
+        self._trainer, self._services = config.trainer, services
+        self._network = network_with(state, config.backbone, spec, len(index.classes))
+        labelled = training_rows(index, config.dataset, derive(seed, "shots") % 2**31)
+        self._rows = {split: labelled if split == "train" else index.rows(split) for split in SPLITS}
+        self._images = {}
+        for split, rows in self._rows.items():
+            pixels = load_pixels(config.dataset, index, data, rows, spec, scratch=services.scratch)
+            labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
+            self._images[split] = Images(pixels, labels, images_key(index, rows, spec), index.name, split)
+        self._reuse = reuse_of(config, seed, spec, services)
+        self._parts = parts_of(config, self._network, len(labelled), self._reuse, self._images[SPLITS[0]])
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take another network's weights, which differ from those before in the head alone."""
+        self._network.load_state_dict(state)
+
+    def measure(self, config: Run, seed: int, weights_sha256: str, out: Path) -> dict[str, dict[str, float]]:
+        """Do what `evaluate.measure` does with the weights that were loaded last.
+
+        Args:
+            config: their run's.
+            seed: their run's.
+            weights_sha256: of their file.
+            out: the folder for metrics.json and predictions.csv.
+        """
+        logits = {split: self._logits(split) for split in SPLITS}
+        metrics = {
+            split: classification_metrics(logits[split], self._images[split].labels) for split in SPLITS
+        }
+        test = self._rows["test"], logits["test"]
+        write_text(out / METRICS, canonical_json(metrics))
+        write_text(
+            out / PREDICTIONS,
+            csv_text(["id", "label", "prediction", "confidence"], _predictions(self._index, *test)),
+        )
+        self._services.tracker.annotate(
+            weights_sha256,
+            {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
+            {f"test/{k}": v for k, v in metrics["test"].items()}
+            | {f"best/val/{k}": v for k, v in metrics["val"].items() if k != "n"},
+            out,
+            _mistakes(config, self._index, self._data, *test, self._images["test"].pixels),
+        )
+        return metrics
+
+    def _logits(self, split: str) -> torch.Tensor:
+        if self._parts is None:
+            return logits_of(self._network, self._images[split].pixels, self._spec, self._trainer)
+        cut, precision = self._parts
+        return logits_behind(cut, self._features[split], precision, self._trainer.eval_batch_size)
+
+    @cached_property
+    def _features(self) -> dict[str, torch.Tensor]:
+        """Of the images of each split, at the cut."""
+        assert self._parts is not None
+        return {split: self._reuse.features(self._parts[0], self._images[split]) for split in SPLITS}
 
 
 def parts_of(

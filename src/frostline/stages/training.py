@@ -247,7 +247,7 @@ def _train(
             result.best_state, swept["wise_ft"] = wise_ft.swept(
                 plain, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
-        leave(run, seed, given, result, plan, report, len(labelled), out, swept)
+        sha256 = leave(run, seed, given, result, plan, report, len(labelled), out, swept)
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
         timing: dict[str, Any] = {
             "train_seconds": seconds,
@@ -256,7 +256,7 @@ def _train(
             "batches_ahead": result.ahead,
         }
         write_text(out / TIMING, canonical_json(timing))
-        record(recorded, result, plan, timing, out)
+        record(recorded, result, plan, timing, sha256, out)
 
 
 def leave(
@@ -269,8 +269,8 @@ def leave(
     images: int,
     out: Path,
     more: Mapping[str, Any],
-) -> None:
-    """Leave a finished run's files in `out`.
+) -> str:
+    """Leave a finished run's files in `out`; return the sha256 of its weights.
 
     Args:
         run: its config.
@@ -287,12 +287,19 @@ def leave(
     columns = list(result.history[0])
     write_text(out / HISTORY, csv_text(columns, ([row[c] for c in columns] for row in result.history)))
     write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
-    done = _training(result, plan, report, images, out) | dict(more)
+    sha256 = sha256_of(out / WEIGHTS)
+    done = _training(result, plan, report, images, sha256) | dict(more)
     write_text(out / TRAINING, canonical_json(done))
+    return sha256
 
 
 def record(
-    recorded: Recorded, result: Any, plan: freeze.FreezePlan, timing: Mapping[str, Any], out: Path
+    recorded: Recorded,
+    result: Any,
+    plan: freeze.FreezePlan,
+    timing: Mapping[str, Any],
+    weights_sha256: str,
+    out: Path,
 ) -> None:
     """Record what a finished run came to, and the files that it left in `out`."""
     best = result.history[result.best_epoch]
@@ -302,7 +309,7 @@ def record(
     )
     recorded.tags(
         {
-            "weights.sha256": sha256_of(out / WEIGHTS),
+            "weights.sha256": weights_sha256,
             "phases": _phases_text(plan, result.starts),
             "features": _features_text(result.features),
         }
@@ -340,7 +347,7 @@ def info(run: Run, seed: int, index: Index) -> RunInfo:
 
 
 def _training(
-    result: Any, plan: freeze.FreezePlan, report: LoadReport, images: int, out: Path
+    result: Any, plan: freeze.FreezePlan, report: LoadReport, images: int, weights_sha256: str
 ) -> dict[str, Any]:
     """What a run did, beyond its curves."""
     phases = [
@@ -361,7 +368,7 @@ def _training(
         "phases": phases,
         "features": result.features,
         "precision": {"frozen": result.execution.frozen, "trains": result.execution.trains},
-        "weights_sha256": sha256_of(out / WEIGHTS),
+        "weights_sha256": weights_sha256,
         "load_report": {key: len(names) for key, names in report.to_dict().items()}
         | {"reset": list(report.reset)},
     }
