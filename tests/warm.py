@@ -5,8 +5,8 @@
           ▼
     server                                 imports what is slow and is not ours, then forks for each request
 
-The fork imports frostline anew, from its PYTHONPATH. What depends on being a process's child, such as ending
-with the DVC that started us, needs a cold Python.
+The fork imports frostline anew, from its PYTHONPATH; the recorder that it starts is another fork. What
+depends on being a process's child, such as ending with the DVC that started us, needs a cold Python.
 """
 
 import array
@@ -43,7 +43,13 @@ SLOW = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
     "jinja2",
+    "mlflow.tracking",
+    "mlflow.artifacts",
+    "mlflow.store.tracking.sqlalchemy_store",
 )
+BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+"""What it looks at as it is imported; as `adapters.tracking` sets it."""
+RECORDER = ["-m", "frostline.adapters.recorder"]
 START_SECONDS = 120
 
 
@@ -55,8 +61,9 @@ class WarmPython:
         address = folder / "socket"
         self.program.write_text(CLIENT.format(python=sys.executable, address=str(address)))
         self.program.chmod(0o755)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.server = subprocess.Popen([sys.executable, __file__, str(address)], env=environment)
+        environment = {**os.environ, **BEFORE_MLFLOW, "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, __file__, str(address), str(self.program)]
+        self.server = subprocess.Popen(words, env=environment)
         give_up = time.monotonic() + START_SECONDS
         while not address.exists():
             assert self.server.poll() is None, "the warm Python did not start"
@@ -86,7 +93,7 @@ os._exit(answer[0] if answer else 1)
 """
 
 
-def serve(address: str) -> None:
+def serve(address: str, program: str) -> None:
     for name in SLOW:
         importlib.import_module(name)
     listener = socket.socket(socket.AF_UNIX)
@@ -100,10 +107,22 @@ def serve(address: str) -> None:
         child = os.fork()
         if child == 0:
             listener.close()
+            _start_recorders_with(program)
             _run(*request, files)
         for number in files:
             os.close(number)
         threading.Thread(target=_watch, args=(link, child), daemon=True).start()
+
+
+def _start_recorders_with(program: str) -> None:
+    """The recorder that a command starts beside itself imports what is slow as well."""
+
+    class Popen(subprocess.Popen):
+        def __init__(self, words, *given, **more):
+            warm = isinstance(words, list) and words[1:] == RECORDER
+            super().__init__([program, *RECORDER] if warm else words, *given, **more)
+
+    subprocess.Popen = Popen
 
 
 def _run(words: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:
@@ -169,4 +188,4 @@ def _receive(link: socket.socket, length: int) -> bytes:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])

@@ -38,7 +38,9 @@ def lives(name: str) -> bool:
     """Say whether the process that `name_of_this` named is still there."""
     pid, _, started = name.partition("@")
     with suppress(psutil.Error, ValueError):
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < CLOCK_SECONDS
+        process = psutil.Process(int(pid))
+        same = abs(process.create_time() - float(started)) < CLOCK_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE  # dead, where nobody collects it
     return False
 
 

@@ -166,7 +166,7 @@ from frostline.adapters import recorder, tracking
 end = tracking.StoredRun.end
 tracking.StoredRun.end = lambda *given, **more: (time.sleep(0.5), end(*given, **more))
 recorder.PICTURES_SECONDS = 0.0
-recorder.serve(sys.stdin.buffer, recorder._teller(int(sys.argv[1])))
+recorder.serve(sys.stdin.buffer, recorder._teller())
 """
     (tmp_path / "slow.py").write_text(slow)
     code = """
@@ -174,7 +174,7 @@ import select, subprocess
 from frostline.adapters import recorder
 start = subprocess.Popen
 def slowly(words, **how):
-    return start([words[0], "slow.py", words[-1]] if "-m" in words else words, **how)
+    return start([words[0], "slow.py"] if "-m" in words else words, **how)
 recorder.subprocess.Popen = slowly
 given = Recorder()
 header = b"epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy"

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -28,8 +29,9 @@ SPACE = f"ip link set lo up && ip addr add {OUTSIDE}/32 dev lo && ip route add d
 PORT = 6379
 TOKEN = "of-a-test-of-frostline-alone-0000"
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-LAST = """SELECT number || ' ' || value_json FROM trials JOIN trial_user_attributes USING (trial_id)
-    WHERE key = 'process' AND state = 'RUNNING' ORDER BY number"""
+UNDER_WAY = """SELECT number || ' ' || value_json FROM trials
+    JOIN trial_user_attributes USING (trial_id) JOIN trial_intermediate_values USING (trial_id)
+    WHERE key = 'process' AND state = 'RUNNING' AND step = 10"""
 
 
 @pytest.fixture(scope="module")
@@ -132,17 +134,16 @@ def runs(folder, **tags):
         return [status for (status,) in store.execute(query, values)]
 
 
-def in_the_middle(folder, node):
-    """A trial that the node runs and that is in MLflow, while another has ended: its number and process."""
-    for taken in all_of(folder, LAST):
+def held_in_the_middle(folder, node):
+    """A trial that the node runs, while another has ended: its number and process, which is held there."""
+    for taken in all_of(folder, UNDER_WAY) if asked(folder, COMPLETE) else []:
         number, _, process = taken.partition(" ")
         pid = int(json.loads(process).partition("@")[0])
-        if (
-            pid in node.pids()
-            and asked(folder, COMPLETE)
-            and runs(folder, trial_number=number) == ["RUNNING"]
-        ):
-            return number, json.loads(process)
+        if pid in node.pids():
+            os.kill(pid, signal.SIGSTOP)
+            if taken in all_of(folder, UNDER_WAY):
+                return number, json.loads(process)
+            os.kill(pid, signal.SIGCONT)  # it ended just now
     return None
 
 
@@ -159,10 +160,12 @@ def test_a_node_that_is_killed_in_the_middle_costs_a_sweep_nothing(
     pipe = subprocess.PIPE
     command = [*within, sys.executable, "-m", "frostline", "finetune", *words]
     process = subprocess.Popen(command, cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True)
-    while not (found := in_the_middle(folder, cluster)):
+    while not (found := held_in_the_middle(folder, cluster)):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     number, victim = found
+    while runs(folder, trial_number=number) != ["RUNNING"]:  # what records it is a process of its own
+        time.sleep(0.1)
     cluster.kill()
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err

@@ -139,10 +139,9 @@ class Recorder:
         self._messages: queue.SimpleQueue[Message | threading.Event | None] = queue.SimpleQueue()
         self._progress, told = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(told)],
+            [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[told],
+            stdout=told,
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is for the training, which says what becomes of the run
         )
@@ -334,9 +333,15 @@ def _arriving(stream: BinaryIO, busy: Callable[[], bool]) -> Iterator[Message | 
         yield message
 
 
-def _teller(pipe: int) -> Callable[[], None]:
-    """What tells of progress through a pipe that is read in the end alone, and may be full till then."""
+def _teller() -> Callable[[], None]:
+    """What tells of progress through standard output, a pipe that is read in the end alone.
+
+    It may be full till then. Nothing else is printed there from now on.
+    """
+    pipe = os.dup(sys.stdout.fileno())
     os.set_blocking(pipe, False)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
     def tell() -> None:
         with suppress(OSError):
@@ -354,4 +359,4 @@ def _messages(stream: BinaryIO) -> Iterator[Message]:
 
 if __name__ == "__main__":
     os.nice(NICENESS)
-    serve(sys.stdin.buffer, _teller(int(sys.argv[1])))
+    serve(sys.stdin.buffer, _teller())
