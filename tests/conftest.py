@@ -1,7 +1,9 @@
 """Fixtures that tests of several packages share."""
 
+import os
 import signal
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +17,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with slow tests come first: at the end of all tests no worker waits for another's slow one."""
+    """Each worker begins with modules of slow tests: in the end none waits for another's slow one.
+
+    pytest-xdist gives each as many of the tests as they lie in a row; who is done takes from the others.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    shares: list[list[pytest.Item]] = [[] for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))]
+    modules = [list(module) for _, module in groupby(items, lambda item: item.path)]
+    for turn, module in enumerate(modules):
+        dealt = module[0].path in slow
+        share = shares[turn % len(shares)] if dealt else min(shares, key=len)
+        share += module
+    items[:] = [item for share in shares for item in share]
 
 
 @pytest.fixture(scope="session")

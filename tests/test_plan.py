@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from frostline import cli, compose, plan, schedules
+from frostline import cli, plan, schedules
 from frostline.report import plan_text
 from frostline.services import Services
 from frostline.stages.measuring import reuse_of
@@ -293,12 +293,25 @@ def test_a_picture_that_can_not_be_written(project, capsys):
     assert "file" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_resnet18_is_counted_while_one_waits(project):
-    """The count itself; importing torch and timm takes longer."""
-    import time
-
-    composed, choices = compose.experiment(["backbone=resnet18", "freeze=gradual"])
-    plan.make(composed, choices, "finetune", 1000, 10)
-    begun = time.perf_counter()
-    plan.make(composed, choices, "finetune", 1000, 10)
-    assert time.perf_counter() - begun < 5
+def test_what_trials_share_is_worked_out_once_and_nothing_else(run, monkeypatch):
+    """Each is as it would be alone: cuts and costs of one that differs in anything but rates are not its."""
+    tried = [
+        [*MLP, "freeze=linear_probe"],
+        [*MLP, "freeze=linear_probe", "optimizer.lr=0.5", "seed=3"],
+        [*MLP, "freeze=gradual"],
+        [*MLP, "freeze=gradual", "features=off"],
+        [*MLP, "freeze=linear_probe", "input.size=9"],
+        [*MLP, "freeze=linear_probe", "--classes", "7"],
+        [*RESNET, "freeze=top_k"],
+        [*RESNET, "freeze=top_k", "augment=light"],
+        [*RESNET, "freeze=top_k", "augment=light", "features.views=2"],
+    ]
+    monkeypatch.setattr(plan, "_WORKED_OUT", {})
+    together = [run(*words, "--format", "json") for words in tried]
+    assert len(plan._WORKED_OUT) == len(tried) - 1
+    for words, shown in zip(tried, together, strict=True):
+        monkeypatch.setattr(plan, "_WORKED_OUT", {})
+        assert run(*words, "--format", "json") == shown
+    assert once(run(*WIDE, "freeze=linear_probe"))[0].startswith("phase 0 expects features at head:input")
+    monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
+    assert "1.05 KiB may be kept" in once(run(*WIDE, "freeze=linear_probe"))[0]

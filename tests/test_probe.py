@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frostline import cli
+from frostline import cli, together
 from frostline.files import read_csv
 from frostline.services import NoTracker, Services
 from frostline.stages import evaluate, probe
@@ -261,7 +261,7 @@ SWEEP = ["freeze=linear_probe", "optimizer.lr=0.01,0.03", "seed=0,1", "-m"]
 def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline, place, monkeypatch):
     out = frostline("finetune", *SWEEP, "study=heads", "out=at-once")
     assert "4 runs at once: nothing but their heads differs\n" in frostline.stderr
-    monkeypatch.setattr("frostline.together.finetune", lambda jobs: None)
+    monkeypatch.setattr("frostline.together.finetune", lambda jobs, left: None)
     expected = frostline("finetune", *SWEEP, "study=heads", "out=by-turns")
     assert out.endswith("compare them: frostline compare; in the browser: frostline ui\n")
     rows, others = (
@@ -292,6 +292,30 @@ def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline
 def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):
     frostline("finetune", "trainer.epochs=1", "out=job-by-job", "-m", *words.split())
     assert f" runs, one after the other, since {why}" in frostline.stderr
+
+
+def test_a_sweep_of_heads_that_is_killed_goes_on_with_those_that_are_missing(frostline, place, monkeypatch):
+    """Killed after its second run was left, which is a run's as it would be undisturbed."""
+    expected = frostline("finetune", *SWEEP, "out=whole", "sweep.name=whole")
+    left, killed = together._leave, []
+
+    def leave(*given):
+        if len(killed) == 2:
+            raise KeyboardInterrupt
+        killed.append(left(*given))
+        return killed[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(together, "_leave", leave)
+        frostline("finetune", *SWEEP, "out=parts", "sweep.name=parts", status=130)
+    there = {path: path.stat().st_mtime_ns for path in (place / "parts").rglob("weights.safetensors")}
+    assert len(there) == 2
+    out = frostline("finetune", *SWEEP, "out=parts", "sweep.name=parts")
+    assert "2 runs at once" in frostline.stderr
+    assert all(path.stat().st_mtime_ns == when for path, when in there.items())
+    numbers = [[row.split()[:3] for row in text.splitlines() if "=" in row] for text in (out, expected)]
+    assert numbers[0] == numbers[1]
+    assert len(numbers[0]) == 4
 
 
 def test_a_job_that_breaks_down_fails_as_it_would_alone(frostline, place):

@@ -22,6 +22,18 @@ def test_a_process_is_known_by_number_and_start():
     assert not any(map(lives, ("", "x", "1@", "@1", "99999999999@1")))
 
 
+def test_a_process_that_nobody_collects_is_dead():
+    """In a container often nobody does it for orphans."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        name = f"{process.pid}@{psutil.Process(process.pid).create_time()}"
+        assert lives(name)
+        process.kill()
+        give_up = time.monotonic() + 20
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < give_up
+        assert not lives(name)
+
+
 def test_a_process_uses_no_more_than_it_may():
     assert 1 <= cores() <= processors() <= os.cpu_count()
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"

@@ -59,7 +59,7 @@ OmegaConf.register_new_resolver(
 
 Task = Callable[..., Any]
 """Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""
-AtOnce = Callable[["list[Planned]"], "list[Any] | None"]
+AtOnce = Callable[["list[Planned]", Callable[[int, Any], None]], None]
 
 
 def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
@@ -108,7 +108,7 @@ class Sweeping:
     fixed: frozenset[str]
     """Overrides that all jobs have in common."""
     at_once: AtOnce
-    """Given all jobs of a grid on this machine, may run them; None: it has not."""
+    """Given jobs of a grid on this machine, may run them: tells the number of each, and what `task` gives."""
     fresh: bool
     """Whether to forget what an earlier sweep has done."""
 
@@ -124,7 +124,7 @@ class Sweeping:
 
 
 def multirun(
-    overrides: Sequence[str], task: Task, at_once: AtOnce = lambda jobs: None, *, fresh: bool = False
+    overrides: Sequence[str], task: Task, at_once: AtOnce = lambda jobs, left: None, *, fresh: bool = False
 ) -> list[Any]:
     """Run `task(experiment, choices, label)` for each trial of a sweep, through Hydra's sweeper and launcher.
 
@@ -133,7 +133,8 @@ def multirun(
     Args:
         overrides: what was typed; lists and intervals are the sweep.
         task: runs a trial.
-        at_once: given all jobs of a grid on this machine, may run them; None: it has not.
+        at_once: given jobs of a grid on this machine, may run them: tells of each its number among them, and
+            what `task` would return.
         fresh: start over, whatever an earlier command has done.
 
     Returns:

@@ -39,8 +39,7 @@ def lives(name: str) -> bool:
     pid, _, started = name.partition("@")
     with suppress(psutil.Error, ValueError):
         process = psutil.Process(int(pid))
-        same = abs(process.create_time() - float(started)) < CLOCK_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE  # dead, where nobody collects it
+        return abs(process.create_time() - float(started)) < CLOCK_SECONDS and _runs(process)
     return False
 
 
@@ -56,7 +55,7 @@ def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.S
         return
 
     def watch() -> None:
-        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+        while _runs(dvc):
             time.sleep(CHECK_SECONDS)
         end()
 
@@ -67,4 +66,11 @@ def _is_dvc(process: psutil.Process) -> bool:
     """`dvc …`, `python /path/dvc …` or `python -m dvc …`; a shell that was given such a line is not."""
     with suppress(psutil.Error):
         return any(PurePath(word).name == "dvc" for word in process.cmdline()[:3])
+    return False
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it is there and no zombie: in a container often nobody collects what has died."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

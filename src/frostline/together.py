@@ -1,16 +1,15 @@
 """A sweep over nothing but the settings of a linear head: all its runs are trained at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline import alone, compose
-from frostline.compose import Failed, Planned
-from frostline.errors import FrostlineError
+from frostline.compose import Planned
 from frostline.files import publish
 from frostline.overrides import OF_A_HEAD
-from frostline.services import Services
+from frostline.services import TRIAL_STATE, Services
 
 if TYPE_CHECKING:
     from frostline.stages.evaluate import Yardstick
@@ -18,27 +17,30 @@ if TYPE_CHECKING:
     from frostline.stages.training import Material
 
 
-def finetune(jobs: Sequence[Planned]) -> list[alone.Done | Failed] | None:
-    """Fine-tune all of a sweep's jobs at once, each into a folder of its own, as `alone.Job` leaves it.
+Left = Callable[[int, alone.Done], None]
+"""Told which job has left its run, and what that is."""
 
-    Returns:
-        As the jobs would one after the other. None, once a line has said why: they have to be run so.
+
+def finetune(jobs: Sequence[Planned], left: Left) -> None:
+    """Fine-tune a sweep's jobs at once, each into a folder of its own, as `alone.Job` leaves it.
+
+    Jobs of which `left` is not told have to be run one after the other: those that break down, to say and
+    keep what such a run does, and all of them where, as a line says, they can't be run at once.
     """
     if len(jobs) < 2:
-        return None
+        return
     given = alone.services()
     if len({_apart_from_heads(job) for job in jobs}) > 1:
         given.say(
             f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(OF_A_HEAD)}"
         )
-        return None
+        return
     from frostline.stages.heads import NotAtOnce
 
     try:
-        return _finetune(jobs, given)
+        _finetune(jobs, left, given)
     except NotAtOnce as refusal:
         given.say(f"{len(jobs)} runs, one after the other, since {refusal.why}")
-        return None
 
 
 def _apart_from_heads(job: Planned) -> str:
@@ -50,7 +52,7 @@ def _apart_from_heads(job: Planned) -> str:
     return repr((data, sorted(job.choices.items())))
 
 
-def _finetune(jobs: Sequence[Planned], given: Services) -> list[alone.Done | Failed]:
+def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
     from frostline.models.pretrained import resolve
     from frostline.stages import heads, training
 
@@ -62,7 +64,6 @@ def _finetune(jobs: Sequence[Planned], given: Services) -> list[alone.Done | Fai
         alone.out_folder(job.composed.out, "finetune", name, job.label, run)
         for job, name, run in zip(jobs, names, runs, strict=True)
     ]
-    done: list[alone.Done | Failed | None] = []
     with ExitStack() as locks:
         for out in dict.fromkeys(outs):
             locks.enter_context(alone.writing(out))
@@ -76,18 +77,16 @@ def _finetune(jobs: Sequence[Planned], given: Services) -> list[alone.Done | Fai
         trained = {id(head.run): head for head in heads.train(companies, given)}
         yardsticks: dict[int, Yardstick] = {}
         with given.progress("leave and measure the runs", len(jobs)) as advance:
-            for job, run, name, out in zip(jobs, runs, names, outs, strict=True):
+            for number, (job, run, name, out) in enumerate(zip(jobs, runs, names, outs, strict=True)):
                 head = trained[id(run)]
                 if head.fit.failure:
-                    done.append(None)
                     continue
                 yardstick = yardsticks.get(id(head.company)) or _yardstick(head, material, data, given)
                 yardsticks[id(head.company)] = yardstick
-                metrics = _leave(head, start.sha256, material, yardstick, out, alone.services(job.label))
-                done.append(alone.Done(job.label or name, out, metrics))
+                services = alone.services(job.label, tags={TRIAL_STATE: "running"})
+                metrics = _leave(head, start.sha256, material, yardstick, out, services)
+                left(number, alone.Done(job.label or name, out, metrics))
                 advance(1, f"test/accuracy {metrics['test']['accuracy']:.4f}")
-    # Those that broke down do so again alone, to say and keep what such a run does.
-    return [each or _alone(job) for each, job in zip(done, jobs, strict=True)]
 
 
 def _yardstick(head: "Trained", material: "Material", data: Path, services: Services) -> "Yardstick":
@@ -122,10 +121,3 @@ def _leave(
             training.record(recorded, head, company.plan, timing, sha256, work)
         yardstick.load(head.best_state)
         return yardstick.measure(run, seed, sha256, work)
-
-
-def _alone(job: Planned) -> alone.Done | Failed:
-    try:
-        return alone.Job("finetune")(job.composed, job.choices, job.label)
-    except FrostlineError as error:
-        return Failed(job.label, error)

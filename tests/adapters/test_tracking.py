@@ -364,8 +364,10 @@ def test_a_trial_of_a_silent_machine_is_killed_when_another_repeats_it(store):
         begin(store, info(number, host="another", **{"trial.number": number, "trial.state": "running"}))
     begin(store, info("of another study", "s2", host="another", **{"trial.number": "3"}))
     begin(store, info("again", **{"trial.number": "5", "trial.again": "3"})).end("FINISHED")
-    status = {name: run.info.status for name, run in runs(store).items()}
+    found = runs(store)
+    status = {name: run.info.status for name, run in found.items()}
     assert status == {"3": "KILLED", "4": "RUNNING", "of another study": "RUNNING", "again": "FINISHED"}
+    assert [found[name].data.tags["trial.state"] for name in "34"] == ["killed", "running"]
 
 
 def test_an_error_longer_than_a_tag_may_be(store):

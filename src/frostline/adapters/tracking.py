@@ -27,7 +27,7 @@ from frostline import project
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
-from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, Mistake, RunInfo
+from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -253,10 +253,15 @@ class Store:
         """
         for run in self.search({"host": socket.gethostname()}, RUNNING, limit=1000):
             if not lives(run.data.tags.get("process", "")):
-                self.client.set_terminated(run.info.run_id, status="KILLED")
+                self._killed(run)
         if number := about.tags.get(TRIAL_AGAIN):
             for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):
-                self.client.set_terminated(run.info.run_id, status="KILLED")
+                self._killed(run)
+
+    def _killed(self, run: Run) -> None:
+        if TRIAL_STATE in run.data.tags:
+            self.client.set_tag(run.info.run_id, TRIAL_STATE, "killed")
+        self.client.set_terminated(run.info.run_id, status="KILLED")
 
     def _one_at_a_time(self) -> AbstractContextManager[None]:
         if self.uri.startswith(project.SQLITE):
@@ -275,9 +280,11 @@ class StoredRun:
         self._waiting: list[Metric] = []
         self._owed = Owed()
         self._flushed = time.monotonic()
+        self._of_sweep = False
 
     def describe(self, about: RunInfo) -> None:
         """Record the parameters and the data set."""
+        self._of_sweep = TRIAL_STATE in about.tags
         values = dict(_flat(about.config))
         long = {name: text for name, text in values.items() if len(text) > PARAM_LIMIT}
         params = [Param(k, f"see artifact {LONG_PARAMS}" if k in long else v) for k, v in values.items()]
@@ -360,6 +367,8 @@ class StoredRun:
         """Send what waits, and close the run. Its pictures come later: drawing takes what training wants."""
         self.watch_machine(at_end=True)
         self._flush()
+        if status == "KILLED" and self._of_sweep:
+            self.tags({TRIAL_STATE: "killed"})
         self._send(lambda _, run_id: self._store.owe(run_id, self._owed))
         self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
         self._send(lambda client, run_id: seeds.gather(self._store, run_id))

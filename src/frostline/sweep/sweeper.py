@@ -71,8 +71,8 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
                 for point, experiment in zip(points, experiments, strict=True)
                 if point in missing
             ]
-            if jobs and (done := job.at_once(jobs)) is not None:
-                _take_in(study, missing, done)
+            if jobs:
+                job.at_once(jobs, lambda number, done: _take_in(study, missing[number], done))
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
     worker = Worker(job.task, name, settings, space, tuple(fixed), base, until, launch is None)
@@ -176,11 +176,9 @@ def _killed(trial: Trial) -> bool:
     return trial.killed
 
 
-def _take_in(study: Study, points: Sequence[Point], done: Sequence[Any]) -> None:
-    """Note the trials that were run at once; those that failed are left to be run alone."""
-    for point, each in zip(points, done, strict=True):
-        if not isinstance(each, Failed):
-            study.add(point, objectives_of(each.metrics, study.settings), results_of(each))
+def _take_in(study: Study, point: Point, done: alone.Done) -> None:
+    """Note a trial that was run at once with others."""
+    study.add(point, objectives_of(done.metrics, study.settings), results_of(done))
 
 
 def _result(trial: Trial) -> Any:
