@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.shell import Shell
+
+    Shared = Callable[[str], AbstractContextManager[tuple[Path, bool]]]
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,6 +33,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         share = shares[turn % len(shares)] if dealt else min(shares, key=len)
         share += module
     items[:] = [item for share in shares for item in share]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
+    """Makes what takes long once for all workers; the makers wait for each other."""
+    base = tmp_path_factory.getbasetemp()
+
+    @contextmanager
+    def folder(name: str) -> Iterator[tuple[Path, bool]]:
+        from frostline.files import exclusive
+
+        place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+        with exclusive(place.with_suffix(".lock")):
+            yield place, (place / "made").exists()
+            (place / "made").touch()
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -54,23 +74,25 @@ def photo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def warm(shared: "Shared") -> Path:
     """A Python that has imported torch already; see tests/warm.py."""
-    from tests.warm import WarmPython
+    from tests.warm import warm_python
 
-    python = WarmPython(tmp_path_factory.mktemp("warm"))
-    yield python.program
-    python.close()
+    with shared("warm") as (folder, made):
+        return folder / "python" if made else warm_python(folder)
 
 
 @pytest.fixture(scope="session")
-def no_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def no_runs(shared: "Shared") -> Path:
     """An MLflow store without runs, to copy: making one takes seconds."""
     from mlflow.tracking import MlflowClient
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}")
-    return path
+    with shared("store") as (folder, made):
+        path = folder / "mlflow.db"
+        if not made:
+            folder.mkdir()
+            MlflowClient(f"sqlite:///{path}")
+        return path
 
 
 @pytest.fixture

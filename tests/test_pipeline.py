@@ -55,14 +55,16 @@ def ran(output: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def reproduced(tmp_path_factory, warm):
-    """The study, reproduced once; its output."""
-    root = clone(tmp_path_factory.mktemp("pipeline") / "first")
-    study = Study(root, warm)
-    output = study.dvc("repro").stdout
-    run(["git", "add", "-A"], root)
-    run(["git", "commit", "-qm", "reproduced"], root)
-    return study, output
+def reproduced(shared, warm):
+    """The study, reproduced once; its output. Nobody changes it."""
+    with shared("pipeline") as (folder, made):
+        study, output = Study(folder / "first", warm), folder / "output.txt"
+        if not made:
+            clone(study.root)
+            output.write_text(study.dvc("repro").stdout)
+            run(["git", "add", "-A"], study.root)
+            run(["git", "commit", "-qm", "reproduced"], study.root)
+        return study, output.read_text()
 
 
 @pytest.fixture

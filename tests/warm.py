@@ -51,28 +51,27 @@ BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WA
 """What it looks at as it is imported; as `adapters.tracking` sets it."""
 RECORDER = ["-m", "frostline.adapters.recorder"]
 START_SECONDS = 120
+SERVERS: list[subprocess.Popen] = []
+"""Kept, since Python complains of a process that runs on when nobody has a use for it."""
 
 
-class WarmPython:
-    """The server, and the program that asks it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.program = folder / "python"
-        address = folder / "socket"
-        self.program.write_text(CLIENT.format(python=sys.executable, address=str(address)))
-        self.program.chmod(0o755)
-        environment = {**os.environ, **BEFORE_MLFLOW, "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, __file__, str(address), str(self.program)]
-        self.server = subprocess.Popen(words, env=environment)
-        give_up = time.monotonic() + START_SECONDS
-        while not address.exists():
-            assert self.server.poll() is None, "the warm Python did not start"
-            assert time.monotonic() < give_up, "the warm Python takes too long"
-            time.sleep(0.05)
-
-    def close(self) -> None:
-        self.server.kill()
-        self.server.wait()
+def warm_python(folder: Path) -> Path:
+    """Start the server, which ends with all tests, and return the program that asks it."""
+    folder.mkdir()
+    program, address = folder / "python", folder / "socket"
+    program.write_text(CLIENT.format(python=sys.executable, address=str(address)))
+    program.chmod(0o755)
+    environment = {**os.environ, **BEFORE_MLFLOW, "OMP_NUM_THREADS": "1"}
+    tests = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    words = [sys.executable, __file__, str(address), str(program), str(tests)]
+    server = subprocess.Popen(words, env=environment)
+    SERVERS.append(server)
+    give_up = time.monotonic() + START_SECONDS
+    while not address.exists():
+        assert server.poll() is None, "the warm Python did not start"
+        assert time.monotonic() < give_up, "the warm Python takes too long"
+        time.sleep(0.05)
+    return program
 
 
 CLIENT = """\
@@ -93,7 +92,8 @@ os._exit(answer[0] if answer else 1)
 """
 
 
-def serve(address: str, program: str) -> None:
+def serve(address: str, program: str, tests: str) -> None:
+    threading.Thread(target=_end_with, args=(int(tests),), daemon=True).start()
     for name in SLOW:
         importlib.import_module(name)
     listener = socket.socket(socket.AF_UNIX)
@@ -125,9 +125,19 @@ def _start_recorders_with(program: str) -> None:
     subprocess.Popen = Popen
 
 
+def _end_with(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(process, 0)
+            time.sleep(1.0)
+    os._exit(0)
+
+
 def _run(words: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:
     """Become what `python -m frostline …` would be; never returns."""
     status = 1
+    if words == RECORDER:
+        os.setsid()  # as it would be started: what the system gives to a session is shared by its processes
     try:
         for standard, number in enumerate(files):
             os.dup2(number, standard)

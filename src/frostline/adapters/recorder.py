@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 45.0
 """How long a command that is done waits for the store to take the next of its last records."""
 PICTURES_SECONDS = 5.0
-"""How long it waits for pictures, once everything else is recorded."""
+"""Of the processor's time that go into pictures, once everything else is recorded."""
 NICENESS = 10
 """What trains comes first, where cores are few."""
 SILENCE_SECONDS = 1.0
@@ -288,8 +288,8 @@ def serve(stream: BinaryIO, progress: Callable[[], None] = lambda: None) -> None
         progress()
     for run in runs.values():
         run.end("KILLED")
-    give_up = time.monotonic() + PICTURES_SECONDS
-    while store.owes and time.monotonic() < give_up:
+    give_up = time.process_time() + PICTURES_SECONDS  # a busy machine costs no pictures
+    while store.owes and time.process_time() < give_up:
         store.draw()
         progress()
     if store.owes:
