@@ -20,9 +20,7 @@ from benchmarks.peers import common
 
 def main() -> None:
     given = common.settings(command=["finetune"], sweep=[], again=[])
-    from frostline import alone, cli, compose
-
-    alone.services()  # as the command does first of all: what records gets ready beside the imports
+    from frostline import cli, compose
     from frostline.adapters import lit_data, lit_module, trainer  # noqa: F401  # imported before the clock starts
     from frostline.alone import prepared
     from frostline.models.pretrained import resolve

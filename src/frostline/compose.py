@@ -215,14 +215,25 @@ class _Sweep(Strict):
     sweep: Sweep
 
 
-def planned(fixed: Sequence[str], points: Sequence[Sequence[str]]) -> list[tuple[Experiment, dict[str, str]]]:
+Composed = dict[tuple[str, ...], DictConfig]
+"""What Hydra made, by the options and the keys that were given."""
+
+
+def planned(
+    fixed: Sequence[str], points: Sequence[Sequence[str]], made: Composed | None = None
+) -> list[tuple[Experiment, dict[str, str]]]:
     """Compose the fixed overrides with each point's, so that what is wrong is found before anything runs.
 
     Hydra composes once for each choice of options; of points that differ in values alone it takes a tenth of
     a second each, and so the values are put in afterwards.
+
+    Args:
+        fixed: what all points have in common.
+        points: the overrides of each.
+        made: empty at first, then what earlier calls with the same `fixed` composed.
     """
     found = []
-    made: dict[tuple[str, ...], DictConfig] = {}
+    made = {} if made is None else made
     with _hydra(), _sentences(fixed):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None

@@ -268,7 +268,7 @@ class TestWrappers:
             PYTHONPATH="/x",
             CDPATH="/",
         )
-        assert done.stdout.splitlines()[:3] == ["set up", str(project), "-m pytest -n 4 -k a b"]
+        assert done.stdout.splitlines()[:3] == ["set up", str(project), "-m pytest -n 3 -k a b"]
         assert "OMP_NUM_THREADS=1" in done.stdout
         assert not re.search("^(MLFLOW|FROSTLINE|GIT_|PYTHONPATH)", done.stdout, re.M)
 

@@ -143,10 +143,22 @@ def held_in_the_middle(folder, node):
         pid = int(json.loads(process).partition("@")[0])
         if pid in node.pids():
             os.kill(pid, signal.SIGSTOP)
-            if taken in all_of(folder, UNDER_WAY):
+            if taken in all_of(folder, UNDER_WAY) and free(folder):
                 return number, json.loads(process)
-            os.kill(pid, signal.SIGCONT)  # it ended just now
+            os.kill(pid, signal.SIGCONT)  # it ended just now, or holds the store, for which others would wait
     return None
+
+
+def free(folder):
+    """Whether nobody is writing to the study's store."""
+    (path,) = (folder / ".frostline/sweeps").glob("*.db")
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as store:
+        try:
+            store.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        store.rollback()
+        return True
 
 
 @pytest.mark.slow

@@ -61,8 +61,9 @@ class Worker:
         if not self.alone:
             progress.hush()
         study = Study(self.name, self.settings, self.space, self.base, number)
+        made: compose.Composed = {}
         while not self.over(study) and (taken := study.take()):
-            self._work(study, taken)
+            self._work(study, taken, made)
 
     def over(self, study: Study) -> bool:
         """Say whether time is up, or too much fails alike."""
@@ -70,7 +71,7 @@ class Worker:
             return True
         return bool(stopped_by(study, self.settings.failures))
 
-    def _work(self, study: Study, taken: Taken) -> None:
+    def _work(self, study: Study, taken: Taken, made: compose.Composed) -> None:
         label = label_of(taken.point)
         if found := study.known(taken.point):
             results = {key: found.notes[key] for key in RESULTS}
@@ -78,7 +79,7 @@ class Worker:
             return
         try:
             with _beating(taken):
-                composed, choices = compose.experiment([*self.fixed, *written(taken.point)])
+                ((composed, choices),) = compose.planned(self.fixed, [written(taken.point)], made)
                 tags = {TRIAL_NUMBER: str(taken.number), TRIAL_STATE: "running"}
                 if taken.again is not None:
                     tags[TRIAL_AGAIN] = str(taken.again)
