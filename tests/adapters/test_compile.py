@@ -73,9 +73,8 @@ def compiled():
     ("name", "backend"),
     [
         ("mlp", "aot_eager"),
-        ("test_resnet", "eager"),
+        ("test_vit", "eager"),
         pytest.param("test_resnet", "aot_eager", marks=pytest.mark.slow),
-        pytest.param("test_vit", "aot_eager", marks=pytest.mark.slow),
     ],
 )
 def test_a_phase_is_a_graph_and_trains_what_it_would_without(name, backend, compiled):

@@ -5,7 +5,6 @@ import socket
 import weakref
 from datetime import timedelta
 
-import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
@@ -105,11 +104,10 @@ def two_processes(out, *arguments):
     return [torch.load(out / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
-def test_two_processes_stay_equal_and_do_what_one_does(name, tmp_path):
+def test_two_processes_stay_equal_and_do_what_one_does(tmp_path):
     losses = [[4, 3, 2, 1]] * 2
-    first, second = two_processes(tmp_path, name, THAW, losses)
-    assert in_process(alone, tmp_path / "alone.pt", name, THAW, losses) == (0, "")
+    first, second = two_processes(tmp_path, "test_resnet", THAW, losses)
+    assert in_process(alone, tmp_path / "alone.pt", "test_resnet", THAW, losses) == (0, "")
     one = torch.load(tmp_path / "alone.pt")
     starts = (0, 2, 5, 8, 10)
     assert first["starts"] == second["starts"] == one["starts"] == starts
