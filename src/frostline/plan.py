@@ -115,6 +115,8 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     if key not in _WORKED_OUT:
         whole = cost.of_phases(network, plan, shape)
         _WORKED_OUT[key] = list(zip(_cuts(reuse, network, plan), whole, strict=True))
+        while len(_WORKED_OUT) > KEPT:
+            del _WORKED_OUT[next(iter(_WORKED_OUT))]
     cuts, costs = [], []
     for (cut, behind), whole_cost in _WORKED_OUT[key]:
         cuts.append(reuse.fitting(cut, images) if isinstance(cut, Split) else cut)
@@ -149,6 +151,8 @@ _Cut = tuple[Split | Whole | None, Cost | None]
 
 _WORKED_OUT: dict[str, list[tuple[_Cut, Cost | None]]] = {}
 """Each phase's cut, and its cost where the network runs whole, by `_key`, which trials mostly share."""
+KEPT = 64
+"""Of them at most: each holds a network without weights."""
 
 
 def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]) -> str:

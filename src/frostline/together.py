@@ -75,16 +75,16 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
         companies = heads.gather(runs, start, material, given)
         given.say(f"{len(jobs)} runs at once: nothing but their heads differs")
         trained = {id(head.run): head for head in heads.train(companies, given)}
-        yardsticks: dict[int, Yardstick] = {}
+        yardsticks: dict[heads.Company, Yardstick] = {}
         with given.progress("leave and measure the runs", len(jobs)) as advance:
             for number, (job, run, name, out) in enumerate(zip(jobs, runs, names, outs, strict=True)):
                 head = trained[id(run)]
                 if head.fit.failure:
                     continue
-                yardstick = yardsticks.get(id(head.company)) or _yardstick(head, material, data, given)
-                yardsticks[id(head.company)] = yardstick
+                if head.company not in yardsticks:
+                    yardsticks[head.company] = _yardstick(head, material, data, given)
                 services = alone.services(job.label, tags={TRIAL_STATE: "running"})
-                metrics = _leave(head, start.sha256, material, yardstick, out, services)
+                metrics = _leave(head, start.sha256, material, yardsticks[head.company], out, services)
                 left(number, alone.Done(job.label or name, out, metrics))
                 advance(1, f"test/accuracy {metrics['test']['accuracy']:.4f}")
 
@@ -119,5 +119,5 @@ def _leave(
                 recorded.epoch(row)
             sha256 = training.leave(run, seed, material, head, company.plan, company.report, count, work, {})
             training.record(recorded, head, company.plan, timing, sha256, work)
-        yardstick.load(head.best_state)
+        yardstick.load(head.head_state)
         return yardstick.measure(run, seed, sha256, work)

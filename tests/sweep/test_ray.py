@@ -150,11 +150,11 @@ def held_in_the_middle(folder, node):
 
 
 def free(folder):
-    """Whether nobody is writing to the study's store."""
+    """Whether nobody reads the study's store or writes to it."""
     (path,) = (folder / ".frostline/sweeps").glob("*.db")
     with contextlib.closing(sqlite3.connect(path, timeout=0)) as store:
         try:
-            store.execute("BEGIN IMMEDIATE")
+            store.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError:
             return False
         store.rollback()

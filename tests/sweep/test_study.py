@@ -145,6 +145,12 @@ def test_a_store_that_is_not_there_is_one_sentence(place):
         begun(store="postgresql+psycopg://127.0.0.1:1/none")
 
 
+def test_many_processes_wait_for_each_other_longer_than_the_five_seconds_of_sqlite3(place):
+    made = begun()
+    with made._opened()._storage._backend.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 120_000
+
+
 def test_a_point_that_was_complete_is_known(place):
     made = begun()
     taken = made.take()

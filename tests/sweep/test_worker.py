@@ -1,13 +1,15 @@
 """What a worker does with each trial, and when it stops taking them."""
 
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import optuna
 import pytest
 from tests.sweep.test_study import PRUNER, settings
 
-from frostline.errors import Pruned, TrainingFailed
+from frostline.errors import FrostlineError, Pruned, TrainingFailed
 from frostline.sweep.space import Parameter, Space, Values
 from frostline.sweep.study import Study, Trial
 from frostline.sweep.winner import best_of
@@ -57,6 +59,19 @@ def test_a_trial_is_run_with_its_settings_and_kept_with_its_results(work):
     assert [trial.values for trial in trials] == [[0.0], [0.1], [0.2], [0.3]]
     assert trials[1].notes["metrics"]["test"] == {"accuracy": 0.5}
     assert trials[1].notes["out"] == "runs/one"
+
+
+def test_a_store_that_another_process_holds_for_too_long_is_one_sentence(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("frostline.sweep.study.WAIT_SECONDS", 0.1)
+    with closing(sqlite3.connect(tmp_path / "held.db", isolation_level=None)) as other:
+
+        def run(*_):
+            other.execute("BEGIN EXCLUSIVE")
+            return measured(0.5)
+
+        sentence = r"^sweep\.store: failed \(.*database is locked\); see that it can be reached, .* goes on$"
+        with pytest.raises(FrostlineError, match=sentence):
+            work(run, store="sqlite:///held.db")
 
 
 def test_a_trial_that_repeats_a_dead_ones_names_it(work):

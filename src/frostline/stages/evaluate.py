@@ -158,8 +158,9 @@ class Yardstick:
         self._parts = parts_of(config, self._network, len(labelled), self._reuse, self._images[SPLITS[0]])
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take another network's weights, which differ from those before in the head alone."""
-        self._network.load_state_dict(state)
+        """Take the head's weights of another network, which differs in nothing else."""
+        left = self._network.load_state_dict(state, strict=False).unexpected_keys
+        assert not left, left
 
     def measure(self, config: Run, seed: int, weights_sha256: str, out: Path) -> dict[str, dict[str, float]]:
         """Do what `evaluate.measure` does with the weights that were loaded last.

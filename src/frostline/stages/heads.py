@@ -49,7 +49,7 @@ class NotAtOnce(FrostlineError):
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class Company:
     """Runs whose heads train on the same features."""
 
@@ -110,11 +110,16 @@ class Trained:
         return self.fit.history[self.fit.best_epoch]
 
     @property
+    def head_state(self) -> dict[str, Tensor]:
+        """The best epoch's head, by its names in the whole network."""
+        head = self.company.cut.module
+        return {f"{head}.weight": self.fit.weight.cpu(), f"{head}.bias": self.fit.bias.cpu()}
+
+    @property
     def best_state(self) -> dict[str, Tensor]:
         """The whole network with the best epoch's head."""
-        network, head = self.company.cut.network, self.company.cut.module
-        state = {name: detached(tensor) for name, tensor in network.state_dict().items()}
-        return state | {f"{head}.weight": self.fit.weight.cpu(), f"{head}.bias": self.fit.bias.cpu()}
+        network = self.company.cut.network
+        return {name: detached(tensor) for name, tensor in network.state_dict().items()} | self.head_state
 
     @property
     def images(self) -> int:

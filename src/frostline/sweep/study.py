@@ -48,6 +48,8 @@ LEAST_TRIALS = 4
 """Complete, of which it is said which parameter mattered…"""
 MOST_TRIALS = 300
 """…and so many of them, since the forest takes its time."""
+WAIT_SECONDS = 120.0
+"""How long a process waits for others that write to an SQLite store; a few seconds are not enough for many."""
 PROCESS = "process"
 """Note of a trial that was taken: whose it is."""
 AGAIN = "again"
@@ -70,6 +72,23 @@ def direction(objective: str) -> Literal["maximize", "minimize"]:
 def drawing(settings: schema.Sweep) -> dict[str, Any]:
     """Return what of a sweep's settings makes it another study: how trials are drawn, judged and stopped."""
     return settings.model_dump(include={"sampler", "pruner", "objectives", "seed"})
+
+
+@contextlib.contextmanager
+def store_failures() -> Iterator[None]:
+    """Turn a failure of a study's store, in the block or the decorated function, into one sentence.
+
+    Raises:
+        FrostlineError: it failed.
+    """
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        (reason, *_) = str(error.__cause__ or error).splitlines()
+        raise FrostlineError(
+            f"sweep.store: failed ({reason[:200]}); see that it can be reached, and that no process is stopped"
+            " while it holds it; the same command goes on"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -322,9 +341,10 @@ class Study:
 
                 Path(store).parent.mkdir(parents=True, exist_ok=True)
                 return JournalStorage(JournalFileBackend(store))
-            if store.startswith(project.SQLITE):
-                Path(store.removeprefix(project.SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-            return optuna.storages.RDBStorage(store)
+            if not store.startswith(project.SQLITE):
+                return optuna.storages.RDBStorage(store)
+            Path(store.removeprefix(project.SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            return optuna.storages.RDBStorage(store, {"connect_args": {"timeout": WAIT_SECONDS}})
 
     @contextlib.contextmanager
     def _sentence(self) -> Iterator[None]:

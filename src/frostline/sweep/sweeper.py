@@ -13,7 +13,7 @@ from frostline.files import content_key, exclusive
 from frostline.schema import Sweep
 from frostline.sweep import live, summary, winner
 from frostline.sweep.space import Point, written
-from frostline.sweep.study import ENDED, PROCESS, Study, Trial, drawing
+from frostline.sweep.study import ENDED, PROCESS, Study, Trial, drawing, store_failures
 from frostline.sweep.worker import Worker, label_of, objectives_of, results_of, stopped_by
 
 Launch = Callable[[Worker, Sequence[str], int], None]
@@ -34,6 +34,7 @@ class WorkersLostError(Exception):
         super().__init__(f"{type(cause).__name__}: {first}"[:200].removesuffix(": "))
 
 
+@store_failures()
 def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> list[Any]:
     """Run a sweep, or go on with one.
 
@@ -46,7 +47,8 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
         An `alone.Done`, `compose.Failed` or `alone.Stopped` for each trial, in their order.
 
     Raises:
-        FrostlineError: the settings don't fit, or a combination of a grid is wrong; before anything runs.
+        FrostlineError: the settings don't fit, or a combination of a grid is wrong, before anything runs; or
+            the study's store fails.
     """
     fixed, space, settings = compose.space_of(arguments)
     check(settings)

@@ -16,7 +16,7 @@ from frostline.errors import FrostlineError, Pruned
 from frostline.overrides import as_typed
 from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
 from frostline.sweep.space import Point, Space, written
-from frostline.sweep.study import BEAT_SECONDS, Study, Taken
+from frostline.sweep.study import BEAT_SECONDS, Study, Taken, store_failures
 
 Row = Mapping[str, float | int | None]
 RESULTS = ("name", "out", "metrics")
@@ -49,6 +49,7 @@ class Worker:
     until: float | None = None
     alone: bool = True
 
+    @store_failures()
     def __call__(self, number: int = 0) -> None:
         """Work.
 
@@ -57,6 +58,7 @@ class Worker:
 
         Raises:
             KeyboardInterrupt: the user stopped it; the trial it was in waits for the next worker.
+            FrostlineError: the study's store fails.
         """
         if not self.alone:
             progress.hush()
