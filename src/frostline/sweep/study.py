@@ -49,7 +49,7 @@ LEAST_TRIALS = 4
 MOST_TRIALS = 300
 """…and so many of them, since the forest takes its time."""
 WAIT_SECONDS = 120.0
-"""How long a process waits for others that write to an SQLite store; a few seconds are not enough for many."""
+"""How long a process waits for others that write to an SQLite store; there may be many."""
 PROCESS = "process"
 """Note of a trial that was taken: whose it is."""
 AGAIN = "again"
@@ -86,8 +86,8 @@ def store_failures() -> Iterator[None]:
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         (reason, *_) = str(error.__cause__ or error).splitlines()
         raise FrostlineError(
-            f"sweep.store: failed ({reason[:200]}); see that it can be reached, and that no process is stopped"
-            " while it holds it; the same command goes on"
+            f"sweep.store: failed ({reason[:200]}); see that it can be reached, and that no process is"
+            " stopped while it holds it; the same command goes on"
         ) from None
 
 
