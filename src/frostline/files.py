@@ -183,6 +183,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def share(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the file system has no hard links.
+
+    For files that are replaced, never written in place, as all of this module's are.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 @contextmanager
 def publish(out: Path) -> Iterator[Path]:
     """Give an empty folder to fill; when the block ends well, its files appear in `out`, else nothing does.

@@ -36,8 +36,8 @@ HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/
 METRICS = HISTORY[4:]
 KEPT = "best.safetensors"
 """What a run whose loss became NaN leaves beside its resume point."""
-SAVE_EVERY_SECONDS = 5.0
-"""The least time between two resume points."""
+SAVE_EVERY_SECONDS = 10.0
+"""The least time between two resume points, the start of the run counting as one."""
 SAVE_SHARE = 0.02
 """The largest share of the time that saving resume points may take."""
 SAVE_INSIDE_SECONDS = 60.0

@@ -32,6 +32,7 @@ from frostline.files import (
     publish,
     read_json,
     sha256_of,
+    share,
     write_text,
     yaml_text,
 )
@@ -113,7 +114,7 @@ def train(
                 raise
         out.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            shutil.copyfile(done / name, out / name)
+            share(done / name, out / name)
         timing: dict[str, Any] = read_json(done / TIMING)
     return timing
 
