@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from frostline.errors import FrostlineError
-from frostline.files import read_yaml, yaml_text
+from frostline.files import read_yaml, share, write_text, yaml_text
 
 SCALARS = """
 1e-5 1E5 1e5 -2e+3 +1.5e3 1.e3 1.5e-3 1.0e-5 .5e+3 0.5 .5 -1. 10 -3 08 0x1f 1_000 0o17 1:30 .inf -.INF .nan
@@ -95,3 +95,20 @@ def test_what_can_not_be_read_is_one_sentence(tmp_path):
         with pytest.raises(FrostlineError) as caught:
             read_yaml(tmp_path / name)
         assert str(caught.value) == f"{tmp_path / name} can't be read ({reason}); name another file"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_shared_file_stays_what_it_was_when_the_other_is_written_again(links, tmp_path, monkeypatch):
+    if not links:
+
+        def refuse(*_):
+            raise PermissionError("no hard links here")
+
+        monkeypatch.setattr("os.link", refuse)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("first")
+    other.write_text("of another run")
+    share(one, other)
+    assert one.samefile(other) == links
+    write_text(one, "second")
+    assert (one.read_text(), other.read_text()) == ("second", "first")
