@@ -46,7 +46,7 @@ WORKS: dict[str, dict[str, Any]] = {
 }
 ARMS = ("frostline", "Hydra and Lightning", "Optuna and Lightning")
 BARE = "a bare loop"
-REPEATS, OF_RIVALS = 2, 1
+REPEATS, OF_RIVALS = 3, 1
 KILLS, KILLED_TRIALS = 10, 64
 DATA = ["dataset=digits", "source=digits", "weights=none", "trainer.threads=1"]
 
