@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from frostline import alone
+from frostline import alone, compose
 from frostline.errors import FrostlineError
 from frostline.services import Labelled, NoTracker, RunInfo
+from tests.photos import plant
 from tests.tiny import run_config
 
 SRC = Path(__file__).parents[1] / "src"
@@ -31,6 +32,31 @@ def test_where_results_go():
     assert str(one).startswith("runs/finetune/mlp-full-digits-s0-")
     changed = alone.out_folder(None, "finetune", "mlp·full·digits·s0", "", run_config({"trainer.epochs": 4}))
     assert one != changed
+
+
+def test_draws_that_three_digits_do_not_tell_apart_have_folders_of_their_own():
+    configs = [run_config({"optimizer.lr": lr}) for lr in (0.00031622, 0.00031623)]
+    label = "optimizer.lr=0.000316"
+    one, other = (alone.out_folder("out", "finetune", "n", label, each, drawn=True) for each in configs)
+    assert one != other
+    assert one.name.startswith(f"{label}-")
+    assert other.parent == Path("out")
+
+
+def test_what_a_run_reads_is_known_by_its_content(place):
+    words = ["dataset=image_folder", "dataset.root=photos", "weights=file", "weights.path=w.safetensors"]
+    (place / "w.safetensors").write_bytes(b"one")
+    plant(place / "photos")
+    composed, _ = compose.experiment([*words, "source=digits"])
+    first = alone.Job("finetune").inputs([composed, composed])
+    assert [len(each) for each in first.values()] == [1, 1]
+    (place / "w.safetensors").write_bytes(b"two")
+    second = alone.Job("finetune").inputs([composed])
+    assert second["data"] == first["data"]
+    assert second["weights"] != first["weights"]
+    (place / "photos/cat/00.png").unlink()
+    assert alone.Job("finetune").inputs([composed])["data"] != first["data"]
+    assert alone.Job("pretrain").inputs([composed])["data"] != first["data"]
 
 
 @pytest.mark.parametrize("label", ["dataset.root='/a b/c'", "../../etc", "a/b", "ü" * 300, "x=" + "y" * 300])
@@ -65,22 +91,26 @@ def test_two_runs_do_not_write_to_one_folder(place):
         second = subprocess.run(
             again, env={"PYTHONPATH": str(SRC)}, capture_output=True, text=True, check=False
         )
-        assert (
-            "FrostlineError: out: another run is writing to out; wait for it, or name another"
-            in second.stderr
-        )
+        assert "Busy: out: another run is writing to out; wait for it, or name another" in second.stderr
         with alone.writing(Path("other")):
             pass
     assert subprocess.run(again, env={"PYTHONPATH": str(SRC)}, check=True).returncode == 0
 
 
 def test_what_a_killed_run_left_half_full_goes_and_nothing_else(place):
-    for name in (".out.abcd1234", ".out.backup", ".outer.abcd1234", "out"):
+    for name in (".out.abcd1234", ".out.backup", ".outer.abcd1234", ".out.v2.abcd1234", "out"):
         (place / name).mkdir()
     (place / ".out.abcd5678").write_text("a file")
     with alone.writing(Path("out")):
         left = {path.name for path in place.iterdir()}
-    assert left == {".out.backup", ".outer.abcd1234", "out", ".out.abcd5678", ".frostline"}
+    assert left == {
+        ".out.backup",
+        ".outer.abcd1234",
+        ".out.v2.abcd1234",
+        "out",
+        ".out.abcd5678",
+        ".frostline",
+    }
 
 
 @pytest.mark.parametrize("files", [[], ["config.yaml"], ["weights.safetensors"]])

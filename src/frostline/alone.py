@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import compose, project
 from frostline.errors import FrostlineError
-from frostline.files import content_key, exclusive, publish, read_yaml
+from frostline.files import content_key, exclusive, publish, read_yaml, sha256_of
 from frostline.processes import end_with_dvc
 from frostline.progress import say_once, shown
-from frostline.schema import Experiment, Prepare, PretrainWeights, Run
+from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
 from frostline.services import Labelled, NoTracker, Services, Tracker, Watch, unwatched
 from frostline.validate import validated
 
@@ -50,6 +50,23 @@ class Job:
 
     stage: str
 
+    def inputs(self, experiments: Sequence[Experiment]) -> dict[str, list[str]]:
+        """Return what is in the files that runs read: the data's fingerprints, the sha256 of weights."""
+        weights: list[Weights] = []
+        data: dict[str, Prepare] = {}
+        for composed in experiments:
+            from_source = self.stage == "pretrain" or _pretrains(composed.weights)
+            from_target = self.stage == "finetune"
+            weights += [composed.pretrain.weights] * from_source + [composed.weights] * from_target
+            for role in ["source"] * from_source + ["target"] * from_target:
+                config = compose.prepare_config(composed, role)
+                data[content_key(config.model_dump())] = config
+        paths = {Path(path) for each in weights if (path := getattr(each, "path", None))}
+        return {
+            "data": sorted(_prepared(config)[0].fingerprint for config in data.values()),
+            "weights": sorted(sha256_of(path) for path in paths if path.is_file()),
+        }
+
     def __call__(
         self,
         composed: Experiment,
@@ -76,7 +93,8 @@ class Job:
         make = compose.pretrain_config if self.stage == "pretrain" else compose.finetune_config
         config = make(composed, choices)
         name = training.run_name(config, config.seeds[0])
-        out = out_folder(composed.out, self.stage, name, label, config)
+        drawn = composed.sweep.sampler.kind != "grid"
+        out = out_folder(composed.out, self.stage, name, label, config, drawn=drawn)
         with writing(out):
             _, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
@@ -110,19 +128,27 @@ def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
 
 def with_weights(config: Run, composed: Experiment, choices: Mapping[str, str], given: Services) -> Run:
     """Return `config` with the path of `weights=pretrain`: pretrain first, once for all that want it."""
-    from frostline.stages import pretrain
+    from frostline.models.pretrained import resolve
+    from frostline.stages import pretrain, training
 
-    if not isinstance(config.weights, PretrainWeights) or config.weights.path is not None:
+    if not _pretrains(config.weights):
         return config
+    assert isinstance(config.weights, PretrainWeights)
     index, data = prepared(composed, "source")
     wanted = compose.pretrain_config(composed, choices)
-    key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint])[:16]
+    start = resolve(wanted.backbone, wanted.weights).sha256
+    key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint, start, training.code()])[:16]
     folder = given.scratch / "pretrain" / key
     with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
         if not (folder / "metrics.json").is_file():
-            pretrain.run(wanted, data, folder, given)
+            pretrain.run(wanted, data, folder, services())  # no part of the trial that wants it first
     weights = config.weights.model_copy(update={"path": str(folder / "weights.safetensors")})
     return config.model_copy(update={"weights": weights})
+
+
+def _pretrains(weights: Weights) -> bool:
+    """Whether weights are those of a pretraining that is run first."""
+    return isinstance(weights, PretrainWeights) and weights.path is None
 
 
 def measure_again(folder: Path, out: Path) -> Mapping[str, Mapping[str, float]]:
@@ -175,22 +201,35 @@ def writing(out: Path) -> Iterator[None]:
     """Be the only one that writes to `out`, and end with the DVC process that started us.
 
     Raises:
-        FrostlineError: another run is writing there.
+        Busy: another run is writing there.
     """
     end_with_dvc()
     lock = project.scratch() / "locks" / f"{content_key(str(out.resolve()))[:16]}.lock"
     with exclusive(lock, f"out: another run is writing to {out}; wait for it, or name another folder"):
         for left in out.parent.glob(f".{out.name}.*"):
-            if re.fullmatch(r"\w{8}", left.name.rpartition(".")[2]) and left.is_dir():
+            if re.fullmatch(rf"{re.escape(f'.{out.name}.')}\w{{8}}", left.name) and left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)  # `publish`, killed, left it half full
         yield
 
 
-def out_folder(out: str | None, stage: str, name: str, label: str, config: Run) -> Path:
-    """Return where results go: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>."""
-    if out is not None:
-        return Path(out) / _safe(label)
-    return named_folder(stage, name, config.model_dump())
+def out_folder(
+    out: str | None, stage: str, name: str, label: str, config: Run, *, drawn: bool = False
+) -> Path:
+    """Return where results go: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>.
+
+    Args:
+        out: what the user gave.
+        stage: the run's.
+        name: the run's.
+        label: in a sweep, what sets the run apart.
+        config: all that the run depends on.
+        drawn: whether that came from an interval: two labels, of three digits, may be the same.
+    """
+    if out is None:
+        return named_folder(stage, name, config.model_dump())
+    if label and drawn:
+        return Path(out) / f"{_safe(label)}-{content_key(config.model_dump())[:8]}"
+    return Path(out) / _safe(label)
 
 
 def named_folder(stage: str, name: str, content: Any) -> Path:

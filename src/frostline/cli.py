@@ -610,4 +610,6 @@ def _print_sweep(jobs: Sequence[Any]) -> None:
     if failed:
         sys.stdout.flush()
         sentences = "\n".join(f"{job.label}: {job.error}" for job in failed)
-        raise type(failed[0].error)(f"{len(failed)} of {len(jobs)} runs failed\n{sentences}")
+        broke_down = any(isinstance(job.error, TrainingFailed) for job in failed)
+        kind = TrainingFailed if broke_down else FrostlineError
+        raise kind(f"{len(failed)} of {len(jobs)} runs failed\n{sentences}")

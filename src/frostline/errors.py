@@ -19,6 +19,14 @@ class TrainingFailed(FrostlineError):
     """Training itself broke down (a loss that is not a number, no memory, a full disk); exits with 3."""
 
 
+class OutOfRoom(TrainingFailed):
+    """Memory or the disk ran out: the same command may do better another time."""
+
+
+class Busy(FrostlineError):
+    """Another process is at it: the same command may do better another time."""
+
+
 class Pruned(Exception):
     """A trial of a sweep ends before its time, since others were better by then; no error."""
 
@@ -48,20 +56,20 @@ def exhaustion() -> Iterator[None]:
     """Turn running out of memory or disk, in the block or the decorated function, into one sentence.
 
     Raises:
-        TrainingFailed: that happened.
+        OutOfRoom: that happened.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise TrainingFailed(
+        raise OutOfRoom(
             f"the disk is full ({error.strerror}); make room and run the same command again: it goes on"
         ) from None
     except (MemoryError, RuntimeError) as error:
         # torch raises plain RuntimeErrors on a CPU and a class of its own, "CUDA out of memory", on a GPU.
         if not isinstance(error, MemoryError) and not any(text in str(error) for text in NO_MEMORY):
             raise
-        raise TrainingFailed(
+        raise OutOfRoom(
             "out of memory; close other programs, or lower trainer.batch_size or input.size, and run again"
         ) from None

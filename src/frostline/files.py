@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import FrostlineError
+from frostline.errors import Busy, FrostlineError
 
 CHUNK = 1 << 20
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -237,7 +237,8 @@ def exclusive(path: Path, otherwise: str | None = None) -> Iterator[None]:
         otherwise: the error to raise where another process holds it; None waits.
 
     Raises:
-        FrostlineError: another process holds it, or it can't be made.
+        Busy: another process holds it.
+        FrostlineError: it can't be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,5 +251,5 @@ def exclusive(path: Path, otherwise: str | None = None) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
         except BlockingIOError:
-            raise FrostlineError(str(otherwise)) from None
+            raise Busy(otherwise) from None
         yield

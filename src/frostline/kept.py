@@ -11,7 +11,7 @@ from typing import Any, Literal
 from frostline import project
 from frostline.core import feature_files
 from frostline.core.feature_files import Entry
-from frostline.errors import FrostlineError
+from frostline.errors import Busy
 from frostline.files import UNITS, canonical_json, exclusive, size
 
 Format = Literal["table", "json"]
@@ -168,7 +168,6 @@ def _clear_pixels() -> Pixels:
                 path.unlink()
         except FileNotFoundError:
             continue
-        except FrostlineError as error:
-            if str(error) != _BUSY:
-                raise
+        except Busy:
+            continue
     return Pixels(len(sizes), sum(sizes))

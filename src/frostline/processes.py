@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import PurePath
 
 import psutil
@@ -43,10 +44,12 @@ def lives(name: str) -> bool:
     return False
 
 
+@cache
 def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
     """Call `end` when the `dvc` that started this process is gone; without one, do nothing.
 
-    A killed `dvc repro` leaves its command running, and the next one would start a second beside it.
+    A killed `dvc repro` leaves its command running, and the next one would start a second beside it. Once a
+    process is enough.
     """
     if "DVC_STAGE" not in os.environ:
         return

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from frostline.stages.training import Material
 
 
+AT_ONCE = 256
+"""Runs that are trained at once; a process may have a thousand files open, and each run holds a lock."""
 Left = Callable[[int, alone.Done], None]
 """Told which job has left its run, and what that is."""
 
@@ -38,9 +40,15 @@ def finetune(jobs: Sequence[Planned], left: Left) -> None:
     from frostline.stages.heads import NotAtOnce
 
     try:
-        _finetune(jobs, left, given)
+        for begin in range(0, len(jobs), AT_ONCE):
+            part = jobs[begin : begin + AT_ONCE]
+            _finetune(part, _counted_from(begin, left), given)
     except NotAtOnce as refusal:
         given.say(f"{len(jobs)} runs, one after the other, since {refusal.why}")
+
+
+def _counted_from(begin: int, left: Left) -> Left:
+    return lambda number, done: left(begin + number, done)
 
 
 def _apart_from_heads(job: Planned) -> str:

@@ -6,10 +6,12 @@ import time
 from multiprocessing import get_context
 
 import pytest
+from optuna.trial import TrialState
 
 from frostline import schema
 from frostline.errors import FrostlineError
 from frostline.sweep.space import Interval, Parameter, Space, Values
+from frostline.sweep.study import PASSING
 
 GRID = Space((Parameter("freeze", Values(("full", "gradual"))), Parameter("seed", Values(("0", "1", "2")))))
 SEED = Parameter("seed", Values(("0", "1", "2")))
@@ -204,6 +206,46 @@ def test_a_pruner_stops_what_is_worse_than_the_others_were(place):
     assert hopeless.report(1, 0.1)
     hopeless.pruned()
     assert states(made)[:3] == ["complete", "complete", "pruned"]
+
+
+def test_one_that_was_taken_for_dead_stays_so(place):
+    made = begun()
+    taken = [made.take() for _ in range(3)]
+    for each in taken:
+        made._opened().tell(each.number, state=TrialState.FAIL)
+    assert taken[0].report(1, 0.9)
+    taken[0].pruned()
+    taken[1].complete([0.9], {"label": "late"})
+    taken[2].failed({"reason": "late"})
+    assert states(made)[:3] == ["failed"] * 3
+    assert not any("late" in trial.notes.values() for trial in made.trials())
+
+
+def test_failures_that_may_be_over_are_tried_once_more_by_the_next_command(place):
+    made = begun()
+    first, second = made.take(), made.take()
+    first.failed({"reason": "the disk is full", PASSING: True})
+    second.failed({"reason": "the loss became nan", PASSING: False})
+    assert begun().try_again() == 1
+    again = begun()
+    assert again.try_again() == 0
+    points = []
+    while taken := again.take():
+        points.append(taken.point)
+        taken.complete([0.5], {})
+    assert points.count(first.point) == 1
+    assert second.point not in points
+    assert [trial.number for trial in made.trials() if trial.killed] == [first.number]
+    assert len(made.trials()) == 7
+
+
+def test_what_runs_is_not_forgotten(place):
+    begun().take()
+    with pytest.raises(
+        FrostlineError, match=r"^--fresh: 1 of the trials of s run right now; end the command"
+    ):
+        study().begin(fresh=True)
+    assert states(study()).count("running") == 1
 
 
 # ── several processes ───────────────────────────────────────────────────────────────────────────────────────

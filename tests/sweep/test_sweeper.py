@@ -11,6 +11,7 @@ import time
 import pytest
 import yaml
 from tests.imports import SRC
+from tests.photos import plant
 from tests.shell import TINY
 
 from frostline.files import read_csv
@@ -134,6 +135,28 @@ def test_too_many_failures_of_a_kind_end_a_sweep(shell):
     assert [trial.state.name for trial in trials(shell.folder)] == ["FAIL", "FAIL", "WAITING"]
 
 
+def test_a_pretraining_is_no_part_of_the_trial_that_wants_it_first(shell):
+    words = [*TINY, "freeze=full", "pretrain.trainer.epochs=3", "optimizer.lr=0.01,0.02", "-m"]
+    out, _ = shell("finetune", *words, "sweep.pruner.kind=median")
+    expected = [
+        [float(row["val/accuracy"]) for row in read_csv(shell.folder / cells[-1] / "history.csv")][1:]
+        for _, cells in sorted(rows(out).items())
+    ]
+    reported = [list(trial.intermediate_values.values()) for trial in trials(shell.folder)]
+    assert reported == expected
+
+
+def test_other_data_are_another_study(shell):
+    plant(shell.folder / "photos")
+    words = [*WORDS, "dataset=image_folder", "dataset.root=photos", "dataset.shots=null", "seed=0,1"]
+    _, err = shell("finetune", *words)
+    assert err.count("3/3 val/accuracy") == 2
+    (shell.folder / "photos/cat/00.png").unlink()
+    _, err = shell("finetune", *words)
+    assert err.count("3/3 val/accuracy") == 2
+    assert len(list((shell.folder / ".frostline/sweeps").iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -148,6 +171,10 @@ def test_too_many_failures_of_a_kind_end_a_sweep(shell):
             "sweep.objectives.0: found 'test/accuracy'",
         ),
         ("sweep=random sweep.trials=null seed=0,1", "sweep: has no end; set sweep.trials"),
+        (
+            "sweep=halving sweep.objectives=[val/ece] optimizer.lr=0.1,0.2",
+            "sweep.pruner: val/ece is not measured after each epoch, as val/accuracy and val/loss are; set",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_one_sentence(words, sentence, shell):

@@ -9,9 +9,9 @@ import optuna
 import pytest
 from tests.sweep.test_study import PRUNER, settings
 
-from frostline.errors import FrostlineError, Pruned, TrainingFailed
+from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned, TrainingFailed
 from frostline.sweep.space import Parameter, Space, Values
-from frostline.sweep.study import Study, Trial
+from frostline.sweep.study import Study, Taken, Trial
 from frostline.sweep.winner import best_of
 from frostline.sweep.worker import Worker, kind_of, label_of, objectives_of, stopped_by
 
@@ -72,6 +72,42 @@ def test_a_store_that_another_process_holds_for_too_long_is_one_sentence(work, t
         sentence = r"^sweep\.store: failed \(.*database is locked\); see that it can be reached, .* goes on$"
         with pytest.raises(FrostlineError, match=sentence):
             work(run, store="sqlite:///held.db")
+
+
+def test_a_store_that_is_away_for_a_moment_misses_a_beat_and_no_more(work, monkeypatch):
+    beats = []
+
+    def beat(taken):
+        beats.append(taken.number)
+        if len(beats) == 1:
+            raise OSError("the store is away")
+
+    monkeypatch.setattr("frostline.sweep.worker.BEAT_SECONDS", 0.01)
+
+    def run(*_):
+        monkeypatch.setattr(Taken, "beat", beat)
+        give_up = time.monotonic() + 20
+        while len(beats) < 3 and time.monotonic() < give_up:
+            time.sleep(0.01)
+        return measured(0.5)
+
+    work(run, space=Space((Parameter("seed", Values(("0",))),)))
+    assert len(beats) >= 3
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (OutOfRoom("out of memory"), True),
+        (Busy("out: another run is writing to x"), True),
+        (TrainingFailed("the loss became nan"), False),
+    ],
+)
+def test_what_may_be_over_is_noted(error, passing, work):
+    def run(*_):
+        raise error
+
+    assert [trial.notes["passing"] for trial in work(run).trials()] == [passing] * 4
 
 
 def test_a_trial_that_repeats_a_dead_ones_names_it(work):

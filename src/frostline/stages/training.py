@@ -131,12 +131,12 @@ def scratch_key(run: Run, seed: int, start: Start, given: Material) -> str:
     """Return the key of all that a run's result depends on."""
     config = run.model_dump(exclude={"seeds", "study", "arm"})
     inputs = [start.sha256, given.index.fingerprint, given.spec.to_dict()]
-    return content_key([config, seed, inputs, _code()])[:24]
+    return content_key([config, seed, inputs, code()])[:24]
 
 
 @cache
-def _code() -> list[str]:
-    """What runs: the hash of frostline's own files, and the versions of what it trains with."""
+def code() -> list[str]:
+    """Return what runs: the hash of frostline's own files, and the versions of what it trains with."""
     folder = Path(frostline.__file__).parent
     files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in folder.rglob("*.py")}
     return [content_key(files), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]

@@ -32,7 +32,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from frostline import project, schema
 from frostline.core.metrics import score
-from frostline.errors import FrostlineError
+from frostline.errors import Busy, FrostlineError
 from frostline.files import canonical_json, content_key, exclusive
 from frostline.processes import lives, name_of_this
 from frostline.sweep.space import Interval, Parameter, Point, Space, Value, Values
@@ -53,7 +53,9 @@ WAIT_SECONDS = 120.0
 PROCESS = "process"
 """Note of a trial that was taken: whose it is."""
 AGAIN = "again"
-"""Note of a trial that has the point of one whose process died: that one's number."""
+"""Note of a trial that has the point of one whose process died, or that is tried again: that one's number."""
+PASSING = "passing"
+"""Note of a trial that failed for what may be over: no memory or disk, or another process."""
 ENDED = ("complete", "pruned", "failed")
 _STATES: dict[TrialState, State] = {
     TrialState.WAITING: "waiting",
@@ -109,7 +111,7 @@ class Trial:
     notes: Mapping[str, Any] = field(default_factory=dict)
     """``name``, ``out`` and ``metrics`` of a complete one, ``reason`` and ``kind`` of a failed one."""
     killed: bool = False
-    """Whether its process died, and its point was given to another trial."""
+    """Whether its point was given to another trial: its process died, or what it failed for may be over."""
 
 
 @dataclass(frozen=True)
@@ -143,29 +145,38 @@ class Taken:
         self._trial.set_user_attr("beat", time.time())
 
     def report(self, epoch: int, value: float) -> bool:
-        """Report the objective after an epoch; return whether to stop, since others were better by then."""
+        """Report the objective after an epoch; return whether to stop.
+
+        It stops since others were better by then, or since it was taken for dead: another has its point.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a run that goes on tells of its first epochs again
-            self._trial.report(value, epoch)
+            try:
+                self._trial.report(value, epoch)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                return True
         return self._trial.should_prune()
 
     def complete(self, values: Sequence[float], notes: Mapping[str, Any]) -> None:
         """End it with the values of the objectives."""
-        self._note(notes)
-        self._study.tell(self._trial, TrialState.COMPLETE, values)
+        self._end(notes, TrialState.COMPLETE, values)
 
     def pruned(self) -> None:
         """End it without results."""
-        self._study.tell(self._trial, TrialState.PRUNED)
+        self._end({}, TrialState.PRUNED)
 
     def failed(self, notes: Mapping[str, Any]) -> None:
         """End it with the reason."""
-        self._note(notes)
-        self._study.tell(self._trial, TrialState.FAIL)
+        self._end(notes, TrialState.FAIL)
 
-    def _note(self, notes: Mapping[str, Any]) -> None:
-        for key, value in notes.items():
-            self._trial.set_user_attr(key, value)
+    def _end(
+        self, notes: Mapping[str, Any], state: TrialState, values: Sequence[float] | None = None
+    ) -> None:
+        # One that was taken for dead has ended, and another has its point.
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            for key, value in notes.items():
+                self._trial.set_user_attr(key, value)
+            self._study.tell(self._trial, state, values)
 
 
 class Study:
@@ -199,12 +210,12 @@ class Study:
             fresh: forget what is there.
 
         Raises:
+            Busy: it is to be forgotten, and trials of it run.
             FrostlineError: the store can't be opened, or has a study of that name with other settings.
         """
         with self._lock():
             if fresh:
-                with contextlib.suppress(KeyError):
-                    optuna.delete_study(study_name=self.name, storage=self._storage())
+                self._forget()
             study = self._opened()
             found = study.user_attrs.get("settings")
             wanted = json.loads(canonical_json(self._identity()))
@@ -216,6 +227,17 @@ class Study:
                     f"sweep.name: the study {self.name!r} was made with another {different};"
                     " add --fresh to start over, or name another"
                 )
+
+    def try_again(self) -> int:
+        """Let trials wait once more that failed for what may be over; return how many."""
+        with self._lock():
+            study = self._opened()
+            given_away = _given_away(study.get_trials(deepcopy=False))
+            failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+            passing = [t for t in failed if t.user_attrs.get(PASSING) and t.number not in given_away]
+            for trial in passing:
+                study.enqueue_trial(_point(trial), user_attrs={AGAIN: trial.number})
+        return len(passing)
 
     def missing(self) -> list[Point]:
         """Return the combinations of a grid that no trial has yet."""
@@ -316,6 +338,20 @@ class Study:
 
     def _identity(self) -> dict[str, Any]:
         return {**drawing(self.settings), "space": self.space.to_data(), "base": content_key(self.base)}
+
+    def _forget(self) -> None:
+        storage = self._storage()
+        try:
+            study = optuna.load_study(study_name=self.name, storage=storage)
+        except KeyError:
+            return
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if alive := sum(map(_alive, running)):
+            raise Busy(
+                f"--fresh: {alive} of the trials of {self.name} run right now; end the command that runs"
+                " them, or wait for it"
+            )
+        optuna.delete_study(study_name=self.name, storage=storage)
 
     def _opened(self) -> optuna.Study:
         if self._study is None:

@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from frostline import alone, compose, project
 from frostline.compose import Failed, Planned, Sweeping
-from frostline.errors import FrostlineError, TrainingFailed
+from frostline.errors import FrostlineError, OutOfRoom, TrainingFailed
 from frostline.files import content_key, exclusive
 from frostline.schema import Sweep
 from frostline.sweep import live, summary, winner
@@ -20,6 +21,8 @@ Launch = Callable[[Worker, Sequence[str], int], None]
 LOSSES = 3
 """Launches in a row that lose workers, without a trial between that ended, after which a sweep gives up."""
 POLL_SECONDS = 1.0
+EACH_EPOCH = ("val/accuracy", "val/loss")
+"""The objectives that a trial reports while it runs."""
 
 
 class WorkersLostError(Exception):
@@ -56,6 +59,8 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     points = space.combinations()[: settings.trials] if grid else [space.first()]
     experiments = compose.planned(fixed, [written(point) for point in points])
     base = experiments[0][0].model_dump(exclude={"sweep", "study"})
+    if isinstance(job.task, alone.Job):  # trials on other data, or from other weights, are not mixed in
+        base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
     name = settings.name or f"{stage}-{content_key([base, space.to_data(), drawing(settings)])[:8]}"
     if not any(text.startswith("study=") for text in fixed):
@@ -63,10 +68,16 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
         experiments = [(each.model_copy(update={"study": name}), chosen) for each, chosen in experiments]
 
     study = Study(name, settings, space, base)
-    study.begin(fresh=job.fresh)
+    at_once = project.scratch() / "locks" / f"sweep-at-once-{content_key(name)[:16]}.lock"
+    busy = f"--fresh: another command runs {name} right now; end it, or wait for it"
+    with exclusive(at_once, busy) if job.fresh else nullcontext():
+        study.begin(fresh=job.fresh)
+    if count := study.try_again():
+        why = "they ran out of memory or disk, or another process was at it"
+        print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
     if grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
         # Of two commands at once the second finds what the first has done.
-        with exclusive(project.scratch() / "locks" / f"sweep-at-once-{content_key(name)[:16]}.lock"):
+        with exclusive(at_once):
             missing = study.missing()
             jobs = [
                 Planned(label_of(point), *experiment)
@@ -104,10 +115,16 @@ def check(settings: Sweep) -> None:
     """Refuse settings that don't go together.
 
     Raises:
-        FrostlineError: there are several objectives and a pruner, or no end.
+        FrostlineError: a pruner can't judge by the objectives, or there is no end.
     """
-    if len(settings.objectives) > 1 and settings.pruner.kind != "none":
-        raise FrostlineError("sweep.pruner: can't weigh several objectives; set sweep.pruner.kind=none")
+    if settings.pruner.kind != "none":
+        if len(settings.objectives) > 1:
+            raise FrostlineError("sweep.pruner: can't weigh several objectives; set sweep.pruner.kind=none")
+        if settings.objectives[0] not in EACH_EPOCH:
+            raise FrostlineError(
+                f"sweep.pruner: {settings.objectives[0]} is not measured after each epoch, as"
+                f" {' and '.join(EACH_EPOCH)} are; set sweep.pruner.kind=none, or another objective"
+            )
     if settings.sampler.kind != "grid" and settings.trials is None and settings.minutes is None:
         raise FrostlineError("sweep: has no end; set sweep.trials, or sweep.minutes")
 
@@ -190,5 +207,6 @@ def _result(trial: Trial) -> Any:
             return alone.Done(notes["name"], Path(notes["out"]), notes["metrics"])
         case "pruned":
             return alone.Stopped(label)
-    kind = TrainingFailed if str(notes.get("kind", "")).startswith("TrainingFailed") else FrostlineError
+    broke_down = str(notes.get("kind", "")).startswith((TrainingFailed.__name__, OutOfRoom.__name__))
+    kind = TrainingFailed if broke_down else FrostlineError
     return Failed(label, kind(notes.get("reason", "")))

@@ -7,16 +7,16 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from frostline import compose, progress, schema
-from frostline.errors import FrostlineError, Pruned
+from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned
 from frostline.overrides import as_typed
 from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
 from frostline.sweep.space import Point, Space, written
-from frostline.sweep.study import BEAT_SECONDS, Study, Taken, store_failures
+from frostline.sweep.study import BEAT_SECONDS, PASSING, Study, Taken, store_failures
 
 Row = Mapping[str, float | int | None]
 RESULTS = ("name", "out", "metrics")
@@ -89,7 +89,8 @@ class Worker:
         except Pruned:
             taken.pruned()
         except FrostlineError as error:
-            taken.failed({"reason": str(error)[:REASON], "kind": kind_of(error)})
+            passing = isinstance(error, OutOfRoom | Busy)
+            taken.failed({"reason": str(error)[:REASON], "kind": kind_of(error), PASSING: passing})
             print(f"frostline: trial {taken.number}, {label}: {error}; the sweep goes on", file=sys.stderr)
         except Exception as error:
             # A defect of ours or of a plug-in's: the other trials are still worth having.
@@ -150,7 +151,8 @@ def _beating(taken: Taken) -> Iterator[None]:
 
     def beat() -> None:
         while not over.wait(BEAT_SECONDS):
-            taken.beat()
+            with suppress(Exception):  # a store that is away for a moment: the next beat will do
+                taken.beat()
 
     thread = threading.Thread(target=beat, name="a trial's beat", daemon=True)
     thread.start()
