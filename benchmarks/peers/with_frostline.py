@@ -4,8 +4,7 @@ Timed is `stages.training.train`, the part of the command that the others have, 
 its weights, run the frozen layers, train, validate. `command_seconds` is the whole command, which also
 composes, measures the test split and writes the results. With `sweep`, lists for an override, the whole
 command is the timed part. Every run has a scratch of its own: no features are kept from before. With `again`,
-the same command runs once more, at another rate, and finds its features. As in the command, what records the
-runs gets ready beside the imports.
+the same command runs once more, at another rate, and finds its features.
 """
 
 import contextlib
@@ -21,9 +20,7 @@ from benchmarks.peers import common
 
 def main() -> None:
     given = common.settings(command=["finetune"], sweep=[], again=[])
-    from frostline import alone, cli, compose
-
-    alone.services()
+    from frostline import cli, compose
     from frostline.adapters import lit_data, lit_module, trainer  # noqa: F401  # imported before the clock starts
     from frostline.alone import prepared
     from frostline.models.pretrained import resolve

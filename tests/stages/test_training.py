@@ -100,12 +100,12 @@ def run(stage, config, data, folder, end=None, out="out"):
 
         yield advance
 
-    def copied(source, target):
-        if end == ("publishing", Path(target).parent.name):
+    def shared(source, target):
+        if end == ("publishing", target.parent.name):
             kill()
-        copyfile(source, target)
+        share(source, target)
 
-    copyfile, training.shutil.copyfile = training.shutil.copyfile, copied
+    share, training.share = training.share, shared
     lit_module.Classifier.on_train_batch_start, pl.Trainer.save_checkpoint = counted, saved
     stage(config, data, folder / out, services(folder / "scratch", progress))
 
@@ -301,7 +301,7 @@ def test_a_full_disk_is_one_sentence_and_publishes_nothing(saves, digits, tmp_pa
     status, said = in_process(run_in_a_small_space, config, digits, tmp_path, 3000, saves)
     assert (status, said) == (
         2,
-        "TrainingFailed: the disk is full (File too large);"
+        "OutOfRoom: the disk is full (File too large);"
         " make room and run the same command again: it goes on",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
@@ -330,7 +330,7 @@ def test_no_memory_is_one_sentence_and_publishes_nothing(digits, tmp_path):
     status, said = in_process(run_in_little_memory, config, digits, tmp_path, 300 << 20)
     assert (status, said) == (
         2,
-        "TrainingFailed: out of memory; close other programs, or lower trainer.batch_size or input.size,"
+        "OutOfRoom: out of memory; close other programs, or lower trainer.batch_size or input.size,"
         " and run again",
     )
     assert not (tmp_path / "out").exists()
