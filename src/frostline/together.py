@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import alone, compose
 from frostline.compose import Planned
+from frostline.core.metrics import score
 from frostline.files import publish
 from frostline.overrides import OF_A_HEAD
 from frostline.services import TRIAL_STATE, Services
@@ -27,7 +28,9 @@ def finetune(jobs: Sequence[Planned], left: Left) -> None:
     """Fine-tune a sweep's jobs at once, each into a folder of its own, as `alone.Job` leaves it.
 
     Jobs of which `left` is not told have to be run one after the other: those that break down, to say and
-    keep what such a run does, and all of them where, as a line says, they can't be run at once.
+    keep what such a run does; the best, since heads trained at once are what training each alone gives but
+    for rounding, and it is to be repeated to the byte; and all where, as a line says, they can't be run at
+    once.
     """
     if len(jobs) < 2:
         return
@@ -83,11 +86,12 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
         companies = heads.gather(runs, start, material, given)
         given.say(f"{len(jobs)} runs at once: nothing but their heads differs")
         trained = {id(head.run): head for head in heads.train(companies, given)}
+        best = _best([trained[id(run)] for run in runs], first.composed.sweep.objectives[0])
         yardsticks: dict[heads.Company, Yardstick] = {}
-        with given.progress("leave and measure the runs", len(jobs)) as advance:
+        with given.progress("leave and measure the runs", len(jobs) - 1) as advance:
             for number, (job, run, name, out) in enumerate(zip(jobs, runs, names, outs, strict=True)):
                 head = trained[id(run)]
-                if head.fit.failure:
+                if head.fit.failure or head is best:
                     continue
                 if head.company not in yardsticks:
                     yardsticks[head.company] = _yardstick(head, material, data, given)
@@ -95,6 +99,17 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
                 metrics = _leave(head, start.sha256, material, yardsticks[head.company], out, services)
                 left(number, alone.Done(job.label or name, out, metrics))
                 advance(1, f"test/accuracy {metrics['test']['accuracy']:.4f}")
+
+
+def _best(heads: "Sequence[Trained]", objective: str) -> "Trained | None":
+    """The first of those that are best in a sweep's objective, or in what each epoch tells in its stead."""
+    sound = [head for head in heads if not head.fit.failure]
+
+    def value(head: "Trained") -> float:
+        name = objective if objective in head.best else head.run.trainer.monitor
+        return score(name, float(head.best[name] or 0.0))
+
+    return max(sound, key=value, default=None)
 
 
 def _yardstick(head: "Trained", material: "Material", data: Path, services: Services) -> "Yardstick":

@@ -301,8 +301,7 @@ def test_a_full_disk_is_one_sentence_and_publishes_nothing(saves, digits, tmp_pa
     status, said = in_process(run_in_a_small_space, config, digits, tmp_path, 3000, saves)
     assert (status, said) == (
         2,
-        "OutOfRoom: the disk is full (File too large);"
-        " make room and run the same command again: it goes on",
+        "OutOfRoom: the disk is full (File too large); make room and run the same command again: it goes on",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
     assert not [name for name in files(tmp_path) if name.endswith((".partial", ".ckpt", ".safetensors"))]

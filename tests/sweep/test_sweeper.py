@@ -120,6 +120,23 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
     )
 
 
+def test_the_best_of_heads_that_were_trained_at_once_is_repeated_to_the_byte_too(shell):
+    shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
+    words = [*WORDS, "sweep.name=heads", "freeze=linear_probe", "optimizer.lr=0.001,0.01,0.1", "seed=1,2"]
+    out, err = shell("finetune", *words)
+    assert "6 runs at once: nothing but their heads differs" in err
+    assert err.count("3/3 val/accuracy") == 1
+    table = rows(out)
+    assert len(table) == len(trials(shell.folder)) == 6
+    shell("finetune", "experiment=heads-best", "out=again")
+    (best,) = (row for row in read_csv(shell.folder / "runs/sweeps/heads/trials.csv") if row["trial"] == "5")
+    values = [float(cells[0]) for cells in table.values()]
+    assert float(best["val/accuracy"]) == pytest.approx(max(values), abs=1e-4)
+    for name in FILES:
+        kept = (shell.folder / best["out"] / name).read_bytes()
+        assert (shell.folder / "again" / name).read_bytes() == kept, name
+
+
 def test_hopeless_trials_are_pruned_and_marked_so(shell):
     words = [*WORDS, "trainer.epochs=6", "optimizer=sgd", "optimizer.lr=0.1,0.2,1e-6"]
     out, _ = shell("finetune", *words, "sweep.pruner.kind=median", "sweep.pruner.startup=2")

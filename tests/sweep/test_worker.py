@@ -11,7 +11,7 @@ from tests.sweep.test_study import PRUNER, settings
 
 from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned, TrainingFailed
 from frostline.sweep.space import Parameter, Space, Values
-from frostline.sweep.study import Study, Taken, Trial
+from frostline.sweep.study import AT_ONCE, Study, Taken, Trial
 from frostline.sweep.winner import best_of
 from frostline.sweep.worker import Worker, kind_of, label_of, objectives_of, stopped_by
 
@@ -224,3 +224,10 @@ def test_the_best_is_by_the_first_objective_and_of_equals_the_earliest(objective
     given = settings(objectives=[objective, "val/ece"])
     assert best_of(trials, given).number == best
     assert best_of(trials[3:], given) is None
+
+
+def test_of_equals_the_best_is_one_that_can_be_repeated_to_the_byte():
+    at_once = [Trial(number, {}, "complete", [0.9], notes={AT_ONCE: True}) for number in (0, 1)]
+    alone = [Trial(number, {}, "complete", [0.9]) for number in (2, 3)]
+    assert best_of([*at_once, *alone], settings()).number == 2
+    assert best_of(at_once, settings()).number == 0

@@ -54,6 +54,8 @@ PROCESS = "process"
 """Note of a trial that was taken: whose it is."""
 AGAIN = "again"
 """Note of a trial that has the point of one whose process died, or that is tried again: that one's number."""
+AT_ONCE = "at once"
+"""Note of a trial that was run at once with others: alone, it would be the same but for rounding."""
 PASSING = "passing"
 """Note of a trial that failed for what may be over: no memory or disk, or another process."""
 ENDED = ("complete", "pruned", "failed")
@@ -293,12 +295,15 @@ class Study:
         return next((t for t in self.trials() if t.state == "complete" and t.point == point), None)
 
     def add(self, point: Point, values: Sequence[float], notes: Mapping[str, Any]) -> None:
-        """Take in a trial that was run without having been taken."""
+        """Take in a trial that was run at once with others, without having been taken."""
         study = self._opened()
         distributions = {key: _distribution(parameter) for key, parameter in self._by_key(point).items()}
         study.add_trial(
             create_trial(
-                params=dict(point), distributions=distributions, values=[*values], user_attrs=dict(notes)
+                params=dict(point),
+                distributions=distributions,
+                values=[*values],
+                user_attrs={**notes, AT_ONCE: True},
             )
         )
 

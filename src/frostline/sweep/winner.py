@@ -6,17 +6,24 @@ from pathlib import Path
 from frostline import project
 from frostline.files import write_text, yaml_text
 from frostline.schema import Experiment, Sweep
-from frostline.sweep.study import Trial, direction
+from frostline.sweep.study import AT_ONCE, Trial, direction
 
 OWN = ("experiment", "sweep")
 """Groups of which a run keeps nothing."""
 
 
 def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
-    """Return the complete trial that is best in the first objective, of equals the first; None: none is."""
+    """Return the complete trial that is best in the first objective; None: none is.
+
+    Of equals the first that was run alone, and so can be repeated to the byte.
+    """
     sign = 1 if direction(settings.objectives[0]) == "maximize" else -1
     complete = [trial for trial in trials if trial.state == "complete"]
-    return max(complete, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
+
+    def rank(trial: Trial) -> tuple[float, bool, int]:
+        return sign * trial.values[0], AT_ONCE not in trial.notes, -trial.number
+
+    return max(complete, key=rank, default=None)
 
 
 def write(
