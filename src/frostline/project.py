@@ -52,7 +52,7 @@ def home() -> Path:
 
 
 def scratch() -> Path:
-    """Return `.frostline/`: resume state, caches and locks; safe to delete while nothing runs."""
+    """Return `.frostline/`: caches, locks, resume points, studies; may go, but for these, while nothing runs."""
     return home() / ".frostline"
 
 
