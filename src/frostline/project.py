@@ -52,7 +52,7 @@ def home() -> Path:
 
 
 def scratch() -> Path:
-    """Return `.frostline/`: caches, locks, resume points, studies; may go, but for these, while nothing runs."""
+    """Return `.frostline/`: caches, locks, resume points, and the studies of sweeps, which nothing brings back."""
     return home() / ".frostline"
 
 
