@@ -52,7 +52,7 @@ def home() -> Path:
 
 
 def scratch() -> Path:
-    """Return `.frostline/`: caches, locks, resume points, and the studies of sweeps, which nothing brings back."""
+    """Return `.frostline/`: caches, locks, resume points, and the studies of sweeps."""
     return home() / ".frostline"
 
 
