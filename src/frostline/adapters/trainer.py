@@ -258,7 +258,9 @@ class _ResumePoint(Checkpoint):
             self._save(trainer, SAVE_INSIDE_SECONDS)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer, SAVE_EVERY_SECONDS)
+        # After the last one the results are as good as written.
+        if trainer.current_epoch + 1 != trainer.max_epochs:
+            self._save(trainer, SAVE_EVERY_SECONDS)
 
     def _save(self, trainer: pl.Trainer, every: float) -> None:
         begun = time.perf_counter()
