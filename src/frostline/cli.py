@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import __version__
 from frostline.errors import FrostlineError, GateFailed, TrainingFailed, allowed
+from frostline.garbage import uncollected
 from frostline.help_texts import (
     CACHE_EXAMPLES,
     COMPARE_EXAMPLES,
@@ -363,6 +364,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
     _train(arguments, "finetune")
 
 
+@uncollected()
 def _train(arguments: argparse.Namespace, stage: str) -> None:
     from frostline import compose
     from frostline.alone import Job
@@ -402,12 +404,14 @@ def _train_stage(arguments: argparse.Namespace, stage: str) -> None:
         run(config, arguments.data, arguments.out, services, arguments.timing)
 
 
+@uncollected()
 def _probe(arguments: argparse.Namespace) -> None:
     from frostline import probing
 
     probing.run(_with_out(arguments))
 
 
+@uncollected()
 def _evaluate(arguments: argparse.Namespace) -> None:
     from frostline.schema import Evaluate
 

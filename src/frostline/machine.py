@@ -5,11 +5,17 @@ import sys
 
 import torch
 
+from frostline import garbage
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pin(threads: int) -> None:
-    """Compute with `threads` CPU threads, deterministically, and keep freed memory for the next layer."""
+    """Compute with `threads` CPU threads, deterministically, and keep freed memory for the next layer.
+
+    What is to be imported has been: garbage is collected from now on.
+    """
+    garbage.collect()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else each new tensor is filled with NaN before it is written: a twentieth of a ResNet-18's step.

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import frostline
 from frostline import project
 from frostline.errors import Pruned
+from frostline.garbage import uncollected
 from frostline.located import FILES
 from frostline.processes import name_of_this
 from frostline.services import TRIAL_STATE, Mistake, Recorded, RunInfo
@@ -273,10 +274,11 @@ def serve(stream: BinaryIO, progress: Callable[[], None] = lambda: None) -> None
         stream: of messages.
         progress: told of each thing done.
     """
-    from frostline.adapters.tracking import Store
+    with uncollected():
+        from frostline.adapters.tracking import Store
 
-    store = Store()
-    store.connect()
+        store = Store()
+        store.connect()
     runs: dict[int, StoredRun] = {}
     for message in _arriving(stream, lambda: store.owes > 0):
         if message:

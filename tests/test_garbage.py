@@ -1,0 +1,62 @@
+"""Garbage is left alone while modules are imported, and no longer."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from frostline import garbage
+from frostline.cli import main
+from tests.imports import SRC
+from tests.study import environment
+
+
+def test_it_is_collected_again_after_the_block_whatever_happens():
+    collected = []
+
+    @garbage.uncollected()
+    def broken():
+        collected.append(gc.isenabled())
+        raise ValueError("no reason")
+
+    with pytest.raises(ValueError, match="no reason"):
+        broken()
+    assert [*collected, gc.isenabled()] == [False, True]
+
+
+def test_it_is_collected_again_from_where_work_begins():
+    with garbage.uncollected():
+        garbage.collect()
+        assert gc.isenabled()
+        frozen = gc.get_freeze_count()
+        garbage.collect()
+        assert gc.get_freeze_count() == frozen
+    gc.unfreeze()
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "words", [["finetune", "backbone=nothing"], ["evaluate"], ["probe", "freeze=nothing"]]
+)
+def test_a_refused_command_leaves_it_as_it_was(words, capsys):
+    assert main(words) == 2
+    assert gc.isenabled()
+
+
+def test_training_collects_it(tmp_path):
+    code = """if True:
+        import gc, sys
+        from frostline.adapters import lit_module
+        from frostline.cli import main
+        step, seen = lit_module.Classifier._step, []
+        def noted(*given):
+            seen.append(gc.isenabled())
+            step(*given)
+        lit_module.Classifier._step = noted
+        words = "backbone=mlp dataset=digits weights=none freeze=full trainer.epochs=1 input.size=8"
+        main(["finetune", *words.split()])
+        assert seen and all(seen)
+    """
+    settings = environment(tmp_path / "x", PYTHONPATH=str(SRC))
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=settings, check=True)
