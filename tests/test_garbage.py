@@ -29,10 +29,6 @@ def test_it_is_collected_again_from_where_work_begins():
     with garbage.uncollected():
         garbage.collect()
         assert gc.isenabled()
-        frozen = gc.get_freeze_count()
-        garbage.collect()
-        assert gc.get_freeze_count() == frozen
-    gc.unfreeze()
     assert gc.isenabled()
 
 
@@ -44,7 +40,7 @@ def test_a_refused_command_leaves_it_as_it_was(words, capsys):
     assert gc.isenabled()
 
 
-def test_training_collects_it(tmp_path):
+def test_training_collects_it_and_leaks_nothing(tmp_path):
     code = """if True:
         import gc, sys
         from frostline.adapters import lit_module
@@ -59,4 +55,6 @@ def test_training_collects_it(tmp_path):
         assert seen and all(seen)
     """
     settings = environment(tmp_path / "x", PYTHONPATH=str(SRC))
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=settings, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=settings, check=True, capture_output=True, text=True)
+    assert "leaked" not in done.stderr  # as torch's libraries say at the end of what nothing collects

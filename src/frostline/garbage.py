@@ -22,7 +22,5 @@ def uncollected() -> Iterator[None]:
 
 
 def collect() -> None:
-    """Collect garbage from now on, but for what is there already; nothing where it is collected."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
+    """Collect garbage from now on: what a long block calls when it has imported all that it needs."""
+    gc.enable()
