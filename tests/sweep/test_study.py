@@ -1,5 +1,6 @@
 """A study in real stores: trials that wait, run, end, die with their process and come again."""
 
+import gc
 import os
 import signal
 import time
@@ -137,6 +138,7 @@ def test_what_another_sweep_of_that_name_tried_is_not_mixed_in(place):
         begun(LINE, sampler={"kind": "grid"})
     with pytest.raises(FrostlineError, match="another experiment around what varies"):
         begun(base={"lr": 2})
+    gc.collect()  # what was refused lives on in its error
     fresh = study(base={"lr": 2})
     fresh.begin(fresh=True)
     assert fresh.trials() == []
@@ -246,6 +248,18 @@ def test_what_runs_is_not_forgotten(place):
     ):
         study().begin(fresh=True)
     assert states(study()).count("running") == 1
+
+
+def test_what_another_command_works_on_is_not_forgotten_between_two_trials_either(place):
+    one, other = begun(), begun()
+    with pytest.raises(FrostlineError, match=r"^--fresh: another command runs s right now; end it, or wait"):
+        study().begin(fresh=True)
+    assert states(one) == states(other) == ["waiting"] * 6
+    del one, other
+    fresh = study()
+    fresh.begin(fresh=True)
+    assert states(fresh) == []
+    assert states(begun()) == ["waiting"] * 6
 
 
 # ── several processes ───────────────────────────────────────────────────────────────────────────────────────

@@ -9,12 +9,15 @@ killed and continued has the same trials as one that was not.
 """
 
 import contextlib
+import fcntl
 import json
+import os
 import random
 import re
 import socket
 import time
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,6 +200,7 @@ class Study:
     ) -> None:
         self.name, self.settings, self.space, self.base, self.worker = name, settings, space, base, worker
         self._study: optuna.Study | None = None
+        self._used: int | None = None
 
     @property
     def store(self) -> str:
@@ -206,18 +210,20 @@ class Study:
         return f"{project.SQLITE}{project.scratch() / 'sweeps' / self.name}.db"
 
     def begin(self, *, fresh: bool = False) -> None:
-        """Make the study, or go on with it.
+        """Make the study, or go on with it; nobody can forget it then while this object lives.
 
         Args:
             fresh: forget what is there.
 
         Raises:
-            Busy: it is to be forgotten, and trials of it run.
+            Busy: it is to be forgotten, and another command, or one of its trials, runs.
             FrostlineError: the store can't be opened, or has a study of that name with other settings.
         """
+        self._use(alone=fresh)
         with self._lock():
             if fresh:
                 self._forget()
+                self._use()
             study = self._opened()
             found = study.user_attrs.get("settings")
             wanted = json.loads(canonical_json(self._identity()))
@@ -343,6 +349,22 @@ class Study:
 
     def _identity(self) -> dict[str, Any]:
         return {**drawing(self.settings), "space": self.space.to_data(), "base": content_key(self.base)}
+
+    def _use(self, *, alone: bool = False) -> None:
+        """Hold a lock that commands on this study share, or, as its only user, that nobody else has."""
+        if self._used is None:
+            path = (
+                project.scratch() / "locks" / f"sweep-{content_key([self.store, self.name])[:16]}-used.lock"
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._used = os.open(path, os.O_CREAT | os.O_RDWR)
+            weakref.finalize(self, os.close, self._used)
+        try:
+            fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            raise Busy(
+                f"--fresh: another command runs {self.name} right now; end it, or wait for it"
+            ) from None
 
     def _forget(self) -> None:
         storage = self._storage()

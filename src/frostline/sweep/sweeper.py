@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +67,13 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
         experiments = [(each.model_copy(update={"study": name}), chosen) for each, chosen in experiments]
 
     study = Study(name, settings, space, base)
-    at_once = project.scratch() / "locks" / f"sweep-at-once-{content_key(name)[:16]}.lock"
-    busy = f"--fresh: another command runs {name} right now; end it, or wait for it"
-    with exclusive(at_once, busy) if job.fresh else nullcontext():
-        study.begin(fresh=job.fresh)
+    study.begin(fresh=job.fresh)
     if count := study.try_again():
         why = "they ran out of memory or disk, or another process was at it"
         print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
     if grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
         # Of two commands at once the second finds what the first has done.
-        with exclusive(at_once):
+        with exclusive(project.scratch() / "locks" / f"sweep-at-once-{content_key(name)[:16]}.lock"):
             missing = study.missing()
             jobs = [
                 Planned(label_of(point), *experiment)
