@@ -262,7 +262,7 @@ def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline
     monkeypatch.setattr("frostline.together.AT_ONCE", 3)
     out = frostline("finetune", *SWEEP, "study=heads", "out=at-once")
     for some in (3, 1):
-        assert f"{some} runs at once: nothing but their heads differs\n" in frostline.stderr
+        assert f"train {some} heads, by epochs" in frostline.stderr
     monkeypatch.setattr("frostline.together.finetune", lambda jobs, left: None)
     expected = frostline("finetune", *SWEEP, "study=heads", "out=by-turns")
     assert out.endswith("compare them: frostline compare; in the browser: frostline ui\n")
@@ -313,7 +313,7 @@ def test_a_sweep_of_heads_that_is_killed_goes_on_with_those_that_are_missing(fro
     there = {path: path.stat().st_mtime_ns for path in (place / "parts").rglob("weights.safetensors")}
     assert len(there) == 2
     out = frostline("finetune", *SWEEP, "out=parts", "sweep.name=parts")
-    assert "2 runs at once" in frostline.stderr
+    assert "train 2 heads, by epochs" in frostline.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in there.items())
     numbers = [[row.split()[:3] for row in text.splitlines() if "=" in row] for text in (out, expected)]
     assert numbers[0] == numbers[1]

@@ -210,6 +210,28 @@ def test_a_pruner_stops_what_is_worse_than_the_others_were(place):
     assert states(made)[:3] == ["complete", "complete", "pruned"]
 
 
+@pytest.mark.parametrize("kind", ["median", "halving", "hyperband", "patience"])
+def test_each_pruner_stops_what_is_hopeless_and_not_what_is_best(kind, place):
+    pruner = {**PRUNER, "kind": kind}
+    given = {"sampler": {"kind": "random"}, "trials": 40, "store": "s.journal", "pruner": pruner}
+    made = begun(LINE, **given)
+    for number in range(6):
+        taken = made.take()
+        if any(taken.report(epoch, epoch / 10 + number / 1000) for epoch in range(1, 10)):
+            taken.pruned()
+        else:
+            taken.complete([0.9 + number / 1000], {})
+    other = study(LINE, worker=1, **given)  # as another process has it
+    stopped = []
+    for _ in range(4):
+        hopeless = other.take()
+        stopped.append(any(hopeless.report(epoch, 0.01 / epoch) for epoch in range(1, 10)))
+        hopeless.pruned()
+    assert any(stopped)
+    best = other.take()
+    assert not any(best.report(epoch, epoch / 5) for epoch in range(1, 10))
+
+
 def test_one_that_was_taken_for_dead_stays_so(place):
     made = begun()
     taken = [made.take() for _ in range(3)]
