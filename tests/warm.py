@@ -74,8 +74,11 @@ def warm_python(folder: Path) -> Path:
     return program
 
 
+# By way of the shell, since the first line of a program takes no path with a space in it.
 CLIENT = """\
-#!{python} -IS
+#!/bin/sh
+'''exec' "{python}" -IS "$0" "$@"
+' '''
 import array, json, os, socket, sys
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
