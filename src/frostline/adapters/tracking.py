@@ -115,7 +115,15 @@ class Store:
             artifacts = project.artifacts_uri() if self.uri.startswith(project.SQLITE) else None
             # Else the UI takes it for an experiment with language models, and hides what runs measured.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            return client, str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
+            try:
+                client.create_experiment(name, artifact_location=artifacts, tags=kind)
+            except MlflowException as error:
+                # Another machine has just made it, which no lock of ours keeps from it.
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            found = client.get_experiment_by_name(name)
+            assert found is not None
+            return client, str(found.experiment_id)
 
     @property
     def client(self) -> Client:
