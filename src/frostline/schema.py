@@ -556,7 +556,7 @@ class Pruner(Strict):
     kind: Literal["none", "median", "halving", "hyperband", "patience"]
     """median: worse at its best than the median of the others by then. halving: not among the best 1/factor
     at a rung (Li et al. 2020, ASHA). hyperband: halving from several first rungs (Li et al. 2018). patience:
-    no better for some epochs."""
+    worse for some epochs than it was before."""
     startup: Annotated[int, Field(ge=1)]
     """median: trials that end before any is stopped."""
     warmup: Annotated[int, Field(ge=0)]
@@ -566,9 +566,9 @@ class Pruner(Strict):
     factor: Annotated[int, Field(ge=2)]
     """halving, hyperband: one in so many goes on."""
     patience: Annotated[int, Field(ge=1)]
-    """patience: epochs."""
-    better: Annotated[float, Field(ge=0)]
-    """patience: by how much an epoch has to be better, to count."""
+    """patience: in so many epochs and one more."""
+    min_delta: Annotated[float, Field(ge=0)]
+    """patience: by how much more than this all of them have to be worse than the best before."""
 
 
 class Conditional(Strict):

@@ -26,6 +26,8 @@ def unwatched(row: Mapping[str, float | int | None]) -> None:
     """Let a run go on: nobody watches."""
 
 
+RUN_KEY = "run.key"
+"""The tag with the hash of all that a run's result depends on."""
 TRIAL_NUMBER = "trial.number"
 """The tag with a trial's number in its study."""
 TRIAL_AGAIN = "trial.again"
@@ -109,6 +111,8 @@ class RunInfo:
     """arm, backbone, dataset, freeze, seed: to filter by."""
     seed: int | None = None
     """None: it is not one of several that differ in their seeds alone."""
+    late: bool = False
+    """It has ended already, in another process: it is recorded if no run with its `RUN_KEY` is."""
 
     @property
     def name(self) -> str:

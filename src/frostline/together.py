@@ -141,6 +141,6 @@ def _leave(
             for row in head.history:
                 recorded.epoch(row)
             sha256 = training.leave(run, seed, material, head, company.plan, company.report, count, work, {})
-            training.record(recorded, head, company.plan, timing, sha256, work)
+            training.record(recorded, company.plan, timing, work)
         yardstick.load(head.head_state)
         return yardstick.measure(run, seed, sha256, work)

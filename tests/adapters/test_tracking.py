@@ -370,6 +370,22 @@ def test_a_trial_of_a_silent_machine_is_killed_when_another_repeats_it(store):
     assert [found[name].data.tags["trial.state"] for name in "34"] == ["killed", "running"]
 
 
+def test_a_run_that_ended_elsewhere_is_recorded_unless_it_is(store):
+    def late(name, key):
+        run = begin(store, replace(info(name, **{"run.key": key}), late=True))
+        run.metrics({"best/val/accuracy": 0.5})
+        run.end("FINISHED")
+
+    for key, status in (("a", "FINISHED"), ("b", "KILLED")):
+        begin(store, info(key, **{"run.key": key})).end(status)
+    running = begin(store, info("c", **{"run.key": "c"}))
+    for key in "abcd":
+        late(f"{key}, late", key)
+    running.end("FINISHED")
+    assert runs(store).keys() == {"a", "b", "b, late", "c", "d, late"}
+    assert runs(store)["b, late"].data.metrics == {"best/val/accuracy": 0.5}
+
+
 def test_an_error_longer_than_a_tag_may_be(store):
     run = begin(store)
     run.tags({"error": "x" * 20_000})

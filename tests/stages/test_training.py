@@ -63,6 +63,41 @@ def services(scratch, progress=None):
     return Services(scratch, progress) if progress else Services(scratch)
 
 
+class Told:
+    """A tracker that writes down what it is told, a line each."""
+
+    def __init__(self, path):
+        self.path = path
+
+    @contextmanager
+    def run(self, about):
+        self.tell("begin", about.name, dict(about.tags), about.late)
+        yield self
+        self.tell("end")
+
+    def tell(self, what, *values):
+        with self.path.open("a") as file:
+            print(json.dumps([what, *values]), file=file)
+
+    def planned(self, run, plan, network, spec, images):
+        self.tell("planned", repr(plan.phases), list(network.state_dict()), images)
+
+    def epoch(self, row):
+        self.tell("epoch", dict(row))
+
+    def metrics(self, values):
+        self.tell("metrics", dict(values))
+
+    def tags(self, values):
+        self.tell("tags", dict(values))
+
+    def started_from(self, sha256):
+        self.tell("started_from", sha256)
+
+    def finished(self, folder):
+        self.tell("finished", sorted(path.name for path in folder.iterdir()))
+
+
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -107,7 +142,7 @@ def run(stage, config, data, folder, end=None, out="out"):
 
     share, training.share = training.share, shared
     lit_module.Classifier.on_train_batch_start, pl.Trainer.save_checkpoint = counted, saved
-    stage(config, data, folder / out, services(folder / "scratch", progress))
+    stage(config, data, folder / out, Services(folder / "scratch", progress, tracker=Told(folder / "told")))
 
 
 def steps_of(folder):
@@ -235,6 +270,24 @@ def test_a_seed_that_is_done_is_not_trained_again(digits, tmp_path, undisturbed)
     assert steps_of(tmp_path) == 2 * STEPS
     alone = {f: c for f, c in files(tmp_path / "out").items() if f.startswith("seed-0")}
     assert alone == undisturbed("mlp", run_config(MLP))
+
+
+def test_a_run_that_ended_in_a_killed_process_is_recorded_as_it_was(digits, tmp_path):
+    """The tracker may have died with that process, so it is told once more, and that it is late."""
+
+    def told():
+        return [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+
+    config = run_config(MLP)
+    assert in_process(run, finetune.run, config, digits, tmp_path, ("publishing", "seed-0"))[0] != 0
+    (begin, *first) = told()
+    assert [what for what, *_ in first] == ["planned", *["epoch"] * 9, "metrics", "tags", "finished", "end"]
+    (tmp_path / "told").unlink()
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert steps_of(tmp_path) == STEPS
+    assert told() == [[*begin[:-1], True], *first]
+    assert begin[-1] is False
+    assert begin[2]["run.key"]
 
 
 def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, undisturbed):

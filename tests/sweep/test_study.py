@@ -24,7 +24,7 @@ PRUNER = {
     "first": 1,
     "factor": 3,
     "patience": 2,
-    "better": 0.0,
+    "min_delta": 0.0,
 }
 SETTINGS = {
     "sampler": {"kind": "grid"},

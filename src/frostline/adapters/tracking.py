@@ -27,7 +27,7 @@ from frostline import project
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
-from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
+from frostline.services import RUN_KEY, TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
 
 # Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -148,10 +148,12 @@ class Store:
         if self.connect():
             with self.tolerant("the run can't be recorded"):
                 self._reap(about)
+                if about.late and self._has(about.tags[RUN_KEY]):
+                    return StoredRun(self, None)
                 tags = _tags(about, process)
                 tags["mlflow.parentRunId"] = seeds.parent_of(self, tags) or self.study(about.study)
                 run = self.client.create_run(self.experiment, when, tags, about.name)
-        watched = run and about.context == "training" and machine_load.wanted()
+        watched = run and about.context == "training" and not about.late and machine_load.wanted()
         load = machine_load.MachineLoad() if watched else None
         stored = StoredRun(self, run.info.run_id if run else None, load)
         stored.describe(about)
@@ -265,6 +267,11 @@ class Store:
         if number := about.tags.get(TRIAL_AGAIN):
             for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):
                 self._killed(run)
+
+    def _has(self, key: str) -> bool:
+        """Whether a run of this key is recorded, or being so."""
+        found = self.search({RUN_KEY: key}, limit=1000)
+        return any(run.info.status in ("FINISHED", "RUNNING") for run in found)
 
     def _killed(self, run: Run) -> None:
         if TRIAL_STATE in run.data.tags:

@@ -6,7 +6,7 @@ A run leaves in its folder `weights.safetensors` (the best epoch's), `history.cs
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from frostline.files import (
     csv_text,
     exclusive,
     publish,
+    read_csv,
     read_json,
     sha256_of,
     share,
@@ -39,7 +40,7 @@ from frostline.files import (
 from frostline.models import lora
 from frostline.models.pretrained import Start, about, check_start, input_spec, start_network
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
-from frostline.services import Recorded, RunInfo, Services
+from frostline.services import RUN_KEY, Recorded, RunInfo, Services
 from frostline.stages import wise_ft
 from frostline.stages.measuring import network_with, reuse_of
 
@@ -105,7 +106,9 @@ def train(
     scratch = services.scratch / "resume" / key
     done = scratch / "done"
     with exclusive(_lock(services, key)):
-        if not done.is_dir():
+        if done.is_dir():
+            _record_late(run, seed, start, given, done, services, key)
+        else:
             try:
                 with publish(done) as work:
                     _train(run, seed, start, given, work, scratch, services, title)
@@ -226,7 +229,7 @@ def _train(
     )
     epochs = run.trainer.epochs if plan.phases else 0
     with (
-        services.tracker.run(info(run, seed, index)) as recorded,
+        services.tracker.run(info(run, seed, index, scratch.name)) as recorded,
         services.progress(title, epochs + 1) as advance,
     ):
 
@@ -248,7 +251,7 @@ def _train(
             result.best_state, swept["wise_ft"] = wise_ft.swept(
                 plain, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
-        sha256 = leave(run, seed, given, result, plan, report, len(labelled), out, swept)
+        leave(run, seed, given, result, plan, report, len(labelled), out, swept)
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
         timing: dict[str, Any] = {
             "train_seconds": seconds,
@@ -257,7 +260,25 @@ def _train(
             "batches_ahead": result.ahead,
         }
         write_text(out / TIMING, canonical_json(timing))
-        record(recorded, result, plan, timing, sha256, out)
+        record(recorded, plan, timing, out)
+
+
+def _record_late(
+    run: Run, seed: int, start: Start, given: Material, done: Path, services: Services, key: str
+) -> None:
+    """Record a run that a killed process finished, unless that process's recorder lived long enough to."""
+    images = training_rows(given.index, run.dataset, derive(seed, "shots") % 2**31)
+    network, _ = start_network(run.backbone, start, given.spec, given.index.classes, seed)
+    lora.adapt(network, run, seed)
+    plan = plan_of(run, network, len(images))
+    about = replace(info(run, seed, given.index, key), late=True)
+    with services.tracker.run(about) as recorded:
+        if start.sha256 is not None:
+            recorded.started_from(start.sha256)
+        recorded.planned(run, plan, network, given.spec, len(images))
+        for row in read_csv(done / HISTORY):
+            recorded.epoch({name: float(text) if text else None for name, text in row.items()})
+        record(recorded, plan, read_json(done / TIMING), done)
 
 
 def leave(
@@ -294,25 +315,19 @@ def leave(
     return sha256
 
 
-def record(
-    recorded: Recorded,
-    result: Any,
-    plan: freeze.FreezePlan,
-    timing: Mapping[str, Any],
-    weights_sha256: str,
-    out: Path,
-) -> None:
+def record(recorded: Recorded, plan: freeze.FreezePlan, timing: Mapping[str, Any], out: Path) -> None:
     """Record what a finished run came to, and the files that it left in `out`."""
-    best = result.history[result.best_epoch]
+    told: dict[str, Any] = read_json(out / TRAINING)
+    best = read_csv(out / HISTORY)[told["best_epoch"]]
     recorded.metrics(
         {f"best/{name}": float(best[name] or 0) for name in ("epoch", "val/loss", "val/accuracy")}
         | {name: timing[name] for name in ("train_seconds", "images_per_second")}
     )
     recorded.tags(
         {
-            "weights.sha256": weights_sha256,
-            "phases": _phases_text(plan, result.starts),
-            "features": _features_text(result.features),
+            "weights.sha256": told["weights_sha256"],
+            "phases": _phases_text(plan, [phase["first_step"] for phase in told["phases"]]),
+            "features": _features_text(told["features"]),
         }
     )
     recorded.finished(out)
@@ -332,8 +347,8 @@ def penalty_of(
             return None
 
 
-def info(run: Run, seed: int, index: Index) -> RunInfo:
-    """Return what is known of a run before it begins."""
+def info(run: Run, seed: int, index: Index, key: str | None = None) -> RunInfo:
+    """Return what is known of a run before it begins; `key` is of all that its result depends on."""
     tags = {
         "arm": run.arm or "",
         "backbone": backbone_name(run),
@@ -342,6 +357,8 @@ def info(run: Run, seed: int, index: Index) -> RunInfo:
         "seed": str(seed),
         "threads": str(run.trainer.threads),
     }
+    if key is not None:
+        tags[RUN_KEY] = key
     config = {**run.model_dump(exclude={"seeds"}), "seed": seed}
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
     return RunInfo(setting_name(run), run.stage, run.study, config, dataset, "training", tags, seed)
@@ -379,7 +396,7 @@ def _features_text(features: Sequence[str]) -> str:
     return "; ".join(f"phase {i}: {text}" for i, text in enumerate(features)) or "nothing trains"
 
 
-def _phases_text(plan: freeze.FreezePlan, starts: tuple[int, ...]) -> str:
+def _phases_text(plan: freeze.FreezePlan, starts: Sequence[int]) -> str:
     return (
         "; ".join(f"step {step}: {', '.join(plan.phases[i].train)}" for i, step in enumerate(starts))
         or "nothing trains"

@@ -559,7 +559,7 @@ def _pruner(config: schema.Pruner) -> optuna.pruners.BasePruner:
         case "hyperband":
             return optuna.pruners.HyperbandPruner(config.first, reduction_factor=config.factor)
         case "patience":
-            return optuna.pruners.PatientPruner(None, config.patience, config.better)
+            return optuna.pruners.PatientPruner(None, config.patience, config.min_delta)
 
 
 def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
