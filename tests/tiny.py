@@ -210,7 +210,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 # ── processes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-PRELOADED = ["tests.tiny", "timm", "frostline.adapters.trainer", "frostline.stages.finetune"]
+PRELOADED = ["tests.tiny", "timm", "frostline.adapters.trainer", "frostline.stages.finetune", "tests.frozen"]
 
 
 class Started:

@@ -14,7 +14,7 @@ import pytest
 from tests.tiny import NOTHING, RESNET, SGD, Started, files, in_process, run_config
 
 from frostline.errors import TrainingFailed
-from frostline.services import Services
+from frostline.services import NoTracker, Services
 from frostline.stages import finetune, pretrain, training
 
 # Three phases in 8 epochs of 5 steps; the second rises to a rate that is far too high, until it is noticed.
@@ -63,7 +63,7 @@ def services(scratch, progress=None):
     return Services(scratch, progress) if progress else Services(scratch)
 
 
-class Told:
+class Told(NoTracker):
     """A tracker that writes down what it is told, a line each."""
 
     def __init__(self, path):
