@@ -1,4 +1,4 @@
-"""What a process imports last before it forks: its children don't copy what it has, to look for garbage in it."""
+"""What a process imports last before it forks: its children copy nothing to look for garbage in it."""
 
 import gc
 

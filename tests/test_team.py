@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import FORKS
 from tests.study import environment
 from tests.sweep.test_sweeper import WORDS, rows
 
@@ -199,14 +200,10 @@ def _take_all(store, folder, answer):
 
 def test_processes_that_share_no_folder_share_a_study(database, tmp_path):
     """As those of two machines: they have the database alone to keep off each other."""
-    from multiprocessing import get_context
-
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.sweep.test_study", "frostline.sweep.study"])
-    answer, processes = context.Queue(), []
+    answer, processes = FORKS.Queue(), []
     for number in range(3):
         (folder := tmp_path / str(number)).mkdir()
-        processes.append(context.Process(target=_take_all, args=(f"{database}/sweeps", folder, answer)))
+        processes.append(FORKS.Process(target=_take_all, args=(f"{database}/sweeps", folder, answer)))
         processes[-1].start()
     taken = [number for _ in processes for number in answer.get(timeout=60)]
     for process in processes:

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from frostline import schema
 from frostline.errors import FrostlineError
+from tests.forks import FORKS
 
 Changes = Mapping[str, Any]
 
@@ -210,8 +210,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 # ── processes ───────────────────────────────────────────────────────────────────────────────────────────────
 
-PRELOADED = ["tests.tiny", "timm", "frostline.adapters.trainer", "frostline.stages.finetune", "tests.frozen"]
-
 
 class Started:
     """A call in a process of its own.
@@ -220,10 +218,8 @@ class Started:
     """
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
-        context = get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._answer, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_call, args=(theirs, function, arguments))
+        self._answer, theirs = FORKS.Pipe(duplex=False)
+        self._process = FORKS.Process(target=_call, args=(theirs, function, arguments))
         self._process.start()
         theirs.close()
 

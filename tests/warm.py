@@ -11,6 +11,7 @@ depends on being a process's child, such as ending with the DVC that started us,
 
 import array
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -51,8 +52,6 @@ BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WA
 """What it looks at as it is imported; as `adapters.tracking` sets it."""
 RECORDER = ["-m", "frostline.adapters.recorder"]
 START_SECONDS = 120
-SERVERS: list[subprocess.Popen] = []
-"""Kept, since Python complains of a process that runs on when nobody has a use for it."""
 
 
 def warm_python(folder: Path) -> Path:
@@ -64,11 +63,11 @@ def warm_python(folder: Path) -> Path:
     environment = {**os.environ, **BEFORE_MLFLOW, "OMP_NUM_THREADS": "1"}
     tests = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     words = [sys.executable, __file__, str(address), str(program), str(tests)]
-    server = subprocess.Popen(words, env=environment)
-    SERVERS.append(server)
+    # Not by subprocess, which complains of a process that runs on when nobody has a use for it.
+    server = os.posix_spawn(sys.executable, words, environment)
     give_up = time.monotonic() + START_SECONDS
     while not address.exists():
-        assert server.poll() is None, "the warm Python did not start"
+        assert os.waitpid(server, os.WNOHANG) == (0, 0), "the warm Python did not start"
         assert time.monotonic() < give_up, "the warm Python takes too long"
         time.sleep(0.05)
     return program
@@ -99,6 +98,9 @@ def serve(address: str, program: str, tests: str) -> None:
     threading.Thread(target=_end_with, args=(int(tests),), daemon=True).start()
     for name in SLOW:
         importlib.import_module(name)
+    # So that no fork copies what is here, to look for garbage in it.
+    gc.collect()
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(64)

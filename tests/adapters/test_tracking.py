@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.forks import FORKS
 
 from frostline.processes import name_of_this
 from frostline.services import Mistake, RunInfo
@@ -409,9 +409,7 @@ def record(number: int, epochs: int) -> None:
 
 
 def test_eight_processes_on_a_store_that_is_not_there_yet(place):
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["frostline.adapters.tracking", "mlflow.store.tracking.sqlalchemy_store"])
-    processes = [context.Process(target=record, args=(n, 50)) for n in range(8)]
+    processes = [FORKS.Process(target=record, args=(n, 50)) for n in range(8)]
     for process in processes:
         process.start()
     for process in processes:
@@ -441,10 +439,8 @@ def bring(number: int, barrier) -> None:
 
 
 def test_processes_that_bring_new_data_sets_at_the_same_time(store):
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["frostline.adapters.tracking", "mlflow.store.tracking.sqlalchemy_store"])
-    barrier = context.Barrier(3)
-    processes = [context.Process(target=bring, args=(n, barrier)) for n in range(3)]
+    barrier = FORKS.Barrier(3)
+    processes = [FORKS.Process(target=bring, args=(n, barrier)) for n in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,9 +1,9 @@
 """What becomes of a sweep whose workers, or their machines, are lost."""
 
 import time
-from multiprocessing import get_context
 
 import pytest
+from tests.forks import FORKS
 from tests.sweep import light
 from tests.sweep.test_study import settings
 
@@ -34,9 +34,7 @@ def sweep(tmp_path, monkeypatch):
 
 def processes(worker, count):
     """Start workers in processes of their own."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.sweep.light", "frostline.sweep.worker"])
-    started = [context.Process(target=worker, args=(number,)) for number in range(count)]
+    started = [FORKS.Process(target=worker, args=(number,)) for number in range(count)]
     for process in started:
         process.start()
     return started
