@@ -65,9 +65,9 @@ WORK = Work(
         Against("Lightning, same phases", ours="frostline, fp32"),
         Against("Lightning, same phases, bf16"),
     ),
-    about="Both as they come where the target is: Lightning in fp32, frostline in bf16 where the processor has"
-    " instructions for it, as here; the other two rows have both in one precision. The first weights are"
-    " random: what frozen layers make of them is poor then, and accuracies say little. With as many epochs for"
-    " each phase, most of the time is the last phase's, in which nothing is frozen and nothing can be saved:"
-    " even if the first two were free, the ratio in one precision could hardly pass 2.",
+    about="Both as they come where the target is: Lightning in fp32, frostline in bf16 where the processor"
+    " has instructions for it, as here; the other two rows have both in one precision. The first weights are"
+    " random: what frozen layers make of them is poor then, and accuracies say little. With as many epochs"
+    " for each phase, most of the time is the last phase's, in which nothing is frozen and nothing can be"
+    " saved: even if the first two were free, the ratio in one precision could hardly pass 2.",
 )

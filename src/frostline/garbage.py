@@ -1,8 +1,10 @@
 """Python's collector of garbage, which a start of many imports is better off without."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 @contextmanager
@@ -23,4 +25,16 @@ def uncollected() -> Iterator[None]:
 
 def collect() -> None:
     """Collect garbage from now on: what a long block calls when it has imported all that it needs."""
+    _keep_what_is_there()
     gc.enable()
+
+
+@cache
+def _keep_what_is_there() -> None:
+    """Leave out of all collections, from the first call till the process ends, what is there by then.
+
+    Nearly all of it is modules, and looking through them takes a quarter of a second. Once, since what a run
+    leaves has to be collected; and not for ever, since torch's libraries complain of what outlives Python.
+    """
+    gc.freeze()
+    atexit.register(gc.unfreeze)

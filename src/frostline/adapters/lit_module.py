@@ -41,7 +41,7 @@ class Reused:
 
     def training(self, rows: Tensor, epoch: int, device: torch.device) -> Tensor:
         """Return the logits of some training images, (B, K); epochs take the views in turn."""
-        return self._rest(self.train[epoch % len(self.train)][rows].to(device))
+        return self._rest(self.train[epoch % len(self.train)].index_select(0, rows).to(device))
 
     def validation(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return the logits of some validation images, (B, K)."""
@@ -193,7 +193,7 @@ class Classifier(pl.LightningModule):
         optimizer.zero_grad()
         if self.reused:
             logits = self.reused.training(rows, self.current_epoch, self.device)
-            labels = self._data.train.labels[rows].to(self.device)
+            labels = self._data.train.labels.index_select(0, rows).to(self.device)
         else:
             images, labels = self._data.batch(rows, step, coming, self.device)
             logits = self(images)

@@ -196,6 +196,8 @@ def _train(
     services: Services,
     title: str,
 ) -> None:
+    import timm.optim  # noqa: F401  # here, since garbage is collected from the next line on
+
     from frostline.adapters.lit_data import ImageData
     from frostline.adapters.lit_module import Classifier
     from frostline.adapters.trainer import fit
