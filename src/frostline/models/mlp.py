@@ -50,7 +50,9 @@ class Mlp(nn.Module):
         """Return the logits, (N, classes) float32."""
         x = images.flatten(1)
         for layer in self.hidden:
-            x = self.dropout(self.activation(layer(x)))
+            x = self.activation(layer(x))
+            if self.dropout.p:
+                x = self.dropout(x)
         logits: torch.Tensor = self.head(x)
         return logits
 
