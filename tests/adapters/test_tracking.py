@@ -371,8 +371,8 @@ def test_a_trial_of_a_silent_machine_is_killed_when_another_repeats_it(store):
 
 
 def test_a_run_that_ended_elsewhere_is_recorded_unless_it_is(store):
-    def late(name, key):
-        run = begin(store, replace(info(name, **{"run.key": key}), late=True))
+    def late(name, key, study="tiny"):
+        run = begin(store, replace(info(name, study, **{"run.key": key}), late=True))
         run.metrics({"best/val/accuracy": 0.5})
         run.end("FINISHED")
 
@@ -381,8 +381,9 @@ def test_a_run_that_ended_elsewhere_is_recorded_unless_it_is(store):
     running = begin(store, info("c", **{"run.key": "c"}))
     for key in "abcd":
         late(f"{key}, late", key)
+    late("a, of another study", "a", "other")
     running.end("FINISHED")
-    assert runs(store).keys() == {"a", "b", "b, late", "c", "d, late"}
+    assert runs(store).keys() == {"a", "b", "b, late", "c", "d, late", "a, of another study"}
     assert runs(store)["b, late"].data.metrics == {"best/val/accuracy": 0.5}
 
 

@@ -190,7 +190,7 @@ class Classifier(pl.LightningModule):
         step = trainer.global_step
         # Dropout is drawn by (seed, step), so that a resumed run draws the same.
         draw_from(derive(self.seed, "step", step), self.device)
-        for group in optimizer.param_groups:  # as zero_grad, but for its mark in a profile
+        for group in optimizer.param_groups:  # zero_grad without its mark in a profile
             for parameter in group["params"]:
                 parameter.grad = None
         if self.reused:
@@ -198,9 +198,7 @@ class Classifier(pl.LightningModule):
             labels = self._data.train.labels.index_select(0, rows).to(self.device)
         else:
             images, labels = self._data.batch(rows, step, coming, self.device)
-            logits = self.forward(
-                images
-            )  # past Lightning's and Module's own calls, which take as long as a layer
+            logits = self.forward(images)  # a call by way of Module takes as long as a small layer
         loss = self._measured(logits, labels)
         if self.penalty is not None:
             loss = loss + self.penalty()

@@ -148,7 +148,7 @@ class Store:
         if self.connect():
             with self.tolerant("the run can't be recorded"):
                 self._reap(about)
-                if about.late and self._has(about.tags[RUN_KEY]):
+                if about.late and self._has(about):
                     return StoredRun(self, None)
                 tags = _tags(about, process)
                 tags["mlflow.parentRunId"] = seeds.parent_of(self, tags) or self.study(about.study)
@@ -268,9 +268,10 @@ class Store:
             for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):
                 self._killed(run)
 
-    def _has(self, key: str) -> bool:
-        """Whether a run of this key is recorded, or being so."""
-        found = self.search({RUN_KEY: key}, limit=1000)
+    def _has(self, about: RunInfo) -> bool:
+        """Whether the run is recorded in its study, and as that arm, or being so."""
+        wanted = {name: about.tags.get(name) for name in (RUN_KEY, "arm")} | {"study": about.study}
+        found = self.search({name: value for name, value in wanted.items() if value}, limit=1000)
         return any(run.info.status in ("FINISHED", "RUNNING") for run in found)
 
     def _killed(self, run: Run) -> None:
