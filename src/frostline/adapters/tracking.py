@@ -116,7 +116,7 @@ class Store:
             # Else the UI takes it for an experiment with language models, and hides what runs measured.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             try:
-                client.create_experiment(name, artifact_location=artifacts, tags=kind)
+                return client, str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
             except MlflowException as error:
                 # Another machine has just made it, which no lock of ours keeps from it.
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
