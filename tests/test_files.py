@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from frostline.errors import FrostlineError
-from frostline.files import read_yaml, share, write_text, yaml_text
+from frostline.files import read_yaml, set_aside, share, write_text, yaml_text
 
 SCALARS = """
 1e-5 1E5 1e5 -2e+3 +1.5e3 1.e3 1.5e-3 1.0e-5 .5e+3 0.5 .5 -1. 10 -3 08 0x1f 1_000 0o17 1:30 .inf -.INF .nan
@@ -112,3 +112,30 @@ def test_a_shared_file_stays_what_it_was_when_the_other_is_written_again(links, 
     assert one.samefile(other) == links
     write_text(one, "second")
     assert (one.read_text(), other.read_text()) == ("second", "first")
+
+
+@pytest.mark.parametrize("older", [None, "file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_damaged_is_set_aside_with_one_warning(tmp_path, capsys, kind, older):
+    def make(path, kind, content):
+        if kind == "file":
+            path.write_text(content)
+        else:
+            path.mkdir()
+            (path / "inside").write_text(content)
+
+    path, aside = tmp_path / "cached.npy", tmp_path / "cached.npy.damaged"
+    make(path, kind, "new")
+    if older:
+        make(aside, older, "old")
+    set_aside(path, "is damaged")
+    assert not path.exists()
+    assert (aside if kind == "file" else aside / "inside").read_text() == "new"
+    warning = f"frostline: warning: {path} is damaged; it was set aside as {aside.name} and is made again"
+    assert capsys.readouterr().err.splitlines() == [warning]
+
+
+def test_what_is_gone_is_not_set_aside(tmp_path, capsys):
+    set_aside(tmp_path / "gone", "is damaged")
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []

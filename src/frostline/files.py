@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -193,6 +194,35 @@ def share(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+DAMAGED = ".damaged"
+"""What the name of a damaged file or folder that was set aside ends in."""
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Rename a damaged file or folder to `<name>.damaged` beside it, and warn once on stderr.
+
+    An older one of that name is replaced, so that repeated damage does not fill the disk. Where the folder
+    can't be written, the file stays, and the caller has to do without it. Call it with the file's lock held.
+
+    Args:
+        path: of the file or folder; one that is gone by now needs no warning.
+        why: what is wrong with it; follows its name in the sentence.
+    """
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        if path.is_dir():
+            aside.unlink(missing_ok=True)
+        path.replace(aside)
+        then = f"it was set aside as {aside.name} and is made again"
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        then = f"it is not used, and can't be set aside ({error.strerror})"
+    print(f"frostline: warning: {path} {why}; {then}", file=sys.stderr, flush=True)
 
 
 @contextmanager
