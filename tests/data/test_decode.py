@@ -99,12 +99,6 @@ def test_sixteen_bit_colour_is_noted_too():
     assert pixels(picture.image)[0, 0].tolist() == [255, 0, 128]
 
 
-def test_thirty_two_bits_are_refused():
-    for mode in ("F", "I"):
-        with pytest.raises(BadImage, match=f"x.tiff has 32-bit pixels \\(mode {mode}\\)"):
-            decode(encoded(Image.new(mode, (8, 8)), "TIFF"), "x.tiff")
-
-
 def test_cmyk_becomes_rgb():
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     picture = decode(encoded(image, "JPEG"), "x.jpg")

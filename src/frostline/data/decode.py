@@ -14,13 +14,18 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from frostline.errors import FrostlineError
+from frostline.data.headers import Header, read_header
+from frostline.errors import FrostlineError, OutOfRoom
+from frostline.files import size as readable
 
-Note = Literal["16-bit", "cmyk", "renamed"]
+Note = Literal["16-bit", "dim", "cmyk", "renamed"]
 """What was done to a picture that its owner should know."""
 
 MAX_PIXELS = 89_478_485
 """More pixels than this are refused before they are decoded; Pillow's own mark of a decompression bomb."""
+
+DIM = 32
+"""Of 256 levels: 16-bit images that reach fewer hold 12 bits or less, of which 8 bits keep little."""
 
 MIN_SIDE = 2
 """A picture with a shorter side shows nothing: tracking pixels and placeholders."""
@@ -73,7 +78,7 @@ class Picture:
     format: str
     """Pillow's name of the file's format, such as JPEG."""
     mode: str
-    """Pillow's name of how the file stores its pixels, such as P, CMYK or I;16."""
+    """Pillow's name of how the file stores its pixels, such as P or CMYK; with ;16 above 8 bits a channel."""
     notes: tuple[Note, ...]
     """What the owner should know."""
 
@@ -110,8 +115,9 @@ def unreadable(path: Path, error: OSError) -> str:
 def decode(content: bytes, name: str, at_least: int | None = None) -> Picture:
     """Decode the bytes of an image file, all of them, into an upright 8-bit picture.
 
-    Transparency is composited on white, palettes are expanded, 16 bits a channel are scaled to 8 (v/257,
-    rounded), CMYK is converted without a colour profile, and the EXIF orientation is applied.
+    Transparency is composited on white, palettes are expanded, 16 bits a channel are scaled to 8 (grey:
+    v/257, rounded; colour: v/256, rounded down), CMYK is converted without a colour profile, and the EXIF
+    orientation is applied.
 
     Args:
         content: the file's bytes.
@@ -120,28 +126,38 @@ def decode(content: bytes, name: str, at_least: int | None = None) -> Picture:
             faster, where that leaves no side shorter.
 
     Raises:
-        BadImage: empty, truncated, not an image, without a decoder, animated, too small or too large.
+        BadImage: empty, truncated, not an image, without a decoder, animated, too small or too large, or with
+            channels or values that an 8-bit grey or RGB image can't hold.
+        OutOfRoom: there is no memory for it.
     """
     if not content:
         raise BadImage(name, "is empty (0 bytes): copy or download it again")
     notes: list[Note] = []
     with _strict_pillow():
+        header = read_header(content)
+        if header.fault:
+            raise BadImage(name, header.fault)
         image = _open(content, name)
-        mode = _mode(image, content)
+        mode = _mode(image, header)
         if image.format not in _FORMATS_OF_SUFFIX.get(suffix(name), (image.format,)):
             notes.append("renamed")
-        if mode == "CMYK":
+        if image.mode == "CMYK":
             notes.append("cmyk")
-        if "16" in mode:
-            notes.append("16-bit")
         try:
             if at_least:
                 image.draft(None, (at_least, at_least))
             image.load()
             _turn_upright(image)
-            return Picture(_grey_or_rgb(image, name), str(image.format), mode, tuple(notes))
-        except (BadImage, MemoryError):
+            upright = _grey_or_rgb(image, header, name)
+            if header.bits > 8:
+                notes.append("16-bit")
+                if _brightest(upright) < DIM:
+                    notes.append("dim")
+            return Picture(upright, str(image.format), mode, tuple(notes))
+        except BadImage:
             raise
+        except MemoryError:
+            raise _too_large(image, name) from None
         except Exception as error:  # Pillow's decoders raise anything on damaged bytes.
             raise BadImage(name, _damaged(error)) from None
 
@@ -171,7 +187,9 @@ def _open(content: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError:
         raise BadImage(name, _bomb(f"more than {2 * MAX_PIXELS // 10**6} million")) from None
     except MemoryError:
-        raise
+        raise OutOfRoom(
+            f"{name}: there is no memory to open it; close other programs, and run again"
+        ) from None
     except Exception as error:
         raise BadImage(name, _damaged(error)) from None
     width, height = image.size
@@ -193,12 +211,11 @@ def _open(content: bytes, name: str) -> Image.Image:
     return image
 
 
-def _mode(image: Image.Image, content: bytes) -> str:
-    """How the file stores its pixels: Pillow's mode, and ';16' where Pillow reads 16 bits a channel as 8."""
-    if image.format != "PNG" or image.mode.startswith("I;16"):
-        return "I;16" if image.mode == "I" and image.format == "PPM" else image.mode
-    depth = content[24]  # Of the header chunk, which comes first.
-    return f"{image.mode};16" if depth == 16 else image.mode
+def _mode(image: Image.Image, header: Header) -> str:
+    """How the file stores its pixels: Pillow's mode, with ';16' where it hides more than 8 bits a channel."""
+    if header.bits <= 8 or image.mode.startswith("I;16"):
+        return image.mode
+    return "I;16" if image.mode == "I" else f"{image.mode};16"
 
 
 def _unidentified(content: bytes) -> str:
@@ -234,12 +251,30 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _grey_or_rgb(image: Image.Image, name: str) -> Image.Image:
+def _too_large(image: Image.Image, name: str) -> OutOfRoom:
+    """The error of a decoder that got no memory: the pixels, and their version in 8 bits."""
+    width, height = image.size
+    needed = 2 * width * height * max(3, len(image.getbands()))
+    return OutOfRoom(
+        f"{name}: {width}×{height} pixels take about {readable(needed)} of memory to decode, which is not "
+        "free; close other programs, or shrink the image, and run again"
+    )
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of any channel."""
+    extrema = np.ravel(image.getextrema())
+    return int(extrema.max())
+
+
+def _grey_or_rgb(image: Image.Image, header: Header, name: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return Image.fromarray(_eight_bits(np.asarray(image)))
+        values = _eight_bits(np.asarray(image))
+        return Image.fromarray(255 - values if header.inverted else values)
     if image.mode in ("I", "F"):
         raise BadImage(
-            name, f"has 32-bit pixels (mode {image.mode}), which have no set range: save it with 8 bits"
+            name,
+            f"has 32-bit pixels (mode {image.mode}), which have no set range: save it with 8 bits, 0 to 255",
         )
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

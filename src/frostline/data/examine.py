@@ -165,6 +165,15 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 
 _SENTENCES: dict[Note, tuple[str, str]] = {
     "renamed": ("image is of another format than its name says", "images are of another format than named"),
-    "16-bit": ("image has 16 bits a channel, scaled to 8", "images have 16 bits a channel, scaled to 8"),
+    "16-bit": (
+        "image has more than 8 bits a channel, scaled to 8",
+        "images have more than 8 bits a channel, scaled to 8",
+    ),
+    "dim": (
+        "16-bit image reaches no eighth of its range, so that 8 bits keep fewer than 32 levels of it "
+        "(12-bit values? multiply them by 16)",
+        "16-bit images reach no eighth of their range, so that 8 bits keep fewer than 32 levels of them "
+        "(12-bit values? multiply them by 16)",
+    ),
     "cmyk": ("image is CMYK, converted to RGB", "images are CMYK, converted to RGB"),
 }
