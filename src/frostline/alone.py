@@ -142,7 +142,9 @@ def with_weights(config: Run, composed: Experiment, choices: Mapping[str, str], 
     with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
         if not (folder / "metrics.json").is_file():
             pretrain.run(wanted, data, folder, services())  # no part of the trial that wants it first
-    weights = config.weights.model_copy(update={"path": str(folder / "weights.safetensors")})
+    # Relative, since the run's config.yaml has it: a project that moves leaves the same bytes.
+    path = os.path.relpath(folder / "weights.safetensors")
+    weights = config.weights.model_copy(update={"path": path})
     return config.model_copy(update={"weights": weights})
 
 
