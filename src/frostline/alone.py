@@ -96,11 +96,13 @@ class Job:
         drawn = composed.sweep.sampler.kind != "grid"
         out = out_folder(composed.out, self.stage, name, label, config, drawn=drawn)
         with writing(out):
-            _, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
+            index, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
                 pretrain.run(config, data, out, given)
             else:
-                finetune_alone(with_weights(config, composed, choices, given), data, out, given)
+                finetune_alone(
+                    with_weights(config, composed, choices, given, index.classes), data, out, given
+                )
             metrics = evaluate.read_metrics(out)
         return Done(label or name, out, metrics)
 
@@ -126,8 +128,26 @@ def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     return _prepared(compose.prepare_config(composed, role))
 
 
-def with_weights(config: Run, composed: Experiment, choices: Mapping[str, str], given: Services) -> Run:
-    """Return `config` with the path of `weights=pretrain`: pretrain first, once for all that want it."""
+def with_weights(
+    config: Run,
+    composed: Experiment,
+    choices: Mapping[str, str],
+    given: Services,
+    classes: Sequence[str],
+) -> Run:
+    """Return `config` with the path of `weights=pretrain`: pretrain first, once for all that want it.
+
+    Args:
+        config: the run's.
+        composed: the experiment.
+        choices: the option chosen in each group.
+        given: what the run's stage shows on and records in.
+        classes: the target's.
+
+    Raises:
+        FrostlineError: the source's head can't be used for them; before anything is trained.
+    """
+    from frostline.core.head_start import head_start
     from frostline.models.pretrained import resolve
     from frostline.stages import pretrain, training
 
@@ -135,6 +155,9 @@ def with_weights(config: Run, composed: Experiment, choices: Mapping[str, str], 
         return config
     assert isinstance(config.weights, PretrainWeights)
     index, data = prepared(composed, "source")
+    source = f"the source {index.name}"
+    trains = bool(config.freeze.phases)
+    head_start(config.weights.head, index.classes, classes, source=source, trains=trains)
     wanted = compose.pretrain_config(composed, choices)
     start = resolve(wanted.backbone, wanted.weights).sha256
     key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint, start, training.code()])[:16]

@@ -34,8 +34,8 @@ def run(overrides: Sequence[str]) -> None:
     content = [each.model_dump() for each in runs]
     out = Path(composed[0].out) if composed[0].out else alone.named_folder("probe", name, content)
     with alone.writing(out):
-        _, data = alone.prepared(composed[0], "target")
-        weights = alone.with_weights(runs[0], composed[0], choices, services).weights
+        index, data = alone.prepared(composed[0], "target")
+        weights = alone.with_weights(runs[0], composed[0], choices, services, index.classes).weights
         runs = [each.model_copy(update={"weights": weights}) for each in runs]
         judged = probe.run(runs, data, out, services)
     _show(judged, out)

@@ -173,7 +173,9 @@ class PluginBackbone(Strict):
 
 Backbone = Annotated[Mlp | Timm | PluginBackbone, Field(discriminator="kind")]
 
-Head = Literal["keep", "reset"]
+Head = Literal["auto", "keep", "reset"]
+"""keep: start from the weights' head, whose classes have to be the data set's; matched by name. reset: start
+from zeros. auto: keep where the classes are the same, else reset."""
 
 
 class NoWeights(Strict):
@@ -189,7 +191,6 @@ class PretrainWeights(Strict):
     path: str | None
     """A weights.safetensors; null: the pipeline's own, or, outside it, a pretraining that is run first."""
     head: Head
-    """keep: start from the source task's head; reset: from zeros."""
 
 
 class ImagenetWeights(Strict):

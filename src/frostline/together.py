@@ -78,8 +78,8 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
     with ExitStack() as locks:
         for out in dict.fromkeys(outs):
             locks.enter_context(alone.writing(out))
-        _, data = alone.prepared(first.composed, "target")
-        weights = alone.with_weights(runs[0], first.composed, first.choices, given).weights
+        index, data = alone.prepared(first.composed, "target")
+        weights = alone.with_weights(runs[0], first.composed, first.choices, given, index.classes).weights
         runs = [run.model_copy(update={"weights": weights}) for run in runs]
         start = resolve(runs[0].backbone, weights)
         material = training.material(runs[0], data, start, given)

@@ -238,15 +238,43 @@ def test_a_pretrainings_file_brings_its_preprocessing_and_classes(tmp_path):
     start = resolve(MLP, weights)
     assert input_spec(MLP, start, given()) == grey()
     assert input_spec(MLP, start, given(size=8, std=[0.5])).std == (0.5,)
-    network, report = start_network(MLP, start, grey(), ("p", "q"), seed=0)
+    network, report = start_network(MLP, start, grey(), ("x", "y"), seed=0)
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in network.state_dict().items())
     assert len(report.loaded) == 4
     assert start.sha256 is not None
     with pytest.raises(FrostlineError) as caught:
         start_network(MLP, start, grey(), CLASSES, seed=0)
-    assert str(caught.value) == (
-        "weights.head: the weights' head has 2 outputs, the data set 3 classes; set weights.head=reset"
+    assert str(caught.value).endswith(
+        "but the classes differ: only the data set has 'a', 'b', 'c' and only the weights have 'x', 'y'; a"
+        " head can be kept for the same classes only: set weights.head=reset"
     )
+
+
+@pytest.mark.parametrize("backbone", [MLP, TINY, VIT], ids=["mlp", "resnet", "vit"])
+def test_a_heads_rows_are_matched_by_class_name(backbone, tmp_path):
+    size = 64 if backbone is VIT else 32
+    source = build(backbone, grey(size), 3, seed=5).eval()
+    for name, parameter in source.named_parameters():
+        if len(parameter) == 3:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
+    core_weights.save(
+        tmp_path / "w.safetensors", source.state_dict(), about(grey(size), ("c", "a", "b"), backbone)
+    )
+    start = resolve(backbone, from_file(tmp_path / "w.safetensors", "auto"))
+    image = torch.rand(4, 1, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = source(image)
+        network, report = start_network(backbone, start, grey(size), CLASSES, seed=0)
+        assert report.head.start == "kept"
+        assert torch.equal(network.eval()(image), theirs[:, [1, 2, 0]])
+        # Nothing trains: a class that the weights do not know gets the mean of their logits.
+        some = ("b", "new", "c")
+        network, report = start_network(backbone, start, grey(size), some, seed=0, trains=False)
+        assert report.head.start == "matched"
+        expected = torch.stack([theirs[:, 2], theirs.mean(1), theirs[:, 0]], 1)
+        assert torch.allclose(network.eval()(image), expected, atol=1e-4)
+    _, report = start_network(backbone, start, grey(size), some, seed=0)
+    assert report.head.start == "reset"
 
 
 def test_a_reset_head_starts_at_zero_and_the_rest_is_the_files(tmp_path):

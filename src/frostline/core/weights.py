@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from frostline.core.head_start import RANDOM, HeadStart
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, write_bytes
 
@@ -27,14 +28,16 @@ class LoadReport:
     """In the weights, not in the network."""
     reset: tuple[str, ...]
     """Not taken on purpose: the head."""
+    head: HeadStart = RANDOM
+    """What the head starts from."""
 
     def to_dict(self) -> dict[str, list[str]]:
-        """Return it as plain lists."""
-        return {key: list(names) for key, names in asdict(self).items()}
+        """Return the names as plain lists."""
+        return {key: list(getattr(self, key)) for key in ("loaded", "missing", "unexpected", "reset")}
 
     def summary(self) -> str:
         """Return the counts in a line."""
-        return ", ".join(f"{len(names)} {what}" for what, names in asdict(self).items())
+        return ", ".join(f"{len(names)} {what}" for what, names in self.to_dict().items())
 
 
 def detached(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Where a network's first weights come from, and what preprocessing comes with them."""
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import nn
 
 from frostline import schema
 from frostline.core import weights as core_weights
+from frostline.core.head_start import head_start, rearranged
 from frostline.core.weights import LoadReport
 from frostline.data.pixels import InputSpec
 from frostline.errors import FrostlineError
@@ -38,10 +39,10 @@ class Start:
     """What to call them in an error."""
     sha256: str | None
     """Of their file."""
-    reset_head: bool
+    head: schema.Head = "auto"
 
 
-NO_WEIGHTS = Start(None, None, None, "random weights", None, reset_head=False)
+NO_WEIGHTS = Start(None, None, None, "random weights", None)
 
 
 def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
@@ -67,7 +68,7 @@ def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
                 classes=tuple(about["classes"]) if about else None,
                 source=f"weights.path: {path}",
                 sha256=sha256_of(path),
-                reset_head=weights.head == "reset",
+                head=weights.head,
             )
 
 
@@ -119,12 +120,26 @@ def input_spec(backbone: schema.Backbone, start: Start, given: schema.Input) -> 
 
 
 def start_network(
-    backbone: schema.Backbone, start: Start, spec: InputSpec, classes: tuple[str, ...], seed: int
+    backbone: schema.Backbone,
+    start: Start,
+    spec: InputSpec,
+    classes: tuple[str, ...],
+    seed: int,
+    *,
+    trains: bool = True,
 ) -> tuple[nn.Module, LoadReport]:
     """Build the network and load its first weights.
 
+    Args:
+        backbone: the network's config.
+        start: its first weights.
+        spec: what it sees.
+        classes: the data set's, in the order of the network's outputs.
+        seed: of what is random.
+        trains: whether the run trains anything; see `core.head_start.head_start`.
+
     Raises:
-        FrostlineError: the weights do not fit; see `core.weights.transfer`.
+        FrostlineError: the weights do not fit; see `core.weights.transfer` and `core.head_start.head_start`.
     """
     from frostline.core.layers import layers_of
 
@@ -132,21 +147,48 @@ def start_network(
     head = [name for name, place in layers_of(model).places.items() if place.head]
     if start.state is None:
         return model, LoadReport((), tuple(sorted(model.state_dict())), (), ())
-    if start.classes is not None and not start.reset_head and len(start.classes) != len(classes):
-        raise FrostlineError(
-            f"weights.head: the weights' head has {len(start.classes)} outputs, the data set {len(classes)}"
-            " classes; set weights.head=reset"
-        )
+    first = head_start(start.head, start.classes, classes, source=start.source, trains=trains)
+    is_reset = first.start == "reset"
     state = _resampled(_recoloured(start, model, spec), model, head)
-    report = core_weights.transfer(model, state, head, reset_head=start.reset_head, source=start.source)
-    if start.reset_head:
+    if first.rows is not None:
+        state = _matched(state, first.rows, backbone, spec, model, head)
+    report = core_weights.transfer(model, state, head, reset_head=is_reset, source=start.source)
+    if is_reset:
         # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random one,
         # as families draw it (EfficientNet's is uniform in ±1/√classes), has to be unlearned first. Layers
         # below the logits stay random: were they zero too, no gradient would pass.
         for name, parameter in model.named_parameters():
             if name in head and len(parameter) == len(classes):
                 torch.nn.init.zeros_(parameter)
-    return model, report
+    return model, replace(report, head=first)
+
+
+def _matched(
+    state: Mapping[str, torch.Tensor],
+    rows: Sequence[int | None],
+    backbone: schema.Backbone,
+    spec: InputSpec,
+    model: nn.Module,
+    head: Collection[str],
+) -> Mapping[str, torch.Tensor]:
+    """Put the classes of the weights' head in the order of the data set's.
+
+    Which of the head's tensors have an entry a class, and along which dimension, is what changes in the same
+    network with one class more.
+    """
+    own = model.state_dict()
+    with torch.device("meta"):
+        wider = build(backbone, spec, len(rows) + 1, seed=0).state_dict()
+    dims = {
+        name: dim
+        for name in head
+        for dim, sizes in enumerate(zip(own[name].shape, wider[name].shape, strict=True))
+        if sizes[0] != sizes[1]
+    }
+    return {
+        name: rearranged(tensor, rows, dims[name]) if name in dims else tensor
+        for name, tensor in state.items()
+    }
 
 
 def _imagenet(backbone: schema.Backbone) -> Start:
@@ -174,7 +216,7 @@ def _imagenet(backbone: schema.Backbone) -> Start:
             " the internet, or use backbone=efficientnet_lite0, whose weights are installed, or weights=file"
         ) from None
     spec = timm_input(resolve_data_config(model=model))
-    return Start(model.state_dict(), spec, None, f"timm's weights of {backbone.name}", None, reset_head=True)
+    return Start(model.state_dict(), spec, None, f"timm's weights of {backbone.name}", None, head="reset")
 
 
 def _packaged(backbone: schema.Timm) -> Start:
@@ -203,7 +245,7 @@ def _packaged(backbone: schema.Timm) -> Start:
         classes=None,
         source=f"the ImageNet weights of {backbone.name}",
         sha256=sha256_of(path),
-        reset_head=True,
+        head="reset",
     )
 
 

@@ -32,7 +32,7 @@ from frostline.models.pretrained import Start, start_network
 from frostline.schema import CrossEntropy, NoFeatures, Run
 from frostline.services import Services
 from frostline.stages.measuring import reuse_of
-from frostline.stages.training import Material, backbone_name, plan_of
+from frostline.stages.training import Material, backbone_name, plan_of, say_head
 
 ROUNDING = 1e-4
 """Largest difference of a logit, as a share of the largest, between a network and its head on features."""
@@ -258,6 +258,7 @@ def _company(run: Run, start: Start, given: Material, services: Services) -> Com
     seed, index, spec = run.seeds[0], given.index, given.spec
     rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
     network, report = start_network(run.backbone, start, spec, index.classes, seed)
+    say_head(run, report, services)
     plan = plan_of(run, network, len(rows))
     images, val = given.images("train", rows), given.images("val", index.rows("val"))
     reuse = reuse_of(run, seed, spec, services)

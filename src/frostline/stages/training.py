@@ -23,7 +23,7 @@ from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import Images, InputSpec, Stack, images_key, load_pixels, those
-from frostline.errors import Pruned, exhaustion
+from frostline.errors import FrostlineError, Pruned, exhaustion
 from frostline.files import (
     canonical_json,
     content_key,
@@ -206,10 +206,14 @@ def _train(
     index, spec = given.index, given.spec
     labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
     check_start(run)
-    network, report = start_network(run.backbone, start, spec, index.classes, seed)
+    network, report = start_network(
+        run.backbone, start, spec, index.classes, seed, trains=bool(run.freeze.phases)
+    )
+    say_head(run, report, services)
     begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lora.adapt(network, run, seed)
     plan = plan_of(run, network, len(labelled))
+    check_head(plan, report)
     images, val = given.images("train", labelled), given.images("val", index.rows("val"))
     classifier = Classifier(
         network,
@@ -270,7 +274,9 @@ def _record_late(
 ) -> None:
     """Record a run that a killed process finished, unless that process's recorder lived long enough to."""
     images = training_rows(given.index, run.dataset, derive(seed, "shots") % 2**31)
-    network, _ = start_network(run.backbone, start, given.spec, given.index.classes, seed)
+    network, _ = start_network(
+        run.backbone, start, given.spec, given.index.classes, seed, trains=bool(run.freeze.phases)
+    )
     lora.adapt(network, run, seed)
     plan = plan_of(run, network, len(images))
     about = replace(info(run, seed, given.index, key), late=True)
@@ -330,9 +336,32 @@ def record(recorded: Recorded, plan: freeze.FreezePlan, timing: Mapping[str, Any
             "weights.sha256": told["weights_sha256"],
             "phases": _phases_text(plan, [phase["first_step"] for phase in told["phases"]]),
             "features": _features_text(told["features"]),
+            "head": told["head"]["notice"] or told["head"]["start"],
         }
     )
     recorded.finished(out)
+
+
+def check_head(plan: freeze.FreezePlan, report: LoadReport) -> None:
+    """Refuse a head that starts at zero and never trains: below it, nothing would learn, either.
+
+    Raises:
+        FrostlineError: it is so.
+    """
+    trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
+    if report.head.start == "reset" and plan.phases and not trained & set(report.reset):
+        reason = report.head.notice.removeprefix("weights.head: ") or "weights.head is reset"
+        raise FrostlineError(
+            f"freeze.phases: none trains the head, which starts at zero ({reason}); let one train it, as"
+            " freeze=linear_probe does"
+        )
+
+
+def say_head(run: Run, report: LoadReport, services: Services) -> None:
+    """Say what the head starts from, where that is not as expected."""
+    if report.head.notice:
+        warning = "frostline: warning: " if report.head.warns else ""
+        services.say(f"{warning}{run.stage} {run.arm or run.freeze_name}: {report.head.notice}")
 
 
 def penalty_of(
@@ -389,6 +418,7 @@ def _training(
         "features": result.features,
         "precision": {"frozen": result.execution.frozen, "trains": result.execution.trains},
         "weights_sha256": weights_sha256,
+        "head": report.head.to_dict(),
         "load_report": {key: len(names) for key, names in report.to_dict().items()}
         | {"reset": list(report.reset)},
     }
