@@ -1,35 +1,23 @@
 """Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`."""
 
-import re
-import warnings
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
-from hydra.errors import (
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from frostline import project
+from frostline import hydra_session
 from frostline.core.transfer import TWIN
-from frostline.errors import FrostlineError, allowed
-from frostline.files import read_yaml, yaml_mistake
+from frostline.errors import FrostlineError
+from frostline.files import read_yaml
+from frostline.hydra_session import sentences, session
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
-from frostline.processes import cores
 from frostline.schema import (
     Conditional,
     Evaluate,
@@ -37,25 +25,15 @@ from frostline.schema import (
     NoAdapter,
     NoAveraging,
     NoRegularizer,
-    Phase,
-    Plateau,
     Prepare,
-    Rate,
     Report,
     Run,
     Strict,
     Sweep,
     WiseFt,
 )
-from frostline.sweep.space import Interval, Parameter, Space, Values
+from frostline.sweep.space import MOST_POINTS, Interval, Parameter, Space, Values
 from frostline.validate import validated
-
-# conf/hydra/launcher/ has the names that people know; what plug-ins store by them Hydra takes for types.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-
-OmegaConf.register_new_resolver(
-    "fitting_threads", lambda backbone: 1 if backbone == "mlp" else cores(), replace=True
-)
 
 Task = Callable[..., Any]
 """Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""
@@ -72,15 +50,15 @@ def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
         FrostlineError: an override or a config is wrong; one sentence says which key and what is allowed.
     """
     given = [spelled(override) for override in overrides]
-    with _hydra(), _sentences(given):
-        return _experiment(hydra_compose("config", given, return_hydra_config=True))
+    with session(), sentences(given):
+        return _experiment(hydra_session.composed(given))
 
 
 def printed(overrides: Sequence[str]) -> str:
     """Return what the overrides compose to, as YAML, values still to be given shown as ``???``."""
     given = [spelled(override) for override in overrides]
-    with _hydra(), _sentences(given):
-        return str(OmegaConf.to_yaml(hydra_compose("config", given)))
+    with session(), sentences(given):
+        return str(OmegaConf.to_yaml(_without_hydra(hydra_session.composed(given))))
 
 
 @dataclass(frozen=True)
@@ -144,14 +122,15 @@ def multirun(
         FrostlineError: a combination is wrong; before anything runs.
     """
     given = [spelled(override, sweep=True) for override in overrides]
-    with _hydra(), _sentences(given):
+    with session(), sentences(given):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(given)
+        parsed = hydra_session.parsed(given)
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
                 raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
         fixed = frozenset(_as_text(override) for override in parsed if not override.is_sweep_override())
+        hydra_session.composed([str(o.input_line) for o in parsed if not o.is_sweep_override()])
         hydras = {override.key_or_group for override in parsed if override.key_or_group.startswith("hydra")}
         if not hydras & {"hydra/sweeper", "hydra/launcher"}:
             _, _, settings = space_of(given)
@@ -179,14 +158,13 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
     Raises:
         FrostlineError: a key's values can't be varied, or the settings are wrong.
     """
-    parser = OverridesParser.create()
-    ours = [o for o in parser.parse_overrides([*arguments]) if not o.key_or_group.startswith("hydra")]
+    ours = [o for o in hydra_session.parsed(arguments) if not o.key_or_group.startswith("hydra")]
     for override in ours:
         if override.is_sweep_override() and override.key_or_group.partition(".")[0] == "sweep":
             raise FrostlineError(f"{override.input_line}: says how to sweep, so it takes one value")
     fixed = [_as_text(override) for override in ours if not override.is_sweep_override()]
-    with _hydra(), _sentences(fixed):
-        config = hydra_compose("config", [text for text in fixed if text.startswith(("sweep=", "sweep."))])
+    with session(), sentences(fixed):
+        config = hydra_session.composed([text for text in fixed if text.startswith(("sweep=", "sweep."))])
         data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
     settings = validated(_Sweep, {"sweep": data}).sweep
     typed = {_key(override): _parameter(override, {}) for override in ours if override.is_sweep_override()}
@@ -195,7 +173,7 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
         values = given.values if isinstance(given, Conditional) else given
         when = given.when if isinstance(given, Conditional) else {}
         text = values if isinstance(values, str) else ",".join(map(str, values))
-        (override,) = parser.parse_overrides([spelled(f"{key}={text}", sweep=True)])
+        (override,) = hydra_session.parsed([spelled(f"{key}={text}", sweep=True)])
         if not override.is_sweep_override():
             raise FrostlineError(f"sweep.space.{key}: found {values!r}; give a list, or interval(low, high)")
         conditions = {name: (only,) if isinstance(only, str) else tuple(only) for name, only in when.items()}
@@ -234,16 +212,14 @@ def planned(
     """
     found = []
     made = {} if made is None else made
-    with _hydra(), _sentences(fixed):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
+    with session(), sentences(fixed):
         for point in points:
-            parsed = OverridesParser.create(hydra.config_loader).parse_overrides([*point])
+            parsed = hydra_session.parsed(point)
             plain = [each for each in parsed if _is_value(each)]
             choices = [text for text, each in zip(point, parsed, strict=True) if each not in plain]
             shape = (*choices, *(_key(each) for each in plain))
             if shape not in made:
-                made[shape] = hydra_compose("config", [*fixed, *point], return_hydra_config=True)
+                made[shape] = hydra_session.composed([*fixed, *point])
             for each in plain:
                 OmegaConf.update(made[shape], _key(each), each.value())
             found.append(_experiment(made[shape]))
@@ -264,13 +240,18 @@ def _key(override: Override) -> str:
 def _parameter(override: Override, when: Mapping[str, tuple[str, ...]]) -> Parameter:
     key, value = _key(override), override.value()
     if override.is_discrete_sweep():
-        return Parameter(key, Values(tuple(override.sweep_string_iterator())), when)
+        values = tuple(islice(override.sweep_string_iterator(), MOST_POINTS + 1))
+        if len(values) > MOST_POINTS:
+            raise FrostlineError(
+                f"{as_typed(key)}: more than {MOST_POINTS:,} values; give fewer, or an interval"
+            )
+        return Parameter(key, Values(values), when)
     assert isinstance(value, IntervalSweep)
     low, high = value.start, value.end
     assert low is not None
     assert high is not None
     log = "log" in value.tags
-    if low >= high or (log and low <= 0):
+    if not low < high or math.isinf(high - low) or (log and low <= 0):
         above = ", above 0" if log else ""
         raise FrostlineError(
             f"{as_typed(key)}: found an interval from {low} to {high}; give the lower first{above}"
@@ -289,10 +270,8 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
         FrostlineError: an override or a config is wrong.
     """
     given = [spelled(each, sweep=each.partition("=")[0].lstrip("+") in keys) for each in overrides]
-    with _hydra(), _sentences(given):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(given)
+    with session(), sentences(given):
+        parsed = hydra_session.parsed(given)
         lists = {each.key_or_group: each for each in parsed if each.is_sweep_override()}
         values: dict[str, list[Any]] = {}
         for key, override in lists.items():
@@ -308,7 +287,7 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
             else text
             for text, each in zip(given, parsed, strict=True)
         ]
-        config = hydra_compose("config", first, return_hydra_config=True)
+        config = hydra_session.composed(first)
         _, choices = _experiment(config)
         found = []
         for combination in product(*values.values()):
@@ -335,9 +314,14 @@ def _experiment(config: DictConfig) -> tuple[Experiment, dict[str, str]]:
     choices: dict[str, str] = {}
     if "hydra" in config:
         choices = _choices(config.hydra.runtime.choices)
-        config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        config = _without_hydra(config)
+    hydra_session.check_expansion(OmegaConf.to_container(config, resolve=False))
     data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return validated(Experiment, data), choices
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _choices(raw: Mapping[Any, Any]) -> dict[str, str]:
@@ -452,88 +436,3 @@ def read_selection(path: Path) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise FrostlineError(f"{path}: found {params!r}, must be keys with values")
     return params
-
-
-# ── Hydra's words into ours ─────────────────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def _hydra() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(project.conf_dir()), version_base="1.3", job_name="frostline"):
-        yield
-
-
-@contextmanager
-def _sentences(overrides: Sequence[str]) -> Iterator[None]:
-    """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each; `overrides` are composed."""
-    try:
-        yield
-    except MissingConfigException as error:
-        group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        known = [str(known) for known in error.options or []]
-        raise FrostlineError(f"{group or 'config'}: no option {option!r}; {allowed(option, known)}") from None
-    except MissingMandatoryValue as error:
-        raise FrostlineError(f"{error.full_key}: needs a value; add {error.full_key}=…") from None
-    except OverrideParseException as error:
-        raise FrostlineError(
-            f"{error.override!r} is not an override; write key=value, such as seed=1"
-        ) from None
-    except InterpolationKeyError as error:
-        missing = re.search(r"key '(.*)' not found", str(error))
-        refers = f"refers to {missing[1]}, which" if missing else "refers to a key that"
-        raise FrostlineError(f"{error.full_key}: {refers} is not in the config; name another key") from None
-    except (HydraException, OmegaConfBaseException) as error:
-        raise FrostlineError(_composition(error, overrides)) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise FrostlineError(yaml_mistake(error, mark.name if mark else "config")) from None
-
-
-FREE = ("options", "groups", "gate")
-"""Dictionaries whose keys are the user's own."""
-NOT_ALWAYS_GIVEN = frozenset(
-    name
-    for model in (Phase, Plateau, Rate)
-    for name, field in model.model_fields.items()
-    if not field.is_required()
-)
-"""Keys of a schedule that conf/ leaves out where they are as before."""
-
-
-def _composition(error: Exception, overrides: Sequence[str]) -> str:
-    """What a failed composition means for whoever typed the overrides."""
-    text = str(error)
-    if match := re.search(r"Ambiguous value for argument '(.*?)=(.*)'", text):
-        key = as_typed(match[1])
-        return (
-            f"{key}: found several values, {match[2]}; add -m to run each, or write [{match[2]}] for a list"
-        )
-    if match := re.match(r"(\S+) appears more than once", text):
-        return f"{as_typed(match[1])}: is chosen already; write it without the plus"
-    if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
-        inner = re.search(r"full_key: (\S+)", str(error.__cause__))
-        key = re.sub(r"\[(\d+)\]", r".\1", as_typed(inner[1] if inner else match[1]))
-        *_, above, last = ["", *key.split(".")]
-        if above in FREE or last in NOT_ALWAYS_GIVEN:
-            return f"{key}: not there yet; add it with a plus, +{key}=…"
-        return f"{key}: unknown key; {allowed(key, _known_keys(key, overrides))}"
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:
-    """Keys near `key`: those of the deepest level that exists on its path, under the options chosen."""
-    choices = [o for o in overrides if options(as_typed(o).partition("=")[0].rpartition(".")[2])]
-    try:
-        config: Any = hydra_compose("config", choices)
-    except HydraException:
-        config = hydra_compose("config")
-    path: list[str] = []
-    for part in key.split(".")[:-1]:
-        inner = (
-            OmegaConf.select(config, part, throw_on_missing=False) if isinstance(config, DictConfig) else None
-        )
-        if not isinstance(inner, DictConfig):
-            break
-        config, path = inner, [*path, part]
-    return [".".join([*path, str(name)]) for name in config]

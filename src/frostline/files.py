@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import Busy, FrostlineError
+from frostline.yaml_guard import read_checked
 
 CHUNK = 1 << 20
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -113,13 +114,13 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     loader, _ = _yaml_12()
+    text = read_checked(path)
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), loader)  # a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise FrostlineError(f"{path} can't be read ({reason}); name another file") from None
+        return yaml.load(text, loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise FrostlineError(yaml_mistake(error, str(path))) from None
+    except ValueError as error:  # such as 0x_ and 2:99999999999999999999, which look like numbers
+        raise FrostlineError(f"{path}: found what is no number ({error}); put it in quotes") from None
 
 
 def yaml_mistake(error: Exception, name: str) -> str:

@@ -93,6 +93,8 @@ def selection(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def options(group: str) -> list[str]:
     """Return the options of a config group; none if there is no such group."""
+    if not re.fullmatch(r"\w+(/\w+)*", group):
+        return []
     return sorted(path.stem for path in (project.conf_dir() / group).glob("*.yaml"))
 
 

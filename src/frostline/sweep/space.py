@@ -9,6 +9,8 @@ from typing import Any
 from frostline.errors import FrostlineError, allowed
 
 Value = str | int | float
+MOST_POINTS = 10_000
+"""Of a grid; each is composed and checked before the first runs."""
 Point = dict[str, Value]
 """Key → value: one trial's."""
 
@@ -81,14 +83,21 @@ class Space:
         """Return every combination of values, the last key's changing fastest.
 
         Raises:
-            FrostlineError: a key has an interval, which has no end of values.
+            FrostlineError: a key has an interval, which has no end of values, or there are too many.
         """
+        count = 1
         for parameter in self.parameters:
             if isinstance(parameter.domain, Interval):
                 raise FrostlineError(
                     f"{parameter.key}: a grid takes lists, a,b,c, and range(0,3); an interval needs a sampler"
                     " that draws from it, such as sweep=tpe or sweep=random"
                 )
+            count *= len(parameter.domain.options)
+        if count > MOST_POINTS and not any(parameter.when for parameter in self.parameters):
+            raise FrostlineError(
+                f"the grid has {count:,} combinations, of which {MOST_POINTS:,} can be tried; give fewer"
+                " values, or draw from them: sweep=random sweep.trials=100"
+            )
         return list(self._combinations({}, self.parameters))
 
     def _combinations(self, point: Point, parameters: Sequence[Parameter]) -> Iterator[Point]:
