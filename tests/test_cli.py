@@ -359,7 +359,7 @@ def test_interrupted(shell):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1] == (
-        "frostline: interrupted; the same command goes on from its last resume point"
+        "frostline: interrupted; the same command resumes from its last checkpoint"
     )
     assert not (shell.folder / "out").exists()
     assert not list(shell.folder.glob(".out.*"))

@@ -78,18 +78,17 @@ CLIENT = """\
 #!/bin/sh
 '''exec' "{python}" -IS "$0" "$@"
 ' '''
-import array, json, os, socket, sys
+import array, json, os, signal, socket, sys
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
 request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 files = array.array("i", [0, 1, 2])
 link.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
 link.sendall(request)
-try:
-    answer = link.recv(1)
-except KeyboardInterrupt:
-    link.sendall(b"i")
-    answer = link.recv(1)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: link.sendall(bytes([number])))
+answer = link.recv(1)
 os._exit(answer[0] if answer else 1)
 """
 
@@ -173,9 +172,9 @@ def _watch(link: socket.socket, child: int) -> None:
     """Tell the client how the fork ended; a client that is gone takes it along."""
 
     def listen() -> None:
-        while link.recv(1):
+        while number := link.recv(1):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGINT)
+                os.kill(child, number[0])
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
 

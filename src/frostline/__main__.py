@@ -1,7 +1,17 @@
-"""`python -m frostline` is the command `frostline`."""
+"""The command `frostline`, which is `python -m frostline` too."""
 
 import sys
 
-from frostline.cli import main
+from frostline import signals
 
-sys.exit(main())
+
+def main() -> int:
+    """Run a command and return its exit status; signals are answered before anything heavy is imported."""
+    signals.install()
+    from frostline import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

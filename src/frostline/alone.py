@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline import compose, project
+from frostline import compose, project, signals
 from frostline.errors import FrostlineError
 from frostline.files import content_key, exclusive, publish, read_yaml, sha256_of
 from frostline.processes import end_with_dvc
@@ -230,7 +230,8 @@ def writing(out: Path) -> Iterator[None]:
     """
     end_with_dvc()
     lock = project.scratch() / "locks" / f"{content_key(str(out.resolve()))[:16]}.lock"
-    with exclusive(lock, f"out: another run is writing to {out}; wait for it, or name another folder"):
+    busy = f"out: another run is writing to {out}; wait for it, or name another folder"
+    with signals.unwinding(), exclusive(lock, busy):
         for left in out.parent.glob(f".{out.name}.*"):
             if re.fullmatch(rf"{re.escape(f'.{out.name}.')}\w{{8}}", left.name) and left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)  # `publish`, killed, left it half full

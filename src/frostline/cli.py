@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from frostline import __version__
+from frostline import __version__, signals
 from frostline.errors import FrostlineError, GateFailed, TrainingFailed, allowed
 from frostline.garbage import uncollected
 from frostline.help_texts import (
@@ -27,7 +27,7 @@ from frostline.help_texts import (
 if TYPE_CHECKING:
     from frostline.services import Services
 
-EXIT_USER, EXIT_TRAINING, EXIT_GATE, EXIT_INTERRUPTED = 2, 3, 4, 130
+EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
 CLASSES = 10
 """Of a plan for which no data set is looked at: as many as those have that come with frostline."""
 PICTURES = (".svg", ".png")
@@ -39,24 +39,33 @@ TABLE_WIDTH = 160
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    arguments = _arguments(argv)
+    try:
+        return _run(_arguments(argv))
+    except KeyboardInterrupt:
+        return signals.ended()
+    except Exception:
+        # Imports turn an exception that a signal raised amid them into one of their own.
+        if signals.received() is None:
+            raise
+        return signals.ended()
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         status = arguments.command(arguments)
         sys.stdout.flush()
+        signals.complete()
         return status or 0
     except FrostlineError as error:
-        if os.environ.get("FROSTLINE_TRACEBACK"):
+        if signals.received() or os.environ.get("FROSTLINE_TRACEBACK"):
             raise
         return _complain(error)
-    except KeyboardInterrupt:
-        print("frostline: interrupted; the same command goes on from its last resume point", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; a second complaint at exit would be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if os.environ.get("FROSTLINE_TRACEBACK"):
+        if signals.received() or os.environ.get("FROSTLINE_TRACEBACK"):
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _complain(FrostlineError(f"{where}{error.strerror or error}; mend it and run again"))
@@ -377,7 +386,9 @@ def _train(arguments: argparse.Namespace, stage: str) -> None:
         from frostline import together
 
         at_once = {"at_once": together.finetune} if stage == "finetune" else {}
-        _print_sweep(compose.multirun(_with_out(arguments), Job(stage), **at_once, fresh=arguments.fresh))
+        with signals.unwinding():  # a launcher has workers to end
+            jobs = compose.multirun(_with_out(arguments), Job(stage), **at_once, fresh=arguments.fresh)
+        _print_sweep(jobs)
     else:
         composed, choices = compose.experiment(_with_out(arguments))
         done = Job(stage)(composed, choices)

@@ -20,7 +20,7 @@ KEY=VALUE is a Hydra override: a choice of option (freeze=gradual) or a value (t
 The options are the files of conf/, each with what to expect of it at its top.
 
 exit status: 0 done, 2 a mistake in a config, a file or the command, 3 training broke down, 4 below the gate,
-130 interrupted."""
+130 interrupted (SIGTERM: 143, SIGHUP: 129)."""
 RUN_FILES = """\
 leaves in out: metrics.json, weights.safetensors (the best epoch's), config.yaml, history.csv, training.json,
 predictions.csv; out is runs/COMMAND/NAME unless given."""

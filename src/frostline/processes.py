@@ -13,6 +13,8 @@ import psutil
 
 CHECK_SECONDS = 1.0
 """How often a stage looks whether its DVC is still there."""
+WORKERS_SECONDS = 5.0
+"""How long interrupted workers may take to hand over their records."""
 CLOCK_SECONDS = 5.0
 """The system may say a little later that a process started at a slightly different time."""
 
@@ -42,6 +44,25 @@ def lives(name: str) -> bool:
         process = psutil.Process(int(pid))
         return abs(process.create_time() - float(started)) < CLOCK_SECONDS and _runs(process)
     return False
+
+
+def interrupt_workers() -> None:
+    """Send SIGTERM to the worker processes of this one, and wait until their recorders are done.
+
+    A launcher that is interrupted kills workers and all that they started; records would stay at RUNNING.
+    """
+    workers = psutil.Process().children()
+    recorders = [process for worker in workers for process in _children(worker)]
+    for worker in workers:
+        with suppress(psutil.Error):
+            worker.terminate()
+    psutil.wait_procs(recorders, WORKERS_SECONDS)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return process.children()
+    return []
 
 
 @cache

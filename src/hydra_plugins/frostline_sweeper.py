@@ -40,6 +40,7 @@ class FrostlineSweeper(Sweeper):
         """Let a launcher send off so many workers, and wait for them; raise what one raised."""
         from hydra.core.plugins import Plugins
 
+        from frostline import processes, signals
         from frostline.sweep.sweeper import WorkersLostError
 
         assert self.hydra_context is not None
@@ -48,7 +49,8 @@ class FrostlineSweeper(Sweeper):
             hydra_context=self.hydra_context, task_function=_Numbered(work), config=self.config
         )
         try:
-            jobs = launcher.launch([[*overrides]] * workers, initial_job_idx=0)
+            with signals.telling(processes.interrupt_workers):
+                jobs = launcher.launch([[*overrides]] * workers, initial_job_idx=0)
         except Exception as error:
             # Of a worker's own errors the launcher knows nothing: they are in what it returns.
             raise WorkersLostError(error) from error

@@ -12,6 +12,7 @@ import pickle
 import queue
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from frostline.garbage import uncollected
 from frostline.located import FILES
 from frostline.processes import name_of_this
 from frostline.services import TRIAL_STATE, Mistake, Recorded, RunInfo
+from frostline.signals import ENDING
 
 if TYPE_CHECKING:
     from torch import nn
@@ -360,5 +362,8 @@ def _messages(stream: BinaryIO) -> Iterator[Message]:
 
 
 if __name__ == "__main__":
+    # It ends when the training has: a signal to all of a service's processes is for the training.
+    for _number in ENDING:
+        signal.signal(_number, signal.SIG_IGN)
     os.nice(NICENESS)
     serve(sys.stdin.buffer, _teller())

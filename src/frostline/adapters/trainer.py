@@ -18,7 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from frostline import machine, schema
+from frostline import machine, schema, signals
 from frostline.adapters.averaging import Averaging, averaging_of
 from frostline.adapters.compiled import compiling
 from frostline.adapters.feature_reuse import FeatureReuse
@@ -301,6 +301,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _one_sentence(result: Fit, resume: Path) -> Iterator[None]:
     """Turn what can go wrong inside Lightning into what a user reads, and its exits back into signals."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except _NotFinite as broken:
@@ -320,6 +321,7 @@ def _one_sentence(result: Fit, resume: Path) -> Iterator[None]:
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit:
-        # What Lightning makes of Ctrl-C, having set the signal to be ignored.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
+        # What Lightning makes of any KeyboardInterrupt, having set SIGINT to be ignored.
+        signal.signal(signal.SIGINT, handler)
+        number = signals.received()
+        raise (signals.Interrupted(number) if number else KeyboardInterrupt()) from None

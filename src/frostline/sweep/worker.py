@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from frostline import compose, progress, schema
+from frostline import compose, progress, schema, signals
+from frostline.alone import recorded
 from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned
 from frostline.overrides import as_typed
 from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
@@ -62,10 +63,20 @@ class Worker:
         """
         if not self.alone:
             progress.hush()
+            signals.install()
+        with signals.unwinding():
+            self._until_none_is_left(number)
+
+    def _until_none_is_left(self, number: int) -> None:
         study = Study(self.name, self.settings, self.space, self.base, number)
         made: compose.Composed = {}
-        while not self.over(study) and (taken := study.take()):
-            self._work(study, taken, made)
+        try:
+            while not self.over(study) and (taken := study.take()):
+                self._work(study, taken, made)
+        except KeyboardInterrupt:
+            if not self.alone:  # whoever sent us off kills us, and our recorder, as soon as we end
+                recorded()
+            raise
 
     def over(self, study: Study) -> bool:
         """Say whether time is up, or too much fails alike."""
