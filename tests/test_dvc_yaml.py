@@ -19,6 +19,7 @@ APART = frozenset(
         "progress.py",
         "services.py",
         "schema.py",
+        "signals.py",
         "validate.py",
         "yaml_guard.py",
     )
