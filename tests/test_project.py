@@ -61,6 +61,5 @@ def test_the_store_is_the_projects_unless_told_otherwise(tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert project.store_uri() == f"sqlite:///{root}/mlflow.db"
-    assert project.artifacts_uri() == f"{tmp_path.as_uri()}/a%20pr%C3%B4ject/mlartifacts"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
     assert project.store_uri() == "http://team:5000"

@@ -479,7 +479,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         from frostline.ui import serve
 
         sys.stdout.flush()
-        serve(5000, comparing.page(made, Store().experiment))
+        serve(5000, comparing.page(made, Store(reading=True).experiment))
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -505,9 +505,10 @@ def _register(arguments: argparse.Namespace) -> None:
 
     folder = located.folder(arguments.run)
     from frostline.adapters.models import Models
+    from frostline.adapters.tracking import Store
     from frostline.trained import Trained
 
-    made = Models().register(Trained.read(folder), arguments.name, arguments.alias)
+    made = Models(Store()).register(Trained.read(folder), arguments.name, arguments.alias)
     what = f"{made.name} version {made.version}"
     print(
         f"{what}: {made.description}" if made.new else f"{what} has these weights already: {made.description}"

@@ -43,10 +43,9 @@ def run(
     """
     if out is not None and out.suffix.removeprefix(".") not in report.KINDS:
         raise FrostlineError(f"--out: found {out}; name a file that ends in .md, .csv or .html")
-    store = Store()
-    if not store.connect():
-        raise FrostlineError("compare: there is no store to read; the warning above says why")
-    title, found = _found(Results(store), runs, study, condition)
+    store = Store(reading=True)
+    with store.plainly("compare"):
+        title, found = _found(Results(store), runs, study, condition)
     known = {metric for result in found for metric in result.metrics}
     for metric in metrics:
         if metric not in known:

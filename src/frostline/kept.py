@@ -151,7 +151,7 @@ def _count(number: int, what: str) -> str:
 
 def _pixels() -> Pixels:
     sizes = []
-    for path in (project.scratch() / "pixels").glob("*.npy"):
+    for path in (project.project_scratch() / "pixels").glob("*.npy"):
         with suppress(FileNotFoundError):  # Another process has just removed it.
             sizes.append(path.stat().st_size)
     return Pixels(len(sizes), sum(sizes))
@@ -160,7 +160,7 @@ def _pixels() -> Pixels:
 def _clear_pixels() -> Pixels:
     """Remove files of pixels, and what killed writers left; a process that has one mapped goes on with it."""
     sizes = []
-    for path in (project.scratch() / "pixels").glob("*.npy*"):
+    for path in (project.project_scratch() / "pixels").glob("*.npy*"):
         lock = path.with_name(f"{path.name.lstrip('.').partition('.')[0]}.lock")
         try:
             with exclusive(lock, otherwise=_BUSY):

@@ -4,7 +4,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from frostline import project
+from frostline import local_store, project
 from frostline.errors import FrostlineError, allowed
 from frostline.files import read_json
 
@@ -58,12 +58,12 @@ def _named(text: str) -> Path:
 
 
 def _check_store(text: str) -> None:
-    """Looking into a store that is not there would make one."""
-    uri = project.store_uri()
-    if uri.startswith(project.SQLITE) and not Path(uri.removeprefix(project.SQLITE)).is_file():
+    """Say that there is no store, before MLflow is imported, which takes seconds."""
+    database = local_store.database()
+    if database and not database.is_file():
         raise FrostlineError(
-            f"{text}: no such folder, and there is no MLflow store at {uri}; run this in the project,"
-            " or set MLFLOW_TRACKING_URI"
+            f"{text}: no such folder, and there is no MLflow store at {project.store_uri()}; run this"
+            " in the project, or set MLFLOW_TRACKING_URI"
         )
 
 
@@ -71,7 +71,7 @@ def local_copy(sha256: str) -> Path | None:
     """Return a folder of this project whose run made these weights; None: no run here did."""
     roots = dict.fromkeys((Path.cwd(), project.find_root(), project.home()))
     places = [root / name for root in roots for name in ("runs", "artifacts")]
-    for place in (*places, project.scratch() / "pretrain"):
+    for place in (*places, project.project_scratch() / "pretrain"):
         for path in sorted(place.rglob(TRAINING)):
             with suppress(FrostlineError):
                 if read_json(path).get("weights_sha256") == sha256 and (path.parent / WEIGHTS).is_file():

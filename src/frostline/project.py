@@ -1,16 +1,21 @@
 """Where things lie: the project that a command runs in, its configs, a home that outlives one experiment."""
 
+import hashlib
 import math
 import os
 import shutil
+import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from frostline.errors import FrostlineError
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CHECKOUT = Path(__file__).parents[2]
 SQLITE = "sqlite:///"
+DATABASE = "mlflow.db"
 GIB = 1 << 30
 FEATURES_GIB = 20
 """Of features that are kept, unless FROSTLINE_CACHE_GIB says otherwise…"""
@@ -52,13 +57,41 @@ def home() -> Path:
 
 
 def scratch() -> Path:
-    """Return `.frostline/`: caches, locks, resume points, and the studies of sweeps."""
+    """Return the folder of caches, locks, checkpoints and sweeps' studies that may be written.
+
+    That is `.frostline/` in the project, or, where only others may write to it, a folder of this user's.
+    """
+    own = project_scratch()
+    if os.access(own if own.exists() else own.parent, os.W_OK | os.X_OK):
+        return own
+    return _private_scratch(own)
+
+
+def project_scratch() -> Path:
+    """Return the project's `.frostline/`, whether or not it may be written."""
     return home() / ".frostline"
 
 
+def _private_scratch(own: Path) -> Path:
+    """Return this user's substitute for the project's scratch folder `own`, below the system's temporary one.
+
+    Raises:
+        FrostlineError: somebody else has made it.
+    """
+    key = hashlib.sha256(os.fsencode(own)).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"frostline-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise FrostlineError(
+            f"{private} belongs to another user; remove it, or set TMPDIR to a folder of yours"
+        )
+    return private / key
+
+
 def features() -> Path:
-    """Return the folder that keeps what frozen layers make of images."""
-    return scratch() / "features"
+    """Return the folder that caches what frozen layers compute from images."""
+    return project_scratch() / "features"
 
 
 def features_limit() -> int:
@@ -86,7 +119,17 @@ def features_limit() -> int:
 
 def store_uri() -> str:
     """Return MLflow's store: MLFLOW_TRACKING_URI, else `mlflow.db` in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home() / DATABASE)
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of the SQLite file at `path`, which SQLAlchemy decodes and MLflow partly doesn't.
+
+    MLflow makes the parent folder of what follows ``sqlite:///``, undecoded, unless the driver is named.
+    """
+    if "?" in str(path) or "%" in str(path):
+        return f"sqlite+pysqlite:///{quote(str(path))}"
+    return f"{SQLITE}{path}"
 
 
 def keeps_models() -> bool:
@@ -97,11 +140,6 @@ def keeps_models() -> bool:
 def experiment() -> str:
     """Return the name of MLflow's experiment for all runs: MLFLOW_EXPERIMENT_NAME, else `frostline`."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "frostline"
-
-
-def artifacts_uri() -> str:
-    """Return where the default store keeps files: beside it, wherever a command was started."""
-    return (home() / "mlartifacts").as_uri()
 
 
 def _is_conf(folder: Path) -> bool:

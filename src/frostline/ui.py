@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from frostline import project
+from frostline import local_store, project
 from frostline.errors import FrostlineError
 
 HOST = "127.0.0.1"
@@ -47,9 +47,8 @@ def serve(port: int, page: str | None = None) -> None:
             webbrowser.open(f"{uri}{page}")
         return
     port = free_port(port)
-    _open_store(uri)
     ends = _interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with ends, tempfile.TemporaryFile() as log, _server(uri, port, log) as server:
+    with ends, _opened(uri) as store, tempfile.TemporaryFile() as log, _server(store, port, log) as server:
         if not _comes_up(server, port):
             raise _ended(server, log)
         here = f"http://{HOST}:{port}"
@@ -78,15 +77,35 @@ def free_port(first: int) -> int:
     raise FrostlineError(f"--port: none from {first} to {first + PORTS_TRIED - 1} is free; name another")
 
 
-def _open_store(uri: str) -> None:
-    """Make the default store if no run has yet; one that can't be opened is told here, in a sentence."""
-    database = uri.removeprefix(project.SQLITE)
-    if database != uri and Path(database).is_file():
-        return
-    from frostline.adapters.tracking import Store
+@contextmanager
+def _opened(uri: str) -> Iterator[str]:
+    """Make the default store if no run has yet, and give the URI to serve it by.
 
-    if not Store().connect():
-        raise FrostlineError("ui: there is no store to show; the warning above says why")
+    A project that may only be read is served as it is; if it was moved too, a copy of its store whose paths
+    lead to where it is now.
+
+    Raises:
+        FrostlineError: the store can't be opened.
+    """
+    database = local_store.database(uri)
+    if database is None:
+        yield uri
+        return
+    if problem := local_store.problem(database):
+        raise FrostlineError(f"ui: {uri} {problem.reason}; {problem.fix}")
+    if local_store.unwritable(database) and not local_store.is_empty(database):
+        if not local_store.moved_from(database):
+            yield local_store.readable(database)
+            return
+        with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
+            yield local_store.address(local_store.copied(database, Path(folder)))
+        return
+    if local_store.is_empty(database) or local_store.moved_from(database):
+        from frostline.adapters.tracking import Store
+
+        if not Store().connect():
+            raise FrostlineError("ui: there is no store to show; the warning above says why")
+    yield local_store.address(database)
 
 
 @contextmanager
@@ -103,8 +122,8 @@ def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[by
         "--uvicorn-opts",
         "--log-level warning",
     ]
-    if uri.startswith(project.SQLITE):
-        command += ["--default-artifact-root", project.artifacts_uri()]
+    if database := local_store.database():
+        command += ["--default-artifact-root", local_store.artifacts_uri(database)]
     # Job execution would double memory and start-up time, for features that tracking does not use.
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     settings |= {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}

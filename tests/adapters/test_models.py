@@ -53,8 +53,9 @@ def run_id(place, photo_run):
 @pytest.fixture(scope="module")
 def models(place):
     from frostline.adapters.models import Models
+    from frostline.adapters.tracking import Store
 
-    return Models()
+    return Models(Store())
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
         ("models:/pets/9", r"^models:/pets/9: no version '9'; allowed: 1"),
         (
             "models:/m-123",
-            r"^models:/m-123: MLflow at sqlite:.* says: .*m-123.*; mend that, or set MLFLOW_TRACK",
+            r"^models:/m-123: MLflow at sqlite:.* says: .*m-123.*; fix that, or set MLFLOW_TRACK",
         ),
         (
             "full·test_resnet·s1",

@@ -71,11 +71,11 @@ class Models:
     """The models of a project's MLflow store.
 
     Args:
-        store: an open one; None: the project's.
+        store: an open one; None: the project's, to read.
     """
 
     def __init__(self, store: Store | None = None) -> None:
-        self._store = store or Store()
+        self._store = store or Store(reading=True)
 
     # ── from an address to files ────────────────────────────────────────────────────────────────────────────
 
@@ -90,8 +90,9 @@ class Models:
         """
         scheme, _, rest = uri.partition(":/")
         rest = rest.strip("/")
-        with self._plainly(uri):
+        with self._store.plainly(uri):
             location = self._of_run(rest, uri) if scheme == "runs" else self._of_version(rest, uri)
+            location = self._store.here(location)
             if urlparse(location).scheme in ("", "file"):
                 folder = Path(unquote(urlparse(location).path), RUN)
             else:
@@ -108,7 +109,7 @@ class Models:
         Raises:
             FrostlineError: there is none, or several, or it has made no weights.
         """
-        with self._plainly(text):
+        with self._store.plainly(text):
             run = self._run(text)
         if sha256 := run.data.tags.get("weights.sha256"):
             return str(run.info.run_id), sha256
@@ -127,7 +128,7 @@ class Models:
         """
         difference, tried_on = None, ""
         _check_names(name, alias)
-        with self._plainly("register"):
+        with self._store.plainly("register"):
             client = self._store.client
             run = self._maker(trained)
             version = self._version_with(name, trained.sha256)
@@ -158,7 +159,7 @@ class Models:
         Raises:
             FrostlineError: it can't be written, or the store is away.
         """
-        with self._plainly("model"):
+        with self._store.plainly("model"):
             self._store_model(trained, self._store.client.get_run(run_id))
 
     def _store_model(self, trained: "Trained", run: Run | None) -> tuple[LoggedModel, float, str]:
@@ -177,7 +178,10 @@ class Models:
             about.model_uuid = model.model_id
             about.save(str(folder / "MLmodel"))
             try:
-                client.log_model_artifacts(model.model_id, str(folder))
+                if self._store.is_local:
+                    self._store.upload(str(model.artifact_location), folder)
+                else:
+                    client.log_model_artifacts(model.model_id, str(folder))
             except BaseException:
                 client.finalize_logged_model(model.model_id, "FAILED")
                 raise
@@ -291,22 +295,6 @@ class Models:
                 with publish(kept) as work:
                     shutil.copytree(got, work, dirs_exist_ok=True)
         return kept
-
-    @contextmanager
-    def _plainly(self, what: str) -> Iterator[None]:
-        """Turn what MLflow says into a sentence."""
-        try:
-            yield
-        except FrostlineError:
-            raise
-        except Exception as error:
-            if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            reason = reason.partition(" with exception ")[0][:200].rstrip(".")  # not urllib3's retries
-            raise FrostlineError(
-                f"{what}: MLflow at {self._store.uri} says: {reason}; mend that, or set MLFLOW_TRACKING_URI"
-            ) from None
 
 
 def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:

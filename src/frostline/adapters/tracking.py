@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import frostline
-from frostline import project
+from frostline import local_store, project
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, content_key, exclusive, write_bytes
 from frostline.processes import lives
@@ -38,8 +38,9 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 if not sys.stderr.isatty():
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from frostline.adapters import machine_load, seeds
@@ -78,10 +79,16 @@ class Owed:
 
 
 class Store:
-    """MLflow's store, which may be away."""
+    """MLflow's store, which may be unreachable.
 
-    def __init__(self) -> None:
+    Args:
+        reading: nothing is written to it, nor made: a project that may only be read is enough.
+    """
+
+    def __init__(self, *, reading: bool = False) -> None:
         self.uri = project.store_uri()
+        self._reading = reading
+        self._database = local_store.database(self.uri)
         self._failed = -RETRY_SECONDS
         self._owed: dict[str, Owed] = {}
 
@@ -107,12 +114,17 @@ class Store:
     @cached_property
     def _connection(self) -> tuple[Client, str]:
         """The client and the experiment's id. The first process makes a fresh store, while others wait."""
+        if self._reading:
+            return self._opened_to_read()
         name = project.experiment()
         with self._one_at_a_time():
-            client = MlflowClient(self.uri)
+            if self._database and self._database.exists():
+                local_store.follow(self._database)
+            client = MlflowClient(local_store.address(self._database) if self._database else self.uri)
             if found := client.get_experiment_by_name(name):
+                _restored(client, found)
                 return client, str(found.experiment_id)
-            artifacts = project.artifacts_uri() if self.uri.startswith(project.SQLITE) else None
+            artifacts = local_store.artifacts_uri(self._database) if self._database else None
             # Else the UI takes it for an experiment with language models, and hides what runs measured.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             try:
@@ -124,6 +136,31 @@ class Store:
             found = client.get_experiment_by_name(name)
             assert found is not None
             return client, str(found.experiment_id)
+
+    def _opened_to_read(self) -> tuple[Client, str]:
+        """The client and the experiment's id.
+
+        Raises:
+            FrostlineError: there is no store, no experiment, or MLflow can't read it.
+        """
+        name, none = project.experiment(), "no run is recorded yet; `frostline finetune …` makes one"
+        uri = self.uri
+        if self._database:
+            if local_store.is_empty(self._database):
+                raise FrostlineError(f"{self.uri}: {none}")
+            if problem := local_store.problem(self._database):
+                raise FrostlineError(f"{self.uri} {problem.reason}; {problem.fix}")
+            local_store.note_move(self._database)
+            uri = local_store.readable(self._database)
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise FrostlineError(f"{self.uri}: {none}")
+        if found.lifecycle_stage != "active":
+            raise FrostlineError(
+                f"the MLflow experiment {name!r} at {self.uri} was deleted; the next run restores it"
+            )
+        return client, str(found.experiment_id)
 
     @property
     def client(self) -> Client:
@@ -221,7 +258,23 @@ class Store:
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            self.client.log_artifacts(run_id, folder)
+            if self._database:
+                self.upload(str(self.client.get_run(run_id).info.artifact_uri), Path(folder))
+            else:
+                self.client.log_artifacts(run_id, folder)
+
+    def upload(self, uri: str, folder: Path) -> None:
+        """Copy a folder's files to an artifacts' URI of this SQLite store, wherever its project is now."""
+        get_artifact_repository(self.here(uri)).log_artifacts(str(folder))
+
+    def here(self, uri: str) -> str:
+        """Return an artifacts' URI of this store as it is now: its project may have been moved."""
+        return local_store.here(uri, self._database) if self._database else uri
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is an SQLite file."""
+        return self._database is not None
 
     def maker(self, sha256: str) -> Run | None:
         """Return the newest run that made the weights of this hash; one that only passed them on did not."""
@@ -256,6 +309,22 @@ class Store:
                 self.client.delete_run(made.info.run_id)
             return str(first), first == made.info.run_id
 
+    @contextmanager
+    def plainly(self, what: str) -> Iterator[None]:
+        """Turn what MLflow says into a sentence."""
+        try:
+            yield
+        except FrostlineError:
+            raise
+        except Exception as error:
+            if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = reason.partition(" with exception ")[0][:200].rstrip(".")  # not urllib3's retries
+            raise FrostlineError(
+                f"{what}: MLflow at {self.uri} says: {reason}; fix that, or set MLFLOW_TRACKING_URI"
+            ) from None
+
     def _reap(self, about: RunInfo) -> None:
         """Mark as killed the runs that a process of this machine left; one that lives on corrects it.
 
@@ -280,8 +349,8 @@ class Store:
         self.client.set_terminated(run.info.run_id, status="KILLED")
 
     def _one_at_a_time(self) -> AbstractContextManager[None]:
-        if self.uri.startswith(project.SQLITE):
-            return exclusive(Path(f"{self.uri.removeprefix(project.SQLITE)}.lock"))
+        if self._database:
+            return exclusive(self._database.with_name(f"{self._database.name}.lock"))
         return nullcontext()
 
 
@@ -320,7 +389,7 @@ class StoredRun:
                 # Two runs brought a new data set at once: MLflow looks for it before it inserts it.
                 client.log_inputs(run_id, inputs)
             if long:
-                client.log_text(run_id, canonical_json(long), LONG_PARAMS)
+                self._store.log_files(run_id, [(LONG_PARAMS, canonical_json(long).encode())])
 
         self._send(send)
 
@@ -409,6 +478,19 @@ class StoredRun:
         with self._store.tolerant("the run can't be recorded further"):
             action(self._store.client, run_id)
             self._id = run_id
+
+
+def _restored(client: Client, experiment: Experiment) -> None:
+    """Restore the experiment if it was deleted: no run could be recorded in it."""
+    if experiment.lifecycle_stage == "active":
+        return
+    client.restore_experiment(experiment.experiment_id)
+    print(
+        f"frostline: the MLflow experiment {experiment.name!r} had been deleted and is restored: runs are"
+        " recorded in it; to record in another, set MLFLOW_EXPERIMENT_NAME",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _tags(about: RunInfo, process: str) -> dict[str, str]:
