@@ -20,7 +20,7 @@ def test_torchscript_takes_any_number_of_images(photo_run, found, tmp_path, caps
     assert cli.main(["export", str(photo_run), "--format", "torchscript", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{out}: ")
-    assert said.endswith(" at most, on 16 of its test images\n")
+    assert said.endswith(" at most, on 16 of its images\n")
     images, _ = found.images(5)
     files = {"frostline.json": ""}
     with warnings.catch_warnings():

@@ -339,7 +339,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         index = prepare.run(config, out, shown)
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
-    counts = ", ".join(f"{len(index.rows(split))} {split}" for split in ("train", "val", "test"))
+    counts = ", ".join(f"{len(index.rows(split)) or 'no'} {split}" for split in ("train", "val", "test"))
     print(f"{out}: {len(index.labels)} images of {len(index.classes)} classes ({counts})")
 
 
@@ -392,8 +392,9 @@ def _train(arguments: argparse.Namespace, stage: str) -> None:
     else:
         composed, choices = compose.experiment(_with_out(arguments))
         done = Job(stage)(composed, choices)
-        test, val = done.metrics["test"], done.metrics["val"]
-        print(f"{done.out}: test accuracy {test['accuracy']:.4f}, val accuracy {val['accuracy']:.4f}")
+        splits = [split for split in ("test", "val") if split in done.metrics]
+        shown = ", ".join(f"{split} accuracy {done.metrics[split]['accuracy']:.4f}" for split in splits)
+        print(f"{done.out}: {shown}")
 
 
 def _train_stage(arguments: argparse.Namespace, stage: str) -> None:
@@ -436,10 +437,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             evaluate.run(config, arguments.data, arguments.finetuned, arguments.out, services)
     elif arguments.run:
         from frostline.alone import measure_again
+        from frostline.core.metrics import held_out
 
         out = arguments.out or arguments.run
         metrics = measure_again(arguments.run, out)
-        print(f"{out}: test accuracy {metrics['test']['accuracy']:.4f}")
+        split = held_out(metrics)
+        print(f"{out}: {split} accuracy {metrics[split]['accuracy']:.4f}")
     else:
         raise FrostlineError("evaluate: name the folder of a finished run, such as runs/finetune/NAME")
 
@@ -611,7 +614,10 @@ def _print_sweep(jobs: Sequence[Any]) -> None:
     table = Table("run", "val accuracy", "test accuracy", "out", box=None)
     best = sorted(done, key=lambda job: -job.metrics["val"]["accuracy"])
     for job in best[:SHOWN_RUNS]:
-        val, test = (f"{job.metrics[split]['accuracy']:.4f}" for split in ("val", "test"))
+        val, test = (
+            f"{job.metrics[split]['accuracy']:.4f}" if split in job.metrics else ""
+            for split in ("val", "test")
+        )
         table.add_row(job.name, val, test, str(job.out))
     for stopped in (job for job in jobs if isinstance(job, Stopped)):
         table.add_row(stopped.name, "pruned", "", "")

@@ -58,13 +58,19 @@ def _show(judged: "Judged", out: Path) -> None:
     varied = judged.varied
     table = Table("probe", *map(short, varied), "val accuracy", "val loss", "test accuracy", box=None)
     for each in judged.settings:
-        test = _spread(judged.test["accuracy"]) if each is judged.settings[0] else ""
+        test = _spread(judged.test["accuracy"]) if judged.test and each is judged.settings[0] else ""
         table.add_row("heads", *(f"{each.values[key]:g}" for key in varied), *_val(each), test)
     for name, other in (
         (f"ridge, penalty {judged.ridge.chosen:g}", judged.ridge),
         (f"kNN, k {judged.knn.chosen:g}", judged.knn),
     ):
-        table.add_row(name, *("" for _ in varied), f"{other.val:.4f}", "", f"{other.test:.4f}")
+        table.add_row(
+            name,
+            *("" for _ in varied),
+            f"{other.val:.4f}",
+            "",
+            "" if other.test is None else f"{other.test:.4f}",
+        )
     console.print(table)
     console.print(f"{out}: the best head, {label(judged)}, as a run; heads.csv, probe.json", soft_wrap=True)
 

@@ -32,7 +32,7 @@ class Split(Strict):
     val: Share | None
     """Share of the images for validation; null: the data set's own val split."""
     test: Share | None
-    """Share of the images for the test; null: the data set's own test split."""
+    """Share of the images for the test; null: the data set's own test split, or none where it has none."""
     seed: Seed
     """Seed of the split; not of the shots, which follow the run's seed."""
 

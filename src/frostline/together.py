@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import alone, compose
 from frostline.compose import Planned
-from frostline.core.metrics import score
+from frostline.core.metrics import held_out, score
 from frostline.files import publish
 from frostline.overrides import OF_A_HEAD
 from frostline.services import TRIAL_STATE, Services
@@ -98,7 +98,8 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
                 services = alone.services(job.label, tags={TRIAL_STATE: "running"})
                 metrics = _leave(head, start.sha256, material, yardsticks[head.company], out, services)
                 left(number, alone.Done(job.label or name, out, metrics))
-                advance(1, f"test/accuracy {metrics['test']['accuracy']:.4f}")
+                split = held_out(metrics)
+                advance(1, f"{split}/accuracy {metrics[split]['accuracy']:.4f}")
 
 
 def _best(heads: "Sequence[Trained]", objective: str) -> "Trained | None":

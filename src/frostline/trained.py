@@ -102,13 +102,13 @@ class Trained:
             else:
                 found = list(self._arrays(count))
             if found:
-                return torch.from_numpy(np.stack(found)), f"{len(found)} of its test images"
+                return torch.from_numpy(np.stack(found)), f"{len(found)} of its images"
         shape = (count, self.spec.channels, self.spec.size, self.spec.size)
         noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         return noise, f"{count} images of noise, since its data set is not here"
 
     def _pictures(self, count: int) -> Iterator[np.ndarray]:
-        """Test images by the names in predictions.csv: the data set need not be read for them."""
+        """Images by the names in predictions.csv: the data set need not be read for them."""
         root = root_of(self.run.dataset)
         keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS)]
         for key in keys[:: max(1, len(keys) // count)][:count]:
@@ -121,6 +121,6 @@ class Trained:
         index, data = prepare.cached(Prepare(dataset=whole), project.scratch())
         if index.classes != self.classes:
             return
-        rows = index.rows("test")
+        rows = index.rows(index.held_out)
         rows = rows[:: max(1, len(rows) // count)][:count]
         yield from load_pixels(self.run.dataset, index, data, rows, self.spec)[:].numpy()

@@ -76,7 +76,7 @@ def test_a_version_says_what_it_is(registered, client, photo_run, run_id):
         None,
     )
     assert registered.difference < 1e-5
-    assert registered.tried_on == "16 of its test images"
+    assert registered.tried_on == "16 of its images"
     version = client.get_model_version_by_alias("pets", "champion")
     assert (version.version, version.run_id, version.status) == (1, run_id, "READY")
     measured = json.loads((photo_run / "metrics.json").read_text())

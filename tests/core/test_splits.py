@@ -98,10 +98,30 @@ def test_a_class_that_is_too_small_is_named():
         FrostlineError,
         match=re.escape(
             "class 'fox' has 2 images, too few for a split into train, val, test: add some, to have at least "
-            "3, or remove the class"
+            "3, do without a test split (dataset.split.test=null; 2 are enough then), or remove the class"
         ),
     ):
         stratified_split([0, 0, 0, 1, 1], 0.2, 0.2, 0, names=["cat", "fox"])
+
+
+def test_the_advice_on_a_small_class_works():
+    labels = [0, 0, 0, 1, 1]
+    for split in (stratified_split(labels, 0.2, None, 0), stratified_split([*labels, 1], 0.2, 0.2, 0)):
+        assert len(split)
+
+
+def test_all_classes_that_are_too_small_are_named():
+    labels = [0] * 9 + [1, 2, 2, 3]
+    with pytest.raises(
+        FrostlineError,
+        match=re.escape(
+            "3 classes have too few images, 'dog' (1), 'fox' (2), 'owl' (1), too few for a split into train, "
+            "val, test: add some, to have at least 3 of each, or remove the classes"
+        ),
+    ):
+        stratified_split(labels, 0.2, 0.2, 0, names=["cat", "dog", "fox", "owl"])
+    with pytest.raises(FrostlineError, match=r"12 classes have too few .*'4' \(1\) and 7 more, too few"):
+        stratified_split(list(range(12)), 0.2, 0.2, 0)
 
 
 def test_copies_do_not_count():
@@ -148,6 +168,10 @@ def test_too_few_shots_names_the_class():
         match=r"dataset\.shots=3: class 'fox' has only 2 training images; ask for at most 2",
     ):
         take_shots([0, 0, 0, 1, 1], 3, 0, names=["cat", "fox"])
+    # Following the advice works, whichever class comes first.
+    with pytest.raises(FrostlineError, match=r"'1' has only 1 training image \(and 1 more have .* at most 1"):
+        take_shots([0, 0, 1, 2, 2, 2], 3, 0)
+    assert len(take_shots([0, 0, 1, 2, 2, 2], 1, 0)) == 3
 
 
 def test_needs_numpy_alone():

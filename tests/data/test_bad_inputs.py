@@ -411,7 +411,7 @@ def test_stops(number, damage, tree, request):
 def test_warns(number, damage, tree):
     named = damage(tree)
     index = prepare.run(image_folder(tree), tree.parent / "out")
-    (warning,) = (w for w in index.warnings if "is not used" not in w)
+    (warning,) = (w for w in index.warnings if "is not used" not in w and "of its own" not in w)
     assert warning.startswith("1 ")
     assert TABLE[number][1] in warning
     assert named in warning

@@ -140,19 +140,54 @@ def test_a_missing_split_is_drawn_from_train(tmp_path):
     index = prepare.run(image_folder(root, val=0.2, test=None), tmp_path / "out")
     assert counts(index) == (10, 2, 12)
     assert {index.keys[row].split("/")[0] for row in index.rows("val")} == {"train"}
+    assert index.warnings == (
+        "the data set has no val split of its own: 2 of its 12 training images are taken for one, "
+        "by dataset.split.val=0.2",
+    )
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_null_for_a_split_that_there_is_not(tmp_path, split):
+def test_a_test_split_that_is_drawn_from_train_is_announced(tmp_path):
+    root = plant_splits(tmp_path / "pictures", ("train", "val"))
+    index = prepare.run(image_folder(root, val=None, test=0.5), tmp_path / "out")
+    assert counts(index) == (6, 12, 6)
+    assert index.warnings == (
+        "the data set has no test split of its own: 6 of its 12 training images are taken for one, "
+        "by dataset.split.test=0.5 (dataset.split.test=null does without one)",
+    )
+
+
+def test_both_may_be_drawn_from_a_lone_train_folder(tmp_path):
+    root = plant_splits(tmp_path / "pictures", ("train",))
+    index = prepare.run(image_folder(root), tmp_path / "out")
+    assert [warning[:27] for warning in index.warnings] == [
+        "the data set has no val spl",
+        "the data set has no test sp",
+    ]
+
+
+def test_a_data_set_may_have_no_test_split(tmp_path):
+    for name, root, val in (
+        ("own", plant_splits(tmp_path / "own", ("train", "val")), None),
+        ("drawn", plant(tmp_path / "drawn"), 0.25),
+    ):
+        index = prepare.run(image_folder(root, val=val, test=None), tmp_path / f"out-{name}")
+        assert len(index.rows("test")) == 0
+        assert index.held_out == "val"
+        assert index.warnings == ()
+        assert Index.read(tmp_path / f"out-{name}").held_out == "val"
+
+
+def test_no_data_set_is_without_a_val_split(tmp_path):
     root = plant(tmp_path / "pictures")
     with pytest.raises(
         FrostlineError,
         match=re.escape(
-            f"dataset.split.{split} is null, which stands for the data set's own {split} split, and pictures "
-            f"has none: set a share, such as dataset.split.{split}=0.2"
+            "dataset.split.val is null, which stands for the data set's own val split, and pictures has "
+            "none: set a share, such as dataset.split.val=0.2, since every run chooses its epoch on "
+            "validation"
         ),
     ):
-        prepare.run(image_folder(root, **{split: None}), tmp_path / "out")
+        prepare.run(image_folder(root, val=None), tmp_path / "out")
 
 
 def test_the_seed_draws_the_split(tmp_path):

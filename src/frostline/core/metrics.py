@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +51,15 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
         best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
         metrics["top5_accuracy"] = float((best == truth[:, None]).any(axis=1).mean())
     return metrics
+
+
+def held_out(measured: Mapping[str, Any]) -> str:
+    """Return the split that a result is told of: test, or val of a data set without a test split.
+
+    Args:
+        measured: split → its metrics.
+    """
+    return "test" if "test" in measured else "val"
 
 
 def score(metric: str, value: float) -> float:

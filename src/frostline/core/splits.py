@@ -16,6 +16,9 @@ from frostline.errors import FrostlineError
 
 SPLITS = ("train", "val", "test")
 
+NAMED = 5
+"""How many classes an error names."""
+
 # What a stream of random numbers is for; a split and a subset of the same seed have nothing in common.
 _FOR_SPLIT, _FOR_SUBSET = 0, 1
 
@@ -58,16 +61,10 @@ def stratified_split(
         raise FrostlineError(f"{total}: leaves no images to train on; the shares must add up to less than 1")
     shares = {"train": 1 - sum(shares.values()), **shares}
     splits = np.full(len(labels), "train", dtype="<U5")
+    _check_sizes(labels, groups, shares, names)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         units = _units(_shuffled(rows, seed, _FOR_SPLIT, int(label)), groups)
-        if len(units) < len(shares):
-            different = "" if len(units) == len(rows) else "different "
-            raise FrostlineError(
-                f"class {_name(label, names)!r} has {len(units)} {different}image{'s' * (len(units) != 1)}, "
-                f"too few for a split into {', '.join(shares)}: add some, to have at least {len(shares)}, or "
-                "remove the class"
-            )
         counts = _largest_remainder(len(rows), shares)
         for split in ("test", "val"):
             if split in shares:
@@ -97,13 +94,17 @@ def take_shots(
         FrostlineError: a class has fewer than k rows; names the class.
     """
     labels = _labels(labels)
-    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-        if count < k:
-            images = "image" if count == 1 else "images"
-            raise FrostlineError(
-                f"dataset.shots={k}: class {_name(label, names)!r} has only {count} training {images}; "
-                f"ask for at most {count}"
-            )
+    few = {
+        int(label): int(n) for label, n in zip(*np.unique(labels, return_counts=True), strict=True) if n < k
+    }
+    if few:
+        label = min(few, key=lambda each: few[each])
+        images = "image" if few[label] == 1 else "images"
+        others = f" (and {len(few) - 1} more have fewer than {k})" if len(few) > 1 else ""
+        raise FrostlineError(
+            f"dataset.shots={k}: class {_name(label, names)!r} has only {few[label]} training {images}"
+            f"{others}; ask for at most {few[label]}"
+        )
     return _subset(labels, lambda count: k, seed)
 
 
@@ -184,6 +185,35 @@ def _take(units: list[list[int]], room: int, leave: int) -> tuple[list[int], lis
     if not taken:
         taken = rest.pop(min(range(len(rest)), key=lambda i: len(rest[i])))
     return taken, rest
+
+
+def _check_sizes(
+    labels: NDArray[Any], groups: NDArray[Any], shares: dict[str, float], names: Sequence[str] | None
+) -> None:
+    """Refuse classes of fewer different images than there are splits, and say what would work."""
+    sizes = {int(label): len(np.unique(groups[labels == label])) for label in np.unique(labels)}
+    small = [label for label, size in sizes.items() if size < len(shares)]
+    if not small:
+        return
+    copies = any(sizes[label] < (labels == label).sum() for label in small)
+    if len(small) == 1:
+        which = f"class {_name(small[0], names)!r} has {_images(sizes[small[0]], copies)}"
+    else:
+        listed = [f"{_name(label, names)!r} ({sizes[label]})" for label in small[:NAMED]]
+        more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+        which = f"{len(small)} classes have too few {'different ' * copies}images, {', '.join(listed)}{more}"
+    without = ""
+    if "test" in shares and min(sizes.values()) >= len(shares) - 1:
+        without = f"do without a test split (dataset.split.test=null; {len(shares) - 1} are enough then), "
+    remove = "remove the class" if len(small) == 1 else "remove the classes"
+    raise FrostlineError(
+        f"{which}, too few for a split into {', '.join(shares)}: add some, to have at least {len(shares)}"
+        f"{' of each' * (len(small) > 1)}, {without}or {remove}"
+    )
+
+
+def _images(count: int, copies: bool = False) -> str:
+    return f"{count} {'different ' * copies}image{'s' * (count != 1)}"
 
 
 def _name(label: int, names: Sequence[str] | None) -> str:

@@ -65,6 +65,11 @@ class Index:
         content = [self.classes, list(rows), [problem.key for problem in self.skipped]]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
+    @cached_property
+    def held_out(self) -> str:
+        """The split that results are told of: test, or val of a data set without a test split."""
+        return "test" if (self.splits == "test").any() else "val"
+
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the positions of a split's images, ascending."""
         assert split in SPLITS

@@ -55,7 +55,8 @@ class _Timing(_Left):
 class Scores(_Left):
     """A run's metrics on each split, of the weights that were kept."""
 
-    test: dict[str, FiniteFloat | None]
+    test: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    """Empty where the data set has no test split."""
     val: dict[str, FiniteFloat | None]
 
 
@@ -74,7 +75,7 @@ class SeedRun:
     clock: Clock
     scores: Scores
     labels: list[str]
-    """Of the test images, in the order of predictions.csv."""
+    """Of the images in predictions.csv, in its order: the test split's, or val's where there is none."""
     predictions: list[str]
 
 
@@ -85,6 +86,11 @@ class Arm:
     name: str
     runs: dict[int, SeedRun]
     """By seed, ascending."""
+
+    @property
+    def held_out(self) -> str:
+        """The split that results are told of: test, or val of a data set without a test split."""
+        return "test" if all(run.scores.test for run in self.runs.values()) else "val"
 
     def val_curves(self) -> dict[int, Curve]:
         """Validation accuracy after 0, 1, 2, … epochs, by seed."""
@@ -115,7 +121,8 @@ def _read_arm(artifacts: Path, name: str, seeds: Sequence[int]) -> Arm:
         if not present:
             raise ValueError(f"it has none of the seeds {', '.join(map(str, seeds))}")
         for seed in present:
-            if scores[seed].test.get("accuracy") is None or scores[seed].val.get("accuracy") is None:
+            parts = [scores[seed].val, *([scores[seed].test] if scores[seed].test else [])]
+            if any(part.get("accuracy") is None for part in parts):
                 raise ValueError(f"seed {seed} has no accuracy on test or val")
     clock_path = artifacts / "timing" / f"{name}.json"
     with _left_by(f"finetune@{name}", clock_path):

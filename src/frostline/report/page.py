@@ -64,7 +64,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
             "wide": transfer_svg(summary, portrait=False),
             "tall": transfer_svg(summary, portrait=True),
         },
-        headers=tables.HEADERS,
+        headers=tables.headers(summary),
         rows=tables.arm_rows(summary),
         learning=_learning(summary, arms),
         classes=classes,
@@ -89,7 +89,7 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
         between = words.gain_interval(gain)
         tiles += [
             Tile(
-                "Gain on test",
+                f"Gain on {summary.measured}",
                 f"{words.points(gain.mean)} points",
                 f"95 %: {between}" if between else "one seed",
             ),

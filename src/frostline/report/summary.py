@@ -50,7 +50,7 @@ class ArmSummary:
     name: str
     seeds: list[int]
     test: dict[str, Estimate]
-    """By metric, of the epoch that validation chose."""
+    """By metric, of the epoch that validation chose; empty where there is no test split."""
     val_accuracy: Estimate
     """Of the same epoch."""
     curve: list[Point]
@@ -67,6 +67,11 @@ class ArmSummary:
     to_twin_seconds: Reach | None
     against: Against | None
     """None for the twin, and where the study has none."""
+
+    @property
+    def accuracy(self) -> Estimate:
+        """On test, or on validation where there is no test split."""
+        return self.test["accuracy"] if self.test else self.val_accuracy
 
 
 @dataclass(frozen=True)
@@ -103,15 +108,21 @@ class Summary:
             self.outcome,
             chosen.name if chosen else None,
             chosen.against.gain if chosen and chosen.against else None,
-            chosen.test["accuracy"] if chosen else None,
-            twin.test["accuracy"] if twin else None,
+            chosen.accuracy if chosen else None,
+            twin.accuracy if twin else None,
+            self.measured,
         )
 
     @property
     def headline(self) -> str:
         """The verdict in a few words."""
         against = self.chosen.against if self.chosen else None
-        return words.headline(self.outcome, against.gain if against else None)
+        return words.headline(self.outcome, against.gain if against else None, self.measured)
+
+    @property
+    def measured(self) -> str:
+        """What accuracies and gains are of: ``test``, or ``validation`` where there is no test split."""
+        return "test" if all(arm.test for arm in self.arms) else "validation"
 
 
 def summarise(study: str, monitor: str, seeds: Sequence[int], arms: Sequence[Arm]) -> Summary:
@@ -140,7 +151,8 @@ def _against(arms: Sequence[Arm], twin: Arm | None, epochs: int) -> dict[str, Ag
         return {}
     gains: dict[str, Gain] = {}
     for arm in arms:
-        gain = transfer.paired_gain(arm.metric("test", "accuracy"), twin.metric("test", "accuracy"))
+        split = twin.held_out
+        gain = transfer.paired_gain(arm.metric(split, "accuracy"), twin.metric(split, "accuracy"))
         if arm is not twin and gain is not None:
             gains[arm.name] = gain
     corrected = transfer.holm({name: gain.p for name, gain in gains.items() if gain.p is not None})
@@ -214,6 +226,11 @@ def _to_twin(arm: Arm, twin: Arm) -> list[tuple[int | None, float | None]]:
 
 def _notes(seeds: Sequence[int], arms: Sequence[Arm], summaries: Sequence[ArmSummary]) -> list[str]:
     notes: list[str] = []
+    if not all(summary.test for summary in summaries):
+        notes.append(
+            "There is no test split: accuracies and gains are on validation, which also chose each run's "
+            "epoch, so they flatter every arm."
+        )
     if len(seeds) == 1:
         notes.append("A single seed: there are no intervals, and nothing can be decided.")
     if all(arm.name != TWIN for arm in arms):
@@ -249,15 +266,15 @@ def _never(arm: ArmSummary) -> str:
 
 
 def _ceiling(arm: ArmSummary) -> str:
-    accuracy = arm.test["accuracy"].mean
+    accuracy, split = arm.accuracy.mean, "test" if arm.test else "validation"
     if accuracy < SATURATED:
         return ""
     if arm.name == TWIN:
         return (
-            f"The twin is already at {words.percent(accuracy)} on test, which leaves little to gain; fewer "
-            "shots or a harder target would tell the arms apart."
+            f"The twin is already at {words.percent(accuracy)} on {split}, which leaves little to gain; "
+            "fewer shots or a harder target would tell the arms apart."
         )
-    return f"{arm.name} is at {words.percent(accuracy)} on test: near the ceiling, where gains shrink."
+    return f"{arm.name} is at {words.percent(accuracy)} on {split}: near the ceiling, where gains shrink."
 
 
 def _alike(arm: ArmSummary) -> str:
@@ -316,7 +333,7 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
     """Return what metrics.json holds, for `dvc metrics show`: nothing that a clock measured."""
     flat: dict[str, float] = {}
     for arm in summary.arms:
-        flat[f"{arm.name}.accuracy"] = arm.test["accuracy"].mean
+        flat[f"{arm.name}.accuracy"] = arm.accuracy.mean
         if arm.against:
             flat[f"{arm.name}.gain"] = arm.against.gain.mean
             flat[f"{arm.name}.jumpstart"] = arm.against.jumpstart.mean

@@ -12,15 +12,18 @@ from frostline.report import words
 from frostline.report.inputs import Arm
 from frostline.report.summary import ArmSummary, Summary
 
-HEADERS = (
-    "arm",
-    "test accuracy",
-    "gain over scratch",
-    "jumpstart",
-    "epochs to twin's best",
-    "time to twin's best",
-    "training time",
-)
+
+def headers(summary: Summary) -> tuple[str, ...]:
+    """Return what stands above the columns of the main table."""
+    return (
+        "arm",
+        f"{summary.measured} accuracy",
+        "gain over scratch",
+        "jumpstart",
+        "epochs to twin's best",
+        "time to twin's best",
+        "training time",
+    )
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ByClass:
-    """An arm's predictions on the test images, all seeds pooled."""
+    """An arm's predictions on the images of predictions.csv, all seeds pooled."""
 
     arm: str
     counts: NDArray[np.int64]
@@ -69,7 +72,7 @@ def arm_rows(summary: Summary) -> list[Row]:
 
 def markdown_table(summary: Summary) -> str:
     """Return the main table in Markdown, its columns aligned for those who read it in a terminal."""
-    lines = [list(HEADERS)] + [
+    lines = [list(headers(summary))] + [
         [row.arm, *(f"{c.text} ({c.detail})" if c.detail else c.text for c in row.cells)]
         for row in arm_rows(summary)
     ]
@@ -97,7 +100,7 @@ def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
 
 
 def _row(arm: ArmSummary) -> Row:
-    accuracy, against, many = arm.test["accuracy"], arm.against, len(arm.seeds) > 1
+    accuracy, against, many = arm.accuracy, arm.against, len(arm.seeds) > 1
     return Row(
         arm=arm.name,
         outcome=against.outcome if against else None,

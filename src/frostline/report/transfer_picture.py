@@ -61,7 +61,9 @@ def transfer_png(summary: Summary) -> bytes:
 
 def transfer_svg(summary: Summary, *, portrait: bool) -> str:
     """Return the picture for a page, without headline; `portrait` stacks its halves for a narrow screen."""
-    description = f"{summary.sentence} Validation accuracy by epoch and test accuracy of each arm."
+    description = (
+        f"{summary.sentence} Validation accuracy by epoch and {summary.measured} accuracy of each arm."
+    )
     width, height = (4.4, _height(summary) + 2.4) if portrait else (12, _height(summary) - 0.96)
     with blank(width, height) as figure:
         layout = _portrait(summary, height) if portrait else _landscape(summary, height, above=0.42)
@@ -75,7 +77,7 @@ def how_sure(summary: Summary) -> str:
     if arm is None or twin is None or arm.against is None:
         return "There is nothing to compare: a transfer needs an arm and its twin trained from scratch."
     gain = arm.against.gain
-    own, base = (words.percent(each.test["accuracy"].mean) for each in (arm, twin))
+    own, base = (words.percent(each.accuracy.mean) for each in (arm, twin))
     parts = [f"{arm.name} {own} against {base} from scratch", f"gain {words.points(gain.mean)} points"]
     if between := words.gain_interval(gain):
         parts += [f"95 % interval {between}", words.p_value(gain.p)]
@@ -96,7 +98,7 @@ def _landscape(summary: Summary, height: float, above: float) -> Layout:
         curves=(0.052, bottom, 0.41, tall),
         bars=(0.665, bottom, 0.165, tall),
         curves_title=f"Validation accuracy{over}",
-        bars_title=f"Test accuracy{gain}{' (95 % interval)' if several else ''}",
+        bars_title=f"{summary.measured.capitalize()} accuracy{gain}{' (95 % interval)' if several else ''}",
         label_gap=0.185 / (tall * height),
         ticks=5,
     )
@@ -109,7 +111,7 @@ def _portrait(summary: Summary, height: float) -> Layout:
         curves=(0.125, middle, 0.6, 1 - 0.36 / height - middle),
         bars=(0.28, bottom, 0.28, middle - 1.0 / height - bottom),
         curves_title="Validation accuracy",
-        bars_title=f"Test accuracy{gain}",
+        bars_title=f"{summary.measured.capitalize()} accuracy{gain}",
         label_gap=0.19 / (height * (1 - middle) - 0.36),
         ticks=2,
     )
@@ -204,16 +206,16 @@ def _bars(axes: "Axes", summary: Summary, layout: Layout) -> None:
     """A row an arm: a dot with its interval, and a bar from the twin's accuracy, which is the gain."""
     colours = theme.arm_colours([arm.name for arm in summary.arms])
     # Arms that don't train may lie far off; they must not squeeze the gains of those that do.
-    accuracies = [arm.test["accuracy"] for arm in summary.arms if arm.epochs or not summary.twin]
+    accuracies = [arm.accuracy for arm in summary.arms if arm.epochs or not summary.twin]
     ends = [end for a in accuracies for end in (a.low, a.mean, a.high) if end is not None]
     margin = 0.06 * (max(ends) - min(ends)) + 0.005
     low, high = max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
     percent_axis(axes, low, high, along="x", ticks=layout.ticks)
     axes.set_ylim(len(summary.arms) - 0.5, -0.5)
     axes.set_yticks([])
-    axes.set_xlabel("test accuracy")
+    axes.set_xlabel(f"{summary.measured} accuracy")
     axes.set_title(layout.bars_title, x=-0.54 if layout.ticks > 2 else -0.9)
-    base = summary.twin.test["accuracy"].mean if summary.twin else None
+    base = summary.twin.accuracy.mean if summary.twin else None
     if base is not None:
         axes.axvline(base, color=TWIN_COLOUR, **DOTTED)
     for row, arm in enumerate(summary.arms):
@@ -222,7 +224,7 @@ def _bars(axes: "Axes", summary: Summary, layout: Layout) -> None:
 
 
 def _bar(axes: "Axes", row: int, arm: ArmSummary, base: float | None, colour: str) -> None:
-    accuracy = arm.test["accuracy"]
+    accuracy = arm.accuracy
     if base is not None:
         axes.barh(row, accuracy.mean - base, left=base, height=0.44, color=colour, alpha=BAR, linewidth=0)
     if accuracy.low is not None and accuracy.high is not None:
@@ -239,7 +241,7 @@ def _row_words(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: bo
     bottom, top = axes.get_ylim()
     inch = (bottom - top) / inches_high(axes)
     write(axes, (-0.07, row), short(arm.name), colour=colour, bold=bold, ha="right", **in_row)
-    accuracy, gain = words.percent(arm.test["accuracy"].mean), arm.against.gain if arm.against else None
+    accuracy, gain = words.percent(arm.accuracy.mean), arm.against.gain if arm.against else None
     write(axes, (1.08, row - 0.09 * inch if gain else row), accuracy, size=11, bold=bold, **in_row)
     if gain:
         between = f" ({words.gain_interval(gain)})" if gain.n > 1 else ""

@@ -87,30 +87,36 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def headline(outcome: Outcome, gain: Gain | None) -> str:
+def headline(outcome: Outcome, gain: Gain | None, measured: str = "test") -> str:
     """Return the verdict in a few words: ``Transfer helped: +7.2 points of test accuracy``."""
     if outcome == "undecided" or gain is None:
         return "Undecided: this study can't tell whether transfer helped"
-    return f"Transfer {outcome}: {points(gain.mean)} points of test accuracy"
+    return f"Transfer {outcome}: {points(gain.mean)} points of {measured} accuracy"
 
 
 def verdict_sentence(
-    outcome: Outcome, arm: str | None, gain: Gain | None, own: Estimate | None, twin: Estimate | None
+    outcome: Outcome,
+    arm: str | None,
+    gain: Gain | None,
+    own: Estimate | None,
+    twin: Estimate | None,
+    measured: str = "test",
 ) -> str:
     """Say whether transfer helped, by how much, and how sure that is, in one sentence.
 
     Args:
         outcome: what `core.transfer.verdict` says of `gain`.
         arm: the arm that stands for the transfer; None where there is none.
-        gain: its paired gain in test accuracy; None where there is no twin to pair with.
-        own: its test accuracy.
-        twin: the twin's test accuracy.
+        gain: its paired gain in accuracy; None where there is no twin to pair with.
+        own: its accuracy.
+        twin: the twin's accuracy.
+        measured: what these are of: test, or validation.
     """
     if arm is None or own is None:
         return "Undecided: the study has no arm besides the one trained from scratch."
     if gain is None or twin is None:
         return f"Undecided: {arm} has no twin trained from scratch on the same seeds to be compared with."
-    amount = f"{points(gain.mean)} points of test accuracy"
+    amount = f"{points(gain.mean)} points of {measured} accuracy"
     between = f"{percent(own.mean)} against {percent(twin.mean)} from scratch"
     if gain.p is None:
         return (
@@ -123,5 +129,5 @@ def verdict_sentence(
     if outcome == "undecided":
         return f"Undecided: {arm} shows {amount} ({between}; {sure}), which may well be chance."
     change = "gains" if outcome == "helped" else "loses"
-    amount = f"{points(gain.mean, signed=False)} points of test accuracy"
+    amount = f"{points(gain.mean, signed=False)} points of {measured} accuracy"
     return f"Transfer {outcome}: {arm} {change} {amount} ({between}; {sure})."

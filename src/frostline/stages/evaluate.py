@@ -13,7 +13,7 @@ from frostline import machine
 from frostline.core import thaw
 from frostline.core.execution import Precision, behind, device_of
 from frostline.core.frost_line import Split
-from frostline.core.metrics import classification_metrics, spread
+from frostline.core.metrics import classification_metrics, held_out, spread
 from frostline.core.seeds import derive
 from frostline.data.features import Reuse
 from frostline.data.index import Index, training_rows
@@ -40,6 +40,7 @@ METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
     "config.yaml",
 )
 SPLITS = ("test", "val", "train")
+"""In which order they are measured; a data set may have no test split."""
 MISTAKES, THUMBNAIL = 24, 160
 """How many are shown, and the longer side of each in pixels."""
 
@@ -84,15 +85,17 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
             folder.mkdir()
             weights = finetuned / f"seed-{seed}"
             measured[str(seed)] = measure(runs[seed], seed, data, weights, folder, services)
-            advance(1, f"test/accuracy {measured[str(seed)]['test']['accuracy']:.4f}")
-        summary = {split: _summary([m[split] for m in measured.values()]) for split in SPLITS}
+            split = held_out(measured[str(seed)])
+            advance(1, f"{split}/accuracy {measured[str(seed)][split]['accuracy']:.4f}")
+        splits = [split for split in SPLITS if split != "test" or index.held_out == "test"]
+        summary = {split: _summary([m[split] for m in measured.values()]) for split in splits}
         accuracies = {seed: measured[str(seed)]["val"]["accuracy"] for seed in runs}
         mixed = soups(runs, accuracies, data, lambda seed: finetuned / f"seed-{seed}" / WEIGHTS, services)
         write_text(work / METRICS, canonical_json({**summary, "seeds": measured, "soups": mixed}))
         recorded.metrics(
             {
                 f"{split}/{name}/{what}": v
-                for split in SPLITS
+                for split in splits
                 for name, s in summary[split].items()
                 for what, v in s.items()
             }
@@ -112,7 +115,8 @@ def measure(
     """Measure the network in the folder `trained` and leave metrics.json and predictions.csv in `out`.
 
     Returns:
-        split → metric → value; train is measured on the images that the run was allowed to use.
+        split → metric → value; no test where the data set has no test split; train is measured on the images
+        that the run was allowed to use.
     """
     index = Index.read(data)
     state, spec = read_weights(trained / WEIGHTS, index, data)
@@ -148,14 +152,17 @@ class Yardstick:
         self._trainer, self._services = config.trainer, services
         self._network = network_with(state, config.backbone, spec, len(index.classes))
         labelled = training_rows(index, config.dataset, derive(seed, "shots") % 2**31)
-        self._rows = {split: labelled if split == "train" else index.rows(split) for split in SPLITS}
+        self._splits = [split for split in SPLITS if split != "test" or index.held_out == "test"]
+        self._rows = {split: labelled if split == "train" else index.rows(split) for split in self._splits}
         self._images = {}
         for split, rows in self._rows.items():
             pixels = load_pixels(config.dataset, index, data, rows, spec, scratch=services.scratch)
             labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
             self._images[split] = Images(pixels, labels, images_key(index, rows, spec), index.name, split)
         self._reuse = reuse_of(config, seed, spec, services)
-        self._parts = parts_of(config, self._network, len(labelled), self._reuse, self._images[SPLITS[0]])
+        self._parts = parts_of(
+            config, self._network, len(labelled), self._reuse, self._images[self._splits[0]]
+        )
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the head's weights of another network, which differs in nothing else."""
@@ -171,23 +178,24 @@ class Yardstick:
             weights_sha256: of their file.
             out: the folder for metrics.json and predictions.csv.
         """
-        logits = {split: self._logits(split) for split in SPLITS}
+        logits = {split: self._logits(split) for split in self._splits}
         metrics = {
-            split: classification_metrics(logits[split], self._images[split].labels) for split in SPLITS
+            split: classification_metrics(logits[split], self._images[split].labels) for split in self._splits
         }
-        test = self._rows["test"], logits["test"]
+        split = self._index.held_out
+        predicted = self._rows[split], logits[split]
         write_text(out / METRICS, canonical_json(metrics))
         write_text(
             out / PREDICTIONS,
-            csv_text(["id", "label", "prediction", "confidence"], _predictions(self._index, *test)),
+            csv_text(["id", "label", "prediction", "confidence"], _predictions(self._index, *predicted)),
         )
         self._services.tracker.annotate(
             weights_sha256,
             {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
-            {f"test/{k}": v for k, v in metrics["test"].items()}
+            {f"test/{k}": v for k, v in metrics.get("test", {}).items()}
             | {f"best/val/{k}": v for k, v in metrics["val"].items() if k != "n"},
             out,
-            _mistakes(config, self._index, self._data, *test, self._images["test"].pixels),
+            _mistakes(config, self._index, self._data, *predicted, self._images[split].pixels),
         )
         return metrics
 
@@ -201,7 +209,7 @@ class Yardstick:
     def _features(self) -> dict[str, torch.Tensor]:
         """Of the images of each split, at the cut."""
         assert self._parts is not None
-        return {split: self._reuse.features(self._parts[0], self._images[split]) for split in SPLITS}
+        return {split: self._reuse.features(self._parts[0], self._images[split]) for split in self._splits}
 
 
 def parts_of(

@@ -98,7 +98,7 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
     labels = np.array([row.label for row in rows], dtype=np.int64)
     check_rows(labels.tolist(), [row.split for row in rows], source.classes, place_of(dataset))
     groups = groups_of([row.digest for row in rows])
-    splits, unused_shares = _splits(rows, labels, groups, dataset, source.classes)
+    splits, on_splits = _splits(rows, labels, groups, dataset, source.classes)
     return Index(
         name=name_of(dataset),
         kind=dataset.kind,
@@ -114,7 +114,7 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
         warnings=(
             *_skipped(reading.problems),
             *reading.warnings,
-            *unused_shares,
+            *on_splits,
             *_copies(rows, groups),
             *_look_alikes(rows, splits, groups),
         ),
@@ -131,13 +131,16 @@ def _splits(
 ) -> tuple[NDArray[np.str_], list[str]]:
     """Keep the splits that the data set has, and draw the others from its training images, or from all.
 
+    Without a share and a split of its own, a data set has no test split.
+
     Returns:
-        (N,) splits, and a sentence for each share that isn't used.
+        (N,) splits, and a sentence for each share that isn't used, and for each split that is taken from the
+        data set's own training split.
     """
     splits = np.array([row.split or "train" for row in rows], dtype="<U5")
     own = {row.split for row in rows}
     shares: dict[str, float | None] = {"val": dataset.split.val, "test": dataset.split.test}
-    warnings = []
+    warnings, taken = [], []
     for split, share in shares.items():
         if split in own and share is not None:
             shares[split] = None
@@ -145,15 +148,25 @@ def _splits(
                 f"dataset.split.{split}={share:g} is not used: the data set has a {split} split of its own, "
                 f"which is kept (set dataset.split.{split}=null to say so)"
             )
-        elif split not in own and share is None:
+        elif split not in own and share is None and split == "val":
             raise FrostlineError(
-                f"dataset.split.{split} is null, which stands for the data set's own {split} split, and "
-                f"{name_of(dataset)} has none: set a share, such as dataset.split.{split}=0.2"
+                "dataset.split.val is null, which stands for the data set's own val split, and "
+                f"{name_of(dataset)} has none: set a share, such as dataset.split.val=0.2, since every run "
+                "chooses its epoch on validation"
             )
+        elif split not in own and share is not None and own != {""}:
+            taken.append((split, share))
     drawn = np.flatnonzero(splits == "train")
     splits[drawn] = stratified_split(
         labels[drawn], shares["val"], shares["test"], dataset.split.seed, groups=groups[drawn], names=classes
     )
+    for split, share in taken:
+        count = int((splits == split).sum())
+        instead = " (dataset.split.test=null does without one)" if split == "test" else ""
+        warnings.append(
+            f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
+            f"taken for one, by dataset.split.{split}={share:g}{instead}"
+        )
     return splits, warnings
 
 

@@ -72,8 +72,8 @@ class Other:
     """The penalty, or k."""
     val: float
     """Accuracy."""
-    test: float
-    """Accuracy."""
+    test: float | None
+    """Accuracy; None without a test split."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Judged:
     winner: Trained
     """The best head of the best setting."""
     test: dict[str, Spread]
-    """Metric → of the best setting's heads, on the test split."""
+    """Metric → of the best setting's heads, on the test split; empty without one."""
     ridge: Other
     """On the winner's features."""
     knn: Other
@@ -139,16 +139,22 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
             measured = evaluate.measure(winner.run, winner.seed, data, work, work, quiet)
             images = _test_images(first, given, data, services)
             test = [
-                measured["test"] if head is winner else _measured(head, images) for head in settings[0].heads
+                measured["test"] if head is winner else _measured(head, images)
+                for head in settings[0].heads
+                if images
             ]
             closed, near = _others(chosen, winner.company, images)
             judged = Judged(
                 settings=settings,
                 winner=winner,
-                test={name: spread([each[name] for each in test]) for name in test[0]},
+                test={name: spread([each[name] for each in test]) for name in (test[0] if test else ())},
                 ridge=closed,
                 knn=near,
-                images={each.split: len(each) for each in (winner.company.train, winner.company.val, images)},
+                images={
+                    each.split: len(each)
+                    for each in (winner.company.train, winner.company.val, images)
+                    if each is not None
+                },
                 features_seconds=watch.seconds,
                 train_seconds=sum(head.seconds for head in trained),
             )
@@ -261,9 +267,11 @@ def _choose(company: Company, services: Services) -> _Chosen:
 # ── the test split ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _test_images(run: Run, given: training.Material, data: Path, services: Services) -> Images:
+def _test_images(run: Run, given: training.Material, data: Path, services: Services) -> Images | None:
     index, spec = given.index, given.spec
     rows = index.rows("test")
+    if not len(rows):
+        return None
     pixels = load_pixels(run.dataset, index, data, rows, spec, services.progress, services.scratch)
     labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
     return Images(pixels, labels, images_key(index, rows, spec), index.name, "test")
@@ -279,7 +287,12 @@ def _measured(head: Trained, images: Images) -> dict[str, float]:
     return classification_metrics(logits, images.labels)
 
 
-def _others(chosen: _Chosen, company: Company, images: Images) -> list[Other]:
+def _others(chosen: _Chosen, company: Company, images: Images | None) -> list[Other]:
+    if images is None:
+        return [
+            Other("ridge", chosen.penalty, chosen.ridge_val, None),
+            Other("knn", chosen.k, chosen.knn_val, None),
+        ]
     device = chosen.train.device
     features = company.reuse.features(company.cut, images).to(device).float()
     labels = images.labels.to(device)
@@ -335,8 +348,9 @@ def _plain(judged: Judged, out: Path) -> dict[str, Any]:
     }
 
 
-def _accuracies(other: Other) -> dict[str, Any]:
-    return {split: {"accuracy": getattr(other, split)} for split in ("val", "test")}
+def _accuracies(other: Other) -> dict[str, dict[str, float]]:
+    found = {"val": other.val, "test": other.test}
+    return {split: {"accuracy": value} for split, value in found.items() if value is not None}
 
 
 def _metrics(judged: Judged) -> dict[str, float]:
@@ -351,7 +365,7 @@ def _metrics(judged: Judged) -> dict[str, float]:
     for split, metrics in (("val", best.val), ("test", judged.test)):
         found |= {f"{split}/{name}/{what}": v for name, s in metrics.items() for what, v in s.items()}
     for other in (judged.ridge, judged.knn):
-        found |= {f"{other.name}/val/accuracy": other.val, f"{other.name}/test/accuracy": other.test}
+        found |= {f"{other.name}/{split}/accuracy": s["accuracy"] for split, s in _accuracies(other).items()}
     if judged.varied:
         for each in judged.settings:
             name = " ".join(f"{short(key)} {each.values[key]:g}" for key in judged.varied)

@@ -27,7 +27,8 @@ def soups(
 ) -> dict[str, Any]:
     """Average the networks of an arm's seeds: all of them, and those chosen greedily on validation.
 
-    Each soup is measured once on the test split. BatchNorm's statistics are averaged like weights.
+    Each soup is measured once on the test split, where there is one. BatchNorm's statistics are averaged like
+    weights.
 
     Args:
         runs: seed → its run.
@@ -59,8 +60,9 @@ def soups(
         lambda seeds: (measured(tuple(seeds), "val")["accuracy"],),
     )
     ingredients = {"uniform": tuple(sorted(runs)), "greedy": tuple(sorted(chosen))}
+    splits = dict.fromkeys(("val", index.held_out))
     return {
-        kind: {"seeds": list(seeds), **{split: measured(seeds, split) for split in ("val", "test")}}
+        kind: {"seeds": list(seeds), **{split: measured(seeds, split) for split in splits}}
         for kind, seeds in ingredients.items()
     }
 
