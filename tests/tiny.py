@@ -125,9 +125,11 @@ class Bench:
     def fit(self, folder: Path, on_epoch: Callable[[Any], None] = lambda row: None, reuse: Any = None) -> Any:
         """Train; return the `Fit`."""
         from frostline.adapters.trainer import fit
+        from frostline.core.execution import device_of, execution_of
 
-        averaging = self.config.averaging
-        return fit(self.classifier, self.data, self.config.trainer, folder, on_epoch, averaging, reuse)
+        config, image = self.config, self.data.spec.shape
+        how = execution_of(self.network, config.trainer.precision, device_of(config.trainer.device), image)
+        return fit(self.classifier, self.data, config.trainer, folder, on_epoch, config.averaging, how, reuse)
 
 
 def scripted(losses: Sequence[float], accuracies: Sequence[float] | None = None) -> type:

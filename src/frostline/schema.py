@@ -499,7 +499,8 @@ class Trainer(Strict):
     """shuffle: an epoch sees every image once; balanced: as many, each drawn from a class drawn first."""
     precision: Literal["auto", "fp32", "bf16"]
     """bf16: autocast; weights stay fp32. auto: bf16 where processor and architecture gain by it, which makes
-    results differ between processors by more than rounding."""
+    results differ between processors by more than rounding. Where gradients in bf16 are undefined or don't
+    repeat on a CPU, the network trains in fp32 whatever is set here; training.json says why."""
     device: Literal["auto", "cpu", "cuda"]
     monitor: Literal["val/accuracy", "val/loss"]
     """Chooses the best epoch, whose weights are kept; ties: the lower val/loss, then the earlier epoch."""

@@ -26,7 +26,7 @@ from frostline.adapters.freeze_callback import DrivenFreezeSchedule, FreezeSched
 from frostline.adapters.lit_data import ImageData
 from frostline.adapters.lit_module import Classifier, NotFinite
 from frostline.core import weights
-from frostline.core.execution import Execution, device_of, execution_of
+from frostline.core.execution import Execution, device_of
 from frostline.core.metrics import score
 from frostline.core.thaw import freeze_all
 from frostline.data.features import Reuse
@@ -76,6 +76,7 @@ def fit(
     resume: Path,
     on_epoch: Callable[[Row], None],
     averaging: schema.Averaging,
+    execution: Execution,
     reuse: Reuse | None = None,
 ) -> Fit:
     """Train `classifier`, going on from the resume point in the folder `resume` if there is one.
@@ -83,10 +84,11 @@ def fit(
     Args:
         classifier: the network with its freeze plan.
         data: training and validation images.
-        config: length, device, precision and which epoch is the best.
+        config: length, device and which epoch is the best.
         resume: a folder for resume points; the caller removes it when the result is safe.
         on_epoch: called with each row of the history as it is made; those of a resumed run again.
         averaging: what is validated and kept: the weights, or their average along the run.
+        execution: precision, and how images lie in memory.
         reuse: lets frozen layers run once; None: the whole network runs at every step.
 
     Raises:
@@ -111,7 +113,7 @@ def fit(
         classifier.followers = followers
         callbacks = [*followers, recorder, _ResumePoint(resume)]
     device = device_of(config.device)
-    classifier.execution = result.execution = execution_of(classifier.network, config.precision, device)
+    classifier.execution = result.execution = execution
     classifier.execution.arrange(classifier.network)
     classifier.steps_at_once = config.steps_per_execution
     data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken

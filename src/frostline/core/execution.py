@@ -4,13 +4,14 @@ Chosen by hardware and architecture, not by the clock: a measurement could turn 
 and results would then differ by rounding.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from frostline.errors import FrostlineError
 
@@ -70,7 +71,10 @@ def behind(trained: Iterable[str], network: nn.Module, precision: Precision) -> 
 
 
 def execution_of(
-    network: nn.Module, precision: Literal["auto", "fp32", "bf16"], device: torch.device
+    network: nn.Module,
+    precision: Literal["auto", "fp32", "bf16"],
+    device: torch.device,
+    image: Sequence[int] | None = None,
 ) -> Execution:
     """Choose how to run a network.
 
@@ -78,11 +82,72 @@ def execution_of(
     train in float32 on a CPU, which has no such kernel for their backward pass: EfficientNet-Lite0 trains at
     half the speed in bfloat16, where ResNet-18 trains at twice.
 
+    Whatever the precision asked for, a network in which `undefined_gradient` finds something trains in
+    float32 on a CPU.
+
     Args:
         network: any.
         precision: as `trainer.precision` says.
         device: that runs it.
+        image: (C, H, W) of what the network sees; None: only `frozen` and `channels_last` are needed.
     """
+    found = _execution_of(network, precision, device)
+    if found.trains == "bf16" and device.type == "cpu" and image and undefined_gradient(network, image):
+        return replace(found, trains="fp32")
+    return found
+
+
+@torch.no_grad()
+def undefined_gradient(network: nn.Module, image: Sequence[int]) -> str | None:
+    """Name the first convolution whose weight gradient oneDNN computes wrongly in bfloat16; None: none.
+
+    Where the input is smaller than the stride, so that a single position is left, and there is padding,
+    oneDNN 3.13 (torch 2.15) does not write the gradients of the taps that see nothing but padding: they are
+    what the memory held before. `benchmarks/bf16_gradients.py` lists the shapes that are affected on a
+    processor. The rule takes in some that are not, but all that are, on every processor alike.
+
+    Args:
+        network: in memory, on a CPU.
+        image: (C, H, W) of what it sees.
+
+    Returns:
+        Such as ``a 3×3 convolution of stride 2 on a 1×1 input``.
+    """
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.random.fork_rng(devices=[]), _Convolutions() as watched:
+            network.eval()(torch.zeros(1, *image))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return watched.undefined
+
+
+class _Convolutions(TorchDispatchMode):
+    """Watches the convolutions of a forward pass, whichever module or function calls them."""
+
+    undefined: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default and self.undefined is None:
+            features, weight, _, strides, paddings, _, transposed = args[:7]
+            # A transposed convolution is the backward pass of a plain one, from its output to its input.
+            sides = (result if transposed else features).shape[2:]
+            kernel = weight.shape[2:]
+            if any(
+                side < stride and padding and taps > 1
+                for side, stride, padding, taps in zip(sides, strides, paddings, kernel, strict=True)
+            ):
+                what = "transposed convolution" if transposed else "convolution"
+                taps, side = ("×".join(map(str, shape)) for shape in (kernel, features.shape[2:]))
+                self.undefined = f"a {taps} {what} of stride {max(strides)} on a {side} input"
+        return result
+
+
+def _execution_of(
+    network: nn.Module, precision: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> Execution:
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     # peft's DoRA looks at weights in a way that takes them plane by plane.
     adapted = any(type(module).__module__.startswith("peft.") for module in network.modules())

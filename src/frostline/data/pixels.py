@@ -51,6 +51,11 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.size
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for JSON."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}

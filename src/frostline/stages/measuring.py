@@ -62,7 +62,7 @@ def logits_of(network: torch.nn.Module, pixels: Stack, spec: InputSpec, trainer:
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
     device = device_of(trainer.device)
     network.eval().to(device)
-    execution = execution_of(network, trainer.precision, device)
+    execution = execution_of(network, trainer.precision, device, spec.shape)
     execution.arrange(network)
     with autocast(execution.trains, device):
         size = trainer.eval_batch_size

@@ -43,6 +43,7 @@ from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.services import RUN_KEY, Recorded, RunInfo, Services
 from frostline.stages import wise_ft
 from frostline.stages.measuring import network_with, reuse_of
+from frostline.stages.precision import execution_for
 
 WEIGHTS, HISTORY, TRAINING, CONFIG = "weights.safetensors", "history.csv", "training.json", "config.yaml"
 FILES = (WEIGHTS, HISTORY, TRAINING, CONFIG)
@@ -248,16 +249,17 @@ def _train(
             recorded.started_from(start.sha256)
         recorded.planned(run, plan, network, spec, len(labelled))
         reuse = reuse_of(run, seed, spec, services)
-        result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging, reuse)
+        execution, instead = execution_for(run, classifier, data, services)
+        result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging, execution, reuse)
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
-        swept: dict[str, Any] = {}
+        more: dict[str, Any] = {"fp32_because": instead} if instead else {}
         if isinstance(run.averaging, WiseFt) and plan.phases:
             plain = network_with(begun, run.backbone, spec, len(index.classes))
-            result.best_state, swept["wise_ft"] = wise_ft.swept(
+            result.best_state, more["wise_ft"] = wise_ft.swept(
                 plain, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
-        leave(run, seed, given, result, plan, report, len(labelled), out, swept)
+        leave(run, seed, given, result, plan, report, len(labelled), out, more)
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
         timing: dict[str, Any] = {
             "train_seconds": seconds,
