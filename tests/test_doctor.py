@@ -90,6 +90,31 @@ def test_each_break(healthy, break_it, check, state, words):
     assert words in said
 
 
+def test_each_visible_gpu_has_a_line(monkeypatch):
+    class Card:
+        name, total_memory = "NVIDIA H100", 80 * 2**30
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
+    for name, answer in (("is_available", True), ("device_count", 2), ("get_device_properties", Card)):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, answer=answer: answer)
+    lines = found(doctor.accelerator)
+    assert [line.rpartition(", torch")[0] for _, line in lines] == [
+        "2: NVIDIA H100, 80 GiB",
+        "GPU-abc: NVIDIA H100, 80 GiB",
+    ]
+
+
+@pytest.mark.parametrize("value", ["0,1", ""])
+def test_gpus_that_are_listed_and_not_there_are_noted(value, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    (finding,) = doctor.accelerator()
+    assert finding.state == "note"
+    assert finding.found.startswith(f"CUDA_VISIBLE_DEVICES={value}, and torch ")
+    assert finding.fix.startswith("unset CUDA_VISIBLE_DEVICES")
+
+
 def test_an_old_or_empty_database_is_no_store(healthy):
     (healthy / "mlflow.db").unlink()
     sqlite3.connect(healthy / "mlflow.db").close()

@@ -15,6 +15,7 @@ APART = frozenset(
     SRC / "frostline" / name
     for name in (
         "__init__.py",
+        "devices.py",
         "errors.py",
         "progress.py",
         "services.py",

@@ -18,6 +18,7 @@ from frostline.errors import FrostlineError
 from frostline.files import read_yaml
 from frostline.hydra_session import sentences, session
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
+from frostline.processes import cores, processors, sharing_cores
 from frostline.schema import (
     Conditional,
     Evaluate,
@@ -32,7 +33,8 @@ from frostline.schema import (
     Sweep,
     WiseFt,
 )
-from frostline.sweep.space import MOST_POINTS, Interval, Parameter, Space, Values
+from frostline.sweep.sharing import fitting_workers
+from frostline.sweep.space import MOST_POINTS, Interval, Parameter, Space, Values, written
 from frostline.validate import validated
 
 Task = Callable[..., Any]
@@ -131,10 +133,13 @@ def multirun(
                 raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
         fixed = frozenset(_as_text(override) for override in parsed if not override.is_sweep_override())
         hydra_session.composed([str(o.input_line) for o in parsed if not o.is_sweep_override()])
-        hydras = {override.key_or_group for override in parsed if override.key_or_group.startswith("hydra")}
-        if not hydras & {"hydra/sweeper", "hydra/launcher"}:
-            _, _, settings = space_of(given)
-            if settings.workers > 1:
+        hydras = {o.key_or_group: str(o.value()) for o in parsed if o.key_or_group.startswith("hydra")}
+        if "hydra/sweeper" not in hydras:
+            workers = space_of(given)[2].workers
+            if workers == "auto":
+                workers = _fitting_workers(given, getattr(task, "stage", ""), hydras.get("hydra/launcher"))
+                given += [f"sweep.workers={workers}"]
+            if workers != 1 and "hydra/launcher" not in hydras:
                 given += ["hydra/launcher=joblib"]
         batches = hydra.multirun(
             config_name="config",
@@ -144,6 +149,32 @@ def multirun(
         )
         # JobReturn.return_value raises what else the job raised.
         return [getattr(job, "return_value", job) for job in _flat(batches)]
+
+
+def _fitting_workers(given: Sequence[str], stage: str, launcher: str | None) -> int:
+    """How many workers of this machine `sweep.workers=auto` means.
+
+    Raises:
+        FrostlineError: the launcher named starts them elsewhere.
+    """
+    from frostline import devices
+
+    if launcher not in (None, "joblib"):
+        raise FrostlineError(
+            f"sweep.workers: auto counts this machine's GPUs and cores, which says nothing of {launcher}'s;"
+            " give a number, such as sweep.workers=4"
+        )
+    fixed, space, settings = space_of(given)
+    with sharing_cores(processors()):  # so that trials take the fewest threads that they can
+        ((first, _),) = planned(fixed, [written(space.first())])
+    trainer = first.pretrain.trainer if stage == "pretrain" else first.trainer
+    return fitting_workers(
+        gpus=0 if trainer.device == "cpu" else len(devices.visible()),
+        per_gpu=settings.workers_per_device,
+        cores=cores(),
+        threads=trainer.threads,
+        trials=len(space.combinations()) if settings.sampler.kind == "grid" else None,
+    )
 
 
 def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:

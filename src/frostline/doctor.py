@@ -113,17 +113,23 @@ def processor() -> Iterator[Finding]:
 
 
 def accelerator() -> Iterator[Finding]:
-    """A GPU, if torch sees one."""
+    """The GPUs that torch sees, if any."""
     try:
         import torch
     except Exception as error:  # A broken installation raises whatever it likes.
         yield Finding("torch", "broken", f"can't be imported ({_first_line(error)})", "run scripts/setup")
         return
+    from frostline import devices
+
     if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        yield Finding(
-            "gpu", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, torch {torch.__version__}"
-        )
+        for index, entry in enumerate(devices.visible()):
+            card = torch.cuda.get_device_properties(index)
+            memory = f"{card.total_memory / 2**30:.0f} GiB"
+            yield Finding("gpu", "ok", f"{entry}: {card.name}, {memory}, torch {torch.__version__}")
+    elif (entries := devices.listed()) is not None and (entries or shutil.which("nvidia-smi")):
+        found = f"{devices.VISIBLE}={os.environ[devices.VISIBLE]}, and torch {torch.__version__} sees no card"
+        fix = f"unset {devices.VISIBLE}; if that is not all, install a driver that fits torch's CUDA"
+        yield Finding("gpu", "note", found, fix)
     elif shutil.which("nvidia-smi"):
         fix = "install a driver that fits torch's CUDA, or go on on the CPU with trainer.device=cpu"
         yield Finding("gpu", "note", f"nvidia-smi is here, but torch {torch.__version__} sees no card", fix)

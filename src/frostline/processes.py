@@ -4,8 +4,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import PurePath
 
@@ -17,6 +17,9 @@ WORKERS_SECONDS = 5.0
 """How long interrupted workers may take to hand over their records."""
 CLOCK_SECONDS = 5.0
 """The system may say a little later that a process started at a slightly different time."""
+
+_workers = 1
+"""Processes that share this machine's cores with this one, itself included."""
 
 
 def name_of_this() -> str:
@@ -33,8 +36,23 @@ def processors() -> int:
 
 
 def cores() -> int:
-    """Return how many physical cores this process may use: two threads of one core share its arithmetic."""
-    return min(processors(), psutil.cpu_count(logical=False) or processors())
+    """Return how many physical cores this process may use: two threads of one core share its arithmetic.
+
+    Of several workers of a sweep, each may use its share: see `sharing_cores`.
+    """
+    physical = min(processors(), psutil.cpu_count(logical=False) or processors())
+    return max(1, physical // _workers)
+
+
+@contextmanager
+def sharing_cores(workers: int) -> Iterator[None]:
+    """Let `cores` return the share of one of so many processes, while the block runs."""
+    global _workers
+    before, _workers = _workers, workers
+    try:
+        yield
+    finally:
+        _workers = before
 
 
 def lives(name: str) -> bool:

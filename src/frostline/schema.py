@@ -605,8 +605,13 @@ class Sweep(Strict):
     """Optuna's: a URL, or a file that ends in .journal; null: .frostline/sweeps/<name>.db."""
     failures: Annotated[int, Field(ge=1)]
     """Of one kind, after which the sweep stops."""
-    workers: Annotated[int, Field(ge=1)]
-    """Processes that take trials."""
+    workers: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"], Field(description="auto, or a whole number above 0")
+    ]
+    """Processes that take trials. auto: on this machine, `workers_per_device` for each visible GPU; without
+    a GPU, as many as the cores allow. Several on one machine take its GPUs in turn and share its cores."""
+    workers_per_device: Annotated[int, Field(ge=1)]
+    """Workers that `workers: auto` starts for each GPU; a small network does not fill one."""
 
 
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,7 +34,7 @@ class FrostlineSweeper(Sweeper):
         launcher = str(self.config.hydra.launcher._target_)
         _check_installed(launcher, str(self.config.hydra.runtime.choices["hydra/launcher"]))
         launch = None if launcher.endswith(".BasicLauncher") else self._launch
-        return [sweeper.sweep(self.task, arguments, launch)]
+        return [sweeper.sweep(self.task, arguments, launch, launcher.rpartition(".")[2])]
 
     def _launch(self, work: Any, overrides: Sequence[str], workers: int) -> None:
         """Let a launcher send off so many workers, and wait for them; raise what one raised."""

@@ -38,6 +38,7 @@ SETTINGS = {
     "store": None,
     "failures": 5,
     "workers": 1,
+    "workers_per_device": 1,
 }
 
 

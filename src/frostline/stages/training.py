@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import frostline
-from frostline import machine
+from frostline import devices, machine
 from frostline.core import batches, freeze, regularizers, weights
 from frostline.core.class_balance import counts
 from frostline.core.seeds import derive
@@ -389,6 +389,7 @@ def info(run: Run, seed: int, index: Index, key: str | None = None) -> RunInfo:
         "freeze": run.freeze_name,
         "seed": str(seed),
         "threads": str(run.trainer.threads),
+        "device": devices.described(run.trainer.device),
     }
     if key is not None:
         tags[RUN_KEY] = key

@@ -39,7 +39,7 @@ def shown(study: Study, total: int | None, until: float | None) -> Iterator[None
         return [trial for trial in study.trials() if not trial.killed]
 
     def words(found: Sequence[Trial]) -> str:
-        return status(found, total, until, begun, study.settings.workers, study.settings.objectives[0])
+        return status(found, total, until, begun, int(study.settings.workers), study.settings.objectives[0])
 
     if sys.stderr.isatty():
         from rich.live import Live

@@ -33,7 +33,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from frostline import project, schema
+from frostline import devices, project, schema
 from frostline.core.metrics import score
 from frostline.errors import Busy, FrostlineError
 from frostline.files import canonical_json, content_key, exclusive
@@ -277,7 +277,10 @@ class Study:
                 warnings.simplefilter("ignore")
                 trial = study.ask()
                 point = self.space.draw(lambda parameter: _suggested(trial, parameter))
-            for key, value in {"host": socket.gethostname(), PROCESS: name_of_this()}.items():
+            notes = {"host": socket.gethostname(), PROCESS: name_of_this()}
+            if devices.VISIBLE in os.environ:
+                notes[devices.VISIBLE] = os.environ[devices.VISIBLE]
+            for key, value in notes.items():
                 trial.set_user_attr(key, value)
             taken = Taken(self, trial, point)
             taken.beat()

@@ -10,9 +10,11 @@ from frostline import alone, compose, project
 from frostline.compose import Failed, Planned, Sweeping
 from frostline.errors import FrostlineError, OutOfRoom, TrainingFailed
 from frostline.files import content_key, exclusive
+from frostline.processes import sharing_cores
 from frostline.schema import Sweep
 from frostline.sweep import live, summary, winner
-from frostline.sweep.space import Point, written
+from frostline.sweep.sharing import Share, share_of
+from frostline.sweep.space import Point, Space, written
 from frostline.sweep.study import ENDED, PROCESS, Study, Trial, drawing, store_failures
 from frostline.sweep.worker import Worker, label_of, objectives_of, results_of, stopped_by
 
@@ -37,13 +39,14 @@ class WorkersLostError(Exception):
 
 
 @store_failures()
-def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> list[Any]:
+def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None, launcher: str = "") -> list[Any]:
     """Run a sweep, or go on with one.
 
     Args:
         job: what runs a trial.
         arguments: overrides as Hydra spells them.
         launch: sends off workers; None: one works here.
+        launcher: the class of what does.
 
     Returns:
         An `alone.Done`, `compose.Failed` or `alone.Stopped` for each trial, in their order.
@@ -54,6 +57,15 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
     """
     fixed, space, settings = compose.space_of(arguments)
     check(settings)
+    share = share_of(launcher, int(settings.workers))
+    # By default trials have as many threads as a worker has cores: here, too, where they are planned.
+    with sharing_cores(share.workers):
+        return _sweep(job, fixed, space, settings, launch, share)
+
+
+def _sweep(
+    job: Sweeping, fixed: list[str], space: Space, settings: Sweep, launch: Launch | None, share: Share
+) -> list[Any]:
     grid = settings.sampler.kind == "grid"
     points = space.combinations()[: settings.trials] if grid else [space.first()]
     experiments = compose.planned(fixed, [written(point) for point in points])
@@ -84,9 +96,9 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None) -> lis
                 job.at_once(jobs, lambda number, done: _take_in(study, missing[number], done))
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
-    worker = Worker(job.task, name, settings, space, tuple(fixed), base, until, launch is None)
+    worker = Worker(job.task, name, settings, space, tuple(fixed), base, until, launch is None, share)
     first = [*fixed, *written(space.first())]
-    send = worker if launch is None else lambda: launch(worker, first, settings.workers)
+    send = worker if launch is None else lambda: launch(worker, first, int(settings.workers))
     with live.shown(Study(name, settings, space, base), len(points) if grid else settings.trials, until):
         _work_off(study, worker, send)
     if kind := stopped_by(study, settings.failures):

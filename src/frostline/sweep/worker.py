@@ -16,6 +16,7 @@ from frostline.alone import recorded
 from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned
 from frostline.overrides import as_typed
 from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
+from frostline.sweep.sharing import ALL, Share
 from frostline.sweep.space import Point, Space, written
 from frostline.sweep.study import BEAT_SECONDS, PASSING, Study, Taken, store_failures
 
@@ -39,6 +40,7 @@ class Worker:
         base: all else that results depend on, as `Study` has it.
         until: the time, in seconds since 1970, after which no trial begins; None: none is too late.
         alone: whether the terminal is its own.
+        share: of the machine, where workers share it.
     """
 
     run: Callable[..., Any]
@@ -49,6 +51,7 @@ class Worker:
     base: Mapping[str, Any]
     until: float | None = None
     alone: bool = True
+    share: Share = ALL
 
     @store_failures()
     def __call__(self, number: int = 0) -> None:
@@ -71,8 +74,9 @@ class Worker:
         study = Study(self.name, self.settings, self.space, self.base, number)
         made: compose.Composed = {}
         try:
-            while not self.over(study) and (taken := study.take()):
-                self._work(study, taken, made)
+            with self.share.taken(number):
+                while not self.over(study) and (taken := study.take()):
+                    self._work(study, taken, made)
         except KeyboardInterrupt:
             if not self.alone:  # whoever sent us off kills us, and our recorder, as soon as we end
                 recorded()
