@@ -103,3 +103,25 @@ def shell(warm: Path, tmp_path: Path) -> "Shell":
     folder = tmp_path / "an émpty folder"
     folder.mkdir()
     return Shell(warm, folder)
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Make a folder that may be read and not written; root acts as another user from then on."""
+    folders: list[Path] = []
+
+    def lock(folder: Path) -> None:
+        folders.append(folder)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if os.geteuid() == 0:
+            for path in folder.parents:
+                path.chmod(path.stat().st_mode | 0o055)
+            os.seteuid(65534)
+
+    yield lock
+    if os.getuid() == 0:
+        os.seteuid(0)
+    for folder in folders:
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)

@@ -132,6 +132,14 @@ def test_prune_removes_the_least_recently_used(say, monkeypatch):
     assert pixels.exists()
 
 
+def test_clear_removes_what_was_set_aside(say):
+    pixels, data = keep_pixels("a.npy.damaged"), project.scratch() / "data" / "a.damaged"
+    data.mkdir(parents=True)
+    say("clear")
+    assert not pixels.exists()
+    assert not data.exists()
+
+
 def test_clear_removes_pixels_too_but_not_what_is_being_written(say):
     keep("train")
     gone = [keep_pixels("a.npy"), keep_pixels("a-0123.npy"), keep_pixels(".a.npy.x1y2")]

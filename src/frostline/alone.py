@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import compose, project, signals
 from frostline.errors import FrostlineError
-from frostline.files import content_key, exclusive, publish, read_yaml, sha256_of
+from frostline.files import content_key, exclusive, publish, read_yaml, remove_leftovers, sha256_of
 from frostline.processes import end_with_dvc
 from frostline.progress import say_once, shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
@@ -285,6 +285,7 @@ def _safe(name: str) -> str:
 def _prepared(config: Prepare) -> "tuple[Index, Path]":
     from frostline.stages import prepare
 
+    remove_leftovers(project.scratch() / "pixels")
     index, data = prepare.cached(config, project.scratch(), shown)
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)

@@ -323,7 +323,7 @@ def _compose(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from frostline import compose
+    from frostline import compose, project
     from frostline.progress import shown
     from frostline.schema import Prepare
 
@@ -337,6 +337,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     with _writing(out):
         index = prepare.run(config, out, shown)
+    if not arguments.resolved:
+        prepare.set_aside_if_damaged(config, project.scratch())
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
     counts = ", ".join(f"{len(index.rows(split)) or 'no'} {split}" for split in ("train", "val", "test"))

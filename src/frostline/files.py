@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,41 @@ def set_aside(path: Path, why: str) -> None:
     except OSError as error:
         then = f"it is not used, and can't be set aside ({error.strerror})"
     print(f"frostline: warning: {path} {why}; {then}", file=sys.stderr, flush=True)
+
+
+def writable(folder: Path) -> bool:
+    """Say whether files can be made in `folder`, or `folder` itself where it is not there yet."""
+    there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    effective = os.access in os.supports_effective_ids
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=effective)
+
+
+def remove_leftovers(folder: Path, held: str | None = None) -> None:
+    """Remove temporary files and folders of killed processes: `.<key>.…` in `folder`, beside `<key>.lock`.
+
+    What another process is writing stays: it holds the lock.
+
+    Args:
+        folder: of files and their locks.
+        held: the key whose lock the caller holds.
+    """
+    for path in folder.glob(".*"):
+        key, dot, _ = path.name[1:].partition(".")
+        lock = folder / f"{key}.lock"
+        if key == held:
+            _remove(path)
+        elif dot and lock.exists():
+            with suppress(FrostlineError), exclusive(lock, otherwise="being written"):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, as far as it can be."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

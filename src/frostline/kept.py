@@ -1,6 +1,7 @@
 """`frostline cache`: what is kept so that no run computes it again, and how to make room. Needs no torch."""
 
 import re
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from frostline import project
 from frostline.core import feature_files
 from frostline.core.feature_files import Entry
 from frostline.errors import Busy
-from frostline.files import UNITS, canonical_json, exclusive, size
+from frostline.files import DAMAGED, UNITS, canonical_json, exclusive, size
 
 Format = Literal["table", "json"]
 
@@ -91,6 +92,8 @@ def clear(form: Format) -> None:
     feature_files.remove_leftovers(folder)
     removed = feature_files.prune(folder, 0)
     pixels = _clear_pixels()
+    for damaged in (project.scratch() / "data").glob(f"*{DAMAGED}"):
+        shutil.rmtree(damaged, ignore_errors=True)
     freed = sum(entry.bytes for entry in removed) + pixels.bytes
     if form == "json":
         print(canonical_json({"removed": _data(removed), "pixels": asdict(pixels), "freed": freed}), end="")

@@ -17,7 +17,8 @@ from frostline.core.execution import autocast, device_of
 from frostline.data.decode import IMAGE_SUFFIXES, BadImage, decode, printable, read_bytes, suffix
 from frostline.data.features import BATCH
 from frostline.data.parallel import in_order
-from frostline.data.pixels import Images, Pixels, normalise, to_pixels
+from frostline.data.pixel_files import Pixels
+from frostline.data.pixels import Images, normalise, to_pixels
 from frostline.errors import FrostlineError, exhaustion
 from frostline.files import csv_text, write_text
 from frostline.progress import shown

@@ -1,4 +1,5 @@
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from frostline.data import pixels
 from frostline.data.decode import decode
 from frostline.data.pixels import InputSpec, OnDisk, load_pixels, normalise, those, thumbnails, to_pixels
 from frostline.errors import FrostlineError
+from frostline.files import exclusive
 from frostline.stages import prepare
 
 SPEC = InputSpec(
@@ -144,13 +146,115 @@ def test_a_changed_or_missing_file_stops(tree, tmp_path):
     assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix != ".lock"] == []
 
 
-def test_a_damaged_file_of_pixels_is_made_again(tree, tmp_path):
+def test_a_damaged_file_of_pixels_is_made_again(tree, tmp_path, capsys):
     _, dataset, index, folder = tree
     expected = load_pixels(dataset, index, folder, [0, 1], SPEC, scratch=tmp_path)
     (kept,) = (tmp_path / "pixels").glob("*.npy")
-    for content in (b"", b"garbage", kept.read_bytes()[:-1]):
+    whole = kept.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-2] ^= 1  # In the checksums.
+    for content in (b"", b"garbage", whole[:-1], whole + b"x", bytes(len(whole)), bytes(flipped)):
         kept.write_bytes(content)
+        capsys.readouterr()
         assert torch.equal(load_pixels(dataset, index, folder, [0, 1], SPEC, scratch=tmp_path), expected)
+        assert kept.read_bytes() == whole
+        assert kept.with_name(f"{kept.name}.damaged").read_bytes() == content
+        (warning,) = capsys.readouterr().err.splitlines()
+        assert warning.startswith(f"frostline: warning: {kept} is damaged (")
+        assert warning.endswith(f"it was set aside as {kept.name}.damaged and is made again")
+
+
+def damage(kept, row, how):
+    """Change the pixels of one image in a file, and nothing else."""
+    mapped = np.lib.format.open_memmap(kept, mode="r+")
+    mapped[row] = (
+        0 if how == "zeroed" else mapped[row] ^ (np.arange(mapped[row].size).reshape(mapped[row].shape) == 5)
+    )
+    mapped.flush()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("how", ["zeroed", "one bit"])
+def test_damaged_pixels_are_never_used(tree, tmp_path, monkeypatch, capsys, how, on_disk):
+    _, dataset, index, folder = tree
+    expected = load_pixels(dataset, index, folder, range(len(index)), SPEC, scratch=tmp_path)
+    (kept,) = (tmp_path / "pixels").glob("*.npy")
+    whole = kept.read_bytes()
+    for row in (0, 3):
+        damage(kept, row, how)
+    assert kept.read_bytes() != whole
+    monkeypatch.setattr(pixels, "IN_MEMORY", 1000 if on_disk else 10**9)
+    capsys.readouterr()
+    stack = load_pixels(dataset, index, folder, range(len(index)), SPEC, never, tmp_path)
+    for _ in range(2):
+        assert torch.equal(stack[torch.tensor([3, 1, 0, 3])], expected[[3, 1, 0, 3]])
+        assert torch.equal(stack[:], expected)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "is damaged (an image does not match its checksum); it was set aside" in warning
+    assert not kept.exists()
+    again = load_pixels(dataset, index, folder, range(len(index)), SPEC, scratch=tmp_path)
+    assert torch.equal(again[:], expected)
+    assert kept.read_bytes() == whole
+
+
+def test_a_file_that_was_made_again_meanwhile_is_not_set_aside(tree, tmp_path, monkeypatch, capsys):
+    _, dataset, index, folder = tree
+    expected = load_pixels(dataset, index, folder, range(len(index)), SPEC, scratch=tmp_path)
+    (kept,) = (tmp_path / "pixels").glob("*.npy")
+    whole = kept.read_bytes()
+    damage(kept, 2, "zeroed")
+    monkeypatch.setattr(pixels, "IN_MEMORY", 1000)
+    stack = load_pixels(dataset, index, folder, range(len(index)), SPEC, never, tmp_path)
+    kept.unlink()
+    kept.write_bytes(whole)
+    assert torch.equal(stack[:], expected)
+    assert kept.read_bytes() == whole
+    assert capsys.readouterr().err == ""
+
+
+def test_damaged_pixels_whose_image_is_gone_stop(tree, tmp_path):
+    root, dataset, index, folder = tree
+    load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+    (kept,) = (tmp_path / "pixels").glob("*.npy")
+    damage(kept, 0, "zeroed")
+    (root / index.keys[0]).unlink()
+    with pytest.raises(FrostlineError, match=r"is missing: restore it; or run prepare again"):
+        load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+
+
+def test_what_killed_processes_were_writing_is_removed(tree, tmp_path):
+    _, dataset, index, folder = tree
+    scratch = tmp_path / "pixels"
+    load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+    (kept,) = scratch.glob("*.npy")
+    own, other, busy = (scratch / f".{key}.npy.abcdefgh" for key in (kept.stem, "0" * 64, "1" * 64))
+    for path in (own, other, busy):
+        path.write_bytes(b"a part")
+    (scratch / f"{'0' * 64}.lock").touch()
+    with exclusive(scratch / f"{'1' * 64}.lock"):
+        load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
+    assert (own.exists(), other.exists(), busy.exists()) == (False, False, True)
+
+
+@pytest.mark.parametrize("there", ["nothing", "the pixels", "damaged pixels"])
+def test_pixels_need_no_right_to_write(tree, tmp_path, read_only, capsys, there):
+    _, dataset, index, folder = tree
+    expected = load_pixels(dataset, index, folder, [0, 4], SPEC, scratch=tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    if there != "nothing":
+        load_pixels(dataset, index, folder, [0], SPEC, scratch=scratch)
+    if there == "damaged pixels":
+        (kept,) = (scratch / "pixels").glob("*.npy")
+        kept.write_bytes(b"garbage")
+    capsys.readouterr()
+    read_only(scratch)
+    assert torch.equal(load_pixels(dataset, index, folder, [0, 4], SPEC, scratch=scratch), expected)
+    said = capsys.readouterr().err
+    assert ("can't be written, so images are brought to size for this command alone" in said) == (
+        there != "the pixels"
+    )
+    assert ("can't be set aside" in said) == (there == "damaged pixels")
 
 
 @pytest.mark.parametrize("order", ["all", "some"])
@@ -178,15 +282,15 @@ def test_pixels_that_are_removed_while_they_are_loaded(tree, tmp_path, monkeypat
     _, dataset, index, folder = tree
     rows = np.arange(len(index)) if order == "all" else index.rows("train")
     expected = load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path)
-    kept = pixels._kept
+    opened = pixels.open_or_make
 
     def removed(path, *arguments):
-        found = kept(path, *arguments)
+        found = opened(path, *arguments)
         path.unlink()
         return found
 
     monkeypatch.setattr(pixels, "IN_MEMORY", 1000)
-    monkeypatch.setattr(pixels, "_kept", removed)
+    monkeypatch.setattr(pixels, "open_or_make", removed)
     assert torch.equal(load_pixels(dataset, index, folder, rows, SPEC, scratch=tmp_path)[:], expected)
 
 
@@ -196,8 +300,8 @@ def test_a_full_disk_is_one_sentence(tree, tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pixels.os, "fsync", full)
-    with pytest.raises(FrostlineError, match="pixels: the disk is full; the images need 0 MiB there"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FrostlineError, match=r"pixels: the disk is full; the images need 11\.2 KiB there"):
         load_pixels(dataset, index, folder, [0], SPEC, scratch=tmp_path)
     assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix != ".lock"] == []
 

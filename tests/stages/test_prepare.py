@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,8 @@ from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant, plant_splits
 
 from frostline.data.index import Index
-from frostline.errors import FrostlineError
+from frostline.errors import FrostlineError, OutOfRoom
+from frostline.progress import silent
 from frostline.stages import prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -242,12 +244,101 @@ def test_the_cache_notices_a_change(tmp_path):
     assert prepare.cached(image_folder(root, seed=1), tmp_path / "scratch")[1] != other
 
 
-def test_a_damaged_cache_is_made_again(tmp_path):
+@pytest.mark.parametrize("name", ["images.npy", "index.csv", "dataset.json", "checksums.json"])
+@pytest.mark.parametrize("how", ["empty", "cut", "zeroed", "garbage", "one byte", "missing"])
+def test_a_damaged_cache_is_set_aside_and_made_again(tmp_path, capsys, name, how):
     index, folder = prepare.cached(packaged("digits"), tmp_path)
-    for name in ("images.npy", "index.csv", "dataset.json"):
-        (folder / name).write_bytes(b"")
-        assert prepare.cached(packaged("digits"), tmp_path)[0].fingerprint == index.fingerprint
-        assert Index.read(folder).fingerprint == index.fingerprint
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    damaged = {
+        "empty": b"",
+        "cut": whole[name][:-7],
+        "zeroed": bytes(len(whole[name])),
+        "garbage": b"\xff\xfegarbage\0",
+        "one byte": whole[name][:-20] + bytes([whole[name][-20] ^ 1]) + whole[name][-19:],
+    }
+    if how == "missing":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(damaged[how])
+    capsys.readouterr()
+    again, same = prepare.cached(packaged("digits"), tmp_path)
+    assert again.fingerprint == index.fingerprint
+    assert {path.name: path.read_bytes() for path in same.iterdir()} == whole
+    named = r"\w+\.\w+" if name == "checksums.json" else re.escape(name)
+    (warning,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert re.fullmatch(
+        rf"frostline: warning: {folder} is damaged \(.*{named}.*\); it was set aside as "
+        rf"{folder.name}\.damaged and is made again",
+        warning,
+    )
+    assert folder.with_name(f"{folder.name}.damaged").is_dir()
+
+
+def test_the_command_prepare_sets_a_damaged_cache_aside(tmp_path, capsys):
+    config = packaged("digits")
+    prepare.set_aside_if_damaged(config, tmp_path)
+    index, folder = prepare.cached(config, tmp_path)
+    prepare.set_aside_if_damaged(config, tmp_path)
+    assert capsys.readouterr().err == ""
+    (folder / "images.npy").write_bytes(bytes((folder / "images.npy").stat().st_size))
+    prepare.set_aside_if_damaged(config, tmp_path)
+    assert "is damaged (images.npy: not as written)" in capsys.readouterr().err
+    assert not folder.exists()
+    assert prepare.cached(config, tmp_path)[0].fingerprint == index.fingerprint
+
+
+@pytest.mark.parametrize("there", ["nothing", "the data", "damaged data"])
+def test_the_cache_needs_no_right_to_write(tmp_path, read_only, capsys, there):
+    config, scratch = image_folder(plant(tmp_path / "pictures")), tmp_path / "scratch"
+    expected = prepare.run(config, tmp_path / "out").fingerprint
+    scratch.mkdir()
+    if there != "nothing":
+        _, folder = prepare.cached(config, scratch)
+    if there == "damaged data":
+        (folder / "index.csv").write_bytes(b"")
+    read_only(scratch)
+    index, found = prepare.cached(config, scratch, never if there == "the data" else silent)
+    assert index.fingerprint == Index.read(found).fingerprint == expected
+    assert (found.parent == scratch / "data") == (there == "the data")
+    assert ("can't be set aside" in capsys.readouterr().err) == (there == "damaged data")
+
+
+def test_a_data_folder_needs_no_right_to_write(tmp_path, read_only):
+    config = image_folder(plant(tmp_path / "pictures"))
+    out = tmp_path / "elsewhere"
+    out.mkdir(mode=0o777)
+    out.chmod(0o777)
+    read_only(tmp_path / "pictures")
+    assert len(prepare.run(config, out / "prepared")) == 12
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    _, folder = prepare.cached(packaged("digits"), tmp_path)
+    left = folder.with_name(f".{folder.name}.abcdefgh")
+    left.mkdir()
+    (left / "images.npy").write_bytes(b"a part")
+    prepare.cached(packaged("digits"), tmp_path)
+    assert not left.exists()
+
+
+def test_a_full_disk_and_no_memory_are_one_sentence(tmp_path, monkeypatch):
+    root = plant(tmp_path / "pictures")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutOfRoom, match="the disk is full"):
+            prepare.run(image_folder(root), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+    def no_memory(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(prepare, "examine", no_memory)
+    with pytest.raises(OutOfRoom, match="there is no memory to examine 12 images; close other programs"):
+        prepare.run(image_folder(root), tmp_path / "out")
 
 
 def test_processes_side_by_side_prepare_once(tmp_path):

@@ -131,9 +131,9 @@ class Index:
         damaged = f"{path} is damaged (it doesn't match {SUMMARY_FILE} beside it): run prepare again"
         try:
             index = cls._of(summary, read_csv(path))
-        except (KeyError, TypeError, ValueError, csv.Error):
+        except (AttributeError, KeyError, OSError, TypeError, ValueError, csv.Error):
             raise FrostlineError(damaged) from None
-        if index.fingerprint != summary.get("fingerprint"):
+        if index.fingerprint != summary.get("fingerprint") or index.storage not in ("arrays", "files"):
             raise FrostlineError(damaged)
         if index.storage == "arrays":
             index.images(folder)

@@ -1,12 +1,8 @@
 """Images as the network gets them: decoded, resized and cropped once, kept as uint8, normalised late."""
 
-import errno
 import hashlib
 import math
-import mmap
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,16 +17,16 @@ from frostline import project, schema
 from frostline.data.decode import BadImage, decode, read_bytes, to_channels
 from frostline.data.index import IMAGES_FILE, Index
 from frostline.data.parallel import in_order
+from frostline.data.pixel_files import PixelFile, Pixels, open_or_make
 from frostline.data.sources import place_of, root_of
 from frostline.errors import FrostlineError
-from frostline.files import content_key, exclusive
+from frostline.files import content_key
 from frostline.progress import Progress, silent
-
-Pixels = NDArray[np.uint8]
 
 IN_MEMORY = 1 << 26
 """Bytes, 64 MiB; a larger set of pixels stays on disk, and a batch is read when it is asked for."""
 
+_LAYOUT = 2  # Of the file of pixels.
 _FORMAT = 1  # Of what the file of pixels depends on beside its key; changes when their making does.
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -67,17 +63,14 @@ class InputSpec:
 
 
 class OnDisk:
-    """Rows of a mapped file of pixels, (N, C, H, W) uint8; indexing reads some of them into a tensor.
-
-    The pages that were read are let go at once, so that memory does not grow with the images. They stay in
-    the system's cache of files as long as there is room: reading them again costs a copy.
+    """Some images of a file, (N, C, H, W) uint8; indexing reads some of them into a tensor.
 
     Args:
-        file: all images of a data set, mapped.
+        file: all images of a data set.
         rows: (N,) those that are meant.
     """
 
-    def __init__(self, file: Pixels, rows: NDArray[np.int64]) -> None:
+    def __init__(self, file: PixelFile, rows: NDArray[np.int64]) -> None:
         self._file, self._rows = file, rows
 
     def __len__(self) -> int:
@@ -93,12 +86,7 @@ class OnDisk:
         return self.shape.numel()
 
     def __getitem__(self, which: torch.Tensor | slice) -> torch.Tensor:
-        rows = self._rows[which if isinstance(which, slice) else which.numpy()]
-        read = torch.from_numpy(np.asarray(self._file[rows]))
-        mapping = self._file.base
-        assert isinstance(mapping, mmap.mmap)
-        mapping.madvise(mmap.MADV_DONTNEED)
-        return read
+        return self._file.read(self._rows[which if isinstance(which, slice) else which.numpy()])
 
     def those(self, which: torch.Tensor) -> "OnDisk":
         """Return some of the rows; nothing is read."""
@@ -195,7 +183,9 @@ def load_pixels(
         work = partial(_pixels_of_file, root_of(dataset), index, place_of(dataset), spec)
     kept = (project.scratch() if scratch is None else scratch) / "pixels"
     geometry = [spec.size, spec.channels, spec.interpolation, spec.crop]
-    key = content_key([_FORMAT, hashlib.sha256("".join(index.sha256).encode()).hexdigest(), geometry])
+    key = content_key(
+        [_FORMAT, _LAYOUT, hashlib.sha256("".join(index.sha256).encode()).hexdigest(), geometry]
+    )
     shape = (len(index), spec.channels, spec.size, spec.size)
 
     def produce() -> Iterable[Pixels]:
@@ -204,7 +194,8 @@ def load_pixels(
                 yield pixels
                 advance(1)
 
-    return _rows_of(kept / f"{key}.npy", shape, produce, rows)
+    chosen = OnDisk(open_or_make(kept / f"{key}.npy", shape, work, produce), rows)
+    return chosen[:] if chosen.numel() <= IN_MEMORY else chosen
 
 
 def thumbnails(
@@ -298,57 +289,3 @@ def _channels_first(images: Pixels, channels: int) -> Pixels:
     if images.ndim == 4:
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return np.repeat(images[:, None], channels, axis=1)
-
-
-# ── many, on disk ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _kept(path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]]) -> Pixels:
-    """Map an .npy file of `shape`; unless it is there, write what `produce` yields, atomically.
-
-    It is mapped while the lock is held, so that nobody who makes room takes it away before.
-    """
-    with exclusive(path.with_suffix(".lock")):
-        if (whole := _mapped(path, shape)) is None:
-            _write(path, shape, produce())
-            whole = np.lib.format.open_memmap(path, mode="r")
-        return whole
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    try:
-        found = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError):
-        return None
-    return found if found.shape == shape else None
-
-
-def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[Pixels]) -> None:
-    """Write an .npy file piece by piece, in the memory that one piece takes."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for piece in pieces:
-                stream.write(piece.tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        mebibytes = math.prod(shape) / 2**20
-        raise FrostlineError(
-            f"{path.parent}: the disk is full; the images need {mebibytes:.0f} MiB there"
-        ) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _rows_of(
-    path: Path, shape: tuple[int, ...], produce: Callable[[], Iterable[Pixels]], rows: NDArray[np.int64]
-) -> Stack:
-    """Some rows of a kept file: in memory where they are few."""
-    chosen = OnDisk(_kept(path, shape, produce), rows)
-    return chosen[:] if chosen.numel() <= IN_MEMORY else chosen

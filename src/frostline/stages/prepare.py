@@ -1,5 +1,8 @@
 """The stage `prepare`: read a data set once, check it, split it, write the index that all stages use."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,14 +17,29 @@ from frostline.data.examine import Reading, Row, examine
 from frostline.data.folder import Problem
 from frostline.data.index import FORMAT, Index
 from frostline.data.sources import ArraySource, Source, name_of, open_source, place_of
-from frostline.errors import FrostlineError
-from frostline.files import content_key, csv_text, exclusive, publish, write_text
+from frostline.errors import FrostlineError, OutOfRoom, exhaustion
+from frostline.files import (
+    canonical_json,
+    content_key,
+    csv_text,
+    exclusive,
+    publish,
+    read_json,
+    remove_leftovers,
+    set_aside,
+    sha256_of,
+    writable,
+    write_text,
+)
 from frostline.progress import Progress, silent
 
+CHECKSUMS = "checksums.json"
+"""File name → sha256, in the cache alone: DVC verifies a stage's outputs itself."""
 NAMED = 5
 """How many images an error names; where there are more, it gives the path of the whole list."""
 
 
+@exhaustion()
 def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index:
     """Prepare a data set.
 
@@ -38,10 +56,13 @@ def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index
     return _prepare(open_source(config.dataset), config.dataset, out, progress)
 
 
+@exhaustion()
 def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -> tuple[Index, Path]:
     """Prepare a data set, or find it prepared: nothing is read again while neither config nor data changed.
 
-    Files are told apart by name, size and times of change, arrays by content.
+    Files are told apart by name, size and times of change, arrays by content. What was prepared is verified
+    by checksums (1 to 2 s a GiB of arrays; images in files are no part of it); what is damaged is set aside
+    and made again. Where `scratch` can't be written, what is not there is prepared for this process alone.
 
     Args:
         config: as in `run`.
@@ -54,19 +75,64 @@ def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -
     Raises:
         FrostlineError: as in `run`.
     """
-    dataset = config.dataset
-    source = open_source(dataset)
-    key = content_key([FORMAT, dataset.model_dump(exclude={"shots", "fraction"}), source.identity()])
-    out = scratch / "data" / key
-    with exclusive(scratch / "data" / f"{key}.lock"):
-        try:
-            return Index.read(out), out
-        except FrostlineError:  # Not there yet, or damaged.
-            return _prepare(source, dataset, out, progress), out
+    source = open_source(config.dataset)
+    out = _cache_folder(config.dataset, source, scratch)
+    if not writable(out.parent):
+        if (index := _verified(out)) is None:
+            out = Path(tempfile.mkdtemp(prefix="frostline-")) / out.name
+            atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
+            index = _prepare(source, config.dataset, out, progress)
+        return index, out
+    with exclusive(out.with_name(f"{out.name}.lock")):
+        remove_leftovers(out.parent, held=out.name)
+        if (index := _verified(out)) is None:
+            index = _prepare(source, config.dataset, out, progress, checksums=True)
+        return index, out
 
 
-def _prepare(source: Source, dataset: schema.Dataset, out: Path, progress: Progress) -> Index:
-    reading = examine(source, name_of(dataset), progress)
+def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
+    """Verify what `cached` keeps of a data set, if anything: the next run makes again what is set aside."""
+    if not (scratch / "data").is_dir():
+        return
+    out = _cache_folder(config.dataset, open_source(config.dataset), scratch)
+    if writable(out.parent):
+        with exclusive(out.with_name(f"{out.name}.lock")):
+            remove_leftovers(out.parent, held=out.name)
+            _verified(out)
+
+
+def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Path:
+    whole = dataset.model_dump(exclude={"shots", "fraction"})
+    return scratch / "data" / content_key([FORMAT, whole, source.identity()])
+
+
+def _verified(folder: Path) -> Index | None:
+    """Read what `cached` wrote; set aside what is not as it was written. None: it is not there."""
+    if not folder.exists():
+        return None
+    try:
+        expected = read_json(folder / CHECKSUMS)
+        found = {path.name: sha256_of(path) for path in folder.iterdir() if path.name != CHECKSUMS}
+        if found == expected:
+            return Index.read(folder)
+        differing = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
+        why = f"is damaged ({', '.join(differing)}: not as written)"
+    except (FrostlineError, OSError, AttributeError, TypeError):
+        why = f"is damaged ({CHECKSUMS} is missing or not as written)"
+    set_aside(folder, why)
+    return None
+
+
+def _prepare(
+    source: Source, dataset: schema.Dataset, out: Path, progress: Progress, *, checksums: bool = False
+) -> Index:
+    try:
+        reading = examine(source, name_of(dataset), progress)
+    except MemoryError:
+        raise OutOfRoom(
+            f"{place_of(dataset)}: there is no memory to examine {len(source)} images; close other programs, "
+            "or prepare fewer images, and run again"
+        ) from None
     bad_images = out.parent / f"{out.name}.bad-images.csv"
     bad_images.unlink(missing_ok=True)
     if reading.problems and dataset.on_bad_image == "error":
@@ -77,6 +143,9 @@ def _prepare(source: Source, dataset: schema.Dataset, out: Path, progress: Progr
     )
     with publish(out) as folder:
         index.write(folder, images)
+        if checksums:
+            sums = {path.name: sha256_of(path) for path in folder.iterdir()}
+            write_text(folder / CHECKSUMS, canonical_json(sums))
     return index
 
 
