@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline import alone, compose
+from frostline import alone, compose, files
 from frostline.errors import FrostlineError
 from frostline.services import Labelled, NoTracker, RunInfo
 from tests.photos import plant
@@ -133,3 +133,49 @@ def test_a_run_names_the_pretraining_it_comes_from_without_the_projects_folder(t
         left.append({path.name: path.read_bytes() for path in (tmp_path / name / "run").iterdir()})
     assert left[0] == left[1]
     assert b"path: .frostline/pretrain/" in left[0]["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("weights.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x7f")),
+        ("weights.safetensors", Path.unlink),
+        ("training.json", lambda path: path.write_text("{}")),
+        ("metrics.json", lambda path: path.write_bytes(b"")),
+        (files.SEAL, Path.unlink),
+    ],
+)
+def test_a_damaged_pretraining_is_made_again(name, damage, place, capsys):
+    words = [*TINY, "dataset=digits", "weights=pretrain"]
+    composed, choices = compose.experiment(words)
+    config = compose.finetune_config(composed, choices)
+    index, _ = alone.prepared(composed, "target")
+
+    def weights() -> Path:
+        run = alone.with_weights(config, composed, choices, alone.services(), index.classes)
+        return Path(run.weights.path)
+
+    path = weights()
+    content, made = path.read_bytes(), path.stat().st_ino
+    assert weights().stat().st_ino == made
+    damage(path.parent / name)
+    capsys.readouterr()
+    assert weights().read_bytes() == content
+    assert path.stat().st_ino != made
+    (warning,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
+    assert name in warning
+    assert warning.endswith(f"; it was set aside as {path.parent.name}.damaged and is made again")
+
+
+def test_the_next_command_removes_what_a_killed_one_left_in_the_scratch(place):
+    leftovers = [
+        ".frostline/.study.yaml.abcd1234.tmp",
+        ".frostline/data/.key.abcd1234/index.csv",
+        ".frostline/resume/key/.done.abcd1234/weights.safetensors",
+    ]
+    for name in [*leftovers, ".frostline/resume/key/a.ckpt"]:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("half")
+    with alone.writing(Path("out")):
+        assert not [name for name in leftovers if (place / name).exists()]
+    assert (place / ".frostline/resume/key/a.ckpt").exists()

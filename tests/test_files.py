@@ -1,15 +1,22 @@
-"""YAML as it is read and written: alike by us and by OmegaConf, which reads conf/."""
+"""YAML as OmegaConf reads it; checksums; folders that are published whole; what killed processes leave."""
 
 import io
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from frostline import files
 from frostline.errors import FrostlineError
 from frostline.files import read_yaml, set_aside, share, write_text, yaml_text
 
+SRC = Path(__file__).parents[1] / "src"
 SCALARS = """
 1e-5 1E5 1e5 -2e+3 +1.5e3 1.e3 1.5e-3 1.0e-5 .5e+3 0.5 .5 -1. 10 -3 08 0x1f 1_000 0o17 1:30 .inf -.INF .nan
 e5 1e 1e5x 0e 1.2.3 2024-01-01 2024-01-01T10:00:00Z yes Off null ~ true text 1e-5.0 12e45 "1e5" '08'
@@ -142,3 +149,150 @@ def test_what_is_gone_is_not_set_aside(tmp_path, capsys):
     set_aside(tmp_path / "gone", "is damaged")
     assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+# ── folders of files with checksums ─────────────────────────────────────────────────────────────────────────
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped bit": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-5]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"\x00\xffgarbage" * 9),
+    "deleted": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("name", ["weights", "in/metrics.json", files.SEAL])
+def test_a_sealed_folder_is_sound_until_it_is_damaged(name, damage, tmp_path, capsys):
+    folder = tmp_path / "cached"
+    assert not files.sound(folder)
+    write_text(folder / "weights", "numbers" * 99)
+    write_text(folder / "in/metrics.json", "{}")
+    files.seal(folder)
+    assert files.sound(folder)
+    assert files.sound(folder)
+    damage(folder / name)
+    assert not files.sound(folder)
+    assert not folder.exists()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"frostline: warning: {folder} ")
+    assert Path(name).name in said or name == files.SEAL
+    assert said.endswith("; it was set aside as cached.damaged and is made again")
+
+
+# ── publishing into a folder that is there ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_what_was_not_written_again_stays_unless_it_is_replaced(exchanges, tmp_path, monkeypatch):
+    if not exchanges:
+        monkeypatch.setattr(files, "exchange", lambda one, other: False)
+    out = tmp_path / "out"
+    write_text(out / "metrics.json", "old")
+    write_text(out / "heads.csv", "of a probe")
+    write_text(out / "notes/mine.txt", "a note")
+    (out / "link").symlink_to("nowhere")
+    (out / "empty").mkdir()
+    with files.publish(out, {"heads.csv"}) as work:
+        write_text(work / "metrics.json", "new")
+        write_text(work / "seed-1/weights", "w")
+        assert (out / "metrics.json").read_text() == "old"
+    assert (out / "metrics.json").read_text() == "new"
+    assert (out / "seed-1/weights").read_text() == "w"
+    assert (out / "notes/mine.txt").read_text() == "a note"
+    assert (out / "link").readlink() == Path("nowhere")
+    assert (out / "empty").is_dir()
+    assert not (out / "heads.csv").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_reader_sees_the_old_files_or_the_new_ones(tmp_path):
+    """Another process publishes again and again; both files are always of one round."""
+    out = tmp_path / "out"
+    code = (
+        "import itertools, sys; from pathlib import Path; from frostline.files import publish\n"
+        "for i in itertools.count():\n"
+        " with publish(Path(sys.argv[1])) as work:\n"
+        "  for name in 'ab': (work / name).write_text(str(i))\n"
+        " print(i, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(out)]
+    with subprocess.Popen(command, env={"PYTHONPATH": str(SRC)}, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        rounds = set()
+        for _ in range(300):
+            folder = os.open(out, os.O_RDONLY)
+            pair = []
+            for name in "ab":
+                with suppress(FileNotFoundError):  # the folder was exchanged, and is being removed
+                    handle = os.open(name, os.O_RDONLY, dir_fd=folder)
+                    with os.fdopen(handle) as stream:
+                        pair.append(stream.read())
+            os.close(folder)
+            assert len(set(pair)) <= 1
+            rounds |= set(pair)
+        process.kill()
+        process.stdout.close()
+    assert len(rounds) > 1
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    (tmp_path / "disk/run").mkdir(parents=True)
+    (tmp_path / "out").symlink_to("disk/run")
+    with files.publish(tmp_path / "out") as work:
+        write_text(work / "a", "1")
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk/run/a").read_text() == "1"
+
+
+def test_a_shell_inside_the_folder_stays_in_it(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with files.publish(Path()) as work:
+        write_text(work / "a", "1")
+    assert Path("a").read_text() == "1"
+
+
+# ── what killed processes leave ─────────────────────────────────────────────────────────────────────────────
+
+LEAVES = """
+import os, signal, sys
+from pathlib import Path
+from frostline import files
+folder = Path(sys.argv[1])
+def end(*_):
+    print("up", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = end
+with files.publish(folder / "out") as work:
+    files.write_text(folder / "table.csv", "half")
+"""
+
+
+def test_temporary_files_are_removed_when_their_process_is_dead_and_not_before(tmp_path):
+    names = lambda: sorted(path.name.rpartition(".")[0] or path.name for path in tmp_path.iterdir())  # noqa: E731
+    (tmp_path / ".table.csv.original").write_text("the user's")
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVES, str(tmp_path)],
+        env={"PYTHONPATH": str(SRC)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "up\n"
+        files.remove_temporary(tmp_path)
+        assert len(names()) == 3
+        process.stdin.write("\n")
+    files.remove_temporary(tmp_path, "out")
+    assert len(names()) == 2
+    write_text(tmp_path / "table.csv", "whole")
+    assert names() == [".table.csv", "table"]

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import compose, project, signals
 from frostline.errors import FrostlineError
-from frostline.files import content_key, exclusive, publish, read_yaml, remove_leftovers, sha256_of
+from frostline.files import (
+    content_key,
+    exclusive,
+    publish,
+    read_yaml,
+    remove_leftovers,
+    remove_temporary,
+    sha256_of,
+    sound,
+)
 from frostline.processes import end_with_dvc
 from frostline.progress import say_once, shown
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
@@ -163,8 +171,9 @@ def with_weights(
     key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint, start, training.code()])[:16]
     folder = given.scratch / "pretrain" / key
     with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
-        if not (folder / "metrics.json").is_file():
-            pretrain.run(wanted, data, folder, services())  # no part of the trial that wants it first
+        if not sound(folder):
+            # No part of the trial that wants it first.
+            pretrain.run(wanted, data, folder, services(), sealed=True)
     # Relative, since the run's config.yaml has it: a project that moves leaves the same bytes.
     path = os.path.relpath(folder / "weights.safetensors")
     weights = config.weights.model_copy(update={"path": path})
@@ -232,10 +241,16 @@ def writing(out: Path) -> Iterator[None]:
     lock = project.scratch() / "locks" / f"{content_key(str(out.resolve()))[:16]}.lock"
     busy = f"out: another run is writing to {out}; wait for it, or name another folder"
     with signals.unwinding(), exclusive(lock, busy):
-        for left in out.parent.glob(f".{out.name}.*"):
-            if re.fullmatch(rf"{re.escape(f'.{out.name}.')}\w{{8}}", left.name) and left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)  # `publish`, killed, left it half full
+        remove_temporary(out.parent, out.name)
+        _clean_scratch()
         yield
+
+
+def _clean_scratch() -> None:
+    """Remove the temporary files of killed processes from the scratch, two folders deep."""
+    scratch = project.scratch()
+    for folder in (scratch, *scratch.glob("*/"), *scratch.glob("*/*/")):
+        remove_temporary(folder)
 
 
 def out_folder(

@@ -1,6 +1,8 @@
 """Files whose bytes repeat: canonical JSON, CSV and YAML, hashes, folders published whole or not at all."""
 
 import csv
+import ctypes
+import errno
 import fcntl
 import hashlib
 import io
@@ -10,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,15 @@ from frostline.errors import Busy, FrostlineError
 from frostline.yaml_guard import read_checked
 
 CHUNK = 1 << 20
+SEAL = "checksums.json"
+"""In a cached folder: path in it → sha256. Stages' outputs have none: DVC verifies them."""
+PARTIAL = ".tmp"
+TEMPORARY = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?P<file>{re.escape(PARTIAL)})?", re.DOTALL)
+"""Names of temporary folders, and of files, for the path `name`."""
+AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+_known: dict[tuple[Path, tuple[int, ...]], str] = {}  # The sha256 of files that this process has read.
 
 
 def canonical_json(value: Any) -> str:
@@ -172,9 +182,10 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically: a temporary file beside it, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    remove_temporary(path.parent, path.name)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with os.fdopen(handle, "wb") as stream, _held(handle):
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -199,6 +210,57 @@ def share(source: Path, target: Path) -> None:
 
 DAMAGED = ".damaged"
 """What the name of a damaged file or folder that was set aside ends in."""
+
+
+def seal(folder: Path) -> None:
+    """Write the sha256 of every file below `folder` into it, for `sound` to compare; it comes last."""
+    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _sealed(folder)}
+    write_text(folder / SEAL, canonical_json(sums))
+
+
+def sound(folder: Path) -> bool:
+    """Say whether there is a sealed `folder` whose files are as they were; a damaged one is set aside.
+
+    They are read whole, at the speed of sha256: once a process while their sizes and times stay. Call it with
+    the folder's lock held.
+    """
+    if not folder.is_dir():
+        return False
+    if why := _flaw(folder):
+        set_aside(folder, why)
+        return False
+    return True
+
+
+def _flaw(folder: Path) -> str | None:
+    """How the files below a folder differ from when it was sealed; None: they don't."""
+    try:
+        expected = json.loads((folder / SEAL).read_bytes())
+    except (OSError, ValueError):
+        expected = None
+    if not isinstance(expected, dict) or not expected:
+        return f"is damaged ({SEAL} is missing or not as written)"
+    found = {path.relative_to(folder).as_posix(): _sha256_once(path) for path in _sealed(folder)}
+    differing = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
+    return f"is damaged ({', '.join(differing)}: not as written)" if differing else None
+
+
+def _sha256_once(path: Path) -> str:
+    """The sha256 of a file that this process has not read yet, or that changed since."""
+    known = path, identity(path)
+    if known not in _known:
+        _known[known] = sha256_of(path)
+    return _known[known]
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to: device, inode, times and size."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
+
+
+def _sealed(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
 
 
 def set_aside(path: Path, why: str) -> None:
@@ -262,17 +324,24 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def publish(out: Path) -> Iterator[Path]:
+def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
     """Give an empty folder to fill; when the block ends well, its files appear in `out`, else nothing does.
 
-    Files of `out` that the block did not write again stay, unless `out` is new. The folder lies beside `out`,
-    so that the move is a rename on one file system.
+    Files of `out` that the block did not write again stay. A process that is killed leaves the folder as it
+    was or as it will be, and so does one that reads meanwhile: where the system can, the two are exchanged by
+    one rename. The folder lies beside `out`, on the same file system.
+
+    Args:
+        out: the folder.
+        replaced: names in `out` that do not stay.
 
     Raises:
         FrostlineError: `out` is a file, or can't be written.
     """
     if out.exists() and not out.is_dir():
         raise FrostlineError(f"out: {out} is a file; name a folder")
+    if out.is_symlink() or not out.name:
+        out = out.resolve()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -281,17 +350,95 @@ def publish(out: Path) -> Iterator[Path]:
             f"out: can't write into {out.parent} ({error.strerror}); name another folder"
         ) from None
     work.chmod(0o755)
+    handle = os.open(work, os.O_RDONLY)
     try:
-        yield work
-        if not out.exists():
-            work.replace(out)
-            return
-        for source in sorted(p for p in work.rglob("*") if p.is_file()):
-            target = out / source.relative_to(work)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.replace(target)
+        with _held(handle):
+            yield work
+            if not out.exists():
+                work.replace(out)
+            elif not _exchanged(work, out, replaced):
+                _moved(work, out, replaced)
     finally:
+        os.close(handle)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchanged(work: Path, out: Path, replaced: Collection[str]) -> bool:
+    """Whether `work`, with what stays of `out`, has taken its place by one rename; else nothing happened."""
+    if Path.cwd().is_relative_to(out.resolve()):
+        return False  # a shell in there would be left in a folder without a name
+    try:
+        for source in out.rglob("*"):
+            name = source.relative_to(out)
+            if source.is_dir() and not source.is_symlink():
+                (work / name).mkdir(parents=True, exist_ok=True)
+            elif str(name) not in replaced and not (work / name).exists():
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(source, work / name, follow_symlinks=False)
+        return exchange(work, out)
+    except OSError:  # no hard links there, or no right to
+        return False
+
+
+def _moved(work: Path, out: Path, replaced: Collection[str]) -> None:
+    """Move the files of `work` into `out` one by one: readers compare the hashes that they name."""
+    for name in replaced:
+        (out / name).unlink(missing_ok=True)
+    for source in sorted(p for p in work.rglob("*") if p.is_file()):
+        target = out / source.relative_to(work)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            write_bytes(target, source.read_bytes())  # `out` is another disk's root
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two paths of one file system in one step; False where the system can't."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(libc, "renameat2"):  # Linux
+        return libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0
+    if hasattr(libc, "renamex_np"):  # macOS
+        return libc.renamex_np(*names, RENAME_SWAP) == 0
+    return False
+
+
+@contextmanager
+def _held(handle: int) -> Iterator[None]:
+    """Mark an open temporary file or folder as in use, until this process ends; see `remove_temporary`."""
+    with suppress(OSError):  # a file system without locks: then nobody can lock it to remove it, either
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+
+
+def remove_temporary(folder: Path, name: str | None = None) -> None:
+    """Remove what `publish` and `write_bytes` of killed processes left in `folder`.
+
+    Args:
+        folder: need not exist.
+        name: of the path that they were to become; None: of any.
+    """
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            match = TEMPORARY.fullmatch(path.name)
+            if match and name in (None, match["name"]) and bool(match["file"]) == path.is_file():
+                _remove_if_left(path)
+
+
+def _remove_if_left(path: Path) -> None:
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else a process is writing it
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        finally:
+            os.close(handle)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Runs that repeat bit by bit, whatever happens to them in between."""
 
 import csv
+import hashlib
 import json
 import os
 import resource
@@ -298,6 +299,78 @@ def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, un
     assert files(tmp_path / "a") == files(tmp_path / "b") == undisturbed("mlp", config)
 
 
+# ── damaged caches ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped": flip,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"PK\x03\x04 no checkpoint" * 50),
+    "deleted": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, undisturbed):
+    config = run_config(MLP)
+    assert in_process(run, finetune.run, config, digits, tmp_path, ("step", 18)) == (-signal.SIGKILL, "")
+    (checkpoint,) = tmp_path.glob("scratch/resume/*/*.ckpt")
+    DAMAGE[kind](checkpoint)
+    before = steps_of(tmp_path)
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert steps_of(tmp_path) - before == STEPS
+    assert files(tmp_path / "out") == undisturbed("mlp", config)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, capsys):
+    from frostline.adapters.trainer import _ResumePoint
+
+    content = b"numbers" * 99
+    path = tmp_path / f"{hashlib.sha256(content).hexdigest()}.ckpt"
+    path.write_bytes(content)
+    assert _ResumePoint.latest(tmp_path) == str(path)
+    DAMAGE[kind](path)
+    assert _ResumePoint.latest(tmp_path) is None
+    if kind != "deleted":
+        assert capsys.readouterr().err == (
+            f"frostline: warning: {path} is damaged (its content is not what was written);"
+            f" it was set aside as {path.name}.damaged and is made again\n"
+        )
+
+
+@pytest.mark.parametrize("kind", ["flipped", "deleted"])
+@pytest.mark.parametrize("name", [training.WEIGHTS, training.HISTORY])
+def test_a_damaged_result_that_was_not_published_is_made_again(name, kind, digits, tmp_path, undisturbed):
+    config = run_config(MLP)
+    end = ("publishing", "seed-0")
+    assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
+    (path,) = tmp_path.glob(f"scratch/resume/*/done/{name}")
+    DAMAGE[kind](path)
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert files(tmp_path / "out") == undisturbed("mlp", config)
+
+
+def test_of_two_checkpoints_a_sound_one_is_taken(digits, tmp_path, undisturbed):
+    """A process that is killed between two steps of saving leaves both."""
+    config = run_config(MLP)
+    assert in_process(run, finetune.run, config, digits, tmp_path, ("step", 18)) == (-signal.SIGKILL, "")
+    (checkpoint,) = tmp_path.glob("scratch/resume/*/*.ckpt")
+    (checkpoint.parent / f"{'0' * 64}.ckpt").write_bytes(checkpoint.read_bytes()[:-9])
+    (checkpoint.parent / "last.partial").write_bytes(b"half")
+    before = steps_of(tmp_path)
+    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert steps_of(tmp_path) - before == 25
+    assert files(tmp_path / "out") == undisturbed("mlp", config)
+
+
 # ── what a result depends on ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -334,8 +407,8 @@ def test_a_loss_that_is_not_a_number_publishes_nothing_and_keeps_the_resume_poin
     assert said.startswith("TrainingFailed: the loss became ")
     assert ", phase 2; lower optimizer.lr, or set optimizer.clip_norm=1.0; the best epoch so far, " in said
     assert not (tmp_path / "out").exists()
-    left = {Path(name).name for name in files(tmp_path / "scratch" / "resume")}
-    assert left == {"last.ckpt", "best.safetensors"}
+    left = sorted(Path(name).suffix for name in files(tmp_path / "scratch" / "resume"))
+    assert left == [".ckpt", ".safetensors"]
     assert not list(tmp_path.glob(".out*"))
 
 

@@ -31,6 +31,7 @@ from frostline.core.metrics import score
 from frostline.core.thaw import freeze_all
 from frostline.data.features import Reuse
 from frostline.errors import FrostlineError, TrainingFailed
+from frostline.files import set_aside, sha256_of
 
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
 METRICS = HISTORY[4:]
@@ -238,19 +239,27 @@ class _NotFinite(Exception):
 
 
 class _ResumePoint(Checkpoint):
-    """Keeps one resume point, taken at the end of an epoch or inside a long one; costs next to nothing."""
+    """Keeps one resume point, taken at the end of an epoch or inside a long one; costs next to nothing.
 
-    NAME = "last.ckpt"
+    Its name holds its sha256: one rename replaces both, and a damaged one is noticed before it is loaded.
+    """
+
+    ENDING, PARTIAL = ".ckpt", "last.partial"
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / self.NAME
+        self.folder = folder
         self._saved = time.perf_counter()
         self._cost = 0.0
 
     @classmethod
     def latest(cls, folder: Path) -> str | None:
-        path = folder / cls.NAME
-        return str(path) if path.is_file() else None
+        (folder / cls.PARTIAL).unlink(missing_ok=True)  # a killed process's
+        # A process that was killed amid `_save` may have left two; both lead to the same results.
+        for path in sorted(folder.glob(f"*{cls.ENDING}")):
+            if path.stem == sha256_of(path):
+                return str(path)
+            set_aside(path, "is damaged (its content is not what was written)")
+        return None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -268,13 +277,18 @@ class _ResumePoint(Checkpoint):
         begun = time.perf_counter()
         if begun - self._saved < max(every, self._cost / SAVE_SHARE):
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / self.PARTIAL
+        older = list(self.folder.glob(f"*{self.ENDING}"))
         try:
             trainer.save_checkpoint(partial)
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
-            partial.replace(self.path)
+            path = self.folder / f"{sha256_of(partial)}{self.ENDING}"
+            partial.replace(path)
+            for each in older:
+                if each != path:
+                    each.unlink(missing_ok=True)
         finally:
             partial.unlink(missing_ok=True)
         self._saved = time.perf_counter()

@@ -19,22 +19,18 @@ from frostline.data.index import FORMAT, Index
 from frostline.data.sources import ArraySource, Source, name_of, open_source, place_of
 from frostline.errors import FrostlineError, OutOfRoom, exhaustion
 from frostline.files import (
-    canonical_json,
     content_key,
     csv_text,
     exclusive,
     publish,
-    read_json,
     remove_leftovers,
-    set_aside,
-    sha256_of,
+    seal,
+    sound,
     writable,
     write_text,
 )
 from frostline.progress import Progress, silent
 
-CHECKSUMS = "checksums.json"
-"""File name → sha256, in the cache alone: DVC verifies a stage's outputs itself."""
 NAMED = 5
 """How many images an error names; where there are more, it gives the path of the whole list."""
 
@@ -108,19 +104,7 @@ def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Pat
 
 def _verified(folder: Path) -> Index | None:
     """Read what `cached` wrote; set aside what is not as it was written. None: it is not there."""
-    if not folder.exists():
-        return None
-    try:
-        expected = read_json(folder / CHECKSUMS)
-        found = {path.name: sha256_of(path) for path in folder.iterdir() if path.name != CHECKSUMS}
-        if found == expected:
-            return Index.read(folder)
-        differing = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
-        why = f"is damaged ({', '.join(differing)}: not as written)"
-    except (FrostlineError, OSError, AttributeError, TypeError):
-        why = f"is damaged ({CHECKSUMS} is missing or not as written)"
-    set_aside(folder, why)
-    return None
+    return Index.read(folder) if sound(folder) else None
 
 
 def _prepare(
@@ -144,8 +128,7 @@ def _prepare(
     with publish(out) as folder:
         index.write(folder, images)
         if checksums:
-            sums = {path.name: sha256_of(path) for path in folder.iterdir()}
-            write_text(folder / CHECKSUMS, canonical_json(sums))
+            seal(folder)
     return index
 
 

@@ -2,18 +2,26 @@
 
 from pathlib import Path
 
-from frostline.files import canonical_json, publish, write_text
+from frostline.files import canonical_json, publish, seal, write_text
 from frostline.models.pretrained import resolve
 from frostline.schema import Run
 from frostline.services import Services
 from frostline.stages import evaluate, training
 
 
-def run(config: Run, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
+def run(
+    config: Run,
+    data: Path,
+    out: Path,
+    services: Services,
+    timing: Path | None = None,
+    *,
+    sealed: bool = False,
+) -> None:
     """Train on the prepared data in `data`, measure on its test split, and leave everything in `out`.
 
     `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv;
-    `timing` the measured seconds, apart, since they never repeat.
+    `timing` the measured seconds, apart, since they never repeat. `sealed` adds checksums, for a cache.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.
@@ -26,6 +34,8 @@ def run(config: Run, data: Path, out: Path, services: Services, timing: Path | N
             config, seed, start, given, work, services, f"pretrain on {config.dataset.kind}"
         )
         evaluate.measure(config, seed, data, work, work, services)
+        if sealed:
+            seal(work)
         if timing is not None:
             write_text(timing, canonical_json({"seeds": {str(seed): seconds}}))
     training.forget(config, start, given, services)

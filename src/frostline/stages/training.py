@@ -32,8 +32,11 @@ from frostline.files import (
     publish,
     read_csv,
     read_json,
+    remove_temporary,
+    seal,
     sha256_of,
     share,
+    sound,
     write_text,
     yaml_text,
 )
@@ -107,12 +110,14 @@ def train(
     scratch = services.scratch / "resume" / key
     done = scratch / "done"
     with exclusive(_lock(services, key)):
-        if done.is_dir():
+        remove_temporary(scratch)
+        if sound(done):
             _record_late(run, seed, start, given, done, services, key)
         else:
             try:
                 with publish(done) as work:
                     _train(run, seed, start, given, work, scratch, services, title)
+                    seal(work)
             except Pruned:
                 shutil.rmtree(scratch, ignore_errors=True)  # nobody goes on with it
                 raise
