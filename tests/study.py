@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,8 +30,13 @@ BACKBONE = "kind: mlp\nhidden: [{units}, 16]\nactivation: relu\ndropout: 0.0\n"
 ARMS_LEFT_OUT = ("zero_shot", "linear_probe")
 
 
-def clone(root: Path) -> Path:
-    """Copy what git tracks or would track into `root`, with the study `tiny` selected, and commit all."""
+def clone(root: Path, without: Sequence[str] = ARMS_LEFT_OUT) -> Path:
+    """Copy what git tracks or would track into `root`, with the study `tiny` selected, and commit all.
+
+    Args:
+        root: where to.
+        without: arms that the pipeline is to leave out.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -47,7 +53,7 @@ def clone(root: Path) -> Path:
         (root / f"conf/backbone/{name}.yaml").write_text(BACKBONE.format(units=units))
     replace(root / "params.yaml", "experiment: mnist_to_digits", "experiment: tiny")
     pipeline = (root / "dvc.yaml").read_text()
-    for arm in ARMS_LEFT_OUT:
+    for arm in without:
         pipeline = pipeline.replace(f" {arm} ", " ")
         kept = (line for line in pipeline.splitlines() if arm not in line)
         pipeline = "\n".join(kept) + "\n"

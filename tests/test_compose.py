@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from frostline import compose
+from frostline import compose, study
 from frostline.errors import FrostlineError
 from frostline.processes import cores
 from tests.imports import SRC
@@ -134,7 +134,7 @@ def test_a_projects_own_option_is_found_and_listed(project):
 
 def test_a_study_is_one_file_a_stage_each_with_its_own_keys_alone():
     arms = ["scratch", "linear_probe"]
-    first = compose.study({"experiment": "mnist_to_digits"}, arms)
+    first = study.resolve({"experiment": "mnist_to_digits"}, arms).resolved
     assert list(first) == [
         "prepare-source",
         "prepare-target",
@@ -167,15 +167,15 @@ def test_a_study_is_one_file_a_stage_each_with_its_own_keys_alone():
 )
 def test_a_changed_choice_changes_the_stages_that_it_concerns(params, changed):
     arms = ["scratch", "full"]
-    before = compose.study({"experiment": "mnist_to_digits"}, arms)
-    after = compose.study({"experiment": "mnist_to_digits", **params}, arms)
+    before = study.resolve({"experiment": "mnist_to_digits"}, arms).resolved
+    after = study.resolve({"experiment": "mnist_to_digits", **params}, arms).resolved
     assert {stem for stem in before if before[stem] != after[stem]} == changed
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "{}"])
 def test_an_empty_params_file_selects_what_conf_does(content, tmp_path):
     (tmp_path / "params.yaml").write_text(content)
-    assert compose.read_selection(tmp_path / "params.yaml") == {}
+    assert study.read_selection(tmp_path / "params.yaml") == {}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_an_empty_params_file_selects_what_conf_does(content, tmp_path):
 def test_a_wrong_params_file_is_one_sentence(content, sentence, tmp_path):
     (tmp_path / "params.yaml").write_text(content)
     with pytest.raises(FrostlineError) as caught:
-        compose.read_selection(tmp_path / "params.yaml")
+        study.read_selection(tmp_path / "params.yaml")
     assert str(caught.value) == f"{tmp_path}/{sentence}"
 
 

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from frostline import compose
+from frostline import compose, study
 from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, spelled
 from frostline.sweep.space import written
 from tests.imports import SRC
@@ -113,9 +113,9 @@ def test_the_commands_in_a_files_head_compose_and_choose_it(name):
 
 
 def test_params_yaml_selects_the_default_study():
-    params = compose.read_selection(SRC.parent / "params.yaml")
+    params = study.read_selection(SRC.parent / "params.yaml")
     assert params["experiment"] == "mnist_to_digits"
-    resolved = compose.study(params, ["scratch", "full"])
+    resolved = study.resolve(params, ["scratch", "full"]).resolved
     assert resolved["report"]["study"] == "mnist_to_digits"
 
 

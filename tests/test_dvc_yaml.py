@@ -8,7 +8,10 @@ import yaml
 from tests.imports import SRC, closure
 
 ROOT = SRC.parent
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PIPELINE = {
+    name: stage.get("do", stage)
+    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
+}
 # What a stage imports but its result does not depend on: these show, record or refuse, but compute nothing.
 # The schema has no default but None (test_schema.py), so all values are in the resolved files.
 APART = frozenset(

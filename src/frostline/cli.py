@@ -318,8 +318,11 @@ def _picture(text: str) -> Path:
 def _compose(arguments: argparse.Namespace) -> None:
     from frostline.stages import compose
 
-    compose.run(arguments.params, arguments.arms, arguments.out)
-    print(f"{arguments.out}: resolved for the arms {', '.join(dict.fromkeys(arguments.arms))}")
+    omitted = compose.run(arguments.params, arguments.arms, arguments.out)
+    arms = [arm for arm in dict.fromkeys(arguments.arms) if arm not in omitted]
+    print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
+    for arm, reason in omitted.items():
+        print(f"{arm} is omitted, since {reason}")
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -328,7 +331,10 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from frostline.schema import Prepare
 
     if arguments.resolved:
-        config, out = _resolved(arguments.resolved, Prepare), arguments.out or Path("artifacts/data")
+        out = arguments.out or Path("artifacts/data")
+        if _is_omitted(arguments.resolved, out):
+            return
+        config = _resolved(arguments.resolved, Prepare)
     else:
         composed, _ = compose.experiment(arguments.overrides)
         config = compose.prepare_config(composed, "target")
@@ -404,6 +410,8 @@ def _train_stage(arguments: argparse.Namespace, stage: str) -> None:
     from frostline.schema import PretrainWeights, Run
 
     _required(arguments, "data", "out")
+    if _is_omitted(arguments.resolved, arguments.out, arguments.timing):
+        return
     config = _resolved(arguments.resolved, Run)
     if isinstance(config.weights, PretrainWeights) and config.weights.path is None and arguments.pretrained:
         weights = config.weights.model_copy(
@@ -589,6 +597,23 @@ def _resolved(path: Path, model: type[Any]) -> Any:
     from frostline.validate import validated
 
     return validated(model, read_yaml(path), str(path))
+
+
+def _is_omitted(resolved: Path, out: Path, timing: Path | None = None) -> bool:
+    """Leave the reason in `out` where a study does without a stage; say whether it does."""
+    from frostline.files import read_yaml
+    from frostline.schema import Omitted
+    from frostline.stages import omitted
+    from frostline.validate import validated
+
+    data = read_yaml(resolved)
+    if not isinstance(data, dict) or "omitted" not in data:
+        return False
+    reason = validated(Omitted, data, str(resolved)).omitted
+    with _writing(out):
+        omitted.leave(out, reason, timing)
+    print(f"{out}: omitted, since {reason}")
+    return True
 
 
 def _services() -> "Services":

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice, product
-from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -13,25 +12,18 @@ from hydra.core.override_parser.types import IntervalSweep, Override, OverrideTy
 from omegaconf import DictConfig, OmegaConf
 
 from frostline import hydra_session
-from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError
-from frostline.files import read_yaml
 from frostline.hydra_session import sentences, session
-from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, selection, spelled
+from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, options, spelled
 from frostline.processes import cores, processors, sharing_cores
 from frostline.schema import (
     Conditional,
     Evaluate,
     Experiment,
-    NoAdapter,
-    NoAveraging,
-    NoRegularizer,
     Prepare,
-    Report,
     Run,
     Strict,
     Sweep,
-    WiseFt,
 )
 from frostline.sweep.sharing import fitting_workers
 from frostline.sweep.space import MOST_POINTS, Interval, Parameter, Space, Values, written
@@ -61,6 +53,29 @@ def printed(overrides: Sequence[str]) -> str:
     given = [spelled(override) for override in overrides]
     with session(), sentences(given):
         return str(OmegaConf.to_yaml(_without_hydra(hydra_session.composed(given))))
+
+
+def roots(overrides: Sequence[str], groups: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return what data sets are composed of that read a folder.
+
+    Args:
+        overrides: as for `experiment`; values may still be missing.
+        groups: such as ``source`` and ``dataset``.
+
+    Returns:
+        Group → kind and folder, for those that read one; None: it is still to be given.
+    """
+    given = [spelled(override) for override in overrides]
+    found: dict[str, tuple[str, str | None]] = {}
+    with session(), sentences(given):
+        config = hydra_session.composed(given)
+        for group in groups:
+            data = config[group]
+            if OmegaConf.is_missing(data, "root"):
+                found[group] = str(data.kind), None
+            elif "root" in data:
+                found[group] = str(data.kind), data.root
+    return found
 
 
 @dataclass(frozen=True)
@@ -359,42 +374,7 @@ def _choices(raw: Mapping[Any, Any]) -> dict[str, str]:
     return {str(group): str(option) for group, option in raw.items() if not str(group).startswith("hydra")}
 
 
-# ── a study: the selection in params.yaml, one resolved file a stage ────────────────────────────────────────
-
-
-def study(params: Mapping[str, Any], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Resolve a selection into what each stage needs, and no more.
-
-    An arm is named by its freeze schedule and starts from the pretrained weights. `scratch`, the twin, has
-    random weights instead and trains everything.
-
-    Args:
-        params: what params.yaml holds.
-        arms: in the report's order.
-
-    Returns:
-        File stem → plain data: prepare-source, prepare-target, pretrain, finetune-<arm>, evaluate-<arm>,
-        report.
-    """
-    selected = list(selection(params))
-    base, choices = experiment(selected)
-    resolved: dict[str, dict[str, Any]] = {
-        "prepare-source": prepare_config(base, "source").model_dump(),
-        "prepare-target": prepare_config(base, "target").model_dump(),
-        "pretrain": pretrain_config(base, choices).model_dump(),
-    }
-    for arm in arms:
-        weights, freeze = ("none", "full") if arm == TWIN else ("pretrain", arm)
-        composed, choices = experiment([*selected, f"weights={weights}", f"freeze={freeze}"])
-        run = finetune_config(composed, choices, arm=arm, seeds=composed.seeds)
-        if arm == TWIN:
-            run = from_nothing(run)
-        resolved[f"finetune-{arm}"] = run.model_dump()
-        resolved[f"evaluate-{arm}"] = evaluate_config(run).model_dump()
-    report = Report(
-        study=base.study, arms=list(arms), seeds=base.seeds, monitor=base.trainer.monitor, gate=base.gate
-    )
-    return {**resolved, "report": report.model_dump()}
+# ── what a stage needs of an experiment ─────────────────────────────────────────────────────────────────────
 
 
 def prepare_config(composed: Experiment, role: str) -> Prepare:
@@ -438,32 +418,7 @@ def finetune_config(
     )
 
 
-def from_nothing(run: Run) -> Run:
-    """Return a run from random weights without what would hold it there, or mix its end with them."""
-    changes: dict[str, Any] = {
-        "adapter": NoAdapter(kind="none"),
-        "regularizer": NoRegularizer(kind="none"),
-    }
-    if isinstance(run.averaging, WiseFt):
-        changes["averaging"] = NoAveraging(kind="none")
-    return run.model_copy(update=changes)
-
-
 def evaluate_config(run: Run) -> Evaluate:
     """What evaluating an arm depends on."""
     assert run.arm is not None
     return Evaluate(study=run.study, arm=run.arm, dataset=run.dataset, seeds=run.seeds, trainer=run.trainer)
-
-
-def read_selection(path: Path) -> dict[str, Any]:
-    """Return what a params.yaml holds; an empty one selects what conf/ does.
-
-    Raises:
-        FrostlineError: it can't be read, or holds no keys with values.
-    """
-    params = read_yaml(path)
-    if params is None:
-        return {}
-    if not isinstance(params, dict):
-        raise FrostlineError(f"{path}: found {params!r}, must be keys with values")
-    return params

@@ -140,7 +140,7 @@ def accelerator() -> Iterator[Finding]:
 def configs() -> Iterator[Finding]:
     """The choices of conf/, and the selection in params.yaml."""
     from frostline import compose
-    from frostline.overrides import selection
+    from frostline.study import overrides, read_selection
 
     try:
         folder = project.conf_dir()
@@ -152,7 +152,7 @@ def configs() -> Iterator[Finding]:
     params = project.find_root() / "params.yaml"
     if params.is_file():
         try:
-            study = compose.experiment(list(selection(compose.read_selection(params))))[0].study
+            study = compose.experiment(overrides(read_selection(params)))[0].study
             yield Finding("params.yaml", "ok", f"selects the study {study}")
         except FrostlineError as error:
             yield Finding("params.yaml", "broken", str(error), f"mend {params}")

@@ -698,6 +698,13 @@ class Prepare(Strict):
     dataset: Dataset
 
 
+class Omitted(Strict):
+    """What stands for a stage that a study does without."""
+
+    omitted: str
+    """Why."""
+
+
 class Evaluate(Strict):
     """What `evaluate` needs to know of a study's arm."""
 

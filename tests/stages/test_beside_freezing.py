@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import NOTHING, files, run_config
 
-from frostline import compose
-from frostline.compose import from_nothing
+from frostline import study
 from frostline.core.weights import LoadReport
 from frostline.errors import FrostlineError
 from frostline.models.backbones import build
@@ -126,14 +125,14 @@ def test_what_goes_back_to_the_start_is_refused_where_that_is_random(changes, se
     )
     with pytest.raises(FrostlineError, match=f"^{sentence}"):
         finetune.run(config, digits, tmp_path / "out", Services(tmp_path / "scratch"))
-    check_run(from_nothing(config))
+    check_run(study.from_nothing(config))
 
 
 def test_a_studys_twin_is_held_by_nothing():
     params = {"experiment": "mnist_to_digits", "regularizer": "l2_sp", "averaging": "wise_ft"}
-    resolved = compose.study(params, ["scratch", "full"])
+    resolved = study.resolve(params, ["scratch", "full"]).resolved
     twin, full = (resolved[f"finetune-{arm}"] for arm in ("scratch", "full"))
     assert (twin["regularizer"], twin["averaging"]) == ({"kind": "none"}, {"kind": "none"})
     assert (full["regularizer"]["kind"], full["averaging"]["kind"]) == ("l2_sp", "wise_ft")
     params = {"experiment": "mnist_to_digits", "averaging": "ema"}
-    assert compose.study(params, ["scratch"])["finetune-scratch"]["averaging"]["kind"] == "ema"
+    assert study.resolve(params, ["scratch"]).resolved["finetune-scratch"]["averaging"]["kind"] == "ema"

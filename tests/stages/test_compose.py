@@ -42,7 +42,7 @@ def test_one_file_a_stage(project):
     }
     assert resolved["report"]["arms"] == ["scratch", "full"]
     assert resolved["finetune-full"]["seeds"] == [0, 1]
-    assert resolved["finetune-full"]["weights"] == {"kind": "pretrain", "path": None, "head": "keep"}
+    assert resolved["finetune-full"]["weights"] == {"kind": "pretrain", "path": None, "head": "auto"}
 
 
 def test_what_is_stale_goes_and_what_is_the_same_stays_byte_for_byte(project):

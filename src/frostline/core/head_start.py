@@ -15,6 +15,14 @@ NAMED = 4
 class NoSharedClasses(FrostlineError):
     """The head would start anew and never train, so that its predictions would mean nothing."""
 
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        """Why the weights' head can't be used."""
+        super().__init__(
+            f"freeze: nothing trains, and the head would start anew, since {reason}; choose a schedule that"
+            " trains the head, such as freeze=linear_probe"
+        )
+
 
 @dataclass(frozen=True)
 class HeadStart:
@@ -73,7 +81,7 @@ def head_start(
                 "kept", None, f"weights.head: kept; the weights do not record their classes, {assumed}", True
             )
         if not trains:
-            raise NoSharedClasses(_never_trained(reason))
+            raise NoSharedClasses(reason)
         return HeadStart("reset", notice="" if head == "reset" else f"weights.head: reset, since {reason}")
     shared = set(known) & set(classes)
     rows = tuple(known.index(name) if name in shared else None for name in classes)
@@ -90,7 +98,7 @@ def head_start(
     if trains:
         return HeadStart("reset", notice=f"weights.head: reset, since {differ}")
     if not shared:
-        raise NoSharedClasses(_never_trained(differ))
+        raise NoSharedClasses(differ)
     others = ", the others start at the mean of the weights' rows" if None in rows else ""
     return HeadStart(
         "matched",
@@ -98,6 +106,25 @@ def head_start(
         f"weights.head: {len(shared)} of {len(classes)} classes are matched by name{others}, since {differ}",
         warns=True,
     )
+
+
+def check_trained(head: HeadStart, names: Collection[str], trained: Collection[str]) -> None:
+    """Refuse a head that starts at zero and never trains: below it, nothing would learn, either.
+
+    Args:
+        head: what it starts from.
+        names: of its tensors.
+        trained: the names of all that some phase trains.
+
+    Raises:
+        FrostlineError: it is so.
+    """
+    if head.start == "reset" and trained and not set(trained) & set(names):
+        reason = head.notice.removeprefix("weights.head: ") or "weights.head is reset"
+        raise FrostlineError(
+            f"freeze.phases: none trains the head, which starts at zero ({reason}); let one train it, as"
+            " freeze=linear_probe does"
+        )
 
 
 def rearranged(tensor: torch.Tensor, rows: Sequence[int | None], dim: int) -> torch.Tensor:
@@ -116,13 +143,6 @@ def rearranged(tensor: torch.Tensor, rows: Sequence[int | None], dim: int) -> to
     """
     mean = tensor.mean(dim, dtype=tensor.dtype)
     return torch.stack([mean if row is None else tensor.select(dim, row) for row in rows], dim)
-
-
-def _never_trained(reason: str) -> str:
-    return (
-        f"freeze: nothing trains, and the head would start anew, since {reason}; choose a schedule that"
-        " trains the head, such as freeze=linear_probe"
-    )
 
 
 def _difference(known: Collection[str], classes: Collection[str]) -> str:

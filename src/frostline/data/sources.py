@@ -94,6 +94,20 @@ def open_source(dataset: schema.Dataset) -> Source:
     return _checked(SOURCES[dataset.kind](dataset), place_of(dataset))
 
 
+def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
+    """Return the names of a data set's classes, without reading images where that can be.
+
+    Raises:
+        FrostlineError: as `open_source` does.
+    """
+    match dataset:
+        case schema.Mnist5k() | schema.Digits():
+            return _DIGITS
+        case schema.FashionMnist():
+            return _CLOTHES
+    return tuple(open_source(dataset).classes)
+
+
 def name_of(dataset: schema.Dataset) -> str:
     """Return what people call the data set."""
     match dataset:

@@ -12,7 +12,7 @@ from torch import nn
 
 from frostline import schema
 from frostline.core import weights as core_weights
-from frostline.core.head_start import head_start, rearranged
+from frostline.core.head_start import RANDOM, HeadStart, head_start, rearranged
 from frostline.core.weights import LoadReport
 from frostline.data.pixels import InputSpec
 from frostline.errors import FrostlineError
@@ -40,6 +40,11 @@ class Start:
     sha256: str | None
     """Of their file."""
     head: schema.Head = "auto"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are: meta where only their shapes are known."""
+        return next(iter(self.state.values())).device if self.state else torch.device("cpu")
 
 
 NO_WEIGHTS = Start(None, None, None, "random weights", None)
@@ -70,6 +75,26 @@ def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
                 sha256=sha256_of(path),
                 head=weights.head,
             )
+
+
+def expected(backbone: schema.Backbone, weights: schema.Weights) -> Start:
+    """Return what `resolve` will, but of weights that may have to be downloaded only the shapes.
+
+    Raises:
+        FrostlineError: as `resolve` does.
+    """
+    if not isinstance(weights, schema.ImagenetWeights):
+        return resolve(backbone, weights)
+    if not isinstance(backbone, schema.Timm) or backbone.name in PACKAGED:
+        return _imagenet(backbone)
+    import timm
+    from timm.data import resolve_data_config
+
+    config = _with_weights(backbone)
+    with torch.device("meta"):
+        state = timm.create_model(backbone.name).state_dict()
+    spec = timm_input(resolve_data_config(pretrained_cfg=config))
+    return Start(state, spec, None, f"timm's weights of {backbone.name}", None, head="reset")
 
 
 def check_start(run: schema.Run) -> None:
@@ -147,7 +172,7 @@ def start_network(
     head = [name for name, place in layers_of(model).places.items() if place.head]
     if start.state is None:
         return model, LoadReport((), tuple(sorted(model.state_dict())), (), ())
-    first = head_start(start.head, start.classes, classes, source=start.source, trains=trains)
+    first = head_of(start, classes, trains=trains)
     is_reset = first.start == "reset"
     state = _resampled(_recoloured(start, model, spec), model, head)
     if first.rows is not None:
@@ -161,6 +186,13 @@ def start_network(
             if name in head and len(parameter) == len(classes):
                 torch.nn.init.zeros_(parameter)
     return model, replace(report, head=first)
+
+
+def head_of(start: Start, classes: Sequence[str], *, trains: bool) -> HeadStart:
+    """Return what the head of a network for `classes` starts from; see `core.head_start.head_start`."""
+    if start.state is None:
+        return RANDOM
+    return head_start(start.head, start.classes, classes, source=start.source, trains=trains)
 
 
 def _matched(
@@ -201,11 +233,7 @@ def _imagenet(backbone: schema.Backbone) -> Start:
     import timm
     from timm.data import resolve_data_config
 
-    config = timm_config(backbone)
-    if not config.get("url") and not config.get("hf_hub_id"):
-        raise FrostlineError(
-            f"weights: timm has no ImageNet weights for {backbone.name}; choose another backbone"
-        )
+    _with_weights(backbone)
     try:
         with _impatient_hub():
             model = timm.create_model(backbone.name, pretrained=True)
@@ -217,6 +245,16 @@ def _imagenet(backbone: schema.Backbone) -> Start:
         ) from None
     spec = timm_input(resolve_data_config(model=model))
     return Start(model.state_dict(), spec, None, f"timm's weights of {backbone.name}", None, head="reset")
+
+
+def _with_weights(backbone: schema.Timm) -> dict[str, Any]:
+    """Return timm's description of the model, which has weights."""
+    config = timm_config(backbone)
+    if not config.get("url") and not config.get("hf_hub_id"):
+        raise FrostlineError(
+            f"weights: timm has no ImageNet weights for {backbone.name}; choose another backbone"
+        )
+    return config
 
 
 def _packaged(backbone: schema.Timm) -> Start:

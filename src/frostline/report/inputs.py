@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from frostline.errors import FrostlineError
 from frostline.files import read_csv, read_json
+from frostline.stages import omitted
 
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 Curve = list[float]
@@ -30,6 +31,13 @@ class PhaseStart(_Left):
     first_step: Annotated[int, Field(ge=0)]
 
 
+class HeadInfo(_Left):
+    """What a run's head started from; see `core.head_start.HeadStart`."""
+
+    start: str
+    notice: str
+
+
 class Training(_Left):
     """training.json: how a run went."""
 
@@ -38,6 +46,8 @@ class Training(_Left):
     epochs: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=0)]
     phases: list[PhaseStart]
+    head: HeadInfo | None = None
+    """None: made before that was recorded."""
 
 
 class Clock(_Left):
@@ -100,6 +110,12 @@ class Arm:
         """A metric on a split, by seed; seeds that lack it are left out."""
         found = {seed: getattr(run.scores, split).get(name) for seed, run in self.runs.items()}
         return {seed: value for seed, value in found.items() if value is not None}
+
+
+def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return why arms of `names` were omitted, for those that were; see `stages.omitted`."""
+    reasons = {name: omitted.reason_in(artifacts / "evaluate" / name) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def read_arms(artifacts: Path, names: Sequence[str], seeds: Sequence[int]) -> list[Arm]:

@@ -93,8 +93,9 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
                 f"{words.points(gain.mean)} points",
                 f"95 %: {between}" if between else "one seed",
             ),
-            Tile("Jumpstart", f"{words.points(jumpstart.mean)} points", "before any training"),
         ]
+        if jumpstart:
+            tiles.append(Tile("Jumpstart", f"{words.points(jumpstart.mean)} points", "before any training"))
         sooner, own = arm.to_twin_epochs.median, twin.to_twin_epochs.median
         if own is not None:
             tiles.append(

@@ -1,7 +1,8 @@
 """The study in numbers: every arm held against its twin. Page, Markdown and picture show these."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
@@ -35,8 +36,8 @@ class Against:
     """In test accuracy."""
     p_holm: float | None
     """The gain's p-value, corrected for the number of arms compared."""
-    jumpstart: Gain
-    """In validation accuracy, before any training."""
+    jumpstart: Gain | None
+    """In validation accuracy, before any training; None where the arm's head starts anew."""
     asymptote: Gain
     """In the best validation accuracy of the run."""
     transfer_ratio: Estimate | None
@@ -75,6 +76,24 @@ class ArmSummary:
 
 
 @dataclass(frozen=True)
+class Majority:
+    """What always answering the test split's most frequent class would come to."""
+
+    name: str
+    """The class; the first of those that are as frequent."""
+    rate: float
+    """Its share of the test images, 0…1."""
+
+    @property
+    def sentence(self) -> str:
+        """Say so."""
+        return (
+            f"Always answering the most frequent class of the test split, {self.name}, is right for"
+            f" {words.percent(self.rate)} of its images."
+        )
+
+
+@dataclass(frozen=True)
 class Summary:
     """A study's results."""
 
@@ -86,6 +105,9 @@ class Summary:
     """The best validation accuracy of the twin's runs, mean over seeds; None without a twin."""
     chosen: ArmSummary | None
     """The arm that stands for the transfer: of those that are not the twin, the best on validation."""
+    majority: Majority
+    omitted: Mapping[str, str]
+    """Arms that the study does without, and why."""
     notes: list[str]
     """What a reader should know beside the numbers."""
 
@@ -125,8 +147,22 @@ class Summary:
         return "test" if all(arm.test for arm in self.arms) else "validation"
 
 
-def summarise(study: str, monitor: str, seeds: Sequence[int], arms: Sequence[Arm]) -> Summary:
-    """Hold `arms` against the twin among them, the arm `scratch`."""
+def summarise(
+    study: str,
+    monitor: str,
+    seeds: Sequence[int],
+    arms: Sequence[Arm],
+    omitted: Mapping[str, str] | None = None,
+) -> Summary:
+    """Compare `arms` with the from-scratch baseline among them, the arm `scratch`.
+
+    Args:
+        study: its name.
+        monitor: what chose each run's best epoch.
+        seeds: of the study.
+        arms: at least one.
+        omitted: arms that the study does without, and why.
+    """
     twin = next((arm for arm in arms if arm.name == TWIN), None)
     longest = max(len(run.val_accuracy) - 1 for arm in arms for run in arm.runs.values())
     against = _against(arms, twin, longest)
@@ -134,6 +170,7 @@ def summarise(study: str, monitor: str, seeds: Sequence[int], arms: Sequence[Arm
     candidates = [arm for arm in summaries if arm.name != TWIN]
     # Chosen on validation, so that the gain on test is no pick of the luckiest; ties go to the first.
     chosen = max(candidates, key=lambda arm: arm.val_accuracy.mean, default=None)
+    majority = _majority(arms)
     return Summary(
         study=study,
         monitor=monitor,
@@ -141,8 +178,17 @@ def summarise(study: str, monitor: str, seeds: Sequence[int], arms: Sequence[Arm
         arms=summaries,
         twin_best=fmean(max(curve) for curve in twin.val_curves().values()) if twin else None,
         chosen=chosen,
-        notes=_notes(seeds, arms, summaries),
+        majority=majority,
+        omitted=dict(omitted or {}),
+        notes=[*_without(omitted or {}), *_notes(seeds, arms, summaries, majority), *_anew(arms)],
     )
+
+
+def _majority(arms: Sequence[Arm]) -> Majority:
+    """All runs are measured on the same images."""
+    labels = next(iter(arms[0].runs.values())).labels
+    name, count = min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
+    return Majority(name, count / len(labels))
 
 
 def _against(arms: Sequence[Arm], twin: Arm | None, epochs: int) -> dict[str, Against]:
@@ -162,13 +208,12 @@ def _against(arms: Sequence[Arm], twin: Arm | None, epochs: int) -> dict[str, Ag
             continue
         own, base = arm.val_curves(), twin.val_curves()
         jumpstart, asymptote = transfer.jumpstart(own, base), transfer.asymptote(own, base)
-        assert jumpstart is not None
         assert asymptote is not None
         result[arm.name] = Against(
             outcome=transfer.verdict(gains[arm.name]),
             gain=gains[arm.name],
             p_holm=corrected.get(arm.name),
-            jumpstart=jumpstart,
+            jumpstart=jumpstart if _is_informed(arm) else None,
             asymptote=asymptote,
             transfer_ratio=transfer.transfer_ratio(own, base, epochs),
         )
@@ -224,7 +269,29 @@ def _to_twin(arm: Arm, twin: Arm) -> list[tuple[int | None, float | None]]:
 # ── what a reader should know ───────────────────────────────────────────────────────────────────────────────
 
 
-def _notes(seeds: Sequence[int], arms: Sequence[Arm], summaries: Sequence[ArmSummary]) -> list[str]:
+def _is_informed(arm: Arm) -> bool:
+    """Whether the arm's predictions before any training come from the weights' head."""
+    heads = [run.training.head for run in arm.runs.values()]
+    return all(head is None or head.start in ("kept", "matched") for head in heads)
+
+
+def _without(omitted: Mapping[str, str]) -> list[str]:
+    return [f"There is no arm {name}: {reason}." for name, reason in omitted.items()]
+
+
+def _anew(arms: Sequence[Arm]) -> list[str]:
+    """What is said of the arms' heads, once for all of which it is true."""
+    notices: dict[str, list[str]] = {}
+    for arm in arms:
+        head = next(iter(arm.runs.values())).training.head
+        if head is not None and head.notice:
+            notices.setdefault(head.notice, []).append(arm.name)
+    return [f"{', '.join(names)}: {notice}." for notice, names in notices.items()]
+
+
+def _notes(
+    seeds: Sequence[int], arms: Sequence[Arm], summaries: Sequence[ArmSummary], majority: Majority
+) -> list[str]:
     notes: list[str] = []
     if not all(summary.test for summary in summaries):
         notes.append(
@@ -236,7 +303,16 @@ def _notes(seeds: Sequence[int], arms: Sequence[Arm], summaries: Sequence[ArmSum
     if all(arm.name != TWIN for arm in arms):
         notes.append(f"There is no arm named {TWIN}, so no gain can be measured.")
     for arm, summary in zip(arms, summaries, strict=True):
-        notes += filter(None, [_missing(seeds, summary), _never(summary), _ceiling(summary), _alike(summary)])
+        notes += filter(
+            None,
+            [
+                _missing(seeds, summary),
+                _below(summary, majority),
+                _never(summary),
+                _ceiling(summary),
+                _alike(summary),
+            ],
+        )
         lengths = {len(run.val_accuracy) - 1 for run in arm.runs.values()}
         if len(lengths) > 1:
             notes.append(
@@ -253,6 +329,16 @@ def _missing(seeds: Sequence[int], arm: ArmSummary) -> str:
     return (
         f"{arm.name} has {len(arm.seeds)} of {words.counted(len(seeds), 'seed')} "
         f"(without {', '.join(missing)}), so its numbers rest on fewer runs."
+    )
+
+
+def _below(arm: ArmSummary, majority: Majority) -> str:
+    accuracy = arm.test["accuracy"].mean
+    if accuracy >= majority.rate:
+        return ""
+    return (
+        f"{arm.name} is at {words.percent(accuracy)} on test, below the {words.percent(majority.rate)} of"
+        f" always answering {majority.name}."
     )
 
 
@@ -302,6 +388,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "arm": summary.chosen.name if summary.chosen else None,
             "sentence": summary.sentence,
         },
+        "majority": {"class": summary.majority.name, "rate": summary.majority.rate},
+        "omitted": dict(summary.omitted),
         "notes": summary.notes,
         "arms": {arm.name: _arm_json(arm) for arm in summary.arms},
     }
@@ -336,6 +424,7 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
         flat[f"{arm.name}.accuracy"] = arm.accuracy.mean
         if arm.against:
             flat[f"{arm.name}.gain"] = arm.against.gain.mean
+        if arm.against and arm.against.jumpstart:
             flat[f"{arm.name}.jumpstart"] = arm.against.jumpstart.mean
         if arm.to_twin_epochs and arm.to_twin_epochs.median is not None:
             flat[f"{arm.name}.epochs_to_twin"] = arm.to_twin_epochs.median
@@ -347,11 +436,13 @@ def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
 
     The arms stand side by side, since `dvc plots show` draws one line a column.
     """
-    columns = ["epoch"] + [f"{arm.name}{end}" for arm in summary.arms for end in ("", ".low", ".high")]
+    names = [*(arm.name for arm in summary.arms), *summary.omitted]
+    columns = ["epoch"] + [f"{name}{end}" for name in names for end in ("", ".low", ".high")]
     rows: list[list[Any]] = []
     for points in zip(*(arm.curve for arm in summary.arms), strict=True):
         ends: list[Any] = [points[0].epoch]
         for point in points:
             ends += [point.accuracy.mean, point.accuracy.low, point.accuracy.high]
-        rows.append(ends)
+        # dvc.yaml names a column for each arm: that of one that is omitted is there, and empty.
+        rows.append([*ends, *[None] * (len(columns) - len(ends))])
     return columns, rows

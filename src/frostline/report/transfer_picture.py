@@ -172,13 +172,13 @@ def _head_start(axes: "Axes", summary: Summary) -> None:
     if sooner is not None and own is not None and sooner < own:
         _arrow(axes, (own, level), (sooner, level))
     start, base = arm.curve[0].accuracy.mean, twin.curve[0].accuracy.mean
-    if start > base:
+    jumpstart = arm.against.jumpstart
+    if jumpstart and start > base:
         _arrow(axes, (0, base), (0, start))
     inch = 1 / inches_high(axes)
-    facts = (
-        (f"{words.points(arm.against.jumpstart.mean)} points", "before any training"),
-        _sooner_in_words(short(arm.name), sooner, own),
-    )
+    facts = [_sooner_in_words(short(arm.name), sooner, own)]
+    if jumpstart:
+        facts.insert(0, (f"{words.points(jumpstart.mean)} points", "before any training"))
     for row, (number, meaning) in enumerate(facts):
         y = (0.86 - 0.5 * row) * inch
         write(axes, (0.98, y), number, size=12, bold=True, ha="right", bbox=ON_PAPER)

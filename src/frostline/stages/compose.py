@@ -1,17 +1,27 @@
 """Step zero: resolve the selection into one file a stage, and refuse in time what can't work."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from frostline import compose, schema
+from frostline import schema, study
 from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError
 from frostline.files import publish, write_text, yaml_text
 from frostline.stages import gate
+from frostline.study import ROLES, Study
 from frostline.validate import validated
 
+if TYPE_CHECKING:
+    from frostline.core.weights import LoadReport
+    from frostline.models.pretrained import Start
 
-def run(params: Path, arms: Sequence[str], out: Path) -> None:
+ANY_CLASSES = ("a", "b")
+"""Of a network whose data set is not looked at."""
+
+
+def run(params: Path, arms: Sequence[str], out: Path) -> dict[str, str]:
     """Write `<stage>.yaml` for each stage of the study into `out`.
 
     Args:
@@ -19,52 +29,159 @@ def run(params: Path, arms: Sequence[str], out: Path) -> None:
         arms: in the report's order; one that is named twice counts once.
         out: the folder of resolved files.
 
+    Returns:
+        The arms that will be omitted, and why.
+
     Raises:
-        FrostlineError: a choice is wrong, or a freeze schedule does not fit the network.
+        FrostlineError: a choice is wrong, or parts of the study do not fit together; see `check`.
     """
     if TWIN not in arms:
         raise FrostlineError(f"--arms: {TWIN} is missing, the twin that the others are held against")
-    resolved = compose.study(compose.read_selection(params), list(dict.fromkeys(arms)))
-    gate.check_names(resolved["report"]["gate"], resolved["report"]["arms"])
-    for stem, config in resolved.items():
-        if stem == "pretrain" or stem.startswith("finetune-"):
-            check_run(validated(schema.Run, config))
+    arms = list(dict.fromkeys(arms))
+    made = study.resolve(study.read_selection(params), arms)
+    omitted = check(made, arms)
+    with made.located():
+        gate.check_names(made.resolved["report"]["gate"], arms, omitted)
     with publish(out) as work:
-        for stem, config in resolved.items():
+        for stem, config in made.resolved.items():
             write_text(work / f"{stem}.yaml", yaml_text(config))
-    for stale in set(out.glob("*.yaml")) - {out / f"{stem}.yaml" for stem in resolved}:
+    for stale in set(out.glob("*.yaml")) - {out / f"{stem}.yaml" for stem in made.resolved}:
         stale.unlink()
+    return omitted
 
 
-def check_run(run: schema.Run) -> None:
+def check(made: Study, arms: Sequence[str]) -> dict[str, str]:
+    """Check that all stages of a study fit together: data, classes, weights, heads, inputs, schedules.
+
+    Images are listed, not read.
+
+    Args:
+        made: the study.
+        arms: their names.
+
+    Returns:
+        The arms that will be omitted, since nothing trains and the weights know no class of the target; and
+        why.
+
+    Raises:
+        FrostlineError: something does not fit; the sentence names the file, the arm and the key.
+    """
+    from frostline.core.head_start import NoSharedClasses
+
+    checked = _Checked(_classes(made, "target"))
+    pretrained = None
+    if "omitted" not in made.resolved["pretrain"]:
+        source = _classes(made, "source")
+        with made.located("pretrain"):
+            config = validated(schema.Run, made.resolved["pretrain"])
+            pretrained = _Checked(source).run(config, None)
+    omitted = {}
+    for arm in arms:
+        with made.located(arm=arm):
+            config = validated(schema.Run, made.resolved[f"finetune-{arm}"])
+            try:
+                checked.run(config, pretrained)
+            except NoSharedClasses as error:
+                omitted[arm] = error.reason
+    return omitted
+
+
+def _classes(made: Study, role: str) -> tuple[str, ...]:
+    """The classes of the source or the target."""
+    from frostline.data.sources import classes_of
+
+    config = validated(schema.Prepare, made.resolved[f"prepare-{role}"])
+    with made.located():
+        try:
+            return classes_of(config.dataset)
+        except FrostlineError as error:
+            text = str(error)
+            if role == "source" and text.startswith("dataset"):
+                text = f"{ROLES[role]}{text.removeprefix('dataset')}"
+            raise FrostlineError(text) from None
+
+
+@dataclass
+class _Checked:
+    """Checks runs on one data set; what they share is checked once."""
+
+    classes: tuple[str, ...]
+    starts: "dict[str, Start]" = field(default_factory=dict)
+    reports: "dict[str, LoadReport]" = field(default_factory=dict)
+
+    def run(self, config: schema.Run, pretrained: "Start | None") -> "Start":
+        """Check a run; return what a later one would start from, without its tensors' values.
+
+        Args:
+            config: the run's.
+            pretrained: what weights=pretrain stands for.
+        """
+        import torch
+
+        from frostline.models.backbones import build
+        from frostline.models.pretrained import Start, expected, input_spec, start_network
+
+        weights = config.weights
+        kind = repr((config.backbone, weights))
+        if kind not in self.starts:
+            if isinstance(weights, schema.PretrainWeights) and weights.path is None:
+                assert pretrained is not None
+                self.starts[kind] = replace(pretrained, head=weights.head)
+            else:
+                self.starts[kind] = expected(config.backbone, weights)
+        start = self.starts[kind]
+        spec, trains = input_spec(config.backbone, start, config.input), bool(config.freeze.phases)
+        key = f"{kind} {spec} {trains}"
+        if key not in self.reports:
+            build(config.backbone, spec, len(self.classes), seed=0)  # which tries it on an image
+            with torch.device(start.device):
+                _, self.reports[key] = start_network(
+                    config.backbone, start, spec, self.classes, seed=0, trains=trains
+                )
+        check_run(config, start, self.classes, self.reports[key])
+        with torch.device("meta"):
+            state = build(config.backbone, spec, len(self.classes), seed=0).state_dict()
+        return Start(state, spec, self.classes, "the pretraining", None)
+
+
+def check_run(
+    run: schema.Run,
+    start: "Start | None" = None,
+    classes: Sequence[str] = ANY_CLASSES,
+    report: "LoadReport | None" = None,
+) -> None:
     """Refuse a freeze schedule that does not fit its network, or an optimizer that can't be made.
-
-    Neither data nor weights are read for that.
 
     Lengths in steps can't be judged yet: how many steps an epoch has depends on the data.
 
+    Args:
+        run: its config.
+        start: its first weights, of which the input counts.
+        classes: the data set's.
+        report: how the first weights fit.
+
     Raises:
-        FrostlineError: see `core.freeze.plan`, `models.pretrained.check_start` and
-            `models.optimizers.make_optimizer`.
+        FrostlineError: see `core.freeze.plan`, `models.pretrained.check_start`,
+            `models.optimizers.make_optimizer` and `core.head_start.check_trained`.
     """
     import torch
 
     from frostline.core import freeze
+    from frostline.core.head_start import check_trained
     from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.optimizers import make_optimizer
     from frostline.models.pretrained import NO_WEIGHTS, check_start, input_spec
 
     many_steps = 10**6
-    spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
+    spec = input_spec(run.backbone, start or NO_WEIGHTS, run.input)
     with torch.device("meta"):
-        network = build(run.backbone, spec, classes=2, seed=0)
+        network = build(run.backbone, spec, len(classes), seed=0)
     curve = freeze.curve(run.optimizer.schedule)
-    try:
-        check_start(run)
-        lora.adapt(network, run, seed=0)
-        freeze.plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
-        make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
-    except FrostlineError as error:
-        arm = f"arm {run.arm}: " if run.arm else ""
-        raise FrostlineError(f"{arm}{error}") from None
+    check_start(run)
+    lora.adapt(network, run, seed=0)
+    plan = freeze.plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
+    make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
+    if report is not None:
+        trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
+        check_trained(report.head, report.reset, trained)

@@ -22,6 +22,7 @@ from frostline.errors import FrostlineError, exhaustion
 from frostline.files import canonical_json, csv_text, publish, read_json, read_yaml, sha256_of, write_text
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.services import Mistake, RunInfo, Services
+from frostline.stages import omitted
 from frostline.stages.measuring import (
     logits_behind,
     logits_of,
@@ -50,11 +51,16 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
     """Measure each seed of an arm, in the folder `finetuned`; leave each one's files and a summary in `out`.
 
     `out` gets metrics.json (mean, std and n over the seeds for each split and metric, each seed's values, and
-    those of their soups) and for each seed seed-<s>/{metrics.json, predictions.csv}.
+    those of their soups) and for each seed seed-<s>/{metrics.json, predictions.csv}. Of an arm that was
+    omitted it gets the reason.
 
     Raises:
         FrostlineError: a seed's weights or the prepared data are missing or do not fit together.
     """
+    if (reason := omitted.reason_in(finetuned)) is not None:
+        omitted.leave(out, reason)
+        return
+    omitted.forget(out)
     measured: dict[str, dict[str, dict[str, float]]] = {}
     runs = {seed: _run_of(finetuned / f"seed-{seed}" / CONFIG) for seed in config.seeds}
     trained = runs[config.seeds[0]]

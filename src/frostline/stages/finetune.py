@@ -2,21 +2,32 @@
 
 from pathlib import Path
 
+from frostline.core.head_start import NoSharedClasses
+from frostline.data.index import Index
 from frostline.files import canonical_json, publish, write_text
-from frostline.models.pretrained import resolve
+from frostline.models.pretrained import head_of, resolve
 from frostline.schema import Run
 from frostline.services import Services
-from frostline.stages import training
+from frostline.stages import omitted, training
 
 
 def run(config: Run, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
     """Fine-tune an arm of a study once for each of its seeds, into `out/seed-<s>/`; `evaluate` measures it.
 
+    An arm that trains nothing is omitted where the weights' head knows no class of the data set.
+
     Raises:
         FrostlineError: something in the config does not fit; before any training.
     """
     start = resolve(config.backbone, config.weights)
+    try:
+        head_of(start, Index.read(data).classes, trains=bool(config.freeze.phases))
+    except NoSharedClasses as error:
+        services.say(f"finetune {config.arm}: omitted, since {error.reason}")
+        omitted.leave(out, error.reason, timing)
+        return
     given = training.material(config, data, start, services)
+    omitted.forget(out)
     seconds = {}
     with publish(out) as work:
         for i, seed in enumerate(config.seeds):

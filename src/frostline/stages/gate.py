@@ -52,17 +52,28 @@ def check(gate: Mapping[str, float], report: Mapping[str, Any]) -> list[Check]:
     """Hold each metric of `gate` against what `report`, the content of report.json, says of it."""
     arms = report.get("arms", {})
     leaves = dict(_leaves(arms, "arms"))
-    return [_check(metric, bound, leaves, list(arms)) for metric, bound in sorted(gate.items())]
+    checks = [_check(metric, bound, leaves, list(arms)) for metric, bound in sorted(gate.items())]
+    without = report.get("omitted", {})
+    return [dataclasses.replace(c, sentence=_omitted(c.metric, without) or c.sentence) for c in checks]
 
 
-def check_names(gate: Mapping[str, float], arms: Sequence[str]) -> None:
+def check_names(
+    gate: Mapping[str, float], arms: Sequence[str], omitted: Mapping[str, str] | None = None
+) -> None:
     """Refuse metrics that no report on `arms` can hold, before anything trains.
+
+    Args:
+        gate: metric → bound.
+        arms: of the study.
+        omitted: those of them that the study does without, and why.
 
     Raises:
         FrostlineError: a name is unknown; the sentence gives the nearest ones.
     """
     names = metric_names(arms)
     for metric in gate:
+        if sentence := _omitted(metric, omitted or {}):
+            raise FrostlineError(sentence)
         if metric not in names:
             raise FrostlineError(f"gate: {metric} {_unknown(metric, names, arms)}")
 
@@ -108,6 +119,14 @@ def _check(metric: str, bound: float, leaves: Mapping[str, Any], arms: Sequence[
     else:
         reason = _unknown(metric, numbers, arms)
     return Check(metric, bound, None, f"gate: {metric} {reason}")
+
+
+def _omitted(metric: str, omitted: Mapping[str, str]) -> str:
+    """Say that a metric is of an arm that the study does without; empty: it is not."""
+    for arm, reason in omitted.items():
+        if metric.startswith(f"arms.{arm}."):
+            return f"gate: {metric} is of an arm that is omitted, since {reason}; gate another arm"
+    return ""
 
 
 def _unknown(metric: str, names: Iterable[str], arms: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ from frostline.files import (
     write_text,
 )
 from frostline.progress import Progress, silent
+from frostline.stages import omitted
 
 NAMED = 5
 """How many images an error names; where there are more, it gives the path of the whole list."""
@@ -49,7 +50,9 @@ def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index
         FrostlineError: the data set can't be had, can't be split, or holds images that can't be used; where
             there are many, `<out>.bad-images.csv` lists them all.
     """
-    return _prepare(open_source(config.dataset), config.dataset, out, progress)
+    index = _prepare(open_source(config.dataset), config.dataset, out, progress)
+    omitted.forget(out)
+    return index
 
 
 @exhaustion()

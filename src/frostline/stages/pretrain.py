@@ -6,7 +6,7 @@ from frostline.files import canonical_json, publish, seal, write_text
 from frostline.models.pretrained import resolve
 from frostline.schema import Run
 from frostline.services import Services
-from frostline.stages import evaluate, training
+from frostline.stages import evaluate, omitted, training
 
 
 def run(
@@ -28,6 +28,7 @@ def run(
     """
     start = resolve(config.backbone, config.weights)
     given = training.material(config, data, start, services)
+    omitted.forget(out)
     seed = config.seeds[0]
     with publish(out) as work:
         seconds = training.train(

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, csv_text, publish, write_bytes, write_text
 from frostline.schema import Report
 from frostline.stages.gate import Check, check
+
+if TYPE_CHECKING:
+    from frostline.report.summary import Summary
 
 HINT = (
     "Means over seeds with 95 % intervals; gain and jumpstart in percentage points, paired by seed; epochs "
@@ -42,13 +46,14 @@ def run(config: Report, artifacts: Path, out: Path) -> Result:
         FrostlineError: an input is missing or damaged; the sentence names the file and its stage.
     """
     from frostline.report import page, summary, tables
-    from frostline.report.inputs import read_arms
+    from frostline.report.inputs import read_arms, read_omitted
     from frostline.report.transfer_picture import transfer_png
 
     if not artifacts.is_dir():
         raise FrostlineError(f"{artifacts} is missing: run the pipeline's earlier stages, with `dvc repro`")
-    arms = read_arms(artifacts, config.arms, config.seeds)
-    study = summary.summarise(config.study, config.monitor, config.seeds, arms)
+    omitted = read_omitted(artifacts, config.arms)
+    arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], config.seeds)
+    study = summary.summarise(config.study, config.monitor, config.seeds, arms, omitted)
     numbers = summary.as_json(study)
     checks = check(config.gate, numbers)
     numbers["gate"] = {c.metric: {"bound": c.bound, "value": c.value, "passed": c.passed} for c in checks}
@@ -58,18 +63,18 @@ def run(config: Report, artifacts: Path, out: Path) -> Result:
         write_text(work / "metrics.json", canonical_json(summary.flat_metrics(study)))
         write_text(work / "curves.csv", csv_text(*summary.curve_columns(study)))
         write_bytes(work / "transfer.png", transfer_png(study))
-        write_text(work / "report.md", _markdown(study.study, study.sentence, table, study.notes, checks))
+        write_text(work / "report.md", _markdown(study, table, checks))
         write_text(work / "index.html", page.html(study, arms, checks))
     return Result(study.sentence, table, out / "index.html")
 
 
-def _markdown(study: str, sentence: str, table: str, notes: list[str], checks: list[Check]) -> str:
+def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
     parts = [
-        sentence,
+        study.sentence,
         table.rstrip("\n"),
-        HINT,
-        "\n".join(f"- {note}" for note in notes),
+        f"{study.majority.sentence} {HINT}",
+        "\n".join(f"- {note}" for note in study.notes),
         "\n".join(f"- {'passed' if c.passed else 'failed'}: {c.sentence}" for c in checks),
-        f"![What transfer bought in the study {study}](transfer.png)",
+        f"![What transfer bought in the study {study.study}](transfer.png)",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -19,11 +19,12 @@ import frostline
 from frostline import devices, machine
 from frostline.core import batches, freeze, regularizers, weights
 from frostline.core.class_balance import counts
+from frostline.core.head_start import check_trained
 from frostline.core.seeds import derive
 from frostline.core.weights import LoadReport
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import Images, InputSpec, Stack, images_key, load_pixels, those
-from frostline.errors import FrostlineError, Pruned, exhaustion
+from frostline.errors import Pruned, exhaustion
 from frostline.files import (
     canonical_json,
     content_key,
@@ -219,7 +220,8 @@ def _train(
     begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lora.adapt(network, run, seed)
     plan = plan_of(run, network, len(labelled))
-    check_head(plan, report)
+    trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
+    check_trained(report.head, report.reset, trained)
     images, val = given.images("train", labelled), given.images("val", index.rows("val"))
     classifier = Classifier(
         network,
@@ -347,21 +349,6 @@ def record(recorded: Recorded, plan: freeze.FreezePlan, timing: Mapping[str, Any
         }
     )
     recorded.finished(out)
-
-
-def check_head(plan: freeze.FreezePlan, report: LoadReport) -> None:
-    """Refuse a head that starts at zero and never trains: below it, nothing would learn, either.
-
-    Raises:
-        FrostlineError: it is so.
-    """
-    trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
-    if report.head.start == "reset" and plan.phases and not trained & set(report.reset):
-        reason = report.head.notice.removeprefix("weights.head: ") or "weights.head is reset"
-        raise FrostlineError(
-            f"freeze.phases: none trains the head, which starts at zero ({reason}); let one train it, as"
-            " freeze=linear_probe does"
-        )
 
 
 def say_head(run: Run, report: LoadReport, services: Services) -> None:
