@@ -20,6 +20,7 @@ from frostline.errors import FrostlineError
 from frostline.files import read_csv, read_json, read_yaml, sha256_of
 from frostline.located import CONFIG, TRAINING, WEIGHTS
 from frostline.models.served import Served
+from frostline.names import locate
 from frostline.schema import ImageFolder, Prepare, Run
 from frostline.stages.measuring import network_with
 from frostline.validate import validated
@@ -112,7 +113,7 @@ class Trained:
         root = root_of(self.run.dataset)
         keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS)]
         for key in keys[:: max(1, len(keys) // count)][:count]:
-            yield to_pixels(decode(read_bytes(root / key, key), key).image, self.spec)
+            yield to_pixels(decode(read_bytes(locate(root, key), key), key).image, self.spec)
 
     def _arrays(self, count: int) -> Iterator[np.ndarray]:
         from frostline.stages import prepare

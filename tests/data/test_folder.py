@@ -113,7 +113,7 @@ def test_case_differs_between_splits(tmp_path):
 
 def test_accents_in_two_encodings_are_one_name(tmp_path):
     plant(tmp_path, ("caf\u00e9", "cafe\u0301"))
-    with pytest.raises(FrostlineError, match="differ only by case"):
+    with pytest.raises(FrostlineError, match="differ only by their Unicode form"):
         scan(tmp_path)
 
 

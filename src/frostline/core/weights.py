@@ -12,6 +12,7 @@ from torch import nn
 from frostline.core.head_start import RANDOM, HeadStart
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, write_bytes
+from frostline.names import nfc
 
 METADATA = "frostline"
 RIGHT_BACKBONE = "choose the backbone that the weights were made with"
@@ -141,7 +142,10 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     try:
         with safe_open(str(path), framework="pt") as file:
             about = (file.metadata() or {}).get(METADATA)
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(about) if about else None  # noqa: SIM118
+            known = json.loads(about) if about else None
+            if known and "classes" in known:
+                known["classes"] = [nfc(name) for name in known["classes"]]
+            return {name: file.get_tensor(name) for name in file.keys()}, known  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
         raise FrostlineError(
             f"weights.path: {path} is damaged ({error}); copy or download it again"

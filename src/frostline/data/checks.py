@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frostline.core.splits import SPLITS
 from frostline.data.decode import MIN_SIDE, printable
 from frostline.errors import FrostlineError
+from frostline.names import form, nfc
 
 NAMED = 3
 """How many files or classes a sentence names before it counts the rest."""
@@ -37,19 +38,23 @@ def name_fault(name: str) -> str | None:
 
 
 def check_classes(names: Sequence[str], place: str) -> None:
-    """Refuse fewer than two classes, and names that only case or the encoding of accents tells apart."""
+    """Refuse fewer than two classes, and names that only case or the Unicode form tells apart."""
     if len(names) < 2:
         found = f"only one class, {printable(names[0])!r}" if names else "no classes"
         raise FrostlineError(f"{place} has {found}: a classifier needs at least two")
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        alike[unicodedata.normalize("NFC", name).casefold()].append(repr(printable(name)))
+        alike[nfc(nfc(name).casefold())].append(name)
     for same in alike.values():
-        if len(same) > 1:
-            raise FrostlineError(
-                f"{place} has classes whose names differ only by case, {' and '.join(same)}: merge them or "
-                "rename one"
-            )
+        if len(same) == 1:
+            continue
+        only, named = "case", [repr(printable(name)) for name in same]
+        if len({nfc(name) for name in same}) == 1:
+            only, named = "their Unicode form", [f"{printable(name)!r} ({form(name)})" for name in same]
+        raise FrostlineError(
+            f"{place} has classes whose names differ only by {only}, {' and '.join(named)}: merge them or "
+            "rename one"
+        )
 
 
 def check_class_sets(classes_of: Mapping[str, Set[str]], place: str) -> None:
@@ -119,6 +124,6 @@ def check_keys(keys: Sequence[str], place: str) -> None:
             )
         if fault := name_fault(key):
             raise FrostlineError(f"{place}: {printable(key)} {fault}")
-        if key in seen:
+        if nfc(key) in seen:
             raise FrostlineError(f"{place} has the file {key!r} twice; list each file once")
-        seen.add(key)
+        seen.add(nfc(key))

@@ -17,6 +17,7 @@ from frostline.data.duplicates import NEAR_MIN_SIDE, groups_of, repeated, thumbn
 from frostline.data.folder import FileEntry, Problem
 from frostline.data.parallel import in_order
 from frostline.data.sources import ArraySource, Source
+from frostline.names import locate
 from frostline.progress import Progress, silent
 
 
@@ -104,7 +105,7 @@ def _array_rows(source: ArraySource) -> Iterator[Row]:
 def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
     position, (key, label, split) = numbered
     try:
-        content = read_bytes(root / key, key)
+        content = read_bytes(locate(root, key), key)
         picture = decode(content, key)
     except BadImage as bad:
         return Problem(key, bad.reason)

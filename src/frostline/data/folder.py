@@ -10,6 +10,7 @@ from typing import NamedTuple
 from frostline.data.checks import check_class_sets, check_classes, name_fault, some
 from frostline.data.decode import IMAGE_SUFFIXES, BadImage, printable, suffix, unreadable
 from frostline.errors import FrostlineError
+from frostline.names import form, nfc
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -65,6 +66,7 @@ def scan(root: Path) -> Tree:
     _check_root(root, place)
     try:
         class_folders = _class_folders(root, found, place)
+        _check_forms(class_folders, place)
         names = sorted({folder.name for folder in class_folders})
         numbers = {name: number for number, name in enumerate(names)}
         files: list[FileEntry] = []
@@ -122,6 +124,7 @@ _Identity = tuple[int, int]
 @dataclass(frozen=True)
 class _ClassFolder:
     name: str
+    """In NFC."""
     path: Path
     key: str
     split: str
@@ -149,7 +152,8 @@ def _class_folders(root: Path, found: _Found, place: str) -> list[_ClassFolder]:
     others = [printable(name) for name in folders if name not in splits]
     # A single folder of such a name may be a class among others: the train among the vehicles.
     if not splits or (len(splits) == 1 and others):
-        return [_ClassFolder(name, root / name, name, "", frozenset({_identity(root)})) for name in folders]
+        above = frozenset({_identity(root)})
+        return [_ClassFolder(nfc(name), root / name, nfc(name), "", above) for name in folders]
     if others:
         raise FrostlineError(
             f"{place} has both split folders ({', '.join(splits)}) and others ({some(others)}): "
@@ -175,7 +179,7 @@ def _split_folders(root: Path, splits: dict[str, str], found: _Found, place: str
                     f"{place} has no classes in {folder}: add a folder for each, or remove {folder}"
                 )
             for name in classes:
-                yield _ClassFolder(name, path / name, f"{folder}/{name}", split, above)
+                yield _ClassFolder(nfc(name), path / name, f"{folder}/{nfc(name)}", split, above)
 
 
 def _refuse_loose(loose: list[str], classes: list[str], place: str, found: _Found) -> None:
@@ -189,14 +193,27 @@ def _refuse_loose(loose: list[str], classes: list[str], place: str, found: _Foun
 
 
 def _walk(folder: Path, key: str, found: _Found, above: frozenset[_Identity]) -> Iterator[str]:
-    """The keys of the images in a class folder and the folders inside it."""
+    """The keys, in NFC, of the images in a class folder and the folders inside it."""
     if _identity(folder) in above:
         found.problems.append(Problem(key, "is a link to a folder above it (a symlink loop): remove it"))
         return
     folders, images = _listing(folder, key, found)
-    yield from (f"{key}/{name}" for name in images)
-    for name in folders:
-        yield from _walk(folder / name, f"{key}/{name}", found, above | {_identity(folder)})
+    for name in _apart(images, key, found):
+        yield f"{key}/{nfc(name)}"
+    for name in _apart(folders, key, found):
+        yield from _walk(folder / name, f"{key}/{nfc(name)}", found, above | {_identity(folder)})
+
+
+def _apart(names: Iterable[str], key: str, found: _Found) -> Iterator[str]:
+    """Pass names that look different; of those that only the Unicode form tells apart, the first."""
+    seen: set[str] = set()
+    for name in names:
+        if nfc(name) in seen:
+            reason = "is there twice, under names that differ only by their Unicode form: rename one"
+            found.problems.append(Problem(f"{key}/{nfc(name)}", reason))
+        else:
+            seen.add(nfc(name))
+            yield name
 
 
 def _identity(folder: Path) -> _Identity:
@@ -209,13 +226,13 @@ def _listing(folder: Path, key: str, found: _Found) -> tuple[list[str], list[str
     folders: list[str] = []
     images: list[str] = []
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted((path.name for path in folder.iterdir()), key=lambda name: (nfc(name), name))
     except OSError as error:
         found.problems.append(Problem(key, unreadable(folder, error)))
         return folders, images
     for name in names:
         path = folder / name
-        inner = f"{key}/{name}" if key else name
+        inner = f"{key}/{nfc(name)}" if key else nfc(name)
         try:
             if fault := name_fault(name):
                 raise BadImage(inner, fault)
@@ -260,6 +277,21 @@ def _check_empty(folder: _ClassFolder, keys: list[str], problems: list[Problem],
         raise FrostlineError(
             f"{place} has no images in class folder {folder.key!r}: add some or remove the folder"
         )
+
+
+def _check_forms(folders: Iterable[_ClassFolder], place: str) -> None:
+    """Refuse two folders of one split whose names look alike: whether they are one class, nobody can tell."""
+    seen: dict[str, _ClassFolder] = {}
+    for folder in folders:
+        other = seen.setdefault(folder.key, folder)
+        if other is not folder:
+            named = " and ".join(
+                f"{printable(each.key)!r} ({form(each.path.name)})" for each in (other, folder)
+            )
+            raise FrostlineError(
+                f"{place} has class folders whose names differ only by their Unicode form, {named}: move the "
+                "images of one into the other"
+            )
 
 
 def _class_sets(folders: Iterable[_ClassFolder]) -> dict[str, set[str]]:

@@ -21,6 +21,7 @@ from frostline.data.pixel_files import PixelFile, Pixels, open_or_make
 from frostline.data.sources import place_of, root_of
 from frostline.errors import FrostlineError
 from frostline.files import content_key
+from frostline.names import locate
 from frostline.progress import Progress, silent
 
 IN_MEMORY = 1 << 26
@@ -221,7 +222,7 @@ def thumbnails(
     else:
         root = root_of(dataset)
         keys = [index.keys[row] for row in rows]
-        pictures = [decode(read_bytes(root / key, key), key, at_least=side).image for key in keys]
+        pictures = [decode(read_bytes(locate(root, key), key), key, at_least=side).image for key in keys]
     return [_no_larger(picture, side) for picture in pictures]
 
 
@@ -249,7 +250,7 @@ def _constants(
 def _pixels_of_file(root: Path, index: Index, place: str, spec: InputSpec, row: int) -> Pixels:
     key = index.keys[row]
     try:
-        content = read_bytes(root / key, key)
+        content = read_bytes(locate(root, key), key)
     except BadImage as bad:
         raise FrostlineError(f"{place}: {bad}; or run prepare again") from None
     if hashlib.sha256(content).hexdigest() != index.sha256[row]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from frostline import schema
 from frostline.data.checks import check_classes, check_images, check_keys, check_rows
 from frostline.data.folder import FileEntry, Problem, scan
 from frostline.errors import FrostlineError, allowed
+from frostline.names import locate, nfc
 
 ENTRY_POINTS = "frostline.datasets"
 
@@ -63,7 +64,7 @@ class FileSource:
 
     def identity(self) -> str:
         """Return a hash of names, sizes and times of change: it tells contents apart without reading them."""
-        stamps = [[*entry, *_stamp(self.root / entry.key)] for entry in self.files]
+        stamps = [[*entry, *_stamp(locate(self.root, entry.key))] for entry in self.files]
         listing = [
             str(self.root.resolve()),
             list(self.classes),
@@ -131,7 +132,7 @@ def place_of(dataset: schema.Dataset) -> str:
 def root_of(dataset: schema.Dataset) -> Path:
     """Return the folder that the keys of a data set of files are relative to."""
     if isinstance(dataset, schema.ImageFolder):
-        return Path(dataset.root).expanduser()
+        return _root(dataset)
     source = open_source(dataset)
     assert isinstance(source, FileSource)
     return source.root
@@ -180,9 +181,15 @@ def fashion_mnist(dataset: schema.FashionMnist) -> ArraySource:
 
 def image_folder(dataset: schema.ImageFolder) -> FileSource:
     """Image files in class folders; see `folder.scan`."""
-    root = Path(dataset.root).expanduser()
+    root = _root(dataset)
     tree = scan(root)
     return FileSource(root, tree.classes, tree.files, tree.problems, tree.warnings)
+
+
+def _root(dataset: schema.ImageFolder) -> Path:
+    """The folder as it is called on disk."""
+    root = Path(dataset.root).expanduser()
+    return locate(Path(root.anchor), root.relative_to(root.anchor).as_posix())
 
 
 def plugin(dataset: schema.PluginDataset) -> Any:
@@ -225,6 +232,7 @@ _CLOTHES = (
 def _checked(source: Any, place: str) -> Source:
     if isinstance(source, FileSource):
         check_classes(source.classes, place)
+        source = replace(source, classes=tuple(map(nfc, source.classes)))
         check_keys([entry.key for entry in source.files], place)
         # A class whose files are all problems is missed after they have been reported or skipped.
         if not source.problems:
@@ -240,6 +248,7 @@ def _checked(source: Any, place: str) -> Source:
     images, labels = np.asarray(source.images), np.asarray(source.labels)
     classes = tuple(str(name) for name in source.classes)
     check_classes(classes, place)
+    classes = tuple(map(nfc, classes))
     check_images(images, place)
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise FrostlineError(

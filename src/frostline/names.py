@@ -1,0 +1,49 @@
+"""Names of classes and files in one Unicode form, NFC, whichever form a file system has them in.
+
+`é` is one character in NFC and two in NFD, the form of folders that were copied from a Mac. Both look alike,
+and one data set may hold both.
+"""
+
+import os
+import unicodedata
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode's composed form, in which equal names are equal texts."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def form(name: str) -> str:
+    """Return which Unicode form a name has, for people: NFC, NFD, or a mixture of both."""
+    forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]
+    return forms[0] if forms else "mixed"
+
+
+def locate(root: Path, key: str) -> Path:
+    """Return the path of the file `key` under `root`, whichever Unicode form its names have there.
+
+    Args:
+        root: a folder.
+        key: a path under it, with '/' between folders; where nothing of that name is there, it is returned
+            as it is.
+    """
+    path = root / key
+    if key.isascii() or os.path.lexists(path):
+        return path
+    place = root
+    for part in PurePosixPath(key).parts:
+        if not os.path.lexists(place / part):
+            try:
+                part = _names(place, place.stat().st_mtime_ns)[nfc(part)]
+            except (OSError, KeyError):
+                return path
+        place = place / part
+    return place
+
+
+@lru_cache(maxsize=64)
+def _names(folder: Path, changed: int) -> dict[str, str]:
+    """Name in NFC → name on disk, of a folder; of several the first."""
+    return {nfc(name): name for name in sorted((path.name for path in folder.iterdir()), reverse=True)}
