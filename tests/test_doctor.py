@@ -1,8 +1,6 @@
 """What the doctor says of a healthy project, and of each thing that may be broken."""
 
 import shutil
-import socket
-import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -64,7 +62,7 @@ def test_what_is_broken_is_counted_and_named(healthy, capsys, monkeypatch):
         out.split("   ")
     )
     assert "file is not a database" in out
-    assert f"→ move {healthy}/mlflow.db away: a new one is made" in out
+    assert f"move it aside: mv {healthy}/mlflow.db {healthy}/mlflow.db.aside" in out
     assert out.endswith("2 broken: params.yaml, mlflow\n")
 
 
@@ -79,7 +77,7 @@ def test_what_is_broken_is_counted_and_named(healthy, capsys, monkeypatch):
             lambda root: (root / "conf/freeze/full.yaml").write_text("a: ["),
             doctor.configs,
             "broken",
-            "mend the YAML",
+            "the YAML",
         ),
     ],
 )
@@ -113,24 +111,6 @@ def test_gpus_that_are_listed_and_not_there_are_noted(value, monkeypatch, tmp_pa
     assert finding.state == "note"
     assert finding.found.startswith(f"CUDA_VISIBLE_DEVICES={value}, and torch ")
     assert finding.fix.startswith("unset CUDA_VISIBLE_DEVICES")
-
-
-def test_an_old_or_empty_database_is_no_store(healthy):
-    (healthy / "mlflow.db").unlink()
-    sqlite3.connect(healthy / "mlflow.db").close()
-    (healthy / "mlflow.db").write_bytes(b"")
-    assert found(doctor.store)[0][0] == "broken"
-
-
-def test_a_server_that_is_away(healthy, monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    (finding,) = doctor.store()
-    assert finding.state == "broken"
-    assert finding.found.startswith(f"{uri} can't be reached (")
-    assert "unset MLFLOW_TRACKING_URI" in finding.fix
 
 
 def test_the_lock_is_read_for_this_machine_alone():

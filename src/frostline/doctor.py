@@ -1,23 +1,29 @@
-"""`frostline doctor`: one screen that says what is here, what is not, and how to mend it."""
+"""`frostline doctor`: one screen that says what is here, what is not, and how to fix it."""
 
+import base64
 import importlib.util
+import json
 import os
 import platform
 import re
+import shlex
 import shutil
-import sqlite3
 import subprocess
 import sys
+import tempfile
 import tomllib
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal
 
-from frostline import __version__, project
+from frostline import __version__, local_store, project
 from frostline.errors import FrostlineError
 
 SUPPORTED = ((3, 11), (3, 13))
@@ -41,7 +47,7 @@ class Finding:
 
 def run() -> bool:
     """Print what the checks find; say whether nothing is broken."""
-    findings = [finding for check in CHECKS for finding in check()]
+    findings = [finding for check in CHECKS for finding in _tried(check)]
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         print(f"{finding.state:6}  {finding.name:{width}}  {finding.found}")
@@ -52,8 +58,17 @@ def run() -> bool:
     return not broken
 
 
+def _tried(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a check finds; that it breaks down is a finding, too."""
+    try:
+        yield from check()
+    except Exception as error:  # whatever is broken on this machine
+        what = f"can't be checked ({type(error).__name__}: {_first_line(error)})"
+        yield Finding(check.__name__, "broken", what, "fix what the message names")
+
+
 def python() -> Iterator[Finding]:
-    """The interpreter."""
+    """The interpreter, and whose code it runs."""
     first, last = SUPPORTED
     here = f"{platform.python_version()} at {sys.executable}"
     if first <= sys.version_info[:2] <= last:
@@ -62,6 +77,10 @@ def python() -> Iterator[Finding]:
         yield Finding(
             "python", "broken", here, "use Python 3.11, 3.12 or 3.13; scripts/setup finds one on PATH"
         )
+    root = project.find_root()
+    if (root / "src/frostline").is_dir() and not root.samefile(project.CHECKOUT):
+        found = f"the code that runs is {project.CHECKOUT}'s, not this checkout's"
+        yield Finding("python", "note", found, f"cd {_shell(root)} && scripts/setup")
 
 
 def packages() -> Iterator[Finding]:
@@ -155,7 +174,7 @@ def configs() -> Iterator[Finding]:
             study = compose.experiment(overrides(read_selection(params)))[0].study
             yield Finding("params.yaml", "ok", f"selects the study {study}")
         except FrostlineError as error:
-            yield Finding("params.yaml", "broken", str(error), f"mend {params}")
+            yield Finding("params.yaml", "broken", str(error), f"fix {params}")
 
 
 def dvc() -> Iterator[Finding]:
@@ -168,9 +187,16 @@ def dvc() -> Iterator[Finding]:
             "dvc", "note", f"no dvc.yaml in {root}: single runs work, studies need a clone of frostline"
         )
     elif _git(root, "rev-parse", "--git-dir") is None:
-        yield Finding("dvc", "broken", f"{root} is no git repository", f"install git; git init {root}")
+        yield Finding(
+            "dvc", "broken", f"{root} is no git repository", f"install git, then: git init {_shell(root)}"
+        )
     elif not (root / ".dvc").is_dir():
-        yield Finding("dvc", "broken", f"{root} is no DVC repository", "dvc init")
+        yield Finding(
+            "dvc",
+            "broken",
+            f"{root} is no DVC repository",
+            f"cd {_shell(root)} && {_shell(sys.executable)} -m dvc init",
+        )
     elif shutil.which("dvc") is None:
         fix = f"activate the environment, or put {Path(sys.executable).parent} on PATH"
         yield Finding(
@@ -186,14 +212,131 @@ def dvc() -> Iterator[Finding]:
 
 def store() -> Iterator[Finding]:
     """Whether runs can be recorded."""
-    uri = project.store_uri()
+    uri, found = project.store_uri(), project.shown_store()
+    if os.environ.get("FROSTLINE_TRACKING") == "off":
+        fix = "unset FROSTLINE_TRACKING"
+        yield Finding("mlflow", "note", "FROSTLINE_TRACKING=off: no run is recorded", fix)
+    if database := local_store.database(uri):
+        yield _sqlite(found, database)
+    elif uri.startswith(("http://", "https://")):
+        yield _server(uri, found)
+    elif uri.partition(":")[0].partition("+")[0] in ("postgresql", "mysql", "mssql"):
+        yield _other_database(uri, found)
+    else:
+        fix = "unset MLFLOW_TRACKING_URI to record in the project"
+        yield Finding("mlflow", "broken", f"{found} is neither a database nor a server's address", fix)
+
+
+def _sqlite(uri: str, database: Path) -> Finding:
+    problem = local_store.problem(database) or local_store.unwritable(database)
+    if problem:
+        return Finding("mlflow", "broken", f"{uri} {problem.reason}", problem.fix)
+    lock = database.with_name(f"{database.name}.lock")
+    if holder := held_by(lock):
+        return Finding("mlflow", "note", f"{uri} is being opened by {holder}", "wait for it, or end it")
+    if local_store.is_empty(database):
+        return Finding("mlflow", "ok", f"{uri}, made by the first run")
+    if old := local_store.moved_from(database):
+        found = f"{uri}: this project was moved or copied from {local_store.folder_of(old[0])}"
+        fix = "nothing to do: the next run, frostline register or frostline ui updates the store's paths"
+        return Finding("mlflow", "note", found, fix)
+    experiment = local_store.experiment(database, project.experiment())
+    if experiment and experiment.stage != "active":
+        return _deleted(uri, local_store.address(database), experiment.id)
+    if (runs := local_store.runs(database)) and not (database.parent / local_store.ARTIFACTS).exists():
+        found = f"{uri}, {runs:,} runs, whose files are missing"
+        fix = f"copy {local_store.ARTIFACTS}/ from where the store comes from to {database.parent}"
+        return Finding("mlflow", "note", found, fix)
+    return Finding("mlflow", "ok", f"{uri}, {runs:,} runs")
+
+
+def _server(uri: str, found: str) -> Finding:
+    """Ask a tracking server what a run asks it first."""
+    query = urllib.parse.urlencode({"experiment_name": project.experiment()})
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
+    project_store = "unset MLFLOW_TRACKING_URI to record in the project"
     try:
-        yield Finding("mlflow", "ok", f"{uri}, {_reached(uri)}")
+        request = urllib.request.Request(address, headers=_authorization())
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            experiment = json.load(answer)["experiment"]
+        if experiment["lifecycle_stage"] != "active":
+            return _deleted(found, uri, experiment["experiment_id"])
+    except urllib.error.HTTPError as error:
+        with error:
+            text = error.read(1 << 16)
+        if error.code in (401, 403):
+            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            return Finding("mlflow", "broken", f"{found} refuses access ({error.code})", fix)
+        if error.code != HTTPStatus.NOT_FOUND or b"RESOURCE_DOES_NOT_EXIST" not in text:
+            what = f"{found} answers {error.code} {error.reason}, as no working MLflow server does"
+            return Finding("mlflow", "broken", what, f"see the server's log, or {project_store}")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        fix = f"name an MLflow server, or {project_store}"
+        return Finding("mlflow", "broken", f"{found} is no MLflow server", fix)
     except Exception as error:
-        fix = "start the server, or unset MLFLOW_TRACKING_URI to record in the project"
-        if uri.startswith(project.SQLITE):
-            fix = f"move {uri.removeprefix(project.SQLITE)} away: a new one is made"
-        yield Finding("mlflow", "broken", f"{uri} can't be reached ({_first_line(error)})", fix)
+        fix = f"start the server, or {project_store}"
+        return Finding("mlflow", "broken", f"{found} can't be reached ({_first_line(error)})", fix)
+    return Finding("mlflow", "ok", f"{found}, answers")
+
+
+def _other_database(uri: str, found: str) -> Finding:
+    from sqlalchemy import create_engine, inspect
+
+    try:
+        seconds = {"connect_timeout": int(ANSWER_SECONDS)} if uri.startswith("postgresql") else {}
+        made = inspect(create_engine(uri, connect_args=seconds)).has_table("alembic_version")
+    except Exception as error:  # each driver has its own
+        fix = "start the database, or unset MLFLOW_TRACKING_URI to record in the project"
+        return Finding("mlflow", "broken", f"{found} can't be reached ({_first_line(error)})", fix)
+    return Finding("mlflow", "ok", f"{found}, {'answers' if made else 'made by the first run'}")
+
+
+def _deleted(found: str, uri: str, identity: object) -> Finding:
+    command = f"{_shell(sys.executable)} -m mlflow experiments restore --experiment-id {identity}"
+    return Finding(
+        "mlflow",
+        "note",
+        f"{found}: the experiment {project.experiment()!r} was deleted",
+        f"the next run restores it; at once: MLFLOW_TRACKING_URI={_shell(uri)} {command}",
+    )
+
+
+def _authorization() -> dict[str, str]:
+    """The header by which MLflow's client says who it is."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    name, word = (os.environ.get(f"MLFLOW_TRACKING_{what}", "") for what in ("USERNAME", "PASSWORD"))
+    if name and word:
+        return {"Authorization": f"Basic {base64.b64encode(f'{name}:{word}'.encode()).decode()}"}
+    return {}
+
+
+def locks() -> Iterator[Finding]:
+    """Runs in progress: they hold locks on their folders and caches."""
+    holders = [holder for path in sorted(_locks()) if (holder := held_by(path))]
+    if holders:
+        fix = "wait for them; a process that hangs is ended with kill and its pid"
+        found = f"{len(holders)} held by running processes: {_some(sorted(set(holders)))}"
+        yield Finding("locks", "note", found, fix)
+
+
+def _locks() -> Iterator[Path]:
+    scratch = project.project_scratch()
+    return scratch.glob("**/*.lock") if scratch.is_dir() else iter(())
+
+
+def held_by(lock: Path) -> str | None:
+    """Name the process that holds a lock file; None: it is free, or the system does not say.
+
+    The kernel's list is read: to try the lock would make a run fail that starts at this moment.
+    """
+    with suppress(OSError):
+        inode = str(lock.stat().st_ino)
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
+                return f"pid {words[4]}"
+    return None
 
 
 def data() -> Iterator[Finding]:
@@ -219,16 +362,28 @@ def data() -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Room for results and scratch."""
-    home = project.home()
-    free = shutil.disk_usage(home).free / 1e9
-    state: State = "broken" if free < ROOM_GB else "note" if free < MUCH_ROOM_GB else "ok"
-    fix = f"frostline cache clear; {project.scratch()} may be deleted while nothing runs"
-    yield Finding("disk", state, f"{free:.1f} GB free in {home}", "" if state == "ok" else fix)
-    if not os.access(home, os.W_OK):
-        yield Finding(
-            "disk", "broken", f"{home} can't be written", "make it writable, or work in another folder"
-        )
+    """Room for results and scratch, and permission to write there."""
+    home, temporary = project.home(), Path(tempfile.gettempdir())
+    places = {folder.stat().st_dev: folder for folder in (temporary, home)}
+    for folder in reversed(places.values()):
+        free = shutil.disk_usage(folder).free / 1e9
+        state: State = "broken" if free < ROOM_GB else "note" if free < MUCH_ROOM_GB else "ok"
+        fix = f"frostline cache clear; {project.project_scratch()} may be deleted while nothing runs"
+        if folder != home:
+            fix = f"remove what is not needed from {folder}, or set TMPDIR to another folder"
+        yield Finding("disk", state, f"{free:.1f} GB free in {folder}", "" if state == "ok" else fix)
+    for folder in (home, *_scratch_folders()):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            fix = f"{local_store.how_to_write(folder)}; or run in another folder"
+            yield Finding("disk", "broken", f"{folder} can't be written", fix)
+            return
+
+
+def _scratch_folders() -> Iterator[Path]:
+    scratch = project.project_scratch()
+    if scratch.is_dir():
+        yield scratch
+        yield from (path for path in sorted(scratch.iterdir()) if path.is_dir())
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
@@ -239,26 +394,10 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     configs,
     dvc,
     store,
+    locks,
     data,
     disk,
 )
-
-
-def _reached(uri: str) -> str:
-    """Reach for the store without mlflow, whose import takes seconds; say what is there."""
-    if uri.startswith(project.SQLITE):
-        path = Path(uri.removeprefix(project.SQLITE)).resolve()
-        if not path.exists():
-            return "made by the first run"
-        with closing(
-            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=ANSWER_SECONDS)
-        ) as database:
-            (runs,) = database.execute("SELECT COUNT(*) FROM runs").fetchone()
-        return f"{runs:,} runs"
-    if uri.startswith(("http://", "https://")):
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
-            return "answers"
-    return "not checked"
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -277,6 +416,10 @@ def _dependencies(pyproject: Path) -> set[str]:
 
 def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _shell(word: object) -> str:
+    return shlex.quote(str(word))
 
 
 def _some(names: list[str]) -> str:

@@ -7,6 +7,7 @@ Nothing here imports mlflow, which takes seconds.
 
 import os
 import re
+import shlex
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,15 @@ class Problem:
 
     reason: str
     fix: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of MLflow's."""
+
+    id: int
+    stage: str
+    """active or deleted."""
 
 
 def database(uri: str | None = None) -> Path | None:
@@ -89,7 +99,7 @@ def moved_from(path: Path) -> list[str]:
     end = f"/{ARTIFACTS}"
     uris = [uri for (uri,) in rows if uri and uri.startswith("file:") and uri.endswith(end)]
     roots = [uri.removesuffix(end) for uri in uris]
-    return [root for root in roots if _is_old(_folder(root), path)]
+    return [root for root in roots if _is_old(folder_of(root), path)]
 
 
 def here(uri: str, path: Path) -> str:
@@ -119,7 +129,7 @@ def note_move(path: Path) -> None:
 
 
 def _moved(old: list[str]) -> str:
-    return f"this project was moved or copied from {_folder(old[0])}"
+    return f"this project was moved or copied from {folder_of(old[0])}"
 
 
 def _say(text: str) -> None:
@@ -141,7 +151,7 @@ def _rewrite(path: Path, old: list[str], now: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for root in old:
             # MLflow's own first experiment has a plain path.
-            for before, after in ((root, now.as_uri()), (str(_folder(root)), str(now))):
+            for before, after in ((root, now.as_uri()), (str(folder_of(root)), str(now))):
                 for table, columns in PATHS.items():
                     for column in columns:
                         connection.execute(
@@ -164,7 +174,8 @@ def _is_old(root: Path, path: Path) -> bool:
     return own or copied or (here / ARTIFACTS).is_dir() or not (root / ARTIFACTS).is_dir()
 
 
-def _folder(uri: str) -> Path:
+def folder_of(uri: str) -> Path:
+    """Return the folder that a file: URI names."""
     return Path(unquote(urlsplit(uri).path))
 
 
@@ -228,7 +239,7 @@ def unwritable(path: Path) -> Problem | None:
         if needed.exists() and not os.access(needed, os.W_OK | (os.X_OK if needed.is_dir() else 0)):
             return Problem(
                 f"can't be recorded in: {needed} may not be written",
-                f"have its owner run: chmod u+w {_shell(needed)}; to record elsewhere:"
+                f"{how_to_write(needed)}; to record elsewhere:"
                 " export MLFLOW_TRACKING_URI=sqlite:////path/to/a/folder/of/yours/mlflow.db",
             )
     if is_empty(path):
@@ -247,18 +258,35 @@ def unwritable(path: Path) -> Problem | None:
     return None
 
 
-def experiment_stage(path: Path, name: str) -> str | None:
-    """Return active or deleted, of the experiment `name` in the store at `path`; None: there is none."""
+def experiment(path: Path, name: str) -> Experiment | None:
+    """Return the experiment `name` of the store at `path`; None: there is none."""
     with closing(_opened(path)) as connection:
-        query = "SELECT lifecycle_stage FROM experiments WHERE name = ?"
+        query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
         row = connection.execute(query, (name,)).fetchone()
-    return str(row[0]) if row else None
+    return Experiment(*row) if row else None
 
 
 def runs(path: Path) -> int:
     """Return how many runs the store at `path` has."""
     with closing(_opened(path)) as connection:
         return int(connection.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
+
+
+def how_to_write(path: Path) -> str:
+    """Return how to make an existing file or folder writable for this user."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return "its file system is mounted read-only: copy the project to another"
+    option = "-R " if path.is_dir() else ""
+    if path.stat().st_uid == os.geteuid():
+        return f"chmod {option}u+w {_shell(path)}"
+    return f"have its owner, {_owner(path)}, run: chmod {option}a+w {_shell(path)}"
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:
+        return f"user {path.stat().st_uid}"
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -297,6 +325,4 @@ def _holders(path: Path) -> str:
 
 
 def _shell(word: object) -> str:
-    import shlex
-
     return shlex.quote(str(word))

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -120,6 +121,11 @@ def features_limit() -> int:
 def store_uri() -> str:
     """Return MLflow's store: MLFLOW_TRACKING_URI, else `mlflow.db` in the project."""
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home() / DATABASE)
+
+
+def shown_store() -> str:
+    """Return the address of MLflow's store without the password that it may hold."""
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", store_uri())
 
 
 def sqlite_uri(path: Path) -> str:

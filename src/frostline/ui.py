@@ -111,25 +111,14 @@ def _opened(uri: str) -> Iterator[str]:
 @contextmanager
 def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server, in a session of its own: what interrupts us ends it here, with its workers."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += [
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--uvicorn-opts",
-        "--log-level warning",
-    ]
-    if database := local_store.database():
-        command += ["--default-artifact-root", local_store.artifacts_uri(database)]
-    # Job execution would double memory and start-up time, for features that tracking does not use.
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    settings |= {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    server = subprocess.Popen(
-        command, env={**settings, **os.environ}, stdout=log, stderr=log, start_new_session=True
-    )
+    database = local_store.database()
+    artifacts = local_store.artifacts_uri(database) if database else "./mlartifacts"
+    # -P: no module of the folder that the command is given in is taken for one of ours.
+    command = [sys.executable, "-P", "-m", "frostline.adapters.mlflow_app", artifacts, str(port)]
+    settings = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    # Other users of this machine see a command, but not its variables: the URI may hold a password.
+    environment = {**settings, **os.environ, "FROSTLINE_UI_STORE": uri}
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         yield server
     except KeyboardInterrupt:

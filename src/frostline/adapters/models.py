@@ -230,7 +230,7 @@ class Models:
         except MlflowException:
             names = [each.name for each in client.search_registered_models(max_results=1000)]
             raise FrostlineError(
-                f"{uri}: no model {name!r} is registered at {self._store.uri}; {allowed(name, names)}"
+                f"{uri}: no model {name!r} is registered at {self._store.shown}; {allowed(name, names)}"
             ) from None
         try:
             found = (
@@ -274,7 +274,7 @@ class Models:
         recent = self._store.search({}, limit=1000)
         names = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags}
         raise FrostlineError(
-            f"{text}: no folder, and no id or name of a run at {self._store.uri}; {allowed(text, names)}"
+            f"{text}: no folder, and no id or name of a run at {self._store.shown}; {allowed(text, names)}"
         )
 
     def _downloaded(self, location: str) -> Path:

@@ -1,4 +1,4 @@
-"""Keeps runs in MLflow's store. It and `adapters.models` are the only modules that import mlflow.
+"""Keeps runs in MLflow's store. Only modules of `adapters` import mlflow.
 
 It runs in the process that `adapters.recorder` starts. A store that is away costs a warning, no training.
 Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
@@ -87,6 +87,7 @@ class Store:
 
     def __init__(self, *, reading: bool = False) -> None:
         self.uri = project.store_uri()
+        self.shown = project.shown_store()
         self._reading = reading
         self._database = local_store.database(self.uri)
         self._failed = -RETRY_SECONDS
@@ -106,7 +107,8 @@ class Store:
             self._failed = time.monotonic()
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             print(
-                f"frostline: warning: {what} at {self.uri} ({reason}); training goes on, its files are whole",
+                f"frostline: warning: {what} at {self.shown} ({reason});"
+                " training goes on, its files are whole",
                 file=sys.stderr,
                 flush=True,
             )
@@ -147,18 +149,18 @@ class Store:
         uri = self.uri
         if self._database:
             if local_store.is_empty(self._database):
-                raise FrostlineError(f"{self.uri}: {none}")
+                raise FrostlineError(f"{self.shown}: {none}")
             if problem := local_store.problem(self._database):
-                raise FrostlineError(f"{self.uri} {problem.reason}; {problem.fix}")
+                raise FrostlineError(f"{self.shown} {problem.reason}; {problem.fix}")
             local_store.note_move(self._database)
             uri = local_store.readable(self._database)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(name)
         if found is None:
-            raise FrostlineError(f"{self.uri}: {none}")
+            raise FrostlineError(f"{self.shown}: {none}")
         if found.lifecycle_stage != "active":
             raise FrostlineError(
-                f"the MLflow experiment {name!r} at {self.uri} was deleted; the next run restores it"
+                f"the MLflow experiment {name!r} at {self.shown} was deleted; the next run restores it"
             )
         return client, str(found.experiment_id)
 
@@ -322,7 +324,7 @@ class Store:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             reason = reason.partition(" with exception ")[0][:200].rstrip(".")  # not urllib3's retries
             raise FrostlineError(
-                f"{what}: MLflow at {self.uri} says: {reason}; fix that, or set MLFLOW_TRACKING_URI"
+                f"{what}: MLflow at {self.shown} says: {reason}; fix that, or set MLFLOW_TRACKING_URI"
             ) from None
 
     def _reap(self, about: RunInfo) -> None:
