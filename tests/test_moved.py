@@ -31,6 +31,7 @@ def record(name: str, **tags: str):
     about = RunInfo(name, "finetune", "tiny", {"long": "x" * 7000}, DATASET, "training", {"seed": "0"})
     run = store.begin(about, name_of_this(), when=1)
     run.files({"config.yaml": b"a: 1\n"})
+    run.metrics({"test/accuracy": 0.5})
     run.tags(tags)
     run.end("FINISHED", when=5000)
     return store.search({}, f"attributes.run_name = '{name}'")[0]

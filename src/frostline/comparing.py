@@ -51,6 +51,11 @@ def run(
         if metric not in known:
             raise FrostlineError(f"--metric: no run has {metric!r}; {allowed(metric, known)}")
     told = metrics or [metric for metric in METRICS if metric in known]
+    if not told:
+        have = ", ".join(sorted(known)) or "no metric at all"
+        raise FrostlineError(
+            f"compare: these runs have none of {', '.join(METRICS)} but {have}; use --metric"
+        )
     made = compare(found, told, TESTED if TESTED in told else told[0])
     if out is not None:
         write_text(out, report.written(made, out.suffix.removeprefix("."), title))
