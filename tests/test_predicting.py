@@ -126,7 +126,10 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["{run}", "{empty}"], r"empty: holds no image file; name another folder, or the files$"),
+        (
+            ["{run}", "{empty}"],
+            r"empty: holds no (image file but .*|file); name another folder, or the files$",
+        ),
         (
             ["{run}", "x.png", "--top-k", "3"],
             r"^--top-k: found 3, and the model knows 2 classes; give fewer$",

@@ -14,6 +14,7 @@ import torch
 
 from frostline import machine
 from frostline.core.execution import autocast, device_of
+from frostline.data.checks import tally
 from frostline.data.decode import IMAGE_SUFFIXES, BadImage, decode, printable, read_bytes, suffix
 from frostline.data.features import BATCH
 from frostline.data.parallel import in_order
@@ -111,7 +112,9 @@ def pictures(given: Sequence[str]) -> list[Path]:
             continue
         inside = sorted(path for path in each.rglob("*") if _is_picture(path, each))
         if not inside:
-            raise FrostlineError(f"{each}: holds no image file; name another folder, or the files")
+            others = [path.name for path in each.rglob("*") if path.is_file()]
+            holds = f"no image file but {tally(others)}" if others else "no file"
+            raise FrostlineError(f"{each}: holds {holds}; name another folder, or the files")
         found += inside
     return found
 

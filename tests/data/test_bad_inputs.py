@@ -482,7 +482,7 @@ def test_all_bad_files_are_reported_at_once_and_listed(tree):
         prepare.run(image_folder(tree), out)
     listing = tree.parent / "out.bad-images.csv"
     assert "has 8 files that can't be used: cat/bad0.jpg is empty" in str(raised.value)
-    assert f"and 3 more, all listed in {listing}" in str(raised.value)
+    assert f"and 3 more (.jpg ×8 in all), all listed in {listing}" in str(raised.value)
     assert listing.read_text().splitlines()[0] == "key,reason"
     assert len(listing.read_text().splitlines()) == 9
     prepare.run(image_folder(tree, on_bad_image="skip"), out)

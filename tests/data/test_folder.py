@@ -155,7 +155,7 @@ def test_a_root_that_is_a_file_or_a_dangling_link_or_a_loop(tmp_path):
 
 
 def test_an_empty_root(tmp_path):
-    with pytest.raises(FrostlineError, match="has no classes: a classifier needs at least two"):
+    with pytest.raises(FrostlineError, match="is empty: put the images into folders named after"):
         scan(tmp_path)
 
 
@@ -175,3 +175,89 @@ def test_a_deep_tree_is_walked_once(tmp_path: Path):
     (tmp_path / "dog" / "cats").symlink_to("../cat")
     loops = [p.key for p in scan(tmp_path).problems]
     assert loops == ["cat/dogs/cats", "dog/cats/dogs"]
+
+
+# ── nothing found: what is there instead ────────────────────────────────────────────────────────────────────
+
+
+def files(root, **counts):
+    """Make files: folder__suffix=count, where the suffix has no dot."""
+    for name, count in counts.items():
+        folder, _, ending = name.rpartition("__")
+        (root / folder.replace("__", "/")).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            (root / folder.replace("__", "/") / (f"{i}.{ending}" if ending else f"{i}")).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        ({}, r"is empty: put the images into folders named after their classes"),
+        ({"__npy": 3, "__csv": 1}, r"has no class folders and no images, but \.npy ×3, \.csv ×1: put"),
+        ({"__zip": 1}, r"has no class folders and no images, but \.zip ×1: put"),
+        ({".cache__png": 2}, r"has nothing but hidden folders \(\.cache\): put"),
+        (
+            {"__heic": 4},
+            r"is flat: 0\.heic, 1\.heic, 2\.heic and 1 more lie in no class folder \(\.heic ×4\); put",
+        ),
+        (
+            {"cat__npy": 12, "cat__dcm": 2, "cat__": 1, "dog__png": 2},
+            r"has no images in class folder 'cat' but \.npy ×12, \.dcm ×2, no suffix ×1, which are no images "
+            r"that can be read: convert them to JPEG or PNG, add some or remove the folder",
+        ),
+        (
+            {"cat__npy": 2, "dog__tgz": 1},
+            r"has no images in 2 class folders, 'cat', 'dog' but \.npy ×2, \.tgz ×1, which are no images",
+        ),
+        (
+            {"images__cat__png": 2, "images__dog__png": 2},
+            r"has only one class, 'images', which holds the folders cat, dog: if these are the classes or "
+            r"the splits, set dataset\.root=.*/images$",
+        ),
+        (
+            {"data__train__cat__png": 1, "data__val__cat__png": 1},
+            r"has only one class, 'data', which holds the folders train, val: if",
+        ),
+        (
+            {f"{split}__{name}__png": 2 for split in ("train", "eval") for name in ("cat", "dog")},
+            r"has train and eval, which both hold cat, dog: if they are splits, rename eval to val or test; "
+            r"if they are classes, rename train to something else",
+        ),
+    ],
+)
+def test_nothing_found_says_what_is_there(tmp_path, tree, sentence):
+    files(tmp_path, **tree)
+    with pytest.raises(FrostlineError, match=sentence):
+        scan(tmp_path)
+
+
+def test_the_advice_on_a_folder_too_high_works(tmp_path):
+    plant(tmp_path / "all" / "images")
+    with pytest.raises(FrostlineError) as raised:
+        scan(tmp_path / "all")
+    advised = Path(str(raised.value).rpartition("dataset.root=")[2])
+    assert scan(advised).classes == ("cat", "dog")
+
+
+def test_a_train_among_the_vehicles_is_a_class(tmp_path):
+    files(tmp_path, train__png=2, bus__png=2)
+    assert scan(tmp_path).classes == ("bus", "train")
+
+
+def test_classes_that_hold_the_same_folders_are_warned_of(tmp_path):
+    for place in ("london", "paris"):
+        plant(tmp_path / place)
+    (warning,) = scan(tmp_path).warnings
+    assert warning.startswith(
+        "the classes are london, paris; each holds the folders cat, dog, which are passed"
+    )
+
+
+def test_many_files_left_out_are_counted_by_kind(tmp_path):
+    plant(tmp_path)
+    files(tmp_path, cat__npy=5, dog__txt=1)
+    (warning,) = scan(tmp_path).warnings
+    assert warning == (
+        "6 files whose names are not images' were left out (.npy ×5, .txt ×1): cat/0.npy, cat/1.npy, "
+        "cat/2.npy and 3 more"
+    )

@@ -1,7 +1,7 @@
 """What every data set must be, wherever it comes from; an error begins with `place`, which names it."""
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.core.splits import SPLITS
-from frostline.data.decode import MIN_SIDE, printable
+from frostline.data.decode import MIN_SIDE, printable, suffix
 from frostline.errors import FrostlineError
 from frostline.names import form, nfc
 
@@ -18,11 +18,26 @@ NAMED = 3
 """How many files or classes a sentence names before it counts the rest."""
 
 
+SUFFIXES = 6
+"""How many kinds of files a sentence counts."""
+
+
 def some(names: Iterable[str], limit: int = NAMED) -> str:
     """Name the first few: ``a, b, c and 4 more``."""
     listed = [printable(name) for name in names]
     shown = ", ".join(listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
+
+
+def tally(names: Iterable[str]) -> str:
+    """Count files by what their names end in, the most frequent first: ``.npy ×12, no suffix ×1``."""
+    counts = Counter(suffix(name) or "no suffix" for name in names)
+    listed = [
+        f"{printable(end)} ×{n}" for end, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return ", ".join(listed[:SUFFIXES]) + (
+        f" and {len(listed) - SUFFIXES} more" if len(listed) > SUFFIXES else ""
+    )
 
 
 def name_fault(name: str) -> str | None:

@@ -2,12 +2,12 @@
 
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from frostline.data.checks import check_class_sets, check_classes, name_fault, some
+from frostline.data.checks import NAMED, check_class_sets, check_classes, name_fault, some, tally
 from frostline.data.decode import IMAGE_SUFFIXES, BadImage, printable, suffix, unreadable
 from frostline.errors import FrostlineError
 from frostline.names import form, nfc
@@ -70,10 +70,17 @@ def scan(root: Path) -> Tree:
         names = sorted({folder.name for folder in class_folders})
         numbers = {name: number for number, name in enumerate(names)}
         files: list[FileEntry] = []
+        empty: list[_ClassFolder] = []
         for folder in class_folders:
             keys = list(_walk(folder.path, folder.key, found, folder.above))
             files += [FileEntry(key, numbers[folder.name], folder.split) for key in keys]
-            _check_empty(folder, keys, found.problems, place)
+            if not keys:
+                empty.append(folder)
+        if not names:
+            raise FrostlineError(f"{place} {_nothing(found)}")
+        if len(names) == 1:
+            _check_depth(class_folders, place)
+        _check_empty(empty, found, place)
         check_classes(names, place)
         check_class_sets(_class_sets(class_folders), place)
     except FrostlineError as error:
@@ -81,7 +88,8 @@ def scan(root: Path) -> Tree:
             raise
         first = found.problems[0]
         raise FrostlineError(f"{error}; also, {first.key} {first.reason}") from None
-    return Tree(tuple(names), tuple(files), tuple(sorted(found.problems)), tuple(found.warnings()))
+    warnings = (*found.warnings(), *_alike_inside(class_folders))
+    return Tree(tuple(names), tuple(files), tuple(sorted(found.problems)), warnings)
 
 
 @dataclass
@@ -111,7 +119,9 @@ class _Found:
             ),
         ):
             if keys:
-                yield f"{len(keys)} {singular if len(keys) == 1 else plural} left out: {some(sorted(keys))}"
+                kinds = f" ({tally(keys)})" if keys is self.other_files and len(keys) > NAMED else ""
+                what = singular if len(keys) == 1 else plural
+                yield f"{len(keys)} {what} left out{kinds}: {some(sorted(keys))}"
 
 
 _LITTER = frozenset(("__MACOSX", "@eaDir"))
@@ -152,6 +162,8 @@ def _class_folders(root: Path, found: _Found, place: str) -> list[_ClassFolder]:
     others = [printable(name) for name in folders if name not in splits]
     # A single folder of such a name may be a class among others: the train among the vehicles.
     if not splits or (len(splits) == 1 and others):
+        if splits:
+            _check_splits_names(root, next(iter(splits)), folders, place)
         above = frozenset({_identity(root)})
         return [_ClassFolder(nfc(name), root / name, nfc(name), "", above) for name in folders]
     if others:
@@ -185,9 +197,10 @@ def _split_folders(root: Path, splits: dict[str, str], found: _Found, place: str
 def _refuse_loose(loose: list[str], classes: list[str], place: str, found: _Found) -> None:
     """Images belong into class folders."""
     if loose and not classes:
+        kinds = f" ({tally(loose)})" if len(loose) > NAMED else ""
         raise FrostlineError(
-            f"{place} is flat: {some(loose)} lie{'s' * (len(loose) == 1)} in no class folder; put each image "
-            f"into a folder named after its class, such as {PurePath(loose[0]).parent / 'cat'}/"
+            f"{place} is flat: {some(loose)} lie{'s' * (len(loose) == 1)} in no class folder{kinds}; put "
+            f"each image into a folder named after its class, such as {PurePath(loose[0]).parent / 'cat'}/"
         )
     found.problems += [Problem(key, "lies beside the class folders: move it into one") for key in loose]
 
@@ -271,11 +284,81 @@ def _is_folder(path: Path, key: str) -> bool:
     return True
 
 
-def _check_empty(folder: _ClassFolder, keys: list[str], problems: list[Problem], place: str) -> None:
-    """Refuse a class without images; one whose files are all problems is reported with them."""
-    if not keys and not any(f"{problem.key}/".startswith(f"{folder.key}/") for problem in problems):
+def _nothing(found: _Found) -> str:
+    """Say what a folder without any class folder and image holds."""
+    left_out = [*found.other_files, *found.hidden_files, *found.resource_forks]
+    if left_out:
+        holds = f"has no class folders and no images, but {tally(left_out)}"
+    elif found.hidden_folders:
+        holds = f"has nothing but hidden folders ({some(sorted(found.hidden_folders))})"
+    else:
+        holds = "is empty"
+    return f"{holds}: put the images into folders named after their classes, such as cat/1.jpg and dog/2.jpg"
+
+
+def _check_empty(folders: Sequence[_ClassFolder], found: _Found, place: str) -> None:
+    """Refuse classes without images; one whose files are all problems is reported with them."""
+
+    def inside(folder: _ClassFolder, keys: Iterable[str]) -> list[str]:
+        return [key for key in keys if f"{key}/".startswith(f"{folder.key}/")]
+
+    empty = [folder for folder in folders if not inside(folder, (problem.key for problem in found.problems))]
+    if not empty:
+        return
+    others = [key for folder in empty for key in inside(folder, found.other_files)]
+    holds = f" but {tally(others)}, which are no images that can be read" if others else ""
+    if len(empty) == 1:
+        which, what = f"class folder {empty[0].key!r}", "add some or remove the folder"
+    else:
+        which = f"{len(empty)} class folders, {some(repr(folder.key) for folder in empty)}"
+        what = "add some or remove the folders"
+    if others:
+        what = f"convert them to JPEG or PNG, {what}"
+    raise FrostlineError(f"{place} has no images in {which}{holds}: {what}")
+
+
+def _folders_alone(folder: Path) -> list[str]:
+    """The names of the folders in `folder` where it holds no images itself, sorted; else none."""
+    try:
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if any(is_image_name(path.name) for path in inside):
+            return []
+        return sorted(printable(nfc(path.name)) for path in inside if path.is_dir())
+    except OSError:
+        return []
+
+
+def _check_depth(folders: Sequence[_ClassFolder], place: str) -> None:
+    """Of a single class whose images lie in folders: these may be the classes, or the splits."""
+    inside = _folders_alone(folders[0].path)
+    if len(inside) > 1:
         raise FrostlineError(
-            f"{place} has no images in class folder {folder.key!r}: add some or remove the folder"
+            f"{place} has only one class, {printable(folders[0].name)!r}, which holds the folders "
+            f"{some(inside)}: if these are the classes or the splits, set dataset.root={folders[0].path}"
+        )
+
+
+def _check_splits_names(root: Path, split: str, folders: Sequence[str], place: str) -> None:
+    """Refuse splits of which one alone has a known name: train beside eval, both with the same folders."""
+    inside = {name: set(_folders_alone(root / name)) for name in folders}
+    free = " or ".join(name for name in ("train", "val", "test") if name != SPLIT_FOLDERS[split.lower()])
+    for folder in folders:
+        if folder != split and (shared := sorted(inside[split] & inside[folder])):
+            other = printable(folder)
+            raise FrostlineError(
+                f"{place} has {split} and {other}, which both hold {some(shared)}: if they are splits, "
+                f"rename {other} to {free}; if they are classes, rename {split} to something else"
+            )
+
+
+def _alike_inside(folders: Sequence[_ClassFolder]) -> Iterator[str]:
+    """Warn of classes that hold nothing but folders of the same names: are these the classes?"""
+    inside = [_folders_alone(folder.path) for folder in folders if folder.split in ("", "train")]
+    if len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+        named = some(printable(folder.name) for folder in folders[: len(inside)])
+        yield (
+            f"the classes are {named}; each holds the folders {some(inside[0])}, which are passed over (if "
+            "these are the classes, make them the folders of dataset.root)"
         )
 
 

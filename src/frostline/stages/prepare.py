@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.core.splits import stratified_split
-from frostline.data.checks import check_rows, some
+from frostline.data.checks import check_rows, some, tally
 from frostline.data.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
 from frostline.data.examine import Reading, Row, examine
 from frostline.data.folder import Problem
@@ -141,7 +141,8 @@ def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images
     named = "; ".join(f"{what}{problem.key} {problem.reason}" for problem in problems[:NAMED])
     if len(problems) > NAMED:
         write_text(bad_images, csv_text(("key", "reason"), problems))
-        named += f"; and {len(problems) - NAMED} more, all listed in {bad_images}"
+        kinds = f" ({tally(problem.key for problem in problems)} in all)" if what == "" else ""
+        named += f"; and {len(problems) - NAMED} more{kinds}, all listed in {bad_images}"
     many = f"{len(problems)} files" if len(problems) > 1 else "a file"
     return FrostlineError(
         f"{place} has {many} that can't be used: {named}; or leave such files out: dataset.on_bad_image=skip"
