@@ -90,6 +90,18 @@ def test_tables(run):
     )
 
 
+def test_a_run_that_may_stop_early_is_at_most_so_long(run):
+    until = "freeze.phases.0.until={plateau: val/loss, patience: 3, max: 100%}"
+    out = run("freeze=full", "trainer.epochs=10", until, *MLP)
+    assert "in batches of 20: at most 10 epochs of 5 steps" in out
+    assert "phase 0 ends early if val/loss stalls for 3 epochs" in out
+    out = run("freeze=full", "trainer.epochs=10", until.replace("100%", "50%"), *MLP)
+    assert "at most 5 epochs of 5 steps" in out
+    out = run("freeze=full", "trainer.epochs=3", until, *MLP)
+    assert "batches of 20: 3 epochs of 5 steps" in out
+    assert "phase 0 ends on time, since its patience of 3 epochs ends no sooner" in out
+
+
 WIDE = ["backbone=mlp", "backbone.hidden=[512,16]", "input.size=8", "--images", "100"]
 
 

@@ -39,11 +39,17 @@ class Plan:
     """That it trains on."""
     batch_size: int
     epochs: int
+    """At most, where `may_stop`."""
     steps_per_epoch: int
     groups: list[GroupOutline]
     sections: list[SectionOutline]
     """From the input to the head."""
     phases: list[PhaseOutline]
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the last phase may end the run early."""
+        return bool(self.phases) and self.phases[-1].ends.startswith("early")
 
     @property
     def patterns(self) -> dict[str, list[str]]:
@@ -121,6 +127,16 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     for (cut, behind), whole_cost in _WORKED_OUT[key]:
         cuts.append(reuse.fitting(cut, images) if isinstance(cut, Split) else cut)
         costs.append(behind if behind and isinstance(cuts[-1], Split) else whole_cost)
+    phases = outline.phases(
+        plan,
+        sizes,
+        run.optimizer.lr,
+        run.trainer.batch_size,
+        costs,
+        cuts,
+        reuse.views or 1,
+    )
+    last = phases[-1] if phases else None
     return Plan(
         backbone=backbone_name(run),
         dataset=run.dataset.kind,
@@ -130,19 +146,11 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         input=shape,
         images=images,
         batch_size=run.trainer.batch_size,
-        epochs=run.trainer.epochs,
+        epochs=round(last.first_epoch + last.epochs) if last else run.trainer.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         groups=outline.groups(plan, sizes),
         sections=outline.sections(plan, sizes),
-        phases=outline.phases(
-            plan,
-            sizes,
-            run.optimizer.lr,
-            run.trainer.batch_size,
-            costs,
-            cuts,
-            reuse.views or 1,
-        ),
+        phases=phases,
     )
 
 

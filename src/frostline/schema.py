@@ -7,7 +7,7 @@ its unit, below it.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -154,11 +154,26 @@ class Timm(Strict):
 
     kind: Literal["timm"]
     name: str
-    """timm's name of it, as in `timm.list_models()`."""
+    """timm's name of it, as in `timm.list_models()`, with or without a tag of its weights (resnet18.a1_in1k);
+    timm/NAME is the same; hf-hub:owner/name is a repository of the Hugging Face hub."""
     drop_rate: Annotated[float, Field(ge=0, lt=1)]
     """Dropout before the head."""
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)]
     """Stochastic depth; 0 for models that have none."""
+
+    @field_validator("name")
+    @classmethod
+    def _one_spelling(cls, name: str) -> str:
+        """Return the same name for the same model: timm's own repositories are named by their models."""
+        name = name.removeprefix("https://huggingface.co/")
+        source, colon, place = name.partition(":")
+        if source.lower() in ("hf-hub", "hf_hub"):
+            name = place
+        if colon and name != place:
+            return name  # local-dir:
+        if name.startswith("timm/") and "@" not in name:
+            return name.removeprefix("timm/")
+        return f"hf-hub:{name}" if colon or "/" in name else name
 
 
 class PluginBackbone(Strict):
@@ -279,7 +294,7 @@ class Phase(Strict):
     train: Annotated[list[str] | Literal["all"], Field(description="all, or a list of group names")]
     """The groups that train; the others are frozen."""
     until: Annotated[Literal["end"] | Percent | Epochs | Steps | Plateau | Reaches, Field(description=UNTIL)]
-    """When the phase ends."""
+    """When the phase ends. Only the last takes end; where it ends early, so does the run."""
     lr: dict[str, Positive] | None = None
     """Factor of optimizer.lr per group; `layer_decay`: factor per layer, from the head down."""
     optimizer: dict[str, dict[str, Any]] | None = None

@@ -185,6 +185,36 @@ def test_a_phase_counts_its_own_epochs_alone(tmp_path):
     assert bench.fit(tmp_path).starts == (0, 4, 8)
 
 
+STOPPING = phases({"train": "all", "until": {"plateau": "val/loss", "patience": 2, "max": "100%"}})
+
+
+@pytest.mark.parametrize(
+    ("losses", "last", "best"),
+    [
+        ([9, 5, 4, 4, 4, 3, 3], 4, 2),
+        ([9, 5, 6, 7, 1, 1, 1], 3, 1),
+        ([1, 5, 4, 3, 2, 1, 0], 6, 6),  # it never stalls
+    ],
+)
+def test_a_plateau_of_the_last_phase_ends_the_run(losses, last, best, tmp_path):
+    changes = {**MLP, **STOPPING, "trainer.epochs": 6, "trainer.monitor": "val/loss"}
+    result = Bench(changes, kind=scripted(losses)).fit(tmp_path)
+    assert [row["epoch"] for row in result.history] == list(range(last + 1))
+    assert (result.best_epoch, result.starts) == (best, (0,))
+    assert len(result.epoch_seconds) == last
+
+
+def test_a_metric_that_is_reached_ends_the_run_and_a_maximum_does(tmp_path):
+    for until, last in (
+        ({"reaches": "val/accuracy", "value": 0.6, "max": "100%"}, 3),
+        ({"reaches": "val/accuracy", "value": 0.9, "max": {"epochs": 2}}, 4),
+    ):
+        schedule = phases({"train": ["head"], "until": {"epochs": 2}}, {"train": "all", "until": until})
+        kind = scripted([9, 5, 4, 4, 4, 3, 3], [0, 0.8, 0.5, 0.7, 0.5, 0.5, 0.5])
+        result = Bench({**MLP, **schedule, "trainer.epochs": 6}, kind=kind).fit(tmp_path)
+        assert (len(result.history) - 1, result.starts) == (last, (0, 4))
+
+
 # ── restore: best ───────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -108,6 +108,37 @@ def test_where_the_batch_size_changes_phases_take_whole_epochs(until):
         resized([{"train": ["head"], "until": until}, {"train": "all", "until": "end", "batch_size": 16}])
 
 
+def stopping(most, before=()):
+    rule = {"plateau": "val/loss", "patience": 2, "max": most}
+    return plan([*before, {"train": "all", "until": rule}])
+
+
+@pytest.mark.parametrize(
+    ("most", "end"),
+    [
+        ("100%", 40),
+        ({"epochs": 99}, 40),  # the run is over before
+        ("50%", 20),
+        ({"epochs": 2}, 8),
+        ({"steps": 9}, 12),  # a run ends with an epoch
+    ],
+)
+def test_the_last_phase_ends_early_at_the_end_of_an_epoch(most, end):
+    made = stopping(most)
+    assert (made.total_steps, made.end_of((0,))) == (end, end)
+    assert not made.is_over((0,), end - 1, ended_early=False)
+    assert made.is_over((0,), end, ended_early=False)
+    assert made.is_over((0,), 4, ended_early=True)
+    assert made.advanced((0,), 4, ended_early=True) == (0,)
+
+
+def test_only_the_last_phase_ends_the_run():
+    made = stopping("100%", before=[{"train": ["head"], "until": {"steps": 6}}])
+    assert not made.is_over((0,), 6, ended_early=True)
+    assert made.end_of((0, 6)) == 40
+    assert stopping({"steps": 3}, before=[{"train": ["head"], "until": {"steps": 6}}]).end_of((0, 6)) == 12
+
+
 def test_a_schedule_without_phases_trains_nothing():
     assert plan([], groups={"all": "*"}).phases == ()
 
@@ -137,7 +168,8 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             GROUPS,
             [{"train": "all", "until": "50%"}],
-            "freeze.phases.0.until: the last phase must run to the end",
+            "freeze.phases.0.until: the last phase must run to the end; write until: end, or, to stop early,"
+            " until: {plateau: val/loss, patience: 3, max: 100%}",
         ),
         (
             GROUPS,

@@ -253,6 +253,27 @@ def test_the_second_phase_of_these_runs_ends_early_and_goes_back(name, config, d
     assert losses.index(min(losses)) == 0
 
 
+@pytest.mark.parametrize("end", [("step", 17), ("saving", 15), ("row", 5), ("publishing", "seed-0")])
+def test_a_run_that_stops_early_resumes_to_the_same_bytes(end, digits, tmp_path):
+    """It stalls after a rate that is far too high; its length is then not that of trainer.epochs."""
+    rule = {"plateau": "val/loss", "patience": 2, "min_delta": 0.3, "max": "100%"}
+    last = {**GRADUAL["phases"][1], "until": rule}
+    changes = {"freeze": {**GRADUAL, "phases": [GRADUAL["phases"][0], last]}}
+    config = run_config({**MLP, **changes})
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    assert in_process(run, finetune.run, config, digits, tmp_path / "whole") == (0, "")
+    killed = in_process(run, finetune.run, config, digits, tmp_path / "killed", end)
+    assert killed == (-signal.SIGKILL, "")
+    assert in_process(run, finetune.run, config, digits, tmp_path / "killed") == (0, "")
+    outs = files(tmp_path / "whole" / "out")
+    assert files(tmp_path / "killed" / "out") == outs
+    told = json.loads(outs["seed-0/training.json"])
+    assert told["epochs"] < 8
+    assert told["steps"] == told["epochs"] * 5
+    assert len(outs["seed-0/history.csv"].decode().splitlines()) == told["epochs"] + 2
+
+
 def test_a_run_killed_twice_goes_on_twice(digits, tmp_path, undisturbed):
     config = run_config(MLP)
     for end in (("step", 12), ("step", 27)):

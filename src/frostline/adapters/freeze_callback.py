@@ -144,6 +144,8 @@ class FreezeSchedule(pl.Callback):
         # A recalibration follows the sampler, which has no epoch here yet but the first.
         if not self.starts:
             self._enter(trainer, pl_module)
+        else:
+            self._stop_if_over(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the epoch's batches anew."""
@@ -206,6 +208,12 @@ class FreezeSchedule(pl.Callback):
         if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
             state = self._network(pl_module).state_dict()
             self.best = (score(phase.monitor, value), {k: v.detach().clone() for k, v in state.items()})
+        self._stop_if_over(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go back to the best epoch where the last phase restores it."""
+        if self.best is not None:
+            self._network(pl_module).load_state_dict(self.best[1])
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Give the module back as it came; what trains stays as the last phase had it."""
@@ -320,6 +328,13 @@ class FreezeSchedule(pl.Callback):
         """The starts as they are when `step` begins."""
         rule = self.plan.phases[self.phase].early if self.starts else None
         return self.plan.advanced(self.starts, step, rule is not None and rule.reached(self.history))
+
+    def _stop_if_over(self, trainer: pl.Trainer) -> None:
+        """End the run where its last phase has ended before the trainer's epochs."""
+        rule = self.plan.phases[self.phase].early
+        early = rule is not None and rule.reached(self.history)
+        if rule is not None and self.plan.is_over(self.starts, trainer.global_step, early):
+            trainer.should_stop = True
 
     def _apply(self, trainer: pl.Trainer, module: pl.LightningModule, *, first: bool) -> None:
         """Make network and optimizer be as the current phase says; `first`: it has just begun."""

@@ -270,7 +270,7 @@ class _ResumePoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # After the last one the results are as good as written.
-        if trainer.current_epoch + 1 != trainer.max_epochs:
+        if trainer.current_epoch + 1 != trainer.max_epochs and not trainer.should_stop:
             self._save(trainer, SAVE_EVERY_SECONDS)
 
     def _save(self, trainer: pl.Trainer, every: float) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from frostline.core.layers import Layers
@@ -69,7 +70,7 @@ class PhasePlan:
     length: int | None
     """Steps at most; None: to the run's end."""
     early: PlateauRule | ReachRule | None
-    """What may end it before its length does."""
+    """What may end it before its length does; in the last phase, what may end the run."""
     lr: Mapping[str, float]
     """Factor of the base rate for each group that trains."""
     layer_decay: float
@@ -131,14 +132,19 @@ class FreezePlan:
         return {}
 
     def _end_of(self, starts: tuple[int, ...]) -> int:
-        phase = self.phases[len(starts) - 1]
-        if phase.length is not None:
+        phase, last = self.phases[len(starts) - 1], len(starts) == len(self.phases)
+        if phase.length is not None and not last:
             return starts[-1] + phase.length
+        each = phase.steps_per_epoch
         gone = sum(
             Fraction(end - begin, before.steps_per_epoch)
             for before, begin, end in zip(self.phases, starts, starts[1:], strict=False)
         )
-        return starts[-1] + round((self.epochs - gone) * phase.steps_per_epoch)
+        epochs = Fraction(self.epochs)
+        if phase.length is not None:
+            # A run ends with an epoch, after its validation.
+            epochs = min(epochs, Fraction(ceil(gone + Fraction(phase.length, each))))
+        return starts[-1] + round((epochs - gone) * each)
 
     def advanced(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
         """Return `starts` as they are when `step` begins: one longer where the current phase has ended.
@@ -152,6 +158,10 @@ class FreezePlan:
             return (step,)
         ended = step >= self.end_of(starts) or ended_early
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
+
+    def is_over(self, starts: Sequence[int], step: int, ended_early: bool) -> bool:
+        """Say whether the run is over before `step`; arguments as of `advanced`."""
+        return len(starts) == len(self.phases) and (step >= self.end_of(starts) or ended_early)
 
     def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
         """Return the factor of the base rate for tensors of `group` at layer `depth`; 0 while frozen."""
@@ -307,7 +317,7 @@ def plan(
                 steps_per_epoch=steps,
             )
         )
-    budget = sum(Fraction(phase.length or 0, phase.steps_per_epoch) for phase in phases)
+    budget = sum(Fraction(phase.length or 0, phase.steps_per_epoch) for phase in phases[:-1])
     if phases and budget >= epochs:
         raise FrostlineError(
             f"freeze.phases: the phases before the last take {float(budget):.4g} epochs, but the run has"
@@ -352,9 +362,13 @@ def _check_groups(
 
 
 def _check_end(key: str, until: object, *, last: bool) -> None:
-    if last != (until == "end"):
-        which = "the last phase must run to the end; write until: end"
-        raise FrostlineError(f"{key}.until: {which if last else 'only the last phase has no end'}")
+    if not last and until == "end":
+        raise FrostlineError(f"{key}.until: only the last phase has no end")
+    if last and until != "end" and not hasattr(until, "max"):
+        raise FrostlineError(
+            f"{key}.until: the last phase must run to the end; write until: end, or, to stop early,"
+            " until: {plateau: val/loss, patience: 3, max: 100%}"
+        )
 
 
 def _steps_per_epoch(

@@ -160,7 +160,7 @@ def phases(
                 steps=last - first + 1,
                 first_epoch=found[-1].first_epoch + found[-1].epochs if found else 0.0,
                 epochs=(last - first + 1) / phase.steps_per_epoch,
-                ends=_ends(plan, index),
+                ends=_ends(plan, index, last - first + 1),
                 batch_norm=_batch_norm(plan, index),
                 batch_size=phase.batch_size or batch_size,
                 rates={group: (begin, middle, end) for group, (begin, middle, end) in triples.rates.items()},
@@ -215,22 +215,24 @@ def _section(place: Place) -> str:
     return "stem" if place.stage is None else f"stage:{place.stage}"
 
 
-def _ends(plan: FreezePlan, index: int) -> str:
+def _ends(plan: FreezePlan, index: int, steps: int) -> str:
     phase = plan.phases[index]
     when = f"early if {phase.early}" if phase.early else "on time"
-    if isinstance(phase.early, PlateauRule) and phase.early.patience >= _validations(plan, index):
+    if isinstance(phase.early, PlateauRule) and phase.early.patience >= _validations(plan, index, steps):
         # The phase's first validation sets what the next ones have to improve.
         when = f"on time, since its patience of {epochs_text(phase.early.patience)} ends no sooner"
     return f"{when}, and goes back to its best" if phase.restore else when
 
 
-def _validations(plan: FreezePlan, index: int) -> int:
-    """How many epochs may end within a phase, before it does, whatever ended the phases before it."""
+def _validations(plan: FreezePlan, index: int, steps: int) -> int:
+    """How many epochs may end within a phase of so many steps, before it does, whenever it begins."""
     phase, before = plan.phases[index], plan.phases[:index]
-    assert phase.length is not None
+    if index == len(plan.phases) - 1 and any(each.early for each in before):
+        # Phases before it that end early leave it more than what is planned.
+        steps = phase.length or steps
     # It begins with an epoch if those before it take whole ones; else one more may end in it.
     whole = all((each.length or 0) % each.steps_per_epoch == 0 for each in before)
-    return ceil(phase.length / phase.steps_per_epoch) - whole
+    return ceil(steps / phase.steps_per_epoch) - whole
 
 
 def _batch_norm(plan: FreezePlan, index: int) -> str:

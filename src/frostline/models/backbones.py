@@ -10,6 +10,7 @@ from frostline import schema
 from frostline.core.seeds import derive
 from frostline.data.pixels import InputSpec
 from frostline.errors import FrostlineError, allowed
+from frostline.models.timm_names import SOURCES, reason, resolved
 
 PLUGINS = "frostline.backbones"
 
@@ -47,9 +48,8 @@ def _try_out(model: nn.Module, backbone: schema.Backbone, spec: InputSpec, class
         with torch.no_grad():
             logits = model.eval()(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise FrostlineError(
-            f"input.size: {name} can't take {shape} images ({reason}); try a larger input.size"
+            f"input.size: {name} can't take {shape} images ({reason(error)}); try a larger input.size"
         ) from error
     model.train()
     if logits.shape != (1, classes):
@@ -74,16 +74,19 @@ def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
         arguments["drop_rate"] = backbone.drop_rate
     if backbone.drop_path_rate:
         arguments["drop_path_rate"] = backbone.drop_path_rate
-    config = timm_config(backbone)
+    name, config, saved = resolved(backbone.name)
+    arguments = {**saved, **arguments}
+    if backbone.name.startswith(SOURCES):
+        arguments["pretrained_cfg"] = config
     # Transformers are made for one size of image; convolutional networks take any.
     if config.get("fixed_input_size") and spec.size != config["input_size"][-1]:
         arguments["img_size"] = spec.size
     try:
-        model: nn.Module = timm.create_model(backbone.name, pretrained=False, **arguments)
+        model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise FrostlineError(
             f"backbone.name: timm can't make {backbone.name} for {spec.channels}×{spec.size}×{spec.size}"
-            f" images ({str(error).splitlines()[0]}); try its own size, input.size={config['input_size'][-1]}"
+            f" images ({reason(error)}); try its own size, input.size={config['input_size'][-1]}"
         ) from None
     return model
 
@@ -94,15 +97,7 @@ def timm_config(backbone: schema.Timm) -> dict[str, Any]:
     Raises:
         FrostlineError: timm has no such model.
     """
-    import timm
-    from timm.models import get_pretrained_cfg
-
-    if not timm.is_model(backbone.name):
-        raise FrostlineError(
-            f"backbone.name: timm has no {backbone.name!r}; {allowed(backbone.name, timm.list_models())}"
-        )
-    config = get_pretrained_cfg(backbone.name)
-    return config.to_dict() if config else {"input_size": (3, 224, 224)}
+    return resolved(backbone.name)[1]
 
 
 def _timm_input(backbone: schema.Timm) -> InputSpec:

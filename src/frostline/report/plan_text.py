@@ -30,8 +30,9 @@ def show(plan: Plan, width: int | None = None) -> None:
         console.print()
     for text, phases in groupby(plan.phases, _runs_once):
         console.print(f"{_span(list(phases))} {text}", style="dim")
-    for phase in plan.phases[:-1]:
-        console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
+    for phase in plan.phases:
+        if phase is not plan.phases[-1] or phase.ends.startswith(("early", "on time, since")):
+            console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
 
 
 def as_yaml(plan: Plan) -> str:
@@ -47,7 +48,10 @@ def as_yaml(plan: Plan) -> str:
 
 
 def _headline(plan: Plan) -> str:
-    length = f"{plan.epochs} epochs of {plan.steps_per_epoch} steps" if plan.phases else "nothing trains"
+    most = "at most " if plan.may_stop else ""
+    length = (
+        f"{most}{plan.epochs} epochs of {plan.steps_per_epoch} steps" if plan.phases else "nothing trains"
+    )
     return (
         f"freeze={plan.freeze} on {plan.backbone}, {plan.parameters:,} parameters;"
         f" {plan.images:,} images of {plan.dataset} in batches of {plan.batch_size}: {length}"

@@ -215,6 +215,8 @@ def _excess(run: Run) -> Iterator[tuple[str, object, str]]:
         yield "freeze", run.freeze_name, "set freeze=linear_probe"
         return
     (phase,) = run.freeze.phases
+    if phase.until != "end":
+        yield "freeze.phases.0.until", "stopping early", "write until: end"
     if phase.dropout:
         yield "freeze.phases.0.dropout", phase.dropout, "remove it"
     if any(settings.keys() - {"weight_decay"} for settings in (phase.optimizer or {}).values()):

@@ -407,7 +407,7 @@ def _training(
     return {
         "best_epoch": result.best_epoch,
         "epochs": len(result.history) - 1,
-        "steps": plan.end_of(result.starts) if plan.phases else 0,
+        "steps": result.history[-1]["step"],
         "training_images": images,
         "phases": phases,
         "features": result.features,
