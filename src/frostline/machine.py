@@ -21,11 +21,32 @@ def pin(threads: int) -> None:
     garbage.collect()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # cuBLAS reads it as it starts, and repeats its sums only with a workspace of a fixed size.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Else each new tensor is filled with NaN before it is written: a twentieth of a ResNet-18's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # As Lightning sets it, torch opens the driver's library anew at each optimizer step: 0.15 ms.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     keep_freed_memory()
+
+
+@contextmanager
+def repeatable_attention(device: torch.device) -> Iterator[None]:
+    """Let attention on a GPU repeat its gradients, while the block runs; it does so on a CPU.
+
+    The backward passes of FlashAttention and of the memory-efficient kernel add in any order unless
+    deterministic algorithms are demanded with errors instead of warnings, which many networks can't meet.
+    """
+    kernels = torch.backends.cuda
+    before = kernels.flash_sdp_enabled(), kernels.mem_efficient_sdp_enabled()
+    if device.type == "cuda":
+        kernels.enable_flash_sdp(False)
+        kernels.enable_mem_efficient_sdp(False)
+    try:
+        yield
+    finally:
+        kernels.enable_flash_sdp(before[0])
+        kernels.enable_mem_efficient_sdp(before[1])
 
 
 def keep_freed_memory() -> None:

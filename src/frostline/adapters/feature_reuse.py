@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from frostline.adapters.freeze_callback import FreezeSchedule
 from frostline.adapters.lit_module import Classifier, Reused
@@ -12,6 +13,9 @@ from frostline.core.execution import behind
 from frostline.core.frost_line import ALL_TRAINS, Split
 from frostline.data.features import OFF, Reuse
 from frostline.data.pixels import Images
+
+SPARE = 0.25
+"""The largest share of a GPU's free memory that features of one kind may take."""
 
 
 class FeatureReuse(pl.Callback):
@@ -96,5 +100,21 @@ class FeatureReuse(pl.Callback):
         there = all(there for _, there in [*kept, *([val] if val else [])])
         network = split.network
         precision = behind(plan.trained(phase), network, self.reuse.execution(network).trains)
-        train = [features for features, _ in kept]
-        return Reused(split, train, val[0] if val else None, precision), there
+        device = next(network.parameters()).device
+        train = [near(features, device) for features, _ in kept]
+        return Reused(split, train, near(val[0], device) if val else None, precision), there
+
+
+def near(features: Tensor, device: torch.device) -> Tensor:
+    """Return features on a GPU that has memory to spare for them; else as they are, on the CPU.
+
+    A step on features takes less time than gathering them on the CPU and sending them.
+
+    Args:
+        features: (N, …).
+        device: that trains on them.
+    """
+    if device.type != "cuda":
+        return features
+    free, _ = torch.cuda.mem_get_info(device)
+    return features.to(device) if features.nbytes <= free * SPARE else features

@@ -33,7 +33,7 @@ class Reused:
 
     split: Split
     train: Sequence[Tensor]
-    """(N, …) features of the training images, for each augmented view of them."""
+    """(N, …) features of the training images, for each augmented view of them; on the CPU or the device."""
     val: Tensor | None
     """(M, …) features of the validation images; None: validation runs the whole network."""
     precision: Precision = "fp32"
@@ -41,12 +41,13 @@ class Reused:
 
     def training(self, rows: Tensor, epoch: int, device: torch.device) -> Tensor:
         """Return the logits of some training images, (B, K); epochs take the views in turn."""
-        return self._rest(self.train[epoch % len(self.train)].index_select(0, rows).to(device))
+        features = self.train[epoch % len(self.train)]
+        return self._rest(features.index_select(0, rows.to(features.device)).to(device))
 
     def validation(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return the logits of some validation images, (B, K)."""
         assert self.val is not None
-        return self._rest(self.val[rows.cpu()].to(device))
+        return self._rest(self.val[rows.to(self.val.device)].to(device))
 
     def _rest(self, features: Tensor) -> Tensor:
         return run(self.split.rest, features, self.precision)
@@ -150,6 +151,10 @@ class Classifier(pl.LightningModule):
             self._measured(logits, labels)
         self._judge()
 
+    def on_train_start(self) -> None:
+        """Take the totals of an epoch that was not over to the device: checkpoints are read to the CPU."""
+        self._totals = {name: _on(value, self.device) for name, value in self._totals.items()}
+
     def on_train_epoch_start(self) -> None:
         """Start the totals of an epoch."""
         self._totals, self._waiting, self.taken = {}, [], 0
@@ -238,6 +243,11 @@ class Classifier(pl.LightningModule):
         for name in ("loss", "accuracy"):
             value = totals[name].double() / totals["count"]
             self.trainer.callback_metrics[f"{split}/{name}"] = value.cpu()
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    """A tensor on a device, and anything else as it is."""
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _cross_entropy(config: schema.CrossEntropy, counts: Tensor | None) -> CrossEntropy:

@@ -121,7 +121,8 @@ def fit(
     resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
     compiled = compiling(classifier.network, wanted=config.compile)
-    with _quiet(), _one_sentence(result, resume), closing(data), compiled:
+    attention = machine.repeatable_attention(device)
+    with _quiet(), _one_sentence(result, resume), closing(data), compiled, attention:
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,

@@ -4,7 +4,7 @@ Chosen by hardware and architecture, not by the clock: a measurement could turn 
 and results would then differ by rounding.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -178,7 +178,9 @@ def has_bf16(device: torch.device) -> bool:
     """Say whether a device has instructions for products of bfloat16 numbers."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    capabilities: Mapping[str, Any] = {}
+    if device.type == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # some versions since 2.8 have it not
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 

@@ -376,11 +376,16 @@ def _proven(cut: Split, images: Tensor) -> bool:
             buffer.copy_(value)
 
 
+def _drawn(device: torch.device) -> Tensor:
+    """The state of the generator that a network on a device draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
 def _equal(cut: Split, images: Tensor) -> bool:
     torch.manual_seed(0)
-    drawn = torch.get_rng_state()
+    drawn = _drawn(images.device)
     features = cut.features(images)
-    if not torch.equal(torch.get_rng_state(), drawn):
+    if not torch.equal(_drawn(images.device), drawn):
         return False  # the prefix draws numbers
     if features.shape != (len(images), *cut.shape):
         return False
