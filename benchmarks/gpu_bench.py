@@ -62,7 +62,7 @@ class Bench:
             return (project / alone.Job("finetune")(composed, choices).out).resolve()
 
 
-# ── runs that are stopped, timed, given other data ──────────────────────────────────────────────────────────
+# ── runs that are stopped or timed, or use other data ───────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def replaced(holder: Any, **values: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted(stop: int | None = None) -> Iterator[list[int]]:
-    """Count the optimizer steps that runs take, each of which may leave a checkpoint; stop after so many.
+    """Count the optimizer steps that runs take, each of which may write a checkpoint; stop after so many.
 
     Raises:
         Stopped: after `stop` steps.
@@ -101,17 +101,17 @@ def counted(stop: int | None = None) -> Iterator[list[int]]:
 
 def timed(run: Callable[[], Path]) -> tuple[float, Path]:
     """Return the seconds of a run's training, as it tells MLflow, and the run's folder."""
-    told: list[float] = []
+    found: list[float] = []
     train = training.train
 
     def telling(*arguments: Any) -> dict[str, Any]:
         timing = train(*arguments)
-        told.append(timing["train_seconds"])
+        found.append(timing["train_seconds"])
         return timing
 
     with replaced(training, train=telling):
         out = run()
-    (seconds,) = told
+    (seconds,) = found
     return seconds, out
 
 
@@ -138,7 +138,7 @@ def write_digits(path: str) -> None:
     np.savez_compressed(path, **images, **labels)
 
 
-# ── what a run left ─────────────────────────────────────────────────────────────────────────────────────────
+# ── what a run wrote ────────────────────────────────────────────────────────────────────────────────────
 
 
 def accuracy(out: Path) -> float:
@@ -147,7 +147,7 @@ def accuracy(out: Path) -> float:
     return found["test"]["accuracy"]
 
 
-def told(out: Path) -> dict[str, Any]:
+def training_json(out: Path) -> dict[str, Any]:
     """Return a run's training.json."""
     found: dict[str, Any] = json.loads((out / "training.json").read_text())
     return found
@@ -169,7 +169,9 @@ def same_bytes(a: Path, b: Path) -> str:
     for name in ("weights.safetensors", "history.csv"):
         one, other = ((out / name).read_bytes() for out in (a, b))
         assert one == other, f"{name} differs; validation losses {losses(a)} and {losses(b)}"
-    assert told(a)["best_epoch"], f"the weights are those of the start; validation losses {losses(a)}"
+    assert training_json(a)["best_epoch"], (
+        f"the weights are those of the start; validation losses {losses(a)}"
+    )
     return hashlib.sha256((a / "weights.safetensors").read_bytes()).hexdigest()[:12]
 
 

@@ -113,22 +113,22 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="DIR", help="install from DIR first, offline"
     )
-    given = parser.parse_args(words)
-    if given.wheels:
-        return collect(given.wheels)
-    python = installed(given.source) if given.source else Path(sys.executable)
-    device = given.device or _device(python)
-    data = given.source / DATA if given.source else None
-    chosen = [check for check in CHECKS if given.only is None or check.name in given.only]
-    rows = list(run(chosen, python, device, data, given.minutes))
+    options = parser.parse_args(words)
+    if options.wheels:
+        return collect(options.wheels)
+    python = installed(options.source) if options.source else Path(sys.executable)
+    device = options.device or _device(python)
+    data = options.source / DATA if options.source else None
+    chosen = [check for check in CHECKS if options.only is None or check.name in options.only]
+    rows = list(run(chosen, python, device, data, options.minutes))
     report = {
         "device": device,
         "passed": all(row.passed for row in rows),
         "rows": [asdict(row) for row in rows],
     }
-    given.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     failed = [row.check for row in rows if not row.passed]
-    print(f"\n{len(rows) - len(failed)} of {len(rows)} passed on {device}; {given.out}")
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} passed on {device}; {options.out}")
     return 1 if failed else 0
 
 
@@ -141,7 +141,7 @@ def run(
     """Run checks in processes of their own, and print and give a row for each as it ends.
 
     A process runs one check after the other until one takes too long, or ends the process; the next process
-    goes on with the rest.
+    runs the rest.
 
     Args:
         checks: in their order.
@@ -175,13 +175,13 @@ class _Process:
     def __init__(self, python: Path, device: str, data: Path | None, names: Sequence[str]) -> None:
         about = {"device": device, "data": str(data.resolve()) if data else None, "names": list(names)}
         self.folder = tempfile.TemporaryDirectory(prefix="frostline-gpu-check-")
-        self._said = (Path(self.folder.name) / "said").open("w+", encoding="utf-8")
+        self._errors = (Path(self.folder.name) / "stderr").open("w+", encoding="utf-8")
         self._process = subprocess.Popen(
             [str(python), "-m", CHECKING, json.dumps(about)],
             cwd=ROOT,
             env={**_plain(), "TMPDIR": self.folder.name, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._errors,
             text=True,
             start_new_session=True,
         )
@@ -199,7 +199,7 @@ class _Process:
         self._reader.join()
         assert self._process.stdout
         self._process.stdout.close()
-        self._said.close()
+        self._errors.close()
         self.folder.cleanup()
 
     def row(self, check: Check, seconds: float) -> tuple[Row, bool]:
@@ -216,10 +216,10 @@ class _Process:
             status = self._process.wait()
             why = f"the process ended with status {status}: {self._last_words()}"
             return Row(check.name, check.what, False, why, time.monotonic() - begun), False
-        told = json.loads(line)
-        assert told["check"] == check.name, (told, check)
-        usable = told.pop("usable")
-        return Row(what=check.what, seconds=time.monotonic() - begun, **told), usable
+        answer = json.loads(line)
+        assert answer["check"] == check.name, (answer, check)
+        usable = answer.pop("usable")
+        return Row(what=check.what, seconds=time.monotonic() - begun, **answer), usable
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -229,16 +229,16 @@ class _Process:
         self._lines.put(None)
 
     def _last_words(self) -> str:
-        self._said.flush()
-        self._said.seek(0)
-        return (self._said.read().strip().splitlines() or ["it said nothing"])[-1][:200]
+        self._errors.flush()
+        self._errors.seek(0)
+        return (self._errors.read().strip().splitlines() or ["it said nothing"])[-1][:200]
 
 
 def _plain() -> dict[str, str]:
     """The environment without what leads runs elsewhere."""
     ours = ("MLFLOW_", "FROSTLINE_", "HYDRA_", "DVC_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "FROSTLINE_TRACKING": "off"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**inherited, "FROSTLINE_TRACKING": "off"}
 
 
 def _device(python: Path) -> str:

@@ -30,7 +30,7 @@ from benchmarks.gpu_bench import (
     near,
     same_bytes,
     timed,
-    told,
+    training_json,
 )
 from frostline.data.sources import ArraySource
 
@@ -122,7 +122,7 @@ def features(bench: Bench) -> Result:
     """Train a linear probe on features, and with the whole network at each step."""
     words = [*bench.words, "freeze=linear_probe", "trainer.precision=fp32"]
     on, off = bench.run("on", *words), bench.run("off", *words, "features=off")
-    (used,) = told(on)["features"]
+    (used,) = training_json(on)["features"]
     assert not used.startswith("whole network"), used
     return f"{near(on, off)}, at {used}", {"on": losses(on), "off": losses(off)}
 
@@ -135,7 +135,7 @@ def ema(bench: Bench) -> Result:
 def bf16(bench: Bench) -> Result:
     """Train in bfloat16 and in float32."""
     half, single = (bench.run(name, *bench.words, f"trainer.precision={name}") for name in ("bf16", "fp32"))
-    used = told(half)["precision"]["trains"]
+    used = training_json(half)["precision"]["trains"]
     assert used == "bf16", used
     return near(half, single), {"bf16": losses(half), "fp32": losses(single)}
 
@@ -169,25 +169,25 @@ def heads(bench: Bench) -> Result:
 def two(bench: Bench) -> Result:
     """Run two processes at once on the same device."""
     script = "from benchmarks.gpu_checks import one; import sys; one(*sys.argv[1:])"
-    given = json.dumps([bench.device, bench.data])
+    device_and_data = json.dumps([bench.device, bench.data])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", script, given, str(bench.folder / name), *bench.words],
+            [sys.executable, "-c", script, device_and_data, str(bench.folder / name), *bench.words],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
         for name in ("a", "b")
     ]
-    said = [process.communicate()[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     assert not any(process.returncode for process in processes), "one of them failed"
-    a, b = (Path(text.strip().splitlines()[-1]) for text in said)
+    a, b = (Path(text.strip().splitlines()[-1]) for text in outputs)
     return same_bytes(a, b), {}
 
 
-def one(given: str, place: str, *words: str) -> None:
+def one(device_and_data: str, place: str, *words: str) -> None:
     """Fine-tune in a process of its own, and print the results' folder."""
-    device, data = json.loads(given)
+    device, data = json.loads(device_and_data)
     give_digits(data)
     folder = Path(place)
     print(Bench(device, data, folder.parent).run(folder.name, *words))
@@ -229,22 +229,22 @@ CHECKS: dict[str, Callable[[Bench], Result]] = {
 
 def main() -> None:
     """Run the checks named; say of each, in a line of JSON, what it came to."""
-    given = json.loads(sys.argv[1])
-    give_digits(given["data"])
-    for name in given["names"]:
-        said: dict[str, Any] = {"check": name, "usable": True}
+    request = json.loads(sys.argv[1])
+    give_digits(request["data"])
+    for name in request["names"]:
+        answer: dict[str, Any] = {"check": name, "usable": True}
         try:
-            said["result"], said["figures"] = CHECKS[name](Bench(given["device"], given["data"]))
-            said["passed"] = True
+            answer["result"], answer["figures"] = CHECKS[name](Bench(request["device"], request["data"]))
+            answer["passed"] = True
         except Exception as error:
             traceback.print_exc()
             (first, *_) = str(error).strip().splitlines() or ["no reason given"]
             # After an error on the device itself all that follows fails, too.
-            said["usable"] = not (isinstance(error, RuntimeError) and "CUDA" in str(error))
-            said |= {"passed": False, "result": f"{type(error).__name__}: {first}"[:300]}
-            said["figures"] = {"traceback": traceback.format_exc()[-4000:]}
-        print(json.dumps(said), flush=True)
-        if not said["usable"]:
+            answer["usable"] = not (isinstance(error, RuntimeError) and "CUDA" in str(error))
+            answer |= {"passed": False, "result": f"{type(error).__name__}: {first}"[:300]}
+            answer["figures"] = {"traceback": traceback.format_exc()[-4000:]}
+        print(json.dumps(answer), flush=True)
+        if not answer["usable"]:
             return
 
 

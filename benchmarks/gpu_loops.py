@@ -92,18 +92,18 @@ class Loop:
     def cast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def step(self, optimizer: torch.optim.Optimizer, part: nn.Module, given: Tensor, y: Tensor) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, part: nn.Module, inputs: Tensor, y: Tensor) -> None:
         with self.cast():
-            logits = part(given)
+            logits = part(inputs)
         optimizer.zero_grad()
         cross_entropy(logits.float(), y).backward()
         optimizer.step()
 
-    def measure(self, part: nn.Module, given: Sequence[Tensor]) -> float:
+    def measure(self, part: nn.Module, inputs: Sequence[Tensor]) -> float:
         part.eval()
         hits = torch.zeros((), device=self.device)
         with torch.inference_mode(), self.cast():
-            for x, y in zip(given, self.val_y.split(self.work.batch), strict=True):
+            for x, y in zip(inputs, self.val_y.split(self.work.batch), strict=True):
                 hits += (part(x).argmax(1) == y).sum()
         return float(hits) / len(self.val_y)
 

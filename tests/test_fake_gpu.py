@@ -55,11 +55,11 @@ def test_mixing(mixup, cutmix):
 def test_heads_that_are_trained_at_once(loss, optimizer):
     smoothing, weights = (0.1, torch.ones(4)) if loss == "cross_entropy" else (0.0, None)
     head = torch.zeros(4, 16, device=CUDA), torch.zeros(4, device=CUDA)
-    given = [heads.Head(1e-3, 0.1, smoothing, seed, *head) for seed in (0, 1)]
+    many = [heads.Head(1e-3, 0.1, smoothing, seed, *head) for seed in (0, 1)]
     settings = heads.Optimizer(optimizer, momentum=0.9)
     recipe = heads.Recipe(1, 8, settings, Curve("constant"), "val/loss", loss, weights, clip_norm=1.0)
     features = torch.zeros(32, 16, device=CUDA)
-    group = heads._Group(given, [features], labels(), features, labels(), recipe)
+    group = heads._Group(many, [features], labels(), features, labels(), recipe)
     assert group._epoch(0)[0].is_cuda
     assert group._validate()[0].is_cuda
 

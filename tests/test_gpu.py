@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frostline import machine, schema
-from frostline.adapters.feature_reuse import near
+from frostline.adapters.feature_reuse import held_on
 from frostline.core import heads, probes
 from frostline.core.execution import device_of, execution_of, has_bf16
 from frostline.core.rates import Curve
@@ -51,11 +51,11 @@ def test_attention_repeats_its_gradients():
 def test_features_that_fit_are_held_in_its_memory():
     device = torch.device("cuda")
     features = drawn(100, 16)
-    assert near(features, device).is_cuda
-    assert near(features, torch.device("cpu")) is features
+    assert held_on(features, device).is_cuda
+    assert held_on(features, torch.device("cpu")) is features
     free, _ = torch.cuda.mem_get_info()
     large = torch.empty(1).expand(free // 8, 1)  # says that it has 4 bytes for each of these
-    assert near(large, device) is large
+    assert held_on(large, device) is large
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -66,9 +66,9 @@ def test_heads_learn_as_on_the_cpu(optimizer):
 
     def fits(device):
         start = torch.zeros(4, 32, device=device), torch.zeros(4, device=device)
-        given = [heads.Head(lr, 0.01, 0.1, seed, *start) for lr in (1e-2, 1e-3) for seed in (0, 1)]
+        many = [heads.Head(lr, 0.01, 0.1, seed, *start) for lr in (1e-2, 1e-3) for seed in (0, 1)]
         x, y = features.to(device), labels.to(device)
-        return heads.train_heads(given, x, y, x, y, recipe)
+        return heads.train_heads(many, x, y, x, y, recipe)
 
     for there, here in zip(fits("cuda"), fits("cpu"), strict=True):
         assert there.failure is here.failure is None

@@ -50,11 +50,11 @@ def test_checks_for_which_there_is_no_time_have_failed():
 @pytest.mark.parametrize(("names", "status"), [(["first", "second"], 0), (["first", "fails"], 1)])
 def test_the_exit_status_and_the_file_say_whether_all_passed(names, status, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "CHECKS", tuple(checks(*names)))
-    out = tmp_path / "told.json"
+    out = tmp_path / "report.json"
     assert main(["--device", "cpu", "--out", str(out)]) == status
-    told = json.loads(out.read_text())
-    assert (told["passed"], told["device"]) == (not status, "cpu")
-    assert [row["check"] for row in told["rows"]] == names
+    report = json.loads(out.read_text())
+    assert (report["passed"], report["device"]) == (not status, "cpu")
+    assert [row["check"] for row in report["rows"]] == names
 
 
 def test_each_row_of_the_table_is_a_check_and_there_is_time_for_it():

@@ -101,11 +101,11 @@ class FeatureReuse(pl.Callback):
         network = split.network
         precision = behind(plan.trained(phase), network, self.reuse.execution(network).trains)
         device = next(network.parameters()).device
-        train = [near(features, device) for features, _ in kept]
-        return Reused(split, train, near(val[0], device) if val else None, precision), there
+        train = [held_on(features, device) for features, _ in kept]
+        return Reused(split, train, held_on(val[0], device) if val else None, precision), there
 
 
-def near(features: Tensor, device: torch.device) -> Tensor:
+def held_on(features: Tensor, device: torch.device) -> Tensor:
     """Return features on a GPU that has memory to spare for them; else as they are, on the CPU.
 
     A step on features takes less time than gathering them on the CPU and sending them.
