@@ -186,7 +186,7 @@ def test_moved_while_a_run_is_recorded_elsewhere(old, tmp_path, monkeypatch):
     run.files({"config.yaml": b"a: 1\n"})
     run.end("FINISHED", when=5000)
     assert not inside.exists()
-    assert (old / "mlartifacts" / run._id / "artifacts" / "config.yaml").is_file()
+    assert (old / "mlartifacts" / run.id / "artifacts" / "config.yaml").is_file()
 
 
 def test_artifacts_that_lie_elsewhere_stay_there(old, tmp_path, monkeypatch):

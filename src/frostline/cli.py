@@ -22,6 +22,7 @@ from frostline.help_texts import (
     PROBE_EXAMPLES,
     REGISTER_EXAMPLES,
     RUN_FILES,
+    SYNC_NOTES,
 )
 
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--to", type=_size, metavar="SIZE", help="such as 5GiB, 500MiB or 0 (default: the limit)"
             )
+
+    add("sync", _sync, "deliver to MLflow what it could not record when it happened", SYNC_NOTES)
 
     sub = add("register", _register, "make a run's network a version of a model in MLflow", REGISTER_EXAMPLES)
     sub.add_argument("run", metavar="RUN", help="a run's folder, its id or its name; see below")
@@ -513,8 +516,16 @@ def _cache_clear(arguments: argparse.Namespace) -> None:
     kept.clear(arguments.format)
 
 
+def _sync(arguments: argparse.Namespace) -> None:
+    from frostline import syncing
+
+    syncing.run()
+
+
 def _register(arguments: argparse.Namespace) -> None:
-    from frostline import located
+    from frostline import located, syncing
+
+    syncing.first()
 
     folder = located.folder(arguments.run)
     from frostline.adapters.models import Models

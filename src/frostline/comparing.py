@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
+from frostline import syncing
 from frostline.adapters.results import Results
 from frostline.adapters.tracking import Store
 from frostline.core.comparison import Comparison, Result, compare
@@ -43,6 +44,7 @@ def run(
     """
     if out is not None and out.suffix.removeprefix(".") not in report.KINDS:
         raise FrostlineError(f"--out: found {out}; name a file that ends in .md, .csv or .html")
+    syncing.first()
     store = Store(reading=True)
     with store.plainly("compare"):
         title, found = _found(Results(store), runs, study, condition)

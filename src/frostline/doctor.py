@@ -339,6 +339,22 @@ def held_by(lock: Path) -> str | None:
     return None
 
 
+def journals() -> Iterator[Finding]:
+    """Records that MLflow has not got yet."""
+    from frostline import journal
+
+    for path in journal.paths():
+        if journal.header_of(path) is None:
+            yield Finding("journal", "note", f"{path} is damaged: nobody knows whose it is", f"remove {path}")
+    for found in journal.pending():
+        if found.records and not found.live:
+            fix = (
+                "frostline sync" if found.here else f"MLFLOW_TRACKING_URI={found.header.store} frostline sync"
+            )
+            text = f"{found.records} records wait in {found.path} for {found.header.store}"
+            yield Finding("journal", "note", text, fix)
+
+
 def data() -> Iterator[Finding]:
     """Data sets and weights that need no download."""
     from frostline.data.idx import DEBIAN
@@ -395,6 +411,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     dvc,
     store,
     locks,
+    journals,
     data,
     disk,
 )

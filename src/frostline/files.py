@@ -40,7 +40,7 @@ def canonical_json(value: Any) -> str:
 
 def content_key(value: Any) -> str:
     """Return the sha256, in hex, of `value`'s canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

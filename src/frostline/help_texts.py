@@ -44,6 +44,13 @@ examples:
 
 The best on the first metric comes first. The others' differences from it in test accuracy are paired by
 seed; p is a paired t-test's, corrected for all rows together (Holm)."""
+SYNC_NOTES = """\
+Runs write what they record to .frostline/journal first. A command that ends waits 2 seconds for a server
+that is unreachable or slow (FROSTLINE_WAIT=SECONDS), then the rest stays in the journal. `frostline sync`
+delivers it, and so does the next command that records or compares. Nothing is recorded twice.
+
+Records are delivered to the store that their run had: for one of another MLFLOW_TRACKING_URI, set it.
+exit status: 2 if something is still pending for this store."""
 PROBE_EXAMPLES = """\
 examples:
   frostline probe dataset=digits backbone=efficientnet_lite0 weights=imagenet

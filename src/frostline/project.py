@@ -125,7 +125,17 @@ def store_uri() -> str:
 
 def shown_store() -> str:
     """Return the address of MLflow's store without the password that it may hold."""
-    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", store_uri())
+    return without_password(store_uri())
+
+
+def without_password(text: str) -> str:
+    """Return `text` with asterisks for the passwords in its addresses.
+
+    >>> without_password("postgresql://me:secret@host/runs?password=secret")
+    'postgresql://me:***@host/runs?password=***'
+    """
+    hidden = re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
+    return re.sub(r"((?:password|token|secret)=)[^&\s]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 def sqlite_uri(path: Path) -> str:
@@ -136,6 +146,19 @@ def sqlite_uri(path: Path) -> str:
     if "?" in str(path) or "%" in str(path):
         return f"sqlite+pysqlite:///{quote(str(path))}"
     return f"{SQLITE}{path}"
+
+
+def wait_seconds() -> float:
+    """Return how long a finished command waits for a slow MLflow server: FROSTLINE_WAIT, else 2 seconds.
+
+    Raises:
+        FrostlineError: FROSTLINE_WAIT is no number of seconds.
+    """
+    text = os.environ.get("FROSTLINE_WAIT") or "2"
+    with suppress(ValueError):
+        if (seconds := float(text)) >= 0:
+            return seconds
+    raise FrostlineError(f"FROSTLINE_WAIT: found {text!r}; give a number of seconds, such as 30")
 
 
 def keeps_models() -> bool:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from frostline import local_store, project
+from frostline import local_store, project, syncing
 from frostline.errors import FrostlineError
 
 HOST = "127.0.0.1"
@@ -40,6 +40,7 @@ def serve(port: int, page: str | None = None) -> None:
     Raises:
         FrostlineError: no port is free, the store can't be opened, or the server ends by itself.
     """
+    syncing.first()
     uri = project.store_uri()
     if uri.startswith(("http://", "https://")):
         print(f"{uri}{page or ''}  (MLFLOW_TRACKING_URI)")

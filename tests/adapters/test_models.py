@@ -256,10 +256,12 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     told = []
     pipe = type("Pipe", (), {"send": lambda self, key, *message: told.append(message)})()
     recorder.RecordedRun(pipe, 0).finished(photo_run)
-    files, (what, folder) = told
+    files, (what, name) = told
     assert (files[0], what) == ("files", "model")
+    folder = place / ".frostline/models" / name
+    assert folder.is_dir()
     run_id = client.create_run(models._store.experiment, run_name="kept").info.run_id
-    StoredRun(models._store, run_id).model(folder)
+    StoredRun(models._store, run_id).model(name)
     assert not folder.exists()
     kept = trained.Trained.read(located.folder(f"runs:/{run_id}/model"))
     assert kept.sha256 == trained.Trained.read(photo_run).sha256

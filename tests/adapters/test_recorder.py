@@ -1,9 +1,6 @@
 """The process that records: it never holds up the training, and outlives it to say how it ended."""
 
-import io
 import json
-import os
-import pickle
 import shutil
 import socket
 import sqlite3
@@ -67,7 +64,7 @@ recorder = Recorder()
 with recorder.run(info("fine")) as run:
     run.epoch({"epoch": 0, "val/loss": 0.5})
     run.metrics({"best/val/loss": 0.5})
-for error in (ValueError("the loss became nan"), KeyboardInterrupt()):
+for error in (ValueError("the loss became nan"), KeyboardInterrupt(), SystemExit(143)):
     try:
         with recorder.run(info(type(error).__name__)):
             raise error
@@ -82,10 +79,12 @@ assert not [name for name in sys.modules if name.startswith("mlflow")]
         "fine": "FINISHED",
         "ValueError": "FAILED",
         "KeyboardInterrupt": "KILLED",
+        "SystemExit": "KILLED",
     }
     assert found["fine"][2] == {"val/loss": 0.5, "best/val/loss": 0.5}
     assert found["ValueError"][1]["error"] == "the loss became nan"
     assert found["KeyboardInterrupt"][1]["error"] == "KeyboardInterrupt"
+    assert found["SystemExit"][1]["error"] == "ended with status 143"
 
 
 def test_a_trial_says_what_became_of_it(tmp_path, no_runs):
@@ -123,7 +122,6 @@ import os, signal
 with Recorder().run(info("killed")) as run:
     for epoch in range(50):
         run.epoch({"epoch": epoch, "val/loss": 1.0})
-    run._recorder._handed_over()
     os.kill(os.getpid(), signal.SIGKILL)
 """
     training = program(tmp_path, code)
@@ -138,8 +136,6 @@ with Recorder().run(info("killed")) as run:
 def test_a_server_that_never_answers_holds_nobody_up(tmp_path):
     code = """
 import time
-from frostline.adapters import recorder
-recorder.PATIENCE_SECONDS = 3.0
 begun = time.monotonic()
 with Recorder().run(info("unheard")) as run:
     for epoch in range(1000):
@@ -153,20 +149,21 @@ print(time.monotonic() - begun)
         assert time.monotonic() - begun < 30
     assert float(output) < 5
     assert said == (
-        "frostline: warning: the MLflow store did not take all records in time; the files are whole\n"
+        f"frostline: warning: 1003 records for MLflow at {uri} wait in {tmp_path / '.frostline/journal'} "
+        "(it is slow); `frostline sync` or the next command delivers them\n"
     )
 
 
 def test_records_are_waited_for_as_long_as_there_is_progress_and_pictures_for_a_while(tmp_path, no_runs):
-    """Each record takes a quarter of the patience, all of them twice the patience."""
+    """Each run takes a part of the patience, all of them more than that."""
     shutil.copy(no_runs, tmp_path)
     slow = """
 import sys, time
 from frostline.adapters import recorder, tracking
 end = tracking.StoredRun.end
-tracking.StoredRun.end = lambda *given, **more: (time.sleep(0.5), end(*given, **more))
+tracking.StoredRun.end = lambda *given, **more: (time.sleep(1.5), end(*given, **more))
 recorder.PICTURES_SECONDS = 0.0
-recorder.serve(sys.stdin.buffer, recorder._teller())
+recorder.serve(sys.stdin.fileno(), recorder._teller())
 """
     (tmp_path / "slow.py").write_text(slow)
     code = """
@@ -182,50 +179,78 @@ for number in range(8):
     with given.run(info(f"run {number}")) as run:
         given.send(run._key, "files", {"history.csv": header + b"\\n0,0,,,,,1.0,0.5\\n"})
 select.select([given._progress], [], [])  # it is up
-recorder.PATIENCE_SECONDS = 2.0
+recorder.PATIENCE_SECONDS = 10.0
 """
     output, said = program(tmp_path, code).communicate(timeout=100)
     assert output == ""
     assert said == (
-        "frostline: MLflow has no pictures of 8 runs, since so many ended at once; the best have theirs\n"
+        "frostline: MLflow has no plots of 8 runs, since so many ended at once; the best have theirs\n"
     )
     found = recorded(tmp_path)
     assert {status for status, _, _ in found.values()} == {"FINISHED"}
     assert len(found) == 8
 
 
-def test_a_recorder_that_dies_takes_no_training_along(tmp_path):
+def test_a_recorder_that_dies_costs_nothing(tmp_path, no_runs):
+    shutil.copy(no_runs, tmp_path)
     code = """
-import time
 recorder = Recorder()
-with recorder.run(info("unheard")) as run:
+with recorder.run(info("heard")) as run:
     recorder._process.kill()
     recorder._process.wait()
     for epoch in range(10):
         run.epoch({"epoch": epoch, "val/loss": 1.0})
-        time.sleep(0.01)
+print("trained")
+"""
+    output, said = program(tmp_path, code).communicate(timeout=100)
+    assert (output, said) == ("trained\n", "")
+    status, _, metrics = recorded(tmp_path)["heard"]
+    assert (status, metrics) == ("FINISHED", {"val/loss": 1.0})
+    assert list((tmp_path / ".frostline/journal").iterdir()) == []
+
+
+def test_a_project_that_cannot_be_written_costs_a_warning(tmp_path):
+    (tmp_path / ".frostline").mkdir()
+    (tmp_path / ".frostline/journal").write_text("no folder")
+    code = """
+with Recorder().run(info("unheard")) as run:
+    run.epoch({"epoch": 1, "val/loss": 1.0})
 print("trained")
 """
     output, said = program(tmp_path, code).communicate(timeout=100)
     assert output == "trained\n"
-    assert said == "frostline: warning: runs are no longer recorded: the recorder ended\n"
+    assert said == (
+        f"frostline: warning: nothing is recorded: {tmp_path / '.frostline/journal'} can't be written"
+        " (File exists)\n"
+    )
 
 
-def test_a_message_that_was_cut_off_ends_the_stream():
-    whole = pickle.dumps((0, 1, "epoch", ({},)))
-    assert len(list(recorder._messages(io.BytesIO(whole + whole[:7])))) == 1
-    assert list(recorder._messages(io.BytesIO())) == []
-
-
-def test_the_machine_is_looked_at_in_silence_too(monkeypatch):
-    monkeypatch.setattr(recorder, "SILENCE_SECONDS", 0.01)
-    reading, writing = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
-    arriving = recorder._arriving(reading, lambda: False)
-    assert next(arriving) is None
-    pickle.dump(message := (0, 1, "epoch", ({},)), writing)
-    writing.close()
-    assert [each for each in arriving if each] == [message]
-    reading.close()
+@pytest.mark.parametrize("interval", ["3600", "1e-9"])
+def test_the_machines_load_while_a_run_trains(tmp_path, no_runs, interval):
+    """As it ends at the latest; not of an evaluation."""
+    shutil.copy(no_runs, tmp_path)
+    code = """
+import time
+from dataclasses import replace
+from pathlib import Path
+recorder = Recorder()
+with recorder.run(info("watched")):
+    while recorder._process.poll() is None and not list(Path(".frostline/journal").glob("*.delivered")):
+        time.sleep(0.1)
+    time.sleep(3)
+with recorder.run(replace(info("evaluation"), context="evaluation")):
+    pass
+"""
+    assert program(tmp_path, code, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL=interval).communicate(
+        timeout=100
+    ) == ("", "")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        steps = store.execute(
+            "SELECT name, step FROM metrics JOIN runs USING (run_uuid)"
+            " WHERE key = 'system/cpu_utilization_percentage' ORDER BY step"
+        ).fetchall()
+    assert steps == [("watched", step) for step in range(len(steps))]
+    assert len(steps) == 1 if interval == "3600" else len(steps) > 1
 
 
 def test_weights_are_not_sent(tmp_path):

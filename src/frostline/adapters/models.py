@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 # Makes settings that have to be there before mlflow is imported.
-from frostline.adapters.tracking import Store, quoted
+from frostline.adapters import names
+from frostline.adapters.tracking import Store
 
 # isort: split
 from mlflow.artifacts import download_artifacts
@@ -205,7 +206,7 @@ class Models:
         return found[0] if found else self._store.maker(trained.sha256)
 
     def _version_with(self, name: str, sha256: str) -> ModelVersion | None:
-        versions = self._store.client.search_model_versions(f"name = {quoted(name)}", max_results=10_000)
+        versions = self._store.client.search_model_versions(names.equals("name", name), max_results=10_000)
         same = [each for each in versions if each.tags.get("weights.sha256") == sha256]
         return max(same, key=lambda each: int(each.version), default=None)
 
@@ -228,9 +229,9 @@ class Models:
         try:
             model = client.get_registered_model(name)
         except MlflowException:
-            names = [each.name for each in client.search_registered_models(max_results=1000)]
+            known = [each.name for each in client.search_registered_models(max_results=1000)]
             raise FrostlineError(
-                f"{uri}: no model {name!r} is registered at {self._store.shown}; {allowed(name, names)}"
+                f"{uri}: no model {name!r} is registered at {self._store.shown}; {allowed(name, known)}"
             ) from None
         try:
             found = (
@@ -241,7 +242,7 @@ class Models:
         except MlflowException:
             if at:
                 raise FrostlineError(f"{uri}: no alias {alias!r}; {allowed(alias, model.aliases)}") from None
-            versions = client.search_model_versions(f"name = {quoted(name)}")
+            versions = client.search_model_versions(names.equals("name", name))
             there = allowed(version, [str(each.version) for each in versions])
             raise FrostlineError(f"{uri}: no version {version!r}; {there}") from None
         return str(client.get_model_version_download_uri(name, str(found.version)))
@@ -262,7 +263,8 @@ class Models:
     def _run(self, text: str) -> Run:
         with suppress(MlflowException):
             return self._store.client.get_run(text)
-        found = self._store.search({}, f"attributes.run_name = {quoted(text)}", limit=100)
+        found = self._store.search({}, names.equals("attributes.run_name", text), limit=100)
+        found = [run for run in found if run.info.run_name == text]
         found = [run for run in found if "weights.sha256" in run.data.tags] or found
         if len(found) == 1:
             return found[0]
@@ -272,9 +274,9 @@ class Models:
                 f"{text}: {len(found)} runs have this name; give an id, such as {ids}, or a folder"
             )
         recent = self._store.search({}, limit=1000)
-        names = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags}
+        known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags}
         raise FrostlineError(
-            f"{text}: no folder, and no id or name of a run at {self._store.shown}; {allowed(text, names)}"
+            f"{text}: no folder, and no id or name of a run at {self._store.shown}; {allowed(text, known)}"
         )
 
     def _downloaded(self, location: str) -> Path:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 from mlflow.entities import Run
 
+from frostline.adapters import names
 from frostline.adapters.seeds import counts
-from frostline.adapters.tracking import Store, quoted
+from frostline.adapters.tracking import Store
 from frostline.core.comparison import Result
 from frostline.errors import FrostlineError, allowed
 from frostline.files import content_key
@@ -47,13 +48,14 @@ class Results:
         if re.fullmatch(r"[0-9a-f]{32}", word):
             found = self.finished({}, f"attributes.run_id = '{word}'")
         else:
-            found = self.finished({}, f"attributes.run_name = {quoted(word)}")[-1:]
+            found = self.finished({}, names.equals("attributes.run_name", word))
+            found = [run for run in found if run.name == word][-1:]
         if not found:
-            found = self.finished({}, f"attributes.run_name LIKE {quoted(f'{word}·s%')}")
+            found = self.finished({}, names.begins("attributes.run_name", f"{word}·s"))
             found = [run for run in found if run.name == f"{word}·s{run.seed}"]
         if not found:
-            names = {run.name for run in self.finished({})}
-            raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, names)}")
+            known = {run.name for run in self.finished({})}
+            raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, known)}")
         return found
 
     def studies(self) -> list[str]:

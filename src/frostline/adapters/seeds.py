@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlflow.entities import Metric, Param, Run
 
+from frostline.adapters import names
 from frostline.core.metrics import METRICS, score, spread
 from frostline.services import TRIAL_STATE
 
@@ -18,11 +19,12 @@ FINAL = ("best/", "test/", "train_seconds")
 """How the metrics begin that a run comes to, unlike those of each epoch."""
 
 
-def gather(store: "Store", run_id: str) -> None:
+def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     """Lay the seeds of a run's setting under a run of their own, which says what they came to.
 
     It has their mean of each final metric by the metric's own name, so that it stands among runs in a
-    table, and ``.std``, ``.best`` and ``n``. A seed alone has none.
+    table, and ``.std``, ``.best`` and ``n``. A seed alone has none. They are recorded as of `when` (ms), so
+    that a record which is delivered twice adds nothing.
     """
     one = store.client.get_run(run_id)
     setting = {key: one.data.tags.get(key, "") for key in OF_A_SETTING}
@@ -35,8 +37,8 @@ def gather(store: "Store", run_id: str) -> None:
         if "seed" in run.data.tags and run.data.tags["mlflow.parentRunId"] != parent:
             store.client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
     found = over_seeds([run.data.metrics for run in seeds.values()])
-    metrics = [Metric(key, value, int(1000 * time.time()), len(seeds)) for key, value in found.items()]
-    store.client.log_batch(parent, metrics=metrics)
+    at = int(1000 * time.time()) if when is None else when
+    store.log_metrics(parent, [Metric(names.key(key), value, at, len(seeds)) for key, value in found.items()])
 
 
 def parent_of(store: "Store", tags: Mapping[str, str]) -> str | None:

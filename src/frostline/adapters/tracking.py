@@ -1,40 +1,38 @@
-"""Keeps runs in MLflow's store. Only modules of `adapters` import mlflow.
+"""Records runs in MLflow's store. Only modules of `adapters` import mlflow.
 
-It runs in the process that `adapters.recorder` starts. A store that is away costs a warning, no training.
+It is used by `adapters.delivery`, which delivers the journal and tries again what failed: all that is
+recorded here may be recorded a second time, and changes nothing then.
 Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
 """
 
-import getpass
 import json
+import logging
 import os
-import platform
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import frostline
-from frostline import local_store, project
+from frostline import journal, local_store, project
 from frostline.errors import FrostlineError
-from frostline.files import canonical_json, content_key, exclusive, write_bytes
+from frostline.files import canonical_json, exclusive
 from frostline.processes import lives
 from frostline.services import RUN_KEY, TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
 
-# Before mlflow is imported: a store that is away is noticed in seconds, not in minutes.
+# Before mlflow is imported: a store that is unreachable is noticed in seconds, not in minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 if not sys.stderr.isatty():
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -43,24 +41,28 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from frostline.adapters import machine_load, seeds
+from frostline.adapters import names, seeds
+from frostline.adapters.run_tags import surroundings, tags_of, user
 
 PARAM_LIMIT = 6000
 """Characters; MLflow cuts longer values without a word."""
 LONG_PARAMS = "long_params.json"
-TAG_LIMIT = 5000
-"""Characters; only an error's text may be longer."""
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 900
 """In one request; the server takes 100 and 1,000."""
+DATASET_LIMIT = 500
+"""Characters of a data set's name."""
 FLUSH_SECONDS = 5.0
 """The least time between two batches of a run's curves."""
-RETRY_SECONDS = 60.0
-"""How long a store that failed is left alone before another run tries it."""
 RUNNING = "attributes.status = 'RUNNING'"
 """A condition of MLflow's search."""
-RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
+JOURNAL = "journal"
+"""The tag with a run's place in a journal, by which it is found when the journal is delivered again."""
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+"""Answers of MLflow that will be the same next time."""
 
 Client = MlflowClient
+# It prints the traceback of what it then raises, at each try.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def now() -> int:
@@ -82,43 +84,25 @@ class Store:
     """MLflow's store, which may be unreachable.
 
     Args:
+        experiment: the name of MLflow's experiment that holds the runs; None: the project's.
         reading: nothing is written to it, nor made: a project that may only be read is enough.
     """
 
-    def __init__(self, *, reading: bool = False) -> None:
+    def __init__(self, experiment: str | None = None, *, reading: bool = False) -> None:
         self.uri = project.store_uri()
         self.shown = project.shown_store()
+        self._name = experiment
         self._reading = reading
         self._database = local_store.database(self.uri)
-        self._failed = -RETRY_SECONDS
         self._owed: dict[str, Owed] = {}
-
-    @property
-    def away(self) -> bool:
-        """Whether it failed so recently that trying again would be a waste of time."""
-        return time.monotonic() - self._failed < RETRY_SECONDS
-
-    @contextmanager
-    def tolerant(self, what: str) -> Iterator[None]:
-        """Warn instead of raising, and take the store for away."""
-        try:
-            yield
-        except Exception as error:
-            self._failed = time.monotonic()
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            print(
-                f"frostline: warning: {what} at {self.shown} ({reason});"
-                " training goes on, its files are whole",
-                file=sys.stderr,
-                flush=True,
-            )
+        self._refused: set[str] = set()
 
     @cached_property
     def _connection(self) -> tuple[Client, str]:
         """The client and the experiment's id. The first process makes a fresh store, while others wait."""
         if self._reading:
             return self._opened_to_read()
-        name = project.experiment()
+        name = self._name or project.experiment()
         with self._one_at_a_time():
             if self._database and self._database.exists():
                 local_store.follow(self._database)
@@ -175,28 +159,62 @@ class Store:
         return self._connection[1]
 
     def connect(self) -> bool:
-        """Reach for the store, before a run needs it; say whether it is there."""
-        if not self.away:
-            with self.tolerant("runs can't be recorded"):
-                return bool(self._connection)
-        return False
+        """Say whether the store can be reached, and warn if it can't be."""
+        try:
+            return bool(self._connection)
+        except Exception as error:
+            self.warn(f"MLflow at {self.shown} can't be reached ({reason(error)})")
+            return False
 
-    def begin(self, about: RunInfo, process: str, *, when: int) -> "StoredRun":
-        """Open a run under its study's parent; runs that a dead process left open are closed."""
-        run = None
-        if self.connect():
-            with self.tolerant("the run can't be recorded"):
-                self._reap(about)
-                if about.late and self._has(about):
-                    return StoredRun(self, None)
-                tags = _tags(about, process)
-                tags["mlflow.parentRunId"] = seeds.parent_of(self, tags) or self.study(about.study)
-                run = self.client.create_run(self.experiment, when, tags, about.name)
-        watched = run and about.context == "training" and not about.late and machine_load.wanted()
-        load = machine_load.MachineLoad() if watched else None
-        stored = StoredRun(self, run.info.run_id if run else None, load)
+    def answers(self) -> bool:
+        """Say whether the store answers a simple request."""
+        try:
+            self.client.get_experiment(self.experiment)
+        except Exception:
+            return False
+        return True
+
+    def warn(self, what: str) -> None:
+        """Print a warning, once."""
+        if what not in self._refused:
+            self._refused.add(what)
+            print(f"frostline: warning: {what}", file=sys.stderr, flush=True)
+
+    def begin(
+        self,
+        about: RunInfo,
+        process: str,
+        *,
+        when: int,
+        place: str = "",
+        around: Mapping[str, str] | None = None,
+    ) -> "StoredRun":
+        """Open a run under its study's parent; runs that a dead process left open are closed.
+
+        Args:
+            about: the run.
+            process: that trains it, as `processes.name_of_this` names it.
+            when: milliseconds since 1970.
+            place: the run's place in a journal, under which it may have been opened before.
+            around: the tags that say in what surroundings it trains; None: in these.
+        """
+        stored = StoredRun(self, None, place)
+        if stored.id is None:
+            self._reap(about)
+            if about.late and self._has(about):
+                return stored
+            tags = tags_of(about, process, surroundings() if around is None else around)
+            tags |= {JOURNAL: place} if place else {}
+            tags["mlflow.parentRunId"] = seeds.parent_of(self, tags) or self.study(about.study)
+            tags = {names.key(key): names.text(value) for key, value in tags.items()}
+            name = names.text(about.name, names.KEY_LIMIT)
+            stored.id = str(self.client.create_run(self.experiment, when, tags, name).info.run_id)
         stored.describe(about)
         return stored
+
+    def at(self, place: str) -> list[str]:
+        """Return the ids of the runs with a place in a journal; more than one if a request was repeated."""
+        return sorted(str(run.info.run_id) for run in self.search({JOURNAL: place}, limit=100))
 
     def annotate(
         self,
@@ -205,19 +223,24 @@ class Store:
         values: Mapping[str, float],
         files: Mapping[str, bytes],
         mistakes: Sequence[Mistake] = (),
-    ) -> None:
-        """Add final values, files and pictures to the newest run with these tags that made these weights."""
-        if self.away:
-            return
-        with self.tolerant("the test results can't be recorded"):
-            given = {key: value for key, value in tags.items() if value}
-            if found := self.search({"weights.sha256": weights_sha256, **given}):
-                run = StoredRun(self, found[0].info.run_id)
-                run.metrics(values)
-                run.files(files)
-                self.owe(found[0].info.run_id, Owed(dict(files), mistakes))
-                if "setting" in found[0].data.tags:
-                    seeds.gather(self, found[0].info.run_id)
+        *,
+        when: int | None = None,
+    ) -> bool:
+        """Add final values, files and plots to the newest run with these tags that made these weights.
+
+        Returns:
+            whether there is such a run.
+        """
+        given = {key: value for key, value in tags.items() if value}
+        if found := self.search({"weights.sha256": weights_sha256, **given}):
+            run = StoredRun(self, found[0].info.run_id)
+            run.metrics(values, when=when)
+            run.flush()
+            run.files(files)
+            self.owe(found[0].info.run_id, Owed(dict(files), mistakes))
+            if "setting" in found[0].data.tags:
+                seeds.gather(self, found[0].info.run_id, when)
+        return bool(found)
 
     @property
     def owes(self) -> int:
@@ -231,35 +254,74 @@ class Store:
         known.mistakes = owed.mistakes or known.mistakes
         known.value = owed.value or known.value
 
-    def draw(self) -> None:
-        """Draw and record the pictures of the best run that lacks some, if there is one."""
-        if not self._owed:
-            return
+    def draw(self) -> tuple[str, list[tuple[str, bytes]]]:
+        """Draw the plots of the best run that lacks some; return its id, and names and contents."""
         from frostline.adapters.run_plots import draw
         from frostline.report import mistakes_picture
 
         run_id = max(self._owed, key=lambda each: self._owed[each].value)
-        owed = self._owed.pop(run_id)
-        with self.tolerant("a run's pictures can't be recorded"), tempfile.TemporaryDirectory() as folder:
-            for name, content in owed.files.items():
-                write_bytes(Path(folder, name), content)
-            drawn = list(draw(Path(folder)))
-            if owed.mistakes:
-                drawn.append(("mistakes.png", mistakes_picture.draw(owed.mistakes)))
+        owed = self._owed[run_id]
+        drawn: list[tuple[str, bytes]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                for name, content in owed.files.items():
+                    _write_inside(Path(folder), name, content)
+                drawn += draw(Path(folder))
+                if owed.mistakes:
+                    drawn.append(("mistakes.png", mistakes_picture.draw(owed.mistakes)))
+            except Exception as error:
+                self.warn(f"a run's plots can't be drawn ({reason(error)}); its files are complete")
+        return run_id, drawn
+
+    def log_plots(self, plots: tuple[str, Sequence[tuple[str, bytes]]]) -> None:
+        """Record what `draw` returned."""
+        run_id, drawn = plots
+        try:
             self.log_files(run_id, drawn)
+        except Exception as error:
+            if not self.answers():
+                raise
+            self.warn(f"a run's plots can't be recorded ({reason(error)}); its files are complete")
+        del self._owed[run_id]
 
     def log_params(self, run_id: str, params: Sequence[Param]) -> None:
         """Record parameters, as many at once as a server takes."""
-        for i in range(0, len(params), PARAMS_AT_ONCE):
-            self.client.log_batch(run_id, params=params[i : i + PARAMS_AT_ONCE])
+        self._log(run_id, "params", params, PARAMS_AT_ONCE)
+
+    def log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        """Record metrics, as many at once as a server takes."""
+        self._log(run_id, "metrics", metrics, METRICS_AT_ONCE)
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Record short texts."""
+        made = [RunTag(names.key(key), names.text(value)) for key, value in tags.items()]
+        self._log(run_id, "tags", made, PARAMS_AT_ONCE)
+
+    def _is_active(self, run_id: str) -> bool:
+        return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+
+    def _log(self, run_id: str, kind: str, items: Sequence[Any], at_once: int) -> None:
+        """Record items; those that MLflow refuses are named in a warning, and cost no other."""
+        for i in range(0, len(items), at_once):
+            some = items[i : i + at_once]
+            given: Any = {kind: some}
+            try:
+                self.client.log_batch(run_id, **given)
+            except MlflowException as error:
+                # A run that was deleted is no matter of one item.
+                if error.error_code not in REFUSALS or not self._is_active(run_id):
+                    raise
+                if len(some) > 1:
+                    self._log(run_id, kind, some, max(1, len(some) // 2))
+                else:
+                    what = f"{kind.removesuffix('s')} {some[0].key!r}"
+                    self.warn(f"MLflow refused the {what} ({reason(error)}); the rest is recorded")
 
     def log_files(self, run_id: str, files: Iterable[tuple[str, bytes]]) -> None:
         """Record files by their paths among a run's artifacts."""
         with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
             for name, content in files:
-                path = Path(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                _write_inside(Path(folder), name, content)
             if self._database:
                 self.upload(str(self.client.get_run(run_id).info.artifact_uri), Path(folder))
             else:
@@ -287,9 +349,14 @@ class Store:
         self, tags: Mapping[str, str], *conditions: str, limit: int = 1, order: str = "DESC"
     ) -> list[Run]:
         """Return the runs that have these tags, newest first unless `order` is ASC."""
-        filters = [*(_equals(key, value) for key, value in tags.items()), *conditions]
+        tags = {key: names.text(value) for key, value in tags.items()}
+        filters = [*(names.equals(f"tags.`{key}`", value) for key, value in tags.items()), *conditions]
+        exact = all(names.EXACT.fullmatch(value) for value in tags.values())
         by_time = [f"attributes.start_time {order}"]
-        return list(self.client.search_runs([self.experiment], " and ".join(filters), 1, limit, by_time))
+        found = self.client.search_runs(
+            [self.experiment], " and ".join(filters), 1, limit if exact else 1000, by_time
+        )
+        return [run for run in found if tags.items() <= run.data.tags.items()][:limit]
 
     def study(self, study: str) -> str:
         """Return the id of the study's parent run, made by the first run that needs it."""
@@ -302,7 +369,8 @@ class Store:
         with self._one_at_a_time():
             if found := self.search(wanted, order="ASC"):
                 return str(found[0].info.run_id), False
-            tags = {**wanted, **(more or {}), **_who()}
+            tags = {key: names.text(value) for key, value in {**wanted, **(more or {}), **user()}.items()}
+            name = names.text(name, names.KEY_LIMIT)
             made = self.client.create_run(self.experiment, tags=tags, run_name=name)
             self.client.set_terminated(made.info.run_id)
             # Another machine may have made one at the same time: all take the first.
@@ -328,12 +396,13 @@ class Store:
             ) from None
 
     def _reap(self, about: RunInfo) -> None:
-        """Mark as killed the runs that a process of this machine left; one that lives on corrects it.
+        """Mark as killed the runs that a process of this machine left, unless a journal knows more of them.
 
         Of another machine's dead processes the study knows: the run that repeats one's trial names it.
         """
         for run in self.search({"host": socket.gethostname()}, RUNNING, limit=1000):
-            if not lives(run.data.tags.get("process", "")):
+            pending = journal.exists(run.data.tags.get(JOURNAL, ""))
+            if not pending and not lives(run.data.tags.get("process", "")):
                 self._killed(run)
         if number := about.tags.get(TRIAL_AGAIN):
             for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):
@@ -357,129 +426,136 @@ class Store:
 
 
 class StoredRun:
-    """One run in the store; after its first failure the rest of it is not recorded."""
+    """One run in the store; its methods do nothing if it has no id: it is not to be recorded.
 
-    def __init__(
-        self, store: Store, run_id: str | None, load: machine_load.MachineLoad | None = None
-    ) -> None:
-        self._store, self._id, self._load = store, run_id, load
-        self._samples = 0
+    Args:
+        store: the run's.
+        run_id: None: it is looked up by its place.
+        place: the run's place in a journal.
+    """
+
+    def __init__(self, store: Store, run_id: str | None, place: str = "") -> None:
+        self._store, self.place = store, place
+        self.id = run_id
+        if place and run_id is None and (found := store.at(place)):
+            self.id = found[0]
         self._waiting: list[Metric] = []
         self._owed = Owed()
         self._flushed = time.monotonic()
-        self._of_sweep = False
 
     def describe(self, about: RunInfo) -> None:
         """Record the parameters and the data set."""
-        self._of_sweep = TRIAL_STATE in about.tags
-        values = dict(_flat(about.config))
-        long = {name: text for name, text in values.items() if len(text) > PARAM_LIMIT}
+        if self.id is None:
+            return
+        values = {names.key(name): names.text(value, sys.maxsize) for name, value in _flat(about.config)}
+        long = {name: value for name, value in values.items() if len(value) > PARAM_LIMIT}
         params = [Param(k, f"see artifact {LONG_PARAMS}" if k in long else v) for k, v in values.items()]
         dataset = Dataset(
-            name=about.dataset["name"],
+            name=names.text(about.dataset["name"], DATASET_LIMIT),
             digest=about.dataset["fingerprint"][:36],
             source_type="local",
             source=json.dumps({"kind": about.dataset["kind"]}),
         )
-
-        def send(client: Client, run_id: str) -> None:
-            self._store.log_params(run_id, params)
-            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])]
-            try:
-                client.log_inputs(run_id, inputs)
-            except MlflowException:
-                # Two runs brought a new data set at once: MLflow looks for it before it inserts it.
-                client.log_inputs(run_id, inputs)
-            if long:
-                self._store.log_files(run_id, [(LONG_PARAMS, canonical_json(long).encode())])
-
-        self._send(send)
+        client = self._store.client
+        self._store.log_params(self.id, params)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])]
+        try:
+            client.log_inputs(self.id, inputs)
+        except MlflowException:
+            # Two runs brought a new data set at once: MLflow looks for it before it inserts it.
+            client.log_inputs(self.id, inputs)
+        if long:
+            self._store.log_files(self.id, [(LONG_PARAMS, canonical_json(long).encode())])
 
     def epoch(self, row: Mapping[str, float | int | None], *, when: int | None = None) -> None:
-        """Record a row of the history; rows travel together every few seconds."""
+        """Take a row of the history; `flush` records rows together."""
         values = {k: float(v) for k, v in row.items() if v is not None and k not in ("epoch", "step")}
         self._wait(values, int(row["epoch"] or 0), when)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._flush()
 
     def metrics(self, values: Mapping[str, float], *, when: int | None = None) -> None:
-        """Record final values."""
+        """Take final values, which `flush` records."""
         self._owed.value = values.get("best/val/accuracy", self._owed.value)
         self._wait(values, 0, when)
-        self._flush()
+
+    def load(self, values: Mapping[str, float], number: int, *, when: int | None = None) -> None:
+        """Take a sample of the machine's load, which `flush` records."""
+        self._wait(values, number, when)
 
     def tags(self, values: Mapping[str, str], *, when: int | None = None) -> None:
         """Record short texts."""
-        tags = [RunTag(key, value[:TAG_LIMIT]) for key, value in values.items()]
-        self._send(lambda client, run_id: client.log_batch(run_id, tags=tags))
+        if self.id is not None:
+            self._store.log_tags(self.id, values)
 
     def started_from(self, sha256: str, *, when: int | None = None) -> None:
         """Name the run that made the weights of this hash."""
-
-        def send(client: Client, run_id: str) -> None:
-            made = self._store.maker(sha256)
-            known = {"start.run_id": made.info.run_id, "start.run_name": made.info.run_name} if made else {}
-            client.log_batch(
-                run_id, tags=[RunTag(k, v) for k, v in {"start.sha256": sha256, **known}.items()]
-            )
-
-        self._send(send)
+        made = self._store.maker(sha256)
+        known = {"start.run_id": made.info.run_id, "start.run_name": made.info.run_name} if made else {}
+        self.tags({"start.sha256": sha256, **known})
 
     def files(self, files: Mapping[str, bytes], *, when: int | None = None) -> None:
         """Record files by their paths in the run's folder."""
-        self._owed.files |= files
-        self._send(lambda _, run_id: self._store.log_files(run_id, files.items()))
+        self.owe(files)
+        if self.id is not None:
+            self._store.log_files(self.id, files.items())
 
-    def model(self, folder: Path, *, when: int | None = None) -> None:
-        """Store the network of the run whose files are in `folder`, which is removed."""
+    def model(self, name: str, *, when: int | None = None) -> None:
+        """Store the network of the run whose files are in a folder of this name, which is removed."""
         from frostline.adapters.models import Models
         from frostline.trained import Trained
 
+        folder = project.scratch() / "models" / Path(name).name
+        if self.id is None or not folder.is_dir():  # stored before
+            return
         try:
-            if self._id is not None:
-                Models(self._store).keep(Trained.read(folder), self._id)
+            Models(self._store).keep(Trained.read(folder), self.id)
         except FrostlineError as error:
-            print(f"frostline: warning: the model is not stored: {error}", file=sys.stderr, flush=True)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def watch_machine(self, *, at_end: bool = False) -> None:
-        """Record the machine's load if it is time, and as the run ends."""
-        if self._load and self._id and (at_end or self._load.due):
-            self._wait(self._load.sample(), self._samples, None)
-            self._samples += 1
-            self._flush()
+            self._store.warn(f"the model is not stored: {error}")
+        shutil.rmtree(folder, ignore_errors=True)
 
     def end(self, status: str, *, when: int | None = None) -> None:
-        """Send what waits, and close the run. Its pictures come later: drawing takes what training wants."""
-        self.watch_machine(at_end=True)
-        self._flush()
-        if status == "KILLED" and self._of_sweep:
+        """Close the run. Its plots come later: drawing them takes what training wants."""
+        if self.id is None:
+            return
+        self.flush()
+        if status == "KILLED" and TRIAL_STATE in self._store.client.get_run(self.id).data.tags:
             self.tags({TRIAL_STATE: "killed"})
-        self._send(lambda _, run_id: self._store.owe(run_id, self._owed))
-        self._send(lambda client, run_id: client.set_terminated(run_id, status, when))
-        self._send(lambda client, run_id: seeds.gather(self._store, run_id))
+        self._store.client.set_terminated(self.id, status, when)
+        seeds.gather(self._store, self.id, when)
+        self.ended()
 
-    def _wait(self, values: Mapping[str, float], step: int, when: int | None) -> None:
-        self._waiting += [Metric(key, float(value), when or now(), step) for key, value in values.items()]
+    def owe(self, files: Mapping[str, bytes]) -> None:
+        """Take files that are recorded, to draw plots of them."""
+        self._owed.files |= files
 
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+    def ended(self) -> None:
+        """Have the run's plots drawn, sometime."""
+        if self.id is not None and self._owed != Owed(value=self._owed.value):
+            self._store.owe(self.id, self._owed)
+        self._owed = Owed()
+
+    def only_one(self) -> None:
+        """Delete further runs of this one's place, which a repeated request opened."""
+        for other in self._store.at(self.place) if self.place and self.id else ():
+            if other != self.id:
+                self._store.client.delete_run(other)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `flush`."""
+        return bool(self._waiting) and time.monotonic() - self._flushed > FLUSH_SECONDS
+
+    def flush(self) -> None:
+        """Record the metrics that wait."""
+        if self.id is not None and self._waiting:
+            self._store.log_metrics(self.id, self._waiting)
+        self._waiting = []
         self._flushed = time.monotonic()
 
-        def send(client: Client, run_id: str) -> None:
-            for i in range(0, len(waiting), METRICS_AT_ONCE):
-                client.log_batch(run_id, metrics=waiting[i : i + METRICS_AT_ONCE])
-
-        self._send(send)
-
-    def _send(self, action: Callable[[Client, str], object]) -> None:
-        if self._id is None:
-            return
-        run_id, self._id = self._id, None
-        with self._store.tolerant("the run can't be recorded further"):
-            action(self._store.client, run_id)
-            self._id = run_id
+    def _wait(self, values: Mapping[str, float], step: int, when: int | None) -> None:
+        at = now() if when is None else when
+        self._waiting += [
+            Metric(names.key(key), names.number(value), at, step) for key, value in values.items()
+        ]
 
 
 def _restored(client: Client, experiment: Experiment) -> None:
@@ -495,57 +571,19 @@ def _restored(client: Client, experiment: Experiment) -> None:
     )
 
 
-def _tags(about: RunInfo, process: str) -> dict[str, str]:
-    fixed = {
-        "stage": about.stage,
-        "study": about.study,
-        "dataset.fingerprint": about.dataset["fingerprint"],
-        "host": socket.gethostname(),
-        "process": process,
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "mlflow.source.name": f"frostline {about.stage}",
-    }
-    experiment = {"dvc.experiment": name} if (name := os.environ.get("DVC_EXP_NAME")) else {}
-    found = {**fixed, **_who(), **experiment, **_git(), **_versions(), **about.tags}
-    if about.seed is not None:
-        alike = {key: value for key, value in about.config.items() if key != "seed"}
-        found["setting"] = content_key([alike, about.dataset["fingerprint"]])[:16]
-    return found
+def reason(error: Exception) -> str:
+    """Return the first line of what an error says, with no password in it."""
+    text = str(error).strip() or type(error).__name__
+    return project.without_password(text.splitlines()[0])[:200]
 
 
-def _who() -> dict[str, str]:
-    with suppress(OSError, KeyError):  # no such user, as in a container that runs under a bare number
-        return {"mlflow.user": getpass.getuser()}
-    return {}
-
-
-def _git() -> dict[str, str]:
-    def git(*arguments: str) -> str:
-        result = subprocess.run(
-            ["git", *arguments],
-            cwd=project.find_root(),
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return result.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        dirty = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
-    except (OSError, subprocess.SubprocessError):
-        return {"git.commit": "none"}
-    return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
-
-
-def _versions() -> dict[str, str]:
-    found = {"version.frostline": frostline.__version__}
-    for package in RECORDED_PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[f"version.{package}"] = version(package)
-    return found
+def _write_inside(folder: Path, name: str, content: bytes) -> None:
+    """Write a file below a folder; one that a journal of strangers wants elsewhere is refused."""
+    path = Path(folder, name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise FrostlineError(f"{name!r} is no file of a run")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -555,14 +593,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield from _flat(inner, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)
-
-
-def _equals(tag: str, value: str) -> str:
-    """A condition of MLflow's search."""
-    return f"tags.`{tag}` = {quoted(value)}"
-
-
-def quoted(value: str) -> str:
-    """Return a value as MLflow's search has it, which knows two quotation marks and no way to escape them."""
-    mark = '"' if "'" in value else "'"
-    return f"{mark}{value}{mark}"

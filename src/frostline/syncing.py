@@ -1,0 +1,77 @@
+"""`frostline sync`: delivers what MLflow could not record when it happened."""
+
+import sys
+import time
+
+from frostline import journal, project
+from frostline.errors import FrostlineError
+from frostline.garbage import uncollected
+
+PATIENCE_SECONDS = 10.0
+"""How long `sync` tries a store that fails."""
+RETRY_SECONDS, RETRY_FACTOR = 0.25, 2.0
+
+
+def run() -> None:
+    """Deliver what is pending, and say what was and what is left.
+
+    Raises:
+        FrostlineError: the store can't be reached.
+    """
+    where = project.shown_store()
+    pending = [found for found in journal.pending() if found.here and (found.records or not found.live)]
+    if pending:
+        delivered, reason = _deliver(PATIENCE_SECONDS)
+        if reason:
+            left = sum(found.records for found in journal.pending() if found.here)
+            raise FrostlineError(
+                f"sync: {left} records wait in {journal.folder()}: MLflow at {where} can't record them"
+                f" ({reason}); see that it runs (frostline doctor), and run frostline sync again"
+            )
+        print(f"{where}: delivered {delivered} records")
+    else:
+        print(f"{where}: nothing is pending")
+    for store, count in _elsewhere().items():
+        print(f"{count} records wait for {store}: MLFLOW_TRACKING_URI={store} frostline sync")
+
+
+def first() -> None:
+    """Deliver what is pending before a command reads the store, or warn that it does not see it."""
+    if any(found.here and not found.live for found in journal.pending()):
+        _, reason = _deliver(project.wait_seconds())
+        if reason and (sentence := journal.sentence(reason)):
+            print(f"frostline: warning: {sentence}", file=sys.stderr)
+
+
+def _deliver(patience: float) -> tuple[int, str | None]:
+    """Deliver what is pending; return how many records were, and why not all, if so."""
+    with uncollected():
+        from frostline.adapters.delivery import Deliverer, Unreachable
+    deliverer = Deliverer()
+    pause, give_up, before = RETRY_SECONDS, time.monotonic() + patience, 0
+    while True:
+        try:
+            deliverer.step()
+            while deliverer.pictures:
+                deliverer.draw()
+            return deliverer.delivered, None
+        except Unreachable as error:
+            if deliverer.delivered > before:
+                before, give_up = deliverer.delivered, time.monotonic() + patience
+            if time.monotonic() > give_up:
+                return deliverer.delivered, str(error)
+            time.sleep(pause)
+            pause *= RETRY_FACTOR
+        except OSError as error:
+            raise FrostlineError(
+                f"{error.filename or journal.folder()} can't be written ({error.strerror}); make it writable"
+            ) from None
+
+
+def _elsewhere() -> dict[str, int]:
+    """Store → records that wait for it, of those that this command does not use."""
+    counts: dict[str, int] = {}
+    for found in journal.pending():
+        if not found.here and found.records:
+            counts[found.header.store] = counts.get(found.header.store, 0) + found.records
+    return counts

@@ -1,0 +1,142 @@
+"""A real MLflow server on loopback, and a proxy in front of it that fails as networks and servers do."""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[int]:
+    """Run a server that stores everything in `folder`; yields its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/team.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "files")]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=inherited | settings, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        give_up = time.monotonic() + START_SECONDS
+        while not answers(port):
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < give_up, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield port
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+        return True
+    return False
+
+
+class Proxy:
+    """Passes connections on to a server, or does not.
+
+    `mode`: pass, refuse (closes what connects), error (answers 500), hang (takes connections and answers
+    nothing), lose (passes requests on and loses the answers).
+    """
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+        self.mode = "pass"
+        self.delay = 0.0
+        """Seconds before each answer."""
+        self.lost = 0
+        """Answers."""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._connections: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        for each in list(self._connections):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def becomes(self, mode: str) -> None:
+        """Fail in another way from now on, on connections that there are, too."""
+        self.mode = mode
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.add(client)
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            match self.mode:
+                case "refuse":
+                    return
+                case "hang":
+                    while client.recv(1 << 16):
+                        pass
+                case "error":
+                    client.recv(1 << 16)
+                    body = b'{"error_code": "INTERNAL_ERROR", "message": "broken"}'
+                    head = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n"
+                    client.sendall(
+                        head + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
+                    )
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(1 << 16):
+                        pass
+                case _:
+                    self._pass(client)
+        self._connections.discard(client)
+
+    def _pass(self, client: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", self._server)) as server:
+            self._connections.add(server)
+            watch = selectors.DefaultSelector()
+            watch.register(client, selectors.EVENT_READ, server)
+            watch.register(server, selectors.EVENT_READ, client)
+            asked = False
+            while True:
+                for key, _ in watch.select():
+                    content = key.fileobj.recv(1 << 16)
+                    if not content:
+                        self._connections.discard(server)
+                        return
+                    if key.fileobj is server and self.mode == "lose":
+                        self.lost += 1
+                        return
+                    if key.fileobj is server and asked:
+                        time.sleep(self.delay)
+                    asked = key.fileobj is client
+                    key.data.sendall(content)
