@@ -629,6 +629,18 @@ class Sweep(Strict):
     """Workers that `workers: auto` starts for each GPU; a small network does not fill one."""
 
 
+def _balanced_once(config: "Pretrain | Experiment | Run") -> Any:
+    """Class weights and balanced sampling each even the classes out: both would correct them twice."""
+    weights = getattr(config.loss, "class_weights", None)
+    if weights is not None and config.trainer.sampling == "balanced":
+        found = weights if isinstance(weights, str) else weights.model_dump()
+        raise ValueError(
+            f"loss.class_weights={found} and trainer.sampling=balanced both even the classes out; set "
+            "loss.class_weights=null or trainer.sampling=shuffle"
+        )
+    return config
+
+
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -646,6 +658,8 @@ class Pretrain(Strict):
     features: Features
     trainer: Trainer
     seed: Seed
+
+    _balanced = model_validator(mode="after")(_balanced_once)
 
 
 class Experiment(Strict):
@@ -681,6 +695,8 @@ class Experiment(Strict):
     out: str | None
     """Folder for the results of a single run; null: runs/<stage>/<name>."""
 
+    _balanced = model_validator(mode="after")(_balanced_once)
+
 
 class Run(Strict):
     """What one stage trains: a `pretrain`, or an arm's `finetune` once for each seed."""
@@ -705,6 +721,8 @@ class Run(Strict):
     features: Features
     trainer: Trainer
     seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    _balanced = model_validator(mode="after")(_balanced_once)
 
 
 class Prepare(Strict):

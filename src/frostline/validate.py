@@ -54,7 +54,7 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
         options = [o.strip("' ") for o in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{key}: found {found!r}; {allowed(str(found), options)}"
     if detail["type"] == "value_error":
-        return f"{key}: {detail['ctx']['error']}"
+        return f"{key}: {detail['ctx']['error']}".removeprefix(": ")
     message = detail["msg"].removeprefix("Input ").replace("should", "must")
     reason = REASONS.get(detail["type"], f"{message[0].lower()}{message[1:]}")
     return f"{key}: found {found!r}, {reason}".removeprefix(": ")

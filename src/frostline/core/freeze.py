@@ -330,11 +330,13 @@ def curve(rate: "schema.Rate") -> Curve:
     """Return the curve that a config describes.
 
     Raises:
-        FrostlineError: `momentum` is given to a curve that does not cycle.
+        FrostlineError: `momentum` is given to a curve that does not cycle, or `power` to one that is none.
     """
     momenta = tuple(rate.momentum) if rate.momentum else None
     if momenta and rate.kind != "one_cycle":
         raise FrostlineError(f"schedule.momentum: only one_cycle moves it, not {rate.kind}; remove it")
+    if rate.power is not None and rate.kind != "polynomial":
+        raise FrostlineError(f"schedule.power: only polynomial has one, not {rate.kind}; remove it")
     power = 1.0 if rate.power is None else rate.power
     return Curve(rate.kind, rate.warmup, rate.final, power, rate.start, momenta)  # type: ignore[arg-type]
 
