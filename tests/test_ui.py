@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from frostline.adapters.mlflow_app import is_served
 from frostline.errors import FrostlineError
 from frostline.ui import DIRECTLY, PORTS_TRIED, _interrupted_by, free_port
 
@@ -210,6 +212,79 @@ def search(url):
         return {run["info"]["run_name"]: run["info"]["run_id"] for run in json.load(answer)["runs"]}
 
 
+@pytest.mark.parametrize(
+    ("path", "served"),
+    [
+        ("/", True),
+        ("/static-files/js/main.js", True),
+        ("/api/2.0/mlflow/runs/search", True),
+        ("/ajax-api/2.0/mlflow/artifacts/list", True),
+        ("/ajax-api/3.0/mlflow/assistant/config", False),
+        ("/ajax-api/3.0/mlflow/assistant/sessions/1/stream", False),
+        ("/ajax-api/3.0/mlflow//assistant/config", False),
+        ("/ajax-api/3.0/mlflow/gateway/endpoints/list", False),
+        ("/ajax-api/2.0/mlflow/gateway-proxy", False),
+        ("/gateway/x/mlflow/invocations", False),
+        ("/ajax-api/3.0/jobs/1", False),
+        ("/ajax-api/2.0/mlflow/webhooks/create", False),
+        ("/api/2.0/mlflow-artifacts/artifacts/x", False),
+        ("/api/2.0/mlflow/experiments/create", False),
+        ("/v1/traces", False),
+        ("/api", False),
+        ("", True),
+    ],
+)
+def test_what_shows_runs_is_served(path, served):
+    assert is_served(path) == served
+
+
+def asked(url, path, method="GET", **headers):
+    """The status of an answer, and the answer."""
+    headers = {name.replace("_", "-"): text for name, text in headers.items()}
+    body = b"{}" if method in ("POST", "PUT") else None
+    request = urllib.request.Request(url + path, body, {"Content-Type": "application/json"} | headers)
+    request.method = method
+    try:
+        with DIRECTLY.open(request) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.slow
+def test_a_running_server_serves_runs_to_its_own_pages_alone(start):
+    """Even where MLflow's own variables say otherwise."""
+    loose = {"MLFLOW_ENABLE_REMOTE_ASSISTANT": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": "*"}
+    loose |= {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true", "MLFLOW_DISABLE_TELEMETRY": "false"}
+    _, (address, _) = start(2, **loose)
+    url = address.split()[0]
+    port = url.rpartition(":")[2]
+    runs = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        assert asked(url, runs, Host=host)[0] == 200
+        assert asked(url, runs, Host=host, Origin=f"http://{host}")[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", "192.168.1.2", "localhost:1"):
+        assert asked(url, runs, Host=host)[0] == 403
+    for origin in ("https://evil.example", "http://localhost:3000", "null"):
+        assert asked(url, runs, Origin=origin) == (403, "frostline ui serves its own pages only")
+    for method, path in (
+        ("GET", "/ajax-api/3.0/mlflow/assistant/config"),
+        ("GET", "/ajax-api/3.0/mlflow/%61ssistant/config"),
+        ("PUT", "/ajax-api/3.0/mlflow/assistant/config"),
+        ("POST", "/ajax-api/3.0/mlflow/assistant/message"),
+        ("POST", "/api/2.0/mlflow/experiments/create"),
+    ):
+        assert asked(url, path, method) == (404, "frostline ui does not serve this part of MLflow")
+    assert json.loads(asked(url, "/ajax-api/3.0/mlflow/ui-telemetry")[1])["disable_ui_telemetry"]
+    (connection,) = {
+        connection.laddr.ip
+        for connection in psutil.net_connections("tcp")
+        if connection.status == "LISTEN" and connection.laddr.port == int(port)
+    }
+    assert connection == "127.0.0.1"
+
+
 def test_a_teams_server_is_named_not_started(start):
     ui, lines = start(1, MLFLOW_TRACKING_URI="https://mlflow.example.org")
     assert lines == ["https://mlflow.example.org  (MLFLOW_TRACKING_URI)\n"]
@@ -221,10 +296,10 @@ def test_a_store_that_is_no_database_is_told_in_a_sentence(start, tmp_path):
     ui, _ = start(0, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'mlflow.db'}")
     _, errors = ui.communicate(timeout=90)
     assert ui.returncode == 2
-    assert errors == (
-        "frostline: error: ui: the MLflow server ended with status 1 "
-        "(sqlalchemy.exc.DatabaseError: (sqlite3.DatabaseError) file is not a database)\n"
+    assert errors.startswith(
+        f"frostline: error: ui: sqlite:///{tmp_path}/mlflow.db is damaged (file is not a database); restore"
     )
+    assert errors.count("\n") == 1
 
 
 def answers(url):

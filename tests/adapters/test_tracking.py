@@ -465,18 +465,18 @@ def record(number: int, epochs: int) -> None:
     run.end("FINISHED")
 
 
-def test_eight_processes_on_a_store_that_is_not_there_yet(place):
-    processes = [FORKS.Process(target=record, args=(n, 50)) for n in range(8)]
+def test_sixteen_processes_on_a_store_that_is_not_there_yet(place):
+    processes = [FORKS.Process(target=record, args=(n, 50)) for n in range(16)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * 8
+        process.join(600)
+    assert [process.exitcode for process in processes] == [0] * 16
     from frostline.adapters.tracking import Store
 
     store = Store()
     found = runs(store)
-    assert set(found) == {f"run {n}" for n in range(8)}
+    assert set(found) == {f"run {n}" for n in range(16)}
     for run in found.values():
         counts = [len(store.client.get_metric_history(run.info.run_id, key)) for key in "abcd"]
         assert counts == [50] * 4

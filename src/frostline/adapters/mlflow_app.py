@@ -31,6 +31,7 @@ RESOURCES = frozenset(
         "artifacts",
         "datasets",
         "experiments",
+        "get-artifact",
         "get-online-trace-details",
         "get-trace-artifact",
         "issues",
