@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline import compose, project, signals
-from frostline.errors import FrostlineError
+from frostline.errors import FrostlineError, exhaustion
 from frostline.files import (
     content_key,
     exclusive,
@@ -75,6 +75,7 @@ class Job:
             "weights": sorted(sha256_of(path) for path in paths if path.is_file()),
         }
 
+    @exhaustion()
     def __call__(
         self,
         composed: Experiment,
@@ -94,6 +95,7 @@ class Job:
 
         Raises:
             Pruned: `watch` ended it.
+            OutOfRoom: memory or the disk ran out, wherever.
         """
         given = services(label, watch, tags)
         from frostline.stages import evaluate, pretrain, training
@@ -102,8 +104,9 @@ class Job:
         config = make(composed, choices)
         name = training.run_name(config, config.seeds[0])
         drawn = composed.sweep.sampler.kind != "grid"
-        out = out_folder(composed.out, self.stage, name, label, config, drawn=drawn)
-        with writing(out):
+        needed = pretraining(composed, choices) if self.stage == "finetune" else None
+        out = out_folder(composed.out, self.stage, name, label, config, needed, drawn=drawn)
+        with writing(out, wait=bool(label)):
             index, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
                 pretrain.run(config, data, out, given)
@@ -180,6 +183,11 @@ def with_weights(
     return config.model_copy(update={"weights": weights})
 
 
+def pretraining(composed: Experiment, choices: Mapping[str, str]) -> Run | None:
+    """Return the pretraining that a fine-tuning runs first; None: it starts from other weights."""
+    return compose.pretrain_config(composed, choices) if _pretrains(composed.weights) else None
+
+
 def _pretrains(weights: Weights) -> bool:
     """Whether weights are those of a pretraining that is run first."""
     return isinstance(weights, PretrainWeights) and weights.path is None
@@ -231,8 +239,12 @@ def recorded() -> None:
 
 
 @contextmanager
-def writing(out: Path) -> Iterator[None]:
+def writing(out: Path, *, wait: bool = False) -> Iterator[None]:
     """Be the only one that writes to `out`, and end with the DVC process that started us.
+
+    Args:
+        out: the folder.
+        wait: for another run that writes there, such as another command's trial with the same values.
 
     Raises:
         Busy: another run is writing there.
@@ -240,7 +252,7 @@ def writing(out: Path) -> Iterator[None]:
     end_with_dvc()
     lock = project.scratch() / "locks" / f"{content_key(str(out.resolve()))[:16]}.lock"
     busy = f"out: another run is writing to {out}; wait for it, or name another folder"
-    with signals.unwinding(), exclusive(lock, busy):
+    with signals.unwinding(), exclusive(lock, None if wait else busy):
         remove_temporary(out.parent, out.name)
         _clean_scratch()
         yield
@@ -254,28 +266,65 @@ def _clean_scratch() -> None:
 
 
 def out_folder(
-    out: str | None, stage: str, name: str, label: str, config: Run, *, drawn: bool = False
+    out: str | None,
+    stage: str,
+    name: str,
+    label: str,
+    config: Run,
+    needed: Run | None = None,
+    *,
+    drawn: bool = False,
 ) -> Path:
     """Return where results go: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>.
+
+    In a sweep, a folder that holds another run is left alone: the name of this one's then ends in a hash.
 
     Args:
         out: what the user gave.
         stage: the run's.
         name: the run's.
         label: in a sweep, what sets the run apart.
-        config: all that the run depends on.
+        config: all that the run depends on…
+        needed: …and the pretraining that is run first, if any.
         drawn: whether that came from an interval: two labels, of three digits, may be the same.
     """
+    content: Any = config.model_dump()
+    if needed is not None:
+        content = [content, needed.model_dump()]
     if out is None:
-        return named_folder(stage, name, config.model_dump())
-    if label and drawn:
-        return Path(out) / f"{_safe(label)}-{content_key(config.model_dump())[:8]}"
-    return Path(out) / _safe(label)
+        return named_folder(stage, name, content)
+    if not label:
+        return Path(out)
+    plain, hashed = Path(out) / safe_name(label), Path(out) / f"{safe_name(label)}-{content_key(content)[:8]}"
+    return hashed if drawn or _holds_another(plain, config, needed) else plain
+
+
+def _holds_another(folder: Path, config: Run, needed: Run | None) -> bool:
+    """Say whether a run lies in `folder` that is not this one, or that can't be told apart from it."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    try:
+        found = validated(Run, read_yaml(folder / "config.yaml"))
+        if needed is not None:
+            weights = Path(getattr(found.weights, "path", None) or "")
+            if _of_run(validated(Run, read_yaml(weights.parent / "config.yaml"))) != _of_run(needed):
+                return True
+    except FrostlineError:
+        return True
+    return _of_run(found) != _of_run(config)
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    """What a run's results depend on, but for the path of the weights that its own pretraining makes."""
+    data = run.model_dump(exclude={"study"})
+    if isinstance(run.weights, PretrainWeights):
+        data["weights"]["path"] = None
+    return data
 
 
 def named_folder(stage: str, name: str, content: Any) -> Path:
     """Return runs/<stage>/<name>-<hash> for results that depend on the plain data `content`."""
-    return Path("runs", stage, f"{_safe(name)}-{content_key(content)[:8]}")
+    return Path("runs", stage, f"{safe_name(name)}-{content_key(content)[:8]}")
 
 
 def short_label(label: str) -> str:
@@ -289,12 +338,19 @@ def short_label(label: str) -> str:
     )
 
 
-def _safe(name: str) -> str:
-    """A name that any file system takes; a long one ends in its hash."""
-    safe = re.sub(r"[^\w=.,+@-]+", "-", name)
-    if len(safe.encode()) <= NAME_BYTES:
-        return safe
-    return safe.encode()[:NAME_BYTES].decode(errors="ignore") + f"-{content_key(name)[:8]}"
+def safe_name(name: str) -> str:
+    """Return a name that any file system takes, and that no other name becomes.
+
+    What had to be changed ends in a hash; so does what file systems may take for another: of other case, of
+    another Unicode form, or with dots at its end.
+
+    >>> safe_name("freeze=full,seed=1"), safe_name("Freeze=full")
+    ('freeze=full,seed=1', 'Freeze=full-99bd0ea3')
+    """
+    safe = re.sub(r"[^\w=.,+@-]+", "-", name).strip(".") or "-"
+    safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")
+    plain = re.fullmatch(r"[a-z0-9_=][a-z0-9_=.,+@-]*", name) and not re.search(r"-[0-9a-f]{8}$", name)
+    return safe if safe == name and plain else f"{safe}-{content_key(name)[:8]}"
 
 
 def _prepared(config: Prepare) -> "tuple[Index, Path]":

@@ -72,7 +72,14 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
     heads.check(runs[0])
     names = [training.run_name(run, run.seeds[0]) for run in runs]
     outs = [
-        alone.out_folder(job.composed.out, "finetune", name, job.label, run)
+        alone.out_folder(
+            job.composed.out,
+            "finetune",
+            name,
+            job.label,
+            run,
+            alone.pretraining(job.composed, job.choices),
+        )
         for job, name, run in zip(jobs, names, runs, strict=True)
     ]
     with ExitStack() as locks:

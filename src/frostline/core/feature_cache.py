@@ -21,7 +21,7 @@ from torch import Tensor
 
 from frostline.core import feature_files
 from frostline.core.feature_files import Entry, hash_in, header, lock_of, path_of, remove_leftovers
-from frostline.errors import NO_ROOM, FrostlineError
+from frostline.errors import NO_ROOM, FrostlineError, OutOfRoom
 from frostline.files import content_key, exclusive
 
 __all__ = ["DTYPES", "MAPPED_BYTES", "Entry", "FeatureCache"]
@@ -176,7 +176,7 @@ class FeatureCache:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            raise FrostlineError(
+            raise OutOfRoom(
                 f"{self.folder}: the disk is full; the features need {math.ceil(wanted.size / 2**20)} MiB "
                 "there: make room (frostline cache prune --to 0), or set features=off"
             ) from None

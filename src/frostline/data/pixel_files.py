@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline.errors import NO_ROOM, FrostlineError
+from frostline.errors import NO_ROOM, OutOfRoom
 from frostline.files import exclusive, remove_leftovers, set_aside, size, writable
 
 Pixels = NDArray[np.uint8]
@@ -94,7 +94,7 @@ def open_or_make(
         all_of_them: gives the pixels of all images in order.
 
     Raises:
-        FrostlineError: the disk is full, or an image can't be made.
+        FrostlineError: the disk is full (`OutOfRoom`), or an image can't be made.
     """
     if not writable(path.parent):
         return _mapped(path, shape, make) or _unsaved(path, shape, make, all_of_them())
@@ -192,7 +192,7 @@ def _room(folder: Path, shape: tuple[int, ...]) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise FrostlineError(
+        raise OutOfRoom(
             f"{folder}: the disk is full; the images need {size(math.prod(shape))} there: make room "
             "(frostline cache clear), and run again"
         ) from None

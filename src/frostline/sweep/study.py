@@ -18,7 +18,7 @@ import socket
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +116,8 @@ class Trial:
     notes: Mapping[str, Any] = field(default_factory=dict)
     """``name``, ``out`` and ``metrics`` of a complete one, ``reason`` and ``kind`` of a failed one."""
     killed: bool = False
-    """Whether its point was given to another trial: its process died, or what it failed for may be over."""
+    """Whether its point was given to another: its process died, or it failed for what may be over, or its run
+    is gone."""
 
 
 @dataclass(frozen=True)
@@ -236,16 +237,13 @@ class Study:
                     " add --fresh to start over, or name another"
                 )
 
-    def try_again(self) -> int:
-        """Let trials wait once more that failed for what may be over; return how many."""
+    def try_again(self, which: Callable[[Trial], bool]) -> int:
+        """Let trials wait once more of which `which` holds, and that have ended; return how many."""
         with self._lock():
-            study = self._opened()
-            given_away = _given_away(study.get_trials(deepcopy=False))
-            failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-            passing = [t for t in failed if t.user_attrs.get(PASSING) and t.number not in given_away]
-            for trial in passing:
-                study.enqueue_trial(_point(trial), user_attrs={AGAIN: trial.number})
-        return len(passing)
+            again = [t for t in self.trials() if t.state in ENDED and not t.killed and which(t)]
+            for trial in again:
+                self._opened().enqueue_trial(dict(trial.point), user_attrs={AGAIN: trial.number})
+        return len(again)
 
     def missing(self) -> list[Point]:
         """Return the combinations of a grid that no trial has yet."""
@@ -301,7 +299,8 @@ class Study:
 
     def known(self, point: Point) -> Trial | None:
         """Return a complete trial of this point, if there is one: its result would be the same."""
-        return next((t for t in self.trials() if t.state == "complete" and t.point == point), None)
+        found = (t for t in self.trials() if t.state == "complete" and not t.killed)
+        return next((trial for trial in found if trial.point == point), None)
 
     def add(self, point: Point, values: Sequence[float], notes: Mapping[str, Any]) -> None:
         """Take in a trial that was run at once with others, without having been taken."""

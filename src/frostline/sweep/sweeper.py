@@ -3,25 +3,28 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from frostline import alone, compose, project
 from frostline.compose import Failed, Planned, Sweeping
-from frostline.errors import FrostlineError, OutOfRoom, TrainingFailed
-from frostline.files import content_key, exclusive
+from frostline.errors import Busy, FrostlineError, OutOfRoom, TrainingFailed
+from frostline.files import content_key, exclusive, read_json, sha256_of
 from frostline.processes import sharing_cores
 from frostline.schema import Sweep
 from frostline.sweep import live, summary, winner
 from frostline.sweep.sharing import Share, share_of
 from frostline.sweep.space import Point, Space, written
-from frostline.sweep.study import ENDED, PROCESS, Study, Trial, drawing, store_failures
-from frostline.sweep.worker import Worker, label_of, objectives_of, results_of, stopped_by
+from frostline.sweep.study import ENDED, PASSING, PROCESS, Study, Trial, drawing, store_failures
+from frostline.sweep.worker import CONFIG, Worker, label_of, objectives_of, results_of, stopped_by
 
 Launch = Callable[[Worker, Sequence[str], int], None]
 LOSSES = 3
 """Launches in a row that lose workers, without a trial between that ended, after which a sweep gives up."""
 POLL_SECONDS = 1.0
+WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
+"""Of a run's folder."""
 EACH_EPOCH = ("val/accuracy", "val/loss")
 """The objectives that a trial reports while it runs."""
 
@@ -80,8 +83,11 @@ def _sweep(
 
     study = Study(name, settings, space, base)
     study.begin(fresh=job.fresh)
-    if count := study.try_again():
-        why = "they ran out of memory or disk, or another process was at it"
+    if count := study.try_again(_failed_in_passing):
+        why = "they ran out of memory or disk, or the resource was locked by another process"
+        print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
+    if isinstance(job.task, alone.Job) and (count := study.try_again(_run_is_gone)):
+        why = "their folders are gone or hold another run"
         print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
     if grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
         # Of two commands at once the second finds what the first has done.
@@ -92,8 +98,10 @@ def _sweep(
                 for point, experiment in zip(points, experiments, strict=True)
                 if point in missing
             ]
-            if jobs:
+            # Another sweep may be writing to one of the folders: then each trial waits for its own.
+            with suppress(Busy):
                 job.at_once(jobs, lambda number, done: _take_in(study, missing[number], done))
+            study.fill()  # before another command looks for what is missing
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
     worker = Worker(job.task, name, settings, space, tuple(fixed), base, until, launch is None, share)
@@ -201,6 +209,26 @@ def _ended(trial: Trial) -> bool:
 
 def _killed(trial: Trial) -> bool:
     return trial.killed
+
+
+def _failed_in_passing(trial: Trial) -> bool:
+    return trial.state == "failed" and bool(trial.notes.get(PASSING))
+
+
+def _run_is_gone(trial: Trial) -> bool:
+    """Whether the folder that a complete trial names has not the run that the trial was."""
+    if trial.state != "complete":
+        return False
+    folder = Path(trial.notes["out"])
+    try:
+        config = trial.notes.get(CONFIG)
+        return (
+            not (folder / WEIGHTS).is_file()
+            or read_json(folder / METRICS) != trial.notes["metrics"]
+            or (config is not None and sha256_of(folder / CONFIG) != config)
+        )
+    except (FrostlineError, OSError):
+        return True
 
 
 def _take_in(study: Study, point: Point, done: alone.Done) -> None:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from frostline import compose, progress, schema, signals
 from frostline.alone import recorded
 from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned
+from frostline.files import sha256_of
 from frostline.overrides import as_typed
 from frostline.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
 from frostline.sweep.sharing import ALL, Share
@@ -23,6 +25,8 @@ from frostline.sweep.study import BEAT_SECONDS, PASSING, Study, Taken, store_fai
 Row = Mapping[str, float | int | None]
 RESULTS = ("name", "out", "metrics")
 """What a complete trial notes of its run."""
+CONFIG = "config.yaml"
+"""Of a run's folder; the note of that name is its sha256."""
 REASON = 500
 """Characters of a failure's reason that are kept."""
 
@@ -91,7 +95,7 @@ class Worker:
     def _work(self, study: Study, taken: Taken, made: compose.Composed) -> None:
         label = label_of(taken.point)
         if found := study.known(taken.point):
-            results = {key: found.notes[key] for key in RESULTS}
+            results = {key: found.notes[key] for key in (*RESULTS, CONFIG) if key in found.notes}
             taken.complete(found.values, {**results, "same": found.number})
             return
         try:
@@ -139,8 +143,10 @@ def label_of(point: Point) -> str:
 
 
 def results_of(done: Any) -> dict[str, Any]:
-    """Return what a complete trial notes of its run, such as an `alone.Done`: `RESULTS`."""
-    return {"name": done.name, "out": str(done.out), "metrics": done.metrics}
+    """Return what a complete trial notes of an `alone.Done`: `RESULTS`, and its config's hash."""
+    notes = {"name": done.name, "out": str(done.out), "metrics": done.metrics}
+    config = Path(done.out) / CONFIG
+    return {**notes, CONFIG: sha256_of(config)} if config.is_file() else notes
 
 
 def objectives_of(metrics: Mapping[str, Mapping[str, float]], settings: schema.Sweep) -> list[float]:
