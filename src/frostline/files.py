@@ -66,19 +66,40 @@ def size(number: float) -> str:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    r"""Return a CSV with Unix line ends; None becomes an empty cell and floats the shortest exact form."""
+    r"""Return a CSV with Unix line ends; None becomes an empty cell and floats the shortest exact form.
+
+    Text that a spreadsheet would run as a formula, such as a class named ``=cmd()``, gets an apostrophe in
+    front, which `read_csv` takes off again.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([number(cell) if isinstance(cell, float) else cell for cell in row])
+        writer.writerow([_cell(cell) for cell in row])
     return stream.getvalue()
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of the CSV at `path` as dictionaries of text."""
     with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        return [{key: _text(cell) for key, cell in row.items()} for row in csv.DictReader(stream)]
+
+
+def _text(cell: Any) -> Any:
+    """What `_cell` made a cell of."""
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
 def read_json(path: Path) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 
 from frostline import project
 from frostline.core import weights
+from frostline.data.checks import check_keys
 from frostline.data.decode import decode, read_bytes
 from frostline.data.pixels import InputSpec, load_pixels, to_pixels
 from frostline.data.sources import root_of
@@ -112,6 +113,7 @@ class Trained:
         """Images by the names in predictions.csv: the data set need not be read for them."""
         root = root_of(self.run.dataset)
         keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS)]
+        check_keys(keys, str(self.folder / PREDICTIONS))
         for key in keys[:: max(1, len(keys) // count)][:count]:
             yield to_pixels(decode(read_bytes(locate(root, key), key), key).image, self.spec)
 

@@ -3,10 +3,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.data.trees import encoded, picture, plant, plant_splits
+from tests.data.trees import encoded, image_folder, picture, plant, plant_splits
 
 from frostline.data.folder import scan
 from frostline.errors import FrostlineError
+from frostline.stages import prepare
 
 
 def test_classes_are_numbered_by_name_and_files_are_in_order(tmp_path):
@@ -27,11 +28,43 @@ def test_folders_inside_a_class_belong_to_it(tmp_path):
     assert "cat/old/older/x.png" in {f.key for f in scan(tmp_path).files if f.label == 0}
 
 
-def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path):
-    plant(tmp_path / "elsewhere")
-    plant(tmp_path / "root", ("fox",), seed=50)
-    (tmp_path / "root" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
-    assert scan(tmp_path / "root").classes == ("cat", "fox")
+def test_a_link_inside_the_data_set_is_followed(tmp_path):
+    plant(tmp_path / "root", ("fox", "dog"), seed=50)
+    (tmp_path / "root" / "cat").symlink_to("fox")
+    (tmp_path / "linked").symlink_to(tmp_path / "root")
+    for root in (tmp_path / "root", tmp_path / "linked"):
+        assert scan(root).classes == ("cat", "dog", "fox")
+        assert scan(root).problems == ()
+
+
+@pytest.mark.parametrize("place", ["dog", "cat/more", "cat/x.png"])
+@pytest.mark.parametrize("kind", ["absolute", "relative", "chained"])
+def test_a_link_that_leaves_the_data_set_is_refused(tmp_path, place, kind):
+    root = plant(tmp_path / "root", ("cat", "fox"), seed=50)
+    plant(tmp_path / "elsewhere", ("dog",))
+    target = tmp_path / "elsewhere" / "dog" / ("0.png" if place.endswith(".png") else "")
+    if kind == "relative":
+        target = Path("../" * (place.count("/") + 1)) / target.relative_to(tmp_path)
+    if kind == "chained":
+        (tmp_path / "link").symlink_to(target)
+        target = tmp_path / "link"
+    (root / place).symlink_to(target)
+    (problem,) = scan(root).problems
+    assert problem == (
+        place,
+        f"is a link to {target}, outside the data set: copy what it points to in its place",
+    )
+    with pytest.raises(FrostlineError, match=r"a file that can't be used: .* outside the data set"):
+        prepare.run(image_folder(root), tmp_path / "out")
+
+
+@pytest.mark.parametrize("store", ["cache/files/md5/01/" + "a" * 30, "repo/.git/annex/objects/Xy/1.png"])
+def test_links_into_dvcs_and_git_annexes_stores_are_followed(tmp_path, store):
+    root = plant(tmp_path / "root")
+    (tmp_path / store).parent.mkdir(parents=True)
+    (root / "cat" / "0.png").rename(tmp_path / store)
+    (root / "cat" / "0.png").symlink_to(tmp_path / store)
+    assert scan(root).problems == ()
 
 
 @pytest.mark.parametrize(

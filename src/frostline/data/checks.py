@@ -53,10 +53,13 @@ def name_fault(name: str) -> str | None:
 
 
 def check_classes(names: Sequence[str], place: str) -> None:
-    """Refuse fewer than two classes, and names that only case or the Unicode form tells apart."""
+    """Refuse fewer than two classes, bad names, and names that only case or the Unicode form tells apart."""
     if len(names) < 2:
         found = f"only one class, {printable(names[0])!r}" if names else "no classes"
         raise FrostlineError(f"{place} has {found}: a classifier needs at least two")
+    for name in names:
+        if fault := "has no name: give it one" if not name.strip() else name_fault(name):
+            raise FrostlineError(f"{place}: class {printable(name)!r} {fault}")
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[nfc(nfc(name).casefold())].append(name)

@@ -1,5 +1,7 @@
 """A tree of image files, `root/class/*` or `root/{train,val,test}/class/*`, and what can be wrong with it."""
 
+import os
+import re
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +63,7 @@ def scan(root: Path) -> Tree:
             names that differ only by case, or splits whose classes differ. Files that can't be used are no
             reason, but `problems`.
     """
-    found = _Found()
+    found = _Found(root.resolve() if root.exists() else root)
     place = f"dataset.root: {root}"
     _check_root(root, place)
     try:
@@ -96,6 +98,8 @@ def scan(root: Path) -> Tree:
 class _Found:
     """What the walk passes over."""
 
+    root: Path
+    """Of the data set, without links."""
     problems: list[Problem] = field(default_factory=list)
     hidden_folders: list[str] = field(default_factory=list)
     hidden_files: list[str] = field(default_factory=list)
@@ -254,8 +258,10 @@ def _listing(folder: Path, key: str, found: _Found) -> tuple[list[str], list[str
             elif name.startswith(".") or name in _LITTER:
                 (found.hidden_folders if path.is_dir() else found.hidden_files).append(inner)
             elif _is_folder(path, inner):
+                _check_link(path, inner, found.root)
                 folders.append(name)
             elif is_image_name(name):
+                _check_link(path, inner, found.root)
                 images.append(name)
             else:
                 found.other_files.append(inner)
@@ -264,6 +270,23 @@ def _listing(folder: Path, key: str, found: _Found) -> tuple[list[str], list[str
         except OSError as error:
             found.problems.append(Problem(inner, unreadable(path, error)))
     return folders, images
+
+
+_STORED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}|/\.git/annex/objects/")
+"""Where DVC and git-annex put the files that they leave links to."""
+
+
+def _check_link(path: Path, key: str, root: Path) -> None:
+    """Refuse a link that leaves the data set: what lies elsewhere may be private, and is no part of it."""
+    if not path.is_symlink():
+        return
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(root) and not _STORED.search(str(target)):
+        raise BadImage(
+            key,
+            f"is a link to {printable(str(path.readlink()))}, outside the data set: copy what it points to "
+            "in its place",
+        )
 
 
 def is_image_name(name: str) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.core.splits import SPLITS, take_fraction, take_shots
+from frostline.data.checks import check_keys
 from frostline.data.folder import Problem
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, csv_text, read_csv, read_json, write_bytes, write_text
@@ -137,6 +138,8 @@ class Index:
             raise FrostlineError(damaged)
         if index.storage == "arrays":
             index.images(folder)
+        else:
+            check_keys(index.keys, str(path))
         return index
 
     @classmethod

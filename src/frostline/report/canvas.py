@@ -97,8 +97,10 @@ def svg(figure: "Figure", name: str, description: str) -> str:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{escape(description)}" '
-        r'xmlns:xlink="http://www.w3.org/1999/xlink">',
+        lambda box: (
+            f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(description)}" '
+            'xmlns:xlink="http://www.w3.org/1999/xlink">'
+        ),
         text,
         count=1,
     )

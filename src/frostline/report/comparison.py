@@ -38,14 +38,14 @@ def table(comparison: Comparison) -> Table:
 
 def markdown(comparison: Comparison) -> str:
     """Return the table in Markdown, its columns aligned, and what it leaves out."""
-    lines = [[text.replace("|", r"\|") for text in row] for row in [headers(comparison), *cells(comparison)]]
+    lines = [[words.markdown(text) for text in row] for row in [headers(comparison), *cells(comparison)]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     rows = [
         f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |"
         for row in lines
     ]
-    return "\n".join([*rows, "", *notes(comparison), ""])
+    return "\n".join([*rows, "", *map(words.markdown, notes(comparison)), ""])
 
 
 def csv(comparison: Comparison) -> str:

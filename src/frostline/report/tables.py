@@ -76,7 +76,7 @@ def markdown_table(summary: Summary) -> str:
         [row.arm, *(f"{c.text} ({c.detail})" if c.detail else c.text for c in row.cells)]
         for row in arm_rows(summary)
     ]
-    lines = [[text.replace("|", r"\|") for text in line] for line in lines]
+    lines = [[words.markdown(text) for text in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "".join(

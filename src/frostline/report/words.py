@@ -1,10 +1,18 @@
 """Numbers as people read them, the same in page, Markdown and picture; and the verdict's sentence."""
 
+import re
+
 from frostline.core.transfer import Estimate, Gain, Outcome, Reach
 
 MINUS = "−"
 NOTHING = "–"
 SMALLEST_P = 0.0001
+
+
+def markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table's cell too: no links, tags, code or newlines."""
+    escaped = re.sub(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])", r"\\\g<0>", text)
+    return re.sub(r"[\r\n]+", " ", escaped)
 
 
 def percent(share: float) -> str:

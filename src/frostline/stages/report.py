@@ -69,12 +69,14 @@ def run(config: Report, artifacts: Path, out: Path) -> Result:
 
 
 def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
+    from frostline.report.words import markdown
+
     parts = [
-        study.sentence,
+        markdown(study.sentence),
         table.rstrip("\n"),
-        f"{study.majority.sentence} {HINT}",
-        "\n".join(f"- {note}" for note in study.notes),
-        "\n".join(f"- {'passed' if c.passed else 'failed'}: {c.sentence}" for c in checks),
-        f"![What transfer bought in the study {study.study}](transfer.png)",
+        f"{markdown(study.majority.sentence)} {HINT}",
+        "\n".join(f"- {markdown(note)}" for note in study.notes),
+        "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
+        f"![What transfer bought in the study {markdown(study.study)}](transfer.png)",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
