@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from frostline.core import weights
 from tests.study import clone, replace, run
 from tests.test_pipeline import Study, ran
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXPERIMENT = """\
 # @package _global_
@@ -35,6 +36,7 @@ seeds: [0]
 SOURCE = ("ant", "bee", "cat", "dog")
 TARGET = ("elk", "fox", "gnu")
 ALL = (*SOURCE, *TARGET)
+PACKAGES = "requirements.lock"
 
 
 def images(root: Path, classes: Sequence[str], count: int, size: int, grey: bool = False) -> None:
@@ -79,9 +81,13 @@ def study(reproduced, tmp_path):
     return Study(tmp_path / "a clone", first.python)
 
 
-def watch(study: Study, source: str, target: str) -> None:
+def watch(study: Study, source: str, target: str, weights_file: str = PACKAGES) -> None:
     params = study.root / "params.yaml"
-    text = re.sub(r"(?m)^data: .*$", f"data: {{source: {source}, target: {target}}}", params.read_text())
+    text = re.sub(
+        r"(?m)^data: .*$",
+        f"data: {{source: {source}, target: {target}, weights: {weights_file}}}",
+        params.read_text(),
+    )
     params.write_text(text)
 
 
@@ -138,9 +144,8 @@ def test_shared_classes_are_matched_by_name(classes, known, study):
     assert head(study, "full")["start"] == ("kept" if same else "reset")
     made = report(study)
     assert made["omitted"] == {}
-    # The bands are easy: the pretrained head knows the shared classes, and no others.
-    accuracy = made["arms"]["zero_shot"]["test"]["accuracy"]["mean"]
-    assert accuracy == pytest.approx(known / len(classes), abs=0.17)
+    # The bands are easy: the pretrained head knows the shared classes. The others are guessed.
+    assert made["arms"]["zero_shot"]["test"]["accuracy"]["mean"] > known / len(classes) - 0.17
     assert made["arms"]["zero_shot"]["jumpstart"] is not None
     assert (made["arms"]["full"]["jumpstart"] is None) == (not same)
 
@@ -158,15 +163,13 @@ def test_weights_of_a_file_whose_classes_have_another_order(study):
         "weights: {head: null}",
         "weights: file",
     )
-    with (study.root / "conf/experiment/mine.yaml").open("a") as stream:
-        stream.write("weights: {path: ../theirs.safetensors}\n")
+    watch(study, "../my source", "../my target", "../theirs.safetensors")
     output = study.dvc("repro", "report").stdout
-    assert (
-        "artifacts/pretrain: omitted, since the arms start from weights=file, so nothing is pretrained"
-        in output
-    )
+    assert "artifacts/pretrain: omitted, since the arms start from weights=file (sha256 " in output
     assert "weights.head: kept; its rows are matched to the classes by name" in output
     assert report(study)["arms"]["zero_shot"]["test"]["accuracy"]["mean"] > 0.8
+    weights.save(study.root.parent / "theirs.safetensors", state, about | {"classes": SOURCE})
+    assert {"compose", "pretrain", "finetune@full"} <= study.repro("finetune@full")
 
 
 def test_imagenet_weights_instead_of_a_pretraining(study):
@@ -200,6 +203,10 @@ def test_changes_in_a_folder_of_images_are_seen(study):
 @pytest.mark.parametrize("way", ["params.yaml", "exp run", "the experiment"])
 def test_the_advice_against_keeping_a_head_of_other_classes_works(way, study):
     params, mine = study.root / "params.yaml", study.root / "conf/experiment/mine.yaml"
+    if way == "exp run":  # an edit that is not committed stays, also one of the same key
+        replace(params, "{head: null}", "{head: reset}")
+        replace(params, "seeds: null", "seeds: [1]")
+    before = params.read_text()
     if way == "the experiment":
         mine.write_text(mine.read_text() + "weights: {head: keep}\n")
         refused = study.dvc("repro", check=False)
@@ -207,7 +214,10 @@ def test_the_advice_against_keeping_a_head_of_other_classes_works(way, study):
         replace(params, "{head: null}", "{head: keep}")
         refused = study.dvc("repro", check=False)
     else:
-        refused = study.dvc("exp", "run", "-S", "weights.head=keep", check=False)
+        # A cold Python, as users have it: a fork of the warm one is no child of DVC.
+        cold = Study(study.root, Path(sys.executable))
+        refused = cold.dvc("exp", "run", "-S", "weights.head=keep", check=False)
+        assert params.read_text() == before
     file = "conf/experiment/mine.yaml" if way == "the experiment" else "params.yaml"
     assert refused.returncode != 0
     assert ran(refused.stdout) == {"compose"}
@@ -227,7 +237,7 @@ def test_the_advice_against_keeping_a_head_of_other_classes_works(way, study):
 def test_a_folder_that_dvc_does_not_watch_is_refused_and_the_advice_works(study):
     mine = study.root / "conf/experiment/mine.yaml"
     mine.write_text(mine.read_text() + "dataset: {root: ../my target}\n")
-    watch(study, "../my source", "requirements.lock")
+    watch(study, "../my source", PACKAGES)
     said = study.dvc("repro", "compose", check=False).stdout
     assert (
         "params.yaml: data.target: found 'requirements.lock', but dataset.root is '../my target', where DVC"
@@ -235,5 +245,5 @@ def test_a_folder_that_dvc_does_not_watch_is_refused_and_the_advice_works(study)
     )
     key, folder = re.search(r"set data\.(\w+): (.*?),", said).groups()
     params = yaml.safe_load((study.root / "params.yaml").read_text())
-    watch(study, **{**params["data"], key: folder})
+    watch(study, *({**params["data"], key: folder}.values()))
     assert "compose" in study.repro("compose")

@@ -327,3 +327,16 @@ def test_what_trials_share_is_worked_out_once_and_nothing_else(run, monkeypatch)
     assert once(run(*WIDE, "freeze=linear_probe"))[0].startswith("phase 0 expects features at head:input")
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
     assert "1.05 KiB may be kept" in once(run(*WIDE, "freeze=linear_probe"))[0]
+
+
+def test_a_project_plans_the_study_that_it_selects(run, project):
+    (project / "params.yaml").write_text(
+        "experiment: article_mlp\nfreeze: full\nbackbone: {hidden: [32, 16]}\nweights: {head: null}\n"
+        "trainer: {epochs: 7}\ndata: {source: requirements.lock, target: requirements.lock}\n"
+    )
+    assert run("--images", "64").startswith("freeze=full on mlp, 25,818 parameters; 64 images of digits in")
+    assert "7 epochs of 2 steps" in run("--images", "64")
+    # What is typed goes before, a typed experiment before all of it.
+    assert "3 epochs of 4 steps" in run("--images", "64", "trainer.epochs=3", "trainer.batch_size=16")
+    assert run("--images", "64", "freeze=gradual").startswith("freeze=gradual on mlp, 25,818 parameters")
+    assert run("--images", "64", "experiment=null", "backbone=mlp").startswith("freeze=full on mlp, 50,890 ")

@@ -74,6 +74,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _complain(error: FrostlineError) -> int:
     print(f"frostline: error: {error}", file=sys.stderr)
+    if os.environ.get("DVC_EXP_NAME"):
+        from frostline import exp_params
+
+        if said := exp_params.take_back():
+            print(f"frostline: {said}", file=sys.stderr)
     match error:
         case GateFailed():
             return EXIT_GATE
@@ -141,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     _resolved_option(sub)
     sub.add_argument("--out", type=Path, help="folder of the index")
 
-    sub = add("plan", _plan, "say what would train when, at which rates; nothing is trained")
+    sub = add(
+        "plan", _plan, "say what would train when, at which rates, in the study that params.yaml selects"
+    )
     _overrides(sub, "freeze=gradual backbone=resnet18")
     sub.add_argument(
         "--stage", choices=["pretrain", "finetune"], default="finetune", help="default: %(default)s"
@@ -355,9 +362,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from frostline import compose
+    from frostline import compose, study
 
-    composed, choices = compose.experiment(arguments.overrides)
+    composed, choices = compose.experiment(study.on_selection(arguments.overrides))
     from frostline import plan
     from frostline.report import plan_text
 

@@ -55,26 +55,26 @@ def printed(overrides: Sequence[str]) -> str:
         return str(OmegaConf.to_yaml(_without_hydra(hydra_session.composed(given))))
 
 
-def roots(overrides: Sequence[str], groups: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-    """Return what data sets are composed of that read a folder.
+def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None]:
+    """Return the paths that overrides compose to.
 
     Args:
         overrides: as for `experiment`; values may still be missing.
-        groups: such as ``source`` and ``dataset``.
+        keys: such as ``dataset.root``.
 
     Returns:
-        Group → kind and folder, for those that read one; None: it is still to be given.
+        Key → path, for the keys that there are; None: it is null, or still to be given.
     """
     given = [spelled(override) for override in overrides]
-    found: dict[str, tuple[str, str | None]] = {}
+    found: dict[str, str | None] = {}
     with session(), sentences(given):
         config = hydra_session.composed(given)
-        for group in groups:
-            data = config[group]
-            if OmegaConf.is_missing(data, "root"):
-                found[group] = str(data.kind), None
-            elif "root" in data:
-                found[group] = str(data.kind), data.root
+        for key in keys:
+            group, _, name = key.partition(".")
+            if OmegaConf.is_missing(config[group], name):
+                found[key] = None
+            elif name in config[group]:
+                found[key] = config[group][name]
     return found
 
 

@@ -1,7 +1,7 @@
 """`frostline plan`: what a freeze schedule gives on this backbone and data set, before anything trains."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from frostline import project
@@ -12,7 +12,7 @@ from frostline.core.frost_line import Split, Whole, the_first
 from frostline.core.outline import GroupOutline, PhaseOutline, SectionOutline
 from frostline.core.written_out import written_out
 from frostline.files import canonical_json, content_key
-from frostline.schema import Experiment, Run
+from frostline.schema import Experiment, PretrainWeights, Run
 from frostline.services import Services
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Plan:
     sections: list[SectionOutline]
     """From the input to the head."""
     phases: list[PhaseOutline]
+    head: str = ""
+    """What the head starts from, where that is not as expected; see `core.head_start.HeadStart.notice`."""
 
     @property
     def may_stop(self) -> bool:
@@ -98,7 +100,22 @@ def make(
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
         lora.adapt(network, run, seed=0)
-    return of_run(run, plan_of(run, network, count), network, spec, count)
+    head = "" if images else _head(composed, run, source=source)
+    return replace(of_run(run, plan_of(run, network, count), network, spec, count), head=head)
+
+
+def _head(composed: Experiment, run: Run, *, source: bool) -> str:
+    """What is to be said of the head; refuses one that can't be used, as the run will."""
+    from frostline.core.head_start import head_start
+    from frostline.data.sources import classes_of
+    from frostline.models.pretrained import expected, head_of
+
+    classes = classes_of(run.dataset)
+    trains = bool(run.freeze.phases)
+    if isinstance(run.weights, PretrainWeights) and run.weights.path is None and not source:
+        known = classes_of(composed.source)
+        return head_start(run.weights.head, known, classes, source="the source", trains=trains).notice
+    return head_of(expected(run.backbone, run.weights), classes, trains=trains).notice
 
 
 def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", images: int) -> Plan:

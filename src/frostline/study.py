@@ -10,8 +10,8 @@ from typing import Any
 from frostline import compose, project
 from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError
-from frostline.files import read_yaml
-from frostline.overrides import STAGES_OF_PRETRAINING, selection
+from frostline.files import read_yaml, sha256_of
+from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, selection
 from frostline.schema import (
     Experiment,
     Input,
@@ -32,18 +32,19 @@ PARAMS = "params.yaml"
 WATCHED = "data"
 """The key of params.yaml that is no choice of conf/: dvc.yaml takes from it what DVC watches."""
 PACKAGES = "requirements.lock"
-"""What DVC watches for the data sets that come with packages."""
-ROLES = {"source": "source", "target": "dataset"}
-"""Role of a data set → its key in an experiment."""
+"""What DVC watches for what comes with packages."""
+WATCHES = {"source": "source.root", "target": "dataset.root", "weights": "weights.path"}
+"""Key below `data` → the key of an experiment with the path."""
 
 
-class _Folders(Strict):
+class _Paths(Strict):
     source: str
     target: str
+    weights: str = PACKAGES
 
 
 class _Watched(Strict):
-    data: _Folders
+    data: _Paths
 
 
 @dataclass(frozen=True)
@@ -92,32 +93,50 @@ def overrides(params: Mapping[str, Any]) -> list[str]:
     selected = list(selection({key: value for key, value in params.items() if key != WATCHED}))
     if WATCHED not in params:
         return selected
-    folders = validated(_Watched, {WATCHED: params[WATCHED]}, PARAMS).data
-    roots = compose.roots(selected, list(ROLES.values()))
-    for role, group in ROLES.items():
-        folder = getattr(folders, role)
-        _check_watched(role, folder, *roots.get(group, (None, None)))
-        if group in roots and roots[group][1] is None and folder != PACKAGES:
-            selected.append(f"{group}.root={folder}")
+    watched = validated(_Watched, {WATCHED: params[WATCHED]}, PARAMS).data
+    composed = compose.paths(selected, list(WATCHES.values()))
+    for name, key in WATCHES.items():
+        path = getattr(watched, name)
+        _check_watched(name, path, composed)
+        if composed.get(key) is None and path != PACKAGES:
+            selected.append(f"{key}={path}")
     return selected
 
 
-def _check_watched(role: str, folder: str, kind: str | None, root: str | None) -> None:
-    """Refuse a folder that DVC does not watch, and one that nothing reads."""
-    key, group, watches = f"{WATCHED}.{role}", ROLES[role], folder != PACKAGES
-    if kind is None and watches:
+def on_selection(typed: Sequence[str]) -> list[str]:
+    """Return the overrides of the project's params.yaml, followed by those that are typed and go before.
+
+    A typed experiment replaces the whole selection; ``experiment=null`` stands for what conf/ does without.
+    """
+    path = project.find_root() / PARAMS
+    keys = {as_typed(each).partition("=")[0].lstrip("+~") for each in typed}
+    if "experiment" in keys or not path.is_file():
+        return [each for each in typed if each != "experiment=null"]
+    params = read_selection(path)
+    with _located(params, {}):
+        selected = overrides(params)
+
+    def is_typed(override: str) -> bool:
+        parts = as_typed(override).partition("=")[0].lstrip("+").split(".")
+        return not keys.isdisjoint(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+    return [*(each for each in selected if not is_typed(each)), *typed]
+
+
+def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> None:
+    """Refuse a path that DVC does not watch, and one that nothing reads."""
+    key, read, watches = f"{PARAMS}: {WATCHED}.{name}", WATCHES[name], path != PACKAGES
+    group, option = read.partition(".")[0], "file" if name == "weights" else "image_folder"
+    if watches and read not in composed:
         raise FrostlineError(
-            f"{PARAMS}: {key}: found {folder!r}, but the {role} reads no folder; set {key}: {PACKAGES}, or"
-            f" {group}: image_folder"
+            f"{key}: found {path!r}, which nothing reads, since there is no {read}; set"
+            f" {WATCHED}.{name}: {PACKAGES}, or {group}: {option}"
         )
-    if kind == "image_folder" and root is None and not watches:
+    found = composed.get(read)
+    if found is not None and (not watches or _place(path) != _place(found)):
         raise FrostlineError(
-            f"{PARAMS}: {key}: found {folder}, but the {role} is a folder of images; set {key} to its path"
-        )
-    if root is not None and (not watches or _place(folder) != _place(root)):
-        raise FrostlineError(
-            f"{PARAMS}: {key}: found {folder!r}, but {group}.root is {root!r}, where DVC would not see a"
-            f" change; set {key}: {root}, or, for one run, dvc exp run -S '{key}={root}'"
+            f"{key}: found {path!r}, but {read} is {found!r}, where DVC would not see a change; set"
+            f" {WATCHED}.{name}: {found}, or, for one run, dvc exp run -S '{WATCHED}.{name}={found}'"
         )
 
 
@@ -141,7 +160,10 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
     """
     with _located(params, {}):
         selected = overrides(params)
-        base, choices = compose.experiment(selected)
+        try:
+            base, choices = compose.experiment(selected)
+        except FrostlineError as error:
+            raise FrostlineError(_to_watch(str(error), params)) from None
         if isinstance(base.weights, NoWeights):
             raise FrostlineError(
                 "weights: found none, with which nothing is transferred; set weights: pretrain or imagenet"
@@ -152,7 +174,11 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         "pretrain": compose.pretrain_config(base, choices).model_dump(),
     }
     if not pretrains(base):
-        why = {"omitted": f"the arms start from weights={base.weights.kind}, so nothing is pretrained"}
+        # With the content of the file, so that the stages that follow see a change.
+        path = getattr(base.weights, "path", None)
+        file = f" (sha256 {sha256_of(Path(path).expanduser())})" if path and Path(path).is_file() else ""
+        kind = base.weights.kind
+        why = {"omitted": f"the arms start from weights={kind}{file}, so nothing is pretrained"}
         resolved |= {"prepare-source": why, "pretrain": why}
     for arm in arms:
         freeze = "full" if arm == TWIN else arm
@@ -167,6 +193,15 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         study=base.study, arms=list(arms), seeds=base.seeds, monitor=base.trainer.monitor, gate=base.gate
     )
     return Study(params, choices, {**resolved, "report": report.model_dump()})
+
+
+def _to_watch(sentence: str, params: Mapping[str, Any]) -> str:
+    """Say where a study's path is given: a key that "needs a value" has one below `data`."""
+    for name, key in WATCHES.items():
+        if WATCHED in params and sentence.startswith(f"{key}: needs a value"):
+            own = f"{WATCHED}.{name}"
+            return f"{PARAMS}: {own}: found {PACKAGES}, but {key} needs a path; set {own} to it"
+    return sentence
 
 
 def _seen_by(weights: Weights, run: Run) -> Run:

@@ -23,6 +23,8 @@ def show(plan: Plan, width: int | None = None) -> None:
     console.width = max(console.width, LEAST_WIDTH)
     tables = [_groups(plan), _phases(plan), _costs(plan)] if plan.phases else [_groups(plan)]
     console.print(_headline(plan))
+    if plan.head:
+        console.print(plan.head)
     for table in tables:
         console.print()
         console.print(table)

@@ -10,7 +10,7 @@ from frostline.core.transfer import TWIN
 from frostline.errors import FrostlineError
 from frostline.files import publish, write_text, yaml_text
 from frostline.stages import gate
-from frostline.study import ROLES, Study
+from frostline.study import Study
 from frostline.validate import validated
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _classes(made: Study, role: str) -> tuple[str, ...]:
         except FrostlineError as error:
             text = str(error)
             if role == "source" and text.startswith("dataset"):
-                text = f"{ROLES[role]}{text.removeprefix('dataset')}"
+                text = f"source{text.removeprefix('dataset')}"
             raise FrostlineError(text) from None
 
 
