@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from frostline import alone, compose, files
-from frostline.errors import FrostlineError
 from frostline.services import Labelled, NoTracker, RunInfo
 from tests.photos import plant
-from tests.shell import TINY, Shell
+from tests.shell import TINY
 from tests.tiny import run_config
 
 SRC = Path(__file__).parents[1] / "src"
@@ -112,27 +111,6 @@ def test_what_a_killed_run_left_half_full_goes_and_nothing_else(place):
         ".out.abcd5678",
         ".frostline",
     }
-
-
-@pytest.mark.parametrize("files", [[], ["config.yaml"], ["weights.safetensors"]])
-def test_a_folder_without_a_finished_run_is_not_measured(place, files):
-    (place / "run").mkdir()
-    for name in files:
-        (place / "run" / name).write_text("{}")
-    with pytest.raises(FrostlineError, match=r"^run: no finished run, .* is missing; name another folder$"):
-        alone.measure_again(Path("run"), Path("run"))
-
-
-def test_a_run_names_the_pretraining_it_comes_from_without_the_projects_folder(tmp_path, warm):
-    """The same command in two projects leaves the same bytes, config.yaml's path of the weights included."""
-    left = []
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-        frostline = Shell(warm, tmp_path / name)
-        frostline("finetune", "dataset=digits", *TINY, "freeze=linear_probe", "out=run")
-        left.append({path.name: path.read_bytes() for path in (tmp_path / name / "run").iterdir()})
-    assert left[0] == left[1]
-    assert b"path: .frostline/pretrain/" in left[0]["config.yaml"]
 
 
 @pytest.mark.parametrize(

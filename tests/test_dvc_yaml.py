@@ -22,6 +22,7 @@ APART = frozenset(
         "errors.py",
         "progress.py",
         "services.py",
+        "run_folder.py",
         "schema.py",
         "signals.py",
         "validate.py",

@@ -16,7 +16,6 @@ from frostline.files import (
     content_key,
     exclusive,
     publish,
-    read_yaml,
     remove_leftovers,
     remove_temporary,
     sha256_of,
@@ -24,9 +23,9 @@ from frostline.files import (
 )
 from frostline.processes import end_with_dvc
 from frostline.progress import say_once, shown
+from frostline.run_folder import WRITTEN, check_out
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
 from frostline.services import Labelled, NoTracker, Services, Tracker, Watch, unwatched
-from frostline.validate import validated
 
 if TYPE_CHECKING:
     from frostline.adapters.recorder import Recorder
@@ -57,6 +56,8 @@ class Job:
     """Runs `pretrain` or `finetune` for a composed experiment; picklable, for Hydra's launchers to send."""
 
     stage: str
+    force: bool = False
+    """Whether a run with other settings may be overwritten."""
 
     def inputs(self, experiments: Sequence[Experiment]) -> dict[str, list[str]]:
         """Return what is in the files that runs read: the data's fingerprints, the sha256 of weights."""
@@ -71,7 +72,7 @@ class Job:
                 data[content_key(config.model_dump())] = config
         paths = {Path(path) for each in weights if (path := getattr(each, "path", None))}
         return {
-            "data": sorted(_prepared(config)[0].fingerprint for config in data.values()),
+            "data": sorted(prepared_from(config)[0].fingerprint for config in data.values()),
             "weights": sorted(sha256_of(path) for path in paths if path.is_file()),
         }
 
@@ -107,13 +108,17 @@ class Job:
         needed = pretraining(composed, choices) if self.stage == "finetune" else None
         out = out_folder(composed.out, self.stage, name, label, config, needed, drawn=drawn)
         with writing(out, wait=bool(label)):
+            checked = not (self.force or label)
+            if checked:
+                check_out(out, config.model_dump())
             index, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
                 pretrain.run(config, data, out, given)
             else:
-                finetune_alone(
-                    with_weights(config, composed, choices, given, index.classes), data, out, given
-                )
+                config = with_weights(config, composed, choices, given, index.classes)
+                if checked:  # now that the pretraining is known
+                    check_out(out, config.model_dump())
+                finetune_alone(config, data, out, given)
             metrics = evaluate.read_metrics(out)
         return Done(label or name, out, metrics)
 
@@ -126,7 +131,7 @@ def finetune_alone(config: Run, data: Path, out: Path, given: Services) -> None:
     start = resolve(config.backbone, config.weights)
     material = training.material(config, data, start, given)
     seed = config.seeds[0]
-    with publish(out) as work:
+    with publish(out, WRITTEN) as work:
         training.train(
             config, seed, start, material, work, given, f"finetune {config.freeze_name} · seed {seed}"
         )
@@ -136,7 +141,7 @@ def finetune_alone(config: Run, data: Path, out: Path, given: Services) -> None:
 
 def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     """Return the index and folder of a data set, prepared now unless it has been."""
-    return _prepared(compose.prepare_config(composed, role))
+    return prepared_from(compose.prepare_config(composed, role))
 
 
 def with_weights(
@@ -191,25 +196,6 @@ def pretraining(composed: Experiment, choices: Mapping[str, str]) -> Run | None:
 def _pretrains(weights: Weights) -> bool:
     """Whether weights are those of a pretraining that is run first."""
     return isinstance(weights, PretrainWeights) and weights.path is None
-
-
-def measure_again(folder: Path, out: Path) -> Mapping[str, Mapping[str, float]]:
-    """Measure a finished run's network again, with the data set that its config.yaml names.
-
-    Raises:
-        FrostlineError: there is no finished run in `folder`.
-    """
-    for name in ("config.yaml", "weights.safetensors"):
-        if not (folder / name).is_file():
-            raise FrostlineError(f"{folder}: no finished run, {name} is missing; name another folder")
-    config = validated(Run, read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
-    _, data = _prepared(Prepare(dataset=config.dataset.model_copy(update={"shots": None, "fraction": None})))
-    with writing(out):
-        given = services()
-        from frostline.stages import evaluate
-
-        with publish(out) as work:
-            return evaluate.measure(config, config.seeds[0], data, folder, work, given)
 
 
 def services(label: str = "", watch: Watch = unwatched, tags: Mapping[str, str] | None = None) -> Services:
@@ -353,7 +339,8 @@ def safe_name(name: str) -> str:
     return safe if safe == name and plain else f"{safe}-{content_key(name)[:8]}"
 
 
-def _prepared(config: Prepare) -> "tuple[Index, Path]":
+def prepared_from(config: Prepare) -> "tuple[Index, Path]":
+    """Return the index and folder of the data set of a config, prepared now unless it has been."""
     from frostline.stages import prepare
 
     remove_leftovers(project.scratch() / "pixels")

@@ -32,6 +32,7 @@ EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
 CLASSES = 10
 """Of a plan for which no data set is looked at: as many as those have that come with frostline."""
 PICTURES = (".svg", ".png")
+FORCE = "overwrite a run with other settings in out"
 SHOWN_RUNS = 24
 """Of a sweep, the best; its page and its table of trials have all."""
 TABLE_WIDTH = 160
@@ -177,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         _overrides(sub, "freeze=gradual seed=1 out=DIR")
         sub.add_argument("-m", "--multirun", action="store_true", help="run every combination: a=x,y b=1,2")
         sub.add_argument("--fresh", action="store_true", help="with -m: forget what this sweep has done")
+        sub.add_argument("--force", action="store_true", help=FORCE)
         sub.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
         stage = sub.add_argument_group("as a stage of a pipeline")
         _resolved_option(stage)
@@ -190,11 +192,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("probe", _probe, "judge a backbone's frozen features: many heads at once", PROBE_EXAMPLES)
     _overrides(sub, "optimizer.lr=1e-3,1e-2 seed=0,1,2 out=DIR")
     sub.add_argument("-m", "--multirun", action="store_true", help="not needed: lists are tried anyway")
+    sub.add_argument("--force", action="store_true", help=FORCE)
     sub.add_argument("--out", type=Path, help="folder of the results")
 
     sub = add("evaluate", _evaluate, "measure trained networks on their test split, which is read here only")
     sub.add_argument("run", type=Path, nargs="?", help="the folder of a finished run, to measure again")
     sub.add_argument("--out", type=Path, help="folder of the metrics and predictions (default: the run's)")
+    sub.add_argument(
+        "--force", action="store_true", help="overwrite other metrics; accept an edited config.yaml"
+    )
     stage = sub.add_argument_group("as a stage of a pipeline")
     _resolved_option(stage)
     stage.add_argument("--data", type=Path, help="the prepared data's folder")
@@ -405,11 +411,13 @@ def _train(arguments: argparse.Namespace, stage: str) -> None:
 
         at_once = {"at_once": together.finetune} if stage == "finetune" else {}
         with signals.unwinding():  # a launcher has workers to end
-            jobs = compose.multirun(_with_out(arguments), Job(stage), **at_once, fresh=arguments.fresh)
+            jobs = compose.multirun(
+                _with_out(arguments), Job(stage, arguments.force), **at_once, fresh=arguments.fresh
+            )
         _print_sweep(jobs)
     else:
         composed, choices = compose.experiment(_with_out(arguments))
-        done = Job(stage)(composed, choices)
+        done = Job(stage, arguments.force)(composed, choices)
         splits = [split for split in ("test", "val") if split in done.metrics]
         shown = ", ".join(f"{split} accuracy {done.metrics[split]['accuracy']:.4f}" for split in splits)
         print(f"{done.out}: {shown}")
@@ -440,7 +448,7 @@ def _train_stage(arguments: argparse.Namespace, stage: str) -> None:
 def _probe(arguments: argparse.Namespace) -> None:
     from frostline import probing
 
-    probing.run(_with_out(arguments))
+    probing.run(_with_out(arguments), force=arguments.force)
 
 
 @uncollected()
@@ -456,13 +464,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
             evaluate.run(config, arguments.data, arguments.finetuned, arguments.out, services)
     elif arguments.run:
-        from frostline.alone import measure_again
+        from frostline import reevaluate
         from frostline.core.metrics import held_out
 
-        out = arguments.out or arguments.run
-        metrics = measure_again(arguments.run, out)
+        metrics = reevaluate.run(arguments.run, arguments.out, force=arguments.force)
         split = held_out(metrics)
-        print(f"{out}: {split} accuracy {metrics[split]['accuracy']:.4f}")
+        print(f"{arguments.out or arguments.run}: {split} accuracy {metrics[split]['accuracy']:.4f}")
     else:
         raise FrostlineError("evaluate: name the folder of a finished run, such as runs/finetune/NAME")
 

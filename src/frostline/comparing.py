@@ -11,8 +11,9 @@ from frostline.adapters.results import Results
 from frostline.adapters.tracking import Store
 from frostline.core.comparison import Comparison, Result, compare
 from frostline.errors import FrostlineError, allowed
-from frostline.files import sha256_of, write_text
+from frostline.files import sha256_once, write_text
 from frostline.report import comparison as report
+from frostline.run_folder import TRAINING, verified
 
 METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
 TESTED = "test/accuracy"
@@ -110,7 +111,9 @@ def _meant(store: Results, word: str) -> list[Result]:
     weights = Path(word, "weights.safetensors")
     if not weights.is_file():
         return store.named(word)
-    if found := store.finished({"weights.sha256": sha256_of(weights)}):
+    if weights.with_name(TRAINING).is_file():
+        verified(Path(word))
+    if found := store.finished({"weights.sha256": sha256_once(weights)}):
         return found[-1:]
     raise FrostlineError(f"{word}: not recorded in this store; name a run of `frostline ui`, or run it again")
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from frostline.core import weights
 from frostline.core.weights import METADATA
 from frostline.errors import FrostlineError
-from frostline.located import WEIGHTS
 from frostline.models.served import TOLERANCE, TRACED, Runs, Served, furthest
+from frostline.run_folder import WEIGHTS
 from frostline.stages.measuring import network_with
 from frostline.trained import Trained
 

@@ -261,13 +261,13 @@ def _flaw(folder: Path) -> str | None:
         expected = None
     if not isinstance(expected, dict) or not expected:
         return f"is damaged ({SEAL} is missing or not as written)"
-    found = {path.relative_to(folder).as_posix(): _sha256_once(path) for path in _sealed(folder)}
+    found = {path.relative_to(folder).as_posix(): sha256_once(path) for path in _sealed(folder)}
     differing = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
     return f"is damaged ({', '.join(differing)}: not as written)" if differing else None
 
 
-def _sha256_once(path: Path) -> str:
-    """The sha256 of a file that this process has not read yet, or that changed since."""
+def sha256_once(path: Path) -> str:
+    """Return a file's sha256, in hex; it is read again only when its size or times have changed."""
     known = path, identity(path)
     if known not in _known:
         _known[known] = sha256_of(path)
@@ -402,10 +402,15 @@ def _exchanged(work: Path, out: Path, replaced: Collection[str]) -> bool:
 
 
 def _moved(work: Path, out: Path, replaced: Collection[str]) -> None:
-    """Move the files of `work` into `out` one by one: readers compare the hashes that they name."""
+    """Move the files of `work` into `out` one by one; a kill amid that leaves no finished run."""
+    last = ("training.json", SEAL)
     for name in replaced:
         (out / name).unlink(missing_ok=True)
-    for source in sorted(p for p in work.rglob("*") if p.is_file()):
+    sources = sorted(p for p in work.rglob("*") if p.is_file())
+    for source in sources:
+        if source.name in last:  # until it is there again, the rest is no finished run
+            (out / source.relative_to(work)).unlink(missing_ok=True)
+    for source in sorted(sources, key=lambda path: path.name in last):
         target = out / source.relative_to(work)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:

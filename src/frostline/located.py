@@ -6,10 +6,9 @@ from pathlib import Path
 
 from frostline import local_store, project
 from frostline.errors import FrostlineError, allowed
-from frostline.files import read_json
+from frostline.files import read_json, sha256_once
+from frostline.run_folder import FILES, TRAINING, WEIGHTS
 
-CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "training.json")
-"""What makes a folder that of a finished run."""
 URI = re.compile(r"(models|runs):/")
 
 
@@ -73,7 +72,8 @@ def local_copy(sha256: str) -> Path | None:
     places = [root / name for root in roots for name in ("runs", "artifacts")]
     for place in (*places, project.project_scratch() / "pretrain"):
         for path in sorted(place.rglob(TRAINING)):
-            with suppress(FrostlineError):
-                if read_json(path).get("weights_sha256") == sha256 and (path.parent / WEIGHTS).is_file():
+            with suppress(FrostlineError, OSError):
+                recorded = read_json(path).get("weights_sha256")
+                if recorded == sha256 and sha256_once(path.parent / WEIGHTS) == sha256:
                     return path.parent
     return None

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline import alone, compose
+from frostline.files import csv_text
 from frostline.overrides import OF_A_HEAD
+from frostline.run_folder import check_out
 
 if TYPE_CHECKING:
     from frostline.core.metrics import Spread
@@ -17,8 +19,8 @@ TABLE_WIDTH = 160
 FREEZE = "linear_probe"
 
 
-def run(overrides: Sequence[str]) -> None:
-    """Judge the features that `overrides` describe, and print the table."""
+def run(overrides: Sequence[str], *, force: bool = False) -> None:
+    """Judge the features that `overrides` describe, and print the table; `force` overwrites another run."""
     chosen = any(each.partition("=")[0] == "freeze" for each in overrides)
     given = overrides if chosen else [*overrides, f"freeze={FREEZE}"]
     composed, choices = compose.grid(given, OF_A_HEAD)
@@ -33,10 +35,18 @@ def run(overrides: Sequence[str]) -> None:
     name = "·".join([training.backbone_name(runs[0]), runs[0].dataset.kind])
     content = [each.model_dump() for each in runs]
     out = Path(composed[0].out) if composed[0].out else alone.named_folder("probe", name, content)
+    grid = csv_text(OF_A_HEAD, (list(probe.values_of(each).values()) for each in runs))
+
+    def check() -> None:
+        if not force:
+            check_out(out, runs[0].model_dump(), (*OF_A_HEAD, "seeds"), grid)
+
     with alone.writing(out):
+        check()
         index, data = alone.prepared(composed[0], "target")
         weights = alone.with_weights(runs[0], composed[0], choices, services, index.classes).weights
         runs = [each.model_copy(update={"weights": weights}) for each in runs]
+        check()  # now that the pretraining is known
         judged = probe.run(runs, data, out, services)
     _show(judged, out)
 

@@ -10,6 +10,7 @@ from frostline.compose import Planned
 from frostline.core.metrics import held_out, score
 from frostline.files import publish
 from frostline.overrides import OF_A_HEAD
+from frostline.run_folder import WRITTEN
 from frostline.services import TRIAL_STATE, Services
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _leave(
     run, seed, company = head.run, head.seed, head.company
     count = len(company.train)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
-    with publish(out) as work:
+    with publish(out, WRITTEN) as work:
         with services.tracker.run(training.info(run, seed, material.index)) as recorded:
             if start is not None:
                 recorded.started_from(start)

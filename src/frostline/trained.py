@@ -1,5 +1,6 @@
 """A finished run: its config, its network, and a few images to try the network on."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,14 +20,12 @@ from frostline.data.pixels import InputSpec, load_pixels, to_pixels
 from frostline.data.sources import root_of
 from frostline.errors import FrostlineError
 from frostline.files import read_csv, read_json, read_yaml, sha256_of
-from frostline.located import CONFIG, TRAINING, WEIGHTS
 from frostline.models.served import Served
 from frostline.names import locate
+from frostline.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited, verified
 from frostline.schema import ImageFolder, Prepare, Run
 from frostline.stages.measuring import network_with
 from frostline.validate import validated
-
-METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class Trained:
         Raises:
             FrostlineError: a file is damaged, or made by another program.
         """
+        if sentence := edited(folder, verified(folder)):
+            print(f"frostline: warning: {sentence}", file=sys.stderr, flush=True)
         run = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
         state, about = weights.load(folder / WEIGHTS)
         if about is None:

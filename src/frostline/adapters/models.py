@@ -382,8 +382,7 @@ def _cannot(what: str, error: Exception) -> FrostlineError:
 
 def _but_the_run(folder: str, names: list[str]) -> list[str]:
     """What of a run's folder is no part of a model: all but the files that make it a run, and its metrics."""
-    from frostline.located import FILES
-    from frostline.trained import METRICS
+    from frostline.run_folder import FILES, METRICS
 
     return [name for name in names if name not in (*FILES, METRICS)]
 

@@ -29,8 +29,8 @@ from frostline import journal, local_store, project
 from frostline.errors import Pruned
 from frostline.garbage import uncollected
 from frostline.journal import Journal
-from frostline.located import FILES
 from frostline.processes import name_of_this
+from frostline.run_folder import FILES
 from frostline.services import TRIAL_STATE, Mistake, Recorded, RunInfo
 from frostline.signals import ENDING
 

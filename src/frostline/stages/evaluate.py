@@ -19,7 +19,8 @@ from frostline.data.features import Reuse
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import Images, InputSpec, Stack, images_key, load_pixels, thumbnails
 from frostline.errors import FrostlineError, exhaustion
-from frostline.files import canonical_json, csv_text, publish, read_json, read_yaml, sha256_of, write_text
+from frostline.files import canonical_json, csv_text, publish, read_json, read_yaml, write_text
+from frostline.run_folder import METRICS, PREDICTIONS, edited, verified
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.services import Mistake, RunInfo, Services
 from frostline.stages import omitted
@@ -34,12 +35,7 @@ from frostline.stages.soup import soups
 from frostline.stages.training import backbone_name, plan_of
 from frostline.validate import validated
 
-METRICS, PREDICTIONS, WEIGHTS, CONFIG = (
-    "metrics.json",
-    "predictions.csv",
-    "weights.safetensors",
-    "config.yaml",
-)
+WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 SPLITS = ("test", "val", "train")
 """In which order they are measured; a data set may have no test split."""
 MISTAKES, THUMBNAIL = 24, 160
@@ -63,6 +59,10 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
     omitted.forget(out)
     measured: dict[str, dict[str, dict[str, float]]] = {}
     runs = {seed: _run_of(finetuned / f"seed-{seed}" / CONFIG) for seed in config.seeds}
+    for seed in config.seeds:
+        folder = finetuned / f"seed-{seed}"
+        if sentence := edited(folder, verified(folder)):
+            raise FrostlineError(f"{sentence}, or run the finetune stage of this arm again")
     trained = runs[config.seeds[0]]
     tags = {
         "arm": config.arm,
@@ -116,18 +116,43 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
 
 @exhaustion()
 def measure(
-    config: Run, seed: int, data: Path, trained: Path, out: Path, services: Services
+    config: Run,
+    seed: int,
+    data: Path,
+    trained: Path,
+    out: Path,
+    services: Services,
+    index: Index | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure the network in the folder `trained` and leave metrics.json and predictions.csv in `out`.
+
+    Args:
+        config: the run's.
+        seed: the run's.
+        data: the folder of the prepared data.
+        trained: the run's folder.
+        out: the folder to write to.
+        services: to show, record and keep features.
+        index: of the run's own test split, where `data` has other images by now: only that is measured.
 
     Returns:
         split → metric → value; no test where the data set has no test split; train is measured on the images
         that the run was allowed to use.
+
+    Raises:
+        FrostlineError: the weights are not those that the run trained, or were trained on other data.
     """
-    index = Index.read(data)
+    record = verified(trained)
+    images = None if index is None else int(record["training_images"])
+    if index is None:
+        index = Index.read(data)
+        if record.get("data", {}).get("fingerprint") not in (None, index.fingerprint):
+            raise FrostlineError(
+                f"{trained}: was trained on other images than {data} holds now; train it again on these"
+            )
     state, spec = read_weights(trained / WEIGHTS, index, data)
-    yardstick = Yardstick(config, seed, index, data, state, spec, services)
-    return yardstick.measure(config, seed, sha256_of(trained / WEIGHTS), out)
+    yardstick = Yardstick(config, seed, index, data, state, spec, services, images)
+    return yardstick.measure(config, seed, str(record["weights_sha256"]), out)
 
 
 class Yardstick:
@@ -141,6 +166,7 @@ class Yardstick:
         state: the weights of that network, the first to be measured.
         spec: what it sees.
         services: where features and pixels are kept, and what is recorded.
+        images: that the run trained on, where `index` is of other data, and only its test split counts.
     """
 
     def __init__(
@@ -152,23 +178,27 @@ class Yardstick:
         state: Mapping[str, torch.Tensor],
         spec: InputSpec,
         services: Services,
+        images: int | None = None,
     ) -> None:
         machine.pin(config.trainer.threads)
         self._index, self._data, self._spec = index, data, spec
         self._trainer, self._services = config.trainer, services
         self._network = network_with(state, config.backbone, spec, len(index.classes))
-        labelled = training_rows(index, config.dataset, derive(seed, "shots") % 2**31)
         self._splits = [split for split in SPLITS if split != "test" or index.held_out == "test"]
-        self._rows = {split: labelled if split == "train" else index.rows(split) for split in self._splits}
+        self._rows = {split: index.rows(split) for split in self._splits}
+        if images is None:
+            self._rows["train"] = training_rows(index, config.dataset, derive(seed, "shots") % 2**31)
+            images = len(self._rows["train"])
+        else:
+            self._splits = ["test"]
+            self._rows = {"test": self._rows["test"]}
         self._images = {}
         for split, rows in self._rows.items():
             pixels = load_pixels(config.dataset, index, data, rows, spec, scratch=services.scratch)
             labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
             self._images[split] = Images(pixels, labels, images_key(index, rows, spec), index.name, split)
         self._reuse = reuse_of(config, seed, spec, services)
-        self._parts = parts_of(
-            config, self._network, len(labelled), self._reuse, self._images[self._splits[0]]
-        )
+        self._parts = parts_of(config, self._network, images, self._reuse, self._images[self._splits[0]])
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the head's weights of another network, which differs in nothing else."""
@@ -199,7 +229,7 @@ class Yardstick:
             weights_sha256,
             {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
             {f"test/{k}": v for k, v in metrics.get("test", {}).items()}
-            | {f"best/val/{k}": v for k, v in metrics["val"].items() if k != "n"},
+            | {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"},
             out,
             _mistakes(config, self._index, self._data, *predicted, self._images[split].pixels),
         )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from frostline.files import canonical_json, publish, seal, write_text
 from frostline.models.pretrained import resolve
+from frostline.run_folder import WRITTEN
 from frostline.schema import Run
 from frostline.services import Services
 from frostline.stages import evaluate, omitted, training
@@ -30,7 +31,7 @@ def run(
     given = training.material(config, data, start, services)
     omitted.forget(out)
     seed = config.seeds[0]
-    with publish(out) as work:
+    with publish(out, WRITTEN) as work:
         seconds = training.train(
             config, seed, start, given, work, services, f"pretrain on {config.dataset.kind}"
         )

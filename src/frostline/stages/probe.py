@@ -24,6 +24,7 @@ from frostline.files import canonical_json, csv_text, publish, sha256_of, write_
 from frostline.models.pretrained import resolve
 from frostline.overrides import OF_A_HEAD
 from frostline.progress import Advance, Progress
+from frostline.run_folder import WRITTEN
 from frostline.schema import Run
 from frostline.services import NoTracker, RunInfo, Services
 from frostline.stages import evaluate, heads, training
@@ -123,7 +124,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
     """
     first, watch = runs[0], _Watch(services.progress)
     heads.check(first)
-    with publish(out) as work:
+    with publish(out, WRITTEN) as work:
         start = resolve(first.backbone, first.weights)
         given = training.material(first, data, start, services)
         companies = heads.gather(runs, start, given, replace(services, progress=watch))

@@ -326,8 +326,14 @@ def leave(
     columns = list(result.history[0])
     write_text(out / HISTORY, csv_text(columns, ([row[c] for c in columns] for row in result.history)))
     write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
-    sha256 = sha256_of(out / WEIGHTS)
-    done = _training(result, plan, report, images, sha256) | dict(more)
+    sha256, index = sha256_of(out / WEIGHTS), given.index
+    data = {
+        "fingerprint": index.fingerprint,
+        "images": len(index),
+        "held_out": index.digest(index.rows(index.held_out)),
+    }
+    record = {"config_sha256": sha256_of(out / CONFIG), "data": data}
+    done = _training(result, plan, report, images, sha256) | record | dict(more)
     write_text(out / TRAINING, canonical_json(done))
     return sha256
 
