@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 import statistics
 
 import numpy as np
@@ -10,7 +12,7 @@ from frostline.core.seeds import derive
 from frostline.data.index import Index, training_rows
 from frostline.data.pixels import InputSpec
 from frostline.errors import FrostlineError
-from frostline.files import read_csv
+from frostline.files import read_csv, sha256_of
 from frostline.models.backbones import build
 from frostline.schema import Evaluate
 from frostline.services import NoTracker, Services
@@ -155,6 +157,28 @@ def test_weights_of_other_classes_are_refused(arm, digits, tmp_path):
 
     folder, config, _ = arm
     state, about = weights.load(folder / "finetuned" / "seed-0" / "weights.safetensors")
-    weights.save(tmp_path / "weights.safetensors", state, {**about, "classes": list("abcdefghij")})
+    path = tmp_path / "weights.safetensors"
+    weights.save(path, state, {**about, "classes": list("abcdefghij")})
+    (tmp_path / "training.json").write_text(json.dumps({"weights_sha256": sha256_of(path)}))
     with pytest.raises(FrostlineError, match=r"weights\.safetensors: not made from the data in "):
         evaluate.measure(config, 0, digits, tmp_path, tmp_path / "out", Services(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.yaml"])
+def test_a_seed_that_is_not_what_its_record_says_is_one_sentence(arm, digits, tmp_path, name):
+    folder, _, wanted = arm
+    shutil.copytree(folder / "finetuned", tmp_path / "finetuned")
+    path = tmp_path / "finetuned/seed-1" / name
+    path.write_bytes(path.read_bytes().replace(b"digits", b"digitz") + b" ")
+    with pytest.raises(FrostlineError, match=rf"seed-1/{name}.*(was replaced|was edited after)"):
+        evaluate.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", Services(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_that_was_trained_on_other_data_is_one_sentence(arm, digits, tmp_path):
+    folder, _, wanted = arm
+    index, splits = Index.read(digits), Index.read(digits).splits.copy()
+    splits[index.rows("val")[0]] = "test"
+    dataclasses.replace(index, splits=splits).write(tmp_path / "digits", np.load(digits / "images.npy"))
+    with pytest.raises(FrostlineError, match="seed-0: was trained on other images than"):
+        evaluate.run(wanted, tmp_path / "digits", folder / "finetuned", tmp_path / "out", Services(tmp_path))

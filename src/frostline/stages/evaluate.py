@@ -58,11 +58,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         return
     omitted.forget(out)
     measured: dict[str, dict[str, dict[str, float]]] = {}
-    runs = {seed: _run_of(finetuned / f"seed-{seed}" / CONFIG) for seed in config.seeds}
-    for seed in config.seeds:
-        folder = finetuned / f"seed-{seed}"
-        if sentence := edited(folder, verified(folder)):
-            raise FrostlineError(f"{sentence}, or run the finetune stage of this arm again")
+    runs = {seed: _run_of(finetuned / f"seed-{seed}") for seed in config.seeds}
     trained = runs[config.seeds[0]]
     tags = {
         "arm": config.arm,
@@ -306,9 +302,12 @@ def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
     return {name: spread([v[name] for v in values]) for name in values[0]}
 
 
-def _run_of(path: Path) -> Run:
+def _run_of(folder: Path) -> Run:
+    path = folder / CONFIG
     if not path.is_file():
         raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again")
+    if sentence := edited(folder, verified(folder)):
+        raise FrostlineError(f"{sentence}, or run the finetune stage of this arm again")
     return validated(Run, read_yaml(path), str(path))
 
 
