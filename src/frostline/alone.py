@@ -16,6 +16,7 @@ from frostline.files import (
     content_key,
     exclusive,
     publish,
+    read_yaml,
     remove_leftovers,
     remove_temporary,
     sha256_of,
@@ -26,6 +27,7 @@ from frostline.progress import say_once, shown
 from frostline.run_folder import WRITTEN, check_out
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
 from frostline.services import Labelled, NoTracker, Services, Tracker, Watch, unwatched
+from frostline.validate import validated
 
 if TYPE_CHECKING:
     from frostline.adapters.recorder import Recorder
