@@ -5,11 +5,13 @@ import io
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from frostline import cli, predicting, trained
 from frostline.errors import FrostlineError
 from frostline.files import read_csv
+from tests.data.tiffs import tiff
 from tests.tiny import RESNET, run_config
 
 
@@ -58,6 +60,25 @@ def test_a_folder_means_its_pictures_and_the_batch_size_changes_nothing(photo_ru
         assert first["confidence"] == pytest.approx(again[0]["confidence"], abs=1e-6)
         if measured := tested.get(mine["image"].removeprefix(f"{photos}/")):
             assert first["class"] == measured["prediction"]
+
+
+def test_what_was_done_to_the_pixels_is_told(photo_run, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 65536, (20, 20, 4), dtype=np.uint16)
+    files = {
+        "colour.tif": tiff(values[..., :3], 2),
+        "grey.tif": tiff(values[..., 0], 1),
+        "dim.tif": tiff(values[..., 0] >> 4, 1),
+        "infrared.tif": tiff(values, 2),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert cli.main(["predict", str(photo_run), str(tmp_path)]) == cli.EXIT_USER
+    out, err = capsys.readouterr()
+    errors = {row["image"].rpartition("/")[2]: row["error"] for row in rows(out)}
+    assert {name: error[:14] for name, error in errors.items() if error} == {"infrared.tif": "has 4 channels"}
+    assert "warning: 3 images have more than 8 bits a channel, scaled to 8" in err
+    assert "warning: 1 16-bit image reaches no eighth of its range" in err
 
 
 def test_pictures_that_cannot_be_used_are_named_and_the_rest_goes_on(photo_run, photos, tmp_path, capsys):

@@ -15,7 +15,8 @@ import torch
 from frostline import machine
 from frostline.core.execution import autocast, device_of
 from frostline.data.checks import tally
-from frostline.data.decode import IMAGE_SUFFIXES, BadImage, decode, printable, read_bytes, suffix
+from frostline.data.decode import IMAGE_SUFFIXES, BadImage, Note, decode, printable, read_bytes, suffix
+from frostline.data.examine import noted
 from frostline.data.features import BATCH
 from frostline.data.parallel import in_order
 from frostline.data.pixel_files import Pixels
@@ -30,6 +31,8 @@ from frostline.stages.measuring import logits_behind, logits_of, reuse_of
 from frostline.trained import Trained
 
 T = TypeVar("T")
+CONVERTED: tuple[Note, ...] = ("16-bit", "dim", "cmyk")
+"""Of the notes, those that say that pixels are not as they were."""
 BAD_SHOWN = 10
 """Sentences on standard error; the rest is counted."""
 
@@ -44,6 +47,8 @@ class Prediction:
     """Class and confidence, the likeliest first; empty: it could not be used."""
     error: str
     """Why not, as a clause that follows its name."""
+    notes: tuple[Note, ...] = ()
+    """What was done to its pixels that its owner should know."""
 
 
 @exhaustion()
@@ -77,6 +82,7 @@ def run(
             f"--top-k: found {top_k}, and the model knows {len(found.classes)} classes; give fewer"
         )
     bad = 0
+    converted: dict[Note, list[str]] = {note: [] for note in CONVERTED}
 
     def checked(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         nonlocal bad
@@ -86,6 +92,9 @@ def run(
                     bad += 1
                     if bad <= BAD_SHOWN:
                         print(f"frostline: {printable(each.image)} {each.error}", file=sys.stderr)
+                for note in CONVERTED:
+                    if note in each.notes:
+                        converted[note].append(each.image)
                 yield each
                 advance(1)
 
@@ -96,6 +105,9 @@ def run(
         for piece in text:
             sys.stdout.write(piece)
             sys.stdout.flush()
+    for note, names in converted.items():
+        for sentence in noted(note, names):
+            print(f"frostline: warning: {sentence}", file=sys.stderr)
     return bad
 
 
@@ -134,9 +146,9 @@ def predict(
     decoded, done = in_order(lambda path: _pixels(path, found), paths), iter(paths)
     pieces = iter(lambda: list(islice(decoded, network.batch_size)), [])
     for piece in _ahead(pieces):
-        good = [each for each in piece if not isinstance(each, str)]
+        good = [each for each, _ in piece if not isinstance(each, str)]
         rows = iter(network.probabilities(torch.from_numpy(np.stack(good)))) if good else iter(())
-        for path, each in zip(islice(done, len(piece)), piece, strict=True):
+        for path, (each, notes) in zip(islice(done, len(piece)), piece, strict=True):
             name = str(path).encode(errors="backslashreplace").decode()
             if isinstance(each, str):
                 yield Prediction(name, (), each)
@@ -146,7 +158,7 @@ def predict(
                 likeliest = zip(values[:top_k].tolist(), classes[:top_k].tolist(), strict=True)
                 # Seven digits: a float32 network has no more to say.
                 best = tuple((found.classes[k], float(f"{p:.7g}")) for p, k in likeliest)
-                yield Prediction(name, best, "")
+                yield Prediction(name, best, "", notes)
 
 
 class Network:
@@ -196,13 +208,14 @@ class Network:
         return logits.double().softmax(1)
 
 
-def _pixels(path: Path, found: Trained) -> Pixels | str:
-    """The picture at the network's size, or why there is none."""
+def _pixels(path: Path, found: Trained) -> tuple[Pixels | str, tuple[Note, ...]]:
+    """The picture at the network's size, or why there is none; and what was done to it."""
     name = str(path)
     try:
-        return to_pixels(decode(read_bytes(path, name), name).image, found.spec)
+        decoded = decode(read_bytes(path, name), name)
+        return to_pixels(decoded.image, found.spec), decoded.notes
     except BadImage as bad:
-        return bad.reason
+        return bad.reason, ()
 
 
 def _is_picture(path: Path, folder: Path) -> bool:

@@ -12,11 +12,12 @@ from PIL import Image
 
 from frostline.core.splits import SPLITS
 from frostline.data.checks import some
-from frostline.data.decode import BadImage, Note, decode, printable, read_bytes
+from frostline.data.decode import BadImage, Note, Picture, decode, printable, read_bytes
 from frostline.data.duplicates import NEAR_MIN_SIDE, groups_of, repeated, thumbnail
 from frostline.data.folder import FileEntry, Problem
 from frostline.data.parallel import in_order
 from frostline.data.sources import ArraySource, Source
+from frostline.errors import OutOfRoom
 from frostline.names import locate
 from frostline.progress import Progress, silent
 
@@ -107,8 +108,16 @@ def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
     try:
         content = read_bytes(locate(root, key), key)
         picture = decode(content, key)
+        return _row(position, key, label, split, content, picture)
     except BadImage as bad:
         return Problem(key, bad.reason)
+    except MemoryError:
+        raise OutOfRoom(
+            f"{key}: there is no memory to examine it; close other programs, or shrink it, and run again"
+        ) from None
+
+
+def _row(position: int, key: str, label: int, split: str, content: bytes, picture: Picture) -> Row:
     image = picture.image
     width, height = image.size
     return Row(
@@ -157,11 +166,16 @@ def _contradictions(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[tup
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
     """A sentence for each kind of note."""
-    for note, (one, many) in _SENTENCES.items():
-        noted = [row for row in rows if note in row.notes]
-        if noted:
-            named = some(f"{row.key} ({row.format})" if note == "renamed" else row.key for row in noted)
-            yield f"{len(noted)} {one if len(noted) == 1 else many}: {named}"
+    renamed = {row.key: f"{row.key} ({row.format})" for row in rows if "renamed" in row.notes}
+    for note in _SENTENCES:
+        names = [row.key for row in rows if note in row.notes]
+        yield from noted(note, [renamed[name] for name in names] if note == "renamed" else names)
+
+
+def noted(note: Note, names: Sequence[str]) -> Iterator[str]:
+    """Say what was done to the images `names`, in a sentence; nothing where there are none."""
+    if names:
+        yield f"{len(names)} {_SENTENCES[note][len(names) > 1]}: {some(names)}"
 
 
 _SENTENCES: dict[Note, tuple[str, str]] = {
