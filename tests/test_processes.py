@@ -1,12 +1,14 @@
 """Which process is which, and ending with DVC."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from frostline.processes import cores, lives, name_of_this, processors
 
@@ -74,3 +76,63 @@ def test_a_stage_outlives_who_is_not_dvc(tmp_path):
     time.sleep(2.5)
     assert child.is_running()
     child.kill()
+
+
+PYTHON = """\
+#!/bin/sh
+echo $$ > pid.new
+mv pid.new pid
+sleep {start}
+exec "{python}" -c "
+import time
+from frostline.processes import end_with_dvc
+end_with_dvc()
+open('up', 'w').close()
+time.sleep(60)"
+"""
+
+
+def stage(folder: Path, program: str, start: float, **variables: str) -> subprocess.Popen:
+    """Start `program`, which runs scripts/stage with a Python that needs `start` seconds before it is up."""
+    for name in ("scripts", ".venv/bin"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(SRC.parent / "scripts/stage", folder / "scripts/stage")
+    python = folder / ".venv/bin/python"
+    python.write_text(PYTHON.format(python=sys.executable, start=start))
+    python.chmod(0o755)
+    # A shell that has a command left to do waits as DVC does, instead of becoming the stage.
+    (folder / program).write_text("scripts/stage finetune\n:\n")
+    (folder / "src").symlink_to(SRC)
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("FROSTLINE_")}
+    return subprocess.Popen(["sh", program], cwd=folder, env={**settings, "DVC_STAGE": "x", **variables})
+
+
+def wait_for(path: Path) -> None:
+    give_up = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1, 0.3, 0.6, 1.5])
+def test_a_stage_ends_though_its_dvc_was_killed_before_python_was_up(delay, tmp_path):
+    with stage(tmp_path, "dvc", 0.3) as dvc:
+        wait_for(tmp_path / "pid")
+        child = psutil.Process(int((tmp_path / "pid").read_text()))
+        time.sleep(delay)
+        dvc.kill()
+    give_up = time.monotonic() + 60
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < give_up, f"up: {(tmp_path / 'up').exists()}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("program", ["dvc", "notebook"])
+def test_a_stage_runs_while_whoever_started_it_does(program, tmp_path):
+    """Also where that is DVC in a program of another name."""
+    with stage(tmp_path, program, 0.0) as parent:
+        wait_for(tmp_path / "up")
+        child = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert child.is_running()
+        child.kill()
+        assert parent.wait(60) == 0

@@ -15,6 +15,8 @@ CHECK_SECONDS = 1.0
 """How often a stage looks whether its DVC is still there."""
 WORKERS_SECONDS = 5.0
 """How long interrupted workers may take to hand over their records."""
+STAGE_PARENT = "FROSTLINE_STAGE_PARENT"
+"""The variable in which `scripts/stage` notes the number of the process that started it."""
 CLOCK_SECONDS = 5.0
 """The system may say a little later that a process started at a slightly different time."""
 
@@ -85,15 +87,17 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 @cache
 def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
-    """Call `end` when the `dvc` that started this process is gone; without one, do nothing.
+    """Call `end` when the `dvc` that started this process is gone, even before Python was up.
 
-    A killed `dvc repro` leaves its command running, and the next one would start a second beside it. Once a
-    process is enough.
+    Without one, do nothing. A killed `dvc repro` leaves its command running, and the next one would start a
+    second beside it. Once a process is enough.
     """
     if "DVC_STAGE" not in os.environ:
         return
     dvc = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
     if dvc is None:
+        if _orphaned():
+            end()
         return
 
     def watch() -> None:
@@ -102,6 +106,18 @@ def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.S
         end()
 
     threading.Thread(target=watch, name="ends with dvc", daemon=True).start()
+
+
+def _orphaned() -> bool:
+    """Whether the process that started `scripts/stage` is gone, so that the system's has taken its place."""
+    noted = os.environ.get(STAGE_PARENT, "")
+    if not noted.isdecimal():
+        return False
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        parent = psutil.Process(int(noted))
+        # Who adopts orphans, such as init, is of another session than DVC and what it starts.
+        return not _runs(parent) or parent.pid == 1 or os.getsid(parent.pid) != os.getsid(0)
+    return True
 
 
 def _is_dvc(process: psutil.Process) -> bool:
