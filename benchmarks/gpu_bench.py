@@ -19,8 +19,8 @@ from frostline.data import sources
 from frostline.data.sources import ArraySource
 from frostline.stages import training
 
-ROUNDING = 0.05
-"""By how much of a loss two ways of computing it may differ: bf16 keeps three digits, and a run adds up."""
+MOVED = 0.005
+"""By how much training has to change a loss, for a comparison to say something."""
 DIGITS = ("mnist5k", "digits")
 
 
@@ -175,13 +175,15 @@ def same_bytes(a: Path, b: Path) -> str:
     return hashlib.sha256((a / "weights.safetensors").read_bytes()).hexdigest()[:12]
 
 
-def near(a: Path, b: Path) -> str:
-    """Return the last validation losses of two runs, which differ by no more than rounding explains.
+def near(a: Path, b: Path, share: float) -> str:
+    """Return the last validation losses of two runs, which differ by no more than a share of themselves.
 
     Raises:
-        AssertionError: they do.
+        AssertionError: they do, or training has not changed them.
     """
-    one, other = losses(a)[-1], losses(b)[-1]
-    close = abs(one - other) <= ROUNDING * max(abs(other), 0.1)
+    start, *_, one = losses(a)
+    other = losses(b)[-1]
+    assert abs(one - start) >= MOVED, f"training changed next to nothing: validation losses {losses(a)}"
+    close = abs(one - other) <= share * max(abs(other), 0.1)
     assert close, f"validation losses {losses(a)} and {losses(b)}"
     return f"validation loss {one:.4f} and {other:.4f}"

@@ -114,9 +114,16 @@ def main(words: Sequence[str] | None = None) -> int:
         "--from", dest="source", type=Path, metavar="DIR", help="install from DIR first, offline"
     )
     options = parser.parse_args(words)
-    if options.wheels:
-        return collect(options.wheels)
-    python = installed(options.source) if options.source else Path(sys.executable)
+    if options.source and not (options.source / DATA).is_file():
+        parser.exit(2, f"frostline: error: --from: {options.source} has no {DATA}; make it by --wheels DIR\n")
+    try:
+        if options.wheels:
+            return collect(options.wheels)
+        python = installed(options.source) if options.source else Path(sys.executable)
+    except subprocess.CalledProcessError as error:
+        what, folder = ("--wheels", options.wheels) if options.wheels else ("--from", options.source)
+        reason = f"{Path(error.cmd[0]).name} ended with status {error.returncode}, as said above"
+        parser.exit(2, f"frostline: error: {what}: {folder} can't be made or used ({reason}); run it again\n")
     device = options.device or _device(python)
     data = options.source / DATA if options.source else None
     chosen = [check for check in CHECKS if options.only is None or check.name in options.only]

@@ -93,6 +93,28 @@ def test_checks_need_no_more_than_what_is_sent(tmp_path):
     assert all(row.passed for row in rows), rows
 
 
+def test_a_folder_that_is_none_of_wheels_is_one_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--from", str(tmp_path)])
+    assert exit_.value.code == 2
+    said = f"frostline: error: --from: {tmp_path} has no digits.npz; make it by --wheels DIR\n"
+    assert capsys.readouterr().err == said
+
+
+def test_packages_that_can_t_be_downloaded_are_one_sentence(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", f"file://{tmp_path}/nowhere")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        main(["--wheels", str(tmp_path / "wheels")])
+    assert exit_.value.code == 2
+    assert (
+        capfd.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"frostline: error: --wheels: {tmp_path}/wheels can't")
+    )
+
+
 def test_help_says_how_to_send_it(tmp_path):
     words = [ROOT / "scripts/gpu-check", "--help"]
     done = subprocess.run(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True)
