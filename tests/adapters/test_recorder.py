@@ -287,6 +287,7 @@ def test_what_a_real_run_leaves(tmp_path, warm):
         "backbone": "mlp",
     }.items() <= second.data.tags.items()
     assert second.data.tags["phases"].startswith("step 0: head; step ")
+    assert second.data.tags["device"].startswith("cpu")
     assert second.data.tags["features"].startswith("phase 0: ")
     assert second.data.params["trainer.epochs"] == "3"
     assert second.data.params["backbone.hidden"] == "[16, 8]"

@@ -3,9 +3,12 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -23,15 +26,24 @@ def measure(composed: Any, choices: Any, label: str, watch: Any, tags: Any) -> M
 
 
 def meeting(composed: Any, choices: Any, label: str, *rest: Any) -> Measured:
-    """Wait until as many processes as MEET says run trials, so that none is late for all of them."""
+    """Wait until MEET processes run trials, so that none is late for all of them, and LOST have died."""
     place = Path("here")
     place.mkdir(exist_ok=True)
     (place / str(os.getpid())).touch()
     give_up = time.monotonic() + 150
-    while len(list(place.iterdir())) < int(os.environ["MEET"]):
+    while True:
+        lives = [runs(int(path.name)) for path in place.iterdir()]
+        if sum(lives) >= int(os.environ["MEET"]) and lives.count(False) >= int(os.environ.get("LOST", 0)):
+            return measure(composed, choices, label, *rest)
         assert time.monotonic() < give_up, "the other workers did not come"
         time.sleep(0.05)
-    return measure(composed, choices, label, *rest)
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def fatal(composed: Any, choices: Any, label: str, *rest: Any) -> Measured:

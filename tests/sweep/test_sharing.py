@@ -78,6 +78,16 @@ def test_visible_are_the_devices_that_cuda_counts(text, count, entries, monkeypa
     assert devices.visible() == entries
 
 
+def test_a_run_says_where_it_trained(monkeypatch):
+    monkeypatch.setenv(devices.VISIBLE, "GPU-b")
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H100")
+    for there, name in ((True, "NVIDIA H100"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert devices.described("auto") == f"{name} (CUDA_VISIBLE_DEVICES=GPU-b)"
+    monkeypatch.delenv(devices.VISIBLE)
+    assert devices.described("cpu") == "cpu"
+
+
 def test_a_process_keeps_its_first_gpu():
     """CUDA reads the variable once. A fresh process, since this one is to stay as it is."""
     code = (
@@ -101,21 +111,26 @@ def test_auto_is_some_workers_for_each_gpu(shell):
 
 
 def test_a_worker_that_replaces_a_lost_one_takes_its_gpu(shell):
-    variables = {"PYTHONPATH": f"{SRC}:{SRC.parent}", "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "MEET": "3"}
+    variables = {"PYTHONPATH": f"{SRC}:{SRC.parent}", "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
+    variables |= {"MEET": "2", "LOST": "1"}
     words = ["seed=range(4)", "sweep.workers=2"]
     command = [sys.executable, "-m", "tests.sweep.light", *LIGHT, *words]
     settings = environment(shell.folder / "x", **variables)
     process = """SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id)
         WHERE key = 'process' AND state = 'RUNNING' AND trial_id IN
         (SELECT trial_id FROM trial_user_attributes WHERE value_json = '"GPU-b"')"""
-    # Of two workers each waits for a third: the one that replaces what is killed.
+    # The first workers wait for a loss, those after it for each other.
     with subprocess.Popen(command, cwd=shell.folder, env=settings) as sweep:
         while (lost := asked(shell.folder, process)) is None:
             assert sweep.poll() is None
             time.sleep(0.1)
         lost = lost.strip('"')
-        os.kill(int(lost.partition("@")[0]), signal.SIGKILL)
-        assert sweep.wait(200) == 0
+        pid = lost.partition("@")[0]
+        while not (shell.folder / "here" / pid).exists():
+            assert sweep.poll() is None
+            time.sleep(0.1)
+        os.kill(int(pid), signal.SIGKILL)
+        assert sweep.wait(250) == 0
     by_process = used(trials(shell.folder))
     assert any(gpus == {"GPU-b"} for name, gpus in by_process.items() if name != lost)
     assert all(len(gpus) == 1 for gpus in by_process.values())
