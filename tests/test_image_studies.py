@@ -119,7 +119,7 @@ def test_other_classes_reset_the_head_and_leave_out_what_would_mean_nothing(repr
     assert set(made["arms"]) == {"scratch", "full"}
     assert made["omitted"] == {"zero_shot": differ}
     assert made["arms"]["full"]["jumpstart"] is None
-    assert made["majority"] == {"class": "elk", "rate": pytest.approx(1 / 3)}
+    assert made["majority"] == {"split": "test", "name": "elk", "rate": pytest.approx(1 / 3)}
     for name in ("index.html", "report.md"):
         text = (study.root / "artifacts/report" / name).read_text()
         assert "There is no arm zero_shot: the classes differ" in text

@@ -114,3 +114,38 @@ def test_runs_of_different_lengths_are_called_out(tmp_path: Path) -> None:
         "The runs of gradual last 30 to 40 epochs; in the curves, one that ended keeps its last value."
     ]
     assert {len(arm.curve) for arm in study.arms} == {41}
+
+
+def test_an_arm_below_the_majority_class_is_named(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path, TWO)
+    for arm in TWO:
+        for path in (artifacts / "evaluate" / arm).glob("seed-*/predictions.csv"):
+            first, *rows = path.read_text().splitlines()
+            for place in range(len(rows) - len(rows) // 20):
+                name, _, *others = rows[place].split(",")
+                rows[place] = ",".join([name, "rare", *others]).replace("rare", "common")
+            path.write_text("\n".join([first, *rows]) + "\n")
+    study = _study(artifacts, TWO)
+    assert study.majority.sentence.startswith(
+        "Always answering the most frequent class of the test split, common"
+    )
+    assert as_json(study)["majority"]["rate"] >= 0.95
+    assert [note for note in study.notes if "always answering common" in note]
+
+
+def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path, TWO)
+    for path in (artifacts / "finetune" / "full").glob("seed-*/training.json"):
+        content = json.loads(path.read_text())
+        content["head"] = {"start": "reset", "notice": "weights.head: reset, since the classes differ"}
+        write_text(path, canonical_json(content))
+    arms = read_arms(artifacts, list(TWO), SEEDS)
+    study = summarise("study", MONITOR, SEEDS, arms, {"zero_shot": "the classes differ"})
+    full = next(arm for arm in study.arms if arm.name == "full")
+    assert full.against is not None
+    assert full.against.jumpstart is None
+    assert study.notes == [
+        "There is no arm zero_shot: the classes differ.",
+        "full: weights.head: reset, since the classes differ.",
+    ]
+    assert as_json(study)["arms"]["full"]["jumpstart"] is None

@@ -1,5 +1,6 @@
 """A comparison of runs for the terminal, for Markdown, for a spreadsheet and as a page with a picture."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from frostline.report import theme, words
 from frostline.report.canvas import blank, percent_axis, svg
 
 HERE = Path(__file__).parent
+MAJORITY = "test/majority_rate"
+"""As `stages.evaluate` tells it to MLflow."""
 TOLD = 6
 """Parameters that are named of those without a column."""
 
@@ -120,11 +123,27 @@ def notes(comparison: Comparison) -> list[str]:
         found.append("p: paired by seed, two-sided t-test, for all rows together (Holm).")
     elif len(comparison.lines) > 1:
         found.append("One seed says nothing of chance: run each setting with seed=0,1,2 for intervals and p.")
+    rates = {
+        run.metrics[MAJORITY] for line in comparison.lines for run in line.runs if MAJORITY in run.metrics
+    }
+    if len(rates) == 1 and comparison.tested == "test/accuracy":
+        (rate,) = rates
+        below = [line.name for line in comparison.lines if _mean(line) < rate]
+        found.append(
+            f"Always answering the test split's most frequent class is right for {words.percent(rate)}"
+            + (f"; below that: {', '.join(below)}." if below else ".")
+        )
     if comparison.untold:
         more = len(comparison.untold) - TOLD
         rest = f" and {more} more" if more > 0 else ""
         found.append(f"Differ too: {', '.join(comparison.untold[:TOLD])}{rest}.")
     return found
+
+
+def _mean(line: Line) -> float:
+    """Of the accuracy on test; infinite where it was not measured."""
+    found = line.results.get("test/accuracy")
+    return found.mean if found else math.inf
 
 
 def _cells(comparison: Comparison, line: Line) -> list[str]:

@@ -77,18 +77,20 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Majority:
-    """What always answering the test split's most frequent class would come to."""
+    """What always answering the most frequent class would come to."""
 
+    split: str
+    """Of which it is: test, or validation where there is no test split."""
     name: str
     """The class; the first of those that are as frequent."""
     rate: float
-    """Its share of the test images, 0…1."""
+    """Its share of the split's images, 0…1."""
 
     @property
     def sentence(self) -> str:
         """Say so."""
         return (
-            f"Always answering the most frequent class of the test split, {self.name}, is right for"
+            f"Always answering the most frequent class of the {self.split} split, {self.name}, is right for"
             f" {words.percent(self.rate)} of its images."
         )
 
@@ -170,7 +172,7 @@ def summarise(
     candidates = [arm for arm in summaries if arm.name != TWIN]
     # Chosen on validation, so that the gain on test is no pick of the luckiest; ties go to the first.
     chosen = max(candidates, key=lambda arm: arm.val_accuracy.mean, default=None)
-    majority = _majority(arms)
+    majority = _majority(arms, "test" if summaries[0].test else "validation")
     return Summary(
         study=study,
         monitor=monitor,
@@ -184,11 +186,11 @@ def summarise(
     )
 
 
-def _majority(arms: Sequence[Arm]) -> Majority:
+def _majority(arms: Sequence[Arm], split: str) -> Majority:
     """All runs are measured on the same images."""
     labels = next(iter(arms[0].runs.values())).labels
     name, count = min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
-    return Majority(name, count / len(labels))
+    return Majority(split, name, count / len(labels))
 
 
 def _against(arms: Sequence[Arm], twin: Arm | None, epochs: int) -> dict[str, Against]:
@@ -333,12 +335,12 @@ def _missing(seeds: Sequence[int], arm: ArmSummary) -> str:
 
 
 def _below(arm: ArmSummary, majority: Majority) -> str:
-    accuracy = arm.test["accuracy"].mean
+    accuracy = arm.accuracy.mean
     if accuracy >= majority.rate:
         return ""
     return (
-        f"{arm.name} is at {words.percent(accuracy)} on test, below the {words.percent(majority.rate)} of"
-        f" always answering {majority.name}."
+        f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, below the"
+        f" {words.percent(majority.rate)} of always answering {majority.name}."
     )
 
 
@@ -388,7 +390,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "arm": summary.chosen.name if summary.chosen else None,
             "sentence": summary.sentence,
         },
-        "majority": {"class": summary.majority.name, "rate": summary.majority.rate},
+        "majority": asdict(summary.majority),
         "omitted": dict(summary.omitted),
         "notes": summary.notes,
         "arms": {arm.name: _arm_json(arm) for arm in summary.arms},

@@ -36,6 +36,8 @@ from frostline.stages.training import backbone_name, plan_of
 from frostline.validate import validated
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
+MAJORITY = "test/majority_rate"
+"""MLflow's metric of what always answering the most frequent class comes to."""
 SPLITS = ("test", "val", "train")
 """In which order they are measured; a data set may have no test split."""
 MISTAKES, THUMBNAIL = 24, 160
@@ -216,6 +218,7 @@ class Yardstick:
         }
         split = self._index.held_out
         predicted = self._rows[split], logits[split]
+        majority = self._majority(config, seed, split, metrics[split]["accuracy"])
         write_text(out / METRICS, canonical_json(metrics))
         write_text(
             out / PREDICTIONS,
@@ -225,11 +228,25 @@ class Yardstick:
             weights_sha256,
             {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
             {f"test/{k}": v for k, v in metrics.get("test", {}).items()}
-            | {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"},
+            | {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"}
+            | ({MAJORITY: majority} if split == "test" else {}),
             out,
             _mistakes(config, self._index, self._data, *predicted, self._images[split].pixels),
         )
         return metrics
+
+    def _majority(self, config: Run, seed: int, split: str, accuracy: float) -> float:
+        """Return what always answering the most frequent class comes to; warn where a network is below it."""
+        counts = torch.as_tensor(self._images[split].labels).bincount()
+        rate = float(counts.max()) / int(counts.sum())
+        if accuracy < rate:
+            name = self._index.classes[int(counts.argmax())]
+            run = f"{config.stage} {config.arm or config.freeze_name}, seed {seed}"
+            self._services.say(
+                f"frostline: warning: {run}: {split} accuracy {accuracy:.4f} is below {rate:.4f}, which"
+                f" always answering {name!r} comes to"
+            )
+        return rate
 
     def _logits(self, split: str) -> torch.Tensor:
         if self._parts is None:
