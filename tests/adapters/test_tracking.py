@@ -298,6 +298,30 @@ def test_lineage_goes_to_the_run_that_made_the_weights(store):
     assert "start.run_id" not in found["from a file"].data.tags
 
 
+def test_results_go_to_their_own_run_whatever_the_clock_says(store):
+    """Two runs that are the same; the second begins, by a clock that was set back, before the first."""
+    for when, place in ((2_000_000, "journal/0"), (1_000_000, "journal/1")):
+        run = store.begin(info("mlp"), "1@1.0", when=when, place=place, around={})
+        run.tags({"weights.sha256": "cafe"})
+        run.end("FINISHED", when=when + 1000)
+        given = {"test/accuracy": when / 10_000_000}
+        store.annotate("cafe", {"study": "tiny"}, given, {}, (), place if when < 2_000_000 else None)
+    measured = {
+        run.info.start_time: run.data.metrics for run in store.search({"weights.sha256": "cafe"}, limit=9)
+    }
+    assert measured[2_000_000]["test/accuracy"] == pytest.approx(0.2)
+    assert measured[1_000_000]["test/accuracy"] == pytest.approx(0.1)
+    # A third, which another process measures: the one that has not been.
+    run = store.begin(info("mlp"), "1@1.0", when=500_000, place="journal/2", around={})
+    run.tags({"weights.sha256": "cafe"})
+    run.end("FINISHED", when=600_000)
+    store.annotate("cafe", {"study": "tiny"}, {"test/accuracy": 0.3}, {})
+    measured = {
+        run.info.start_time: run.data.metrics for run in store.search({"weights.sha256": "cafe"}, limit=9)
+    }
+    assert [measured[when]["test/accuracy"] for when in sorted(measured)] == pytest.approx([0.3, 0.1, 0.2])
+
+
 def test_results_go_to_the_run_that_they_measure(store):
     """Seeds that train nothing make the same weights: their tags tell them apart."""
     for seed in "01":

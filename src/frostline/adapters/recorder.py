@@ -79,6 +79,8 @@ class Recorder:
         project.wait_seconds()  # a mistake in it is told before training
         self._keys = count()
         self._open = 0
+        self._made: list[tuple[str, dict[str, str]]] = []
+        """Runs of this process: place in a journal, tags."""
         self._start()
 
     @contextmanager
@@ -88,6 +90,10 @@ class Recorder:
         self.send(key, "begin", about)
         self._open += 1
         recorded = RecordedRun(self, key)
+        if self._journal:
+            known = {**about.tags, "study": about.study, "stage": about.stage}
+            self._made.append((f"{self._journal.path.stem}/{key}", known))
+            recorded.known = known
         try:
             yield recorded
         except Pruned as pruned:
@@ -111,8 +117,12 @@ class Recorder:
         mistakes: Sequence[Mistake] = (),
     ) -> None:
         """Add final values, files and a plot of mistakes to the run that made these weights."""
+        wanted = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
+        place = next(
+            (place for place, known in reversed(self._made) if wanted.items() <= known.items()), None
+        )
         given = dict(tags), dict(values), contents(folder), list(mistakes)
-        self.send(-1, "annotate", weights_sha256, *given)
+        self.send(-1, "annotate", weights_sha256, *given, place)
 
     def send(self, key: int, what: str, *arguments: Any) -> None:
         """Write a record to the journal; never waits for the store."""
@@ -203,6 +213,8 @@ class RecordedRun:
 
     def __init__(self, recorder: Recorder, key: int) -> None:
         self._recorder, self._key = recorder, key
+        self.known: dict[str, str] = {}
+        """Its tags."""
         self._of_phases: list[Charted] = []
 
     def planned(
@@ -229,6 +241,7 @@ class RecordedRun:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Record short texts to filter by."""
+        self.known |= values
         self._recorder.send(self._key, "tags", dict(values))
 
     def started_from(self, sha256: str) -> None:

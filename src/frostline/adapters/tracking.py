@@ -223,16 +223,29 @@ class Store:
         values: Mapping[str, float],
         files: Mapping[str, bytes],
         mistakes: Sequence[Mistake] = (),
+        place: str | None = None,
         *,
         when: int | None = None,
     ) -> bool:
-        """Add final values, files and plots to the newest run with these tags that made these weights.
+        """Add final values, files and plots to the run with these tags that made these weights.
+
+        Args:
+            weights_sha256: of the weights that were measured.
+            tags: that tell the run from others.
+            values: name → value.
+            files: path → content.
+            mistakes: to draw.
+            place: of the run in a journal; None: the process that measured has not trained it. Of several
+                runs, the newest that lacks these values is meant: clocks may have been set back.
+            when: in milliseconds since 1970; None: now.
 
         Returns:
             whether there is such a run.
         """
-        given = {key: value for key, value in tags.items() if value}
-        if found := self.search({"weights.sha256": weights_sha256, **given}):
+        given = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
+        found = self.search({**given, JOURNAL: place}) if place else []
+        if found := found or self.search(given, limit=1000):
+            found.sort(key=lambda run: values.keys() <= run.data.metrics.keys())
             run = StoredRun(self, found[0].info.run_id)
             run.metrics(values, when=when)
             run.flush()
