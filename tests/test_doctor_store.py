@@ -45,7 +45,7 @@ def record(store) -> bool:
     run = store.begin(RunInfo("a", "finetune", "s", {}, data, "training", {}), name_of_this(), when=1)
     run.files({"config.yaml": b"a: 1"})
     run.end("FINISHED")
-    return run._id is not None
+    return run.id is not None
 
 
 def recorded() -> bool:

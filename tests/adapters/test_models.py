@@ -47,7 +47,7 @@ def run_id(place, photo_run):
     )
     run.tags({"weights.sha256": found.sha256})
     run.end("FINISHED", when=5000)
-    return run._id
+    return run.id
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +279,38 @@ def test_without_a_store_none_is_made(tmp_path, monkeypatch):
         ):
             located.folder(name)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["changed", "another run's", "missing", "all"])
+def test_weights_that_are_not_those_registered_are_refused(place, photo_run, tmp_path, monkeypatch, damage):
+    """And the error's advice works: the run is registered again, as a new version."""
+    from frostline.adapters.models import Models
+    from frostline.adapters.tracking import Store
+
+    found, name = trained.Trained.read(photo_run), f"damaged {damage}"
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    monkeypatch.chdir(copy)
+    made = Models(Store()).register(found, name, "champion")
+    address = f"models:/{name}@champion"
+    weights = Models().fetch(address) / "weights.safetensors"
+    assert weights.is_relative_to(copy)
+    content = bytearray(weights.read_bytes())
+    match damage:
+        case "changed":
+            content[-1] ^= 1
+            weights.write_bytes(content)
+        case "another run's":
+            from safetensors.torch import load_file, save_file
+
+            save_file({key: value + 1 for key, value in load_file(weights).items()}, weights)
+        case "missing":
+            weights.unlink()
+        case "all":
+            shutil.rmtree(weights.parent)
+    with pytest.raises(FrostlineError) as told:
+        Models().fetch(address)
+    assert "frostline register" in str(told.value)
+    again = Models(Store()).register(found, name, "champion")
+    assert (again.new, again.version, again.moved) == (True, "2", made.version)
+    assert Models().fetch(address).is_dir()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlparse
 
 # Makes settings that have to be there before mlflow is imported.
@@ -32,7 +32,8 @@ from mlflow.types import Schema, TensorSpec
 
 from frostline import project
 from frostline.errors import FrostlineError, allowed
-from frostline.files import content_key, publish
+from frostline.files import content_key, publish, sha256_of
+from frostline.run_folder import WEIGHTS
 
 if TYPE_CHECKING:
     from frostline.trained import Trained
@@ -68,6 +69,28 @@ class Registered:
     """The run's name and how good it was."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A model in the store."""
+
+    location: str
+    """The URI of its files."""
+    sha256: str
+    """Of its run's weights; empty: the store does not say."""
+
+    @classmethod
+    def of(cls, model: LoggedModel) -> Self:
+        """Return what the store says of a model of MLflow's."""
+        return cls(str(model.artifact_location), model.tags.get("weights.sha256", ""))
+
+    def is_intact(self, folder: Path) -> bool:
+        """Say whether the weights in `folder`, its run's, are those that were stored."""
+        if not self.sha256 or not folder.is_dir():
+            return True
+        path = folder / WEIGHTS
+        return path.is_file() and sha256_of(path) == self.sha256
+
+
 class Models:
     """The models of a project's MLflow store.
 
@@ -92,15 +115,19 @@ class Models:
         scheme, _, rest = uri.partition(":/")
         rest = rest.strip("/")
         with self._store.plainly(uri):
-            location = self._of_run(rest, uri) if scheme == "runs" else self._of_version(rest, uri)
-            location = self._store.here(location)
-            if urlparse(location).scheme in ("", "file"):
-                folder = Path(unquote(urlparse(location).path), RUN)
-            else:
-                folder = self._downloaded(location)
+            stored = self._of_run(rest, uri) if scheme == "runs" else self._of_version(rest, uri)
+            folder = self._folder(stored)
+            if not stored.is_intact(folder) and not self._is_local(stored):
+                shutil.rmtree(folder)  # a cached copy that was damaged
+                folder = self._folder(stored)
         if not folder.is_dir():
             raise FrostlineError(
                 f"{uri}: holds no run of frostline's; make one with frostline register, or load it in MLflow"
+            )
+        if not stored.is_intact(folder):
+            raise FrostlineError(
+                f"{uri}: {folder / WEIGHTS} is missing or differs from what was registered (sha256"
+                f" {stored.sha256[:12]}…); register the run again: frostline register RUN --name NAME"
             )
         return folder
 
@@ -132,7 +159,7 @@ class Models:
         with self._store.plainly("register"):
             client = self._store.client
             run = self._maker(trained)
-            version = self._version_with(name, trained.sha256)
+            version = self._version_with(name, trained)
             if new := version is None:
                 model = self._stored(trained)
                 if model is None:
@@ -192,11 +219,20 @@ class Models:
         return model, difference, tried_on
 
     def _stored(self, trained: "Trained") -> LoggedModel | None:
-        """A model of these weights that the store holds already."""
+        """A model of these weights that the store holds already, undamaged."""
         found = self._store.client.search_logged_models(
             [self._store.experiment], f"name = '{NAME}' AND tags.`weights.sha256` = '{trained.sha256}'"
         )
-        return next((model for model in found if str(model.status) == "READY"), None)
+        ready = (model for model in found if str(model.status) == "READY")
+        return next((model for model in ready if self._holds(str(model.artifact_location), trained)), None)
+
+    def _holds(self, location: str, trained: "Trained") -> bool:
+        """Whether a run's weights lie, undamaged, where the store says; what is on a server is believed."""
+        stored = Stored(location, trained.sha256)
+        if not self._is_local(stored):
+            return True
+        folder = self._folder(stored)
+        return folder.is_dir() and stored.is_intact(folder)
 
     def _maker(self, trained: "Trained") -> Run | None:
         """The newest recorded run that made these weights with this config."""
@@ -205,10 +241,15 @@ class Models:
         found = self._store.search(tags | {"freeze": run.freeze_name}) or self._store.search(tags)
         return found[0] if found else self._store.maker(trained.sha256)
 
-    def _version_with(self, name: str, sha256: str) -> ModelVersion | None:
+    def _version_with(self, name: str, trained: "Trained") -> ModelVersion | None:
+        """The newest version with these weights whose files are undamaged."""
         versions = self._store.client.search_model_versions(names.equals("name", name), max_results=10_000)
-        same = [each for each in versions if each.tags.get("weights.sha256") == sha256]
-        return max(same, key=lambda each: int(each.version), default=None)
+        same = [each for each in versions if each.tags.get("weights.sha256") == trained.sha256]
+        for each in sorted(same, key=lambda each: int(each.version), reverse=True):
+            location = self._store.client.get_model_version_download_uri(name, str(each.version))
+            if self._holds(str(location), trained):
+                return each
+        return None
 
     def _point(self, name: str, alias: str, version: str) -> str | None:
         """Point an alias at a version; return the other one that it pointed at."""
@@ -219,13 +260,13 @@ class Models:
 
     # ── from what was typed to what MLflow has ──────────────────────────────────────────────────────────────
 
-    def _of_version(self, rest: str, uri: str) -> str:
-        """Where the files of a version, or of a model by its id, lie."""
+    def _of_version(self, rest: str, uri: str) -> "Stored":
+        """The files of a version, or of a model by its id."""
         client = self._store.client
         name, at, alias = rest.partition("@")
         name, slash, version = name.partition("/")
         if not at and not slash:
-            return str(client.get_logged_model(name).artifact_location)
+            return Stored.of(client.get_logged_model(name))
         try:
             model = client.get_registered_model(name)
         except MlflowException:
@@ -245,17 +286,18 @@ class Models:
             versions = client.search_model_versions(names.equals("name", name))
             there = allowed(version, [str(each.version) for each in versions])
             raise FrostlineError(f"{uri}: no version {version!r}; {there}") from None
-        return str(client.get_model_version_download_uri(name, str(found.version)))
+        location = client.get_model_version_download_uri(name, str(found.version))
+        return Stored(str(location), found.tags.get("weights.sha256", ""))
 
-    def _of_run(self, rest: str, uri: str) -> str:
-        """Where the files of a run's newest model lie."""
+    def _of_run(self, rest: str, uri: str) -> "Stored":
+        """The files of a run's newest model."""
         run_id, _, name = rest.partition("/")
         run = self._run(run_id)
         outputs = run.outputs.model_outputs if run.outputs else []
         for output in reversed(outputs):
             model = self._store.client.get_logged_model(output.model_id)
             if model.name == (name or NAME) and str(model.status) == "READY":
-                return str(model.artifact_location)
+                return Stored.of(model)
         raise FrostlineError(
             f"{uri}: this run has no model yet; give it one: frostline register {run_id} --name NAME"
         )
@@ -278,6 +320,15 @@ class Models:
         raise FrostlineError(
             f"{text}: no folder, and no id or name of a run at {self._store.shown}; {allowed(text, known)}"
         )
+
+    def _is_local(self, stored: "Stored") -> bool:
+        return urlparse(stored.location).scheme in ("", "file")
+
+    def _folder(self, stored: "Stored") -> Path:
+        """The folder with the files of the model's run; what is elsewhere is fetched."""
+        if self._is_local(stored):
+            return Path(unquote(urlparse(self._store.here(stored.location)).path), RUN)
+        return self._downloaded(stored.location)
 
     def _downloaded(self, location: str) -> Path:
         """A model never changes, so it is fetched once."""
