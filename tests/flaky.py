@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 START_SECONDS = 120
+HELD_SECONDS = 3.0
 
 
 def free_port() -> int:
@@ -67,6 +68,8 @@ class Proxy:
         self.mode = "pass"
         self.delay = 0.0
         """Seconds before each answer."""
+        self.losing = self.holding = b""
+        """The path of requests whose answers are lost; of a request that the server gets 3 s later, once."""
         self.lost = 0
         """Answers."""
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -126,17 +129,21 @@ class Proxy:
             watch = selectors.DefaultSelector()
             watch.register(client, selectors.EVENT_READ, server)
             watch.register(server, selectors.EVENT_READ, client)
-            asked = False
+            asked, lose = False, self.mode == "lose"
             while True:
                 for key, _ in watch.select():
                     content = key.fileobj.recv(1 << 16)
                     if not content:
                         self._connections.discard(server)
                         return
-                    if key.fileobj is server and self.mode == "lose":
+                    if key.fileobj is server and (lose or self.mode == "lose"):
                         self.lost += 1
                         return
                     if key.fileobj is server and asked:
                         time.sleep(self.delay)
                     asked = key.fileobj is client
+                    lose |= asked and self.losing != b"" and self.losing in content
+                    if asked and self.holding and self.holding in content:
+                        self.holding = b""
+                        time.sleep(HELD_SECONDS)
                     key.data.sendall(content)

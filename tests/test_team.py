@@ -142,7 +142,7 @@ def tracking(database, bucket, tmp_path_factory):
 def test_two_sweeps_write_to_a_teams_server_at_once(database, bucket, tracking, shell):
     from mlflow.tracking import MlflowClient
 
-    settings = {"MLFLOW_TRACKING_URI": tracking, "FROSTLINE_TRACKING": ""}
+    settings = {"MLFLOW_TRACKING_URI": tracking, "FROSTLINE_TRACKING": "", "FROSTLINE_WAIT": "60"}
     words = [*WORDS, f"sweep.store={database}/sweeps", "optimizer.lr=0.01,0.02,0.03"]
     sweeps = [
         shell.start("finetune", *words, "freeze=full", f"seed={seed}", f"sweep.name=seed{seed}", **settings)

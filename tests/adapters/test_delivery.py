@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.flaky import Proxy, mlflow_server
+from tests.flaky import HELD_SECONDS, Proxy, mlflow_server
 from tests.study import environment
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
@@ -107,6 +107,15 @@ class Place:
                     curves.setdefault(key, []).append(value)
                 found[name] = status, curves
         return found
+
+    def count(self, stage: str) -> int:
+        """How many runs, and studies, are active or deleted."""
+        with closing(sqlite3.connect(self.database)) as store:
+            select = (
+                "SELECT COUNT(*) FROM runs JOIN experiments USING (experiment_id)"
+                " WHERE runs.lifecycle_stage = ? AND experiments.name = ?"
+            )
+            return int(store.execute(select, [stage, self.experiment]).fetchone()[0])
 
     def journals(self) -> list[Path]:
         return sorted((self.folder / ".frostline/journal").glob("*"))
@@ -257,6 +266,22 @@ say(recorder._process.pid)
         assert err == ""
         assert place.runs() == WHOLE
     assert place.journals() == []
+
+
+@pytest.mark.parametrize(("fault", "message"), [("losing", b"runs/create"), ("holding", b'"mine')])
+def test_a_run_is_created_once(place, fault, message):
+    """The server creates it, and its answer is lost; or it does so long after the client gave up."""
+    setattr(place.proxy, fault, message)
+    training = place.start(FOUR_PARTS + CLOSE, MLFLOW_HTTP_REQUEST_TIMEOUT="1", FROSTLINE_WAIT="60")
+    go(training, "first")
+    wait_for(lambda: place.proxy.lost >= 2 if fault == "losing" else not place.proxy.holding)
+    time.sleep(HELD_SECONDS + 1)
+    go(training, "second")
+    _, _, err = ended(training)
+    assert err == ""
+    assert place.runs() == WHOLE
+    assert place.count("active") == 2
+    assert place.count("deleted") == (fault == "holding")
 
 
 def test_two_syncs_at_once_deliver_once(place):

@@ -57,7 +57,7 @@ def _made(store: "Store", run: Run) -> str:
     name = str(run.info.run_name).removesuffix(f"·s{tags['seed']}")
     above = {"mlflow.parentRunId": store.study(tags["study"])}
     parent, made = store.parent(name, wanted, {**common, **above})
-    if made:
+    if made or not store.client.get_run(parent).data.params:
         params = [Param(key, value) for key, value in run.data.params.items() if key != "seed"]
         store.log_params(parent, params)
     return parent

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -380,17 +380,21 @@ class Store:
     ) -> tuple[str, bool]:
         """Return the id of the run with the tags `wanted`, under which others lie, and whether it is new."""
         with self._one_at_a_time():
-            if found := self.search(wanted, order="ASC"):
-                return str(found[0].info.run_id), False
-            tags = {key: names.text(value) for key, value in {**wanted, **(more or {}), **user()}.items()}
-            name = names.text(name, names.KEY_LIMIT)
-            made = self.client.create_run(self.experiment, tags=tags, run_name=name)
-            self.client.set_terminated(made.info.run_id)
-            # Another machine may have made one at the same time: all take the first.
-            first = self.search(wanted, order="ASC")[0].info.run_id
-            if first != made.info.run_id:
-                self.client.delete_run(made.info.run_id)
-            return str(first), first == made.info.run_id
+            found = self.search(wanted, limit=100, order="ASC")
+            if made := not found:
+                tags = {key: names.text(value) for key, value in {**wanted, **(more or {}), **user()}.items()}
+                self.client.create_run(self.experiment, tags=tags, run_name=names.text(name, names.KEY_LIMIT))
+                found = self.search(wanted, limit=100, order="ASC")
+            first, *others = found
+            if first.info.status == "RUNNING":
+                self.client.set_terminated(first.info.run_id)
+            # Another machine may have made one at the same time, or a server one of a request that was
+            # repeated: all take the first.
+            for other in others:
+                if not self.search({"mlflow.parentRunId": str(other.info.run_id)}):
+                    with suppress(MlflowException):  # another machine deletes it as well
+                        self.client.delete_run(other.info.run_id)
+            return str(first.info.run_id), made
 
     @contextmanager
     def plainly(self, what: str) -> Iterator[None]:
