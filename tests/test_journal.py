@@ -120,6 +120,37 @@ def test_what_is_pending(written, monkeypatch):
     other.close()
 
 
+def test_doctor_says_what_is_pending(written, monkeypatch):
+    from frostline import doctor
+
+    assert list(doctor.journals()) == []  # it is being recorded
+    written.close()
+    (found,) = doctor.journals()
+    assert (found.state, found.fix) == ("note", "frostline sync")
+    assert found.found.startswith("3 records wait in ")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
+    (found,) = doctor.journals()
+    assert found.found.endswith(" for mlflow.db")
+    assert found.fix == "env -u MLFLOW_TRACKING_URI frostline sync"
+    content = written.path.read_bytes()
+    written.path.write_bytes(b"x" + content[1:])
+    (found,) = doctor.journals()
+    assert found.found.endswith(" is damaged: nobody knows whose it is")
+
+
+def test_a_name_that_no_database_takes_is_told_before_training(tmp_path, monkeypatch):
+    from frostline import project
+    from frostline.errors import FrostlineError
+
+    for name in ("x" * 257, "two\nlines", "half \udc80"):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+        with pytest.raises(FrostlineError, match=r"^MLFLOW_EXPERIMENT_NAME: found '.*; give at most 256, "):
+            project.experiment()
+    monkeypatch.setenv("FROSTLINE_WAIT", "soon")
+    with pytest.raises(FrostlineError, match=r"^FROSTLINE_WAIT: found 'soon'; give a number of seconds"):
+        project.wait_seconds()
+
+
 def test_a_journal_runs_no_code(tmp_path):
     """It lies in the project, which may be a stranger's."""
     hostile = tmp_path / "hostile.journal"

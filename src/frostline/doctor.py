@@ -348,11 +348,8 @@ def journals() -> Iterator[Finding]:
             yield Finding("journal", "note", f"{path} is damaged: nobody knows whose it is", f"remove {path}")
     for found in journal.pending():
         if found.records and not found.live:
-            fix = (
-                "frostline sync" if found.here else f"MLFLOW_TRACKING_URI={found.header.store} frostline sync"
-            )
             text = f"{found.records} records wait in {found.path} for {found.header.store}"
-            yield Finding("journal", "note", text, fix)
+            yield Finding("journal", "note", text, found.command)
 
 
 def data() -> Iterator[Finding]:

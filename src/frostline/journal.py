@@ -70,6 +70,15 @@ class Pending:
         """Whether its records go to the store that this command uses."""
         return self.header.store == store_name()
 
+    @property
+    def command(self) -> str:
+        """What delivers it."""
+        if self.here:
+            return "frostline sync"
+        if self.header.store == OWN_STORE:
+            return "env -u MLFLOW_TRACKING_URI frostline sync"
+        return f"MLFLOW_TRACKING_URI={self.header.store} frostline sync"
+
 
 def folder() -> Path:
     """Return the folder of this project's journals."""

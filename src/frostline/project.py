@@ -18,6 +18,8 @@ CHECKOUT = Path(__file__).parents[2]
 SQLITE = "sqlite:///"
 DATABASE = "mlflow.db"
 GIB = 1 << 30
+EXPERIMENT_LIMIT = 256
+"""Characters of an MLflow experiment's name."""
 FEATURES_GIB = 20
 """Of features that are kept, unless FROSTLINE_CACHE_GIB says otherwise…"""
 FEATURES_SHARE = 0.25
@@ -167,8 +169,18 @@ def keeps_models() -> bool:
 
 
 def experiment() -> str:
-    """Return the name of MLflow's experiment for all runs: MLFLOW_EXPERIMENT_NAME, else `frostline`."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "frostline"
+    """Return the name of MLflow's experiment for all runs: MLFLOW_EXPERIMENT_NAME, else `frostline`.
+
+    Raises:
+        FrostlineError: no database takes the name.
+    """
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "frostline"
+    if len(name) > EXPERIMENT_LIMIT or not name.isprintable():
+        raise FrostlineError(
+            f"MLFLOW_EXPERIMENT_NAME: found {name[:40]!r}, {len(name)} characters; give at most"
+            f" {EXPERIMENT_LIMIT}, all of them printable"
+        )
+    return name
 
 
 def _is_conf(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 
 from frostline import journal, project
 from frostline.errors import FrostlineError
@@ -31,8 +32,12 @@ def run() -> None:
         print(f"{where}: delivered {delivered} records")
     else:
         print(f"{where}: nothing is pending")
-    for store, count in _elsewhere().items():
-        print(f"{count} records wait for {store}: MLFLOW_TRACKING_URI={store} frostline sync")
+    elsewhere: Counter[tuple[str, str]] = Counter()
+    for found in journal.pending():
+        if not found.here:
+            elsewhere[found.header.store, found.command] += found.records
+    for (store, command), count in elsewhere.items():
+        print(f"{count} records wait for {store}: {command}")
 
 
 def first() -> None:
@@ -66,12 +71,3 @@ def _deliver(patience: float) -> tuple[int, str | None]:
             raise FrostlineError(
                 f"{error.filename or journal.folder()} can't be written ({error.strerror}); make it writable"
             ) from None
-
-
-def _elsewhere() -> dict[str, int]:
-    """Store → records that wait for it, of those that this command does not use."""
-    counts: dict[str, int] = {}
-    for found in journal.pending():
-        if not found.here and found.records:
-            counts[found.header.store] = counts.get(found.header.store, 0) + found.records
-    return counts

@@ -358,6 +358,10 @@ NAMES = [
 
 def test_names_that_users_choose(store, capsys):
     """As a study, an arm, a run's name, a group of a schedule, a metric, a class and a data set."""
+    from frostline.adapters import names
+    from frostline.adapters.results import Results
+
+    results = Results(store)
     like = {name.replace(mark, "?") for name in NAMES for mark in "'\"`\n\\%_" if mark in name}
     for name in (*NAMES, *like):
         for number in range(2):
@@ -378,6 +382,11 @@ def test_names_that_users_choose(store, capsys):
             assert "head" in run.data.params.values()
             values = [0.5, 1.0, 1.0] if "seed" in run.data.tags else [0.0, 1.0, 2.0]
             assert sorted(run.data.metrics.values()) == values
+        assert len(results.finished({"study": name})) == 2
+        if len(name) < 250 and name.isprintable():
+            assert len(results.named(name)) == 2
+            assert len(results.named(f"{name}·s1")) == 1
+    assert {names.text(name) for name in NAMES} <= set(results.studies())
 
 
 def test_two_names_never_become_one(store):

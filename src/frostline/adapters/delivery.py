@@ -174,7 +174,8 @@ class Delivery:
             else:
                 self._damaged += 1
             self._position = end
-            self.told()
+            if record and record.what not in journal.OF_THE_JOURNAL:
+                self.told()
             if not self._waiting:
                 self.claim.delivered(end)
         if any(self._runs[key].due for key in self._waiting):

@@ -60,7 +60,8 @@ class Results:
 
     def studies(self) -> list[str]:
         """Return the studies' names, the newest first."""
-        return [str(run.info.run_name) for run in self._store.search({"stage": "study"}, limit=COMPARED)]
+        found = self._store.search({"stage": "study"}, limit=COMPARED)
+        return [str(run.data.tags.get("study", run.info.run_name)) for run in found]
 
 
 def _result(run: Run) -> Result:

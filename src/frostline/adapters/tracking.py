@@ -8,6 +8,7 @@ Runs are found by the content of the weights that they made, so that lineage sur
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
@@ -589,9 +590,20 @@ def _restored(client: Client, experiment: Experiment) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of what an error says, with no password in it."""
+    """Return in a few words why MLflow can't record, with no password in them."""
     text = str(error).strip() or type(error).__name__
-    return project.without_password(text.splitlines()[0])[:200]
+    if status := re.search(r"too many (\d+) error responses", text):
+        return f"it answers with status {status[1]}"
+    if "Connection aborted" in text:
+        return "it closes the connection"
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, TimeoutError):
+            return "it does not answer"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return project.without_password(text.splitlines()[0].partition(" with exception ")[0])[:200]
 
 
 def _write_inside(folder: Path, name: str, content: bytes) -> None:
