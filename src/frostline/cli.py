@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from frostline import __version__, signals
+from frostline import __version__, signals, terminal
 from frostline.errors import FrostlineError, GateFailed, TrainingFailed, allowed
 from frostline.garbage import uncollected
 from frostline.help_texts import (
@@ -41,6 +41,7 @@ TABLE_WIDTH = 160
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    terminal.readable()
     try:
         return _run(_arguments(argv))
     except KeyboardInterrupt:
@@ -64,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _complain(error)
     except BrokenPipeError:
         # Whoever read our output has gone; a second complaint at exit would be noise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.drop(sys.stdout)
         return 0
     except OSError as error:
         if signals.received() or os.environ.get("FROSTLINE_TRACEBACK"):
@@ -74,6 +75,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _complain(error: FrostlineError) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        terminal.drop(sys.stdout)
     print(f"frostline: error: {error}", file=sys.stderr)
     if os.environ.get("DVC_EXP_NAME"):
         from frostline import exp_params

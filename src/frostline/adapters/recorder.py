@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import frostline
-from frostline import journal, local_store, project
+from frostline import journal, local_store, project, terminal
 from frostline.errors import Pruned
 from frostline.garbage import uncollected
 from frostline.journal import Journal
@@ -529,6 +529,7 @@ if __name__ == "__main__":
     # It ends when the training has: a signal to all of a service's processes is for the training.
     for _number in ENDING:
         signal.signal(_number, signal.SIG_IGN)
+    terminal.readable()
     os.nice(NICENESS)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the delivery tries again itself
     serve(sys.stdin.fileno(), _teller())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline import compose, progress, schema, signals
+from frostline import compose, progress, schema, signals, terminal
 from frostline.alone import recorded
 from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned
 from frostline.files import sha256_of
@@ -69,6 +69,7 @@ class Worker:
             FrostlineError: the study's store fails.
         """
         if not self.alone:
+            terminal.readable()
             progress.hush()
             signals.install()
         with signals.unwinding():

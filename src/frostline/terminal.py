@@ -1,0 +1,89 @@
+"""Standard output and error wherever they go: any encoding, closed, or to a reader that has gone."""
+
+import codecs
+import io
+import os
+import sys
+import unicodedata
+from contextlib import suppress
+from typing import Any, TextIO
+
+HANDLER = "frostline"
+PLAIN = {
+    "·": "-",
+    "•": "*",
+    "…": "...",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "×": "x",
+    "±": "+-",
+    "→": "->",
+    "←": "<-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "░": ".",
+    "█": "#",
+    "✓": "yes",
+    **dict.fromkeys("─━╌╸╺═", "-"),
+    **dict.fromkeys("│┃║", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼┏┓┗┛╭╮╰╯", "+"),
+}
+"""What stands for our signs where an encoding lacks them."""
+
+
+def readable() -> None:
+    """Let this process write any text to its standard output and error."""
+    codecs.register_error(HANDLER, _replace)
+    original: Any = sys.__stderr__
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:  # closed before we started
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif stream is original and not isinstance(stream, _Lasting):
+            lasting = _Lasting(stream.detach(), encoding=stream.encoding, errors=HANDLER, line_buffering=True)
+            sys.stderr = lasting
+            setattr(sys, "__stderr__", lasting)  # noqa: B010  # to mypy it is final
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=HANDLER)
+
+
+def drop(stream: TextIO) -> None:
+    """Send what is still to be written to `stream` nowhere, so that the exit doesn't complain about it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Lasting(io.TextIOWrapper):
+    """Standard error whose reader may go: what is shown on it must not end a training."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            drop(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            drop(self)
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _in_ascii(character: str) -> str:
+    if character in PLAIN:
+        return PLAIN[character]
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return plain or character.encode("ascii", "backslashreplace").decode()
