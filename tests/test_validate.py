@@ -64,7 +64,19 @@ def test_what_is_right_comes_back_as_a_model():
             {"backbone__kind": "mpl"},
             "backbone.kind: found 'mpl'; did you mean 'mlp'? (allowed: mlp, plugin, timm)",
         ),
-        ({"input__channels": 2}, "input.channels: found 2; allowed: 1, 3"),
+        (
+            {"input__channels": 4},
+            "input.channels: found 4; images are grey or in colour: set input.channels=1 or input.channels=3",
+        ),
+        ({"input__channels": "rgb"}, "input.channels: found 'rgb'; allowed: 1, 3"),
+        (
+            {"input__size": [32, 64]},
+            "input.size: found [32, 64]; images are resized and cropped to a square: set input.size=32",
+        ),
+        ({"input__size": []}, "input.size: found []; images are resized and cropped to a square: set input"),
+        ({"trainer__accumulate": 4}, "trainer.accumulate: gradients can't be accumulated; set trainer.batch"),
+        ({"trainer__threads": 1000000}, "trainer.threads: found 1000000, must be less than or equal to 1024"),
+        ({"trainer__threads": 0}, "trainer.threads: found 0, must be greater than or equal to 1"),
         ({"dataset__fraction": 0.5}, "dataset: shots and fraction are both set; set one of them to null"),
         ({"freeze__phases__0__until": "eend"}, f"freeze.phases.0.until: found 'eend'; allowed: {UNTIL}"),
         (

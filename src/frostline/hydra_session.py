@@ -28,6 +28,7 @@ from frostline.files import yaml_mistake
 from frostline.overrides import as_typed, options
 from frostline.processes import cores
 from frostline.schema import Phase, Plateau, Rate
+from frostline.validate import unknown_key
 from frostline.yaml_guard import NODES, check_calls, read_checked
 
 # conf/hydra/launcher/ has the names that people know; what plug-ins store by them Hydra takes for types.
@@ -357,7 +358,7 @@ def _composition(error: Exception, overrides: Sequence[str]) -> str:
         *_, above, last = ["", *key.split(".")]
         if above in FREE or last in NOT_ALWAYS_GIVEN:
             return f"{key}: not there yet; add it with a plus, +{key}=…"
-        return f"{key}: unknown key; {allowed(key, _known_keys(key, overrides))}"
+        return unknown_key(key, key, _known_keys(key, overrides))
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -220,6 +220,8 @@ class FileWeights(Strict):
     kind: Literal["file"]
     path: str
     head: Head
+    key: str | None = None
+    """Which weights, where the file holds several: model, state_dict_ema, …; null: the only ones."""
 
 
 Weights = Annotated[NoWeights | PretrainWeights | ImagenetWeights | FileWeights, Field(discriminator="kind")]
@@ -507,7 +509,7 @@ class Trainer(Strict):
     50 ms. Does not change results."""
     compile: bool
     """Let torch.compile translate passes of the whole network: minutes at first, worth it on a GPU alone."""
-    threads: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1, le=1024)]
     """CPU threads; part of the result's bytes, so pinned and recorded. By default conf/ gives as many as fit
     the model: one for an mlp, whose steps are too small to share, the machine's physical cores for others."""
     sampling: Literal["shuffle", "balanced"]

@@ -1,7 +1,7 @@
 """The door: plain data becomes a schema model, or a sentence says which key is wrong and what is allowed."""
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +11,14 @@ from pydantic_core import ErrorDetails
 from frostline.errors import FrostlineError, allowed
 
 Model = TypeVar("Model", bound=BaseModel)
+ACCUMULATED = (
+    "gradients can't be accumulated; set trainer.batch_size to the images of a whole optimizer step, and, if"
+    " memory runs out, lower input.size"
+)
+UNSUPPORTED = dict.fromkeys(
+    ("accumulate", "accumulate_grad_batches", "grad_accumulation", "gradient_accumulation_steps"), ACCUMULATED
+)
+"""Keys that users of other tools look for → what to do instead."""
 REASONS = {"model_type": "must be keys with values", "too_short": "must have at least one item"}
 """Plainer words for some of pydantic's types of error."""
 
@@ -37,13 +45,18 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
     path, holder, field = _locate(model, detail["loc"])
     key = ".".join(path)
     found = detail["input"]
+    if key.endswith("input.channels") and type(found) is int:
+        return f"{key}: found {found}; images are grey or in colour: set {key}=1 or {key}=3"
+    if key.endswith("input.size") and isinstance(found, list | tuple):
+        side = next((n for n in found if type(n) is int and 4 <= n <= 2048), 224)
+        return f"{key}: found {found!r}; images are resized and cropped to a square: set {key}={side}"
     if field is not None and field.description:
         for step in path:
             data = data[int(step)] if isinstance(data, list) else data.get(step)
         return f"{key}: found {data!r}; allowed: {field.description}"
     if detail["type"] == "extra_forbidden":
         names = holder.model_fields if holder else {}
-        return f"{key}: unknown key; {allowed(path[-1], names)}"
+        return unknown_key(key, path[-1], names)
     if detail["type"] == "missing":
         return f"{key}: missing; give it a value"
     if detail["type"] == "union_tag_invalid":
@@ -58,6 +71,19 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Input ").replace("should", "must")
     reason = REASONS.get(detail["type"], f"{message[0].lower()}{message[1:]}")
     return f"{key}: found {found!r}, {reason}".removeprefix(": ")
+
+
+def unknown_key(key: str, name: str, names: Iterable[str]) -> str:
+    """Say that there is no such key, and which there are or what to do instead.
+
+    Args:
+        key: the whole key.
+        name: its part that is unknown, spelled as in `names`.
+        names: those that are allowed.
+    """
+    if instead := UNSUPPORTED.get(key.rpartition(".")[2]):
+        return f"{key}: {instead}"
+    return f"{key}: unknown key; {allowed(name, names)}"
 
 
 def _locate(

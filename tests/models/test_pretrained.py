@@ -340,3 +340,11 @@ def test_weights_of_another_network_are_one_sentence(tmp_path):
         caught.value
     )
     assert str(caught.value).endswith("choose the backbone that the weights were made with")
+
+
+@pytest.mark.parametrize("content", [{}, {"size": 8}, {"size": 8, "channels": 1, "more": 2}])
+def test_metadata_with_a_foreign_input_is_one_sentence(content, tmp_path):
+    path = tmp_path / "w.safetensors"
+    core_weights.save(path, {"w": torch.ones(1)}, {"input": content, "classes": []})
+    with pytest.raises(FrostlineError, match=r"the input in the metadata of .* is not what frostline writes"):
+        resolve(MLP, from_file(path))

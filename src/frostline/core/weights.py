@@ -9,12 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from frostline.core import checkpoints
 from frostline.core.head_start import RANDOM, HeadStart
 from frostline.errors import FrostlineError
 from frostline.files import canonical_json, write_bytes
 from frostline.names import nfc
+from frostline.progress import Say, mute
 
 METADATA = "frostline"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
+COUNTS = "num_batches_tracked"
+HEADS = ("fc.", "classifier.", "head.", "heads.", "head_dist.", "last_linear.", "linear.")
+"""How libraries call the layer that tells classes apart."""
 RIGHT_BACKBONE = "choose the backbone that the weights were made with"
 
 
@@ -108,7 +114,7 @@ def save(path: Path, state: Mapping[str, torch.Tensor], about: Mapping[str, Any]
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-    """Read weights from safetensors, or from a state dict that torch saved.
+    """Read weights from safetensors, or from a file that torch saved; its content says which, not its name.
 
     Returns:
         The tensors, and what frostline wrote about them, None where it did not.
@@ -116,24 +122,51 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     Raises:
         FrostlineError: the file is missing, damaged, or holds more than tensors.
     """
+    state, about, _ = load_one_of(path, None, mute)
+    return state, about
+
+
+def load_one_of(
+    path: Path, key: str | None, say: Say
+) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None, str | None]:
+    """Read weights as `load` does, from a file that may hold several.
+
+    Args:
+        path: the file.
+        key: which of them; see `checkpoints.read`.
+        say: told under which name they lay in the file.
+
+    Returns:
+        What `load` does, and the key, if it has yet to be found among the prefixes of names: see `fitted`.
+
+    Raises:
+        FrostlineError: as `load` does, or `key` names none of the weights.
+    """
+    if path.is_dir():
+        files = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        hint = f"name the file in it, such as weights.path={path / files[0]}" if files else "name a file"
+        raise FrostlineError(f"weights.path: {path} is a folder; {hint}")
     if not path.is_file():
         raise FrostlineError(f"weights.path: {path} is not a file; name a .safetensors or .pth")
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:120]
+    with path.open("rb") as stream:
+        begin = stream.read(24)
+    if begin.startswith(b"version https://git-lfs"):
+        raise FrostlineError(f"weights.path: {path} is a pointer of Git LFS; run git lfs pull")
+    if path.suffix == ".json":
         raise FrostlineError(
-            f"weights.path: {path} holds more than tensors, or is damaged, and was not executed ({reason});"
-            " save its state_dict() as safetensors"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise FrostlineError(f"weights.path: {path} is not a state dict; save the model's state_dict()")
-    return dict(state), None
+            f"weights.path: {path} is a JSON file, such as the index of weights in several files; save the"
+            " model's whole state_dict() as one .safetensors"
+        )
+    is_torch = begin[:2] in (b"PK", b"\x80\x02")  # a zip archive, or a pickle
+    if begin[8:9] == b"{" or (path.suffix == ".safetensors" and not is_torch):
+        state, about = _load_safetensors(path)
+        if about and key is not None:
+            checkpoints.chosen({"": state}, key, path)
+        return state, about, key
+    found, name = checkpoints.read(path, key)
+    if name:
+        say(f"weights.path: {path}: the weights are those under {name}")
+    return dict(found), None, None if name == key else key
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
@@ -141,15 +174,75 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            about = (file.metadata() or {}).get(METADATA)
-            known = json.loads(about) if about else None
-            if known and "classes" in known:
-                known["classes"] = [nfc(name) for name in known["classes"]]
-            return {name: file.get_tensor(name) for name in file.keys()}, known  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+            text = (file.metadata() or {}).get(METADATA)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
         raise FrostlineError(
             f"weights.path: {path} is damaged ({error}); copy or download it again"
         ) from None
+    return state, None if text is None else _about(path, text)
+
+
+def _about(path: Path, text: str) -> dict[str, Any]:
+    """What frostline wrote about weights."""
+    try:
+        about = json.loads(text)
+    except ValueError:
+        about = None
+    match about:
+        case {"input": dict(), "classes": list(classes)} if all(isinstance(name, str) for name in classes):
+            return {**about, "classes": [nfc(name) for name in classes]}
+    raise FrostlineError(
+        f"weights.path: the metadata {METADATA!r} in {path} is not what frostline writes; save the tensors"
+        " again without metadata, or copy the file again"
+    )
+
+
+def fitted(
+    state: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    head: Collection[str],
+    key: str | None,
+    say: Say,
+    *,
+    reset_head: bool,
+    source: str,
+) -> Mapping[str, torch.Tensor]:
+    """Return the weights by the network's own names, where a prefix or another head is all that differs.
+
+    Args:
+        state: name → tensor, as a file has them.
+        model: the network.
+        head: the names of its head.
+        key: the prefix to take, without its dot, where several hold the network's weights.
+        say: told what is stripped or left out.
+        reset_head: the file's head is not taken.
+        source: what to call the weights.
+
+    Raises:
+        FrostlineError: several prefixes hold the network's weights, and `key` names none of them.
+    """
+    own = model.state_dict()
+    body = own.keys() - set(head)
+    found = {prefix.removesuffix("."): names for prefix, names in checkpoints.prefixes(state, body).items()}
+    if not found:
+        return state
+    key = checkpoints.chosen(found, key, source.removeprefix("weights.path: "))
+    if key:
+        inside = {name.removeprefix(f"{key}."): t for name, t in state.items() if name.startswith(f"{key}.")}
+        others = (
+            f", and the {len(state) - len(inside)} others are left out" if len(inside) < len(state) else ""
+        )
+        say(f"{source}: the prefix {key}. of {len(inside)} keys is stripped{others}")
+        state = inside
+    # torch has counted batches since 1.0: older files have none.
+    counts = [name for name in body - state.keys() if name.endswith(COUNTS)]
+    state = {**state, **{name: torch.zeros_like(own[name]) for name in counts}}
+    heads = [name for name in state.keys() - own.keys() if name.startswith(HEADS)]
+    if reset_head and heads and state.keys() - own.keys() == set(heads):
+        say(f"{source}: the head {_few(heads)} is left out")
+        state = {name: tensor for name, tensor in state.items() if name not in heads}
+    return state
 
 
 def _few(names: Collection[str], limit: int = 3) -> str:

@@ -17,7 +17,8 @@ from frostline.data.pixels import InputSpec
 from frostline.errors import FrostlineError
 from frostline.files import sha256_of
 from frostline.models.backbones import build, default_input, timm_config, timm_input
-from frostline.models.timm_names import impatient_hub, reason
+from frostline.models.timm_names import impatient_hub, reason, resolved
+from frostline.progress import say_once
 from frostline.run_folder import TRAINING, WEIGHTS, verified
 
 # Packages that carry a timm model's ImageNet weights: its tensors in order and shape, by other names.
@@ -40,6 +41,8 @@ class Start:
     sha256: str | None
     """Of their file."""
     head: schema.Head = "auto"
+    key: str | None = None
+    """The prefix of the names to take, without its dot; None: the only one."""
 
     @property
     def device(self) -> torch.device:
@@ -68,15 +71,27 @@ def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
             path = Path(weights.path)
             if path.name == WEIGHTS and path.with_name(TRAINING).is_file():
                 verified(path.parent)
-            state, about = core_weights.load(path)
+            key = weights.key if isinstance(weights, schema.FileWeights) else None
+            state, about, key = core_weights.load_one_of(path, key, say_once)
             return Start(
                 state=state,
-                input=InputSpec.from_dict(about["input"]) if about else None,
+                input=_input_of(about, path) if about else None,
+                key=key,
                 classes=tuple(about["classes"]) if about else None,
                 source=f"weights.path: {path}",
                 sha256=sha256_of(path),
                 head=weights.head,
             )
+
+
+def _input_of(about: Mapping[str, Any], path: Path) -> InputSpec:
+    try:
+        return InputSpec.from_dict(about["input"])
+    except (TypeError, KeyError, ValueError):
+        raise FrostlineError(
+            f"weights.path: the input in the metadata of {path} is not what frostline writes; save the"
+            " tensors again without metadata, or copy the file again"
+        ) from None
 
 
 def expected(backbone: schema.Backbone, weights: schema.Weights) -> Start:
@@ -94,7 +109,8 @@ def expected(backbone: schema.Backbone, weights: schema.Weights) -> Start:
 
     config = _with_weights(backbone)
     with torch.device("meta"):
-        state = timm.create_model(backbone.name).state_dict()
+        name, _, saved = resolved(backbone.name)
+        state = timm.create_model(name, **saved).state_dict()
     spec = timm_input(resolve_data_config(pretrained_cfg=config))
     return Start(state, spec, None, f"timm's weights of {backbone.name}", None, head="reset")
 
@@ -176,6 +192,11 @@ def start_network(
         return model, LoadReport((), tuple(sorted(model.state_dict())), (), ())
     first = head_of(start, classes, trains=trains)
     is_reset = first.start == "reset"
+    if start.classes is None:
+        fitting = core_weights.fitted(
+            start.state, model, head, start.key, say_once, reset_head=is_reset, source=start.source
+        )
+        start = replace(start, state=fitting)
     state = _resampled(_recoloured(start, model, spec), model, head)
     if first.rows is not None:
         state = _matched(state, first.rows, backbone, spec, model, head)

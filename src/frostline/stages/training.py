@@ -4,6 +4,7 @@ A run leaves in its folder `weights.safetensors` (the best epoch's), `history.cs
 `config.yaml`.
 """
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -210,6 +211,10 @@ def _train(
     from frostline.adapters.trainer import fit
 
     machine.pin(run.trainer.threads)
+    if run.trainer.threads > (cores := os.cpu_count() or 1):
+        services.say(
+            f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
+        )
     index, spec = given.index, given.spec
     labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
     check_start(run)
