@@ -630,7 +630,7 @@ def _resolved(path: Path, model: type[Any]) -> Any:
 
 
 def _is_omitted(resolved: Path, out: Path, timing: Path | None = None) -> bool:
-    """Leave the reason in `out` where a study does without a stage; say whether it does."""
+    """Write the reason into `out` where a study does without a stage; return whether it does."""
     from frostline.files import read_yaml
     from frostline.schema import Omitted
     from frostline.stages import omitted
@@ -641,7 +641,7 @@ def _is_omitted(resolved: Path, out: Path, timing: Path | None = None) -> bool:
         return False
     reason = validated(Omitted, data, str(resolved)).omitted
     with _writing(out):
-        omitted.leave(out, reason, timing)
+        omitted.write(out, reason, timing)
     print(f"{out}: omitted, since {reason}")
     return True
 

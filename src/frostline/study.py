@@ -249,6 +249,9 @@ def _located(
         parts = key.split(".")
         if stage == "pretrain" and parts[0] in STAGES_OF_PRETRAINING:
             parts, text = ["pretrain", *parts], f"pretrain.{text}"
+        for name, read in WATCHES.items():
+            if key == read and _gives(params, [WATCHED, name]) and params[WATCHED][name] != PACKAGES:
+                parts, text = [WATCHED, name], f"{WATCHED}.{name}{text.removeprefix(key)}"
         about = f"arm {arm}: " if arm else ""
         raise FrostlineError(f"{_file_of(parts, params, choices)}: {about}{text}") from None
 

@@ -99,3 +99,103 @@ def test_a_missing_selection_is_a_sentence(project):
     (project / "params.yaml").unlink()
     with pytest.raises(FrostlineError, match=r"^params\.yaml can't be read \(No such file or directory\)"):
         resolve()
+
+
+FOLDERS = """\
+experiment: article_mlp
+source: image_folder
+dataset: image_folder
+backbone: {hidden: [8]}
+input: {size: 8}
+data: {source: theirs, target: mine}
+"""
+
+
+@pytest.fixture
+def folders(project):
+    """Two folders of images without a class in common."""
+    for folder, names in (("theirs", "abc"), ("mine", "xy")):
+        for name in names:
+            place = project / folder / name
+            place.mkdir(parents=True)
+            for number in range(3):
+                (place / f"{number}.png").write_bytes(b"not read")
+    return project
+
+
+def test_images_are_listed_and_not_read(folders):
+    (folders / "params.yaml").write_text(FOLDERS)
+    resolved = resolve(["scratch", "zero_shot", "full"])
+    assert resolved["prepare-target"]["dataset"]["root"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("params", "arms", "sentence"),
+    [
+        (
+            "gate: {arms.zero_shot.test.accuracy.mean: 0.1}\n",
+            ["scratch", "zero_shot"],
+            "params.yaml: gate: arms.zero_shot.test.accuracy.mean is of an arm that is omitted, since the",
+        ),
+        (
+            "gate: {arms.full.jumpstart.mean: 0.1}\n",
+            ARMS,
+            "params.yaml: gate: arms.full.jumpstart.mean has no value, since the head of this arm starts",
+        ),
+        (
+            "weights: {head: keep}\n",
+            ARMS,
+            "params.yaml: arm full: weights.head: found keep for the pretraining, but the classes differ:",
+        ),
+        (
+            "weights: {path: no.pt}\n",
+            ARMS,
+            "params.yaml: data.weights: found 'requirements.lock', but weights",
+        ),
+        ("weights: none\n", ARMS, "params.yaml: weights: found none, with which nothing is transferred"),
+        (
+            "weights: imagenet\n",
+            ARMS,
+            "params.yaml: arm full: weights: a mlp backbone has no ImageNet weights",
+        ),
+        (
+            "pretrain: {freeze: gradual}\n",
+            ARMS,
+            "conf/freeze/gradual.yaml: pretrain.freeze.groups.rest: empty",
+        ),
+        ("pretrain: {optimizer: {name: adamm}}\n", ARMS, "params.yaml: pretrain.optimizer.name: "),
+    ],
+)
+def test_what_does_not_fit_together_names_the_file_the_arm_and_the_key(folders, params, arms, sentence):
+    (folders / "params.yaml").write_text(FOLDERS + params)
+    with pytest.raises(FrostlineError) as caught:
+        resolve(arms)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("{source: theirs, target: nowhere}", "params.yaml: data.target: nowhere doesn't exist: "),
+        ("{source: nowhere, target: mine}", "params.yaml: data.source: nowhere doesn't exist: "),
+        ("{source: theirs}", "params.yaml: data.target: missing; give it a value"),
+        (
+            "{source: theirs, target: requirements.lock}",
+            "params.yaml: data.target: found requirements.lock, but",
+        ),
+    ],
+)
+def test_a_folder_that_can_not_be_used_names_its_key(folders, data, sentence):
+    text = FOLDERS.replace("{source: theirs, target: mine}", data)
+    (folders / "params.yaml").write_text(text)
+    with pytest.raises(FrostlineError) as caught:
+        resolve()
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_folder_for_a_data_set_that_has_none_is_refused(folders):
+    (folders / "params.yaml").write_text("experiment: article_mlp\ndata: {source: theirs, target: mine}\n")
+    with pytest.raises(
+        FrostlineError, match=r"^params\.yaml: data\.source: found 'theirs', which nothing reads"
+    ):
+        resolve()

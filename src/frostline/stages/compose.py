@@ -14,6 +14,7 @@ from frostline.study import Study
 from frostline.validate import validated
 
 if TYPE_CHECKING:
+    from frostline.core.head_start import HeadStart
     from frostline.core.weights import LoadReport
     from frostline.models.pretrained import Start
 
@@ -39,9 +40,9 @@ def run(params: Path, arms: Sequence[str], out: Path) -> dict[str, str]:
         raise FrostlineError(f"--arms: {TWIN} is missing, the twin that the others are held against")
     arms = list(dict.fromkeys(arms))
     made = study.resolve(study.read_selection(params), arms)
-    omitted = check(made, arms)
+    omitted, anew = check(made, arms)
     with made.located():
-        gate.check_names(made.resolved["report"]["gate"], arms, omitted)
+        gate.check_names(made.resolved["report"]["gate"], arms, omitted, anew)
     with publish(out) as work:
         for stem, config in made.resolved.items():
             write_text(work / f"{stem}.yaml", yaml_text(config))
@@ -50,7 +51,7 @@ def run(params: Path, arms: Sequence[str], out: Path) -> dict[str, str]:
     return omitted
 
 
-def check(made: Study, arms: Sequence[str]) -> dict[str, str]:
+def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Check that all stages of a study fit together: data, classes, weights, heads, inputs, schedules.
 
     Images are listed, not read.
@@ -60,8 +61,8 @@ def check(made: Study, arms: Sequence[str]) -> dict[str, str]:
         arms: their names.
 
     Returns:
-        The arms that will be omitted, since nothing trains and the weights know no class of the target; and
-        why.
+        The arms that will be omitted, since nothing trains and the weights know no class of the target, and
+        why; the arms whose head starts anew.
 
     Raises:
         FrostlineError: something does not fit; the sentence names the file, the arm and the key.
@@ -74,16 +75,17 @@ def check(made: Study, arms: Sequence[str]) -> dict[str, str]:
         source = _classes(made, "source")
         with made.located("pretrain"):
             config = validated(schema.Run, made.resolved["pretrain"])
-            pretrained = _Checked(source).run(config, None)
-    omitted = {}
+            pretrained = _Checked(source).result(config)
+    omitted, anew = {}, []
     for arm in arms:
         with made.located(arm=arm):
             config = validated(schema.Run, made.resolved[f"finetune-{arm}"])
             try:
-                checked.run(config, pretrained)
+                if not checked.run(config, pretrained).is_informed:
+                    anew.append(arm)
             except NoSharedClasses as error:
                 omitted[arm] = error.reason
-    return omitted
+    return omitted, anew
 
 
 def _classes(made: Study, role: str) -> tuple[str, ...]:
@@ -109,8 +111,21 @@ class _Checked:
     starts: "dict[str, Start]" = field(default_factory=dict)
     reports: "dict[str, LoadReport]" = field(default_factory=dict)
 
-    def run(self, config: schema.Run, pretrained: "Start | None") -> "Start":
-        """Check a run; return what a later one would start from, without its tensors' values.
+    def result(self, config: schema.Run) -> "Start":
+        """Check a pretraining; return what its weights will be, without their values."""
+        import torch
+
+        from frostline.models.backbones import build
+        from frostline.models.pretrained import Start, expected, input_spec
+
+        self.run(config, None)
+        spec = input_spec(config.backbone, expected(config.backbone, config.weights), config.input)
+        with torch.device("meta"):
+            state = build(config.backbone, spec, len(self.classes), seed=0).state_dict()
+        return Start(state, spec, self.classes, "the pretraining", None)
+
+    def run(self, config: schema.Run, pretrained: "Start | None") -> "HeadStart":
+        """Check a run; return what its head starts from.
 
         Args:
             config: the run's.
@@ -119,7 +134,7 @@ class _Checked:
         import torch
 
         from frostline.models.backbones import build
-        from frostline.models.pretrained import Start, expected, input_spec, start_network
+        from frostline.models.pretrained import expected, input_spec, start_network
 
         weights = config.weights
         kind = repr((config.backbone, weights))
@@ -139,9 +154,7 @@ class _Checked:
                     config.backbone, start, spec, self.classes, seed=0, trains=trains
                 )
         check_run(config, start, self.classes, self.reports[key])
-        with torch.device("meta"):
-            state = build(config.backbone, spec, len(self.classes), seed=0).state_dict()
-        return Start(state, spec, self.classes, "the pretraining", None)
+        return self.reports[key].head
 
 
 def check_run(

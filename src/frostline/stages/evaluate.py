@@ -56,7 +56,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         FrostlineError: a seed's weights or the prepared data are missing or do not fit together.
     """
     if (reason := omitted.reason_in(finetuned)) is not None:
-        omitted.leave(out, reason)
+        omitted.write(out, reason)
         return
     omitted.forget(out)
     measured: dict[str, dict[str, dict[str, float]]] = {}

@@ -24,7 +24,7 @@ def run(config: Run, data: Path, out: Path, services: Services, timing: Path | N
         head_of(start, Index.read(data).classes, trains=bool(config.freeze.phases))
     except NoSharedClasses as error:
         services.say(f"finetune {config.arm}: omitted, since {error.reason}")
-        omitted.leave(out, error.reason, timing)
+        omitted.write(out, error.reason, timing)
         return
     given = training.material(config, data, start, services)
     omitted.forget(out)

@@ -58,7 +58,10 @@ def check(gate: Mapping[str, float], report: Mapping[str, Any]) -> list[Check]:
 
 
 def check_names(
-    gate: Mapping[str, float], arms: Sequence[str], omitted: Mapping[str, str] | None = None
+    gate: Mapping[str, float],
+    arms: Sequence[str],
+    omitted: Mapping[str, str] | None = None,
+    anew: Sequence[str] = (),
 ) -> None:
     """Refuse metrics that no report on `arms` can hold, before anything trains.
 
@@ -66,6 +69,7 @@ def check_names(
         gate: metric → bound.
         arms: of the study.
         omitted: those of them that the study does without, and why.
+        anew: those of them whose head starts anew, so that they have no jumpstart.
 
     Raises:
         FrostlineError: a name is unknown; the sentence gives the nearest ones.
@@ -74,6 +78,10 @@ def check_names(
     for metric in gate:
         if sentence := _omitted(metric, omitted or {}):
             raise FrostlineError(sentence)
+        if any(metric.startswith(f"arms.{arm}.jumpstart.") for arm in anew):
+            raise FrostlineError(
+                f"gate: {metric} has no value, since the head of this arm starts anew; gate another metric"
+            )
         if metric not in names:
             raise FrostlineError(f"gate: {metric} {_unknown(metric, names, arms)}")
 

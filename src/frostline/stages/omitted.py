@@ -1,4 +1,4 @@
-"""A stage that the study has no use for leaves the reason in place of its results.
+"""A stage that the study has no use for writes the reason in place of its results.
 
 dvc.yaml lists the stages of every arm, whatever the study: an arm that would mean nothing is run as this.
 """
@@ -11,8 +11,8 @@ from frostline.files import canonical_json, publish, read_json, write_text
 OMITTED = "omitted.json"
 
 
-def leave(out: Path, reason: str, timing: Path | None = None) -> None:
-    """Leave the reason in the folder `out`, and in `timing` the times of no seed."""
+def write(out: Path, reason: str, timing: Path | None = None) -> None:
+    """Write the reason into the folder `out`, and into `timing` the times of no seed."""
     shutil.rmtree(out, ignore_errors=True)
     with publish(out) as work:
         write_text(work / OMITTED, canonical_json({"reason": reason}))
