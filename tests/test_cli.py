@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from frostline.files import read_csv
 from tests.shell import TINY, Shell
@@ -162,6 +164,26 @@ def test_its_weights_are_a_start(finished):
         json.loads((finished.folder / f"{name}/metrics.json").read_text()) for name in ("runs/one", "two")
     )
     assert second["test"] == first["test"]
+
+
+def test_a_head_of_other_classes_is_refused_before_anything_trains(shell):
+    rng = np.random.default_rng(0)
+    for name in "xy":
+        (shell.folder / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            image = Image.fromarray(rng.integers(0, 255, (9, 9), dtype=np.uint8))
+            image.save(shell.folder / "photos" / name / f"{number}.png")
+    words = [*TINY, "dataset=image_folder", "dataset.root=photos", "dataset.shots=3"]
+    said = (
+        "weights.head: reset, since the classes differ: only the data set has 'x', 'y' and only the weights"
+    )
+    assert said in shell("plan", *words)[0]
+    said = shell.refused("finetune", *words, "weights.head=keep")
+    assert said.startswith("weights.head: found keep for the source digits, but the classes differ:")
+    assert said.endswith("set weights.head=reset")
+    said = shell.refused("finetune", *words, "freeze=zero_shot")
+    assert said.startswith("freeze: nothing trains, and the head would start anew")
+    assert not (shell.folder / ".frostline" / "pretrain").exists()
 
 
 def test_pretrain_and_prepare_and_a_folder_named_by_itself(shell):
