@@ -311,7 +311,7 @@ def set_aside(path: Path, why: str) -> None:
 
 def writable(folder: Path) -> bool:
     """Say whether files can be made in `folder`, or `folder` itself where it is not there yet."""
-    there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    there = next((each for each in (folder, *folder.absolute().parents) if os.access(each, os.F_OK)), folder)
     effective = os.access in os.supports_effective_ids
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=effective)
 
@@ -330,7 +330,7 @@ def remove_leftovers(folder: Path, held: str | None = None) -> None:
         lock = folder / f"{key}.lock"
         if key == held:
             _remove(path)
-        elif dot and lock.exists():
+        elif dot and os.access(lock, os.F_OK):
             with suppress(FrostlineError), exclusive(lock, otherwise="being written"):
                 _remove(path)
 

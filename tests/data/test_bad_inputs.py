@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -495,6 +496,30 @@ def test_a_file_that_breaks_while_it_is_read():
         pytest.skip("needs Linux's /proc, whose mem has no first byte")
     with pytest.raises(FrostlineError, match=r"cat/x\.jpg can't be read \(Input/output error\): copy"):
         read_bytes(Path("/proc/self/mem"), "cat/x.jpg")
+
+
+def test_a_root_in_a_folder_that_may_not_be_entered(tree, mortal):
+    locked = tree.parent / "locked"
+    with as_root():
+        locked.mkdir(mode=0o700)
+        locked.chmod(0o000 if os.getuid() != 0 else 0o700)
+    for root in (locked, locked / "photos"):
+        with pytest.raises(FrostlineError, match=r"can't be read \(permission denied\): give yourself"):
+            prepare.run(image_folder(root), tree.parent / "out")
+        with pytest.raises(FrostlineError, match=r"can't be read \(permission denied\): give yourself"):
+            prepare.cached(image_folder(root), tree.parent / "scratch")
+
+
+@contextmanager
+def as_root() -> Iterator[None]:
+    """For root, which acts as `nobody` otherwise."""
+    user = os.geteuid()
+    if os.getuid() == 0:
+        os.seteuid(0)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def test_a_socket(tree):

@@ -63,7 +63,7 @@ def scan(root: Path) -> Tree:
             names that differ only by case, or splits whose classes differ. Files that can't be used are no
             reason, but `problems`.
     """
-    found = _Found(root.resolve() if root.exists() else root)
+    found = _Found(Path(os.path.realpath(root)))
     place = f"dataset.root: {root}"
     _check_root(root, place)
     try:
