@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import __version__, signals, terminal
-from frostline.errors import FrostlineError, GateFailed, TrainingFailed, allowed
+from frostline.errors import (
+    FrostlineError,
+    GateFailed,
+    OutOfRoom,
+    TrainingFailed,
+    allowed,
+    import_sentence,
+    memory_sentence,
+    no_memory,
+)
 from frostline.garbage import uncollected
 from frostline.help_texts import (
     CACHE_EXAMPLES,
@@ -46,11 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(_arguments(argv))
     except KeyboardInterrupt:
         return signals.ended()
-    except Exception:
+    except Exception as error:
         # Imports turn an exception that a signal raised amid them into one of their own.
-        if signals.received() is None:
+        if signals.received() is not None:
+            return signals.ended()
+        if os.environ.get("FROSTLINE_TRACEBACK"):
             raise
-        return signals.ended()
+        if isinstance(error, ImportError) and not (error.name or "").startswith("frostline"):
+            return _complain(FrostlineError(import_sentence(error)))
+        if no_memory(error):
+            return _complain(OutOfRoom(f"{memory_sentence(error)}; close other programs, and run again"))
+        raise
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -68,10 +83,10 @@ def _run(arguments: argparse.Namespace) -> int:
         terminal.drop(sys.stdout)
         return 0
     except OSError as error:
-        if signals.received() or os.environ.get("FROSTLINE_TRACEBACK"):
+        if signals.received() or no_memory(error) or os.environ.get("FROSTLINE_TRACEBACK"):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(FrostlineError(f"{where}{error.strerror or error}; mend it and run again"))
+        return _complain(FrostlineError(f"{where}{error.strerror or error}; fix that and run again"))
 
 
 def _complain(error: FrostlineError) -> int:

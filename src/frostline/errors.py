@@ -2,13 +2,18 @@
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+import re
+import resource
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a full disk, a used-up quota and a file above the limit for one."""
-NO_MEMORY = ("can't allocate memory", "out of memory")
-"""What torch says, on a CPU and on a GPU."""
+NO_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
+"""What torch, the loader of libraries and Python say, in lower case."""
 
 
 class FrostlineError(ValueError):
@@ -52,24 +57,69 @@ def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
 
 
 @contextmanager
-def exhaustion() -> Iterator[None]:
+def exhaustion(
+    doing: str = "", lower: Sequence[str] = ("trainer.batch_size", "input.size")
+) -> Iterator[None]:
     """Turn running out of memory or disk, in the block or the decorated function, into one sentence.
+
+    Args:
+        doing: what the block does, such as ``training``.
+        lower: the keys whose values decide how much memory that takes.
 
     Raises:
         OutOfRoom: that happened.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise OutOfRoom(
+                f"the disk is full ({error.strerror}); make room and run the same command again: it resumes"
+            ) from None
+        if not no_memory(error):
             raise
-        raise OutOfRoom(
-            f"the disk is full ({error.strerror}); make room and run the same command again: it goes on"
-        ) from None
-    except (MemoryError, RuntimeError) as error:
-        # torch raises plain RuntimeErrors on a CPU and a class of its own, "CUDA out of memory", on a GPU.
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in NO_MEMORY):
-            raise
-        raise OutOfRoom(
-            "out of memory; close other programs, or lower trainer.batch_size or input.size, and run again"
-        ) from None
+        advice = f"close other programs, or lower {' or '.join(lower)}, and run again"
+        raise OutOfRoom(f"{memory_sentence(error, doing)}; {advice}") from None
+
+
+def no_memory(error: BaseException) -> bool:
+    """Say whether an error means that there is no memory, for an array, a library or a thread."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    # torch raises plain RuntimeErrors on a CPU and a class of its own, "CUDA out of memory", on a GPU.
+    return any(text in str(error).lower() for text in NO_MEMORY)
+
+
+def memory_sentence(error: BaseException, doing: str = "") -> str:
+    """Say what needed how much memory, as far as the error tells, and whether the process is limited."""
+    match = re.search(r"(?:allocate|mmap) (\d+) bytes|allocate (\d[\d.]*) ?([KMGT]i?B)", str(error))
+    amount = ""
+    if match:
+        amount = f" needed {_size(int(match[1]))} more" if match[1] else f" needed {match[2]} {match[3]} more"
+    elif "thread" in str(error):
+        amount = " needed another thread"
+    what = f": {doing or 'the command'}{amount}" if doing or amount else ""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limited = "" if limit == resource.RLIM_INFINITY else f" (ulimit -v allows the process {_size(limit)})"
+    return f"out of memory{what}{limited}"
+
+
+def import_sentence(error: ImportError) -> str:
+    """Say which package can't be imported, why, and how to get it."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if no_memory(error):
+        return (
+            f"{memory_sentence(error, 'importing packages')}; close other programs, or raise the limit: torch"
+            f" alone takes 4 GiB of addresses ({reason})"
+        )
+    name = (error.name or "").partition(".")[0]
+    return (
+        f"{name or 'a package'} can't be imported ({reason}); install the packages again: scripts/setup in a"
+        " clone, or pip install --force-reinstall frostline"
+    )
+
+
+def _size(count: int) -> str:
+    from frostline.files import size  # it imports this module
+
+    return size(count)

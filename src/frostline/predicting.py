@@ -51,7 +51,7 @@ class Prediction:
     """What was done to its pixels that its owner should know."""
 
 
-@exhaustion()
+@exhaustion("predicting", ["--batch-size"])
 def run(
     found: Trained,
     given: Sequence[str],

@@ -44,7 +44,7 @@ MISTAKES, THUMBNAIL = 24, 160
 """How many are shown, and the longer side of each in pixels."""
 
 
-@exhaustion()
+@exhaustion("measuring", ["trainer.eval_batch_size", "input.size"])
 def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
     """Measure each seed of an arm, in the folder `finetuned`; leave each one's files and a summary in `out`.
 
@@ -112,7 +112,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         recorded.finished(work)
 
 
-@exhaustion()
+@exhaustion("measuring", ["trainer.eval_batch_size", "input.size"])
 def measure(
     config: Run,
     seed: int,

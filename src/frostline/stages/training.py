@@ -78,7 +78,7 @@ class Material:
         )
 
 
-@exhaustion()
+@exhaustion("loading the images", ["input.size"])
 def material(run: Run, data: Path, start: Start, services: Services) -> Material:
     """Load the train and val images of the prepared data in the folder `data`."""
     index = Index.read(data)
@@ -90,7 +90,7 @@ def material(run: Run, data: Path, start: Start, services: Services) -> Material
     return Material(index, torch.as_tensor(rows), pixels, spec)
 
 
-@exhaustion()
+@exhaustion("training")
 def train(
     run: Run, seed: int, start: Start, given: Material, out: Path, services: Services, title: str
 ) -> dict[str, Any]:
