@@ -133,7 +133,7 @@ def test_a_plugins_classes_have_one_form(install_dataset, tmp_path):
 
 def test_weights_know_their_classes_in_one_form(tmp_path):
     decomposed = [in_form(name, "NFD") for name in NAMES]
-    weights.save(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, {"classes": decomposed})
+    weights.save(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, {"input": {}, "classes": decomposed})
     assert weights.load(tmp_path / "w.safetensors")[1]["classes"] == list(NAMES)
 
 
