@@ -145,6 +145,11 @@ def _run(words: list[str], folder: str, environment: dict[str, str], files: list
     try:
         for standard, number in enumerate(files):
             os.dup2(number, standard)
+        # Those of the server know whether its own files could seek, which these may not.
+        for standard, name in ((1, "stdout"), (2, "stderr")):
+            stream = open(standard, "w", 1, "utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)

@@ -206,7 +206,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     remove_temporary(path.parent, path.name)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
-        with os.fdopen(handle, "wb") as stream, _held(handle):
+        with os.fdopen(handle, "wb") as stream, _held(Path(temporary)):
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -370,17 +370,15 @@ def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
         raise FrostlineError(
             f"out: can't write into {out.parent} ({error.strerror}); name another folder"
         ) from None
-    work.chmod(0o755)
-    handle = os.open(work, os.O_RDONLY)
     try:
-        with _held(handle):
+        work.chmod(0o755)
+        with _held(work):
             yield work
             if not out.exists():
                 work.replace(out)
             elif not _exchanged(work, out, replaced):
                 _moved(work, out, replaced)
     finally:
-        os.close(handle)
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -433,11 +431,15 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def _held(handle: int) -> Iterator[None]:
-    """Mark an open temporary file or folder as in use, until this process ends; see `remove_temporary`."""
-    with suppress(OSError):  # a file system without locks: then nobody can lock it to remove it, either
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    yield
+def _held(path: Path) -> Iterator[None]:
+    """Mark a temporary file or folder as in use while this process lives; see `remove_temporary`."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: then nobody can lock it to remove it, either
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_temporary(folder: Path, name: str | None = None) -> None:
