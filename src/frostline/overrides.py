@@ -170,7 +170,8 @@ def _check_option(key: str, group: str, option: str) -> None:
         )
     if option not in options(group) and not (key == "experiment" and option == "null"):
         several = "; to run several, add -m" if "," in option else ""
-        raise FrostlineError(f"{key}: no option {option!r}; {allowed(option, options(group))}{several}")
+        shown = option if len(option) <= 100 else f"{option[:99]}…"
+        raise FrostlineError(f"{key}: no option {shown!r}; {allowed(option, options(group))}{several}")
 
 
 def _is_path(key: str) -> bool:

@@ -616,7 +616,13 @@ class Sweep(Strict):
     """After which no trial begins, from the command's start; null: no limit."""
     seed: Seed
     """Draws the trials."""
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None
+    name: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
+            description="at most 100 letters, digits, _, . and -, the first neither . nor -",
+        ),
+    ]
     """Of the study; null: made of the stage and what the sweep tries."""
     store: str | None
     """Optuna's: a URL, or a file that ends in .journal; null: .frostline/sweeps/<name>.db."""
