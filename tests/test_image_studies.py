@@ -229,7 +229,7 @@ def test_the_advice_against_keeping_a_head_of_other_classes_works(way, study):
         path = mine if way == "the experiment" else params
         replace(path, "{head: keep}", f"{{head: {advice[2]}}}")
         output = study.dvc("repro", "compose").stdout
-    assert "zero_shot is omitted, since weights.head is reset" in output
+    assert "zero_shot is omitted, since the weights' head is not used" in output
     assert study.resolved("finetune-full")["weights"]["head"] == "reset"
     assert study.resolved("finetune-scratch")["weights"] == {"kind": "none"}
 

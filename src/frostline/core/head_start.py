@@ -74,7 +74,9 @@ def head_start(
         FrostlineError: `keep`, and the classes differ.
     """
     if head == "reset" or known is None:
-        reason = "weights.head is reset" if head == "reset" else "the weights do not record their classes"
+        reason = (
+            "the weights' head is not used" if head == "reset" else "the weights do not record their classes"
+        )
         if head == "keep":
             assumed = f"assumed to be the data set's in the same order: {_named(classes)}"
             return HeadStart(
@@ -120,7 +122,7 @@ def check_trained(head: HeadStart, names: Collection[str], trained: Collection[s
         FrostlineError: it is so.
     """
     if head.start == "reset" and trained and not set(trained) & set(names):
-        reason = head.notice.removeprefix("weights.head: ") or "weights.head is reset"
+        reason = head.notice.removeprefix("weights.head: ") or "the weights' head is not used"
         raise FrostlineError(
             f"freeze.phases: none trains the head, which starts at zero ({reason}); let one train it, as"
             " freeze=linear_probe does"
