@@ -250,7 +250,7 @@ def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, 
 def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, models, monkeypatch):
     """What the recorder is told, and what it does then."""
     from frostline.adapters import recorder
-    from frostline.adapters.tracking import StoredRun
+    from frostline.adapters.stored_run import StoredRun
 
     monkeypatch.setenv("FROSTLINE_MODELS", "on")
     told = []

@@ -209,6 +209,41 @@ print("trained")
     assert list((tmp_path / ".frostline/journal").iterdir()) == []
 
 
+def test_the_next_command_delivers_what_killed_processes_left(tmp_path, no_runs):
+    shutil.copy(no_runs, tmp_path)
+    code = """
+import os, signal
+recorder = Recorder()
+recorder._process.kill()
+recorder._process.wait()
+with recorder.run(info("killed")) as run:
+    for epoch in range(50):
+        run.epoch({"epoch": epoch, "val/loss": 1.0})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert program(tmp_path, code).communicate(timeout=100) == ("", "")
+    assert recorded(tmp_path) == {}
+    code = """
+with Recorder().run(info("next")):
+    pass
+"""
+    assert program(tmp_path, code).communicate(timeout=100) == ("", "")
+    found = recorded(tmp_path)
+    assert {name: status for name, (status, _, _) in found.items()} == {
+        "killed": "KILLED",
+        "next": "FINISHED",
+    }
+    assert found["killed"][2] == {"val/loss": 1.0}
+    assert found["killed"][1]["git.commit"] == "unknown"  # its recorder had no time to look
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        select = "SELECT start_time, end_time FROM runs WHERE name IN ('killed', 'next') ORDER BY start_time"
+        times = store.execute(select).fetchall()
+        rows = store.execute("SELECT COUNT(*) FROM metrics WHERE key = 'val/loss'").fetchone()
+    assert times[0][0] <= times[0][1] <= times[1][0]
+    assert rows == (50,)
+    assert list((tmp_path / ".frostline/journal").iterdir()) == []
+
+
 def test_a_project_that_cannot_be_written_costs_a_warning(tmp_path):
     (tmp_path / ".frostline").mkdir()
     (tmp_path / ".frostline/journal").write_text("no folder")

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from frostline import journal
-from frostline.adapters.tracking import REFUSALS, Store, StoredRun, reason
+
+from frostline.adapters.tracking import REFUSALS, Store, reason  # isort: skip  # sets MLflow up
+from frostline.adapters.stored_run import StoredRun
 from frostline.journal import Claim, Header, Record
 from frostline.services import RunInfo
 
