@@ -10,7 +10,7 @@ import torch
 
 from frostline import cli, located, trained
 from frostline.errors import FrostlineError
-from frostline.files import read_csv
+from frostline.files import read_csv, sha256_of
 from frostline.processes import name_of_this
 from frostline.services import RunInfo
 
@@ -194,7 +194,11 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
     shutil.copytree(photo_run, tmp_path / "two")
     state, about = weights.load(photo_run / "weights.safetensors")
     head = next(name for name in state if name.endswith("fc.bias"))
-    weights.save(tmp_path / "two" / "weights.safetensors", {**state, head: state[head] + 1}, about)
+    path = tmp_path / "two" / "weights.safetensors"
+    weights.save(path, {**state, head: state[head] + 1}, about)
+    record = json.loads((tmp_path / "two/training.json").read_text())
+    record["weights_sha256"] = sha256_of(path)
+    (tmp_path / "two/training.json").write_text(json.dumps(record))
     assert cli.main(["register", str(photo_run), "--name", "pets", "--alias", "best"]) == 0
     capsys.readouterr()
     assert cli.main(["register", str(tmp_path / "two"), "--name", "pets", "--alias", "best"]) == 0
