@@ -120,9 +120,10 @@ def fit(
     data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
     resized = any(phase.batch_size for phase in classifier.plan.phases)
     begun = _ResumePoint.latest(resume)
+    clipped = classifier.optimizer_config.clip_norm is not None
     compiled = compiling(classifier.network, wanted=config.compile)
     attention = machine.repeatable_attention(device)
-    with _quiet(), _one_sentence(result, resume), closing(data), compiled, attention:
+    with _quiet(), _one_sentence(result, resume, clipped=clipped), closing(data), compiled, attention:
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
@@ -316,7 +317,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _one_sentence(result: Fit, resume: Path) -> Iterator[None]:
+def _one_sentence(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
     """Turn what can go wrong inside Lightning into what a user reads, and its exits back into signals."""
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -326,7 +327,7 @@ def _one_sentence(result: Fit, resume: Path) -> Iterator[None]:
         if result.best_state:
             weights.save(resume / KEPT, result.best_state, {})
             kept = f"; the best epoch so far, {result.best_epoch}, is kept in {resume / KEPT}"
-        advice = "lower optimizer.lr, or set optimizer.clip_norm=1.0"
+        advice = "lower optimizer.lr" if clipped else "lower optimizer.lr, or set optimizer.clip_norm=1.0"
         raise TrainingFailed(f"{broken}; {advice}{kept}") from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
