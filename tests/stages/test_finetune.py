@@ -62,7 +62,7 @@ def test_a_linear_probe_leaves_the_body_as_it_was(digits, tmp_path):
             {"freeze": {**ALL, "groups": {"stem": "stem", "rest": "*"}}},
             "freeze.groups.stem: 'stem' matches no parameter of this network",
         ),
-        ({"dataset": {"shots": 500}}, "dataset.shots=500: class '0' has only 107 training images"),
+        ({"dataset": {"shots": 500}}, "dataset.shots=500: class '8' has only 104 training images"),
         (
             {"weights": {"kind": "pretrain", "path": None, "head": "keep"}},
             "weights.path: give the weights.safetensors",
