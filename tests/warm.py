@@ -123,7 +123,7 @@ def _start_recorders_with(program: str) -> None:
 
     class Popen(subprocess.Popen):
         def __init__(self, words, *given, **more):
-            warm = isinstance(words, list) and words[1:] == RECORDER
+            warm = isinstance(words, list) and words[1:] == ["-P", *RECORDER]
             super().__init__([program, *RECORDER] if warm else words, *given, **more)
 
     subprocess.Popen = Popen

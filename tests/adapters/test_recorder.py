@@ -34,7 +34,12 @@ def program(folder: Path, code: str, **variables: str) -> subprocess.Popen:
     settings = environment(folder / "x", PYTHONPATH=str(ROOT / "src"), **variables)
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, "-c", INFO + code], cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-P", "-c", INFO + code],
+        cwd=folder,
+        env=settings,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
     )
 
 
@@ -207,6 +212,23 @@ print("trained")
     status, _, metrics = recorded(tmp_path)["heard"]
     assert (status, metrics) == ("FINISHED", {"val/loss": 1.0})
     assert list((tmp_path / ".frostline/journal").iterdir()) == []
+
+
+def test_a_recorder_without_an_owner_ends(tmp_path):
+    settings = environment(tmp_path / "x", PYTHONPATH=str(ROOT / "src"))
+    words = [sys.executable, "-P", "-m", "frostline.adapters.recorder"]
+    with subprocess.Popen(words, cwd=tmp_path, env=settings, stdin=subprocess.DEVNULL) as process:
+        assert process.wait(100) == 0
+
+
+def test_a_module_in_the_users_folder_is_not_imported(tmp_path, no_runs):
+    shutil.copy(no_runs, tmp_path)
+    (tmp_path / "queue.py").write_text("open('executed', 'w'); raise SystemExit")
+    code = "with Recorder().run(info('run')): pass"
+    output, said = program(tmp_path, code).communicate(timeout=100)
+    assert (output, said) == ("", "")
+    assert recorded(tmp_path)["run"][0] == "FINISHED"
+    assert not (tmp_path / "executed").exists()
 
 
 def test_the_next_command_delivers_what_killed_processes_left(tmp_path, no_runs):

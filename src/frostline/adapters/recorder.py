@@ -198,7 +198,7 @@ class Recorder:
         os.write(self._wake, f"{name_of_this()}\n".encode())
         os.set_blocking(self._wake, False)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],  # -P: a queue.py in the user's folder is not imported
             stdin=woken,
             stdout=told,
             env={**os.environ, "PYTHONPATH": path},
@@ -338,7 +338,7 @@ class Ears:
 
     def __init__(self, stream: int) -> None:
         self._stream = stream
-        self.owner = b"".join(iter(lambda: os.read(stream, 1), b"\n")).decode()
+        self.owner = _line(stream)
         self.news = threading.Event()
         self.closed_at: float | None = None
         """When the owner had no more to say."""
@@ -394,6 +394,14 @@ class Ears:
         load, numbers = self._loads[place]
         path, run = place
         journal.add(path, run, "load", load.sample(), next(numbers))
+
+
+def _line(stream: int) -> str:
+    """Read a line from a pipe, byte by byte: the rest is for `select` to hear of."""
+    line = b""
+    while (byte := os.read(stream, 1)) not in (b"\n", b""):
+        line += byte
+    return line.decode()
 
 
 def _trains(about: RunInfo) -> bool:
