@@ -285,10 +285,10 @@ def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline
     ("words", "why"),
     [
         (
-            "freeze=linear_probe,zero_shot seed=0,1",
+            "freeze=linear_probe,full seed=0,1",
             "they differ in more than optimizer.lr, optimizer.weight_dec",
         ),
-        ("freeze=zero_shot seed=0,1", "freeze: zero_shot is more than heads trained at once can do"),
+        ("freeze=full seed=0,1", "freeze: training more than one group, the head, is more than heads"),
     ],
 )
 def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):

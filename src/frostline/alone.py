@@ -312,7 +312,7 @@ def _of_run(run: Run) -> dict[str, Any]:
 
 def named_folder(stage: str, name: str, content: Any) -> Path:
     """Return runs/<stage>/<name>-<hash> for results that depend on the plain data `content`."""
-    return Path("runs", stage, f"{safe_name(name)}-{content_key(content)[:8]}")
+    return Path("runs", stage, f"{_readable(name)}-{content_key([name, content])[:8]}")
 
 
 def short_label(label: str) -> str:
@@ -335,10 +335,15 @@ def safe_name(name: str) -> str:
     >>> safe_name("freeze=full,seed=1"), safe_name("Freeze=full")
     ('freeze=full,seed=1', 'Freeze=full-99bd0ea3')
     """
-    safe = re.sub(r"[^\w=.,+@-]+", "-", name).strip(".") or "-"
-    safe = safe.encode()[:NAME_BYTES].decode(errors="ignore")
+    safe = _readable(name)
     plain = re.fullmatch(r"[a-z0-9_=][a-z0-9_=.,+@-]*", name) and not re.search(r"-[0-9a-f]{8}$", name)
     return safe if safe == name and plain else f"{safe}-{content_key(name)[:8]}"
+
+
+def _readable(name: str) -> str:
+    """Return what any file system takes of a name; several names may become the same."""
+    safe = re.sub(r"[^\w=.,+@-]+", "-", name).strip(".") or "-"
+    return safe.encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def prepared_from(config: Prepare) -> "tuple[Index, Path]":
