@@ -32,6 +32,7 @@ COMMANDS = (
     "ui",
     "compare",
     "cache",
+    "sync",
     "register",
     "predict",
     "export",

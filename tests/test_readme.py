@@ -151,4 +151,8 @@ def test_scripts_test_is_what_ci_runs():
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README))
 def test_links_lead_somewhere(target):
-    assert target.startswith("https://") or (ROOT / target).exists()
+    path, _, heading = target.partition("#")
+    assert target.startswith("https://") or (ROOT / path).exists()
+    if heading and not target.startswith("https://"):
+        titles = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+        assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -47,8 +47,10 @@ def readable() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
         elif stream is original and not isinstance(stream, _Lasting):
             lasting = _Lasting(stream.detach(), encoding=stream.encoding, errors=HANDLER, line_buffering=True)
-            sys.stderr = lasting
-            setattr(sys, "__stderr__", lasting)  # noqa: B010  # to mypy it is final
+            # Standard output may be redirected to it.
+            for other in ("stdout", "stderr", "__stderr__"):
+                if getattr(sys, other) is stream:
+                    setattr(sys, other, lasting)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
 

@@ -434,6 +434,8 @@ def _restored(client: Client, experiment: Experiment) -> None:
 def reason(error: Exception) -> str:
     """Return in a few words why MLflow can't record, with no password in them."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, FrostlineError):
+        return text.partition(";")[0]
     if status := re.search(r"too many (\d+) error responses", text):
         return f"it answers with status {status[1]}"
     if "Connection aborted" in text:
@@ -443,7 +445,7 @@ def reason(error: Exception) -> str:
         if isinstance(cause, TimeoutError):
             return "it does not answer"
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+            return f"{cause.filename}: {cause.strerror}" if cause.filename else cause.strerror
         cause = cause.__cause__ or cause.__context__
     return project.without_password(text.splitlines()[0].partition(" with exception ")[0])[:200]
 
