@@ -288,7 +288,7 @@ def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline
             "freeze=linear_probe,full seed=0,1",
             "they differ in more than optimizer.lr, optimizer.weight_dec",
         ),
-        ("freeze=full seed=0,1", "freeze: training more than one group, the head, is more than heads"),
+        ("freeze=full seed=0,1", "freeze: training more than the head is not supported by batched"),
     ],
 )
 def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):
@@ -331,7 +331,7 @@ def test_a_job_that_breaks_down_fails_as_it_would_alone(frostline, place):
 
 
 AGAIN = "or train them one by one: frostline finetune -m freeze=linear_probe"
-MORE = "is more than heads trained at once can do"
+MORE = "is not supported by batched linear heads"
 
 
 @pytest.mark.parametrize(
@@ -371,11 +371,11 @@ MORE = "is more than heads trained at once can do"
         ("backbone=resnet10t,mlp", "backbone: no option 'resnet10t,mlp'; "),
         (
             "freeze=full",
-            f"freeze: training more than one group, the head, {MORE}; set freeze=linear_probe, {AGAIN}",
+            f"freeze: training more than the head {MORE}; set freeze=linear_probe, {AGAIN}",
         ),
         (
             "freeze=surgical",
-            f"freeze: training more than one group, the head, {MORE}; set freeze=linear_probe, {AGAIN}",
+            f"freeze: training more than the head {MORE}; set freeze=linear_probe, {AGAIN}",
         ),
         (
             "backbone=timm backbone.name=deit_tiny_distilled_patch16_224 weights=none input.size=32",

@@ -516,13 +516,14 @@ def test_a_run_says_what_it_did(digits, tmp_path):
     @contextmanager
     def progress(description, total):
         told.append((description, total))
-        yield lambda n=1, note="": told.append(note)
+        yield lambda n=1, note="": told.append((n, note))
 
     config = run_config({**MLP, "arm": "gradual", "trainer.epochs": 6})
     finetune.run(config, digits, tmp_path / "out", services(tmp_path / "scratch", progress))
-    assert told[0] == ("finetune gradual · seed 0 (1/1)", 7)
-    assert len(told) == 8
-    assert told[1].startswith("val/accuracy 0.")
+    assert told[0] == ("finetune gradual · seed 0 (1/1)", 6)
+    # The network before training is measured, too, but is no epoch.
+    assert [n for n, _ in told[1:]] == [0, 1, 1, 1, 1, 1, 1]
+    assert told[1][1].startswith("val/accuracy 0.")
     done = json.loads((tmp_path / "out" / "seed-0" / "training.json").read_text())
     assert (done["epochs"], done["steps"], done["training_images"]) == (6, 30, 100)
     assert done["load_report"] == {"loaded": 0, "missing": 6, "unexpected": 0, "reset": []}

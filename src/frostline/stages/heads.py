@@ -43,7 +43,7 @@ class NotAtOnce(FrostlineError):
     """The heads can't be trained at once: `why` is a clause that names the key."""
 
     def __init__(self, key: str, found: object, fix: str) -> None:
-        self.why = f"{key}: {found} is more than heads trained at once can do"
+        self.why = f"{key}: {found} is not supported by batched linear heads"
         super().__init__(
             f"{self.why}; {fix}, or train them one by one: frostline finetune -m freeze=linear_probe"
         )
@@ -199,7 +199,7 @@ def train(companies: Sequence[Company], services: Services) -> list[Trained]:
 
 
 def check(run: Run) -> None:
-    """Refuse a config that asks for more than heads trained at once can do.
+    """Refuse a config that batched linear heads do not support.
 
     Raises:
         NotAtOnce: it does.
@@ -277,7 +277,7 @@ def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: 
     """The network, cut where nothing is left but a linear layer, which is all that trains."""
     below = any(not plan.layers.places[name].head for name in plan.trained(0))
     if below or len(plan.phases[0].train) > 1:
-        raise NotAtOnce("freeze", "training more than one group, the head,", "set freeze=linear_probe")
+        raise NotAtOnce("freeze", "training more than the head", "set freeze=linear_probe")
     tried = reuse.shown(network, images)
     with autocast(reuse.execution(network).frozen, tried.device):
         cuts = candidates(network, plan, 0, tried[:1])

@@ -33,7 +33,7 @@ def run(
     seed = config.seeds[0]
     with publish(out, WRITTEN) as work:
         seconds = training.train(
-            config, seed, start, given, work, services, f"pretrain on {config.dataset.kind}"
+            config, seed, start, given, work, services, f"pretrain on {given.index.name}"
         )
         evaluate.measure(config, seed, data, work, work, services)
         if sealed:

@@ -249,12 +249,13 @@ def _train(
     epochs = run.trainer.epochs if plan.phases else 0
     with (
         services.tracker.run(info(run, seed, index, scratch.name)) as recorded,
-        services.progress(title, epochs + 1) as advance,
+        services.progress(title, epochs or 1) as advance,
     ):
 
         def on_epoch(row: Mapping[str, float | int | None]) -> None:
             recorded.epoch(row)
-            advance(1, f"val/accuracy {row['val/accuracy']:.4f}")
+            # Epoch 0 is the network before training: a step of the progress only where nothing trains.
+            advance(1 if row["epoch"] or not epochs else 0, f"val/accuracy {row['val/accuracy']:.4f}")
             services.watch(row)
 
         if start.sha256 is not None:
