@@ -84,6 +84,8 @@ def test_an_experiment_gives_way_to_what_is_typed():
             "freeze.phases.0.lr: not there yet; add it with a plus, +freeze.phases.0.lr",
         ),
         (["seed=1,2"], "seed: found several values, 1,2; add -m to run each, or write [1,2] for a list"),
+        (["freeze.groups=[head]"], "freeze.groups: found a list where keys with values are; give it as {KEY"),
+        (["freeze.phases.9.train=all"], "freeze.phases.9.train: the list has no such item; give the whole"),
         (["seed=${sed}"], "seed: refers to sed, which is not in the config"),
     ],
 )

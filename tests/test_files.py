@@ -85,6 +85,7 @@ def test_a_merged_mapping_is_no_duplicate(reading):
             "a.yaml: line 1: found the tag !!python/name:os.system; configs are",
         ),
         ("? [a]\n: 1\n", "a.yaml: line 1: found unhashable key; mend the YAML"),
+        ("a: 0x" + "f" * 6000, "a.yaml: line 1: found a number of 6002 characters; give a shorter one"),
         ("a: \x00\n", "a.yaml: unacceptable character #x0000: special characters are not allowed"),
     ],
 )
@@ -105,6 +106,36 @@ def test_what_can_not_be_read_is_one_sentence(tmp_path):
         with pytest.raises(FrostlineError) as caught:
             read_yaml(tmp_path / name)
         assert str(caught.value) == f"{tmp_path / name} can't be read ({reason}); name another file"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b"9" * 6000, "Exceeds the limit"),
+        (b"\xff", "'utf-8' codec"),
+        (b"{", "Expecting property name"),
+    ],
+)
+def test_what_is_not_json_is_one_sentence(content, reason, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(FrostlineError, match=rf"a\.json is not valid JSON \({reason}.*: run the stage that"):
+        files.read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("id,class\na,Äpfel\n".encode("latin-1"), r"a\.csv can't be read \('utf-8' codec .*; restore it"),
+        (b"id\n" + b"x" * 200_000, r"a\.csv can't be read \(field larger than .*; restore it"),
+        (b"name;class\na;b\n", r"a\.csv has no column 'id', .*; restore it"),
+        (b"", r"a\.csv has no column 'id', .*; restore it"),
+    ],
+)
+def test_a_table_that_another_program_saved_is_one_sentence(content, sentence, tmp_path):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(FrostlineError, match=sentence):
+        files.read_csv(tmp_path / "a.csv", ["id"])
 
 
 @pytest.mark.parametrize("links", [True, False])

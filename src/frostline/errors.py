@@ -46,7 +46,7 @@ def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
     Returns a clause to end a sentence with, such as ``did you mean 'adamw'? (allowed: adam, adamw, sgd)``.
     """
     names = sorted({str(option) for option in options})
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(name.lower(), names, n=3)
     guess = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     if not names:
         return "nothing is allowed here"

@@ -30,6 +30,8 @@ TEMPORARY = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?P<file>{re.escape(PART
 AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
+AGAIN = "restore it, or run what makes it again"
+
 _known: dict[tuple[Path, tuple[int, ...]], str] = {}  # The sha256 of files that this process has read.
 
 
@@ -91,10 +93,28 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the CSV at `path` as dictionaries of text."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [{key: _text(cell) for key, cell in row.items()} for row in csv.DictReader(stream)]
+def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
+    """Return the rows of the CSV at `path` as dictionaries of text.
+
+    Args:
+        path: the file's.
+        columns: that it must have; others are read too.
+
+    Raises:
+        FrostlineError: it is not UTF-8, has no such columns, or a cell is larger than any that we write.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            there = reader.fieldnames or ()
+            rows = [{key: _text(cell) for key, cell in row.items()} for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise FrostlineError(
+            f"{path} can't be read ({error}), as if another program had saved it; {AGAIN}"
+        ) from None
+    if missing := [name for name in columns if name not in there]:
+        raise FrostlineError(f"{path} has no column {missing[0]!r}, as if it had been edited; {AGAIN}")
+    return rows
 
 
 def _text(cell: Any) -> Any:
@@ -109,15 +129,27 @@ def read_json(path: Path) -> Any:
         FrostlineError: it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FrostlineError(
             f"{path} is missing: run the stage that makes it, or name another folder"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FrostlineError(
             f"{path} is not valid JSON ({error}): run the stage that makes it again"
         ) from None
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """Return what JSON of unknown origin says.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply to read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def yaml_text(value: Any, *, flow: bool = False) -> str:
@@ -256,7 +288,7 @@ def sound(folder: Path) -> bool:
 def _flaw(folder: Path) -> str | None:
     """How the files below a folder differ from when it was sealed; None: they don't."""
     try:
-        expected = json.loads((folder / SEAL).read_bytes())
+        expected = parsed_json((folder / SEAL).read_bytes())
     except (OSError, ValueError):
         expected = None
     if not isinstance(expected, dict) or not expected:

@@ -20,7 +20,13 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigIndexError,
+    ConfigTypeError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from frostline import project
 from frostline.errors import FrostlineError, allowed
@@ -359,7 +365,20 @@ def _composition(error: Exception, overrides: Sequence[str]) -> str:
         if above in FREE or last in NOT_ALWAYS_GIVEN:
             return f"{key}: not there yet; add it with a plus, +{key}=…"
         return unknown_key(key, key, _known_keys(key, overrides))
+    if match := re.match(r"Error merging override \+{0,2}(.*?)=", text):
+        return _unmerged(match[1], error.__cause__)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _unmerged(key: str, cause: BaseException | None) -> str:
+    """Why an override does not fit what is there: a list in place of keys, or an item that a list lacks."""
+    (reason, *_) = [*str(cause).splitlines(), ""]
+    fix = "give the form that frostline finetune --cfg job shows"
+    if isinstance(cause, ConfigTypeError) and "DictConfig with ListConfig" in reason:
+        return f"{as_typed(key)}: found a list where keys with values are; give it as {{KEY: VALUE, …}}"
+    if isinstance(cause, ConfigIndexError):
+        return f"{as_typed(key)}: the list has no such item; give the whole list"
+    return f"{as_typed(key)}: does not fit what is there ({_short(reason)}); {fix}"
 
 
 def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:

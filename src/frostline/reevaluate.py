@@ -82,7 +82,7 @@ def own_test(folder: Path, record: Mapping[str, Any], index: "Index") -> "Index 
             f"{folder}: the data set has changed since the run ({counts}), which does not say what its test"
             " images were; restore the data set, or train again"
         )
-    keys = [row["id"] for row in read_csv(folder / PREDICTIONS)]
+    keys = [row["id"] for row in read_csv(folder / PREDICTIONS, ["id"])]
     places = {key: place for place, key in enumerate(index.keys)}
     if missing := [key for key in keys if key not in places]:
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""

@@ -113,7 +113,7 @@ class Trained:
     def _pictures(self, count: int) -> Iterator[np.ndarray]:
         """Images by the names in predictions.csv: the data set need not be read for them."""
         root = root_of(self.run.dataset)
-        keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS)]
+        keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS, ["id"])]
         check_keys(keys, str(self.folder / PREDICTIONS))
         for key in keys[:: max(1, len(keys) // count)][:count]:
             yield to_pixels(decode(read_bytes(locate(root, key), key), key).image, self.spec)

@@ -19,7 +19,7 @@ RESOLVERS = frozenset({"fitting_threads"})
 """What ``${name:…}`` may call; OmegaConf's own read the environment, or make configs out of text."""
 _CALL = re.compile(r"\$\{\s*([^\s{}$:']*)\s*:")
 _INNERMOST = re.compile(r"\$\{([^{}]*)\}")
-_NUMBER = re.compile(r"[-+]?[0-9._:]+")
+_NUMBER = re.compile(r"[-+]?(0x[0-9a-fA-F_]+|(0[bo])?[0-9._:]+)")
 
 
 def read_checked(path: Path) -> str:

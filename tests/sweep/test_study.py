@@ -133,6 +133,37 @@ def test_samplers_that_learn_draw_inside_the_space_and_not_twice_the_same_when_t
     assert len({str(point) for point in points}) > 6
 
 
+@pytest.mark.parametrize("how", ["truncated", "garbage", "zeros within", "half"])
+def test_a_damaged_store_is_set_aside_with_one_warning_and_made_again(how, place, capsys):
+    made = begun()
+    made.take().complete([0.5], {})
+    path = place / ".frostline/sweeps/s.db"
+    del made
+    gc.collect()
+    whole = path.read_bytes()
+    damaged = {
+        "truncated": whole[:100],
+        "garbage": b"garbage" * 1000,
+        "zeros within": whole[:4096] + bytes(3 * 4096) + whole[4 * 4096 :],
+        "half": whole[: len(whole) // 2],
+    }
+    path.write_bytes(damaged[how])
+    assert states(begun()) == ["waiting"] * 6
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "sweeps/s.db is damaged (" in warning
+    assert warning.endswith("it was set aside as s.db.damaged and is made again")
+    assert path.with_name("s.db.damaged").read_bytes() == damaged[how]
+    assert states(begun()) == ["waiting"] * 6
+    assert not capsys.readouterr().err
+
+
+def test_a_damaged_store_that_the_user_named_stays(place):
+    (place / "mine.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(FrostlineError, match=r"^sweep\.store: sqlite:///mine\.db can't be opened"):
+        begun(store="sqlite:///mine.db")
+    assert (place / "mine.db").read_bytes() == b"garbage" * 1000
+
+
 def test_what_another_sweep_of_that_name_tried_is_not_mixed_in(place):
     begun()
     with pytest.raises(FrostlineError, match=r"^sweep\.name: the study 's' was made with another space; add"):

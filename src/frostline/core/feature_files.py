@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import FrostlineError
-from frostline.files import exclusive
+from frostline.files import exclusive, parsed_json
 
 ENDING = ".safetensors"
 PARTIAL = ".part"
@@ -136,7 +136,7 @@ def _said(path: Path) -> tuple[dict[str, Any], tuple[int, ...], str]:
     """What a file says of itself: about, shape and dtype."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        found = json.loads(stream.read(min(length, path.stat().st_size)))
-    about = json.loads(found["__metadata__"]["frostline"])["about"]
+        found = parsed_json(stream.read(min(length, path.stat().st_size)))
+    about = parsed_json(found["__metadata__"]["frostline"])["about"]
     tensor = found["features"]
     return dict(about.items()), tuple(int(n) for n in tensor["shape"]), str(tensor["dtype"])

@@ -12,7 +12,7 @@ from torch import nn
 from frostline.core import checkpoints
 from frostline.core.head_start import RANDOM, HeadStart
 from frostline.errors import FrostlineError
-from frostline.files import canonical_json, write_bytes
+from frostline.files import canonical_json, parsed_json, write_bytes
 from frostline.names import nfc
 from frostline.progress import Say, mute
 
@@ -186,7 +186,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 def _about(path: Path, text: str) -> dict[str, Any]:
     """What frostline wrote about weights."""
     try:
-        about = json.loads(text)
+        about = parsed_json(text)
     except ValueError:
         about = None
     match about:

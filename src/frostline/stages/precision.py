@@ -1,7 +1,6 @@
 """Chooses the precision that a run trains in, and checks that a step in bfloat16 repeats bit by bit."""
 
 import copy
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,7 @@ from frostline.core.execution import (
     execution_of,
     undefined_gradient,
 )
-from frostline.files import canonical_json, content_key, exclusive, write_text
+from frostline.files import canonical_json, content_key, exclusive, parsed_json, write_text
 from frostline.schema import Run
 from frostline.services import Services
 
@@ -116,7 +115,7 @@ def _repeats(
     path = services.scratch / "precision" / f"{key}.json"
     with exclusive(services.scratch / "locks" / f"precision-{key}.lock"):
         try:
-            found = json.loads(path.read_bytes())["repeats"]
+            found = parsed_json(path.read_bytes())["repeats"]
         except (OSError, ValueError, TypeError, KeyError):
             found = None
         if not isinstance(found, bool):

@@ -15,6 +15,7 @@ import os
 import random
 import re
 import socket
+import sqlite3
 import time
 import warnings
 import weakref
@@ -36,7 +37,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from frostline import devices, project, schema
 from frostline.core.metrics import score
 from frostline.errors import Busy, FrostlineError
-from frostline.files import canonical_json, content_key, exclusive
+from frostline.files import canonical_json, content_key, exclusive, set_aside
 from frostline.processes import lives, name_of_this
 from frostline.sweep.space import Interval, Parameter, Point, Space, Value, Values
 
@@ -222,6 +223,7 @@ class Study:
         """
         self._use(alone=fresh)
         with self._lock():
+            self._set_aside_if_damaged()
             if fresh:
                 self._forget()
                 self._use()
@@ -368,6 +370,14 @@ class Study:
                 f"--fresh: another command runs {self.name} right now; end it, or wait for it"
             ) from None
 
+    def _set_aside_if_damaged(self) -> None:
+        """Start anew where SQLite finds the project's own store damaged; one that was named stays."""
+        path = Path(self.store.removeprefix(project.SQLITE))
+        if self.settings.store is None and path.is_file() and (flaw := _flaw(path)):
+            for suffix in ("-journal", "-wal", "-shm"):  # they belong to the damaged file
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            set_aside(path, f"is damaged ({flaw})")
+
     def _forget(self) -> None:
         storage = self._storage()
         try:
@@ -470,6 +480,18 @@ class Study:
 
     def _by_key(self, point: Point) -> dict[str, Parameter]:
         return {parameter.key: parameter for parameter in self.space.parameters if parameter.key in point}
+
+
+def _flaw(path: Path) -> str | None:
+    """What SQLite finds wrong with the content of a file; None: nothing, or it can't be read now."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
+            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        return None
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return None if found == "ok" else " ".join(str(found).split())[:100]
 
 
 def _alive(trial: FrozenTrial) -> bool:
