@@ -149,6 +149,13 @@ def test_damage(place):
     assert ok()
 
 
+def test_a_folder_in_place_of_the_store(tmp_path):
+    (tmp_path / "mlflow.db").mkdir()
+    found = local_store.problem(tmp_path / "mlflow.db")
+    assert found.reason == "is a folder, not a file"
+    assert found.fix.startswith("move it aside: mv ")
+
+
 def test_another_programs_database(place):
     (place / "mlflow.db").unlink()
     with opened(place / "mlflow.db") as connection:

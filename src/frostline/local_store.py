@@ -194,6 +194,8 @@ def problem(path: Path) -> Problem | None:
     """
     aside = f"mv {_shell(path)} {_shell(path.with_name(f'{path.name}.aside'))}"
     try:
+        if path.is_dir():
+            return Problem("is a folder, not a file", f"move it aside: {aside}")
         if is_empty(path):
             return None
         with closing(_opened(path)) as connection:
