@@ -274,8 +274,12 @@ def test_a_running_server_serves_runs_to_its_own_pages_alone(start):
         ("PUT", "/ajax-api/3.0/mlflow/assistant/config"),
         ("POST", "/ajax-api/3.0/mlflow/assistant/message"),
         ("POST", "/api/2.0/mlflow/experiments/create"),
+        ("POST", "/ajax-api/2.0/mlflow/gateway-proxy"),
     ):
         assert asked(url, path, method) == (404, "frostline ui does not serve this part of MLflow")
+    # Refused, it would be an error on the page of runs; nothing is passed on.
+    gateway = "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api%2F2.0%2Fendpoints%2F"
+    assert asked(url, gateway) == (200, '{"endpoints": []}')
     assert json.loads(asked(url, "/ajax-api/3.0/mlflow/ui-telemetry")[1])["disable_ui_telemetry"]
     (connection,) = {
         connection.laddr.ip

@@ -53,6 +53,8 @@ RESOURCES = frozenset(
 """What the API serves: the part of a path behind ``/api/2.0/mlflow/``."""
 REFUSED = ("/experiments/create",)
 """An experiment may name any folder as that of its artifacts, whose files could then be read."""
+GATEWAY = "/ajax-api/2.0/mlflow/gateway-proxy"
+"""Where the page of runs asks for language models; it shows an error if that fails, so there are none."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -77,7 +79,9 @@ class Guarded:
             await self._app(scope, receive, send)
             return
         origin = dict(scope["headers"]).get(b"origin")
-        if scope["type"] != "http" or not is_served(scope["path"]):
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", GATEWAY):
+            await _answer(send, 200, b'{"endpoints": []}', b"application/json")
+        elif scope["type"] != "http" or not is_served(scope["path"]):
             await _answer(send, 404, b"frostline ui does not serve this part of MLflow")
         elif origin is not None and origin not in self._origins:
             await _answer(send, 403, b"frostline ui serves its own pages only")
@@ -93,8 +97,8 @@ def is_served(path: str) -> bool:
     return len(rest) > 2 and rest[1] == "mlflow" and rest[2] in RESOURCES and not path.endswith(REFUSED)
 
 
-async def _answer(send: Send, status: int, text: bytes) -> None:
-    headers = [(b"content-type", b"text/plain")]
+async def _answer(send: Send, status: int, text: bytes, kind: bytes = b"text/plain") -> None:
+    headers = [(b"content-type", kind)]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})
 
