@@ -14,4 +14,8 @@ def test_killed_and_damaged_runs_end_in_the_same_bytes(warm, tmp_path):
 
 def test_the_table_counts_what_failed():
     outcomes = [Outcome("kill", "a"), Outcome("kill", "a", ["different: x"]), Outcome("damage", "b")]
-    assert table(outcomes).splitlines()[2:] == ["| damage: b | 1 | 1 |", "| kill: a | 2 | 1 |", "| all | 3 | 2 |"]
+    assert table(outcomes).splitlines()[2:] == [
+        "| damage: b | 1 | 1 |",
+        "| kill: a | 2 | 1 |",
+        "| all | 3 | 2 |",
+    ]

@@ -19,8 +19,12 @@ METRICS = st.sampled_from(["val/loss", "val/accuracy"])
 FACTORS = st.floats(1e-6, 1e3)
 SHARES = st.floats(0, 0.99)
 KINDS = st.sampled_from(["constant", "linear", "cosine", "exponential"])
-RATES = st.fixed_dictionaries(
-    {"kind": KINDS, "warmup": SHARES, "final": SHARES}, optional={"power": FACTORS, "start": SHARES}
+CURVE = {"warmup": SHARES, "final": SHARES}
+RATES = st.one_of(
+    st.fixed_dictionaries({"kind": KINDS, **CURVE}, optional={"start": SHARES}),
+    st.fixed_dictionaries(
+        {"kind": st.just("polynomial"), **CURVE}, optional={"power": FACTORS, "start": SHARES}
+    ),
 )
 UNTIL = st.one_of(
     LENGTHS,

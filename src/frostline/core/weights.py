@@ -183,12 +183,14 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     return state, None if text is None else _about(path, text)
 
 
-def _about(path: Path, text: str) -> dict[str, Any]:
-    """What frostline wrote about weights."""
+def _about(path: Path, text: str) -> dict[str, Any] | None:
+    """What frostline wrote about weights; None: nothing."""
     try:
         about = parsed_json(text)
     except ValueError:
         about = None
+    if about == {}:  # the best epoch of a run whose loss became NaN
+        return None
     match about:
         case {"input": dict(), "classes": list(classes)} if all(isinstance(name, str) for name in classes):
             return {**about, "classes": [nfc(name) for name in classes]}
