@@ -1,6 +1,7 @@
-"""A few points of `python -m tests.faults`: killed and damaged runs end in the bytes of an undisturbed one."""
+"""A few points of `python -m tests.faults`: killed and damaged runs end in the same bytes."""
 
 import pytest
+
 from tests.faults import Faults, Outcome, table
 
 
