@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tests.tiny import NOTHING, RESNET, SGD, Started, files, in_process, run_config
 
+from frostline.adapters.recorder import contents
 from frostline.errors import TrainingFailed
 from frostline.services import NoTracker, Services
 from frostline.stages import finetune, pretrain, training
@@ -47,12 +48,12 @@ MLP = {
     "trainer.epochs": 8,
 }
 CONV = {**MLP, "backbone": RESNET, "optimizer": SGD, "augment": {"flip": 0.5}}
-BALANCED = {"kind": "cross_entropy", "label_smoothing": 0.1, "class_weights": "balanced"}
+SMOOTHED = {"kind": "cross_entropy", "label_smoothing": 0.1, "class_weights": None}
 EMA = {
     **CONV,
     "averaging": {"kind": "ema", "decay": 0.9, "warmup": True},
     "augment": {"flip": 0.5, "mixup": 0.2, "cutmix": 1.0},
-    "loss": BALANCED,
+    "loss": SMOOTHED,
     "trainer.sampling": "balanced",
 }
 LORA = {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.1, "layers": "*"}
@@ -97,7 +98,7 @@ class Told(NoTracker):
         self.tell("started_from", sha256)
 
     def finished(self, folder):
-        self.tell("finished", sorted(path.name for path in folder.iterdir()))
+        self.tell("finished", sorted(contents(folder)))
 
 
 def kill():

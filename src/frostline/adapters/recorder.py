@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import frostline
 from frostline import journal, local_store, project, terminal
 from frostline.errors import Pruned
+from frostline.files import SEAL
 from frostline.garbage import uncollected
 from frostline.journal import Journal
 from frostline.processes import name_of_this
@@ -286,8 +287,9 @@ class Charted:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return path in `folder` → content of the files that are recorded: all but weights."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in RECORDED_FILES)
+    """Return path in `folder` → content of the files that are recorded: all but weights and checksums."""
+    every = folder.rglob("*")
+    paths = sorted(path for path in every if path.suffix in RECORDED_FILES and path.name != SEAL)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
