@@ -157,3 +157,10 @@ def test_the_next_command_removes_what_a_killed_one_left_in_the_scratch(place):
     with alone.writing(Path("out")):
         assert not [name for name in leftovers if (place / name).exists()]
     assert (place / ".frostline/resume/key/a.ckpt").exists()
+
+
+def test_a_schedule_that_does_not_fit_is_refused_before_the_pretraining(shell):
+    """Of a network with one hidden layer, gradual's last group has no layers."""
+    error = shell.refused("finetune", "dataset=digits", *TINY, "freeze=gradual", "out=run")
+    assert error.startswith("freeze.groups.rest: empty")
+    assert not (shell.folder / ".frostline/pretrain").exists()

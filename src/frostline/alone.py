@@ -163,11 +163,13 @@ def with_weights(
         classes: the target's.
 
     Raises:
-        FrostlineError: the source's head can't be used for them; before anything is trained.
+        FrostlineError: the source's head can't be used for them, or the schedule does not fit the network;
+            before anything is trained.
     """
     from frostline.core.head_start import head_start
     from frostline.models.pretrained import resolve
     from frostline.stages import pretrain, training
+    from frostline.stages.compose import check_run
 
     if not _pretrains(config.weights):
         return config
@@ -182,6 +184,7 @@ def with_weights(
     folder = given.scratch / "pretrain" / key
     with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
         if not sound(folder):
+            check_run(config, classes=classes)
             # No part of the trial that wants it first.
             pretrain.run(wanted, data, folder, services(), sealed=True)
     # Relative, since the run's config.yaml has it: a project that moves leaves the same bytes.
