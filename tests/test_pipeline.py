@@ -201,7 +201,7 @@ def without_seconds(report: bytes) -> object:
 
 @pytest.mark.slow
 def test_a_killed_repro_takes_its_training_along_and_the_next_one_goes_on(study, tmp_path):
-    replace(study.root / TINY, "trainer: {epochs: 4,", "trainer: {epochs: 200,")
+    replace(study.root / TINY, "trainer: {epochs: 4,", "trainer: {epochs: 600,")
     reference = tmp_path / "whole"
     shutil.copytree(study.root, reference, symlinks=True)
     out, arm = study.root / "artifacts/finetune/scratch", "finetune@scratch"
