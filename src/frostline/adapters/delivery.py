@@ -65,7 +65,7 @@ class Deliverer:
             ended: the owner's journals get no more records.
 
         Raises:
-            Unreachable: the store can't record now; the same call goes on from there.
+            Unreachable: the store can't record now; the same call resumes from there.
         """
         failed: dict[str, Unreachable] = {}
         for path in journal.paths():

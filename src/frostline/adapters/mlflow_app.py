@@ -62,7 +62,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Guarded:
-    """An ASGI application of which the paths that show runs and models are served, to its own pages.
+    """An ASGI application that serves only the paths that show runs and models, to its own pages.
 
     Args:
         app: the application.

@@ -451,7 +451,7 @@ def reason(error: Exception) -> str:
 
 
 def _write_inside(folder: Path, name: str, content: bytes) -> None:
-    """Write a file below a folder; one that a journal of strangers wants elsewhere is refused."""
+    """Write a file below a folder; a journal that names a path outside of it is refused."""
     path = Path(folder, name)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise FrostlineError(f"{name!r} is no file of a run")
