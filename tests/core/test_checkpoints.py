@@ -233,12 +233,17 @@ def test_a_folder_names_the_file_in_it(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["not JSON", "[]", "1", "null", "{}", '{"input": 1, "classes": []}', '{"input": {}, "classes": [1]}'],
+    ["not JSON", "[]", "1", "null", '{"input": 1, "classes": []}', '{"input": {}, "classes": [1]}'],
 )
 def test_foreign_metadata_under_our_name_is_one_sentence(text, tmp_path):
     save_file(state_of(), tmp_path / "w.safetensors", metadata={"frostline": text})
     with pytest.raises(FrostlineError, match=r"the metadata 'frostline' in .* is not what frostline writes"):
         weights.load(tmp_path / "w.safetensors")
+
+
+def test_empty_metadata_is_that_of_a_run_without_an_epoch_to_describe(tmp_path):
+    save_file(state_of(), tmp_path / "w.safetensors", metadata={"frostline": "{}"})
+    assert weights.load(tmp_path / "w.safetensors")[1] is None
 
 
 def test_the_content_says_what_a_file_is_not_its_name(tmp_path):

@@ -313,7 +313,8 @@ def test_what_another_command_works_on_is_not_forgotten_between_two_trials_eithe
     with pytest.raises(FrostlineError, match=r"^--fresh: another command runs s right now; end it, or wait"):
         study().begin(fresh=True)
     assert states(one) == states(other) == ["waiting"] * 6
-    del one, other
+    one.close()
+    other.close()
     fresh = study()
     fresh.begin(fresh=True)
     assert states(fresh) == []

@@ -349,6 +349,12 @@ class Study:
         """End a trial; one that was taken for dead meanwhile stays so."""
         self._opened().tell(trial, values, state, skip_if_finished=True)
 
+    def close(self) -> None:
+        """Let other commands delete the study (`--fresh`); the end of the process does so too."""
+        if self._used is not None:
+            self._unused()
+            self._used = None
+
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _identity(self) -> dict[str, Any]:
@@ -362,7 +368,7 @@ class Study:
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             self._used = os.open(path, os.O_CREAT | os.O_RDWR)
-            weakref.finalize(self, os.close, self._used)
+            self._unused = weakref.finalize(self, os.close, self._used)
         try:
             fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
         except BlockingIOError:
