@@ -156,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ARM",
         default=["scratch", "zero_shot", "linear_probe", "full"],
-        help="scratch (the twin), and schedules of conf/freeze (default: %(default)s)",
+        help="scratch (the from-scratch baseline), and schedules of conf/freeze; the one that the selection"
+        " names is added (default: %(default)s)",
     )
     sub.add_argument(
         "--out", type=Path, default=Path("artifacts/resolved"), help="folder (default: %(default)s)"
@@ -354,8 +355,7 @@ def _picture(text: str) -> Path:
 def _compose(arguments: argparse.Namespace) -> None:
     from frostline.stages import compose
 
-    omitted = compose.run(arguments.params, arguments.arms, arguments.out)
-    arms = [arm for arm in dict.fromkeys(arguments.arms) if arm not in omitted]
+    arms, omitted = compose.run(arguments.params, arguments.arms, arguments.out)
     print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
     for arm, reason in omitted.items():
         print(f"{arm} is omitted, since {reason}")

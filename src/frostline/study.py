@@ -33,6 +33,8 @@ WATCHED = "data"
 """The key of params.yaml that is no choice of conf/: dvc.yaml takes from it what DVC watches."""
 PACKAGES = "requirements.lock"
 """What DVC watches for what comes with packages."""
+ARM_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z0-9_.-]*", re.IGNORECASE)
+"""Names that a shell, DVC's stages and Hydra's overrides all take as they are."""
 WATCHES = {"source": "source.root", "target": "dataset.root", "weights": "weights.path"}
 """Key below `data` → the key of an experiment with the path."""
 
@@ -121,6 +123,29 @@ def on_selection(typed: Sequence[str]) -> list[str]:
         return not keys.isdisjoint(".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
     return [*(each for each in selected if not is_typed(each)), *typed]
+
+
+def own_arm(params: Mapping[str, Any]) -> list[str]:
+    """Return the arm that a selection adds to those of dvc.yaml, named by its freeze schedule.
+
+    Raises:
+        FrostlineError: the name can't be an arm's.
+    """
+    name = params.get("freeze")
+    if name is None:
+        return []
+    if not isinstance(name, str) or not ARM_NAME.fullmatch(name):
+        raise FrostlineError(
+            f"{PARAMS}: freeze: found {name!r}, which can't name an arm; a name starts with a letter and"
+            " consists of letters a-z, digits, '_', '-' and '.', and is none of true, false, null, nan, inf;"
+            " rename the file in conf/freeze"
+        )
+    if name == TWIN:
+        raise FrostlineError(
+            f"{PARAMS}: freeze: found {name!r}, the name of the from-scratch baseline; choose another"
+            " schedule, or rename the file in conf/freeze"
+        )
+    return [name]
 
 
 def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> None:

@@ -154,6 +154,9 @@ ODD = {
         [8] * 30,
     ),
     "long names": planned([{"train": "all", "until": "end"}], {"a long name " * 6: "bias", "rest": "*"}),
+    "names with signs": planned(
+        [{"train": "all", "until": "end"}], {"$\\frac{$": "head", "_<b>a|b`&": "stage:-1", "ö $x$": "*"}
+    ),
     "longer names": planned(
         [{"train": "all", "until": "end"}], {f"{i}" * 99: f"stage:{i}" for i in range(3)} | {"r": "*"}
     ),

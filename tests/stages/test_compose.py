@@ -95,6 +95,62 @@ def test_what_can_not_work_is_refused_and_nothing_is_written(project, params, ar
     assert not (project / "resolved").exists()
 
 
+def test_the_schedule_of_the_selection_is_an_arm(project):
+    (project / "conf/freeze/my-plan.v2.yaml").write_bytes((CONF / "freeze/gradual.yaml").read_bytes())
+    (project / "params.yaml").write_text("experiment: mnist_to_digits\nfreeze: my-plan.v2\n")
+    assert resolve(["scratch", "full"])["report"]["arms"] == ["scratch", "full", "my-plan.v2"]
+
+
+# Written as in a YAML file.
+NO_ARMS = [
+    "my plan",
+    "ä",
+    "a=b",
+    "sub/plan",
+    "../full",
+    "a@b",
+    "'a:b'",
+    "1",
+    "'1'",
+    "'true'",
+    "'null'",
+    "Nan",
+]
+NO_ARMS += [
+    "d$x",
+    '"x\'y"',
+    ".hidden",
+    "-v",
+    "<b>x",
+    "'a,b'",
+    "x;y",
+    "a#1",
+    "'*a'",
+    "a%20b",
+    "''",
+    '"a\\nb"',
+    "[a]",
+]
+
+
+@pytest.mark.parametrize("name", NO_ARMS)
+def test_a_name_that_is_no_arm_is_refused_before_a_shell_reads_it(project, name):
+    (project / "params.yaml").write_text(f"experiment: article_mlp\nfreeze: {name}\n")
+    with pytest.raises(
+        FrostlineError, match=r"^params\.yaml: freeze: found .*, which can't name an arm; "
+    ) as caught:
+        resolve()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_can_not_take_the_name_of_the_baseline(project):
+    (project / "params.yaml").write_text("experiment: article_mlp\nfreeze: scratch\n")
+    with pytest.raises(
+        FrostlineError, match=r"^params\.yaml: freeze: found 'scratch', the name of the from-scratch"
+    ):
+        resolve()
+
+
 def test_a_missing_selection_is_a_sentence(project):
     (project / "params.yaml").unlink()
     with pytest.raises(FrostlineError, match=r"^params\.yaml can't be read \(No such file or directory\)"):

@@ -231,6 +231,10 @@ def grouped(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict
     groups: dict[str, tuple[str, ...]] = {}
     free = dict.fromkeys(layers.places)
     for group, given in patterns.items():
+        if not group.strip() or not group.isprintable():  # plots, tables and MLflow show it
+            raise FrostlineError(
+                f"freeze.groups: found {group!r} as a group's name; must be one line of printable characters"
+            )
         if group in ("all", LAYER_DECAY) and not (group == "all" and len(patterns) == 1):
             raise FrostlineError(f"freeze.groups.{group}: the name is taken; choose another")
         matched: set[str] = set()

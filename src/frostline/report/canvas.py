@@ -56,6 +56,15 @@ def blank(width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height))
 
 
+def text_width(text: str, size: float) -> float:
+    """Return how many inches wide `text` is in letters of `size` points."""
+    from matplotlib import style
+    from matplotlib.textpath import TextPath
+
+    with style.context(["default", STYLE]):
+        return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
+
+
 def png(figure: "Figure") -> bytes:
     """Return `figure` as a PNG on paper, 200 pixels an inch, without date or version."""
     stream = io.BytesIO()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.report import theme
-from frostline.report.canvas import DOTTED, blank, png, svg_file
+from frostline.report.canvas import DOTTED, blank, png, svg_file, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -247,7 +247,7 @@ def _phases(both: Sequence["Axes"], plan: Plan) -> None:
 def _fit(label: "Text", texts: Sequence[str], room: float) -> None:
     """Give `label` the first of `texts` that is at most `room` inches wide; else none."""
     for text in texts:
-        if _inches(text, LABEL_SIZE) + 0.1 <= room:
+        if text_width(text, LABEL_SIZE) + 0.1 <= room:
             label.set_text(text)
             return
     label.set_text("")
@@ -261,15 +261,8 @@ def _names(plan: Plan) -> list[str]:
 
 def _columns(plan: Plan) -> int:
     """How many groups lie beside each other in the legend."""
-    widest = LEGEND_SIGN + max(_inches(name, LEGEND_SIZE) for name in _names(plan))
+    widest = LEGEND_SIGN + max(text_width(name, LEGEND_SIZE) for name in _names(plan))
     return min(max(1, int(WIDTH / widest)), len(plan["groups"]))
-
-
-def _inches(text: str, size: float) -> float:
-    """How wide `text` is in letters of `size` points."""
-    from matplotlib.textpath import TextPath
-
-    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
 
 
 def _end(plan: Plan) -> int:

@@ -22,24 +22,25 @@ ANY_CLASSES = ("a", "b")
 """Of a network whose data set is not looked at."""
 
 
-def run(params: Path, arms: Sequence[str], out: Path) -> dict[str, str]:
+def run(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[str, str]]:
     """Write `<stage>.yaml` for each stage of the study into `out`.
 
     Args:
         params: the selection, params.yaml.
-        arms: in the report's order; one that is named twice counts once.
+        arms: in the report's order; the selection's own follows. One that is named twice counts once.
         out: the folder of resolved files.
 
     Returns:
-        The arms that will be omitted, and why.
+        The arms that will run; those that will be omitted, and why.
 
     Raises:
         FrostlineError: a choice is wrong, or parts of the study do not fit together; see `check`.
     """
     if TWIN not in arms:
         raise FrostlineError(f"--arms: {TWIN} is missing, the twin that the others are held against")
-    arms = list(dict.fromkeys(arms))
-    made = study.resolve(study.read_selection(params), arms)
+    selected = study.read_selection(params)
+    arms = list(dict.fromkeys([*arms, *study.own_arm(selected)]))
+    made = study.resolve(selected, arms)
     omitted, anew = check(made, arms)
     with made.located():
         gate.check_names(made.resolved["report"]["gate"], arms, omitted, anew)
@@ -48,7 +49,7 @@ def run(params: Path, arms: Sequence[str], out: Path) -> dict[str, str]:
             write_text(work / f"{stem}.yaml", yaml_text(config))
     for stale in set(out.glob("*.yaml")) - {out / f"{stem}.yaml" for stem in made.resolved}:
         stale.unlink()
-    return omitted
+    return [arm for arm in arms if arm not in omitted], omitted
 
 
 def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
