@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -243,6 +244,51 @@ def test_what_was_not_written_again_stays_unless_it_is_replaced(exchanges, tmp_p
     assert (out / "empty").is_dir()
     assert not (out / "heads.csv").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from frostline import files
+out, step = Path(sys.argv[1]), int(sys.argv[2])
+files.exchange = lambda one, other: False
+
+def counting(method):
+    def counted(path, *args, **options):
+        global step
+        if step == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step -= 1
+        return method(path, *args, **options)
+    return counted
+
+with files.publish(out, {"heads.csv"}) as work:
+    for name in ("weights", "metrics.json", "training.json"):
+        (work / name).write_text("new")
+    Path.unlink, Path.replace = counting(Path.unlink), counting(Path.replace)
+"""
+
+
+def test_killed_between_any_two_steps_without_an_exchange_leaves_a_whole_run_or_an_unfinished_one(tmp_path):
+    out = tmp_path / "out"
+    old, new = dict.fromkeys(("weights", "metrics.json", "training.json", "heads.csv"), "old"), {}
+    seen = []
+    for step in range(20):
+        for name in old:
+            write_text(out / name, "old")
+        status = subprocess.run(
+            [sys.executable, "-c", KILLED, str(out), str(step)], env={"PYTHONPATH": str(SRC)}, check=False
+        ).returncode
+        new = {path.name: path.read_text() for path in out.iterdir()}
+        seen.append("old" if new == old else "unfinished" if "training.json" not in new else "new")
+        files.remove_temporary(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert new == dict.fromkeys(("weights", "metrics.json", "training.json"), "new")
+    assert seen == ["old", *["unfinished"] * (len(seen) - 2), "new"]
+    assert len(seen) == 6
 
 
 def test_a_reader_sees_the_old_files_or_the_new_ones(tmp_path):

@@ -434,12 +434,12 @@ def _exchanged(work: Path, out: Path, replaced: Collection[str]) -> bool:
 def _moved(work: Path, out: Path, replaced: Collection[str]) -> None:
     """Move the files of `work` into `out` one by one; a kill amid that leaves no finished run."""
     last = ("training.json", SEAL)
-    for name in replaced:
-        (out / name).unlink(missing_ok=True)
     sources = sorted(p for p in work.rglob("*") if p.is_file())
     for source in sources:
         if source.name in last:  # until it is there again, the rest is no finished run
             (out / source.relative_to(work)).unlink(missing_ok=True)
+    for name in replaced:
+        (out / name).unlink(missing_ok=True)
     for source in sorted(sources, key=lambda path: path.name in last):
         target = out / source.relative_to(work)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -159,7 +159,11 @@ def test_a_schedule_without_phases_trains_nothing():
         ({"x": "stem", "rest": "*"}, [], "freeze.groups.x: 'stem' matches no parameter of this network"),
         ({"x": "stage:7", "rest": "*"}, [], "freeze.groups.x: 'stage:7': the network has 3 stages"),
         ({"layer_decay": "head", "rest": "*"}, [], "freeze.groups.layer_decay: the name is taken"),
-        ({"a\nb": "head", "rest": "*"}, [], "freeze.groups: found 'a\\nb' as a group's name; must be one line"),
+        (
+            {"a\nb": "head", "rest": "*"},
+            [],
+            "freeze.groups: found 'a\\nb' as a group's name; must be one line",
+        ),
         ({" ": "head", "rest": "*"}, [], "freeze.groups: found ' ' as a group's name; must be one line"),
         (
             GROUPS,
