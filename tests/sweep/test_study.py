@@ -3,7 +3,9 @@
 import gc
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from multiprocessing import get_context
 
 import pytest
@@ -155,6 +157,28 @@ def test_a_damaged_store_is_set_aside_with_one_warning_and_made_again(how, place
     assert path.with_name("s.db.damaged").read_bytes() == damaged[how]
     assert states(begun()) == ["waiting"] * 6
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE trial_values SET value = value + 1e-9", "UPDATE trial_params SET param_value = param_value / 2"],
+)
+def test_a_store_whose_trials_were_changed_is_set_aside_too(statement, place, capsys):
+    made = begun(LINE, sampler={"kind": "random"}, trials=3)
+    for value in (0.1, 0.2, 1 / 3):
+        made.take().complete([value], {})
+    before = made.trials()
+    made.close()
+    begun(LINE, sampler={"kind": "random"}, trials=3).close()
+    assert capsys.readouterr().err == ""
+    path = place / ".frostline/sweeps/s.db"
+    with closing(sqlite3.connect(path)) as store, store:
+        assert store.execute(statement).rowcount == 3
+    again = begun(LINE, sampler={"kind": "random"}, trials=3)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "sweeps/s.db is damaged (trial 0: not as written); it was set aside as s.db.damaged" in warning
+    assert states(again) == []
+    assert again.take().point == before[0].point
 
 
 def test_a_damaged_store_that_the_user_named_stays(place):

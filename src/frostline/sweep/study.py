@@ -60,6 +60,8 @@ AGAIN = "again"
 """Note of a trial that has the point of one whose process died, or that is tried again: that one's number."""
 AT_ONCE = "at once"
 """Note of a trial that was run at once with others: alone, it would be the same but for rounding."""
+RECORD = "record"
+"""Note of a complete trial: the hash of its point and values, which tells that one was changed afterwards."""
 PASSING = "passing"
 """Note of a trial that failed for what may be over: no memory or disk, or another process."""
 ENDED = ("complete", "pruned", "failed")
@@ -166,7 +168,8 @@ class Taken:
 
     def complete(self, values: Sequence[float], notes: Mapping[str, Any]) -> None:
         """End it with the values of the objectives."""
-        self._end(notes, TrialState.COMPLETE, values)
+        record = {RECORD: _record(self.point, values)}
+        self._end({**notes, **record}, TrialState.COMPLETE, values)
 
     def pruned(self) -> None:
         """End it without results."""
@@ -313,7 +316,7 @@ class Study:
                 params=dict(point),
                 distributions=distributions,
                 values=[*values],
-                user_attrs={**notes, AT_ONCE: True},
+                user_attrs={**notes, AT_ONCE: True, RECORD: _record(point, values)},
             )
         )
 
@@ -377,12 +380,20 @@ class Study:
             ) from None
 
     def _set_aside_if_damaged(self) -> None:
-        """Start anew where SQLite finds the project's own store damaged; one that was named stays."""
+        """Start anew where the project's own store is damaged; one that was named stays."""
         path = Path(self.store.removeprefix(project.SQLITE))
-        if self.settings.store is None and path.is_file() and (flaw := _flaw(path)):
+        if self.settings.store is None and path.is_file() and (flaw := _flaw(path) or self._altered()):
             for suffix in ("-journal", "-wal", "-shm"):  # they belong to the damaged file
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             set_aside(path, f"is damaged ({flaw})")
+
+    def _altered(self) -> str | None:
+        """Return which complete trial is not as it was recorded, None where all are."""
+        try:
+            trials = optuna.load_study(study_name=self.name, storage=self._storage()).trials
+        except KeyError:
+            return None
+        return next((f"trial {trial.number}: not as written" for trial in trials if not _intact(trial)), None)
 
     def _forget(self) -> None:
         storage = self._storage()
@@ -498,6 +509,20 @@ def _flaw(path: Path) -> str | None:
     except sqlite3.DatabaseError as error:
         return str(error)
     return None if found == "ok" else " ".join(str(found).split())[:100]
+
+
+def _record(point: Point, values: Sequence[float]) -> str:
+    return content_key([sorted(point.items()), list(values)])
+
+
+def _intact(trial: FrozenTrial) -> bool:
+    """Whether a trial that says so is as it was recorded."""
+    written = trial.user_attrs.get(RECORD)
+    return (
+        trial.state != TrialState.COMPLETE
+        or written is None
+        or written == _record(_point(trial), trial.values)
+    )
 
 
 def _alive(trial: FrozenTrial) -> bool:
