@@ -238,7 +238,7 @@ def test_leftovers_of_other_keys_go_when_room_is_made(cache):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_damage_at_any_byte_is_noticed_and_mended(cache, capsys, monkeypatch, mapped):
+def test_damage_at_any_byte_is_noticed_and_repaired(cache, capsys, monkeypatch, mapped):
     if mapped:
         monkeypatch.setattr(feature_cache, "MAPPED_BYTES", 1)
     expected = features()
@@ -255,15 +255,30 @@ def test_damage_at_any_byte_is_noticed_and_mended(cache, capsys, monkeypatch, ma
         assert torch.equal(got, expected)
         assert path.read_bytes() == whole
         assert re.fullmatch(
-            rf"frostline: warning: {path} is damaged \(.*\); its features are computed again\n",
+            rf"frostline: warning: {path} is damaged \(.*\); it was set aside as .* and is made again\n",
             capsys.readouterr().err,
         )
+        assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged
+
+
+def test_what_was_set_aside_is_the_first_to_go(cache, capsys):
+    keep(cache, features())
+    path = only_file(cache)
+    aside = path.with_name(f"{path.name}.damaged")
+    path.write_bytes(path.read_bytes()[:-1])
+    keep(cache, features())
+    size = path.stat().st_size
+    assert cache.prune(2 * size) == []
+    assert aside.exists()
+    assert cache.prune(size) == []
+    assert not aside.exists()
+    assert path.exists()
 
 
 @pytest.mark.parametrize(
     "change", [lambda b: b"", lambda b: b[:-1], lambda b: b + b"x", lambda b: b"{}" * 99]
 )
-def test_a_file_of_another_size_is_mended(cache, capsys, change):
+def test_a_file_of_another_size_is_replaced(cache, capsys, change):
     keep(cache, features())
     path = only_file(cache)
     path.write_bytes(change(path.read_bytes()))

@@ -6,7 +6,6 @@ import math
 import mmap
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor
 from frostline.core import feature_files
 from frostline.core.feature_files import Entry, hash_in, header, lock_of, path_of, remove_leftovers
 from frostline.errors import NO_ROOM, FrostlineError, OutOfRoom
-from frostline.files import content_key, exclusive
+from frostline.files import content_key, exclusive, set_aside
 
 __all__ = ["DTYPES", "MAPPED_BYTES", "Entry", "FeatureCache"]
 
@@ -87,13 +86,7 @@ class FeatureCache:
                 if (kept := self._read(key, wanted)) is not None:
                     return kept, True
             except _Damaged as damage:
-                path = path_of(self.folder, key)
-                path.unlink(missing_ok=True)
-                print(
-                    f"frostline: warning: {path} is damaged ({damage}); its features are computed again",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                set_aside(path_of(self.folder, key), f"is damaged ({damage})")
             remove_leftovers(self.folder, held=key)
             made = self._write(key, wanted, produce)
             feature_files.prune(self.folder, self.limit, keep=key)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import FrostlineError
-from frostline.files import exclusive, parsed_json
+from frostline.files import DAMAGED, exclusive, parsed_json
 
 ENDING = ".safetensors"
 PARTIAL = ".part"
@@ -85,7 +85,8 @@ def entries(folder: Path) -> list[Entry]:
 def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
     """Remove the least recently used entries until the rest fits into `limit` bytes; return what went.
 
-    A process that has an entry open or mapped goes on with it.
+    Damaged files that were set aside go before any entry. A process that has an entry open or mapped goes on
+    with it.
 
     Args:
         folder: of the features.
@@ -94,6 +95,11 @@ def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
     """
     found = entries(folder)
     excess = sum(entry.bytes for entry in found) - limit
+    for aside in folder.glob(f"*{ENDING}{DAMAGED}"):
+        with suppress(FileNotFoundError):
+            size = aside.stat().st_size
+            if excess + size > 0:
+                aside.unlink()
     removed = []
     for entry in reversed(found):
         if excess <= 0:
