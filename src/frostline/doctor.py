@@ -187,9 +187,9 @@ def dvc() -> Iterator[Finding]:
             "dvc", "note", f"no dvc.yaml in {root}: single runs work, studies need a clone of frostline"
         )
     elif _git(root, "rev-parse", "--git-dir") is None:
-        yield Finding(
-            "dvc", "broken", f"{root} is no git repository", f"install git, then: git init {_shell(root)}"
-        )
+        fix = f"git init {_shell(root)}"
+        fix = fix if shutil.which("git") else f"install git, then: {fix}"
+        yield Finding("dvc", "broken", f"{root} is no git repository", fix)
     elif not (root / ".dvc").is_dir():
         yield Finding(
             "dvc",

@@ -90,7 +90,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
             weights = finetuned / f"seed-{seed}"
             measured[str(seed)] = measure(runs[seed], seed, data, weights, folder, services)
             split = held_out(measured[str(seed)])
-            advance(1, f"{split}/accuracy {measured[str(seed)][split]['accuracy']:.4f}")
+            advance(1, f"seed {seed}: {split}/accuracy {measured[str(seed)][split]['accuracy']:.4f}")
         splits = [split for split in SPLITS if split != "test" or index.held_out == "test"]
         summary = {split: _summary([m[split] for m in measured.values()]) for split in splits}
         accuracies = {seed: measured[str(seed)]["val"]["accuracy"] for seed in runs}
