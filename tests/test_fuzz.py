@@ -18,6 +18,7 @@ print(json.dumps([[f"{kind}/{n}", *vars(fuzz.run(kind, n)[1]).values()] for n in
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_random_input_is_taken_or_refused_in_one_sentence(kind):
     # In a process of its own: a hook that watches what is opened stays for good.

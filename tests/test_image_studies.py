@@ -129,6 +129,7 @@ def test_other_classes_reset_the_head_and_leave_out_what_would_mean_nothing(repr
     assert "up to date" in study.dvc("status").stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "known"),
     [(SOURCE, 4), (SOURCE[:2], 2), ((*SOURCE, "elk"), 4), (("dog", "elk", "fox"), 1)],
@@ -150,6 +151,7 @@ def test_shared_classes_are_matched_by_name(classes, known, study):
     assert (made["arms"]["full"]["jumpstart"] is None) == (not same)
 
 
+@pytest.mark.slow
 def test_weights_of_a_file_whose_classes_have_another_order(study):
     state, about = weights.load(study.root / "artifacts/pretrain/weights.safetensors")
     order = [2, 0, 3, 1]
@@ -172,6 +174,7 @@ def test_weights_of_a_file_whose_classes_have_another_order(study):
     assert {"compose", "pretrain", "finetune@full"} <= study.repro("finetune@full")
 
 
+@pytest.mark.slow
 def test_imagenet_weights_instead_of_a_pretraining(study):
     replace(study.root / "conf/experiment/mine.yaml", "/backbone: tiny", "/backbone: efficientnet_lite0")
     replace(study.root / "conf/experiment/mine.yaml", "size: 12", "size: 32")
@@ -186,6 +189,7 @@ def test_imagenet_weights_instead_of_a_pretraining(study):
     assert head(study, "full")["start"] == "reset"
 
 
+@pytest.mark.slow
 def test_changes_in_a_folder_of_images_are_seen(study):
     target = study.root.parent / "my target"
     shutil.copy(target / "elk/0.png", target / "elk/copy.png")
@@ -200,6 +204,7 @@ def test_changes_in_a_folder_of_images_are_seen(study):
     assert "prepare@target" in study.repro("prepare@target")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["params.yaml", "exp run", "the experiment"])
 def test_the_advice_against_keeping_a_head_of_other_classes_works(way, study):
     params, mine = study.root / "params.yaml", study.root / "conf/experiment/mine.yaml"

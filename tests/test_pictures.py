@@ -44,6 +44,7 @@ def accuracy(pictures: Path, weights: str, folder: Path) -> float:
     return json.loads((folder / "out" / "metrics.json").read_text())["test"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_imagenets_weights_know_far_more_than_none(pictures, tmp_path):
     known = accuracy(pictures, "imagenet", tmp_path / "imagenet")
     random = accuracy(pictures, "none", tmp_path / "none")

@@ -94,6 +94,7 @@ def test_the_whole_study_runs_once(reproduced):
     assert all(f'"{arm}"' in page for arm in ARMS)
 
 
+@pytest.mark.slow
 def test_a_changed_freeze_schedule_reruns_its_arm_and_going_back_trains_nothing(study):
     before = study.artifacts()
     schedule = (study.root / GRADUAL).read_text()
@@ -112,6 +113,7 @@ def test_a_comment_reruns_compose_alone(study):
     assert "up to date" in study.dvc("status").stdout
 
 
+@pytest.mark.slow
 def test_experiments_change_what_they_name(study):
     output = study.dvc(
         "exp", "run", "-S", "pretrain.optimizer.lr=0.02", "-S", "pretrain.trainer.epochs=3"
@@ -135,6 +137,7 @@ def test_an_experiment_that_does_not_exist_is_refused(study):
     assert "experiment: no option 'nope'; allowed: article_mlp, mnist_to_digits, tiny" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_queue_of_two_backbones_works_from_a_plain_shell(study):
     study.dvc("exp", "run", "--queue", "-S", "backbone=tiny,tinier", "-S", "pretrain.trainer.epochs=3")
     study.dvc("queue", "start")
@@ -152,6 +155,7 @@ def test_a_queue_of_two_backbones_works_from_a_plain_shell(study):
     assert all(e["metrics"]["artifacts/report/metrics.json"]["data"] for e in experiments)
 
 
+@pytest.mark.slow
 def test_a_copy_that_dvc_runs_in_records_in_the_project(study):
     study.dvc("exp", "run", "--temp", "-S", "pretrain.optimizer.lr=0.02", "pretrain", FROSTLINE_TRACKING="on")
     with closing(sqlite3.connect(study.root / "mlflow.db")) as store:
@@ -179,6 +183,7 @@ def test_a_gate_that_fails_says_by_how_much_and_leaves_the_report(study):
     assert study.dvc("repro", check=False).returncode != 0
 
 
+@pytest.mark.slow
 def test_results_repeat_byte_for_byte(study):
     """All but what a clock measured: timing/, and the report's columns of seconds."""
     before = study.outs()

@@ -296,6 +296,7 @@ def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):
     assert f" runs, one after the other, since {why}" in frostline.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_of_heads_that_is_killed_goes_on_with_those_that_are_missing(frostline, place, monkeypatch):
     """Killed after its second run was left, which is a run's as it would be undisturbed."""
     expected = frostline("finetune", *SWEEP, "out=whole", "sweep.name=whole")

@@ -76,6 +76,7 @@ def say(closed, tmp_path):
     assert files(folder) == before
 
 
+@pytest.mark.slow
 def test_models_and_runs_are_read(say, closed, tmp_path):
     _, run = closed
     image = next(closed[0].glob("photos/**/*.png"))

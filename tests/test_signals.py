@@ -35,8 +35,13 @@ def interrupted(process: subprocess.Popen, *numbers: signal.Signals) -> None:
     """Send the signals; see that the process ends as the first of them says."""
     for number in numbers:
         process.send_signal(number)
+    ends(process, numbers[0])
+
+
+def ends(process: subprocess.Popen, number: signal.Signals) -> None:
+    """See that the process ends as the signal says."""
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + numbers[0], err
+    assert process.returncode == 128 + number, err
     assert err.splitlines()[-1] == SENTENCE
     assert "Traceback" not in err
 
@@ -104,6 +109,57 @@ def test_the_record_says_killed(shell, number, words, no_runs):
         interrupted(process, number)
     assert asked("select status from runs where name like 'mlp%'") == [("KILLED",)] * runs
     assert asked("select value from tags where key = 'error'") == [(number.name,)] * runs
+
+
+AMID = """
+import importlib, os, signal, sys
+place, number, *words = sys.argv[1:]
+module, _, name = place.partition(":")
+owner = importlib.import_module(module)
+*path, name = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+inside = getattr(owner, name)
+
+def signalled(*arguments, **options):
+    os.kill(os.getpid(), int(number))
+    return inside(*arguments, **options)
+
+setattr(owner, name, signalled)
+sys.argv[1:] = words
+from frostline.__main__ import main
+sys.exit(main())
+"""
+PLACES = {
+    "prepare": ("frostline.stages.prepare:_splits", []),
+    "pixels": ("frostline.data.pixel_files:_write", []),
+    "features": ("frostline.core.feature_cache:FeatureCache._write", ["KILLED"]),
+    "weights": ("frostline.stages.training:leave", ["KILLED"]),
+    "publish": ("frostline.stages.training:record", ["KILLED"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("place", PLACES)
+def test_inside_each_part_of_a_run(shell, place, number, no_runs):
+    """The process gets the signal on its way into a function."""
+    function, states = PLACES[place]
+    store = shell.folder / "runs.db"
+    store.write_bytes(no_runs.read_bytes())
+    tracking = {"FROSTLINE_TRACKING": "on", "MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
+    words = ["finetune", *TINY, "weights=none", "freeze=linear_probe", "out=out"]
+    words += ["input.size=64", "input.interpolation=nearest", "backbone.hidden=[512,512]"]
+    settings = environment(shell.folder / "x", PYTHONPATH=str(SRC), **tracking)
+    command = [sys.executable, "-c", AMID, function, str(int(number)), *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=shell.folder, env=settings, stderr=pipe, text=True) as process:
+        ends(process, number)
+    assert not (shell.folder / "out").exists()
+    assert left(shell.folder) == []
+    with sqlite3.connect(store, timeout=30) as connection:
+        found = connection.execute("select status from runs where name like 'mlp%'").fetchall()
+    assert [state for (state,) in found] == states
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -139,6 +139,7 @@ def tracking(database, bucket, tmp_path_factory):
     server.wait(30)
 
 
+@pytest.mark.slow
 def test_two_sweeps_write_to_a_teams_server_at_once(database, bucket, tracking, shell):
     from mlflow.tracking import MlflowClient
 
@@ -198,6 +199,7 @@ def _take_all(store, folder, answer):
     answer.put(numbers)
 
 
+@pytest.mark.slow
 def test_processes_that_share_no_folder_share_a_study(database, tmp_path):
     """As those of two machines: they have the database alone to keep off each other."""
     answer, processes = FORKS.Queue(), []

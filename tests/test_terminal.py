@@ -61,6 +61,7 @@ def test_output_that_can_not_be_written_is_an_error_of_one_sentence(tmp_path):
     assert err.startswith(b"frostline: error: No space left on device")
 
 
+@pytest.mark.slow
 def test_a_training_ends_well_though_nobody_reads_what_it_shows(tmp_path):
     read, write = os.pipe()
     os.close(read)

@@ -102,6 +102,7 @@ def test_more_phases_than_torch_compile_takes_graphs_for(compiled):
     assert torch._dynamo.config.recompile_limit == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("reuse", [True, False], ids=["head on features", "whole network"])
 def test_a_run_may_be_compiled_and_leaves_its_network_as_it_was(reuse, tmp_path):

@@ -5,6 +5,7 @@ import socket
 import weakref
 from datetime import timedelta
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
@@ -104,6 +105,7 @@ def two_processes(out, *arguments):
     return [torch.load(out / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_stay_equal_and_do_what_one_does(tmp_path):
     losses = [[4, 3, 2, 1]] * 2
     first, second = two_processes(tmp_path, "test_resnet", THAW, losses)

@@ -196,6 +196,7 @@ def test_a_server_that_is_gone_for_a_while_costs_nothing(place):
     assert place.journals() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["refuse", "error", "hang", "lose"])
 def test_what_a_server_does_not_take_stays_in_the_journal_until_the_next_command(place, mode):
     training = place.start(FOUR_PARTS + CLOSE)

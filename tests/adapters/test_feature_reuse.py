@@ -108,6 +108,7 @@ def _trained_beside(changes, folder, cache, queue):
     queue.put({name: tensor.numpy() for name, tensor in weights.items()})
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_give_the_same_bytes(tmp_path):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

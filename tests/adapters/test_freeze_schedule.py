@@ -136,6 +136,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
 
 
+@pytest.mark.slow
 def test_the_guides_example_runs_where_nothing_of_the_pipeline_is_installed(tmp_path):
     section = (ROOT / "docs" / "freeze-schedules.md").read_text().partition("## In your own code\n")[2]
     example = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]

@@ -159,6 +159,7 @@ print(time.monotonic() - begun)
     )
 
 
+@pytest.mark.slow
 def test_records_are_waited_for_as_long_as_there_is_progress_and_pictures_for_a_while(tmp_path, no_runs):
     """Each run takes a part of the patience, all of them more than that."""
     shutil.copy(no_runs, tmp_path)
@@ -214,6 +215,7 @@ print("trained")
     assert list((tmp_path / ".frostline/journal").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_recorder_without_an_owner_ends(tmp_path):
     settings = environment(tmp_path / "x", PYTHONPATH=str(ROOT / "src"))
     words = [sys.executable, "-P", "-m", "frostline.adapters.recorder"]

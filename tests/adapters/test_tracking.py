@@ -356,6 +356,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_names_that_users_choose(store, capsys):
     """As a study, an arm, a run's name, a group of a schedule, a metric, a class and a data set."""
     from frostline.adapters import names

@@ -48,6 +48,7 @@ def test_runs_from_different_pretrainings_have_folders_of_their_own():
     assert len(outs) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_alone_what_another_left_in_its_folder_and_runs_again_what_is_gone(shell):
     first = [*WORDS, "freeze=linear_probe", "seed=0,1,2", "out=sweep"]
     shell("finetune", *first)

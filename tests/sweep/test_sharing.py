@@ -99,17 +99,20 @@ def test_a_process_keeps_its_first_gpu():
     assert found.stdout == b"1\n"
 
 
+@pytest.mark.slow
 def test_each_worker_has_a_gpu_to_itself(shell):
     by_process = used(light(shell, "seed=range(6)", "sweep.workers=3", CUDA_VISIBLE_DEVICES=GPUS, MEET="3"))
     assert sorted(by_process.values(), key=str) == sorted([{each} for each in GPUS.split(",")], key=str)
 
 
+@pytest.mark.slow
 def test_auto_is_some_workers_for_each_gpu(shell):
     words = ["seed=range(8)", "sweep.workers=auto", "sweep.workers_per_device=2"]
     by_process = used(light(shell, *words, CUDA_VISIBLE_DEVICES="0,GPU-b", MEET="4"))
     assert sorted(gpu for (gpu,) in by_process.values()) == ["0", "0", "GPU-b", "GPU-b"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_replaces_a_lost_one_takes_its_gpu(shell):
     variables = {"PYTHONPATH": f"{SRC}:{SRC.parent}", "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
     variables |= {"MEET": "2", "LOST": "1"}
@@ -181,6 +184,7 @@ def test_a_share_of_the_cores_is_the_default_of_trainer_threads(monkeypatch):
     assert cores() == 8
 
 
+@pytest.mark.slow
 def test_the_threads_that_a_trial_had_are_in_its_config_and_in_the_best_experiment(shell):
     """On two cores or more: a ResNet takes all of them alone, and half of them beside another worker."""
     (shell.folder / "conf").mkdir()
@@ -211,6 +215,7 @@ def test_other_words_for_workers_are_one_sentence(workers):
         compose.space_of(["seed=0,1", f"sweep.workers={workers}"])
 
 
+@pytest.mark.slow
 def test_auto_on_cpus_is_as_many_workers_as_cores_allow(shell):
     words = ["seed=range(12)", "sweep.workers=auto"]
     workers = min(cores(), 12)

@@ -51,6 +51,7 @@ PROCESS = """SELECT value_json FROM trial_user_attributes JOIN trials USING (tri
     WHERE key = 'process' AND state = 'RUNNING'"""
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_repeats_nothing(shell):
     words = [*WORDS, "freeze=full,linear_probe", "optimizer.lr=0.01,0.1"]
     out, err = shell("finetune", *words)
@@ -199,6 +200,7 @@ def test_settings_that_make_no_sense_are_one_sentence(words, sentence, shell):
     assert not (shell.folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_trials(shell):
     words = [*WORDS, "sweep.workers=2", "optimizer.lr=0.01,0.02,0.03,0.04", "freeze=full"]
     out, _ = shell("finetune", *words)
@@ -206,6 +208,7 @@ def test_two_workers_share_the_trials(shell):
     assert len({trial.user_attrs["process"] for trial in trials(shell.folder)}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", ["grid", "random"])
 def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, shell):
     words = [
