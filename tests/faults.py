@@ -199,7 +199,8 @@ class Faults:
                 outcome.complaints.append("a traceback when it was killed")
             self._again(project, outcome)
             if not outcome.complaints:
-                self._recorded_once(project, outcome)
+                # A command that ended before its signal came is recorded, and so is the next one.
+                self._recorded(project, outcome, runs=1 + (status == 0))
             yield self._done(project, outcome)
 
     def damage(self, points: int) -> Iterator[Outcome]:
@@ -275,9 +276,9 @@ class Faults:
         if left := project.leftovers():
             outcome.complaints.append(f"temporary files: {', '.join(left)}")
 
-    def _recorded_once(self, project: Project, outcome: Outcome) -> None:
+    def _recorded(self, project: Project, outcome: Outcome, runs: int) -> None:
         counts = project.recorded()
-        if counts["FINISHED"] != 1 or counts["RUNNING"]:
+        if counts["FINISHED"] != runs or counts["RUNNING"]:
             outcome.complaints.append(f"MLflow has {dict(counts)}")
 
     def _done(self, project: Project, outcome: Outcome) -> Outcome:
