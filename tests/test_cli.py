@@ -343,6 +343,13 @@ def test_a_mistake_is_a_sentence(shell, words, sentence):
     assert sentence in shell.refused(*words.split())
 
 
+@pytest.mark.parametrize("words", [["plan", f"backb{'a' * 5000}one=mlp"], ["pl" + "a" * 5000]])
+def test_what_was_typed_is_repeated_as_far_as_it_helps(shell, words):
+    sentence = shell.refused(*words)
+    assert "aaa… (5,0" in sentence
+    assert len(sentence) < 1000
+
+
 def test_an_out_that_can_not_be(shell):
     (shell.folder / "taken").write_text("a file")
     assert shell.refused("finetune", *TINY, "out=taken") == "out: taken is a file; name a folder"

@@ -19,6 +19,7 @@ from frostline.errors import (
     import_sentence,
     memory_sentence,
     no_memory,
+    readable,
 )
 from frostline.garbage import uncollected
 from frostline.help_texts import (
@@ -94,7 +95,7 @@ def _complain(error: FrostlineError) -> int:
         sys.stdout.flush()
     except OSError:
         terminal.drop(sys.stdout)
-    print(f"frostline: error: {error}", file=sys.stderr)
+    print(f"frostline: error: {readable(str(error))}", file=sys.stderr)
     if os.environ.get("DVC_EXP_NAME"):
         from frostline import exp_params
 
@@ -119,7 +120,7 @@ class _Parser(argparse.ArgumentParser):
             names = re.findall(r"\w+", match[3])
             what = "no command" if match[1] == "COMMAND" else f"{match[1]}: there is no"
             message = f"{what} {match[2]!r}; {allowed(match[2], names, limit=len(names))}"
-        self.exit(EXIT_USER, f"frostline: error: {message}; see {self.prog} --help\n")
+        self.exit(EXIT_USER, f"frostline: error: {readable(message)}; see {self.prog} --help\n")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

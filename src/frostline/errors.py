@@ -14,6 +14,8 @@ NO_MEMORY = (
     *("failed to map segment", "can't start new thread"),
 )
 """What torch, the loader of libraries and Python say, in lower case."""
+LONGEST_WORD = 500
+"""Characters without a space that an error repeats; paths are seldom longer."""
 
 
 class FrostlineError(ValueError):
@@ -54,6 +56,11 @@ def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
         listing = f"allowed: {', '.join(names)}"
         return f"{guess} ({listing})" if guess else listing
     return guess or f"{len(names)} names are allowed, such as {', '.join(names[:limit])}"
+
+
+def readable(sentence: str) -> str:
+    """Return an error's sentence with very long words, such as a key of a megabyte, cut short."""
+    return re.sub(rf"\S{{{LONGEST_WORD},}}", lambda m: f"{m[0][:60]}… ({len(m[0]):,} characters)", sentence)
 
 
 @contextmanager
