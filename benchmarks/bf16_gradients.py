@@ -18,8 +18,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from frostline import machine
-from frostline.core.execution import undefined_gradient
+from frostline.features.execution import undefined_gradient
+from frostline.training import machine
 
 CHANNELS, OUT, IMAGES = 32, 64, 4
 KERNELS, STRIDES, DILATIONS, PADDINGS = (1, 2, 3, 5, 7), (1, 2, 3, 4), (1, 2), (0, 1, 2, 3)

@@ -42,7 +42,7 @@ def colour_pictures(images: int, size: int) -> Path:
     from PIL import Image
 
     from frostline import schema
-    from frostline.data.sources import SOURCES
+    from frostline.data.reading.sources import SOURCES
 
     split = schema.Split(val=0.2, test=0.2, seed=0)
     common = {"split": split, "shots": None, "fraction": None, "on_bad_image": "error"}
@@ -93,14 +93,14 @@ def given(overrides: Sequence[str]) -> Path:
 def main(folder: Path, overrides: Sequence[str]) -> None:
     import torch
 
-    from frostline import compose
-    from frostline.alone import prepared
-    from frostline.core import weights
-    from frostline.core.seeds import derive
-    from frostline.data.index import training_rows
+    from frostline.base.seeds import derive
+    from frostline.config import compose
+    from frostline.data.reading.index import training_rows
+    from frostline.models import weights
     from frostline.models.pretrained import resolve, start_network
-    from frostline.services import Services
-    from frostline.stages import training
+    from frostline.pipeline.standalone import prepared
+    from frostline.training import run as training
+    from frostline.training.services import Services
 
     composed, choices = compose.experiment(overrides)
     run = compose.finetune_config(composed, choices)

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from frostline import alone, compose
-from frostline.adapters import trainer
-from frostline.adapters.lit_module import Classifier
-from frostline.data import sources
-from frostline.data.sources import ArraySource
-from frostline.stages import training
+from frostline.config import compose
+from frostline.data.reading import sources
+from frostline.data.reading.sources import ArraySource
+from frostline.pipeline import standalone as alone
+from frostline.training import run as training
+from frostline.training import trainer
+from frostline.training.module import Classifier
 
 MOVED = 0.005
 """By how much training has to change a loss, for a comparison to say something."""

@@ -33,7 +33,7 @@ from benchmarks.gpu_bench import (
     timed,
     training_json,
 )
-from frostline.data.sources import ArraySource
+from frostline.data.reading.sources import ArraySource
 
 ROOT = Path(__file__).parents[1]
 Result = tuple[str, dict[str, Any]]
@@ -161,7 +161,7 @@ def compiled(bench: Bench) -> Result:
 
 def heads(bench: Bench) -> Result:
     """Train a grid of heads at once, ridge regression and nearest neighbours."""
-    from frostline import probing
+    from frostline.probing import command as probing
 
     place = bench.folder / "probe"
     place.mkdir()

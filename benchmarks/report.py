@@ -142,7 +142,7 @@ def seconds_table(works: Sequence[Work], found: Sequence[Found]) -> str:
 
 def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
     """Draw how far each target is met, on one scale: right of it is better, arrows go on."""
-    from frostline.report import canvas, theme
+    from frostline.plotting import canvas, theme
 
     colours = {True: theme.HELPED, False: theme.HURT, None: theme.TWIN_COLOUR}
     rows = []

@@ -42,7 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
 
     @contextmanager
     def folder(name: str) -> Iterator[tuple[Path, bool]]:
-        from frostline.files import exclusive
+        from frostline.base.files import exclusive
 
         place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
         with exclusive(place.with_suffix(".lock")):
@@ -55,8 +55,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """UCI digits, prepared once."""
+    from frostline.pipeline.prepare import stage as prepare
     from frostline.schema import Prepare
-    from frostline.stages import prepare
     from tests.tiny import run_config
 
     out = tmp_path_factory.mktemp("data") / "digits"

@@ -7,11 +7,11 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "timm",
-        "frostline.adapters.trainer",
-        "frostline.stages.finetune",
-        "frostline.adapters.tracking",
+        "frostline.training.trainer",
+        "frostline.pipeline.finetune.stage",
+        "frostline.tracking.store",
         "mlflow.store.tracking.sqlalchemy_store",
-        "frostline.sweep.worker",
+        "frostline.sweeps.worker",
         "tests.frozen",
     ]
 )

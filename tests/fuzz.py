@@ -179,7 +179,9 @@ def run(kind: str, number: int) -> tuple[list[str], Outcome]:
 
 
 def _here(words: list[str]) -> Outcome:
-    from frostline import alone, cli, compose
+    from frostline.commands import main as cli
+    from frostline.config import compose
+    from frostline.pipeline import standalone as alone
 
     out, err = io.StringIO(), io.StringIO()
     _watched.clear()
@@ -202,8 +204,8 @@ def _here(words: list[str]) -> Outcome:
 
 def _sweep(overrides: Sequence[str], *_: Any, **__: Any) -> list[Any]:
     """All of `compose.multirun` but the sweep itself."""
-    from frostline.compose import Failed
-    from frostline.errors import FrostlineError
+    from frostline.config.compose import Failed
+    from frostline.console.errors import FrostlineError
 
     def never(*_: Any) -> Any:
         raise FrostlineError("composed")
@@ -285,8 +287,9 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
 def prepare() -> None:
     """Import what commands import, so that no case pays for it, and watch."""
     global _original
-    from frostline import compose, plan  # noqa: F401
-    from frostline.report import plan_text  # noqa: F401
+    from frostline.config import compose
+    from frostline.planning import plan  # noqa: F401
+    from frostline.planning import text as plan_text  # noqa: F401
 
     os.environ |= {"FROSTLINE_TRACKING": "off", "SECRET": SECRET}
     _original = compose.multirun

@@ -41,9 +41,10 @@ def plant(root: Path) -> Path:
 
 def train(folder: Path) -> Path:
     """Fine-tune a small convolutional network on pictures in `folder`/photos; return the run's folder."""
-    from frostline import alone, schema
-    from frostline.services import Services
-    from frostline.stages import prepare
+    from frostline import schema
+    from frostline.pipeline import standalone as alone
+    from frostline.pipeline.prepare import stage as prepare
+    from frostline.training.services import Services
     from tests.data.trees import image_folder
     from tests.tiny import RESNET, run_config
 

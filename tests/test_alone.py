@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from frostline import alone, compose, files
-from frostline.services import Labelled, NoTracker, RunInfo
+from frostline.base import files
+from frostline.config import compose
+from frostline.pipeline import standalone as alone
+from frostline.training.services import Labelled, NoTracker, RunInfo
 from tests.photos import plant
 from tests.shell import TINY
 from tests.tiny import run_config
@@ -85,7 +87,7 @@ def test_a_run_in_a_sweep_is_called_by_what_its_name_does_not_say_yet():
 
 
 def test_two_runs_do_not_write_to_one_folder(place):
-    code = "from pathlib import Path; from frostline.alone import writing\nwith writing(Path('out')): pass"
+    code = "from pathlib import Path; from frostline.pipeline.standalone import writing\nwith writing(Path('out')): pass"
     again = [sys.executable, "-c", code]
     with alone.writing(Path("out")):
         second = subprocess.run(

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from frostline import compose
-from frostline.core import weights
-from frostline.errors import FrostlineError
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
+from frostline.models import weights
 from frostline.models.backbones import build
 from frostline.models.pretrained import NO_WEIGHTS, about, input_spec
-from frostline.services import Services
-from frostline.stages import finetune
-from frostline.stages.compose import check_run
+from frostline.pipeline.compose.stage import check_run
+from frostline.pipeline.finetune import stage as finetune
+from frostline.training.services import Services
 from tests.tiny import RESNET, files, run_config
 
 

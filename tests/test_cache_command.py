@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline import kept, project
-from frostline.cli import EXIT_USER, main
-from frostline.core.feature_cache import FeatureCache
-from frostline.files import exclusive
+from frostline.base import project
+from frostline.base.files import exclusive
+from frostline.commands import cache as kept
+from frostline.commands.main import EXIT_USER, main
+from frostline.features.cache import FeatureCache
 
 ABOUT = {"backbone": "resnet18", "cut": "layer4", "dataset": "pictures", "weights": "ab12"}
 MINUTE, HOUR, DAY = 60, 3600, 86400

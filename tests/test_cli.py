@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from frostline.files import read_csv
+from frostline.base.files import read_csv
 from tests.shell import TINY, Shell
 from tests.study import environment
 
@@ -95,7 +95,7 @@ HEAVY = ("torch", "timm", "pytorch_lightning", "mlflow", "sklearn", "matplotlib"
 def test_what_a_command_does_not_need_it_does_not_import(tmp_path, words, allowed):
     code = f"""
 import sys
-from frostline.cli import main
+from frostline.commands.main import main
 try:
     main({words!r})
 except SystemExit:

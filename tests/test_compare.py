@@ -9,9 +9,9 @@ import urllib.parse
 
 import pytest
 
-from frostline import cli
-from frostline.processes import name_of_this
-from frostline.services import RunInfo
+from frostline.base.processes import name_of_this
+from frostline.commands import main as cli
+from frostline.training.services import RunInfo
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
 ACCURACIES = {"full": (0.9, 0.94, 0.95), "gradual": (0.8, 0.86, 0.83), "bitfit": (0.5,)}
@@ -20,7 +20,7 @@ ACCURACIES = {"full": (0.9, 0.94, 0.95), "gradual": (0.8, 0.86, 0.83), "bitfit":
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, no_runs):
     """A project whose store has a study of three arms, a sweep, and a run that failed."""
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     place = tmp_path_factory.mktemp("project")
     shutil.copy(no_runs, place)
@@ -150,7 +150,7 @@ def test_a_project_without_runs(tmp_path, monkeypatch, capsys, no_runs):
 
 
 def test_the_page_that_compares_the_same_runs(recorded, monkeypatch):
-    from frostline import comparing
+    from frostline.comparison import command as comparing
 
     monkeypatch.chdir(recorded[0])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 
-from frostline import compose, study
-from frostline.errors import FrostlineError
-from frostline.processes import cores
+from frostline.base.processes import cores
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
+from frostline.pipeline.compose import study
 from tests.imports import SRC
 
 CONF = SRC.parent / "conf"

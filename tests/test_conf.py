@@ -6,9 +6,10 @@ import shlex
 import pytest
 import yaml
 
-from frostline import compose, study
-from frostline.overrides import STAGES_OF_PRETRAINING, as_typed, spelled
-from frostline.sweep.space import written
+from frostline.config import compose
+from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, spelled
+from frostline.config.space import written
+from frostline.pipeline.compose import study
 from tests.imports import SRC
 
 CONF = SRC.parent / "conf"

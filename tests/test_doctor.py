@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from frostline import doctor, project
+from frostline.base import project
+from frostline.commands import doctor
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from frostline import doctor, local_store
-from frostline.files import exclusive
-from frostline.processes import name_of_this
-from frostline.services import RunInfo
+from frostline.base.files import exclusive
+from frostline.base.processes import name_of_this
+from frostline.commands import doctor
+from frostline.tracking import local_store
+from frostline.training.services import RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy 
 @pytest.fixture
 def place(tmp_path, monkeypatch, no_runs):
     """A project with a store of one run, in a folder whose name a shell would split."""
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     folder = tmp_path / "my prôject"
     folder.mkdir()
@@ -50,7 +51,7 @@ def record(store) -> bool:
 
 def recorded() -> bool:
     """Whether a run started now is recorded, by a process that knows nothing of this one's store."""
-    code = "from tests.test_doctor_store import record; from frostline.adapters.tracking import Store"
+    code = "from tests.test_doctor_store import record; from frostline.tracking.store import Store"
     result = subprocess.run(
         [sys.executable, "-c", f"{code}; raise SystemExit(not record(Store()))"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -199,7 +200,7 @@ def test_runs_in_progress(place):
 def test_a_deleted_experiment(place, capsys):
     from mlflow.tracking import MlflowClient
 
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     client = MlflowClient(local_store.address(place / "mlflow.db"))
     experiment = client.get_experiment_by_name("frostline")

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from frostline import compose
-from frostline.core.freeze import curve
-from frostline.errors import FrostlineError
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
+from frostline.freezing.freeze import curve
 from frostline.schema import Rate, Run
-from frostline.validate import validated
+from frostline.schema.validation import validated
 from tests.tiny import run_config
 
 BALANCED = ["loss.class_weights=balanced", "trainer.sampling=balanced"]

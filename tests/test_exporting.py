@@ -6,8 +6,11 @@ import warnings
 import pytest
 import torch
 
-from frostline import cli, exporting, located, trained
-from frostline.errors import FrostlineError
+from frostline.commands import main as cli
+from frostline.console.errors import FrostlineError
+from frostline.serving import export as exporting
+from frostline.serving import resolve as located
+from frostline.serving import trained_run as trained
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from frostline import schema
-from frostline.core import heads, probes
-from frostline.core.averaging import Ema
-from frostline.core.losses import CrossEntropy
-from frostline.core.rates import Curve
-from frostline.data.augment import augment
-from frostline.data.mix import mix
+from frostline.data.loading.augment import augment
+from frostline.data.loading.mix import mix
+from frostline.freezing.curves import Curve
+from frostline.probing import batched_heads as heads
+from frostline.probing import closed_form as probes
+from frostline.training.averaging import Ema
+from frostline.training.losses import CrossEntropy
 
 CUDA = "cuda"
 ALL = {"flip": 0.5, "rotate": 20.0, "translate": 0.1, "scale": 0.2, "brightness": 0.2, "contrast": 0.2}
@@ -82,7 +83,7 @@ def test_the_loss_and_an_average():
 
 def test_the_totals_of_an_epoch_that_is_resumed(monkeypatch):
     """Lightning reads checkpoints to the CPU."""
-    from frostline.adapters.lit_module import Classifier
+    from frostline.training.module import Classifier
 
     module = Classifier.__new__(Classifier)
     torch.nn.Module.__init__(module)

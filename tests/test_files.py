@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from frostline import files
-from frostline.errors import FrostlineError
-from frostline.files import read_yaml, set_aside, share, write_text, yaml_text
+from frostline.base import files
+from frostline.base.files import read_yaml, set_aside, share, write_text, yaml_text
+from frostline.console.errors import FrostlineError
 
 SRC = Path(__file__).parents[1] / "src"
 SCALARS = """
@@ -295,7 +295,7 @@ def test_a_reader_sees_the_old_files_or_the_new_ones(tmp_path):
     """Another process publishes again and again; both files are always of one round."""
     out = tmp_path / "out"
     code = (
-        "import itertools, sys; from pathlib import Path; from frostline.files import publish\n"
+        "import itertools, sys; from pathlib import Path; from frostline.base.files import publish\n"
         "for i in itertools.count():\n"
         " with publish(Path(sys.argv[1])) as work:\n"
         "  for name in 'ab': (work / name).write_text(str(i))\n"

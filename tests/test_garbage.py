@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from frostline import garbage
-from frostline.cli import main
+from frostline.commands.main import main
+from frostline.training import garbage
 from tests.imports import SRC
 from tests.study import environment
 
@@ -44,7 +44,7 @@ def test_training_collects_it_and_leaks_nothing(tmp_path):
     code = """if True:
         import gc, sys
         from frostline.adapters import lit_module
-        from frostline.cli import main
+        from frostline.commands.main import main
         step, seen = lit_module.Classifier._step, []
         def noted(*given):
             seen.append(gc.isenabled())

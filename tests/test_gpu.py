@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from frostline import machine, schema
-from frostline.adapters.feature_reuse import held_on
-from frostline.core import heads, probes
-from frostline.core.execution import device_of, execution_of, has_bf16
-from frostline.core.rates import Curve
-from frostline.errors import OutOfRoom, exhaustion
+from frostline import schema
+from frostline.console.errors import OutOfRoom, exhaustion
+from frostline.features.execution import device_of, execution_of, has_bf16
+from frostline.freezing.curves import Curve
+from frostline.probing import batched_heads as heads
+from frostline.probing import closed_form as probes
+from frostline.training import machine
+from frostline.training.feature_callback import held_on
 from tests.tiny import RESNET, Bench, same, tensors
 
 pytestmark = [
@@ -96,7 +98,7 @@ def test_no_memory_left_is_one_sentence():
 
 
 def test_mixed_images_stay_there():
-    from frostline.data.mix import mix
+    from frostline.data.loading.mix import mix
 
     names = ("flip", "rotate", "translate", "scale", "brightness", "contrast")
     config = schema.Augment(**dict.fromkeys(names, 0.0), mixup=0.2, cutmix=1.0)

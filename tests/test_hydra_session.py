@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from frostline import compose
-from frostline.errors import FrostlineError
-from frostline.files import read_yaml
+from frostline.base.files import read_yaml
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
 from tests.imports import SRC
 from tests.study import environment
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from frostline.core import weights
+from frostline.models import weights
 from tests.study import clone, replace, run
 from tests.test_pipeline import Study, ran
 

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from frostline import journal
-from frostline.services import Mistake, RunInfo
+from frostline.tracking import journal
+from frostline.training.services import Mistake, RunInfo
 
 ABOUT = RunInfo(
     "mlp·full·digits",
@@ -121,7 +121,7 @@ def test_what_is_pending(written, monkeypatch):
 
 
 def test_doctor_says_what_is_pending(written, monkeypatch):
-    from frostline import doctor
+    from frostline.commands import doctor
 
     assert list(doctor.journals()) == []  # it is being recorded
     written.close()
@@ -139,8 +139,8 @@ def test_doctor_says_what_is_pending(written, monkeypatch):
 
 
 def test_a_name_that_no_database_takes_is_told_before_training(tmp_path, monkeypatch):
-    from frostline import project
-    from frostline.errors import FrostlineError
+    from frostline.base import project
+    from frostline.console.errors import FrostlineError
 
     for name in ("x" * 257, "two\nlines", "half \udc80"):
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)

@@ -6,7 +6,7 @@ import importlib
 import pytest
 import torch
 
-from frostline import machine
+from frostline.training import machine
 
 
 @pytest.fixture

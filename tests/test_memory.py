@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.errors import OutOfRoom, exhaustion
+from frostline.console.errors import OutOfRoom, exhaustion
 
 SRC = Path(__file__).parents[1] / "src"
 WORDS = ["finetune", "dataset=digits", "weights=none", "source=digits", "backbone=mlp", "out=out"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline import cli
+from frostline.commands import main as cli
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
 COMMANDS = [shlex.split(line) for line in re.findall(r"^\$ frostline (.*)$", GUIDE, re.MULTILINE)]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from frostline import local_store, trained
-from frostline.processes import name_of_this
-from frostline.services import RunInfo
+from frostline.base.processes import name_of_this
+from frostline.serving import trained_run as trained
+from frostline.tracking import local_store
+from frostline.training.services import RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -25,7 +26,7 @@ def plain(monkeypatch):
 
 def record(name: str, **tags: str):
     """Record a run with a file in the project that is the working folder; return it."""
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     store = Store()
     about = RunInfo(name, "finetune", "tiny", {"long": "x" * 7000}, DATASET, "training", {"seed": "0"})
@@ -40,8 +41,8 @@ def record(name: str, **tags: str):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, no_runs, photo_run):
     """A project with a run and a registered model, in a folder whose path is not plain."""
-    from frostline.adapters.models import Models
-    from frostline.adapters.tracking import Store
+    from frostline.serving.registry import Models
+    from frostline.tracking.store import Store
 
     folder = tmp_path_factory.mktemp("made") / "a prôject"
     folder.mkdir()
@@ -84,7 +85,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def read(folder: Path) -> None:
     """A registered model is found in `folder`, and nothing is written."""
-    from frostline.adapters.models import Models
+    from frostline.serving.registry import Models
 
     before = files(folder)
     fetched = Models().fetch("models:/pets@champion")
@@ -175,7 +176,7 @@ def test_another_path_to_the_same_folder_changes_nothing(old, tmp_path, monkeypa
 
 def test_moved_while_a_run_is_recorded_elsewhere(old, tmp_path, monkeypatch):
     """As when a container has the project at another path: its paths in the store are not this machine's."""
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     monkeypatch.chdir(old)
     store = Store()
@@ -228,7 +229,7 @@ def test_a_store_that_is_locked_is_not_half_rewritten(old, tmp_path, monkeypatch
     before = paths(new)
     with closing(sqlite3.connect(new / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        from frostline.adapters.tracking import Store
+        from frostline.tracking.store import Store
 
         assert not Store().connect()
     assert "database is locked" in capsys.readouterr().err

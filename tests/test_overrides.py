@@ -4,9 +4,9 @@ import doctest
 
 import pytest
 
-from frostline import compose, overrides
-from frostline.errors import FrostlineError
-from frostline.overrides import as_typed, selection, spelled
+from frostline.config import compose, overrides
+from frostline.config.overrides import as_typed, selection, spelled
+from frostline.console.errors import FrostlineError
 from tests.imports import SRC
 
 CONF = SRC.parent / "conf"

@@ -11,10 +11,12 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from frostline import cli, plan, schedules
-from frostline.report import plan_text
-from frostline.services import Services
-from frostline.stages.measuring import reuse_of
+from frostline.commands import main as cli
+from frostline.planning import plan
+from frostline.planning import text as plan_text
+from frostline.training import schedules
+from frostline.training.inference import reuse_of
+from frostline.training.services import Services
 from tests.imports import SRC
 from tests.tiny import PROBE, Bench, run_config
 from tests.tiny import RESNET as TIMM
@@ -255,7 +257,7 @@ def test_an_unknown_cost_is_said(project, capsys):
     network = nn.Sequential(nn.Identity(), Looks(64, 4), nn.Linear(4, 2))
     config = run_config({"freeze": PROBE})
     from frostline.models.pretrained import NO_WEIGHTS, input_spec
-    from frostline.stages.training import plan_of
+    from frostline.training.run import plan_of
 
     spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
     made = plan.of_run(config, plan_of(config, network, 100), network, spec, 100)

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from frostline import compose, schema
-from frostline.core.layers import layers_of
-from frostline.data.pixels import InputSpec
-from frostline.errors import FrostlineError
+from frostline import schema
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
+from frostline.data.loading.pixels import InputSpec
+from frostline.evaluation import evaluate
+from frostline.freezing.layers import layers_of
 from frostline.models.backbones import build, default_input
-from frostline.services import Services
-from frostline.stages import evaluate, finetune
+from frostline.pipeline.finetune import stage as finetune
+from frostline.training.services import Services
 from tests.tiny import files, run_config
 
 DOCS = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")

@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from frostline import cli, predicting, trained
-from frostline.errors import FrostlineError
-from frostline.files import read_csv
+from frostline.base.files import read_csv
+from frostline.commands import main as cli
+from frostline.console.errors import FrostlineError
+from frostline.serving import prediction as predicting
+from frostline.serving import trained_run as trained
 from tests.data.tiffs import tiff
 from tests.tiny import RESNET, run_config
 
@@ -122,9 +124,9 @@ def test_pictures_that_cannot_be_used_are_named_and_the_rest_goes_on(photo_run, 
 
 def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path, monkeypatch):
     """Frozen layers in bfloat16, the head in float32: the whole network in either gives other numbers."""
-    from frostline import alone
-    from frostline.core import execution
-    from frostline.services import Services
+    from frostline.features import execution
+    from frostline.pipeline import standalone as alone
+    from frostline.training.services import Services
     from tests.tiny import PROBE
 
     monkeypatch.setattr(execution, "has_bf16", lambda device: True)

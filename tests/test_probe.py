@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frostline import cli, together
-from frostline.files import read_csv
-from frostline.services import NoTracker, Services
-from frostline.stages import evaluate, probe
+from frostline.base.files import read_csv
+from frostline.commands import main as cli
+from frostline.evaluation import evaluate
+from frostline.probing import batched_finetune as together
+from frostline.probing import probe
+from frostline.training.services import NoTracker, Services
 from tests.tiny import PROBE, files, run_config
 
 TINY = [
@@ -259,11 +261,11 @@ SWEEP = ["freeze=linear_probe", "optimizer.lr=0.01,0.03", "seed=0,1", "-m"]
 
 
 def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline, place, monkeypatch):
-    monkeypatch.setattr("frostline.together.AT_ONCE", 3)
+    monkeypatch.setattr("frostline.probing.batched_finetune.AT_ONCE", 3)
     out = frostline("finetune", *SWEEP, "study=heads", "out=at-once")
     for some in (3, 1):
         assert f"train {some} heads, by epochs" in frostline.stderr
-    monkeypatch.setattr("frostline.together.finetune", lambda jobs, left: None)
+    monkeypatch.setattr("frostline.probing.batched_finetune.finetune", lambda jobs, left: None)
     expected = frostline("finetune", *SWEEP, "study=heads", "out=by-turns")
     assert out.endswith("compare them: frostline compare; in the browser: frostline ui\n")
     rows, others = (

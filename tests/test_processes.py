@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from frostline.processes import cores, lives, name_of_this, processors
+from frostline.base.processes import cores, lives, name_of_this, processors
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -39,7 +39,7 @@ def test_a_process_that_nobody_collects_is_dead():
 def test_a_process_uses_no_more_than_it_may():
     assert 1 <= cores() <= processors() <= os.cpu_count()
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-    code += "from frostline.processes import cores, processors; print(cores(), processors())"
+    code += "from frostline.base.processes import cores, processors; print(cores(), processors())"
     if hasattr(os, "sched_setaffinity"):
         found = subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONPATH": str(SRC)}, capture_output=True
@@ -49,7 +49,7 @@ def test_a_process_uses_no_more_than_it_may():
 
 def start(folder: Path, program: str, **variables: str) -> tuple[subprocess.Popen, psutil.Process]:
     """Start `program`, a shell script that starts a stage, which then waits; return both processes."""
-    stage = "import time; from frostline.processes import end_with_dvc; end_with_dvc(); "
+    stage = "import time; from frostline.base.processes import end_with_dvc; end_with_dvc(); "
     stage += "print('up', flush=True); time.sleep(60)"
     (folder / program).write_text(f'#!/bin/sh\n"{sys.executable}" -c "{stage}"\n:\n')
     settings = {**os.environ, "PYTHONPATH": str(SRC), **variables}
@@ -85,7 +85,7 @@ mv pid.new pid
 sleep {start}
 exec "{python}" -c "
 import time
-from frostline.processes import end_with_dvc
+from frostline.base.processes import end_with_dvc
 end_with_dvc()
 open('up', 'w').close()
 time.sleep(60)"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline import progress
+from frostline.console import progress
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,7 +71,7 @@ def on_a_terminal(code):
 
 def test_a_terminal_gets_a_bar():
     text = on_a_terminal("""
-from frostline.progress import shown
+from frostline.console.progress import shown
 with shown("work [1/2]", 2) as advance:
     advance(1, "val/accuracy 0.5")
     advance()
@@ -84,7 +84,7 @@ with shown("work [1/2]", 2) as advance:
 
 def test_the_bar_of_a_part_stands_below_that_of_the_whole():
     text = on_a_terminal("""
-from frostline.progress import say_once, shown
+from frostline.console.progress import say_once, shown
 with shown("whole", 1) as advance:
     with shown("part", 1) as inner:
         inner()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from frostline import project
-from frostline.errors import FrostlineError
+from frostline.base import project
+from frostline.console.errors import FrostlineError
 
 CONF = Path(__file__).parents[1] / "conf"
 

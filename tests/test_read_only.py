@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline import trained
+from frostline.serving import trained_run as trained
 from tests.test_moved import files, record
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
@@ -29,8 +29,8 @@ def may_write(folder: Path) -> bool:
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory, no_runs, photo_run):
     """A project with a run and a registered model, which nobody may write to."""
-    from frostline.adapters.models import Models
-    from frostline.adapters.tracking import Store
+    from frostline.serving.registry import Models
+    from frostline.tracking.store import Store
 
     if AS_USER and not shutil.which("setpriv"):
         pytest.skip("this is root, and there is no setpriv")

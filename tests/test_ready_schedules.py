@@ -7,11 +7,11 @@ import pytest
 import timm
 import torch
 
-from frostline.core import freeze
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
-from frostline.schedules import load
+from frostline.training.schedules import load
 from tests.imports import SRC
 
 NAMES = sorted(path.stem for path in (SRC.parent / "conf" / "freeze").glob("*.yaml"))

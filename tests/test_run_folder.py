@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from frostline import cli, reevaluate, run_folder
-from frostline.errors import FrostlineError
-from frostline.files import read_csv
+from frostline.base import run_folder
+from frostline.base.files import read_csv
+from frostline.commands import main as cli
+from frostline.console.errors import FrostlineError
+from frostline.pipeline import reevaluate
 from tests.photos import train
 from tests.shell import TINY
 from tests.tiny import files

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from frostline import cli
+from frostline.commands import main as cli
 from tests.imports import SRC
 
 ROOT = SRC.parent

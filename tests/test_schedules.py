@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frostline import project, schedules, schema
-from frostline.errors import FrostlineError
+from frostline import schema
+from frostline.base import project
+from frostline.console.errors import FrostlineError
+from frostline.training import schedules
 
 READY = sorted((project.conf_dir() / "freeze").glob("*.yaml"))
 

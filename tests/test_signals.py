@@ -131,11 +131,11 @@ from frostline.__main__ import main
 sys.exit(main())
 """
 PLACES = {
-    "prepare": ("frostline.stages.prepare:_splits", []),
-    "pixels": ("frostline.data.pixel_files:_write", []),
-    "features": ("frostline.core.feature_cache:FeatureCache._write", ["KILLED"]),
-    "weights": ("frostline.stages.training:leave", ["KILLED"]),
-    "publish": ("frostline.stages.training:record", ["KILLED"]),
+    "prepare": ("frostline.pipeline.prepare.stage:_splits", []),
+    "pixels": ("frostline.data.loading.pixel_files:_write", []),
+    "features": ("frostline.features.cache:FeatureCache._write", ["KILLED"]),
+    "weights": ("frostline.training.run:leave", ["KILLED"]),
+    "publish": ("frostline.training.run:record", ["KILLED"]),
 }
 
 
@@ -218,7 +218,8 @@ def test_after_the_results_are_there_it_says_so():
 
 
 def test_a_signal_that_an_import_turned_into_an_error_is_still_a_signal(monkeypatch, capsys):
-    from frostline import cli, signals
+    from frostline.commands import main as cli
+    from frostline.console import signals
 
     def broken(arguments: object) -> None:
         monkeypatch.setattr(signals._State, "number", signal.SIGTERM)

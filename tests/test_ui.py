@@ -18,9 +18,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from frostline.adapters.mlflow_app import is_served
-from frostline.errors import FrostlineError
-from frostline.ui import DIRECTLY, PORTS_TRIED, _interrupted_by, free_port
+from frostline.commands.ui import DIRECTLY, PORTS_TRIED, _interrupted_by, free_port
+from frostline.console.errors import FrostlineError
+from frostline.tracking.mlflow_app import is_served
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RATES = ("0.003", "0.01", "0.03")

@@ -3,8 +3,8 @@ import copy
 import pytest
 
 from frostline import schema
-from frostline.errors import FrostlineError
-from frostline.validate import validated
+from frostline.console.errors import FrostlineError
+from frostline.schema.validation import validated
 from tests.tiny import RUN, run_config
 
 UNTIL = (

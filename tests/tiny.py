@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from frostline import schema
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
 from tests.forks import FORKS
 
 Changes = Mapping[str, Any]
@@ -90,7 +90,7 @@ def run_config(changes: Changes = {}) -> schema.Run:  # noqa: B006  # it is not 
 
 def random_images(count: int, seed: int = 0, size: int = 8, channels: int = 1, classes: int = 3) -> Any:
     """Images of noise whose classes can be told apart: each has a bright stripe of its own."""
-    from frostline.data.pixels import Images
+    from frostline.data.loading.pixels import Images
 
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
@@ -104,11 +104,11 @@ class Bench:
     """A network, its plan and its data: all that `fit` takes, on random images of three classes."""
 
     def __init__(self, changes: Changes, kind: type | None = None, train: int = 40, **arguments: Any) -> None:
-        from frostline.adapters.lit_data import ImageData
-        from frostline.adapters.lit_module import Classifier
         from frostline.models.backbones import build
         from frostline.models.pretrained import NO_WEIGHTS, input_spec
-        from frostline.stages.training import plan_of
+        from frostline.training.data_module import ImageData
+        from frostline.training.module import Classifier
+        from frostline.training.run import plan_of
 
         self.config = config = run_config(changes)
         spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
@@ -124,8 +124,8 @@ class Bench:
 
     def fit(self, folder: Path, on_epoch: Callable[[Any], None] = lambda row: None, reuse: Any = None) -> Any:
         """Train; return the `Fit`."""
-        from frostline.adapters.trainer import fit
-        from frostline.core.execution import device_of, execution_of
+        from frostline.features.execution import device_of, execution_of
+        from frostline.training.trainer import fit
 
         config, image = self.config, self.data.spec.shape
         how = execution_of(self.network, config.trainer.precision, device_of(config.trainer.device), image)
@@ -134,7 +134,7 @@ class Bench:
 
 def scripted(losses: Sequence[float], accuracies: Sequence[float] | None = None) -> type:
     """A Classifier whose validation gives these numbers: first the untrained network's, then each epoch's."""
-    from frostline.adapters.lit_module import Classifier
+    from frostline.training.module import Classifier
 
     class Scripted(Classifier):
         def on_validation_epoch_end(self) -> None:

@@ -50,7 +50,7 @@ SLOW = (
 )
 BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 """What it looks at as it is imported; as `adapters.tracking` sets it."""
-RECORDER = ["-m", "frostline.adapters.recorder"]
+RECORDER = ["-m", "frostline.tracking.recorder"]
 START_SECONDS = 120
 
 

@@ -91,7 +91,7 @@ def set_up() -> float:
 def main() -> None:
     if sys.argv[1] == "step":
         threading.Thread(target=end_at_first_step, daemon=True).start()
-        from frostline.cli import main as frostline
+        from frostline.commands.main import main as frostline
 
         raise SystemExit(frostline(sys.argv[2:]))
     given = common.settings()

@@ -22,12 +22,13 @@ def main() -> None:
     given = common.settings(command=["finetune"], sweep=[], again=[])
     import timm.optim  # noqa: F401  # imported before the clock starts, as what follows
 
-    from frostline import cli, compose
-    from frostline.adapters import lit_data, lit_module, trainer  # noqa: F401
-    from frostline.alone import prepared
+    from frostline.commands import main as cli
+    from frostline.config import compose
     from frostline.models.pretrained import resolve
-    from frostline.services import Services
-    from frostline.stages import evaluate, training  # noqa: F401
+    from frostline.pipeline.standalone import prepared
+    from frostline.training import run as training
+    from frostline.training import trainer  # noqa: F401
+    from frostline.training.services import Services
 
     common.warm()
     composed, choices = compose.experiment(given.overrides)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from frostline.adapters.freeze_callback import FreezeSchedule
+    from frostline.training.freeze_callback import FreezeSchedule
 
 __all__ = ["FreezeSchedule", "__version__"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Lightning takes seconds to import, which `frostline --help` need not wait for.
     if name == "FreezeSchedule":
-        from frostline.adapters.freeze_callback import FreezeSchedule
+        from frostline.training.freeze_callback import FreezeSchedule
 
         return FreezeSchedule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

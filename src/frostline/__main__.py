@@ -2,13 +2,13 @@
 
 import sys
 
-from frostline import signals
+from frostline.console import signals
 
 
 def main() -> int:
     """Run a command and return its exit status; signals are answered before anything heavy is imported."""
     signals.install()
-    from frostline import cli
+    from frostline.commands import main as cli
 
     return cli.main()
 

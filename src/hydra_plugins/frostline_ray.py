@@ -80,7 +80,9 @@ def worker(
     variables: Mapping[str, str],
 ) -> JobReturn:
     """Be a job, in a process of Ray's."""
-    from frostline import alone  # other programs, whose plug-ins Hydra looks for, too, need it not
+    from frostline.pipeline import (
+        standalone as alone,  # other programs, whose plug-ins Hydra looks for, too, need it not
+    )
 
     os.chdir(folder)
     os.environ |= variables

@@ -1,4 +1,4 @@
-"""Frostline's sweeper, where Hydra looks for plug-ins; `frostline.sweep.sweeper` is what it does."""
+"""Frostline's sweeper, where Hydra looks for plug-ins; `frostline.sweeps.sweeper` is what it does."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ class FrostlineSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run it, and return what the trials came to."""
-        from frostline.sweep import sweeper
+        from frostline.sweeps import sweeper
 
         assert self.config is not None
         launcher = str(self.config.hydra.launcher._target_)
@@ -40,8 +40,9 @@ class FrostlineSweeper(Sweeper):
         """Let a launcher send off so many workers, and wait for them; raise what one raised."""
         from hydra.core.plugins import Plugins
 
-        from frostline import processes, signals
-        from frostline.sweep.sweeper import WorkersLostError
+        from frostline.base import processes
+        from frostline.console import signals
+        from frostline.sweeps.sweeper import WorkersLostError
 
         assert self.hydra_context is not None
         assert self.config is not None
@@ -59,7 +60,7 @@ class FrostlineSweeper(Sweeper):
 
 
 def _check_installed(launcher: str, name: str) -> None:
-    from frostline.errors import FrostlineError
+    from frostline.console.errors import FrostlineError
 
     for module, (imported, package, extra) in EXTRAS.items():
         if launcher.startswith(f"{module}.") and not all(map(_there, (module, imported))):

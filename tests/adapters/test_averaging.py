@@ -5,7 +5,7 @@ import torch
 from tests.tiny import RESNET, Bench, same, tensors
 from torch import nn
 
-from frostline.adapters.lit_module import Classifier
+from frostline.training.module import Classifier
 
 EMA = {"kind": "ema", "decay": 0.9, "warmup": False}
 SWA = {"kind": "swa", "start": 0.5}

@@ -10,7 +10,7 @@ from tests.tiny import QUIET, Bench, network_of, random_images, same, stranger
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.data import DataLoader, TensorDataset
 
-from frostline.adapters.freeze_callback import FreezeSchedule
+from frostline.training.freeze_callback import FreezeSchedule
 
 # Lightning's advice, and its use of what torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:.*LeafSpec")

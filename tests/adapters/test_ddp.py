@@ -13,7 +13,7 @@ from tests.tiny import QUIET, Started, in_process, network_of, random_images, sa
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
-from frostline.adapters.freeze_callback import FreezeSchedule
+from frostline.training.freeze_callback import FreezeSchedule
 
 STEPS, EPOCHS, BATCH = 3, 4, 12
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy 
 ROOT = Path(__file__).parents[2]
 RUN = """
 import sys, time
-from frostline.adapters.recorder import Recorder
-from frostline.services import RunInfo
+from frostline.tracking.recorder import Recorder
+from frostline.training.services import RunInfo
 
 def info(name):
     dataset = {"name": "digits", "kind": "digits", "fingerprint": "ab12" * 16}

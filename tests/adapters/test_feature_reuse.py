@@ -5,9 +5,9 @@ import pytest
 import torch
 from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
 
-from frostline.core import thaw
-from frostline.core.feature_cache import FeatureCache
-from frostline.data.features import Reuse
+from frostline.features.cache import FeatureCache
+from frostline.features.reuse import Reuse
+from frostline.training import thaw
 
 NETWORK = {"backbone": RESNET, "input": {"size": 32, "channels": 3}}
 GRADUAL = {
@@ -218,7 +218,7 @@ def test_a_key_is_made_of_all_that_features_depend_on(tmp_path):
 
 
 def test_a_run_that_broke_off_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
-    from frostline.adapters import trainer
+    from frostline.training import trainer
 
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(trainer, "SAVE_SHARE", 1e9)

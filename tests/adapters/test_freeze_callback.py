@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tiny import NOTHING, RESNET, SGD, Bench, same, scripted, tensors
 
-from frostline.adapters.freeze_callback import FreezeSchedule
-from frostline.adapters.lit_module import Classifier
+from frostline.training.freeze_callback import FreezeSchedule
+from frostline.training.module import Classifier
 
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
 # Two steps an epoch: 40 images in batches of 20.

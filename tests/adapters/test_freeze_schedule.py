@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorD
 from torchvision.models import resnet18
 
 from frostline import FreezeSchedule
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
 
 ROOT = Path(__file__).parents[2]
 # Lightning's own: its advice on loaders and logging, and what torch has deprecated under it.

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.tiny import Bench, random_images
 
-from frostline.adapters.lit_data import PASSES, ImageData, Steps, ValBatches
-from frostline.data.pixels import Images
+from frostline.data.loading.pixels import Images
+from frostline.training.data_module import PASSES, ImageData, Steps, ValBatches
 
 CPU = torch.device("cpu")
 FLIP = {"augment": {"flip": 0.5}}

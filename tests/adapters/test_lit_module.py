@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
 from torch import nn
 
-from frostline.adapters.lit_module import Classifier
-from frostline.core.regularizers import StartPenalty
+from frostline.training.module import Classifier
+from frostline.training.regularizers import StartPenalty
 
 # ── losses ──────────────────────────────────────────────────────────────────────────────────────────────────
 

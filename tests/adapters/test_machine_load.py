@@ -5,8 +5,8 @@ import time
 import psutil
 import pytest
 
-from frostline.adapters import machine_load
-from frostline.adapters.machine_load import MachineLoad
+from frostline.tracking import machine_load
+from frostline.tracking.machine_load import MachineLoad
 
 CPU, MEMORY = "system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"
 

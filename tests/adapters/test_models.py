@@ -8,11 +8,13 @@ import zipfile
 import pytest
 import torch
 
-from frostline import cli, located, trained
-from frostline.errors import FrostlineError
-from frostline.files import read_csv, sha256_of
-from frostline.processes import name_of_this
-from frostline.services import RunInfo
+from frostline.base.files import read_csv, sha256_of
+from frostline.base.processes import name_of_this
+from frostline.commands import main as cli
+from frostline.console.errors import FrostlineError
+from frostline.serving import resolve as located
+from frostline.serving import trained_run as trained
+from frostline.training.services import RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -34,7 +36,7 @@ def place(tmp_path_factory, no_runs):
 @pytest.fixture(scope="module")
 def run_id(place, photo_run):
     """Of the run on pictures, as the recorder leaves it."""
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     found = trained.Trained.read(photo_run)
     tags = {"seed": "0", "freeze": "full"}
@@ -52,8 +54,8 @@ def run_id(place, photo_run):
 
 @pytest.fixture(scope="module")
 def models(place):
-    from frostline.adapters.models import Models
-    from frostline.adapters.tracking import Store
+    from frostline.serving.registry import Models
+    from frostline.tracking.store import Store
 
     return Models(Store())
 
@@ -189,7 +191,7 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
     registered, models, photo_run, tmp_path, capsys
 ):
     """Of a run that MLflow has not recorded."""
-    from frostline.core import weights
+    from frostline.models import weights
 
     shutil.copytree(photo_run, tmp_path / "two")
     state, about = weights.load(photo_run / "weights.safetensors")
@@ -253,8 +255,8 @@ def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, 
 
 def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, models, monkeypatch):
     """What the recorder is told, and what it does then."""
-    from frostline.adapters import recorder
-    from frostline.adapters.stored_run import StoredRun
+    from frostline.tracking import recorder
+    from frostline.tracking.stored_run import StoredRun
 
     monkeypatch.setenv("FROSTLINE_MODELS", "on")
     told = []
@@ -288,8 +290,8 @@ def test_without_a_store_none_is_made(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["changed", "another run's", "missing", "all"])
 def test_weights_that_are_not_those_registered_are_refused(place, photo_run, tmp_path, monkeypatch, damage):
     """And the error's advice works: the run is registered again, as a new version."""
-    from frostline.adapters.models import Models
-    from frostline.adapters.tracking import Store
+    from frostline.serving.registry import Models
+    from frostline.tracking.store import Store
 
     found, name = trained.Trained.read(photo_run), f"damaged {damage}"
     copy = tmp_path / "copy"

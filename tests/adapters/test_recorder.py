@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from tests.study import environment
 
-from frostline.adapters import recorder
+from frostline.tracking import recorder
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
 ROOT = Path(__file__).parents[2]
 INFO = """
 import sys
-from frostline.adapters.recorder import Recorder
-from frostline.services import RunInfo
+from frostline.tracking.recorder import Recorder
+from frostline.training.services import RunInfo
 
 def info(name):
     dataset = {"name": "digits", "kind": "digits", "fingerprint": "ab12" * 16}
@@ -95,8 +95,8 @@ assert not [name for name in sys.modules if name.startswith("mlflow")]
 def test_a_trial_says_what_became_of_it(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     code = """
-from frostline.errors import Pruned
-from frostline.services import Labelled
+from frostline.console.errors import Pruned
+from frostline.training.services import Labelled
 recorder = Labelled(Recorder(), "lr=0.1", {"trial.number": "7", "trial.state": "running"})
 for error in (None, Pruned("after epoch 2"), ValueError("no")):
     try:
@@ -218,7 +218,7 @@ print("trained")
 @pytest.mark.slow
 def test_a_recorder_without_an_owner_ends(tmp_path):
     settings = environment(tmp_path / "x", PYTHONPATH=str(ROOT / "src"))
-    words = [sys.executable, "-P", "-m", "frostline.adapters.recorder"]
+    words = [sys.executable, "-P", "-m", "frostline.tracking.recorder"]
     with subprocess.Popen(words, cwd=tmp_path, env=settings, stdin=subprocess.DEVNULL) as process:
         assert process.wait(100) == 0
 
@@ -328,7 +328,7 @@ def test_what_a_real_run_leaves(tmp_path, warm):
     settings = environment(tmp_path / "x", PYTHONPATH=str(ROOT / "src"), FROSTLINE_TRACKING="on")
     command = [str(warm), "-m", "frostline", "finetune", *words.split()]
     subprocess.run(command, cwd=tmp_path, env=settings, check=True, capture_output=True)
-    from frostline.adapters.tracking import MlflowClient
+    from frostline.tracking.store import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("frostline").experiment_id

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from tests.tiny import RESNET, SGD, Bench, in_process, same, scripted, tensors
 
-from frostline.adapters import trainer
+from frostline.training import trainer
 
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
 MLP = {"backbone": {"kind": "mlp", "hidden": [6, 5], "activation": "tanh", "dropout": 0.2}}

@@ -8,8 +8,8 @@ import re
 import pytest
 from PIL import Image
 
-from frostline.adapters.run_plots import PER_CLASS, _counted, class_table, confusion, curves, draw, per_class
-from frostline.files import csv_text
+from frostline.base.files import csv_text
+from frostline.tracking.run_plots import PER_CLASS, _counted, class_table, confusion, curves, draw, per_class
 
 COLUMNS = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n"
 ROWS = "0,0,,,,,1.0,0.5\n1,5,0,0.1,0.9,0.6,0.8,0.7\n2,10,1,0.1,0.7,0.7,0.7,0.8\n"

@@ -14,8 +14,8 @@ import pytest
 from tests.flaky import free_port, mlflow_server
 from tests.forks import FORKS
 
-from frostline.processes import name_of_this
-from frostline.services import Mistake, RunInfo
+from frostline.base.processes import name_of_this
+from frostline.training.services import Mistake, RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(place, no_runs):
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     shutil.copy(no_runs, place)
     return Store()
@@ -359,8 +359,8 @@ NAMES = [
 @pytest.mark.slow
 def test_names_that_users_choose(store, capsys):
     """As a study, an arm, a run's name, a group of a schedule, a metric, a class and a data set."""
-    from frostline.adapters import names
-    from frostline.adapters.results import Results
+    from frostline.comparison.runs import Results
+    from frostline.tracking import metric_names as names
 
     results = Results(store)
     like = {name.replace(mark, "?") for name in NAMES for mark in "'\"`\n\\%_" if mark in name}
@@ -391,7 +391,7 @@ def test_names_that_users_choose(store, capsys):
 
 
 def test_two_names_never_become_one(store):
-    from frostline.adapters import names
+    from frostline.tracking import metric_names as names
 
     more = ("head_neck", "head neck", "head\tneck", "x" * 250, "x" * 251, "a", "A", "", ".", "__")
     many = {*NAMES, *more}
@@ -404,7 +404,7 @@ def test_two_names_never_become_one(store):
 
 
 def test_one_item_that_mlflow_refuses_costs_no_other(store, capsys, monkeypatch):
-    from frostline.adapters import names
+    from frostline.tracking import metric_names as names
 
     monkeypatch.setattr(names, "key", lambda name: name)  # a rule of MLflow's that is new to us
     run = begin(store, info(config={"fine": 1, "bad+key": 2, "too": 3}))
@@ -490,7 +490,7 @@ def test_an_error_longer_than_a_tag_may_be(store):
 
 
 def record(number: int, epochs: int) -> None:
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     store = Store()
     run = store.begin(info(f"run {number}"), name_of_this(), when=1000)
@@ -506,7 +506,7 @@ def test_sixteen_processes_on_a_store_that_is_not_there_yet(place):
     for process in processes:
         process.join(600)
     assert [process.exitcode for process in processes] == [0] * 16
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     store = Store()
     found = runs(store)
@@ -518,7 +518,7 @@ def test_sixteen_processes_on_a_store_that_is_not_there_yet(place):
 
 
 def bring(number: int, barrier) -> None:
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     store = Store()
     store.connect()
@@ -554,7 +554,7 @@ def nobody() -> str:
     "uri", ["file:///tmp/nowhere", "ftp://x", "sqlite:////proc/nowhere/mlflow.db", "http://[::bad", "nobody"]
 )
 def test_a_store_that_can_not_be_reached(place, monkeypatch, capsys, uri):
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody() if uri == "nobody" else uri)
     assert not Store().connect()
@@ -571,7 +571,7 @@ def server(tmp_path_factory):
 
 
 def test_a_server_takes_it_all(server, place, monkeypatch, capsys):
-    from frostline.adapters.tracking import Store
+    from frostline.tracking.store import Store
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     store = Store()

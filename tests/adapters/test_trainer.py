@@ -6,9 +6,9 @@ import pytest
 import torch
 from tests.tiny import NOTHING, RESNET, Bench, in_process, same, scripted, tensors
 
-from frostline.adapters import trainer
-from frostline.adapters.lit_module import Classifier
-from frostline.errors import FrostlineError, TrainingFailed
+from frostline.console.errors import FrostlineError, TrainingFailed
+from frostline.training import trainer
+from frostline.training.module import Classifier
 
 HUGE = {"optimizer": {"lr": 1e30}}
 
@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_at_its_step(tmp_path):
         "the loss became nan at step 5, phase 1; lower optimizer.lr, or set optimizer.clip_norm=1.0;"
     )
     assert said.endswith(f"is kept in {kept}")
-    from frostline.core import weights
+    from frostline.models import weights
 
     state, about = weights.load(kept)
     assert not about

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from frostline.core.averaging import Ema, Swa, best_between, between, greedy, mean
+from frostline.training.averaging import Ema, Swa, best_between, between, greedy, mean
 
 
 def state(*values, count=0):

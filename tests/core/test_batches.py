@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core.batches import batches, sizes
+from frostline.data.loading.batches import batches, sizes
 
 
 @given(images=st.integers(1, 500), batch_size=st.integers(1, 64))

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from frostline.core import weights
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.models import weights
 from frostline.models.mlp import Mlp
 
 HEAD = {"head.weight", "head.bias"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.core.class_balance import (
+from frostline.data.loading.class_balance import (
     balanced_order,
     balanced_weights,
     class_weights,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core.comparison import Result, compare, is_share
-from frostline.core.transfer import estimate, holm, paired_gain
+from frostline.comparison.statistics import Result, compare, is_share
+from frostline.stats.transfer import estimate, holm, paired_gain
 
 METRICS = ["best/val/accuracy", "test/accuracy"]
 

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frostline.core import cost, freeze, thaw
-from frostline.core.frost_line import candidates
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
+from frostline.features.split_point import candidates
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
+from frostline.planning import cost
 from frostline.schema import Freeze
+from frostline.training import thaw
 
 HEAD = {"train": ["head"], "until": "20%"}
 TOP = {"train": ["head", "top"], "until": "20%"}

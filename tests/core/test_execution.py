@@ -3,8 +3,8 @@ import timm
 import torch
 from torch import nn
 
-from frostline.core import execution
-from frostline.core.execution import Execution, autocast, behind, device_of, execution_of
+from frostline.features import execution
+from frostline.features.execution import Execution, autocast, behind, device_of, execution_of
 
 CPU = torch.device("cpu")
 

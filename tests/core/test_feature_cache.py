@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from frostline.core import feature_cache
-from frostline.core.feature_cache import DTYPES, FeatureCache
-from frostline.errors import FrostlineError
-from frostline.files import content_key
+from frostline.base.files import content_key
+from frostline.console.errors import FrostlineError
+from frostline.features import cache as feature_cache
+from frostline.features.cache import DTYPES, FeatureCache
 
 ABOUT = {"weights": "ab12", "backbone": "resnet18", "cut": "layer4", "dataset": "pictures", "split": "train"}
 PLENTY = 1 << 30
@@ -172,7 +172,7 @@ def test_what_fails_leaves_nothing(cache):
 WORKER = """
 import sys, time, torch
 from pathlib import Path
-from frostline.core.feature_cache import FeatureCache
+from frostline.features.cache import FeatureCache
 from tests.core.test_feature_cache import ABOUT, features
 folder, marks, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 (marks / f"ready-{name}").touch()
@@ -201,7 +201,7 @@ def test_of_four_processes_one_computes(tmp_path):
 HANGING = """
 import sys, time, torch
 from pathlib import Path
-from frostline.core.feature_cache import FeatureCache
+from frostline.features.cache import FeatureCache
 from tests.core.test_feature_cache import ABOUT, features
 def produce():
     yield features((5, 8))
@@ -400,7 +400,7 @@ def test_a_disk_that_fills_up_while_pieces_are_written(cache):
     script = """
 import resource, sys, torch
 from pathlib import Path
-from frostline.core.feature_cache import FeatureCache
+from frostline.features.cache import FeatureCache
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 pieces = torch.zeros(100, 1000).split(9)
 FeatureCache(Path(sys.argv[1]), 1).get({}, (100, 1000), torch.float32, lambda: pieces)

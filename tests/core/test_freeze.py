@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core import freeze
-from frostline.core.freeze import PlateauRule
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.freeze import PlateauRule
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.schema import Freeze
 

@@ -3,12 +3,13 @@ import timm
 import torch
 from torch import nn
 
-from frostline.core import freeze, thaw
-from frostline.core.frost_line import Split, Whole, candidates, proven, worthwhile
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
+from frostline.features.split_point import Split, Whole, candidates, proven, worthwhile
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.schema import Freeze
+from frostline.training import thaw
 
 PROBE = {"groups": {"head": "head", "rest": "*"}, "phases": [{"train": ["head"], "until": "end"}]}
 TOP = {

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from frostline.core.head_start import NoSharedClasses, head_start, rearranged
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.models.head_start import NoSharedClasses, head_start, rearranged
 
 
 def start(head, known, classes, trains=True):

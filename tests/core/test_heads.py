@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from frostline.core import batches, heads
-from frostline.core.heads import Head, Optimizer, Recipe, train_heads
-from frostline.core.losses import CrossEntropy, half_mse, hits
-from frostline.core.rates import Curve
-from frostline.core.seeds import generator
+from frostline.base.seeds import generator
+from frostline.data.loading import batches
+from frostline.freezing.curves import Curve
+from frostline.probing import batched_heads as heads
+from frostline.probing.batched_heads import Head, Optimizer, Recipe, train_heads
+from frostline.training.losses import CrossEntropy, half_mse, hits
 
 ADAMW = Recipe(3, 32, Optimizer("adamw"), Curve("cosine", 0.1), "val/accuracy")
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 0.2, 1.0, 1.0, 1.0])
@@ -166,7 +167,7 @@ def test_half_squared_error_too(digits):
 
 
 def test_the_history_has_a_runs_columns(digits):
-    from frostline.adapters.trainer import HISTORY
+    from frostline.training.trainer import HISTORY
 
     (fit,) = train_heads([head(0)], *digits, ADAMW)
     assert all(tuple(row) == HISTORY for row in fit.history)

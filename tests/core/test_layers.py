@@ -9,8 +9,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from frostline.core.layers import layers_of
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 
 FAMILIES = {  # model: stages, blocks, a tensor of the head

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from frostline.core.losses import CrossEntropy, half_mse, hits
+from frostline.training.losses import CrossEntropy, half_mse, hits
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0]])
 LABELS = torch.tensor([0, 2])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
-from frostline.core.metrics import (
+from frostline.base.metrics import (
     METRICS,
     classification_metrics,
     confusion,

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from frostline.core import freeze, outline
-from frostline.core.cost import Cost
-from frostline.core.frost_line import Split, Whole
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
+from frostline.features.split_point import Split, Whole
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
+from frostline.planning import outline
+from frostline.planning.cost import Cost
 from frostline.schema import Freeze
 
 

@@ -3,12 +3,12 @@ import timm
 import torch
 from torch import nn
 
-from frostline.core import freeze
-from frostline.core.layers import layers_of
-from frostline.core.param_groups import by_decay, check_options, split
-from frostline.core.rates import Curve
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import layers_of
 from frostline.schema import Freeze
+from frostline.training.param_groups import by_decay, check_options, split
 
 
 def planned(model, **phase):

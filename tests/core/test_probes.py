@@ -7,8 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from frostline.core import probes
-from frostline.core.probes import choose_k, knn, ridge
+from frostline.probing import closed_form as probes
+from frostline.probing.closed_form import choose_k, knn, ridge
 
 PENALTIES = [1000.0, 0.1, 1.0, 10.0]
 

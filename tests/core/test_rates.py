@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core.rates import KINDS, Curve
+from frostline.freezing.curves import KINDS, Curve
 
 LENGTH = 40
 

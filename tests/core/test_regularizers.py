@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from frostline.core.regularizers import StartPenalty
+from frostline.training.regularizers import StartPenalty
 
 
 class Two(nn.Module):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core.splits import SPLITS, stratified_split, take_fraction, take_shots
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.splits import SPLITS, stratified_split, take_fraction, take_shots
 
 seeds = st.integers(0, 2**31 - 1)
 shares = st.floats(0.01, 0.45)
@@ -176,7 +176,7 @@ def test_too_few_shots_names_the_class():
 
 def test_needs_numpy_alone():
     code = (
-        "import sys; sys.modules['torch'] = None; import frostline.core.splits; "
+        "import sys; sys.modules['torch'] = None; import frostline.data.reading.splits; "
         "assert not {'lightning', 'pandas', 'sklearn', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,12 +5,13 @@ import timm
 import torch
 from torch import nn
 
-from frostline.core import freeze, thaw
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.schema import Freeze
+from frostline.training import thaw
 
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
 

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from frostline.core import transfer
-from frostline.core.transfer import Estimate, Gain, Reach
+from frostline.stats import transfer
+from frostline.stats.transfer import Estimate, Gain, Reach
 
 shares = st.integers(0, 360).map(lambda right: right / 360)
 accuracies = st.dictionaries(st.integers(0, 9), shares, min_size=2, max_size=8)

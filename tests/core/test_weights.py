@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from frostline.core import weights
-from frostline.core.layers import layers_of
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.freezing.layers import layers_of
+from frostline.models import weights
 from frostline.models.mlp import Mlp
 
 ABOUT = {"input": {"size": 28}, "classes": ["a", "b"], "backbone": {"kind": "mlp"}}

@@ -5,10 +5,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core import freeze
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
-from frostline.core.written_out import written_out
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.inheritance import written_out
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.schema import Freeze, Phase
 

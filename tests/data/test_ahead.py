@@ -6,8 +6,8 @@ import pytest
 import torch
 from tests.tiny import Bench, same
 
-from frostline.data import ahead
-from frostline.data.ahead import TURN, TURNS, WARM_UP, Ahead
+from frostline.data.loading import prefetch as ahead
+from frostline.data.loading.prefetch import TURN, TURNS, WARM_UP, Ahead
 
 STEPS = WARM_UP + TURN * TURNS + 1
 """After so many calls the choice is made."""

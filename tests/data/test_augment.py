@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from frostline import schema
-from frostline.data.augment import augment
+from frostline.data.loading.augment import augment
 
 NAMES = ("flip", "rotate", "translate", "scale", "brightness", "contrast", "mixup", "cutmix")
 NONE = dict.fromkeys(NAMES, 0.0)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant, plant_splits
 
-from frostline.data.decode import read_bytes
-from frostline.data.index import Index
-from frostline.errors import FrostlineError
-from frostline.stages import prepare
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.decode import read_bytes
+from frostline.data.reading.index import Index
+from frostline.pipeline.prepare import stage as prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 ROW = re.compile(r"^\| (\d+) \| .* \| (stops|warns|fine) \| (?:`(.*)` )?\|$", re.MULTILINE)

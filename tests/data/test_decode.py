@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from tests.data.trees import encoded, picture
 
-from frostline.data.decode import BadImage, decode, printable, read_bytes, to_channels
+from frostline.data.reading.decode import BadImage, decode, printable, read_bytes, to_channels
 
 WHITE = 255
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from tests.data.trees import encoded, picture
 
-from frostline.data import duplicates
-from frostline.data.duplicates import groups_of, near_pairs, repeated, thumbnail
+from frostline.quality import duplicates
+from frostline.quality.duplicates import groups_of, near_pairs, repeated, thumbnail
 
 
 def test_groups():
@@ -85,7 +85,7 @@ def test_the_same_whatever_the_block(monkeypatch):
 
 def test_why_small_pictures_are_not_searched():
     """A few of the 6 million pairs between two halves of MNIST-5k are as alike as copies, and none is one."""
-    from frostline.data.sources import mnist5k
+    from frostline.data.reading.sources import mnist5k
 
     thumbnails = np.stack([thumbnail(Image.fromarray(image)) for image in mnist5k(None).images])
     splits = np.where(np.arange(5000) % 2 == 0, "train", "test")

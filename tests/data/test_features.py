@@ -9,14 +9,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tests.tiny import PROBE, run_config
 
-from frostline.core import heads, thaw
-from frostline.core.feature_cache import FeatureCache
-from frostline.core.rates import Curve
-from frostline.data.features import Reuse
-from frostline.data.pixels import Images
+from frostline.data.loading.pixels import Images
+from frostline.features.cache import FeatureCache
+from frostline.features.reuse import Reuse
+from frostline.freezing.curves import Curve
 from frostline.models.pretrained import input_spec, resolve, start_network
+from frostline.probing import batched_heads as heads
 from frostline.schema import ImagenetWeights
-from frostline.stages.training import plan_of
+from frostline.training import thaw
+from frostline.training.run import plan_of
 
 SIZE, SEEDS = 64, 3
 LITE0 = {"kind": "timm", "name": "tf_efficientnet_lite0", "drop_rate": 0.0, "drop_path_rate": 0.0}

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from tests.data.trees import image_folder, packaged, picture, plant
 from tests.report.study import write_study
 
-from frostline.data.index import Index
-from frostline.data.sources import open_source
-from frostline.errors import FrostlineError
-from frostline.files import csv_text, read_csv
-from frostline.report.words import markdown
+from frostline.base.files import csv_text, read_csv
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.index import Index
+from frostline.data.reading.sources import open_source
+from frostline.pipeline.prepare import stage as prepare
+from frostline.pipeline.report import stage as report
+from frostline.reporting.words import markdown
 from frostline.schema import Report
-from frostline.stages import prepare, report
 
 FORMULAS = ("=cmd|' /C calc'!A0", "@SUM(1)", "+x", "-x", "=1+1", "'=x")
 
@@ -89,7 +90,7 @@ def test_classes_that_look_like_formulas_stay_what_they_are(tmp_path):
 def test_a_plugins_bad_class_names_are_refused(install_dataset, name, fault):
     code = f"""
         import numpy as np
-        from frostline.data.sources import ArraySource
+        from frostline.data.reading.sources import ArraySource
         def load(options):
             images = np.zeros((12, 8, 8), dtype=np.uint8)
             return ArraySource(images, np.arange(12) % 2, ("a", {name!r}))

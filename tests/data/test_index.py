@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.data.trees import packaged
 
-from frostline.data.folder import Problem
-from frostline.data.index import Index, training_rows
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.folder import Problem
+from frostline.data.reading.index import Index, training_rows
 
 SPLITS = np.array(["train", "val", "test", "train", "train", "train"])
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from frostline import schema
-from frostline.data.mix import mix, mixes
+from frostline.data.loading.mix import mix, mixes
 
 NONE = {"flip": 0.0, "rotate": 0.0, "translate": 0.0, "scale": 0.0, "brightness": 0.0, "contrast": 0.0}
 LABELS = torch.tensor([0, 1, 2, 2])

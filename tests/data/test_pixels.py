@@ -14,12 +14,20 @@ from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant
 from timm.data import create_transform
 
-from frostline.data import pixels
-from frostline.data.decode import decode
-from frostline.data.pixels import InputSpec, OnDisk, load_pixels, normalise, those, thumbnails, to_pixels
-from frostline.errors import FrostlineError
-from frostline.files import exclusive
-from frostline.stages import prepare
+from frostline.base.files import exclusive
+from frostline.console.errors import FrostlineError
+from frostline.data.loading import pixels
+from frostline.data.loading.pixels import (
+    InputSpec,
+    OnDisk,
+    load_pixels,
+    normalise,
+    those,
+    thumbnails,
+    to_pixels,
+)
+from frostline.data.reading.decode import decode
+from frostline.pipeline.prepare import stage as prepare
 
 SPEC = InputSpec(
     size=16, channels=3, interpolation="bicubic", crop=0.875, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
@@ -345,7 +353,7 @@ def test_colour_arrays(install_dataset, tmp_path):
     name = install_dataset(
         """
         import numpy as np
-        from frostline.data.sources import ArraySource
+        from frostline.data.reading.sources import ArraySource
         def load(options):
             images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
             return ArraySource(images, np.arange(12) % 2, ("a", "b"))
@@ -370,7 +378,7 @@ def test_files_of_a_plugin(install_dataset, tmp_path):
     name = install_dataset(
         """
         from pathlib import Path
-        from frostline.data.sources import FileEntry, FileSource
+        from frostline.data.reading.sources import FileEntry, FileSource
         def load(options):
             root = Path(options["root"])
             keys = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png"))
@@ -410,7 +418,7 @@ def test_memory_stays_constant_while_pixels_are_written(tmp_path):
     prepare.run(image_folder(root), tmp_path / "out")
     script = (
         "import resource, sys; from pathlib import Path; from dataclasses import replace; import torch\n"
-        "from frostline.data import pixels; from frostline.data.index import Index\n"
+        "from frostline.data import pixels; from frostline.data.reading.index import Index\n"
         "from tests.data.test_pixels import SPEC; from tests.data.trees import image_folder\n"
         "root, out, scratch = map(Path, sys.argv[1:]); index = Index.read(out); pixels.IN_MEMORY = 1\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tests.data.trees import image_folder, packaged, plant
 
-from frostline.data import idx
-from frostline.data.sources import SOURCES, ArraySource, FileSource, name_of, open_source
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.data.reading import idx
+from frostline.data.reading.sources import SOURCES, ArraySource, FileSource, name_of, open_source
 from frostline.schema import Prepare
 
 NAMES = (
@@ -150,7 +150,7 @@ def test_without_package_and_network_one_sentence_says_how_to_get_it(tmp_path, m
 
 ARRAYS = """
     import numpy as np
-    from frostline.data.sources import ArraySource
+    from frostline.data.reading.sources import ArraySource
     def load(options):
         images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
         fields = dict(images=images, labels=np.arange(12) % 2, classes=("a", "b"), splits=None)
@@ -217,7 +217,7 @@ def test_a_plugin_of_files(install_dataset, tmp_path):
     plant(tmp_path / "pictures")
     code = """
         from pathlib import Path
-        from frostline.data.sources import FileEntry, FileSource
+        from frostline.data.reading.sources import FileEntry, FileSource
         def load(options):
             root = Path(options["root"])
             keys = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png"))

@@ -9,12 +9,12 @@ import pytest
 import torch
 from tests.data.trees import image_folder, packaged, picture
 
-from frostline.core import weights
-from frostline.data.index import Index
-from frostline.data.pixels import InputSpec, load_pixels
-from frostline.errors import FrostlineError
-from frostline.names import form, locate, nfc
-from frostline.stages import prepare
+from frostline.base.names import form, locate, nfc
+from frostline.console.errors import FrostlineError
+from frostline.data.loading.pixels import InputSpec, load_pixels
+from frostline.data.reading.index import Index
+from frostline.models import weights
+from frostline.pipeline.prepare import stage as prepare
 
 NAMES = ("café", "Ångström", "한국어", "naïve thé")
 SPEC = InputSpec(8, 3, "bilinear", 1.0, (0.5,) * 3, (0.5,) * 3)
@@ -116,7 +116,7 @@ def test_a_plugins_classes_have_one_form(install_dataset, tmp_path):
     code = """
         import unicodedata
         import numpy as np
-        from frostline.data.sources import ArraySource
+        from frostline.data.reading.sources import ArraySource
         def load(options):
             images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
             return ArraySource(images, np.arange(12) % options["n"], tuple(options["classes"]))

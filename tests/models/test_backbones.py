@@ -3,10 +3,11 @@ import timm
 import torch
 from tests.tiny import RESNET
 
-from frostline import compose, schema
-from frostline.core.layers import layers_of
-from frostline.data.pixels import InputSpec
-from frostline.errors import FrostlineError
+from frostline import schema
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
+from frostline.data.loading.pixels import InputSpec
+from frostline.freezing.layers import layers_of
 from frostline.models.backbones import build, default_input
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import RESNET, Bench, run_config, same, tensors
 
-from frostline.adapters.lit_module import Classifier
-from frostline.core.layers import layers_of
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.freezing.layers import layers_of
 from frostline.models import lora
-from frostline.services import Services
-from frostline.stages import finetune
-from frostline.stages.compose import check_run
-from frostline.stages.training import plan_of
+from frostline.pipeline.compose.stage import check_run
+from frostline.pipeline.finetune import stage as finetune
+from frostline.training.module import Classifier
+from frostline.training.run import plan_of
+from frostline.training.services import Services
 
 VIT = {**RESNET, "name": "test_vit"}
 LORA = {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.0, "layers": "*"}

@@ -4,7 +4,7 @@ from tests.tiny import SGD, run_config
 from timm.optim import get_optimizer_info, list_optimizers
 from torch import nn
 
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
 from frostline.models.mlp import Mlp
 from frostline.models.optimizers import make_optimizer
 

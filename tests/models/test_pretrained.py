@@ -12,10 +12,10 @@ from tests.models.hub import publish_model, serving
 from tests.tiny import RESNET
 
 from frostline import schema
-from frostline.core import weights as core_weights
-from frostline.data.pixels import InputSpec
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.data.loading.pixels import InputSpec
 from frostline.models import pretrained
+from frostline.models import weights as core_weights
 from frostline.models.backbones import build
 from frostline.models.pretrained import NO_WEIGHTS, about, input_spec, resolve, start_network
 
@@ -144,7 +144,7 @@ def test_a_network_without_imagenet_weights_is_one_sentence():
 LOADS = """
 import sys, time, torch
 from frostline import schema
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
 from frostline.models.pretrained import input_spec, resolve, start_network
 nothing = dict.fromkeys(("size", "channels", "interpolation", "crop", "mean", "std"))
 for line in sys.stdin:

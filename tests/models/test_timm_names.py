@@ -11,7 +11,7 @@ from tests.models.hub import publish_model, serving
 from tests.tiny import RESNET
 
 from frostline import schema
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
 from frostline.models import pretrained, timm_names
 from frostline.models.backbones import build, default_input
 

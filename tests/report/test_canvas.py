@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.report import theme
-from frostline.report.canvas import blank, spread, svg
+from frostline.plotting import theme
+from frostline.plotting.canvas import blank, spread, svg
 
 
 def test_labels_that_are_apart_stay() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.report.mistakes_picture import GAP, LINE, SIDE, _fitted, _width, draw
-from frostline.services import Mistake
+from frostline.tracking.mistakes_plot import GAP, LINE, SIDE, _fitted, _width, draw
+from frostline.training.services import Mistake
 
 
 def mistake(picture, label="cat", prediction="dog"):

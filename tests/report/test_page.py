@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.report.study import DEFAULT, MONITOR, SEEDS, write_study
 
-from frostline.report import theme
+from frostline.pipeline.report import stage as report
+from frostline.plotting import theme
 from frostline.schema import Report
-from frostline.stages import report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

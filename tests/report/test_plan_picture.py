@@ -6,14 +6,15 @@ from dataclasses import asdict
 import pytest
 from tests.tiny import run_config
 
-from frostline import plan
-from frostline.core import freeze
-from frostline.core.layers import layers_of
-from frostline.core.rates import Curve
-from frostline.data.pixels import InputSpec
+from frostline.data.loading.pixels import InputSpec
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
-from frostline.report import plan_picture, theme
-from frostline.report.canvas import blank
+from frostline.planning import plan
+from frostline.planning import plot as plan_picture
+from frostline.plotting import theme
+from frostline.plotting.canvas import blank
 from frostline.schema import Freeze
 
 SPEC = InputSpec(size=8, channels=1, interpolation="bicubic", crop=1.0, mean=(0.0,), std=(1.0,))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.report.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 
-from frostline.files import canonical_json, write_text
-from frostline.report.inputs import read_arms
-from frostline.report.summary import Summary, as_json, summarise
+from frostline.base.files import canonical_json, write_text
+from frostline.reporting.inputs import read_arms
+from frostline.reporting.summary import Summary, as_json, summarise
 
 TWO = {"scratch": DEFAULT["scratch"], "full": DEFAULT["full"]}
 

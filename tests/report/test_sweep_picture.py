@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from frostline.report import sweep_picture
-from frostline.report.canvas import png
-from frostline.report.sweep_picture import Shown
-from frostline.sweep.space import Interval, Parameter, Values
+from frostline.config.space import Interval, Parameter, Values
+from frostline.plotting.canvas import png
+from frostline.sweeps import plot as sweep_picture
+from frostline.sweeps.plot import Shown
 
 RATE = Parameter("optimizer.lr", Interval(1e-4, 1e-1, log=True))
 FREEZE = Parameter("freeze", Values(("full", "gradual", "linear_probe")))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.core.transfer import Gain, Reach
-from frostline.report import words
+from frostline.reporting import words
+from frostline.stats.transfer import Gain, Reach
 
 
 @pytest.mark.parametrize(

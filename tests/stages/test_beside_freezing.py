@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import NOTHING, files, run_config
 
-from frostline import study
-from frostline.core.weights import LoadReport
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
 from frostline.models.backbones import build
-from frostline.services import Services
-from frostline.stages import finetune
-from frostline.stages.compose import check_run
-from frostline.stages.training import penalty_of
+from frostline.models.weights import LoadReport
+from frostline.pipeline.compose import study
+from frostline.pipeline.compose.stage import check_run
+from frostline.pipeline.finetune import stage as finetune
+from frostline.training.run import penalty_of
+from frostline.training.services import Services
 
 ALPHAS = [0.0, 0.25, 0.5, 1.0]
 WISE_FT = {"kind": "wise_ft", "alphas": ALPHAS}

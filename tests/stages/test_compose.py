@@ -7,8 +7,8 @@ import pytest
 import yaml
 from tests.tiny import files
 
-from frostline.errors import FrostlineError
-from frostline.stages import compose
+from frostline.console.errors import FrostlineError
+from frostline.pipeline.compose import stage as compose
 
 CONF = Path(__file__).parents[2] / "conf"
 ARMS = ["scratch", "full"]

@@ -8,15 +8,16 @@ import pytest
 import torch
 from tests.tiny import RESNET, files, run_config
 
-from frostline.core.seeds import derive
-from frostline.data.index import Index, training_rows
-from frostline.data.pixels import InputSpec
-from frostline.errors import FrostlineError
-from frostline.files import read_csv, sha256_of
+from frostline.base.files import read_csv, sha256_of
+from frostline.base.seeds import derive
+from frostline.console.errors import FrostlineError
+from frostline.data.loading.pixels import InputSpec
+from frostline.data.reading.index import Index, training_rows
+from frostline.evaluation import evaluate
 from frostline.models.backbones import build
+from frostline.pipeline.finetune import stage as finetune
 from frostline.schema import Evaluate
-from frostline.services import NoTracker, Services
-from frostline.stages import evaluate, finetune
+from frostline.training.services import NoTracker, Services
 
 SEEDS = [0, 1]
 
@@ -153,7 +154,7 @@ def test_a_seed_that_was_not_trained_is_one_sentence(arm, digits, tmp_path):
 
 
 def test_weights_of_other_classes_are_refused(arm, digits, tmp_path):
-    from frostline.core import weights
+    from frostline.models import weights
 
     folder, config, _ = arm
     state, about = weights.load(folder / "finetuned" / "seed-0" / "weights.safetensors")

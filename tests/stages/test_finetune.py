@@ -4,12 +4,12 @@ import pytest
 import yaml
 from tests.tiny import ALL, PROBE, files, run_config, tensors
 
-from frostline.core import weights
-from frostline.errors import FrostlineError
+from frostline.console.errors import FrostlineError
+from frostline.models import weights
 from frostline.models.backbones import build
 from frostline.models.pretrained import NO_WEIGHTS, input_spec
-from frostline.services import Services
-from frostline.stages import finetune
+from frostline.pipeline.finetune import stage as finetune
+from frostline.training.services import Services
 
 
 @pytest.fixture(scope="module")

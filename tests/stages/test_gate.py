@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from frostline.errors import FrostlineError, GateFailed
-from frostline.files import canonical_json, write_text
-from frostline.stages import gate
+from frostline.base.files import canonical_json, write_text
+from frostline.console.errors import FrostlineError, GateFailed
+from frostline.stats import gate
 
 ARMS = ["scratch", "full"]
 

@@ -3,11 +3,12 @@
 import pytest
 from tests.tiny import PROBE, RESNET, run_config
 
-from frostline.errors import FrostlineError
-from frostline.files import read_csv
+from frostline.base.files import read_csv
+from frostline.console.errors import FrostlineError
 from frostline.models.pretrained import resolve
-from frostline.services import Services
-from frostline.stages import heads, training
+from frostline.probing import heads
+from frostline.training import run as training
+from frostline.training.services import Services
 
 NETWORK = {"backbone": RESNET, "input": {"size": 32, "channels": 3}, "freeze": PROBE, "freeze_name": "probe"}
 ADAM = {"name": "adam", "options": {"betas": [0.8, 0.95]}}

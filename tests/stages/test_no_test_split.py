@@ -7,10 +7,14 @@ from tests.data.trees import plant_splits
 from tests.shell import Shell
 from tests.tiny import run_config
 
-from frostline.files import read_csv
+from frostline.base.files import read_csv
+from frostline.evaluation import evaluate
+from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.prepare import stage as prepare
+from frostline.pipeline.report import stage as report
 from frostline.schema import Evaluate, Prepare, Report
-from frostline.services import Services
-from frostline.stages import evaluate, finetune, gate, prepare, report
+from frostline.stats import gate
+from frostline.training.services import Services
 
 SEEDS = [0, 1]
 ARMS = ["scratch", "full"]

@@ -10,9 +10,10 @@ from tests.tiny import NOTHING, PROBE, RESNET, Bench, in_process, run_config
 from torch import nn
 from torch.nn import functional as F
 
-from frostline.core.execution import Execution, execution_of, undefined_gradient
-from frostline.services import Services
-from frostline.stages import finetune, precision
+from frostline.features.execution import Execution, execution_of, undefined_gradient
+from frostline.pipeline.finetune import stage as finetune
+from frostline.training import precision
+from frostline.training.services import Services
 
 CPU = torch.device("cpu")
 BF16 = Execution("bf16", "bf16", channels_last=True)
@@ -198,7 +199,7 @@ def test_bfloat16_that_was_asked_for_and_is_undefined_is_replaced_and_said(tmp_p
 
 def trained(changes, data, folder, fill):
     """Run in a process of its own, where new memory holds a byte."""
-    from frostline import machine
+    from frostline.training import machine
 
     torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
     with machine.new_memory_holds(fill):

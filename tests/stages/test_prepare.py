@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant, plant_splits
 
-from frostline.data.index import Index
-from frostline.errors import FrostlineError, OutOfRoom
-from frostline.progress import silent
-from frostline.stages import prepare
+from frostline.console.errors import FrostlineError, OutOfRoom
+from frostline.console.progress import silent
+from frostline.data.reading.index import Index
+from frostline.pipeline.prepare import stage as prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -97,7 +97,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path, monkeypat
     (root / "cat" / "x.jpg").write_bytes(b"")
     config = image_folder(root, on_bad_image="skip")
     for name, processors in (("one", 1), ("many", 8)):
-        monkeypatch.setattr("frostline.data.parallel.processors", lambda n=processors: n)
+        monkeypatch.setattr("frostline.data.reading.parallel.processors", lambda n=processors: n)
         prepare.run(config, tmp_path / name)
     for file in ("index.csv", "dataset.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
@@ -408,8 +408,8 @@ def test_the_guides_plugin_works_as_installed(tmp_path):
 
 @pytest.mark.parametrize("name", ["digits", "mnist5k", "fashion_mnist"])
 def test_the_configs_say_what_to_expect(name, tmp_path):
-    from frostline import compose
-    from frostline.data import idx
+    from frostline.config import compose
+    from frostline.data.reading import idx
 
     if name == "fashion_mnist" and not idx.DEBIAN.is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
@@ -420,7 +420,7 @@ def test_the_configs_say_what_to_expect(name, tmp_path):
 
 
 def test_root_and_name_must_be_given():
-    from frostline import compose
+    from frostline.config import compose
 
     for dataset, key in (("image_folder", "dataset.root"), ("plugin", "dataset.name")):
         with pytest.raises(FrostlineError, match=f"{key}: needs a value; add {key}=…"):
@@ -428,7 +428,7 @@ def test_root_and_name_must_be_given():
 
 
 def test_augmentations_compose():
-    from frostline import compose
+    from frostline.config import compose
 
     for name in ("none", "light", "photo"):
         config, _ = compose.experiment([f"augment={name}"])

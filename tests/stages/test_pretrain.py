@@ -3,11 +3,12 @@ import json
 import pytest
 from tests.tiny import RESNET, files, run_config
 
-from frostline.core import weights
-from frostline.errors import FrostlineError
-from frostline.files import read_csv, sha256_of
-from frostline.services import Services
-from frostline.stages import finetune, pretrain
+from frostline.base.files import read_csv, sha256_of
+from frostline.console.errors import FrostlineError
+from frostline.models import weights
+from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.pretrain import stage as pretrain
+from frostline.training.services import Services
 
 PRETRAIN = {"stage": "pretrain", "dataset": {"shots": None}, "trainer.epochs": 4, "trainer.batch_size": 32}
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from tests.report.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 
-from frostline.core.metrics import METRICS
-from frostline.errors import FrostlineError
-from frostline.files import canonical_json, read_csv, write_text
+from frostline.base.files import canonical_json, read_csv, write_text
+from frostline.base.metrics import METRICS
+from frostline.console.errors import FrostlineError
+from frostline.pipeline.report import stage as report
 from frostline.schema import Report
-from frostline.stages import gate, report
+from frostline.stats import gate
 
 LEFT = ["curves.csv", "index.html", "metrics.json", "report.json", "report.md", "transfer.png"]
 GATE = {"arms.full.test.accuracy.mean": 0.85, "arms.full.gain.low": 0.5}
@@ -378,7 +379,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_the_stage_loads_neither_torch_nor_pictures_before_it_runs() -> None:
     script = (
-        "import sys; import frostline.stages.report, frostline.stages.gate; "
+        "import sys; import frostline.pipeline.report.stage, frostline.stats.gate; "
         "print([m for m in ('torch', 'matplotlib', 'jinja2', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -5,13 +5,14 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import NOTHING, RESNET, run_config
 
-from frostline.data.index import Index
-from frostline.data.pixels import InputSpec
+from frostline.data.loading.pixels import InputSpec
+from frostline.data.reading.index import Index
+from frostline.evaluation import evaluate
+from frostline.evaluation.soups import why_none
 from frostline.models.backbones import build
+from frostline.pipeline.finetune import stage as finetune
 from frostline.schema import Evaluate
-from frostline.services import Services
-from frostline.stages import evaluate, finetune
-from frostline.stages.soup import why_none
+from frostline.training.services import Services
 
 SEEDS = [0, 1, 2]
 

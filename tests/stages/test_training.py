@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from tests.tiny import NOTHING, RESNET, SGD, Started, files, in_process, run_config
 
-from frostline.adapters.recorder import contents
-from frostline.errors import TrainingFailed
-from frostline.services import NoTracker, Services
-from frostline.stages import finetune, pretrain, training
+from frostline.console.errors import TrainingFailed
+from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.pretrain import stage as pretrain
+from frostline.tracking.recorder import contents
+from frostline.training import run as training
+from frostline.training.services import NoTracker, Services
 
 # Three phases in 8 epochs of 5 steps; the second rises to a rate that is far too high, until it is noticed.
 GRADUAL = {
@@ -109,7 +111,8 @@ def run(stage, config, data, folder, end=None, out="out"):
     """Run a stage with a resume point an epoch; count its steps in folder/steps; be killed at a moment."""
     import pytorch_lightning as pl
 
-    from frostline.adapters import lit_module, trainer
+    from frostline.training import module as lit_module
+    from frostline.training import trainer
 
     trainer.SAVE_EVERY_SECONDS, trainer.SAVE_SHARE = 0.0, 1e9
     rows = 0
@@ -354,7 +357,7 @@ def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, un
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, capsys):
-    from frostline.adapters.trainer import _ResumePoint
+    from frostline.training.trainer import _ResumePoint
 
     content = b"numbers" * 99
     path = tmp_path / f"{hashlib.sha256(content).hexdigest()}.ckpt"
@@ -436,7 +439,7 @@ def test_a_loss_that_is_not_a_number_publishes_nothing_and_keeps_the_resume_poin
 
 
 def run_in_a_small_space(config, data, folder, limit, saves):
-    from frostline.adapters import trainer
+    from frostline.training import trainer
 
     trainer.SAVE_EVERY_SECONDS, trainer.SAVE_SHARE = (0.0, 1e9) if saves else (1e9, 1.0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -490,9 +493,9 @@ def test_no_memory_is_one_sentence_and_publishes_nothing(digits, tmp_path):
 
 def test_test_images_have_no_part_in_training(digits, tmp_path):
     """Spoil every test image: training does not notice, evaluation does."""
-    from frostline.data.index import Index
-    from frostline.errors import FrostlineError
-    from frostline.stages import evaluate
+    from frostline.console.errors import FrostlineError
+    from frostline.data.reading.index import Index
+    from frostline.evaluation import evaluate
 
     spoilt = tmp_path / "spoilt"
     spoilt.mkdir()

@@ -57,7 +57,7 @@ def fatal(composed: Any, choices: Any, label: str, *rest: Any) -> Measured:
 def main(words: list[str]) -> None:
     from tests.sweep import light  # so that launchers find the task by its module
 
-    from frostline import compose
+    from frostline.config import compose
 
     for done in compose.multirun(words, light.meeting if "MEET" in os.environ else light.measure):
         print(done.name, done.metrics["val"]["accuracy"])

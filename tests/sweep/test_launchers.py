@@ -14,8 +14,8 @@ from tests.imports import SRC
 from tests.study import environment
 from tests.sweep.test_sweeper import WORDS, trials
 
-from frostline import compose
-from frostline.overrides import spelled
+from frostline.config import compose
+from frostline.config.overrides import spelled
 
 CONF = SRC.parent / "conf"
 GUIDE = (SRC.parent / "docs/scale.md").read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ def test_the_guides_cluster_is_a_file_of_a_project(tmp_path):
 
 def test_without_its_package_a_launcher_is_one_sentence(shell):
     """A fresh process: in this one the packages may have been imported."""
-    code = "import sys; sys.modules['ray'] = sys.modules['submitit'] = None; from frostline.cli import main; "
+    code = "import sys; sys.modules['ray'] = sys.modules['submitit'] = None; from frostline.commands.main import main; "
     for name, package, extra in (
         ("ray", "ray", "ray"),
         ("submitit_local", "hydra-submitit-launcher", "slurm"),

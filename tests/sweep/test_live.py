@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 from tests.sweep.test_study import settings
 
-from frostline.sweep import live
-from frostline.sweep.space import Parameter, Space, Values
-from frostline.sweep.study import Study, Trial
+from frostline.config.space import Parameter, Space, Values
+from frostline.sweeps import live
+from frostline.sweeps.study import Study, Trial
 
 NOW = 1_000_000.0
 

@@ -7,11 +7,11 @@ from tests.forks import FORKS
 from tests.sweep import light
 from tests.sweep.test_study import settings
 
-from frostline.errors import FrostlineError
-from frostline.sweep import study as studies
-from frostline.sweep import sweeper
-from frostline.sweep.space import Parameter, Space, Values
-from frostline.sweep.worker import Worker
+from frostline.config.space import Parameter, Space, Values
+from frostline.console.errors import FrostlineError
+from frostline.sweeps import study as studies
+from frostline.sweeps import sweeper
+from frostline.sweeps.worker import Worker
 
 FIXED = ("dataset=digits", "backbone=mlp", "weights=none")
 

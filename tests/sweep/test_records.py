@@ -13,9 +13,10 @@ from tests.forks import FORKS
 from tests.shell import TINY
 from tests.sweep.test_sweeper import COMPLETE, asked, rows, trials
 
-from frostline import alone, compose
-from frostline.alone import safe_name
-from frostline.errors import OutOfRoom
+from frostline.config import compose
+from frostline.console.errors import OutOfRoom
+from frostline.pipeline import standalone as alone
+from frostline.pipeline.standalone import safe_name
 
 WORDS = [*TINY, "weights=none", "-m"]
 

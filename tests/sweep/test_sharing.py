@@ -12,10 +12,11 @@ from tests.imports import SRC
 from tests.study import environment
 from tests.sweep.test_sweeper import WORDS, asked, trials
 
-from frostline import compose, devices
-from frostline.errors import FrostlineError
-from frostline.processes import cores, sharing_cores
-from frostline.sweep.sharing import ALL, Share, fitting_workers, share_of
+from frostline.base import devices
+from frostline.base.processes import cores, sharing_cores
+from frostline.base.sharing import ALL, Share, fitting_workers, share_of
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
 
 LIGHT = ["dataset=digits", "backbone=mlp", "weights=none"]
 MIG = "MIG-6f2a0b1c-aaaa-5bbb-8ccc-1234567890ab"
@@ -169,7 +170,7 @@ def test_how_many_workers_fit(about, workers):
 
 
 def test_a_share_of_the_cores_is_the_default_of_trainer_threads(monkeypatch):
-    monkeypatch.setattr("frostline.processes.processors", lambda: 8)
+    monkeypatch.setattr("frostline.base.processes.processors", lambda: 8)
     monkeypatch.setattr("psutil.cpu_count", lambda **_: 8)
     words = ["source=digits", "dataset=digits", "backbone=resnet18"]
     threads = {}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.errors import FrostlineError
-from frostline.sweep.space import Interval, Parameter, Space, Values, written
+from frostline.config.space import Interval, Parameter, Space, Values, written
+from frostline.console.errors import FrostlineError
 
 FREEZE = Parameter("freeze", Values(("full", "gradual")))
 RATE = Parameter("optimizer.lr", Interval(1e-4, 1e-1, log=True))

@@ -12,9 +12,9 @@ import pytest
 from optuna.trial import TrialState
 
 from frostline import schema
-from frostline.errors import FrostlineError
-from frostline.sweep.space import Interval, Parameter, Space, Values
-from frostline.sweep.study import PASSING
+from frostline.config.space import Interval, Parameter, Space, Values
+from frostline.console.errors import FrostlineError
+from frostline.sweeps.study import PASSING
 
 GRID = Space((Parameter("freeze", Values(("full", "gradual"))), Parameter("seed", Values(("0", "1", "2")))))
 SEED = Parameter("seed", Values(("0", "1", "2")))
@@ -56,7 +56,7 @@ def place(tmp_path, monkeypatch):
 
 
 def study(space=GRID, worker=0, name="s", base=None, **changes):
-    from frostline.sweep.study import Study
+    from frostline.sweeps.study import Study
 
     return Study(name, settings(**changes), space, base or {"lr": 1}, worker)
 

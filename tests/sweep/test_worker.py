@@ -9,11 +9,11 @@ import optuna
 import pytest
 from tests.sweep.test_study import PRUNER, settings
 
-from frostline.errors import Busy, FrostlineError, OutOfRoom, Pruned, TrainingFailed
-from frostline.sweep.space import Parameter, Space, Values
-from frostline.sweep.study import AT_ONCE, Study, Taken, Trial
-from frostline.sweep.winner import best_of
-from frostline.sweep.worker import Worker, kind_of, label_of, objectives_of, stopped_by
+from frostline.config.space import Parameter, Space, Values
+from frostline.console.errors import Busy, FrostlineError, OutOfRoom, Pruned, TrainingFailed
+from frostline.sweeps.best import best_of
+from frostline.sweeps.study import AT_ONCE, Study, Taken, Trial
+from frostline.sweeps.worker import Worker, kind_of, label_of, objectives_of, stopped_by
 
 FIXED = ("dataset=digits", "backbone=mlp", "weights=none")
 SEEDS = Space((Parameter("seed", Values(("0", "1", "2", "3"))),))
@@ -62,7 +62,7 @@ def test_a_trial_is_run_with_its_settings_and_kept_with_its_results(work):
 
 
 def test_a_store_that_another_process_holds_for_too_long_is_one_sentence(work, tmp_path, monkeypatch):
-    monkeypatch.setattr("frostline.sweep.study.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("frostline.sweeps.study.WAIT_SECONDS", 0.1)
     with closing(sqlite3.connect(tmp_path / "held.db", isolation_level=None)) as other:
 
         def run(*_):
@@ -82,7 +82,7 @@ def test_a_store_that_is_away_for_a_moment_misses_a_beat_and_no_more(work, monke
         if len(beats) == 1:
             raise OSError("the store is away")
 
-    monkeypatch.setattr("frostline.sweep.worker.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("frostline.sweeps.worker.BEAT_SECONDS", 0.01)
 
     def run(*_):
         monkeypatch.setattr(Taken, "beat", beat)

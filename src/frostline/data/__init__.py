@@ -1,1 +1,0 @@
-"""Data sets: where images come from, what is wrong with them, which split each is in, and their pixels."""

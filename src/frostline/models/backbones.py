@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from frostline import schema
-from frostline.core.seeds import derive
-from frostline.data.pixels import InputSpec
-from frostline.errors import FrostlineError, allowed
+from frostline.base.seeds import derive
+from frostline.console.errors import FrostlineError, allowed
+from frostline.data.loading.pixels import InputSpec
 from frostline.models.timm_names import SOURCES, reason, resolved
 
 PLUGINS = "frostline.backbones"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from frostline import schema
-from frostline.core.freeze import FreezePlan
-from frostline.core.layers import Layers, layers_of
-from frostline.core.seeds import derive
-from frostline.errors import FrostlineError
+from frostline.base.seeds import derive
+from frostline.console.errors import FrostlineError
+from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.layers import Layers, layers_of
 
 OWN = (".lora_", ".hada_")
 """In the names of peft's tensors, and of no others."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from frostline import schema
-from frostline.errors import FrostlineError, allowed
+from frostline.console.errors import FrostlineError, allowed
 
 
 def make_optimizer(config: schema.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

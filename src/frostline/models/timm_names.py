@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from frostline.errors import FrostlineError, allowed
+from frostline.console.errors import FrostlineError, allowed
 
 HUB_SECONDS = 5.0
 """How long the hub may take to answer before only the cache is asked."""

@@ -1,1 +1,0 @@
-"""Thin bridges to Lightning and MLflow."""

@@ -1,0 +1,31 @@
+"""A stage that the study has no use for writes the reason in place of its results.
+
+dvc.yaml lists the stages of every arm, whatever the study: an arm that would mean nothing is run as this.
+"""
+
+import shutil
+from pathlib import Path
+
+from frostline.base.files import canonical_json, publish, read_json, write_text
+
+OMITTED = "omitted.json"
+
+
+def write(out: Path, reason: str, timing: Path | None = None) -> None:
+    """Write the reason into the folder `out`, and into `timing` the times of no seed."""
+    shutil.rmtree(out, ignore_errors=True)
+    with publish(out) as work:
+        write_text(work / OMITTED, canonical_json({"reason": reason}))
+    if timing is not None:
+        write_text(timing, canonical_json({"seeds": {}}))
+
+
+def reason_in(out: Path) -> str | None:
+    """Return why the stage that made the folder `out` was omitted; None: it was not."""
+    path = out / OMITTED
+    return str(read_json(path)["reason"]) if path.is_file() else None
+
+
+def forget(out: Path) -> None:
+    """Remove the reason from `out`, before results take its place."""
+    (out / OMITTED).unlink(missing_ok=True)

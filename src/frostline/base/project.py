@@ -1,0 +1,188 @@
+"""Where things lie: the project that a command runs in, its configs, a home that outlives one experiment."""
+
+import hashlib
+import math
+import os
+import re
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from frostline.console.errors import FrostlineError
+
+PACKAGED_CONF = Path(__file__).parent / "conf"
+CHECKOUT = Path(__file__).parents[2]
+SQLITE = "sqlite:///"
+DATABASE = "mlflow.db"
+GIB = 1 << 30
+EXPERIMENT_LIMIT = 256
+"""Characters of an MLflow experiment's name."""
+FEATURES_GIB = 20
+"""Of features that are kept, unless FROSTLINE_CACHE_GIB says otherwise…"""
+FEATURES_SHARE = 0.25
+"""…and at most this share of the disk's room for them."""
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the nearest folder from `start` (default: here) upwards with our configs, else `start`."""
+    here = (start or Path.cwd()).resolve()
+    return next((folder for folder in (here, *here.parents) if _is_conf(folder / "conf")), here)
+
+
+def conf_dir() -> Path:
+    """Return the folder of configs: the project's own, else the checkout's, else the installed package's.
+
+    Raises:
+        FrostlineError: there is none.
+    """
+    for conf in (find_root() / "conf", CHECKOUT / "conf", PACKAGED_CONF):
+        if _is_conf(conf):
+            return conf
+    raise FrostlineError(
+        f"no conf/config.yaml in {find_root()} or beside the package; install frostline again"
+    )
+
+
+def home() -> Path:
+    """Return the project whose MLflow store, scratch and caches a command uses.
+
+    DVC runs queued experiments in copies of the project under `.dvc/tmp/exps/`, which are removed afterwards:
+    their home is the project around them.
+    """
+    root = find_root()
+    for folder in root.parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return root
+
+
+def scratch() -> Path:
+    """Return the folder of caches, locks, checkpoints and sweeps' studies that may be written.
+
+    That is `.frostline/` in the project, or, where only others may write to it, a folder of this user's.
+    """
+    own = project_scratch()
+    if os.access(own if own.exists() else own.parent, os.W_OK | os.X_OK):
+        return own
+    return _private_scratch(own)
+
+
+def project_scratch() -> Path:
+    """Return the project's `.frostline/`, whether or not it may be written."""
+    return home() / ".frostline"
+
+
+def _private_scratch(own: Path) -> Path:
+    """Return this user's substitute for the project's scratch folder `own`, below the system's temporary one.
+
+    Raises:
+        FrostlineError: somebody else has made it.
+    """
+    key = hashlib.sha256(os.fsencode(own)).hexdigest()[:16]
+    private = Path(tempfile.gettempdir()) / f"frostline-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise FrostlineError(
+            f"{private} belongs to another user; remove it, or set TMPDIR to a folder of yours"
+        )
+    return private / key
+
+
+def features() -> Path:
+    """Return the folder that caches what frozen layers compute from images."""
+    return project_scratch() / "features"
+
+
+def features_limit() -> int:
+    """Return how many bytes of features are kept: FROSTLINE_CACHE_GIB, else 20 GiB or a quarter of the room.
+
+    The room is what the disk has free and what features take already, so that keeping some doesn't lower it.
+
+    Raises:
+        FrostlineError: FROSTLINE_CACHE_GIB is not a positive number.
+    """
+    if text := os.environ.get("FROSTLINE_CACHE_GIB"):
+        with suppress(ValueError):
+            if math.isfinite(limit := float(text) * GIB) and limit > 0:
+                return int(limit)
+        raise FrostlineError(
+            f"FROSTLINE_CACHE_GIB: found {text!r}; give a positive number, such as {FEATURES_GIB}; "
+            "features=off keeps no features"
+        )
+    room = shutil.disk_usage(home()).free
+    for path in features().glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # Another process has just removed it.
+            room += path.stat().st_size
+    return min(FEATURES_GIB * GIB, int(FEATURES_SHARE * room))
+
+
+def store_uri() -> str:
+    """Return MLflow's store: MLFLOW_TRACKING_URI, else `mlflow.db` in the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home() / DATABASE)
+
+
+def shown_store() -> str:
+    """Return the address of MLflow's store without the password that it may hold."""
+    return without_password(store_uri())
+
+
+def without_password(text: str) -> str:
+    """Return `text` with asterisks for the passwords in its addresses.
+
+    >>> without_password("postgresql://me:secret@host/runs?password=secret")
+    'postgresql://me:***@host/runs?password=***'
+    """
+    hidden = re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)
+    return re.sub(r"((?:password|token|secret)=)[^&\s]*", r"\1***", hidden, flags=re.IGNORECASE)
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of the SQLite file at `path`, which SQLAlchemy decodes and MLflow partly doesn't.
+
+    MLflow makes the parent folder of what follows ``sqlite:///``, undecoded, unless the driver is named.
+    """
+    if "?" in str(path) or "%" in str(path):
+        return f"sqlite+pysqlite:///{quote(str(path))}"
+    return f"{SQLITE}{path}"
+
+
+def wait_seconds() -> float:
+    """Return how long a finished command waits for a slow MLflow server: FROSTLINE_WAIT, else 2 seconds.
+
+    Raises:
+        FrostlineError: FROSTLINE_WAIT is no number of seconds.
+    """
+    text = os.environ.get("FROSTLINE_WAIT") or "2"
+    with suppress(ValueError):
+        if (seconds := float(text)) >= 0:
+            return seconds
+    raise FrostlineError(f"FROSTLINE_WAIT: found {text!r}; give a number of seconds, such as 30")
+
+
+def keeps_models() -> bool:
+    """Say whether every training run's network is stored in MLflow as a model: FROSTLINE_MODELS=on."""
+    return os.environ.get("FROSTLINE_MODELS") == "on"
+
+
+def experiment() -> str:
+    """Return the name of MLflow's experiment for all runs: MLFLOW_EXPERIMENT_NAME, else `frostline`.
+
+    Raises:
+        FrostlineError: no database takes the name.
+    """
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "frostline"
+    if len(name) > EXPERIMENT_LIMIT or not name.isprintable():
+        raise FrostlineError(
+            f"MLFLOW_EXPERIMENT_NAME: found {name[:40]!r}, {len(name)} characters; give at most"
+            f" {EXPERIMENT_LIMIT}, all of them printable"
+        )
+    return name
+
+
+def _is_conf(folder: Path) -> bool:
+    """Many projects have a conf/config.yaml; those of frostline have freeze schedules beside it."""
+    return (folder / "config.yaml").is_file() and (folder / "freeze").is_dir()

@@ -1,0 +1,138 @@
+"""A run's folder: whether it is what its record says, and whether another run may be written there."""
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from frostline.base.files import csv_text, read_json, read_yaml, sha256_once
+from frostline.console.errors import FrostlineError
+
+CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "training.json")
+"""What makes a folder that of a finished run."""
+METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
+PROBE, HEADS = "probe.json", "heads.csv"
+WRITTEN = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PROBE, HEADS)
+"""All that a run, or a probe, writes."""
+NAMES = ("study", "arm")
+"""Keys of a run's config that its result does not depend on."""
+PRETRAINED = "weights.path"
+"""The key of the weights that a run starts from; the folder of a pretraining is named after its content."""
+
+
+def verified(folder: Path) -> dict[str, Any]:
+    """Return what training.json in a run's folder says, having compared the weights' sha256 with it.
+
+    Raises:
+        FrostlineError: a file is missing, or the weights are not those that the run trained.
+    """
+    record = read_json(folder / TRAINING)
+    weights = folder / WEIGHTS
+    if not isinstance(record, dict) or "weights_sha256" not in record:
+        raise FrostlineError(f"{folder / TRAINING}: is not of a frostline run; name another folder")
+    if not weights.is_file():
+        raise FrostlineError(f"{folder}: no finished run, {WEIGHTS} is missing; name another folder")
+    if sha256_once(weights) != record["weights_sha256"]:
+        raise FrostlineError(
+            f"{weights}: is damaged or was replaced, since its sha256 is not the one in {TRAINING};"
+            " restore it (dvc checkout, or a copy), or give the command that trained it again"
+        )
+    return record
+
+
+def check_config(folder: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a run whose config.yaml was edited after it: it no longer says what was trained.
+
+    Args:
+        folder: the run's.
+        record: its training.json.
+
+    Raises:
+        FrostlineError: it was.
+    """
+    if sentence := edited(folder, record):
+        raise FrostlineError(f"{sentence}, or accept the edited one with --force")
+
+
+def edited(folder: Path, record: Mapping[str, Any]) -> str | None:
+    """Return a sentence if a run's config.yaml is not the one that the run wrote."""
+    expected = record.get("config_sha256")
+    if expected is None or sha256_once(folder / CONFIG) == expected:
+        return None
+    return (
+        f"{folder / CONFIG}: was edited after the run, since its sha256 is not the one in {TRAINING};"
+        f" undo the edit (MLflow has the original among the run's artifacts)"
+    )
+
+
+def check_out(
+    out: Path, config: Mapping[str, Any], ignored: Collection[str] = (), grid: str | None = None
+) -> None:
+    """Refuse to write a run into a folder that holds another one, or files of another program.
+
+    Args:
+        out: the folder; may be missing.
+        config: of the run that is to be written, plain.
+        ignored: keys in which the two may differ, such as ``optimizer.lr``.
+        grid: of a probe, the first columns of its heads.csv; None: it is no probe.
+
+    Raises:
+        FrostlineError: it does; the sentence names the first difference.
+    """
+    there = [name for name in WRITTEN if (out / name).exists()]
+    if not there:
+        return
+    advice = "name another folder with out=, or overwrite it with --force"
+    if CONFIG not in there:
+        raise FrostlineError(f"out: {out} holds {there[0]}, but no {CONFIG} of a run; {advice}")
+    try:
+        found = read_yaml(out / CONFIG)
+    except FrostlineError as error:
+        raise FrostlineError(f"out: {error}; or {advice}") from None
+    if not isinstance(found, dict) or "stage" not in found:
+        raise FrostlineError(f"out: {out / CONFIG} is not of a frostline run; {advice}")
+    if (PROBE in there) != (grid is not None):
+        what = "a probe" if PROBE in there else f"a run of {found['stage']}"
+        raise FrostlineError(f"out: {out} holds {what}; {advice}")
+    old, new = _flat(found), _flat(config)
+    if new.get("weights.kind") == "pretrain":
+        for flat in (old, new):
+            flat[PRETRAINED] = Path(flat[PRETRAINED]).parent.name if flat.get(PRETRAINED) else None
+        if new[PRETRAINED] is None:  # not known yet
+            del old[PRETRAINED], new[PRETRAINED]
+    for key in dict.fromkeys((*new, *old)):
+        if key not in {*NAMES, *ignored} and old.get(key) != new.get(key):
+            said = f"{key} is {old.get(key)!r} there, {new.get(key)!r} here"
+            raise FrostlineError(f"out: {out} holds a run with other settings ({said}); {advice}")
+    if grid is not None and _columns(out / HEADS, grid) != grid:
+        raise FrostlineError(f"out: {out} holds a probe of other heads; {advice}")
+
+
+def _columns(path: Path, like: str) -> str | None:
+    """Of the CSV at `path`, the columns that the CSV `like` has."""
+    names = next(csv.reader(io.StringIO(like)))
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return csv_text(names, ([row[name] for name in names] for row in csv.DictReader(stream)))
+    except (OSError, KeyError, UnicodeDecodeError):
+        return None
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings → dotted key → what is no mapping; tuples and lists are alike."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            flat |= _flat(inner, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _plain(inner)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return value

@@ -1,0 +1,193 @@
+"""A comparison of runs for the terminal, for Markdown, for a spreadsheet and as a page with a picture."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Column, Table
+
+from frostline.base.files import csv_text
+from frostline.comparison.statistics import Comparison, Line, is_share
+from frostline.plotting import theme
+from frostline.plotting.canvas import blank, percent_axis, svg
+from frostline.reporting import words
+from frostline.stats.transfer import Estimate, Gain
+
+HERE = Path(__file__).parent
+MAJORITY = "test/majority_rate"
+"""As `stages.evaluate` tells it to MLflow."""
+TOLD = 6
+"""Parameters that are named of those without a column."""
+
+
+def headers(comparison: Comparison) -> list[str]:
+    """Return the columns' names."""
+    several = ["against the first", "p"] if len(comparison.lines) > 1 else []
+    return ["run", *comparison.varied, "n", *comparison.metrics, *several]
+
+
+def cells(comparison: Comparison) -> list[list[str]]:
+    """Return the table's rows as people read them."""
+    return [_cells(comparison, line) for line in comparison.lines]
+
+
+def table(comparison: Comparison) -> Table:
+    """Return the table for a terminal."""
+    first, *others = headers(comparison)
+    made = Table(Column(first, overflow="fold"), *others, box=None, header_style="bold")
+    for row in cells(comparison):
+        made.add_row(*row)
+    return made
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the table in Markdown, its columns aligned, and what it leaves out."""
+    lines = [[words.markdown(text) for text in row] for row in [headers(comparison), *cells(comparison)]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    rows = [
+        f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |"
+        for row in lines
+    ]
+    return "\n".join([*rows, "", *map(words.markdown, notes(comparison)), ""])
+
+
+def csv(comparison: Comparison) -> str:
+    """Return all numbers in full, a row a setting."""
+    metrics = comparison.metrics
+    parts = ("mean", "std", "low", "high", "n")
+    gain = [f"gain/{part}" for part in (*parts, "p", "p_holm")]
+    columns = ["run", *comparison.varied, *(f"{m}/{p}" for m in metrics for p in parts), *gain, "runs"]
+    rows = []
+    for line in comparison.lines:
+        numbers = [getattr(line.results[m], part, None) for m in metrics for part in parts]
+        numbers += [getattr(line.gain, part, None) for part in (*parts, "p")]
+        ids = " ".join(run.id for run in line.runs)
+        values = [line.values[key] for key in comparison.varied]
+        rows.append([line.name, *values, *numbers, line.p, ids])
+    return csv_text(columns, [["" if cell is None else cell for cell in row] for row in rows])
+
+
+def html(comparison: Comparison, title: str) -> str:
+    """Return one page that needs nothing else: the picture, the table, what it leaves out."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("comparison.html.j2").render(
+        title=title,
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        light=theme.css_variables("light"),
+        dark=theme.css_variables("dark"),
+        picture=picture(comparison),
+        headers=headers(comparison),
+        rows=cells(comparison),
+        notes=notes(comparison),
+    )
+
+
+def picture(comparison: Comparison) -> str:
+    """Draw each setting's mean with its interval, and its seeds as dots.
+
+    Returns:
+        An SVG element.
+    """
+    metric = comparison.tested
+    with blank(9, 0.9 + 0.36 * len(comparison.lines)) as figure:
+        figure.set_layout_engine("constrained")
+        axes = figure.subplots()
+        for place, line in enumerate(reversed(comparison.lines)):
+            values = [run.metrics[metric] for run in line.runs if metric in run.metrics]
+            colour = theme.ARMS[2].light if line is comparison.lines[0] else theme.TWIN_COLOUR.light
+            axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.35, markersize=5, mew=0)
+            if found := line.results.get(metric):
+                if found.low is not None and found.high is not None:
+                    axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
+                axes.plot([found.mean], [place], "D", color=colour, markersize=6)
+        names = [_told(line) for line in reversed(comparison.lines)]
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        if is_share(metric):
+            percent_axis(axes, *axes.get_xlim(), along="x")
+        axes.set(title=f"{metric}: seeds, mean and 95 % interval")
+        axes.grid(True, axis="x")
+        return svg(figure, "compared", f"{metric} of each setting")
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what a reader of the table should know, a sentence each."""
+    found = []
+    if any(len(line.runs) > 1 for line in comparison.lines):
+        found.append("Means over seeds with 95 % Student t intervals, the best on the first metric first.")
+    if any(line.p is not None for line in comparison.lines):
+        found.append("p: paired by seed, two-sided t-test, for all rows together (Holm).")
+    elif len(comparison.lines) > 1:
+        found.append("One seed says nothing of chance: run each setting with seed=0,1,2 for intervals and p.")
+    rates = {
+        run.metrics[MAJORITY] for line in comparison.lines for run in line.runs if MAJORITY in run.metrics
+    }
+    if len(rates) == 1 and comparison.tested == "test/accuracy":
+        (rate,) = rates
+        below = [line.name for line in comparison.lines if _mean(line) < rate]
+        found.append(
+            f"Always answering the test split's most frequent class is right for {words.percent(rate)}"
+            + (f"; below that: {', '.join(below)}." if below else ".")
+        )
+    if comparison.untold:
+        more = len(comparison.untold) - TOLD
+        rest = f" and {more} more" if more > 0 else ""
+        found.append(f"Differ too: {', '.join(comparison.untold[:TOLD])}{rest}.")
+    return found
+
+
+def _mean(line: Line) -> float:
+    """Of the accuracy on test; infinite where it was not measured."""
+    found = line.results.get("test/accuracy")
+    return found.mean if found else math.inf
+
+
+def _cells(comparison: Comparison, line: Line) -> list[str]:
+    found = [line.name, *(line.values[key] for key in comparison.varied), str(len(line.runs))]
+    found += [_result(metric, line.results[metric]) for metric in comparison.metrics]
+    if len(comparison.lines) > 1:
+        found += [_gain(comparison.tested, line.gain), words.p_value(line.p) if line.p is not None else ""]
+    return found
+
+
+def _told(line: Line) -> str:
+    return line.name if len(line.name) <= 44 else f"{line.name[:20]}…{line.name[-23:]}"
+
+
+def _result(metric: str, found: Estimate | None) -> str:
+    if found is None:
+        return words.NOTHING
+    if metric.endswith("seconds"):
+        return words.seconds(found.mean)
+    text = words.percent(found.mean) if is_share(metric) else f"{found.mean:.4g}"
+    if found.low is None or found.high is None:
+        return text
+    between = words.interval(found) if is_share(metric) else f"{found.low:.4g} to {found.high:.4g}"
+    return f"{text} ({between})"
+
+
+def _gain(metric: str, gain: Gain | None) -> str:
+    if gain is None:
+        return ""
+    if not is_share(metric):
+        return f"{gain.mean:+.4g}".replace("-", words.MINUS)
+    between = words.gain_interval(gain)
+    return words.points(gain.mean) + (f" ({between})" if between else "")
+
+
+def written(comparison: Comparison, kind: str, title: str) -> str:
+    """Return the comparison as a file of a kind: md, csv or html."""
+    match kind:
+        case "csv":
+            return csv(comparison)
+        case "html":
+            return html(comparison, title)
+    return markdown(comparison)
+
+
+KINDS: Sequence[str] = ("md", "csv", "html")

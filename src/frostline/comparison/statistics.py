@@ -1,0 +1,158 @@
+"""Runs side by side: how their settings differ, what each came to over its seeds, how sure that is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from frostline.base.metrics import METRICS, score
+from frostline.stats.transfer import Estimate, Gain, estimate, holm, paired_gain
+
+NAMED = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
+"""Parameters that a run's name tells."""
+OWNERS = {
+    "freeze": ("freeze_name",),
+    "weights": ("arm", "freeze_name"),
+    "backbone": ("backbone.kind", "backbone.name"),
+    "input": ("backbone.kind", "backbone.name"),
+    "dataset": ("dataset.kind",),
+}
+"""Group → the choices of a whole group, which say enough where they decide a key of it."""
+SHORT = 32
+"""Characters; a parameter with a longer value is not told in a table."""
+SHARES = frozenset(METRICS) - {"loss"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run."""
+
+    id: str
+    name: str
+    setting: str
+    """Equal for runs that differ in their seeds alone."""
+    seed: int
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A setting."""
+
+    name: str
+    values: Mapping[str, str]
+    """Of the parameters that differ."""
+    runs: tuple[Result, ...]
+    """By seed."""
+    results: Mapping[str, Estimate | None]
+    """Metric → its mean over the seeds with an interval; None: no run has it."""
+    gain: Gain | None = None
+    """Over the first line, paired by seed; None for that itself, and where they share no seed."""
+    p: float | None = None
+    """Of the paired t-test, for all lines together (Holm)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Settings, the best first."""
+
+    lines: tuple[Line, ...]
+    varied: tuple[str, ...]
+    """The parameters that differ."""
+    untold: tuple[str, ...]
+    """Those that differ too, but whose values are long, or decided by a choice that the name tells."""
+    metrics: tuple[str, ...]
+    tested: str
+    """The metric of the gains."""
+
+
+def is_share(metric: str) -> bool:
+    """Say whether a metric, such as ``test/accuracy``, lies between 0 and 1."""
+    return metric.rpartition("/")[2] in SHARES
+
+
+def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        results: at least one; of several runs with the same setting and seed the last counts.
+        metrics: to tell; the first puts the settings in their order.
+        tested: the metric whose differences from the first setting's are tested, paired by seed.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    if not results:
+        raise ValueError("there is no run to compare")
+    groups: dict[str, dict[int, Result]] = {}
+    for result in results:
+        groups.setdefault(result.setting, {})[result.seed] = result
+    settings = [tuple(runs[seed] for seed in sorted(runs)) for runs in groups.values()]
+    varied, untold = _varied([runs[0].params for runs in settings])
+    lines = sorted((_line(runs, varied, metrics) for runs in settings), key=lambda line: _rank(line, metrics))
+    return Comparison(tuple(_tested(_apart(lines), tested)), varied, untold, tuple(metrics), tested)
+
+
+def _line(runs: tuple[Result, ...], varied: Sequence[str], metrics: Sequence[str]) -> Line:
+    results: dict[str, Estimate | None] = {}
+    for metric in metrics:
+        numbers = [run.metrics[metric] for run in runs if metric in run.metrics]
+        bounds = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
+        results[metric] = estimate(numbers, bounds=bounds) if numbers else None
+    values = {key: runs[0].params.get(key, "") for key in varied}
+    return Line(runs[0].name.removesuffix(f"·s{runs[0].seed}"), values, runs, results)
+
+
+def _apart(lines: Sequence[Line]) -> list[Line]:
+    """Add to names that several settings have as many values as it takes to tell them apart."""
+    found = []
+    for line in lines:
+        alike = [other for other in lines if other.name == line.name]
+        words = [line.name]
+        for key, value in line.values.items():
+            if len(fewer := [other for other in alike if other.values[key] == value]) < len(alike):
+                alike = fewer
+                words.append(f"{key.rpartition('.')[2]}={value}")
+        found.append(replace(line, name="·".join(words)))
+    return found
+
+
+def _rank(line: Line, metrics: Sequence[str]) -> tuple[float, ...]:
+    """The better, the smaller; a setting without the metric comes last."""
+    means = [(metric, line.results[metric]) for metric in metrics]
+    return tuple(-score(metric, found.mean) if found else math.inf for metric, found in means)
+
+
+def _tested(lines: Sequence[Line], metric: str) -> list[Line]:
+    def by_seed(line: Line) -> dict[int, float]:
+        return {run.seed: run.metrics[metric] for run in line.runs if metric in run.metrics}
+
+    first, *others = lines
+    gains = [paired_gain(by_seed(line), by_seed(first)) for line in others]
+    together = holm({str(i): gain.p for i, gain in enumerate(gains) if gain and gain.p is not None})
+    found = [first]
+    for i, (line, gain) in enumerate(zip(others, gains, strict=True)):
+        found.append(replace(line, gain=gain, p=together.get(str(i))))
+    return found
+
+
+def _varied(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the parameters that differ: those to tell, and those that add nothing or are long."""
+
+    def of(params: Mapping[str, str], key: str) -> str:
+        return params.get(key, "")
+
+    def decided(key: str) -> bool:
+        owners = OWNERS.get(key.partition(".")[0])
+        if owners is None:
+            return False
+        choices = {tuple(of(params, owner) for owner in owners) for params in settings}
+        both = {(*(of(params, owner) for owner in owners), of(params, key)) for params in settings}
+        return len(both) == len(choices)
+
+    keys = dict.fromkeys(key for params in settings for key in params)
+    different = [key for key in keys if len({of(params, key) for params in settings}) > 1]
+    different = [key for key in different if key != "seed" and key not in NAMED]
+    long = {key for key in different if max(len(of(params, key)) for params in settings) > SHORT}
+    told = [key for key in different if key not in long and not decided(key)]
+    return tuple(told), tuple(key for key in different if key not in told)

@@ -1,0 +1,424 @@
+"""Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+
+from frostline.base.processes import cores, processors, sharing_cores
+from frostline.base.sharing import fitting_workers
+from frostline.config import hydra_session
+from frostline.config.hydra_session import sentences, session
+from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, options, spelled
+from frostline.config.space import MOST_POINTS, Interval, Parameter, Space, Values, written
+from frostline.console.errors import FrostlineError
+from frostline.schema import (
+    Conditional,
+    Evaluate,
+    Experiment,
+    Prepare,
+    Run,
+    Strict,
+    Sweep,
+)
+from frostline.schema.validation import validated
+
+Task = Callable[..., Any]
+"""Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""
+AtOnce = Callable[["list[Planned]", Callable[[int, Any], None]], None]
+
+
+def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
+    """Compose `conf/config.yaml` under Hydra overrides.
+
+    Returns:
+        The experiment, and the option chosen in each group (``{"freeze": "full", …}``).
+
+    Raises:
+        FrostlineError: an override or a config is wrong; one sentence says which key and what is allowed.
+    """
+    given = [spelled(override) for override in overrides]
+    with session(), sentences(given):
+        return _experiment(hydra_session.composed(given))
+
+
+def printed(overrides: Sequence[str]) -> str:
+    """Return what the overrides compose to, as YAML, values still to be given shown as ``???``."""
+    given = [spelled(override) for override in overrides]
+    with session(), sentences(given):
+        return str(OmegaConf.to_yaml(_without_hydra(hydra_session.composed(given))))
+
+
+def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None]:
+    """Return the paths that overrides compose to.
+
+    Args:
+        overrides: as for `experiment`; values may still be missing.
+        keys: such as ``dataset.root``.
+
+    Returns:
+        Key → path, for the keys that there are; None: it is null, or still to be given.
+    """
+    given = [spelled(override) for override in overrides]
+    found: dict[str, str | None] = {}
+    with session(), sentences(given):
+        config = hydra_session.composed(given)
+        for key in keys:
+            group, _, name = key.partition(".")
+            if OmegaConf.is_missing(config[group], name):
+                found[key] = None
+            elif name in config[group]:
+                found[key] = config[group][name]
+    return found
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job of a sweep that a user's mistake, or a training that broke down, ended."""
+
+    label: str
+    error: FrostlineError
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job of a sweep before it runs."""
+
+    label: str
+    composed: Experiment
+    choices: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """A task that Hydra's sweepers run: for every job, or, as frostline's own does, in trials of a study."""
+
+    task: Task
+    fixed: frozenset[str]
+    """Overrides that all jobs have in common."""
+    at_once: AtOnce
+    """Given jobs of a grid on this machine, may run them: tells the number of each, and what `task` gives."""
+    fresh: bool
+    """Whether to forget what an earlier sweep has done."""
+
+    def __call__(self, config: DictConfig) -> Any:
+        """Run one job of another sweeper's; picklable, for launchers that send it to other processes."""
+        hydra = HydraConfig.get()
+        label = _label(hydra.overrides.task, self.fixed)
+        try:
+            composed, _ = _experiment(config)
+            return self.task(composed, _choices(hydra.runtime.choices), label)
+        except FrostlineError as error:
+            return Failed(label, error)
+
+
+def multirun(
+    overrides: Sequence[str], task: Task, at_once: AtOnce = lambda jobs, left: None, *, fresh: bool = False
+) -> list[Any]:
+    """Run `task(experiment, choices, label)` for each trial of a sweep, through Hydra's sweeper and launcher.
+
+    `label` says what sets the trial apart: ``freeze=full,seed=1``. One's error does not end the others.
+
+    Args:
+        overrides: what was typed; lists and intervals are the sweep.
+        task: runs a trial.
+        at_once: given jobs of a grid on this machine, may run them: tells of each its number among them, and
+            what `task` would return.
+        fresh: start over, whatever an earlier command has done.
+
+    Returns:
+        What the tasks returned, or `Failed`, in the sweep's order.
+
+    Raises:
+        FrostlineError: a combination is wrong; before anything runs.
+    """
+    given = [spelled(override, sweep=True) for override in overrides]
+    with session(), sentences(given):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        parsed = hydra_session.parsed(given)
+        for override in parsed:
+            if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
+                raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
+        fixed = frozenset(_as_text(override) for override in parsed if not override.is_sweep_override())
+        hydra_session.composed([str(o.input_line) for o in parsed if not o.is_sweep_override()])
+        hydras = {o.key_or_group: str(o.value()) for o in parsed if o.key_or_group.startswith("hydra")}
+        if "hydra/sweeper" not in hydras:
+            workers = space_of(given)[2].workers
+            if workers == "auto":
+                workers = _fitting_workers(given, getattr(task, "stage", ""), hydras.get("hydra/launcher"))
+                given += [f"sweep.workers={workers}"]
+            if workers != 1 and "hydra/launcher" not in hydras:
+                given += ["hydra/launcher=joblib"]
+        batches = hydra.multirun(
+            config_name="config",
+            task_function=Sweeping(task, fixed, at_once, fresh),
+            overrides=given,
+            with_log_configuration=False,
+        )
+        # JobReturn.return_value raises what else the job raised.
+        return [getattr(job, "return_value", job) for job in _flat(batches)]
+
+
+def _fitting_workers(given: Sequence[str], stage: str, launcher: str | None) -> int:
+    """How many workers of this machine `sweep.workers=auto` means.
+
+    Raises:
+        FrostlineError: the launcher named starts them elsewhere.
+    """
+    from frostline.base import devices
+
+    if launcher not in (None, "joblib"):
+        raise FrostlineError(
+            f"sweep.workers: auto counts this machine's GPUs and cores, which says nothing of {launcher}'s;"
+            " give a number, such as sweep.workers=4"
+        )
+    fixed, space, settings = space_of(given)
+    with sharing_cores(processors()):  # so that trials take the fewest threads that they can
+        ((first, _),) = planned(fixed, [written(space.first())])
+    trainer = first.pretrain.trainer if stage == "pretrain" else first.trainer
+    return fitting_workers(
+        gpus=0 if trainer.device == "cpu" else len(devices.visible()),
+        per_gpu=settings.workers_per_device,
+        cores=cores(),
+        threads=trainer.threads,
+        trials=len(space.combinations()) if settings.sampler.kind == "grid" else None,
+    )
+
+
+def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
+    """Tell what a sweep varies from what it does not.
+
+    Args:
+        arguments: overrides as Hydra spells them; those of Hydra itself don't count.
+
+    Returns:
+        The fixed overrides, the space, and the sweep's settings.
+
+    Raises:
+        FrostlineError: a key's values can't be varied, or the settings are wrong.
+    """
+    ours = [o for o in hydra_session.parsed(arguments) if not o.key_or_group.startswith("hydra")]
+    for override in ours:
+        if override.is_sweep_override() and override.key_or_group.partition(".")[0] == "sweep":
+            raise FrostlineError(f"{override.input_line}: says how to sweep, so it takes one value")
+    fixed = [_as_text(override) for override in ours if not override.is_sweep_override()]
+    with session(), sentences(fixed):
+        config = hydra_session.composed([text for text in fixed if text.startswith(("sweep=", "sweep."))])
+        data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
+    settings = validated(_Sweep, {"sweep": data}).sweep
+    typed = {_key(override): _parameter(override, {}) for override in ours if override.is_sweep_override()}
+    listed: dict[str, Parameter] = {}
+    for key, given in settings.space.items():
+        values = given.values if isinstance(given, Conditional) else given
+        when = given.when if isinstance(given, Conditional) else {}
+        text = values if isinstance(values, str) else ",".join(map(str, values))
+        (override,) = hydra_session.parsed([spelled(f"{key}={text}", sweep=True)])
+        if not override.is_sweep_override():
+            raise FrostlineError(f"sweep.space.{key}: found {values!r}; give a list, or interval(low, high)")
+        conditions = {name: (only,) if isinstance(only, str) else tuple(only) for name, only in when.items()}
+        listed[_key(override)] = _parameter(override, conditions)
+    parameters = {**typed, **{key: each for key, each in listed.items() if key not in typed}}
+    if not parameters and settings.sampler.kind != "grid":
+        raise FrostlineError(
+            "nothing varies; give a key several values, such as seed=0,1,2, or an interval:"
+            " 'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+        )
+    return fixed, Space(tuple(parameters.values())), settings
+
+
+class _Sweep(Strict):
+    """So that a mistake is named by its whole key."""
+
+    sweep: Sweep
+
+
+Composed = dict[tuple[str, ...], DictConfig]
+"""What Hydra made, by the options and the keys that were given."""
+
+
+def planned(
+    fixed: Sequence[str], points: Sequence[Sequence[str]], made: Composed | None = None
+) -> list[tuple[Experiment, dict[str, str]]]:
+    """Compose the fixed overrides with each point's, so that what is wrong is found before anything runs.
+
+    Hydra composes once for each choice of options; of points that differ in values alone it takes a tenth of
+    a second each, and so the values are put in afterwards.
+
+    Args:
+        fixed: what all points have in common.
+        points: the overrides of each.
+        made: empty at first, then what earlier calls with the same `fixed` composed.
+    """
+    found = []
+    made = {} if made is None else made
+    with session(), sentences(fixed):
+        for point in points:
+            parsed = hydra_session.parsed(point)
+            plain = [each for each in parsed if _is_value(each)]
+            choices = [text for text, each in zip(point, parsed, strict=True) if each not in plain]
+            shape = (*choices, *(_key(each) for each in plain))
+            if shape not in made:
+                made[shape] = hydra_session.composed([*fixed, *point])
+            for each in plain:
+                OmegaConf.update(made[shape], _key(each), each.value())
+            found.append(_experiment(made[shape]))
+    return found
+
+
+def _is_value(override: Override) -> bool:
+    """Whether an override gives a key that is there a number or a word, and chooses no option."""
+    key, value = _key(override), override.value()
+    is_option = "@" in key or bool(options(key)) or override.type != OverrideType.CHANGE
+    return not is_option and isinstance(value, int | float | str | None)
+
+
+def _key(override: Override) -> str:
+    return str(override.get_key_element())
+
+
+def _parameter(override: Override, when: Mapping[str, tuple[str, ...]]) -> Parameter:
+    key, value = _key(override), override.value()
+    if override.is_discrete_sweep():
+        values = tuple(islice(override.sweep_string_iterator(), MOST_POINTS + 1))
+        if len(values) > MOST_POINTS:
+            raise FrostlineError(
+                f"{as_typed(key)}: more than {MOST_POINTS:,} values; give fewer, or an interval"
+            )
+        return Parameter(key, Values(values), when)
+    assert isinstance(value, IntervalSweep)
+    low, high = value.start, value.end
+    assert low is not None
+    assert high is not None
+    log = "log" in value.tags
+    if not low < high or math.isinf(high - low) or (log and low <= 0):
+        above = ", above 0" if log else ""
+        raise FrostlineError(
+            f"{as_typed(key)}: found an interval from {low} to {high}; give the lower first{above}"
+        )
+    whole = isinstance(low, int) and isinstance(high, int)
+    return Parameter(key, Interval(low, high, log, whole), when)
+
+
+def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
+    """Compose for every combination of what lists give `keys`; no other key may have a list.
+
+    Returns:
+        The experiments, and the option chosen in each group.
+
+    Raises:
+        FrostlineError: an override or a config is wrong.
+    """
+    given = [spelled(each, sweep=each.partition("=")[0].lstrip("+") in keys) for each in overrides]
+    with session(), sentences(given):
+        parsed = hydra_session.parsed(given)
+        lists = {each.key_or_group: each for each in parsed if each.is_sweep_override()}
+        values: dict[str, list[Any]] = {}
+        for key, override in lists.items():
+            typed = as_typed(str(override.input_line))
+            if key not in keys:
+                raise FrostlineError(f"{typed}: takes one value here; lists are for {', '.join(keys)}")
+            values[key] = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
+            if not values[key]:
+                raise FrostlineError(f"{typed}: no list; name values, such as {key}=1,2")
+        first = [
+            f"{each.get_key_element()}={next(each.sweep_string_iterator())}"
+            if each in lists.values()
+            else text
+            for text, each in zip(given, parsed, strict=True)
+        ]
+        config = hydra_session.composed(first)
+        _, choices = _experiment(config)
+        found = []
+        for combination in product(*values.values()):
+            for key, value in zip(values, combination, strict=True):
+                OmegaConf.update(config, key, value)
+            found.append(_experiment(config)[0])
+        return found, choices
+
+
+def _as_text(override: Override) -> str:
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def _label(overrides: Sequence[str], fixed: Set[str]) -> str:
+    return ",".join(as_typed(override) for override in overrides if override not in fixed)
+
+
+def _flat(batches: Any) -> Iterator[Any]:
+    for batch in batches or []:
+        yield from batch if isinstance(batch, list) else [batch]
+
+
+def _experiment(config: DictConfig) -> tuple[Experiment, dict[str, str]]:
+    choices: dict[str, str] = {}
+    if "hydra" in config:
+        choices = _choices(config.hydra.runtime.choices)
+        config = _without_hydra(config)
+    hydra_session.check_expansion(OmegaConf.to_container(config, resolve=False))
+    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return validated(Experiment, data), choices
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _choices(raw: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(group): str(option) for group, option in raw.items() if not str(group).startswith("hydra")}
+
+
+# ── what a stage needs of an experiment ─────────────────────────────────────────────────────────────────────
+
+
+def prepare_config(composed: Experiment, role: str) -> Prepare:
+    """What `prepare` needs of the source or target data set; a run's budget of labels is not its affair."""
+    dataset = composed.source if role == "source" else composed.dataset
+    return Prepare(dataset=dataset.model_copy(update={"shots": None, "fraction": None}))
+
+
+def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
+    """The pretraining that an experiment asks for."""
+    return Run(
+        study=composed.study,
+        stage="pretrain",
+        arm=None,
+        freeze_name=choices.get("freeze@pretrain.freeze", "full"),
+        dataset=composed.source,
+        backbone=composed.backbone,
+        input=composed.input,
+        seeds=[composed.pretrain.seed],
+        **{name: getattr(composed.pretrain, name) for name in STAGES_OF_PRETRAINING},
+    )
+
+
+def finetune_config(
+    composed: Experiment,
+    choices: Mapping[str, str],
+    arm: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Run:
+    """The fine-tuning that an experiment asks for: one run, or with `arm` and `seeds` an arm of a study."""
+    return Run(
+        study=composed.study,
+        stage="finetune",
+        arm=arm,
+        freeze_name=choices.get("freeze", "full"),
+        dataset=composed.dataset,
+        backbone=composed.backbone,
+        input=composed.input,
+        seeds=list(seeds) if seeds is not None else [composed.seed],
+        **{name: getattr(composed, name) for name in STAGES_OF_PRETRAINING},
+    )
+
+
+def evaluate_config(run: Run) -> Evaluate:
+    """What evaluating an arm depends on."""
+    assert run.arm is not None
+    return Evaluate(study=run.study, arm=run.arm, dataset=run.dataset, seeds=run.seeds, trainer=run.trainer)

@@ -1,0 +1,400 @@
+"""Hydra on `conf/`, under guard: what configs and overrides may ask of it, its exceptions as sentences."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigIndexError,
+    ConfigTypeError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from frostline.base import project
+from frostline.base.files import yaml_mistake
+from frostline.base.processes import cores
+from frostline.base.yaml_guard import NODES, check_calls, read_checked
+from frostline.config.overrides import as_typed, options
+from frostline.console.errors import FrostlineError, allowed
+from frostline.schema import Phase, Plateau, Rate
+from frostline.schema.validation import unknown_key
+
+# conf/hydra/launcher/ has the names that people know; what plug-ins store by them Hydra takes for types.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
+OmegaConf.register_new_resolver(
+    "fitting_threads", lambda backbone: 1 if backbone == "mlp" else cores(), replace=True
+)
+
+TARGETS = {
+    "launcher": (
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+        "hydra_plugins.frostline_ray.RayLauncher",
+    ),
+    "sweeper": (
+        "hydra_plugins.frostline_sweeper.FrostlineSweeper",
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+    ),
+}
+"""What Hydra may instantiate."""
+OPEN = ("hydra.launcher.", "hydra.sweep.", "hydra.run.")
+"""Keys of Hydra's own that overrides may set, beside the groups in TARGETS."""
+OVERRIDE_LENGTH = 20_000
+FREE = ("options", "groups", "gate")
+"""Dictionaries whose keys are the user's own."""
+NOT_ALWAYS_GIVEN = frozenset(
+    name
+    for model in (Phase, Plateau, Rate)
+    for name, field in model.model_fields.items()
+    if not field.is_required()
+)
+"""Keys of a schedule that conf/ leaves out where they are as before."""
+_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Let Hydra read `conf/` during the block, which may be inside another's."""
+    singleton = GlobalHydra.instance()
+    before = singleton.hydra
+    singleton.clear()
+    try:
+        with initialize_config_dir(str(project.conf_dir()), version_base="1.3", job_name="frostline"):
+            repository: Any = _loader().repository
+            repository.sources = [
+                _CheckedFiles(source.provider, source.path) if source.scheme() == "file" else source
+                for source in repository.sources
+            ]
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+class _CheckedFiles(FileConfigSource):
+    """Hydra's reader of a folder of configs, which checks each file before it is loaded."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
+        if path.exists():
+            read_checked(path)
+        result = super().load_config(config_path)
+        config = result.config
+        if isinstance(config, DictConfig) and OmegaConf.select(config, "hydra.searchpath") is not None:
+            raise _closed("hydra.searchpath", f"{path}: ")
+        return result
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Return overrides, as Hydra spells them, parsed.
+
+    Raises:
+        FrostlineError: one can't be parsed, or asks Hydra for what is not open to overrides.
+    """
+    loader = _loader() if GlobalHydra.instance().hydra else None
+    parser = OverridesParser.create(loader)
+    found = []
+    for text in overrides:
+        if len(text) > OVERRIDE_LENGTH:
+            raise FrostlineError(
+                f"{_short(text)}: {len(text)} characters, an override takes {OVERRIDE_LENGTH}; use a file"
+                " in conf/"
+            )
+        check_calls(text, as_typed(text.partition("=")[0].lstrip("+~")))
+        try:
+            (override,) = parser.parse_overrides([text])
+            override.value()
+        except Exception as error:
+            # The parser, and the functions that it calls, raise whatever their code meets.
+            raise FrostlineError(_unparsed(text, error)) from None
+        _check_override(override)
+        found.append(override)
+    return found
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """Return what `overrides`, as Hydra spells them, compose to, with Hydra's own part; within a `session`.
+
+    Raises:
+        FrostlineError: they don't compose, or the configs ask Hydra for what is not open to them.
+    """
+    parsed(overrides)
+    with sentences(overrides):
+        try:
+            config = hydra_compose("config", [*overrides], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, FrostlineError):
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError) as error:
+            # Hydra checks less than it assumes of keys and options.
+            raise FrostlineError(
+                f"conf/ and {' '.join(map(_short, overrides)) or 'no overrides'} don't compose"
+                f" ({_short(str(error)) or type(error).__name__}); take the last change back"
+            ) from None
+        _check_hydra(config)
+    return config
+
+
+def check_expansion(data: Any) -> None:
+    """Refuse interpolations that refer to themselves, or resolve to far more than they take to write.
+
+    Args:
+        data: plain data, in which nothing is resolved yet.
+
+    Raises:
+        FrostlineError: one does.
+    """
+    known: dict[str, int] = {}
+
+    def of_text(text: str, path: list[str]) -> int:
+        size = 1 + len(text) // 100
+        while found := _REFERENCE.findall(text):
+            for body in found:
+                if ":" not in body:
+                    size += of_reference(body.strip(), path)
+            text = _REFERENCE.sub("", text)
+        return size
+
+    def of_reference(name: str, path: list[str]) -> int:
+        steps = [step for step in re.split(r"[.\[\]]", name.lstrip(".")) if step]
+        above = len(name) - len(name.lstrip("."))
+        target = [*(path[:-above] if above else []), *steps]
+        value = data
+        for step in target:
+            if isinstance(value, Mapping):
+                value = next((inner for key, inner in value.items() if str(key) == step), None)
+            elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+                value = value[int(step)]
+            else:
+                return 1
+        return of_value(value, target)
+
+    def of_value(value: Any, path: list[str]) -> int:
+        key = ".".join(path)
+        if key in known:
+            if known[key] < 0:
+                raise FrostlineError(f"{key}: refers to itself; give it a value")
+            return known[key]
+        known[key] = -1
+        size = 1
+        if isinstance(value, Mapping):
+            size += sum(of_value(inner, [*path, str(name)]) for name, inner in value.items())
+        elif isinstance(value, list):
+            size += sum(of_value(inner, [*path, str(place)]) for place, inner in enumerate(value))
+        elif isinstance(value, str):
+            size = of_text(value, path)
+        if size > NODES:
+            raise FrostlineError(
+                f"{key or 'config'}: expands to more than {NODES:,} values; refer to fewer keys"
+            )
+        known[key] = size
+        return size
+
+    of_value(data, [])
+
+
+@contextmanager
+def sentences(overrides: Sequence[str]) -> Iterator[None]:
+    """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each; `overrides` are composed."""
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        known = [str(known) for known in error.options or []]
+        raise FrostlineError(f"{group or 'config'}: no option {option!r}; {allowed(option, known)}") from None
+    except MissingMandatoryValue as error:
+        raise FrostlineError(f"{error.full_key}: needs a value; add {error.full_key}=…") from None
+    except OverrideParseException as error:
+        raise FrostlineError(_unparsed(str(error.override), error)) from None
+    except InterpolationKeyError as error:
+        missing = re.search(r"key '(.*)' not found", str(error))
+        refers = f"refers to {missing[1]}, which" if missing else "refers to a key that"
+        raise FrostlineError(f"{error.full_key}: {refers} is not in the config; name another key") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise FrostlineError(_composition(error, overrides)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise FrostlineError(yaml_mistake(error, mark.name if mark else "config")) from None
+
+
+# ── what may be asked of Hydra ──────────────────────────────────────────────────────────────────────────────
+
+
+def _loader() -> Any:
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.config_loader
+
+
+def _closed(key: str, where: str = "") -> FrostlineError:
+    groups = ", ".join(f"hydra/{group}" for group in TARGETS)
+    return FrostlineError(
+        f"{where}{key}: not open to configs and overrides, since it may name code; remove it (of Hydra's own"
+        f" keys, {groups}, hydra.launcher.KEY and hydra.sweep.KEY are open)"
+    )
+
+
+def _check_override(override: Override) -> None:
+    key = override.key_or_group
+    text = str(override.input_line)
+    if not re.match(r"hydra(\W|$)", key):
+        if (
+            override.type == OverrideType.DEL
+            and options(key)
+            and not isinstance(override.value(), str | None)
+        ):
+            raise FrostlineError(f"{_short(text)}: names no option; write ~{key}")
+        return
+    group = key.removeprefix("hydra/")
+    if group in TARGETS and override.type == OverrideType.CHANGE and override.package is None:
+        if not isinstance(override.value(), str):
+            raise FrostlineError(f"{_short(text)}: takes one option; {_launchers(group)}")
+        return
+    if not key.startswith(OPEN) or any(step.startswith("_") for step in key.split(".")):
+        raise _closed(_short(key))
+
+
+def _launchers(group: str) -> str:
+    own = {"launcher": ["basic", *options("hydra/launcher")], "sweeper": ["basic", "frostline"]}
+    return allowed("", own[group])
+
+
+def _check_hydra(config: DictConfig) -> None:
+    """Refuse what Hydra would instantiate, import or export for a config.
+
+    Raises:
+        FrostlineError: there is something.
+    """
+    hydra = config.hydra
+    for group, known in TARGETS.items():
+        settings = OmegaConf.to_container(hydra[group], resolve=True)
+        assert isinstance(settings, dict)
+        target = settings.pop("_target_", None)
+        if target not in known:
+            raise FrostlineError(
+                f"hydra.{group}._target_: found {_short(repr(target))}; choose one by name,"
+                f" hydra/{group}=NAME; {_launchers(group)}"
+            )
+        if inner := _named_code(settings):
+            raise _closed(f"hydra.{group}.{inner}")
+    if hydra.callbacks:
+        raise _closed(f"hydra.callbacks.{_short(str(next(iter(hydra.callbacks))))}")
+    for name in ("env_copy", "env_set"):
+        if hydra.job[name]:
+            raise _closed(f"hydra.job.{name}")
+    for name in ("job_logging", "hydra_logging"):
+        if OmegaConf.to_container(hydra[name], resolve=False) != _logging(name):
+            raise _closed(f"hydra.{name}")
+
+
+@cache
+def _logging(name: str) -> Any:
+    """How Hydra itself sets up logging."""
+    return yaml.safe_load((files("hydra.conf") / f"hydra/{name}/default.yaml").read_text(encoding="utf-8"))
+
+
+def _named_code(settings: Any) -> str | None:
+    """The path of a key that `hydra.utils.instantiate` would act on."""
+    items: Any = (
+        settings.items()
+        if isinstance(settings, dict)
+        else enumerate(settings)
+        if isinstance(settings, list)
+        else ()
+    )
+    for key, value in items:
+        if re.fullmatch(r"_\w+_", str(key)):
+            return str(key)
+        if inner := _named_code(value):
+            return f"{key}.{inner}"
+    return None
+
+
+# ── what went wrong ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _short(text: str) -> str:
+    """Text that stands in a sentence: one line, at most 100 characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def _unparsed(text: str, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return f"{_short(text)}: nested too deeply; write it flatter"
+    reason = re.search(r"Error while evaluating '[^\n]*?': (?:\w+: )?([^\n]*)", str(error))
+    why = f" ({_short(reason[1])})" if reason else ""
+    return f"{_short(text)!r} is not an override{why}; write key=value, such as seed=1"
+
+
+def _composition(error: Exception, overrides: Sequence[str]) -> str:
+    """What a failed composition means for whoever typed the overrides."""
+    text = str(error)
+    if match := re.search(r"Ambiguous value for argument '(.*?)=(.*)'", text):
+        key = as_typed(match[1])
+        return (
+            f"{key}: found several values, {match[2]}; add -m to run each, or write [{match[2]}] for a list"
+        )
+    if match := re.match(r"Sweep parameters '(.*?)=.* requires --multirun", text):
+        return f"{as_typed(match[1])}: found several values; add -m to run each"
+    if match := re.match(r"(\S+) appears more than once", text):
+        return f"{as_typed(match[1])}: is chosen already; write it without the plus"
+    if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
+        inner = re.search(r"full_key: (\S+)", str(error.__cause__))
+        key = re.sub(r"\[(\d+)\]", r".\1", as_typed(inner[1] if inner else match[1]))
+        *_, above, last = ["", *key.split(".")]
+        if above in FREE or last in NOT_ALWAYS_GIVEN:
+            return f"{key}: not there yet; add it with a plus, +{key}=…"
+        return unknown_key(key, key, _known_keys(key, overrides))
+    if match := re.match(r"Error merging override \+{0,2}(.*?)=", text):
+        return _unmerged(match[1], error.__cause__)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _unmerged(key: str, cause: BaseException | None) -> str:
+    """Why an override does not fit what is there: a list in place of keys, or an item that a list lacks."""
+    (reason, *_) = [*str(cause).splitlines(), ""]
+    fix = "give the form that frostline finetune --cfg job shows"
+    if isinstance(cause, ConfigTypeError) and "DictConfig with ListConfig" in reason:
+        return f"{as_typed(key)}: found a list where keys with values are; give it as {{KEY: VALUE, …}}"
+    if isinstance(cause, ConfigIndexError):
+        return f"{as_typed(key)}: the list has no such item; give the whole list"
+    return f"{as_typed(key)}: does not fit what is there ({_short(reason)}); {fix}"
+
+
+def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:
+    """Keys near `key`: those of the deepest level that exists on its path, under the options chosen."""
+    choices = [o for o in overrides if options(as_typed(o).partition("=")[0].rpartition(".")[2])]
+    compose: Callable[..., DictConfig] = hydra_compose
+    try:
+        config: Any = compose("config", choices)
+    except Exception:  # the choices may be what is wrong
+        config = compose("config")
+    path: list[str] = []
+    for part in key.split(".")[:-1]:
+        inner = (
+            OmegaConf.select(config, part, throw_on_missing=False) if isinstance(config, DictConfig) else None
+        )
+        if not isinstance(inner, DictConfig):
+            break
+        config, path = inner, [*path, part]
+    return [".".join([*path, str(name)]) for name in config]

@@ -1,0 +1,199 @@
+"""Overrides as people type them, spelled as Hydra's grammar wants them."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from frostline.base import project
+from frostline.console.errors import FrostlineError, allowed
+
+STAGES_OF_PRETRAINING = (
+    "weights",
+    "freeze",
+    "optimizer",
+    "loss",
+    "adapter",
+    "regularizer",
+    "averaging",
+    "augment",
+    "features",
+    "trainer",
+)
+"""The groups that pretraining has of its own, under `pretrain.`."""
+OF_A_HEAD = ("optimizer.lr", "optimizer.weight_decay", "loss.label_smoothing", "seed")
+"""The keys in which runs may differ whose heads are trained at once."""
+_PLAIN = re.compile(r"[A-Za-z0-9_/\\+.$%*@?|:=, -]*")
+"""What Hydra's grammar takes without quotes."""
+_STRUCTURED = re.compile(r"""(['"])|[{\[]|\$\{|\w+\(""")
+"""How a value begins that Hydra should read by itself: quoted, a list, an interpolation, a function."""
+_OF_PATHS = re.compile(r"""['"]|(choice|glob|shuffle|sort|tag)\(""")
+"""The same of a path, in which brackets, dollar signs and most words are its own."""
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z_./][\w./@:%-]*", re.IGNORECASE | re.ASCII)
+"""Text of a YAML file that stays text without quotes."""
+
+
+def spelled(override: str, sweep: bool = False) -> str:
+    """Spell an override as Hydra wants it: ``source=x`` picks a dataset, paths and odd characters get quotes.
+
+    >>> spelled("source=mnist5k"), spelled("source.shots=3"), spelled("pretrain.optimizer=sgd")
+    ('dataset@source=mnist5k', 'source.shots=3', 'optimizer@pretrain.optimizer=sgd')
+    >>> spelled("dataset.root=my pictures, sorted")
+    "dataset.root='my pictures, sorted'"
+
+    Args:
+        override: KEY=VALUE, with Hydra's +, ++ or ~ before it.
+        sweep: commas separate the values of a sweep.
+
+    Raises:
+        FrostlineError: there is no such option.
+    """
+    key, equals, value = override.partition("=")
+    bare = key.lstrip("+~")
+    mark = key.removesuffix(bare)
+    if not bare:
+        raise FrostlineError(f"{override!r} is not an override; write key=value, such as seed=1")
+    if not equals:
+        return override
+    if group := _group(bare):
+        if value.startswith(("{", "${")):
+            return override
+        for option in split(value) if sweep else [value]:
+            _check_option(bare, group, option.strip(" '\""))
+        return override if group == bare else f"{mark}{group}@{bare}={value}"
+    is_path = _is_path(bare)
+    values = split(value) if sweep or not is_path else [value]
+    if all(_is_spelled(v, is_path) for v in values):
+        return override
+    if not sweep:
+        values = [value]
+    if is_path:
+        values = [os.path.expanduser(v) for v in values]  # noqa: PTH111  # Path raises where there is no such user
+    return f"{key}={','.join(v if _is_spelled(v, is_path) else _quoted(v) for v in values)}"
+
+
+def split(text: str) -> list[str]:
+    """Split at the commas that stand in no quotes, brackets or braces; unpaired ones are text.
+
+    >>> split("balanced,{effective: 0.99, b: [1,2]},'a,b',it's,f(1,2),[x")
+    ['balanced', '{effective: 0.99, b: [1,2]}', "'a,b'", "it's", 'f(1,2)', '[x']
+    """
+    pairs = _pairs(text)
+    parts, start, place = [], 0, 0
+    while place < len(text):
+        if text[place] == ",":
+            parts.append(text[start:place])
+            start = place + 1
+        place = pairs.get(place, place) + 1
+    return [*parts, text[start:]]
+
+
+def _pairs(text: str) -> dict[int, int]:
+    """Where each quote and bracket opens → where it closes. A quote opens at a value's start alone."""
+    pairs: dict[int, int] = {}
+    opened: list[int] = []
+    before, place = ",", 0  # the last character that is no space
+    while place < len(text):
+        character = text[place]
+        if character in "'\"" and before in ",:([{":
+            found = re.compile(rf"(?:\\.|[^\\{character}])*{character}", re.DOTALL).match(text, place + 1)
+            if found:
+                pairs[place] = place = found.end() - 1
+        elif character in _CLOSING:
+            opened.append(place)
+        elif opened and character == _CLOSING[text[opened[-1]]]:
+            pairs[opened.pop()] = place
+        before = before if character == " " else character
+        place += 1
+    return pairs
+
+
+def _is_spelled(value: str, is_path: bool) -> bool:
+    """Whether Hydra reads a value as it is meant."""
+    if value in ("", "null"):
+        return True
+    stripped = value.strip()
+    if opening := (_OF_PATHS if is_path else _STRUCTURED).match(stripped):
+        return _pairs(stripped).get(opening.end() - 1) == len(stripped) - 1
+    return not is_path and _PLAIN.fullmatch(value) is not None
+
+
+def as_typed(override: str) -> str:
+    """Undo what `spelled` does to a choice of option.
+
+    >>> as_typed("dataset@source=mnist5k"), as_typed("seed=1")
+    ('source=mnist5k', 'seed=1')
+    """
+    return re.sub(r"^[\w/]+@", "", override)
+
+
+def selection(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Turn nested params into overrides; null leaves a choice alone.
+
+    >>> list(selection({"backbone": "mlp", "seeds": None, "pretrain": {"trainer": {"epochs": 3}}}))
+    ['backbone=mlp', 'pretrain.trainer.epochs=3']
+    """
+    for key, value in params.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and not all(re.fullmatch(r"\w+", str(inner)) for inner in value):
+            yield f"++{name}={_literal(value)}"  # Hydra would take the dots of gate's names for levels
+        elif isinstance(value, Mapping):
+            yield from selection(value, f"{name}.")
+        elif isinstance(value, str) and _is_path(name):
+            yield f"{name}={_quoted(os.path.expanduser(value))}"  # noqa: PTH111
+        elif value is not None:
+            yield f"{name}={_literal(value)}"
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a config group; none if there is no such group."""
+    if not re.fullmatch(r"\w+(/\w+)*", group):
+        return []
+    return sorted(path.stem for path in (project.conf_dir() / group).glob("*.yaml"))
+
+
+def _group(key: str) -> str | None:
+    """The folder of conf/ whose options the key chooses from."""
+    if key == "source":
+        return "dataset"
+    package, _, name = key.rpartition(".")
+    if package == "pretrain" and name in STAGES_OF_PRETRAINING:
+        return name
+    return key if re.fullmatch(r"\w+", key) and options(key) else None
+
+
+def _check_option(key: str, group: str, option: str) -> None:
+    if option.startswith("["):
+        raise FrostlineError(
+            f"{key}: takes one option; to run several, add -m and write {key}={option[1:-1]}"
+        )
+    if option not in options(group) and not (key == "experiment" and option == "null"):
+        several = "; to run several, add -m" if "," in option else ""
+        shown = option if len(option) <= 100 else f"{option[:99]}…"
+        raise FrostlineError(f"{key}: no option {shown!r}; {allowed(option, options(group))}{several}")
+
+
+def _is_path(key: str) -> bool:
+    return key == "out" or key.endswith((".root", ".path"))
+
+
+def _quoted(text: str) -> str:
+    # A backslash is one unless a quote follows.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+
+
+def _literal(value: Any) -> str:
+    """A value of a YAML file as Hydra's grammar writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return f"[{','.join(_literal(v) for v in value)}]"
+    if isinstance(value, Mapping):
+        keys = (re.sub(r"([\\()\[\]{}:=, ])", r"\\\1", str(key)) for key in value)
+        return f"{{{','.join(f'{key}:{_literal(v)}' for key, v in zip(keys, value.values(), strict=True))}}}"
+    if isinstance(value, str) and not _WORD.fullmatch(value):
+        return _quoted(value)
+    return str(value)

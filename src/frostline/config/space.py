@@ -1,0 +1,161 @@
+"""What a sweep varies: keys with values or intervals, some of them only where others have certain values."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from frostline.console.errors import FrostlineError, allowed
+
+Value = str | int | float
+MOST_POINTS = 10_000
+"""Of a grid; each is composed and checked before the first runs."""
+Point = dict[str, Value]
+"""Key → value: one trial's."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """Some values, as Hydra's grammar writes them."""
+
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """All numbers from `low` to `high`."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Drawn by their logarithm."""
+    whole: bool = False
+    """Whole numbers alone."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A key that a sweep varies."""
+
+    key: str
+    domain: Values | Interval
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """It exists only where these keys have one of these values."""
+
+    def holds(self, point: Mapping[str, Value]) -> bool:
+        """Say whether it exists at a point."""
+        return all(str(point.get(key)) in values for key, values in self.when.items())
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a sweep; one that depends on another comes after it.
+
+    Raises:
+        FrostlineError: one depends on what does not vary before it, or on a value that is never taken.
+    """
+
+    parameters: tuple[Parameter, ...]
+
+    def __post_init__(self) -> None:
+        before: dict[str, Parameter] = {}
+        for parameter in self.parameters:
+            for key, values in parameter.when.items():
+                where = f"sweep.space.{parameter.key}.when"
+                if key not in before:
+                    raise FrostlineError(
+                        f"{where}: {key!r} does not vary before it; {allowed(key, before)}; put it first"
+                    )
+                domain = before[key].domain
+                if isinstance(domain, Interval):
+                    raise FrostlineError(f"{where}: {key} has an interval; only a list can be asked for")
+                for value in values:
+                    if value not in domain.options:
+                        raise FrostlineError(f"{where}.{key}: {allowed(value, domain.options)}")
+            before[parameter.key] = parameter
+
+    def to_data(self) -> list[dict[str, Any]]:
+        """Return plain data, by which two spaces are compared."""
+        return [{**asdict(parameter), "when": dict(parameter.when)} for parameter in self.parameters]
+
+    def combinations(self) -> list[Point]:
+        """Return every combination of values, the last key's changing fastest.
+
+        Raises:
+            FrostlineError: a key has an interval, which has no end of values, or there are too many.
+        """
+        count = 1
+        for parameter in self.parameters:
+            if isinstance(parameter.domain, Interval):
+                raise FrostlineError(
+                    f"{parameter.key}: a grid takes lists, a,b,c, and range(0,3); an interval needs a sampler"
+                    " that draws from it, such as sweep=tpe or sweep=random"
+                )
+            count *= len(parameter.domain.options)
+        if count > MOST_POINTS and not any(parameter.when for parameter in self.parameters):
+            raise FrostlineError(
+                f"the grid has {count:,} combinations, of which {MOST_POINTS:,} can be tried; give fewer"
+                " values, or draw from them: sweep=random sweep.trials=100"
+            )
+        return list(self._combinations({}, self.parameters))
+
+    def _combinations(self, point: Point, parameters: Sequence[Parameter]) -> Iterator[Point]:
+        if not parameters:
+            yield point
+            return
+        first, *rest = parameters
+        if not first.holds(point):
+            yield from self._combinations(point, rest)
+            return
+        assert isinstance(first.domain, Values)
+        for value in first.domain.options:
+            yield from self._combinations({**point, first.key: value}, rest)
+
+    def random(self, seed: int, number: int) -> Point:
+        """Draw a point, a function of (seed, number)."""
+        stream = random.Random(f"{seed}/trial/{number}")
+        return self.draw(lambda parameter: _drawn(parameter.domain, stream))
+
+    def draw(self, choose: Callable[[Parameter], Value]) -> Point:
+        """Return a point of which `choose` gives the values of the parameters that exist there."""
+        point: Point = {}
+        for parameter in self.parameters:
+            if parameter.holds(point):
+                point[parameter.key] = choose(parameter)
+        return point
+
+    def first(self) -> Point:
+        """Return a point to try: the first value of each list, the lowest of each interval."""
+
+        def choose(parameter: Parameter) -> Value:
+            match parameter.domain:
+                case Values(options):
+                    return options[0]
+                case Interval(low=low, whole=whole):
+                    return int(low) if whole else low
+
+        return self.draw(choose)
+
+
+def written(point: Mapping[str, Value]) -> list[str]:
+    """Return a point as overrides.
+
+    >>> written({"freeze": "full", "optimizer.lr": 0.001})
+    ['freeze=full', 'optimizer.lr=0.001']
+    """
+    return [f"{key}={value}" for key, value in point.items()]
+
+
+def _drawn(domain: Values | Interval, stream: random.Random) -> Value:
+    if isinstance(domain, Values):
+        return stream.choice(domain.options)
+    if domain.whole and not domain.log:
+        return stream.randint(int(domain.low), int(domain.high))
+    if not domain.log:
+        return stream.uniform(domain.low, domain.high)
+    # Whole numbers have half a step more at either end, so that the outer ones come up like the others.
+    margin = 0.5 if domain.whole else 0.0
+    value = math.exp(stream.uniform(math.log(domain.low - margin), math.log(domain.high + margin)))
+    value = min(max(value, domain.low), domain.high)
+    return round(value) if domain.whole else value

@@ -1,0 +1,132 @@
+"""Errors that a user can cause: one sentence that names the key or file, what is allowed and the fix."""
+
+import difflib
+import errno
+import re
+import resource
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk, a used-up quota and a file above the limit for one."""
+NO_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc"),
+    *("failed to map segment", "can't start new thread"),
+)
+"""What torch, the loader of libraries and Python say, in lower case."""
+LONGEST_WORD = 500
+"""Characters without a space that an error repeats; paths are seldom longer."""
+
+
+class FrostlineError(ValueError):
+    """A mistake in a config, a file or a command; the command line prints its text alone and exits with 2."""
+
+
+class TrainingFailed(FrostlineError):
+    """Training itself broke down (a loss that is not a number, no memory, a full disk); exits with 3."""
+
+
+class OutOfRoom(TrainingFailed):
+    """Memory or the disk ran out: the same command may do better another time."""
+
+
+class Busy(FrostlineError):
+    """Another process is at it: the same command may do better another time."""
+
+
+class Pruned(Exception):
+    """A trial of a sweep ends before its time, since others were better by then; no error."""
+
+
+class GateFailed(FrostlineError):
+    """A result is below the bound that the experiment sets; exits with 4."""
+
+
+def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
+    """Say which of `options` are nearest to `name`, or list them all where they are few.
+
+    Returns a clause to end a sentence with, such as ``did you mean 'adamw'? (allowed: adam, adamw, sgd)``.
+    """
+    names = sorted({str(option) for option in options})
+    near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(name.lower(), names, n=3)
+    guess = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    if not names:
+        return "nothing is allowed here"
+    if len(names) <= limit:
+        listing = f"allowed: {', '.join(names)}"
+        return f"{guess} ({listing})" if guess else listing
+    return guess or f"{len(names)} names are allowed, such as {', '.join(names[:limit])}"
+
+
+def readable(sentence: str) -> str:
+    """Return an error's sentence with very long words, such as a key of a megabyte, cut short."""
+    return re.sub(rf"\S{{{LONGEST_WORD},}}", lambda m: f"{m[0][:60]}… ({len(m[0]):,} characters)", sentence)
+
+
+@contextmanager
+def exhaustion(
+    doing: str = "", lower: Sequence[str] = ("trainer.batch_size", "input.size")
+) -> Iterator[None]:
+    """Turn running out of memory or disk, in the block or the decorated function, into one sentence.
+
+    Args:
+        doing: what the block does, such as ``training``.
+        lower: the keys whose values decide how much memory that takes.
+
+    Raises:
+        OutOfRoom: that happened.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise OutOfRoom(
+                f"the disk is full ({error.strerror}); make room and run the same command again: it resumes"
+            ) from None
+        if not no_memory(error):
+            raise
+        advice = f"close other programs, or lower {' or '.join(lower)}, and run again"
+        raise OutOfRoom(f"{memory_sentence(error, doing)}; {advice}") from None
+
+
+def no_memory(error: BaseException) -> bool:
+    """Say whether an error means that there is no memory, for an array, a library or a thread."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    # torch raises plain RuntimeErrors on a CPU and a class of its own, "CUDA out of memory", on a GPU.
+    return any(text in str(error).lower() for text in NO_MEMORY)
+
+
+def memory_sentence(error: BaseException, doing: str = "") -> str:
+    """Say what needed how much memory, as far as the error tells, and whether the process is limited."""
+    match = re.search(r"(?:allocate|mmap) (\d+) bytes|allocate (\d[\d.]*) ?([KMGT]i?B)", str(error))
+    amount = ""
+    if match:
+        amount = f" needed {_size(int(match[1]))} more" if match[1] else f" needed {match[2]} {match[3]} more"
+    elif "thread" in str(error):
+        amount = " needed another thread"
+    what = f": {doing or 'the command'}{amount}" if doing or amount else ""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limited = "" if limit == resource.RLIM_INFINITY else f" (ulimit -v allows the process {_size(limit)})"
+    return f"out of memory{what}{limited}"
+
+
+def import_sentence(error: ImportError) -> str:
+    """Say which package can't be imported, why, and how to get it."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if no_memory(error):
+        return (
+            f"{memory_sentence(error, 'importing packages')}; close other programs, or raise the limit: torch"
+            f" alone takes 4 GiB of addresses ({reason})"
+        )
+    name = (error.name or "").partition(".")[0]
+    return (
+        f"{name or 'a package'} can't be imported ({reason}); install the packages again: scripts/setup in a"
+        " clone, or pip install --force-reinstall frostline"
+    )
+
+
+def _size(count: int) -> str:
+    from frostline.base.files import size  # it imports this module
+
+    return size(count)

@@ -1,1 +1,0 @@
-"""The ideas, pure: torch and numpy only."""

@@ -1,0 +1,206 @@
+"""Images at a network's size on disk: one file a data set and geometry, with a checksum for each image.
+
+An image is verified when a process first reads it, so that a large file is never read as a whole: its CRC-32
+takes some 0.1 ms for 224 × 224 × 3. One that is damaged is made again from its source, now and at every later
+read; the file is set aside, and who opens it next makes a new one.
+"""
+
+import io
+import math
+import mmap
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frostline.base.files import exclusive, remove_leftovers, set_aside, size, writable
+from frostline.console.errors import NO_ROOM, OutOfRoom
+
+Pixels = NDArray[np.uint8]
+
+_SUM = np.dtype("<u4")
+
+
+class PixelFile:
+    """A mapped file of images, (N, C, H, W) uint8.
+
+    Args:
+        path: where it lies.
+        mapped: its images.
+        sums: (N,) uint32, the CRC-32 of each.
+        make: image number → its pixels, from the source.
+    """
+
+    def __init__(
+        self, path: Path, mapped: Pixels, sums: NDArray[np.uint32], make: Callable[[int], Pixels]
+    ) -> None:
+        self.path, self.shape = path, mapped.shape
+        self._mapped, self._sums, self._make = mapped, sums, make
+        self._verified = np.zeros(len(mapped), dtype=bool)
+        self._identity = _identity(path)
+
+    def read(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """Return a copy of some images, (n, C, H, W) uint8.
+
+        The pages that were read are let go at once, so that memory does not grow with the images. They stay
+        in the system's cache of files as long as there is room: reading them again costs a copy.
+
+        Raises:
+            FrostlineError: an image is damaged, and its source has changed or is missing.
+        """
+        found = np.asarray(self._mapped[rows])
+        mapping = self._mapped.base
+        assert isinstance(mapping, mmap.mmap)
+        mapping.madvise(mmap.MADV_DONTNEED)
+        for place in np.flatnonzero(~self._verified[rows]).tolist():
+            row = int(rows[place])
+            if zlib.crc32(found[place]) == self._sums[row]:
+                self._verified[row] = True
+            else:
+                self._set_aside()
+                found[place] = self._make(row)
+        return torch.from_numpy(found)
+
+    def _set_aside(self) -> None:
+        """Once, and unless a new file lies there by now."""
+        if self._identity is not None and self._identity == _identity(self.path):
+            set_aside(self.path, "is damaged (an image does not match its checksum)")
+        self._identity = None
+
+
+def open_or_make(
+    path: Path,
+    shape: tuple[int, ...],
+    make: Callable[[int], Pixels],
+    all_of_them: Callable[[], Iterable[Pixels]],
+) -> PixelFile:
+    """Map the file at `path`; unless it is there and whole, write it first, atomically.
+
+    It is mapped while its lock is held, so that nobody who makes room takes it away before. Where the folder
+    can't be written, a file that is there is used, and one that is not is made for this process alone.
+
+    Args:
+        path: of the file.
+        shape: (N, C, H, W) of all images.
+        make: image number → its pixels.
+        all_of_them: gives the pixels of all images in order.
+
+    Raises:
+        FrostlineError: the disk is full (`OutOfRoom`), or an image can't be made.
+    """
+    if not writable(path.parent):
+        return _mapped(path, shape, make) or _unsaved(path, shape, make, all_of_them())
+    with exclusive(path.with_suffix(".lock")):
+        remove_leftovers(path.parent, held=path.stem)
+        whole = _mapped(path, shape, make)
+        if whole is None:
+            _write(path, shape, all_of_them())
+            whole = _mapped(path, shape, make)
+            assert whole is not None
+        return whole
+
+
+def _mapped(path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels]) -> PixelFile | None:
+    """Map a file; one that is not as it was written is set aside. None: there is none."""
+    header, count = _header(shape), math.prod(shape)
+    try:
+        with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != len(header) + count + _SUM.itemsize * (shape[0] + 1):
+                raise ValueError("not of the length that it was written with")
+            if stream.read(len(header)) != header:
+                raise ValueError("its header is not the one that was written")
+            stream.seek(len(header) + count)
+            sums = np.frombuffer(stream.read(), dtype=_SUM)
+            if zlib.crc32(sums[:-1].data) != sums[-1]:
+                raise ValueError("its checksums are damaged")
+            images = np.memmap(stream, np.uint8, "r", len(header), shape)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        set_aside(path, f"is damaged ({getattr(error, 'strerror', None) or error})")
+        return None
+    return PixelFile(path, images, sums[:-1].astype(np.uint32), make)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """How a .npy file of this shape begins: NumPy and others can read it."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+    )
+    return stream.getvalue()
+
+
+def _write(path: Path, shape: tuple[int, ...], images: Iterable[Pixels]) -> None:
+    """Write a file image by image, in the memory that one takes."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with _room(path.parent, shape), os.fdopen(handle, "wb") as stream:
+            _fill(stream, shape, images)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _unsaved(
+    path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels], images: Iterable[Pixels]
+) -> PixelFile:
+    """Write a file that is gone with this process."""
+    print(
+        f"frostline: warning: {path.parent} can't be written, so images are brought to size for this command "
+        "alone; make the folder writable to keep them",
+        file=sys.stderr,
+        flush=True,
+    )
+    with _room(Path(tempfile.gettempdir()), shape), tempfile.TemporaryFile() as stream:
+        sums = _fill(stream, shape, images)
+        stream.flush()
+        mapped = np.memmap(stream, np.uint8, "r", len(_header(shape)), tuple(shape))
+    return PixelFile(path, mapped, sums, make)
+
+
+def _fill(stream: IO[bytes], shape: tuple[int, ...], images: Iterable[Pixels]) -> NDArray[np.uint32]:
+    """Write the header, the images and their checksums; return these."""
+    stream.write(_header(shape))
+    sums = []
+    for image in images:
+        content = image.tobytes()
+        stream.write(content)
+        sums.append(zlib.crc32(content))
+    found = np.array(sums, dtype=_SUM)
+    stream.write(found.tobytes())
+    stream.write(zlib.crc32(found.data).to_bytes(_SUM.itemsize, "little"))
+    return found.astype(np.uint32)
+
+
+@contextmanager
+def _room(folder: Path, shape: tuple[int, ...]) -> Iterator[None]:
+    """Say of a full disk how much is needed there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OutOfRoom(
+            f"{folder}: the disk is full; the images need {size(math.prod(shape))} there: make room "
+            "(frostline cache clear), and run again"
+        ) from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

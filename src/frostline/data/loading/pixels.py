@@ -1,0 +1,293 @@
+"""Images as the network gets them: decoded, resized and cropped once, kept as uint8, normalised late."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from frostline import schema
+from frostline.base import project
+from frostline.base.files import content_key
+from frostline.base.names import locate
+from frostline.console.errors import FrostlineError
+from frostline.console.progress import Progress, silent
+from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
+from frostline.data.reading.decode import BadImage, decode, read_bytes, to_channels
+from frostline.data.reading.index import IMAGES_FILE, Index
+from frostline.data.reading.parallel import in_order
+from frostline.data.reading.sources import place_of, root_of
+
+IN_MEMORY = 1 << 26
+"""Bytes, 64 MiB; a larger set of pixels stays on disk, and a batch is read when it is asked for."""
+
+_LAYOUT = 2  # Of the file of pixels.
+_FORMAT = 1  # Of what the file of pixels depends on beside its key; changes when their making does.
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network's input is: the fields of `schema.Input`, none of them left open."""
+
+    size: int
+    channels: Literal[1, 3]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
+    crop: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, for JSON."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return what `to_dict` made plain."""
+        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+
+
+class OnDisk:
+    """Some images of a file, (N, C, H, W) uint8; indexing reads some of them into a tensor.
+
+    Args:
+        file: all images of a data set.
+        rows: (N,) those that are meant.
+    """
+
+    def __init__(self, file: PixelFile, rows: NDArray[np.int64]) -> None:
+        self._file, self._rows = file, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, C, H, W)."""
+        return torch.Size((len(self), *self._file.shape[1:]))
+
+    def numel(self) -> int:
+        """Return the count of all values."""
+        return self.shape.numel()
+
+    def __getitem__(self, which: torch.Tensor | slice) -> torch.Tensor:
+        return self._file.read(self._rows[which if isinstance(which, slice) else which.numpy()])
+
+    def those(self, which: torch.Tensor) -> "OnDisk":
+        """Return some of the rows; nothing is read."""
+        return OnDisk(self._file, self._rows[which.numpy()])
+
+
+Stack = torch.Tensor | OnDisk
+"""(N, C, H, W) uint8 images, of which ``stack[rows]`` and ``stack[a:b]`` are tensors."""
+
+
+def those(stack: Stack, which: torch.Tensor) -> Stack:
+    """Return some images of a stack, in memory if it is."""
+    return stack.those(which) if isinstance(stack, OnDisk) else stack[which]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images at training resolution and their labels."""
+
+    pixels: Stack
+    """(N, C, H, W) uint8."""
+    labels: torch.Tensor
+    """(N,) int64."""
+    key: str = ""
+    """Names the content: equal keys, equal pixels."""
+    dataset: str = ""
+    split: str = ""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
+    """Resize a picture so that its short side is ⌊size/crop⌋, and crop the centre: timm's eval transform.
+
+    Returns:
+        (channels, size, size) uint8.
+    """
+    image = to_channels(image, spec.channels)
+    width, height = image.size
+    short = math.floor(spec.size / spec.crop)
+    long = int(short * max(width, height) / min(width, height))
+    width, height = (short, long) if width <= height else (long, short)
+    if image.size != (width, height):
+        image = image.resize((width, height), _RESAMPLING[spec.interpolation])
+    left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)
+    array = np.asarray(image.crop((left, top, left + spec.size, top + spec.size)))
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Tensor, spec: InputSpec) -> str:
+    """Return the content key of what `load_pixels` gives for these rows."""
+    hashes = [index.sha256[row] for row in np.asarray(rows).tolist()]
+    return content_key([_FORMAT, hashes, spec.size, spec.channels, spec.interpolation, spec.crop])
+
+
+def load_pixels(
+    dataset: schema.Dataset,
+    index: Index,
+    folder: Path,
+    rows: Sequence[int] | NDArray[np.int64],
+    spec: InputSpec,
+    progress: Progress = silent,
+    scratch: Path | None = None,
+) -> Stack:
+    """Load images at the network's size.
+
+    All images of the index are brought to size once and kept in `scratch/pixels/`, in a file named by their
+    hashes and the geometry: other splits, shots, seeds and schedules of the data set share it. Images in
+    memory that have the right size already are neither resized nor kept.
+
+    Args:
+        dataset: whose root the keys of an index of files are relative to.
+        index: of the prepared data set.
+        folder: that the index lies in.
+        rows: (N,) positions in the index.
+        spec: the network's input; mean and std are for `normalise`.
+        progress: told of each image that is brought to size.
+        scratch: where the pixels are kept; None: the project's.
+
+    Returns:
+        (N, channels, size, size) uint8; above 64 MiB they stay on disk.
+
+    Raises:
+        FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    if index.storage == "arrays":
+        images = index.images(folder)
+        if _fits(images, spec):
+            return torch.from_numpy(_channels_first(_unchanged(images, index, rows, folder), spec.channels))
+        work = partial(_pixels_of_array, images, index, folder, spec)
+    else:
+        work = partial(_pixels_of_file, root_of(dataset), index, place_of(dataset), spec)
+    kept = (project.scratch() if scratch is None else scratch) / "pixels"
+    geometry = [spec.size, spec.channels, spec.interpolation, spec.crop]
+    key = content_key(
+        [_FORMAT, _LAYOUT, hashlib.sha256("".join(index.sha256).encode()).hexdigest(), geometry]
+    )
+    shape = (len(index), spec.channels, spec.size, spec.size)
+
+    def produce() -> Iterable[Pixels]:
+        with progress(f"resizing {index.name} to {spec.size} px", len(index)) as advance:
+            for pixels in in_order(work, range(len(index))):
+                yield pixels
+                advance(1)
+
+    chosen = OnDisk(open_or_make(kept / f"{key}.npy", shape, work, produce), rows)
+    return chosen[:] if chosen.numel() <= IN_MEMORY else chosen
+
+
+def thumbnails(
+    dataset: schema.Dataset, index: Index, folder: Path, rows: NDArray[np.int64], side: int
+) -> list[Pixels]:
+    """Return images as they are in the data set, uncropped, for people to look at.
+
+    Args:
+        dataset: whose root the keys of an index of files are relative to.
+        index: of the prepared data set.
+        folder: that the index lies in.
+        rows: (n,) positions in the index.
+        side: pixels; larger images are made smaller.
+
+    Returns:
+        n of (H, W) or (H, W, 3) uint8, each of its own size.
+
+    Raises:
+        FrostlineError: an image is missing or damaged.
+    """
+    if index.storage == "arrays":
+        pictures = [Image.fromarray(image) for image in index.images(folder)[rows]]
+    else:
+        root = root_of(dataset)
+        keys = [index.keys[row] for row in rows]
+        pictures = [decode(read_bytes(locate(root, key), key), key, at_least=side).image for key in keys]
+    return [_no_larger(picture, side) for picture in pictures]
+
+
+def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """Scale (N, C, H, W) uint8 to 0…1, subtract each channel's mean and divide by its standard deviation.
+
+    Returns:
+        (N, C, H, W) float32 on the batch's device; the same numbers as torchvision's ToTensor and Normalize.
+    """
+    mean, std = _constants(spec.mean, spec.std, batch.device)
+    return batch.div(255).sub_(mean).div_(std)
+
+
+@lru_cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (-1, 1, 1)
+    return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
+
+
+# ── one image ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pixels_of_file(root: Path, index: Index, place: str, spec: InputSpec, row: int) -> Pixels:
+    key = index.keys[row]
+    try:
+        content = read_bytes(locate(root, key), key)
+    except BadImage as bad:
+        raise FrostlineError(f"{place}: {bad}; or run prepare again") from None
+    if hashlib.sha256(content).hexdigest() != index.sha256[row]:
+        raise FrostlineError(f"{place}: {key} has changed since prepare read it: run prepare again")
+    return to_pixels(decode(content, key).image, spec)
+
+
+def _no_larger(picture: Image.Image, side: int) -> Pixels:
+    picture.thumbnail((side, side))
+    return np.asarray(picture)
+
+
+def _pixels_of_array(images: Pixels, index: Index, folder: Path, spec: InputSpec, row: int) -> Pixels:
+    (image,) = _unchanged(images, index, np.array([row]), folder)
+    return to_pixels(Image.fromarray(image), spec)
+
+
+def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Path) -> Pixels:
+    """Return images[rows] if they are those that the index was made of."""
+    chosen = images[rows]
+    for row, image in zip(rows.tolist(), chosen, strict=True):
+        if hashlib.sha256(image.tobytes()).hexdigest() != index.sha256[row]:
+            raise FrostlineError(
+                f"{folder / IMAGES_FILE} has changed since prepare wrote it: run prepare again"
+            )
+    return chosen
+
+
+def _fits(images: Pixels, spec: InputSpec) -> bool:
+    """Tell whether arrays need neither resizing nor conversion from colour to grey."""
+    right_size = images.shape[1:3] == (spec.size, spec.size) and spec.crop == 1
+    return right_size and (images.ndim == 3 or spec.channels == 3)
+
+
+def _channels_first(images: Pixels, channels: int) -> Pixels:
+    """(N, H, W) or (N, H, W, 3) → (N, C, H, W)."""
+    if images.ndim == 4:
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return np.repeat(images[:, None], channels, axis=1)

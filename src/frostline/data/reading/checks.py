@@ -1,0 +1,147 @@
+"""What every data set must be, wherever it comes from; an error begins with `place`, which names it."""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.base.names import form, nfc
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.decode import MIN_SIDE, printable, suffix
+from frostline.data.reading.splits import SPLITS
+
+NAMED = 3
+"""How many files or classes a sentence names before it counts the rest."""
+
+
+SUFFIXES = 6
+"""How many kinds of files a sentence counts."""
+
+
+def some(names: Iterable[str], limit: int = NAMED) -> str:
+    """Name the first few: ``a, b, c and 4 more``."""
+    listed = [printable(name) for name in names]
+    shown = ", ".join(listed[:limit])
+    return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
+
+
+def tally(names: Iterable[str]) -> str:
+    """Count files by what their names end in, the most frequent first: ``.npy ×12, no suffix ×1``."""
+    counts = Counter(suffix(name) or "no suffix" for name in names)
+    listed = [
+        f"{printable(end)} ×{n}" for end, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return ", ".join(listed[:SUFFIXES]) + (
+        f" and {len(listed) - SUFFIXES} more" if len(listed) > SUFFIXES else ""
+    )
+
+
+def name_fault(name: str) -> str | None:
+    """Say why a file can't have this name, which has to fit into a line of a CSV; None: it can."""
+    if name.isprintable():
+        return None
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in name):
+        return "has a name that is not UTF-8: rename it"
+    if any(unicodedata.category(c) == "Cc" for c in name):
+        kind = "newline" if "\n" in name or "\r" in name else "control character"
+        return f"has a {kind} in its name: rename it"
+    return None
+
+
+def check_classes(names: Sequence[str], place: str) -> None:
+    """Refuse fewer than two classes, bad names, and names that only case or the Unicode form tells apart."""
+    if len(names) < 2:
+        found = f"only one class, {printable(names[0])!r}" if names else "no classes"
+        raise FrostlineError(f"{place} has {found}: a classifier needs at least two")
+    for name in names:
+        if fault := "has no name: give it one" if not name.strip() else name_fault(name):
+            raise FrostlineError(f"{place}: class {printable(name)!r} {fault}")
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[nfc(nfc(name).casefold())].append(name)
+    for same in alike.values():
+        if len(same) == 1:
+            continue
+        only, named = "case", [repr(printable(name)) for name in same]
+        if len({nfc(name) for name in same}) == 1:
+            only, named = "their Unicode form", [f"{printable(name)!r} ({form(name)})" for name in same]
+        raise FrostlineError(
+            f"{place} has classes whose names differ only by {only}, {' and '.join(named)}: merge them or "
+            "rename one"
+        )
+
+
+def check_class_sets(classes_of: Mapping[str, Set[str]], place: str) -> None:
+    """Refuse splits (split → its classes) that don't all have the same classes."""
+    for split, classes in classes_of.items():
+        for other, others in classes_of.items():
+            if missing := sorted(others - classes):
+                raise FrostlineError(
+                    f"{place} has splits with different classes: {some(map(repr, missing))} in {other} but "
+                    f"not in {split}; give every split every class"
+                )
+
+
+def check_rows(labels: Sequence[int], splits: Sequence[str], classes: Sequence[str], place: str) -> None:
+    """Refuse labels out of range, unknown splits, empty classes, and classes that differ between splits.
+
+    Args:
+        labels: (N,), 0…C−1.
+        splits: (N,), a name of `SPLITS` each, or all ''.
+        classes: C names.
+        place: names the data set.
+    """
+    sets: dict[str, set[int]] = defaultdict(set)
+    for row, (label, split) in enumerate(zip(labels, splits, strict=True)):
+        if not 0 <= label < len(classes):
+            raise FrostlineError(
+                f"{place}: row {row} has label {label}; allowed: 0 to {len(classes) - 1}, one for each class"
+            )
+        sets[split].add(label)
+    unknown = sorted(sets.keys() - {"", *SPLITS})
+    if unknown or ("" in sets and len(sets) > 1) or ("" not in sets and "train" not in sets):
+        found = ", ".join(repr(name) for name in sorted(sets))
+        raise FrostlineError(
+            f"{place} has splits {found}; allowed: train with val, test or both, or no splits at all"
+        )
+    if empty := sorted(set(range(len(classes))) - set().union(*sets.values())):
+        named = some(repr(classes[label]) for label in empty)
+        raise FrostlineError(f"{place} has no images of {named}: add some or remove the class")
+    check_class_sets({split: {classes[label] for label in found} for split, found in sets.items()}, place)
+
+
+def check_images(images: NDArray[Any], place: str) -> None:
+    """Refuse arrays that aren't (N, H, W) or (N, H, W, 3) uint8."""
+    shape = "×".join(map(str, images.shape))
+    if images.dtype != np.uint8:
+        raise FrostlineError(
+            f"{place} has {images.dtype} images; scale them to 0…255 and convert them to uint8"
+        )
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        raise FrostlineError(
+            f"{place} has images of shape {shape}; allowed: N×height×width or N×height×width×3"
+        )
+    if min(images.shape[1:3]) < MIN_SIDE:
+        raise FrostlineError(
+            f"{place} has images of shape {shape}; each side needs at least {MIN_SIDE} pixels"
+        )
+
+
+def check_keys(keys: Sequence[str], place: str) -> None:
+    """Refuse keys that aren't paths under a root, each once."""
+    seen = set()
+    for key in keys:
+        path = PurePosixPath(key)
+        if path.is_absolute() or ".." in path.parts:
+            raise FrostlineError(
+                f"{place} has the file {printable(key)!r}; give its path relative to the root"
+            )
+        if fault := name_fault(key):
+            raise FrostlineError(f"{place}: {printable(key)} {fault}")
+        if nfc(key) in seen:
+            raise FrostlineError(f"{place} has the file {key!r} twice; list each file once")
+        seen.add(nfc(key))

@@ -1,0 +1,321 @@
+"""One image file → an upright 8-bit grey or RGB picture, or a sentence: what is wrong and what to do."""
+
+import errno
+import io
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from frostline.base.files import size as readable
+from frostline.console.errors import FrostlineError, OutOfRoom
+from frostline.data.reading.headers import Header, read_header
+
+Note = Literal["16-bit", "dim", "cmyk", "renamed"]
+"""What was done to a picture that its owner should know."""
+
+MAX_PIXELS = 89_478_485
+"""More pixels than this are refused before they are decoded; Pillow's own mark of a decompression bomb."""
+
+DIM = 32
+"""Of 256 levels: 16-bit images that reach fewer hold 12 bits or less, of which 8 bits keep little."""
+
+MIN_SIDE = 2
+"""A picture with a shorter side shows nothing: tracking pixels and placeholders."""
+
+# Decoders that may see a user's bytes. Not among them: formats that start other programs (EPS), that match
+# almost anything (TGA), or that aren't pictures to look at (ICO, PDF, HDF5).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "JPEG2000")
+
+_FORMATS_OF_SUFFIX = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), ("JPEG", "MPO")),
+    **dict.fromkeys((".png", ".apng"), ("PNG",)),
+    ".webp": ("WEBP",),
+    ".gif": ("GIF",),
+    **dict.fromkeys((".bmp", ".dib"), ("BMP", "DIB")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **dict.fromkeys((".avif", ".avifs"), ("AVIF",)),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), ("PPM",)),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), ("JPEG2000",)),
+}
+
+# Files with these names are meant as pictures, so they are reported rather than passed over.
+_SUFFIXES_WITHOUT_DECODER = (
+    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".eps", ".jxr", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+IMAGE_SUFFIXES = frozenset((*_FORMATS_OF_SUFFIX, *_SUFFIXES_WITHOUT_DECODER))
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+_SIGNATURE_BYTES = 16
+# Without its end marker, such a file may lack its last rows, and Pillow lets it pass. JPEG 2000's bit
+# stuffing keeps FF D9 out of compressed data (ITU-T T.800, B.10.1).
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG2000": b"\xff\xd9"}
+
+
+class BadImage(FrostlineError):
+    """A file that can't be used as a picture; `reason` follows its name in a sentence."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image."""
+
+    image: Image.Image
+    """Mode L or RGB, turned as EXIF says, on white where it was transparent."""
+    format: str
+    """Pillow's name of the file's format, such as JPEG."""
+    mode: str
+    """Pillow's name of how the file stores its pixels, such as P or CMYK; with ;16 above 8 bits a channel."""
+    notes: tuple[Note, ...]
+    """What the owner should know."""
+
+
+def read_bytes(path: Path, name: str) -> bytes:
+    """Return the content of the file at `path`, called `name` in errors.
+
+    Raises:
+        BadImage: it is missing, not a regular file, or can't be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadImage(name, "is not a regular file: replace it by an image file")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImage(name, unreadable(path, error)) from None
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Return the reason why the operating system won't give `path`, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return (
+                f"is a link to {path.readlink()}, which doesn't exist: remove the link or restore its target"
+            )
+        return "is missing: restore it"
+    if isinstance(error, PermissionError):
+        return "can't be read (permission denied): give yourself the right to read it (chmod u+rX)"
+    if error.errno == errno.ELOOP:
+        return "is a link that leads back to itself (a symlink loop): remove it"
+    return f"can't be read ({error.strerror}): copy or download it again"
+
+
+def decode(content: bytes, name: str, at_least: int | None = None) -> Picture:
+    """Decode the bytes of an image file, all of them, into an upright 8-bit picture.
+
+    Transparency is composited on white, palettes are expanded, 16 bits a channel are scaled to 8 (grey:
+    v/257, rounded; colour: v/256, rounded down), CMYK is converted without a colour profile, and the EXIF
+    orientation is applied.
+
+    Args:
+        content: the file's bytes.
+        name: of the file, for errors, and to tell whether its suffix fits.
+        at_least: a side in pixels; a JPEG is decoded at a half, a quarter or an eighth of its size, which is
+            faster, where that leaves no side shorter.
+
+    Raises:
+        BadImage: empty, truncated, not an image, without a decoder, animated, too small or too large, or with
+            channels or values that an 8-bit grey or RGB image can't hold.
+        OutOfRoom: there is no memory for it.
+    """
+    if not content:
+        raise BadImage(name, "is empty (0 bytes): copy or download it again")
+    notes: list[Note] = []
+    with _strict_pillow():
+        header = read_header(content)
+        if header.fault:
+            raise BadImage(name, header.fault)
+        image = _open(content, name)
+        mode = _mode(image, header)
+        if image.format not in _FORMATS_OF_SUFFIX.get(suffix(name), (image.format,)):
+            notes.append("renamed")
+        if image.mode == "CMYK":
+            notes.append("cmyk")
+        try:
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            image.load()
+            _turn_upright(image)
+            upright = _grey_or_rgb(image, header, name)
+            if header.bits > 8:
+                notes.append("16-bit")
+                if _brightest(upright) < DIM:
+                    notes.append("dim")
+            return Picture(upright, str(image.format), mode, tuple(notes))
+        except BadImage:
+            raise
+        except MemoryError:
+            raise _too_large(image, name) from None
+        except Exception as error:  # Pillow's decoders raise anything on damaged bytes.
+            raise BadImage(name, _damaged(error)) from None
+
+
+def suffix(name: str) -> str:
+    """Return what a file's name ends in, lower case, such as '.jpg'."""
+    return PurePath(name).suffix.lower()
+
+
+def to_channels(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
+    """Return a grey (L) or colour (RGB) version of a decoded picture; colour to grey by ITU-R 601 luma."""
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def printable(name: str) -> str:
+    r"""Return `name` with what a terminal can't show escaped: ``a\nb.jpg`` for a name with a newline."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    """Read the header and refuse what shouldn't be decoded."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadImage(name, _unidentified(content)) from None
+    except Image.DecompressionBombError:
+        raise BadImage(name, _bomb(f"more than {2 * MAX_PIXELS // 10**6} million")) from None
+    except MemoryError:
+        raise OutOfRoom(
+            f"{name}: there is no memory to open it; close other programs, and run again"
+        ) from None
+    except Exception as error:
+        raise BadImage(name, _damaged(error)) from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(name, _bomb(f"{width}×{height}"))
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(name, f"is {width}×{height} pixels, too small for a picture: replace or remove it")
+    if _ENDS.get(str(image.format), b"") not in content:
+        raise BadImage(name, "is truncated: copy or download it again")
+    # A camera's MPO is a JPEG whose other frames are previews; elsewhere, frames are an animation or pages.
+    if image.format != "MPO":
+        try:
+            frames = getattr(image, "n_frames", 1)
+        except Exception as error:
+            raise BadImage(name, _damaged(error)) from None
+        if frames > 1:
+            kind = "pages" if image.format == "TIFF" else "frames (an animation)"
+            raise BadImage(name, f"holds {frames} {kind}: save the one to learn from as its own image")
+    return image
+
+
+def _mode(image: Image.Image, header: Header) -> str:
+    """How the file stores its pixels: Pillow's mode, with ';16' where it hides more than 8 bits a channel."""
+    if header.bits <= 8 or image.mode.startswith("I;16"):
+        return image.mode
+    return "I;16" if image.mode == "I" else f"{image.mode};16"
+
+
+def _unidentified(content: bytes) -> str:
+    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "is an HTML page, not an image (a failed download?): download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the image: run git lfs pull"
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        return "is HEIC, which has no decoder here: convert it to JPEG or PNG"
+    if content.startswith(_SIGNATURES):
+        return "is damaged or of a kind without a decoder: copy it again or convert it to JPEG or PNG"
+    if len(content) < _SIGNATURE_BYTES:
+        return f"is truncated ({len(content)} bytes): copy or download it again"
+    return "is in no format that has a decoder here: convert it to JPEG or PNG"
+
+
+def _damaged(error: Exception) -> str:
+    detail = printable(str(error).strip().rstrip(".")) or type(error).__name__
+    if "truncated" in detail.lower():
+        return "is truncated: copy or download it again"
+    return f"is truncated or damaged ({detail}): copy or download it again"
+
+
+def _bomb(size: str) -> str:
+    most = MAX_PIXELS // 10**6
+    return f"has {size} pixels, and {most} million are allowed (a decompression bomb?): shrink or remove it"
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Turn a decoded image as its EXIF says; broken EXIF says nothing."""
+    with suppress(Exception):  # Pillow's EXIF parser raises anything.
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _too_large(image: Image.Image, name: str) -> OutOfRoom:
+    """The error of a decoder that got no memory: the pixels, and their version in 8 bits."""
+    width, height = image.size
+    needed = 2 * width * height * max(3, len(image.getbands()))
+    return OutOfRoom(
+        f"{name}: {width}×{height} pixels take about {readable(needed)} of memory to decode, which is not "
+        "free; close other programs, or shrink the image, and run again"
+    )
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of any channel."""
+    extrema = np.ravel(image.getextrema())
+    return int(extrema.max())
+
+
+def _grey_or_rgb(image: Image.Image, header: Header, name: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = _eight_bits(np.asarray(image))
+        return Image.fromarray(255 - values if header.inverted else values)
+    if image.mode in ("I", "F"):
+        raise BadImage(
+            name,
+            f"has 32-bit pixels (mode {image.mode}), which have no set range: save it with 8 bits, 0 to 255",
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return flat.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """0…65535 → 0…255, rounded: 65535 = 255·257."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+class _StrictPillow:
+    """While any thread decodes: no warnings, and no truncated images, whatever else the process has set.
+
+    `warnings.catch_warnings` alone isn't thread-safe: the first thread in sets, and the last one out resets.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if self.users == 0:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self.lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+            self.users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if self.users == 0:
+                    self.filters.__exit__(None, None, None)
+                    ImageFile.LOAD_TRUNCATED_IMAGES = self.lenient
+
+
+_strict_pillow = _StrictPillow()

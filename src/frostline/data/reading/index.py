@@ -1,0 +1,202 @@
+"""The index of a prepared data set: each image's key, label, split and hash; all that later stages know."""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline import schema
+from frostline.base.files import canonical_json, csv_text, read_csv, read_json, write_bytes, write_text
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.checks import check_keys
+from frostline.data.reading.folder import Problem
+from frostline.data.reading.splits import SPLITS, take_fraction, take_shots
+
+FORMAT = 1
+"""Of the files; a stage refuses an index of another format."""
+
+INDEX_FILE, SUMMARY_FILE, IMAGES_FILE = "index.csv", "dataset.json", "images.npy"
+_COLUMNS = ("key", "label", "split", "sha256", "width", "height", "mode")
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """A data set as `prepare` found it: N images in C classes."""
+
+    name: str
+    kind: str
+    """The kind of its config: mnist5k, image_folder, …"""
+    storage: Literal["arrays", "files"]
+    """arrays: row i of images.npy beside the index is image i; files: they lie under the data set's root."""
+    classes: tuple[str, ...]
+    keys: list[str]
+    """Path under the root with '/' between folders, or the zero-padded number of the row in the source."""
+    labels: NDArray[np.int64]
+    """(N,), 0…C−1."""
+    splits: NDArray[np.str_]
+    """(N,), 'train', 'val' or 'test'."""
+    sha256: list[str]
+    """Of the file's bytes, or of the array row's."""
+    widths: list[int]
+    """Pixels, upright."""
+    heights: list[int]
+    """Pixels, upright."""
+    modes: list[str]
+    """How the pixels are stored: Pillow's modes."""
+    warnings: tuple[str, ...]
+    """A sentence each."""
+    skipped: tuple[Problem, ...]
+    """What `on_bad_image: skip` left out."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of keys, labels, splits, hashes, classes and what was skipped: it names the content."""
+        rows = zip(self.keys, self.labels.tolist(), self.splits.tolist(), self.sha256, strict=True)
+        content = [self.classes, list(rows), [problem.key for problem in self.skipped]]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+    @cached_property
+    def held_out(self) -> str:
+        """The split that results are told of: test, or val of a data set without a test split."""
+        return "test" if (self.splits == "test").any() else "val"
+
+    def digest(self, rows: NDArray[np.int64]) -> str:
+        """Return the sha256 of some images' keys, classes and contents, in their order."""
+        names = [self.classes[label] for label in self.labels[rows]]
+        content = [(self.keys[row], name, self.sha256[row]) for row, name in zip(rows, names, strict=True)]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Return the positions of a split's images, ascending."""
+        assert split in SPLITS
+        return np.flatnonzero(self.splits == split)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return split → class → number of images."""
+        tally = Counter(zip(self.splits.tolist(), self.labels.tolist(), strict=True))
+        return {split: {name: tally[split, i] for i, name in enumerate(self.classes)} for split in SPLITS}
+
+    def write(self, folder: Path, images: NDArray[np.uint8] | None = None) -> None:
+        """Write index.csv, dataset.json and, for arrays, images.npy; the same index gives the same bytes.
+
+        Args:
+            folder: of the files.
+            images: (N, H, W) or (N, H, W, 3), in the index's order; None where its storage is files.
+        """
+        assert (images is not None) == (self.storage == "arrays")
+        rows = zip(
+            *(self.keys, self.labels.tolist(), self.splits.tolist(), self.sha256),
+            *(self.widths, self.heights, self.modes),
+            strict=True,
+        )
+        write_text(folder / INDEX_FILE, csv_text(_COLUMNS, rows))
+        write_text(folder / SUMMARY_FILE, canonical_json(self._summary()))
+        if images is not None:
+            stream = io.BytesIO()
+            np.save(stream, np.ascontiguousarray(images), allow_pickle=False)
+            write_bytes(folder / IMAGES_FILE, stream.getvalue())
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "kind": self.kind,
+            "storage": self.storage,
+            "classes": self.classes,
+            "counts": self.counts(),
+            "fingerprint": self.fingerprint,
+            "warnings": self.warnings,
+            "skipped": [problem._asdict() for problem in self.skipped],
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index":
+        """Read what `write` wrote.
+
+        Raises:
+            FrostlineError: a file is missing, damaged or of another format.
+        """
+        summary = read_json(folder / SUMMARY_FILE)
+        path = folder / INDEX_FILE
+        if not isinstance(summary, dict) or summary.get("format") != FORMAT:
+            raise FrostlineError(
+                f"{folder / SUMMARY_FILE} is of another version of frostline: run prepare again"
+            )
+        if not path.is_file():
+            raise FrostlineError(f"{path} is missing: run prepare again")
+        damaged = f"{path} is damaged (it doesn't match {SUMMARY_FILE} beside it): run prepare again"
+        try:
+            index = cls._of(summary, read_csv(path))
+        except (AttributeError, KeyError, OSError, TypeError, ValueError, csv.Error):
+            raise FrostlineError(damaged) from None
+        if index.fingerprint != summary.get("fingerprint") or index.storage not in ("arrays", "files"):
+            raise FrostlineError(damaged)
+        if index.storage == "arrays":
+            index.images(folder)
+        else:
+            check_keys(index.keys, str(path))
+        return index
+
+    @classmethod
+    def _of(cls, summary: dict[str, Any], rows: list[dict[str, str]]) -> "Index":
+        return cls(
+            name=summary["name"],
+            kind=summary["kind"],
+            storage=summary["storage"],
+            classes=tuple(summary["classes"]),
+            keys=[row["key"] for row in rows],
+            labels=np.array([int(row["label"]) for row in rows], dtype=np.int64),
+            splits=np.array([row["split"] for row in rows], dtype="<U5"),
+            sha256=[row["sha256"] for row in rows],
+            widths=[int(row["width"]) for row in rows],
+            heights=[int(row["height"]) for row in rows],
+            modes=[row["mode"] for row in rows],
+            warnings=tuple(summary["warnings"]),
+            skipped=tuple(Problem(**problem) for problem in summary["skipped"]),
+        )
+
+    def images(self, folder: Path) -> NDArray[np.uint8]:
+        """Return (N, H, W) or (N, H, W, 3), memory-mapped, of an index whose storage is arrays.
+
+        Raises:
+            FrostlineError: images.npy is missing or damaged.
+        """
+        path = folder / IMAGES_FILE
+        try:
+            images = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError):
+            raise FrostlineError(f"{path} is missing or damaged: run prepare again") from None
+        if len(images) != len(self) or images.dtype != np.uint8:
+            raise FrostlineError(f"{path} doesn't belong to {INDEX_FILE} beside it: run prepare again")
+        return images
+
+
+def training_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:
+    """Return the positions of the training images that a run may use, ascending.
+
+    Args:
+        index: of the data set.
+        dataset: its `shots` or `fraction` is the budget; both null: all.
+        seed: of the run; each seed draws its own images, and a larger budget contains a smaller one.
+
+    Raises:
+        FrostlineError: a class has fewer training images than `shots`.
+    """
+    train = index.rows("train")
+    labels = index.labels[train]
+    if dataset.shots is not None:
+        return train[take_shots(labels, dataset.shots, seed, names=index.classes)]
+    if dataset.fraction is not None:
+        return train[take_fraction(labels, dataset.fraction, seed)]
+    return train

@@ -1,0 +1,220 @@
+"""Which row trains, validates or tests, and which labels a run may see: pure functions of labels and a seed.
+
+Every order here comes from raw PCG64 output, sorted. NumPy promises that the raw streams of its bit
+generators and of `SeedSequence` stay the same across versions and platforms (NEP 19); it promises no such
+thing for `permutation` or `shuffle`. Each class has a stream of its own, so a class that is added or removed
+doesn't move the rows of another.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from frostline.console.errors import FrostlineError
+
+SPLITS = ("train", "val", "test")
+
+NAMED = 5
+"""How many classes an error names."""
+
+# What a stream of random numbers is for; a split and a subset of the same seed have nothing in common.
+_FOR_SPLIT, _FOR_SUBSET = 0, 1
+
+
+def stratified_split(
+    labels: ArrayLike,
+    val: float | None,
+    test: float | None,
+    seed: int,
+    *,
+    groups: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+) -> NDArray[np.str_]:
+    """Give each row to train, val or test, each class by the same shares.
+
+    A class of n rows gives n·share rows to a split, rounded so that the counts add up to n (largest
+    remainder), and at least one row to every split that was asked for. Test is drawn before val: changing the
+    share of val leaves the test rows as they are, where rounding leaves their number.
+
+    Args:
+        labels: (N,) int, the class of each row.
+        val: share of val, 0…1; None: no val rows.
+        test: share of test, 0…1; None: no test rows.
+        seed: of the order in which rows are drawn.
+        groups: (N,) int; rows of one group have one label and stay in one split. Then counts may be off by
+            the size of a group. None: each row for itself.
+        names: what to call class i in an error; None: its number.
+
+    Returns:
+        (N,) array of 'train', 'val' and 'test'.
+
+    Raises:
+        FrostlineError: the shares leave nothing for train, or a class has fewer groups than there are splits.
+    """
+    labels = _labels(labels)
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    shares = {name: share for name, share in (("val", val), ("test", test)) if share is not None}
+    if sum(shares.values()) >= 1:
+        total = " + ".join(f"dataset.split.{name}={share:g}" for name, share in shares.items())
+        raise FrostlineError(f"{total}: leaves no images to train on; the shares must add up to less than 1")
+    shares = {"train": 1 - sum(shares.values()), **shares}
+    splits = np.full(len(labels), "train", dtype="<U5")
+    _check_sizes(labels, groups, shares, names)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        units = _units(_shuffled(rows, seed, _FOR_SPLIT, int(label)), groups)
+        counts = _largest_remainder(len(rows), shares)
+        for split in ("test", "val"):
+            if split in shares:
+                later = 1 if split == "val" or "val" not in shares else 2
+                taken, units = _take(units, counts[split], leave=later)
+                splits[taken] = split
+    return splits
+
+
+def take_shots(
+    labels: ArrayLike, k: int, seed: int, *, names: Sequence[str] | None = None
+) -> NDArray[np.int64]:
+    """Draw k rows of each class.
+
+    Subsets of one seed are nested: k shots contain k − 1 shots, and `take_fraction` draws in the same order.
+
+    Args:
+        labels: (N,) int.
+        k: rows a class.
+        seed: of the draw.
+        names: what to call class i in an error; None: its number.
+
+    Returns:
+        (classes·k,) positions in `labels`, ascending.
+
+    Raises:
+        FrostlineError: a class has fewer than k rows; names the class.
+    """
+    labels = _labels(labels)
+    few = {
+        int(label): int(n) for label, n in zip(*np.unique(labels, return_counts=True), strict=True) if n < k
+    }
+    if few:
+        label = min(few, key=lambda each: few[each])
+        images = "image" if few[label] == 1 else "images"
+        others = f" (and {len(few) - 1} more have fewer than {k})" if len(few) > 1 else ""
+        raise FrostlineError(
+            f"dataset.shots={k}: class {_name(label, names)!r} has only {few[label]} training {images}"
+            f"{others}; ask for at most {few[label]}"
+        )
+    return _subset(labels, lambda count: k, seed)
+
+
+def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int64]:
+    """Draw a share of the rows of each class, rounded to the nearest count, half up, and never to none.
+
+    Subsets of one seed are nested: a larger share contains a smaller one.
+
+    Args:
+        labels: (N,) int.
+        share: 0…1, above 0.
+        seed: of the draw.
+
+    Returns:
+        Positions in `labels`, ascending.
+    """
+    return _subset(_labels(labels), lambda count: max(1, int(np.floor(count * share + 0.5))), seed)
+
+
+def _subset(labels: NDArray[np.int64], size: Callable[[int], int], seed: int) -> NDArray[np.int64]:
+    chosen = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        chosen.append(_shuffled(rows, seed, _FOR_SUBSET, int(label))[: size(len(rows))])
+    return np.sort(np.concatenate(chosen))
+
+
+def _labels(labels: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(labels, dtype=np.int64)
+    assert array.ndim == 1, "a class number a row"
+    assert (array >= 0).all(), "class numbers start at 0"
+    return array
+
+
+def _shuffled(rows: NDArray[Any], seed: int, purpose: int, label: int) -> NDArray[Any]:
+    stream = np.random.PCG64(np.random.SeedSequence([seed, purpose, label]))
+    return rows[np.argsort(stream.random_raw(len(rows)), kind="stable")]
+
+
+def _units(rows: NDArray[Any], groups: NDArray[Any]) -> list[list[int]]:
+    """Rows in the order of their group's first row, a list for each group."""
+    units: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        units.setdefault(int(groups[row]), []).append(row)
+    return list(units.values())
+
+
+def _largest_remainder(n: int, shares: dict[str, float]) -> dict[str, int]:
+    """Whole counts that add up to n, as near to n·share as can be, and none of them 0."""
+    exact = {name: n * share for name, share in shares.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    # Rounded, so that 0.1 + 0.2 ≠ 0.3 can't break a tie; ties go to the first: train, then val.
+    by_remainder = sorted(shares, key=lambda name: round(counts[name] - exact[name], 9))
+    for name in by_remainder[: n - sum(counts.values())]:
+        counts[name] += 1
+    for name in shares:
+        if counts[name] == 0:
+            counts[max(counts, key=lambda other: counts[other])] -= 1
+            counts[name] = 1
+    return counts
+
+
+def _take(units: list[list[int]], room: int, leave: int) -> tuple[list[int], list[list[int]]]:
+    """Take units in order, as long as they fit into `room` rows and at least `leave` units remain.
+
+    Where none fits, the smallest is taken: no split stays empty.
+    """
+    taken: list[int] = []
+    rest: list[list[int]] = []
+    may_take = len(units) - leave
+    for unit in units:
+        if may_take and len(unit) <= room:
+            taken += unit
+            room -= len(unit)
+            may_take -= 1
+        else:
+            rest.append(unit)
+    if not taken:
+        taken = rest.pop(min(range(len(rest)), key=lambda i: len(rest[i])))
+    return taken, rest
+
+
+def _check_sizes(
+    labels: NDArray[Any], groups: NDArray[Any], shares: dict[str, float], names: Sequence[str] | None
+) -> None:
+    """Refuse classes of fewer different images than there are splits, and say what would work."""
+    sizes = {int(label): len(np.unique(groups[labels == label])) for label in np.unique(labels)}
+    small = [label for label, size in sizes.items() if size < len(shares)]
+    if not small:
+        return
+    copies = any(sizes[label] < (labels == label).sum() for label in small)
+    if len(small) == 1:
+        which = f"class {_name(small[0], names)!r} has {_images(sizes[small[0]], copies)}"
+    else:
+        listed = [f"{_name(label, names)!r} ({sizes[label]})" for label in small[:NAMED]]
+        more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
+        which = f"{len(small)} classes have too few {'different ' * copies}images, {', '.join(listed)}{more}"
+    without = ""
+    if "test" in shares and min(sizes.values()) >= len(shares) - 1:
+        without = f"do without a test split (dataset.split.test=null; {len(shares) - 1} are enough then), "
+    remove = "remove the class" if len(small) == 1 else "remove the classes"
+    raise FrostlineError(
+        f"{which}, too few for a split into {', '.join(shares)}: add some, to have at least {len(shares)}"
+        f"{' of each' * (len(small) > 1)}, {without}or {remove}"
+    )
+
+
+def _images(count: int, copies: bool = False) -> str:
+    return f"{count} {'different ' * copies}image{'s' * (count != 1)}"
+
+
+def _name(label: int, names: Sequence[str] | None) -> str:
+    return names[int(label)] if names is not None else str(label)

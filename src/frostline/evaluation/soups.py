@@ -1,0 +1,83 @@
+"""Soups: the weights of an arm's seeds, averaged into one network (Wortsman et al. 2022a)."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frostline.base.metrics import classification_metrics
+from frostline.data.loading.pixels import load_pixels
+from frostline.data.reading.index import Index
+from frostline.schema import NoWeights, Run
+from frostline.training import averaging
+from frostline.training.inference import logits_of, network_with, read_weights
+from frostline.training.services import Services
+
+Metrics = dict[str, float]
+
+
+def soups(
+    runs: Mapping[int, Run],
+    accuracies: Mapping[int, float],
+    data: Path,
+    weights_of: Callable[[int], Path],
+    services: Services,
+) -> dict[str, Any]:
+    """Average the networks of an arm's seeds: all of them, and those chosen greedily on validation.
+
+    Each soup is measured once on the test split, where there is one. BatchNorm's statistics are averaged like
+    weights.
+
+    Args:
+        runs: seed → its run.
+        accuracies: seed → its accuracy on validation.
+        data: the folder of prepared data.
+        weights_of: seed → the file of its weights.
+        services: the scratch for pixels.
+
+    Returns:
+        `uniform` and `greedy`, each with its seeds and its val and test metrics; or, under `skipped`, why
+        there is no soup.
+    """
+    if reason := why_none(runs):
+        return {"skipped": reason}
+    index = Index.read(data)
+
+    @cache  # the greedy soup is often the uniform one
+    def measured(seeds: tuple[int, ...], split: str) -> Metrics:
+        run, rows = runs[seeds[0]], index.rows(split)
+        _, spec = read_weights(weights_of(seeds[0]), index, data)
+        state = averaging.mean(read_weights(weights_of(seed), index, data)[0] for seed in seeds)
+        network = network_with(state, run.backbone, spec, len(index.classes))
+        pixels = load_pixels(run.dataset, index, data, rows, spec, scratch=services.scratch)
+        labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
+        return classification_metrics(logits_of(network, pixels, spec, run.trainer), labels)
+
+    chosen = averaging.greedy(
+        {seed: (accuracy,) for seed, accuracy in accuracies.items()},
+        lambda seeds: (measured(tuple(seeds), "val")["accuracy"],),
+    )
+    ingredients = {"uniform": tuple(sorted(runs)), "greedy": tuple(sorted(chosen))}
+    splits = dict.fromkeys(("val", index.held_out))
+    return {
+        kind: {"seeds": list(seeds), **{split: measured(seeds, split) for split in splits}}
+        for kind, seeds in ingredients.items()
+    }
+
+
+def why_none(runs: Mapping[int, Run]) -> str | None:
+    """Return why networks of these seeds make no soup; None: they do.
+
+    The mean of two networks is as good as they are where they were fine-tuned from the same start, and no
+    better than chance where they were not (Wortsman et al. 2022a, section 2; Neyshabur et al. 2020).
+    """
+    if len(runs) == 1:
+        return "one seed has nothing to be averaged with"
+    run = next(iter(runs.values()))
+    if isinstance(run.weights, NoWeights):
+        return "the seeds start from different random weights, which can't be averaged"
+    if not run.freeze.phases:
+        return "nothing was trained"
+    return None

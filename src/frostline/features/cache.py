@@ -1,0 +1,254 @@
+"""What a frozen network makes of images, computed once and kept on disk under a content key."""
+
+import errno
+import hashlib
+import math
+import mmap
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frostline.base.files import content_key, exclusive, set_aside
+from frostline.console.errors import NO_ROOM, FrostlineError, OutOfRoom
+from frostline.features import files as feature_files
+from frostline.features.files import Entry, hash_in, header, lock_of, path_of, remove_leftovers
+
+__all__ = ["DTYPES", "MAPPED_BYTES", "Entry", "FeatureCache"]
+
+MAPPED_BYTES = 1 << 30
+"""Larger features stay on disk, memory-mapped, instead of being read into memory."""
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+"""What features may be, and what safetensors calls it."""
+
+_verified: set[tuple[int, ...]] = set()  # Files whose content this process has seen to be what was written.
+
+
+class FeatureCache:
+    """A folder of features, the least recently used of which make room for new ones."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        """Bytes on disk."""
+
+    def get(
+        self,
+        about: Mapping[str, Any],
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        produce: Callable[[], Iterable[Tensor]],
+    ) -> tuple[Tensor, bool]:
+        """Return features, and whether they were there already; else what `produce` yields is written first.
+
+        Of several processes that want the same, one computes and the others wait. A damaged file is noticed
+        and made again.
+
+        Args:
+            about: plain JSON data, all that the features depend on and a few words for people; its hash is
+                the key.
+            shape: (N, …) of all features.
+            dtype: one of `DTYPES`.
+            produce: gives the features in order, in pieces of (n, …), on any device. One piece at a time is
+                in memory.
+
+        Returns:
+            (N, …) on the CPU. Above 1 GiB it is memory-mapped, copy on write.
+
+        Raises:
+            FrostlineError: the disk is full, or the folder can't be written and the features are not there.
+        """
+        wanted = _Wanted(dict(about), tuple(shape), dtype)
+        key = content_key(wanted.about)
+        with suppress(_Damaged):
+            if (kept := self._read(key, wanted)) is not None:
+                return kept, True
+        self._prepare()
+        with exclusive(lock_of(self.folder, key)):
+            try:
+                if (kept := self._read(key, wanted)) is not None:
+                    return kept, True
+            except _Damaged as damage:
+                set_aside(path_of(self.folder, key), f"is damaged ({damage})")
+            remove_leftovers(self.folder, held=key)
+            made = self._write(key, wanted, produce)
+            feature_files.prune(self.folder, self.limit, keep=key)
+            return made, False
+
+    def entries(self) -> list[Entry]:
+        """Return what is kept, the most recently used first."""
+        return feature_files.entries(self.folder)
+
+    def prune(self, limit: int) -> list[Entry]:
+        """Remove the least recently used until the rest fits into `limit` bytes; return what was removed."""
+        remove_leftovers(self.folder)
+        return feature_files.prune(self.folder, limit)
+
+    def clear(self) -> list[Entry]:
+        """Remove everything; return it."""
+        return self.prune(0)
+
+    def _prepare(self) -> None:
+        """Make the folder; see that it can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            reason = "" if os.access(self.folder, os.W_OK | os.X_OK) else "no right to, or a read-only disk"
+        except OSError as error:
+            reason = str(error.strerror)
+        if reason:
+            raise FrostlineError(
+                f"{self.folder} can't be written ({reason}), and the features are not there yet: "
+                "make it writable, or set features=off"
+            )
+
+    def _read(self, key: str, wanted: "_Wanted") -> Tensor | None:
+        try:
+            stream = path_of(self.folder, key).open("rb", buffering=0)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with stream:
+            return _load(stream, wanted)
+
+    def _write(self, key: str, wanted: "_Wanted", produce: Callable[[], Iterable[Tensor]]) -> Tensor:
+        """Write the file piece by piece; return the features as they can be read from it now."""
+        with self._room(wanted):
+            if shutil.disk_usage(self.folder).free < wanted.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            handle, temporary = tempfile.mkstemp(
+                dir=self.folder, prefix=f".{key}.", suffix=feature_files.PARTIAL
+            )
+        try:
+            with os.fdopen(handle, "w+b", buffering=0) as stream:
+                with self._room(wanted):
+                    _write_all(stream, memoryview(wanted.header()))
+                digest, rows = hashlib.sha256(), 0
+                for piece in produce():
+                    assert (piece.shape[1:], piece.dtype) == (wanted.shape[1:], wanted.dtype), (
+                        f"{piece.dtype} of {tuple(piece.shape)} is no piece of {wanted}"
+                    )
+                    content = _bytes_of(piece.detach().cpu().contiguous())
+                    digest.update(content)
+                    with self._room(wanted):
+                        _write_all(stream, content)
+                    rows += len(piece)
+                assert rows == wanted.shape[0], f"{rows} rows of {wanted}"
+                with self._room(wanted):
+                    stream.seek(0)
+                    _write_all(stream, memoryview(wanted.header(digest.hexdigest())))
+                    os.fsync(stream.fileno())
+                Path(temporary).chmod(0o644)
+                Path(temporary).replace(path_of(self.folder, key))
+                _verified.add(_identity(stream))
+                stream.seek(0)
+                return _load(stream, wanted)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    @contextmanager
+    def _room(self, wanted: "_Wanted") -> Iterator[None]:
+        """Say of a full disk how much is needed there."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise OutOfRoom(
+                f"{self.folder}: the disk is full; the features need {math.ceil(wanted.size / 2**20)} MiB "
+                "there: make room (frostline cache prune --to 0), or set features=off"
+            ) from None
+
+
+class _Damaged(Exception):
+    """A file is not as it was written; says why."""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    about: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes of the features."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def header(self, sha256: str = feature_files.NO_HASH) -> bytes:
+        return header(self.about, DTYPES[self.dtype], self.shape, self.size, sha256)
+
+    def __str__(self) -> str:
+        return f"{self.dtype} features of {self.shape}"
+
+
+def _load(stream: FileIO, wanted: _Wanted) -> Tensor:
+    """Read or map the features in an open file; it may have lost its name since.
+
+    Raises:
+        _Damaged: the file is not what was written.
+    """
+    expected = wanted.header()
+    sha256 = hash_in(stream.read(len(expected)), expected)
+    if sha256 is None:
+        raise _Damaged("its header is not as written")
+    identity = _identity(stream)
+    if (length := identity[-1]) != len(expected) + wanted.size:
+        raise _Damaged(f"it has {length} bytes, not {len(expected) + wanted.size}")
+    known = identity in _verified
+    if wanted.size > MAPPED_BYTES:
+        found = sha256 if known else hashlib.file_digest(stream, "sha256").hexdigest()
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        features = torch.frombuffer(mapped, dtype=wanted.dtype, offset=len(expected)).view(wanted.shape)
+    else:
+        features = torch.empty(wanted.shape, dtype=wanted.dtype)
+        content = _bytes_of(features)
+        if not _read_all(stream, content):
+            raise _Damaged("it ends too early")
+        found = sha256 if known else hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise _Damaged("its content is not what was written")
+    with suppress(OSError):  # A folder that can't be written is read all the same.
+        now = time.time_ns()
+        os.utime(stream.fileno(), ns=(now, now))
+    _verified.discard(identity)
+    _verified.add(_identity(stream))
+    return features
+
+
+def _identity(stream: FileIO) -> tuple[int, ...]:
+    """Device, inode, time of last use, and size."""
+    stat = os.fstat(stream.fileno())
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def _write_all(stream: FileIO, content: memoryview) -> None:
+    while content:
+        content = content[stream.write(content) :]
+
+
+def _read_all(stream: FileIO, content: memoryview) -> bool:
+    """Fill `content`; tell whether there was enough."""
+    while content and (count := stream.readinto(content)):
+        content = content[count:]
+    return not content

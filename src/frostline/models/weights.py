@@ -1,0 +1,252 @@
+"""Weights move strictly: every key is accounted for, nothing is skipped in silence, no pickle is executed."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from frostline.base.files import canonical_json, parsed_json, write_bytes
+from frostline.base.names import nfc
+from frostline.console.errors import FrostlineError
+from frostline.console.progress import Say, mute
+from frostline.models import checkpoints
+from frostline.models.head_start import RANDOM, HeadStart
+
+METADATA = "frostline"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
+COUNTS = "num_batches_tracked"
+HEADS = ("fc.", "classifier.", "head.", "heads.", "head_dist.", "last_linear.", "linear.")
+"""How libraries call the layer that tells classes apart."""
+RIGHT_BACKBONE = "choose the backbone that the weights were made with"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each key; the names are sorted."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    """In the network, not in the weights."""
+    unexpected: tuple[str, ...]
+    """In the weights, not in the network."""
+    reset: tuple[str, ...]
+    """Not taken on purpose: the head."""
+    head: HeadStart = RANDOM
+    """What the head starts from."""
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Return the names as plain lists."""
+        return {key: list(getattr(self, key)) for key in ("loaded", "missing", "unexpected", "reset")}
+
+    def summary(self) -> str:
+        """Return the counts in a line."""
+        return ", ".join(f"{len(names)} {what}" for what, names in self.to_dict().items())
+
+
+def detached(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy that training does not change, on the CPU, plane by plane as files keep it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def transfer(
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    head: Collection[str],
+    *,
+    reset_head: bool,
+    source: str,
+) -> LoadReport:
+    """Copy `state` into `model`.
+
+    Args:
+        model: the network; its parameters and buffers are overwritten.
+        state: name → tensor.
+        head: the names of the network's head, as they are in both.
+        reset_head: leave the network's head as it is.
+        source: what to call the weights in an error.
+
+    Raises:
+        FrostlineError: no key matches, one is missing or unexpected, or a shape differs.
+    """
+    own = model.state_dict()
+    reset = frozenset(head) if reset_head else frozenset()
+    wanted, given = own.keys() - reset, state.keys() - reset
+    if not wanted & given:
+        raise FrostlineError(
+            f"{source}: none of its {len(state)} keys is in the network"
+            f" ({_few(given)} there, {_few(wanted)} here); {RIGHT_BACKBONE}"
+        )
+    shapes = sorted(k for k in wanted & given if own[k].shape != state[k].shape)
+    if shapes and set(shapes) <= set(head):
+        there, here = (tuple(s[shapes[-1]].shape) for s in (state, own))
+        raise FrostlineError(
+            f"weights.head: the weights' head has {there[0]} outputs, the data set {here[0]} classes;"
+            " set weights.head=reset"
+        )
+    if shapes:
+        there, here = (tuple(s[shapes[0]].shape) for s in (state, own))
+        raise FrostlineError(
+            f"{source}: {shapes[0]} has shape {there}, the network wants {here};"
+            " use the backbone, input.size and input.channels that the weights were made with"
+        )
+    missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+    if missing or unexpected:
+        raise FrostlineError(
+            f"{source}: {len(missing)} keys are missing ({_few(missing)}) and {len(unexpected)} unexpected"
+            f" ({_few(unexpected)}); {RIGHT_BACKBONE}"
+        )
+    model.load_state_dict({k: state[k] for k in wanted}, strict=False)
+    return LoadReport(tuple(sorted(wanted)), (), tuple(unexpected), tuple(sorted(reset & own.keys())))
+
+
+def save(path: Path, state: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+    """Write `state` and what there is to know `about` it as safetensors; equal content gives equal bytes."""
+    from safetensors.torch import save as serialise
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    # One metadata key: with several, safetensors writes them in random order.
+    about_text = json.dumps(json.loads(canonical_json(dict(about))), sort_keys=True, ensure_ascii=False)
+    write_bytes(path, serialise(tensors, metadata={METADATA: about_text}))
+
+
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """Read weights from safetensors, or from a file that torch saved; its content says which, not its name.
+
+    Returns:
+        The tensors, and what frostline wrote about them, None where it did not.
+
+    Raises:
+        FrostlineError: the file is missing, damaged, or holds more than tensors.
+    """
+    state, about, _ = load_one_of(path, None, mute)
+    return state, about
+
+
+def load_one_of(
+    path: Path, key: str | None, say: Say
+) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None, str | None]:
+    """Read weights as `load` does, from a file that may hold several.
+
+    Args:
+        path: the file.
+        key: which of them; see `checkpoints.read`.
+        say: told under which name they lay in the file.
+
+    Returns:
+        What `load` does, and the key, if it has yet to be found among the prefixes of names: see `fitted`.
+
+    Raises:
+        FrostlineError: as `load` does, or `key` names none of the weights.
+    """
+    if path.is_dir():
+        files = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        hint = f"name the file in it, such as weights.path={path / files[0]}" if files else "name a file"
+        raise FrostlineError(f"weights.path: {path} is a folder; {hint}")
+    if not path.is_file():
+        raise FrostlineError(f"weights.path: {path} is not a file; name a .safetensors or .pth")
+    with path.open("rb") as stream:
+        begin = stream.read(24)
+    if begin.startswith(b"version https://git-lfs"):
+        raise FrostlineError(f"weights.path: {path} is a pointer of Git LFS; run git lfs pull")
+    if path.suffix == ".json":
+        raise FrostlineError(
+            f"weights.path: {path} is a JSON file, such as the index of weights in several files; save the"
+            " model's whole state_dict() as one .safetensors"
+        )
+    is_torch = begin[:2] in (b"PK", b"\x80\x02")  # a zip archive, or a pickle
+    if begin[8:9] == b"{" or (path.suffix == ".safetensors" and not is_torch):
+        state, about = _load_safetensors(path)
+        if about and key is not None:
+            checkpoints.chosen({"": state}, key, path)
+        return state, about, key
+    found, name = checkpoints.read(path, key)
+    if name:
+        say(f"weights.path: {path}: the weights are those under {name}")
+    return dict(found), None, None if name == key else key
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise FrostlineError(
+            f"weights.path: {path} is damaged ({error}); copy or download it again"
+        ) from None
+    return state, None if text is None else _about(path, text)
+
+
+def _about(path: Path, text: str) -> dict[str, Any] | None:
+    """What frostline wrote about weights; None: nothing."""
+    try:
+        about = parsed_json(text)
+    except ValueError:
+        about = None
+    if about == {}:  # the best epoch of a run whose loss became NaN
+        return None
+    match about:
+        case {"input": dict(), "classes": list(classes)} if all(isinstance(name, str) for name in classes):
+            return {**about, "classes": [nfc(name) for name in classes]}
+    raise FrostlineError(
+        f"weights.path: the metadata {METADATA!r} in {path} is not what frostline writes; save the tensors"
+        " again without metadata, or copy the file again"
+    )
+
+
+def fitted(
+    state: Mapping[str, torch.Tensor],
+    model: nn.Module,
+    head: Collection[str],
+    key: str | None,
+    say: Say,
+    *,
+    reset_head: bool,
+    source: str,
+) -> Mapping[str, torch.Tensor]:
+    """Return the weights by the network's own names, where a prefix or another head is all that differs.
+
+    Args:
+        state: name → tensor, as a file has them.
+        model: the network.
+        head: the names of its head.
+        key: the prefix to take, without its dot, where several hold the network's weights.
+        say: told what is stripped or left out.
+        reset_head: the file's head is not taken.
+        source: what to call the weights.
+
+    Raises:
+        FrostlineError: several prefixes hold the network's weights, and `key` names none of them.
+    """
+    own = model.state_dict()
+    body = own.keys() - set(head)
+    found = {prefix.removesuffix("."): names for prefix, names in checkpoints.prefixes(state, body).items()}
+    if not found:
+        return state
+    key = checkpoints.chosen(found, key, source.removeprefix("weights.path: "))
+    if key:
+        inside = {name.removeprefix(f"{key}."): t for name, t in state.items() if name.startswith(f"{key}.")}
+        others = (
+            f", and the {len(state) - len(inside)} others are left out" if len(inside) < len(state) else ""
+        )
+        say(f"{source}: the prefix {key}. of {len(inside)} keys is stripped{others}")
+        state = inside
+    # torch has counted batches since 1.0: older files have none.
+    counts = [name for name in body - state.keys() if name.endswith(COUNTS)]
+    state = {**state, **{name: torch.zeros_like(own[name]) for name in counts}}
+    heads = [name for name in state.keys() - own.keys() if name.startswith(HEADS)]
+    if reset_head and heads and state.keys() - own.keys() == set(heads):
+        say(f"{source}: the head {_few(heads)} is left out")
+        state = {name: tensor for name, tensor in state.items() if name not in heads}
+    return state
+
+
+def _few(names: Collection[str], limit: int = 3) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "") if listed else "none"

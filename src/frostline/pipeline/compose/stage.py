@@ -1,0 +1,202 @@
+"""Step zero: resolve the selection into one file a stage, and refuse in time what can't work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline import schema
+from frostline.base.files import publish, write_text, yaml_text
+from frostline.console.errors import FrostlineError
+from frostline.pipeline.compose import study
+from frostline.pipeline.compose.study import Study
+from frostline.schema.validation import validated
+from frostline.stats import gate
+from frostline.stats.transfer import TWIN
+
+if TYPE_CHECKING:
+    from frostline.models.head_start import HeadStart
+    from frostline.models.pretrained import Start
+    from frostline.models.weights import LoadReport
+
+ANY_CLASSES = ("a", "b")
+"""Of a network whose data set is not looked at."""
+
+
+def run(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[str, str]]:
+    """Write `<stage>.yaml` for each stage of the study into `out`.
+
+    Args:
+        params: the selection, params.yaml.
+        arms: in the report's order; the selection's own follows. One that is named twice counts once.
+        out: the folder of resolved files.
+
+    Returns:
+        The arms that will run; those that will be omitted, and why.
+
+    Raises:
+        FrostlineError: a choice is wrong, or parts of the study do not fit together; see `check`.
+    """
+    if TWIN not in arms:
+        raise FrostlineError(f"--arms: {TWIN} is missing, the twin that the others are held against")
+    selected = study.read_selection(params)
+    arms = list(dict.fromkeys([*arms, *study.own_arm(selected)]))
+    made = study.resolve(selected, arms)
+    omitted, anew = check(made, arms)
+    with made.located():
+        gate.check_names(made.resolved["report"]["gate"], arms, omitted, anew)
+    with publish(out) as work:
+        for stem, config in made.resolved.items():
+            write_text(work / f"{stem}.yaml", yaml_text(config))
+    for stale in set(out.glob("*.yaml")) - {out / f"{stem}.yaml" for stem in made.resolved}:
+        stale.unlink()
+    return [arm for arm in arms if arm not in omitted], omitted
+
+
+def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Check that all stages of a study fit together: data, classes, weights, heads, inputs, schedules.
+
+    Images are listed, not read.
+
+    Args:
+        made: the study.
+        arms: their names.
+
+    Returns:
+        The arms that will be omitted, since nothing trains and the weights know no class of the target, and
+        why; the arms whose head starts anew.
+
+    Raises:
+        FrostlineError: something does not fit; the sentence names the file, the arm and the key.
+    """
+    from frostline.models.head_start import NoSharedClasses
+
+    checked = _Checked(_classes(made, "target"))
+    pretrained = None
+    if "omitted" not in made.resolved["pretrain"]:
+        source = _classes(made, "source")
+        with made.located("pretrain"):
+            config = validated(schema.Run, made.resolved["pretrain"])
+            pretrained = _Checked(source).result(config)
+    omitted, anew = {}, []
+    for arm in arms:
+        with made.located(arm=arm):
+            config = validated(schema.Run, made.resolved[f"finetune-{arm}"])
+            try:
+                if not checked.run(config, pretrained).is_informed:
+                    anew.append(arm)
+            except NoSharedClasses as error:
+                omitted[arm] = error.reason
+    return omitted, anew
+
+
+def _classes(made: Study, role: str) -> tuple[str, ...]:
+    """The classes of the source or the target."""
+    from frostline.data.reading.sources import classes_of
+
+    config = validated(schema.Prepare, made.resolved[f"prepare-{role}"])
+    with made.located():
+        try:
+            return classes_of(config.dataset)
+        except FrostlineError as error:
+            text = str(error)
+            if role == "source" and text.startswith("dataset"):
+                text = f"source{text.removeprefix('dataset')}"
+            raise FrostlineError(text) from None
+
+
+@dataclass
+class _Checked:
+    """Checks runs on one data set; what they share is checked once."""
+
+    classes: tuple[str, ...]
+    starts: "dict[str, Start]" = field(default_factory=dict)
+    reports: "dict[str, LoadReport]" = field(default_factory=dict)
+
+    def result(self, config: schema.Run) -> "Start":
+        """Check a pretraining; return what its weights will be, without their values."""
+        import torch
+
+        from frostline.models.backbones import build
+        from frostline.models.pretrained import Start, expected, input_spec
+
+        self.run(config, None)
+        spec = input_spec(config.backbone, expected(config.backbone, config.weights), config.input)
+        with torch.device("meta"):
+            state = build(config.backbone, spec, len(self.classes), seed=0).state_dict()
+        return Start(state, spec, self.classes, "the pretraining", None)
+
+    def run(self, config: schema.Run, pretrained: "Start | None") -> "HeadStart":
+        """Check a run; return what its head starts from.
+
+        Args:
+            config: the run's.
+            pretrained: what weights=pretrain stands for.
+        """
+        import torch
+
+        from frostline.models.backbones import build
+        from frostline.models.pretrained import expected, input_spec, start_network
+
+        weights = config.weights
+        kind = repr((config.backbone, weights))
+        if kind not in self.starts:
+            if isinstance(weights, schema.PretrainWeights) and weights.path is None:
+                assert pretrained is not None
+                self.starts[kind] = replace(pretrained, head=weights.head)
+            else:
+                self.starts[kind] = expected(config.backbone, weights)
+        start = self.starts[kind]
+        spec, trains = input_spec(config.backbone, start, config.input), bool(config.freeze.phases)
+        key = f"{kind} {spec} {trains}"
+        if key not in self.reports:
+            build(config.backbone, spec, len(self.classes), seed=0)  # which tries it on an image
+            with torch.device(start.device):
+                _, self.reports[key] = start_network(
+                    config.backbone, start, spec, self.classes, seed=0, trains=trains
+                )
+        check_run(config, start, self.classes, self.reports[key])
+        return self.reports[key].head
+
+
+def check_run(
+    run: schema.Run,
+    start: "Start | None" = None,
+    classes: Sequence[str] = ANY_CLASSES,
+    report: "LoadReport | None" = None,
+) -> None:
+    """Refuse a freeze schedule that does not fit its network, or an optimizer that can't be made.
+
+    Lengths in steps can't be judged yet: how many steps an epoch has depends on the data.
+
+    Args:
+        run: its config.
+        start: its first weights, of which the input counts.
+        classes: the data set's.
+        report: how the first weights fit.
+
+    Raises:
+        FrostlineError: see `core.freeze.plan`, `models.pretrained.check_start`,
+            `models.optimizers.make_optimizer` and `core.head_start.check_trained`.
+    """
+    import torch
+
+    from frostline.freezing import freeze
+    from frostline.models import lora
+    from frostline.models.backbones import build
+    from frostline.models.head_start import check_trained
+    from frostline.models.optimizers import make_optimizer
+    from frostline.models.pretrained import NO_WEIGHTS, check_start, input_spec
+
+    many_steps = 10**6
+    spec = input_spec(run.backbone, start or NO_WEIGHTS, run.input)
+    with torch.device("meta"):
+        network = build(run.backbone, spec, len(classes), seed=0)
+    curve = freeze.curve(run.optimizer.schedule)
+    check_start(run)
+    lora.adapt(network, run, seed=0)
+    plan = freeze.plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
+    make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
+    if report is not None:
+        trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
+        check_trained(report.head, report.reset, trained)

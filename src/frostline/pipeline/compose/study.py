@@ -1,0 +1,306 @@
+"""A study: the selection in params.yaml, resolved into one file a stage."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.base import project
+from frostline.base.files import read_yaml, sha256_of
+from frostline.config import compose
+from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, selection
+from frostline.console.errors import FrostlineError
+from frostline.schema import (
+    Experiment,
+    Input,
+    NoAdapter,
+    NoAveraging,
+    NoRegularizer,
+    NoWeights,
+    PretrainWeights,
+    Report,
+    Run,
+    Strict,
+    Weights,
+    WiseFt,
+)
+from frostline.schema.validation import validated
+from frostline.stats.transfer import TWIN
+
+PARAMS = "params.yaml"
+WATCHED = "data"
+"""The key of params.yaml that is no choice of conf/: dvc.yaml takes from it what DVC watches."""
+PACKAGES = "requirements.lock"
+"""What DVC watches for what comes with packages."""
+ARM_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z0-9_.-]*", re.IGNORECASE)
+"""Names that a shell, DVC's stages and Hydra's overrides all take as they are."""
+WATCHES = {"source": "source.root", "target": "dataset.root", "weights": "weights.path"}
+"""Key below `data` → the key of an experiment with the path."""
+
+
+class _Paths(Strict):
+    source: str
+    target: str
+    weights: str = PACKAGES
+
+
+class _Watched(Strict):
+    data: _Paths
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a selection comes to."""
+
+    params: Mapping[str, Any]
+    choices: Mapping[str, str]
+    """The option chosen in each group."""
+    resolved: dict[str, dict[str, Any]]
+    """File stem → plain data: prepare-<role>, pretrain, finetune-<arm>, evaluate-<arm>, report."""
+
+    @contextmanager
+    def located(self, stage: str = "", arm: str = "") -> Iterator[None]:
+        """Begin an error with the file that its key is in, and the arm.
+
+        Args:
+            stage: pretrain, where keys of a run lie below it.
+            arm: that the block is about.
+        """
+        choices = {**self.choices, "freeze": "full" if arm == TWIN else arm} if arm else self.choices
+        with _located(self.params, choices, stage, arm):
+            yield
+
+
+def read_selection(path: Path) -> dict[str, Any]:
+    """Return what a params.yaml holds; an empty one selects what conf/ does.
+
+    Raises:
+        FrostlineError: it can't be read, or holds no keys with values.
+    """
+    params = read_yaml(path)
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise FrostlineError(f"{path}: found {params!r}, must be keys with values")
+    return params
+
+
+def overrides(params: Mapping[str, Any]) -> list[str]:
+    """Return the overrides that a selection stands for.
+
+    Raises:
+        FrostlineError: a data set reads a folder other than the one that DVC watches.
+    """
+    selected = list(selection({key: value for key, value in params.items() if key != WATCHED}))
+    if WATCHED not in params:
+        return selected
+    watched = validated(_Watched, {WATCHED: params[WATCHED]}, PARAMS).data
+    composed = compose.paths(selected, list(WATCHES.values()))
+    for name, key in WATCHES.items():
+        path = getattr(watched, name)
+        _check_watched(name, path, composed)
+        if composed.get(key) is None and path != PACKAGES:
+            selected.append(f"{key}={path}")
+    return selected
+
+
+def on_selection(typed: Sequence[str]) -> list[str]:
+    """Return the overrides of the project's params.yaml, followed by those that are typed and go before.
+
+    A typed experiment replaces the whole selection; ``experiment=null`` stands for what conf/ does without.
+    """
+    path = project.find_root() / PARAMS
+    keys = {as_typed(each).partition("=")[0].lstrip("+~") for each in typed}
+    if "experiment" in keys or not path.is_file():
+        return [each for each in typed if each != "experiment=null"]
+    params = read_selection(path)
+    with _located(params, {}):
+        selected = overrides(params)
+
+    def is_typed(override: str) -> bool:
+        parts = as_typed(override).partition("=")[0].lstrip("+").split(".")
+        return not keys.isdisjoint(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+    return [*(each for each in selected if not is_typed(each)), *typed]
+
+
+def own_arm(params: Mapping[str, Any]) -> list[str]:
+    """Return the arm that a selection adds to those of dvc.yaml, named by its freeze schedule.
+
+    Raises:
+        FrostlineError: the name can't be an arm's.
+    """
+    name = params.get("freeze")
+    if name is None:
+        return []
+    if not isinstance(name, str) or not ARM_NAME.fullmatch(name):
+        raise FrostlineError(
+            f"{PARAMS}: freeze: found {name!r}, which can't name an arm; a name starts with a letter and"
+            " consists of letters a-z, digits, '_', '-' and '.', and is none of true, false, null, nan, inf;"
+            " rename the file in conf/freeze"
+        )
+    if name == TWIN:
+        raise FrostlineError(
+            f"{PARAMS}: freeze: found {name!r}, the name of the from-scratch baseline; choose another"
+            " schedule, or rename the file in conf/freeze"
+        )
+    return [name]
+
+
+def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> None:
+    """Refuse a path that DVC does not watch, and one that nothing reads."""
+    key, read, watches = f"{PARAMS}: {WATCHED}.{name}", WATCHES[name], path != PACKAGES
+    group, option = read.partition(".")[0], "file" if name == "weights" else "image_folder"
+    if watches and read not in composed:
+        raise FrostlineError(
+            f"{key}: found {path!r}, which nothing reads, since there is no {read}; set"
+            f" {WATCHED}.{name}: {PACKAGES}, or {group}: {option}"
+        )
+    found = composed.get(read)
+    if found is not None and (not watches or _place(path) != _place(found)):
+        raise FrostlineError(
+            f"{key}: found {path!r}, but {read} is {found!r}, where DVC would not see a change; set"
+            f" {WATCHED}.{name}: {found}, or, for one run, dvc exp run -S '{WATCHED}.{name}={found}'"
+        )
+
+
+def _place(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
+    """Resolve a selection into what each stage needs, and no more.
+
+    An arm is named by its freeze schedule and starts from the experiment's weights, which the stage pretrain
+    makes unless they are ImageNet's or a file's. `scratch`, the baseline, has random weights instead and
+    trains everything.
+
+    Args:
+        params: what params.yaml holds.
+        arms: in the report's order.
+
+    Raises:
+        FrostlineError: a choice is wrong; the sentence names the file, the arm if it is of one, and the key.
+    """
+    with _located(params, {}):
+        selected = overrides(params)
+        try:
+            base, choices = compose.experiment(selected)
+        except FrostlineError as error:
+            raise FrostlineError(_to_watch(str(error), params)) from None
+        if isinstance(base.weights, NoWeights):
+            raise FrostlineError(
+                "weights: found none, with which nothing is transferred; set weights: pretrain or imagenet"
+            )
+    resolved: dict[str, dict[str, Any]] = {
+        "prepare-source": compose.prepare_config(base, "source").model_dump(),
+        "prepare-target": compose.prepare_config(base, "target").model_dump(),
+        "pretrain": compose.pretrain_config(base, choices).model_dump(),
+    }
+    if not pretrains(base):
+        # With the content of the file, so that the stages that follow see a change.
+        path = getattr(base.weights, "path", None)
+        file = f" (sha256 {sha256_of(Path(path).expanduser())})" if path and Path(path).is_file() else ""
+        kind = base.weights.kind
+        why = {"omitted": f"the arms start from weights={kind}{file}, so nothing is pretrained"}
+        resolved |= {"prepare-source": why, "pretrain": why}
+    for arm in arms:
+        freeze = "full" if arm == TWIN else arm
+        with _located(params, {**choices, "freeze": freeze}, arm=arm):
+            composed, chosen = compose.experiment([*selected, f"freeze={freeze}"])
+            run = compose.finetune_config(composed, chosen, arm=arm, seeds=composed.seeds)
+        if arm == TWIN:
+            run = from_nothing(_seen_by(base.weights, run))
+        resolved[f"finetune-{arm}"] = run.model_dump()
+        resolved[f"evaluate-{arm}"] = compose.evaluate_config(run).model_dump()
+    report = Report(
+        study=base.study, arms=list(arms), seeds=base.seeds, monitor=base.trainer.monitor, gate=base.gate
+    )
+    return Study(params, choices, {**resolved, "report": report.model_dump()})
+
+
+def _to_watch(sentence: str, params: Mapping[str, Any]) -> str:
+    """Say where a study's path is given: a key that "needs a value" has one below `data`."""
+    for name, key in WATCHES.items():
+        if WATCHED in params and sentence.startswith(f"{key}: needs a value"):
+            own = f"{WATCHED}.{name}"
+            return f"{PARAMS}: {own}: found {PACKAGES}, but {key} needs a path; set {own} to it"
+    return sentence
+
+
+def _seen_by(weights: Weights, run: Run) -> Run:
+    """Return a run that sees what a file of weights was trained on, whatever it starts from itself."""
+    if getattr(weights, "path", None) is None:
+        return run
+    from frostline.models.pretrained import input_spec
+    from frostline.models.pretrained import resolve as start_of
+
+    spec = input_spec(run.backbone, start_of(run.backbone, weights), run.input).to_dict()
+    return run.model_copy(update={"input": validated(Input, spec)})
+
+
+def pretrains(composed: Experiment) -> bool:
+    """Return whether the arms start from what the stage pretrain makes."""
+    return isinstance(composed.weights, PretrainWeights) and composed.weights.path is None
+
+
+def from_nothing(run: Run) -> Run:
+    """Return a run from random weights without what would hold it there, or mix its end with them."""
+    changes: dict[str, Any] = {
+        "weights": NoWeights(kind="none"),
+        "adapter": NoAdapter(kind="none"),
+        "regularizer": NoRegularizer(kind="none"),
+    }
+    if isinstance(run.averaging, WiseFt):
+        changes["averaging"] = NoAveraging(kind="none")
+    return run.model_copy(update=changes)
+
+
+# ── where a key is ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _located(
+    params: Mapping[str, Any], choices: Mapping[str, str], stage: str = "", arm: str = ""
+) -> Iterator[None]:
+    try:
+        yield
+    except FrostlineError as error:
+        text = str(error)
+        key = match[1] if (match := re.match(r"([A-Za-z_][\w.@/-]*): ", text)) else ""
+        if not key or key.endswith((".yaml", ".yml")):
+            raise
+        parts = key.split(".")
+        if stage == "pretrain" and parts[0] in STAGES_OF_PRETRAINING:
+            parts, text = ["pretrain", *parts], f"pretrain.{text}"
+        for name, read in WATCHES.items():
+            if key == read and _gives(params, [WATCHED, name]) and params[WATCHED][name] != PACKAGES:
+                parts, text = [WATCHED, name], f"{WATCHED}.{name}{text.removeprefix(key)}"
+        about = f"arm {arm}: " if arm else ""
+        raise FrostlineError(f"{_file_of(parts, params, choices)}: {about}{text}") from None
+
+
+def _file_of(key: Sequence[str], params: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+    """Return the file that gives a key its value, as far as that can be told from outside Hydra."""
+    if _gives(params, key) and not (key[0] == "freeze" and len(key) > 1):
+        return PARAMS
+    experiment = params.get("experiment") or choices.get("experiment")
+    if experiment and experiment != "null":
+        path = project.conf_dir() / "experiment" / f"{experiment}.yaml"
+        if path.is_file() and _gives(read_yaml(path), key):
+            return f"conf/experiment/{path.name}"
+    package = key[:2] if key[0] == "pretrain" else key[:1]
+    group = "dataset" if package == ["source"] else package[-1]
+    option = choices.get(group if list(package) == [group] else f"{group}@{'.'.join(package)}")
+    return f"conf/{group}/{option}.yaml" if option else "conf/config.yaml"
+
+
+def _gives(content: Any, key: Sequence[str]) -> bool:
+    """Whether nested keys with values give `key` one."""
+    for part in key:
+        if not isinstance(content, Mapping) or content.get(part) is None:
+            return False
+        content = content[part]
+    return True

@@ -1,0 +1,41 @@
+"""Steps two and three: copy the weights to the target's network, and fine-tune it under a freeze schedule."""
+
+from pathlib import Path
+
+from frostline.base import omitted
+from frostline.base.files import canonical_json, publish, write_text
+from frostline.data.reading.index import Index
+from frostline.models.head_start import NoSharedClasses
+from frostline.models.pretrained import head_of, resolve
+from frostline.schema import Run
+from frostline.training import run as training
+from frostline.training.services import Services
+
+
+def run(config: Run, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
+    """Fine-tune an arm of a study once for each of its seeds, into `out/seed-<s>/`; `evaluate` measures it.
+
+    An arm that trains nothing is omitted where the weights' head knows no class of the data set.
+
+    Raises:
+        FrostlineError: something in the config does not fit; before any training.
+    """
+    start = resolve(config.backbone, config.weights)
+    try:
+        head_of(start, Index.read(data).classes, trains=bool(config.freeze.phases))
+    except NoSharedClasses as error:
+        services.say(f"finetune {config.arm}: omitted, since {error.reason}")
+        omitted.write(out, error.reason, timing)
+        return
+    given = training.material(config, data, start, services)
+    omitted.forget(out)
+    seconds = {}
+    with publish(out) as work:
+        for i, seed in enumerate(config.seeds):
+            title = f"finetune {config.arm} · seed {seed} ({i + 1}/{len(config.seeds)})"
+            seconds[str(seed)] = training.train(
+                config, seed, start, given, work / f"seed-{seed}", services, title
+            )
+        if timing is not None:
+            write_text(timing, canonical_json({"seeds": seconds}))
+    training.forget(config, start, given, services)

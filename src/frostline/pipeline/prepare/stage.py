@@ -1,0 +1,259 @@
+"""The stage `prepare`: read a data set once, check it, split it, write the index that all stages use."""
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline import schema
+from frostline.base import omitted
+from frostline.base.files import (
+    content_key,
+    csv_text,
+    exclusive,
+    publish,
+    remove_leftovers,
+    seal,
+    sound,
+    writable,
+    write_text,
+)
+from frostline.console.errors import FrostlineError, OutOfRoom, exhaustion
+from frostline.console.progress import Progress, silent
+from frostline.data.reading.checks import check_rows, some, tally
+from frostline.data.reading.folder import Problem
+from frostline.data.reading.index import FORMAT, Index
+from frostline.data.reading.sources import ArraySource, Source, name_of, open_source, place_of
+from frostline.data.reading.splits import stratified_split
+from frostline.quality.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
+from frostline.quality.examine import Reading, Row, examine
+
+NAMED = 5
+"""How many images an error names; where there are more, it gives the path of the whole list."""
+
+
+@exhaustion()
+def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index:
+    """Prepare a data set.
+
+    Args:
+        config: the data set; `shots` and `fraction` don't matter here.
+        out: folder for index.csv, dataset.json and, for data sets in memory, images.npy; written whole or not
+            at all.
+        progress: told of each image that is read.
+
+    Raises:
+        FrostlineError: the data set can't be had, can't be split, or holds images that can't be used; where
+            there are many, `<out>.bad-images.csv` lists them all.
+    """
+    index = _prepare(open_source(config.dataset), config.dataset, out, progress)
+    omitted.forget(out)
+    return index
+
+
+@exhaustion()
+def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -> tuple[Index, Path]:
+    """Prepare a data set, or find it prepared: nothing is read again while neither config nor data changed.
+
+    Files are told apart by name, size and times of change, arrays by content. What was prepared is verified
+    by checksums (1 to 2 s a GiB of arrays; images in files are no part of it); what is damaged is set aside
+    and made again. Where `scratch` can't be written, what is not there is prepared for this process alone.
+
+    Args:
+        config: as in `run`.
+        scratch: keeps what was prepared, under `data/`.
+        progress: as in `run`.
+
+    Returns:
+        The index, and the folder that it lies in.
+
+    Raises:
+        FrostlineError: as in `run`.
+    """
+    source = open_source(config.dataset)
+    out = _cache_folder(config.dataset, source, scratch)
+    if not writable(out.parent):
+        if (index := _verified(out)) is None:
+            out = Path(tempfile.mkdtemp(prefix="frostline-")) / out.name
+            atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
+            index = _prepare(source, config.dataset, out, progress)
+        return index, out
+    with exclusive(out.with_name(f"{out.name}.lock")):
+        remove_leftovers(out.parent, held=out.name)
+        if (index := _verified(out)) is None:
+            index = _prepare(source, config.dataset, out, progress, checksums=True)
+        return index, out
+
+
+def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
+    """Verify what `cached` keeps of a data set, if anything: the next run makes again what is set aside."""
+    if not (scratch / "data").is_dir():
+        return
+    out = _cache_folder(config.dataset, open_source(config.dataset), scratch)
+    if writable(out.parent):
+        with exclusive(out.with_name(f"{out.name}.lock")):
+            remove_leftovers(out.parent, held=out.name)
+            _verified(out)
+
+
+def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Path:
+    whole = dataset.model_dump(exclude={"shots", "fraction"})
+    return scratch / "data" / content_key([FORMAT, whole, source.identity()])
+
+
+def _verified(folder: Path) -> Index | None:
+    """Read what `cached` wrote; set aside what is not as it was written. None: it is not there."""
+    return Index.read(folder) if sound(folder) else None
+
+
+def _prepare(
+    source: Source, dataset: schema.Dataset, out: Path, progress: Progress, *, checksums: bool = False
+) -> Index:
+    try:
+        reading = examine(source, name_of(dataset), progress)
+    except MemoryError:
+        raise OutOfRoom(
+            f"{place_of(dataset)}: there is no memory to examine {len(source)} images; close other programs, "
+            "or prepare fewer images, and run again"
+        ) from None
+    bad_images = out.parent / f"{out.name}.bad-images.csv"
+    bad_images.unlink(missing_ok=True)
+    if reading.problems and dataset.on_bad_image == "error":
+        raise _refusal(source, reading.problems, place_of(dataset), bad_images)
+    index = _index(source, dataset, reading)
+    images = (
+        source.images[[row.position for row in reading.rows]] if isinstance(source, ArraySource) else None
+    )
+    with publish(out) as folder:
+        index.write(folder, images)
+        if checksums:
+            seal(folder)
+    return index
+
+
+def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images: Path) -> FrostlineError:
+    """The error that names the first bad images; where there are more, all go into the file `bad_images`."""
+    what = "image " if isinstance(source, ArraySource) else ""
+    named = "; ".join(f"{what}{problem.key} {problem.reason}" for problem in problems[:NAMED])
+    if len(problems) > NAMED:
+        write_text(bad_images, csv_text(("key", "reason"), problems))
+        kinds = f" ({tally(problem.key for problem in problems)} in all)" if what == "" else ""
+        named += f"; and {len(problems) - NAMED} more{kinds}, all listed in {bad_images}"
+    many = f"{len(problems)} files" if len(problems) > 1 else "a file"
+    return FrostlineError(
+        f"{place} has {many} that can't be used: {named}; or leave such files out: dataset.on_bad_image=skip"
+    )
+
+
+def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
+    rows = reading.rows
+    labels = np.array([row.label for row in rows], dtype=np.int64)
+    check_rows(labels.tolist(), [row.split for row in rows], source.classes, place_of(dataset))
+    groups = groups_of([row.digest for row in rows])
+    splits, on_splits = _splits(rows, labels, groups, dataset, source.classes)
+    return Index(
+        name=name_of(dataset),
+        kind=dataset.kind,
+        storage="arrays" if isinstance(source, ArraySource) else "files",
+        classes=tuple(source.classes),
+        keys=[row.key for row in rows],
+        labels=labels,
+        splits=splits,
+        sha256=[row.sha256 for row in rows],
+        widths=[row.width for row in rows],
+        heights=[row.height for row in rows],
+        modes=[row.mode for row in rows],
+        warnings=(
+            *_skipped(reading.problems),
+            *reading.warnings,
+            *on_splits,
+            *_copies(rows, groups),
+            *_look_alikes(rows, splits, groups),
+        ),
+        skipped=tuple(reading.problems),
+    )
+
+
+def _splits(
+    rows: Sequence[Row],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    dataset: schema.Dataset,
+    classes: Sequence[str],
+) -> tuple[NDArray[np.str_], list[str]]:
+    """Keep the splits that the data set has, and draw the others from its training images, or from all.
+
+    Without a share and a split of its own, a data set has no test split.
+
+    Returns:
+        (N,) splits, and a sentence for each share that isn't used, and for each split that is taken from the
+        data set's own training split.
+    """
+    splits = np.array([row.split or "train" for row in rows], dtype="<U5")
+    own = {row.split for row in rows}
+    shares: dict[str, float | None] = {"val": dataset.split.val, "test": dataset.split.test}
+    warnings, taken = [], []
+    for split, share in shares.items():
+        if split in own and share is not None:
+            shares[split] = None
+            warnings.append(
+                f"dataset.split.{split}={share:g} is not used: the data set has a {split} split of its own, "
+                f"which is kept (set dataset.split.{split}=null to say so)"
+            )
+        elif split not in own and share is None and split == "val":
+            raise FrostlineError(
+                "dataset.split.val is null, which stands for the data set's own val split, and "
+                f"{name_of(dataset)} has none: set a share, such as dataset.split.val=0.2, since every run "
+                "chooses its epoch on validation"
+            )
+        elif split not in own and share is not None and own != {""}:
+            taken.append((split, share))
+    drawn = np.flatnonzero(splits == "train")
+    splits[drawn] = stratified_split(
+        labels[drawn], shares["val"], shares["test"], dataset.split.seed, groups=groups[drawn], names=classes
+    )
+    for split, share in taken:
+        count = int((splits == split).sum())
+        instead = " (dataset.split.test=null does without one)" if split == "test" else ""
+        warnings.append(
+            f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
+            f"taken for one, by dataset.split.{split}={share:g}{instead}"
+        )
+    return splits, warnings
+
+
+def _skipped(problems: Sequence[Problem]) -> Iterator[str]:
+    if problems:
+        were = "file was" if len(problems) == 1 else "files were"
+        named = some(f"{problem.key} {problem.reason.partition(':')[0]}" for problem in problems)
+        yield f"{len(problems)} {were} skipped (dataset.json lists all): {named}"
+
+
+def _copies(rows: Sequence[Row], groups: NDArray[np.int64]) -> Iterator[str]:
+    """Copies have one label and one split: `examine` and the split see to that."""
+    copies = list(repeated(groups))
+    if copies:
+        surplus = sum(len(positions) - 1 for positions in copies)
+        named = some(" = ".join(rows[i].key for i in positions[:2]) for positions in copies)
+        are = "image is an exact copy" if surplus == 1 else "images are exact copies"
+        yield f"{surplus} {are} of another; copies stay in one split: {named}"
+
+
+def _look_alikes(rows: Sequence[Row], splits: NDArray[np.str_], groups: NDArray[np.int64]) -> Iterator[str]:
+    searched = np.array([i for i, row in enumerate(rows) if row.thumbnail is not None], dtype=np.int64)
+    if len(searched) > NEAR_MAX_IMAGES:
+        yield f"near-duplicates were not searched for: more than {NEAR_MAX_IMAGES:,} images"
+    elif len(searched):
+        thumbnails = np.stack([t for row in rows if (t := row.thumbnail) is not None])
+        pairs = near_pairs(thumbnails, splits[searched], groups[searched])
+        named = some(
+            f"{rows[i].key} ({splits[i]}) ≈ {rows[j].key} ({splits[j]})"
+            for i, j in (searched[list(p)] for p in pairs)
+        )
+        if pairs:
+            look = "image looks" if len(pairs) == 1 else "images look"
+            yield f"{len(pairs)} {look} like one in another split, which flatters the results: {named}"

@@ -1,0 +1,45 @@
+"""Step one: train the network on the source data set."""
+
+from pathlib import Path
+
+from frostline.base import omitted
+from frostline.base.files import canonical_json, publish, seal, write_text
+from frostline.base.run_folder import WRITTEN
+from frostline.evaluation import evaluate
+from frostline.models.pretrained import resolve
+from frostline.schema import Run
+from frostline.training import run as training
+from frostline.training.services import Services
+
+
+def run(
+    config: Run,
+    data: Path,
+    out: Path,
+    services: Services,
+    timing: Path | None = None,
+    *,
+    sealed: bool = False,
+) -> None:
+    """Train on the prepared data in `data`, measure on its test split, and leave everything in `out`.
+
+    `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv;
+    `timing` the measured seconds, apart, since they never repeat. `sealed` adds checksums, for a cache.
+
+    Raises:
+        FrostlineError: something in the config does not fit; before any training.
+    """
+    start = resolve(config.backbone, config.weights)
+    given = training.material(config, data, start, services)
+    omitted.forget(out)
+    seed = config.seeds[0]
+    with publish(out, WRITTEN) as work:
+        seconds = training.train(
+            config, seed, start, given, work, services, f"pretrain on {given.index.name}"
+        )
+        evaluate.measure(config, seed, data, work, work, services)
+        if sealed:
+            seal(work)
+        if timing is not None:
+            write_text(timing, canonical_json({"seeds": {str(seed): seconds}}))
+    training.forget(config, start, given, services)

@@ -1,0 +1,140 @@
+"""`frostline evaluate RUN`: measure a finished run again, on images that it was not trained on."""
+
+import math
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.base.files import publish, read_csv, read_json, read_yaml
+from frostline.base.run_folder import CONFIG, FILES, METRICS, PREDICTIONS, check_config, verified
+from frostline.console.errors import FrostlineError
+from frostline.pipeline import standalone as alone
+from frostline.schema import Prepare, Run
+from frostline.schema.validation import validated
+
+if TYPE_CHECKING:
+    from frostline.data.reading.index import Index
+
+Metrics = Mapping[str, Mapping[str, float]]
+ROUNDING = 1e-5
+"""The relative difference of two measurements of a network in batches of different sizes, at most."""
+NAMED = 3
+"""How many images an error names."""
+
+
+def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
+    """Measure a finished run's network again, with the data set that its config.yaml names.
+
+    Where images were added to the data set since, or removed from its other splits, only the run's own test
+    images are measured: the new split has some of them among those that the run trained on.
+
+    Args:
+        folder: the run's.
+        out: the folder of the metrics and predictions; None: the run's.
+        force: overwrite other metrics, and accept an edited config.yaml.
+
+    Raises:
+        FrostlineError: there is no finished run in `folder`; it, its config or its test images have changed;
+            or other metrics would be overwritten.
+    """
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise FrostlineError(f"{folder}: no finished run, {name} is missing; name another folder")
+    record = verified(folder)
+    if not force:
+        check_config(folder, record)
+    config = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
+    whole = config.dataset.model_copy(update={"shots": None, "fraction": None})
+    index, data = alone.prepared_from(Prepare(dataset=whole))
+    own = own_test(folder, record, index)
+    place = out or folder
+    with alone.writing(place):
+        services = alone.services()
+        from frostline.evaluation import evaluate
+
+        with publish(place) as work:
+            measured = evaluate.measure(config, config.seeds[0], data, folder, work, services, own)
+            recorded = _recorded(place)
+            if recorded and not force:
+                _compare(place, recorded, measured)
+            if recorded and not force and recorded != measured:  # but for rounding, or the other splits
+                for name in (METRICS, PREDICTIONS):
+                    (work / name).unlink()
+        return measured
+
+
+def own_test(folder: Path, record: Mapping[str, Any], index: "Index") -> "Index | None":
+    """Return the data set's index with the run's own test split; None: it is still the index that it has.
+
+    Raises:
+        FrostlineError: some of the run's test images are missing, or have changed.
+    """
+    kept = record.get("data")
+    if not kept or kept["fingerprint"] == index.fingerprint:
+        return None
+    counts = f"{kept['images']} images then, {len(index)} now"
+    advice = "restore them, or train again"
+    if not (folder / PREDICTIONS).is_file() or index.held_out != "test":
+        raise FrostlineError(
+            f"{folder}: the data set has changed since the run ({counts}), which does not say what its test"
+            " images were; restore the data set, or train again"
+        )
+    keys = [row["id"] for row in read_csv(folder / PREDICTIONS, ["id"])]
+    places = {key: place for place, key in enumerate(index.keys)}
+    if missing := [key for key in keys if key not in places]:
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        raise FrostlineError(
+            f"{folder}: {len(missing)} of its {len(keys)} test images are missing from the data set"
+            f" ({', '.join(missing[:NAMED])}{more}; {counts}); {advice}"
+        )
+    import numpy as np
+
+    rows = np.array([places[key] for key in keys])
+    if index.digest(rows) != kept["held_out"]:
+        raise FrostlineError(
+            f"{folder}: some of its {len(keys)} test images have another content or class than they had"
+            f" ({counts}), or {PREDICTIONS} was edited; {advice}"
+        )
+    splits = np.where(index.splits == "test", "none", index.splits)
+    splits[rows] = "test"
+    print(
+        f"frostline: the data set has changed since the run ({counts}): only the run's own {len(keys)} test"
+        " images are measured",
+        file=sys.stderr,
+    )
+    return replace(index, splits=splits)
+
+
+def _recorded(folder: Path) -> Metrics:
+    """The metrics that a folder has; none, if it has none that can be read."""
+    with suppress(FrostlineError):
+        found = read_json(folder / METRICS)
+        if isinstance(found, dict) and all(isinstance(part, dict) for part in found.values()):
+            return found
+    return {}
+
+
+def _compare(folder: Path, old: Metrics, new: Metrics) -> None:
+    """Refuse to overwrite metrics with others."""
+    differing = [
+        (split, name)
+        for split, metrics in new.items()
+        for name, value in metrics.items()
+        if not _alike(old.get(split, {}).get(name), value)
+    ]
+    if differing:
+        split, name = differing[0]
+        values = (f"{part.get(split, {}).get('accuracy')!r}" for part in (old, new))
+        raise FrostlineError(
+            "{}: {} says {} accuracy {}, measured now it is {} ({}/{} differs); name another folder with"
+            " --out, or overwrite it with --force".format(folder, METRICS, split, *values, split, name)
+        )
+
+
+def _alike(old: float | None, new: float | None) -> bool:
+    if old is None or new is None:
+        return old == new
+    return math.isclose(old, new, rel_tol=ROUNDING, abs_tol=ROUNDING)

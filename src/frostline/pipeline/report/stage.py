@@ -1,0 +1,82 @@
+"""Say what the transfer bought: a page, a table and a picture for people, JSON and CSV for programs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.base.files import canonical_json, csv_text, publish, write_bytes, write_text
+from frostline.console.errors import FrostlineError
+from frostline.schema import Report
+from frostline.stats.gate import Check, check
+
+if TYPE_CHECKING:
+    from frostline.reporting.summary import Summary
+
+HINT = (
+    "Means over seeds with 95 % intervals; gain and jumpstart in percentage points, paired by seed; epochs "
+    "and time to the twin's best are medians with their range; training time is a run's mean, without "
+    "pretraining."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command prints after the report is made."""
+
+    sentence: str
+    """The verdict."""
+    table: str
+    """An arm a row, in Markdown."""
+    page: Path
+    """The report to open in a browser."""
+
+
+def run(config: Report, artifacts: Path, out: Path) -> Result:
+    """Compare the arms of a study, and write the report into `out`.
+
+    It leaves index.html, report.md, report.json, metrics.json, curves.csv and transfer.png. The same inputs
+    give the same bytes; metrics.json, curves.csv and transfer.png hold nothing that a clock measured.
+
+    Args:
+        config: what to compare.
+        artifacts: holds finetune/, timing/ and evaluate/, as those stages left them.
+        out: a folder; made if absent.
+
+    Raises:
+        FrostlineError: an input is missing or damaged; the sentence names the file and its stage.
+    """
+    from frostline.reporting import page, summary, tables
+    from frostline.reporting.inputs import read_arms, read_omitted
+    from frostline.reporting.transfer_plot import transfer_png
+
+    if not artifacts.is_dir():
+        raise FrostlineError(f"{artifacts} is missing: run the pipeline's earlier stages, with `dvc repro`")
+    omitted = read_omitted(artifacts, config.arms)
+    arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], config.seeds)
+    study = summary.summarise(config.study, config.monitor, config.seeds, arms, omitted)
+    numbers = summary.as_json(study)
+    checks = check(config.gate, numbers)
+    numbers["gate"] = {c.metric: {"bound": c.bound, "value": c.value, "passed": c.passed} for c in checks}
+    table = tables.markdown_table(study)
+    with publish(out) as work:
+        write_text(work / "report.json", canonical_json(numbers))
+        write_text(work / "metrics.json", canonical_json(summary.flat_metrics(study)))
+        write_text(work / "curves.csv", csv_text(*summary.curve_columns(study)))
+        write_bytes(work / "transfer.png", transfer_png(study))
+        write_text(work / "report.md", _markdown(study, table, checks))
+        write_text(work / "index.html", page.html(study, arms, checks))
+    return Result(study.sentence, table, out / "index.html")
+
+
+def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
+    from frostline.reporting.words import markdown
+
+    parts = [
+        markdown(study.sentence),
+        table.rstrip("\n"),
+        f"{markdown(study.majority.sentence)} {HINT}",
+        "\n".join(f"- {markdown(note)}" for note in study.notes),
+        "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
+        f"![What transfer bought in the study {markdown(study.study)}](transfer.png)",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,270 @@
+"""The picture of a run's plan against its steps: each group's rate, and how deep the network has thawed."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from frostline.plotting import theme
+from frostline.plotting.canvas import DOTTED, blank, png, svg_file, text_width
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+WIDTH = 9.0
+"""Inches."""
+RATES_HEIGHT, ROW_HEIGHT, LEAST_ROWS_HEIGHT, REST_HEIGHT = 2.6, 0.24, 0.9, 1.55
+"""Inches: of the rates, of a section of the network, of all sections, of titles and axis."""
+LEGEND_ROW, LEGEND_SIGN = 0.2, 0.9
+"""Inches: the height of a line of the legend, and the width of a group's sign in it, with its margins."""
+LEGEND_SIZE, LABEL_SIZE = 9.5, 8.5
+"""Points."""
+LONGEST_NAME = 40
+"""Letters of a group's name."""
+MOST_NAMED_ROWS = 24
+"""Up to so many sections have their names beside them."""
+LEAST_STRIPE = 0.2
+"""Share of a section's row that even the smallest group in it fills."""
+DIP = 30.0
+"""The axis of the rates begins so many times below the slowest group's highest rate: some curves end at 0."""
+MARGIN = 1.6
+"""Between the rates and the axis' ends, as a factor."""
+FEW_DECADES = 300.0
+"""A range below which a tick a decade is too few."""
+DASHES = ((0, ()), (0, (4, 4)), (0, (1.5, 2.5)), (0, (6, 3, 1.5, 3)))
+"""Of the groups in turn: drawn over each other, equal rates show both."""
+
+HATCHED: dict[str, Any] = {
+    "facecolor": "none",
+    "edgecolor": theme.SOFT.light,
+    "hatch": "///",
+    "alpha": 0.35,
+    "linewidth": 0,
+}
+"""What is frozen and runs once."""
+
+Plan = Mapping[str, Any]
+"""What `plan.Plan.as_data` gives, or plan.json holds."""
+
+
+def draw(plan: Plan, suffix: str = ".png") -> bytes:
+    """Return the picture of a plan.
+
+    Args:
+        plan: as plain data.
+        suffix: ``.png`` or ``.svg``.
+    """
+    with blank(*size(plan)) as figure:
+        fill(figure, plan)
+        return svg_file(figure) if suffix == ".svg" else png(figure)
+
+
+def size(plan: Plan) -> tuple[float, float]:
+    """Return the picture's width and height in inches."""
+    legend = LEGEND_ROW * math.ceil(len(plan["groups"]) / _columns(plan))
+    return WIDTH, RATES_HEIGHT + _rows_height(plan) + REST_HEIGHT + legend
+
+
+def fill(figure: "Figure", plan: Plan) -> None:
+    """Draw the picture on an empty figure."""
+    figure.set_layout_engine("constrained")
+    heights = [RATES_HEIGHT, _rows_height(plan)]
+    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": heights})
+    _rates(top, plan)
+    _thaw(bottom, plan)
+    _title(figure, plan)
+    _phases((top, bottom), plan)
+
+
+def _rows_height(plan: Plan) -> float:
+    return max(ROW_HEIGHT * len(plan["sections"]), LEAST_ROWS_HEIGHT)
+
+
+def _styles(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Colour, dashes and width of each group's line; a later one is thinner and lies on those before it."""
+    return {
+        group["name"]: {
+            "color": theme.ARMS[i % len(theme.ARMS)].light,
+            "linestyle": DASHES[i % len(DASHES)],
+            "linewidth": max(3.4 - 0.6 * i, 1.4),
+        }
+        for i, group in enumerate(plan["groups"])
+    }
+
+
+def _title(figure: "Figure", plan: Plan) -> None:
+    from matplotlib.lines import Line2D
+
+    length = "nothing trains"
+    if plan["phases"]:
+        most = "at most " if plan["phases"][-1]["ends"].startswith("early") else ""
+        length = f"{most}{plan['epochs']} epochs of {plan['images']:,} images"
+    title = f"freeze={plan['freeze']} on {plan['backbone']}, {plan['dataset']}: {length}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11.5)
+    styles = _styles(plan)
+    lines = [Line2D([], [], **style) for style in styles.values()]
+    figure.legend(
+        lines,
+        _names(plan),
+        loc="outside lower left",
+        ncols=_columns(plan),
+        frameon=False,
+        handlelength=3.2,
+        fontsize=LEGEND_SIZE,
+        title="groups of layers",
+        title_fontsize=9,
+        alignment="left",
+    )
+
+
+def _rates(axes: "Axes", plan: Plan) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_title("learning rate", color=theme.SOFT.light, pad=22)
+    _lines(axes, plan)
+    axes.yaxis.set_major_locator(NullLocator())
+    if plan["phases"]:
+        low, high = _limits(plan)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if high / low < FEW_DECADES else (1,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}".replace("e-0", "e-")))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.grid(True, axis="y")
+
+
+def _lines(axes: "Axes", plan: Plan) -> None:
+    """A line for each group that trains in a phase; a band where layer decay spreads its rates."""
+    styles = _styles(plan)
+    for phase in plan["phases"]:
+        steps = [*phase["course"]["steps"], phase["first_step"] + phase["steps"]]
+        for group, style in styles.items():
+            if group not in phase["course"]["rates"]:
+                continue
+            low, high = zip(*phase["course"]["rates"][group], strict=True)
+            # A rate holds until the next step, the last one to the phase's end.
+            low, high = (*low, low[-1]), (*high, high[-1])
+            axes.plot(steps, high, **style)
+            if low != high:
+                axes.plot(steps, low, **{**style, "linewidth": 1.0})
+                axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _limits(plan: Plan) -> tuple[float, float]:
+    """From a little below the lowest rate, but not far below the slowest group's highest, to the highest."""
+    rates = [rates for phase in plan["phases"] for rates in phase["course"]["rates"].values()]
+    peak = min(max(low for low, _ in each) for each in rates)
+    lowest = min(low for each in rates for low, _ in each)
+    return max(peak / DIP, lowest / MARGIN), max(high for each in rates for _, high in each) * MARGIN
+
+
+def _thaw(axes: "Axes", plan: Plan) -> None:
+    """A row for each section, the input's lowest; what trains is filled in its group's colour.
+
+    Frozen sections are grey, and those that run once only, if all goes as expected, are hatched.
+    """
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    sections = plan["sections"]
+    end = _end(plan)
+    styles = _styles(plan)
+    axes.set_xlim(0, end)
+    axes.set_ylim(0, len(sections))
+    for row, section in enumerate(sections):
+        for group, low, high in _stripes(section["groups"]):
+            place = row + 0.06 + 0.88 * low
+            height = 0.88 * (high - low)
+            axes.add_patch(
+                Rectangle((0, place), end, height, color=theme.LINE.light, alpha=0.55, linewidth=0)
+            )
+            for phase in plan["phases"]:
+                if group in phase["trains"]:
+                    corner = (phase["first_step"], place)
+                    colour = styles[group]["color"]
+                    axes.add_patch(Rectangle(corner, phase["steps"], height, color=colour, linewidth=0))
+        for phase in plan["phases"]:
+            if phase["features"] and section["name"] in phase["features"]["sections"]:
+                corner = (phase["first_step"], row + 0.06)
+                axes.add_patch(Rectangle(corner, phase["steps"], 0.88, **HATCHED))
+    if len(sections) <= MOST_NAMED_ROWS:
+        axes.set_yticks([row + 0.5 for row in range(len(sections))], [s["name"] for s in sections])
+    else:
+        axes.yaxis.set_major_locator(NullLocator())
+        axes.set_ylabel("input → head")
+    hatched = any(phase["features"] for phase in plan["phases"])
+    axes.set_title(
+        "what trains (hatched: frozen, runs once)" if hatched else "what trains", color=theme.SOFT.light
+    )
+    axes.spines["bottom"].set_visible(False)
+    if not plan["phases"]:
+        axes.xaxis.set_major_locator(NullLocator())
+        return
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    steps = {phase["steps"] / phase["epochs"] for phase in plan["phases"]}
+    each = f" ({round(steps.pop())} an epoch)" if len(steps) == 1 else ""
+    axes.set_xlabel(f"optimizer steps{each}")
+
+
+def _stripes(groups: Mapping[str, int]) -> Iterator[tuple[str, float, float]]:
+    """Yield (group, from, to): each group's part of a row by its parameters, none too thin to be seen."""
+    total = sum(groups.values())
+    heights = {group: max(count / total, LEAST_STRIPE) for group, count in groups.items()}
+    low = 0.0
+    for group, height in heights.items():
+        high = low + height / sum(heights.values())
+        yield group, low, high
+        low = high
+
+
+def _phases(both: Sequence["Axes"], plan: Plan) -> None:
+    """Mark where each phase begins, and say above it, as far as there is room, which and until when."""
+    phases = plan["phases"]
+    for phase in phases:
+        if phase["index"]:
+            for axes in both:
+                axes.axvline(phase["first_step"], color=theme.SOFT.light, **DOTTED)
+    top = both[0]
+    for phase in phases:
+        room = phase["steps"] / _end(plan) * WIDTH * 0.86
+        early = "" if phase["ends"].startswith("on time") else phase["ends"].split(", and")[0]
+        name = f"phase {phase['index']}"
+        texts = [f"{name}, {early}", f"{name}, at most"] if early else []
+        texts += [name, str(phase["index"])]
+        label = top.annotate(
+            texts[0],
+            (phase["first_step"], 1),
+            (3, 6),
+            xycoords=top.get_xaxis_transform(),
+            textcoords="offset points",
+            fontsize=LABEL_SIZE,
+            color=theme.SOFT.light,
+        )
+        _fit(label, texts, room)
+
+
+def _fit(label: "Text", texts: Sequence[str], room: float) -> None:
+    """Give `label` the first of `texts` that is at most `room` inches wide; else none."""
+    for text in texts:
+        if text_width(text, LABEL_SIZE) + 0.1 <= room:
+            label.set_text(text)
+            return
+    label.set_text("")
+
+
+def _names(plan: Plan) -> list[str]:
+    """The groups' names, the ends of very long ones cut off."""
+    names = [str(group["name"]) for group in plan["groups"]]
+    return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+
+
+def _columns(plan: Plan) -> int:
+    """How many groups lie beside each other in the legend."""
+    widest = LEGEND_SIGN + max(text_width(name, LEGEND_SIZE) for name in _names(plan))
+    return min(max(1, int(WIDTH / widest)), len(plan["groups"]))
+
+
+def _end(plan: Plan) -> int:
+    """The run's last step; 1 where nothing trains."""
+    return max((phase["first_step"] + phase["steps"] for phase in plan["phases"]), default=1)

@@ -1,0 +1,174 @@
+"""A run's plan as tables for people, and as the YAML of its schedule, to edit and run."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from frostline.base.files import size, yaml_text
+from frostline.planning.outline import PhaseOutline, Rates
+from frostline.planning.plan import Plan
+
+LEAST_WIDTH = 120
+"""Of a table: a number that is cut is worth less than a line that wraps."""
+UNKNOWN = "unknown"
+PREFIXES = ("", " k", " M", " G", " T", " P", " E")
+
+
+def show(plan: Plan, width: int | None = None) -> None:
+    """Print the plan as tables; `width` in characters, None: the terminal's."""
+    console = Console(width=width, highlight=False)
+    console.width = max(console.width, LEAST_WIDTH)
+    tables = [_groups(plan), _phases(plan), _costs(plan)] if plan.phases else [_groups(plan)]
+    console.print(_headline(plan))
+    if plan.head:
+        console.print(plan.head)
+    for table in tables:
+        console.print()
+        console.print(table)
+    if plan.phases:
+        console.print()
+    for text, phases in groupby(plan.phases, _runs_once):
+        console.print(f"{_span(list(phases))} {text}", style="dim")
+    for phase in plan.phases:
+        if phase is not plan.phases[-1] or phase.ends.startswith(("early", "on time, since")):
+            console.print(f"phase {phase.index} ends {phase.ends}", style="dim")
+
+
+def as_yaml(plan: Plan) -> str:
+    """Return the schedule as a file of conf/freeze holds it, each part below what it comes to as comments."""
+    counts = (f"{group.name} {group.parameters:,} ({_share(group.share)})" for group in plan.groups)
+    lines = [f"# {_headline(plan)}", f"# parameters: {', '.join(counts)}"]
+    lines += yaml_text({"groups": plan.schedule["groups"]}, flow=True).splitlines()
+    lines.append("phases:" if plan.phases else "phases: []")
+    for phase, given in zip(plan.phases, plan.schedule["phases"], strict=True):
+        lines += [f"  # {fact}" for fact in _facts(plan, phase)]
+        lines += [f"  {line}" for line in yaml_text([given], flow=True).splitlines()]
+    return "\n".join([*lines, ""])
+
+
+def _headline(plan: Plan) -> str:
+    most = "at most " if plan.may_stop else ""
+    length = (
+        f"{most}{plan.epochs} epochs of {plan.steps_per_epoch} steps" if plan.phases else "nothing trains"
+    )
+    return (
+        f"freeze={plan.freeze} on {plan.backbone}, {plan.parameters:,} parameters;"
+        f" {plan.images:,} images of {plan.dataset} in batches of {plan.batch_size}: {length}"
+    )
+
+
+def _facts(plan: Plan, phase: PhaseOutline) -> Iterator[str]:
+    yield (
+        f"phase {phase.index}: epochs {_epochs(phase)}, {phase.steps:,} steps; ends {phase.ends};"
+        f" BatchNorm: {phase.batch_norm}"
+    )
+    rates = "; ".join(f"{group} {' → '.join(map(_rate, at))}" for group, at in phase.rates.items())
+    yield f"  {phase.parameters:,} parameters train, {_share(phase.share)}; rates: {rates}"
+    once, forward, backward, whole, activations, gradients = _cost(plan, phase)
+    first = f"{once} once, " if phase.features else ""
+    yield (
+        f"  FLOPs: {first}{forward} forward and {backward} backward an image, {whole} in all;"
+        f" memory: activations {activations}, gradients {gradients}"
+    )
+    yield f"  {_runs_once(phase)}"
+
+
+def _groups(plan: Plan) -> Table:
+    table = Table("group", "takes", box=None, padding=(0, 2, 0, 0))
+    table.add_column("parameters", justify="right")
+    table.add_column("share", justify="right")
+    for group in plan.groups:
+        patterns = ", ".join(plan.patterns[group.name])
+        table.add_row(group.name, patterns, f"{group.parameters:,}", _share(group.share))
+    return table
+
+
+def _phases(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("phase", "epochs", "steps", "parameters", "share", "trains"):
+        table.add_column(name, justify="left" if name == "trains" else "right", no_wrap=True)
+    for name in ("rate at first step", "middle", "last", "BatchNorm"):
+        table.add_column(name, no_wrap=True)
+    for phase in plan.phases:
+        for row in _rows(phase):
+            table.add_row(*row)
+    return table
+
+
+def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
+    """A line for each group that trains; what the phase is as a whole stands in the first."""
+    whole = [
+        str(phase.index),
+        _epochs(phase),
+        str(phase.steps),
+        f"{phase.parameters:,}",
+        _share(phase.share),
+    ]
+    batch_norm = phase.batch_norm
+    for group, rates in phase.rates.items():
+        yield *whole, group, *map(_rate, rates), batch_norm
+        whole, batch_norm = [""] * len(whole), ""
+
+
+def _costs(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("phase", justify="right")
+    table.add_column("FLOPs an image: once", justify="right", no_wrap=True)
+    for name in ("forward", "backward", "whole phase", "memory: activations", "gradients"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for phase in plan.phases:
+        table.add_row(str(phase.index), *_cost(plan, phase))
+    return table
+
+
+def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str]:
+    """Of an image once, forward and backward; all of the whole phase; activations of a batch, gradients."""
+    gradients = size(phase.gradients)
+    if phase.cost is None:
+        return UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, gradients
+    once, forward, backward = phase.cost.once, phase.cost.forward, phase.cost.backward
+    views = phase.features.views if phase.features else 1
+    whole = (once * views + (forward + backward) * phase.epochs) * plan.images
+    activations = phase.cost.activations * phase.batch_size
+    return _count(once), _count(forward), _count(backward), _count(whole), size(activations), gradients
+
+
+def _runs_once(phase: PhaseOutline) -> str:
+    """What is computed once of a phase's images, or why nothing is. The run has the last word."""
+    if phase.features:
+        numbers, each = math.prod(phase.features.shape), "an image"
+        if phase.features.views > 1:
+            each = f"for each of an image's {phase.features.views} views"
+        kept = f"{numbers:,} numbers ({size(phase.features.bytes)}) {each}"
+        return f"expects features at {phase.features.at}, {kept}; the layers below run once"
+    return f"runs all layers at every step: {phase.whole or 'without data this network shows no cut'}"
+
+
+def _span(phases: Sequence[PhaseOutline]) -> str:
+    """Phases in a row: ``phase 0``, ``phases 1–3, each``."""
+    first, last = phases[0].index, phases[-1].index
+    return f"phase {first}" if first == last else f"phases {first}–{last}, each"
+
+
+def _epochs(phase: PhaseOutline) -> str:
+    return f"{phase.first_epoch:.3g}–{phase.first_epoch + phase.epochs:.3g}"
+
+
+def _rate(rates: Rates) -> str:
+    low, high = (f"{rate:.2g}".replace("e-0", "e-") for rate in rates)
+    return high if low == high else f"{low}…{high}"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _count(number: float) -> str:
+    """Three digits and a decimal prefix: ``3.63 G``."""
+    power = 0
+    while number >= 999.5 and power < len(PREFIXES) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g}{PREFIXES[power]}"

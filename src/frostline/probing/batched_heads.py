@@ -1,0 +1,410 @@
+"""Many linear heads on the same features, trained at once: a sweep over a linear probe in one pass.
+
+Heads that differ in rate, weight decay, label smoothing or seed take the same steps on other numbers. So a
+step is one batched matrix product forwards, one backwards, and the optimizer's few passes over the parameters
+of all heads together; each head's result is what training it alone gives. The rules are those of a run:
+`core.batches`, the order by (seed, epoch), `core.rates`, no weight decay for biases, the best epoch by the
+monitor.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from frostline.base.metrics import score
+from frostline.base.seeds import generator
+from frostline.data.loading import batches
+from frostline.freezing.curves import Curve
+
+MEMORY = 256 * 2**20
+"""Bytes that the heads trained together may take, parameters and gathered features; more take turns."""
+EVAL_ROWS = 1024
+"""Validation features a product. Not fitted to the number of heads: rounding would depend on it."""
+
+ALIGNMENT = 64
+"""Bytes on whose multiples all rows of numbers begin: MKL rounds products of unaligned ones otherwise."""
+
+Row = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head before training, and what sets it apart from the others."""
+
+    lr: float
+    weight_decay: float
+    """Of the weight; the bias has none."""
+    label_smoothing: float
+    seed: int
+    """Of the order of its images."""
+    weight: Tensor
+    """(K, D)."""
+    bias: Tensor
+    """(K,)."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One of torch's by its class's name, with that class's meaning of each setting."""
+
+    kind: Literal["sgd", "adam", "adamw"]
+    momentum: float = 0.0
+    """sgd's."""
+    nesterov: bool = False
+    """sgd's."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the heads have in common."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    curve: Curve
+    """Of the rate, over the whole run."""
+    monitor: Literal["val/accuracy", "val/loss"]
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    """As `core.losses` defines them."""
+    class_weights: Tensor | None = None
+    """(K,), of the cross-entropy; None: all 1."""
+    clip_norm: float | None = None
+    """The most that the norm of a head's gradient may be."""
+
+
+@dataclass
+class HeadFit:
+    """What training a head gives."""
+
+    history: list[Row]
+    """A row an epoch, the head before training the first; the keys are those of a run's history."""
+    best_epoch: int
+    weight: Tensor
+    """(K, D), after the best epoch."""
+    bias: Tensor
+    """(K,), after the best epoch."""
+    failure: str | None
+    """Why training broke off, as a clause; what came before is kept. None: it did not."""
+
+
+@torch.no_grad()
+def train_heads(
+    heads: Sequence[Head],
+    features: Tensor | Sequence[Tensor],
+    labels: Tensor,
+    val_features: Tensor,
+    val_labels: Tensor,
+    recipe: Recipe,
+    on_epoch: Callable[[int], None] = lambda heads: None,
+) -> list[HeadFit]:
+    """Train `heads`, each as if alone; a loss that is not finite ends its own head's training only.
+
+    On a CPU no bit of a result depends on which other heads there are; on the number of threads it does.
+
+    Args:
+        heads: of the same K and D.
+        features: (N, D) float32, or float64 for all; or several views of them, which epochs take in turn.
+        labels: (N,) int64, from 0 to K − 1.
+        val_features: (M, D).
+        val_labels: (M,) int64.
+        recipe: what they have in common.
+        on_epoch: called with the number of heads that have trained for another epoch.
+
+    Returns:
+        A fit for each head, in their order.
+
+    Raises:
+        ValueError: `mse` is given label smoothing or class weights, which it does not know.
+    """
+    smoothed = any(head.label_smoothing for head in heads) or recipe.class_weights is not None
+    if recipe.loss == "mse" and smoothed:
+        raise ValueError("mse has no label smoothing and no class weights; leave them out")
+    views = [features] if isinstance(features, Tensor) else list(features)
+    width = val_features.shape[1]
+    if more := -width % (ALIGNMENT // val_features.element_size()):
+        # Zeros have no gradient and stay what they are.
+        views = [functional.pad(view, (0, more)) for view in views]
+        val_features = functional.pad(val_features, (0, more))
+        heads = [replace(head, weight=functional.pad(head.weight, (0, more))) for head in heads]
+    found: list[HeadFit] = []
+    for group in _groups(heads, views[0], recipe):
+        # One alone would go another way through MKL, with other rounding; two of it do not.
+        company = group if len(group) > 1 else [*group, *group]
+        advance = partial(on_epoch, len(group))
+        fits = _Group(company, views, labels, val_features, val_labels, recipe).train(advance)
+        found += fits[: len(group)]
+    for fit in found:
+        fit.weight, fit.bias = fit.weight[:, :width].clone(), fit.bias.clone()
+    return found
+
+
+def _groups(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> Iterator[Sequence[Head]]:
+    """Heads that train together: as many as `MEMORY` holds, at least one."""
+    if not heads:
+        return
+    classes, width = heads[0].weight.shape
+    batch = max(batches.sizes(len(features), recipe.batch_size))
+    # Parameters, gradient, the optimizer's three and the best; features; logits and what comes of them.
+    numbers = 6 * classes * (width + 1) + batch * width + 6 * classes * max(batch, EVAL_ROWS)
+    together = max(1, MEMORY // (numbers * features.element_size()))
+    for begin in range(0, len(heads), together):
+        yield heads[begin : begin + together]
+
+
+class _Group:
+    """H heads that train together, each its weight and its bias in a row of (H, P), zeros at the end."""
+
+    def __init__(
+        self,
+        heads: Sequence[Head],
+        views: Sequence[Tensor],
+        labels: Tensor,
+        val_features: Tensor,
+        val_labels: Tensor,
+        recipe: Recipe,
+    ) -> None:
+        features = views[0]
+        self.heads, self.recipe = heads, recipe
+        self.views, self.labels = views, labels
+        self.val_features, self.val_labels = val_features, val_labels
+        self.shape = heads[0].weight.shape
+        flat = torch.stack([torch.cat([head.weight.flatten(), head.bias]) for head in heads]).to(features)
+        more = -flat.shape[1] % (ALIGNMENT // flat.element_size())
+        self.parameters = functional.pad(flat, (0, more))
+        self.gradient = torch.zeros_like(self.parameters)
+        self.best = self.parameters.clone()
+        self.fits = [HeadFit([], 0, *self._of(row), None) for row in self.best]
+        self.values: list[tuple[float, ...] | None] = [None] * len(heads)
+        """The best epoch's score, of each head."""
+        # In float64, as the optimizers of torch compute with Python's numbers.
+        self.device = features.device
+        self.lr = self._column([head.lr for head in heads])
+        self.decay = self._column([head.weight_decay for head in heads])
+        self.objective = _Mse() if recipe.loss == "mse" else _CrossEntropy(heads, features, recipe)
+        self.update = (_Sgd if recipe.optimizer.kind == "sgd" else _Adam)(recipe.optimizer, self.parameters)
+        self.sizes = batches.sizes(len(features), recipe.batch_size)
+        self.steps = recipe.epochs * len(self.sizes)
+        # Kept from step to step: megabytes anew from the system at every step cost as much as a product.
+        self.gathered = features.new_empty(len(heads) * max(self.sizes), features.shape[1])
+
+    def train(self, on_epoch: Callable[[], None]) -> list[HeadFit]:
+        """Train to the end, or until every head has failed."""
+        self._record(0, None, None)
+        for epoch in range(self.recipe.epochs):
+            if all(fit.failure for fit in self.fits):
+                break
+            losses, right = self._epoch(epoch)
+            self._record(epoch + 1, losses, right)
+            on_epoch()
+        return self.fits
+
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Take an epoch's steps: (H, steps) float64, each the mean loss of its batch, and (H,) hits."""
+        orders = {head.seed: self._order(head.seed, epoch) for head in self.heads}
+        # Heads of one seed share the features, too. Those of several gather each its own, a fifth of a step.
+        # A product for each seed would cost half of that, and round a seed's only head otherwise.
+        seeds = orders if len(orders) == 1 else [head.seed for head in self.heads]
+        order = torch.stack([orders[seed] for seed in seeds])
+        losses, right = [], []
+        view = self.views[epoch % len(self.views)]
+        for number, rows in enumerate(order.split(self.sizes, dim=1)):
+            features = self.gathered[: rows.numel()]
+            torch.index_select(view, 0, rows.flatten(), out=features)
+            features = features.view(*rows.shape, -1)
+            loss, hit = self._step(epoch * len(self.sizes) + number, features, self.labels[rows])
+            losses.append(loss)
+            right.append(hit)
+        return torch.stack(losses, 1), torch.stack(right, 1).sum(1)
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        order = torch.randperm(len(self.labels), generator=generator(seed, "order", epoch))
+        return order.to(self.labels.device)
+
+    def _step(self, step: int, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a step on (H or 1, B, D) features: the mean loss, and the hits, of each head before it."""
+        recipe, heads = self.recipe, len(self.heads)
+        features = features.expand(heads, -1, -1)
+        labels = labels.expand(heads, -1)
+        logits = self._logits(features)
+        each, slope = self.objective(logits, labels)
+        slope /= labels.shape[1]
+        weight, bias = self._of(self.gradient)
+        torch.bmm(slope, features, out=weight)
+        torch.sum(slope, 2, out=bias)
+        if recipe.clip_norm is not None:
+            # As nn.utils.clip_grad_norm_.
+            norm = torch.linalg.vector_norm(self.gradient, dim=1, keepdim=True)
+            self.gradient *= (recipe.clip_norm / (norm + 1e-6)).clamp(max=1)
+        rate = self.lr * recipe.curve.factor(step, self.steps)
+        self._decay(rate)
+        momentum = recipe.curve.momentum(step, self.steps)
+        self.update(self.parameters, self.gradient, rate, momentum)
+        return each.double().mean(1), _hits(logits, labels)
+
+    def _decay(self, rate: Tensor) -> None:
+        """Decay the weights, not the biases: adamw's themselves, by rate; else as part of the gradient."""
+        if not any(head.weight_decay for head in self.heads):
+            return
+        weight, _ = self._of(self.parameters)
+        if self.recipe.optimizer.kind == "adamw":
+            weight *= (1 - rate * self.decay).to(weight)[:, :, None]
+        else:
+            gradient, _ = self._of(self.gradient)
+            gradient += weight * self.decay.to(weight)[:, :, None]
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """Return the logits, (H, K, B), of (H, B, D) features."""
+        # Classes before images: the gradient's product wants them so, and MKL is twice as fast.
+        weight, bias = self._of(self.parameters)
+        return torch.baddbmm(bias[:, :, None], weight, features.transpose(1, 2))
+
+    def _of(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights (…, K, D) and biases (…, K) as views of (…, P)."""
+        size = self.shape.numel()
+        return flat[..., :size].unflatten(-1, self.shape), flat[..., size : size + self.shape[0]]
+
+    def _column(self, numbers: list[float]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.float64, device=self.device)[:, None]
+
+    def _validate(self) -> tuple[Tensor, Tensor]:
+        """Return the mean loss, (H,) float64, and the hits, (H,)."""
+        heads = len(self.heads)
+        loss = self.lr.new_zeros(heads)
+        right = self.labels.new_zeros(heads)
+        for features, labels in zip(
+            self.val_features.split(EVAL_ROWS), self.val_labels.split(EVAL_ROWS), strict=True
+        ):
+            logits = self._logits(features.expand(heads, -1, -1))
+            each, _ = self.objective(logits, labels.expand(heads, -1))
+            loss += each.double().sum(1)
+            right += _hits(logits, labels)
+        return loss / len(self.val_labels), right
+
+    def _record(self, epoch: int, losses: Tensor | None, right: Tensor | None) -> None:
+        """Add an epoch's row to the history of each head, or why it has none; keep what is best so far."""
+        val_loss, val_right = (each.tolist() for each in self._validate())
+        step = epoch * len(self.sizes)
+        for i, fit in enumerate(self.fits):
+            if fit.failure:
+                continue
+            row: Row = {"epoch": epoch, "step": step, "phase": None, "lr": None}
+            row |= {"train/loss": None, "train/accuracy": None}
+            if losses is not None and right is not None:
+                each = losses[i].tolist()
+                broken = next((j for j, loss in enumerate(each) if not math.isfinite(loss)), None)
+                if broken is not None:
+                    at = step - len(each) + broken
+                    fit.failure = f"the loss became {each[broken]} at step {at}, phase 0"
+                    continue
+                row["phase"] = 0
+                row["lr"] = self.heads[i].lr * self.recipe.curve.factor(step - 1, self.steps)
+                seen = sum(size * loss for size, loss in zip(self.sizes, each, strict=True))
+                row["train/loss"] = seen / len(self.labels)
+                row["train/accuracy"] = int(right[i]) / len(self.labels)
+            row["val/loss"], row["val/accuracy"] = val_loss[i], val_right[i] / len(self.val_labels)
+            if not math.isfinite(val_loss[i]):
+                when = f"after epoch {epoch}, step {step}, phase 0" if epoch else "before the first step"
+                fit.failure = f"val/loss is {val_loss[i]} {when}"
+                continue
+            fit.history.append(row)
+            # Ties go to the lower loss, then to the earlier epoch.
+            value = tuple(score(name, float(row[name] or 0)) for name in (self.recipe.monitor, "val/loss"))
+            best = self.values[i]
+            if best is None or value > best:
+                self.values[i], fit.best_epoch = value, epoch
+                self.best[i] = self.parameters[i]
+
+
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images have their label as the best of the (H, K, B) logits: (H,)."""
+    return (logits.max(1).indices == labels).sum(1)
+
+
+class _CrossEntropy:
+    """Cross-entropy with label smoothing ε, each head its own, and class weights w, of an image of class y:
+
+        L = −Σₖ tₖ log pₖ,   tₖ = wₖ·((1 − ε)·[k = y] + ε/K),   p = softmax(z)
+
+    Since ∂ log pₖ/∂zⱼ = [k = j] − pⱼ,  ∂L/∂zⱼ = pⱼ·Σₖ tₖ − tⱼ.
+    """
+
+    def __init__(self, heads: Sequence[Head], features: Tensor, recipe: Recipe) -> None:
+        classes = len(heads[0].bias)
+        smoothing = features.new_tensor([head.label_smoothing for head in heads])[:, None, None]
+        given = recipe.class_weights
+        weights = features.new_ones(classes) if given is None else given.to(features)
+        # What tₖ has on all classes, (H, K, 1), and what it has more on an image's own, (H, K, 1) by class.
+        self.all = smoothing / classes * weights[:, None]
+        self.own = (1 - smoothing) * weights[:, None]
+        self.sum_all = self.all.sum(1, keepdim=True)
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
+        truth = labels[:, None]
+        own = self.own.expand(-1, -1, labels.shape[1]).gather(1, truth)
+        logs = logits.log_softmax(1)
+        each = -(own * logs.gather(1, truth)).squeeze(1) - (self.all * logs).sum(1)
+        slope = logs.exp_().mul_(own + self.sum_all).sub_(self.all)
+        return each, slope.scatter_add_(1, truth, -own)
+
+
+class _Mse:
+    """Half the squared error of p = softmax(z) against the one-hot label, r = p − [k = y]:
+
+    L = ½ Σₖ rₖ²,   ∂pₖ/∂zⱼ = pₖ([k = j] − pⱼ),   so ∂L/∂zⱼ = pⱼ·(rⱼ − Σₖ pₖrₖ).
+    """
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
+        shares = logits.softmax(1)
+        truth = functional.one_hot(labels, logits.shape[1]).transpose(1, 2)
+        rest = shares - truth
+        slope = shares * (rest - (shares * rest).sum(1, keepdim=True))
+        return 0.5 * rest.square().sum(1), slope
+
+
+class _Sgd:
+    """torch.optim.SGD without dampening."""
+
+    def __init__(self, config: Optimizer, parameters: Tensor) -> None:
+        self.config = config
+        self.velocity = torch.zeros_like(parameters)
+
+    def __call__(self, parameters: Tensor, gradient: Tensor, rate: Tensor, momentum: float | None) -> None:
+        """Step by `rate`, (H, 1) float64; uses the gradient up."""
+        momentum = self.config.momentum if momentum is None else momentum
+        move = self.velocity.mul_(momentum).add_(gradient)
+        if self.config.nesterov:
+            move = gradient.add_(move, alpha=momentum)
+        parameters.sub_(move * rate.to(move))
+
+
+class _Adam:
+    """torch.optim.Adam and AdamW, but for the decay."""
+
+    def __init__(self, config: Optimizer, parameters: Tensor) -> None:
+        self.config = config
+        self.mean = torch.zeros_like(parameters)
+        self.square = torch.zeros_like(parameters)
+        self.steps = 0
+
+    def __call__(self, parameters: Tensor, gradient: Tensor, rate: Tensor, momentum: float | None) -> None:
+        """Step by `rate`, (H, 1) float64; uses the gradient up."""
+        beta1, beta2 = self.config.betas
+        beta1 = beta1 if momentum is None else momentum
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        # m/(1 − β₁ᵗ) over √(v/(1 − β₂ᵗ)) + ε, with the corrections drawn into ε and the rate: few numbers.
+        root = math.sqrt(1 - beta2**self.steps)
+        move = torch.sqrt(self.square, out=gradient).add_(self.config.eps * root)
+        torch.div(self.mean, move, out=move)
+        parameters.sub_(move.mul_((rate * (root / (1 - beta1**self.steps))).to(move)))

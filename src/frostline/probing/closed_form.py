@@ -1,0 +1,187 @@
+"""Probes of features that need no training: ridge regression in closed form, and nearest neighbours.
+
+The probe that Kornblith et al. 2019 report is a logistic regression; `core.heads` trains that one. Those here
+answer in seconds how well a frozen network's features tell the classes apart.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from frostline.training.losses import hits
+
+CHUNK_BYTES = 64 * 2**20
+"""The most that a block of features in float64, or of similarities, may take."""
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """The ridge regression that does best on validation."""
+
+    penalty: float
+    weight: Tensor
+    """(K, D) float32."""
+    bias: Tensor
+    """(K,) float32."""
+    accuracies: tuple[tuple[float, float], ...]
+    """(penalty, validation accuracy) of all that were tried, in the order given."""
+
+
+def ridge(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    penalties: Sequence[float],
+    val_features: Tensor,
+    val_labels: Tensor,
+) -> RidgeFit:
+    """Fit one-hot labels by ridge regression and choose the penalty by validation accuracy.
+
+    Minimises ‖Y − XWᵀ − 1bᵀ‖² + λ‖W‖² (Hoerl & Kennard 1970) for each λ of `penalties`, all from one
+    eigendecomposition; the intercept b is not penalised. Ties go to the larger penalty. All is computed in
+    float64, X a block of rows at a time.
+
+    Args:
+        features: (N, D).
+        labels: (N,) int64.
+        classes: K.
+        penalties: each above 0; on the scale of the sum over the images, as scikit-learn's `alpha`.
+        val_features: (M, D).
+        val_labels: (M,) int64.
+
+    Raises:
+        ValueError: there is no penalty, or one is not above 0.
+    """
+    if not penalties or not all(penalty > 0 for penalty in penalties):
+        raise ValueError(f"penalties: found {list(penalties)}; give numbers above 0")
+    # The intercept makes the residuals sum to 0, so it drops out when X and Y are centred: b = ȳ − Wx̄.
+    # With XᵀX = V diag(s) Vᵀ,  Wᵀ = (XᵀX + λI)⁻¹XᵀY = V diag(1/(s + λ)) VᵀXᵀY.
+    # Fewer images than dimensions have the smaller XXᵀ = U diag(s) Uᵀ, and
+    # Wᵀ = Xᵀ(XXᵀ + λI)⁻¹Y = XᵀU diag(1/(s + λ)) UᵀY.
+    # Either way Wᵀ = basis · diag(1/(s + λ)) · target, and only the middle knows λ.
+    count, width = features.shape
+    mean = torch.stack([rows.sum(0) for rows in _blocks(features)]).sum(0) / count
+    truth = functional.one_hot(labels, classes).double()
+    share = truth.mean(0)
+    if count < width:
+        centred = features.double() - mean
+        values, basis = torch.linalg.eigh(centred @ centred.T)
+        basis, target = centred.T @ basis, basis.T @ (truth - share)
+    else:
+        gram = features.new_zeros(width, width, dtype=torch.float64)
+        moment = features.new_zeros(width, classes, dtype=torch.float64)
+        begin = 0
+        for rows in _blocks(features):
+            rows = rows - mean
+            gram += rows.T @ rows
+            moment += rows.T @ (truth[begin : begin + len(rows)] - share)
+            begin += len(rows)
+        values, basis = torch.linalg.eigh(gram)
+        target = basis.T @ moment
+    # Rounding leaves eigenvalues that are 0 a little below it.
+    values = values.clamp(min=0)[:, None]
+    seen = torch.cat([(rows - mean) @ basis for rows in _blocks(val_features)])
+    right = [int(hits(seen @ (target / (values + penalty)) + share, val_labels)) for penalty in penalties]
+    best = max(zip(right, penalties, strict=True))[1]
+    weight = (basis @ (target / (values + best))).T
+    return RidgeFit(
+        penalty=best,
+        weight=weight.float(),
+        bias=(share - weight @ mean).float(),
+        accuracies=tuple((p, r / len(val_labels)) for p, r in zip(penalties, right, strict=True)),
+    )
+
+
+@dataclass(frozen=True)
+class KnnFit:
+    """The number of neighbours that does best on validation."""
+
+    k: int
+    accuracies: tuple[tuple[int, float], ...]
+    """(k, validation accuracy) of all that were tried, in the order given."""
+
+
+def choose_k(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    ks: Sequence[int],
+    temperature: float,
+    val_features: Tensor,
+    val_labels: Tensor,
+) -> KnnFit:
+    """Choose among `ks` by the validation accuracy of `knn`, looking for neighbours once; ties: the largest.
+
+    The arguments are those of `ridge` and `knn`.
+
+    Raises:
+        ValueError: as `knn`.
+    """
+    right = [0] * len(ks)
+    truths = iter(val_labels.split(_rows(features)))
+    for votes in _votes(features, labels, classes, val_features, ks, temperature):
+        truth = next(truths)
+        right = [before + int(hits(shares, truth)) for before, shares in zip(right, votes, strict=True)]
+    best = max(zip(right, ks, strict=True))[1]
+    return KnnFit(best, tuple((k, r / len(val_labels)) for k, r in zip(ks, right, strict=True)))
+
+
+def knn(
+    features: Tensor, labels: Tensor, classes: int, queries: Tensor, k: int, temperature: float
+) -> Tensor:
+    """Let each query's `k` nearest neighbours by cosine vote for their classes, with weights exp(cosine/T).
+
+    Wu et al. 2018, section 3.4, as DINO's evaluation does it (Caron et al. 2021: k = 20, T = 0.07).
+
+    Args:
+        features: (N, D), those of the images that vote.
+        labels: (N,) int64.
+        classes: K.
+        queries: (M, D).
+        k: neighbours.
+        temperature: T, above 0.
+
+    Returns:
+        (M, K), the share of the votes that each class has.
+
+    Raises:
+        ValueError: `k` is not from 1 to N, or `temperature` is not above 0.
+    """
+    return torch.cat([shares for (shares,) in _votes(features, labels, classes, queries, [k], temperature)])
+
+
+def _votes(
+    features: Tensor, labels: Tensor, classes: int, queries: Tensor, ks: Sequence[int], temperature: float
+) -> Iterator[list[Tensor]]:
+    """Give the shares of the votes, (m, K) for each k, of some queries at a time."""
+    for k in ks:
+        if not 1 <= k <= len(features):
+            raise ValueError(f"k: found {k}; give 1 to {len(features)}, the images that vote")
+    if temperature <= 0:
+        raise ValueError(f"temperature: found {temperature}; give a number above 0")
+    # Dividing the products by the lengths spares a copy of all features at length 1.
+    lengths = features.norm(dim=1).clamp(min=torch.finfo(features.dtype).tiny)
+    for query in queries.split(_rows(features)):
+        cosines = functional.normalize(query, dim=1) @ features.T / lengths
+        nearest, index = cosines.topk(max(ks))
+        # Softmax: the weights as shares of their sum, and no overflow where T is small.
+        yield [
+            query.new_zeros(len(query), classes).scatter_add_(
+                1, labels[index[:, :k]], (nearest[:, :k] / temperature).softmax(1)
+            )
+            for k in ks
+        ]
+
+
+def _rows(features: Tensor) -> int:
+    """Queries at a time."""
+    return max(1, CHUNK_BYTES // (features.element_size() * len(features)))
+
+
+def _blocks(features: Tensor) -> Iterator[Tensor]:
+    """Give the rows in float64, some at a time."""
+    for rows in features.split(max(1, CHUNK_BYTES // (8 * features.shape[1]))):
+        yield rows.double()

@@ -1,0 +1,214 @@
+"""What the report reads: the files that other stages leave for each arm and seed, checked at the door."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from frostline.base import omitted
+from frostline.base.files import read_csv, read_json
+from frostline.console.errors import FrostlineError
+
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+Curve = list[float]
+
+
+class _Left(BaseModel):
+    """A file that a stage left; keys that the report does not need are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class PhaseStart(_Left):
+    """Where a phase of the freeze schedule began."""
+
+    train: list[str] | str
+    """The groups that train from here, or `all`."""
+    first_step: Annotated[int, Field(ge=0)]
+
+
+class HeadInfo(_Left):
+    """What a run's head started from; see `core.head_start.HeadStart`."""
+
+    start: str
+    notice: str
+
+
+class Training(_Left):
+    """training.json: how a run went."""
+
+    best_epoch: Annotated[int, Field(ge=0)]
+    """The epoch whose weights were kept."""
+    epochs: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=0)]
+    phases: list[PhaseStart]
+    head: HeadInfo | None = None
+    """None: made before that was recorded."""
+
+
+class Clock(_Left):
+    """What a run's training took, as measured."""
+
+    train_seconds: Seconds
+    epoch_seconds: list[Seconds]
+    """Seconds since the start of training at the end of epoch 1, 2, …"""
+
+
+class _Timing(_Left):
+    seeds: dict[int, Clock]
+
+
+class Scores(_Left):
+    """A run's metrics on each split, of the weights that were kept."""
+
+    test: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    """Empty where the data set has no test split."""
+    val: dict[str, FiniteFloat | None]
+
+
+class _Evaluation(_Left):
+    seeds: dict[int, Scores]
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One run: an arm with one seed. Curves start at epoch 0, the network before training."""
+
+    train_accuracy: Curve
+    """Without epoch 0: entry i is epoch i + 1."""
+    val_accuracy: Curve
+    training: Training
+    clock: Clock
+    scores: Scores
+    labels: list[str]
+    """Of the images in predictions.csv, in its order: the test split's, or val's where there is none."""
+    predictions: list[str]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One treatment in a comparison."""
+
+    name: str
+    runs: dict[int, SeedRun]
+    """By seed, ascending."""
+
+    @property
+    def held_out(self) -> str:
+        """The split that results are told of: test, or val of a data set without a test split."""
+        return "test" if all(run.scores.test for run in self.runs.values()) else "val"
+
+    def val_curves(self) -> dict[int, Curve]:
+        """Validation accuracy after 0, 1, 2, … epochs, by seed."""
+        return {seed: run.val_accuracy for seed, run in self.runs.items()}
+
+    def metric(self, split: str, name: str) -> dict[int, float]:
+        """A metric on a split, by seed; seeds that lack it are left out."""
+        found = {seed: getattr(run.scores, split).get(name) for seed, run in self.runs.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return why arms of `names` were omitted, for those that were; see `stages.omitted`."""
+    reasons = {name: omitted.reason_in(artifacts / "evaluate" / name) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def read_arms(artifacts: Path, names: Sequence[str], seeds: Sequence[int]) -> list[Arm]:
+    """Read what the stages left in `artifacts` (finetune/, timing/, evaluate/) for the arms `names`.
+
+    A seed of `seeds` that an arm's evaluation does not list is left out of that arm.
+
+    Raises:
+        FrostlineError: a file is missing or damaged; the sentence names it and the stage to run again.
+    """
+    return [_read_arm(artifacts, name, seeds) for name in names]
+
+
+def _read_arm(artifacts: Path, name: str, seeds: Sequence[int]) -> Arm:
+    scores_path = artifacts / "evaluate" / name / "metrics.json"
+    with _left_by(f"evaluate@{name}", scores_path):
+        scores = _parsed(_Evaluation, scores_path).seeds
+        present = sorted(scores.keys() & set(seeds))
+        if not present:
+            raise ValueError(f"it has none of the seeds {', '.join(map(str, seeds))}")
+        for seed in present:
+            parts = [scores[seed].val, *([scores[seed].test] if scores[seed].test else [])]
+            if any(part.get("accuracy") is None for part in parts):
+                raise ValueError(f"seed {seed} has no accuracy on test or val")
+    clock_path = artifacts / "timing" / f"{name}.json"
+    with _left_by(f"finetune@{name}", clock_path):
+        clocks = _parsed(_Timing, clock_path).seeds
+        if untimed := set(present) - clocks.keys():
+            raise ValueError(f"it has no seed {min(untimed)}")
+    runs = {seed: _read_run(artifacts, name, seed, clocks[seed], scores[seed]) for seed in present}
+    with _left_by(f"finetune@{name}", clock_path):
+        for seed, run in runs.items():
+            if len(run.clock.epoch_seconds) < len(run.train_accuracy):
+                times = len(run.clock.epoch_seconds)
+                raise ValueError(f"seed {seed} has {times} times for {len(run.train_accuracy)} epochs")
+    return Arm(name, runs)
+
+
+def _read_run(artifacts: Path, arm: str, seed: int, clock: Clock, scores: Scores) -> SeedRun:
+    left = artifacts / "finetune" / arm / f"seed-{seed}"
+    with _left_by(f"finetune@{arm}", left / "history.csv"):
+        rows = read_csv(left / "history.csv")
+        if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(len(rows))] or not rows:
+            raise ValueError("its epochs are not 0, 1, 2, …")
+        val = [_share(row, "val/accuracy") for row in rows]
+        train = [_share(row, "train/accuracy") for row in rows[1:]]
+    with _left_by(f"finetune@{arm}", left / "training.json"):
+        training = _parsed(Training, left / "training.json")
+    predicted = artifacts / "evaluate" / arm / f"seed-{seed}" / "predictions.csv"
+    with _left_by(f"evaluate@{arm}", predicted):
+        images = read_csv(predicted)
+        if not images:
+            raise ValueError("it has no rows")
+        labels, predictions = ([_text(row, column) for row in images] for column in ("label", "prediction"))
+    return SeedRun(train, val, training, clock, scores, labels, predictions)
+
+
+def _share(row: dict[str, str], column: str) -> float:
+    value = float(_text(row, column))
+    if not 0 <= value <= 1:
+        raise ValueError(f"epoch {row['epoch']} has {column} {value:g}, which is no accuracy")
+    return value
+
+
+def _text(row: dict[str, str], column: str) -> str:
+    if not (value := row[column]):
+        raise ValueError(f"a cell of column {column} is empty")
+    return value
+
+
+_Model = TypeVar("_Model", bound=_Left)
+
+
+def _parsed(model: type[_Model], path: Path) -> _Model:
+    return model.model_validate(read_json(path))
+
+
+@contextmanager
+def _left_by(stage: str, path: Path) -> Iterator[None]:
+    """Turn whatever is wrong with the file that `stage` left at `path` into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        found = "is missing" if not path.exists() else f"is damaged ({_reason(error, path)})"
+        raise FrostlineError(f"{path} {found}: run its stage again, with `dvc repro {stage}`") from None
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, ValidationError):
+        first: Any = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    if isinstance(error, KeyError):
+        return f"it has no column {error.args[0]}"
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return str(error).removeprefix(f"{path} ").partition(": run the stage")[0]

@@ -1,0 +1,71 @@
+"""How one arm learned: each seed's accuracies by epoch, where its phases begin, and the twin behind."""
+
+from typing import TYPE_CHECKING
+
+from frostline.plotting import theme
+from frostline.plotting.canvas import ON_PAPER, Style, blank, epoch_axis, percent_axis, svg
+from frostline.reporting.inputs import Arm, SeedRun
+from frostline.reporting.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAPER, SOFT = theme.PAPER.light, theme.SOFT.light
+TWIN_LINE: Style = {"color": theme.TWIN_COLOUR.light, "linewidth": 1.2, "zorder": 1}
+
+
+def learning_svg(summary: Summary, arm: Arm, name: str) -> str:
+    """Return one arm's learning curves for a page; `name` tells its ids from those of other pictures."""
+    colour = theme.arm_colours([each.name for each in summary.arms])[arm.name].light
+    with blank(4.6, 2.9) as figure:
+        axes = figure.add_axes((0.115, 0.16, 0.865, 0.81))
+        if summary.twin and summary.twin.name != arm.name:
+            curve = summary.twin.curve
+            axes.plot([p.epoch for p in curve], [p.accuracy.mean for p in curve], **TWIN_LINE)
+        for run in arm.runs.values():
+            _run(axes, run, colour)
+        starts = [each.curve[0].accuracy.mean for each in summary.arms]
+        percent_axis(axes, max(0.0, min(starts) - 0.05), 1.015)
+        epoch_axis(axes, max(each.epochs for each in summary.arms))
+        axes.set_xlabel("epochs")
+        _phases(axes, list(arm.runs.values()))
+        return svg(figure, name, f"Learning curves of {arm.name}.")
+
+
+def trained_groups(run: SeedRun) -> list[str]:
+    """Return what trains in each phase of a run: ``["head", "head + top", "all"]``."""
+    return [p.train if isinstance(p.train, str) else " + ".join(p.train) for p in run.training.phases]
+
+
+def _run(axes: "Axes", run: SeedRun, colour: str) -> None:
+    epochs = range(len(run.val_accuracy))
+    train: Style = {"linewidth": 0.9, "alpha": 0.45, "linestyle": (0, (3, 2))}
+    axes.plot(epochs[1:], run.train_accuracy, color=colour, **train)
+    axes.plot(epochs, run.val_accuracy, color=colour, linewidth=1.3, alpha=0.85)
+    best = run.training.best_epoch
+    dot: Style = {"marker": "o", "markersize": 5.5, "markeredgecolor": PAPER, "clip_on": False}
+    axes.plot(epochs[best : best + 1], run.val_accuracy[best : best + 1], color=colour, **dot)
+
+
+def _phases(axes: "Axes", runs: list[SeedRun]) -> None:
+    """Mark where each run's later phases begin, and beside the last mark what trains from there."""
+    begins: dict[tuple[int, str], list[float]] = {}
+    for run in runs:
+        for index, (phase, trained) in enumerate(zip(run.training.phases, trained_groups(run), strict=True)):
+            if index:
+                epoch = phase.first_step * run.training.epochs / max(run.training.steps, 1)
+                begins.setdefault((index, trained), []).append(epoch)
+                axes.axvline(epoch, color=SOFT, linewidth=0.9, alpha=0.6, linestyle=(0, (1, 2)))
+    for (_, trained), epochs in begins.items():
+        axes.annotate(
+            trained,
+            (max(epochs), 0.03),
+            (4, 0),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            rotation=90,
+            fontsize=8.5,
+            color=SOFT,
+            va="bottom",
+            bbox=ON_PAPER,
+        )

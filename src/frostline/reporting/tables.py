@@ -1,0 +1,134 @@
+"""The report's tables as plain cells, for the page and the Markdown alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.base.metrics import confusion
+from frostline.reporting import words
+from frostline.reporting.inputs import Arm
+from frostline.reporting.summary import ArmSummary, Summary
+from frostline.stats.transfer import Gain, Outcome, Reach
+
+
+def headers(summary: Summary) -> tuple[str, ...]:
+    """Return what stands above the columns of the main table."""
+    return (
+        "arm",
+        f"{summary.measured} accuracy",
+        "gain over scratch",
+        "jumpstart",
+        "epochs to twin's best",
+        "time to twin's best",
+        "training time",
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, and what to know about it in smaller print."""
+
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's cells, a header each but the first."""
+
+    arm: str
+    outcome: Outcome | None
+    """None for the twin."""
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """An arm's predictions on the images of predictions.csv, all seeds pooled."""
+
+    arm: str
+    counts: NDArray[np.int64]
+    """(K, K): row label, column prediction."""
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """(K,): share of each class's images that are recognised; NaN for a class without images."""
+        with np.errstate(invalid="ignore"):
+            return np.diag(self.counts) / self.counts.sum(axis=1)
+
+    @property
+    def mistakes(self) -> list[tuple[int, int, int]]:
+        """(label, prediction, count) of each mistake that was made, the most frequent first."""
+        pairs = [(int(i), int(j), int(self.counts[i, j])) for i, j in np.argwhere(self.counts) if i != j]
+        return sorted(pairs, key=lambda pair: (-pair[2], pair))
+
+
+def arm_rows(summary: Summary) -> list[Row]:
+    """Return the study's main table, a row an arm."""
+    return [_row(arm) for arm in summary.arms]
+
+
+def markdown_table(summary: Summary) -> str:
+    """Return the main table in Markdown, its columns aligned for those who read it in a terminal."""
+    lines = [list(headers(summary))] + [
+        [row.arm, *(f"{c.text} ({c.detail})" if c.detail else c.text for c in row.cells)]
+        for row in arm_rows(summary)
+    ]
+    lines = [[words.markdown(text) for text in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "".join(
+        f"| {' | '.join(text.ljust(width) for text, width in zip(line, widths, strict=True))} |\n"
+        for line in lines
+    )
+
+
+def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
+    """Return the names of the classes, and each arm's confusion over its seeds together."""
+    found = {name for arm in arms for run in arm.runs.values() for name in (*run.labels, *run.predictions)}
+    classes = sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
+    index = {name: place for place, name in enumerate(classes)}
+
+    def pooled(arm: Arm) -> ByClass:
+        labels = [index[name] for run in arm.runs.values() for name in run.labels]
+        predictions = [index[name] for run in arm.runs.values() for name in run.predictions]
+        return ByClass(arm.name, confusion(labels, predictions, len(classes)))
+
+    return classes, [pooled(arm) for arm in arms]
+
+
+def _row(arm: ArmSummary) -> Row:
+    accuracy, against, many = arm.accuracy, arm.against, len(arm.seeds) > 1
+    return Row(
+        arm=arm.name,
+        outcome=against.outcome if against else None,
+        cells=[
+            Cell(words.percent(accuracy.mean), words.interval(accuracy)),
+            _gain_cell(against.gain if against else None),
+            _gain_cell(against.jumpstart if against else None),
+            _reach_cell(arm.to_twin_epochs, words.epochs),
+            _reach_cell(arm.to_twin_seconds, words.seconds),
+            Cell(
+                words.seconds(arm.train_seconds.mean),
+                f"{words.seconds(arm.all_train_seconds)} in all" if arm.all_train_seconds and many else "",
+            ),
+        ],
+    )
+
+
+def _gain_cell(gain: Gain | None) -> Cell:
+    return Cell(words.points(gain.mean), words.gain_interval(gain)) if gain else Cell(words.NOTHING)
+
+
+def _reach_cell(when: Reach | None, said: Callable[[float], str]) -> Cell:
+    """The median over seeds; beside it how often it never came, else the range."""
+    if when is None:
+        return Cell(words.NOTHING)
+    text = "never" if when.median is None else said(when.median)
+    if missed := words.missed(when):
+        return Cell(text, f"never in {missed}" if when.median is not None else missed)
+    assert when.least is not None
+    assert when.most is not None
+    return Cell(text, f"{said(when.least)} to {said(when.most)}" if when.n > 1 else "")

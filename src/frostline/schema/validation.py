@@ -1,0 +1,141 @@
+"""The door: plain data becomes a schema model, or a sentence says which key is wrong and what is allowed."""
+
+import types
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from frostline.console.errors import FrostlineError, allowed
+
+Model = TypeVar("Model", bound=BaseModel)
+ACCUMULATED = (
+    "gradients can't be accumulated; set trainer.batch_size to the images of a whole optimizer step, and, if"
+    " memory runs out, lower input.size"
+)
+UNSUPPORTED = dict.fromkeys(
+    ("accumulate", "accumulate_grad_batches", "grad_accumulation", "gradient_accumulation_steps"), ACCUMULATED
+)
+"""Keys that users of other tools look for → what to do instead."""
+REASONS = {"model_type": "must be keys with values", "too_short": "must have at least one item"}
+"""Plainer words for some of pydantic's types of error."""
+
+
+def validated(model: type[Model], data: Any, where: str = "") -> Model:
+    """Return `data` as a `model`.
+
+    Args:
+        model: what the data must be.
+        data: plain dictionaries, lists and scalars.
+        where: what to call the whole in an error, such as a file's name; empty for configs composed by Hydra.
+
+    Raises:
+        FrostlineError: it is not; the sentence names the key's path, what was found and what is allowed.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        sentences = dict.fromkeys(_sentence(model, data, detail) for detail in error.errors())
+        raise FrostlineError("; ".join(f"{where}: {s}" if where else s for s in sentences)) from None
+
+
+def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
+    path, holder, field = _locate(model, detail["loc"])
+    key = ".".join(path)
+    found = detail["input"]
+    if key.endswith("input.channels") and type(found) is int:
+        return f"{key}: found {found}; images are grey or in colour: set {key}=1 or {key}=3"
+    if key.endswith("input.size") and isinstance(found, list | tuple):
+        side = next((n for n in found if type(n) is int and 4 <= n <= 2048), 224)
+        return f"{key}: found {found!r}; images are resized and cropped to a square: set {key}={side}"
+    if field is not None and field.description:
+        for step in path:
+            data = data[int(step)] if isinstance(data, list) else data.get(step)
+        return f"{key}: found {data!r}; allowed: {field.description}"
+    if detail["type"] == "extra_forbidden":
+        names = holder.model_fields if holder else {}
+        return unknown_key(key, path[-1], names)
+    if detail["type"] == "missing":
+        return f"{key}: missing; give it a value"
+    if detail["type"] == "union_tag_invalid":
+        context = detail["ctx"]
+        tags = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
+        return f"{key}.kind: found {context['tag']!r}; {allowed(context['tag'], tags)}"
+    if detail["type"] == "literal_error":
+        options = [o.strip("' ") for o in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{key}: found {found!r}; {allowed(str(found), options)}"
+    if detail["type"] == "value_error":
+        return f"{key}: {detail['ctx']['error']}".removeprefix(": ")
+    message = detail["msg"].removeprefix("Input ").replace("should", "must")
+    reason = REASONS.get(detail["type"], f"{message[0].lower()}{message[1:]}")
+    return f"{key}: found {found!r}, {reason}".removeprefix(": ")
+
+
+def unknown_key(key: str, name: str, names: Iterable[str]) -> str:
+    """Say that there is no such key, and which there are or what to do instead.
+
+    Args:
+        key: the whole key.
+        name: its part that is unknown, spelled as in `names`.
+        names: those that are allowed.
+    """
+    if instead := UNSUPPORTED.get(key.rpartition(".")[2]):
+        return f"{key}: {instead}"
+    return f"{key}: unknown key; {allowed(name, names)}"
+
+
+def _locate(
+    model: type[BaseModel], location: Sequence[int | str]
+) -> tuple[list[str], type[BaseModel] | None, FieldInfo | None]:
+    """Follow pydantic's location: the keys as a user wrote them, the last one's model, its field if any.
+
+    Pydantic puts the chosen member of a union between the keys; those steps are left out, and a union without
+    a discriminator ends the walk, since its members' complaints mean nothing one by one.
+    """
+    path: list[str] = []
+    holder: type[BaseModel] | None = model
+    field: FieldInfo | None = None
+    candidates: list[Any] = [model]
+    for step in location:
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        tagged = [m for m in models if step in _tags(m)]
+        if tagged and len(models) > 1:
+            candidates = tagged
+            continue
+        if isinstance(step, int) or (not models and candidates):
+            path.append(str(step))
+            candidates = [c for candidate in candidates for c in _inner(candidate)]
+            field = None
+            continue
+        if len(models) > 1 or not models:
+            break
+        holder = models[0]
+        path.append(str(step))
+        field = holder.model_fields.get(str(step))
+        candidates = _members(field.annotation) if field else []
+        if field is not None and field.description:
+            break
+    return path, holder, field
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    kind = model.model_fields.get("kind")
+    return get_args(kind.annotation) if kind else ()
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types that a value may have: unions and annotations taken apart, containers kept."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _members(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _inner(container: Any) -> list[Any]:
+    """The types inside a list or the values of a dictionary."""
+    arguments = get_args(container)
+    return _members(arguments[-1]) if arguments else []

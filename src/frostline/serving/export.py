@@ -1,0 +1,127 @@
+"""`frostline export`: a trained network as a file for other programs, held against the network itself."""
+
+import json
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from frostline.base.run_folder import WEIGHTS
+from frostline.console.errors import FrostlineError
+from frostline.models import weights
+from frostline.models.weights import METADATA
+from frostline.serving.trained_run import Trained
+from frostline.serving.wrapper import TOLERANCE, TRACED, Runs, Served, furthest
+from frostline.training.inference import network_with
+
+FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "safetensors": ".safetensors"}
+"""Format → what its files' names end in."""
+CHECKED = 64
+"""Images that the file is tried on, all at once and one alone."""
+INPUT, OUTPUT = "images", "probabilities"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that gives what the network gives."""
+
+    file: Path
+    difference: float
+    """Largest difference of a probability."""
+    tried_on: str
+    """The images that this was seen on, in words."""
+
+
+def run(found: Trained, form: str, out: Path) -> Exported:
+    """Write the network of a run into the file `out`, unless what is written gives something else.
+
+    Args:
+        found: the run whose network it is.
+        form: a key of FORMATS.
+        out: the file.
+
+    Raises:
+        FrostlineError: a package is missing; the network can't be written in this
+            format, or its outputs differ by more than TOLERANCE.
+    """
+    if out.is_dir():
+        raise FrostlineError(
+            f"--out: {out} is a folder; name a file, such as {out / ('model' + FORMATS[form])}"
+        )
+    if form == "onnx":
+        _need_onnx()
+    served = found.served()
+    images, tried_on = found.images(CHECKED)
+    write = {"torchscript": _torchscript, "onnx": _onnx, "safetensors": _safetensors}[form]
+    with tempfile.TemporaryDirectory(prefix="frostline-") as folder, torch.no_grad():
+        file = Path(folder, f"model{FORMATS[form]}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on its own ways and the network's
+            try:
+                theirs = write(found, served, images[torch.arange(TRACED) % len(images)], file)
+            except FrostlineError:
+                raise
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [""])[0][:200]
+                raise FrostlineError(
+                    f"--format: {form} can't express this network ({type(error).__name__}: {reason});"
+                    " try another format"
+                ) from error
+            difference = furthest(served, theirs, images)
+        if not difference <= TOLERANCE:
+            raise FrostlineError(
+                f"--format: as {form} the network's probabilities differ by {difference:.1e} on {tried_on},"
+                f" and {TOLERANCE:.0e} is allowed; nothing was written, try another format"
+            )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = out.with_name(f".{out.name}.new")
+        shutil.copyfile(file, beside)
+        beside.replace(out)
+    return Exported(out, difference, tried_on)
+
+
+def _torchscript(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
+    traced = torch.jit.trace(served, example, check_trace=False)
+    torch.jit.save(traced, str(file), _extra_files={f"{METADATA}.json": json.dumps(found.about())})
+    return torch.jit.load(str(file))
+
+
+def _onnx(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
+    import onnxruntime
+
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.onnx.export(
+        served,
+        (example,),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes=({0: batch},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props[METADATA] = json.dumps(found.about())
+    program.save(str(file), external_data=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+
+
+def _safetensors(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
+    shutil.copyfile(found.folder / WEIGHTS, file)
+    state, _ = weights.load(file)
+    network = network_with(state, found.run.backbone, found.spec, len(found.classes))
+    return Served(network.eval(), found.spec)
+
+
+def _need_onnx() -> None:
+    """Refuse in a moment what would fail after a while."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(name) is None:
+            raise FrostlineError(
+                f"--format: onnx needs the package {name}; install frostline[onnx], or choose torchscript"
+            )

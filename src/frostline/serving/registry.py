@@ -1,0 +1,487 @@
+"""Keeps trained networks in MLflow's store and registry, as models that plain MLflow loads.
+
+Beside `adapters.tracking` the only module that imports mlflow: runs are recorded all the time, models are
+stored when they are asked for, and torch.export takes seconds to import.
+
+A model is torch.export's program (`data/model.pt2`), which needs neither frostline nor a pickle, and beside
+it the files of its run (`run/`), from which frostline builds the network itself.
+"""
+
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote, urlparse
+
+# Makes settings that have to be there before mlflow is imported.
+from frostline.tracking import metric_names as names
+from frostline.tracking.store import Store
+
+# isort: split
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModel, LoggedModelOutput, Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from frostline.base import project
+from frostline.base.files import content_key, publish, sha256_of
+from frostline.base.run_folder import WEIGHTS
+from frostline.console.errors import FrostlineError, allowed
+
+if TYPE_CHECKING:
+    from frostline.serving.trained_run import Trained
+
+NAME = "model"
+"""Of a run's model: runs:/ID/model."""
+RUN = "run"
+"""The folder of a model that holds its run's files."""
+CHECKED = 16
+"""Images that a stored model is tried on."""
+RECORDED = ("dataset.fingerprint", "git.commit", "git.dirty", "version.frostline")
+"""Tags of a run that its model's version gets too."""
+METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "loss", "ece")
+"""Of test and validation, as tags of a version."""
+ALREADY = "RESOURCE_ALREADY_EXISTS"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    new: bool
+    """Whether there was none with these weights."""
+    moved: str | None
+    """The version that had the alias before; None: no other had."""
+    difference: float | None
+    """Largest difference of a probability between the stored model and the network; None: was there."""
+    tried_on: str
+    """The images that it was tried on, in words."""
+    description: str
+    """The run's name and how good it was."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model in the store."""
+
+    location: str
+    """The URI of its files."""
+    sha256: str
+    """Of its run's weights; empty: the store does not say."""
+
+    @classmethod
+    def of(cls, model: LoggedModel) -> Self:
+        """Return what the store says of a model of MLflow's."""
+        return cls(str(model.artifact_location), model.tags.get("weights.sha256", ""))
+
+    def is_intact(self, folder: Path) -> bool:
+        """Say whether the weights in `folder`, its run's, are those that were stored."""
+        if not self.sha256 or not folder.is_dir():
+            return True
+        path = folder / WEIGHTS
+        return path.is_file() and sha256_of(path) == self.sha256
+
+
+class Models:
+    """The models of a project's MLflow store.
+
+    Args:
+        store: an open one; None: the project's, to read.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store or Store(reading=True)
+
+    # ── from an address to files ────────────────────────────────────────────────────────────────────────────
+
+    def fetch(self, uri: str) -> Path:
+        """Return a folder with the files of the run whose model is at `uri`; it is fetched once.
+
+        Args:
+            uri: models:/NAME@ALIAS, models:/NAME/VERSION, models:/ID or runs:/ID/model.
+
+        Raises:
+            FrostlineError: there is no such model, or frostline did not make it.
+        """
+        scheme, _, rest = uri.partition(":/")
+        rest = rest.strip("/")
+        with self._store.plainly(uri):
+            stored = self._of_run(rest, uri) if scheme == "runs" else self._of_version(rest, uri)
+            folder = self._folder(stored)
+            if not stored.is_intact(folder) and not self._is_local(stored):
+                shutil.rmtree(folder)  # a cached copy that was damaged
+                folder = self._folder(stored)
+        if not folder.is_dir():
+            raise FrostlineError(
+                f"{uri}: holds no run of frostline's; make one with frostline register, or load it in MLflow"
+            )
+        if not stored.is_intact(folder):
+            raise FrostlineError(
+                f"{uri}: {folder / WEIGHTS} is missing or differs from what was registered (sha256"
+                f" {stored.sha256[:12]}…); register the run again: frostline register RUN --name NAME"
+            )
+        return folder
+
+    def weights_of(self, text: str) -> tuple[str, str]:
+        """Return the id of the run with this id or name, and the sha256 of the weights that it made.
+
+        Raises:
+            FrostlineError: there is none, or several, or it has made no weights.
+        """
+        with self._store.plainly(text):
+            run = self._run(text)
+        if sha256 := run.data.tags.get("weights.sha256"):
+            return str(run.info.run_id), sha256
+        raise FrostlineError(f"{text}: this run made no weights; name one of a finished pretrain or finetune")
+
+    # ── from files to the registry ──────────────────────────────────────────────────────────────────────────
+
+    def register(self, trained: "Trained", name: str, alias: str | None) -> Registered:
+        """Make a finished run's network a version of the model `name`, and point `alias` at it.
+
+        Weights that are a version already become no second one.
+
+        Raises:
+            FrostlineError: the store refuses the name or the alias, or is away; or the network can't be
+                written as a program that gives what it gives.
+        """
+        difference, tried_on = None, ""
+        _check_names(name, alias)
+        with self._store.plainly("register"):
+            client = self._store.client
+            run = self._maker(trained)
+            version = self._version_with(name, trained)
+            if new := version is None:
+                model = self._stored(trained)
+                if model is None:
+                    model, difference, tried_on = self._store_model(trained, run)
+                with _unless(ALREADY):
+                    client.create_registered_model(name)
+                version = client.create_model_version(
+                    name,
+                    model.artifact_location,
+                    run.info.run_id if run else None,
+                    tags=_tags(trained, run),
+                    description=_described(trained, run),
+                    # Without a run, MLflow looks the model up in whatever store is its default.
+                    model_id=model.model_id if run or self._store.uri.startswith("http") else None,
+                )
+            assert version is not None
+            moved = self._point(name, alias, str(version.version)) if alias else None
+        return Registered(
+            name, str(version.version), new, moved, difference, tried_on, str(version.description)
+        )
+
+    def keep(self, trained: "Trained", run_id: str) -> None:
+        """Store a run's network as runs:/ID/model.
+
+        Raises:
+            FrostlineError: it can't be written, or the store is away.
+        """
+        with self._store.plainly("model"):
+            self._store_model(trained, self._store.client.get_run(run_id))
+
+    def _store_model(self, trained: "Trained", run: Run | None) -> tuple[LoggedModel, float, str]:
+        """Write the model, try it, and hand it to the store."""
+        client = self._store.client
+        experiment = run.info.experiment_id if run else self._store.experiment
+        with tempfile.TemporaryDirectory(prefix="frostline-") as scratch:
+            folder = Path(scratch, NAME)
+            run_id = str(run.info.run_id) if run else None
+            # Written and tried before the store hears of it: a network that can't be written leaves nothing.
+            about = Model(run_id=run_id)
+            difference, tried_on = save(trained, folder, about)
+            tags = {"weights.sha256": trained.sha256}
+            model = client.create_logged_model(str(experiment), NAME, run_id, tags, model_type="classifier")
+            about.artifact_path, about.model_id = model.artifact_location, model.model_id
+            about.model_uuid = model.model_id
+            about.save(str(folder / "MLmodel"))
+            try:
+                if self._store.is_local:
+                    self._store.upload(str(model.artifact_location), folder)
+                else:
+                    client.log_model_artifacts(model.model_id, str(folder))
+            except BaseException:
+                client.finalize_logged_model(model.model_id, "FAILED")
+                raise
+        client.finalize_logged_model(model.model_id, "READY")
+        if run_id:
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        return model, difference, tried_on
+
+    def _stored(self, trained: "Trained") -> LoggedModel | None:
+        """A model of these weights that the store holds already, undamaged."""
+        found = self._store.client.search_logged_models(
+            [self._store.experiment], f"name = '{NAME}' AND tags.`weights.sha256` = '{trained.sha256}'"
+        )
+        ready = (model for model in found if str(model.status) == "READY")
+        return next((model for model in ready if self._holds(str(model.artifact_location), trained)), None)
+
+    def _holds(self, location: str, trained: "Trained") -> bool:
+        """Whether a run's weights lie, undamaged, where the store says; what is on a server is believed."""
+        stored = Stored(location, trained.sha256)
+        if not self._is_local(stored):
+            return True
+        folder = self._folder(stored)
+        return folder.is_dir() and stored.is_intact(folder)
+
+    def _maker(self, trained: "Trained") -> Run | None:
+        """The newest recorded run that made these weights with this config."""
+        run = trained.run
+        tags = {"weights.sha256": trained.sha256, "stage": run.stage, "seed": str(run.seeds[0])}
+        found = self._store.search(tags | {"freeze": run.freeze_name}) or self._store.search(tags)
+        return found[0] if found else self._store.maker(trained.sha256)
+
+    def _version_with(self, name: str, trained: "Trained") -> ModelVersion | None:
+        """The newest version with these weights whose files are undamaged."""
+        versions = self._store.client.search_model_versions(names.equals("name", name), max_results=10_000)
+        same = [each for each in versions if each.tags.get("weights.sha256") == trained.sha256]
+        for each in sorted(same, key=lambda each: int(each.version), reverse=True):
+            location = self._store.client.get_model_version_download_uri(name, str(each.version))
+            if self._holds(str(location), trained):
+                return each
+        return None
+
+    def _point(self, name: str, alias: str, version: str) -> str | None:
+        """Point an alias at a version; return the other one that it pointed at."""
+        client = self._store.client
+        before = {str(k): str(v) for k, v in client.get_registered_model(name).aliases.items()}
+        client.set_registered_model_alias(name, alias, version)
+        return before[alias] if before.get(alias) not in (None, version) else None
+
+    # ── from what was typed to what MLflow has ──────────────────────────────────────────────────────────────
+
+    def _of_version(self, rest: str, uri: str) -> "Stored":
+        """The files of a version, or of a model by its id."""
+        client = self._store.client
+        name, at, alias = rest.partition("@")
+        name, slash, version = name.partition("/")
+        if not at and not slash:
+            return Stored.of(client.get_logged_model(name))
+        try:
+            model = client.get_registered_model(name)
+        except MlflowException:
+            known = [each.name for each in client.search_registered_models(max_results=1000)]
+            raise FrostlineError(
+                f"{uri}: no model {name!r} is registered at {self._store.shown}; {allowed(name, known)}"
+            ) from None
+        try:
+            found = (
+                client.get_model_version_by_alias(name, alias)
+                if at
+                else client.get_model_version(name, version)
+            )
+        except MlflowException:
+            if at:
+                raise FrostlineError(f"{uri}: no alias {alias!r}; {allowed(alias, model.aliases)}") from None
+            versions = client.search_model_versions(names.equals("name", name))
+            there = allowed(version, [str(each.version) for each in versions])
+            raise FrostlineError(f"{uri}: no version {version!r}; {there}") from None
+        location = client.get_model_version_download_uri(name, str(found.version))
+        return Stored(str(location), found.tags.get("weights.sha256", ""))
+
+    def _of_run(self, rest: str, uri: str) -> "Stored":
+        """The files of a run's newest model."""
+        run_id, _, name = rest.partition("/")
+        run = self._run(run_id)
+        outputs = run.outputs.model_outputs if run.outputs else []
+        for output in reversed(outputs):
+            model = self._store.client.get_logged_model(output.model_id)
+            if model.name == (name or NAME) and str(model.status) == "READY":
+                return Stored.of(model)
+        raise FrostlineError(
+            f"{uri}: this run has no model yet; give it one: frostline register {run_id} --name NAME"
+        )
+
+    def _run(self, text: str) -> Run:
+        with suppress(MlflowException):
+            return self._store.client.get_run(text)
+        found = self._store.search({}, names.equals("attributes.run_name", text), limit=100)
+        found = [run for run in found if run.info.run_name == text]
+        found = [run for run in found if "weights.sha256" in run.data.tags] or found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = ", ".join(run.info.run_id for run in found[:3])
+            raise FrostlineError(
+                f"{text}: {len(found)} runs have this name; give an id, such as {ids}, or a folder"
+            )
+        recent = self._store.search({}, limit=1000)
+        known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags}
+        raise FrostlineError(
+            f"{text}: no folder, and no id or name of a run at {self._store.shown}; {allowed(text, known)}"
+        )
+
+    def _is_local(self, stored: "Stored") -> bool:
+        return urlparse(stored.location).scheme in ("", "file")
+
+    def _folder(self, stored: "Stored") -> Path:
+        """The folder with the files of the model's run; what is elsewhere is fetched."""
+        if self._is_local(stored):
+            return Path(unquote(urlparse(self._store.here(stored.location)).path), RUN)
+        return self._downloaded(stored.location)
+
+    def _downloaded(self, location: str) -> Path:
+        """A model never changes, so it is fetched once."""
+        kept = project.scratch() / "models" / content_key(location)[:24]
+        if not kept.is_dir():
+            with tempfile.TemporaryDirectory(prefix="frostline-") as scratch:
+                try:
+                    got = download_artifacts(
+                        artifact_uri=f"{location.rstrip('/')}/{RUN}",
+                        dst_path=scratch,
+                        tracking_uri=self._store.uri,
+                    )
+                except MlflowException as error:
+                    if "RESOURCE_DOES_NOT_EXIST" in str(error):
+                        return kept
+                    raise
+                with publish(kept) as work:
+                    shutil.copytree(got, work, dirs_exist_ok=True)
+        return kept
+
+
+def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
+    """Write a finished run's network into an empty folder as a model of MLflow's, and try it.
+
+    Args:
+        trained: the run.
+        folder: to make.
+        about: is told the signature and the rest of what MLmodel says.
+
+    Returns:
+        The largest difference of a probability between the network and what was read again, and the images
+        that this was seen on, in words.
+
+    Raises:
+        FrostlineError: torch.export can't write the network, or what it wrote gives something else.
+    """
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+
+    from frostline.serving.wrapper import TOLERANCE, TRACED, furthest
+
+    served, spec = trained.served(), trained.spec
+    images, tried_on = trained.images(CHECKED)
+    example = images[torch.arange(TRACED) % len(images)].numpy()
+    shape = (-1, spec.channels, spec.size, spec.size)
+    # Without names: MLflow would hand the network a dictionary.
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.uint8), shape)]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, len(trained.classes)))]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's and MLflow's, on each other's ways
+        try:
+            mlflow.pytorch.save_model(
+                served,
+                str(folder),
+                mlflow_model=about,
+                signature=signature,
+                input_example=example,
+                pip_requirements=[
+                    f"torch=={torch.__version__.partition('+')[0]}",
+                    f"numpy=={np.__version__}",
+                ],
+                metadata=trained.about(),
+                serialization_format="pt2",
+            )
+        except Exception as error:
+            raise _cannot("torch.export can't write this network", error) from error
+        # A program can't move to another device than it was written on, and MLflow would try.
+        about.flavors["python_function"]["config"] = {"device": "cpu"}
+        shutil.copytree(trained.folder, folder / RUN, ignore=_but_the_run)
+        about.save(str(folder / "MLmodel"))
+        loaded = mlflow.pytorch.load_model(str(folder))
+    difference = furthest(served, loaded, images)
+    if not difference <= TOLERANCE:
+        raise FrostlineError(
+            f"{trained.folder}: the stored model differs from the network by {difference:.1e} on {tried_on},"
+            f" and {TOLERANCE:.0e} is allowed; report this with the run's config.yaml"
+        )
+    return difference, tried_on
+
+
+def _check_names(name: str, alias: str | None) -> None:
+    """Refuse at once what the registry, or an address, has no room for."""
+    if not name.strip() or any(mark in name for mark in "/:@"):
+        raise FrostlineError(f"--name: found {name!r}; a name has no /, : or @, and is not empty")
+    reserved = re.compile(r"v\d+|latest", re.IGNORECASE)
+    if alias is not None and (not re.fullmatch(r"[\w-]+", alias) or reserved.fullmatch(alias)):
+        raise FrostlineError(
+            f"--alias: found {alias!r}; give letters, digits, _ and -, but neither latest nor v1, v2, …"
+        )
+
+
+def _cannot(what: str, error: Exception) -> FrostlineError:
+    reason = (str(error).strip().splitlines() or [""])[0][:200]
+    return FrostlineError(
+        f"register: {what} ({type(error).__name__}: {reason}); frostline predict and frostline export"
+        " --format safetensors take the run's folder"
+    )
+
+
+def _but_the_run(folder: str, names: list[str]) -> list[str]:
+    """What of a run's folder is no part of a model: all but the files that make it a run, and its metrics."""
+    from frostline.base.run_folder import FILES, METRICS
+
+    return [name for name in names if name not in (*FILES, METRICS)]
+
+
+def _tags(trained: "Trained", run: Run | None) -> dict[str, str]:
+    """What a version says of itself, for people and for filters."""
+    from frostline.training.run import backbone_name
+
+    known: Mapping[str, str] = run.data.tags if run else {}
+    config = trained.run
+    own = {
+        "weights.sha256": trained.sha256,
+        "run.name": str(run.info.run_name) if run else trained.folder.name,
+        "stage": config.stage,
+        "backbone": backbone_name(config),
+        "dataset": config.dataset.kind,
+        "classes": str(len(trained.classes)),
+    }
+    recorded = {key: known[key] for key in RECORDED if key in known}
+    return {**own, **recorded, **{k: f"{v:.6g}" for k, v in _metrics(trained, run).items()}}
+
+
+def _metrics(trained: "Trained", run: Run | None) -> dict[str, float]:
+    """How good it is: on test and validation as measured, else as recorded."""
+    recorded = {k: v for k, v in run.data.metrics.items() if k.startswith("test/")} if run else {}
+    return {
+        name: value
+        for name, value in (recorded | trained.metrics).items()
+        if name.partition("/")[0] in ("test", "val") and name.partition("/")[2] in METRICS
+    }
+
+
+def _described(trained: "Trained", run: Run | None) -> str:
+    values = _metrics(trained, run)
+    shown = [
+        f"{name.replace('/', ' ')} {values[name]:.4f}"
+        for name in ("test/accuracy", "val/accuracy")
+        if name in values
+    ]
+    name = str(run.info.run_name) if run else trained.folder.name
+    return ": ".join([name, ", ".join(shown)]) if shown else name
+
+
+@contextmanager
+def _unless(code: str) -> Iterator[None]:
+    """Pass over MLflow's error of this kind."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise

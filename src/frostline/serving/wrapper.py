@@ -1,0 +1,61 @@
+"""A network that can't be fed wrongly scaled images: pixels in, probabilities out."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from frostline.data.loading.pixels import InputSpec
+
+TOLERANCE = 1e-4
+"""The largest difference of a probability from the network's own that counts as rounding."""
+TRACED = 2
+"""Images in the batch that a graph is drawn from; one would be taken for a law."""
+Runs = Callable[[Tensor], Tensor]
+"""(N, C, H, W) uint8 → (N, K) float32 probabilities."""
+
+
+class Served(nn.Module):
+    """Normalises images, runs a network on them, and turns its logits into probabilities.
+
+    Resizing is not part of it: Pillow's, which training used, can't be written as torch's operations.
+
+    Args:
+        network: (N, C, H, W) float32 → (N, K) logits.
+        spec: what it sees.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+        super().__init__()
+        self.network = network
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class probabilities.
+
+        Args:
+            images: (N, C, H, W) uint8, resized and cropped as in training.
+
+        Returns:
+            (N, K) float32; each row sums to one.
+        """
+        torch._assert(images.dtype == torch.uint8, "images have to be uint8, 0 to 255")
+        probabilities: Tensor = self.network((images / 255 - self.mean) / self.std).float().softmax(1)
+        return probabilities
+
+
+@torch.no_grad()
+def furthest(served: Served, written: Runs, images: Tensor) -> float:
+    """Return the largest difference of a probability, on images all at once and on one alone.
+
+    Args:
+        served: the network.
+        written: what was written of it, read again.
+        images: (N, C, H, W) uint8, N ≥ 1.
+    """
+    parts = (images, images[:1])
+    return max(float((served(part) - written(part)).abs().max()) for part in parts)

@@ -1,0 +1,155 @@
+"""Stop the pipeline, once its results are recorded, when a named metric of report.json is below its bound."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.base.files import read_json
+from frostline.base.metrics import METRICS
+from frostline.console.errors import FrostlineError, GateFailed, allowed
+from frostline.stats.transfer import TWIN, Estimate, Gain, Reach
+
+
+@dataclass(frozen=True)
+class Check:
+    """One metric held against its bound."""
+
+    metric: str
+    """Dotted, as in report.json: ``arms.full.test.accuracy.mean``."""
+    bound: float
+    """The least value that passes."""
+    value: float | None
+    """None: the report has no such number."""
+    sentence: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is at its bound or above."""
+        return self.value is not None and self.value >= self.bound
+
+
+def run(gate: Mapping[str, float], report_json: Path, echo: Callable[[str], None] = print) -> list[Check]:
+    """Hold each metric of `gate` against its bound; a line a metric that passes goes to `echo`.
+
+    Raises:
+        GateFailed: one is below its bound, or report.json has no such number; a sentence for each that fails.
+        FrostlineError: report.json is missing or damaged.
+    """
+    report = read_json(report_json)
+    if not isinstance(report, dict):
+        raise FrostlineError(f"{report_json} is no report: run its stage again, with `dvc repro report`")
+    checks = check(gate, report)
+    for passed in (c for c in checks if c.passed):
+        echo(passed.sentence)
+    if failed := [c.sentence for c in checks if not c.passed]:
+        raise GateFailed("\n".join(failed))
+    return checks
+
+
+def check(gate: Mapping[str, float], report: Mapping[str, Any]) -> list[Check]:
+    """Hold each metric of `gate` against what `report`, the content of report.json, says of it."""
+    arms = report.get("arms", {})
+    leaves = dict(_leaves(arms, "arms"))
+    checks = [_check(metric, bound, leaves, list(arms)) for metric, bound in sorted(gate.items())]
+    without = report.get("omitted", {})
+    return [dataclasses.replace(c, sentence=_omitted(c.metric, without) or c.sentence) for c in checks]
+
+
+def check_names(
+    gate: Mapping[str, float],
+    arms: Sequence[str],
+    omitted: Mapping[str, str] | None = None,
+    anew: Sequence[str] = (),
+) -> None:
+    """Refuse metrics that no report on `arms` can hold, before anything trains.
+
+    Args:
+        gate: metric → bound.
+        arms: of the study.
+        omitted: those of them that the study does without, and why.
+        anew: those of them whose head starts anew, so that they have no jumpstart.
+
+    Raises:
+        FrostlineError: a name is unknown; the sentence gives the nearest ones.
+    """
+    names = metric_names(arms)
+    for metric in gate:
+        if sentence := _omitted(metric, omitted or {}):
+            raise FrostlineError(sentence)
+        if any(metric.startswith(f"arms.{arm}.jumpstart.") for arm in anew):
+            raise FrostlineError(
+                f"gate: {metric} has no value, since the head of this arm starts anew; gate another metric"
+            )
+        if metric not in names:
+            raise FrostlineError(f"gate: {metric} {_unknown(metric, names, arms)}")
+
+
+def metric_names(arms: Sequence[str]) -> list[str]:
+    """Return the names of all numbers that a report on `arms` can hold, as a gate may name them."""
+    estimate, gain, reach = (_fields(kind) for kind in (Estimate, Gain, Reach))
+    of_any = {
+        **{f"test.{metric}": estimate for metric in METRICS},
+        "val.accuracy": estimate,
+        "train_seconds": [*estimate, "all"],
+    }
+    beside_twin = {"epochs_to_twin": reach, "seconds_to_twin": reach}
+    against_twin = {
+        "gain": [*gain, "p_holm"],
+        "jumpstart": gain,
+        "asymptote": gain,
+        "transfer_ratio": estimate,
+    }
+    names = []
+    for arm in arms:
+        parts = of_any | (beside_twin if TWIN in arms else {})
+        parts |= against_twin if TWIN in arms and arm != TWIN else {}
+        ends = [f"{part}.{field}" for part, fields in parts.items() for field in fields]
+        names += [f"arms.{arm}.{end}" for end in ("best_epoch", "epochs", *ends)]
+    return names
+
+
+def _check(metric: str, bound: float, leaves: Mapping[str, Any], arms: Sequence[str]) -> Check:
+    numbers = {name for name, value in leaves.items() if isinstance(value, int | float)}
+    if metric in numbers:
+        value = float(leaves[metric])
+        if value >= bound:
+            return Check(metric, bound, value, f"gate: {metric} is {value:.6g}, at least {bound:.6g}")
+        short = f"{bound - value:.3g} below its bound {bound:.6g}"
+        return Check(metric, bound, value, f"gate: {metric} is {value:.6g}, {short}")
+    if any(
+        metric == name or metric.startswith(f"{name}.") for name, value in leaves.items() if value is None
+    ):
+        reason = (
+            f"has no value in this study, so it can't reach its bound {bound:.6g}; gate another or add seeds"
+        )
+    else:
+        reason = _unknown(metric, numbers, arms)
+    return Check(metric, bound, None, f"gate: {metric} {reason}")
+
+
+def _omitted(metric: str, omitted: Mapping[str, str]) -> str:
+    """Say that a metric is of an arm that the study does without; empty: it is not."""
+    for arm, reason in omitted.items():
+        if metric.startswith(f"arms.{arm}."):
+            return f"gate: {metric} is of an arm that is omitted, since {reason}; gate another arm"
+    return ""
+
+
+def _unknown(metric: str, names: Iterable[str], arms: Sequence[str]) -> str:
+    """Say what is wrong with a name: its arm, or else the rest of it."""
+    arm = metric.removeprefix("arms.").partition(".")[0]
+    if not any(metric.startswith(f"arms.{known}.") for known in arms):
+        return f"names no arm of the study, as in arms.ARM.test.accuracy.mean; {allowed(arm, arms)}"
+    return f"is no metric of the report; {allowed(metric, names)}"
+
+
+def _leaves(node: Any, path: str) -> list[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        return [(path, node)]
+    return [leaf for key, value in node.items() for leaf in _leaves(value, f"{path}.{key}")]
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]

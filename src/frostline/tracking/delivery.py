@@ -1,0 +1,300 @@
+"""Delivers journals to MLflow, each record once: what failed is tried again, what is refused is named.
+
+Every record may be delivered twice, since a store that answers too late has recorded it nevertheless. A run
+is found by its place in the journal before it is opened; all else is overwritten by what is equal to it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from frostline.tracking import journal
+
+from frostline.tracking.store import REFUSALS, Store, reason  # isort: skip  # sets MLflow up
+from frostline.tracking.journal import Claim, Header, Record
+from frostline.tracking.stored_run import StoredRun
+from frostline.training.services import RunInfo
+
+UNKNOWN = {"git.commit": "unknown"}
+"""Surroundings of runs whose recorder was killed before it noted them."""
+TRIES = 5
+"""Of a record that the store does not take, although it answers other requests."""
+
+
+class Unreachable(Exception):
+    """The store can't record now; says why."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(reason(error))
+        self.may_pass = "database is locked" in str(error)
+        """Another process writes to SQLite."""
+
+
+def mute() -> None:
+    """Say nothing of a record that was delivered."""
+
+
+class Deliverer:
+    """Delivers a project's journals, the oldest first.
+
+    Args:
+        owner: the process whose journals are delivered as they are written; None: there is none.
+        told: of each record that was delivered.
+        unheard: says of a journal that somebody may still add to it, although its process does not.
+    """
+
+    def __init__(
+        self,
+        owner: str | None = None,
+        told: Callable[[], None] = mute,
+        unheard: Callable[[Path], bool] = lambda path: False,
+    ) -> None:
+        self._owner, self._told, self._unheard = owner, told, unheard
+        self._stores: dict[str, Store] = {}
+        self._open: dict[Path, Delivery] = {}
+        self.delivered = 0
+        """Records."""
+        self.drawing = False
+        """Whether it draws plots, which takes no time of the store's."""
+
+    def step(self, *, ended: bool = False) -> None:
+        """Deliver what is in the journals now.
+
+        Args:
+            ended: the owner's journals get no more records.
+
+        Raises:
+            Unreachable: the store can't record now; the same call resumes from there.
+        """
+        failed: dict[str, Unreachable] = {}
+        for path in journal.paths():
+            try:
+                delivery = self._open.get(path) or self._claimed(path, ended)
+            except Unreachable as error:
+                failed[""] = error
+                continue
+            if delivery is None or delivery.header.experiment in failed:
+                continue
+            try:
+                delivery.step()
+                if (ended and delivery.owned) or not (journal.is_written(path) or self._unheard(path)):
+                    delivery.finish()
+                    self._close(path)
+                elif not delivery.owned:
+                    self._close(path)  # its own process delivers the rest
+            except Unreachable as error:
+                failed[delivery.header.experiment] = error
+        if failed:
+            raise next(iter(failed.values()))
+
+    @property
+    def pictures(self) -> int:
+        """How many runs' plots are still to be drawn."""
+        return sum(store.owes for store in self._stores.values())
+
+    def draw(self) -> None:
+        """Draw and record the plots of the best run that lacks some.
+
+        Raises:
+            Unreachable: the store can't record now.
+        """
+        store = next(store for store in self._stores.values() if store.owes)
+        self.drawing = True
+        plots = store.draw()
+        self.drawing = False
+        try:
+            store.log_plots(plots)
+        except Exception as error:
+            raise Unreachable(error) from error
+
+    def _claimed(self, path: Path, ended: bool) -> "Delivery | None":
+        header = journal.header_of(path)
+        if header is None or header.store != journal.store_name():
+            return None
+        owned = header.process == self._owner
+        around = journal.surroundings(path)
+        if owned and around is None and not ended:
+            return None  # the recorder is about to note them
+        if self._owner and not owned and journal.is_written(path):
+            return None
+        try:
+            claim = journal.claim(path)
+        except OSError as error:
+            raise Unreachable(error) from error
+        if claim is None:
+            return None
+        store = self._stores.setdefault(header.experiment, Store(header.experiment))
+        self._open[path] = Delivery(claim, header, store, owned, around or UNKNOWN, self._one)
+        return self._open[path]
+
+    def _one(self) -> None:
+        self.delivered += 1
+        self._told()
+
+    def _close(self, path: Path) -> None:
+        self._open.pop(path).claim.close()
+
+
+@dataclass
+class Delivery:
+    """Delivers one journal."""
+
+    claim: Claim
+    header: Header
+    store: Store
+    owned: bool
+    """By the process whose recorder this is."""
+    around: Mapping[str, str]
+    """The tags that say in what surroundings its runs train."""
+    told: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self._runs: dict[int, StoredRun] = {}
+        self._waiting: set[int] = set()
+        """Runs with metrics that are recorded together."""
+        self._running: dict[int, int] = {}
+        """Run → when its last record was made."""
+        self._position = 0
+        self._resumed = self.claim.position == 0
+        self._repeated = not self._resumed
+        """Whether a request may have been sent twice."""
+        self._tries = 0
+        self._damaged = 0
+
+    def step(self) -> None:
+        """Deliver the records that are there.
+
+        Raises:
+            Unreachable: the store can't record now.
+        """
+        if not self._resumed:
+            self._resume()
+        for end, record in journal.read(self.claim.path, self._position):
+            if record:
+                self._try(partial(self._take, record), needed=record.what == "begin")
+            else:
+                self._damaged += 1
+            self._position = end
+            if record and record.what not in journal.OF_THE_JOURNAL:
+                self.told()
+            if not self._waiting:
+                self.claim.delivered(end)
+        if any(self._runs[key].due for key in self._waiting):
+            self._try(self._flush)
+            self.claim.delivered(self._position)
+
+    def finish(self) -> None:
+        """Deliver the rest of a journal that gets no more records, and remove it; open runs were killed.
+
+        Raises:
+            Unreachable: the store can't record now.
+        """
+        self.step()
+        self._try(self._flush)
+        self.claim.delivered(self._position)
+        for key, when in list(self._running.items()):
+            self._try(partial(self._run(key).end, "KILLED", when=when))
+            del self._running[key]
+        if self._repeated:
+            for run in self._runs.values():
+                self._try(run.only_one)
+        if self._damaged:
+            self.store.warn(f"{self.claim.path}: {self._damaged} damaged records could not be read")
+        self.claim.remove()
+
+    def _resume(self) -> None:
+        """Learn from what was delivered before, by another process, which runs there are."""
+
+        def learn() -> None:
+            self._runs.clear()
+            self._running.clear()
+            for end, record in journal.read(self.claim.path):
+                if end > self.claim.position:
+                    break
+                if record:
+                    self._take(record, again=True)
+                self._position = end
+            for run in self._runs.values():
+                if len(self.store.at(run.place)) > 1:
+                    self._position = 0  # it is not known which of them has what: one gets everything
+
+        self._try(learn)
+        self._resumed = True
+
+    def _take(self, record: Record, *, again: bool = False) -> None:
+        """Deliver a record; `again`: it is recorded, and only what follows from it is wanted."""
+        key, when, what, given = record.run, record.at, record.what, record.arguments
+        if key in self._running:
+            self._running[key] = when
+        match what:
+            case "begin":
+                self._running[key] = when
+                if not again:
+                    self._begin(key, given[0], when)
+            case "epoch" | "metrics" | "load" if not again:
+                getattr(self._run(key), what)(*given, when=when)
+                self._waiting.add(key)
+            case "annotate" if not again:
+                self._flush()
+                if not self.store.annotate(*given, when=when) and self._others():
+                    raise Unreachable(LookupError("its run is not delivered yet"))
+            case "tags" | "files" | "model" | "started_from" | "end" if not again:
+                self._flush()
+                getattr(self._run(key), what)(*given, when=when)
+            case "files":
+                self._run(key).owe(*given)
+            case "end":
+                self._run(key).ended()
+        if what == "end":
+            self._running.pop(key, None)
+
+    def _others(self) -> bool:
+        """Whether other journals may have the run that this one's records belong to."""
+        return any(
+            found.here and found.records and found.path != self.claim.path for found in journal.pending()
+        )
+
+    def _begin(self, key: int, about: RunInfo, when: int) -> None:
+        self._flush()
+        self._runs[key] = self.store.begin(
+            about, self.header.process, when=when, place=self._place(key), around=self.around
+        )
+
+    def _run(self, key: int) -> StoredRun:
+        if key not in self._runs:
+            self._runs[key] = StoredRun(self.store, None, self._place(key))
+        return self._runs[key]
+
+    def _place(self, key: int) -> str:
+        return f"{self.claim.path.stem}/{key}"
+
+    def _flush(self) -> None:
+        for key in list(self._waiting):
+            self._runs[key].flush()
+            self._waiting.discard(key)
+
+    def _try(self, action: Callable[[], None], *, needed: bool = False) -> None:
+        """Do it; what the store refuses for good is named in a warning and passed over.
+
+        What is `needed` for a run waits, such as until an experiment that was deleted is restored.
+
+        Raises:
+            Unreachable: it may do it another time.
+        """
+        try:
+            action()
+        except Unreachable:
+            raise
+        except Exception as error:
+            self._tries += 1
+            self._repeated = True
+            code = getattr(error, "error_code", "")
+            if needed:
+                passed_over = code == "INVALID_PARAMETER_VALUE"
+            else:
+                passed_over = code in REFUSALS or (self._tries >= TRIES and self.store.answers())
+            if not passed_over:
+                raise Unreachable(error) from error
+            self.store.warn(f"MLflow refused a record ({reason(error)}); the rest is recorded")
+        self._tries = 0

@@ -1,0 +1,360 @@
+"""The journal of what MLflow is to record, which survives every process: see docs/mlflow.md.
+
+A process that records writes `.frostline/journal/<id>.journal`, one record a line, before anything is sent;
+the CRC-32 of a record stands before it. `<id>.delivered` has the position up to which MLflow has recorded it.
+Locks say who is at work, since the kernel releases them whatever becomes of a process: the one that records
+holds the journal's, the one that delivers it that of `<id>.delivered`.
+"""
+
+import base64
+import fcntl
+import json
+import os
+import socket
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.base import project
+from frostline.base.processes import name_of_this
+from frostline.tracking import local_store
+from frostline.training.services import Mistake, RunInfo
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+JOURNAL, DELIVERED = ".journal", ".delivered"
+OWN_STORE = "mlflow.db"
+"""What a journal calls the project's own store, so that a project which was moved still knows it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Something that MLflow is to record."""
+
+    at: int
+    """When it happened, milliseconds since 1970."""
+    run: int
+    """The run's number in its journal; -1: none of them."""
+    what: str
+    arguments: list[Any]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first record of a journal: whose it is, and where its records go."""
+
+    process: str
+    host: str
+    store: str
+    """`OWN_STORE`, or the address without passwords."""
+    experiment: str
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A journal, part of which MLflow has not recorded."""
+
+    path: Path
+    header: Header
+    records: int
+    live: bool
+    """Its process still records."""
+
+    @property
+    def here(self) -> bool:
+        """Whether its records go to the store that this command uses."""
+        return self.header.store == store_name()
+
+    @property
+    def command(self) -> str:
+        """What delivers it."""
+        if self.here:
+            return "frostline sync"
+        if self.header.store == OWN_STORE:
+            return "env -u MLFLOW_TRACKING_URI frostline sync"
+        return f"MLFLOW_TRACKING_URI={self.header.store} frostline sync"
+
+
+def folder() -> Path:
+    """Return the folder of this project's journals."""
+    return project.scratch() / "journal"
+
+
+def store_name() -> str:
+    """Return what a journal calls the store that this command uses: no path, no password."""
+    own = local_store.database() == project.home() / project.DATABASE
+    return OWN_STORE if own else project.shown_store()
+
+
+class Journal:
+    """A new journal that this process writes to until `close`.
+
+    Raises:
+        OSError: it can't be written.
+    """
+
+    def __init__(self) -> None:
+        place = folder()
+        place.mkdir(parents=True, exist_ok=True)
+        self.path = place / f"{time.time_ns()}-{uuid.uuid4().hex[:12]}{JOURNAL}"
+        header = Header(name_of_this(), socket.gethostname(), store_name(), project.experiment())
+        # Under another name until it is locked: whoever delivers takes a journal without a lock for a dead
+        # process's.
+        new = self.path.with_suffix(".new")
+        self._file = new.open("ab", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._unwritten = b""
+        self._torn = False
+        self.append(-1, "journal", vars(header))
+        self.check()
+        new.rename(self.path)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def append(self, run: int, what: str, *arguments: Any) -> None:
+        """Add a record. One that the disk has no room for is tried again with the next one."""
+        record = {"at": time.time_ns() // 1_000_000, "run": run, "what": what, "with": arguments}
+        line = line_of(record)
+        try:
+            _write(self._file, (b"\n" if self._torn else b"") + self._unwritten + line)
+        except OSError:
+            self._torn = True
+            self._unwritten += line
+        else:
+            self._torn, self._unwritten = False, b""
+
+    def check(self) -> None:
+        """Write what could not be written before.
+
+        Raises:
+            OSError: it still can't be.
+        """
+        if self._unwritten:
+            _write(self._file, b"\n" + self._unwritten)
+            self._torn, self._unwritten = False, b""
+
+    def close(self) -> None:
+        """Say that no record follows."""
+        self._file.close()
+
+
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """Return a record as a line of a journal."""
+    body = json.dumps(record, default=_plain, separators=(",", ":")).encode()
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def read(path: Path, start: int = 0) -> Iterator[tuple[int, Record | None]]:
+    """Yield the records from a position on, each with the position behind it; None: a damaged one.
+
+    The last line is not read before it is complete.
+    """
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:  # delivered whole
+        return
+    with stream:
+        stream.seek(start)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            if line != b"\n":
+                yield start, _record(line)
+
+
+def header_of(path: Path) -> Header | None:
+    """Return whose a journal is; None: its first line is damaged."""
+    for _, record in read(path):
+        if record and record.what == "journal":
+            with suppress(TypeError):
+                return Header(**record.arguments[0])
+        break
+    return None
+
+
+def pending() -> list[Pending]:
+    """Return the journals that MLflow has not recorded whole, the oldest first."""
+    return [found for path in paths() if (found := _pending(path))]
+
+
+def mine(owner: str | None = None) -> list[Path]:
+    """Return the journals of a process, by its name; None: of this one."""
+    name = owner or name_of_this()
+    return [path for path in paths() if (header := header_of(path)) and header.process == name]
+
+
+def sentence(reason: str) -> str | None:
+    """Say what MLflow has not recorded, and why; None: nothing is pending for the store of this command."""
+    count = sum(found.records for found in pending() if found.here)
+    if not count:
+        return None
+    where = project.shown_store()
+    return (
+        f"{count} records for MLflow at {where} wait in {folder()} ({reason}); "
+        "`frostline sync` or the next command delivers them"
+    )
+
+
+def paths() -> list[Path]:
+    """Return this project's journals, the oldest first."""
+    return sorted(folder().glob(f"*{JOURNAL}"))
+
+
+def surroundings(path: Path) -> dict[str, str] | None:
+    """Return the tags that say in what surroundings a journal's runs train; None: not noted yet."""
+    found = (record for _, record in read(path) if record and record.what == "surroundings")
+    return next((dict(record.arguments[0]) for record in found), None)
+
+
+def exists(place: str) -> bool:
+    """Say whether the journal of a run's `place` is still to be delivered."""
+    name = Path(place).parent.name
+    return bool(name) and (folder() / f"{name}{JOURNAL}").exists()
+
+
+def is_written(path: Path) -> bool:
+    """Say whether the process that writes a journal is still there."""
+    with suppress(FileNotFoundError), path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+class Claim:
+    """The right to deliver a journal, which one process has at a time, until `close`."""
+
+    def __init__(self, path: Path, state: "FileIO") -> None:
+        self.path, self._state = path, state
+        text = state.read()
+        self.position = int(text) if text.strip().isdigit() else 0
+
+    def delivered(self, position: int) -> None:
+        """Note that MLflow has recorded all before `position`."""
+        if position != self.position:
+            self.position = position
+            with suppress(OSError):  # no room: these records are delivered again
+                os.pwrite(self._state.fileno(), b"%020d\n" % position, 0)
+
+    def remove(self) -> None:
+        """Remove the journal: all of it is recorded."""
+        self.path.unlink(missing_ok=True)
+        self.path.with_suffix(DELIVERED).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let others deliver it."""
+        self._state.close()
+
+
+def claim(path: Path) -> Claim | None:
+    """Claim a journal; None: another process delivers it, or it has been delivered.
+
+    Raises:
+        OSError: the project can't be written.
+    """
+    state_path = path.with_suffix(DELIVERED)
+    state_path.touch()
+    state = state_path.open("r+b", buffering=0)  # it stays open as long as the claim
+    try:
+        fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        state.close()
+        return None
+    if path.exists():
+        return Claim(path, state)
+    state_path.unlink(missing_ok=True)
+    state.close()
+    return None
+
+
+def add(path: Path, run: int, what: str, *arguments: Any) -> None:
+    """Add a record to a journal that another process writes, such as a sample of the machine's load."""
+    record = {"at": time.time_ns() // 1_000_000, "run": run, "what": what, "with": arguments}
+    with suppress(OSError):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)  # it is not made again if it is delivered
+        with os.fdopen(handle, "ab", buffering=0) as stream:
+            _write(stream, line_of(record))  # at its end, in one call: records of two processes don't mix
+
+
+def keep(path: Path) -> None:
+    """See to it that a journal survives a power failure, too."""
+    with suppress(OSError), path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _pending(path: Path) -> Pending | None:
+    with suppress(OSError, ValueError):
+        done = path.with_suffix(DELIVERED)
+        start = int(done.read_text() or 0) if done.exists() else 0
+        count = sum(1 for _, record in read(path, start) if record and record.what not in OF_THE_JOURNAL)
+        header = header_of(path)
+        live = is_written(path)
+        if header and (count or not live):
+            return Pending(path, header, count, live)
+    return None
+
+
+OF_THE_JOURNAL = ("journal", "surroundings")
+"""Records that MLflow has no use for."""
+
+
+def _write(stream: "FileIO", content: bytes) -> None:
+    if stream.write(content) != len(content):
+        raise OSError("no room")
+
+
+def _record(line: bytes) -> Record | None:
+    checksum, _, body = line.rstrip(b"\n").partition(b" ")
+    with suppress(ValueError, KeyError, TypeError):
+        if int(checksum, 16) == zlib.crc32(body):
+            found = json.loads(body, object_hook=_from_plain)
+            return Record(found["at"], found["run"], found["what"], found["with"])
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """JSON's form of what it does not know."""
+    import numpy as np
+
+    match value:
+        case bytes():
+            return {"$bytes": base64.b64encode(value).decode()}
+        case RunInfo():
+            return {"$run": {field.name: getattr(value, field.name) for field in fields(value)}}
+        case Mistake():
+            return {"$mistake": {field.name: getattr(value, field.name) for field in fields(value)}}
+        case np.ndarray():
+            return {"$array": [str(value.dtype), value.shape, value.tobytes()]}
+        case np.generic():
+            return value.item()
+        case Mapping():
+            return dict(value)
+        case tuple():
+            return list(value)
+    return str(value)
+
+
+def _from_plain(found: dict[str, Any]) -> Any:
+    import numpy as np
+
+    match found:
+        case {"$bytes": text}:
+            return base64.b64decode(text)
+        case {"$run": values}:
+            return RunInfo(**values)
+        case {"$mistake": values}:
+            return Mistake(**values)
+        case {"$array": [dtype, shape, content]}:
+            return np.frombuffer(content, dtype).reshape(shape)
+    return found

@@ -1,0 +1,137 @@
+"""MLflow's pages as `frostline ui` serves them: what shows runs and models, without what runs commands.
+
+MLflow 3.17 serves an assistant that can run shell commands, a gateway to language models, jobs and webhooks,
+and no setting turns them off. This program serves the rest, on loopback, to pages of its own address alone.
+
+    FROSTLINE_UI_STORE=URI python -m frostline.tracking.mlflow_app ARTIFACTS PORT
+"""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+HOST = "127.0.0.1"
+PAGES = frozenset(
+    [
+        "",
+        "build",
+        "favicon.ico",
+        "get-artifact",
+        "graphql",
+        "health",
+        "model-versions",
+        "static-files",
+        "version",
+    ]
+)
+"""The first parts of paths that are served beside the API."""
+RESOURCES = frozenset(
+    [
+        "artifacts",
+        "datasets",
+        "experiments",
+        "get-artifact",
+        "get-online-trace-details",
+        "get-trace-artifact",
+        "issues",
+        "label-schemas",
+        "logged-models",
+        "metrics",
+        "model-versions",
+        "registered-models",
+        "review-queues",
+        "runs",
+        "server-info",
+        "traces",
+        "ui-telemetry",
+        "unified-traces",
+        "upload-artifact",
+        "workspaces",
+    ]
+)
+"""What the API serves: the part of a path behind ``/api/2.0/mlflow/``."""
+REFUSED = ("/experiments/create",)
+"""An experiment may name any folder as that of its artifacts, whose files could then be read."""
+GATEWAY = "/ajax-api/2.0/mlflow/gateway-proxy"
+"""Where the page of runs asks for language models; it shows an error if that fails, so there are none."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Guarded:
+    """An ASGI application that serves only the paths that show runs and models, to its own pages.
+
+    Args:
+        app: the application.
+        port: its own, by which its pages' origin is known.
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> None:
+        self._app = app
+        self._origins = {f"http://{host}:{port}".encode() for host in (HOST, "localhost")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 404 to a path that is not served, and 403 to the page of another origin."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        origin = dict(scope["headers"]).get(b"origin")
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", GATEWAY):
+            await _answer(send, 200, b'{"endpoints": []}', b"application/json")
+        elif scope["type"] != "http" or not is_served(scope["path"]):
+            await _answer(send, 404, b"frostline ui does not serve this part of MLflow")
+        elif origin is not None and origin not in self._origins:
+            await _answer(send, 403, b"frostline ui serves its own pages only")
+        else:
+            await self._app(scope, receive, send)
+
+
+def is_served(path: str) -> bool:
+    """Say whether a URL's path is one of those that show runs and models."""
+    first, *rest = path.removeprefix("/").split("/")
+    if first not in ("api", "ajax-api"):
+        return first in PAGES
+    return len(rest) > 2 and rest[1] == "mlflow" and rest[2] in RESOURCES and not path.endswith(REFUSED)
+
+
+async def _answer(send: Send, status: int, text: bytes, kind: bytes = b"text/plain") -> None:
+    headers = [(b"content-type", kind)]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
+
+
+def main(store: str, artifacts: str, port: int) -> None:
+    """Serve MLflow's store.
+
+    Args:
+        store: its URI.
+        artifacts: the URI below which new experiments have their artifacts.
+        port: to listen at.
+    """
+    import uvicorn
+    from mlflow.server import constants
+
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: store,
+        constants.REGISTRY_STORE_URI_ENV_VAR: store,
+        constants.ARTIFACT_ROOT_ENV_VAR: artifacts,
+        # A page of another site whose name leads here, too, is not answered.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"{HOST}:{port},localhost:{port}",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "",
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    initialize_backend_stores(store, store, artifacts)
+    uvicorn.run(Guarded(app, port), host=HOST, port=port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main(os.environ["FROSTLINE_UI_STORE"], sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,206 @@
+"""What is drawn of a run for MLflow: plan, curves with phase boundaries, confusions, a table of classes."""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.base.files import csv_text, read_csv, read_json
+from frostline.planning import plot as plan_picture
+from frostline.plotting import theme
+from frostline.plotting.canvas import DOTTED, ON_PAPER, blank, epoch_axis, percent_axis, png
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+COUNTED_CLASSES = 15
+"""Up to so many, a confusion matrix has its counts written in it."""
+NAMED_CLASSES = 50
+"""Up to so many, its rows and columns are named."""
+SHORT_NAME = 18
+"""Characters of a class's name."""
+
+PER_CLASS = ("class", "precision", "recall", "f1", "support", "taken_for", "times")
+"""Columns: `taken_for` is the class that most of its wrong images were taken for, so many `times`."""
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) for what a run's folder holds; a study's evaluation has a subfolder a seed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class may have any name
+        if (plan := folder / "plan.json").is_file():
+            yield "plan.png", plan_picture.draw(read_json(plan))
+        if (history := folder / "history.csv").is_file():
+            yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
+        predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
+        if predictions:
+            classes, counts = _counted(predictions)
+            yield "confusion.png", confusion(classes, counts)
+            rows = per_class(classes, counts)
+            yield "per_class.csv", csv_text(PER_CLASS, rows).encode()
+            yield "per_class.html", class_table(rows).encode()
+
+
+def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
+    """Draw accuracy and loss by epoch, and where each phase begins.
+
+    Args:
+        history: the rows of history.csv.
+        trained: what trains in each phase.
+    """
+    epochs = int(history[-1]["epoch"])
+    with blank(9, 3.6) as figure:
+        figure.set_layout_engine("constrained")
+        for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+            for split, colour in (("train", theme.TWIN_COLOUR.light), ("val", theme.ARMS[2].light)):
+                points = [
+                    (int(row["epoch"]), float(cell)) for row in history if (cell := row[f"{split}/{metric}"])
+                ]
+                x, y = zip(*points, strict=True) if points else ((), ())
+                axes.plot(x, y, color=colour, label=split, linewidth=1.6, marker="o" if len(x) < 2 else None)
+            _phases(axes, history, trained if metric == "accuracy" else ())
+            epoch_axis(axes, epochs)
+            if metric == "accuracy":
+                low, high = axes.get_ylim()
+                percent_axis(axes, max(low, 0.0), min(high, 1.01))
+            axes.set(title=metric, xlabel="epochs")
+            axes.grid(True, axis="y")
+        axes.legend(frameon=False)
+        return png(figure)
+
+
+def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
+    """The K classes in their order, and (K, K) how often each (row) was taken for each (column)."""
+    from frostline.base.metrics import confusion
+
+    classes = sorted(
+        {row["label"] for row in predictions} | {row["prediction"] for row in predictions}, key=_natural
+    )
+    place = {name: i for i, name in enumerate(classes)}
+    labels, guesses = ([place[row[key]] for row in predictions] for key in ("label", "prediction"))
+    return classes, confusion(labels, guesses, len(classes))
+
+
+def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> list[list[Any]]:
+    """Return how well each class is known, as rows of `PER_CLASS`, the one with the lowest F1 first.
+
+    Args:
+        classes: K names.
+        counts: (K, K), how often images of each class (rows) were taken for each class (columns).
+    """
+    rows: list[tuple[float, list[Any]]] = []
+    for i, name in enumerate(classes):
+        hits, support, guessed = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+        precision, recall = (round(hits / n, 4) if n else None for n in (guessed, support))
+        f1 = round(2 * hits / (support + guessed), 4)
+        wrong = counts[i].copy()
+        wrong[i] = 0
+        other = int(wrong.argmax())
+        confused = [classes[other], int(wrong[other])] if wrong[other] else [None, None]
+        rows.append((f1, [name, precision, recall, f1, support, *confused]))
+    rows.sort(key=lambda row: row[0])
+    return [row for _, row in rows]
+
+
+def class_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Return a page with the rows of `per_class`: MLflow's view of a CSV has no room for the last columns."""
+    from markupsafe import escape
+
+    def cell(value: Any) -> str:
+        number = isinstance(value, int | float)
+        text = f"{100 * value:.1f} %" if isinstance(value, float) else "" if value is None else str(value)
+        return f"<td{' class=number' if number else ''}>{escape(text)}</td>"
+
+    names = ("class", "taken_for")
+    heads = "".join(
+        f"<th{'' if name in names else ' class=number'}>{name.replace('_', ' ')}</th>" for name in PER_CLASS
+    )
+    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    style = (
+        f"body{{font:14px sans-serif;color:{theme.INK.light}}} table{{border-collapse:collapse}}"
+        f" th{{text-align:left;color:{theme.SOFT.light};font-weight:normal}}"
+        f" td,th{{padding:4px 18px 4px 0;border-bottom:1px solid {theme.LINE.light}}}"
+        " .number{text-align:right}"
+    )
+    table = f"<table><tr>{heads}</tr>\n{body}\n</table>"
+    return f"<!doctype html><meta charset=utf-8><style>{style}</style>\n{table}\n"
+
+
+def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
+    """Draw how often images of each class (rows) were taken for each class (columns), as shares of rows.
+
+    Args:
+        classes: K names.
+        counts: (K, K).
+    """
+    import numpy as np
+
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(4.0, 0.34 * len(classes)), 11.0)
+    with blank(side + 0.6, side + 0.4) as figure:
+        figure.set_layout_engine("constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.spines[:].set_visible(False)
+        ticks = range(len(classes)) if len(classes) <= NAMED_CLASSES else ()
+        names = [_shortened(classes[i]) for i in ticks]
+        upright = all(len(name) <= 2 for name in names)
+        axes.set_xticks(ticks, names, rotation=0 if upright else 90)
+        axes.set_yticks(ticks, names)
+        right = counts.trace() / counts.sum()
+        axes.set(title=f"{100 * right:.1f} % of {counts.sum():,} right", xlabel="predicted", ylabel="true")
+        if len(classes) <= COUNTED_CLASSES:
+            for (i, j), count in np.ndenumerate(counts):
+                if count:
+                    colour = theme.PAPER.light if shares[i, j] > 0.5 else theme.INK.light
+                    axes.text(j, i, str(count), ha="center", va="center", fontsize=9, color=colour)
+        return png(figure)
+
+
+def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
+    """Mark where each phase begins, and say at the bottom what trains from there."""
+    begun: set[str] = set()
+    for before, row in pairwise(history):
+        if (phase := row["phase"]) and phase not in begun:
+            begun.add(phase)
+            start = int(before["epoch"])
+            if start:
+                axes.axvline(start, color=theme.SOFT.light, **DOTTED)
+            if len(trained) > 1 and int(phase) < len(trained):
+                axes.annotate(
+                    trained[int(phase)],
+                    (start, 0.03),
+                    (4, 0),
+                    xycoords=axes.get_xaxis_transform(),
+                    textcoords="offset points",
+                    rotation=90,
+                    fontsize=8.5,
+                    color=theme.SOFT.light,
+                    va="bottom",
+                    bbox=ON_PAPER,
+                )
+
+
+def _trained(training: Path) -> list[str]:
+    """What trains in each phase: ``["head", "head + top", "all"]``."""
+    if not training.is_file():
+        return []
+    phases = json.loads(training.read_bytes())["phases"]
+    return [p["train"] if isinstance(p["train"], str) else " + ".join(p["train"]) for p in phases]
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Numbers in their order, before words in theirs."""
+    return (0, int(name), name) if name.isdigit() else (1, 0, name)
+
+
+def _shortened(name: str) -> str:
+    """Both ends: names often differ in their last letters alone."""
+    half = SHORT_NAME // 2
+    return name if len(name) <= SHORT_NAME else f"{name[:half]}…{name[1 - half :]}"

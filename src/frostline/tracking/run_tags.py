@@ -1,0 +1,85 @@
+"""What a run's tags say: what it is, and which code trained it, where and for whom."""
+
+import getpass
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+import frostline
+from frostline.base import project
+from frostline.base.files import content_key
+from frostline.training.services import RunInfo
+
+RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
+
+
+def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str, str]:
+    """Return a run's tags.
+
+    Args:
+        about: the run.
+        process: that trains it.
+        around: its `surroundings`.
+    """
+    fixed = {
+        "stage": about.stage,
+        "study": about.study,
+        "dataset.fingerprint": about.dataset["fingerprint"],
+        "process": process,
+        "mlflow.source.name": f"frostline {about.stage}",
+    }
+    found = {**fixed, **around, **about.tags}
+    if about.seed is not None:
+        alike = {key: value for key, value in about.config.items() if key != "seed"}
+        found["setting"] = content_key([alike, about.dataset["fingerprint"]])[:16]
+    return found
+
+
+def surroundings() -> dict[str, str]:
+    """Return the tags that say who runs which code where: user, machine, commit, versions."""
+    machine = {
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
+    experiment = {"dvc.experiment": name} if (name := os.environ.get("DVC_EXP_NAME")) else {}
+    return {**machine, **user(), **experiment, **_git(), **_versions()}
+
+
+def user() -> dict[str, str]:
+    """Return the tag with the user's name, if it is known."""
+    with suppress(OSError, KeyError):  # no such user, as in a container that runs under a bare number
+        return {"mlflow.user": getpass.getuser()}
+    return {}
+
+
+def _git() -> dict[str, str]:
+    def git(*arguments: str) -> str:
+        result = subprocess.run(
+            ["git", *arguments],
+            cwd=project.find_root(),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        return result.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        dirty = str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower()
+    except (OSError, subprocess.SubprocessError):
+        return {"git.commit": "none"}
+    return {"git.commit": commit, "git.dirty": dirty, "mlflow.source.git.commit": commit}
+
+
+def _versions() -> dict[str, str]:
+    found = {"version.frostline": frostline.__version__}
+    for package in RECORDED_PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[f"version.{package}"] = version(package)
+    return found

@@ -1,0 +1,188 @@
+"""One run in MLflow's store, and what is recorded in it. `adapters.tracking` imports it, and nothing else."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+
+from frostline.base import project
+from frostline.base.files import canonical_json
+from frostline.console.errors import FrostlineError
+from frostline.tracking import metric_names as names
+from frostline.tracking import seed_groups as seeds
+from frostline.training.services import TRIAL_STATE, Mistake, RunInfo
+
+if TYPE_CHECKING:
+    from frostline.tracking.store import Store
+
+PARAM_LIMIT = 6000
+"""Characters; MLflow cuts longer values without a word."""
+LONG_PARAMS = "long_params.json"
+DATASET_LIMIT = 500
+"""Characters of a data set's name."""
+FLUSH_SECONDS = 5.0
+"""The least time between two batches of a run's curves."""
+
+
+def now() -> int:
+    """Return the time as MLflow counts it: milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+@dataclass
+class Owed:
+    """What a run's pictures, which are not drawn yet, are to be drawn of."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    mistakes: Sequence[Mistake] = ()
+    value: float = 0.0
+    """Accuracy on validation: the best are drawn first."""
+
+
+class StoredRun:
+    """One run in the store; its methods do nothing if it has no id: it is not to be recorded.
+
+    Args:
+        store: the run's.
+        run_id: None: it is looked up by its place.
+        place: the run's place in a journal.
+    """
+
+    def __init__(self, store: "Store", run_id: str | None, place: str = "") -> None:
+        self._store, self.place = store, place
+        self.id = run_id
+        if place and run_id is None and (found := store.at(place)):
+            self.id = found[0]
+        self._waiting: list[Metric] = []
+        self._owed = Owed()
+        self._flushed = time.monotonic()
+
+    def describe(self, about: RunInfo) -> None:
+        """Record the parameters and the data set."""
+        if self.id is None:
+            return
+        values = {names.key(name): names.text(value, sys.maxsize) for name, value in _flat(about.config)}
+        long = {name: value for name, value in values.items() if len(value) > PARAM_LIMIT}
+        params = [Param(k, f"see artifact {LONG_PARAMS}" if k in long else v) for k, v in values.items()]
+        dataset = Dataset(
+            name=names.text(about.dataset["name"], DATASET_LIMIT),
+            digest=about.dataset["fingerprint"][:36],
+            source_type="local",
+            source=json.dumps({"kind": about.dataset["kind"]}),
+        )
+        client = self._store.client
+        self._store.log_params(self.id, params)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", about.context)])]
+        try:
+            client.log_inputs(self.id, inputs)
+        except MlflowException:
+            # Two runs brought a new data set at once: MLflow looks for it before it inserts it.
+            client.log_inputs(self.id, inputs)
+        if long:
+            self._store.log_files(self.id, [(LONG_PARAMS, canonical_json(long).encode())])
+
+    def epoch(self, row: Mapping[str, float | int | None], *, when: int | None = None) -> None:
+        """Take a row of the history; `flush` records rows together."""
+        values = {k: float(v) for k, v in row.items() if v is not None and k not in ("epoch", "step")}
+        self._wait(values, int(row["epoch"] or 0), when)
+
+    def metrics(self, values: Mapping[str, float], *, when: int | None = None) -> None:
+        """Take final values, which `flush` records."""
+        self._owed.value = values.get("best/val/accuracy", self._owed.value)
+        self._wait(values, 0, when)
+
+    def load(self, values: Mapping[str, float], number: int, *, when: int | None = None) -> None:
+        """Take a sample of the machine's load, which `flush` records."""
+        self._wait(values, number, when)
+
+    def tags(self, values: Mapping[str, str], *, when: int | None = None) -> None:
+        """Record short texts."""
+        if self.id is not None:
+            self._store.log_tags(self.id, values)
+
+    def started_from(self, sha256: str, *, when: int | None = None) -> None:
+        """Name the run that made the weights of this hash."""
+        made = self._store.maker(sha256)
+        known = {"start.run_id": made.info.run_id, "start.run_name": made.info.run_name} if made else {}
+        self.tags({"start.sha256": sha256, **known})
+
+    def files(self, files: Mapping[str, bytes], *, when: int | None = None) -> None:
+        """Record files by their paths in the run's folder."""
+        self.owe(files)
+        if self.id is not None:
+            self._store.log_files(self.id, files.items())
+
+    def model(self, name: str, *, when: int | None = None) -> None:
+        """Store the network of the run whose files are in a folder of this name, which is removed."""
+        from frostline.serving.registry import Models
+        from frostline.serving.trained_run import Trained
+
+        folder = project.scratch() / "models" / Path(name).name
+        if self.id is None or not folder.is_dir():  # stored before
+            return
+        try:
+            Models(self._store).keep(Trained.read(folder), self.id)
+        except FrostlineError as error:
+            self._store.warn(f"the model is not stored: {error}")
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def end(self, status: str, *, when: int | None = None) -> None:
+        """Close the run. Its plots come later: drawing them takes what training wants."""
+        if self.id is None:
+            return
+        self.flush()
+        if status == "KILLED" and TRIAL_STATE in self._store.client.get_run(self.id).data.tags:
+            self.tags({TRIAL_STATE: "killed"})
+        self._store.client.set_terminated(self.id, status, when)
+        seeds.gather(self._store, self.id, when)
+        self.ended()
+
+    def owe(self, files: Mapping[str, bytes]) -> None:
+        """Take files that are recorded, to draw plots of them."""
+        self._owed.files |= files
+
+    def ended(self) -> None:
+        """Have the run's plots drawn, sometime."""
+        if self.id is not None and self._owed != Owed(value=self._owed.value):
+            self._store.owe(self.id, self._owed)
+        self._owed = Owed()
+
+    def only_one(self) -> None:
+        """Delete further runs of this one's place, which a repeated request opened."""
+        for other in self._store.at(self.place) if self.place and self.id else ():
+            if other != self.id:
+                self._store.client.delete_run(other)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `flush`."""
+        return bool(self._waiting) and time.monotonic() - self._flushed > FLUSH_SECONDS
+
+    def flush(self) -> None:
+        """Record the metrics that wait."""
+        if self.id is not None and self._waiting:
+            self._store.log_metrics(self.id, self._waiting)
+        self._waiting = []
+        self._flushed = time.monotonic()
+
+    def _wait(self, values: Mapping[str, float], step: int, when: int | None) -> None:
+        at = now() if when is None else when
+        self._waiting += [
+            Metric(names.key(key), names.number(value), at, step) for key, value in values.items()
+        ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested config → dotted names and the text of each value, JSON where it is not a string."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner if isinstance(inner, str) else json.dumps(inner, ensure_ascii=False)

@@ -1,0 +1,120 @@
+"""Lets the frozen layers of each phase run once; whether they can is `core.frost_line`'s to find out."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from frostline.data.loading.pixels import Images
+from frostline.features.execution import behind
+from frostline.features.reuse import OFF, Reuse
+from frostline.features.split_point import ALL_TRAINS, Split
+from frostline.training.freeze_callback import FreezeSchedule
+from frostline.training.module import Classifier, Reused
+
+SPARE = 0.25
+"""The largest share of a GPU's free memory that features of one kind may take."""
+
+
+class FeatureReuse(pl.Callback):
+    """Gives the classifier the features of each phase as it begins. Comes right after `FreezeSchedule`.
+
+    Args:
+        freezing: tells the phase.
+        reuse: makes and keeps features.
+        train: images that are trained on.
+        val: images that are validated on.
+        averages: validation measures an average of the weights, in which layers that froze in the middle of
+            the run differ from those that made the features.
+    """
+
+    def __init__(
+        self, freezing: FreezeSchedule, reuse: Reuse, train: Images, val: Images, averages: bool
+    ) -> None:
+        self.freezing, self.reuse, self.averages = freezing, reuse, averages
+        self.train, self.val = train, val
+        self.said: list[str] = []
+        """Of each phase so far: where the features are, ``fc:input``, or ``whole network: …`` and why."""
+        self.seconds = 0.0
+        """Spent before the first step."""
+        self._phase: int | None = None
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the start on features, too."""
+        begun = time.perf_counter()
+        self._follow(pl_module)
+        self.seconds = time.perf_counter() - begun
+
+    def before_step(self, trainer: pl.Trainer, module: Classifier) -> None:
+        """Follow the schedule into a new phase."""
+        if self.freezing.phase != self._phase:
+            self._follow(module)
+
+    def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
+        """A step changes nothing that features depend on."""
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the features."""
+        assert isinstance(pl_module, Classifier)
+        pl_module.reused = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: it finds the features again, by their content."""
+        return {"said": self.said}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.said = list(state_dict["said"])
+
+    # Validation of the start runs in inference mode, whose tensors training could not use.
+    @torch.inference_mode(False)
+    def _follow(self, module: pl.LightningModule) -> None:
+        assert isinstance(module, Classifier)
+        phase = self.freezing.phase
+        if phase < 0:
+            return
+        self._phase = phase
+        module.reused = None
+        plan, network = self.freezing.plan, module.network
+        cut = self.reuse.cut(network, plan, phase, self.train)
+        if isinstance(cut, Split):
+            module.reused, there = self._reused(cut, phase)
+            self.said[phase:] = [cut.name]
+            already = " (there already)" if there else ""
+            self.reuse.say(f"phase {phase} trains on features at {cut.name}{already}")
+        else:
+            self.said[phase:] = [f"whole network: {cut.reason}"]
+            if cut.reason not in (ALL_TRAINS, OFF):
+                self.reuse.say(f"phase {phase} runs the whole network: {cut.reason}")
+
+    def _reused(self, split: Split, phase: int) -> tuple[Reused, bool]:
+        """The parts of the network with their features, and whether all of those were there already."""
+        plan = self.freezing.plan
+        views = [None] if self.reuse.views is None else list(range(self.reuse.views))
+        kept = [self.reuse.kept(split, self.train, view) for view in views]
+        moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
+        drifts = self.averages and not moved.isdisjoint(split.prefix)
+        val = None if drifts else self.reuse.kept(split, self.val)
+        there = all(there for _, there in [*kept, *([val] if val else [])])
+        network = split.network
+        precision = behind(plan.trained(phase), network, self.reuse.execution(network).trains)
+        device = next(network.parameters()).device
+        train = [held_on(features, device) for features, _ in kept]
+        return Reused(split, train, held_on(val[0], device) if val else None, precision), there
+
+
+def held_on(features: Tensor, device: torch.device) -> Tensor:
+    """Return features on a GPU that has memory to spare for them; else as they are, on the CPU.
+
+    A step on features takes less time than gathering them on the CPU and sending them.
+
+    Args:
+        features: (N, …).
+        device: that trains on them.
+    """
+    if device.type != "cuda":
+        return features
+    free, _ = torch.cuda.mem_get_info(device)
+    return features.to(device) if features.nbytes <= free * SPARE else features

@@ -1,0 +1,411 @@
+"""Applies a freeze schedule to a network that Lightning trains; all decisions are `core.freeze`'s."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from itertools import starmap
+from pathlib import Path
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from frostline import schema
+from frostline.base.metrics import score
+from frostline.console.errors import FrostlineError
+from frostline.freezing import freeze
+from frostline.freezing.curves import Curve
+from frostline.freezing.freeze import FreezePlan, PhasePlan
+from frostline.freezing.layers import layers_of
+from frostline.planning import preview
+from frostline.training import param_groups, thaw
+from frostline.training.compiled import Graphs, is_compiled
+from frostline.training.lightning_run import inputs_of_batches, network_of, run_length, the_optimizer
+
+Inputs = Callable[[pl.Trainer], Iterable[Tensor]]
+"""Gives the network's inputs of an epoch of training batches, on the device that trains."""
+
+
+class FreezeSchedule(pl.Callback):
+    """Freezes and thaws the network of any LightningModule, and sets its rates, as a schedule says.
+
+    The module's `configure_optimizers` returns one optimizer of all parameters and no scheduler: the
+    schedule's rates are factors of the optimizer's own. Validation logs `val/loss` or `val/accuracy` where a
+    phase waits for it; epochs of its patience are validations. A run that is stopped and resumed from a
+    checkpoint goes on as if it had not been.
+
+    Args:
+        schedule: the name of a ready schedule, such as "gradual"; a YAML file; or its groups and phases.
+        network: the attribute of the module that holds the network, such as "model"; empty: the one that has
+            all of the module's parameters, else the module itself.
+        rate: how the rate moves in phases that don't say, as a phase's `schedule`; None: it stays.
+
+    Raises:
+        FrostlineError: there is no such schedule, or it is not one. As a fit begins: it does not fit the
+            network, the optimizer or the run.
+    """
+
+    def __init__(
+        self,
+        schedule: str | Path | Mapping[str, Any] | schema.Freeze,
+        network: str = "",
+        rate: Mapping[str, Any] | None = None,
+    ) -> None:
+        from frostline.training.schedules import load, load_rate
+
+        self._schedule: schema.Freeze | None = load(schedule)
+        self.inputs: Inputs = inputs_of_batches
+        self._default = load_rate(rate) if rate else Curve("constant")
+        self._begin(network)
+
+    @classmethod
+    def of(cls, plan: FreezePlan, network: str, inputs: Inputs) -> Self:
+        """Return the callback of a plan that is already made.
+
+        Args:
+            plan: a run's.
+            network: the attribute of the module that holds it.
+            inputs: gives the network's inputs of an epoch.
+        """
+        self = cls.__new__(cls)
+        self._schedule = None
+        self._begin(network)
+        self.plan, self.inputs = plan, inputs
+        return self
+
+    def _begin(self, network: str) -> None:
+        self._attribute = network
+        self.starts: tuple[int, ...] = ()
+        """The step at which each phase so far began."""
+        self.history: list[float] = []
+        """The metric that may end the current phase, after each of its epochs."""
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+        """For `restore: best`: the current phase's best score, and the weights that gave it."""
+        self._applied: int | None = None
+        """The phase that the network is in; None before the first."""
+        self._steady_until = self._quiet_until = 0
+        """The step of the run, and the batch of the epoch, before which there is nothing to do."""
+        self._set: tuple[float, float | None] | None = None
+        """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
+        self.dropout: thaw.Dropout | None = None
+        self._clocks: dict[str, Any] = {}
+        """Of each frozen group of the optimizer the steps that it counted when it froze; None: none yet."""
+        self._graphs: Graphs | None = None
+        """None: nothing is compiled."""
+
+    def preview(self, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0) -> str:
+        """Say what would train when, at which rates, without training.
+
+        Args:
+            network: any; it stays as it is.
+            epochs: of the run.
+            steps_per_epoch: optimizer steps.
+            lr: the optimizer's.
+
+        Raises:
+            FrostlineError: the schedule does not fit the network or the run.
+        """
+        assert self._schedule is not None
+        plan = freeze.plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
+        return preview.text(plan, network, lr)
+
+    @property
+    def phase(self) -> int:
+        """The current phase, 0 the first."""
+        return len(self.starts) - 1
+
+    def coming(self, step: int) -> PhasePlan:
+        """Return the phase that `step`, the next one, will be in."""
+        return self.plan.phases[len(self._advanced(step)) - 1]
+
+    # ── Lightning's hooks, in the order in which it calls them ──────────────────────────────────────────────
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """See to it that the optimizer's groups are the schedule's as soon as there is an optimizer."""
+        if stage != "fit":
+            return
+        if trainer.global_step == 0:
+            self._begin(self._attribute)
+        configure = type(pl_module).configure_optimizers
+
+        def split(module: pl.LightningModule) -> Any:
+            return self._take_over(trainer, module, configure(module))
+
+        # On the instance, since the module's class may train without a schedule elsewhere.
+        pl_module.configure_optimizers = split.__get__(pl_module)  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Apply the first phase; a run that goes on does so at its first batch."""
+        for index, phase in enumerate(self.plan.phases):
+            if (phase.early or phase.restore) and not trainer.enable_validation:
+                raise FrostlineError(
+                    f"freeze.phases.{index} waits for {phase.monitor}, but there is no validation; give fit a"
+                    " val_dataloader, and the module a validation_step"
+                )
+        # A recalibration follows the sampler, which has no epoch here yet but the first.
+        if not self.starts:
+            self._enter(trainer, pl_module)
+        else:
+            self._stop_if_over(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the epoch's batches anew."""
+        self._quiet_until = 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Prepare the coming step."""
+        if batch_idx < self._quiet_until:
+            return
+        self.before_step(trainer, pl_module)
+        batches = trainer.accumulate_grad_batches
+        steady = self._steady_until - trainer.global_step
+        self._quiet_until = batch_idx - batch_idx % batches + steady * batches
+
+    def before_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Enter the next phase where the current one is over, and set this step's rates."""
+        step = trainer.global_step
+        if step < self._steady_until:
+            return
+        self._enter(trainer, module)
+        self._steady_until = self.plan.steady_until(self.starts, step)
+        now = self.plan.inside(self.starts, step), self.plan.momentum(self.starts, step)
+        if now == self._set:
+            return
+        inside, momentum = self._set = now
+        for base, scale, group in zip(self._bases, self._scales, self._groups(trainer), strict=True):
+            if scale is not None:
+                group["lr"] = base["lr"] * (scale * inside)
+                if momentum is not None:
+                    group.update(_with_momentum(group, momentum))
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate alike in all phases, where torch.compile would compile for each."""
+        if self._graphs:
+            self._graphs.begin_validation()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the metric that may end a phase or that `restore: best` waits for."""
+        if self._graphs:
+            self._graphs.end_validation()
+        if trainer.sanity_checking or not self.starts:
+            return
+        phase = self.plan.phases[self.phase]
+        if not (phase.early or phase.restore):
+            return
+        if phase.monitor not in trainer.callback_metrics:
+            raise FrostlineError(
+                f"freeze.phases.{self.phase} waits for {phase.monitor}, which validation does not give;"
+                f" call self.log({phase.monitor!r}, …) in validation_step"
+            )
+        value = float(trainer.callback_metrics[phase.monitor])
+        if trainer.world_size > 1:
+            # Each process may have measured its own images; they leave the phase together or not at all.
+            mine = torch.tensor(value, device=trainer.strategy.root_device)
+            value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
+        self.history.append(value)
+        self._steady_until = self._quiet_until = 0
+        if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
+            state = self._network(pl_module).state_dict()
+            self.best = (score(phase.monitor, value), {k: v.detach().clone() for k, v in state.items()})
+        self._stop_if_over(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go back to the best epoch where the last phase restores it."""
+        if self.best is not None:
+            self._network(pl_module).load_state_dict(self.best[1])
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the module back as it came; what trains stays as the last phase had it."""
+        if stage == "fit" and vars(pl_module).pop("configure_optimizers", None):
+            thaw.release(self._network(pl_module))
+            self._network(pl_module).train()
+            if self.dropout:
+                self.dropout.set(None, None)
+            if self._graphs:
+                self._graphs.close()
+                self._graphs = None
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the module back where a fit breaks off, too: Lightning does not call `teardown` then."""
+        self.teardown(trainer, pl_module, "fit")
+
+    # ── what a resumed run needs ────────────────────────────────────────────────────────────────────────────
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {
+            "schedule": self._content(),
+            "starts": self.starts,
+            "history": self.history,
+            "best": self.best,
+            "clocks": self._clocks,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse a checkpoint of a run without a schedule."""
+        if self.state_key not in checkpoint["callbacks"]:
+            raise FrostlineError(
+                "the checkpoint was made without a freeze schedule, so a run with one can't go on from it;"
+                " load its weights, and begin without ckpt_path"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave.
+
+        Raises:
+            FrostlineError: another schedule did.
+        """
+        if different := _first_difference(state_dict["schedule"], self._content()):
+            key, then, now = different
+            raise FrostlineError(
+                f"the checkpoint was made with another freeze schedule: {key} was {then!r}, now it is"
+                f" {now!r}; go on with that one, or load the weights and begin without ckpt_path"
+            )
+        self.starts = tuple(state_dict["starts"])
+        self.history = list(state_dict["history"])
+        self._steady_until = self._quiet_until = 0
+        self.best = state_dict["best"]
+        self._clocks = dict(state_dict["clocks"])
+
+    def _content(self) -> dict[str, Any]:
+        """What must be alike for a run to go on: plain data; empty where the run's maker sees to it."""
+        if self._schedule is None:
+            return {}
+        return {**self._schedule.model_dump(exclude_none=True), "rate": asdict(self._default)}
+
+    # ── the work ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _network(self, module: pl.LightningModule) -> nn.Module:
+        return network_of(module, self._attribute)
+
+    def _groups(self, trainer: pl.Trainer) -> list[dict[str, Any]]:
+        return trainer.optimizers[0].param_groups
+
+    def _take_over(
+        self, trainer: pl.Trainer, module: pl.LightningModule, given: Any
+    ) -> torch.optim.Optimizer:
+        """Make the plan, and split the groups of the module's optimizer by it."""
+        optimizer = the_optimizer(given)
+        network = self._network(module)
+        if self._schedule is not None:
+            if not self._schedule.phases:
+                raise FrostlineError(
+                    "freeze.phases: empty, so nothing trains; use Trainer.validate instead of fit"
+                )
+            length = run_length(trainer)
+            self.plan = freeze.plan(self._schedule, layers_of(network), self._default, *length)
+        self.dropout = thaw.Dropout(network)
+        self.dropout.check(self.plan)
+        param_groups.check_options(self.plan, optimizer.param_groups[0])
+        self.slots, groups = param_groups.split(self.plan, network, optimizer.param_groups)
+        # In place, since an optimizer around another, such as Lookahead, shares its list.
+        optimizer.param_groups[:] = groups
+        self._steady_until = self._quiet_until = 0
+        self._bases = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        self._applied = None
+        self._graphs = Graphs(network, len(self.plan.phases)) if is_compiled(module) else None
+        return optimizer
+
+    def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Move to the phase of the coming step, and make network and optimizer be as the phase says."""
+        if not self.plan.phases:
+            return
+        starts = self._advanced(trainer.global_step)
+        moved = starts != self.starts
+        if moved:
+            if self.best is not None:
+                self._network(module).load_state_dict(self.best[1])
+            self.starts, self.history, self.best = starts, [], None
+        if moved or self._applied is None:
+            self._apply(trainer, module, first=moved)
+
+    def _advanced(self, step: int) -> tuple[int, ...]:
+        """The starts as they are when `step` begins."""
+        rule = self.plan.phases[self.phase].early if self.starts else None
+        return self.plan.advanced(self.starts, step, rule is not None and rule.reached(self.history))
+
+    def _stop_if_over(self, trainer: pl.Trainer) -> None:
+        """End the run where its last phase has ended before the trainer's epochs."""
+        rule = self.plan.phases[self.phase].early
+        early = rule is not None and rule.reached(self.history)
+        if rule is not None and self.plan.is_over(self.starts, trainer.global_step, early):
+            trainer.should_stop = True
+
+    def _apply(self, trainer: pl.Trainer, module: pl.LightningModule, *, first: bool) -> None:
+        """Make network and optimizer be as the current phase says; `first`: it has just begun."""
+        network, phase = self._network(module), self.plan.phases[self.phase]
+        if first and phase.bn == "recalibrate":
+            thaw.recalibrate(network, self.plan, self.phase, self.inputs(trainer))
+        if self.dropout:
+            self.dropout.set(phase.dropout, phase.drop_path)
+        thaw.enter(network, self.plan, self.phase)
+        for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
+            if slot is not None:
+                options = self.plan.options(self.phase, slot.group, decays=slot.decays)
+                group.update({**base, "lr": group["lr"], **options})
+                self._set_clock(group, trains=slot.group in phase.train)
+        if isinstance(trainer.strategy, DDPStrategy):
+            # DDP all-reduces what required gradients when it was wrapped round the module (Lightning #20340).
+            trainer.strategy.model = module
+            trainer.strategy.configure_ddp()
+        self._scales = [
+            None if slot is None else self.plan.scale(self.phase, slot.group, slot.depth)
+            for slot in self.slots
+        ]
+        self._set = None
+        self._applied = self.phase
+
+    def _set_clock(self, group: dict[str, Any], *, trains: bool) -> None:
+        """Let a group that thaws count on from where it froze: LAMB and Adan count its frozen steps, too."""
+        name = group["name"]
+        if not trains:
+            self._clocks.setdefault(name, _copy(group.get("step")))
+        elif name in self._clocks:
+            counted = self._clocks.pop(name)
+            group.pop("step", None)
+            if counted is not None:
+                group["step"] = counted
+
+
+class DrivenFreezeSchedule(FreezeSchedule):
+    """For a module that takes several steps for a batch of Lightning's, and tells of each step itself."""
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Apply the first phase, unless it changes the network whose start is about to be measured."""
+        if not self.starts and self.plan.phases and self.plan.phases[0].bn != "recalibrate":
+            self._enter(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Wait for the module."""
+
+    def after_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A step leaves nothing to put right."""
+
+
+def _copy(step: Any) -> Any:
+    return step.clone() if isinstance(step, Tensor) else step
+
+
+def _first_difference(then: Any, now: Any, key: str = "freeze") -> tuple[str, Any, Any] | None:
+    """The first key under which two schedules differ, and what each has there; None: they are the same."""
+    if isinstance(then, list) and isinstance(now, list):
+        then, now = dict(enumerate(then)), dict(enumerate(now))
+    if isinstance(then, dict) and isinstance(now, dict):
+        pairs = ((then.get(each), now.get(each), f"{key}.{each}") for each in then | now)
+        return next(filter(None, starmap(_first_difference, pairs)), None)
+    return None if then == now else (key, then, now)
+
+
+def _with_momentum(group: Mapping[str, Any], momentum: float) -> dict[str, Any]:
+    if "betas" in group:
+        return {"betas": (momentum, *group["betas"][1:])}
+    return {"momentum": momentum}

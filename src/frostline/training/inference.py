@@ -1,0 +1,91 @@
+"""What measures a trained network on prepared images: for `evaluate`, for soups, for WiSE-FT's sweep."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from frostline.base import project
+from frostline.console.errors import FrostlineError
+from frostline.data.loading.pixels import InputSpec, Stack, normalise
+from frostline.data.reading.index import Index
+from frostline.features.cache import FeatureCache
+from frostline.features.execution import Precision, autocast, device_of, execution_of, run
+from frostline.features.reuse import Reuse
+from frostline.features.split_point import Split
+from frostline.models import weights
+from frostline.models.backbones import build
+from frostline.schema import Backbone, Run, Trainer
+from frostline.training.services import Services
+
+
+def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.Tensor], InputSpec]:
+    """Read weights that a training stage left, and what their network sees.
+
+    Args:
+        path: the file.
+        index: of the prepared data.
+        data: its folder, for the error.
+
+    Raises:
+        FrostlineError: they were made from other data.
+    """
+    state, about = weights.load(path)
+    if about is None or tuple(about["classes"]) != index.classes:
+        raise FrostlineError(f"{path}: not made from the data in {data}; run the training stage again")
+    return state, InputSpec.from_dict(about["input"])
+
+
+def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> Reuse:
+    """Return what lets the frozen layers of a run's network run once."""
+    cache = FeatureCache(services.scratch / "features", project.features_limit())
+
+    def say(text: str) -> None:
+        services.say(f"{run.stage} {run.arm or run.freeze_name}: {text}")
+
+    return Reuse(
+        cache, run.features, run.backbone, spec, run.augment, run.trainer, seed, services.progress, say
+    )
+
+
+def network_with(
+    state: Mapping[str, torch.Tensor], backbone: Backbone, spec: InputSpec, classes: int
+) -> torch.nn.Module:
+    """Return the network with the weights `state`, all of which must fit."""
+    network = build(backbone, spec, classes, seed=0)
+    weights.transfer(network, state, (), reset_head=False, source="the trained weights")
+    return network
+
+
+@torch.no_grad()
+def logits_of(network: torch.nn.Module, pixels: Stack, spec: InputSpec, trainer: Trainer) -> torch.Tensor:
+    """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
+    device = device_of(trainer.device)
+    network.eval().to(device)
+    execution = execution_of(network, trainer.precision, device, spec.shape)
+    execution.arrange(network)
+    with autocast(execution.trains, device):
+        size = trainer.eval_batch_size
+        parts = [
+            network(execution.arranged(normalise(pixels[i : i + size].to(device), spec))).float().cpu()
+            for i in range(0, len(pixels), size)
+        ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def logits_behind(
+    split: Split, features: torch.Tensor, precision: Precision, batch_size: int
+) -> torch.Tensor:
+    """Return the logits of the network that `split` cuts, as `logits_of` does.
+
+    Args:
+        split: of the network, on the device that computes.
+        features: (N, …).
+        precision: of the layers behind them.
+        batch_size: images a pass.
+    """
+    split.network.eval()
+    device = next(split.network.parameters()).device
+    parts = (run(split.rest, part.to(device), precision) for part in features.split(batch_size))
+    return torch.cat([part.float().cpu() for part in parts])

@@ -1,0 +1,97 @@
+"""What a freeze schedule asks of anyone's Lightning run: the network, optimizer, length and inputs."""
+
+from collections.abc import Iterator
+from math import ceil, isinf
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from frostline.console.errors import FrostlineError
+
+
+def network_of(module: pl.LightningModule, attribute: str) -> nn.Module:
+    """Return the module's network, and what torch.compile wraps rather than its wrapper.
+
+    Args:
+        module: the run's.
+        attribute: its path to the network; empty: the child that has all of the module's parameters, else the
+            module itself.
+
+    Raises:
+        FrostlineError: there is no network.
+    """
+    found: Any = module if attribute else _all_of(module)
+    for name in attribute.split(".") if attribute else []:
+        found = getattr(found, name, None)
+    if not isinstance(found, nn.Module):
+        raise FrostlineError(
+            f"FreezeSchedule(network={attribute!r}): {type(module).__name__} has no such network"
+        )
+    wrapped: nn.Module = getattr(found, "_orig_mod", found)
+    return wrapped
+
+
+def the_optimizer(given: Any) -> Optimizer:
+    """Return the one optimizer that `configure_optimizers` gave.
+
+    Raises:
+        FrostlineError: it gave another number of them, or a scheduler.
+    """
+    found = _alone(given)
+    if not isinstance(found, Optimizer):
+        raise FrostlineError(
+            "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets"
+            " the rates; write them into its phases"
+        )
+    return found
+
+
+def run_length(trainer: pl.Trainer) -> tuple[int, int]:
+    """Return the run's epochs, and the optimizer steps of each.
+
+    Raises:
+        FrostlineError: the run has no length, or one of other than whole epochs.
+    """
+    trainer.fit_loop.setup_data()
+    steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+    if isinf(steps) or isinf(batches):
+        raise FrostlineError(
+            "a freeze schedule needs to know how long the run is; set Trainer(max_epochs=…), and"
+            " limit_train_batches where the training data has no length"
+        )
+    each = ceil(batches / trainer.accumulate_grad_batches)
+    epochs, over = divmod(int(steps), each)
+    if over or not epochs:
+        raise FrostlineError(
+            f"a freeze schedule needs a run of whole epochs, of {each} steps here; set"
+            f" Trainer(max_epochs={epochs + 1}), or max_steps={(epochs + 1) * each}, instead of"
+            f" max_steps={trainer.max_steps}"
+        )
+    return epochs, each
+
+
+def inputs_of_batches(trainer: pl.Trainer) -> Iterator[Tensor]:
+    """Give the network's inputs of an epoch of training batches, on the device that trains."""
+    assert trainer.train_dataloader is not None
+    for batch in trainer.train_dataloader:
+        moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        yield moved[0] if isinstance(moved, (tuple, list)) else moved
+
+
+def _all_of(module: nn.Module) -> nn.Module:
+    """The child that has all of the module's parameters, else the module."""
+    holders = [child for child in module.children() if next(child.parameters(), None) is not None]
+    own = next(module.parameters(recurse=False), None)
+    return holders[0] if len(holders) == 1 and own is None else module
+
+
+def _alone(given: Any) -> Any:
+    """The optimizer, out of the other ways in which Lightning lets configure_optimizers return just one."""
+    match given:
+        case {"optimizer": optimizer, **rest} if not any(rest.values()):
+            return optimizer
+        case [[optimizer], []] | [optimizer]:
+            return _alone(optimizer)
+    return given

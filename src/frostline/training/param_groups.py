@@ -1,0 +1,164 @@
+"""An optimizer's parameters, sorted by a freeze plan into named groups: all of them, from the first step."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from frostline.console.errors import FrostlineError, allowed
+from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.layers import Layers
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What the parameters of one optimizer group have in common: place, and whether they decay."""
+
+    group: str
+    """Of the schedule; the first of those that no phase tells apart."""
+    depth: int | None
+    """The layer; None where no phase's rates differ by layer."""
+    decays: bool
+
+    @property
+    def name(self) -> str:
+        """What charts and errors call it."""
+        layer = "" if self.depth is None else f"/{self.depth}"
+        return f"{self.group}{layer}{'' if self.decays else '/no_decay'}"
+
+
+def decaying(layers: Layers, network: nn.Module) -> frozenset[str]:
+    """Return the parameters that weight decay is for: not biases, norms and other vectors.
+
+    He et al. 2019, section 3.1; timm does the same. `network.no_weight_decay()`, which timm's models have,
+    names further ones that should not decay: position embeddings, class tokens.
+    """
+    exempt: Collection[str] = getattr(network, "no_weight_decay", frozenset)()
+    return frozenset(
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.ndim > 1
+        and not layers.places[name].norm
+        and not layers.places[name].bias
+        and name not in exempt
+    )
+
+
+def by_decay(layers: Layers, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return two groups for an optimizer of all the network's parameters: what decays, and what does not."""
+    decay = decaying(layers, network)
+    members: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in network.named_parameters():
+        members[name in decay].append(parameter)
+    return [
+        {"params": params, "weight_decay": weight_decay if decays else 0.0}
+        for decays, params in members.items()
+        if params
+    ]
+
+
+def split(
+    plan: FreezePlan,
+    network: nn.Module,
+    groups: Sequence[Mapping[str, Any]],
+) -> tuple[list[Slot | None], list[dict[str, Any]]]:
+    """Split an optimizer's groups so that each lies in one group of the plan, under layer decay in one layer.
+
+    They are as few as can be, since an optimizer takes one after the other: what no phase tells apart, and no
+    setting of the optimizer's, is one group, named after the first. A frozen parameter has no gradient, so it
+    may lie in its group from the start: neither decay nor momentum moves it.
+
+    Args:
+        plan: a run's.
+        network: the plan's.
+        groups: an optimizer's `param_groups`.
+
+    Returns:
+        For each new group its slot, None for parameters of others than the network, which no schedule moves;
+        and the groups, with the options of those that they come from.
+
+    Raises:
+        FrostlineError: the optimizer lacks some of the network's parameters.
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    group_of, decay = plan.group_of(), decaying(plan.layers, network)
+    layered = any(phase.layer_decay != 1 for phase in plan.phases)
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    firsts: dict[Any, Slot] = {}
+    members: dict[tuple[int, Slot | None], list[nn.Parameter]] = {}
+    for group, given in zip(groups, settings, strict=True):
+        number = settings.index(given)
+        for parameter in group["params"]:
+            name = names.pop(id(parameter), None)
+            slot = None
+            if name is not None:
+                depth = plan.layers.places[name].depth if layered else None
+                slot = Slot(group_of[name], depth, name in decay)
+                slot = firsts.setdefault((number, _course(plan, slot)), slot)
+            members.setdefault((number, slot), []).append(parameter)
+    if names:
+        raise FrostlineError(
+            f"the optimizer lacks {len(names)} of the network's parameters, {next(iter(names.values()))} the"
+            " first; give it all of them: what is frozen has no gradient, so the optimizer leaves it alone"
+        )
+    seen: dict[str, int] = {}
+    found: list[dict[str, Any]] = []
+    for (number, slot), parameters in members.items():
+        name = slot.name if slot else str(groups[number].get("name", "other"))
+        seen[name] = seen.get(name, 0) + 1
+        unique = name if seen[name] == 1 else f"{name}/{seen[name]}"
+        found.append({**groups[number], "params": parameters, "name": unique})
+    return [slot for _, slot in members], found
+
+
+def _course(plan: FreezePlan, slot: Slot) -> str:
+    """All that the plan has for a slot: what differs in it has to be apart in the optimizer."""
+    return repr(
+        [
+            (
+                slot.group in phase.train,
+                plan.scale(index, slot.group, slot.depth),
+                sorted(plan.options(index, slot.group, decays=slot.decays).items()),
+            )
+            for index, phase in enumerate(plan.phases)
+        ]
+    )
+
+
+def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:
+    """Refuse a plan whose phases set what the optimizer does not have.
+
+    Args:
+        plan: a run's.
+        group: any of the optimizer's.
+
+    Raises:
+        FrostlineError: one does; the sentence names the key.
+    """
+    names = group.keys() - {"params", "lr", "initial_lr", "name"}
+    for index, phase in enumerate(plan.phases):
+        key = f"freeze.phases.{index}"
+        for of, options in phase.options.items():
+            for name, value in options.items():
+                if name not in names:
+                    raise FrostlineError(
+                        f"{key}.optimizer.{of}: the optimizer has no {name!r}; {allowed(name, names)}"
+                    )
+                if not _alike(value, group[name]):
+                    raise FrostlineError(
+                        f"{key}.optimizer.{of}.{name}: found {value!r}; give something like {group[name]!r}"
+                    )
+        if phase.weight_decay is not None and "weight_decay" not in names:
+            raise FrostlineError(f"{key}.weight_decay: the optimizer has none; remove it")
+        if phase.curve.momenta and not names & {"betas", "momentum"}:
+            raise FrostlineError(f"{key}.schedule.momentum: the optimizer has none; remove it")
+
+
+def _alike(value: object, default: object) -> bool:
+    """Whether `value` can stand where `default` does: numbers for numbers, as many of them."""
+    if isinstance(default, (tuple, list)) and isinstance(value, (tuple, list)):
+        return len(value) == len(default)
+    if isinstance(default, bool) or default is None:
+        return isinstance(value, bool) or default is None
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

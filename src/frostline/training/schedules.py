@@ -1,0 +1,64 @@
+"""Freeze schedules by name or file, without composing an experiment."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline import schema
+from frostline.base import project
+from frostline.base.files import read_yaml
+from frostline.console.errors import FrostlineError, allowed
+from frostline.freezing.curves import Curve
+from frostline.freezing.freeze import curve
+from frostline.schema.validation import validated
+
+
+def load(schedule: str | Path | Mapping[str, Any] | schema.Freeze) -> schema.Freeze:
+    """Return a schedule.
+
+    Args:
+        schedule: the name of a ready one, such as "gradual"; a YAML file; its groups and phases; or itself.
+
+    Raises:
+        FrostlineError: there is none of that name, or it is not a schedule; the sentence names the key.
+    """
+    if isinstance(schedule, schema.Freeze):
+        return schedule
+    if isinstance(schedule, Mapping):
+        return validated(schema.Freeze, dict(schedule), "freeze")
+    path = Path(schedule)
+    if path.suffix not in (".yaml", ".yml"):
+        path = _ready(str(schedule))
+    return validated(schema.Freeze, _read(path), str(schedule))
+
+
+def load_rate(rate: Mapping[str, Any]) -> Curve:
+    """Return the curve that `rate` describes, with the keys of a phase's `schedule`.
+
+    Raises:
+        FrostlineError: it describes none; the sentence names the key.
+    """
+    return curve(validated(schema.Rate, {"warmup": 0.0, "final": 0.0, **rate}, "rate"))
+
+
+def _read(path: Path) -> Any:
+    """What a file holds; where there is none, the sentence says what may be meant."""
+    if path.exists():
+        return read_yaml(path)
+    if path.stem in _names():
+        hint = f"the ready schedule is called {path.stem!r}, without {path.suffix}"
+    else:
+        names = [near.name for near in path.parent.glob("*.y*ml")]
+        hint = allowed(path.name, names) if names else "name another"
+    raise FrostlineError(f"{path}: there is no such file; {hint}")
+
+
+def _ready(name: str) -> Path:
+    if name not in _names():
+        raise FrostlineError(f"no freeze schedule {name!r}; {allowed(name, _names())}")
+    return project.conf_dir() / "freeze" / f"{name}.yaml"
+
+
+def _names() -> list[str]:
+    """Of the ready schedules."""
+    return [path.stem for path in (project.conf_dir() / "freeze").glob("*.yaml")]

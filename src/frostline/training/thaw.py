@@ -1,0 +1,156 @@
+"""Makes a network be as a freeze plan says: what trains, which statistics move, how much is dropped."""
+
+from collections.abc import Iterable, Set
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from frostline.console.errors import FrostlineError
+from frostline.freezing.freeze import FreezePlan
+
+HEAD_DROPOUT = ("head_drop", "head.drop", "drop", "dropout", "classifier.drop")
+"""What timm's networks, and ours, call the dropout before their head, where it is a module."""
+
+
+def enter(network: nn.Module, plan: FreezePlan, phase: int) -> None:
+    """Freeze and thaw `network` for `phase`: what is frozen has no gradient, and runs as in evaluation.
+
+    Running statistics stand still, and a layer in which nothing trains drops nothing: what it gives for an
+    image is the same at every step.
+    """
+    trained = plan.trained(phase)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trained)
+        if name not in trained:
+            parameter.grad = None
+    release(network)
+    network.train()
+    moving = trained | plan.moving_statistics(phase)
+    still = _with_statistics(network, plan.layers.places.keys() - plan.moving_statistics(phase))
+    for module in [*still, *_whose_tensors_are(network, plan.layers.places.keys() - moving)]:
+        module.train = MethodType(_stay, module)  # type: ignore[method-assign]
+        module.eval()
+
+
+def release(network: nn.Module) -> None:
+    """Let `train` put all layers into training mode again."""
+    for module in network.modules():
+        vars(module).pop("train", None)
+
+
+def _stay(self: nn.Module, mode: bool = True) -> nn.Module:
+    """Stands for `train` in layers whose statistics are frozen: whoever calls it, they stay in eval mode."""
+    return type(self).train(self, False)
+
+
+def recalibrate(network: nn.Module, plan: FreezePlan, phase: int, batches: Iterable[Tensor]) -> None:
+    """Estimate the statistics of what trains in `phase` anew: means over `batches`, each counting alike.
+
+    So does torch.optim.swa_utils.update_bn. All else is in eval mode meanwhile, and the network afterwards.
+
+    Args:
+        network: the plan's.
+        plan: a run's.
+        phase: whose groups are meant.
+        batches: of the network's input, (N, C, H, W) each.
+    """
+    modules = _with_statistics(network, plan.statistics(phase))
+    release(network)
+    network.eval()
+    momenta: dict[Any, float | None] = {}
+    module: Any
+    for module in modules:
+        if hasattr(module, "reset_running_stats") and hasattr(module, "momentum"):
+            momenta[module] = module.momentum
+            module.reset_running_stats()
+            module.momentum = None  # a cumulative mean
+        module.train()
+    with torch.no_grad():
+        for images in batches:
+            network(images)
+    for module, momentum in momenta.items():
+        module.momentum = momentum
+    network.eval()
+
+
+class Dropout:
+    """A network's dropout and stochastic depth, which phases may set and which then go back."""
+
+    def __init__(self, network: nn.Module) -> None:
+        modules: dict[str, Any] = dict(network.named_modules())
+        # timm: the head's dropout is a module, or a rate that the network or its head passes on.
+        self._heads = {
+            module: module.p
+            for name, module in modules.items()
+            if isinstance(module, _DropoutNd) and name in HEAD_DROPOUT
+        }
+        self._rates = {
+            module: module.drop_rate
+            for name, module in modules.items()
+            if name in ("", "head") and isinstance(getattr(module, "drop_rate", None), float)
+        }
+        self._paths = {
+            module: module.drop_prob
+            for module in modules.values()
+            if type(module).__name__ == "DropPath" and isinstance(module.drop_prob, float)
+        }
+
+    def check(self, plan: FreezePlan) -> None:
+        """Refuse a plan that sets what the network does not have.
+
+        Raises:
+            FrostlineError: it does; the sentence names the key.
+        """
+        for index, phase in enumerate(plan.phases):
+            if phase.dropout is not None and not self._heads and not self._rates:
+                raise FrostlineError(
+                    f"freeze.phases.{index}.dropout: this network has none before its head; remove it"
+                )
+            if phase.drop_path is not None and not any(self._paths.values()):
+                raise FrostlineError(
+                    f"freeze.phases.{index}.drop_path: the network is built without stochastic depth;"
+                    " set backbone.drop_path_rate above 0, or remove it"
+                )
+
+    def set(self, dropout: float | None, drop_path: float | None) -> None:
+        """Set the head's dropout and the largest rate of stochastic depth; None: as the network came."""
+        for module, p in self._heads.items():
+            module.p = p if dropout is None else dropout
+        for module, rate in self._rates.items():
+            module.drop_rate = rate if dropout is None else dropout
+        # Rates rise with depth (Huang et al. 2016, eq. 4): scaled together, they go on doing so.
+        largest = max(self._paths.values(), default=0.0)
+        for module, rate in self._paths.items():
+            module.drop_prob = rate if drop_path is None else rate / largest * drop_path
+
+
+def freeze_all(network: nn.Module) -> None:
+    """Freeze everything: what a plan without phases means."""
+    network.requires_grad_(False)
+    network.eval()
+
+
+def _whose_tensors_are(network: nn.Module, names: Set[str]) -> list[nn.Module]:
+    """The layers that hold tensors, none of them other than these; the innermost last."""
+    found = []
+    for prefix, module in network.named_modules():
+        held = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()]
+        if held and names >= set(held):
+            found.append(module)
+    return found
+
+
+def _with_statistics(network: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    """The layers that hold some of these running statistics."""
+    wanted = set(names)
+    return [
+        module
+        for prefix, module in network.named_modules()
+        if any(
+            (f"{prefix}.{name}" if prefix else name) in wanted
+            for name, _ in module.named_buffers(recurse=False)
+        )
+    ]
