@@ -55,7 +55,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """UCI digits, prepared once."""
-    from frostline.pipeline.prepare import stage as prepare
+    from frostline.preparation import stage as prepare
     from frostline.schema import Prepare
     from tests.tiny import run_config
 

@@ -43,7 +43,7 @@ def train(folder: Path) -> Path:
     """Fine-tune a small convolutional network on pictures in `folder`/photos; return the run's folder."""
     from frostline import schema
     from frostline.pipeline import standalone as alone
-    from frostline.pipeline.prepare import stage as prepare
+    from frostline.preparation import stage as prepare
     from frostline.training.services import Services
     from tests.data.trees import image_folder
     from tests.tiny import RESNET, run_config

@@ -8,9 +8,9 @@ import torch
 
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
+from frostline.runs import trained_run as trained
 from frostline.serving import export as exporting
 from frostline.serving import resolve as located
-from frostline.serving import trained_run as trained
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from frostline.base.processes import name_of_this
-from frostline.serving import trained_run as trained
+from frostline.runs import trained_run as trained
 from frostline.tracking import local_store
 from frostline.training.services import RunInfo
 

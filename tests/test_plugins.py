@@ -14,10 +14,10 @@ from torch import nn
 from frostline import schema
 from frostline.config import compose
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import InputSpec
 from frostline.evaluation import evaluate
 from frostline.freezing.layers import layers_of
 from frostline.models.backbones import build, default_input
+from frostline.models.input_spec import InputSpec
 from frostline.pipeline.finetune import stage as finetune
 from frostline.training.services import Services
 from tests.tiny import files, run_config

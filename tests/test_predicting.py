@@ -11,8 +11,8 @@ import pytest
 from frostline.base.files import read_csv
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
+from frostline.runs import trained_run as trained
 from frostline.serving import prediction as predicting
-from frostline.serving import trained_run as trained
 from tests.data.tiffs import tiff
 from tests.tiny import RESNET, run_config
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.serving import trained_run as trained
+from frostline.runs import trained_run as trained
 from tests.test_moved import files, record
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.

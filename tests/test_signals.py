@@ -131,7 +131,7 @@ from frostline.__main__ import main
 sys.exit(main())
 """
 PLACES = {
-    "prepare": ("frostline.pipeline.prepare.stage:_splits", []),
+    "prepare": ("frostline.preparation.stage:_splits", []),
     "pixels": ("frostline.data.loading.pixel_files:_write", []),
     "features": ("frostline.features.cache:FeatureCache._write", ["KILLED"]),
     "weights": ("frostline.training.run:leave", ["KILLED"]),

@@ -12,8 +12,8 @@ from frostline.base.files import read_csv, sha256_of
 from frostline.base.processes import name_of_this
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
+from frostline.runs import trained_run as trained
 from frostline.serving import resolve as located
-from frostline.serving import trained_run as trained
 from frostline.training.services import RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.

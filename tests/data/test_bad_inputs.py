@@ -17,7 +17,7 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant, pl
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.decode import read_bytes
 from frostline.data.reading.index import Index
-from frostline.pipeline.prepare import stage as prepare
+from frostline.preparation import stage as prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 ROW = re.compile(r"^\| (\d+) \| .* \| (stops|warns|fine) \| (?:`(.*)` )?\|$", re.MULTILINE)

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from tests.data.trees import encoded, picture
 
-from frostline.quality import duplicates
-from frostline.quality.duplicates import groups_of, near_pairs, repeated, thumbnail
+from frostline.preparation import duplicates
+from frostline.preparation.duplicates import groups_of, near_pairs, repeated, thumbnail
 
 
 def test_groups():

@@ -7,7 +7,7 @@ from tests.data.trees import encoded, image_folder, picture, plant, plant_splits
 
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.folder import scan
-from frostline.pipeline.prepare import stage as prepare
+from frostline.preparation import stage as prepare
 
 
 def test_classes_are_numbered_by_name_and_files_are_in_order(tmp_path):

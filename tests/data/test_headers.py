@@ -12,7 +12,7 @@ from tests.data.trees import encoded, image_folder, picture, plant
 from frostline.console.errors import FrostlineError, OutOfRoom
 from frostline.data.reading.decode import BadImage, decode
 from frostline.data.reading.headers import read_header
-from frostline.pipeline.prepare import stage as prepare
+from frostline.preparation import stage as prepare
 
 GREY, COLOUR, CMYK, YCBCR = 1, 2, 5, 6
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2

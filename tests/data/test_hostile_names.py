@@ -16,8 +16,8 @@ from frostline.base.files import csv_text, read_csv
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.index import Index
 from frostline.data.reading.sources import open_source
-from frostline.pipeline.prepare import stage as prepare
 from frostline.pipeline.report import stage as report
+from frostline.preparation import stage as prepare
 from frostline.reporting.words import markdown
 from frostline.schema import Report
 

@@ -17,17 +17,10 @@ from timm.data import create_transform
 from frostline.base.files import exclusive
 from frostline.console.errors import FrostlineError
 from frostline.data.loading import pixels
-from frostline.data.loading.pixels import (
-    InputSpec,
-    OnDisk,
-    load_pixels,
-    normalise,
-    those,
-    thumbnails,
-    to_pixels,
-)
+from frostline.data.loading.pixels import OnDisk, load_pixels, normalise, those, thumbnails, to_pixels
 from frostline.data.reading.decode import decode
-from frostline.pipeline.prepare import stage as prepare
+from frostline.models.input_spec import InputSpec
+from frostline.preparation import stage as prepare
 
 SPEC = InputSpec(
     size=16, channels=3, interpolation="bicubic", crop=0.875, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)

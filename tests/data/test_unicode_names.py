@@ -11,10 +11,11 @@ from tests.data.trees import image_folder, packaged, picture
 
 from frostline.base.names import form, locate, nfc
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import InputSpec, load_pixels
+from frostline.data.loading.pixels import load_pixels
 from frostline.data.reading.index import Index
 from frostline.models import weights
-from frostline.pipeline.prepare import stage as prepare
+from frostline.models.input_spec import InputSpec
+from frostline.preparation import stage as prepare
 
 NAMES = ("café", "Ångström", "한국어", "naïve thé")
 SPEC = InputSpec(8, 3, "bilinear", 1.0, (0.5,) * 3, (0.5,) * 3)

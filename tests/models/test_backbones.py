@@ -6,9 +6,9 @@ from tests.tiny import RESNET
 from frostline import schema
 from frostline.config import compose
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import InputSpec
 from frostline.freezing.layers import layers_of
 from frostline.models.backbones import build, default_input
+from frostline.models.input_spec import InputSpec
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

@@ -13,10 +13,10 @@ from tests.tiny import RESNET
 
 from frostline import schema
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import InputSpec
 from frostline.models import pretrained
 from frostline.models import weights as core_weights
 from frostline.models.backbones import build
+from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import NO_WEIGHTS, about, input_spec, resolve, start_network
 
 LITE0 = schema.Timm.model_validate({**RESNET, "name": "tf_efficientnet_lite0"})

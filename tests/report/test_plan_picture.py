@@ -6,10 +6,10 @@ from dataclasses import asdict
 import pytest
 from tests.tiny import run_config
 
-from frostline.data.loading.pixels import InputSpec
 from frostline.freezing import freeze
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
+from frostline.models.input_spec import InputSpec
 from frostline.models.mlp import Mlp
 from frostline.planning import plan
 from frostline.planning import plot as plan_picture

@@ -11,10 +11,10 @@ from tests.tiny import RESNET, files, run_config
 from frostline.base.files import read_csv, sha256_of
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import InputSpec
 from frostline.data.reading.index import Index, training_rows
 from frostline.evaluation import evaluate
 from frostline.models.backbones import build
+from frostline.models.input_spec import InputSpec
 from frostline.pipeline.finetune import stage as finetune
 from frostline.schema import Evaluate
 from frostline.training.services import NoTracker, Services

@@ -10,8 +10,8 @@ from tests.tiny import run_config
 from frostline.base.files import read_csv
 from frostline.evaluation import evaluate
 from frostline.pipeline.finetune import stage as finetune
-from frostline.pipeline.prepare import stage as prepare
 from frostline.pipeline.report import stage as report
+from frostline.preparation import stage as prepare
 from frostline.schema import Evaluate, Prepare, Report
 from frostline.stats import gate
 from frostline.training.services import Services

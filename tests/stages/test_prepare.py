@@ -19,7 +19,7 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant, pl
 from frostline.console.errors import FrostlineError, OutOfRoom
 from frostline.console.progress import silent
 from frostline.data.reading.index import Index
-from frostline.pipeline.prepare import stage as prepare
+from frostline.preparation import stage as prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 

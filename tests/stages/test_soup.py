@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import NOTHING, RESNET, run_config
 
-from frostline.data.loading.pixels import InputSpec
 from frostline.data.reading.index import Index
 from frostline.evaluation import evaluate
 from frostline.evaluation.soups import why_none
 from frostline.models.backbones import build
+from frostline.models.input_spec import InputSpec
 from frostline.pipeline.finetune import stage as finetune
 from frostline.schema import Evaluate
 from frostline.training.services import Services

@@ -378,7 +378,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         composed, _ = compose.experiment(arguments.overrides)
         config = compose.prepare_config(composed, "target")
         out = arguments.out or Path(composed.out or f"runs/prepare/{config.dataset.kind}")
-    from frostline.pipeline.prepare import stage as prepare
+    from frostline.preparation import stage as prepare
 
     with _writing(out):
         index = prepare.run(config, out, shown)
@@ -568,8 +568,8 @@ def _register(arguments: argparse.Namespace) -> None:
     syncing.first()
 
     folder = located.folder(arguments.run)
+    from frostline.runs.trained_run import Trained
     from frostline.serving.registry import Models
-    from frostline.serving.trained_run import Trained
     from frostline.tracking.store import Store
 
     made = Models(Store()).register(Trained.read(folder), arguments.name, arguments.alias)
@@ -588,8 +588,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     from frostline.serving import resolve as located
 
     folder = located.folder(arguments.model)
+    from frostline.runs.trained_run import Trained
     from frostline.serving import prediction as predicting
-    from frostline.serving.trained_run import Trained
 
     bad = predicting.run(
         Trained.read(folder),
@@ -613,8 +613,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
     folder = located.folder(arguments.run)
     from frostline.base.files import size
+    from frostline.runs.trained_run import Trained
     from frostline.serving import export as exporting
-    from frostline.serving.trained_run import Trained
 
     made = exporting.run(Trained.read(folder), arguments.format, arguments.out)
     print(

@@ -75,9 +75,9 @@ def html(comparison: Comparison, title: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("comparison.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         title=title,
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        css=theme.style_sheet(),
         light=theme.css_variables("light"),
         dark=theme.css_variables("dark"),
         picture=picture(comparison),

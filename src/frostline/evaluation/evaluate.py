@@ -15,12 +15,13 @@ from frostline.base.metrics import classification_metrics, held_out, spread
 from frostline.base.run_folder import METRICS, PREDICTIONS, edited, verified
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, exhaustion
-from frostline.data.loading.pixels import Images, InputSpec, Stack, images_key, load_pixels, thumbnails
+from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, thumbnails
 from frostline.data.reading.index import Index, training_rows
 from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, behind, device_of
 from frostline.features.reuse import Reuse
 from frostline.features.split_point import Split
+from frostline.models.input_spec import InputSpec
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.schema.validation import validated
 from frostline.training import machine, thaw

@@ -17,12 +17,13 @@ from frostline.base.seeds import generator
 from frostline.console.progress import Progress, Say, mute, silent
 from frostline.data.loading.augment import augment, augments
 from frostline.data.loading.mix import mixes
-from frostline.data.loading.pixels import Images, InputSpec, normalise
+from frostline.data.loading.pixels import Images, normalise
 from frostline.features import split_point as frost_line
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, autocast, execution_of
 from frostline.features.split_point import Split, Whole
 from frostline.freezing.freeze import FreezePlan
+from frostline.models.input_spec import InputSpec
 
 OFF = "features=off"
 FORMAT = 1

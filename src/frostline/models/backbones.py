@@ -9,7 +9,7 @@ from torch import nn
 from frostline import schema
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, allowed
-from frostline.data.loading.pixels import InputSpec
+from frostline.models.input_spec import InputSpec
 from frostline.models.timm_names import SOURCES, reason, resolved
 
 PLUGINS = "frostline.backbones"

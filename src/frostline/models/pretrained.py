@@ -14,10 +14,10 @@ from frostline.base.files import sha256_of
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import say_once
-from frostline.data.loading.pixels import InputSpec
 from frostline.models import weights as core_weights
 from frostline.models.backbones import build, default_input, timm_config, timm_input
 from frostline.models.head_start import RANDOM, HeadStart, head_start, rearranged
+from frostline.models.input_spec import InputSpec
 from frostline.models.timm_names import impatient_hub, reason, resolved
 from frostline.models.weights import LoadReport
 

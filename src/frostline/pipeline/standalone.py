@@ -357,7 +357,7 @@ def _readable(name: str) -> str:
 
 def prepared_from(config: Prepare) -> "tuple[Index, Path]":
     """Return the index and folder of the data set of a config, prepared now unless it has been."""
-    from frostline.pipeline.prepare import stage as prepare
+    from frostline.preparation import stage as prepare
 
     remove_leftovers(project.scratch() / "pixels")
     index, data = prepare.cached(config, project.scratch(), shown)

@@ -19,8 +19,8 @@ from frostline.training.services import Services
 if TYPE_CHECKING:
     from torch import nn
 
-    from frostline.data.loading.pixels import InputSpec
     from frostline.features.reuse import Reuse
+    from frostline.models.input_spec import InputSpec
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from frostline.stats.transfer import TWIN, Outcome
 
@@ -61,3 +62,8 @@ def with_variables(svg: str) -> str:
     for colour in ALL:
         svg = svg.replace(colour.light, colour.variable)
     return svg
+
+
+def style_sheet() -> str:
+    """Return the style sheet of all pages; it uses the variables of `css_variables`."""
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")

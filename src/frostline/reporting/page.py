@@ -56,7 +56,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
     classes, confusions = tables.by_class(arms)
     return environment.get_template("page.html.j2").render(
         summary=summary,
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        css=theme.style_sheet(),
         light=theme.css_variables("light"),
         dark=theme.css_variables("dark"),
         colours=theme.arm_colours([arm.name for arm in arms]),

@@ -5,14 +5,80 @@ holds all that a result depends on and this file can only accept or refuse. Each
 its unit, below it.
 """
 
-from frostline.schema.types import Positive, NonNegative, Probability, Share, Momentum, Seed, Strict
-from frostline.schema.data import Split, Mnist5k, Digits, FashionMnist, ImageFolder, PluginDataset, Dataset, Input, Augment
-from frostline.schema.network import Mlp, Timm, PluginBackbone, Backbone, Head, NoWeights, PretrainWeights, ImagenetWeights, FileWeights, Weights
-from frostline.schema.training import Percent, Epochs, Steps, Plateau, Reaches, UNTIL, Rate, Phase, Freeze, Optimizer, Effective, CrossEntropy, Mse, Loss, NoAdapter, Lora, Dora, Loha, Adapter, NoRegularizer, L2Sp, L2Start, Regularizer, NoAveraging, Ema, Swa, WiseFt, Averaging, AutoFeatures, NoFeatures, Features, Trainer
-from frostline.schema.sweep import GridSampler, RandomSampler, TpeSampler, CmaEsSampler, Nsga2Sampler, Sampler, Pruner, Conditional, Objective, Sweep
-from frostline.schema.stages import Pretrain, Experiment, Run, Prepare, Omitted, Evaluate, Report
+from frostline.schema.data import (
+    Augment,
+    Dataset,
+    Digits,
+    FashionMnist,
+    ImageFolder,
+    Input,
+    Mnist5k,
+    PluginDataset,
+    Split,
+)
+from frostline.schema.network import (
+    Backbone,
+    FileWeights,
+    Head,
+    ImagenetWeights,
+    Mlp,
+    NoWeights,
+    PluginBackbone,
+    PretrainWeights,
+    Timm,
+    Weights,
+)
+from frostline.schema.stages import Evaluate, Experiment, Omitted, Prepare, Pretrain, Report, Run
+from frostline.schema.sweep import (
+    CmaEsSampler,
+    Conditional,
+    GridSampler,
+    Nsga2Sampler,
+    Objective,
+    Pruner,
+    RandomSampler,
+    Sampler,
+    Sweep,
+    TpeSampler,
+)
+from frostline.schema.training import (
+    UNTIL,
+    Adapter,
+    AutoFeatures,
+    Averaging,
+    CrossEntropy,
+    Dora,
+    Effective,
+    Ema,
+    Epochs,
+    Features,
+    Freeze,
+    L2Sp,
+    L2Start,
+    Loha,
+    Lora,
+    Loss,
+    Mse,
+    NoAdapter,
+    NoAveraging,
+    NoFeatures,
+    NoRegularizer,
+    Optimizer,
+    Percent,
+    Phase,
+    Plateau,
+    Rate,
+    Reaches,
+    Regularizer,
+    Steps,
+    Swa,
+    Trainer,
+    WiseFt,
+)
+from frostline.schema.types import Momentum, NonNegative, Positive, Probability, Seed, Share, Strict
 
 __all__ = [
+    "UNTIL",
     "Adapter",
     "Augment",
     "AutoFeatures",
@@ -85,7 +151,6 @@ __all__ = [
     "Timm",
     "TpeSampler",
     "Trainer",
-    "UNTIL",
     "Weights",
     "WiseFt",
 ]

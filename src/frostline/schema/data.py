@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from frostline.schema.types import Positive, NonNegative, Probability, Share, Seed, Strict
+from frostline.schema.types import NonNegative, Positive, Probability, Seed, Share, Strict
+
 
 class Split(Strict):
     """How a data set falls into train, val and test; stratified by class."""

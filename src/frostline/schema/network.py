@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from frostline.schema.types import Probability, Strict
+from frostline.schema.types import Strict
+
 
 class Mlp(Strict):
     """Fully connected layers on the flattened image."""

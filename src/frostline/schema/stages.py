@@ -4,11 +4,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from frostline.schema.types import Seed, Strict
-from frostline.schema.data import Dataset, Input, Augment
+from frostline.schema.data import Augment, Dataset, Input
 from frostline.schema.network import Backbone, Weights
-from frostline.schema.training import Freeze, Optimizer, Loss, Adapter, Regularizer, Averaging, Features, Trainer
 from frostline.schema.sweep import Sweep
+from frostline.schema.training import (
+    Adapter,
+    Averaging,
+    Features,
+    Freeze,
+    Loss,
+    Optimizer,
+    Regularizer,
+    Trainer,
+)
+from frostline.schema.types import Seed, Strict
+
 
 def _balanced_once(config: "Pretrain | Experiment | Run") -> Any:
     """Class weights and balanced sampling each even the classes out: both would correct them twice."""

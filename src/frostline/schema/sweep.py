@@ -6,6 +6,7 @@ from pydantic import Field
 
 from frostline.schema.types import Seed, Strict
 
+
 class GridSampler(Strict):
     """Every combination."""
 

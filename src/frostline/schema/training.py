@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from frostline.schema.types import Positive, NonNegative, Probability, Share, Momentum, Strict
+from frostline.schema.types import Momentum, NonNegative, Positive, Probability, Strict
 
 Percent = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9])(\.[0-9]+)?%$")]
 

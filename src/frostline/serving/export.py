@@ -15,8 +15,8 @@ from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.weights import METADATA
-from frostline.serving.trained_run import Trained
-from frostline.serving.wrapper import TOLERANCE, TRACED, Runs, Served, furthest
+from frostline.runs.trained_run import Trained
+from frostline.runs.wrapper import TOLERANCE, TRACED, Runs, Served, furthest
 from frostline.training.inference import network_with
 
 FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "safetensors": ".safetensors"}

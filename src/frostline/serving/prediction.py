@@ -32,8 +32,8 @@ from frostline.data.reading.parallel import in_order
 from frostline.evaluation.evaluate import parts_of
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import BATCH
-from frostline.quality.examine import noted
-from frostline.serving.trained_run import Trained
+from frostline.preparation.examine import noted
+from frostline.runs.trained_run import Trained
 from frostline.training import machine
 from frostline.training.inference import logits_behind, logits_of, reuse_of
 from frostline.training.services import Services

@@ -36,7 +36,7 @@ from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
 
 if TYPE_CHECKING:
-    from frostline.serving.trained_run import Trained
+    from frostline.runs.trained_run import Trained
 
 NAME = "model"
 """Of a run's model: runs:/ID/model."""
@@ -369,7 +369,7 @@ def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
     import numpy as np
     import torch
 
-    from frostline.serving.wrapper import TOLERANCE, TRACED, furthest
+    from frostline.runs.wrapper import TOLERANCE, TRACED, furthest
 
     served, spec = trained.served(), trained.spec
     images, tried_on = trained.images(CHECKED)

@@ -53,9 +53,9 @@ def html(
     complete = [row for row in trials if row["state"] == "complete"]
     best = sorted(complete, key=lambda row: float(row[objective]), reverse=maximize)
     states = Counter(row["state"] for row in trials)
-    return environment.get_template("sweep.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         name=name,
-        css=(HERE / "page.css").read_text(encoding="utf-8"),
+        css=theme.style_sheet(),
         light=theme.css_variables("light"),
         dark=theme.css_variables("dark"),
         objective=objective,

@@ -40,8 +40,8 @@ from frostline.training.services import TRIAL_STATE, Mistake, Recorded, RunInfo
 if TYPE_CHECKING:
     from torch import nn
 
-    from frostline.data.loading.pixels import InputSpec
     from frostline.freezing.freeze import FreezePlan
+    from frostline.models.input_spec import InputSpec
     from frostline.schema import Run
     from frostline.tracking.delivery import Deliverer
     from frostline.tracking.machine_load import MachineLoad

@@ -121,8 +121,8 @@ class StoredRun:
 
     def model(self, name: str, *, when: int | None = None) -> None:
         """Store the network of the run whose files are in a folder of this name, which is removed."""
+        from frostline.runs.trained_run import Trained
         from frostline.serving.registry import Models
-        from frostline.serving.trained_run import Trained
 
         folder = project.scratch() / "models" / Path(name).name
         if self.id is None or not folder.is_dir():  # stored before

@@ -18,8 +18,9 @@ from frostline.data.loading import batches
 from frostline.data.loading.augment import augment, augments
 from frostline.data.loading.class_balance import balanced_order
 from frostline.data.loading.mix import mix, mixes
-from frostline.data.loading.pixels import Images, InputSpec, normalise
+from frostline.data.loading.pixels import Images, normalise
 from frostline.data.loading.prefetch import Ahead
+from frostline.models.input_spec import InputSpec
 
 STAYS = 1 << 26
 """The most values of pixels that are kept normalised, 256 MiB of them; more are normalised at each step."""

@@ -7,7 +7,7 @@ import torch
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import InputSpec, Stack, normalise
+from frostline.data.loading.pixels import Stack, normalise
 from frostline.data.reading.index import Index
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Precision, autocast, device_of, execution_of, run
@@ -15,6 +15,7 @@ from frostline.features.reuse import Reuse
 from frostline.features.split_point import Split
 from frostline.models import weights
 from frostline.models.backbones import build
+from frostline.models.input_spec import InputSpec
 from frostline.schema import Backbone, Run, Trainer
 from frostline.training.services import Services
 

@@ -38,11 +38,12 @@ from frostline.base.seeds import derive
 from frostline.console.errors import Pruned, exhaustion
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
-from frostline.data.loading.pixels import Images, InputSpec, Stack, images_key, load_pixels, those
+from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, those
 from frostline.data.reading.index import Index, training_rows
 from frostline.freezing import freeze
 from frostline.models import lora, weights
 from frostline.models.head_start import check_trained
+from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import Start, about, check_start, input_spec, start_network
 from frostline.models.weights import LoadReport
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt

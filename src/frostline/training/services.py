@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from frostline.data.loading.pixels import InputSpec
     from frostline.freezing.freeze import FreezePlan
+    from frostline.models.input_spec import InputSpec
     from frostline.schema import Run
 
 

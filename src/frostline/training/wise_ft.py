@@ -8,7 +8,8 @@ from torch import Tensor
 
 from frostline import schema
 from frostline.base.metrics import classification_metrics, score
-from frostline.data.loading.pixels import InputSpec, Stack
+from frostline.data.loading.pixels import Stack
+from frostline.models.input_spec import InputSpec
 from frostline.training.averaging import Score, best_between, between
 from frostline.training.inference import logits_of
 

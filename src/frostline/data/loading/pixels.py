@@ -2,11 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from frostline.data.reading.decode import BadImage, decode, read_bytes, to_chann
 from frostline.data.reading.index import IMAGES_FILE, Index
 from frostline.data.reading.parallel import in_order
 from frostline.data.reading.sources import place_of, root_of
+from frostline.models.input_spec import InputSpec
 
 IN_MEMORY = 1 << 26
 """Bytes, 64 MiB; a larger set of pixels stays on disk, and a batch is read when it is asked for."""
@@ -36,32 +36,6 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a network's input is: the fields of `schema.Input`, none of them left open."""
-
-    size: int
-    channels: Literal[1, 3]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
-    crop: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image."""
-        return self.channels, self.size, self.size
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, for JSON."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return what `to_dict` made plain."""
-        return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
 
 
 class OnDisk:

@@ -19,7 +19,7 @@ from frostline.data.reading.folder import FileEntry, Problem
 from frostline.data.reading.parallel import in_order
 from frostline.data.reading.sources import ArraySource, Source
 from frostline.data.reading.splits import SPLITS
-from frostline.quality.duplicates import NEAR_MIN_SIDE, groups_of, repeated, thumbnail
+from frostline.preparation.duplicates import NEAR_MIN_SIDE, groups_of, repeated, thumbnail
 
 
 @dataclass(frozen=True, slots=True)

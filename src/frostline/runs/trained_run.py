@@ -17,14 +17,15 @@ from frostline.base.files import read_csv, read_json, read_yaml, sha256_of
 from frostline.base.names import locate
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited, verified
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import InputSpec, load_pixels, to_pixels
+from frostline.data.loading.pixels import load_pixels, to_pixels
 from frostline.data.reading.checks import check_keys
 from frostline.data.reading.decode import decode, read_bytes
 from frostline.data.reading.sources import root_of
 from frostline.models import weights
+from frostline.models.input_spec import InputSpec
+from frostline.runs.wrapper import Served
 from frostline.schema import ImageFolder, Prepare, Run
 from frostline.schema.validation import validated
-from frostline.serving.wrapper import Served
 from frostline.training.inference import network_with
 
 
@@ -119,7 +120,7 @@ class Trained:
             yield to_pixels(decode(read_bytes(locate(root, key), key), key).image, self.spec)
 
     def _arrays(self, count: int) -> Iterator[np.ndarray]:
-        from frostline.pipeline.prepare import stage as prepare
+        from frostline.preparation import stage as prepare
 
         whole = self.run.dataset.model_copy(update={"shots": None, "fraction": None})
         index, data = prepare.cached(Prepare(dataset=whole), project.scratch())

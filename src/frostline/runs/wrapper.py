@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from frostline.data.loading.pixels import InputSpec
+from frostline.models.input_spec import InputSpec
 
 TOLERANCE = 1e-4
 """The largest difference of a probability from the network's own that counts as rounding."""

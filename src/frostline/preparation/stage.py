@@ -29,8 +29,8 @@ from frostline.data.reading.folder import Problem
 from frostline.data.reading.index import FORMAT, Index
 from frostline.data.reading.sources import ArraySource, Source, name_of, open_source, place_of
 from frostline.data.reading.splits import stratified_split
-from frostline.quality.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
-from frostline.quality.examine import Reading, Row, examine
+from frostline.preparation.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
+from frostline.preparation.examine import Reading, Row, examine
 
 NAMED = 5
 """How many images an error names; where there are more, it gives the path of the whole list."""
