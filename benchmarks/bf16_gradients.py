@@ -4,7 +4,7 @@
 
 Each convolution's forward and backward pass is computed twice, with new memory filled with one byte and with
 another; what differs in a single bit is listed, with the input sizes that do it. The last line counts those
-that `core.execution.undefined_gradient` misses, which must be none, and the exit code says so.
+that `features.execution.undefined_gradient` misses, which must be none, and the exit code says so.
 
 On an AMD EPYC with AVX-512 BF16 (torch 2.15, oneDNN 3.13), of 11,172 convolutions: no forward pass, no
 gradient of the input; weight gradients where kernel > 1, padding > 0 and the input (of a transposed

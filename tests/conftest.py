@@ -42,7 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
 
     @contextmanager
     def folder(name: str) -> Iterator[tuple[Path, bool]]:
-        from frostline.base.files import exclusive
+        from frostline.base.locks import exclusive
 
         place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
         with exclusive(place.with_suffix(".lock")):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.base import project
-from frostline.base.files import exclusive
+from frostline.base.locks import exclusive
 from frostline.commands import cache as kept
 from frostline.commands.main import EXIT_USER, main
 from frostline.features.cache import FeatureCache

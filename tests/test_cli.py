@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from frostline.base.files import read_csv
+from frostline.base.formats import read_csv
 from tests.shell import TINY, Shell
 from tests.study import environment
 

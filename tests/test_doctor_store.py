@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.base.files import exclusive
+from frostline.base.locks import exclusive
 from frostline.base.processes import name_of_this
 from frostline.commands import doctor
 from frostline.tracking import local_store

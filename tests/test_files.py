@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from frostline.base import files
-from frostline.base.files import read_yaml, set_aside, share, write_text, yaml_text
+from frostline.base import files, formats
+from frostline.base.files import set_aside, share, write_text
+from frostline.base.formats import read_yaml, yaml_text
 from frostline.console.errors import FrostlineError
 
 SRC = Path(__file__).parents[1] / "src"
@@ -121,7 +122,7 @@ def test_what_can_not_be_read_is_one_sentence(tmp_path):
 def test_what_is_not_json_is_one_sentence(content, reason, tmp_path):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(FrostlineError, match=rf"a\.json is not valid JSON \({reason}.*: run the stage that"):
-        files.read_json(tmp_path / "a.json")
+        formats.read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_what_is_not_json_is_one_sentence(content, reason, tmp_path):
 def test_a_table_that_another_program_saved_is_one_sentence(content, sentence, tmp_path):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(FrostlineError, match=sentence):
-        files.read_csv(tmp_path / "a.csv", ["id"])
+        formats.read_csv(tmp_path / "a.csv", ["id"])
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from frostline.base.files import read_yaml
+from frostline.base.formats import read_yaml
 from frostline.config import compose
 from frostline.console.errors import FrostlineError
 from tests.imports import SRC

@@ -41,7 +41,7 @@ def record(name: str, **tags: str):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, no_runs, photo_run):
     """A project with a run and a registered model, in a folder whose path is not plain."""
-    from frostline.serving.registry import Models
+    from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
     folder = tmp_path_factory.mktemp("made") / "a prôject"
@@ -85,7 +85,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def read(folder: Path) -> None:
     """A registered model is found in `folder`, and nothing is written."""
-    from frostline.serving.registry import Models
+    from frostline.tracking.registry import Models
 
     before = files(folder)
     fetched = Models().fetch("models:/pets@champion")

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from frostline.base.files import read_csv
+from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
 from frostline.runs import trained_run as trained

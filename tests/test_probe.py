@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frostline.base.files import read_csv
+from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.evaluation import evaluate
 from frostline.probing import batched_finetune as together

@@ -29,7 +29,7 @@ def may_write(folder: Path) -> bool:
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory, no_runs, photo_run):
     """A project with a run and a registered model, which nobody may write to."""
-    from frostline.serving.registry import Models
+    from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
     if AS_USER and not shutil.which("setpriv"):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from frostline.base import run_folder
-from frostline.base.files import read_csv
+from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
 from frostline.pipeline import reevaluate

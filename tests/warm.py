@@ -49,7 +49,7 @@ SLOW = (
     "mlflow.store.tracking.sqlalchemy_store",
 )
 BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-"""What it looks at as it is imported; as `adapters.tracking` sets it."""
+"""What it looks at as it is imported; as `tracking.store` sets it."""
 RECORDER = ["-m", "frostline.tracking.recorder"]
 START_SECONDS = 120
 

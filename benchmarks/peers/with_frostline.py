@@ -1,6 +1,6 @@
 """frostline: its own command, in this process, on data that are prepared and at the network's size already.
 
-Timed is `stages.training.train`, the part of the command that the others have, too: build the network, load
+Timed is `training.run.train`, the part of the command that the others have, too: build the network, load
 its weights, run the frozen layers, train, validate. `command_seconds` is the whole command, which also
 composes, measures the test split and writes the results. With `sweep`, lists for an override, the whole
 command is the timed part. Every run has a scratch of its own: no features are kept from before. With `again`,

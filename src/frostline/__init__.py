@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from frostline.planning.preview import preview
     from frostline.training.freeze_callback import FreezeSchedule
 
-__all__ = ["FreezeSchedule", "__version__"]
+__all__ = ["FreezeSchedule", "__version__", "preview"]
 __version__ = "0.1.0"
 
 
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from frostline.training.freeze_callback import FreezeSchedule
 
         return FreezeSchedule
+    if name == "preview":
+        from frostline.planning.preview import preview
+
+        return preview
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

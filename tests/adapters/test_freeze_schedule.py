@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset
 from torchvision.models import resnet18
 
-from frostline import FreezeSchedule
+from frostline import FreezeSchedule, preview
 from frostline.console.errors import FrostlineError
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,7 @@ def test_the_package_waits_with_lightning_until_it_is_asked_for():
 
 
 def test_a_preview_says_what_would_train():
-    lines = FreezeSchedule(BEST).preview(NETWORKS["sequential"](), 4, 10, lr=0.1).splitlines()
+    lines = preview(FreezeSchedule(BEST), NETWORKS["sequential"](), 4, 10, lr=0.1).splitlines()
     assert lines == [
         "phase 0: epochs 0–2, 20 steps, ends on time, since its patience of an epoch ends no sooner, and goes"
         " back to its best; 21 parameters train",
@@ -170,7 +170,7 @@ def test_a_preview_says_what_would_train():
         "  head: rate 0.3 → 0.3 → 0.3",
         "  rest: rate 0.1 → 0.1 → 0.1",
     ]
-    assert FreezeSchedule("zero_shot").preview(nn.Linear(2, 2), 1, 1) == "nothing trains"
+    assert preview(FreezeSchedule("zero_shot"), nn.Linear(2, 2), 1, 1) == "nothing trains"
 
 
 # ── networks and modules ────────────────────────────────────────────────────────────────────────────────────

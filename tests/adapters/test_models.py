@@ -8,7 +8,8 @@ import zipfile
 import pytest
 import torch
 
-from frostline.base.files import read_csv, sha256_of
+from frostline.base.formats import read_csv
+from frostline.base.hashes import sha256_of
 from frostline.base.processes import name_of_this
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
@@ -54,7 +55,7 @@ def run_id(place, photo_run):
 
 @pytest.fixture(scope="module")
 def models(place):
-    from frostline.serving.registry import Models
+    from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
     return Models(Store())
@@ -290,7 +291,7 @@ def test_without_a_store_none_is_made(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["changed", "another run's", "missing", "all"])
 def test_weights_that_are_not_those_registered_are_refused(place, photo_run, tmp_path, monkeypatch, damage):
     """And the error's advice works: the run is registered again, as a new version."""
-    from frostline.serving.registry import Models
+    from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
     found, name = trained.Trained.read(photo_run), f"damaged {damage}"

@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from frostline.base.files import csv_text
+from frostline.base.formats import csv_text
 from frostline.tracking.run_plots import PER_CLASS, _counted, class_table, confusion, curves, draw, per_class
 
 COLUMNS = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n"

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from frostline.base.files import content_key
+from frostline.base.hashes import content_key
 from frostline.console.errors import FrostlineError
 from frostline.features import cache as feature_cache
 from frostline.features.cache import DTYPES, FeatureCache

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.data.trees import image_folder, packaged, picture, plant
 from tests.report.study import write_study
 
-from frostline.base.files import csv_text, read_csv
+from frostline.base.formats import csv_text, read_csv
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.index import Index
 from frostline.data.reading.sources import open_source

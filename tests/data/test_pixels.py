@@ -14,7 +14,7 @@ from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant
 from timm.data import create_transform
 
-from frostline.base.files import exclusive
+from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 from frostline.data.loading import pixels
 from frostline.data.loading.pixels import OnDisk, load_pixels, normalise, those, thumbnails, to_pixels

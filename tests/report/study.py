@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.base.files import canonical_json, csv_text, write_text
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json, csv_text
 
 EPOCHS = 40
 STEPS_PER_EPOCH = 5

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tests.report.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 
-from frostline.base.files import canonical_json, write_text
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json
 from frostline.reporting.inputs import read_arms
 from frostline.reporting.summary import Summary, as_json, summarise
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tests.tiny import RESNET, files, run_config
 
-from frostline.base.files import read_csv, sha256_of
+from frostline.base.formats import read_csv
+from frostline.base.hashes import sha256_of
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.index import Index, training_rows

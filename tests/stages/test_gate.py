@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from frostline.base.files import canonical_json, write_text
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json
 from frostline.console.errors import FrostlineError, GateFailed
 from frostline.stats import gate
 

@@ -3,7 +3,7 @@
 import pytest
 from tests.tiny import PROBE, RESNET, run_config
 
-from frostline.base.files import read_csv
+from frostline.base.formats import read_csv
 from frostline.console.errors import FrostlineError
 from frostline.models.pretrained import resolve
 from frostline.probing import heads

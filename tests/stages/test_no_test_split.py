@@ -7,7 +7,7 @@ from tests.data.trees import plant_splits
 from tests.shell import Shell
 from tests.tiny import run_config
 
-from frostline.base.files import read_csv
+from frostline.base.formats import read_csv
 from frostline.evaluation import evaluate
 from frostline.pipeline.finetune import stage as finetune
 from frostline.pipeline.report import stage as report

@@ -3,7 +3,8 @@ import json
 import pytest
 from tests.tiny import RESNET, files, run_config
 
-from frostline.base.files import read_csv, sha256_of
+from frostline.base.formats import read_csv
+from frostline.base.hashes import sha256_of
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.pipeline.finetune import stage as finetune

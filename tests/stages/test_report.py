@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from tests.report.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 
-from frostline.base.files import canonical_json, read_csv, write_text
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json, read_csv
 from frostline.base.metrics import METRICS
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.report import stage as report

@@ -14,7 +14,7 @@ from tests.imports import SRC
 from tests.photos import plant
 from tests.shell import TINY
 
-from frostline.base.files import read_csv
+from frostline.base.formats import read_csv
 
 WORDS = [*TINY, "weights=none", "-m"]
 FILES = ("metrics.json", "weights.safetensors", "history.csv", "predictions.csv", "config.yaml")

@@ -6,7 +6,8 @@ dvc.yaml lists the stages of every arm, whatever the study: an arm that would me
 import shutil
 from pathlib import Path
 
-from frostline.base.files import canonical_json, publish, read_json, write_text
+from frostline.base.files import publish, write_text
+from frostline.base.formats import canonical_json, read_json
 
 OMITTED = "omitted.json"
 

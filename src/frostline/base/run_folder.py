@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frostline.base.files import csv_text, read_json, read_yaml, sha256_once
+from frostline.base.formats import csv_text, read_json, read_yaml
+from frostline.base.hashes import sha256_once
 from frostline.console.errors import FrostlineError
 
 CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "training.json")

@@ -1,0 +1,4 @@
+"""The command line: parser, help texts, one function per command.
+
+May import everything.
+"""

@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from frostline.base import project
-from frostline.base.files import DAMAGED, UNITS, canonical_json, exclusive, size
+from frostline.base.files import DAMAGED
+from frostline.base.formats import canonical_json
+from frostline.base.locks import exclusive
 from frostline.console.errors import Busy
+from frostline.console.units import UNITS, size
 from frostline.features import files as feature_files
 from frostline.features.files import Entry
 

@@ -569,7 +569,7 @@ def _register(arguments: argparse.Namespace) -> None:
 
     folder = located.folder(arguments.run)
     from frostline.runs.trained_run import Trained
-    from frostline.serving.registry import Models
+    from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
     made = Models(Store()).register(Trained.read(folder), arguments.name, arguments.alias)
@@ -612,7 +612,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from frostline.serving import resolve as located
 
     folder = located.folder(arguments.run)
-    from frostline.base.files import size
+    from frostline.console.units import size
     from frostline.runs.trained_run import Trained
     from frostline.serving import export as exporting
 
@@ -644,7 +644,7 @@ def _required(arguments: argparse.Namespace, *names: str) -> None:
 
 
 def _resolved(path: Path, model: type[Any]) -> Any:
-    from frostline.base.files import read_yaml
+    from frostline.base.formats import read_yaml
     from frostline.schema.validation import validated
 
     return validated(model, read_yaml(path), str(path))
@@ -653,7 +653,7 @@ def _resolved(path: Path, model: type[Any]) -> Any:
 def _is_omitted(resolved: Path, out: Path, timing: Path | None = None) -> bool:
     """Write the reason into `out` where a study does without a stage; return whether it does."""
     from frostline.base import omitted
-    from frostline.base.files import read_yaml
+    from frostline.base.formats import read_yaml
     from frostline.schema import Omitted
     from frostline.schema.validation import validated
 

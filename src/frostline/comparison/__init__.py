@@ -1,0 +1,4 @@
+"""Compares recorded runs: statistics, table, plot, page.
+
+May import `tracking`, `reporting` and what is below them.
+"""

@@ -6,7 +6,8 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from frostline.base.files import sha256_once, write_text
+from frostline.base.files import write_text
+from frostline.base.hashes import sha256_once
 from frostline.base.run_folder import TRAINING, verified
 from frostline.comparison import page as report
 from frostline.comparison.runs import Results

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from frostline.base.files import csv_text
+from frostline.base.formats import csv_text
 from frostline.comparison.statistics import Comparison, Line, is_share
 from frostline.plotting import theme
 from frostline.plotting.canvas import blank, percent_axis, svg
@@ -15,7 +15,7 @@ from frostline.stats.transfer import Estimate, Gain
 
 HERE = Path(__file__).parent
 MAJORITY = "test/majority_rate"
-"""As `stages.evaluate` tells it to MLflow."""
+"""As `evaluation.evaluate` tells it to MLflow."""
 TOLD = 6
 """Parameters that are named of those without a column."""
 

@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from mlflow.entities import Run
-
-from frostline.base.files import content_key
+from frostline.base.hashes import content_key
 from frostline.comparison.statistics import Result
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names as names
 from frostline.tracking.seed_groups import counts
 from frostline.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 COMPARED = 5000
 """The most runs that are read at once."""
@@ -64,7 +66,7 @@ class Results:
         return [str(run.data.tags.get("study", run.info.run_name)) for run in found]
 
 
-def _result(run: Run) -> Result:
+def _result(run: "Run") -> Result:
     tags = run.data.tags
     params = {key: value for key, value in run.data.params.items() if key != "seed"}
     setting = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"

@@ -29,7 +29,7 @@ from omegaconf.errors import (
 )
 
 from frostline.base import project
-from frostline.base.files import yaml_mistake
+from frostline.base.formats import yaml_mistake
 from frostline.base.processes import cores
 from frostline.base.yaml_guard import NODES, check_calls, read_checked
 from frostline.config.overrides import as_typed, options

@@ -7,6 +7,8 @@ import resource
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from frostline.console.units import size
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a full disk, a used-up quota and a file above the limit for one."""
 NO_MEMORY = (
@@ -102,12 +104,12 @@ def memory_sentence(error: BaseException, doing: str = "") -> str:
     match = re.search(r"(?:allocate|mmap) (\d+) bytes|allocate (\d[\d.]*) ?([KMGT]i?B)", str(error))
     amount = ""
     if match:
-        amount = f" needed {_size(int(match[1]))} more" if match[1] else f" needed {match[2]} {match[3]} more"
+        amount = f" needed {size(int(match[1]))} more" if match[1] else f" needed {match[2]} {match[3]} more"
     elif "thread" in str(error):
         amount = " needed another thread"
     what = f": {doing or 'the command'}{amount}" if doing or amount else ""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    limited = "" if limit == resource.RLIM_INFINITY else f" (ulimit -v allows the process {_size(limit)})"
+    limited = "" if limit == resource.RLIM_INFINITY else f" (ulimit -v allows the process {size(limit)})"
     return f"out of memory{what}{limited}"
 
 
@@ -124,9 +126,3 @@ def import_sentence(error: ImportError) -> str:
         f"{name or 'a package'} can't be imported ({reason}); install the packages again: scripts/setup in a"
         " clone, or pip install --force-reinstall frostline"
     )
-
-
-def _size(count: int) -> str:
-    from frostline.base.files import size  # it imports this module
-
-    return size(count)

@@ -1,0 +1,4 @@
+"""Images: reading a data set, and loading it for training.
+
+May import see its two packages.
+"""

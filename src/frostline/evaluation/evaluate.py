@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from frostline.base import omitted
-from frostline.base.files import canonical_json, csv_text, publish, read_json, read_yaml, write_text
+from frostline.base.files import publish, write_text
+from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
 from frostline.base.metrics import classification_metrics, held_out, spread
 from frostline.base.run_folder import METRICS, PREDICTIONS, edited, verified
 from frostline.base.seeds import derive

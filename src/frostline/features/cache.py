@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline.base.files import content_key, exclusive, set_aside
+from frostline.base.files import set_aside
+from frostline.base.hashes import content_key
+from frostline.base.locks import exclusive
 from frostline.console.errors import NO_ROOM, FrostlineError, OutOfRoom
 from frostline.features import files as feature_files
 from frostline.features.files import Entry, hash_in, header, lock_of, path_of, remove_leftovers

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline.base.files import DAMAGED, exclusive, parsed_json
+from frostline.base.files import DAMAGED
+from frostline.base.formats import parsed_json
+from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 
 ENDING = ".safetensors"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from frostline import schema
-from frostline.base.files import size
 from frostline.base.project import GIB
 from frostline.base.seeds import generator
 from frostline.console.progress import Progress, Say, mute, silent
+from frostline.console.units import size
 from frostline.data.loading.augment import augment, augments
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, normalise
@@ -60,7 +60,7 @@ class Reuse:
         """Return where training may cut the network, best first, none of them proven, or why nowhere.
 
         Args:
-            network: as `core.thaw.enter` makes it for the phase; may have no data.
+            network: as `training.thaw.enter` makes it for the phase; may have no data.
             plan: a run's.
             phase: whose frost line is meant.
             stand_in: (N, C, H, W) images that the network is watched on; None: black ones.
@@ -82,7 +82,7 @@ class Reuse:
         """Return the network, cut at the frost line of a phase where features of `images` are worth keeping.
 
         Args:
-            network: as `core.thaw.enter` makes it for the phase, on the device that trains.
+            network: as `training.thaw.enter` makes it for the phase, on the device that trains.
             plan: a run's.
             phase: whose frost line is meant.
             images: that it trains on.

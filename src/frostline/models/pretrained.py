@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from frostline import schema
-from frostline.base.files import sha256_of
+from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import say_once
@@ -179,10 +179,10 @@ def start_network(
         spec: what it sees.
         classes: the data set's, in the order of the network's outputs.
         seed: of what is random.
-        trains: whether the run trains anything; see `core.head_start.head_start`.
+        trains: whether the run trains anything; see `models.head_start.head_start`.
 
     Raises:
-        FrostlineError: the weights do not fit; see `core.weights.transfer` and `core.head_start.head_start`.
+        FrostlineError: the weights do not fit; see `models.weights.transfer` and `models.head_start.head_start`.
     """
     from frostline.freezing.layers import layers_of
 
@@ -212,7 +212,7 @@ def start_network(
 
 
 def head_of(start: Start, classes: Sequence[str], *, trains: bool) -> HeadStart:
-    """Return what the head of a network for `classes` starts from; see `core.head_start.head_start`."""
+    """Return what the head of a network for `classes` starts from; see `models.head_start.head_start`."""
     if start.state is None:
         return RANDOM
     return head_start(start.head, start.classes, classes, source=start.source, trains=trains)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.base.files import canonical_json, parsed_json, write_bytes
+from frostline.base.files import write_bytes
+from frostline.base.formats import canonical_json, parsed_json
 from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Say, mute

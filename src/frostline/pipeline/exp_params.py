@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 
 from frostline.base import project
-from frostline.base.files import read_yaml, write_bytes
+from frostline.base.files import write_bytes
+from frostline.base.formats import read_yaml
 from frostline.console.errors import FrostlineError
 
 PARAMS = "params.yaml"

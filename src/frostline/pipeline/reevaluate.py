@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.base.files import publish, read_csv, read_json, read_yaml
+from frostline.base.files import publish
+from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.run_folder import CONFIG, FILES, METRICS, PREDICTIONS, check_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.pipeline import standalone as alone

@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base import project
-from frostline.base.files import (
-    content_key,
-    exclusive,
-    publish,
-    read_yaml,
-    remove_leftovers,
-    remove_temporary,
-    sha256_of,
-    sound,
-)
+from frostline.base.files import publish, remove_leftovers, remove_temporary, sound
+from frostline.base.formats import read_yaml
+from frostline.base.hashes import content_key, sha256_of
+from frostline.base.locks import exclusive
 from frostline.base.processes import end_with_dvc
 from frostline.base.run_folder import WRITTEN, check_out
 from frostline.config import compose

@@ -3,7 +3,7 @@
 Nothing is computed: a copy of the network without data (torch's meta device) is run forwards and backwards,
 frozen as the phase says, so that autograd itself decides how far down the backward pass goes and which
 gradients it takes. Of a frozen prefix the forward pass alone is left: no gradient, nothing kept. Where its
-features are reused (`core.frost_line`), that is done once.
+features are reused (`features.split_point`), that is done once.
 
 Arithmetic is that of matrix products, convolutions and attention, a multiply-add counted as two operations;
 additions, activations and norms are left out, as in published counts. A linear layer from n to m units:
@@ -65,7 +65,7 @@ def behind(cut: Split) -> Cost | None:
     """Return the cost of a phase on the features of a cut; None: the layers behind it need more than these.
 
     Args:
-        cut: of a network without data as `core.thaw.enter` makes it for the phase. Its stand-in is not of
+        cut: of a network without data as `training.thaw.enter` makes it for the phase. Its stand-in is not of
             `IMAGES` images: what is taken from it in place of the features does not fit to them.
     """
     assert len(cut.stand_in) != IMAGES

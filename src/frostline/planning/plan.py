@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from frostline.base import project
-from frostline.base.files import canonical_json, content_key
+from frostline.base.formats import canonical_json
+from frostline.base.hashes import content_key
 from frostline.features.split_point import Split, Whole, the_first
 from frostline.freezing.freeze import FreezePlan
 from frostline.freezing.inheritance import written_out
@@ -47,7 +48,7 @@ class Plan:
     """From the input to the head."""
     phases: list[PhaseOutline]
     head: str = ""
-    """What the head starts from, where that is not as expected; see `core.head_start.HeadStart.notice`."""
+    """What the head starts from, where that is not as expected; see `models.head_start.HeadStart.notice`."""
 
     @property
     def may_stop(self) -> bool:
@@ -196,7 +197,7 @@ def _cuts(reuse: "Reuse", network: "nn.Module", plan: FreezePlan) -> Iterator[_C
     try:
         sketch = cost.without_data(network)
         dropout = thaw.Dropout(sketch)
-    except Exception:  # the network's own code, as in `core.cost`
+    except Exception:  # the network's own code, as in `planning.cost`
         yield from [(None, None)] * len(plan.phases)
         return
     for index, phase in enumerate(plan.phases):
@@ -225,9 +226,11 @@ def _cut(reuse: "Reuse", sketch: "nn.Module", plan: FreezePlan, phase: int) -> _
 def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
     """How many images the run trains on, and their classes."""
     from frostline.base.seeds import derive
+    from frostline.config import compose
+    from frostline.console.progress import shown
     from frostline.data.reading.index import training_rows
-    from frostline.pipeline.standalone import prepared
+    from frostline.preparation import stage as prepare
 
-    index, _ = prepared(composed, role)
+    index, _ = prepare.cached(compose.prepare_config(composed, role), project.scratch(), shown)
     rows = training_rows(index, run.dataset, derive(run.seeds[0], "shots") % 2**31)
     return len(rows), len(index.classes)

@@ -2,18 +2,26 @@
 
 from torch import nn
 
-from frostline.freezing.freeze import FreezePlan
 from frostline.planning import outline
+from frostline.training.freeze_callback import FreezeSchedule
 
 
-def text(plan: FreezePlan, network: nn.Module, lr: float) -> str:
-    """Return a line for each phase, and one for the rates of each group that trains in it.
+def preview(
+    schedule: FreezeSchedule, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0
+) -> str:
+    """Say what a schedule would train when, at which learning rates: a line for each phase and each group in it.
 
     Args:
-        plan: a run's.
-        network: the plan's; it stays as it is.
-        lr: the rate that the plan's factors multiply.
+        schedule: the callback.
+        network: any; it stays as it is.
+        epochs: of the run.
+        steps_per_epoch: optimizer steps.
+        lr: the optimizer's learning rate.
+
+    Raises:
+        FrostlineError: the schedule does not fit the network or the run.
     """
+    plan = schedule.plan_for(network, epochs, steps_per_epoch)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     lines: list[str] = []
     unknown = [None] * len(plan.phases)

@@ -7,7 +7,8 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from frostline.base.files import size, yaml_text
+from frostline.base.formats import yaml_text
+from frostline.console.units import size
 from frostline.planning.outline import PhaseOutline, Rates
 from frostline.planning.plan import Plan
 

@@ -11,17 +11,10 @@ from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.base import omitted
-from frostline.base.files import (
-    content_key,
-    csv_text,
-    exclusive,
-    publish,
-    remove_leftovers,
-    seal,
-    sound,
-    writable,
-    write_text,
-)
+from frostline.base.files import publish, remove_leftovers, seal, sound, writable, write_text
+from frostline.base.formats import csv_text
+from frostline.base.hashes import content_key
+from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, OutOfRoom, exhaustion
 from frostline.console.progress import Progress, silent
 from frostline.data.reading.checks import check_rows, some, tally

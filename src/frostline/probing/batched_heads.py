@@ -3,7 +3,7 @@
 Heads that differ in rate, weight decay, label smoothing or seed take the same steps on other numbers. So a
 step is one batched matrix product forwards, one backwards, and the optimizer's few passes over the parameters
 of all heads together; each head's result is what training it alone gives. The rules are those of a run:
-`core.batches`, the order by (seed, epoch), `core.rates`, no weight decay for biases, the best epoch by the
+`data.loading.batches`, the order by (seed, epoch), `freezing.curves`, no weight decay for biases, the best epoch by the
 monitor.
 """
 
@@ -73,7 +73,7 @@ class Recipe:
     """Of the rate, over the whole run."""
     monitor: Literal["val/accuracy", "val/loss"]
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    """As `core.losses` defines them."""
+    """As `training.losses` defines them."""
     class_weights: Tensor | None = None
     """(K,), of the cross-entropy; None: all 1."""
     clip_norm: float | None = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.base.files import csv_text
+from frostline.base.formats import csv_text
 from frostline.base.run_folder import check_out
 from frostline.config import compose
 from frostline.config.overrides import OF_A_HEAD

@@ -1,6 +1,6 @@
 """Runs that train a linear head alone and differ in its settings: all heads at once, on shared features.
 
-`core.heads` trains them; here is what that needs of a run's config and network, and what a run is then.
+`probing.batched_heads` trains them; here is what that needs of a run's config and network, and what a run is then.
 """
 
 import time
@@ -11,9 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from frostline.base.files import size
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, exhaustion
+from frostline.console.units import size
 from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts
 from frostline.data.loading.pixels import Images
@@ -79,7 +79,7 @@ class Company:
 
 @dataclass
 class Trained:
-    """A run whose head is trained; has what an `adapters.trainer.Fit` has, but each epoch's seconds."""
+    """A run whose head is trained; has what an `training.trainer.Fit` has, but each epoch's seconds."""
 
     run: Run
     company: Company

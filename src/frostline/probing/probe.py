@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.base.files import canonical_json, csv_text, publish, sha256_of, write_text
+from frostline.base.files import publish, write_text
+from frostline.base.formats import canonical_json, csv_text
+from frostline.base.hashes import sha256_of
 from frostline.base.metrics import Spread, classification_metrics, score, spread
 from frostline.base.run_folder import WRITTEN
 from frostline.config.overrides import OF_A_HEAD

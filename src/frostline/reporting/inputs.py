@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from frostline.base import omitted
-from frostline.base.files import read_csv, read_json
+from frostline.base.formats import read_csv, read_json
 from frostline.console.errors import FrostlineError
 
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
@@ -32,7 +32,7 @@ class PhaseStart(_Left):
 
 
 class HeadInfo(_Left):
-    """What a run's head started from; see `core.head_start.HeadStart`."""
+    """What a run's head started from; see `models.head_start.HeadStart`."""
 
     start: str
     notice: str
@@ -113,7 +113,7 @@ class Arm:
 
 
 def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return why arms of `names` were omitted, for those that were; see `stages.omitted`."""
+    """Return why arms of `names` were omitted, for those that were; see `base.omitted`."""
     reasons = {name: omitted.reason_in(artifacts / "evaluate" / name) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 

@@ -113,7 +113,7 @@ def verdict_sentence(
     """Say whether transfer helped, by how much, and how sure that is, in one sentence.
 
     Args:
-        outcome: what `core.transfer.verdict` says of `gain`.
+        outcome: what `stats.transfer.verdict` says of `gain`.
         arm: the arm that stands for the transfer; None where there is none.
         gain: its paired gain in accuracy; None where there is no twin to pair with.
         own: its accuracy.

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from frostline.base import project
-from frostline.base.files import read_csv, read_json, read_yaml, sha256_of
+from frostline.base.formats import read_csv, read_json, read_yaml
+from frostline.base.hashes import sha256_of
 from frostline.base.names import locate
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited, verified
 from frostline.console.errors import FrostlineError

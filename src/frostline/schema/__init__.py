@@ -1,8 +1,8 @@
-"""What an experiment is: strict, frozen models of every config that Hydra composes.
+"""What a config may hold: strict, frozen models of all that Hydra composes.
 
 Values live in `conf/`. A model has no default but `None`, which means "not given", so that a resolved YAML
-holds all that a result depends on and this file can only accept or refuse. Each field says what it means, and
-its unit, below it.
+holds all that a result depends on and this package can only accept or refuse. Each field says what it means,
+and its unit, below it. May import `base` and `console`.
 """
 
 from frostline.schema.data import (

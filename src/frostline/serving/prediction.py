@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from frostline.base.files import csv_text, write_text
+from frostline.base.files import write_text
+from frostline.base.formats import csv_text
 from frostline.base.project import scratch
 from frostline.console.errors import FrostlineError, exhaustion
 from frostline.console.progress import shown

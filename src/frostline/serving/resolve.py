@@ -5,7 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from frostline.base import project
-from frostline.base.files import read_json, sha256_once
+from frostline.base.formats import read_json
+from frostline.base.hashes import sha256_once
 from frostline.base.run_folder import FILES, TRAINING, WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import local_store
@@ -38,7 +39,7 @@ def _named(text: str) -> Path:
         return path
     if URI.match(text):
         _check_store(text)
-        from frostline.serving.registry import Models
+        from frostline.tracking.registry import Models
 
         return Models().fetch(text)
     if path.exists():
@@ -50,7 +51,7 @@ def _named(text: str) -> Path:
             f"{text}: there is no such folder; {allowed(path.name, there) if there else others}"
         )
     _check_store(text)
-    from frostline.serving.registry import Models
+    from frostline.tracking.registry import Models
 
     models = Models()
     run_id, sha256 = models.weights_of(text)

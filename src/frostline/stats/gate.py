@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline.base.files import read_json
+from frostline.base.formats import read_json
 from frostline.base.metrics import METRICS
 from frostline.console.errors import FrostlineError, GateFailed, allowed
 from frostline.stats.transfer import TWIN, Estimate, Gain, Reach

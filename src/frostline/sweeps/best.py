@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from frostline.base import project
-from frostline.base.files import write_text, yaml_text
+from frostline.base.files import write_text
+from frostline.base.formats import yaml_text
 from frostline.schema import Experiment, Sweep
 from frostline.sweeps.study import AT_ONCE, Trial, direction
 

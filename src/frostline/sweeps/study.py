@@ -36,7 +36,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from frostline import schema
 from frostline.base import devices, project
-from frostline.base.files import canonical_json, content_key, exclusive, set_aside
+from frostline.base.files import set_aside
+from frostline.base.formats import canonical_json
+from frostline.base.hashes import content_key
+from frostline.base.locks import exclusive
 from frostline.base.metrics import score
 from frostline.base.processes import lives, name_of_this
 from frostline.config.space import Interval, Parameter, Point, Space, Value, Values

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from frostline.base.files import csv_text, write_bytes, write_text
+from frostline.base.files import write_bytes, write_text
+from frostline.base.formats import csv_text
 from frostline.config.space import Space
 from frostline.plotting.canvas import png
 from frostline.schema import Sweep

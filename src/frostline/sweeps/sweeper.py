@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from frostline.base import project
-from frostline.base.files import content_key, exclusive, read_json, sha256_of
+from frostline.base.formats import read_json
+from frostline.base.hashes import content_key, sha256_of
+from frostline.base.locks import exclusive
 from frostline.base.processes import sharing_cores
 from frostline.base.sharing import Share, share_of
 from frostline.config import compose

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline import schema
-from frostline.base.files import sha256_of
+from frostline.base.hashes import sha256_of
 from frostline.base.sharing import ALL, Share
 from frostline.config import compose
 from frostline.config.overrides import as_typed

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from frostline.tracking import journal
-
-from frostline.tracking.store import REFUSALS, Store, reason  # isort: skip  # sets MLflow up
 from frostline.tracking.journal import Claim, Header, Record
+from frostline.tracking.store import REFUSALS, Store, reason
 from frostline.tracking.stored_run import StoredRun
 from frostline.training.services import RunInfo
 

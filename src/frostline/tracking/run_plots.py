@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.base.files import csv_text, read_csv, read_json
+from frostline.base.formats import csv_text, read_csv, read_json
 from frostline.planning import plot as plan_picture
 from frostline.plotting import theme
 from frostline.plotting.canvas import DOTTED, ON_PAPER, blank, epoch_axis, percent_axis, png

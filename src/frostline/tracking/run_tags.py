@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import frostline
 from frostline.base import project
-from frostline.base.files import content_key
+from frostline.base.hashes import content_key
 from frostline.training.services import RunInfo
 
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")

@@ -1,12 +1,10 @@
-"""Records runs in MLflow's store. Only modules of `adapters` import mlflow.
+"""Records runs in MLflow's store.
 
-It is used by `adapters.delivery`, which delivers the journal and tries again what failed: all that is
+It is used by `tracking.delivery`, which delivers the journal and tries again what failed: all that is
 recorded here may be recorded a second time, and changes nothing then.
 Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
 """
 
-import logging
-import os
 import re
 import socket
 import sys
@@ -17,32 +15,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from frostline.base import project
-from frostline.base.files import exclusive
-from frostline.base.processes import lives
-from frostline.console.errors import FrostlineError
-from frostline.tracking import journal, local_store
-from frostline.training.services import RUN_KEY, TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
-
-# Before mlflow is imported: a store that is unreachable is noticed in seconds, not in minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-if not sys.stderr.isatty():
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from frostline.base import project
+from frostline.base.locks import exclusive
+from frostline.base.processes import lives
+from frostline.console.errors import FrostlineError
+from frostline.tracking import journal, local_store
 from frostline.tracking import metric_names as names
 from frostline.tracking import seed_groups as seeds
 from frostline.tracking.run_tags import surroundings, tags_of, user
 from frostline.tracking.stored_run import Owed, StoredRun
+from frostline.training.services import RUN_KEY, TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
 
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 900
 """In one request; the server takes 100 and 1,000."""
@@ -54,8 +41,6 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALRE
 """Answers of MLflow that will be the same next time."""
 
 Client = MlflowClient
-# It prints the traceback of what it then raises, at each try.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 class Store:

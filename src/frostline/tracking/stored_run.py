@@ -1,4 +1,4 @@
-"""One run in MLflow's store, and what is recorded in it. `adapters.tracking` imports it, and nothing else."""
+"""One run in MLflow's store, and what is recorded in it."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from frostline.base import project
-from frostline.base.files import canonical_json
+from frostline.base.formats import canonical_json
 from frostline.console.errors import FrostlineError
 from frostline.tracking import metric_names as names
 from frostline.tracking import seed_groups as seeds
@@ -122,7 +122,7 @@ class StoredRun:
     def model(self, name: str, *, when: int | None = None) -> None:
         """Store the network of the run whose files are in a folder of this name, which is removed."""
         from frostline.runs.trained_run import Trained
-        from frostline.serving.registry import Models
+        from frostline.tracking.registry import Models
 
         folder = project.scratch() / "models" / Path(name).name
         if self.id is None or not folder.is_dir():  # stored before

@@ -65,7 +65,7 @@ class Swa:
     """The plain mean of a run's weights at several times (Izmailov et al. 2018, algorithm 1).
 
     After the n-th, ``average ← (average·(n − 1) + weights)/n``. The statistics of BatchNorm are to be taken
-    anew for the averaged weights: see `core.thaw.recalibrate`.
+    anew for the averaged weights: see `training.thaw.recalibrate`.
     """
 
     def __init__(self) -> None:

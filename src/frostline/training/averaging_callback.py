@@ -57,7 +57,7 @@ class Averaging(pl.Callback):
 
 
 class EmaAveraging(Averaging):
-    """`core.averaging.Ema`, told by the freeze schedule what moves."""
+    """`training.averaging.Ema`, told by the freeze schedule what moves."""
 
     def __init__(self, freezing: FreezeSchedule, config: schema.Ema) -> None:
         super().__init__(freezing)
@@ -109,7 +109,7 @@ class EmaAveraging(Averaging):
 
 
 class SwaAveraging(Averaging):
-    """`core.averaging.Swa`: takes in the weights at the end of each of the last epochs."""
+    """`training.averaging.Swa`: takes in the weights at the end of each of the last epochs."""
 
     def __init__(self, freezing: FreezeSchedule, config: schema.Swa) -> None:
         super().__init__(freezing)

@@ -1,4 +1,4 @@
-"""Lets the frozen layers of each phase run once; whether they can is `core.frost_line`'s to find out."""
+"""Lets the frozen layers of each phase run once; whether they can is `features.split_point`'s to find out."""
 
 import time
 from typing import Any

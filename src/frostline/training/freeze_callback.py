@@ -1,4 +1,4 @@
-"""Applies a freeze schedule to a network that Lightning trains; all decisions are `core.freeze`'s."""
+"""Applies a freeze schedule to a network that Lightning trains; all decisions are `freezing.freeze`'s."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -18,7 +18,6 @@ from frostline.freezing import freeze
 from frostline.freezing.curves import Curve
 from frostline.freezing.freeze import FreezePlan, PhasePlan
 from frostline.freezing.layers import layers_of
-from frostline.planning import preview
 from frostline.training import param_groups, thaw
 from frostline.training.compiled import Graphs, is_compiled
 from frostline.training.lightning_run import inputs_of_batches, network_of, run_length, the_optimizer
@@ -94,21 +93,19 @@ class FreezeSchedule(pl.Callback):
         self._graphs: Graphs | None = None
         """None: nothing is compiled."""
 
-    def preview(self, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0) -> str:
-        """Say what would train when, at which rates, without training.
+    def plan_for(self, network: nn.Module, epochs: int, steps_per_epoch: int) -> FreezePlan:
+        """Return what the schedule gives on a network, without training; `frostline.preview` says it in text.
 
         Args:
             network: any; it stays as it is.
             epochs: of the run.
             steps_per_epoch: optimizer steps.
-            lr: the optimizer's.
 
         Raises:
             FrostlineError: the schedule does not fit the network or the run.
         """
         assert self._schedule is not None
-        plan = freeze.plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
-        return preview.text(plan, network, lr)
+        return freeze.plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
 
     @property
     def phase(self) -> int:

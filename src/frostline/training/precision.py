@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from frostline.base.files import canonical_json, content_key, exclusive, parsed_json, write_text
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json, parsed_json
+from frostline.base.hashes import content_key
+from frostline.base.locks import exclusive
 from frostline.features.execution import (
     Execution,
     autocast,

@@ -18,22 +18,10 @@ import torch
 
 import frostline
 from frostline.base import devices
-from frostline.base.files import (
-    canonical_json,
-    content_key,
-    csv_text,
-    exclusive,
-    publish,
-    read_csv,
-    read_json,
-    remove_temporary,
-    seal,
-    sha256_of,
-    share,
-    sound,
-    write_text,
-    yaml_text,
-)
+from frostline.base.files import publish, remove_temporary, seal, share, sound, write_text
+from frostline.base.formats import canonical_json, csv_text, read_csv, read_json, yaml_text
+from frostline.base.hashes import content_key, sha256_of
+from frostline.base.locks import exclusive
 from frostline.base.seeds import derive
 from frostline.console.errors import Pruned, exhaustion
 from frostline.data.loading import batches
@@ -323,7 +311,7 @@ def leave(
         run: its config.
         seed: the run's.
         given: what it was trained on.
-        result: an `adapters.trainer.Fit`, or what is like it.
+        result: an `training.trainer.Fit`, or what is like it.
         plan: what trained when.
         report: how its first weights were loaded.
         images: that it trained on.

@@ -6,7 +6,7 @@ from typing import Any
 
 from frostline import schema
 from frostline.base import project
-from frostline.base.files import read_yaml
+from frostline.base.formats import read_yaml
 from frostline.console.errors import FrostlineError, allowed
 from frostline.freezing.curves import Curve
 from frostline.freezing.freeze import curve

@@ -19,7 +19,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from frostline import schema
-from frostline.base.files import set_aside, sha256_of
+from frostline.base.files import set_aside
+from frostline.base.hashes import sha256_of
 from frostline.base.metrics import score
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed

@@ -1,0 +1,4 @@
+"""Images at training size: pixels, augmentation, mixing, batches, prefetching.
+
+May import `data.reading`, `models` and what is below them.
+"""

@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline.base.files import exclusive, remove_leftovers, set_aside, size, writable
+from frostline.base.files import remove_leftovers, set_aside, writable
+from frostline.base.locks import exclusive
 from frostline.console.errors import NO_ROOM, OutOfRoom
+from frostline.console.units import size
 
 Pixels = NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from frostline import schema
 from frostline.base import project
-from frostline.base.files import content_key
+from frostline.base.hashes import content_key
 from frostline.base.names import locate
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, silent

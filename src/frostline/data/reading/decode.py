@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from frostline.base.files import size as readable
 from frostline.console.errors import FrostlineError, OutOfRoom
+from frostline.console.units import size as readable
 from frostline.data.reading.headers import Header, read_header
 
 Note = Literal["16-bit", "dim", "cmyk", "renamed"]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.base import project
-from frostline.base.files import exclusive, publish
+from frostline.base.files import publish
+from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import schema
-from frostline.base.files import canonical_json, csv_text, read_csv, read_json, write_bytes, write_text
+from frostline.base.files import write_bytes, write_text
+from frostline.base.formats import canonical_json, csv_text, read_csv, read_json
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import check_keys
 from frostline.data.reading.folder import Problem

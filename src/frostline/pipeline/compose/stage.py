@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline import schema
-from frostline.base.files import publish, write_text, yaml_text
+from frostline.base.files import publish, write_text
+from frostline.base.formats import yaml_text
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose import study
 from frostline.pipeline.compose.study import Study
@@ -176,8 +177,8 @@ def check_run(
         report: how the first weights fit.
 
     Raises:
-        FrostlineError: see `core.freeze.plan`, `models.pretrained.check_start`,
-            `models.optimizers.make_optimizer` and `core.head_start.check_trained`.
+        FrostlineError: see `freezing.freeze.plan`, `models.pretrained.check_start`,
+            `models.optimizers.make_optimizer` and `models.head_start.check_trained`.
     """
     import torch
 

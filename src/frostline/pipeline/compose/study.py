@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from frostline.base import project
-from frostline.base.files import read_yaml, sha256_of
+from frostline.base.formats import read_yaml
+from frostline.base.hashes import sha256_of
 from frostline.config import compose
 from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, selection
 from frostline.console.errors import FrostlineError

@@ -1,0 +1,4 @@
+"""Stage pretrain: trains on the source.
+
+May import see `pipeline`.
+"""

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from frostline.base import omitted
-from frostline.base.files import canonical_json, publish, seal, write_text
+from frostline.base.files import publish, seal, write_text
+from frostline.base.formats import canonical_json
 from frostline.base.run_folder import WRITTEN
 from frostline.evaluation import evaluate
 from frostline.models.pretrained import resolve

@@ -1,0 +1,4 @@
+"""Stage report: writes what the transfer bought.
+
+May import see `pipeline`.
+"""

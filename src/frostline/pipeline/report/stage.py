@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.base.files import canonical_json, csv_text, publish, write_bytes, write_text
+from frostline.base.files import publish, write_bytes, write_text
+from frostline.base.formats import canonical_json, csv_text
 from frostline.console.errors import FrostlineError
 from frostline.schema import Report
 from frostline.stats.gate import Check, check

@@ -1,16 +1,8 @@
-"""Keeps trained networks in MLflow's store and registry, as models that plain MLflow loads.
-
-Beside `adapters.tracking` the only module that imports mlflow: runs are recorded all the time, models are
-stored when they are asked for, and torch.export takes seconds to import.
-
-A model is torch.export's program (`data/model.pt2`), which needs neither frostline nor a pickle, and beside
-it the files of its run (`run/`), from which frostline builds the network itself.
-"""
+"""Trained networks in MLflow's store and registry, as models that plain MLflow loads."""
 
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,32 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlparse
 
-# Makes settings that have to be there before mlflow is imported.
-from frostline.tracking import metric_names as names
-from frostline.tracking.store import Store
-
-# isort: split
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import Model
 
 from frostline.base import project
-from frostline.base.files import content_key, publish, sha256_of
+from frostline.base.files import publish
+from frostline.base.hashes import content_key, sha256_of
 from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
+from frostline.tracking import metric_names as names
+from frostline.tracking.store import Store
 
 if TYPE_CHECKING:
     from frostline.runs.trained_run import Trained
+from frostline.tracking.logged_model import RUN, save
 
 NAME = "model"
 """Of a run's model: runs:/ID/model."""
-RUN = "run"
-"""The folder of a model that holds its run's files."""
-CHECKED = 16
-"""Images that a stored model is tried on."""
 RECORDED = ("dataset.fingerprint", "git.commit", "git.dirty", "version.frostline")
 """Tags of a run that its model's version gets too."""
 METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "loss", "ece")
@@ -350,68 +336,6 @@ class Models:
         return kept
 
 
-def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
-    """Write a finished run's network into an empty folder as a model of MLflow's, and try it.
-
-    Args:
-        trained: the run.
-        folder: to make.
-        about: is told the signature and the rest of what MLmodel says.
-
-    Returns:
-        The largest difference of a probability between the network and what was read again, and the images
-        that this was seen on, in words.
-
-    Raises:
-        FrostlineError: torch.export can't write the network, or what it wrote gives something else.
-    """
-    import mlflow.pytorch
-    import numpy as np
-    import torch
-
-    from frostline.runs.wrapper import TOLERANCE, TRACED, furthest
-
-    served, spec = trained.served(), trained.spec
-    images, tried_on = trained.images(CHECKED)
-    example = images[torch.arange(TRACED) % len(images)].numpy()
-    shape = (-1, spec.channels, spec.size, spec.size)
-    # Without names: MLflow would hand the network a dictionary.
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), shape)]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, len(trained.classes)))]),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's and MLflow's, on each other's ways
-        try:
-            mlflow.pytorch.save_model(
-                served,
-                str(folder),
-                mlflow_model=about,
-                signature=signature,
-                input_example=example,
-                pip_requirements=[
-                    f"torch=={torch.__version__.partition('+')[0]}",
-                    f"numpy=={np.__version__}",
-                ],
-                metadata=trained.about(),
-                serialization_format="pt2",
-            )
-        except Exception as error:
-            raise _cannot("torch.export can't write this network", error) from error
-        # A program can't move to another device than it was written on, and MLflow would try.
-        about.flavors["python_function"]["config"] = {"device": "cpu"}
-        shutil.copytree(trained.folder, folder / RUN, ignore=_but_the_run)
-        about.save(str(folder / "MLmodel"))
-        loaded = mlflow.pytorch.load_model(str(folder))
-    difference = furthest(served, loaded, images)
-    if not difference <= TOLERANCE:
-        raise FrostlineError(
-            f"{trained.folder}: the stored model differs from the network by {difference:.1e} on {tried_on},"
-            f" and {TOLERANCE:.0e} is allowed; report this with the run's config.yaml"
-        )
-    return difference, tried_on
-
-
 def _check_names(name: str, alias: str | None) -> None:
     """Refuse at once what the registry, or an address, has no room for."""
     if not name.strip() or any(mark in name for mark in "/:@"):
@@ -421,21 +345,6 @@ def _check_names(name: str, alias: str | None) -> None:
         raise FrostlineError(
             f"--alias: found {alias!r}; give letters, digits, _ and -, but neither latest nor v1, v2, …"
         )
-
-
-def _cannot(what: str, error: Exception) -> FrostlineError:
-    reason = (str(error).strip().splitlines() or [""])[0][:200]
-    return FrostlineError(
-        f"register: {what} ({type(error).__name__}: {reason}); frostline predict and frostline export"
-        " --format safetensors take the run's folder"
-    )
-
-
-def _but_the_run(folder: str, names: list[str]) -> list[str]:
-    """What of a run's folder is no part of a model: all but the files that make it a run, and its metrics."""
-    from frostline.base.run_folder import FILES, METRICS
-
-    return [name for name in names if name not in (*FILES, METRICS)]
 
 
 def _tags(trained: "Trained", run: Run | None) -> dict[str, str]:

@@ -1,0 +1,185 @@
+"""JSON, CSV and YAML whose bytes repeat."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from frostline.base.yaml_guard import read_checked
+from frostline.console.errors import FrostlineError
+
+AGAIN = "restore it, or run what makes it again"
+
+
+def canonical_json(value: Any) -> str:
+    """Return `value` as sorted, indented JSON that ends in a newline; NaN and infinities are refused."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def number(value: float) -> str:
+    """Return `value` in the fewest digits that read back as the same double."""
+    return repr(float(value))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    r"""Return a CSV with Unix line ends; None becomes an empty cell and floats the shortest exact form.
+
+    Text that a spreadsheet would run as a formula, such as a class named ``=cmd()``, gets an apostrophe in
+    front, which `read_csv` takes off again.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(cell) for cell in row])
+    return stream.getvalue()
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
+    """Return the rows of the CSV at `path` as dictionaries of text.
+
+    Args:
+        path: the file's.
+        columns: that it must have; others are read too.
+
+    Raises:
+        FrostlineError: it is not UTF-8, has no such columns, or a cell is larger than any that we write.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            there = reader.fieldnames or ()
+            rows = [{key: _text(cell) for key, cell in row.items()} for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise FrostlineError(
+            f"{path} can't be read ({error}), as if another program had saved it; {AGAIN}"
+        ) from None
+    if missing := [name for name in columns if name not in there]:
+        raise FrostlineError(f"{path} has no column {missing[0]!r}, as if it had been edited; {AGAIN}")
+    return rows
+
+
+def _text(cell: Any) -> Any:
+    """What `_cell` made a cell of."""
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON at `path`.
+
+    Raises:
+        FrostlineError: it is missing or not JSON.
+    """
+    try:
+        return parsed_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FrostlineError(
+            f"{path} is missing: run the stage that makes it, or name another folder"
+        ) from None
+    except ValueError as error:
+        raise FrostlineError(
+            f"{path} is not valid JSON ({error}): run the stage that makes it again"
+        ) from None
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """Return what JSON of unknown origin says.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply to read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def yaml_text(value: Any, *, flow: bool = False) -> str:
+    """Return plain data as YAML in its own key order; `flow`: innermost lists and mappings on a line each."""
+    import yaml
+
+    _, dumper = _yaml_12()
+    style = None if flow else False
+    return str(
+        yaml.dump(
+            value, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=style, width=100
+        )
+    )
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what the YAML file at `path` holds.
+
+    As OmegaConf reads `conf/`, and PyYAML alone does not: a key given twice is refused, 1e-5 is a number, and
+    a date is text.
+
+    Raises:
+        FrostlineError: the file can't be read, or isn't YAML.
+    """
+    import yaml
+
+    loader, _ = _yaml_12()
+    text = read_checked(path)
+    try:
+        return yaml.load(text, loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise FrostlineError(yaml_mistake(error, str(path))) from None
+    except ValueError as error:  # such as 0x_ and 2:99999999999999999999, which look like numbers
+        raise FrostlineError(f"{path}: found what is no number ({error}); put it in quotes") from None
+
+
+def yaml_mistake(error: Exception, name: str) -> str:
+    """Say in a sentence what PyYAML found wrong in the file `name`."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}: " if mark else ""
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"{name}: {place}{problem}; mend the YAML"
+
+
+@cache
+def _yaml_12() -> tuple[Any, Any]:
+    """A loader and a dumper that agree on what is a number."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            seen: set[tuple[str, str]] = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"found duplicate key {key.value}", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+            return node
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes text that the loader would take for a number."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    # PyYAML's YAML 1.1 wants a point and a sign: 1.0e-5, 1.0e+5.
+    power = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+    for each in (Loader, Dumper):
+        each.add_implicit_resolver("tag:yaml.org,2002:float", power, list("-+.0123456789"))
+    return Loader, Dumper
