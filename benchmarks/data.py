@@ -95,7 +95,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
 
     from frostline.base.seeds import derive
     from frostline.config import compose
-    from frostline.data.reading.index import training_rows
+    from frostline.data.prepared.index import training_rows
     from frostline.models import weights
     from frostline.models.pretrained import resolve, start_network
     from frostline.pipeline.standalone import prepared

@@ -5,41 +5,77 @@ from pathlib import Path
 import pytest
 import yaml
 
+from frostline.base.code import FOLDERS
 from tests.imports import SRC, closure
 
 ROOT = SRC.parent
+PACKAGE = SRC / "frostline"
 PIPELINE = {
     name: stage.get("do", stage)
     for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()
 }
-# What a stage imports but its result does not depend on: these show, record or refuse, but compute nothing.
-# The schema has no default but None (test_schema.py), so all values are in the resolved files.
-APART = frozenset(
-    SRC / "frostline" / name
-    for name in (
-        "__init__.py",
-        "devices.py",
-        "errors.py",
-        "progress.py",
-        "services.py",
-        "run_folder.py",
-        "schema.py",
-        "signals.py",
-        "validate.py",
-        "yaml_guard.py",
-    )
-)
-COMPOSING = APART - {SRC / "frostline" / name for name in ("schema.py", "validate.py")}
+MODULES = {
+    "compose": "pipeline/compose/stage.py",
+    "prepare": "preparation/stage.py",
+    "pretrain": "pipeline/pretrain/stage.py",
+    "finetune": "pipeline/finetune/stage.py",
+    "evaluate": "evaluation/evaluate.py",
+    "report": "pipeline/report/stage.py",
+    "gate": "stats/gate.py",
+}
+# What a stage imports but its result does not depend on: it shows or refuses, but computes nothing. The schema has no
+# default but None (test_schema.py), so all values are in the resolved files, which compose writes.
+APART = frozenset(path for room in ("console", "schema") for path in (PACKAGE / room).rglob("*.py"))
+COMPOSING = frozenset((PACKAGE / "console").rglob("*.py"))
+
+
+def needed(stage):
+    """The modules that a stage's result depends on; an `__init__.py` that holds only a docstring is none."""
+    apart = (COMPOSING if stage == "compose" else APART) | {PACKAGE / "__init__.py"}
+    return {path for path in closure(PACKAGE / MODULES[stage], apart) if path.name != "__init__.py"}
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
-def test_a_stage_depends_on_the_code_that_its_result_depends_on(stage):
-    module = SRC / "frostline" / "stages" / f"{stage}.py"
-    needed = closure(module, COMPOSING if stage == "compose" else APART)
-    listed = {dep for dep in PIPELINE[stage]["deps"] if dep.startswith("src/")}
-    # The report's page is a template and a style sheet, which no import shows.
-    assets = set((SRC / "frostline" / "report").glob("page.[ch]*")) if stage == "report" else set()
-    assert listed == {path.relative_to(ROOT).as_posix() for path in needed | assets}
+def test_what_a_stage_imports_lies_in_its_folders(stage):
+    folders = [PACKAGE / folder for folder in FOLDERS[stage]]
+    outside = [path for path in needed(stage) if not any(folder in path.parents for folder in folders)]
+    assert outside == []
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_what_lies_in_a_stages_folders_is_imported_by_it(stage):
+    """But for `base`, which every stage depends on as a whole."""
+    found = {
+        path
+        for folder in FOLDERS[stage]
+        if folder != "base"
+        for path in (PACKAGE / folder).rglob("*.py")
+        if path.name != "__init__.py" or path.parent.name == "schema"
+    }
+    schema = {PACKAGE / "schema" / "__init__.py"} if stage == "compose" else set()
+    assert found - needed(stage) - schema == set()
+    assert "base" in FOLDERS[stage]
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_dvc_watches_these_folders_and_no_file_of_code(stage):
+    listed = [dep for dep in PIPELINE[stage]["deps"] if dep.startswith("src/")]
+    assert listed == [f"src/frostline/{folder}" for folder in sorted(FOLDERS[stage])]
+
+
+def test_packages_without_code_of_their_own_hold_a_docstring_alone():
+    """A stage that depends on a folder in a package does not depend on the package's `__init__.py`."""
+    for path in PACKAGE.rglob("__init__.py"):
+        if path.parent not in (PACKAGE, PACKAGE / "schema", PACKAGE / "tracking"):
+            assert path.read_text().count('"""') == 2, path
+            assert path.read_text().rstrip().endswith('"""'), path
+
+
+def test_a_resolved_config_is_a_file_that_its_stage_depends_on():
+    for name, stage in PIPELINE.items():
+        assert ("params" in stage) == (name == "compose"), name
+        resolved = [dep for dep in stage["deps"] if dep.startswith("artifacts/resolved/")]
+        assert len(resolved) == (name != "compose"), name
 
 
 def test_every_stage_calls_the_wrapper_that_finds_the_environment():
@@ -54,13 +90,8 @@ def test_the_arms_of_finetune_and_evaluate_are_the_same():
 
 def test_no_stage_imports_tracking():
     for stage in PIPELINE:
-        module = SRC / "frostline" / "stages" / f"{stage}.py"
-        names = {path.relative_to(SRC).as_posix() for path in closure(module)}
-        assert not names & {
-            "frostline/tracking/store.py",
-            "frostline/commands/main.py",
-            "frostline/pipeline/standalone.py",
-        }
+        rooms = {path.relative_to(PACKAGE).parts[0] for path in closure(PACKAGE / MODULES[stage])}
+        assert not rooms & {"tracking", "commands", "sweeps", "serving"}
 
 
 def test_the_lists_name_files_that_exist():

@@ -16,7 +16,7 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant, pl
 
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.decode import read_bytes
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.preparation import stage as prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"

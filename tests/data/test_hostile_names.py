@@ -14,7 +14,7 @@ from tests.report.study import write_study
 
 from frostline.base.formats import csv_text, read_csv
 from frostline.console.errors import FrostlineError
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.data.reading.sources import open_source
 from frostline.pipeline.report import stage as report
 from frostline.preparation import stage as prepare

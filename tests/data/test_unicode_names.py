@@ -12,7 +12,7 @@ from tests.data.trees import image_folder, packaged, picture
 from frostline.base.names import form, locate, nfc
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import load_pixels
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.models import weights
 from frostline.models.input_spec import InputSpec
 from frostline.preparation import stage as prepare

@@ -12,7 +12,7 @@ from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError
-from frostline.data.reading.index import Index, training_rows
+from frostline.data.prepared.index import Index, training_rows
 from frostline.evaluation import evaluate
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec

@@ -18,7 +18,7 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant, pl
 
 from frostline.console.errors import FrostlineError, OutOfRoom
 from frostline.console.progress import silent
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.preparation import stage as prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -97,7 +97,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path, monkeypat
     (root / "cat" / "x.jpg").write_bytes(b"")
     config = image_folder(root, on_bad_image="skip")
     for name, processors in (("one", 1), ("many", 8)):
-        monkeypatch.setattr("frostline.data.reading.parallel.processors", lambda n=processors: n)
+        monkeypatch.setattr("frostline.base.parallel.processors", lambda n=processors: n)
         prepare.run(config, tmp_path / name)
     for file in ("index.csv", "dataset.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()

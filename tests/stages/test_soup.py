@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import NOTHING, RESNET, run_config
 
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
 from frostline.evaluation.soups import why_none
 from frostline.models.backbones import build

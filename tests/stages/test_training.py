@@ -494,7 +494,7 @@ def test_no_memory_is_one_sentence_and_publishes_nothing(digits, tmp_path):
 def test_test_images_have_no_part_in_training(digits, tmp_path):
     """Spoil every test image: training does not notice, evaluation does."""
     from frostline.console.errors import FrostlineError
-    from frostline.data.reading.index import Index
+    from frostline.data.prepared.index import Index
     from frostline.evaluation import evaluate
 
     spoilt = tmp_path / "spoilt"

@@ -1,4 +1,4 @@
-"""Images: reading a data set, and loading it for training.
+"""Images: reading a data set, the prepared index, loading for training.
 
-May import see its two packages.
+What they may import is said in its packages.
 """

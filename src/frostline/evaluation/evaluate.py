@@ -17,7 +17,7 @@ from frostline.base.run_folder import METRICS, PREDICTIONS, edited, verified
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, exhaustion
 from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, thumbnails
-from frostline.data.reading.index import Index, training_rows
+from frostline.data.prepared.index import Index, training_rows
 from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, behind, device_of
 from frostline.features.reuse import Reuse

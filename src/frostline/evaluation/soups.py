@@ -9,7 +9,7 @@ import torch
 
 from frostline.base.metrics import classification_metrics
 from frostline.data.loading.pixels import load_pixels
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.schema import NoWeights, Run
 from frostline.training import averaging
 from frostline.training.inference import logits_of, network_with, read_weights

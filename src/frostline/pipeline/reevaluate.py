@@ -17,7 +17,7 @@ from frostline.schema import Prepare, Run
 from frostline.schema.validation import validated
 
 if TYPE_CHECKING:
-    from frostline.data.reading.index import Index
+    from frostline.data.prepared.index import Index
 
 Metrics = Mapping[str, Mapping[str, float]]
 ROUNDING = 1e-5

@@ -26,7 +26,7 @@ from frostline.schema.validation import validated
 from frostline.training.services import Labelled, NoTracker, Services, Tracker, Watch, unwatched
 
 if TYPE_CHECKING:
-    from frostline.data.reading.index import Index
+    from frostline.data.prepared.index import Index
     from frostline.tracking.recorder import Recorder
 
 NAME_BYTES = 200
@@ -180,7 +180,9 @@ def with_weights(
     head_start(config.weights.head, index.classes, classes, source=source, trains=trains)
     wanted = compose.pretrain_config(composed, choices)
     start = resolve(wanted.backbone, wanted.weights).sha256
-    key = content_key([wanted.model_dump(exclude={"study"}), index.fingerprint, start, training.code()])[:16]
+    key = content_key(
+        [wanted.model_dump(exclude={"study"}), index.fingerprint, start, training.code("pretrain")]
+    )[:16]
     folder = given.scratch / "pretrain" / key
     with exclusive(given.scratch / "locks" / f"pretrain-{key}.lock"):
         if not sound(folder):

@@ -228,7 +228,7 @@ def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
     from frostline.base.seeds import derive
     from frostline.config import compose
     from frostline.console.progress import shown
-    from frostline.data.reading.index import training_rows
+    from frostline.data.prepared.index import training_rows
     from frostline.preparation import stage as prepare
 
     index, _ = prepare.cached(compose.prepare_config(composed, role), project.scratch(), shown)

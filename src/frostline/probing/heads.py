@@ -17,7 +17,7 @@ from frostline.console.units import size
 from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts
 from frostline.data.loading.pixels import Images
-from frostline.data.reading.index import training_rows
+from frostline.data.prepared.index import training_rows
 from frostline.features.execution import Execution, autocast, device_of
 from frostline.features.reuse import Reuse
 from frostline.features.split_point import Split, Whole, candidates

@@ -22,7 +22,7 @@ from frostline.config.overrides import OF_A_HEAD
 from frostline.console.errors import TrainingFailed, exhaustion
 from frostline.console.progress import Advance, Progress
 from frostline.data.loading.pixels import Images, images_key, load_pixels
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
 from frostline.features.execution import device_of
 from frostline.models.pretrained import resolve

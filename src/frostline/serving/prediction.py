@@ -14,6 +14,7 @@ import torch
 
 from frostline.base.files import write_text
 from frostline.base.formats import csv_text
+from frostline.base.parallel import in_order
 from frostline.base.project import scratch
 from frostline.console.errors import FrostlineError, exhaustion
 from frostline.console.progress import shown
@@ -29,7 +30,6 @@ from frostline.data.reading.decode import (
     read_bytes,
     suffix,
 )
-from frostline.data.reading.parallel import in_order
 from frostline.evaluation.evaluate import parts_of
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import BATCH

@@ -4,11 +4,14 @@ Every record may be delivered twice, since a store that answers too late has rec
 is found by its place in the journal before it is opened; all else is overwritten by what is equal to it.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from frostline.base import project
+from frostline.console.errors import FrostlineError
 from frostline.tracking import journal
 from frostline.tracking.journal import Claim, Header, Record
 from frostline.tracking.store import REFUSALS, Store, reason
@@ -238,7 +241,10 @@ class Delivery:
                 self._flush()
                 if not self.store.annotate(*given, when=when) and self._others():
                     raise Unreachable(LookupError("its run is not delivered yet"))
-            case "tags" | "files" | "model" | "started_from" | "end" if not again:
+            case "model" if not again:
+                self._flush()
+                self._store_model(self._run(key), *given)
+            case "tags" | "files" | "started_from" | "end" if not again:
                 self._flush()
                 getattr(self._run(key), what)(*given, when=when)
             case "files":
@@ -247,6 +253,20 @@ class Delivery:
                 self._run(key).ended()
         if what == "end":
             self._running.pop(key, None)
+
+    def _store_model(self, run: StoredRun, name: str) -> None:
+        """Store the network of the run whose files are in a folder of this name, which is removed."""
+        from frostline.runs.trained_run import Trained
+        from frostline.tracking.registry import Models
+
+        folder = project.scratch() / "models" / Path(name).name
+        if run.id is None or not folder.is_dir():  # stored before
+            return
+        try:
+            Models(self.store).keep(Trained.read(folder), run.id)
+        except FrostlineError as error:
+            self.store.warn(f"the model is not stored: {error}")
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _others(self) -> bool:
         """Whether other journals may have the run that this one's records belong to."""

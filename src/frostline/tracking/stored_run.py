@@ -1,20 +1,16 @@
 """One run in MLflow's store, and what is recorded in it."""
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
-from frostline.base import project
 from frostline.base.formats import canonical_json
-from frostline.console.errors import FrostlineError
 from frostline.tracking import metric_names as names
 from frostline.tracking import seed_groups as seeds
 from frostline.training.services import TRIAL_STATE, Mistake, RunInfo
@@ -118,20 +114,6 @@ class StoredRun:
         self.owe(files)
         if self.id is not None:
             self._store.log_files(self.id, files.items())
-
-    def model(self, name: str, *, when: int | None = None) -> None:
-        """Store the network of the run whose files are in a folder of this name, which is removed."""
-        from frostline.runs.trained_run import Trained
-        from frostline.tracking.registry import Models
-
-        folder = project.scratch() / "models" / Path(name).name
-        if self.id is None or not folder.is_dir():  # stored before
-            return
-        try:
-            Models(self._store).keep(Trained.read(folder), self.id)
-        except FrostlineError as error:
-            self._store.warn(f"the model is not stored: {error}")
-        shutil.rmtree(folder, ignore_errors=True)
 
     def end(self, status: str, *, when: int | None = None) -> None:
         """Close the run. Its plots come later: drawing them takes what training wants."""

@@ -8,7 +8,7 @@ import torch
 from frostline.base import project
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import Stack, normalise
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Precision, autocast, device_of, execution_of, run
 from frostline.features.reuse import Reuse

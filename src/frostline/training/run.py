@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import frostline
 from frostline.base import devices
+from frostline.base.code import fingerprint
 from frostline.base.files import publish, remove_temporary, seal, share, sound, write_text
 from frostline.base.formats import canonical_json, csv_text, read_csv, read_json, yaml_text
 from frostline.base.hashes import content_key, sha256_of
@@ -27,7 +26,7 @@ from frostline.console.errors import Pruned, exhaustion
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
 from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, those
-from frostline.data.reading.index import Index, training_rows
+from frostline.data.prepared.index import Index, training_rows
 from frostline.freezing import freeze
 from frostline.models import lora, weights
 from frostline.models.head_start import check_trained
@@ -132,15 +131,12 @@ def scratch_key(run: Run, seed: int, start: Start, given: Material) -> str:
     """Return the key of all that a run's result depends on."""
     config = run.model_dump(exclude={"seeds", "study", "arm"})
     inputs = [start.sha256, given.index.fingerprint, given.spec.to_dict()]
-    return content_key([config, seed, inputs, code()])[:24]
+    return content_key([config, seed, inputs, code(run.stage)])[:24]
 
 
-@cache
-def code() -> list[str]:
-    """Return what runs: the hash of frostline's own files, and the versions of what it trains with."""
-    folder = Path(frostline.__file__).parent
-    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in folder.rglob("*.py")}
-    return [content_key(files), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
+def code(stage: str) -> list[str]:
+    """Return what a stage runs: the hash of frostline's code, and the versions of what it trains with."""
+    return [fingerprint(stage), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
 
 
 def _lock(services: Services, key: str) -> Path:

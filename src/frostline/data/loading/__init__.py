@@ -1,4 +1,4 @@
 """Images at training size: pixels, augmentation, mixing, batches, prefetching.
 
-May import `data.reading`, `models` and what is below them.
+May import `data.prepared`, `data.reading`, `models` and what is below them.
 """

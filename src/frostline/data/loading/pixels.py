@@ -16,12 +16,12 @@ from frostline import schema
 from frostline.base import project
 from frostline.base.hashes import content_key
 from frostline.base.names import locate
+from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, silent
 from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
+from frostline.data.prepared.index import IMAGES_FILE, Index
 from frostline.data.reading.decode import BadImage, decode, read_bytes, to_channels
-from frostline.data.reading.index import IMAGES_FILE, Index
-from frostline.data.reading.parallel import in_order
 from frostline.data.reading.sources import place_of, root_of
 from frostline.models.input_spec import InputSpec
 

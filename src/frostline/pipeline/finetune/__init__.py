@@ -1,4 +1,4 @@
 """Stage finetune: trains an arm on the target, once per seed.
 
-May import see `pipeline`.
+What it may import is said in `pipeline`.
 """

@@ -5,7 +5,7 @@ from pathlib import Path
 from frostline.base import omitted
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json
-from frostline.data.reading.index import Index
+from frostline.data.prepared.index import Index
 from frostline.models.head_start import NoSharedClasses
 from frostline.models.pretrained import head_of, resolve
 from frostline.schema import Run

@@ -1,4 +1,4 @@
 """Stage pretrain: trains on the source.
 
-May import see `pipeline`.
+What it may import is said in `pipeline`.
 """

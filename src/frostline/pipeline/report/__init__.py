@@ -1,4 +1,4 @@
 """Stage report: writes what the transfer bought.
 
-May import see `pipeline`.
+What it may import is said in `pipeline`.
 """

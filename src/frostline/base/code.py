@@ -1,0 +1,39 @@
+"""Which of frostline's source folders the result of a stage depends on.
+
+The folders are the dependencies of dvc.yaml, and caches and checkpoints are keyed with their content. What only
+shows, records or refuses (`console`, `schema`, `tracking`, `reporting`, `planning`, `commands`) is in no folder of a
+stage that trains.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from frostline.base.hashes import content_key, sha256_of
+
+PACKAGE = Path(__file__).parents[1]
+_TRAINING = ("base", "data", "features", "freezing", "models", "training")
+FOLDERS = {
+    "compose": (
+        *("base", "config", "data/reading", "freezing", "models"),
+        *("pipeline/compose", "schema", "stats"),
+    ),
+    "prepare": ("base", "data/prepared", "data/reading", "preparation"),
+    "pretrain": (*_TRAINING, "evaluation", "pipeline/pretrain"),
+    "finetune": (*_TRAINING, "pipeline/finetune"),
+    "evaluate": (*_TRAINING, "evaluation"),
+    "report": ("base", "pipeline/report", "plotting", "reporting", "stats"),
+    "gate": ("base", "stats"),
+}
+"""Stage → folders below the package; files in folders below them count too."""
+
+
+@cache
+def fingerprint(stage: str) -> str:
+    """Return the sha256, in hex, of all source files that the result of a stage depends on."""
+    files = {
+        path.relative_to(PACKAGE).as_posix(): sha256_of(path)
+        for folder in FOLDERS[stage]
+        for path in (PACKAGE / folder).rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    }
+    return content_key(files)

@@ -1,0 +1,4 @@
+"""A prepared data set: the index of its images, classes and splits.
+
+May import `data.reading` and what is below it.
+"""
