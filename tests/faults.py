@@ -64,7 +64,7 @@ CACHES = {
     "features": ".frostline/features/*.safetensors",
     "MLflow's store": "mlflow.db",
 }
-"""The files that are damaged; a run this short writes no checkpoint: see tests/stages/test_training.py."""
+"""The files that are damaged; a run this short writes no checkpoint: see tests/training/test_run.py."""
 LEFTOVER = re.compile(r"\..+\.\w{8}")
 """The name of a temporary file or folder."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.forks import FORKS
 from tests.study import environment
-from tests.sweep.test_sweeper import WORDS, rows
+from tests.sweeps.test_sweeper import WORDS, rows
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = [
@@ -187,7 +187,7 @@ def test_a_store_without_its_server_is_one_sentence_without_the_password(shell):
 
 
 def _take_all(store, folder, answer):
-    from tests.sweep.test_study import study
+    from tests.sweeps.test_study import study
 
     os.chdir(folder)
     made = study(store=store, sampler={"kind": "random"}, trials=12, name="shared")

@@ -182,7 +182,8 @@ def start_network(
         trains: whether the run trains anything; see `models.head_start.head_start`.
 
     Raises:
-        FrostlineError: the weights do not fit; see `models.weights.transfer` and `models.head_start.head_start`.
+        FrostlineError: the weights do not fit; see `models.weights.transfer` and
+            `models.head_start.head_start`.
     """
     from frostline.freezing.layers import layers_of
 

@@ -9,7 +9,7 @@ from frostline.training.freeze_callback import FreezeSchedule
 def preview(
     schedule: FreezeSchedule, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0
 ) -> str:
-    """Say what a schedule would train when, at which learning rates: a line for each phase and each group in it.
+    """Say what a schedule would train when, at which learning rates, in a few lines of text.
 
     Args:
         schedule: the callback.

@@ -3,8 +3,8 @@
 Heads that differ in rate, weight decay, label smoothing or seed take the same steps on other numbers. So a
 step is one batched matrix product forwards, one backwards, and the optimizer's few passes over the parameters
 of all heads together; each head's result is what training it alone gives. The rules are those of a run:
-`data.loading.batches`, the order by (seed, epoch), `freezing.curves`, no weight decay for biases, the best epoch by the
-monitor.
+`data.loading.batches`, the order by (seed, epoch), `freezing.curves`, no weight decay for biases, the best
+epoch by the monitor.
 """
 
 import math

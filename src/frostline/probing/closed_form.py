@@ -1,7 +1,7 @@
 """Probes of features that need no training: ridge regression in closed form, and nearest neighbours.
 
-The probe that Kornblith et al. 2019 report is a logistic regression; `probing.batched_heads` trains that one. Those here
-answer in seconds how well a frozen network's features tell the classes apart.
+The probe that Kornblith et al. 2019 report is a logistic regression; `probing.batched_heads` trains that one.
+Those here answer in seconds how well a frozen network's features tell the classes apart.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,7 @@
 """Runs that train a linear head alone and differ in its settings: all heads at once, on shared features.
 
-`probing.batched_heads` trains them; here is what that needs of a run's config and network, and what a run is then.
+`probing.batched_heads` trains them; here is what that needs of a run's config and network, and what a run is
+then.
 """
 
 import time

@@ -1,0 +1,303 @@
+"""Hydra under guard: nothing that a config or an override names is run, no exception of Hydra's gets out."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+from tests.imports import SRC
+from tests.study import environment
+
+from frostline.base.formats import read_yaml
+from frostline.config import compose
+from frostline.console.errors import FrostlineError
+
+CONF = SRC.parent / "conf"
+SECONDS = 2.0
+PAIRS = tuple(pairwise("abcdefghi"))
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 9)}]\n" for before, after in PAIRS
+)
+"""Nine lists, each of nine times the one before: 387 million values in half a kilobyte."""
+TOUCH = "{_target_: os.mkdir, path: executed}"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with configs of its own."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SECRET", "hunter2")
+    return tmp_path
+
+
+def never(*arguments):
+    raise AssertionError("a trial ran")
+
+
+def refusal(overrides, command):
+    """The error, found within two seconds of the processor; a run that was composed must be printed too."""
+    begun = time.process_time()
+    with pytest.raises(FrostlineError) as caught:
+        command(overrides)
+    assert time.process_time() - begun < SECONDS
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    return str(caught.value)
+
+
+def sweep(overrides):
+    compose.multirun([*overrides, "seed=0,1"], never)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optimizer.lrr=1", "optimizer.lrr: unknown key; did you mean 'optimizer.lr'"),
+        ("nothing=1", "nothing: unknown key; 21 names are allowed"),
+        ("~hydra=-1", "hydra: not open to configs and overrides"),
+        ("~hydra", "hydra: not open to configs and overrides"),
+        ("hydra=null", "hydra: not open to configs and overrides"),
+        ("++hydra={callbacks:{a:{_target_:os.mkdir}}}", "hydra: not open to configs and overrides"),
+        ("hydra/sweeper=[nan]", "hydra/sweeper=[nan]: takes one option; allowed: basic, frostline"),
+        ("hydra/launcher=null", "hydra/launcher=null: takes one option; allowed: basic, joblib"),
+        ("hydra/launcher=jobib", "hydra/launcher: no option 'jobib'; did you mean 'joblib'?"),
+        ("hydra.launcher._target_=os.mkdir", "hydra.launcher._target_: not open"),
+        ("+hydra.launcher.x={_target_:os.mkdir}", "hydra.launcher.x._target_: not open"),
+        ("hydra.sweeper._target_=os.mkdir", "hydra.sweeper._target_: not open"),
+        ("+hydra.callbacks.x={_target_:os.mkdir,path:executed}", "hydra.callbacks.x: not open"),
+        ("+hydra.job_logging.handlers.x.class=os.mkdir", "hydra.job_logging.handlers.x.class: not open"),
+        ("hydra.searchpath=[pkg://antigravity]", "hydra.searchpath: not open"),
+        ("+hydra.job.env_set.PATH=here", "hydra.job.env_set.PATH: not open"),
+        ("optimizer@hydra.sweeper=adamw", "hydra.sweeper: unknown key"),
+        ("+optimizer@hydra.launcher=adamw", "In 'optimizer/adamw': ConfigKeyError"),
+        ("study=${oc.env:SECRET}", "study: ${oc.env:…} is not available in configs"),
+        ("study=${oc.decode:'${oc.env:SECRET}'}", "study: ${oc.decode:…} is not available"),
+        ("study=${ oc.env : SECRET}", "study: ${oc.env:…} is not available in configs"),
+        ("+x={a:oc.env,b:'${${x.a}:SECRET}'}", "x: ${…:…} is not available in configs"),
+        ("study=${study}", "study: refers to itself"),
+        ("study=" + "[" * 500 + "]" * 500, "study=[[["),
+        ("study=" + "a" * 30_000, "study=aaa"),
+    ],
+)
+def test_an_override_that_is_refused(override, sentence, project):
+    assert refusal([override], sweep).startswith(sentence)
+    assert not (project / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "overrides", "sentence"),
+    [
+        (
+            "hydra/launcher/own.yaml",
+            "_target_: os.mkdir\npath: executed\n",
+            ["hydra/launcher=own"],
+            "hydra.launcher._target_: found 'os.mkdir'; choose one by name",
+        ),
+        (
+            "hydra/launcher/own.yaml",
+            f"_target_: hydra_plugins.frostline_ray.RayLauncher\nray: {TOUCH}\n",
+            ["hydra/launcher=own"],
+            "hydra.launcher.ray._target_: not open",
+        ),
+        (
+            "hydra/sweeper/own.yaml",
+            "_target_: os.mkdir\npath: executed\n",
+            ["hydra/sweeper=own"],
+            "hydra.sweeper._target_: found 'os.mkdir'",
+        ),
+        (
+            "experiment/own.yaml",
+            f"# @package _global_\nhydra: {{callbacks: {{own: {TOUCH}}}}}\n",
+            ["experiment=own"],
+            "hydra.callbacks.own: not open",
+        ),
+        (
+            "experiment/own.yaml",
+            "# @package _global_\nhydra: {launcher: {_target_: os.mkdir}}\n",
+            ["experiment=own"],
+            "hydra.launcher._target_: found 'os.mkdir'",
+        ),
+        (
+            "experiment/own.yaml",
+            "# @package _global_\nhydra: {job_logging: {formatters: {x: {(): os.mkdir}}}}\n",
+            ["experiment=own"],
+            "hydra.job_logging: not open",
+        ),
+        (
+            "experiment/own.yaml",
+            "# @package _global_\nhydra: {job: {env_copy: [SECRET]}}\n",
+            ["experiment=own"],
+            "hydra.job.env_copy: not open",
+        ),
+        (
+            "optimizer/own.yaml",
+            f"# @package hydra.callbacks.own\n{TOUCH[1:-1].replace(', ', chr(10))}\n",
+            ["optimizer=own"],
+            "hydra.callbacks.own: not open",
+        ),
+        (
+            "optimizer/own.yaml",
+            LAUGHS,
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 5: expands to more than 20,000 values",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: " + "[" * 5000,
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 1: more than 40 levels deep",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: " + "{a: " * 5000,
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 1: more than 40 levels deep",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: " + "a" * 2_000_000,
+            ["optimizer=own"],
+            "optimizer/own.yaml: larger than 1 MiB",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: " + "9" * 5000,
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 1: found a number of 5000 characters",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: !!python/object/apply:os.mkdir [executed]\n",
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 1: found the tag !!python/object/apply:os.mkdir",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: &a [*a]\n",
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 1: *a stands inside itself",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: adamw\nlr: ${oc.env:SECRET}\n",
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 2: ${oc.env:…} is not available",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: adamw\nlr: \"${oc.decode:'${oc.env:SECRET}'}\"\n",
+            ["optimizer=own"],
+            "optimizer/own.yaml: line 2: ${oc.decode:…} is not available",
+        ),
+        (
+            "experiment/own.yaml",
+            "# @package _global_\ndefaults:\n  - override /optimizer: ${oc.env:SECRET}\n",
+            ["experiment=own"],
+            "experiment/own.yaml: line 3: ${oc.env:…} is not available",
+        ),
+        (
+            "optimizer/own.yaml",
+            "a: xxxxxxxxxx\n" + "".join(f"{b}: '{f'${{.{a}}}' * 9}'\n" for a, b in PAIRS),
+            ["optimizer=own"],
+            "optimizer",
+        ),
+        (
+            "optimizer/own.yaml",
+            "a: [x, x]\n" + "".join(f"{b}: [{', '.join([f'${{optimizer.{a}}}'] * 9)}]\n" for a, b in PAIRS),
+            ["optimizer=own"],
+            "optimizer",
+        ),
+        (
+            "optimizer/own.yaml",
+            "name: ${.lr}\nlr: ${.name}\n",
+            ["optimizer=own"],
+            "optimizer.name: refers to itself",
+        ),
+    ],
+)
+def test_a_hostile_config_is_refused(name, content, overrides, sentence, project):
+    path = project / "conf" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    for command in (compose.experiment, sweep):
+        assert sentence in refusal(overrides, command)
+    assert not (project / "executed").exists()
+
+
+def test_the_search_path_of_the_main_config_is_refused(project):
+    with (project / "conf/config.yaml").open("a") as stream:
+        stream.write("  searchpath: [pkg://antigravity]\n")
+    assert "conf/config.yaml: hydra.searchpath: not open" in refusal([], compose.experiment)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (LAUGHS, "line 5: expands to more than 20,000 values; make it smaller"),
+        ("a: " + "[" * 100_000, "line 1: more than 40 levels deep; write it flatter"),
+        ("a: 0x_\n", "found what is no number"),
+        ("a: !!binary aGk=\n", "line 1: found the tag !!binary; configs are plain data, so remove it"),
+        ("a: !x b\n", "line 1: found the tag !x; configs are plain data, so remove it"),
+        ("seed: 1\n" * 100_000, "line 10000: expands to more than 20,000 values"),
+    ],
+)
+def test_a_hostile_file_of_ours_is_refused(content, sentence, tmp_path):
+    (tmp_path / "a.yaml").write_text(content)
+    begun = time.process_time()
+    with pytest.raises(FrostlineError) as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert time.process_time() - begun < SECONDS
+    assert str(caught.value).startswith(f"{tmp_path}/a.yaml: {sentence}")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(FrostlineError, match=r"pipe\.yaml is not a regular file"):
+        read_yaml(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    with pytest.raises(FrostlineError, match=r"zero\.yaml is not a regular file"):
+        read_yaml(tmp_path / "zero.yaml")
+
+
+def test_aliases_and_references_of_an_ordinary_size_still_work(project):
+    (project / "conf/optimizer/own.yaml").write_text(
+        "defaults: [adamw, _self_]\nlr: &rate 0.5\noptions: {x: *rate, y: '${optimizer.lr}', z: '${.y}'}\n"
+    )
+    made, _ = compose.experiment(["optimizer=own"])
+    assert (made.optimizer.lr, made.optimizer.options) == (0.5, {"x": 0.5, "y": 0.5, "z": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ("range(0,1000000000)", "seed: more than 10,000 values; give fewer, or an interval"),
+        ("range(0,9999) dataset.shots=range(1,9999)", "the grid has 99,970,002 combinations"),
+        ("interval(nan,1)", "seed: found an interval from nan to 1.0; give the lower first"),
+        ("tag(log,interval(0,1))", "seed: found an interval from 0.0 to 1.0; give the lower first, above 0"),
+        ("choice()", "is not an override"),
+    ],
+)
+def test_a_sweep_without_an_end_is_refused(values, sentence, project):
+    begun = time.process_time()
+    with pytest.raises(FrostlineError) as caught:
+        compose.multirun(f"seed={values}".split(), never)
+    assert sentence in str(caught.value)
+    assert time.process_time() - begun < SECONDS
+
+
+def test_an_unknown_key_of_a_sweep_is_one_sentence_at_the_command_line(project):
+    command = [*("finetune", "-m", "optimizer.lrr=1", "seed=0,1")]
+    done = subprocess.run(
+        [sys.executable, "-m", "frostline", *command],
+        env=environment(project / "x", PYTHONPATH=str(SRC)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("frostline: error: optimizer.lrr: unknown key; did you mean 'optimizer.lr'")
+    assert done.stderr.count("\n") == 1

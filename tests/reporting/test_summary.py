@@ -1,0 +1,152 @@
+"""What the study's numbers say of it, and what a reader is told before trusting them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.reporting.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
+
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json
+from frostline.reporting.inputs import read_arms
+from frostline.reporting.summary import Summary, as_json, summarise
+
+TWO = {"scratch": DEFAULT["scratch"], "full": DEFAULT["full"]}
+
+
+def _study(artifacts: Path, arms: Mapping[str, Shape], seeds: tuple[int, ...] = SEEDS) -> Summary:
+    return summarise("study", MONITOR, seeds, read_arms(artifacts, list(arms), seeds))
+
+
+def _made_up(tmp_path: Path, arms: Mapping[str, Shape], seeds: tuple[int, ...] = SEEDS) -> Summary:
+    return _study(write_study(tmp_path, arms, seeds), arms, seeds)
+
+
+def test_a_usual_study_needs_no_note(tmp_path: Path) -> None:
+    study = _made_up(tmp_path, DEFAULT)
+    assert study.notes == []
+    assert study.outcome == "helped"
+    assert {arm.name: arm.against.outcome for arm in study.arms if arm.against} == {
+        "zero_shot": "hurt",
+        "linear_probe": "helped",
+        "full": "helped",
+        "gradual": "helped",
+    }
+
+
+def test_the_verdict_is_on_the_arm_that_validation_chooses(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path)
+    path = artifacts / "evaluate" / "gradual" / "metrics.json"
+    content = json.loads(path.read_text())
+    for scores in content["seeds"].values():
+        scores["val"]["accuracy"], scores["test"]["accuracy"] = 1.0, 0.5
+    write_text(path, canonical_json(content))
+    study = _study(artifacts, DEFAULT)
+    assert study.chosen is not None
+    assert (study.chosen.name, study.outcome) == ("gradual", "hurt")
+
+
+def test_a_transfer_that_hurts(tmp_path: Path) -> None:
+    study = _made_up(tmp_path, {"scratch": DEFAULT["full"], "full": Shape(0.05, 0.8, 5)})
+    assert study.sentence.startswith("Transfer hurt: full loses 13.2 points of test accuracy (")
+    assert study.headline == "Transfer hurt: −13.2 points of test accuracy"
+    assert study.notes == ["full never reaches the twin's best validation accuracy."]
+    reach = as_json(study)["arms"]["full"]["epochs_to_twin"]
+    assert reach == {"median": None, "least": None, "most": None, "reached": 0, "n": 5}
+
+
+def test_a_difference_that_may_be_chance(tmp_path: Path) -> None:
+    alike = {"scratch": Shape(0.1, 0.9, 5, noise=0.02), "full": Shape(0.3, 0.902, 5, noise=0.02)}
+    study = _made_up(tmp_path, alike)
+    assert study.outcome == "undecided"
+    assert study.sentence.startswith("Undecided: full shows +0.2 points of test accuracy (")
+    assert study.sentence.endswith("which may well be chance.")
+
+
+def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
+    study = _made_up(tmp_path, TWO, (3,))
+    assert study.notes == ["A single seed: there are no intervals, and nothing can be decided."]
+    assert study.outcome == "undecided"
+    assert study.sentence.startswith("Undecided: a single seed of full shows +9.2 points")
+    gain = as_json(study)["arms"]["full"]["gain"]
+    assert [gain[name] for name in ("std", "low", "high", "p", "p_holm")] == [None] * 5
+
+
+def test_without_a_twin_there_is_nothing_to_gain(tmp_path: Path) -> None:
+    study = _made_up(tmp_path, {"full": DEFAULT["full"]})
+    found = as_json(study)
+    assert study.notes == ["There is no arm named scratch, so no gain can be measured."]
+    assert found["twin"] is None
+    assert found["arms"]["full"]["gain"] is found["arms"]["full"]["epochs_to_twin"] is None
+
+
+def test_the_twin_alone_is_undecided(tmp_path: Path) -> None:
+    study = _made_up(tmp_path, {"scratch": DEFAULT["scratch"]})
+    assert study.chosen is None
+    assert study.sentence == "Undecided: the study has no arm besides the one trained from scratch."
+
+
+def test_accuracies_at_the_ceiling_are_called_out(tmp_path: Path) -> None:
+    perfect = {"scratch": Shape(0.1, 1.2, 3, noise=0), "full": Shape(0.4, 1.2, 2, noise=0)}
+    first, second, third = _made_up(tmp_path, perfect).notes
+    assert first.startswith("The twin is already at 100.0 % on test, which leaves little to gain")
+    assert second == "full is at 100.0 % on test: near the ceiling, where gains shrink."
+    assert third.startswith("full differs from the twin by the same 0.0 points in every seed")
+
+
+def test_a_missing_seed_is_called_out_and_pairs_go_by_seed(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path)
+    path = artifacts / "evaluate" / "full" / "metrics.json"
+    content = json.loads(path.read_text())
+    del content["seeds"]["3"]
+    write_text(path, canonical_json(content))
+    study = _study(artifacts, DEFAULT)
+    assert study.notes == ["full has 4 of 5 seeds (without 3), so its numbers rest on fewer runs."]
+    pairs = {arm.name: arm.against.gain.n for arm in study.arms if arm.against}
+    assert pairs == {"zero_shot": 5, "linear_probe": 5, "full": 4, "gradual": 5}
+
+
+def test_runs_of_different_lengths_are_called_out(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path)
+    path = artifacts / "finetune" / "gradual" / "seed-2" / "history.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:32]))
+    study = _study(artifacts, DEFAULT)
+    assert study.notes == [
+        "The runs of gradual last 30 to 40 epochs; in the curves, one that ended keeps its last value."
+    ]
+    assert {len(arm.curve) for arm in study.arms} == {41}
+
+
+def test_an_arm_below_the_majority_class_is_named(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path, TWO)
+    for arm in TWO:
+        for path in (artifacts / "evaluate" / arm).glob("seed-*/predictions.csv"):
+            first, *rows = path.read_text().splitlines()
+            for place in range(len(rows) - len(rows) // 20):
+                name, _, *others = rows[place].split(",")
+                rows[place] = ",".join([name, "rare", *others]).replace("rare", "common")
+            path.write_text("\n".join([first, *rows]) + "\n")
+    study = _study(artifacts, TWO)
+    assert study.majority.sentence.startswith(
+        "Always answering the most frequent class of the test split, common"
+    )
+    assert as_json(study)["majority"]["rate"] >= 0.95
+    assert [note for note in study.notes if "always answering common" in note]
+
+
+def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp_path: Path) -> None:
+    artifacts = write_study(tmp_path, TWO)
+    for path in (artifacts / "finetune" / "full").glob("seed-*/training.json"):
+        content = json.loads(path.read_text())
+        content["head"] = {"start": "reset", "notice": "weights.head: reset, since the classes differ"}
+        write_text(path, canonical_json(content))
+    arms = read_arms(artifacts, list(TWO), SEEDS)
+    study = summarise("study", MONITOR, SEEDS, arms, {"zero_shot": "the classes differ"})
+    full = next(arm for arm in study.arms if arm.name == "full")
+    assert full.against is not None
+    assert full.against.jumpstart is None
+    assert study.notes == [
+        "There is no arm zero_shot: the classes differ.",
+        "full: weights.head: reset, since the classes differ.",
+    ]
+    assert as_json(study)["arms"]["full"]["jumpstart"] is None

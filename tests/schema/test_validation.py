@@ -1,0 +1,126 @@
+import copy
+
+import pytest
+from tests.tiny import RUN, run_config
+
+from frostline import schema
+from frostline.console.errors import FrostlineError
+from frostline.schema.validation import validated
+
+UNTIL = (
+    "end, 30%, {epochs: 3}, {steps: 100}, {plateau: val/loss, patience: 2, max: 60%}"
+    " or {reaches: val/accuracy, value: 0.9, max: 60%}"
+)
+
+
+def changed(**values):
+    """The tiny run, with values at dotted keys; `...` removes one."""
+    config = copy.deepcopy(RUN)
+    for dotted, value in values.items():
+        *path, last = dotted.split("__")
+        inner = config
+        for step in path:
+            inner = inner[int(step) if step.isdigit() else step]
+        if value is ...:
+            del inner[last]
+        else:
+            inner[last] = value
+    return config
+
+
+def test_what_is_right_comes_back_as_a_model():
+    assert validated(schema.Run, RUN) == run_config()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"optimizer__lrr": 1.0},
+            "optimizer.lrr: unknown key; did you mean 'lr'?"
+            " (allowed: clip_norm, lr, momentum, name, options, schedule, weight_decay)",
+        ),
+        ({"backbone__hiden": [3]}, "backbone.hiden: unknown key; did you mean 'hidden'?"),
+        ({"optmizer": {}}, "optmizer: unknown key; did you mean 'optimizer'?"),
+        ({"optimizer__lr": ...}, "optimizer.lr: missing; give it a value"),
+        ({"backbone__activation": ...}, "backbone.activation: missing; give it a value"),
+        ({"optimizer__lr": "fast"}, "optimizer.lr: found 'fast', must be a valid number"),
+        ({"optimizer__lr": 0}, "optimizer.lr: found 0, must be greater than 0"),
+        ({"trainer__epochs": 1.5}, "trainer.epochs: found 1.5, must be a valid integer"),
+        ({"trainer__epochs": "3"}, "trainer.epochs: found '3', must be a valid integer"),
+        ({"trainer__epochs": True}, "trainer.epochs: found True, must be a valid integer"),
+        ({"input__size": 2}, "input.size: found 2, must be greater than or equal to 4"),
+        ({"input__std": [0.5, 0.0]}, "input.std.1: found 0.0, must be greater than 0"),
+        ({"dataset__split__val": 1.0}, "dataset.split.val: found 1.0, must be less than 1"),
+        ({"backbone__hidden": [16, 0]}, "backbone.hidden.1: found 0, must be greater than or equal to 1"),
+        ({"study": "", "stage": "x"}, "stage: found 'x'; allowed: finetune, pretrain"),
+        ({"seeds": []}, "seeds: found [], must have at least one item"),
+        (
+            {"backbone__activation": "rellu"},
+            "backbone.activation: found 'rellu'; did you mean 'relu'?"
+            " (allowed: bipolar_sigmoid, exponential, linear, relu, sigmoid, tanh)",
+        ),
+        (
+            {"backbone__kind": "mpl"},
+            "backbone.kind: found 'mpl'; did you mean 'mlp'? (allowed: mlp, plugin, timm)",
+        ),
+        (
+            {"input__channels": 4},
+            "input.channels: found 4; images are grey or in colour: set input.channels=1 or input.channels=3",
+        ),
+        ({"input__channels": "rgb"}, "input.channels: found 'rgb'; allowed: 1, 3"),
+        (
+            {"input__size": [32, 64]},
+            "input.size: found [32, 64]; images are resized and cropped to a square: set input.size=32",
+        ),
+        ({"input__size": []}, "input.size: found []; images are resized and cropped to a square: set input"),
+        ({"trainer__accumulate": 4}, "trainer.accumulate: gradients can't be accumulated; set trainer.batch"),
+        ({"trainer__threads": 1000000}, "trainer.threads: found 1000000, must be less than or equal to 1024"),
+        ({"trainer__threads": 0}, "trainer.threads: found 0, must be greater than or equal to 1"),
+        ({"dataset__fraction": 0.5}, "dataset: shots and fraction are both set; set one of them to null"),
+        ({"freeze__phases__0__until": "eend"}, f"freeze.phases.0.until: found 'eend'; allowed: {UNTIL}"),
+        (
+            {"freeze__phases__0__until": {"plateau": "val/loss"}},
+            "freeze.phases.0.until: found {'plateau': 'val/loss'}; allowed: " + UNTIL,
+        ),
+        (
+            {"freeze__phases__0__train": "head"},
+            "freeze.phases.0.train: found 'head'; allowed: all, or a list of",
+        ),
+        ({"freeze__phases__0__lr": {"head": 0}}, "freeze.phases.0.lr.head: found 0, must be greater than 0"),
+        ({"freeze__phases__0__tarin": []}, "freeze.phases.0.tarin: unknown key; did you mean 'train'?"),
+        (
+            {"freeze__groups": {"head": 3}},
+            "freeze.groups: found {'head': 3}; allowed: group name → a pattern",
+        ),
+        ({"freeze__phases": {}}, "freeze.phases: found {}, must be a valid list"),
+        ({"augment": None}, "augment: found None, must be keys with values"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(change, sentence):
+    with pytest.raises(FrostlineError) as caught:
+        validated(schema.Run, changed(**change))
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_is_named_at_once_and_only_once():
+    with pytest.raises(FrostlineError) as caught:
+        validated(schema.Run, changed(optimizer__lr=-1.0, trainer__epoch=3, freeze__phases__0__until="0.5"))
+    sentences = str(caught.value).split("; ")
+    assert (
+        sum(s.startswith(("optimizer.lr: ", "trainer.epoch: ", "freeze.phases.0.until: ")) for s in sentences)
+        == 3
+    )
+
+
+def test_a_file_is_named():
+    with pytest.raises(FrostlineError, match=r"^a/run\.yaml: seeds: found 3, must be a valid list"):
+        validated(schema.Run, changed(seeds=3), "a/run.yaml")
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 3])
+def test_what_is_no_mapping_at_all_is_one_sentence(data):
+    with pytest.raises(FrostlineError, match=r"must be keys with values$") as caught:
+        validated(schema.Run, data, "run.yaml")
+    assert str(caught.value).startswith(f"run.yaml: found {data!r}")

@@ -1,0 +1,184 @@
+"""A trained network says of pictures what its run's predictions.csv says, whatever surrounds them."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tests.data.tiffs import tiff
+from tests.tiny import RESNET, run_config
+
+from frostline.base.formats import read_csv
+from frostline.commands import main as cli
+from frostline.console.errors import FrostlineError
+from frostline.runs import trained_run as trained
+from frostline.serving import prediction as predicting
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.fixture
+def photos(photo_run):
+    return photo_run.parents[1] / "photos"
+
+
+@pytest.fixture
+def tested(photo_run):
+    """The test images as evaluate measured them: path below photos/ → row."""
+    found = {row["id"]: row for row in read_csv(photo_run / "predictions.csv")}
+    assert len(found) == 16
+    assert {name.rpartition(".")[2] for name in found} == {"png", "jpeg", "gif", "webp"}
+    return found
+
+
+def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys):
+    paths = [str(photos / name) for name in tested]
+    assert predicting.run(trained.Trained.read(photo_run), paths) == 0
+    said = rows(capsys.readouterr().out)
+    assert [row["image"] for row in said] == paths
+    for row, measured in zip(said, tested.values(), strict=True):
+        assert row["prediction"] == measured["prediction"]
+        assert float(row["confidence"]) == pytest.approx(float(measured["confidence"]), abs=1e-6)
+        assert row["error"] == ""
+
+
+def test_a_folder_means_its_pictures_and_the_batch_size_changes_nothing(photo_run, photos, tested, tmp_path):
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    assert predicting.run(trained.Trained.read(photo_run), [str(photos)], "json", one, top_k=2) == 0
+    assert (
+        predicting.run(trained.Trained.read(photo_run), [str(photos)], "json", other, top_k=2, batch_size=3)
+        == 0
+    )
+    said = json.loads(one.read_text())
+    assert [each["image"] for each in said] == sorted(str(path) for path in photos.rglob("*.*"))
+    for mine, its in zip(said, json.loads(other.read_text()), strict=True):
+        (first, second), again = mine["predictions"], its["predictions"]
+        assert {first["class"], second["class"]} == {"cat", "dog & más"}
+        assert first["confidence"] + second["confidence"] == pytest.approx(1)
+        assert first["confidence"] == pytest.approx(again[0]["confidence"], abs=1e-6)
+        if measured := tested.get(mine["image"].removeprefix(f"{photos}/")):
+            assert first["class"] == measured["prediction"]
+
+
+def test_what_was_done_to_the_pixels_is_told(photo_run, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 65536, (20, 20, 4), dtype=np.uint16)
+    files = {
+        "colour.tif": tiff(values[..., :3], 2),
+        "grey.tif": tiff(values[..., 0], 1),
+        "dim.tif": tiff(values[..., 0] >> 4, 1),
+        "infrared.tif": tiff(values, 2),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert cli.main(["predict", str(photo_run), str(tmp_path)]) == cli.EXIT_USER
+    out, err = capsys.readouterr()
+    errors = {row["image"].rpartition("/")[2]: row["error"] for row in rows(out)}
+    assert {name: error[:14] for name, error in errors.items() if error} == {"infrared.tif": "has 4 channels"}
+    assert "warning: 3 images have more than 8 bits a channel, scaled to 8" in err
+    assert "warning: 1 16-bit image reaches no eighth of its range" in err
+
+
+def test_pictures_that_cannot_be_used_are_named_and_the_rest_goes_on(photo_run, photos, tmp_path, capsys):
+    bad = tmp_path / "pictures"
+    (bad / "more").mkdir(parents=True)
+    shutil.copy(photos / "cat" / "00.png", bad / "more" / 'good, "quoted".png')
+    (bad / "empty.png").touch()
+    (bad / "page.jpg").write_text("<!doctype html>")
+    (bad / "cut.png").write_bytes((photos / "cat" / "00.png").read_bytes()[:-20])
+    (bad / "notes.txt").write_text("no picture")
+    (bad / ".hidden.png").write_text("no picture")
+    words = ["predict", str(photo_run), str(bad), str(bad / "notes.txt"), "nowhere.png", "--top-k", "2"]
+    assert cli.main(words) == cli.EXIT_USER
+    out, err = capsys.readouterr()
+    said = {row["image"].rpartition("/")[2]: row for row in rows(out)}
+    assert list(said) == [
+        "cut.png",
+        "empty.png",
+        'good, "quoted".png',
+        "page.jpg",
+        "notes.txt",
+        "nowhere.png",
+    ]
+    reasons = {
+        "cut.png": "is truncated: copy or download it again",
+        "empty.png": "is empty (0 bytes): copy or download it again",
+        "page.jpg": "is an HTML page, not an image (a failed download?): download it again",
+        "notes.txt": "is truncated (10 bytes): copy or download it again",
+        "nowhere.png": "is missing: restore it",
+    }
+    for name, reason in reasons.items():
+        assert said[name]["error"] == reason
+        assert said[name]["prediction"] == said[name]["confidence_2"] == ""
+        assert f"{name} {reason}\n" in err
+    good = said['good, "quoted".png']
+    assert good["error"] == ""
+    assert float(good["confidence"]) + float(good["confidence_2"]) == pytest.approx(1)
+    sentence = "5 pictures could not be used; the error column says why, the rest is there"
+    assert err.splitlines()[-1] == f"frostline: error: predict: {sentence}"
+
+
+def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path, monkeypatch):
+    """Frozen layers in bfloat16, the head in float32: the whole network in either gives other numbers."""
+    from tests.tiny import PROBE
+
+    from frostline.features import execution
+    from frostline.pipeline import standalone as alone
+    from frostline.training.services import Services
+
+    monkeypatch.setattr(execution, "has_bf16", lambda device: True)
+    trainer = {"precision": "auto", "epochs": 5}
+    changes = {"backbone": RESNET, "input.size": 32, "freeze": PROBE, "optimizer.lr": 1.0}
+    config = run_config({**changes, "trainer": trainer})
+    config = config.model_copy(update={"freeze_name": "linear_probe"})
+    alone.finetune_alone(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
+    found = trained.Trained.read(tmp_path / "run")
+    measured = [float(row["confidence"]) for row in read_csv(tmp_path / "run" / "predictions.csv")]
+    monkeypatch.setattr(predicting, "scratch", lambda: tmp_path / "other")
+    pixels, _ = found.images(10_000)
+    assert len(pixels) == len(measured)
+    in_two = predicting.Network(found).probabilities(pixels).max(1).values.tolist()
+    assert in_two == pytest.approx(measured, abs=1e-6)
+    in_one = found.served()(pixels).max(1).values.tolist()
+    assert in_one != pytest.approx(measured, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["{run}", "{empty}"],
+            r"empty: holds no (image file but .*|file); name another folder, or the files$",
+        ),
+        (
+            ["{run}", "x.png", "--top-k", "3"],
+            r"^--top-k: found 3, and the model knows 2 classes; give fewer$",
+        ),
+        (["{run}e", "x.png"], r"runs/onee: there is no such folder; did you mean 'one'\? \(allowed: one\)$"),
+        (
+            ["{empty}", "x.png"],
+            r"empty: no finished run, config.yaml is missing; name another folder, a run ",
+        ),
+        (
+            ["{run}/..", "x.png"],
+            r"no finished run, config.yaml is missing; name another folder, such as .*/one$",
+        ),
+        (
+            ["{run}/config.yaml", "x.png"],
+            r"config.yaml is a file; name the folder of a finished run, or models:",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(photo_run, tmp_path, words, sentence, capsys):
+    (tmp_path / "empty").mkdir()
+    words = [word.format(run=photo_run, empty=tmp_path / "empty") for word in words]
+    assert cli.main(["predict", *words]) == cli.EXIT_USER
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    with pytest.raises(FrostlineError, match=sentence):
+        raise FrostlineError(line.removeprefix("frostline: error: "))
