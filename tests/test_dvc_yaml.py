@@ -23,8 +23,8 @@ MODULES = {
     "report": "pipeline/report/stage.py",
     "gate": "stats/gate.py",
 }
-# What a stage imports but its result does not depend on: it shows or refuses, but computes nothing. The schema has
-# no default but None (test_schema.py), so all values are in the resolved files, which compose writes.
+# What a stage imports but its result does not depend on: it shows or refuses, but computes nothing. The
+# schema has no default but None (test_schema.py), so all values are in the resolved files, which compose writes.
 APART = frozenset(path for room in ("console", "schema") for path in (PACKAGE / room).rglob("*.py"))
 COMPOSING = frozenset((PACKAGE / "console").rglob("*.py"))
 

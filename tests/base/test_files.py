@@ -250,7 +250,7 @@ def test_what_was_not_written_again_stays_unless_it_is_replaced(exchanges, tmp_p
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from frostline import files
+from frostline.base import files
 out, step = Path(sys.argv[1]), int(sys.argv[2])
 files.exchange = lambda one, other: False
 
@@ -344,7 +344,7 @@ def test_a_shell_inside_the_folder_stays_in_it(tmp_path, monkeypatch):
 LEAVES = """
 import os, signal, sys
 from pathlib import Path
-from frostline import files
+from frostline.base import files
 folder = Path(sys.argv[1])
 def end(*_):
     print("up", flush=True)

@@ -19,7 +19,7 @@ SRC = Path(__file__).parents[2] / "src"
 SENTENCE = "frostline: interrupted; the same command resumes from its last checkpoint"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 LONG = [*TINY, "weights=none", "trainer.epochs=100000", "out=out"]
-INSTALLED = "from frostline import signals; signals.install()\n"
+INSTALLED = "from frostline.console import signals; signals.install()\n"
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:

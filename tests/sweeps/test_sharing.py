@@ -92,7 +92,7 @@ def test_a_run_says_where_it_trained(monkeypatch):
 def test_a_process_keeps_its_first_gpu():
     """CUDA reads the variable once. A fresh process, since this one is to stay as it is."""
     code = (
-        "import os; from frostline import devices; devices.bind(4, ['0', '1', 'GPU-c']);"
+        "import os; from frostline.base import devices; devices.bind(4, ['0', '1', 'GPU-c']);"
         "devices.bind(0, ['0', '1', 'GPU-c']); print(os.environ['CUDA_VISIBLE_DEVICES'])"
     )
     settings = {**os.environ, "PYTHONPATH": str(SRC)}

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from frostline.console.errors import FrostlineError
 
-PACKAGED_CONF = Path(__file__).parent / "conf"
-CHECKOUT = Path(__file__).parents[2]
+PACKAGED_CONF = Path(__file__).parents[1] / "conf"
+CHECKOUT = Path(__file__).parents[3]
 SQLITE = "sqlite:///"
 DATABASE = "mlflow.db"
 GIB = 1 << 30

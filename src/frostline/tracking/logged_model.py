@@ -1,7 +1,7 @@
 """Writes a finished run's network as a model of MLflow's, and tries it.
 
-A model is torch.export's program (`data/model.pt2`), which needs neither frostline nor a pickle, and beside it the
-files of its run (`run/`), from which frostline builds the network itself.
+A model is torch.export's program (`data/model.pt2`), which needs neither frostline nor a pickle, and beside
+it the files of its run (`run/`), from which frostline builds the network itself.
 """
 
 import shutil
