@@ -449,7 +449,7 @@ def test_memory_stays_constant_while_features_are_written_and_verified(tmp_path)
     script = """
 import re, sys, torch
 from pathlib import Path
-from frostline.core import feature_cache
+from frostline.features import cache as feature_cache
 feature_cache.MAPPED_BYTES = 1
 cache = feature_cache.FeatureCache(Path(sys.argv[1]), 1 << 30)
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10

@@ -67,7 +67,7 @@ def test_bytes_repeat(artifacts: Path, made: Path, tmp_path: Path) -> None:
     # In a process of its own, with another hash seed and another folder.
     script = (
         "import json, sys; from pathlib import Path; from frostline.schema import Report; "
-        "from frostline.stages import report; "
+        "from frostline.pipeline.report import stage as report; "
         "report.run(Report.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
     )
     again = tmp_path / "elsewhere"

@@ -389,7 +389,7 @@ def test_the_guides_plugin_works_as_installed(tmp_path):
     )
     script = (
         "import sys; from pathlib import Path\n"
-        "from frostline.config import compose; from frostline.stages import prepare\n"
+        "from frostline.config import compose; from frostline.preparation import stage as prepare\n"
         "config, _ = compose.experiment(sys.argv[2:])\n"
         "index = prepare.run(compose.prepare_config(config, 'target'), Path(sys.argv[1]))\n"
         "print(index.name, len(index), index.widths[0], *index.classes)"

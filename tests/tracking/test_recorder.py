@@ -165,7 +165,7 @@ def test_records_are_waited_for_as_long_as_there_is_progress_and_pictures_for_a_
     shutil.copy(no_runs, tmp_path)
     slow = """
 import sys, time
-from frostline.adapters import recorder, tracking
+from frostline.tracking import recorder, store as tracking
 end = tracking.StoredRun.end
 tracking.StoredRun.end = lambda *given, **more: (time.sleep(1.5), end(*given, **more))
 recorder.PICTURES_SECONDS = 0.0
@@ -174,7 +174,7 @@ recorder.serve(sys.stdin.fileno(), recorder._teller())
     (tmp_path / "slow.py").write_text(slow)
     code = """
 import select, subprocess
-from frostline.adapters import recorder
+from frostline.tracking import recorder
 start = subprocess.Popen
 def slowly(words, **how):
     return start([words[0], "slow.py"] if "-m" in words else words, **how)

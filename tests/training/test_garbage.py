@@ -43,7 +43,7 @@ def test_a_refused_command_leaves_it_as_it_was(words, capsys):
 def test_training_collects_it_and_leaks_nothing(tmp_path):
     code = """if True:
         import gc, sys
-        from frostline.adapters import lit_module
+        from frostline.training import module as lit_module
         from frostline.commands.main import main
         step, seen = lit_module.Classifier._step, []
         def noted(*given):

@@ -418,7 +418,7 @@ def test_a_resume_point_belongs_to_all_that_the_result_depends_on(digits, tmp_pa
     assert key({"study": "another", "arm": "full", "seeds": [0, 1]}) == key()
     assert len({key(), *others}) == 6
     before = key()
-    monkeypatch.setattr(training, "code", lambda: ["another version"])
+    monkeypatch.setattr(training, "code", lambda stage: ["another version"])
     assert key() != before
 
 
