@@ -277,7 +277,7 @@ class Faults:
             outcome.complaints.append(f"temporary files: {', '.join(left)}")
 
     def _recorded(self, project: Project, outcome: Outcome, published: bool) -> None:
-        """Complain unless the next command has one run, and a killed one that had its results may have another."""
+        """Complain unless there is one finished run, or two where the killed command had its results."""
         counts = project.recorded()
         if not 1 <= counts["FINISHED"] <= 1 + published or counts["RUNNING"]:
             outcome.complaints.append(f"MLflow has {dict(counts)}")
