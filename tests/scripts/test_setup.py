@@ -269,9 +269,14 @@ class TestWrappers:
             PYTHONPATH="/x",
             CDPATH="/",
         )
-        assert done.stdout.splitlines()[:3] == ["set up", str(project), "-m pytest -n 3 -k a b"]
+        assert done.stdout.splitlines()[:3] == ["set up", str(project), "-m pytest -n 3 -m not slow -k a b"]
         assert "OMP_NUM_THREADS=1" in done.stdout
         assert not re.search("^(MLFLOW|FROSTLINE|GIT_|PYTHONPATH)", done.stdout, re.M)
+
+    def test_all_tests_run_where_that_is_asked_for(self, project):
+        write_command(project / "scripts/setup", "true")
+        write_command(project / ".venv/bin/python", 'echo "$@"')
+        assert run(project / "scripts/test", "--all", "-x").stdout == "-m pytest -n 3 -x\n"
 
     def test_reproduce_ends_with_the_table_and_where_to_look(self, project):
         subprocess.run(["git", "init", "-q", project], check=True)
