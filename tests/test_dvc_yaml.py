@@ -24,7 +24,7 @@ MODULES = {
     "gate": "stats/gate.py",
 }
 # What a stage imports but its result does not depend on: it shows or refuses, but computes nothing. The
-# schema has no default but None (test_schema.py), so all values are in the resolved files, which compose writes.
+# schema has no default but None (test_schema.py), so all values are in the resolved files.
 APART = frozenset(path for room in ("console", "schema") for path in (PACKAGE / room).rglob("*.py"))
 COMPOSING = frozenset((PACKAGE / "console").rglob("*.py"))
 

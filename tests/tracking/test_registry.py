@@ -257,7 +257,7 @@ def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, 
 def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, models, monkeypatch):
     """What the recorder is told, and what it does then."""
     from frostline.tracking import recorder
-    from frostline.tracking.stored_run import StoredRun
+    from frostline.tracking.delivery import store_model
 
     monkeypatch.setenv("FROSTLINE_MODELS", "on")
     told = []
@@ -268,7 +268,7 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     folder = place / ".frostline/models" / name
     assert folder.is_dir()
     run_id = client.create_run(models._store.experiment, run_name="kept").info.run_id
-    StoredRun(models._store, run_id).model(name)
+    store_model(models._store, run_id, name)
     assert not folder.exists()
     kept = trained.Trained.read(located.folder(f"runs:/{run_id}/model"))
     assert kept.sha256 == trained.Trained.read(photo_run).sha256

@@ -243,7 +243,7 @@ class Delivery:
                     raise Unreachable(LookupError("its run is not delivered yet"))
             case "model" if not again:
                 self._flush()
-                self._store_model(self._run(key), *given)
+                store_model(self.store, self._run(key).id, *given)
             case "tags" | "files" | "started_from" | "end" if not again:
                 self._flush()
                 getattr(self._run(key), what)(*given, when=when)
@@ -253,20 +253,6 @@ class Delivery:
                 self._run(key).ended()
         if what == "end":
             self._running.pop(key, None)
-
-    def _store_model(self, run: StoredRun, name: str) -> None:
-        """Store the network of the run whose files are in a folder of this name, which is removed."""
-        from frostline.runs.trained_run import Trained
-        from frostline.tracking.registry import Models
-
-        folder = project.scratch() / "models" / Path(name).name
-        if run.id is None or not folder.is_dir():  # stored before
-            return
-        try:
-            Models(self.store).keep(Trained.read(folder), run.id)
-        except FrostlineError as error:
-            self.store.warn(f"the model is not stored: {error}")
-        shutil.rmtree(folder, ignore_errors=True)
 
     def _others(self) -> bool:
         """Whether other journals may have the run that this one's records belong to."""
@@ -317,3 +303,24 @@ class Delivery:
                 raise Unreachable(error) from error
             self.store.warn(f"MLflow refused a record ({reason(error)}); the rest is recorded")
         self._tries = 0
+
+
+def store_model(store: Store, run_id: str | None, name: str) -> None:
+    """Store the network of the run whose files are in a folder of this name, which is removed.
+
+    Args:
+        store: the run's.
+        run_id: None: it is not recorded, and nothing is stored.
+        name: of a folder in the project's `.frostline/models`; one that is gone was stored before.
+    """
+    from frostline.runs.trained_run import Trained
+    from frostline.tracking.registry import Models
+
+    folder = project.scratch() / "models" / Path(name).name
+    if run_id is None or not folder.is_dir():
+        return
+    try:
+        Models(store).keep(Trained.read(folder), run_id)
+    except FrostlineError as error:
+        store.warn(f"the model is not stored: {error}")
+    shutil.rmtree(folder, ignore_errors=True)

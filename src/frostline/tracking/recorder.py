@@ -543,5 +543,5 @@ if __name__ == "__main__":
         signal.signal(_number, signal.SIG_IGN)
     terminal.readable()
     os.nice(NICENESS)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the delivery tries again itself
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the delivery tries again itself
     serve(sys.stdin.fileno(), _teller())
