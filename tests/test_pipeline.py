@@ -113,6 +113,38 @@ def test_a_comment_reruns_compose_alone(study):
     assert "up to date" in study.dvc("status").stdout
 
 
+def touched(study: Study, *modules: str) -> set[str]:
+    """Change modules without changing what they do; return the stages whose commands then ran."""
+    for module in modules:
+        path = study.root / "src/frostline" / module
+        path.write_text(path.read_text() + "# another line\n")
+    return study.repro()
+
+
+@pytest.mark.slow
+def test_code_that_only_shows_reruns_nothing_and_code_that_computes_does(study):
+    before = study.artifacts()
+    shows = [
+        "console/progress.py",
+        "commands/main.py",
+        "planning/text.py",
+        "schema/stages.py",
+        "tracking/store.py",
+    ]
+    assert touched(study, *shows) == {"compose"}  # which alone reads the schema
+    assert touched(study, "reporting/words.py") == {"report"}
+    assert study.artifacts() == before
+    assert touched(study, "freezing/curves.py") == {"compose", "pretrain", *TRAINED}
+    assert study.outs() == {name: before[name] for name in study.outs()}
+    assert touched(study, "preparation/stage.py") == {"prepare@source", "prepare@target"}
+
+
+def test_experiments_are_listed_by_what_was_selected(study):
+    columns = study.dvc("exp", "show", "--csv").stdout.splitlines()[0].split(",")
+    assert "experiment" in columns
+    assert not [name for name in columns if name.startswith("artifacts/resolved")]
+
+
 @pytest.mark.slow
 def test_experiments_change_what_they_name(study):
     output = study.dvc(
