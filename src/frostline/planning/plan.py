@@ -8,8 +8,8 @@ from frostline.base import project
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
 from frostline.features.split_point import Split, Whole, the_first
-from frostline.freezing.freeze import FreezePlan
 from frostline.freezing.inheritance import written_out
+from frostline.freezing.plan import FreezePlan
 from frostline.planning import cost, outline
 from frostline.planning.cost import Cost
 from frostline.planning.outline import GroupOutline, PhaseOutline, SectionOutline

@@ -22,7 +22,7 @@ from frostline.data.prepared.index import training_rows
 from frostline.features.execution import Execution, autocast, device_of
 from frostline.features.reuse import Reuse
 from frostline.features.split_point import Split, Whole, candidates
-from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import Start, start_network
 from frostline.models.weights import LoadReport, detached

@@ -27,7 +27,9 @@ from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
 from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, those
 from frostline.data.prepared.index import Index, training_rows
-from frostline.freezing import freeze
+from frostline.freezing.build import build_plan
+from frostline.freezing.curves import build_curve
+from frostline.freezing.plan import FreezePlan
 from frostline.models import lora, weights
 from frostline.models.head_start import check_trained
 from frostline.models.input_spec import InputSpec
@@ -159,7 +161,7 @@ def backbone_name(run: Run) -> str:
     return getattr(run.backbone, "name", run.backbone.kind)
 
 
-def plan_of(run: Run, network: torch.nn.Module, images: int) -> freeze.FreezePlan:
+def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
     """Return the freeze plan of a run on `images` training images.
 
     Args:
@@ -168,8 +170,8 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> freeze.FreezePla
         images: that it trains on.
     """
     steps = len(batches.sizes(images, run.trainer.batch_size))
-    curve = freeze.curve(run.optimizer.schedule)
-    plan = freeze.plan(
+    curve = build_curve(run.optimizer.schedule)
+    plan = build_plan(
         run.freeze,
         lora.layers_for(run, network),
         curve,
@@ -295,7 +297,7 @@ def leave(
     seed: int,
     given: Material,
     result: Any,
-    plan: freeze.FreezePlan,
+    plan: FreezePlan,
     report: LoadReport,
     images: int,
     out: Path,
@@ -330,7 +332,7 @@ def leave(
     return sha256
 
 
-def record(recorded: Recorded, plan: freeze.FreezePlan, timing: Mapping[str, Any], out: Path) -> None:
+def record(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, Any], out: Path) -> None:
     """Record what a finished run came to, and the files that it left in `out`."""
     told: dict[str, Any] = read_json(out / TRAINING)
     best = read_csv(out / HISTORY)[told["best_epoch"]]
@@ -389,7 +391,7 @@ def info(run: Run, seed: int, index: Index, key: str | None = None) -> RunInfo:
 
 
 def _training(
-    result: Any, plan: freeze.FreezePlan, report: LoadReport, images: int, weights_sha256: str
+    result: Any, plan: FreezePlan, report: LoadReport, images: int, weights_sha256: str
 ) -> dict[str, Any]:
     """What a run did, beyond its curves."""
     phases = [
@@ -421,7 +423,7 @@ def _features_text(features: Sequence[str]) -> str:
     return "; ".join(f"phase {i}: {text}" for i, text in enumerate(features)) or "nothing trains"
 
 
-def _phases_text(plan: freeze.FreezePlan, starts: Sequence[int]) -> str:
+def _phases_text(plan: FreezePlan, starts: Sequence[int]) -> str:
     return (
         "; ".join(f"step {step}: {', '.join(plan.phases[i].train)}" for i, step in enumerate(starts))
         or "nothing trains"
