@@ -94,7 +94,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     import torch
 
     from frostline.base.seeds import derive
-    from frostline.config import compose
+    from frostline.config import compose, stage_configs
     from frostline.data.prepared.index import training_rows
     from frostline.models import weights
     from frostline.models.pretrained import resolve, start_network
@@ -103,7 +103,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     from frostline.training.services import Services
 
     composed, choices = compose.experiment(overrides)
-    run = compose.finetune_config(composed, choices)
+    run = stage_configs.finetune_config(composed, choices)
     index, place = prepared(composed, "target")
     start = resolve(run.backbone, run.weights)
     partial = folder.with_name(f".{folder.name}")

@@ -10,7 +10,7 @@ from tests.shell import TINY
 from tests.tiny import run_config
 
 from frostline.base import files
-from frostline.config import compose
+from frostline.config import compose, stage_configs
 from frostline.pipeline import standalone as alone
 from frostline.training.services import Labelled, NoTracker, RunInfo
 
@@ -129,7 +129,7 @@ def test_what_a_killed_run_left_half_full_goes_and_nothing_else(place):
 def test_a_damaged_pretraining_is_made_again(name, damage, place, capsys):
     words = [*TINY, "dataset=digits", "weights=pretrain"]
     composed, choices = compose.experiment(words)
-    config = compose.finetune_config(composed, choices)
+    config = stage_configs.finetune_config(composed, choices)
     index, _ = alone.prepared(composed, "target")
 
     def weights() -> Path:

@@ -13,7 +13,7 @@ from tests.forks import FORKS
 from tests.shell import TINY
 from tests.sweeps.test_sweeper import COMPLETE, asked, rows, trials
 
-from frostline.config import compose
+from frostline.config import compose, stage_configs
 from frostline.console.errors import OutOfRoom
 from frostline.pipeline import standalone as alone
 from frostline.pipeline.standalone import safe_name
@@ -44,7 +44,7 @@ def test_runs_from_different_pretrainings_have_folders_of_their_own():
     composed = [compose.experiment([*TINY, f"pretrain.trainer.epochs={n}"]) for n in (1, 2)]
     outs = set()
     for experiment, choices in composed:
-        run = compose.finetune_config(experiment, choices)
+        run = stage_configs.finetune_config(experiment, choices)
         outs.add(alone.out_folder(None, "finetune", "n", "", run, alone.pretraining(experiment, choices)))
     assert len(outs) == 2
 

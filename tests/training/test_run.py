@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.damage import DAMAGE
 from tests.tiny import NOTHING, RESNET, SGD, Started, files, in_process, run_config
 
 from frostline.console.errors import TrainingFailed
@@ -326,21 +327,6 @@ def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, un
 
 
 # ── damaged caches ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "flipped": flip,
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "empty": lambda path: path.write_bytes(b""),
-    "garbage": lambda path: path.write_bytes(b"PK\x03\x04 no checkpoint" * 50),
-    "deleted": Path.unlink,
-}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

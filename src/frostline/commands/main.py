@@ -365,7 +365,7 @@ def _compose(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     from frostline.base import project
-    from frostline.config import compose
+    from frostline.config import compose, stage_configs
     from frostline.console.progress import shown
     from frostline.schema import Prepare
 
@@ -376,7 +376,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         config = _resolved(arguments.resolved, Prepare)
     else:
         composed, _ = compose.experiment(arguments.overrides)
-        config = compose.prepare_config(composed, "target")
+        config = stage_configs.prepare_config(composed, "target")
         out = arguments.out or Path(composed.out or f"runs/prepare/{config.dataset.kind}")
     from frostline.preparation import stage as prepare
 

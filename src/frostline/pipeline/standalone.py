@@ -17,7 +17,7 @@ from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
 from frostline.base.processes import end_with_dvc
 from frostline.base.run_folder import WRITTEN, check_out
-from frostline.config import compose
+from frostline.config import stage_configs
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, exhaustion
 from frostline.console.progress import say_once, shown
@@ -66,7 +66,7 @@ class Job:
             from_target = self.stage == "finetune"
             weights += [composed.pretrain.weights] * from_source + [composed.weights] * from_target
             for role in ["source"] * from_source + ["target"] * from_target:
-                config = compose.prepare_config(composed, role)
+                config = stage_configs.prepare_config(composed, role)
                 data[content_key(config.model_dump())] = config
         paths = {Path(path) for each in weights if (path := getattr(each, "path", None))}
         return {
@@ -101,7 +101,7 @@ class Job:
         from frostline.pipeline.pretrain import stage as pretrain
         from frostline.training import run as training
 
-        make = compose.pretrain_config if self.stage == "pretrain" else compose.finetune_config
+        make = stage_configs.pretrain_config if self.stage == "pretrain" else stage_configs.finetune_config
         config = make(composed, choices)
         name = training.run_name(config, config.seeds[0])
         drawn = composed.sweep.sampler.kind != "grid"
@@ -142,7 +142,7 @@ def finetune_alone(config: Run, data: Path, out: Path, given: Services) -> None:
 
 def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     """Return the index and folder of a data set, prepared now unless it has been."""
-    return prepared_from(compose.prepare_config(composed, role))
+    return prepared_from(stage_configs.prepare_config(composed, role))
 
 
 def with_weights(
@@ -178,7 +178,7 @@ def with_weights(
     source = f"the source {index.name}"
     trains = bool(config.freeze.phases)
     head_start(config.weights.head, index.classes, classes, source=source, trains=trains)
-    wanted = compose.pretrain_config(composed, choices)
+    wanted = stage_configs.pretrain_config(composed, choices)
     start = resolve(wanted.backbone, wanted.weights).sha256
     key = content_key(
         [wanted.model_dump(exclude={"study"}), index.fingerprint, start, training.code("pretrain")]
@@ -197,7 +197,7 @@ def with_weights(
 
 def pretraining(composed: Experiment, choices: Mapping[str, str]) -> Run | None:
     """Return the pretraining that a fine-tuning runs first; None: it starts from other weights."""
-    return compose.pretrain_config(composed, choices) if _pretrains(composed.weights) else None
+    return stage_configs.pretrain_config(composed, choices) if _pretrains(composed.weights) else None
 
 
 def _pretrains(weights: Weights) -> bool:

@@ -87,14 +87,14 @@ def make(
     """
     import torch
 
-    from frostline.config import compose
+    from frostline.config import stage_configs
     from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.pretrained import NO_WEIGHTS, input_spec
     from frostline.training.run import plan_of
 
     source = stage == "pretrain"
-    run = (compose.pretrain_config if source else compose.finetune_config)(composed, choices)
+    run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
     count, classes = (
         (images, classes) if images else _prepared(composed, run, "source" if source else "target")
     )
@@ -226,11 +226,11 @@ def _cut(reuse: "Reuse", sketch: "nn.Module", plan: FreezePlan, phase: int) -> _
 def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
     """How many images the run trains on, and their classes."""
     from frostline.base.seeds import derive
-    from frostline.config import compose
+    from frostline.config import stage_configs
     from frostline.console.progress import shown
     from frostline.data.prepared.index import training_rows
     from frostline.preparation import stage as prepare
 
-    index, _ = prepare.cached(compose.prepare_config(composed, role), project.scratch(), shown)
+    index, _ = prepare.cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
     rows = training_rows(index, run.dataset, derive(run.seeds[0], "shots") % 2**31)
     return len(rows), len(index.classes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.files import publish
 from frostline.base.metrics import held_out, score
 from frostline.base.run_folder import WRITTEN
-from frostline.config import compose
+from frostline.config import stage_configs
 from frostline.config.compose import Planned
 from frostline.config.overrides import OF_A_HEAD
 from frostline.pipeline import standalone as alone
@@ -71,7 +71,7 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
     from frostline.training import run as training
 
     first = jobs[0]
-    runs = [compose.finetune_config(job.composed, job.choices) for job in jobs]
+    runs = [stage_configs.finetune_config(job.composed, job.choices) for job in jobs]
     heads.check(runs[0])
     names = [training.run_name(run, run.seeds[0]) for run in runs]
     outs = [

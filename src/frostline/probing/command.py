@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from frostline.base.formats import csv_text
 from frostline.base.run_folder import check_out
-from frostline.config import compose
+from frostline.config import compose, stage_configs
 from frostline.config.overrides import OF_A_HEAD
 from frostline.pipeline import standalone as alone
 
@@ -29,7 +29,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
     from frostline.probing import heads, probe
     from frostline.training import run as training
 
-    runs = [compose.finetune_config(each, choices) for each in composed]
+    runs = [stage_configs.finetune_config(each, choices) for each in composed]
     heads.check(runs[0])
     # The same heads in another order are the same probe.
     runs = list({tuple(probe.values_of(each).values()): each for each in runs}.values())
