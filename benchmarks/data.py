@@ -99,7 +99,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     from frostline.models import weights
     from frostline.models.pretrained import resolve, start_network
     from frostline.pipeline.standalone import prepared
-    from frostline.training import run as training
+    from frostline.training.material import load_material
     from frostline.training.services import Services
 
     composed, choices = compose.experiment(overrides)
@@ -109,7 +109,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    material = training.material(run, place, start, Services(partial / "scratch"))
+    material = load_material(run, place, start, Services(partial / "scratch"))
     seed = run.seeds[0]
     parts = {
         "train": training_rows(index, run.dataset, derive(seed, "shots") % 2**31),

@@ -28,13 +28,14 @@ def main() -> None:
     from frostline.pipeline.standalone import prepared
     from frostline.training import run as training
     from frostline.training import trainer  # noqa: F401
+    from frostline.training.material import load_material
     from frostline.training.services import Services
 
     common.warm()
     composed, choices = compose.experiment(given.overrides)
     run = stage_configs.finetune_config(composed, choices)
     _, data = prepared(composed, "target")
-    training.material(run, data, resolve(run.backbone, run.weights), Services(Path(".frostline").resolve()))
+    load_material(run, data, resolve(run.backbone, run.weights), Services(Path(".frostline").resolve()))
     trained: list[float] = []
     train = training.train
 

@@ -133,8 +133,8 @@ PLACES = {
     "prepare": ("frostline.preparation.stage:_splits", []),
     "pixels": ("frostline.data.loading.pixel_files:_write", []),
     "features": ("frostline.features.cache:FeatureCache._write", ["KILLED"]),
-    "weights": ("frostline.training.run:leave", ["KILLED"]),
-    "publish": ("frostline.training.run:record", ["KILLED"]),
+    "weights": ("frostline.training.run:write_outputs", ["KILLED"]),
+    "publish": ("frostline.training.run:record_outputs", ["KILLED"]),
 }
 
 

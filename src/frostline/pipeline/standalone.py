@@ -99,11 +99,11 @@ class Job:
         given = services(label, watch, tags)
         from frostline.evaluation import evaluate
         from frostline.pipeline.pretrain import stage as pretrain
-        from frostline.training import run as training
+        from frostline.training.run_info import run_name
 
         make = stage_configs.pretrain_config if self.stage == "pretrain" else stage_configs.finetune_config
         config = make(composed, choices)
-        name = training.run_name(config, config.seeds[0])
+        name = run_name(config, config.seeds[0])
         drawn = composed.sweep.sampler.kind != "grid"
         needed = pretraining(composed, choices) if self.stage == "finetune" else None
         out = out_folder(composed.out, self.stage, name, label, config, needed, drawn=drawn)
@@ -128,9 +128,10 @@ def finetune_alone(config: Run, data: Path, out: Path, given: Services) -> None:
     from frostline.evaluation import evaluate
     from frostline.models.pretrained import resolve
     from frostline.training import run as training
+    from frostline.training.material import load_material
 
     start = resolve(config.backbone, config.weights)
-    material = training.material(config, data, start, given)
+    material = load_material(config, data, start, given)
     seed = config.seeds[0]
     with publish(out, WRITTEN) as work:
         training.train(

@@ -131,7 +131,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         images: that it trains on.
     """
     from frostline.training.inference import reuse_of
-    from frostline.training.run import backbone_name
+    from frostline.training.run_info import backbone_name
 
     reuse = reuse_of(run, run.seeds[0], spec, Services(project.scratch()))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}

@@ -17,7 +17,7 @@ from frostline.training.services import TRIAL_STATE, Services
 if TYPE_CHECKING:
     from frostline.evaluation.evaluate import Yardstick
     from frostline.probing.heads import Trained
-    from frostline.training.run import Material
+    from frostline.training.material import Material
 
 
 AT_ONCE = 256
@@ -68,12 +68,13 @@ def _apart_from_heads(job: Planned) -> str:
 def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
     from frostline.models.pretrained import resolve
     from frostline.probing import heads
-    from frostline.training import run as training
+    from frostline.training.material import load_material
+    from frostline.training.run_info import run_name
 
     first = jobs[0]
     runs = [stage_configs.finetune_config(job.composed, job.choices) for job in jobs]
     heads.check(runs[0])
-    names = [training.run_name(run, run.seeds[0]) for run in runs]
+    names = [run_name(run, run.seeds[0]) for run in runs]
     outs = [
         alone.out_folder(
             job.composed.out,
@@ -92,7 +93,7 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
         weights = alone.with_weights(runs[0], first.composed, first.choices, given, index.classes).weights
         runs = [run.model_copy(update={"weights": weights}) for run in runs]
         start = resolve(runs[0].backbone, weights)
-        material = training.material(runs[0], data, start, given)
+        material = load_material(runs[0], data, start, given)
         companies = heads.gather(runs, start, material, given)
         given.say(f"{len(jobs)} runs at once: nothing but their heads differs")
         trained = {id(head.run): head for head in heads.train(companies, given)}
@@ -139,19 +140,20 @@ def _leave(
     services: Services,
 ) -> Any:
     """Leave a run's folder, record it and measure it, as `alone.finetune_alone` does; return its metrics."""
-    from frostline.training import run as training
+    from frostline.training.outputs import record_outputs, write_outputs
+    from frostline.training.run_info import run_info
 
     run, seed, company = head.run, head.seed, head.company
     count = len(company.train)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, WRITTEN) as work:
-        with services.tracker.run(training.info(run, seed, material.index)) as recorded:
+        with services.tracker.run(run_info(run, seed, material.index)) as recorded:
             if start is not None:
                 recorded.started_from(start)
             recorded.planned(run, company.plan, company.cut.network, material.spec, count)
             for row in head.history:
                 recorded.epoch(row)
-            sha256 = training.leave(run, seed, material, head, company.plan, company.report, count, work, {})
-            training.record(recorded, company.plan, timing, work)
+            sha256 = write_outputs(run, seed, material, head, company.plan, company.report, count, work, {})
+            record_outputs(recorded, company.plan, timing, work)
         yardstick.load(head.head_state)
         return yardstick.measure(run, seed, sha256, work)

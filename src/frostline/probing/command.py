@@ -27,14 +27,14 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
     composed, choices = compose.grid(given, OF_A_HEAD)
     services = alone.services()
     from frostline.probing import heads, probe
-    from frostline.training import run as training
+    from frostline.training.run_info import backbone_name
 
     runs = [stage_configs.finetune_config(each, choices) for each in composed]
     heads.check(runs[0])
     # The same heads in another order are the same probe.
     runs = list({tuple(probe.values_of(each).values()): each for each in runs}.values())
     runs.sort(key=lambda each: [value or 0 for value in probe.values_of(each).values()])
-    name = "·".join([training.backbone_name(runs[0]), runs[0].dataset.kind])
+    name = "·".join([backbone_name(runs[0]), runs[0].dataset.kind])
     content = [each.model_dump() for each in runs]
     out = Path(composed[0].out) if composed[0].out else alone.named_folder("probe", name, content)
     grid = csv_text(OF_A_HEAD, (list(probe.values_of(each).values()) for each in runs))
