@@ -118,7 +118,7 @@ def test_pictures_that_cannot_be_used_are_named_and_the_rest_goes_on(photo_run, 
     good = said['good, "quoted".png']
     assert good["error"] == ""
     assert float(good["confidence"]) + float(good["confidence_2"]) == pytest.approx(1)
-    sentence = "5 pictures could not be used; the error column says why, the rest is there"
+    sentence = "5 images could not be used; the error column says why, the other rows are complete"
     assert err.splitlines()[-1] == f"frostline: error: predict: {sentence}"
 
 
