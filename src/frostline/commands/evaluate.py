@@ -45,8 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _pipeline_stage(arguments: argparse.Namespace) -> None:
-    from frostline.pipeline.standalone import services as make_services
-    from frostline.pipeline.standalone import writing
+    from frostline.pipeline.session import make_services, writing
     from frostline.schema import Evaluate
 
     options.require(arguments, "data", "finetuned", "out")

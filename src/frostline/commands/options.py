@@ -100,7 +100,7 @@ def write_if_omitted(resolved: Path, out: Path, timing: Path | None = None) -> b
     """Return whether the study omits this stage; if so, write the reason into `out` and print it."""
     from frostline.base import omitted
     from frostline.base.formats import read_yaml
-    from frostline.pipeline.standalone import writing
+    from frostline.pipeline.session import writing
     from frostline.schema import Omitted
     from frostline.schema.validation import validated
 

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.base import project
     from frostline.config import compose, stage_configs
     from frostline.console.progress import shown
-    from frostline.pipeline.standalone import writing
+    from frostline.pipeline.session import writing
     from frostline.schema import Prepare
 
     if arguments.resolved:

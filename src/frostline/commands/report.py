@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the report, and print its verdict, its table and where its page is."""
     from frostline.pipeline.report import stage as report
-    from frostline.pipeline.standalone import writing
+    from frostline.pipeline.session import writing
     from frostline.schema import Report
 
     with writing(arguments.out):

@@ -49,8 +49,7 @@ def train(arguments: argparse.Namespace, stage: str) -> None:
 
 def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:
     """Run a stage of the pipeline: all paths are arguments, and nothing is composed."""
-    from frostline.pipeline.standalone import services as make_services
-    from frostline.pipeline.standalone import writing
+    from frostline.pipeline.session import make_services, writing
     from frostline.schema import PretrainWeights, Run
 
     options.require(arguments, "data", "out")

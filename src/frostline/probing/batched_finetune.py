@@ -11,7 +11,8 @@ from frostline.base.run_folder import WRITTEN
 from frostline.config import stage_configs
 from frostline.config.compose import Planned
 from frostline.config.overrides import OF_A_HEAD
-from frostline.pipeline import standalone as alone
+from frostline.pipeline import session, standalone
+from frostline.pipeline.output_folders import out_folder
 from frostline.training.services import TRIAL_STATE, Services
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 AT_ONCE = 256
 """Runs that are trained at once; a process may have a thousand files open, and each run holds a lock."""
-Left = Callable[[int, alone.Done], None]
+Left = Callable[[int, standalone.Done], None]
 """Told which job has left its run, and what that is."""
 
 
 def finetune(jobs: Sequence[Planned], left: Left) -> None:
-    """Fine-tune a sweep's jobs at once, each into a folder of its own, as `alone.Job` leaves it.
+    """Fine-tune a sweep's jobs at once, each into a folder of its own, as `standalone.Job` leaves it.
 
     Jobs of which `left` is not told have to be run one after the other: those that break down, to say and
     keep what such a run does; the best, since heads trained at once are what training each alone gives but
@@ -36,7 +37,7 @@ def finetune(jobs: Sequence[Planned], left: Left) -> None:
     """
     if len(jobs) < 2:
         return
-    given = alone.services()
+    given = session.make_services()
     if len({_apart_from_heads(job) for job in jobs}) > 1:
         given.say(
             f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(OF_A_HEAD)}"
@@ -76,21 +77,23 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
     heads.check(runs[0])
     names = [run_name(run, run.seeds[0]) for run in runs]
     outs = [
-        alone.out_folder(
+        out_folder(
             job.composed.out,
             "finetune",
             name,
             job.label,
             run,
-            alone.pretraining(job.composed, job.choices),
+            standalone.pretraining_config(job.composed, job.choices),
         )
         for job, name, run in zip(jobs, names, runs, strict=True)
     ]
     with ExitStack() as locks:
         for out in dict.fromkeys(outs):
-            locks.enter_context(alone.writing(out))
-        index, data = alone.prepared(first.composed, "target")
-        weights = alone.with_weights(runs[0], first.composed, first.choices, given, index.classes).weights
+            locks.enter_context(session.writing(out))
+        index, data = standalone.prepared(first.composed, "target")
+        weights = standalone.with_pretrained_weights(
+            runs[0], first.composed, first.choices, given, index.classes
+        ).weights
         runs = [run.model_copy(update={"weights": weights}) for run in runs]
         start = resolve(runs[0].backbone, weights)
         material = load_material(runs[0], data, start, given)
@@ -106,9 +109,9 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
                     continue
                 if head.company not in yardsticks:
                     yardsticks[head.company] = _yardstick(head, material, data, given)
-                services = alone.services(job.label, tags={TRIAL_STATE: "running"})
+                services = session.make_services(job.label, tags={TRIAL_STATE: "running"})
                 metrics = _leave(head, start.sha256, material, yardsticks[head.company], out, services)
-                left(number, alone.Done(job.label or name, out, metrics))
+                left(number, standalone.Done(job.label or name, out, metrics))
                 split = held_out(metrics)
                 advance(1, f"{split}/accuracy {metrics[split]['accuracy']:.4f}")
 
@@ -139,7 +142,7 @@ def _leave(
     out: Path,
     services: Services,
 ) -> Any:
-    """Leave a run's folder, record it and measure it, as `alone.finetune_alone` does; return its metrics."""
+    """Leave a run's folder, record it and measure it, as `standalone.finetune` does; return its metrics."""
     from frostline.training.outputs import record_outputs, write_outputs
     from frostline.training.run_info import run_info
 
