@@ -94,22 +94,22 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     import torch
 
     from frostline.base.seeds import derive
-    from frostline.config import compose
+    from frostline.config import compose, stage_configs
     from frostline.data.prepared.index import training_rows
     from frostline.models import weights
     from frostline.models.pretrained import resolve, start_network
     from frostline.pipeline.standalone import prepared
-    from frostline.training import run as training
+    from frostline.training.material import load_material
     from frostline.training.services import Services
 
     composed, choices = compose.experiment(overrides)
-    run = compose.finetune_config(composed, choices)
+    run = stage_configs.finetune_config(composed, choices)
     index, place = prepared(composed, "target")
     start = resolve(run.backbone, run.weights)
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    material = training.material(run, place, start, Services(partial / "scratch"))
+    material = load_material(run, place, start, Services(partial / "scratch"))
     seed = run.seeds[0]
     parts = {
         "train": training_rows(index, run.dataset, derive(seed, "shots") % 2**31),

@@ -15,7 +15,7 @@ import numpy as np
 from frostline.config import compose
 from frostline.data.reading import sources
 from frostline.data.reading.sources import ArraySource
-from frostline.pipeline import standalone as alone
+from frostline.pipeline import standalone
 from frostline.training import run as training
 from frostline.training import trainer
 from frostline.training.module import Classifier
@@ -60,7 +60,7 @@ class Bench:
         project.mkdir(exist_ok=True)
         with contextlib.chdir(project):
             composed, choices = compose.experiment(words)
-            return (project / alone.Job("finetune")(composed, choices).out).resolve()
+            return (project / standalone.Job("finetune")(composed, choices).out).resolve()
 
 
 # ── runs that are stopped or timed, or use other data ───────────────────────────────────────────────────

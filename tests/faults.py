@@ -35,6 +35,7 @@ import numpy as np
 from PIL import Image
 
 from tests import study
+from tests.damage import DAMAGE
 from tests.imports import SRC
 
 COMMAND = [
@@ -141,31 +142,6 @@ def photos(root: Path) -> None:
             Image.fromarray(pixels).save(root / name / f"{i}.png")
 
 
-def truncate(path: Path, draw: random.Random) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path: Path, draw: random.Random) -> None:
-    os.truncate(path, 0)
-
-
-def overwrite(path: Path, draw: random.Random) -> None:
-    path.write_bytes(draw.randbytes(path.stat().st_size))
-
-
-def flip_a_bit(path: Path, draw: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    path.write_bytes(content)
-
-
-def delete(path: Path, draw: random.Random) -> None:
-    path.unlink()
-
-
-DAMAGE = (truncate, empty, overwrite, flip_a_bit, delete)
-
-
 class Faults:
     """Makes each point's project, disturbs it and looks at what the next command does."""
 
@@ -206,7 +182,7 @@ class Faults:
 
     def damage(self, points: int) -> Iterator[Outcome]:
         """Damage one cached file; every cache and every kind of damage come in turns."""
-        pairs = [(cache, harm) for harm in DAMAGE for cache in CACHES]
+        pairs = [(cache, harm) for harm in DAMAGE.values() for cache in CACHES]
         self.draw.shuffle(pairs)
         for i, (cache, harm) in enumerate(islice(cycle(pairs), points)):
             project = self._project(f"damage-{i}", copy=True)

@@ -181,7 +181,7 @@ def run(kind: str, number: int) -> tuple[list[str], Outcome]:
 def _here(words: list[str]) -> Outcome:
     from frostline.commands import main as cli
     from frostline.config import compose
-    from frostline.pipeline import standalone as alone
+    from frostline.pipeline import session
 
     out, err = io.StringIO(), io.StringIO()
     _watched.clear()
@@ -198,7 +198,7 @@ def _here(words: list[str]) -> Outcome:
             return Outcome("traceback", traceback.format_exc())
         finally:
             compose.multirun = task
-            alone._recorder.cache_clear()
+            session._recorder.cache_clear()
     return _judged(status, out.getvalue(), err.getvalue(), time.process_time() - begun)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from frostline.config import compose
 from frostline.console.errors import FrostlineError
-from frostline.freezing.freeze import curve
+from frostline.freezing.curves import build_curve
 from frostline.schema import Rate, Run
 from frostline.schema.validation import validated
 from tests.tiny import run_config
@@ -50,5 +50,5 @@ def test_a_power_is_a_polynomials_alone(kind):
     with pytest.raises(
         FrostlineError, match=f"schedule.power: only polynomial has one, not {kind}; remove it"
     ):
-        curve(Rate(kind=kind, warmup=0.0, final=0.1, power=2.0))
-    curve(Rate(kind="polynomial", warmup=0.0, final=0.1, power=2.0))
+        build_curve(Rate(kind=kind, warmup=0.0, final=0.1, power=2.0))
+    build_curve(Rate(kind="polynomial", warmup=0.0, final=0.1, power=2.0))

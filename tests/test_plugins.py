@@ -72,7 +72,7 @@ def test_the_documented_backbone_is_found_by_its_name(shallow):
 
 
 def test_the_documented_command_composes(shallow):
-    line = next(line for line in DOCS.splitlines() if line.startswith("frostline finetune"))
+    line = next(line for line in DOCS.splitlines() if line.startswith("frostline finetune backbone=plugin"))
     made, _ = compose.experiment(shlex.split(line)[2:])
     assert made.backbone == plugin(width=16)
 

@@ -23,18 +23,19 @@ def main() -> None:
     import timm.optim  # noqa: F401  # imported before the clock starts, as what follows
 
     from frostline.commands import main as cli
-    from frostline.config import compose
+    from frostline.config import compose, stage_configs
     from frostline.models.pretrained import resolve
     from frostline.pipeline.standalone import prepared
     from frostline.training import run as training
     from frostline.training import trainer  # noqa: F401
+    from frostline.training.material import load_material
     from frostline.training.services import Services
 
     common.warm()
     composed, choices = compose.experiment(given.overrides)
-    run = compose.finetune_config(composed, choices)
+    run = stage_configs.finetune_config(composed, choices)
     _, data = prepared(composed, "target")
-    training.material(run, data, resolve(run.backbone, run.weights), Services(Path(".frostline").resolve()))
+    load_material(run, data, resolve(run.backbone, run.weights), Services(Path(".frostline").resolve()))
     trained: list[float] = []
     train = training.train
 

@@ -80,9 +80,8 @@ def worker(
     variables: Mapping[str, str],
 ) -> JobReturn:
     """Be a job, in a process of Ray's."""
-    from frostline.pipeline import (
-        standalone as alone,  # other programs, whose plug-ins Hydra looks for, too, need it not
-    )
+    # Not at the top: Hydra imports all plug-ins in other programs, too, which need none of frostline.
+    from frostline.pipeline import session
 
     os.chdir(folder)
     os.environ |= variables
@@ -100,7 +99,8 @@ def worker(
             job_subdir_key="hydra.sweep.subdir",
         )
     finally:
-        alone.recorded()  # Ray kills what a worker has started when it ends: the recorder with the last run
+        # Ray kills a worker's child processes when it ends, the recorder among them.
+        session.finish_recording()
 
 
 def _plain(config: Any) -> Any:

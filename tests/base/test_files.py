@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from tests.damage import DAMAGE
 
 from frostline.base import files, formats
 from frostline.base.files import set_aside, share, write_text
@@ -185,21 +186,6 @@ def test_what_is_gone_is_not_set_aside(tmp_path, capsys):
 
 
 # ── folders of files with checksums ─────────────────────────────────────────────────────────────────────────
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "a flipped bit": flip,
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-5]),
-    "empty": lambda path: path.write_bytes(b""),
-    "garbage": lambda path: path.write_bytes(b"\x00\xffgarbage" * 9),
-    "deleted": Path.unlink,
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

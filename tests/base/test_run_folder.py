@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.damage import DAMAGE
 from tests.photos import train
 from tests.shell import TINY
 from tests.tiny import files
@@ -15,21 +16,6 @@ from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
 from frostline.pipeline import reevaluate
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "flipped": flip,
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-50]),
-    "empty": lambda path: path.write_bytes(b""),
-    "garbage": lambda path: path.write_bytes(b"no weights" * 99),
-    "deleted": Path.unlink,
-}
 
 
 @pytest.fixture(scope="module")

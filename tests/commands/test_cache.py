@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from frostline.base import project
 from frostline.base.locks import exclusive
-from frostline.commands import cache as kept
+from frostline.commands import cache_actions
+from frostline.commands.cache_actions import bytes_of
 from frostline.commands.main import EXIT_USER, main
+from frostline.console.units import UNITS, size
 from frostline.features.cache import FeatureCache
 
 ABOUT = {"backbone": "resnet18", "cut": "layer4", "dataset": "pictures", "weights": "ab12"}
@@ -68,7 +70,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_nothing_is_kept_yet(say, here):
-    assert say() == kept.NO_FEATURES + "\n"
+    assert say() == cache_actions.NO_FEATURES + "\n"
     assert say("prune").startswith("nothing to remove: 0 B of features, and ")
     assert say("clear").startswith("removed 0 files of features and 0 of pixels: freed 0 B; ")
     assert list(here.iterdir()) == []
@@ -196,9 +198,9 @@ def test_a_folder_that_can_not_be_written_is_named(say, monkeypatch):
     assert say("clear", status=EXIT_USER).startswith(f"frostline: error: {path}: Permission denied; ")
 
 
-@given(st.integers(0, 999), st.sampled_from(kept.UNITS))
+@given(st.integers(0, 999), st.sampled_from(UNITS))
 def test_a_size_that_is_printed_can_be_typed(number, unit):
-    assert kept.size(kept.bytes_of(f"{number}{unit}")) == f"{number} {unit if number else 'B'}"
+    assert size(bytes_of(f"{number}{unit}")) == f"{number} {unit if number else 'B'}"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_a_size_that_is_printed_can_be_typed(number, unit):
     [("0", 0), ("0.0", 0), ("1b", 1), ("1.5 kib", 1536), ("5GiB", 5 << 30), (" 2TiB ", 2 << 40)],
 )
 def test_sizes(text, count):
-    assert kept.bytes_of(text) == count
+    assert bytes_of(text) == count
 
 
 @pytest.mark.parametrize(
@@ -218,4 +220,4 @@ def test_sizes(text, count):
 )
 def test_times(monkeypatch, seconds, text):
     monkeypatch.setattr(time, "time", lambda: 1e9)
-    assert kept.ago(1e9 - seconds) == text
+    assert cache_actions.ago(1e9 - seconds) == text

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from frostline.commands.ui import DIRECTLY, PORTS_TRIED, _interrupted_by, free_port
+from frostline.commands.mlflow_server import DIRECTLY, PORTS_TRIED, _interrupted_by, free_port
 from frostline.console.errors import FrostlineError
 from frostline.tracking.mlflow_app import is_served
 

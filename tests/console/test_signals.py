@@ -133,8 +133,8 @@ PLACES = {
     "prepare": ("frostline.preparation.stage:_splits", []),
     "pixels": ("frostline.data.loading.pixel_files:_write", []),
     "features": ("frostline.features.cache:FeatureCache._write", ["KILLED"]),
-    "weights": ("frostline.training.run:leave", ["KILLED"]),
-    "publish": ("frostline.training.run:record", ["KILLED"]),
+    "weights": ("frostline.training.run:write_outputs", ["KILLED"]),
+    "publish": ("frostline.training.run:record_outputs", ["KILLED"]),
 }
 
 
@@ -217,6 +217,7 @@ def test_after_the_results_are_there_it_says_so():
 
 
 def test_a_signal_that_an_import_turned_into_an_error_is_still_a_signal(monkeypatch, capsys):
+    from frostline.commands import doctor
     from frostline.commands import main as cli
     from frostline.console import signals
 
@@ -225,5 +226,5 @@ def test_a_signal_that_an_import_turned_into_an_error_is_still_a_signal(monkeypa
         raise ImportError("initialization failed")
 
     monkeypatch.setattr(signals._State, "said", True)  # to the tests' own standard error
-    monkeypatch.setattr(cli, "_doctor", broken)
+    monkeypatch.setattr(doctor, "run", broken)
     assert cli.main(["doctor"]) == 143

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from frostline.features.split_point import Split, Whole, candidates, proven, worthwhile
-from frostline.freezing import freeze
+from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
@@ -19,7 +19,7 @@ TOP = {
 
 
 def planned(network, schedule):
-    return freeze.plan(Freeze.model_validate(schedule), layers_of(network), Curve("constant"), 1, 10)
+    return build_plan(Freeze.model_validate(schedule), layers_of(network), Curve("constant"), 1, 10)
 
 
 def pictures(count=3, size=64, channels=3):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from frostline.features.split_point import candidates
-from frostline.freezing import freeze
+from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
@@ -29,7 +29,7 @@ def costs(network, *phases, groups=None, shape=(3, 32, 32)):
     groups = groups or {"head": "head", "top": "stage:-1", "rest": "*"}
     last = {**phases[-1], "until": "end"}
     schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
-    plan = freeze.plan(schedule, layers_of(network), Curve("constant"), 10, 10)
+    plan = build_plan(schedule, layers_of(network), Curve("constant"), 10, 10)
     return cost.of_phases(network, plan, shape)
 
 
@@ -52,7 +52,7 @@ def behind(network, *phases, shape):
     groups = {"head": "head", "top": "stage:-1", "rest": "*"}
     last = {**phases[-1], "until": "end"}
     schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
-    plan = freeze.plan(schedule, layers_of(network), Curve("constant"), 10, 10)
+    plan = build_plan(schedule, layers_of(network), Curve("constant"), 10, 10)
     thaw.enter(network, plan, len(phases) - 1)
     images = torch.empty(3, *shape, device="meta")
     return {cut.name: cost.behind(cut) for cut in candidates(network, plan, len(phases) - 1, images)}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from frostline.features.split_point import Split, Whole
-from frostline.freezing import freeze
+from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
@@ -24,7 +24,7 @@ def made(network, phases, epochs=10, steps=5, curve=None, groups=None):
     groups = groups or {"head": "head", "rest": "*"}
     schedule = Freeze.model_validate({"groups": groups, "phases": phases})
     curve = curve or Curve("constant")
-    return freeze.plan(
+    return build_plan(
         schedule, layers_of(network), curve, epochs, steps, lambda batch: epochs * steps // batch
     )
 

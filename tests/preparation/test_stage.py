@@ -389,9 +389,10 @@ def test_the_guides_plugin_works_as_installed(tmp_path):
     )
     script = (
         "import sys; from pathlib import Path\n"
-        "from frostline.config import compose; from frostline.preparation import stage as prepare\n"
+        "from frostline.config import compose, stage_configs\n"
+        "from frostline.preparation import stage as prepare\n"
         "config, _ = compose.experiment(sys.argv[2:])\n"
-        "index = prepare.run(compose.prepare_config(config, 'target'), Path(sys.argv[1]))\n"
+        "index = prepare.run(stage_configs.prepare_config(config, 'target'), Path(sys.argv[1]))\n"
         "print(index.name, len(index), index.widths[0], *index.classes)"
     )
     source = Path(__file__).parents[2] / "src"
@@ -408,7 +409,7 @@ def test_the_guides_plugin_works_as_installed(tmp_path):
 
 @pytest.mark.parametrize("name", ["digits", "mnist5k", "fashion_mnist"])
 def test_the_configs_say_what_to_expect(name, tmp_path):
-    from frostline.config import compose
+    from frostline.config import compose, stage_configs
     from frostline.data.reading import idx
 
     if name == "fashion_mnist" and not idx.DEBIAN.is_dir():
@@ -416,7 +417,7 @@ def test_the_configs_say_what_to_expect(name, tmp_path):
     text = (Path(__file__).parents[2] / "conf" / "dataset" / f"{name}.yaml").read_text()
     expected = tuple(int(n) for n in re.search(r"expect: (\d+) train, (\d+) val, (\d+) test", text).groups())
     config, _ = compose.experiment([f"dataset={name}"])
-    assert counts(prepare.run(compose.prepare_config(config, "target"), tmp_path / "out")) == expected
+    assert counts(prepare.run(stage_configs.prepare_config(config, "target"), tmp_path / "out")) == expected
 
 
 def test_root_and_name_must_be_given():

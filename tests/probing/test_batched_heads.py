@@ -13,7 +13,9 @@ from frostline.base.seeds import generator
 from frostline.data.loading import batches
 from frostline.freezing.curves import Curve
 from frostline.probing import batched_heads as heads
-from frostline.probing.batched_heads import Head, Optimizer, Recipe, train_heads
+from frostline.probing import batched_losses
+from frostline.probing.batched_heads import Head, Recipe, train_heads
+from frostline.probing.batched_optimizers import Optimizer
 from frostline.training.losses import CrossEntropy, half_mse, hits
 
 ADAMW = Recipe(3, 32, Optimizer("adamw"), Curve("cosine", 0.1), "val/accuracy")
@@ -184,10 +186,9 @@ def test_the_gradient_is_autograds(smoothing, weights):
     stream = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 10, 7, generator=stream, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(10, (2, 7), generator=stream)
-    each, slope = heads._CrossEntropy(
-        [head(0, label_smoothing=smoothing), head(1, label_smoothing=smoothing / 2)],
-        logits.detach(),
-        dataclasses.replace(ADAMW, class_weights=weights),
+    each, slope = batched_losses.CrossEntropy(
+        torch.tensor([smoothing, smoothing / 2], dtype=torch.float64),
+        torch.ones(10, dtype=torch.float64) if weights is None else weights,
     )(logits.detach(), labels)
     for h, eps in enumerate((smoothing, smoothing / 2)):
         loss = F.cross_entropy(logits[h].T, labels[h], weights, reduction="none", label_smoothing=eps)
@@ -200,7 +201,7 @@ def test_the_gradient_of_the_squared_error_is_autograds():
     stream = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 10, 7, generator=stream, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(10, (2, 7), generator=stream)
-    each, slope = heads._Mse()(logits.detach(), labels)
+    each, slope = batched_losses.Mse()(logits.detach(), labels)
     for h in range(2):
         loss = half_mse(logits[h].T, labels[h])
         torch.testing.assert_close(each[h].mean(), loss.detach())

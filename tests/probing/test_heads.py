@@ -5,9 +5,11 @@ from tests.tiny import PROBE, RESNET, run_config
 
 from frostline.base.formats import read_csv
 from frostline.console.errors import FrostlineError
+from frostline.models import weights
 from frostline.models.pretrained import resolve
 from frostline.probing import heads
 from frostline.training import run as training
+from frostline.training.material import load_material
 from frostline.training.services import Services
 
 NETWORK = {"backbone": RESNET, "input": {"size": 32, "channels": 3}, "freeze": PROBE, "freeze_name": "probe"}
@@ -31,7 +33,7 @@ PHASE = {
 
 def together(configs, digits, folder):
     services, start = Services(folder), resolve(configs[0].backbone, configs[0].weights)
-    given = training.material(configs[0], digits, start, services)
+    given = load_material(configs[0], digits, start, services)
     companies = heads.gather(configs, start, given, services)
     return heads.train(companies, services), given, start
 
@@ -70,7 +72,7 @@ def test_each_is_as_if_alone(changes, digits, tmp_path):
             name: pytest.approx(float(cell), rel=1e-4) if cell else None for name, cell in other.items()
         }
         assert row == expected
-    state, _ = training.weights.load(tmp_path / "alone" / "weights.safetensors")
+    state, _ = weights.load(tmp_path / "alone" / "weights.safetensors")
     mine = trained.best_state
     assert mine.keys() == state.keys()
     assert all(mine[name].allclose(state[name], rtol=1e-3, atol=1e-5) for name in state)

@@ -9,7 +9,9 @@ from tests.reporting.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json
 from frostline.reporting.inputs import read_arms
-from frostline.reporting.summary import Summary, as_json, summarise
+from frostline.reporting.records import as_json
+from frostline.reporting.results import Summary
+from frostline.reporting.summary import summarise
 
 TWO = {"scratch": DEFAULT["scratch"], "full": DEFAULT["full"]}
 

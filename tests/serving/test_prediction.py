@@ -118,7 +118,7 @@ def test_pictures_that_cannot_be_used_are_named_and_the_rest_goes_on(photo_run, 
     good = said['good, "quoted".png']
     assert good["error"] == ""
     assert float(good["confidence"]) + float(good["confidence_2"]) == pytest.approx(1)
-    sentence = "5 pictures could not be used; the error column says why, the rest is there"
+    sentence = "5 images could not be used; the error column says why, the other rows are complete"
     assert err.splitlines()[-1] == f"frostline: error: predict: {sentence}"
 
 
@@ -127,7 +127,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     from tests.tiny import PROBE
 
     from frostline.features import execution
-    from frostline.pipeline import standalone as alone
+    from frostline.pipeline import standalone
     from frostline.training.services import Services
 
     monkeypatch.setattr(execution, "has_bf16", lambda device: True)
@@ -135,7 +135,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     changes = {"backbone": RESNET, "input.size": 32, "freeze": PROBE, "optimizer.lr": 1.0}
     config = run_config({**changes, "trainer": trainer})
     config = config.model_copy(update={"freeze_name": "linear_probe"})
-    alone.finetune_alone(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
+    standalone.finetune(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
     found = trained.Trained.read(tmp_path / "run")
     measured = [float(row["confidence"]) for row in read_csv(tmp_path / "run" / "predictions.csv")]
     monkeypatch.setattr(predicting, "scratch", lambda: tmp_path / "other")

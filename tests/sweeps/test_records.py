@@ -13,10 +13,10 @@ from tests.forks import FORKS
 from tests.shell import TINY
 from tests.sweeps.test_sweeper import COMPLETE, asked, rows, trials
 
-from frostline.config import compose
+from frostline.config import compose, stage_configs
 from frostline.console.errors import OutOfRoom
-from frostline.pipeline import standalone as alone
-from frostline.pipeline.standalone import safe_name
+from frostline.pipeline import standalone
+from frostline.pipeline.output_folders import out_folder, safe_name
 
 WORDS = [*TINY, "weights=none", "-m"]
 
@@ -44,8 +44,10 @@ def test_runs_from_different_pretrainings_have_folders_of_their_own():
     composed = [compose.experiment([*TINY, f"pretrain.trainer.epochs={n}"]) for n in (1, 2)]
     outs = set()
     for experiment, choices in composed:
-        run = compose.finetune_config(experiment, choices)
-        outs.add(alone.out_folder(None, "finetune", "n", "", run, alone.pretraining(experiment, choices)))
+        run = stage_configs.finetune_config(experiment, choices)
+        outs.add(
+            out_folder(None, "finetune", "n", "", run, standalone.pretraining_config(experiment, choices))
+        )
     assert len(outs) == 2
 
 
@@ -114,7 +116,7 @@ def in_a_small_space(folder, limit):
     composed, choices = compose.experiment([*TINY, "weights=none", "freeze=full", "input.size=64"])
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        alone.Job("finetune")(composed, choices)
+        standalone.Job("finetune")(composed, choices)
     except OutOfRoom as error:
         Path("said").write_text(str(error))
 

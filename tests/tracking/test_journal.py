@@ -121,21 +121,21 @@ def test_what_is_pending(written, monkeypatch):
 
 
 def test_doctor_says_what_is_pending(written, monkeypatch):
-    from frostline.commands import doctor
+    from frostline.commands.checks import store
 
-    assert list(doctor.journals()) == []  # it is being recorded
+    assert list(store.journals()) == []  # it is being recorded
     written.close()
-    (found,) = doctor.journals()
+    (found,) = store.journals()
     assert (found.state, found.fix) == ("note", "frostline sync")
-    assert found.found.startswith("3 records wait in ")
+    assert found.message.startswith("3 records wait in ")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
-    (found,) = doctor.journals()
-    assert found.found.endswith(" for mlflow.db")
+    (found,) = store.journals()
+    assert found.message.endswith(" for mlflow.db")
     assert found.fix == "env -u MLFLOW_TRACKING_URI frostline sync"
     content = written.path.read_bytes()
     written.path.write_bytes(b"x" + content[1:])
-    (found,) = doctor.journals()
-    assert found.found.endswith(" is damaged: nobody knows whose it is")
+    (found,) = store.journals()
+    assert found.message.endswith(" is damaged: nobody knows whose it is")
 
 
 def test_a_name_that_no_database_takes_is_told_before_training(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
 from frostline.base.processes import name_of_this
 from frostline.commands import main as cli
+from frostline.commands import register
 from frostline.console.errors import FrostlineError
 from frostline.runs import trained_run as trained
 from frostline.serving import resolve as located
@@ -248,9 +249,9 @@ def test_a_run_without_a_model_says_how_to_get_one(models, client):
 def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, client):
     before = len(client.search_registered_models())
     with pytest.raises(FrostlineError, match=r"^--name: found 'a/b'; "):
-        cli._register(cli._arguments(["register", str(photo_run), "--name", "a/b"]))
+        register.run(cli.parse(["register", str(photo_run), "--name", "a/b"]))
     with pytest.raises(FrostlineError, match=r"^--alias: found 'v3'; "):
-        cli._register(cli._arguments(["register", str(photo_run), "--name", "new", "--alias", "v3"]))
+        register.run(cli.parse(["register", str(photo_run), "--name", "new", "--alias", "v3"]))
     assert len(client.search_registered_models()) == before
 
 

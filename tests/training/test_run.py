@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.damage import DAMAGE
 from tests.tiny import NOTHING, RESNET, SGD, Started, files, in_process, run_config
 
+from frostline.base.run_folder import HISTORY, WEIGHTS
 from frostline.console.errors import TrainingFailed
 from frostline.pipeline.finetune import stage as finetune
 from frostline.pipeline.pretrain import stage as pretrain
 from frostline.tracking.recorder import contents
 from frostline.training import run as training
+from frostline.training.material import load_material
 from frostline.training.services import NoTracker, Services
 
 # Three phases in 8 epochs of 5 steps; the second rises to a rate that is far too high, until it is noticed.
@@ -328,21 +331,6 @@ def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, un
 # ── damaged caches ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-DAMAGE = {
-    "flipped": flip,
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "empty": lambda path: path.write_bytes(b""),
-    "garbage": lambda path: path.write_bytes(b"PK\x03\x04 no checkpoint" * 50),
-    "deleted": Path.unlink,
-}
-
-
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, undisturbed):
     config = run_config(MLP)
@@ -373,7 +361,7 @@ def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, caps
 
 
 @pytest.mark.parametrize("kind", ["flipped", "deleted"])
-@pytest.mark.parametrize("name", [training.WEIGHTS, training.HISTORY])
+@pytest.mark.parametrize("name", [WEIGHTS, HISTORY])
 def test_a_damaged_result_that_was_not_published_is_made_again(name, kind, digits, tmp_path, undisturbed):
     config = run_config(MLP)
     end = ("publishing", "seed-0")
@@ -405,7 +393,7 @@ def test_a_resume_point_belongs_to_all_that_the_result_depends_on(digits, tmp_pa
 
     def key(changes={}, seed=0):  # noqa: B006
         config = run_config({**MLP, **changes})
-        given = training.material(config, digits, NO_WEIGHTS, services(tmp_path))
+        given = load_material(config, digits, NO_WEIGHTS, services(tmp_path))
         return training.scratch_key(config, seed, NO_WEIGHTS, given)
 
     others = [

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from frostline.console.errors import FrostlineError
-from frostline.freezing import freeze
+from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
@@ -19,7 +19,7 @@ GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
 def planned(model, *phases, groups=GROUPS):
     phases = [{**phase, "until": {"steps": 1}} for phase in phases[:-1]] + [{**phases[-1], "until": "end"}]
     schedule = Freeze.model_validate({"groups": groups, "phases": phases})
-    return freeze.plan(schedule, layers_of(model), Curve("constant"), 10, 10)
+    return build_plan(schedule, layers_of(model), Curve("constant"), 10, 10)
 
 
 def statistics_that_move(model):

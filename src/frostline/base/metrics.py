@@ -13,6 +13,8 @@ Spread = dict[str, float]
 
 METRICS = ("accuracy", "balanced_accuracy", "ece", "f1_macro", "loss", "top5_accuracy")
 """All that `classification_metrics` returns, but `n`."""
+SHARES = frozenset(METRICS) - {"loss"}
+"""The metrics that lie between 0 and 1."""
 SMALLER_IS_BETTER = ("ece", "loss")
 ECE_BINS = 15
 TOP = 5

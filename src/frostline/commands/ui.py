@@ -1,182 +1,24 @@
-"""The MLflow pages of a project, served on this machine only."""
+"""`frostline ui`: open MLflow's pages of a project's runs."""
 
-import json
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.parse
-import urllib.request
-import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO
+import argparse
+from typing import Any
 
-from frostline.base import project
-from frostline.console.errors import FrostlineError
-from frostline.tracking import local_store
-from frostline.tracking import sync as syncing
+from frostline.commands import options
 
-HOST = "127.0.0.1"
-PORTS_TRIED = 20
-START_SECONDS = 90.0
-CHECK_SECONDS = 0.2
-END_SECONDS = 5.0
-"""How long the server may take to close its connections."""
-DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Opens addresses of this machine: a proxy, where the environment names one, knows another 127.0.0.1."""
+PORT = 5000
 
 
-def serve(port: int, page: str | None = None) -> None:
-    """Serve until interrupted, at `port` or the next free one; a team's server is named instead.
-
-    Args:
-        port: the first to try.
-        page: to open in the browser, such as ``/#/compare-runs?…``.
-
-    Raises:
-        FrostlineError: no port is free, the store can't be opened, or the server ends by itself.
-    """
-    syncing.first()
-    uri = project.store_uri()
-    if uri.startswith(("http://", "https://")):
-        print(f"{uri}{page or ''}  (MLFLOW_TRACKING_URI)")
-        if page:
-            webbrowser.open(f"{uri}{page}")
-        return
-    port = free_port(port)
-    ends = _interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with ends, _opened(uri) as store, tempfile.TemporaryFile() as log, _server(store, port, log) as server:
-        if not _comes_up(server, port):
-            raise _ended(server, log)
-        here = f"http://{HOST}:{port}"
-        told = [f"{here}{page}"] if page else _page_of_runs(port)
-        print(f"{here}  (Ctrl-C ends it)", *told, sep="\n", flush=True)
-        if page:
-            webbrowser.open(f"{here}{page}")
-        server.wait()
-        raise _ended(server, log)
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "open the MLflow pages of this project's runs, on this machine only"
+    parser = options.add_command(commands, "ui", run, text)
+    parser.add_argument(
+        "--port", type=int, default=PORT, help="(default: %(default)s; taken: the next free one)"
+    )
 
 
-def free_port(first: int) -> int:
-    """Return the first port from `first` that nothing listens on.
+def run(arguments: argparse.Namespace) -> None:
+    """Serve the pages until interrupted."""
+    from frostline.commands.mlflow_server import serve
 
-    Raises:
-        FrostlineError: the next few are all taken, or there is no such port.
-    """
-    if not 0 < first < 65536:
-        raise FrostlineError(f"--port: found {first}; name one from 1 to 65535")
-    for port in range(first, min(first + PORTS_TRIED, 65536)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind((HOST, port))
-                return port
-    raise FrostlineError(f"--port: none from {first} to {first + PORTS_TRIED - 1} is free; name another")
-
-
-@contextmanager
-def _opened(uri: str) -> Iterator[str]:
-    """Make the default store if no run has yet, and give the URI to serve it by.
-
-    A project that may only be read is served as it is; if it was moved too, a copy of its store whose paths
-    lead to where it is now.
-
-    Raises:
-        FrostlineError: the store can't be opened.
-    """
-    database = local_store.database(uri)
-    if database is None:
-        yield uri
-        return
-    if problem := local_store.problem(database):
-        raise FrostlineError(f"ui: {uri} {problem.reason}; {problem.fix}")
-    if local_store.unwritable(database) and not local_store.is_empty(database):
-        if not local_store.moved_from(database):
-            yield local_store.readable(database)
-            return
-        with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
-            yield local_store.address(local_store.copied(database, Path(folder)))
-        return
-    if local_store.is_empty(database) or local_store.moved_from(database):
-        from frostline.tracking.store import Store
-
-        if not Store().connect():
-            raise FrostlineError("ui: there is no store to show; the warning above says why")
-    yield local_store.address(database)
-
-
-@contextmanager
-def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server, in a session of its own: what interrupts us ends it here, with its workers."""
-    database = local_store.database()
-    artifacts = local_store.artifacts_uri(database) if database else "./mlartifacts"
-    # -P: no module of the folder that the command is given in is taken for one of ours.
-    command = [sys.executable, "-P", "-m", "frostline.tracking.mlflow_app", artifacts, str(port)]
-    settings = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    # Other users of this machine see a command, but not its variables: the URI may hold a password.
-    environment = {**settings, **os.environ, "FROSTLINE_UI_STORE": uri}
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield server
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, None)):
-            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(server.pid, number)
-                server.wait(seconds)
-
-
-def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the server answers; it may end instead."""
-    give_up = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up:
-        if server.poll() is not None:
-            return False
-        with suppress(OSError), DIRECTLY.open(f"http://{HOST}:{port}/health", timeout=1):
-            return True
-        time.sleep(CHECK_SECONDS)
-    raise FrostlineError(f"ui: the MLflow server did not start in {START_SECONDS:.0f} seconds; try again")
-
-
-def _page_of_runs(port: int) -> list[str]:
-    """Address the table of training runs: MLflow opens on its pages about language models."""
-    query = urllib.parse.urlencode({"experiment_name": project.experiment()})
-    api = f"http://{HOST}:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"
-    try:
-        with DIRECTLY.open(api, timeout=5) as answer:
-            identity = json.load(answer)["experiment"]["experiment_id"]
-    except OSError:  # A store of other people's runs, without ours.
-        return []
-    page = f"/#/experiments/{identity}/runs?workflowType=machine_learning"
-    return [f"http://{HOST}:{port}{page}  (training runs)"]
-
-
-def _ended(server: subprocess.Popen[bytes], log: IO[bytes]) -> FrostlineError:
-    """Say why the server ended: its last error, in one line."""
-    log.seek(0)
-    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    reasons = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)] or lines
-    reason = f" ({reasons[-1]})" if reasons else ""
-    return FrostlineError(f"ui: the MLflow server ended with status {server.returncode}{reason}")
-
-
-@contextmanager
-def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    """Take these signals as Ctrl-C."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    serve(arguments.port)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from frostline.base.metrics import METRICS, score
+from frostline.base.metrics import SHARES, score
 from frostline.stats.transfer import Estimate, Gain, estimate, holm, paired_gain
 
 NAMED = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
@@ -19,7 +19,6 @@ OWNERS = {
 """Group → the choices of a whole group, which say enough where they decide a key of it."""
 SHORT = 32
 """Characters; a parameter with a longer value is not told in a table."""
-SHARES = frozenset(METRICS) - {"loss"}
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,12 @@ from frostline.base.processes import cores, processors, sharing_cores
 from frostline.base.sharing import fitting_workers
 from frostline.config import hydra_session
 from frostline.config.hydra_session import sentences, session
-from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, options, spelled
+from frostline.config.overrides import as_typed, options, spelled
 from frostline.config.space import MOST_POINTS, Interval, Parameter, Space, Values, written
 from frostline.console.errors import FrostlineError
 from frostline.schema import (
     Conditional,
-    Evaluate,
     Experiment,
-    Prepare,
-    Run,
     Strict,
     Sweep,
 )
@@ -372,53 +369,3 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 def _choices(raw: Mapping[Any, Any]) -> dict[str, str]:
     return {str(group): str(option) for group, option in raw.items() if not str(group).startswith("hydra")}
-
-
-# ── what a stage needs of an experiment ─────────────────────────────────────────────────────────────────────
-
-
-def prepare_config(composed: Experiment, role: str) -> Prepare:
-    """What `prepare` needs of the source or target data set; a run's budget of labels is not its affair."""
-    dataset = composed.source if role == "source" else composed.dataset
-    return Prepare(dataset=dataset.model_copy(update={"shots": None, "fraction": None}))
-
-
-def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
-    """The pretraining that an experiment asks for."""
-    return Run(
-        study=composed.study,
-        stage="pretrain",
-        arm=None,
-        freeze_name=choices.get("freeze@pretrain.freeze", "full"),
-        dataset=composed.source,
-        backbone=composed.backbone,
-        input=composed.input,
-        seeds=[composed.pretrain.seed],
-        **{name: getattr(composed.pretrain, name) for name in STAGES_OF_PRETRAINING},
-    )
-
-
-def finetune_config(
-    composed: Experiment,
-    choices: Mapping[str, str],
-    arm: str | None = None,
-    seeds: Sequence[int] | None = None,
-) -> Run:
-    """The fine-tuning that an experiment asks for: one run, or with `arm` and `seeds` an arm of a study."""
-    return Run(
-        study=composed.study,
-        stage="finetune",
-        arm=arm,
-        freeze_name=choices.get("freeze", "full"),
-        dataset=composed.dataset,
-        backbone=composed.backbone,
-        input=composed.input,
-        seeds=list(seeds) if seeds is not None else [composed.seed],
-        **{name: getattr(composed, name) for name in STAGES_OF_PRETRAINING},
-    )
-
-
-def evaluate_config(run: Run) -> Evaluate:
-    """What evaluating an arm depends on."""
-    assert run.arm is not None
-    return Evaluate(study=run.study, arm=run.arm, dataset=run.dataset, seeds=run.seeds, trainer=run.trainer)

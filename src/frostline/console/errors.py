@@ -6,6 +6,7 @@ import re
 import resource
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from frostline.console.units import size
 
@@ -89,6 +90,26 @@ def exhaustion(
             raise
         advice = f"close other programs, or lower {' or '.join(lower)}, and run again"
         raise OutOfRoom(f"{memory_sentence(error, doing)}; {advice}") from None
+
+
+@contextmanager
+def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
+    """Turn a full disk, in the block, into a sentence that says how much space is needed.
+
+    Args:
+        folder: where the block writes.
+        need: what needs how much, such as ``the features need 3 MiB``.
+        advice: how to make room, such as ``make room (frostline cache clear), and run again``.
+
+    Raises:
+        OutOfRoom: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OutOfRoom(f"{folder}: the disk is full; {need} there: {advice}") from None
 
 
 def no_memory(error: BaseException) -> bool:

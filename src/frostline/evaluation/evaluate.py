@@ -33,7 +33,8 @@ from frostline.training.inference import (
     read_weights,
     reuse_of,
 )
-from frostline.training.run import backbone_name, plan_of
+from frostline.training.run import plan_of
+from frostline.training.run_info import backbone_name
 from frostline.training.services import Mistake, RunInfo, Services
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"

@@ -8,8 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from frostline.base.files import set_aside
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
-from frostline.console.errors import NO_ROOM, FrostlineError, OutOfRoom
+from frostline.console.errors import FrostlineError, full_disk
 from frostline.features import files as feature_files
 from frostline.features.files import Entry, hash_in, header, lock_of, path_of, remove_leftovers
 
@@ -130,7 +130,7 @@ class FeatureCache:
 
     def _write(self, key: str, wanted: "_Wanted", produce: Callable[[], Iterable[Tensor]]) -> Tensor:
         """Write the file piece by piece; return the features as they can be read from it now."""
-        with self._room(wanted):
+        with self._full_disk(wanted):
             if shutil.disk_usage(self.folder).free < wanted.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             handle, temporary = tempfile.mkstemp(
@@ -138,7 +138,7 @@ class FeatureCache:
             )
         try:
             with os.fdopen(handle, "w+b", buffering=0) as stream:
-                with self._room(wanted):
+                with self._full_disk(wanted):
                     _write_all(stream, memoryview(wanted.header()))
                 digest, rows = hashlib.sha256(), 0
                 for piece in produce():
@@ -147,11 +147,11 @@ class FeatureCache:
                     )
                     content = _bytes_of(piece.detach().cpu().contiguous())
                     digest.update(content)
-                    with self._room(wanted):
+                    with self._full_disk(wanted):
                         _write_all(stream, content)
                     rows += len(piece)
                 assert rows == wanted.shape[0], f"{rows} rows of {wanted}"
-                with self._room(wanted):
+                with self._full_disk(wanted):
                     stream.seek(0)
                     _write_all(stream, memoryview(wanted.header(digest.hexdigest())))
                     os.fsync(stream.fileno())
@@ -163,18 +163,9 @@ class FeatureCache:
         finally:
             Path(temporary).unlink(missing_ok=True)
 
-    @contextmanager
-    def _room(self, wanted: "_Wanted") -> Iterator[None]:
-        """Say of a full disk how much is needed there."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise OutOfRoom(
-                f"{self.folder}: the disk is full; the features need {math.ceil(wanted.size / 2**20)} MiB "
-                "there: make room (frostline cache prune --to 0), or set features=off"
-            ) from None
+    def _full_disk(self, wanted: "_Wanted") -> AbstractContextManager[None]:
+        need = f"the features need {math.ceil(wanted.size / 2**20)} MiB"
+        return full_disk(self.folder, need, "make room (frostline cache prune --to 0), or set features=off")
 
 
 class _Damaged(Exception):

@@ -22,7 +22,7 @@ from frostline.features import split_point as frost_line
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, autocast, execution_of
 from frostline.features.split_point import Split, Whole
-from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.plan import FreezePlan
 from frostline.models.input_spec import InputSpec
 
 OFF = "features=off"

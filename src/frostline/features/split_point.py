@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.plan import FreezePlan
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference of a logit, as a share of the largest logit, that counts as rounding; else BF16."""

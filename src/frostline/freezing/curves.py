@@ -16,6 +16,12 @@ the rate.
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from frostline.console.errors import FrostlineError
+
+if TYPE_CHECKING:
+    from frostline import schema
 
 KINDS = ("constant", "linear", "cosine", "polynomial", "exponential", "one_cycle")
 ONE_CYCLE_START = 1 / 25
@@ -75,6 +81,21 @@ class Curve:
         if at < self.warmup:
             return _cosine(start, middle, at / self.warmup)
         return _cosine(middle, end, (at - self.warmup) / (1 - self.warmup))
+
+
+def build_curve(rate: "schema.Rate") -> Curve:
+    """Return the curve that a config describes.
+
+    Raises:
+        FrostlineError: `momentum` is given to a curve that does not cycle, or `power` to one that is none.
+    """
+    momenta = tuple(rate.momentum) if rate.momentum else None
+    if momenta and rate.kind != "one_cycle":
+        raise FrostlineError(f"schedule.momentum: only one_cycle moves it, not {rate.kind}; remove it")
+    if rate.power is not None and rate.kind != "polynomial":
+        raise FrostlineError(f"schedule.power: only polynomial has one, not {rate.kind}; remove it")
+    power = 1.0 if rate.power is None else rate.power
+    return Curve(rate.kind, rate.warmup, rate.final, power, rate.start, momenta)  # type: ignore[arg-type]
 
 
 def _cosine(start: float, end: float, p: float) -> float:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from frostline import schema
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError
-from frostline.freezing.freeze import FreezePlan
 from frostline.freezing.layers import Layers, layers_of
+from frostline.freezing.plan import FreezePlan
 
 OWN = (".lora_", ".hada_")
 """In the names of peft's tensors, and of no others."""

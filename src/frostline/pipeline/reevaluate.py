@@ -12,7 +12,7 @@ from frostline.base.files import publish
 from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.run_folder import CONFIG, FILES, METRICS, PREDICTIONS, check_config, verified
 from frostline.console.errors import FrostlineError
-from frostline.pipeline import standalone as alone
+from frostline.pipeline import session, standalone
 from frostline.schema import Prepare, Run
 from frostline.schema.validation import validated
 
@@ -49,11 +49,11 @@ def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
         check_config(folder, record)
     config = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
     whole = config.dataset.model_copy(update={"shots": None, "fraction": None})
-    index, data = alone.prepared_from(Prepare(dataset=whole))
+    index, data = standalone.prepared_from(Prepare(dataset=whole))
     own = own_test(folder, record, index)
     place = out or folder
-    with alone.writing(place):
-        services = alone.services()
+    with session.writing(place):
+        services = session.make_services()
         from frostline.evaluation import evaluate
 
         with publish(place) as work:

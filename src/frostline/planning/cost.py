@@ -24,7 +24,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from frostline.features.split_point import Split
-from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.plan import FreezePlan
 from frostline.training.thaw import enter
 
 IMAGES = 2

@@ -6,8 +6,8 @@ from itertools import takewhile
 from math import ceil
 
 from frostline.features.split_point import Split, Whole
-from frostline.freezing.freeze import FreezePlan, PlateauRule, epochs_text
 from frostline.freezing.layers import Place
+from frostline.freezing.plan import FreezePlan, PlateauRule, epochs_text
 from frostline.planning.cost import Cost
 
 Rates = tuple[float, float]

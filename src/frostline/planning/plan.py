@@ -8,8 +8,8 @@ from frostline.base import project
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
 from frostline.features.split_point import Split, Whole, the_first
-from frostline.freezing.freeze import FreezePlan
 from frostline.freezing.inheritance import written_out
+from frostline.freezing.plan import FreezePlan
 from frostline.planning import cost, outline
 from frostline.planning.cost import Cost
 from frostline.planning.outline import GroupOutline, PhaseOutline, SectionOutline
@@ -87,14 +87,14 @@ def make(
     """
     import torch
 
-    from frostline.config import compose
+    from frostline.config import stage_configs
     from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.pretrained import NO_WEIGHTS, input_spec
     from frostline.training.run import plan_of
 
     source = stage == "pretrain"
-    run = (compose.pretrain_config if source else compose.finetune_config)(composed, choices)
+    run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
     count, classes = (
         (images, classes) if images else _prepared(composed, run, "source" if source else "target")
     )
@@ -131,7 +131,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         images: that it trains on.
     """
     from frostline.training.inference import reuse_of
-    from frostline.training.run import backbone_name
+    from frostline.training.run_info import backbone_name
 
     reuse = reuse_of(run, run.seeds[0], spec, Services(project.scratch()))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
@@ -226,11 +226,11 @@ def _cut(reuse: "Reuse", sketch: "nn.Module", plan: FreezePlan, phase: int) -> _
 def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
     """How many images the run trains on, and their classes."""
     from frostline.base.seeds import derive
-    from frostline.config import compose
+    from frostline.config import stage_configs
     from frostline.console.progress import shown
     from frostline.data.prepared.index import training_rows
     from frostline.preparation import stage as prepare
 
-    index, _ = prepare.cached(compose.prepare_config(composed, role), project.scratch(), shown)
+    index, _ = prepare.cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
     rows = training_rows(index, run.dataset, derive(run.seeds[0], "shots") % 2**31)
     return len(rows), len(index.classes)

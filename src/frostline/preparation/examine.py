@@ -16,9 +16,10 @@ from frostline.console.errors import OutOfRoom
 from frostline.console.progress import Progress, silent
 from frostline.data.reading.checks import some
 from frostline.data.reading.decode import BadImage, Note, Picture, decode, printable, read_bytes
-from frostline.data.reading.folder import FileEntry, Problem
+from frostline.data.reading.folder import FileEntry
 from frostline.data.reading.sources import ArraySource, Source
 from frostline.data.reading.splits import SPLITS
+from frostline.data.reading.walk import Problem
 from frostline.preparation.duplicates import NEAR_MIN_SIDE, groups_of, repeated, thumbnail
 
 

@@ -19,9 +19,9 @@ from frostline.console.errors import FrostlineError, OutOfRoom, exhaustion
 from frostline.console.progress import Progress, silent
 from frostline.data.prepared.index import FORMAT, Index
 from frostline.data.reading.checks import check_rows, some, tally
-from frostline.data.reading.folder import Problem
 from frostline.data.reading.sources import ArraySource, Source, name_of, open_source, place_of
 from frostline.data.reading.splits import stratified_split
+from frostline.data.reading.walk import Problem
 from frostline.preparation.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
 from frostline.preparation.examine import Reading, Row, examine
 

@@ -8,26 +8,27 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.files import publish
 from frostline.base.metrics import held_out, score
 from frostline.base.run_folder import WRITTEN
-from frostline.config import compose
+from frostline.config import stage_configs
 from frostline.config.compose import Planned
 from frostline.config.overrides import OF_A_HEAD
-from frostline.pipeline import standalone as alone
+from frostline.pipeline import session, standalone
+from frostline.pipeline.output_folders import out_folder
 from frostline.training.services import TRIAL_STATE, Services
 
 if TYPE_CHECKING:
     from frostline.evaluation.evaluate import Yardstick
     from frostline.probing.heads import Trained
-    from frostline.training.run import Material
+    from frostline.training.material import Material
 
 
 AT_ONCE = 256
 """Runs that are trained at once; a process may have a thousand files open, and each run holds a lock."""
-Left = Callable[[int, alone.Done], None]
+Left = Callable[[int, standalone.Done], None]
 """Told which job has left its run, and what that is."""
 
 
 def finetune(jobs: Sequence[Planned], left: Left) -> None:
-    """Fine-tune a sweep's jobs at once, each into a folder of its own, as `alone.Job` leaves it.
+    """Fine-tune a sweep's jobs at once, each into a folder of its own, as `standalone.Job` leaves it.
 
     Jobs of which `left` is not told have to be run one after the other: those that break down, to say and
     keep what such a run does; the best, since heads trained at once are what training each alone gives but
@@ -36,7 +37,7 @@ def finetune(jobs: Sequence[Planned], left: Left) -> None:
     """
     if len(jobs) < 2:
         return
-    given = alone.services()
+    given = session.make_services()
     if len({_apart_from_heads(job) for job in jobs}) > 1:
         given.say(
             f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(OF_A_HEAD)}"
@@ -68,31 +69,34 @@ def _apart_from_heads(job: Planned) -> str:
 def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
     from frostline.models.pretrained import resolve
     from frostline.probing import heads
-    from frostline.training import run as training
+    from frostline.training.material import load_material
+    from frostline.training.run_info import run_name
 
     first = jobs[0]
-    runs = [compose.finetune_config(job.composed, job.choices) for job in jobs]
+    runs = [stage_configs.finetune_config(job.composed, job.choices) for job in jobs]
     heads.check(runs[0])
-    names = [training.run_name(run, run.seeds[0]) for run in runs]
+    names = [run_name(run, run.seeds[0]) for run in runs]
     outs = [
-        alone.out_folder(
+        out_folder(
             job.composed.out,
             "finetune",
             name,
             job.label,
             run,
-            alone.pretraining(job.composed, job.choices),
+            standalone.pretraining_config(job.composed, job.choices),
         )
         for job, name, run in zip(jobs, names, runs, strict=True)
     ]
     with ExitStack() as locks:
         for out in dict.fromkeys(outs):
-            locks.enter_context(alone.writing(out))
-        index, data = alone.prepared(first.composed, "target")
-        weights = alone.with_weights(runs[0], first.composed, first.choices, given, index.classes).weights
+            locks.enter_context(session.writing(out))
+        index, data = standalone.prepared(first.composed, "target")
+        weights = standalone.with_pretrained_weights(
+            runs[0], first.composed, first.choices, given, index.classes
+        ).weights
         runs = [run.model_copy(update={"weights": weights}) for run in runs]
         start = resolve(runs[0].backbone, weights)
-        material = training.material(runs[0], data, start, given)
+        material = load_material(runs[0], data, start, given)
         companies = heads.gather(runs, start, material, given)
         given.say(f"{len(jobs)} runs at once: nothing but their heads differs")
         trained = {id(head.run): head for head in heads.train(companies, given)}
@@ -105,9 +109,9 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
                     continue
                 if head.company not in yardsticks:
                     yardsticks[head.company] = _yardstick(head, material, data, given)
-                services = alone.services(job.label, tags={TRIAL_STATE: "running"})
+                services = session.make_services(job.label, tags={TRIAL_STATE: "running"})
                 metrics = _leave(head, start.sha256, material, yardsticks[head.company], out, services)
-                left(number, alone.Done(job.label or name, out, metrics))
+                left(number, standalone.Done(job.label or name, out, metrics))
                 split = held_out(metrics)
                 advance(1, f"{split}/accuracy {metrics[split]['accuracy']:.4f}")
 
@@ -138,20 +142,21 @@ def _leave(
     out: Path,
     services: Services,
 ) -> Any:
-    """Leave a run's folder, record it and measure it, as `alone.finetune_alone` does; return its metrics."""
-    from frostline.training import run as training
+    """Leave a run's folder, record it and measure it, as `standalone.finetune` does; return its metrics."""
+    from frostline.training.outputs import record_outputs, write_outputs
+    from frostline.training.run_info import run_info
 
     run, seed, company = head.run, head.seed, head.company
     count = len(company.train)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, WRITTEN) as work:
-        with services.tracker.run(training.info(run, seed, material.index)) as recorded:
+        with services.tracker.run(run_info(run, seed, material.index)) as recorded:
             if start is not None:
                 recorded.started_from(start)
             recorded.planned(run, company.plan, company.cut.network, material.spec, count)
             for row in head.history:
                 recorded.epoch(row)
-            sha256 = training.leave(run, seed, material, head, company.plan, company.report, count, work, {})
-            training.record(recorded, company.plan, timing, work)
+            sha256 = write_outputs(run, seed, material, head, company.plan, company.report, count, work, {})
+            record_outputs(recorded, company.plan, timing, work)
         yardstick.load(head.head_state)
         return yardstick.measure(run, seed, sha256, work)

@@ -21,6 +21,8 @@ from frostline.base.metrics import score
 from frostline.base.seeds import generator
 from frostline.data.loading import batches
 from frostline.freezing.curves import Curve
+from frostline.probing.batched_losses import CrossEntropy, Mse, hits
+from frostline.probing.batched_optimizers import Adam, Optimizer, Sgd
 
 MEMORY = 256 * 2**20
 """Bytes that the heads trained together may take, parameters and gathered features; more take turns."""
@@ -47,19 +49,6 @@ class Head:
     """(K, D)."""
     bias: Tensor
     """(K,)."""
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """One of torch's by its class's name, with that class's meaning of each setting."""
-
-    kind: Literal["sgd", "adam", "adamw"]
-    momentum: float = 0.0
-    """sgd's."""
-    nesterov: bool = False
-    """sgd's."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
 
 
 @dataclass(frozen=True)
@@ -188,8 +177,15 @@ class _Group:
         self.device = features.device
         self.lr = self._column([head.lr for head in heads])
         self.decay = self._column([head.weight_decay for head in heads])
-        self.objective = _Mse() if recipe.loss == "mse" else _CrossEntropy(heads, features, recipe)
-        self.update = (_Sgd if recipe.optimizer.kind == "sgd" else _Adam)(recipe.optimizer, self.parameters)
+        self.objective: Mse | CrossEntropy
+        if recipe.loss == "mse":
+            self.objective = Mse()
+        else:
+            smoothing = features.new_tensor([head.label_smoothing for head in heads])
+            weights = recipe.class_weights
+            weights = features.new_ones(self.shape[0]) if weights is None else weights.to(features)
+            self.objective = CrossEntropy(smoothing, weights)
+        self.update = (Sgd if recipe.optimizer.kind == "sgd" else Adam)(recipe.optimizer, self.parameters)
         self.sizes = batches.sizes(len(features), recipe.batch_size)
         self.steps = recipe.epochs * len(self.sizes)
         # Kept from step to step: megabytes anew from the system at every step cost as much as a product.
@@ -247,7 +243,7 @@ class _Group:
         self._decay(rate)
         momentum = recipe.curve.momentum(step, self.steps)
         self.update(self.parameters, self.gradient, rate, momentum)
-        return each.double().mean(1), _hits(logits, labels)
+        return each.double().mean(1), hits(logits, labels)
 
     def _decay(self, rate: Tensor) -> None:
         """Decay the weights, not the biases: adamw's themselves, by rate; else as part of the gradient."""
@@ -285,7 +281,7 @@ class _Group:
             logits = self._logits(features.expand(heads, -1, -1))
             each, _ = self.objective(logits, labels.expand(heads, -1))
             loss += each.double().sum(1)
-            right += _hits(logits, labels)
+            right += hits(logits, labels)
         return loss / len(self.val_labels), right
 
     def _record(self, epoch: int, losses: Tensor | None, right: Tensor | None) -> None:
@@ -321,90 +317,3 @@ class _Group:
             if best is None or value > best:
                 self.values[i], fit.best_epoch = value, epoch
                 self.best[i] = self.parameters[i]
-
-
-def _hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images have their label as the best of the (H, K, B) logits: (H,)."""
-    return (logits.max(1).indices == labels).sum(1)
-
-
-class _CrossEntropy:
-    """Cross-entropy with label smoothing ε, each head its own, and class weights w, of an image of class y:
-
-        L = −Σₖ tₖ log pₖ,   tₖ = wₖ·((1 − ε)·[k = y] + ε/K),   p = softmax(z)
-
-    Since ∂ log pₖ/∂zⱼ = [k = j] − pⱼ,  ∂L/∂zⱼ = pⱼ·Σₖ tₖ − tⱼ.
-    """
-
-    def __init__(self, heads: Sequence[Head], features: Tensor, recipe: Recipe) -> None:
-        classes = len(heads[0].bias)
-        smoothing = features.new_tensor([head.label_smoothing for head in heads])[:, None, None]
-        given = recipe.class_weights
-        weights = features.new_ones(classes) if given is None else given.to(features)
-        # What tₖ has on all classes, (H, K, 1), and what it has more on an image's own, (H, K, 1) by class.
-        self.all = smoothing / classes * weights[:, None]
-        self.own = (1 - smoothing) * weights[:, None]
-        self.sum_all = self.all.sum(1, keepdim=True)
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
-        truth = labels[:, None]
-        own = self.own.expand(-1, -1, labels.shape[1]).gather(1, truth)
-        logs = logits.log_softmax(1)
-        each = -(own * logs.gather(1, truth)).squeeze(1) - (self.all * logs).sum(1)
-        slope = logs.exp_().mul_(own + self.sum_all).sub_(self.all)
-        return each, slope.scatter_add_(1, truth, -own)
-
-
-class _Mse:
-    """Half the squared error of p = softmax(z) against the one-hot label, r = p − [k = y]:
-
-    L = ½ Σₖ rₖ²,   ∂pₖ/∂zⱼ = pₖ([k = j] − pⱼ),   so ∂L/∂zⱼ = pⱼ·(rⱼ − Σₖ pₖrₖ).
-    """
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
-        shares = logits.softmax(1)
-        truth = functional.one_hot(labels, logits.shape[1]).transpose(1, 2)
-        rest = shares - truth
-        slope = shares * (rest - (shares * rest).sum(1, keepdim=True))
-        return 0.5 * rest.square().sum(1), slope
-
-
-class _Sgd:
-    """torch.optim.SGD without dampening."""
-
-    def __init__(self, config: Optimizer, parameters: Tensor) -> None:
-        self.config = config
-        self.velocity = torch.zeros_like(parameters)
-
-    def __call__(self, parameters: Tensor, gradient: Tensor, rate: Tensor, momentum: float | None) -> None:
-        """Step by `rate`, (H, 1) float64; uses the gradient up."""
-        momentum = self.config.momentum if momentum is None else momentum
-        move = self.velocity.mul_(momentum).add_(gradient)
-        if self.config.nesterov:
-            move = gradient.add_(move, alpha=momentum)
-        parameters.sub_(move * rate.to(move))
-
-
-class _Adam:
-    """torch.optim.Adam and AdamW, but for the decay."""
-
-    def __init__(self, config: Optimizer, parameters: Tensor) -> None:
-        self.config = config
-        self.mean = torch.zeros_like(parameters)
-        self.square = torch.zeros_like(parameters)
-        self.steps = 0
-
-    def __call__(self, parameters: Tensor, gradient: Tensor, rate: Tensor, momentum: float | None) -> None:
-        """Step by `rate`, (H, 1) float64; uses the gradient up."""
-        beta1, beta2 = self.config.betas
-        beta1 = beta1 if momentum is None else momentum
-        self.steps += 1
-        self.mean.lerp_(gradient, 1 - beta1)
-        self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        # m/(1 − β₁ᵗ) over √(v/(1 − β₂ᵗ)) + ε, with the corrections drawn into ε and the rate: few numbers.
-        root = math.sqrt(1 - beta2**self.steps)
-        move = torch.sqrt(self.square, out=gradient).add_(self.config.eps * root)
-        torch.div(self.mean, move, out=move)
-        parameters.sub_(move.mul_((rate * (root / (1 - beta1**self.steps))).to(move)))

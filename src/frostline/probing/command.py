@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from frostline.base.formats import csv_text
 from frostline.base.run_folder import check_out
-from frostline.config import compose
+from frostline.config import compose, stage_configs
 from frostline.config.overrides import OF_A_HEAD
-from frostline.pipeline import standalone as alone
+from frostline.pipeline import output_folders, session, standalone
 
 if TYPE_CHECKING:
     from frostline.base.metrics import Spread
@@ -25,28 +25,30 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
     chosen = any(each.partition("=")[0] == "freeze" for each in overrides)
     given = overrides if chosen else [*overrides, f"freeze={FREEZE}"]
     composed, choices = compose.grid(given, OF_A_HEAD)
-    services = alone.services()
+    services = session.make_services()
     from frostline.probing import heads, probe
-    from frostline.training import run as training
+    from frostline.training.run_info import backbone_name
 
-    runs = [compose.finetune_config(each, choices) for each in composed]
+    runs = [stage_configs.finetune_config(each, choices) for each in composed]
     heads.check(runs[0])
     # The same heads in another order are the same probe.
     runs = list({tuple(probe.values_of(each).values()): each for each in runs}.values())
     runs.sort(key=lambda each: [value or 0 for value in probe.values_of(each).values()])
-    name = "·".join([training.backbone_name(runs[0]), runs[0].dataset.kind])
+    name = "·".join([backbone_name(runs[0]), runs[0].dataset.kind])
     content = [each.model_dump() for each in runs]
-    out = Path(composed[0].out) if composed[0].out else alone.named_folder("probe", name, content)
+    out = Path(composed[0].out) if composed[0].out else output_folders.named_folder("probe", name, content)
     grid = csv_text(OF_A_HEAD, (list(probe.values_of(each).values()) for each in runs))
 
     def check() -> None:
         if not force:
             check_out(out, runs[0].model_dump(), (*OF_A_HEAD, "seeds"), grid)
 
-    with alone.writing(out):
+    with session.writing(out):
         check()
-        index, data = alone.prepared(composed[0], "target")
-        weights = alone.with_weights(runs[0], composed[0], choices, services, index.classes).weights
+        index, data = standalone.prepared(composed[0], "target")
+        weights = standalone.with_pretrained_weights(
+            runs[0], composed[0], choices, services, index.classes
+        ).weights
         runs = [each.model_copy(update={"weights": weights}) for each in runs]
         check()  # now that the pretraining is known
         judged = probe.run(runs, data, out, services)

@@ -22,16 +22,19 @@ from frostline.data.prepared.index import training_rows
 from frostline.features.execution import Execution, autocast, device_of
 from frostline.features.reuse import Reuse
 from frostline.features.split_point import Split, Whole, candidates
-from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import Start, start_network
 from frostline.models.weights import LoadReport, detached
-from frostline.probing.batched_heads import Head, HeadFit, Optimizer, Recipe, Row, train_heads
+from frostline.probing.batched_heads import Head, HeadFit, Recipe, Row, train_heads
+from frostline.probing.batched_optimizers import Optimizer
 from frostline.schema import CrossEntropy, NoFeatures, Run
 from frostline.training import machine, thaw
 from frostline.training.inference import reuse_of
+from frostline.training.material import Material
 from frostline.training.param_groups import decaying
-from frostline.training.run import Material, backbone_name, plan_of, say_head
+from frostline.training.run import plan_of, say_head
+from frostline.training.run_info import backbone_name
 from frostline.training.services import Services
 
 ROUNDING = 1e-4

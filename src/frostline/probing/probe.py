@@ -17,7 +17,7 @@ from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text
 from frostline.base.hashes import sha256_of
 from frostline.base.metrics import Spread, classification_metrics, score, spread
-from frostline.base.run_folder import WRITTEN
+from frostline.base.run_folder import WEIGHTS, WRITTEN
 from frostline.config.overrides import OF_A_HEAD
 from frostline.console.errors import TrainingFailed, exhaustion
 from frostline.console.progress import Advance, Progress
@@ -30,8 +30,10 @@ from frostline.probing import heads
 from frostline.probing.closed_form import choose_k, knn, ridge
 from frostline.probing.heads import Company, Trained
 from frostline.schema import Run
-from frostline.training import run as training
 from frostline.training.losses import hits
+from frostline.training.material import Material, load_material
+from frostline.training.outputs import write_outputs
+from frostline.training.run_info import backbone_name, run_info
 from frostline.training.services import NoTracker, RunInfo, Services
 
 PROBE, HEADS = "probe.json", "heads.csv"
@@ -130,7 +132,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
     heads.check(first)
     with publish(out, WRITTEN) as work:
         start = resolve(first.backbone, first.weights)
-        given = training.material(first, data, start, services)
+        given = load_material(first, data, start, services)
         companies = heads.gather(runs, start, given, replace(services, progress=watch))
         with services.tracker.run(_info(runs, given.index)) as recorded:
             if start.sha256 is not None:
@@ -166,7 +168,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
             write_text(work / HEADS, csv_text([*OF_A_HEAD, *OF_HEADS], _rows(runs, trained)))
             write_text(work / PROBE, canonical_json(_plain(judged, work)))
             recorded.metrics(_metrics(judged))
-            recorded.tags({"weights.sha256": sha256_of(work / training.WEIGHTS), "best": label(judged)})
+            recorded.tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(judged)})
             recorded.finished(work)
     return judged
 
@@ -272,7 +274,7 @@ def _choose(company: Company, services: Services) -> _Chosen:
 # ── the test split ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _test_images(run: Run, given: training.Material, data: Path, services: Services) -> Images | None:
+def _test_images(run: Run, given: Material, data: Path, services: Services) -> Images | None:
     index, spec = given.index, given.spec
     rows = index.rows("test")
     if not len(rows):
@@ -317,9 +319,9 @@ def _others(chosen: _Chosen, company: Company, images: Images | None) -> list[Ot
 # ── what is left, and recorded ──────────────────────────────────────────────────────────────────────────────
 
 
-def _leave(winner: Trained, given: training.Material, out: Path) -> None:
+def _leave(winner: Trained, given: Material, out: Path) -> None:
     company, count = winner.company, len(winner.company.train)
-    training.leave(winner.run, winner.seed, given, winner, company.plan, company.report, count, out, {})
+    write_outputs(winner.run, winner.seed, given, winner, company.plan, company.report, count, out, {})
 
 
 def _rows(runs: Sequence[Run], trained: Sequence[Trained]) -> Iterator[list[Any]]:
@@ -346,7 +348,7 @@ def _plain(judged: Judged, out: Path) -> dict[str, Any]:
         "best": {
             **values_of(winner.run),
             "test": judged.test,
-            "weights_sha256": sha256_of(out / training.WEIGHTS),
+            "weights_sha256": sha256_of(out / WEIGHTS),
         },
         "ridge": {"penalty": judged.ridge.chosen, **_accuracies(judged.ridge)},
         "knn": {"k": judged.knn.chosen, "temperature": TEMPERATURE, **_accuracies(judged.knn)},
@@ -380,7 +382,7 @@ def _metrics(judged: Judged) -> dict[str, float]:
 
 def _info(runs: Sequence[Run], index: Index) -> RunInfo:
     """Of a run's config, the keys that differ have lists."""
-    info = training.info(runs[0], runs[0].seeds[0], index)
+    info = run_info(runs[0], runs[0].seeds[0], index)
     config: dict[str, Any] = {**info.config}
     for key in OF_A_HEAD:
         values = list(dict.fromkeys(values_of(run)[key] for run in runs))
@@ -391,6 +393,6 @@ def _info(runs: Sequence[Run], index: Index) -> RunInfo:
             else:
                 config[name] = values
     tags = {key: value for key, value in info.tags.items() if key != "seed"}
-    name = "·".join([training.backbone_name(runs[0]), "probe", runs[0].dataset.kind])
+    name = "·".join([backbone_name(runs[0]), "probe", runs[0].dataset.kind])
     tags["heads"] = str(len(runs))
     return replace(info, setting=name, stage="probe", config=config, tags=tags, seed=None)

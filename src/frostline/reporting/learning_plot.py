@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from frostline.plotting import theme
 from frostline.plotting.canvas import ON_PAPER, Style, blank, epoch_axis, percent_axis, svg
 from frostline.reporting.inputs import Arm, SeedRun
-from frostline.reporting.summary import Summary
+from frostline.reporting.results import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

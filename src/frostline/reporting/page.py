@@ -11,7 +11,7 @@ from frostline.plotting import theme
 from frostline.reporting import tables, words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.learning_plot import learning_svg, trained_groups
-from frostline.reporting.summary import Summary
+from frostline.reporting.results import Summary
 from frostline.reporting.tables import ByClass
 from frostline.reporting.transfer_plot import transfer_svg
 from frostline.stats.gate import Check

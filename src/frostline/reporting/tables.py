@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from frostline.base.metrics import confusion
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
-from frostline.reporting.summary import ArmSummary, Summary
+from frostline.reporting.results import ArmSummary, Summary
 from frostline.stats.transfer import Gain, Outcome, Reach
 
 

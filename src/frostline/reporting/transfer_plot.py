@@ -18,7 +18,7 @@ from frostline.plotting.canvas import (
     write,
 )
 from frostline.reporting import words
-from frostline.reporting.summary import ArmSummary, Summary
+from frostline.reporting.results import ArmSummary, Summary
 from frostline.stats.transfer import TWIN
 
 if TYPE_CHECKING:

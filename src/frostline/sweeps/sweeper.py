@@ -17,7 +17,7 @@ from frostline.config import compose
 from frostline.config.compose import Failed, Planned, Sweeping
 from frostline.config.space import Point, Space, written
 from frostline.console.errors import Busy, FrostlineError, OutOfRoom, TrainingFailed
-from frostline.pipeline import standalone as alone
+from frostline.pipeline import standalone
 from frostline.schema import Sweep
 from frostline.sweeps import best as winner
 from frostline.sweeps import live, summary
@@ -57,7 +57,7 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None, launch
         launcher: the class of what does.
 
     Returns:
-        An `alone.Done`, `compose.Failed` or `alone.Stopped` for each trial, in their order.
+        A `standalone.Done`, `compose.Failed` or `standalone.Stopped` for each trial, in their order.
 
     Raises:
         FrostlineError: the settings don't fit, or a combination of a grid is wrong, before anything runs; or
@@ -78,7 +78,7 @@ def _sweep(
     points = space.combinations()[: settings.trials] if grid else [space.first()]
     experiments = compose.planned(fixed, [written(point) for point in points])
     base = experiments[0][0].model_dump(exclude={"sweep", "study"})
-    if isinstance(job.task, alone.Job):  # trials on other data, or from other weights, are not mixed in
+    if isinstance(job.task, standalone.Job):  # trials on other data, or from other weights, are not mixed in
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
     name = settings.name or f"{stage}-{content_key([base, space.to_data(), drawing(settings)])[:8]}"
@@ -91,7 +91,7 @@ def _sweep(
     if count := study.try_again(_failed_in_passing):
         why = "they ran out of memory or disk, or the resource was locked by another process"
         print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
-    if isinstance(job.task, alone.Job) and (count := study.try_again(_run_is_gone)):
+    if isinstance(job.task, standalone.Job) and (count := study.try_again(_run_is_gone)):
         why = "their folders are gone or hold another run"
         print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
     if grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
@@ -236,7 +236,7 @@ def _run_is_gone(trial: Trial) -> bool:
         return True
 
 
-def _take_in(study: Study, point: Point, done: alone.Done) -> None:
+def _take_in(study: Study, point: Point, done: standalone.Done) -> None:
     """Note a trial that was run at once with others."""
     study.add(point, objectives_of(done.metrics, study.settings), results_of(done))
 
@@ -245,9 +245,9 @@ def _result(trial: Trial) -> Any:
     label, notes = label_of(trial.point), trial.notes
     match trial.state:
         case "complete":
-            return alone.Done(notes["name"], Path(notes["out"]), notes["metrics"])
+            return standalone.Done(notes["name"], Path(notes["out"]), notes["metrics"])
         case "pruned":
-            return alone.Stopped(label)
+            return standalone.Stopped(label)
     broke_down = str(notes.get("kind", "")).startswith((TrainingFailed.__name__, OutOfRoom.__name__))
     kind = TrainingFailed if broke_down else FrostlineError
     return Failed(label, kind(notes.get("reason", "")))

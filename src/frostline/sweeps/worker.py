@@ -20,7 +20,7 @@ from frostline.config.overrides import as_typed
 from frostline.config.space import Point, Space, written
 from frostline.console import progress, signals, terminal
 from frostline.console.errors import Busy, FrostlineError, OutOfRoom, Pruned
-from frostline.pipeline.standalone import recorded
+from frostline.pipeline.session import finish_recording
 from frostline.sweeps.study import BEAT_SECONDS, PASSING, Study, Taken, store_failures
 from frostline.training.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
 
@@ -86,7 +86,7 @@ class Worker:
                     self._work(study, taken, made)
         except KeyboardInterrupt:
             if not self.alone:  # whoever sent us off kills us, and our recorder, as soon as we end
-                recorded()
+                finish_recording()
             raise
 
     def over(self, study: Study) -> bool:
@@ -146,7 +146,7 @@ def label_of(point: Point) -> str:
 
 
 def results_of(done: Any) -> dict[str, Any]:
-    """Return what a complete trial notes of an `alone.Done`: `RESULTS`, and its config's hash."""
+    """Return what a complete trial notes of a `standalone.Done`: `RESULTS`, and its config's hash."""
     notes = {"name": done.name, "out": str(done.out), "metrics": done.metrics}
     config = Path(done.out) / CONFIG
     return {**notes, CONFIG: sha256_of(config)} if config.is_file() else notes

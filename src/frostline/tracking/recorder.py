@@ -40,7 +40,7 @@ from frostline.training.services import TRIAL_STATE, Mistake, Recorded, RunInfo
 if TYPE_CHECKING:
     from torch import nn
 
-    from frostline.freezing.freeze import FreezePlan
+    from frostline.freezing.plan import FreezePlan
     from frostline.models.input_spec import InputSpec
     from frostline.schema import Run
     from frostline.tracking.delivery import Deliverer

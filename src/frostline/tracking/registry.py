@@ -349,7 +349,7 @@ def _check_names(name: str, alias: str | None) -> None:
 
 def _tags(trained: "Trained", run: Run | None) -> dict[str, str]:
     """What a version says of itself, for people and for filters."""
-    from frostline.training.run import backbone_name
+    from frostline.training.run_info import backbone_name
 
     known: Mapping[str, str] = run.data.tags if run else {}
     config = trained.run

@@ -1,4 +1,4 @@
-"""Applies a freeze schedule to a network that Lightning trains; all decisions are `freezing.freeze`'s."""
+"""Applies a freeze schedule to a network that Lightning trains; all decisions are `freezing.plan`'s."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from frostline import schema
 from frostline.base.metrics import score
 from frostline.console.errors import FrostlineError
-from frostline.freezing import freeze
+from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
-from frostline.freezing.freeze import FreezePlan, PhasePlan
 from frostline.freezing.layers import layers_of
+from frostline.freezing.plan import FreezePlan, PhasePlan
 from frostline.training import param_groups, thaw
 from frostline.training.compiled import Graphs, is_compiled
 from frostline.training.lightning_run import inputs_of_batches, network_of, run_length, the_optimizer
@@ -105,7 +105,7 @@ class FreezeSchedule(pl.Callback):
             FrostlineError: the schedule does not fit the network or the run.
         """
         assert self._schedule is not None
-        return freeze.plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
+        return build_plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
 
     @property
     def phase(self) -> int:
@@ -297,7 +297,7 @@ class FreezeSchedule(pl.Callback):
                     "freeze.phases: empty, so nothing trains; use Trainer.validate instead of fit"
                 )
             length = run_length(trainer)
-            self.plan = freeze.plan(self._schedule, layers_of(network), self._default, *length)
+            self.plan = build_plan(self._schedule, layers_of(network), self._default, *length)
         self.dropout = thaw.Dropout(network)
         self.dropout.check(self.plan)
         param_groups.check_options(self.plan, optimizer.param_groups[0])
@@ -369,23 +369,6 @@ class FreezeSchedule(pl.Callback):
             group.pop("step", None)
             if counted is not None:
                 group["step"] = counted
-
-
-class DrivenFreezeSchedule(FreezeSchedule):
-    """For a module that takes several steps for a batch of Lightning's, and tells of each step itself."""
-
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Apply the first phase, unless it changes the network whose start is about to be measured."""
-        if not self.starts and self.plan.phases and self.plan.phases[0].bn != "recalibrate":
-            self._enter(trainer, pl_module)
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Wait for the module."""
-
-    def after_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """A step leaves nothing to put right."""
 
 
 def _copy(step: Any) -> Any:

@@ -15,7 +15,7 @@ from frostline.base.seeds import derive, draw_from
 from frostline.data.loading.class_balance import class_weights
 from frostline.features.execution import Execution, Precision, autocast, run
 from frostline.features.split_point import Split
-from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.training.data_module import ImageData
 from frostline.training.losses import CrossEntropy, half_mse, hits

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from frostline.console.errors import FrostlineError, allowed
-from frostline.freezing.freeze import FreezePlan
 from frostline.freezing.layers import Layers
+from frostline.freezing.plan import FreezePlan
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from frostline import schema
 from frostline.base import project
 from frostline.base.formats import read_yaml
 from frostline.console.errors import FrostlineError, allowed
-from frostline.freezing.curves import Curve
-from frostline.freezing.freeze import curve
+from frostline.freezing.curves import Curve, build_curve
 from frostline.schema.validation import validated
 
 
@@ -38,7 +37,7 @@ def load_rate(rate: Mapping[str, Any]) -> Curve:
     Raises:
         FrostlineError: it describes none; the sentence names the key.
     """
-    return curve(validated(schema.Rate, {"warmup": 0.0, "final": 0.0, **rate}, "rate"))
+    return build_curve(validated(schema.Rate, {"warmup": 0.0, "final": 0.0, **rate}, "rate"))
 
 
 def _read(path: Path) -> Any:

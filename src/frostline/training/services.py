@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from frostline.freezing.freeze import FreezePlan
+    from frostline.freezing.plan import FreezePlan
     from frostline.models.input_spec import InputSpec
     from frostline.schema import Run
 

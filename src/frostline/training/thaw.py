@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from frostline.console.errors import FrostlineError
-from frostline.freezing.freeze import FreezePlan
+from frostline.freezing.plan import FreezePlan
 
 HEAD_DROPOUT = ("head_drop", "head.drop", "drop", "dropout", "classifier.drop")
 """What timm's networks, and ours, call the dropout before their head, where it is a module."""

@@ -31,8 +31,9 @@ from frostline.training import machine
 from frostline.training.averaging_callback import Averaging, averaging_of
 from frostline.training.compiled import compiling
 from frostline.training.data_module import ImageData
+from frostline.training.driven_schedule import DrivenFreezeSchedule
 from frostline.training.feature_callback import FeatureReuse
-from frostline.training.freeze_callback import DrivenFreezeSchedule, FreezeSchedule
+from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, NotFinite
 from frostline.training.thaw import freeze_all
 

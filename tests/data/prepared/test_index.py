@@ -8,7 +8,7 @@ from tests.data.trees import packaged
 
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index, training_rows
-from frostline.data.reading.folder import Problem
+from frostline.data.reading.walk import Problem
 
 SPLITS = np.array(["train", "val", "test", "train", "train", "train"])
 

@@ -12,8 +12,8 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from frostline.base.files import remove_leftovers, set_aside, writable
 from frostline.base.locks import exclusive
-from frostline.console.errors import NO_ROOM, OutOfRoom
+from frostline.console.errors import full_disk
 from frostline.console.units import size
 
 Pixels = NDArray[np.uint8]
@@ -145,7 +145,7 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterable[Pixels]) -> None
     """Write a file image by image, in the memory that one takes."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with _room(path.parent, shape), os.fdopen(handle, "wb") as stream:
+        with _full_disk(path.parent, shape), os.fdopen(handle, "wb") as stream:
             _fill(stream, shape, images)
             stream.flush()
             os.fsync(stream.fileno())
@@ -165,7 +165,7 @@ def _unsaved(
         file=sys.stderr,
         flush=True,
     )
-    with _room(Path(tempfile.gettempdir()), shape), tempfile.TemporaryFile() as stream:
+    with _full_disk(Path(tempfile.gettempdir()), shape), tempfile.TemporaryFile() as stream:
         sums = _fill(stream, shape, images)
         stream.flush()
         mapped = np.memmap(stream, np.uint8, "r", len(_header(shape)), tuple(shape))
@@ -186,18 +186,9 @@ def _fill(stream: IO[bytes], shape: tuple[int, ...], images: Iterable[Pixels]) -
     return found.astype(np.uint32)
 
 
-@contextmanager
-def _room(folder: Path, shape: tuple[int, ...]) -> Iterator[None]:
-    """Say of a full disk how much is needed there."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise OutOfRoom(
-            f"{folder}: the disk is full; the images need {size(math.prod(shape))} there: make room "
-            "(frostline cache clear), and run again"
-        ) from None
+def _full_disk(folder: Path, shape: tuple[int, ...]) -> AbstractContextManager[None]:
+    need = f"the images need {size(math.prod(shape))}"
+    return full_disk(folder, need, "make room (frostline cache clear), and run again")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -18,8 +18,8 @@ from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import canonical_json, csv_text, read_csv, read_json
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import check_keys
-from frostline.data.reading.folder import Problem
 from frostline.data.reading.splits import SPLITS, take_fraction, take_shots
+from frostline.data.reading.walk import Problem
 
 FORMAT = 1
 """Of the files; a stage refuses an index of another format."""

@@ -1,18 +1,17 @@
 """A tree of image files, `root/class/*` or `root/{train,val,test}/class/*`, and what can be wrong with it."""
 
 import os
-import re
-import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from frostline.base.names import form, nfc
 from frostline.console.errors import FrostlineError
-from frostline.data.reading.checks import NAMED, check_class_sets, check_classes, name_fault, some, tally
-from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, printable, suffix, unreadable
+from frostline.data.reading.checks import NAMED, check_class_sets, check_classes, some, tally
+from frostline.data.reading.decode import printable, unreadable
+from frostline.data.reading.walk import Identity, Problem, ScanLog, identity, is_image_name, list_folder, walk
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -20,13 +19,6 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What a folder beside others of this kind stands for; case doesn't matter."""
-
-
-class Problem(NamedTuple):
-    """A file that can't be used; `reason` follows its name in a sentence."""
-
-    key: str
-    reason: str
 
 
 class FileEntry(NamedTuple):
@@ -42,7 +34,7 @@ class FileEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """What `scan` found."""
+    """The images of a data set, and the files that `scan` skipped or could not use."""
 
     classes: tuple[str, ...]
     files: tuple[FileEntry, ...]
@@ -63,76 +55,35 @@ def scan(root: Path) -> Tree:
             names that differ only by case, or splits whose classes differ. Files that can't be used are no
             reason, but `problems`.
     """
-    found = _Found(Path(os.path.realpath(root)))
+    log = ScanLog(Path(os.path.realpath(root)))
     place = f"dataset.root: {root}"
     _check_root(root, place)
     try:
-        class_folders = _class_folders(root, found, place)
+        class_folders = _class_folders(root, log, place)
         _check_forms(class_folders, place)
         names = sorted({folder.name for folder in class_folders})
         numbers = {name: number for number, name in enumerate(names)}
         files: list[FileEntry] = []
         empty: list[_ClassFolder] = []
         for folder in class_folders:
-            keys = list(_walk(folder.path, folder.key, found, folder.above))
+            keys = list(walk(folder.path, folder.key, log, folder.above))
             files += [FileEntry(key, numbers[folder.name], folder.split) for key in keys]
             if not keys:
                 empty.append(folder)
         if not names:
-            raise FrostlineError(f"{place} {_nothing(found)}")
+            raise FrostlineError(f"{place} {_nothing(log)}")
         if len(names) == 1:
             _check_depth(class_folders, place)
-        _check_empty(empty, found, place)
+        _check_empty(empty, log, place)
         check_classes(names, place)
         check_class_sets(_class_sets(class_folders), place)
     except FrostlineError as error:
-        if not found.problems:
+        if not log.problems:
             raise
-        first = found.problems[0]
+        first = log.problems[0]
         raise FrostlineError(f"{error}; also, {first.key} {first.reason}") from None
-    warnings = (*found.warnings(), *_alike_inside(class_folders))
-    return Tree(tuple(names), tuple(files), tuple(sorted(found.problems)), warnings)
-
-
-@dataclass
-class _Found:
-    """What the walk passes over."""
-
-    root: Path
-    """Of the data set, without links."""
-    problems: list[Problem] = field(default_factory=list)
-    hidden_folders: list[str] = field(default_factory=list)
-    hidden_files: list[str] = field(default_factory=list)
-    resource_forks: list[str] = field(default_factory=list)
-    other_files: list[str] = field(default_factory=list)
-
-    def warnings(self) -> Iterator[str]:
-        """A sentence for each kind of thing that was left out."""
-        for keys, singular, plural in (
-            (self.hidden_folders, "hidden folder was", "hidden folders were"),
-            (self.hidden_files, "hidden file was", "hidden files were"),
-            (
-                self.resource_forks,
-                "macOS resource fork (._ file) was",
-                "macOS resource forks (._ files) were",
-            ),
-            (
-                self.other_files,
-                "file whose name is not an image's was",
-                "files whose names are not images' were",
-            ),
-        ):
-            if keys:
-                kinds = f" ({tally(keys)})" if keys is self.other_files and len(keys) > NAMED else ""
-                what = singular if len(keys) == 1 else plural
-                yield f"{len(keys)} {what} left out{kinds}: {some(sorted(keys))}"
-
-
-_LITTER = frozenset(("__MACOSX", "@eaDir"))
-"""Folders that archives from macOS and network drives leave, as good as hidden."""
-
-_Identity = tuple[int, int]
-"""Device and inode: what a folder is, whatever link leads to it."""
+    warnings = (*log.warnings(), *_alike_inside(class_folders))
+    return Tree(tuple(names), tuple(files), tuple(sorted(log.problems)), warnings)
 
 
 @dataclass(frozen=True)
@@ -142,7 +93,7 @@ class _ClassFolder:
     path: Path
     key: str
     split: str
-    above: frozenset[_Identity]
+    above: frozenset[Identity]
 
 
 def _check_root(root: Path, place: str) -> None:
@@ -158,27 +109,27 @@ def _check_root(root: Path, place: str) -> None:
         raise FrostlineError(f"{place} {unreadable(root, error)}") from None
 
 
-def _class_folders(root: Path, found: _Found, place: str) -> list[_ClassFolder]:
+def _class_folders(root: Path, log: ScanLog, place: str) -> list[_ClassFolder]:
     """The class folders, by split and name; the split is '' where the root has class folders itself."""
-    folders, loose = _listing(root, "", found)
-    _refuse_loose(loose, folders, place, found)
+    folders, loose = list_folder(root, "", log)
+    _refuse_loose(loose, folders, place, log)
     splits = {name: SPLIT_FOLDERS[name.lower()] for name in folders if name.lower() in SPLIT_FOLDERS}
     others = [printable(name) for name in folders if name not in splits]
     # A single folder of such a name may be a class among others: the train among the vehicles.
     if not splits or (len(splits) == 1 and others):
         if splits:
             _check_splits_names(root, next(iter(splits)), folders, place)
-        above = frozenset({_identity(root)})
+        above = frozenset({identity(root)})
         return [_ClassFolder(nfc(name), root / name, nfc(name), "", above) for name in folders]
     if others:
         raise FrostlineError(
             f"{place} has both split folders ({', '.join(splits)}) and others ({some(others)}): "
             "move the others out, or all classes into the splits"
         )
-    return list(_split_folders(root, splits, found, place))
+    return list(_split_folders(root, splits, log, place))
 
 
-def _split_folders(root: Path, splits: dict[str, str], found: _Found, place: str) -> Iterator[_ClassFolder]:
+def _split_folders(root: Path, splits: dict[str, str], log: ScanLog, place: str) -> Iterator[_ClassFolder]:
     for split in ("train", "val", "test"):
         named = [folder for folder, meaning in splits.items() if meaning == split]
         if len(named) > 1:
@@ -187,9 +138,9 @@ def _split_folders(root: Path, splits: dict[str, str], found: _Found, place: str
             raise FrostlineError(f"{place} has {' and '.join(splits)} but no train folder: add one")
         for folder in named:
             path = root / folder
-            above = frozenset({_identity(root), _identity(path)})
-            classes, loose = _listing(path, folder, found)
-            _refuse_loose([f"{folder}/{name}" for name in loose], classes, place, found)
+            above = frozenset({identity(root), identity(path)})
+            classes, loose = list_folder(path, folder, log)
+            _refuse_loose([f"{folder}/{name}" for name in loose], classes, place, log)
             if not classes:
                 raise FrostlineError(
                     f"{place} has no classes in {folder}: add a folder for each, or remove {folder}"
@@ -198,7 +149,7 @@ def _split_folders(root: Path, splits: dict[str, str], found: _Found, place: str
                 yield _ClassFolder(nfc(name), path / name, f"{folder}/{nfc(name)}", split, above)
 
 
-def _refuse_loose(loose: list[str], classes: list[str], place: str, found: _Found) -> None:
+def _refuse_loose(loose: list[str], classes: list[str], place: str, log: ScanLog) -> None:
     """Images belong into class folders."""
     if loose and not classes:
         kinds = f" ({tally(loose)})" if len(loose) > NAMED else ""
@@ -206,129 +157,31 @@ def _refuse_loose(loose: list[str], classes: list[str], place: str, found: _Foun
             f"{place} is flat: {some(loose)} lie{'s' * (len(loose) == 1)} in no class folder{kinds}; put "
             f"each image into a folder named after its class, such as {PurePath(loose[0]).parent / 'cat'}/"
         )
-    found.problems += [Problem(key, "lies beside the class folders: move it into one") for key in loose]
+    log.problems += [Problem(key, "lies beside the class folders: move it into one") for key in loose]
 
 
-def _walk(folder: Path, key: str, found: _Found, above: frozenset[_Identity]) -> Iterator[str]:
-    """The keys, in NFC, of the images in a class folder and the folders inside it."""
-    if _identity(folder) in above:
-        found.problems.append(Problem(key, "is a link to a folder above it (a symlink loop): remove it"))
-        return
-    folders, images = _listing(folder, key, found)
-    for name in _apart(images, key, found):
-        yield f"{key}/{nfc(name)}"
-    for name in _apart(folders, key, found):
-        yield from _walk(folder / name, f"{key}/{nfc(name)}", found, above | {_identity(folder)})
-
-
-def _apart(names: Iterable[str], key: str, found: _Found) -> Iterator[str]:
-    """Pass names that look different; of those that only the Unicode form tells apart, the first."""
-    seen: set[str] = set()
-    for name in names:
-        if nfc(name) in seen:
-            reason = "is there twice, under names that differ only by their Unicode form: rename one"
-            found.problems.append(Problem(f"{key}/{nfc(name)}", reason))
-        else:
-            seen.add(nfc(name))
-            yield name
-
-
-def _identity(folder: Path) -> _Identity:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _listing(folder: Path, key: str, found: _Found) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the images in `folder`, sorted; everything else goes to `found`."""
-    folders: list[str] = []
-    images: list[str] = []
-    try:
-        names = sorted((path.name for path in folder.iterdir()), key=lambda name: (nfc(name), name))
-    except OSError as error:
-        found.problems.append(Problem(key, unreadable(folder, error)))
-        return folders, images
-    for name in names:
-        path = folder / name
-        inner = f"{key}/{nfc(name)}" if key else nfc(name)
-        try:
-            if fault := name_fault(name):
-                raise BadImage(inner, fault)
-            if name.startswith("._"):
-                found.resource_forks.append(inner)
-            elif name.startswith(".") or name in _LITTER:
-                (found.hidden_folders if path.is_dir() else found.hidden_files).append(inner)
-            elif _is_folder(path, inner):
-                _check_link(path, inner, found.root)
-                folders.append(name)
-            elif is_image_name(name):
-                _check_link(path, inner, found.root)
-                images.append(name)
-            else:
-                found.other_files.append(inner)
-        except BadImage as bad:
-            found.problems.append(Problem(printable(inner), bad.reason))
-        except OSError as error:
-            found.problems.append(Problem(inner, unreadable(path, error)))
-    return folders, images
-
-
-_STORED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}|/\.git/annex/objects/")
-"""Where DVC and git-annex put the files that they leave links to."""
-
-
-def _check_link(path: Path, key: str, root: Path) -> None:
-    """Refuse a link that leaves the data set: what lies elsewhere may be private, and is no part of it."""
-    if not path.is_symlink():
-        return
-    target = Path(os.path.realpath(path))
-    if not target.is_relative_to(root) and not _STORED.search(str(target)):
-        raise BadImage(
-            key,
-            f"is a link to {printable(str(path.readlink()))}, outside the data set: copy what it points to "
-            "in its place",
-        )
-
-
-def is_image_name(name: str) -> bool:
-    """Tell whether a file of this name is meant as an image."""
-    return suffix(name) in IMAGE_SUFFIXES
-
-
-def _is_folder(path: Path, key: str) -> bool:
-    """True for a folder, False for a file, links followed; anything else is refused."""
-    mode = path.stat().st_mode
-    if stat.S_ISREG(mode):
-        return False
-    if not stat.S_ISDIR(mode):
-        kind = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}.get(stat.S_IFMT(mode), "device")
-        raise BadImage(key, f"is a {kind}, not a file: remove it")
-    if is_image_name(path.name):
-        raise BadImage(key, "is a folder with an image's name: rename or remove it")
-    return True
-
-
-def _nothing(found: _Found) -> str:
+def _nothing(log: ScanLog) -> str:
     """Say what a folder without any class folder and image holds."""
-    left_out = [*found.other_files, *found.hidden_files, *found.resource_forks]
+    left_out = [*log.other_files, *log.hidden_files, *log.resource_forks]
     if left_out:
         holds = f"has no class folders and no images, but {tally(left_out)}"
-    elif found.hidden_folders:
-        holds = f"has nothing but hidden folders ({some(sorted(found.hidden_folders))})"
+    elif log.hidden_folders:
+        holds = f"has nothing but hidden folders ({some(sorted(log.hidden_folders))})"
     else:
         holds = "is empty"
     return f"{holds}: put the images into folders named after their classes, such as cat/1.jpg and dog/2.jpg"
 
 
-def _check_empty(folders: Sequence[_ClassFolder], found: _Found, place: str) -> None:
+def _check_empty(folders: Sequence[_ClassFolder], log: ScanLog, place: str) -> None:
     """Refuse classes without images; one whose files are all problems is reported with them."""
 
     def inside(folder: _ClassFolder, keys: Iterable[str]) -> list[str]:
         return [key for key in keys if f"{key}/".startswith(f"{folder.key}/")]
 
-    empty = [folder for folder in folders if not inside(folder, (problem.key for problem in found.problems))]
+    empty = [folder for folder in folders if not inside(folder, (problem.key for problem in log.problems))]
     if not empty:
         return
-    others = [key for folder in empty for key in inside(folder, found.other_files)]
+    others = [key for folder in empty for key in inside(folder, log.other_files)]
     holds = f" but {tally(others)}, which are no images that can be read" if others else ""
     if len(empty) == 1:
         which, what = f"class folder {empty[0].key!r}", "add some or remove the folder"

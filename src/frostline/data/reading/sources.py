@@ -15,7 +15,8 @@ from frostline import schema
 from frostline.base.names import locate, nfc
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.checks import check_classes, check_images, check_keys, check_rows
-from frostline.data.reading.folder import FileEntry, Problem, scan
+from frostline.data.reading.folder import FileEntry, scan
+from frostline.data.reading.walk import Problem
 
 ENTRY_POINTS = "frostline.datasets"
 

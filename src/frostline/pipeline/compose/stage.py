@@ -177,12 +177,13 @@ def check_run(
         report: how the first weights fit.
 
     Raises:
-        FrostlineError: see `freezing.freeze.plan`, `models.pretrained.check_start`,
+        FrostlineError: see `freezing.build.build_plan`, `models.pretrained.check_start`,
             `models.optimizers.make_optimizer` and `models.head_start.check_trained`.
     """
     import torch
 
-    from frostline.freezing import freeze
+    from frostline.freezing.build import build_plan
+    from frostline.freezing.curves import build_curve
     from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.head_start import check_trained
@@ -193,10 +194,10 @@ def check_run(
     spec = input_spec(run.backbone, start or NO_WEIGHTS, run.input)
     with torch.device("meta"):
         network = build(run.backbone, spec, len(classes), seed=0)
-    curve = freeze.curve(run.optimizer.schedule)
+    curve = build_curve(run.optimizer.schedule)
     check_start(run)
     lora.adapt(network, run, seed=0)
-    plan = freeze.plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
+    plan = build_plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
     make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
     if report is not None:
         trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}

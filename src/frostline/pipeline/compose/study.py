@@ -10,7 +10,7 @@ from typing import Any
 from frostline.base import project
 from frostline.base.formats import read_yaml
 from frostline.base.hashes import sha256_of
-from frostline.config import compose
+from frostline.config import compose, stage_configs
 from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, selection
 from frostline.console.errors import FrostlineError
 from frostline.schema import (
@@ -196,9 +196,9 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
                 "weights: found none, with which nothing is transferred; set weights: pretrain or imagenet"
             )
     resolved: dict[str, dict[str, Any]] = {
-        "prepare-source": compose.prepare_config(base, "source").model_dump(),
-        "prepare-target": compose.prepare_config(base, "target").model_dump(),
-        "pretrain": compose.pretrain_config(base, choices).model_dump(),
+        "prepare-source": stage_configs.prepare_config(base, "source").model_dump(),
+        "prepare-target": stage_configs.prepare_config(base, "target").model_dump(),
+        "pretrain": stage_configs.pretrain_config(base, choices).model_dump(),
     }
     if not pretrains(base):
         # With the content of the file, so that the stages that follow see a change.
@@ -211,11 +211,11 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         freeze = "full" if arm == TWIN else arm
         with _located(params, {**choices, "freeze": freeze}, arm=arm):
             composed, chosen = compose.experiment([*selected, f"freeze={freeze}"])
-            run = compose.finetune_config(composed, chosen, arm=arm, seeds=composed.seeds)
+            run = stage_configs.finetune_config(composed, chosen, arm=arm, seeds=composed.seeds)
         if arm == TWIN:
             run = from_nothing(_seen_by(base.weights, run))
         resolved[f"finetune-{arm}"] = run.model_dump()
-        resolved[f"evaluate-{arm}"] = compose.evaluate_config(run).model_dump()
+        resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(run).model_dump()
     report = Report(
         study=base.study, arms=list(arms), seeds=base.seeds, monitor=base.trainer.monitor, gate=base.gate
     )

@@ -10,6 +10,7 @@ from frostline.models.head_start import NoSharedClasses
 from frostline.models.pretrained import head_of, resolve
 from frostline.schema import Run
 from frostline.training import run as training
+from frostline.training.material import load_material
 from frostline.training.services import Services
 
 
@@ -28,7 +29,7 @@ def run(config: Run, data: Path, out: Path, services: Services, timing: Path | N
         services.say(f"finetune {config.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
         return
-    given = training.material(config, data, start, services)
+    given = load_material(config, data, start, services)
     omitted.forget(out)
     seconds = {}
     with publish(out) as work:

@@ -10,6 +10,7 @@ from frostline.evaluation import evaluate
 from frostline.models.pretrained import resolve
 from frostline.schema import Run
 from frostline.training import run as training
+from frostline.training.material import load_material
 from frostline.training.services import Services
 
 
@@ -31,7 +32,7 @@ def run(
         FrostlineError: something in the config does not fit; before any training.
     """
     start = resolve(config.backbone, config.weights)
-    given = training.material(config, data, start, services)
+    given = load_material(config, data, start, services)
     omitted.forget(out)
     seed = config.seeds[0]
     with publish(out, WRITTEN) as work:

@@ -11,7 +11,7 @@ from frostline.schema import Report
 from frostline.stats.gate import Check, check
 
 if TYPE_CHECKING:
-    from frostline.reporting.summary import Summary
+    from frostline.reporting.results import Summary
 
 HINT = (
     "Means over seeds with 95 % intervals; gain and jumpstart in percentage points, paired by seed; epochs "
@@ -46,7 +46,7 @@ def run(config: Report, artifacts: Path, out: Path) -> Result:
     Raises:
         FrostlineError: an input is missing or damaged; the sentence names the file and its stage.
     """
-    from frostline.reporting import page, summary, tables
+    from frostline.reporting import page, records, summary, tables
     from frostline.reporting.inputs import read_arms, read_omitted
     from frostline.reporting.transfer_plot import transfer_png
 
@@ -55,14 +55,14 @@ def run(config: Report, artifacts: Path, out: Path) -> Result:
     omitted = read_omitted(artifacts, config.arms)
     arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], config.seeds)
     study = summary.summarise(config.study, config.monitor, config.seeds, arms, omitted)
-    numbers = summary.as_json(study)
+    numbers = records.as_json(study)
     checks = check(config.gate, numbers)
     numbers["gate"] = {c.metric: {"bound": c.bound, "value": c.value, "passed": c.passed} for c in checks}
     table = tables.markdown_table(study)
     with publish(out) as work:
         write_text(work / "report.json", canonical_json(numbers))
-        write_text(work / "metrics.json", canonical_json(summary.flat_metrics(study)))
-        write_text(work / "curves.csv", csv_text(*summary.curve_columns(study)))
+        write_text(work / "metrics.json", canonical_json(records.flat_metrics(study)))
+        write_text(work / "curves.csv", csv_text(*records.curve_columns(study)))
         write_bytes(work / "transfer.png", transfer_png(study))
         write_text(work / "report.md", _markdown(study, table, checks))
         write_text(work / "index.html", page.html(study, arms, checks))

@@ -17,7 +17,8 @@ import pytest
 
 from frostline.base.locks import exclusive
 from frostline.base.processes import name_of_this
-from frostline.commands import doctor
+from frostline.commands.checks import project, store
+from frostline.commands.checks.finding import Finding
 from frostline.tracking import local_store
 from frostline.training.services import RunInfo
 
@@ -40,10 +41,10 @@ def place(tmp_path, monkeypatch, no_runs):
     return folder
 
 
-def record(store) -> bool:
+def record(mlflow) -> bool:
     """Record a run; say whether it is there."""
     data = {"name": "digits", "kind": "digits", "fingerprint": "ab" * 16}
-    run = store.begin(RunInfo("a", "finetune", "s", {}, data, "training", {}), name_of_this(), when=1)
+    run = mlflow.begin(RunInfo("a", "finetune", "s", {}, data, "training", {}), name_of_this(), when=1)
     run.files({"config.yaml": b"a: 1"})
     run.end("FINISHED")
     return run.id is not None
@@ -51,17 +52,17 @@ def record(store) -> bool:
 
 def recorded() -> bool:
     """Whether a run started now is recorded, by a process that knows nothing of this one's store."""
-    code = "from tests.commands.test_doctor_store import record; from frostline.tracking.store import Store"
+    code = "from tests.commands.checks.test_store import record; from frostline.tracking.store import Store"
     result = subprocess.run(
         [sys.executable, "-c", f"{code}; raise SystemExit(not record(Store()))"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
     )
     return result.returncode == 0
 
 
-def said() -> doctor.Finding:
-    (finding,) = doctor.store()
+def said() -> Finding:
+    (finding,) = store.store()
     return finding
 
 
@@ -69,11 +70,11 @@ def follow(command: str) -> int:
     return subprocess.run(["bash", "-c", command], capture_output=True).returncode
 
 
-def aside(finding: doctor.Finding) -> str:
+def aside(finding: Finding) -> str:
     return re.search(r"move it aside: (mv .*)$", finding.fix)[1]
 
 
-def upgrade(finding: doctor.Finding) -> str:
+def upgrade(finding: Finding) -> str:
     return re.search(r"upgrade it: (.*); should that fail", finding.fix)[1]
 
 
@@ -88,7 +89,7 @@ def opened(path: Path):
 
 
 def test_a_store_that_takes_runs(place):
-    assert (said().state, said().found) == ("ok", f"sqlite:///{place}/mlflow.db, 2 runs")
+    assert (said().state, said().message) == ("ok", f"sqlite:///{place}/mlflow.db, 2 runs")
 
 
 @pytest.mark.parametrize("content", [None, b""])
@@ -96,7 +97,7 @@ def test_no_store_yet(place, content):
     (place / "mlflow.db").unlink()
     if content is not None:
         (place / "mlflow.db").write_bytes(content)
-    assert (said().state, said().found) == ("ok", f"sqlite:///{place}/mlflow.db, made by the first run")
+    assert (said().state, said().message) == ("ok", f"sqlite:///{place}/mlflow.db, made by the first run")
     assert recorded()
 
 
@@ -115,7 +116,7 @@ def test_an_older_mlflows_store_is_upgraded(place):
     engine.dispose()
     finding = said()
     assert finding.state == "broken"
-    assert "has the schema acf3f17fdcc7 of an older MLflow" in finding.found
+    assert "has the schema acf3f17fdcc7 of an older MLflow" in finding.message
     assert follow(upgrade(finding)) == 0
     assert (place / "mlflow.db.backup").is_file()
     assert ok()
@@ -134,7 +135,7 @@ def test_a_newer_mlflows_store(place):
     with opened(place / "mlflow.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     finding = said()
-    assert "has the schema ffffffffffff, which the installed MLflow does not know" in finding.found
+    assert "has the schema ffffffffffff, which the installed MLflow does not know" in finding.message
     assert follow(aside(finding)) == 0
     assert ok()
 
@@ -145,7 +146,7 @@ def test_damage(place):
         (place / "mlflow.db").write_bytes(damaged)
         finding = said()
         assert finding.state == "broken"
-        assert "is damaged" in finding.found
+        assert "is damaged" in finding.message
     assert follow(aside(finding)) == 0
     assert ok()
 
@@ -162,7 +163,7 @@ def test_another_programs_database(place):
     with opened(place / "mlflow.db") as connection:
         connection.execute("CREATE TABLE games (name TEXT)")
     finding = said()
-    assert "is no MLflow store" in finding.found
+    assert "is no MLflow store" in finding.message
     assert follow(aside(finding)) == 0
     assert ok()
 
@@ -181,19 +182,19 @@ def test_a_process_that_locks_the_database_is_named(place, monkeypatch):
     finally:
         other.communicate(b"\n")
     assert finding.state == "broken"
-    assert "is locked by another process" in finding.found
-    assert f"pid {other.pid}" in finding.found
+    assert "is locked by another process" in finding.message
+    assert f"pid {other.pid}" in finding.message
     assert ok()
 
 
 def test_runs_in_progress(place):
     lock = place / ".frostline" / "locks" / "a.lock"
-    assert list(doctor.locks()) == []
+    assert list(project.locks()) == []
     with exclusive(lock), exclusive(place / "mlflow.db.lock"):
-        (finding,) = doctor.locks()
-        assert finding.found == f"1 held by running processes: pid {os.getpid()}"
-        assert f"is being opened by pid {os.getpid()}" in said().found
-    assert list(doctor.locks()) == []
+        (finding,) = project.locks()
+        assert finding.message == f"1 held by running processes: pid {os.getpid()}"
+        assert f"is being opened by pid {os.getpid()}" in said().message
+    assert list(project.locks()) == []
     assert said().state == "ok"
 
 
@@ -207,7 +208,7 @@ def test_a_deleted_experiment(place, capsys):
 
     client.delete_experiment(experiment.experiment_id)
     finding = said()
-    assert (finding.state, "the experiment 'frostline' was deleted" in finding.found) == ("note", True)
+    assert (finding.state, "the experiment 'frostline' was deleted" in finding.message) == ("note", True)
     assert follow(finding.fix.partition("at once: ")[2]) == 0
     assert said().state == "ok"
 
@@ -224,7 +225,7 @@ def test_a_deleted_experiment(place, capsys):
 def test_a_store_without_its_files(place):
     shutil.rmtree(place / "mlartifacts")
     finding = said()
-    assert (finding.state, finding.found) == (
+    assert (finding.state, finding.message) == (
         "note",
         f"sqlite:///{place}/mlflow.db, 2 runs, whose files are missing",
     )
@@ -235,7 +236,7 @@ def test_a_project_that_was_moved(place, tmp_path, monkeypatch):
     place.rename(new)
     monkeypatch.chdir(new)
     finding = said()
-    assert (finding.state, f"this project was moved or copied from {place}" in finding.found) == (
+    assert (finding.state, f"this project was moved or copied from {place}" in finding.message) == (
         "note",
         True,
     )
@@ -245,19 +246,19 @@ def test_a_project_that_was_moved(place, tmp_path, monkeypatch):
 
 def test_recording_that_is_off(place, monkeypatch):
     monkeypatch.setenv("FROSTLINE_TRACKING", "off")
-    finding, _ = doctor.store()
+    finding, _ = store.store()
     assert (finding.state, finding.fix) == ("note", "unset FROSTLINE_TRACKING")
 
 
 def test_a_password_is_not_shown(place, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    assert said().found.startswith("http://me:***@127.0.0.1:9 can't be reached")
+    assert said().message.startswith("http://me:***@127.0.0.1:9 can't be reached")
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/runs", "./mlruns", "s3://runs"])
 def test_what_is_no_store(place, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert said().found == f"{uri} is neither a database nor a server's address"
+    assert said().message == f"{uri} is neither a database nor a server's address"
 
 
 # ── servers ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,7 +316,7 @@ def test_what_a_server_answers(server, monkeypatch, status, text, state, words, 
     monkeypatch.setattr(server, "text", text)
     finding = said()
     assert finding.state == state
-    assert words in finding.found
+    assert words in finding.message
     assert fix in finding.fix
 
 
@@ -331,7 +332,7 @@ def test_a_server_is_told_who_asks(server, monkeypatch):
 
 
 def test_a_server_that_is_down_or_hangs(place, monkeypatch):
-    monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -339,7 +340,7 @@ def test_a_server_that_is_down_or_hangs(place, monkeypatch):
         for reason in ("Connection refused", "timed out"):
             finding = said()
             assert finding.state == "broken"
-            assert finding.found.startswith(f"{uri} can't be reached (")
-            assert reason in finding.found
+            assert finding.message.startswith(f"{uri} can't be reached (")
+            assert reason in finding.message
             assert "unset MLFLOW_TRACKING_URI" in finding.fix
             listener.listen()  # and never accepts

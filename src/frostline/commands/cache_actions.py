@@ -1,0 +1,179 @@
+"""`frostline cache`: what is kept so that no run computes it again, and how to make room. Needs no torch."""
+
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from frostline.base import project
+from frostline.base.files import DAMAGED
+from frostline.base.formats import canonical_json
+from frostline.base.locks import exclusive
+from frostline.console.errors import Busy
+from frostline.console.units import UNITS, size
+from frostline.features import files as feature_files
+from frostline.features.files import Entry
+
+Format = Literal["table", "json"]
+
+WORDS = ("backbone", "cut", "dataset", "split")
+"""Of what a key is the hash of, those that people know features by."""
+KEY_DIGITS = 12
+LIST_WIDTH = 160
+"""Where the list does not go to a terminal."""
+NO_FEATURES = (
+    "no features are kept yet: a run whose first layers are frozen keeps what they make of the images, "
+    "such as frostline finetune freeze=linear_probe"
+)
+_BUSY = "another process is writing it"
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images at the networks' sizes."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+def show(form: Format) -> None:
+    """Print what is kept, the most recently used first, and how much may be."""
+    limit = project.features_limit()
+    entries, pixels = feature_files.entries(project.features()), _pixels()
+    total = sum(entry.bytes for entry in entries)
+    if form == "json":
+        features = {
+            "folder": str(project.features()),
+            "limit": limit,
+            "bytes": total,
+            "entries": _data(entries),
+        }
+        print(canonical_json({"features": features, "pixels": asdict(pixels)}), end="")
+        return
+    if entries:
+        _print_table(entries)
+        print(f"\nfeatures: {size(total)} of {size(limit)}, which FROSTLINE_CACHE_GIB sets")
+    else:
+        print(NO_FEATURES)
+    if pixels.files:
+        print(f"pixels:   {size(pixels.bytes)}, images at a network's size in {_count(pixels.files, 'file')}")
+    if entries or pixels.files:
+        print("to make room: frostline cache prune --to 1GiB, or frostline cache clear")
+
+
+def prune(limit: int | None, form: Format) -> None:
+    """Remove the least recently used features until the rest fits; say what went.
+
+    Args:
+        limit: in bytes; None: what may be kept at most.
+        form: of the answer.
+    """
+    limit = project.features_limit() if limit is None else limit
+    folder = project.features()
+    feature_files.remove_leftovers(folder)
+    removed = feature_files.prune(folder, limit)
+    rest = sum(entry.bytes for entry in feature_files.entries(folder))
+    freed = sum(entry.bytes for entry in removed)
+    if form == "json":
+        print(canonical_json({"removed": _data(removed), "freed": freed, "bytes": rest}), end="")
+        return
+    for entry in removed:
+        print(f"removed {_what(entry)}: {size(entry.bytes)}, used {ago(entry.used)}")
+    if removed:
+        print(f"freed {size(freed)}, {size(rest)} of features remain")
+    else:
+        print(f"nothing to remove: {size(rest)} of features, and {size(limit)} may stay")
+
+
+def clear(form: Format) -> None:
+    """Remove all features and pixels but those that are being written; say how much that was."""
+    folder = project.features()
+    feature_files.remove_leftovers(folder)
+    removed = feature_files.prune(folder, 0)
+    pixels = _clear_pixels()
+    for damaged in (project.scratch() / "data").glob(f"*{DAMAGED}"):
+        shutil.rmtree(damaged, ignore_errors=True)
+    freed = sum(entry.bytes for entry in removed) + pixels.bytes
+    if form == "json":
+        print(canonical_json({"removed": _data(removed), "pixels": asdict(pixels), "freed": freed}), end="")
+    else:
+        files = f"{_count(len(removed), 'file')} of features and {pixels.files} of pixels"
+        print(f"removed {files}: freed {size(freed)}; the next run computes what it needs again")
+
+
+def bytes_of(text: str) -> int:
+    """Return the number of bytes that a text such as ``5GiB``, ``0.5 TiB`` or ``0`` means.
+
+    Raises:
+        ValueError: it means none.
+    """
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})?", text.strip(), re.IGNORECASE)
+    if not match or not (match[2] or float(match[1]) == 0):
+        raise ValueError(f"found {text}; give a size such as 5GiB or 500MiB, or 0")
+    power = [unit.lower() for unit in UNITS].index((match[2] or "B").lower())
+    return int(float(match[1]) * 1024**power)
+
+
+def ago(when: float) -> str:
+    """Return how long ago a time in seconds since 1970 was: ``just now``, ``3 min ago``, ``2 days ago``."""
+    seconds = time.time() - when
+    for unit, length in (("day", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            count = int(seconds / length)
+            return f"{_count(count, unit) if unit == 'day' else f'{count} {unit}'} ago"
+    return "just now"
+
+
+def _print_table(entries: Sequence[Entry]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("features", "images × shape", "type", "size", "last used", "key", box=None)
+    for entry in entries:
+        images, *shape = entry.shape or (0,)
+        of = f"{images:,} × {'×'.join(map(str, shape)) or 1}" if entry.shape else "?"
+        row = (_what(entry), of, entry.dtype.lower() or "?", size(entry.bytes), ago(entry.used))
+        table.add_row(*row, entry.key[:KEY_DIGITS])
+    width = None if sys.stdout.isatty() else LIST_WIDTH
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def _what(entry: Entry) -> str:
+    words = [str(entry.about[word]) for word in WORDS if entry.about.get(word)]
+    return " · ".join(words) or "a damaged file"
+
+
+def _data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    return [{**vars(entry), "shape": list(entry.shape), "path": str(entry.path)} for entry in entries]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _pixels() -> Pixels:
+    sizes = []
+    for path in (project.project_scratch() / "pixels").glob("*.npy"):
+        with suppress(FileNotFoundError):  # Another process has just removed it.
+            sizes.append(path.stat().st_size)
+    return Pixels(len(sizes), sum(sizes))
+
+
+def _clear_pixels() -> Pixels:
+    """Remove files of pixels, and what killed writers left; a process that has one mapped goes on with it."""
+    sizes = []
+    for path in (project.project_scratch() / "pixels").glob("*.npy*"):
+        lock = path.with_name(f"{path.name.lstrip('.').partition('.')[0]}.lock")
+        try:
+            with exclusive(lock, otherwise=_BUSY):
+                sizes.append(path.stat().st_size)
+                path.unlink()
+        except FileNotFoundError:
+            continue
+        except Busy:
+            continue
+    return Pixels(len(sizes), sum(sizes))

@@ -1,0 +1,133 @@
+"""Checks of what records runs: the MLflow store and the journals."""
+
+import base64
+import json
+import os
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+
+from frostline.base import project
+from frostline.commands.checks.finding import Finding, first_line, shell
+from frostline.commands.checks.project import held_by
+from frostline.tracking import local_store
+
+ANSWER_SECONDS = 5.0
+
+
+def store() -> Iterator[Finding]:
+    """Whether runs can be recorded."""
+    uri, found = project.store_uri(), project.shown_store()
+    if os.environ.get("FROSTLINE_TRACKING") == "off":
+        fix = "unset FROSTLINE_TRACKING"
+        yield Finding("mlflow", "note", "FROSTLINE_TRACKING=off: no run is recorded", fix)
+    if database := local_store.database(uri):
+        yield _sqlite(found, database)
+    elif uri.startswith(("http://", "https://")):
+        yield _server(uri, found)
+    elif uri.partition(":")[0].partition("+")[0] in ("postgresql", "mysql", "mssql"):
+        yield _other_database(uri, found)
+    else:
+        fix = "unset MLFLOW_TRACKING_URI to record in the project"
+        yield Finding("mlflow", "broken", f"{found} is neither a database nor a server's address", fix)
+
+
+def _sqlite(uri: str, database: Path) -> Finding:
+    problem = local_store.problem(database) or local_store.unwritable(database)
+    if problem:
+        return Finding("mlflow", "broken", f"{uri} {problem.reason}", problem.fix)
+    lock = database.with_name(f"{database.name}.lock")
+    if holder := held_by(lock):
+        return Finding("mlflow", "note", f"{uri} is being opened by {holder}", "wait for it, or end it")
+    if local_store.is_empty(database):
+        return Finding("mlflow", "ok", f"{uri}, made by the first run")
+    if old := local_store.moved_from(database):
+        found = f"{uri}: this project was moved or copied from {local_store.folder_of(old[0])}"
+        fix = "nothing to do: the next run, frostline register or frostline ui updates the store's paths"
+        return Finding("mlflow", "note", found, fix)
+    experiment = local_store.experiment(database, project.experiment())
+    if experiment and experiment.stage != "active":
+        return _deleted(uri, local_store.address(database), experiment.id)
+    if (runs := local_store.runs(database)) and not (database.parent / local_store.ARTIFACTS).exists():
+        found = f"{uri}, {runs:,} runs, whose files are missing"
+        fix = f"copy {local_store.ARTIFACTS}/ from where the store comes from to {database.parent}"
+        return Finding("mlflow", "note", found, fix)
+    return Finding("mlflow", "ok", f"{uri}, {runs:,} runs")
+
+
+def _server(uri: str, found: str) -> Finding:
+    """Ask a tracking server what a run asks it first."""
+    query = urllib.parse.urlencode({"experiment_name": project.experiment()})
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
+    project_store = "unset MLFLOW_TRACKING_URI to record in the project"
+    try:
+        request = urllib.request.Request(address, headers=_authorization())
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            experiment = json.load(answer)["experiment"]
+        if experiment["lifecycle_stage"] != "active":
+            return _deleted(found, uri, experiment["experiment_id"])
+    except urllib.error.HTTPError as error:
+        with error:
+            text = error.read(1 << 16)
+        if error.code in (401, 403):
+            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            return Finding("mlflow", "broken", f"{found} refuses access ({error.code})", fix)
+        if error.code != HTTPStatus.NOT_FOUND or b"RESOURCE_DOES_NOT_EXIST" not in text:
+            what = f"{found} answers {error.code} {error.reason}, as no working MLflow server does"
+            return Finding("mlflow", "broken", what, f"see the server's log, or {project_store}")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        fix = f"name an MLflow server, or {project_store}"
+        return Finding("mlflow", "broken", f"{found} is no MLflow server", fix)
+    except Exception as error:
+        fix = f"start the server, or {project_store}"
+        return Finding("mlflow", "broken", f"{found} can't be reached ({first_line(error)})", fix)
+    return Finding("mlflow", "ok", f"{found}, answers")
+
+
+def _other_database(uri: str, found: str) -> Finding:
+    from sqlalchemy import create_engine, inspect
+
+    try:
+        seconds = {"connect_timeout": int(ANSWER_SECONDS)} if uri.startswith("postgresql") else {}
+        made = inspect(create_engine(uri, connect_args=seconds)).has_table("alembic_version")
+    except Exception as error:  # each driver has its own
+        fix = "start the database, or unset MLFLOW_TRACKING_URI to record in the project"
+        return Finding("mlflow", "broken", f"{found} can't be reached ({first_line(error)})", fix)
+    return Finding("mlflow", "ok", f"{found}, {'answers' if made else 'made by the first run'}")
+
+
+def _deleted(found: str, uri: str, identity: object) -> Finding:
+    command = f"{shell(sys.executable)} -m mlflow experiments restore --experiment-id {identity}"
+    return Finding(
+        "mlflow",
+        "note",
+        f"{found}: the experiment {project.experiment()!r} was deleted",
+        f"the next run restores it; at once: MLFLOW_TRACKING_URI={shell(uri)} {command}",
+    )
+
+
+def _authorization() -> dict[str, str]:
+    """The header by which MLflow's client says who it is."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    name, word = (os.environ.get(f"MLFLOW_TRACKING_{what}", "") for what in ("USERNAME", "PASSWORD"))
+    if name and word:
+        return {"Authorization": f"Basic {base64.b64encode(f'{name}:{word}'.encode()).decode()}"}
+    return {}
+
+
+def journals() -> Iterator[Finding]:
+    """Records that MLflow has not got yet."""
+    from frostline.tracking import journal
+
+    for path in journal.paths():
+        if journal.header_of(path) is None:
+            yield Finding("journal", "note", f"{path} is damaged: nobody knows whose it is", f"remove {path}")
+    for found in journal.pending():
+        if found.records and not found.live:
+            text = f"{found.records} records wait in {found.path} for {found.header.store}"
+            yield Finding("journal", "note", text, found.command)

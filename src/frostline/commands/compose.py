@@ -1,0 +1,39 @@
+"""`frostline compose`: resolve a study into one config per stage."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+
+ARMS = ["scratch", "zero_shot", "linear_probe", "full"]
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "resolve params.yaml and conf/ into artifacts/resolved/, one YAML per stage"
+    parser = options.add_command(commands, "compose", run, text)
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="the selection (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        metavar="ARM",
+        default=ARMS,
+        help="scratch (the from-scratch baseline), and schedules of conf/freeze; the one that the selection"
+        " names is added (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("artifacts/resolved"), help="folder (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the resolved configs and print which arms run and which are omitted."""
+    from frostline.pipeline.compose import stage as compose
+
+    arms, omitted = compose.run(arguments.params, arguments.arms, arguments.out)
+    print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
+    for arm, reason in omitted.items():
+        print(f"{arm} is omitted, since {reason}")

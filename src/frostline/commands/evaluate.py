@@ -1,0 +1,58 @@
+"""`frostline evaluate`: measure trained networks on their test split."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+from frostline.console.errors import FrostlineError
+from frostline.training.garbage import uncollected
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "measure trained networks on their test split, which is read here only"
+    parser = options.add_command(commands, "evaluate", run, text)
+    parser.add_argument("run", type=Path, nargs="?", help="the folder of a finished run, to measure again")
+    parser.add_argument("--out", type=Path, help="folder of the metrics and predictions (default: the run's)")
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite other metrics; accept an edited config.yaml"
+    )
+    stage = parser.add_argument_group("as a stage of a pipeline")
+    options.add_resolved(stage)
+    stage.add_argument("--data", type=Path, help="the prepared data's folder")
+    stage.add_argument("--finetuned", type=Path, help="folder of the arm's seeds")
+
+
+@uncollected()
+def run(arguments: argparse.Namespace) -> None:
+    """Measure an arm as a stage of the pipeline, or a finished run again.
+
+    Raises:
+        FrostlineError: neither `--resolved` nor a run was named.
+    """
+    if arguments.resolved:
+        _pipeline_stage(arguments)
+    elif arguments.run:
+        from frostline.base.metrics import held_out
+        from frostline.pipeline import reevaluate
+
+        metrics = reevaluate.run(arguments.run, arguments.out, force=arguments.force)
+        split = held_out(metrics)
+        print(f"{arguments.out or arguments.run}: {split} accuracy {metrics[split]['accuracy']:.4f}")
+    else:
+        raise FrostlineError("evaluate: name the folder of a finished run, such as runs/finetune/NAME")
+
+
+def _pipeline_stage(arguments: argparse.Namespace) -> None:
+    from frostline.pipeline.session import make_services, writing
+    from frostline.schema import Evaluate
+
+    options.require(arguments, "data", "finetuned", "out")
+    config = options.read_resolved(arguments.resolved, Evaluate)
+    with writing(arguments.out):
+        # Before the imports that evaluation needs: the recorder starts beside them.
+        services = make_services()
+        from frostline.evaluation import evaluate
+
+        evaluate.run(config, arguments.data, arguments.finetuned, arguments.out, services)

@@ -1,0 +1,46 @@
+"""`frostline export`: write a trained network as a file."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+
+EPILOG = f"""\
+examples:
+  frostline export runs/finetune/NAME --format onnx --out model.onnx
+  frostline export models:/digits@champion --format torchscript --out model.pt
+
+{options.RUN_HELP}
+
+onnx and torchscript: (N, channels, size, size) uint8 images in, any number, (N, classes) probabilities out;
+size, resizing and class names are in the file's metadata, under "frostline". onnx needs frostline[onnx].
+safetensors: only the weights, under timm's names. The written file is read again, its outputs are compared
+with the network's on test images, and it is removed if they differ."""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "write a trained network as a file, and check it"
+    parser = options.add_command(commands, "export", run, text, EPILOG)
+    parser.add_argument(
+        "run", metavar="RUN", help="such as models:/digits@champion or a run's folder; see below"
+    )
+    parser.add_argument("--format", choices=["torchscript", "onnx", "safetensors"], required=True)
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Export the network, and print how far its outputs differ from the original's."""
+    from frostline.serving import resolve
+
+    folder = resolve.folder(arguments.run)
+    from frostline.console.units import size
+    from frostline.runs.trained_run import Trained
+    from frostline.serving import export
+
+    made = export.run(Trained.read(folder), arguments.format, arguments.out)
+    print(
+        f"{made.file}: {size(made.file.stat().st_size)}, differs from the network by {made.difference:.1e}"
+        f" at most, on {made.tried_on}"
+    )

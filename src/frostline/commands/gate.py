@@ -1,0 +1,27 @@
+"""`frostline gate`: fail if a metric of the report is below its bound."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "fail, with exit status 4, if a metric of the report is below its bound"
+    parser = options.add_command(commands, "gate", run, text)
+    parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
+    parser.add_argument("--report", type=Path, default=Path("artifacts/report/report.json"))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Check the bounds of the gate.
+
+    Raises:
+        GateFailed: a metric is below its bound.
+    """
+    from frostline.schema import Report
+    from frostline.stats import gate
+
+    gate.run(options.read_resolved(arguments.resolved, Report).gate, arguments.report)

@@ -1,0 +1,114 @@
+"""Options and arguments that several commands share."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from frostline.console.errors import FrostlineError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
+
+Run = Callable[[argparse.Namespace], int | None]
+"""A command's function: takes what was typed and returns an exit status; None is 0."""
+TABLE_WIDTH = 160
+"""Width in characters of a table that does not go to a terminal."""
+RUN_HELP = """\
+RUN is a run's folder (runs/finetune/NAME), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or the
+id or name of a run in MLflow; its weights are then looked up in this project by their hash."""
+
+
+def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Add a command to the subparsers `commands` and return its parser.
+
+    Args:
+        commands: what `ArgumentParser.add_subparsers` returned.
+        name: what is typed.
+        run: called with the parsed arguments.
+        text: one line of help.
+        epilog: help below the options, printed as it is.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add Hydra overrides as positional arguments."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"such as {example}")
+
+
+def add_resolved(parser: Any) -> None:
+    """Add `--resolved` to a parser or a group of options."""
+    parser.add_argument("--resolved", type=Path, help="a resolved YAML of `frostline compose`, for overrides")
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add `--force`, for commands that write a run into `out`."""
+    parser.add_argument("--force", action="store_true", help="overwrite a run with other settings in out")
+
+
+def positive(text: str) -> int:
+    """Return the whole number that an option's value means.
+
+    Raises:
+        ArgumentTypeError: it is below 1.
+    """
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"found {value}; give at least 1")
+    return value
+
+
+def overrides_with_out(arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides; `--out DIR` means what `out=DIR` does."""
+    out = [f"out={arguments.out}"] if arguments.out else []
+    return [*arguments.overrides, *out]
+
+
+def require(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse `--resolved` without the options that it needs.
+
+    Raises:
+        FrostlineError: one of them is missing.
+    """
+    if missing := [f"--{name}" for name in names if getattr(arguments, name) is None]:
+        raise FrostlineError(f"--resolved: needs {' and '.join(missing)} too")
+
+
+def read_resolved(path: Path, model: type[Model]) -> Model:
+    """Return the config that a resolved YAML of `frostline compose` holds.
+
+    Raises:
+        FrostlineError: it can't be read, or does not fit the schema.
+    """
+    from frostline.base.formats import read_yaml
+    from frostline.schema.validation import validated
+
+    return validated(model, read_yaml(path), str(path))
+
+
+def write_if_omitted(resolved: Path, out: Path, timing: Path | None = None) -> bool:
+    """Return whether the study omits this stage; if so, write the reason into `out` and print it."""
+    from frostline.base import omitted
+    from frostline.base.formats import read_yaml
+    from frostline.pipeline.session import writing
+    from frostline.schema import Omitted
+    from frostline.schema.validation import validated
+
+    data = read_yaml(resolved)
+    if not isinstance(data, dict) or "omitted" not in data:
+        return False
+    reason = validated(Omitted, data, str(resolved)).omitted
+    with writing(out):
+        omitted.write(out, reason, timing)
+    print(f"{out}: omitted, since {reason}")
+    return True

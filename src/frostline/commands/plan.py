@@ -1,0 +1,75 @@
+"""`frostline plan`: show what a run would train, without training."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+
+CLASSES = 10
+"""Default of `--classes`: as many as the data sets have that come with frostline."""
+PLOT_SUFFIXES = (".svg", ".png")
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "say what would train when, at which learning rates, in the study that params.yaml selects"
+    parser = options.add_command(commands, "plan", run, text)
+    options.add_overrides(parser, "freeze=gradual backbone=resnet18")
+    parser.add_argument(
+        "--stage", choices=["pretrain", "finetune"], default="finetune", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--images", type=options.positive, metavar="N", help="training images, instead of preparing the data"
+    )
+    parser.add_argument(
+        "--classes",
+        type=options.positive,
+        metavar="N",
+        default=CLASSES,
+        help="with --images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["table", "yaml", "json"],
+        default="table",
+        help="yaml: the whole schedule, to edit and run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--picture",
+        type=_plot_path,
+        metavar="FILE",
+        help="plot learning rates and thaw depth too: .svg or .png",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the plan of a run, and plot it where `--picture` names a file."""
+    from frostline.config import compose
+    from frostline.pipeline.compose import study
+
+    composed, choices = compose.experiment(study.on_selection(arguments.overrides))
+    from frostline.planning import plan, text
+
+    made = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
+    match arguments.format:
+        case "table":
+            text.show(made, None if sys.stdout.isatty() else options.TABLE_WIDTH)
+        case "yaml":
+            print(text.as_yaml(made), end="")
+        case "json":
+            print(made.as_json(), end="")
+    if arguments.picture:
+        from frostline.base.files import write_bytes
+        from frostline.planning import plot
+
+        write_bytes(arguments.picture, plot.draw(made.as_data(), arguments.picture.suffix))
+
+
+def _plot_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in PLOT_SUFFIXES:
+        endings = " or ".join(PLOT_SUFFIXES)
+        raise argparse.ArgumentTypeError(f"found {text}; name a file that ends in {endings}")
+    return path

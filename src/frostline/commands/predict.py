@@ -1,0 +1,74 @@
+"""`frostline predict`: classify images with a trained network."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+from frostline.console.errors import FrostlineError
+
+EPILOG = f"""\
+examples:
+  frostline predict models:/digits@champion FOLDER --out predictions.csv
+  frostline predict runs/finetune/NAME one.jpg two.png --top-k 3 --format json
+
+{options.RUN_HELP}
+
+Images are read, rotated, resized and cropped as in training, and the network computes as it was measured,
+so a test image gets what the run's predictions.csv says. A folder stands for all image files in it and in its
+folders. The output has a row per image: image, prediction, confidence, those of the next likeliest classes,
+and error: why an image could not be used. The other images are still classified, and the exit status is 2."""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "classify images with a trained network, as CSV or JSON"
+    parser = options.add_command(commands, "predict", run, text, EPILOG)
+    parser.add_argument(
+        "model", metavar="RUN", help="such as models:/digits@champion or a run's folder; see below"
+    )
+    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files, and folders of them")
+    parser.add_argument("--format", choices=["csv", "json"], default="csv", help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
+    parser.add_argument(
+        "--top-k",
+        type=options.positive,
+        metavar="K",
+        default=1,
+        help="likeliest classes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=options.positive,
+        metavar="N",
+        help="images per batch (default: the run's eval_batch_size)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print or write a prediction for each image.
+
+    Raises:
+        FrostlineError: some images could not be used; the others' predictions are written.
+    """
+    from frostline.serving import resolve
+
+    folder = resolve.folder(arguments.model)
+    from frostline.runs.trained_run import Trained
+    from frostline.serving import prediction
+
+    failed = prediction.run(
+        Trained.read(folder),
+        arguments.images,
+        arguments.format,
+        arguments.out,
+        arguments.top_k,
+        arguments.batch_size,
+    )
+    if failed:
+        sys.stdout.flush()
+        what = "1 image" if failed == 1 else f"{failed} images"
+        raise FrostlineError(
+            f"predict: {what} could not be used; the error column says why, the other rows are complete"
+        )

@@ -1,0 +1,30 @@
+"""`frostline report`: write the report of a study."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "say what the transfer bought: index.html, report.md, report.json, transfer.png"
+    parser = options.add_command(commands, "report", run, text)
+    parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
+    parser.add_argument(
+        "--artifacts", type=Path, default=Path("artifacts"), help="holds finetune/, evaluate/, timing/"
+    )
+    parser.add_argument("--out", type=Path, default=Path("artifacts/report"))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the report, and print its verdict, its table and where its page is."""
+    from frostline.pipeline.report import stage as report
+    from frostline.pipeline.session import writing
+    from frostline.schema import Report
+
+    with writing(arguments.out):
+        config = options.read_resolved(arguments.resolved, Report)
+        result = report.run(config, arguments.artifacts, arguments.out)
+    print(f"{result.sentence}\n\n{result.table}\n{result.page}")

@@ -1,0 +1,95 @@
+"""Options and modes that `frostline pretrain` and `frostline finetune` share.
+
+A stage of the pipeline runs from a resolved config, a single run from overrides, a sweep from lists of them.
+"""
+
+import argparse
+from pathlib import Path
+
+from frostline.commands import options
+from frostline.console import signals
+from frostline.training.garbage import uncollected
+
+EPILOG = """\
+writes to out: metrics.json, weights.safetensors (the best epoch's), config.yaml, history.csv, training.json,
+predictions.csv; out is runs/COMMAND/NAME unless set."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that trains."""
+    options.add_overrides(parser, "freeze=gradual seed=1 out=DIR")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination: a=x,y b=1,2")
+    parser.add_argument("--fresh", action="store_true", help="with -m: forget what this sweep has done")
+    options.add_force(parser)
+    parser.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
+    stage = parser.add_argument_group("as a stage of a pipeline")
+    options.add_resolved(stage)
+    stage.add_argument("--data", type=Path, help="the prepared data's folder")
+    stage.add_argument("--out", type=Path, help="folder of the results")
+    stage.add_argument("--timing", type=Path, help="file for the measured seconds")
+    stage.add_argument(
+        "--pretrained", type=Path, help="folder of the pretraining that weights=pretrain means"
+    )
+
+
+@uncollected()
+def train(arguments: argparse.Namespace, stage: str) -> None:
+    """Run `stage`, pretrain or finetune, in the mode that the arguments ask for."""
+    from frostline.config import compose
+
+    if arguments.cfg:
+        print(compose.printed(arguments.overrides), end="")
+    elif arguments.resolved:
+        _pipeline_stage(arguments, stage)
+    elif arguments.multirun:
+        _sweep(arguments, stage)
+    else:
+        _single_run(arguments, stage)
+
+
+def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:
+    """Run a stage of the pipeline: all paths are arguments, and nothing is composed."""
+    from frostline.pipeline.session import make_services, writing
+    from frostline.schema import PretrainWeights, Run
+
+    options.require(arguments, "data", "out")
+    if options.write_if_omitted(arguments.resolved, arguments.out, arguments.timing):
+        return
+    config = options.read_resolved(arguments.resolved, Run)
+    if isinstance(config.weights, PretrainWeights) and config.weights.path is None and arguments.pretrained:
+        path = str(arguments.pretrained / "weights.safetensors")
+        config = config.model_copy(update={"weights": config.weights.model_copy(update={"path": path})})
+    with writing(arguments.out):
+        # Before the imports that training needs: the recorder starts beside them.
+        services = make_services()
+        from frostline.pipeline.finetune import stage as finetune
+        from frostline.pipeline.pretrain import stage as pretrain
+
+        run = pretrain.run if stage == "pretrain" else finetune.run
+        run(config, arguments.data, arguments.out, services, arguments.timing)
+
+
+def _sweep(arguments: argparse.Namespace, stage: str) -> None:
+    """Run every combination of the overrides' lists."""
+    from frostline.commands.sweep_table import print_sweep
+    from frostline.config import compose
+    from frostline.pipeline.standalone import Job
+    from frostline.probing import batched_finetune
+
+    at_once = {"at_once": batched_finetune.finetune} if stage == "finetune" else {}
+    overrides = options.overrides_with_out(arguments)
+    with signals.unwinding():  # A launcher has workers to end.
+        jobs = compose.multirun(overrides, Job(stage, arguments.force), **at_once, fresh=arguments.fresh)
+    print_sweep(jobs)
+
+
+def _single_run(arguments: argparse.Namespace, stage: str) -> None:
+    """Train once, and print the accuracy."""
+    from frostline.config import compose
+    from frostline.pipeline.standalone import Job
+
+    composed, choices = compose.experiment(options.overrides_with_out(arguments))
+    done = Job(stage, arguments.force)(composed, choices)
+    splits = [split for split in ("test", "val") if split in done.metrics]
+    accuracies = ", ".join(f"{split} accuracy {done.metrics[split]['accuracy']:.4f}" for split in splits)
+    print(f"{done.out}: {accuracies}")

@@ -1,0 +1,58 @@
+"""What each stage needs of an experiment."""
+
+from collections.abc import Mapping, Sequence
+
+from frostline.config.overrides import STAGES_OF_PRETRAINING
+from frostline.schema import (
+    Evaluate,
+    Experiment,
+    Prepare,
+    Run,
+)
+
+
+def prepare_config(composed: Experiment, role: str) -> Prepare:
+    """What `prepare` needs of the source or target data set; a run's budget of labels is not its affair."""
+    dataset = composed.source if role == "source" else composed.dataset
+    return Prepare(dataset=dataset.model_copy(update={"shots": None, "fraction": None}))
+
+
+def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
+    """The pretraining that an experiment asks for."""
+    return Run(
+        study=composed.study,
+        stage="pretrain",
+        arm=None,
+        freeze_name=choices.get("freeze@pretrain.freeze", "full"),
+        dataset=composed.source,
+        backbone=composed.backbone,
+        input=composed.input,
+        seeds=[composed.pretrain.seed],
+        **{name: getattr(composed.pretrain, name) for name in STAGES_OF_PRETRAINING},
+    )
+
+
+def finetune_config(
+    composed: Experiment,
+    choices: Mapping[str, str],
+    arm: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Run:
+    """The fine-tuning that an experiment asks for: one run, or with `arm` and `seeds` an arm of a study."""
+    return Run(
+        study=composed.study,
+        stage="finetune",
+        arm=arm,
+        freeze_name=choices.get("freeze", "full"),
+        dataset=composed.dataset,
+        backbone=composed.backbone,
+        input=composed.input,
+        seeds=list(seeds) if seeds is not None else [composed.seed],
+        **{name: getattr(composed, name) for name in STAGES_OF_PRETRAINING},
+    )
+
+
+def evaluate_config(run: Run) -> Evaluate:
+    """What evaluating an arm depends on."""
+    assert run.arm is not None
+    return Evaluate(study=run.study, arm=run.arm, dataset=run.dataset, seeds=run.seeds, trainer=run.trainer)

@@ -1,0 +1,201 @@
+"""Build the plan of a run from a freeze schedule and the layers of a network."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from frostline.console.errors import FrostlineError, allowed
+from frostline.freezing.curves import Curve, build_curve
+from frostline.freezing.inheritance import LAYER_DECAY, written_out
+from frostline.freezing.layers import Layers
+
+if TYPE_CHECKING:
+    from frostline import schema
+from frostline.freezing.plan import FreezePlan, PhasePlan, PlateauRule, ReachRule
+
+MONITORS = ("val/loss", "val/accuracy")
+
+
+def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict[str, tuple[str, ...]]:
+    """Sort every tensor of `layers` into the first group whose pattern matches it.
+
+    Raises:
+        FrostlineError: a pattern is unknown or matches nothing, a group is empty, a parameter is in no group.
+    """
+    groups: dict[str, tuple[str, ...]] = {}
+    free = dict.fromkeys(layers.places)
+    for group, given in patterns.items():
+        if not group.strip() or not group.isprintable():  # plots, tables and MLflow show it
+            raise FrostlineError(
+                f"freeze.groups: found {group!r} as a group's name; must be one line of printable characters"
+            )
+        if group in ("all", LAYER_DECAY) and not (group == "all" and len(patterns) == 1):
+            raise FrostlineError(f"freeze.groups.{group}: the name is taken; choose another")
+        matched: set[str] = set()
+        for pattern in [given] if isinstance(given, str) else given:
+            try:
+                names = layers.match(pattern)
+            except FrostlineError as error:
+                raise FrostlineError(f"freeze.groups.{group}: {error}") from None
+            if not names & layers.parameters:
+                raise FrostlineError(
+                    f"freeze.groups.{group}: {pattern!r} matches no parameter of this network"
+                )
+            matched |= names
+        groups[group] = tuple(name for name in free if name in matched)
+        if not layers.parameters.intersection(groups[group]):
+            raise FrostlineError(
+                f"freeze.groups.{group}: empty, since the groups before it take all that {given!r} matches;"
+                " remove it, or put it first"
+            )
+        for name in groups[group]:
+            del free[name]
+    left = [name for name in free if name in layers.parameters]
+    if left:
+        raise FrostlineError(
+            f"freeze.groups: {len(left)} parameters are in no group, {left[0]} the first; end with rest: '*'"
+        )
+    return groups
+
+
+def build_plan(
+    schedule: "schema.Freeze",
+    layers: Layers,
+    default: Curve,
+    epochs: int,
+    steps_per_epoch: int,
+    steps_at: Callable[[int], int] | None = None,
+) -> FreezePlan:
+    """Make the plan of a run.
+
+    Args:
+        schedule: the groups and phases.
+        layers: the network's.
+        default: the rate's curve where a phase names none (optimizer.schedule).
+        epochs: the run's length.
+        steps_per_epoch: optimizer steps an epoch.
+        steps_at: batch size → steps an epoch; None: the batch size can't change.
+
+    Raises:
+        FrostlineError: the schedule does not fit the network or the run; the sentence names the key.
+    """
+    groups = assign_groups(schedule.groups, layers)
+    schedule = written_out(schedule)
+    whole = any(phase.batch_size is not None for phase in schedule.phases)
+    phases: list[PhasePlan] = []
+    for index, phase in enumerate(schedule.phases):
+        key = f"freeze.phases.{index}"
+        train = tuple(groups) if phase.train == "all" else tuple(dict.fromkeys(phase.train))
+        for group in train:
+            if group not in groups:
+                raise FrostlineError(f"{key}.train: no group {group!r}; {allowed(group, groups)}")
+        if not train:
+            raise FrostlineError(f"{key}.train: empty; name a group, or remove the phase")
+        _check_end(key, phase.until, last=index == len(schedule.phases) - 1)
+        lr, options = phase.lr or {}, phase.optimizer or {}
+        factors = [group for group in lr if group != LAYER_DECAY]
+        _check_groups(f"{key}.lr", factors, train, groups, LAYER_DECAY)
+        _check_options(f"{key}.optimizer", options, train, groups)
+        steps = _steps_per_epoch(key, phase.batch_size, steps_per_epoch, steps_at)
+        phases.append(
+            PhasePlan(
+                train=train,
+                length=_length(key, phase.until, epochs, steps, whole=whole),
+                early=_early(key, phase.until),
+                lr={group: lr.get(group, 1.0) for group in train},
+                layer_decay=lr.get(LAYER_DECAY, 1.0),
+                options=options,
+                weight_decay=phase.weight_decay,
+                bn=phase.bn or "train",
+                dropout=phase.dropout,
+                drop_path=phase.drop_path,
+                restore=phase.restore == "best",
+                curve=build_curve(phase.schedule) if phase.schedule else default,
+                batch_size=phase.batch_size,
+                steps_per_epoch=steps,
+            )
+        )
+    budget = sum(Fraction(phase.length or 0, phase.steps_per_epoch) for phase in phases[:-1])
+    if phases and budget >= epochs:
+        raise FrostlineError(
+            f"freeze.phases: the phases before the last take {float(budget):.4g} epochs, but the run has"
+            f" {epochs} (trainer.epochs), {steps_per_epoch} steps each; shorten them or raise trainer.epochs"
+        )
+    return FreezePlan(layers, groups, tuple(phases), epochs, steps_per_epoch)
+
+
+def _check_options(
+    key: str,
+    given: Mapping[str, Mapping[str, Any]],
+    train: Sequence[str],
+    groups: Mapping[str, tuple[str, ...]],
+) -> None:
+    _check_groups(key, given, train, groups)
+    for group, settings in given.items():
+        for name in settings.keys() & {"lr", "params", "name"}:
+            raise FrostlineError(f"{key}.{group}.{name}: set rates by lr, not here")
+
+
+def _check_groups(
+    key: str, given: Iterable[str], train: Sequence[str], groups: Mapping[str, tuple[str, ...]], *more: str
+) -> None:
+    for group in given:
+        if group not in groups:
+            raise FrostlineError(f"{key}: no group {group!r}; {allowed(group, [*groups, *more])}")
+        if group not in train:
+            raise FrostlineError(f"{key}.{group}: the group does not train in this phase; remove it")
+
+
+def _check_end(key: str, until: object, *, last: bool) -> None:
+    if not last and until == "end":
+        raise FrostlineError(f"{key}.until: only the last phase has no end")
+    if last and until != "end" and not hasattr(until, "max"):
+        raise FrostlineError(
+            f"{key}.until: the last phase must run to the end; write until: end, or, to stop early,"
+            " until: {plateau: val/loss, patience: 3, max: 100%}"
+        )
+
+
+def _steps_per_epoch(
+    key: str, batch_size: int | None, steps_per_epoch: int, steps_at: Callable[[int], int] | None
+) -> int:
+    """The steps of an epoch at the phase's batch size; None: at the run's own."""
+    if batch_size is None:
+        return steps_per_epoch
+    if steps_at is None:
+        raise FrostlineError(f"{key}.batch_size: these batches are made elsewhere; remove it")
+    return steps_at(batch_size)
+
+
+def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: bool) -> int | None:
+    """Steps that a phase may take, at least one; whole epochs where the batch size changes."""
+    if until == "end":
+        return None
+    until = getattr(until, "max", until)
+    if isinstance(until, str):
+        length = float(until.removesuffix("%")) / 100 * epochs
+        if length == 0:
+            raise FrostlineError(f"{key}.until: {until} of a run is no phase; give it more, or remove it")
+        return max(1, round(length)) * steps_per_epoch if whole else max(1, round(length * steps_per_epoch))
+    steps = getattr(until, "steps", None)
+    length = until.epochs if steps is None else steps / steps_per_epoch
+    if whole and length != int(length):
+        raise FrostlineError(
+            f"{key}.until: {length:.4g} epochs; where a batch_size changes, phases take whole epochs"
+        )
+    return int(steps) if steps is not None else max(1, round(length * steps_per_epoch))
+
+
+def _early(key: str, until: Any) -> PlateauRule | ReachRule | None:
+    """What may end the phase before its length does."""
+    kind = next((kind for kind in ("plateau", "reaches") if hasattr(until, kind)), None)
+    if kind is None:
+        return None
+    metric = getattr(until, kind)
+    if metric not in MONITORS:
+        raise FrostlineError(f"{key}.until.{kind}: no metric {metric!r}; {allowed(metric, MONITORS)}")
+    if kind == "plateau":
+        return PlateauRule(metric, until.patience, until.min_delta or 0.0)
+    if metric == "val/accuracy" and until.value > 1:
+        raise FrostlineError(f"{key}.until.value: found {until.value:g}; an accuracy is at most 1")
+    return ReachRule(metric, until.value)

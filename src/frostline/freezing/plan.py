@@ -1,0 +1,220 @@
+"""The plan of a run: what trains at every step, and how fast.
+
+Everything here is a pure function of (plan, step, starts). `starts` records the step at which each phase
+entered so far began; it is the only state of a run, since a plateau can end a phase before its budget does. A
+resumed run needs only `starts` and the step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import ceil
+from typing import Any
+
+from frostline.base.metrics import score
+from frostline.freezing.curves import Curve
+from frostline.freezing.layers import Layers
+
+
+@dataclass(frozen=True)
+class PlateauRule:
+    """Ends a phase when `metric` has not improved by more than `min_delta` for `patience` epochs."""
+
+    metric: str
+    patience: int
+    min_delta: float
+
+    def reached(self, values: Sequence[float]) -> bool:
+        """Say whether the phase should end, given the metric after each of its epochs so far."""
+        best, since = float("-inf"), 0
+        for value in values:
+            if score(self.metric, value) > best + self.min_delta:
+                best, since = score(self.metric, value), 0
+            else:
+                since += 1
+        return since >= self.patience
+
+    def __str__(self) -> str:
+        return f"{self.metric} stalls for {epochs_text(self.patience)}"
+
+
+@dataclass(frozen=True)
+class ReachRule:
+    """Ends a phase when `metric` is as good as `value`."""
+
+    metric: str
+    value: float
+
+    def reached(self, values: Sequence[float]) -> bool:
+        """Say whether the phase should end, given the metric after each of its epochs so far."""
+        return any(score(self.metric, value) >= score(self.metric, self.value) for value in values)
+
+    def __str__(self) -> str:
+        return f"{self.metric} reaches {self.value:g}"
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """A phase with all that it inherits written out."""
+
+    train: tuple[str, ...]
+    """Groups that train, in the schedule's order."""
+    length: int | None
+    """Steps at most; None: to the run's end."""
+    early: PlateauRule | ReachRule | None
+    """What may end it before its length does; in the last phase, what may end the run."""
+    lr: Mapping[str, float]
+    """Factor of the base rate for each group that trains."""
+    layer_decay: float
+    """Factor per layer from the head down; 1: none."""
+    options: Mapping[str, Mapping[str, Any]]
+    """Group that trains → settings of the optimizer that differ from its own."""
+    weight_decay: float | None
+    """Of every tensor that decays; None: the optimizer's own."""
+    bn: str
+    """train: running statistics of the groups that train move; eval: none moves; recalibrate: they are
+    estimated anew as the phase begins, then none moves."""
+    dropout: float | None
+    """Before the head; None: the network's own."""
+    drop_path: float | None
+    """Largest rate of stochastic depth; None: the network's own."""
+    restore: bool
+    """Whether the phase ends with the weights of its best epoch."""
+    curve: Curve
+    batch_size: int | None
+    """Images a step; None: the run's own."""
+    steps_per_epoch: int
+
+    @property
+    def monitor(self) -> str:
+        """The metric that chooses the phase's best epoch: the one that may end it, else val/loss."""
+        return self.early.metric if self.early else "val/loss"
+
+
+@dataclass(frozen=True)
+class FreezePlan:
+    """What happens at every step of a run."""
+
+    layers: Layers
+    groups: Mapping[str, tuple[str, ...]]
+    """Group → its tensors (parameters and running statistics), in the model's order."""
+    phases: tuple[PhasePlan, ...]
+    epochs: int
+    steps_per_epoch: int
+    """At the run's own batch size."""
+
+    @cached_property
+    def total_steps(self) -> int:
+        """The run's length if every phase takes its whole budget."""
+        starts: tuple[int, ...] = ()
+        for _ in self.phases:
+            starts = (*starts, self.end_of(starts) if starts else 0)
+        return self.end_of(starts) if starts else self.epochs * self.steps_per_epoch
+
+    def end_of(self, starts: Sequence[int]) -> int:
+        """Return the step at which the current phase's budget ends (exclusive)."""
+        key = tuple(starts)
+        if key not in self._ends:
+            self._ends[key] = self._end_of(key)
+        return self._ends[key]
+
+    @cached_property
+    def _ends(self) -> dict[tuple[int, ...], int]:
+        """Starts → end; it is asked for at every step."""
+        return {}
+
+    def _end_of(self, starts: tuple[int, ...]) -> int:
+        phase, last = self.phases[len(starts) - 1], len(starts) == len(self.phases)
+        if phase.length is not None and not last:
+            return starts[-1] + phase.length
+        each = phase.steps_per_epoch
+        gone = sum(
+            Fraction(end - begin, before.steps_per_epoch)
+            for before, begin, end in zip(self.phases, starts, starts[1:], strict=False)
+        )
+        epochs = Fraction(self.epochs)
+        if phase.length is not None:
+            # A run ends with an epoch, after its validation.
+            epochs = min(epochs, Fraction(ceil(gone + Fraction(phase.length, each))))
+        return starts[-1] + round((epochs - gone) * each)
+
+    def advanced(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
+        """Return `starts` as they are when `step` begins: one longer where the current phase has ended.
+
+        Args:
+            starts: the phases entered so far; empty before the first step.
+            step: the step about to be taken, 0 at the run's start.
+            ended_early: what may end the current phase early has come.
+        """
+        if not starts:
+            return (step,)
+        ended = step >= self.end_of(starts) or ended_early
+        return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
+
+    def is_over(self, starts: Sequence[int], step: int, ended_early: bool) -> bool:
+        """Say whether the run is over before `step`; arguments as of `advanced`."""
+        return len(starts) == len(self.phases) and (step >= self.end_of(starts) or ended_early)
+
+    def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
+        """Return the factor of the base rate for tensors of `group` at layer `depth`; 0 while frozen."""
+        scale = self.scale(len(starts) - 1, group, depth)
+        return scale * self.inside(starts, step) if scale else 0.0
+
+    def scale(self, phase: int, group: str, depth: int | None) -> float:
+        """Return that factor without the curve of `phase`; 0 while frozen. None: depths are alike."""
+        plan = self.phases[phase]
+        if group not in plan.train:
+            return 0.0
+        if depth is None:
+            return plan.lr[group]
+        return plan.lr[group] * plan.layer_decay ** (self.layers.depth - depth)
+
+    def inside(self, starts: Sequence[int], step: int) -> float:
+        """Return the current phase's curve at `step`."""
+        length = self.end_of(starts) - starts[-1]
+        return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
+
+    def steady_until(self, starts: Sequence[int], step: int) -> int:
+        """Return the step before which all stays as at `step`, unless something ends the phase early."""
+        end = self.end_of(starts)
+        steady = self.phases[len(starts) - 1].curve.steady(step - starts[-1], end - starts[-1])
+        return end if steady else step + 1
+
+    def momentum(self, starts: Sequence[int], step: int) -> float | None:
+        """Return the momentum at `step` where the phase moves it, else None."""
+        curve = self.phases[len(starts) - 1].curve
+        return curve.momentum(step - starts[-1], self.end_of(starts) - starts[-1])
+
+    def options(self, phase: int, group: str, *, decays: bool) -> dict[str, Any]:
+        """Return the optimizer's settings for tensors of `group` in `phase`, other than its own."""
+        plan = self.phases[phase]
+        given = dict(plan.options.get(group, {}))
+        if plan.weight_decay is not None:
+            given.setdefault("weight_decay", plan.weight_decay)
+        if not decays:
+            given.pop("weight_decay", None)
+        return given
+
+    def group_of(self) -> dict[str, str]:
+        """Return tensor name → the group that it is in."""
+        return {name: group for group, names in self.groups.items() for name in names}
+
+    def trained(self, phase: int) -> frozenset[str]:
+        """Return the parameters that train in `phase`."""
+        names = (name for group in self.phases[phase].train for name in self.groups[group])
+        return self.layers.parameters.intersection(names)
+
+    def moving_statistics(self, phase: int) -> frozenset[str]:
+        """Return the running statistics that move in `phase`: those of its groups, if `bn` is train."""
+        return self.statistics(phase) if self.phases[phase].bn == "train" else frozenset()
+
+    def statistics(self, phase: int) -> frozenset[str]:
+        """Return the running statistics of the groups that train in `phase`."""
+        names = frozenset(name for group in self.phases[phase].train for name in self.groups[group])
+        return names - self.layers.parameters
+
+
+def epochs_text(count: int) -> str:
+    """Return ``an epoch``, ``2 epochs``, …."""
+    return "an epoch" if count == 1 else f"{count} epochs"

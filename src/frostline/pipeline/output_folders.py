@@ -1,0 +1,108 @@
+"""Output folders of runs, and names that file systems take."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from frostline.base.formats import read_yaml
+from frostline.base.hashes import content_key
+from frostline.console.errors import FrostlineError
+from frostline.schema import PretrainWeights, Run
+from frostline.schema.validation import validated
+
+NAME_BYTES = 200
+"""Length limit of a run folder's name; file systems take 255."""
+
+
+def out_folder(
+    out: str | None,
+    stage: str,
+    name: str,
+    label: str,
+    config: Run,
+    pretraining: Run | None = None,
+    *,
+    drawn: bool = False,
+) -> Path:
+    """Return a run's output folder: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>.
+
+    In a sweep, where the folder holds another run, this run's folder gets a hash at its end.
+
+    Args:
+        out: the experiment's `out`, if set.
+        stage: pretrain or finetune.
+        name: the run's.
+        label: in a sweep, the overrides that distinguish the run; else empty.
+        config: the run's.
+        pretraining: config of the pretraining that runs first, if any.
+        drawn: whether values were sampled from an interval: labels have three digits, so two may be equal.
+    """
+    content: Any = config.model_dump()
+    if pretraining is not None:
+        content = [content, pretraining.model_dump()]
+    if out is None:
+        return named_folder(stage, name, content)
+    if not label:
+        return Path(out)
+    plain, hashed = Path(out) / safe_name(label), Path(out) / f"{safe_name(label)}-{content_key(content)[:8]}"
+    return hashed if drawn or _holds_another(plain, config, pretraining) else plain
+
+
+def _holds_another(folder: Path, config: Run, pretraining: Run | None) -> bool:
+    """Return whether `folder` holds a run that is not, or may not be, this one."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    try:
+        there = validated(Run, read_yaml(folder / "config.yaml"))
+        if pretraining is not None:
+            weights = Path(getattr(there.weights, "path", None) or "")
+            source = validated(Run, read_yaml(weights.parent / "config.yaml"))
+            if _comparable(source) != _comparable(pretraining):
+                return True
+    except FrostlineError:
+        return True
+    return _comparable(there) != _comparable(config)
+
+
+def _comparable(run: Run) -> dict[str, Any]:
+    """Return what a run's results depend on, without the path of its own pretraining's weights."""
+    data = run.model_dump(exclude={"study"})
+    if isinstance(run.weights, PretrainWeights):
+        data["weights"]["path"] = None
+    return data
+
+
+def named_folder(stage: str, name: str, content: Any) -> Path:
+    """Return runs/<stage>/<name>-<hash> for results that depend on the plain data `content`."""
+    return Path("runs", stage, f"{_readable(name)}-{content_key([name, content])[:8]}")
+
+
+def short_label(label: str) -> str:
+    """Return what a label adds to a run's name: ``freeze=full,optimizer.lr=3e-4`` becomes ``lr3e-4``."""
+    in_name = ("freeze", "backbone", "dataset", "seed", "backbone.name")
+    parts = [part.partition("=") for part in label.split(",") if "=" in part]
+    return "·".join(
+        f"{key.split('.')[-1]}{'' if value[0].isdigit() else '='}{value}"
+        for key, _, value in parts
+        if key not in in_name and value
+    )
+
+
+def safe_name(name: str) -> str:
+    """Return a name that any file system takes, different for different names.
+
+    A changed name ends in a hash. So does a name that a file system may not tell from another: with capitals,
+    beyond ASCII, or with dots at its end.
+
+    >>> safe_name("freeze=full,seed=1"), safe_name("Freeze=full")
+    ('freeze=full,seed=1', 'Freeze=full-99bd0ea3')
+    """
+    safe = _readable(name)
+    plain = re.fullmatch(r"[a-z0-9_=][a-z0-9_=.,+@-]*", name) and not re.search(r"-[0-9a-f]{8}$", name)
+    return safe if safe == name and plain else f"{safe}-{content_key(name)[:8]}"
+
+
+def _readable(name: str) -> str:
+    """Return a name without what a file system may refuse; several names may become the same."""
+    safe = re.sub(r"[^\w=.,+@-]+", "-", name).strip(".") or "-"
+    return safe.encode()[:NAME_BYTES].decode(errors="ignore")

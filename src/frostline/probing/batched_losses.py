@@ -1,0 +1,53 @@
+"""Losses of many heads at once, with their gradients by the logits."""
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images have their label as the best of the (H, K, B) logits: (H,)."""
+    return (logits.max(1).indices == labels).sum(1)
+
+
+class CrossEntropy:
+    """Cross-entropy with label smoothing ε, each head its own, and class weights w, of an image of class y:
+
+        L = −Σₖ tₖ log pₖ,   tₖ = wₖ·((1 − ε)·[k = y] + ε/K),   p = softmax(z)
+
+    Since ∂ log pₖ/∂zⱼ = [k = j] − pⱼ,  ∂L/∂zⱼ = pⱼ·Σₖ tₖ − tⱼ.
+
+    Args:
+        label_smoothing: (H,), ε of each head.
+        weights: (K,), w.
+    """
+
+    def __init__(self, label_smoothing: Tensor, weights: Tensor) -> None:
+        smoothing = label_smoothing[:, None, None]
+        # What tₖ is on all classes, (H, K, 1), and what an image's own class adds to it, (H, K, 1) by class.
+        self.all = smoothing / len(weights) * weights[:, None]
+        self.own = (1 - smoothing) * weights[:, None]
+        self.sum_all = self.all.sum(1, keepdim=True)
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
+        truth = labels[:, None]
+        own = self.own.expand(-1, -1, labels.shape[1]).gather(1, truth)
+        logs = logits.log_softmax(1)
+        each = -(own * logs.gather(1, truth)).squeeze(1) - (self.all * logs).sum(1)
+        slope = logs.exp_().mul_(own + self.sum_all).sub_(self.all)
+        return each, slope.scatter_add_(1, truth, -own)
+
+
+class Mse:
+    """Half the squared error of p = softmax(z) against the one-hot label, r = p − [k = y]:
+
+    L = ½ Σₖ rₖ²,   ∂pₖ/∂zⱼ = pₖ([k = j] − pⱼ),   so ∂L/∂zⱼ = pⱼ·(rⱼ − Σₖ pₖrₖ).
+    """
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
+        shares = logits.softmax(1)
+        truth = functional.one_hot(labels, logits.shape[1]).transpose(1, 2)
+        rest = shares - truth
+        slope = shares * (rest - (shares * rest).sum(1, keepdim=True))
+        return 0.5 * rest.square().sum(1), slope

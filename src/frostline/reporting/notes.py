@@ -1,0 +1,120 @@
+"""Notes to the numbers of a report: what limits them, such as missing seeds or a saturated baseline."""
+
+from collections.abc import Mapping, Sequence
+
+from frostline.reporting import words
+from frostline.reporting.inputs import Arm
+from frostline.reporting.results import ArmSummary, Majority
+from frostline.stats.transfer import TWIN
+
+SATURATED = 0.99
+"""A twin at this test accuracy leaves a transfer next to nothing to gain."""
+
+
+def report_notes(
+    seeds: Sequence[int],
+    arms: Sequence[Arm],
+    summaries: Sequence[ArmSummary],
+    majority: Majority,
+    omitted: Mapping[str, str],
+) -> list[str]:
+    """Return the notes, one or more sentences each; omitted arms first, heads last."""
+    return [
+        *(f"There is no arm {name}: {reason}." for name, reason in omitted.items()),
+        *_limits(seeds, arms, summaries, majority),
+        *_heads(arms),
+    ]
+
+
+def _heads(arms: Sequence[Arm]) -> list[str]:
+    """Return the notices about the arms' heads; arms with the same notice share a sentence."""
+    notices: dict[str, list[str]] = {}
+    for arm in arms:
+        head = next(iter(arm.runs.values())).training.head
+        if head is not None and head.notice:
+            notices.setdefault(head.notice, []).append(arm.name)
+    return [f"{', '.join(names)}: {notice}." for notice, names in notices.items()]
+
+
+def _limits(
+    seeds: Sequence[int], arms: Sequence[Arm], summaries: Sequence[ArmSummary], majority: Majority
+) -> list[str]:
+    notes: list[str] = []
+    if not all(summary.test for summary in summaries):
+        notes.append(
+            "There is no test split: accuracies and gains are on validation, which also chose each run's "
+            "epoch, so they flatter every arm."
+        )
+    if len(seeds) == 1:
+        notes.append("A single seed: there are no intervals, and nothing can be decided.")
+    if all(arm.name != TWIN for arm in arms):
+        notes.append(f"There is no arm named {TWIN}, so no gain can be measured.")
+    for arm, summary in zip(arms, summaries, strict=True):
+        notes += filter(
+            None,
+            [
+                _missing(seeds, summary),
+                _below(summary, majority),
+                _never(summary),
+                _ceiling(summary),
+                _alike(summary),
+            ],
+        )
+        lengths = {len(run.val_accuracy) - 1 for run in arm.runs.values()}
+        if len(lengths) > 1:
+            notes.append(
+                f"The runs of {arm.name} last {min(lengths)} to {max(lengths)} epochs; in the curves, one "
+                "that ended keeps its last value."
+            )
+    return notes
+
+
+def _missing(seeds: Sequence[int], arm: ArmSummary) -> str:
+    missing = [str(seed) for seed in seeds if seed not in arm.seeds]
+    if not missing:
+        return ""
+    return (
+        f"{arm.name} has {len(arm.seeds)} of {words.counted(len(seeds), 'seed')} "
+        f"(without {', '.join(missing)}), so its numbers rest on fewer runs."
+    )
+
+
+def _below(arm: ArmSummary, majority: Majority) -> str:
+    accuracy = arm.accuracy.mean
+    if accuracy >= majority.rate:
+        return ""
+    return (
+        f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, below the"
+        f" {words.percent(majority.rate)} of always answering {majority.name}."
+    )
+
+
+def _never(arm: ArmSummary) -> str:
+    if arm.against is None or arm.to_twin_epochs is None or arm.epochs == 0:
+        return ""
+    if arm.to_twin_epochs.reached == 0:
+        return f"{arm.name} never reaches the twin's best validation accuracy."
+    missed = words.missed(arm.to_twin_epochs)
+    return f"{arm.name} does not reach the twin's best validation accuracy in {missed}." if missed else ""
+
+
+def _ceiling(arm: ArmSummary) -> str:
+    accuracy, split = arm.accuracy.mean, "test" if arm.test else "validation"
+    if accuracy < SATURATED:
+        return ""
+    if arm.name == TWIN:
+        return (
+            f"The twin is already at {words.percent(accuracy)} on {split}, which leaves little to gain; "
+            "fewer shots or a harder target would tell the arms apart."
+        )
+    return f"{arm.name} is at {words.percent(accuracy)} on {split}: near the ceiling, where gains shrink."
+
+
+def _alike(arm: ArmSummary) -> str:
+    if arm.against is None or arm.against.gain.std != 0:
+        return ""
+    gain = words.points(arm.against.gain.mean)
+    return (
+        f"{arm.name} differs from the twin by the same {gain} points in every seed; without a spread, its "
+        "p-value is that of sign flips."
+    )

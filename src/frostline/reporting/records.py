@@ -1,0 +1,79 @@
+"""The results of a study as data: report.json, metrics.json and curves.csv."""
+
+from dataclasses import asdict
+from typing import Any
+
+from frostline.reporting.results import ArmSummary, Summary
+from frostline.stats.transfer import TWIN, Estimate, Reach
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """Return what report.json holds, without `gate`."""
+    return {
+        "study": summary.study,
+        "monitor": summary.monitor,
+        "seeds": summary.seeds,
+        "twin": TWIN if summary.twin else None,
+        "verdict": {
+            "outcome": summary.outcome,
+            "arm": summary.chosen.name if summary.chosen else None,
+            "sentence": summary.sentence,
+        },
+        "majority": asdict(summary.majority),
+        "omitted": dict(summary.omitted),
+        "notes": summary.notes,
+        "arms": {arm.name: _arm_json(arm) for arm in summary.arms},
+    }
+
+
+def _arm_json(arm: ArmSummary) -> dict[str, Any]:
+    def plain(value: Estimate | Reach | None) -> dict[str, Any] | None:
+        return None if value is None else asdict(value)
+
+    against = arm.against
+    return {
+        "seeds": arm.seeds,
+        "test": {name: asdict(value) for name, value in arm.test.items()},
+        "val": {"accuracy": asdict(arm.val_accuracy)},
+        "best_epoch": arm.best_epoch,
+        "epochs": arm.epochs,
+        "train_seconds": {**asdict(arm.train_seconds), "all": arm.all_train_seconds},
+        "epochs_to_twin": plain(arm.to_twin_epochs),
+        "seconds_to_twin": plain(arm.to_twin_seconds),
+        "verdict": against.outcome if against else None,
+        "gain": {**asdict(against.gain), "p_holm": against.p_holm} if against else None,
+        "jumpstart": plain(against.jumpstart) if against else None,
+        "asymptote": plain(against.asymptote) if against else None,
+        "transfer_ratio": plain(against.transfer_ratio) if against else None,
+    }
+
+
+def flat_metrics(summary: Summary) -> dict[str, float]:
+    """Return what metrics.json holds, for `dvc metrics show`: nothing that a clock measured."""
+    flat: dict[str, float] = {}
+    for arm in summary.arms:
+        flat[f"{arm.name}.accuracy"] = arm.accuracy.mean
+        if arm.against:
+            flat[f"{arm.name}.gain"] = arm.against.gain.mean
+        if arm.against and arm.against.jumpstart:
+            flat[f"{arm.name}.jumpstart"] = arm.against.jumpstart.mean
+        if arm.to_twin_epochs and arm.to_twin_epochs.median is not None:
+            flat[f"{arm.name}.epochs_to_twin"] = arm.to_twin_epochs.median
+    return flat
+
+
+def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns and rows of curves.csv: a row an epoch; each arm's validation accuracy and interval.
+
+    The arms stand side by side, since `dvc plots show` draws one line a column.
+    """
+    names = [*(arm.name for arm in summary.arms), *summary.omitted]
+    columns = ["epoch"] + [f"{name}{end}" for name in names for end in ("", ".low", ".high")]
+    rows: list[list[Any]] = []
+    for points in zip(*(arm.curve for arm in summary.arms), strict=True):
+        ends: list[Any] = [points[0].epoch]
+        for point in points:
+            ends += [point.accuracy.mean, point.accuracy.low, point.accuracy.high]
+        # dvc.yaml names a column for each arm: that of one that is omitted is there, and empty.
+        rows.append([*ends, *[None] * (len(columns) - len(ends))])
+    return columns, rows

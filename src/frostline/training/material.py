@@ -1,0 +1,51 @@
+"""The prepared data that the seeds of a run train and validate on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.console.errors import exhaustion
+from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, those
+from frostline.data.prepared.index import Index
+from frostline.models.input_spec import InputSpec
+from frostline.models.pretrained import Start, input_spec
+from frostline.schema import Run
+from frostline.training.services import Services
+
+
+@dataclass(frozen=True)
+class Material:
+    """Prepared data at the network's resolution: what every seed of a run trains and chooses on."""
+
+    index: Index
+    rows: torch.Tensor
+    """(N,) the index rows that are loaded, sorted: train and val, never test."""
+    pixels: Stack
+    """(N, C, H, W) uint8."""
+    spec: InputSpec
+
+    def images(self, split: str, rows: Any) -> Images:
+        """Return the images of some index rows, all of one split."""
+        rows = torch.as_tensor(rows)
+        return Images(
+            those(self.pixels, torch.searchsorted(self.rows, rows)),
+            torch.as_tensor(self.index.labels)[rows],
+            images_key(self.index, rows, self.spec),
+            self.index.name,
+            split,
+        )
+
+
+@exhaustion("loading the images", ["input.size"])
+def load_material(run: Run, data: Path, start: Start, services: Services) -> Material:
+    """Load the train and val images of the prepared data in the folder `data`."""
+    index = Index.read(data)
+    spec = input_spec(run.backbone, start, run.input)
+    rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
+    pixels = load_pixels(
+        run.dataset, index, data, rows, spec, progress=services.progress, scratch=services.scratch
+    )
+    return Material(index, torch.as_tensor(rows), pixels, spec)

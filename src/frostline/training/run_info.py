@@ -1,0 +1,40 @@
+"""A run's name, and what the tracker records about a run before it begins."""
+
+from frostline.base import devices
+from frostline.data.prepared.index import Index
+from frostline.schema import Run
+from frostline.training.services import RUN_KEY, RunInfo
+
+
+def setting_name(run: Run) -> str:
+    """Return what people call the run, whatever its seed, such as ``resnet10t·full·digits``."""
+    what = run.arm or (run.freeze_name if run.stage == "finetune" else run.stage)
+    return "·".join([backbone_name(run), what, run.dataset.kind])
+
+
+def run_name(run: Run, seed: int) -> str:
+    """Return what people call the run, such as ``resnet10t·full·digits·s0``."""
+    return f"{setting_name(run)}·s{seed}"
+
+
+def backbone_name(run: Run) -> str:
+    """Return the backbone's name."""
+    return getattr(run.backbone, "name", run.backbone.kind)
+
+
+def run_info(run: Run, seed: int, index: Index, key: str | None = None) -> RunInfo:
+    """Return what is known of a run before it begins; `key` is of all that its result depends on."""
+    tags = {
+        "arm": run.arm or "",
+        "backbone": backbone_name(run),
+        "dataset": run.dataset.kind,
+        "freeze": run.freeze_name,
+        "seed": str(seed),
+        "threads": str(run.trainer.threads),
+        "device": devices.described(run.trainer.device),
+    }
+    if key is not None:
+        tags[RUN_KEY] = key
+    config = {**run.model_dump(exclude={"seeds"}), "seed": seed}
+    dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
+    return RunInfo(setting_name(run), run.stage, run.study, config, dataset, "training", tags, seed)

@@ -1,0 +1,43 @@
+"""Checks of the project: each thing that may be broken."""
+
+import shutil
+
+import pytest
+
+from frostline.commands.checks import project as checks
+from frostline.commands.checks import store
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
+
+
+def summaries(check) -> list[tuple[str, str]]:
+    return [(finding.state, finding.message) for finding in check()]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "check", "state", "words"),
+    [
+        (lambda root: shutil.rmtree(root / ".git"), checks.dvc, "broken", "is no git repository"),
+        (lambda root: shutil.rmtree(root / ".dvc"), checks.dvc, "broken", "is no DVC repository"),
+        (lambda root: (root / "dvc.yaml").unlink(), checks.dvc, "note", "no dvc.yaml in"),
+        (lambda root: (root / "mlflow.db").unlink(), store.store, "ok", "made by the first run"),
+        (
+            lambda root: (root / "conf/freeze/full.yaml").write_text("a: ["),
+            checks.configs,
+            "broken",
+            "the YAML",
+        ),
+    ],
+)
+def test_each_break(healthy, break_it, check, state, words):
+    break_it(healthy)
+    ((given, said),) = summaries(check)
+    assert given == state
+    assert words in said
+
+
+def test_little_room(healthy, monkeypatch):
+    usage = shutil.disk_usage(healthy)
+    for free, state in ((0.5e9, "broken"), (3e9, "note"), (9e9, "ok")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=int(free)))
+        assert summaries(checks.disk)[0][0] == state

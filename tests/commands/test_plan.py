@@ -1,0 +1,40 @@
+"""`frostline plan`: the table and the JSON of what would train."""
+
+import json
+import re
+
+from tests.shell import TINY
+
+
+def test_plan_says_what_would_train(shell):
+    words = [
+        "plan",
+        "backbone=mlp",
+        "backbone.hidden=[32,16]",
+        "input.size=8",
+        "freeze=gradual",
+        "trainer.epochs=10",
+    ]
+    out, err = shell(*words, "--images", "100", "trainer.batch_size=20", "optimizer=adam")
+    assert err == ""
+    assert out.startswith(
+        "freeze=gradual on mlp, 2,778 parameters;"
+        " 100 images of digits in batches of 20: 10 epochs of 5 steps\n"
+    )
+    assert re.search(r"^top +stage:-1 +528 +19 % *$", out, re.M)
+    assert re.search(r"^ +1 +2.4 +10 +698 +25\.1 % +head +0\.001 +0\.001 +0\.001 +none *$", out, re.M)
+    assert (
+        "phase 1 ends on time, since its patience of 3 epochs ends no sooner, and goes back to its best"
+        in out
+    )
+    made = json.loads(shell(*words, "--format", "json", "dataset.shots=3")[0])
+    assert made["images"] == 30
+    assert [phase["trains"] for phase in made["phases"]] == [
+        ["head"],
+        ["head", "top"],
+        ["head", "top", "rest"],
+    ]
+    assert sum(phase["steps"] for phase in made["phases"]) == 10
+    assert shell("plan", "freeze=zero_shot", "backbone=mlp", "--images", "5")[0].count("nothing trains") == 1
+    made = json.loads(shell("plan", "--stage", "pretrain", "--images", "64", "--format", "json", *TINY)[0])
+    assert (made["epochs"], made["batch_size"], made["freeze"]) == (1, 64, "full")

@@ -1,0 +1,33 @@
+"""`frostline finetune -m`: the table of runs, and what failed ones make of the exit status."""
+
+from tests.commands.test_training import RUN_FILES
+from tests.shell import TINY
+
+
+def test_a_sweep_shares_its_pretraining_and_prints_a_table(shell):
+    out, err = shell("finetune", *TINY, "out=sweep", "-m", "freeze=linear_probe,full", "seed=0,1")
+    assert err.count("pretrain on digits") == 1
+    rows = [line.split() for line in out.splitlines() if line.startswith(" freeze=")]
+    assert {row[0] for row in rows} == {
+        f"freeze={f},seed={s}" for f in ("linear_probe", "full") for s in (0, 1)
+    }
+    accuracies = [float(row[1]) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert all(row[3] == f"sweep/{row[0]}" for row in rows)
+    assert all({p.name for p in (shell.folder / row[3]).iterdir()} == RUN_FILES for row in rows)
+    assert "compare them: frostline compare; in the browser: frostline ui" in out
+
+
+def test_a_job_that_fails_does_not_end_the_others(shell):
+    words = [*TINY, "weights=none", "out=sweep", "-m", "optimizer.lr=0.01,1e30"]
+    out, err = shell("finetune", *words, status=3)
+    rows = [line.split() for line in out.splitlines() if line.startswith(" optimizer.lr=")]
+    assert [row[1] == "failed" for row in rows] == [False, True]
+    assert "frostline: error: 1 of 2 runs failed\noptimizer.lr=1e" in err
+    assert "lower optimizer.lr" in err
+
+
+def test_a_wrong_combination_is_refused_before_any_training(shell):
+    error = shell.refused("finetune", *TINY, "-m", "optimizer.lr=0.01,oops")
+    assert error == "optimizer.lr: found 'oops', must be a valid number"
+    assert not (shell.folder / "runs").exists()

@@ -1,0 +1,39 @@
+"""Output folders of runs and of trials."""
+
+from pathlib import Path
+
+import pytest
+from tests.tiny import run_config
+
+from frostline.pipeline.output_folders import out_folder
+
+
+def test_where_results_go():
+    config = run_config()
+    assert out_folder("out", "finetune", "name", "", config) == Path("out")
+    assert out_folder("out", "finetune", "name", "freeze=full,seed=1", config) == Path(
+        "out/freeze=full,seed=1"
+    )
+    one = out_folder(None, "finetune", "mlp·full·digits·s0", "", config)
+    assert str(one).startswith("runs/finetune/mlp-full-digits-s0-")
+    changed = out_folder(None, "finetune", "mlp·full·digits·s0", "", run_config({"trainer.epochs": 4}))
+    assert one != changed
+
+
+def test_draws_with_equal_labels_have_different_folders():
+    configs = [run_config({"optimizer.lr": lr}) for lr in (0.00031622, 0.00031623)]
+    label = "optimizer.lr=0.000316"
+    one, other = (out_folder("out", "finetune", "n", label, each, drawn=True) for each in configs)
+    assert one != other
+    assert one.name.startswith(f"{label}-")
+    assert other.parent == Path("out")
+
+
+@pytest.mark.parametrize("label", ["dataset.root='/a b/c'", "../../etc", "a/b", "ü" * 300, "x=" + "y" * 300])
+def test_a_label_stays_one_folder_below_out(label):
+    out = out_folder("out", "finetune", "name", label, run_config())
+    assert out.parent == Path("out")
+    assert len(out.name.encode()) < 255
+    assert out.resolve().is_relative_to(Path("out").resolve())
+    other = out_folder("out", "finetune", "name", label + "z", run_config())
+    assert other != out
