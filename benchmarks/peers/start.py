@@ -5,7 +5,6 @@ with `step`, this program is that process: it calls the same `main` as the comma
 the first optimizer step.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -78,14 +77,10 @@ def repro() -> float:
 
 
 def set_up() -> float:
-    spec = importlib.util.spec_from_file_location("setup", ROOT / "scripts" / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if module.read_stamp() != module.made_from():
-        raise SystemExit("scripts/setup would make .venv anew here; run it first")
-    return command([str(ROOT / "scripts" / "setup")], cwd=ROOT, env=plain())
+    words = [str(ROOT / "scripts" / "setup")]
+    if subprocess.run(words, capture_output=True, env=plain(), check=True).stdout:
+        raise SystemExit("scripts/setup had something to do; measure again")
+    return command(words, cwd=ROOT, env=plain())
 
 
 def main() -> None:
