@@ -9,7 +9,8 @@ from tests.sweeps.test_study import settings
 
 from frostline.config.space import Parameter, Space, Values
 from frostline.sweeps import live
-from frostline.sweeps.study import Study, Trial
+from frostline.sweeps.study import Study
+from frostline.sweeps.trial import Trial
 
 NOW = 1_000_000.0
 

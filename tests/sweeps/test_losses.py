@@ -11,6 +11,8 @@ from frostline.config.space import Parameter, Space, Values
 from frostline.console.errors import FrostlineError
 from frostline.sweeps import study as studies
 from frostline.sweeps import sweeper
+from frostline.sweeps import trial as trials
+from frostline.sweeps.trial import Remaining
 from frostline.sweeps.worker import Worker
 
 FIXED = ("dataset=digits", "backbone=mlp", "weights=none")
@@ -54,7 +56,7 @@ def launcher(worker, count):
 
 
 def states(study):
-    return {(trial.point["seed"], trial.state, trial.killed) for trial in study.trials()}
+    return {(trial.point["seed"], trial.state, trial.superseded) for trial in study.trials()}
 
 
 def test_what_a_lost_worker_leaves_is_worked_off_and_nothing_is_run_twice(sweep, capsys):
@@ -109,7 +111,7 @@ def test_workers_that_go_on_when_the_launcher_gives_up_are_waited_for(sweep, cap
 
 
 def test_a_silent_machines_trial_is_waited_for_and_run_again(sweep, monkeypatch, capsys):
-    monkeypatch.setattr(studies, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(trials, "SILENCE_SECONDS", 1.0)
     study, worker = sweep(light.measure, "0")
     taken = study.take()
     for key, value in {"host": "another", "beat": time.time() + 1}.items():
@@ -127,8 +129,8 @@ def test_a_silent_machines_trial_is_waited_for_and_run_again(sweep, monkeypatch,
 def test_what_is_left_is_counted(sweep, sampler):
     kind = {"kind": "tpe", "startup": 1, "multivariate": False} if sampler == "tpe" else {"kind": sampler}
     study, _ = sweep(light.measure, "0", "1", "2", sampler=kind, trials=3)
-    assert study.left() == studies.Left(3, 0)
+    assert study.left() == Remaining(3, 0)
     taken = study.take()
-    assert study.left() == studies.Left(2, 1)
+    assert study.left() == Remaining(2, 1)
     taken.complete([0.5], {})
-    assert study.left() == studies.Left(2, 0)
+    assert study.left() == Remaining(2, 0)

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from frostline import schema
 from frostline.config.space import Interval, Parameter, Space, Values
 from frostline.console.errors import FrostlineError
-from frostline.sweeps.study import PASSING
+from frostline.sweeps.trial import TRANSIENT
 
 GRID = Space((Parameter("freeze", Values(("full", "gradual"))), Parameter("seed", Values(("0", "1", "2")))))
 SEED = Parameter("seed", Values(("0", "1", "2")))
@@ -81,7 +81,7 @@ def test_a_grids_combinations_are_each_taken_once_in_their_order(store, place):
         taken.complete([0.5], {"label": "x"})
     assert points == GRID.combinations()
     assert states(made) == ["complete"] * 6
-    assert all(trial.values == [0.5] and trial.notes["label"] == "x" for trial in made.trials())
+    assert all(trial.values == [0.5] and trial.user_attrs["label"] == "x" for trial in made.trials())
     again = begun(store=store)
     assert again.take() is None
     assert len(again.trials()) == 6
@@ -298,18 +298,18 @@ def test_one_that_was_taken_for_dead_stays_so(place):
     taken[1].complete([0.9], {"label": "late"})
     taken[2].failed({"reason": "late"})
     assert states(made)[:3] == ["failed"] * 3
-    assert not any("late" in trial.notes.values() for trial in made.trials())
+    assert not any("late" in trial.user_attrs.values() for trial in made.trials())
 
 
 def failed_in_passing(trial):
-    return trial.state == "failed" and bool(trial.notes.get(PASSING))
+    return trial.state == "failed" and bool(trial.user_attrs.get(TRANSIENT))
 
 
 def test_failures_that_may_be_over_are_tried_once_more_by_the_next_command(place):
     made = begun()
     first, second = made.take(), made.take()
-    first.failed({"reason": "the disk is full", PASSING: True})
-    second.failed({"reason": "the loss became nan", PASSING: False})
+    first.failed({"reason": "the disk is full", TRANSIENT: True})
+    second.failed({"reason": "the loss became nan", TRANSIENT: False})
     assert begun().try_again(failed_in_passing) == 1
     again = begun()
     assert again.try_again(failed_in_passing) == 0
@@ -319,7 +319,7 @@ def test_failures_that_may_be_over_are_tried_once_more_by_the_next_command(place
         taken.complete([0.5], {})
     assert points.count(first.point) == 1
     assert second.point not in points
-    assert [trial.number for trial in made.trials() if trial.killed] == [first.number]
+    assert [trial.number for trial in made.trials() if trial.superseded] == [first.number]
     assert len(made.trials()) == 7
 
 
@@ -381,7 +381,7 @@ def test_a_point_whose_process_was_killed_is_run_again_by_the_next(place):
         points.append(taken.point)
         taken.complete([0.0], {})
     assert points.count(point) == 1
-    assert sum(trial.killed for trial in made.trials()) == 1
+    assert sum(trial.superseded for trial in made.trials()) == 1
     assert len(made.trials()) == 7
 
 

@@ -12,7 +12,8 @@ from tests.sweeps.test_study import PRUNER, settings
 from frostline.config.space import Parameter, Space, Values
 from frostline.console.errors import Busy, FrostlineError, OutOfRoom, Pruned, TrainingFailed
 from frostline.sweeps.best import best_of
-from frostline.sweeps.study import AT_ONCE, Study, Taken, Trial
+from frostline.sweeps.study import Study
+from frostline.sweeps.trial import BATCHED, RunningTrial, Trial
 from frostline.sweeps.worker import Worker, kind_of, label_of, objectives_of, stopped_by
 
 FIXED = ("dataset=digits", "backbone=mlp", "weights=none")
@@ -57,19 +58,19 @@ def test_a_trial_is_run_with_its_settings_and_kept_with_its_results(work):
     running = [{"trial.number": str(number), "trial.state": "running"} for number in range(4)]
     assert seen == [(seed, "mlp", f"seed={seed}", running[seed]) for seed in range(4)]
     assert [trial.values for trial in trials] == [[0.0], [0.1], [0.2], [0.3]]
-    assert trials[1].notes["metrics"]["test"] == {"accuracy": 0.5}
-    assert trials[1].notes["out"] == "runs/one"
+    assert trials[1].user_attrs["metrics"]["test"] == {"accuracy": 0.5}
+    assert trials[1].user_attrs["out"] == "runs/one"
 
 
 def test_a_store_that_another_process_holds_for_too_long_is_one_sentence(work, tmp_path, monkeypatch):
-    monkeypatch.setattr("frostline.sweeps.study.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("frostline.sweeps.storage.WAIT_SECONDS", 0.1)
     with closing(sqlite3.connect(tmp_path / "held.db", isolation_level=None)) as other:
 
         def run(*_):
             other.execute("BEGIN EXCLUSIVE")
             return measured(0.5)
 
-        sentence = r"^sweep\.store: failed \(.*database is locked\); see that it can be reached, .* goes on$"
+        sentence = r"^sweep\.store: failed \(.*database is locked\); see that it can .* resumes the sweep$"
         with pytest.raises(FrostlineError, match=sentence):
             work(run, store="sqlite:///held.db")
 
@@ -85,7 +86,7 @@ def test_a_store_that_is_away_for_a_moment_misses_a_beat_and_no_more(work, monke
     monkeypatch.setattr("frostline.sweeps.worker.BEAT_SECONDS", 0.01)
 
     def run(*_):
-        monkeypatch.setattr(Taken, "beat", beat)
+        monkeypatch.setattr(RunningTrial, "beat", beat)
         give_up = time.monotonic() + 20
         while len(beats) < 3 and time.monotonic() < give_up:
             time.sleep(0.01)
@@ -107,7 +108,7 @@ def test_what_may_be_over_is_noted(error, passing, work):
     def run(*_):
         raise error
 
-    assert [trial.notes["passing"] for trial in work(run).trials()] == [passing] * 4
+    assert [trial.user_attrs["passing"] for trial in work(run).trials()] == [passing] * 4
 
 
 def test_a_trial_that_repeats_a_dead_ones_names_it(work):
@@ -140,9 +141,9 @@ def test_failures_and_defects_are_kept_and_the_others_run(work, capsys):
 
     trials = work(run).trials()
     assert [trial.state for trial in trials] == ["complete", "failed", "failed", "complete"]
-    assert trials[1].notes["reason"] == "the loss became nan at step 3"
-    assert trials[2].notes["reason"] == "ZeroDivisionError: division by zero"
-    assert "in run" in trials[2].notes["traceback"]
+    assert trials[1].user_attrs["reason"] == "the loss became nan at step 3"
+    assert trials[2].user_attrs["reason"] == "ZeroDivisionError: division by zero"
+    assert "in run" in trials[2].user_attrs["traceback"]
     said = capsys.readouterr().err
     assert "frostline: trial 1, seed=1: the loss became nan at step 3; the sweep goes on" in said
 
@@ -227,7 +228,7 @@ def test_the_best_is_by_the_first_objective_and_of_equals_the_earliest(objective
 
 
 def test_of_equals_the_best_is_one_that_can_be_repeated_to_the_byte():
-    at_once = [Trial(number, {}, "complete", [0.9], notes={AT_ONCE: True}) for number in (0, 1)]
+    at_once = [Trial(number, {}, "complete", [0.9], user_attrs={BATCHED: True}) for number in (0, 1)]
     alone = [Trial(number, {}, "complete", [0.9]) for number in (2, 3)]
     assert best_of([*at_once, *alone], settings()).number == 2
     assert best_of(at_once, settings()).number == 0

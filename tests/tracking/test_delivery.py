@@ -18,14 +18,14 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy 
 ROOT = Path(__file__).parents[2]
 RUN = """
 import sys, time
-from frostline.tracking.recorder import Recorder
+from frostline.tracking.tracker import JournalTracker
 from frostline.training.services import RunInfo
 
 def info(name):
     dataset = {"name": "digits", "kind": "digits", "fingerprint": "ab12" * 16}
     return RunInfo(name, "finetune", "tiny", {"seed": 0}, dataset, "training", {"seed": "0"}, 0)
 
-recorder = Recorder()
+recorder = JournalTracker()
 
 def epochs(run, first, last, pause=0.0):
     for epoch in range(first, last):

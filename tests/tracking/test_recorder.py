@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from tests.study import environment
 
-from frostline.tracking import recorder
+from frostline.tracking import tracker
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
 ROOT = Path(__file__).parents[2]
 INFO = """
 import sys
-from frostline.tracking.recorder import Recorder
+from frostline.tracking.tracker import JournalTracker
 from frostline.training.services import RunInfo
 
 def info(name):
@@ -65,7 +65,7 @@ def recorded(folder: Path) -> dict[str, tuple[str, dict, dict]]:
 def test_how_runs_end_and_that_mlflow_stays_out(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     code = """
-recorder = Recorder()
+recorder = JournalTracker()
 with recorder.run(info("fine")) as run:
     run.epoch({"epoch": 0, "val/loss": 0.5})
     run.metrics({"best/val/loss": 0.5})
@@ -97,7 +97,7 @@ def test_a_trial_says_what_became_of_it(tmp_path, no_runs):
     code = """
 from frostline.console.errors import Pruned
 from frostline.training.services import Labelled
-recorder = Labelled(Recorder(), "lr=0.1", {"trial.number": "7", "trial.state": "running"})
+recorder = Labelled(JournalTracker(), "lr=0.1", {"trial.number": "7", "trial.state": "running"})
 for error in (None, Pruned("after epoch 2"), ValueError("no")):
     try:
         with recorder.run(info(type(error).__name__)):
@@ -124,7 +124,7 @@ def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, n
     shutil.copy(no_runs, tmp_path)
     code = """
 import os, signal
-with Recorder().run(info("killed")) as run:
+with JournalTracker().run(info("killed")) as run:
     for epoch in range(50):
         run.epoch({"epoch": epoch, "val/loss": 1.0})
     os.kill(os.getpid(), signal.SIGKILL)
@@ -142,7 +142,7 @@ def test_a_server_that_never_answers_holds_nobody_up(tmp_path):
     code = """
 import time
 begun = time.monotonic()
-with Recorder().run(info("unheard")) as run:
+with JournalTracker().run(info("unheard")) as run:
     for epoch in range(1000):
         run.epoch({"epoch": epoch, "val/loss": 1.0})
 print(time.monotonic() - begun)
@@ -174,12 +174,12 @@ recorder.serve(sys.stdin.fileno(), recorder._teller())
     (tmp_path / "slow.py").write_text(slow)
     code = """
 import select, subprocess
-from frostline.tracking import recorder
+from frostline.tracking import recorder, tracker
 start = subprocess.Popen
 def slowly(words, **how):
     return start([words[0], "slow.py"] if "-m" in words else words, **how)
-recorder.subprocess.Popen = slowly
-given = Recorder()
+tracker.subprocess.Popen = slowly
+given = JournalTracker()
 header = b"epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy"
 for number in range(8):
     with given.run(info(f"run {number}")) as run:
@@ -200,7 +200,7 @@ recorder.PATIENCE_SECONDS = 10.0
 def test_a_recorder_that_dies_costs_nothing(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     code = """
-recorder = Recorder()
+recorder = JournalTracker()
 with recorder.run(info("heard")) as run:
     recorder._process.kill()
     recorder._process.wait()
@@ -226,7 +226,7 @@ def test_a_recorder_without_an_owner_ends(tmp_path):
 def test_a_module_in_the_users_folder_is_not_imported(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     (tmp_path / "queue.py").write_text("open('executed', 'w'); raise SystemExit")
-    code = "with Recorder().run(info('run')): pass"
+    code = "with JournalTracker().run(info('run')): pass"
     output, said = program(tmp_path, code).communicate(timeout=100)
     assert (output, said) == ("", "")
     assert recorded(tmp_path)["run"][0] == "FINISHED"
@@ -237,7 +237,7 @@ def test_the_next_command_delivers_what_killed_processes_left(tmp_path, no_runs)
     shutil.copy(no_runs, tmp_path)
     code = """
 import os, signal
-recorder = Recorder()
+recorder = JournalTracker()
 recorder._process.kill()
 recorder._process.wait()
 with recorder.run(info("killed")) as run:
@@ -248,7 +248,7 @@ with recorder.run(info("killed")) as run:
     assert program(tmp_path, code).communicate(timeout=100) == ("", "")
     assert recorded(tmp_path) == {}
     code = """
-with Recorder().run(info("next")):
+with JournalTracker().run(info("next")):
     pass
 """
     assert program(tmp_path, code).communicate(timeout=100) == ("", "")
@@ -272,7 +272,7 @@ def test_a_project_that_cannot_be_written_costs_a_warning(tmp_path):
     (tmp_path / ".frostline").mkdir()
     (tmp_path / ".frostline/journal").write_text("no folder")
     code = """
-with Recorder().run(info("unheard")) as run:
+with JournalTracker().run(info("unheard")) as run:
     run.epoch({"epoch": 1, "val/loss": 1.0})
 print("trained")
 """
@@ -292,7 +292,7 @@ def test_the_machines_load_while_a_run_trains(tmp_path, no_runs, interval):
 import time
 from dataclasses import replace
 from pathlib import Path
-recorder = Recorder()
+recorder = JournalTracker()
 with recorder.run(info("watched")):
     while recorder._process.poll() is None and not list(Path(".frostline/journal").glob("*.delivered")):
         time.sleep(0.1)
@@ -316,7 +316,7 @@ def test_weights_are_not_sent(tmp_path):
     (tmp_path / "seed-0").mkdir()
     for name in ("weights.safetensors", "history.csv", "config.yaml", "seed-0/metrics.json", ".hidden"):
         (tmp_path / name).write_bytes(name.encode())
-    assert list(recorder.contents(tmp_path)) == ["config.yaml", "history.csv", "seed-0/metrics.json"]
+    assert list(tracker.contents(tmp_path)) == ["config.yaml", "history.csv", "seed-0/metrics.json"]
 
 
 @pytest.mark.slow

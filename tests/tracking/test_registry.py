@@ -257,13 +257,13 @@ def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, 
 
 def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, models, monkeypatch):
     """What the recorder is told, and what it does then."""
-    from frostline.tracking import recorder
+    from frostline.tracking import tracker
     from frostline.tracking.delivery import store_model
 
     monkeypatch.setenv("FROSTLINE_MODELS", "on")
     told = []
     pipe = type("Pipe", (), {"send": lambda self, key, *message: told.append(message)})()
-    recorder.RecordedRun(pipe, 0).finished(photo_run)
+    tracker.JournalRun(pipe, 0).finished(photo_run)
     files, (what, name) = told
     assert (files[0], what) == ("files", "model")
     folder = place / ".frostline/models" / name
@@ -275,7 +275,7 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     assert kept.sha256 == trained.Trained.read(photo_run).sha256
     monkeypatch.delenv("FROSTLINE_MODELS")
     told.clear()
-    recorder.RecordedRun(pipe, 0).finished(photo_run)
+    tracker.JournalRun(pipe, 0).finished(photo_run)
     assert [what for what, _ in told] == ["files"]
 
 

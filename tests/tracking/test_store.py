@@ -232,8 +232,8 @@ def test_files_and_the_pictures_drawn_from_them(store):
         }
     )
     run.end("FINISHED")
-    assert store.owes == 1  # drawn later: it takes what training wants
-    store.log_plots(store.draw())
+    assert len(store.plots) == 1  # drawn later: it takes what training wants
+    store.plots.record(*store.plots.draw())
     (found,) = runs(store).values()
     listed = {f.path for f in store.client.list_artifacts(found.info.run_id)}
     assert listed == {
@@ -259,9 +259,9 @@ def test_the_best_runs_have_their_pictures_first(store):
         return {name for name, files in listed.items() if "curves.png" in {file.path for file in files}}
 
     for expected in ({"best"}, {"best", "fair"}, {"best", "fair", "poor"}):
-        store.log_plots(store.draw())
+        store.plots.record(*store.plots.draw())
         assert drawn() == expected
-    assert store.owes == 0
+    assert len(store.plots) == 0
 
 
 def test_mistakes_are_drawn_for_the_run_that_made_them(store):
@@ -270,7 +270,7 @@ def test_mistakes_are_drawn_for_the_run_that_made_them(store):
     run.end("FINISHED")
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
     store.annotate("cafe", {}, {}, {}, [Mistake("3", "cat", "dog", 0.9, picture)])
-    store.log_plots(store.draw())
+    store.plots.record(*store.plots.draw())
     (found,) = runs(store).values()
     assert [f.path for f in store.client.list_artifacts(found.info.run_id)] == ["mistakes.png"]
     path = store.client.download_artifacts(found.info.run_id, "mistakes.png")

@@ -20,7 +20,7 @@ from frostline.base.run_folder import HISTORY, WEIGHTS
 from frostline.console.errors import TrainingFailed
 from frostline.pipeline.finetune import stage as finetune
 from frostline.pipeline.pretrain import stage as pretrain
-from frostline.tracking.recorder import contents
+from frostline.tracking.tracker import contents
 from frostline.training import run as training
 from frostline.training.material import load_material
 from frostline.training.services import NoTracker, Services

@@ -18,7 +18,7 @@ from frostline.pipeline.output_folders import short_label
 from frostline.training.services import Labelled, NoTracker, Services, Tracker, Watch, unwatched
 
 if TYPE_CHECKING:
-    from frostline.tracking.recorder import Recorder
+    from frostline.tracking.tracker import JournalTracker
 
 
 def make_services(
@@ -36,11 +36,11 @@ def make_services(
 
 
 @cache
-def _recorder() -> "Recorder":
+def _recorder() -> "JournalTracker":
     """Return the one recorder of this process's runs."""
-    from frostline.tracking.recorder import Recorder
+    from frostline.tracking.tracker import JournalTracker
 
-    return Recorder()
+    return JournalTracker()
 
 
 def finish_recording() -> None:

@@ -7,7 +7,8 @@ from frostline.base import project
 from frostline.base.files import write_text
 from frostline.base.formats import yaml_text
 from frostline.schema import Experiment, Sweep
-from frostline.sweeps.study import AT_ONCE, Trial, direction
+from frostline.sweeps.study import direction
+from frostline.sweeps.trial import BATCHED, Trial
 
 OWN = ("experiment", "sweep")
 """Groups of which a run keeps nothing."""
@@ -22,7 +23,7 @@ def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
     complete = [trial for trial in trials if trial.state == "complete"]
 
     def rank(trial: Trial) -> tuple[float, bool, int]:
-        return sign * trial.values[0], AT_ONCE not in trial.notes, -trial.number
+        return sign * trial.values[0], BATCHED not in trial.user_attrs, -trial.number
 
     return max(complete, key=rank, default=None)
 

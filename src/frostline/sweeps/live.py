@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from frostline.base.metrics import score
 from frostline.console import progress
-from frostline.sweeps.study import ENDED, Study, Trial
+from frostline.sweeps.study import Study
+from frostline.sweeps.trial import ENDED, Trial
 from frostline.sweeps.worker import label_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def shown(study: Study, total: int | None, until: float | None) -> Iterator[None
     begun = time.time()
 
     def trials() -> list[Trial]:
-        return [trial for trial in study.trials() if not trial.killed]
+        return [trial for trial in study.trials() if not trial.superseded]
 
     def words(found: Sequence[Trial]) -> str:
         return status(found, total, until, begun, int(study.settings.workers), study.settings.objectives[0])

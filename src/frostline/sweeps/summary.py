@@ -11,7 +11,8 @@ from frostline.schema import Sweep
 from frostline.sweeps import page as sweep_page
 from frostline.sweeps import plot as sweep_picture
 from frostline.sweeps.plot import Shown
-from frostline.sweeps.study import Trial, direction
+from frostline.sweeps.study import direction
+from frostline.sweeps.trial import Trial
 
 TRIALS, HISTORY, PARALLEL, PAGE = "trials.csv", "history.png", "parallel.png", "index.html"
 
@@ -38,10 +39,10 @@ def leave(
             trial.state,
             *(trial.point.get(key, "") for key in keys),
             *(map(str, trial.values) if trial.values else [""] * len(objectives)),
-            trial.notes.get("metrics", {}).get("test", {}).get("accuracy", ""),
+            trial.user_attrs.get("metrics", {}).get("test", {}).get("accuracy", ""),
             round(trial.seconds, 1),
-            trial.notes.get("out", ""),
-            trial.notes.get("reason", ""),
+            trial.user_attrs.get("out", ""),
+            trial.user_attrs.get("reason", ""),
         ]
         for trial in trials
     ]

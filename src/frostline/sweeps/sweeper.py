@@ -21,7 +21,9 @@ from frostline.pipeline import standalone
 from frostline.schema import Sweep
 from frostline.sweeps import best as winner
 from frostline.sweeps import live, summary
-from frostline.sweeps.study import ENDED, PASSING, PROCESS, Study, Trial, drawing, store_failures
+from frostline.sweeps.storage import store_failures
+from frostline.sweeps.study import Study, drawing
+from frostline.sweeps.trial import ENDED, PROCESS, TRANSIENT, Trial
 from frostline.sweeps.worker import CONFIG, Worker, label_of, objectives_of, results_of, stopped_by
 
 Launch = Callable[[Worker, Sequence[str], int], None]
@@ -120,7 +122,7 @@ def _sweep(
             " sweep.failures allows more",
             file=sys.stderr,
         )
-    trials = [trial for trial in study.trials() if not trial.killed]
+    trials = [trial for trial in study.trials() if not trial.superseded]
     if best := winner.best_of(trials, settings):
         ((composed, choices),) = compose.planned(fixed, [written(best.point)])
         if path := winner.write(name, stage, best, len(trials), composed, choices):
@@ -205,31 +207,31 @@ def _count(study: Study, which: Callable[[Trial], bool]) -> int:
 
 
 def _begun(trial: Trial) -> bool:
-    return PROCESS in trial.notes
+    return PROCESS in trial.user_attrs
 
 
 def _ended(trial: Trial) -> bool:
-    return trial.state in ENDED and not trial.killed
+    return trial.state in ENDED and not trial.superseded
 
 
 def _killed(trial: Trial) -> bool:
-    return trial.killed
+    return trial.superseded
 
 
 def _failed_in_passing(trial: Trial) -> bool:
-    return trial.state == "failed" and bool(trial.notes.get(PASSING))
+    return trial.state == "failed" and bool(trial.user_attrs.get(TRANSIENT))
 
 
 def _run_is_gone(trial: Trial) -> bool:
     """Whether the folder that a complete trial names has not the run that the trial was."""
     if trial.state != "complete":
         return False
-    folder = Path(trial.notes["out"])
+    folder = Path(trial.user_attrs["out"])
     try:
-        config = trial.notes.get(CONFIG)
+        config = trial.user_attrs.get(CONFIG)
         return (
             not (folder / WEIGHTS).is_file()
-            or read_json(folder / METRICS) != trial.notes["metrics"]
+            or read_json(folder / METRICS) != trial.user_attrs["metrics"]
             or (config is not None and sha256_of(folder / CONFIG) != config)
         )
     except (FrostlineError, OSError):
@@ -242,7 +244,7 @@ def _take_in(study: Study, point: Point, done: standalone.Done) -> None:
 
 
 def _result(trial: Trial) -> Any:
-    label, notes = label_of(trial.point), trial.notes
+    label, notes = label_of(trial.point), trial.user_attrs
     match trial.state:
         case "complete":
             return standalone.Done(notes["name"], Path(notes["out"]), notes["metrics"])

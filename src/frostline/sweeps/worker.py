@@ -21,7 +21,9 @@ from frostline.config.space import Point, Space, written
 from frostline.console import progress, signals, terminal
 from frostline.console.errors import Busy, FrostlineError, OutOfRoom, Pruned
 from frostline.pipeline.session import finish_recording
-from frostline.sweeps.study import BEAT_SECONDS, PASSING, Study, Taken, store_failures
+from frostline.sweeps.storage import store_failures
+from frostline.sweeps.study import Study
+from frostline.sweeps.trial import BEAT_SECONDS, TRANSIENT, RunningTrial
 from frostline.training.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
 
 Row = Mapping[str, float | int | None]
@@ -95,24 +97,24 @@ class Worker:
             return True
         return bool(stopped_by(study, self.settings.failures))
 
-    def _work(self, study: Study, taken: Taken, made: compose.Composed) -> None:
+    def _work(self, study: Study, taken: RunningTrial, made: compose.Composed) -> None:
         label = label_of(taken.point)
         if found := study.known(taken.point):
-            results = {key: found.notes[key] for key in (*RESULTS, CONFIG) if key in found.notes}
+            results = {key: found.user_attrs[key] for key in (*RESULTS, CONFIG) if key in found.user_attrs}
             taken.complete(found.values, {**results, "same": found.number})
             return
         try:
             with _beating(taken):
                 ((composed, choices),) = compose.planned(self.fixed, [written(taken.point)], made)
                 tags = {TRIAL_NUMBER: str(taken.number), TRIAL_STATE: "running"}
-                if taken.again is not None:
-                    tags[TRIAL_AGAIN] = str(taken.again)
+                if taken.retry_of is not None:
+                    tags[TRIAL_AGAIN] = str(taken.retry_of)
                 done = self.run(composed, choices, label, self._watch(taken), tags)
         except Pruned:
             taken.pruned()
         except FrostlineError as error:
             passing = isinstance(error, OutOfRoom | Busy)
-            taken.failed({"reason": str(error)[:REASON], "kind": kind_of(error), PASSING: passing})
+            taken.failed({"reason": str(error)[:REASON], "kind": kind_of(error), TRANSIENT: passing})
             print(f"frostline: trial {taken.number}, {label}: {error}; the sweep goes on", file=sys.stderr)
         except Exception as error:
             # A defect of ours or of a plug-in's: the other trials are still worth having.
@@ -123,7 +125,7 @@ class Worker:
         else:
             taken.complete(objectives_of(done.metrics, self.settings), results_of(done))
 
-    def _watch(self, taken: Taken) -> Watch:
+    def _watch(self, taken: RunningTrial) -> Watch:
         """What is told of each epoch, and ends a trial that others have left behind."""
         (monitor, *others) = self.settings.objectives
 
@@ -164,12 +166,14 @@ def kind_of(error: Exception) -> str:
 
 def stopped_by(study: Study, limit: int) -> str | None:
     """Return the kind of failure that there are too many of, if there is one."""
-    kinds = Counter(t.notes.get("kind", "") for t in study.trials() if t.state == "failed" and not t.killed)
+    kinds = Counter(
+        t.user_attrs.get("kind", "") for t in study.trials() if t.state == "failed" and not t.superseded
+    )
     return next((kind for kind, count in kinds.items() if count >= limit), None)
 
 
 @contextmanager
-def _beating(taken: Taken) -> Iterator[None]:
+def _beating(taken: RunningTrial) -> Iterator[None]:
     """Say again and again that a trial lives, while the block runs."""
     over = threading.Event()
 

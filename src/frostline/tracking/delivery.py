@@ -14,7 +14,8 @@ from frostline.base import project
 from frostline.console.errors import FrostlineError
 from frostline.tracking import journal
 from frostline.tracking.journal import Claim, Header, Record
-from frostline.tracking.store import REFUSALS, Store, reason
+from frostline.tracking.mlflow_errors import REFUSALS, reason
+from frostline.tracking.store import Store
 from frostline.tracking.stored_run import StoredRun
 from frostline.training.services import RunInfo
 
@@ -91,9 +92,9 @@ class Deliverer:
             raise next(iter(failed.values()))
 
     @property
-    def pictures(self) -> int:
+    def pending_plots(self) -> int:
         """How many runs' plots are still to be drawn."""
-        return sum(store.owes for store in self._stores.values())
+        return sum(len(store.plots) for store in self._stores.values())
 
     def draw(self) -> None:
         """Draw and record the plots of the best run that lacks some.
@@ -101,12 +102,12 @@ class Deliverer:
         Raises:
             Unreachable: the store can't record now.
         """
-        store = next(store for store in self._stores.values() if store.owes)
+        store = next(store for store in self._stores.values() if store.plots)
         self.drawing = True
-        plots = store.draw()
+        run_id, drawn = store.plots.draw()
         self.drawing = False
         try:
-            store.log_plots(plots)
+            store.plots.record(run_id, drawn)
         except Exception as error:
             raise Unreachable(error) from error
 
@@ -248,9 +249,9 @@ class Delivery:
                 self._flush()
                 getattr(self._run(key), what)(*given, when=when)
             case "files":
-                self._run(key).owe(*given)
+                self._run(key).add_plot_data(*given)
             case "end":
-                self._run(key).ended()
+                self._run(key).queue_plots()
         if what == "end":
             self._running.pop(key, None)
 

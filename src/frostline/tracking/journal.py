@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 import uuid
 import zlib
@@ -193,7 +194,7 @@ def mine(owner: str | None = None) -> list[Path]:
     return [path for path in paths() if (header := header_of(path)) and header.process == name]
 
 
-def sentence(reason: str) -> str | None:
+def pending_sentence(reason: str) -> str | None:
     """Say what MLflow has not recorded, and why; None: nothing is pending for the store of this command."""
     count = sum(found.records for found in pending() if found.here)
     if not count:
@@ -203,6 +204,17 @@ def sentence(reason: str) -> str | None:
         f"{count} records for MLflow at {where} wait in {folder()} ({reason}); "
         "`frostline sync` or the next command delivers them"
     )
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    print(f"frostline: warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def warn_pending(reason: str) -> None:
+    """Warn of what MLflow has not recorded, and why; print nothing if nothing is pending."""
+    if sentence := pending_sentence(reason):
+        warn(sentence)
 
 
 def paths() -> list[Path]:

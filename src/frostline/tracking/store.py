@@ -5,7 +5,6 @@ recorded here may be recorded a second time, and changes nothing then.
 Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
 """
 
-import re
 import socket
 import sys
 import tempfile
@@ -27,8 +26,10 @@ from frostline.console.errors import FrostlineError
 from frostline.tracking import journal, local_store
 from frostline.tracking import metric_names as names
 from frostline.tracking import seed_groups as seeds
+from frostline.tracking.mlflow_errors import REFUSALS, reason
+from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
 from frostline.tracking.run_tags import surroundings, tags_of, user
-from frostline.tracking.stored_run import Owed, StoredRun
+from frostline.tracking.stored_run import StoredRun
 from frostline.training.services import RUN_KEY, TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
 
 PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 900
@@ -37,8 +38,6 @@ RUNNING = "attributes.status = 'RUNNING'"
 """A condition of MLflow's search."""
 JOURNAL = "journal"
 """The tag with a run's place in a journal, by which it is found when the journal is delivered again."""
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
-"""Answers of MLflow that will be the same next time."""
 
 Client = MlflowClient
 
@@ -57,7 +56,8 @@ class Store:
         self._name = experiment
         self._reading = reading
         self._database = local_store.database(self.uri)
-        self._owed: dict[str, Owed] = {}
+        self.plots = PlotQueue(self)
+        """The runs whose plots are still to be drawn."""
         self._refused: set[str] = set()
 
     @cached_property
@@ -213,52 +213,10 @@ class Store:
             run.metrics(values, when=when)
             run.flush()
             run.files(files)
-            self.owe(found[0].info.run_id, Owed(dict(files), mistakes))
+            self.plots.add(found[0].info.run_id, PendingPlots(dict(files), mistakes))
             if "setting" in found[0].data.tags:
                 seeds.gather(self, found[0].info.run_id, when)
         return bool(found)
-
-    @property
-    def owes(self) -> int:
-        """How many runs' pictures are still to be drawn."""
-        return len(self._owed)
-
-    def owe(self, run_id: str, owed: Owed) -> None:
-        """Take in what a run's pictures are to be drawn of, with what is known of it already."""
-        known = self._owed.setdefault(run_id, Owed())
-        known.files |= owed.files
-        known.mistakes = owed.mistakes or known.mistakes
-        known.value = owed.value or known.value
-
-    def draw(self) -> tuple[str, list[tuple[str, bytes]]]:
-        """Draw the plots of the best run that lacks some; return its id, and names and contents."""
-        from frostline.tracking import mistakes_plot as mistakes_picture
-        from frostline.tracking.run_plots import draw
-
-        run_id = max(self._owed, key=lambda each: self._owed[each].value)
-        owed = self._owed[run_id]
-        drawn: list[tuple[str, bytes]] = []
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                for name, content in owed.files.items():
-                    _write_inside(Path(folder), name, content)
-                drawn += draw(Path(folder))
-                if owed.mistakes:
-                    drawn.append(("mistakes.png", mistakes_picture.draw(owed.mistakes)))
-            except Exception as error:
-                self.warn(f"a run's plots can't be drawn ({reason(error)}); its files are complete")
-        return run_id, drawn
-
-    def log_plots(self, plots: tuple[str, Sequence[tuple[str, bytes]]]) -> None:
-        """Record what `draw` returned."""
-        run_id, drawn = plots
-        try:
-            self.log_files(run_id, drawn)
-        except Exception as error:
-            if not self.answers():
-                raise
-            self.warn(f"a run's plots can't be recorded ({reason(error)}); its files are complete")
-        del self._owed[run_id]
 
     def log_params(self, run_id: str, params: Sequence[Param]) -> None:
         """Record parameters, as many at once as a server takes."""
@@ -297,7 +255,7 @@ class Store:
         """Record files by their paths among a run's artifacts."""
         with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
             for name, content in files:
-                _write_inside(Path(folder), name, content)
+                write_inside(Path(folder), name, content)
             if self._database:
                 self.upload(str(self.client.get_run(run_id).info.artifact_uri), Path(folder))
             else:
@@ -416,31 +374,3 @@ def _restored(client: Client, experiment: Experiment) -> None:
         file=sys.stderr,
         flush=True,
     )
-
-
-def reason(error: Exception) -> str:
-    """Return in a few words why MLflow can't record, with no password in them."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, FrostlineError):
-        return text.partition(";")[0]
-    if status := re.search(r"too many (\d+) error responses", text):
-        return f"it answers with status {status[1]}"
-    if "Connection aborted" in text:
-        return "it closes the connection"
-    cause: BaseException | None = error
-    while cause:
-        if isinstance(cause, TimeoutError):
-            return "it does not answer"
-        if isinstance(cause, OSError) and cause.strerror:
-            return f"{cause.filename}: {cause.strerror}" if cause.filename else cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return project.without_password(text.splitlines()[0].partition(" with exception ")[0])[:200]
-
-
-def _write_inside(folder: Path, name: str, content: bytes) -> None:
-    """Write a file below a folder; a journal that names a path outside of it is refused."""
-    path = Path(folder, name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise FrostlineError(f"{name!r} is no file of a run")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)

@@ -3,8 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
@@ -13,7 +12,8 @@ from mlflow.exceptions import MlflowException
 from frostline.base.formats import canonical_json
 from frostline.tracking import metric_names as names
 from frostline.tracking import seed_groups as seeds
-from frostline.training.services import TRIAL_STATE, Mistake, RunInfo
+from frostline.tracking.plot_queue import PendingPlots
+from frostline.training.services import TRIAL_STATE, RunInfo
 
 if TYPE_CHECKING:
     from frostline.tracking.store import Store
@@ -32,16 +32,6 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
-@dataclass
-class Owed:
-    """What a run's pictures, which are not drawn yet, are to be drawn of."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    mistakes: Sequence[Mistake] = ()
-    value: float = 0.0
-    """Accuracy on validation: the best are drawn first."""
-
-
 class StoredRun:
     """One run in the store; its methods do nothing if it has no id: it is not to be recorded.
 
@@ -57,7 +47,7 @@ class StoredRun:
         if place and run_id is None and (found := store.at(place)):
             self.id = found[0]
         self._waiting: list[Metric] = []
-        self._owed = Owed()
+        self._plots = PendingPlots()
         self._flushed = time.monotonic()
 
     def describe(self, about: RunInfo) -> None:
@@ -91,7 +81,7 @@ class StoredRun:
 
     def metrics(self, values: Mapping[str, float], *, when: int | None = None) -> None:
         """Take final values, which `flush` records."""
-        self._owed.value = values.get("best/val/accuracy", self._owed.value)
+        self._plots.val_accuracy = values.get("best/val/accuracy", self._plots.val_accuracy)
         self._wait(values, 0, when)
 
     def load(self, values: Mapping[str, float], number: int, *, when: int | None = None) -> None:
@@ -111,7 +101,7 @@ class StoredRun:
 
     def files(self, files: Mapping[str, bytes], *, when: int | None = None) -> None:
         """Record files by their paths in the run's folder."""
-        self.owe(files)
+        self.add_plot_data(files)
         if self.id is not None:
             self._store.log_files(self.id, files.items())
 
@@ -124,17 +114,17 @@ class StoredRun:
             self.tags({TRIAL_STATE: "killed"})
         self._store.client.set_terminated(self.id, status, when)
         seeds.gather(self._store, self.id, when)
-        self.ended()
+        self.queue_plots()
 
-    def owe(self, files: Mapping[str, bytes]) -> None:
+    def add_plot_data(self, files: Mapping[str, bytes]) -> None:
         """Take files that are recorded, to draw plots of them."""
-        self._owed.files |= files
+        self._plots.files |= files
 
-    def ended(self) -> None:
+    def queue_plots(self) -> None:
         """Have the run's plots drawn, sometime."""
-        if self.id is not None and self._owed != Owed(value=self._owed.value):
-            self._store.owe(self.id, self._owed)
-        self._owed = Owed()
+        if self.id is not None and self._plots != PendingPlots(val_accuracy=self._plots.val_accuracy):
+            self._store.plots.add(self.id, self._plots)
+        self._plots = PendingPlots()
 
     def only_one(self) -> None:
         """Delete further runs of this one's place, which a repeated request opened."""

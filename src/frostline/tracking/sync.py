@@ -1,6 +1,5 @@
 """`frostline sync`: delivers what MLflow could not record when it happened."""
 
-import sys
 import time
 from collections import Counter
 
@@ -45,8 +44,8 @@ def first() -> None:
     """Deliver what is pending before a command reads the store, or warn that it does not see it."""
     if any(found.here and not found.live for found in journal.pending()):
         _, reason = _deliver(project.wait_seconds())
-        if reason and (sentence := journal.sentence(reason)):
-            print(f"frostline: warning: {sentence}", file=sys.stderr)
+        if reason:
+            journal.warn_pending(reason)
 
 
 def _deliver(patience: float) -> tuple[int, str | None]:
@@ -58,7 +57,7 @@ def _deliver(patience: float) -> tuple[int, str | None]:
     while True:
         try:
             deliverer.step()
-            while deliverer.pictures:
+            while deliverer.pending_plots:
                 deliverer.draw()
             return deliverer.delivered, None
         except Unreachable as error:

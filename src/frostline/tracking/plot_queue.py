@@ -1,0 +1,83 @@
+"""The plots of runs, drawn after everything else is recorded, those of the best runs first."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.console.errors import FrostlineError
+from frostline.tracking.mlflow_errors import reason
+from frostline.training.services import Mistake
+
+if TYPE_CHECKING:
+    from frostline.tracking.store import Store
+
+
+@dataclass
+class PendingPlots:
+    """The data of a run's plots that are not drawn yet."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    mistakes: Sequence[Mistake] = ()
+    val_accuracy: float = 0.0
+    """The plots of runs with the highest are drawn first."""
+
+
+class PlotQueue:
+    """The runs of a store whose plots are still to be drawn; `len` is their number.
+
+    Args:
+        store: records the plots.
+    """
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self._pending: dict[str, PendingPlots] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, run_id: str, plots: PendingPlots) -> None:
+        """Add the data of a run's plots to what is known of them already."""
+        known = self._pending.setdefault(run_id, PendingPlots())
+        known.files |= plots.files
+        known.mistakes = plots.mistakes or known.mistakes
+        known.val_accuracy = plots.val_accuracy or known.val_accuracy
+
+    def draw(self) -> tuple[str, list[tuple[str, bytes]]]:
+        """Draw the plots of the best run that lacks some; return its id, and names and contents."""
+        from frostline.tracking import mistakes_plot, run_plots
+
+        run_id = max(self._pending, key=lambda pending_id: self._pending[pending_id].val_accuracy)
+        pending = self._pending[run_id]
+        drawn: list[tuple[str, bytes]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                for name, content in pending.files.items():
+                    write_inside(Path(folder), name, content)
+                drawn += run_plots.draw(Path(folder))
+                if pending.mistakes:
+                    drawn.append(("mistakes.png", mistakes_plot.draw(pending.mistakes)))
+            except Exception as error:
+                self._store.warn(f"a run's plots can't be drawn ({reason(error)}); its files are complete")
+        return run_id, drawn
+
+    def record(self, run_id: str, drawn: Sequence[tuple[str, bytes]]) -> None:
+        """Record what `draw` returned."""
+        try:
+            self._store.log_files(run_id, drawn)
+        except Exception as error:
+            if not self._store.answers():
+                raise
+            self._store.warn(f"a run's plots can't be recorded ({reason(error)}); its files are complete")
+        del self._pending[run_id]
+
+
+def write_inside(folder: Path, name: str, content: bytes) -> None:
+    """Write a file below a folder; a journal that names a path outside of it is refused."""
+    path = Path(folder, name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise FrostlineError(f"{name!r} is no file of a run")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

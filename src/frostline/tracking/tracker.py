@@ -1,0 +1,301 @@
+"""The tracker of a command that trains: it writes to a journal and starts the recorder process.
+
+    training → .frostline/journal → `python -m frostline.tracking.recorder` → tracking.delivery → MLflow
+
+Importing MLflow takes two seconds, drawing a run's plots takes one, and an unreachable store may block for
+minutes. The recorder process does all of it beside the training. What MLflow has not recorded in the end
+stays in the journal: see `frostline.tracking.journal`.
+"""
+
+import atexit
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import frostline
+from frostline.base import project
+from frostline.base.files import SEAL
+from frostline.base.processes import name_of_this
+from frostline.base.run_folder import FILES
+from frostline.console.errors import Pruned
+from frostline.tracking import journal, recorder
+from frostline.tracking.journal import Journal
+from frostline.training.services import TRIAL_STATE, Mistake, Recorded, RunInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.freezing.plan import FreezePlan
+    from frostline.models.input_spec import InputSpec
+    from frostline.schema import Run
+
+MODEL_PATIENCE_SECONDS = 600.0
+"""Like `recorder.PATIENCE_SECONDS`, where each run's network is stored too."""
+JOURNAL_BYTES = 4 << 20
+"""A larger journal is followed by a new one as soon as no run is open."""
+RECORDED_FILES = (".csv", ".json", ".yaml")
+"""Suffixes of the files in a run folder that are recorded; DVC stores the weights."""
+
+
+class JournalTracker:
+    """Records runs through a process beside this one; implements `services.Tracker`."""
+
+    _journal: Journal | None
+    """None: nothing is recorded any more."""
+
+    def __init__(self) -> None:
+        project.wait_seconds()  # a mistake in it is told before training
+        self._keys = count()
+        self._open = 0
+        self._made: list[tuple[str, dict[str, str]]] = []
+        """Runs of this process: place in a journal, tags."""
+        self._start()
+
+    @contextmanager
+    def run(self, about: RunInfo) -> Iterator[Recorded]:
+        """Record a run; it ends as failed or killed if the block raises."""
+        key = next(self._keys)
+        self.send(key, "begin", about)
+        self._open += 1
+        recorded = JournalRun(self, key)
+        if self._journal:
+            known = {**about.tags, "study": about.study, "stage": about.stage}
+            self._made.append((f"{self._journal.path.stem}/{key}", known))
+            recorded.known = known
+        try:
+            yield recorded
+        except Pruned as pruned:
+            self._end(key, about, "FINISHED", "pruned", {"pruned": str(pruned)})
+            raise
+        except (KeyboardInterrupt, SystemExit) as error:  # Ctrl-C, and SIGTERM however it is raised
+            self._end(key, about, "KILLED", "killed", {"error": _said(error)})
+            raise
+        except BaseException as error:
+            self._end(key, about, "FAILED", "failed", {"error": _said(error)})
+            raise
+        else:
+            self._end(key, about, "FINISHED", "complete", {})
+
+    def annotate(
+        self,
+        weights_sha256: str,
+        tags: Mapping[str, str],
+        values: Mapping[str, float],
+        folder: Path,
+        mistakes: Sequence[Mistake] = (),
+    ) -> None:
+        """Add final values, files and a plot of mistakes to the run that made these weights."""
+        wanted = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
+        place = next(
+            (place for place, known in reversed(self._made) if wanted.items() <= known.items()), None
+        )
+        given = dict(tags), dict(values), contents(folder), list(mistakes)
+        self.send(-1, "annotate", weights_sha256, *given, place)
+
+    def send(self, key: int, what: str, *arguments: Any) -> None:
+        """Write a record to the journal; never waits for the store."""
+        if self._owner != os.getpid():  # we are a fork: journal and recorder are our parent's
+            for pipe in (self._wake, self._progress):
+                os.close(pipe)
+            if self._journal:
+                self._journal.close()
+            self._open = 0
+            self._start()
+        if self._journal is None:
+            return
+        self._journal.append(key, what, *arguments)
+        with suppress(OSError):  # the recorder is busy, or gone: the journal has it
+            os.write(self._wake, b".")
+
+    def _end(self, key: int, about: RunInfo, status: str, state: str, tags: dict[str, str]) -> None:
+        """Close a run; a trial of a sweep says what became of it."""
+        if TRIAL_STATE in about.tags:
+            tags = {**tags, TRIAL_STATE: state}
+        if tags:
+            self.send(key, "tags", tags)
+        self.send(key, "end", status)
+        self._open = max(0, self._open - 1)
+        if not self._open and self._journal and self._journal.size > JOURNAL_BYTES:
+            full, self._journal = self._journal, _new_journal()
+            full.close()
+
+    def close(self) -> None:
+        """Wait until everything is recorded, as long as there is progress; the journal keeps the rest."""
+        if self._owner != os.getpid() or self._journal is None:
+            return
+        try:
+            self._journal.check()
+        except OSError as error:
+            journal.warn(
+                f"the last records are lost: {self._journal.path} can't be written ({error.strerror})"
+            )
+        self._journal.close()
+        self._journal = None
+        if not self._wait() and journal.mine():
+            self._launch()  # it was killed: another delivers the rest
+            if not self._wait():
+                journal.warn_pending("the process that delivers them ended")
+
+    def _wait(self) -> bool:
+        """Wait for the recorder to end; say whether it did, and by itself."""
+        os.close(self._wake)
+        patience = MODEL_PATIENCE_SECONDS if project.keeps_models() else recorder.PATIENCE_SECONDS
+        try:
+            while select.select([self._progress], [], [], patience)[0]:
+                if not os.read(self._progress, 1 << 16):  # the other end is closed
+                    return self._process.wait(recorder.PATIENCE_SECONDS) == 0
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            pass
+        finally:
+            os.close(self._progress)
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+                journal.warn_pending("it did not take them in time")
+        return True
+
+    def _start(self) -> None:
+        self._owner = os.getpid()
+        self._journal = _new_journal()
+        self._launch()
+        atexit.register(self.close)
+
+    def _launch(self) -> None:
+        source = str(Path(frostline.__file__).parents[1])
+        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        self._progress, told = os.pipe()
+        woken, self._wake = os.pipe()
+        os.write(self._wake, f"{name_of_this()}\n".encode())
+        os.set_blocking(self._wake, False)
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                recorder.__name__,
+            ],  # -P: a queue.py in the user's folder is not imported
+            stdin=woken,
+            stdout=told,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the training, which says what becomes of the run
+        )
+        os.close(told)
+        os.close(woken)
+
+
+class JournalRun:
+    """A run that is being recorded; implements `services.Recorded`."""
+
+    def __init__(self, tracker: JournalTracker, key: int) -> None:
+        self._tracker, self._key = tracker, key
+        self.known: dict[str, str] = {}
+        """Its tags."""
+        self._of_phases: list[PhaseMetrics] = []
+
+    def planned(
+        self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
+    ) -> None:
+        """Record what will train when, at which rates and cost, as `frostline plan` says it, and draw it."""
+        from frostline.planning.plan import of_run
+        from frostline.planning.text import as_yaml
+
+        self._of_phases = [PhaseMetrics.of(plan, phase, network) for phase in range(len(plan.phases))]
+        made = of_run(run, plan, network, spec, images)
+        files = {"plan.json": made.as_json().encode(), "plan.yaml": as_yaml(made).encode()}
+        self._tracker.send(self._key, "files", files)
+
+    def epoch(self, row: Mapping[str, float | int | None]) -> None:
+        """Record a row of the history, and what shows in charts where a phase begins."""
+        phase = row.get("phase")
+        more = self._of_phases[int(phase)].values(row["lr"]) if self._of_phases and phase is not None else {}
+        self._tracker.send(self._key, "epoch", {**row, **more})
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Record final values."""
+        self._tracker.send(self._key, "metrics", dict(values))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Record short texts to filter by."""
+        self.known |= values
+        self._tracker.send(self._key, "tags", dict(values))
+
+    def started_from(self, sha256: str) -> None:
+        """Name the run whose weights, known by their hash, this one starts from."""
+        self._tracker.send(self._key, "started_from", sha256)
+
+    def finished(self, folder: Path) -> None:
+        """Record the files that the run leaves, draw its curves, and store its network if all are."""
+        self._tracker.send(self._key, "files", contents(folder))
+        if project.keeps_models() and all((folder / name).is_file() for name in FILES):
+            self._tracker.send(self._key, "model", _copied(folder).name)
+
+
+@dataclass(frozen=True)
+class PhaseMetrics:
+    """What a phase changes, for charts beside the metrics."""
+
+    trainable: int
+    """Parameters that train."""
+    shares: Mapping[str, float]
+    """Group → its highest rate, as a share of the highest of all; 0: frozen."""
+
+    @classmethod
+    def of(cls, plan: "FreezePlan", phase: int, network: "nn.Module") -> "PhaseMetrics":
+        """Work it out for a phase of a plan on its network."""
+        places = plan.layers.places
+        factors = {
+            group: max(plan.scale(phase, group, places[name].depth) for name in names)
+            for group, names in plan.groups.items()
+        }
+        trained, highest = plan.trained(phase), max(factors.values())
+        count = sum(p.numel() for name, p in network.named_parameters() if name in trained)
+        return cls(count, {group: factor / highest for group, factor in factors.items()})
+
+    def values(self, lr: float | None) -> dict[str, float]:
+        """Return the metrics of an epoch whose last step had `lr` as its highest rate.
+
+        A phase's curve is the same for all groups, so each group's rate is its share of the highest.
+        """
+        rates = {} if lr is None else {f"lr/{group}": lr * share for group, share in self.shares.items()}
+        return {"trainable_parameters": float(self.trainable), **rates}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return path in `folder` → content of the files that are recorded: all but weights and checksums."""
+    every = folder.rglob("*")
+    paths = sorted(path for path in every if path.suffix in RECORDED_FILES and path.name != SEAL)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _copied(folder: Path) -> Path:
+    """The files that make a run, in a folder of their own until its network is stored."""
+    place = project.scratch() / "models"
+    place.mkdir(parents=True, exist_ok=True)
+    copy = Path(tempfile.mkdtemp(dir=place, prefix="run-"))
+    for name in FILES:
+        shutil.copyfile(folder / name, copy / name)
+    return copy
+
+
+def _new_journal() -> Journal | None:
+    try:
+        return Journal()
+    except OSError as error:
+        journal.warn(f"nothing is recorded: {journal.folder()} can't be written ({error.strerror})")
+        return None
+
+
+def _said(error: BaseException) -> str:
+    """What ended a run, for its tag."""
+    if isinstance(error, SystemExit):
+        return f"ended with status {error.code}"
+    return str(error) or type(error).__name__
