@@ -97,7 +97,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     from frostline.config import compose, stage_configs
     from frostline.data.prepared.index import training_rows
     from frostline.models import weights
-    from frostline.models.pretrained import resolve, start_network
+    from frostline.models.pretrained import create_network, load_initial_weights
     from frostline.pipeline.standalone import prepared
     from frostline.training.material import load_material
     from frostline.training.services import Services
@@ -105,7 +105,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     composed, choices = compose.experiment(overrides)
     run = stage_configs.finetune_config(composed, choices)
     index, place = prepared(composed, "target")
-    start = resolve(run.backbone, run.weights)
+    start = load_initial_weights(run.backbone, run.weights)
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -126,7 +126,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
         "classes": np.array(len(index.classes)),
     }
     np.savez(partial / "arrays.npz", **arrays)
-    network, _ = start_network(run.backbone, start, spec, index.classes, seed)
+    network, _ = create_network(run.backbone, start, spec, index.classes, seed)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
     weights.save(partial / "start.safetensors", state, {})

@@ -24,7 +24,7 @@ def main() -> None:
 
     from frostline.commands import main as cli
     from frostline.config import compose, stage_configs
-    from frostline.models.pretrained import resolve
+    from frostline.models.pretrained import load_initial_weights
     from frostline.pipeline.standalone import prepared
     from frostline.training import run as training
     from frostline.training import trainer  # noqa: F401
@@ -35,7 +35,9 @@ def main() -> None:
     composed, choices = compose.experiment(given.overrides)
     run = stage_configs.finetune_config(composed, choices)
     _, data = prepared(composed, "target")
-    load_material(run, data, resolve(run.backbone, run.weights), Services(Path(".frostline").resolve()))
+    load_material(
+        run, data, load_initial_weights(run.backbone, run.weights), Services(Path(".frostline").resolve())
+    )
     trained: list[float] = []
     train = training.train
 

@@ -15,7 +15,7 @@ from frostline.config import compose
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.backbones import build
-from frostline.models.pretrained import NO_WEIGHTS, about, input_spec
+from frostline.models.pretrained import NO_WEIGHTS, input_spec, weights_metadata
 from frostline.pipeline.compose.stage import check_run
 from frostline.pipeline.finetune import stage as finetune
 from frostline.training.services import Services
@@ -35,7 +35,7 @@ def frostlines(path, classes=7):
     spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
     names = tuple(map(str, range(classes)))
     network = build(config.backbone, spec, classes, seed=0)
-    weights.save(path, network.state_dict(), about(spec, names, config.backbone))
+    weights.save(path, network.state_dict(), weights_metadata(spec, names, config.backbone))
 
 
 def bare(path):

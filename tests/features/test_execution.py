@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from frostline.features import execution
-from frostline.features.execution import Execution, autocast, behind, device_of, execution_of
+from frostline.features.execution import Execution, autocast, device_of, execution_of, precision_behind
 
 CPU = torch.device("cpu")
 
@@ -56,8 +56,8 @@ def test_this_processor_says_what_it_has():
 
 def test_linear_heads_are_in_float32():
     network = timm.create_model("test_resnet", num_classes=3)
-    assert behind({"fc.weight", "fc.bias"}, network, "bf16") == "fp32"
-    assert behind({"fc.weight", "layer4.0.conv1.weight"}, network, "bf16") == "bf16"
+    assert precision_behind({"fc.weight", "fc.bias"}, network, "bf16") == "fp32"
+    assert precision_behind({"fc.weight", "layer4.0.conv1.weight"}, network, "bf16") == "bf16"
 
 
 def test_channels_last_changes_where_numbers_lie_and_not_what_they_are():

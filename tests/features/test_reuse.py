@@ -11,9 +11,9 @@ from tests.tiny import PROBE, run_config
 
 from frostline.data.loading.pixels import Images
 from frostline.features.cache import FeatureCache
-from frostline.features.reuse import Reuse
+from frostline.features.reuse import FeatureExtractor
 from frostline.freezing.curves import Curve
-from frostline.models.pretrained import input_spec, resolve, start_network
+from frostline.models.pretrained import create_network, input_spec, load_initial_weights
 from frostline.probing import batched_heads as heads
 from frostline.schema import ImagenetWeights
 from frostline.training import thaw
@@ -49,14 +49,14 @@ def features(digits, precision, folder):
             "trainer.precision": precision,
         }
     )
-    start = resolve(config.backbone, ImagenetWeights(kind="imagenet"))
+    start = load_initial_weights(config.backbone, ImagenetWeights(kind="imagenet"))
     spec = input_spec(config.backbone, start, config.input)
-    network, _ = start_network(config.backbone, start, spec, tuple("0123456789"), 0)
+    network, _ = create_network(config.backbone, start, spec, tuple("0123456789"), 0)
     plan = plan_of(config, network, len(digits[0]))
     thaw.enter(network, plan, 0)
     cache = FeatureCache(folder, 1 << 30)
-    reuse = Reuse(cache, config.features, config.backbone, spec, config.augment, config.trainer, 0)
-    split = reuse.cut(network, plan, 0, digits[0])
+    reuse = FeatureExtractor(cache, config.features, config.backbone, spec, config.augment, config.trainer, 0)
+    split = reuse.split_network(network, plan, 0, digits[0])
     return [reuse.features(split, images) for images in digits]
 
 

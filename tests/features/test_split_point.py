@@ -3,7 +3,7 @@ import timm
 import torch
 from torch import nn
 
-from frostline.features.split_point import Split, Whole, candidates, proven, worthwhile
+from frostline.features.split_point import NoSplit, Split, candidate_splits, first_verified, worthwhile_splits
 from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
@@ -30,8 +30,8 @@ def cut(network, schedule=PROBE, images=None, phase=0):
     plan = planned(network, schedule)
     thaw.enter(network, plan, phase)
     images = pictures() if images is None else images
-    cuts = worthwhile(network, plan, phase, images[:1])
-    return cuts if isinstance(cuts, Whole) else proven(cuts, images)
+    cuts = worthwhile_splits(network, plan, phase, images[:1])
+    return cuts if isinstance(cuts, NoSplit) else first_verified(cuts, images)
 
 
 def parts_equal_the_whole(found):
@@ -228,7 +228,7 @@ def test_a_network_that_can_not_be_cut_runs_whole():
         "phases": [{"train": ["left"], "until": "end"}],
     }
     found = cut(Branches(), schedule, pictures(3, 16, 1))
-    assert isinstance(found, Whole)
+    assert isinstance(found, NoSplit)
     assert "right" in found.reason or "left" in found.reason
 
 
@@ -264,7 +264,7 @@ def test_a_network_without_data_can_be_looked_at():
         network = timm.create_model("test_resnet", num_classes=5)
     plan = planned(network, TOP)
     thaw.enter(network, plan, 0)
-    found = candidates(network, plan, 0, torch.empty(1, 3, 64, 64, device="meta"))
+    found = candidate_splits(network, plan, 0, torch.empty(1, 3, 64, 64, device="meta"))
     assert "layer3:output" in [f"{each.module}:{each.side}" for each in found]
 
 
@@ -285,7 +285,7 @@ def test_looking_and_proving_leave_the_network_as_it_was():
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     drawn = torch.get_rng_state()
-    proven(worthwhile(network, plan, 0, pictures(1)), pictures())
+    first_verified(worthwhile_splits(network, plan, 0, pictures(1)), pictures())
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
     assert torch.equal(torch.get_rng_state(), drawn)

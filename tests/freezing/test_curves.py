@@ -76,8 +76,8 @@ def test_a_steady_rate_stays(kind, warmup, length, data):
     curve = Curve(kind, warmup, 0.1)
     step = data.draw(st.integers(0, length - 1))
     rates = {curve.factor(i, length) for i in range(step, length)}
-    assert not curve.steady(step, length) or len(rates) == 1
-    assert kind != "constant" or curve.steady(step, length) == (len(rates) == 1)
+    assert not curve.is_constant(step, length) or len(rates) == 1
+    assert kind != "constant" or curve.is_constant(step, length) == (len(rates) == 1)
 
 
 @given(

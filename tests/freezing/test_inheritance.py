@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
-from frostline.freezing.inheritance import written_out
+from frostline.freezing.inheritance import resolve_inheritance
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.schema import Freeze, Phase
@@ -67,15 +67,15 @@ def planned(schedule):
 
 @given(random_schedules())
 def test_it_is_yaml_that_reads_back(schedule):
-    text = yaml.safe_dump(written_out(schedule).model_dump(exclude_none=True), sort_keys=False)
+    text = yaml.safe_dump(resolve_inheritance(schedule).model_dump(exclude_none=True), sort_keys=False)
     assert planned(Freeze.model_validate(yaml.safe_load(text))) == planned(schedule)
 
 
 @given(random_schedules())
 def test_each_phase_can_stand_alone(schedule):
     """Without those before it, it is planned alike: nothing is left for it to inherit."""
-    written = written_out(schedule)
-    assert written_out(written) == written
+    written = resolve_inheritance(schedule)
+    assert resolve_inheritance(written) == written
     alone = written.phases[-1]
     last = planned(written.model_copy(update={"phases": [alone]})).phases[0]
     assert last == planned(schedule).phases[-1]
@@ -114,7 +114,7 @@ def second_of(*phases):
     """The phases from the second on, with all that they inherit, but for what each must say itself."""
     ends = [{"until": {"epochs": 1}}] * (len(phases) - 1) + [{"until": "end"}]
     given = [{**phase, **end} for phase, end in zip(phases, ends, strict=True)]
-    written = written_out(Freeze.model_validate({"groups": GROUPS, "phases": given}))
+    written = resolve_inheritance(Freeze.model_validate({"groups": GROUPS, "phases": given}))
     return [phase.model_dump(exclude_none=True, exclude={"train", "until"}) for phase in written.phases[1:]]
 
 
@@ -135,7 +135,7 @@ def test_a_phase_that_says_nothing_is_as_the_one_before():
 
 def test_the_first_phase_has_none_before_it():
     schedule = Freeze.model_validate({"groups": GROUPS, "phases": [{"train": "all", "until": "end"}]})
-    assert written_out(schedule) == schedule
+    assert resolve_inheritance(schedule) == schedule
     (phase,) = planned(schedule).phases
     assert (phase.lr, phase.layer_decay, phase.options) == (dict.fromkeys(GROUPS, 1.0), 1.0, {})
     assert (phase.bn, phase.restore, phase.curve) == ("train", False, Curve("constant"))

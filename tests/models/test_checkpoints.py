@@ -36,9 +36,9 @@ def prefixed(state, prefix):
 def taken(path, model=None, key=None, *, reset_head=True):
     """The weights that a network gets of a file, and what is said."""
     model, said = model or Mlp(4, [3], 2), []
-    state, about, key = weights.load_one_of(path, key, said.append)
+    state, about, key = weights.load_entry(path, key, said.append)
     if about is None:
-        state = weights.fitted(
+        state = weights.match_names(
             state, model, HEAD, key, said.append, reset_head=reset_head, source=f"weights.path: {path.name}"
         )
     weights.transfer(model, state, HEAD, reset_head=reset_head, source="w")

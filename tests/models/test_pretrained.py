@@ -14,10 +14,16 @@ from tests.tiny import RESNET
 from frostline import schema
 from frostline.console.errors import FrostlineError
 from frostline.models import pretrained
-from frostline.models import weights as core_weights
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
-from frostline.models.pretrained import NO_WEIGHTS, about, input_spec, resolve, start_network
+from frostline.models.pretrained import (
+    NO_WEIGHTS,
+    create_network,
+    input_spec,
+    load_initial_weights,
+    weights_metadata,
+)
+from frostline.models.weights import save
 
 LITE0 = schema.Timm.model_validate({**RESNET, "name": "tf_efficientnet_lite0"})
 TINY = schema.Timm.model_validate(RESNET)
@@ -42,7 +48,7 @@ def grey(size=8):
 
 @pytest.fixture(scope="module")
 def lite0():
-    return resolve(LITE0, IMAGENET)
+    return load_initial_weights(LITE0, IMAGENET)
 
 
 # ── the package's ImageNet weights ──────────────────────────────────────────────────────────────────────────
@@ -61,7 +67,7 @@ def test_the_packaged_weights_give_the_logits_of_timms_own_network(lite0):
     with torch.no_grad():
         assert torch.equal(ours(images), reference(images))
         # And in our network, whose head is another: the features before it.
-        network, report = start_network(LITE0, lite0, grey_to_rgb(64), CLASSES, seed=0)
+        network, report = create_network(LITE0, lite0, grey_to_rgb(64), CLASSES, seed=0)
         features = network.eval().forward_head(network.forward_features(images), pre_logits=True)
         expected = reference.forward_head(reference.forward_features(images), pre_logits=True)
     assert torch.equal(features, expected)
@@ -104,7 +110,7 @@ def test_constants_for_other_channels_are_one_sentence(name):
 
 
 def test_an_rgb_stem_is_summed_for_grey_as_timm_does(lite0):
-    network, report = start_network(LITE0, lite0, grey(32), CLASSES, seed=0)
+    network, report = create_network(LITE0, lite0, grey(32), CLASSES, seed=0)
     theirs = timm.create_model(
         "tf_efficientnet_lite0",
         num_classes=3,
@@ -123,9 +129,9 @@ def test_an_rgb_stem_is_summed_for_grey_as_timm_does(lite0):
 def test_a_file_of_timms_is_summed_for_grey_too(tmp_path):
     theirs = timm.create_model("test_resnet").state_dict()
     save_file(theirs, tmp_path / "rgb.safetensors")
-    start = resolve(TINY, from_file(tmp_path / "rgb.safetensors"))
+    start = load_initial_weights(TINY, from_file(tmp_path / "rgb.safetensors"))
     spec = input_spec(TINY, start, given(size=32, channels=1))
-    network, _ = start_network(TINY, start, spec, CLASSES, seed=0)
+    network, _ = create_network(TINY, start, spec, CLASSES, seed=0)
     assert torch.equal(network.conv1[0].weight, theirs["conv1.0.weight"].sum(1, keepdim=True))
     assert spec.mean == (0.5,)
 
@@ -134,9 +140,9 @@ def test_a_network_without_imagenet_weights_is_one_sentence():
     with pytest.raises(
         FrostlineError, match=r"^weights: a mlp backbone has no ImageNet weights; set weights=none"
     ):
-        resolve(MLP, IMAGENET)
+        load_initial_weights(MLP, IMAGENET)
     with pytest.raises(FrostlineError, match=r"^weights: timm has no ImageNet weights for botnet50ts_256"):
-        resolve(schema.Timm.model_validate({**RESNET, "name": "botnet50ts_256"}), IMAGENET)
+        load_initial_weights(schema.Timm.model_validate({**RESNET, "name": "botnet50ts_256"}), IMAGENET)
 
 
 # ── timm's hub ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,16 +151,16 @@ LOADS = """
 import sys, time, torch
 from frostline import schema
 from frostline.console.errors import FrostlineError
-from frostline.models.pretrained import input_spec, resolve, start_network
+from frostline.models.pretrained import create_network, input_spec, load_initial_weights
 nothing = dict.fromkeys(("size", "channels", "interpolation", "crop", "mean", "std"))
 for line in sys.stdin:
     name, out = line.split()
     backbone = schema.Timm(kind="timm", name=name, drop_rate=0.0, drop_path_rate=0.0)
     begun = time.monotonic()
     try:
-        start = resolve(backbone, schema.ImagenetWeights(kind="imagenet"))
+        start = load_initial_weights(backbone, schema.ImagenetWeights(kind="imagenet"))
         spec = input_spec(backbone, start, schema.Input(**nothing))
-        network, report = start_network(backbone, start, spec, ("a", "b"), seed=0)
+        network, report = create_network(backbone, start, spec, ("a", "b"), seed=0)
         torch.save({"state": network.state_dict(), "reset": report.reset, "spec": spec.to_dict()}, out)
         said = "loaded"
     except FrostlineError as error:
@@ -214,8 +220,8 @@ def test_timms_ordinary_loading_works_against_a_hub_then_from_its_cache_and_fail
 def test_a_transformers_position_embedding_is_resampled_as_timm_does(tmp_path):
     theirs = timm.create_model("test_vit").state_dict()
     save_file(theirs, tmp_path / "vit.safetensors")
-    start = resolve(VIT, from_file(tmp_path / "vit.safetensors"))
-    network, _ = start_network(VIT, start, input_spec(VIT, start, given(size=64)), CLASSES, seed=0)
+    start = load_initial_weights(VIT, from_file(tmp_path / "vit.safetensors"))
+    network, _ = create_network(VIT, start, input_spec(VIT, start, given(size=64)), CLASSES, seed=0)
     reference = timm.create_model(
         "test_vit",
         num_classes=3,
@@ -233,17 +239,17 @@ def test_a_transformers_position_embedding_is_resampled_as_timm_does(tmp_path):
 
 def test_a_pretrainings_file_brings_its_preprocessing_and_classes(tmp_path):
     source = build(MLP, grey(), 2, seed=5)
-    core_weights.save(tmp_path / "w.safetensors", source.state_dict(), about(grey(), ("x", "y"), MLP))
+    save(tmp_path / "w.safetensors", source.state_dict(), weights_metadata(grey(), ("x", "y"), MLP))
     weights = schema.PretrainWeights(kind="pretrain", path=str(tmp_path / "w.safetensors"), head="keep")
-    start = resolve(MLP, weights)
+    start = load_initial_weights(MLP, weights)
     assert input_spec(MLP, start, given()) == grey()
     assert input_spec(MLP, start, given(size=8, std=[0.5])).std == (0.5,)
-    network, report = start_network(MLP, start, grey(), ("x", "y"), seed=0)
+    network, report = create_network(MLP, start, grey(), ("x", "y"), seed=0)
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in network.state_dict().items())
     assert len(report.loaded) == 4
     assert start.sha256 is not None
     with pytest.raises(FrostlineError) as caught:
-        start_network(MLP, start, grey(), CLASSES, seed=0)
+        create_network(MLP, start, grey(), CLASSES, seed=0)
     assert str(caught.value).endswith(
         "but the classes differ: only the data set has 'a', 'b', 'c' and only the weights have 'x', 'y'; a"
         " head can be kept for the same classes only: set weights.head=reset"
@@ -257,31 +263,33 @@ def test_a_heads_rows_are_matched_by_class_name(backbone, tmp_path):
     for name, parameter in source.named_parameters():
         if len(parameter) == 3:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
-    core_weights.save(
-        tmp_path / "w.safetensors", source.state_dict(), about(grey(size), ("c", "a", "b"), backbone)
+    save(
+        tmp_path / "w.safetensors",
+        source.state_dict(),
+        weights_metadata(grey(size), ("c", "a", "b"), backbone),
     )
-    start = resolve(backbone, from_file(tmp_path / "w.safetensors", "auto"))
+    start = load_initial_weights(backbone, from_file(tmp_path / "w.safetensors", "auto"))
     image = torch.rand(4, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         theirs = source(image)
-        network, report = start_network(backbone, start, grey(size), CLASSES, seed=0)
+        network, report = create_network(backbone, start, grey(size), CLASSES, seed=0)
         assert report.head.start == "kept"
         assert torch.equal(network.eval()(image), theirs[:, [1, 2, 0]])
         # Nothing trains: a class that the weights do not know gets the mean of their logits.
         some = ("b", "new", "c")
-        network, report = start_network(backbone, start, grey(size), some, seed=0, trains=False)
+        network, report = create_network(backbone, start, grey(size), some, seed=0, trains=False)
         assert report.head.start == "matched"
         expected = torch.stack([theirs[:, 2], theirs.mean(1), theirs[:, 0]], 1)
         assert torch.allclose(network.eval()(image), expected, atol=1e-4)
-    _, report = start_network(backbone, start, grey(size), some, seed=0)
+    _, report = create_network(backbone, start, grey(size), some, seed=0)
     assert report.head.start == "reset"
 
 
 def test_a_reset_head_starts_at_zero_and_the_rest_is_the_files(tmp_path):
     source = build(MLP, grey(), 2, seed=5)
-    core_weights.save(tmp_path / "w.safetensors", source.state_dict(), about(grey(), ("x", "y"), MLP))
-    start = resolve(MLP, from_file(tmp_path / "w.safetensors"))
-    network, report = start_network(MLP, start, grey(), CLASSES, seed=0)
+    save(tmp_path / "w.safetensors", source.state_dict(), weights_metadata(grey(), ("x", "y"), MLP))
+    start = load_initial_weights(MLP, from_file(tmp_path / "w.safetensors"))
+    network, report = create_network(MLP, start, grey(), CLASSES, seed=0)
     assert report.reset == ("head.bias", "head.weight")
     assert not network.head.weight.any()
     assert torch.equal(network.hidden[0].weight, source.hidden[0].weight)
@@ -292,16 +300,16 @@ def test_weights_of_others_are_read(tmp_path, kind):
     theirs = timm.create_model("test_resnet", num_classes=1000).state_dict()
     path = tmp_path / kind
     save_file(theirs, path) if path.suffix == ".safetensors" else torch.save({"state_dict": theirs}, path)
-    start = resolve(TINY, from_file(path))
+    start = load_initial_weights(TINY, from_file(path))
     spec = input_spec(TINY, start, given(size=32))
     assert (spec.channels, spec.mean) == (3, (0.5, 0.5, 0.5))
-    network, report = start_network(TINY, start, spec, CLASSES, seed=0)
+    network, report = create_network(TINY, start, spec, CLASSES, seed=0)
     assert len(report.loaded) == len(theirs) - 2
     assert torch.equal(network.layer1[0].conv1.weight, theirs["layer1.0.conv1.weight"])
     with pytest.raises(
         FrostlineError, match=r"^weights\.head: the weights' head has 1000 outputs, the data set 3"
     ):
-        start_network(TINY, resolve(TINY, from_file(path, "keep")), spec, CLASSES, seed=0)
+        create_network(TINY, load_initial_weights(TINY, from_file(path, "keep")), spec, CLASSES, seed=0)
 
 
 class Payload:
@@ -317,7 +325,7 @@ def test_a_payload_is_never_executed(tmp_path, name):
     trace = tmp_path / "executed"
     (tmp_path / name).write_bytes(pickle.dumps({"w": Payload(trace)}))
     with pytest.raises(FrostlineError, match=rf"^weights\.path: .*{name} "):
-        resolve(TINY, from_file(tmp_path / name))
+        load_initial_weights(TINY, from_file(tmp_path / name))
     assert not trace.exists()
 
 
@@ -328,14 +336,14 @@ def test_a_truncated_file_is_one_sentence(tmp_path):
     with pytest.raises(
         FrostlineError, match=r"^weights\.path: .*w\.safetensors is damaged \(.*\); copy or download"
     ):
-        resolve(MLP, from_file(path))
+        load_initial_weights(MLP, from_file(path))
 
 
 def test_weights_of_another_network_are_one_sentence(tmp_path):
     save_file(build(MLP, grey(), 2, seed=0).state_dict(), tmp_path / "w.safetensors")
-    start = resolve(TINY, from_file(tmp_path / "w.safetensors"))
+    start = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
     with pytest.raises(FrostlineError) as caught:
-        start_network(TINY, start, grey(32), CLASSES, seed=0)
+        create_network(TINY, start, grey(32), CLASSES, seed=0)
     assert "none of its 4 keys is in the network (head.bias, head.weight, hidden.0.bias, … there" in str(
         caught.value
     )
@@ -345,6 +353,6 @@ def test_weights_of_another_network_are_one_sentence(tmp_path):
 @pytest.mark.parametrize("content", [{}, {"size": 8}, {"size": 8, "channels": 1, "more": 2}])
 def test_metadata_with_a_foreign_input_is_one_sentence(content, tmp_path):
     path = tmp_path / "w.safetensors"
-    core_weights.save(path, {"w": torch.ones(1)}, {"input": content, "classes": []})
+    save(path, {"w": torch.ones(1)}, {"input": content, "classes": []})
     with pytest.raises(FrostlineError, match=r"the input in the metadata of .* is not what frostline writes"):
-        resolve(MLP, from_file(path))
+        load_initial_weights(MLP, from_file(path))

@@ -32,7 +32,7 @@ def built(name):
 def hub(tmp_path, monkeypatch):
     """Sets the hub's address; its cache is empty."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    timm_names._described.cache_clear()
+    timm_names._read_config.cache_clear()
 
     def at(endpoint):
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
@@ -41,7 +41,7 @@ def hub(tmp_path, monkeypatch):
 
     at(NO_HUB)
     yield at
-    timm_names._described.cache_clear()
+    timm_names._read_config.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_spellings_of_one_model_are_one_model(name):
 @pytest.mark.usefixtures("hub")
 def test_a_name_that_does_not_work_is_one_sentence(name, sentence):
     begun = time.monotonic()
-    for call in (built, lambda name: pretrained.resolve(named(name), IMAGENET)):
+    for call in (built, lambda name: pretrained.load_initial_weights(named(name), IMAGENET)):
         with pytest.raises(FrostlineError) as caught:
             call(name)
         text = str(caught.value)
@@ -102,11 +102,11 @@ def test_no_name_of_timms_ends_in_a_traceback():
     """Renamed and removed ones name what took their place; what they name is there."""
     for old, new in timm.models.get_deprecated_models().items():
         with pytest.raises(FrostlineError, match="renamed it" if new else "removed it") as caught:
-            timm_names.resolved(old)
+            timm_names.resolve_name(old)
         if new:
-            timm_names.resolved(str(caught.value).rpartition("backbone.name=")[2])
+            timm_names.resolve_name(str(caught.value).rpartition("backbone.name=")[2])
     for name in timm.list_models() + timm.list_pretrained():
-        assert timm_names.resolved(name)[0] == name
+        assert timm_names.resolve_name(name)[0] == name
 
 
 def test_a_repository_of_the_hub_gives_its_architecture_and_weights(tmp_path, hub):
@@ -115,11 +115,11 @@ def test_a_repository_of_the_hub_gives_its_architecture_and_weights(tmp_path, hu
     with serving(tmp_path / "hub") as (endpoint, _):
         hub(endpoint)
         network = built("someone/my-net")
-        start = pretrained.resolve(named(name), IMAGENET)
+        start = pretrained.load_initial_weights(named(name), IMAGENET)
     assert type(network) is type(timm.create_model("test_resnet"))
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in start.state.items())
     # Its config.json is in the cache now, where it is found without the hub.
-    timm_names._described.cache_clear()
+    timm_names._read_config.cache_clear()
     hub(NO_HUB)
     assert built(name).fc.out_features == 3
 

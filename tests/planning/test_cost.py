@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from frostline.features.split_point import candidates
+from frostline.features.split_point import candidate_splits
 from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
@@ -30,7 +30,7 @@ def costs(network, *phases, groups=None, shape=(3, 32, 32)):
     last = {**phases[-1], "until": "end"}
     schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
     plan = build_plan(schedule, layers_of(network), Curve("constant"), 10, 10)
-    return cost.of_phases(network, plan, shape)
+    return cost.phase_costs(network, plan, shape)
 
 
 def test_fully_connected_layers_by_hand():
@@ -48,14 +48,16 @@ def test_fully_connected_layers_by_hand():
 
 def behind(network, *phases, shape):
     """Name of each cut of the last phase → the cost behind it."""
-    network = cost.without_data(network)
+    network = cost.copy_to_meta(network)
     groups = {"head": "head", "top": "stage:-1", "rest": "*"}
     last = {**phases[-1], "until": "end"}
     schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
     plan = build_plan(schedule, layers_of(network), Curve("constant"), 10, 10)
     thaw.enter(network, plan, len(phases) - 1)
     images = torch.empty(3, *shape, device="meta")
-    return {cut.name: cost.behind(cut) for cut in candidates(network, plan, len(phases) - 1, images)}
+    return {
+        cut.name: cost.split_cost(cut) for cut in candidate_splits(network, plan, len(phases) - 1, images)
+    }
 
 
 def test_what_lies_behind_features_by_hand():

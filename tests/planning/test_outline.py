@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from frostline.features.split_point import Split, Whole
+from frostline.features.split_point import NoSplit, Split
 from frostline.freezing.build import build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
@@ -126,7 +126,7 @@ def of_a_run_that_learns_nothing(plan):
     """The steps at which its phases begin."""
     starts, losses = (), []
     for step in range(plan.total_steps):
-        rule = plan.phases[len(starts) - 1].early if starts else None
+        rule = plan.phases[len(starts) - 1].early_stop if starts else None
         now = plan.advanced(starts, step, rule is not None and rule.reached(losses))
         if now != starts:
             starts, losses = now, []
@@ -153,7 +153,7 @@ def test_what_runs_once_lies_with_its_phase(network):
     phases = [{"train": ["head"], "until": "20%"}] * 2 + [{"train": "all", "until": "end"}]
     prefix = frozenset(name for name in sizes(network) if name.startswith("hidden"))
     cut = Split(network, "head", "input", (2,), torch.float32, 36, prefix, torch.zeros(1, 4), ())
-    _, (first, second, third) = outlined(network, phases, cuts=[cut, Whole("it trains"), None], views=4)
+    _, (first, second, third) = outlined(network, phases, cuts=[cut, NoSplit("it trains"), None], views=4)
     assert first.features == outline.FeaturesOutline("head:input", (2,), 8, 4, ("stage:0", "stage:1"))
     assert (second.features, third.features) == (None, None)
     assert [phase.whole for phase in (first, second, third)] == [None, "it trains", None]

@@ -320,11 +320,11 @@ def test_what_trials_share_is_worked_out_once_and_nothing_else(run, monkeypatch)
         [*RESNET, "freeze=top_k", "augment=light"],
         [*RESNET, "freeze=top_k", "augment=light", "features.views=2"],
     ]
-    monkeypatch.setattr(plan, "_WORKED_OUT", {})
+    monkeypatch.setattr(plan, "_CACHE", {})
     together = [run(*words, "--format", "json") for words in tried]
-    assert len(plan._WORKED_OUT) == len(tried) - 1
+    assert len(plan._CACHE) == len(tried) - 1
     for words, shown in zip(tried, together, strict=True):
-        monkeypatch.setattr(plan, "_WORKED_OUT", {})
+        monkeypatch.setattr(plan, "_CACHE", {})
         assert run(*words, "--format", "json") == shown
     assert once(run(*WIDE, "freeze=linear_probe"))[0].startswith("phase 0 expects features at head:input")
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")

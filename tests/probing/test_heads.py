@@ -6,7 +6,7 @@ from tests.tiny import PROBE, RESNET, run_config
 from frostline.base.formats import read_csv
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
-from frostline.models.pretrained import resolve
+from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
 from frostline.training import run as training
 from frostline.training.material import load_material
@@ -32,7 +32,7 @@ PHASE = {
 
 
 def together(configs, digits, folder):
-    services, start = Services(folder), resolve(configs[0].backbone, configs[0].weights)
+    services, start = Services(folder), load_initial_weights(configs[0].backbone, configs[0].weights)
     given = load_material(configs[0], digits, start, services)
     companies = heads.gather(configs, start, given, services)
     return heads.train(companies, services), given, start

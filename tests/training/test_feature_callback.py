@@ -6,7 +6,7 @@ import torch
 from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
 
 from frostline.features.cache import FeatureCache
-from frostline.features.reuse import Reuse
+from frostline.features.reuse import FeatureExtractor
 from frostline.training import thaw
 
 NETWORK = {"backbone": RESNET, "input": {"size": 32, "channels": 3}}
@@ -26,7 +26,7 @@ LIMIT = 1 << 30
 def reuse_of(bench, folder, limit=LIMIT):
     config = bench.config
     spec, cache = bench.data.spec, FeatureCache(folder / "features", limit)
-    return Reuse(cache, config.features, config.backbone, spec, config.augment, config.trainer, 0)
+    return FeatureExtractor(cache, config.features, config.backbone, spec, config.augment, config.trainer, 0)
 
 
 def trained(changes, folder, cache=None, limit=LIMIT):
@@ -153,7 +153,7 @@ def test_views_are_drawn_once_and_taken_in_turn(tmp_path):
     assert len(list((tmp_path / "features").glob("*.safetensors"))) == 3 + 1
     reuse, plan = reuse_of(bench, tmp_path), bench.plan
     thaw.enter(bench.network, plan, 0)
-    split = reuse.cut(bench.network, plan, 0, bench.data.train)
+    split = reuse.split_network(bench.network, plan, 0, bench.data.train)
     first, second = (reuse.features(split, bench.data.train, view) for view in (0, 1))
     plain = reuse.features(split, bench.data.train)
     assert not torch.equal(first, second)
@@ -201,7 +201,7 @@ def test_a_key_is_made_of_all_that_features_depend_on(tmp_path):
         other = Bench({**NETWORK, "freeze": PROBE, **changes})
         reuse = reuse_of(other, tmp_path)
         thaw.enter(other.network, other.plan, 0)
-        split = reuse.cut(other.network, other.plan, 0, other.data.train)
+        split = reuse.split_network(other.network, other.plan, 0, other.data.train)
         before = {entry.key for entry in reuse.cache.entries()}
         reuse.features(split, other.data.train)
         return {entry.key for entry in reuse.cache.entries()} - before

@@ -16,11 +16,11 @@ from frostline.base.metrics import classification_metrics, held_out, spread
 from frostline.base.run_folder import METRICS, PREDICTIONS, edited, verified
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, exhaustion
-from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, thumbnails
+from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, thumbnails
 from frostline.data.prepared.index import Index, training_rows
 from frostline.evaluation.soups import soups
-from frostline.features.execution import Precision, behind, device_of
-from frostline.features.reuse import Reuse
+from frostline.features.execution import Precision, device_of, precision_behind
+from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
 from frostline.models.input_spec import InputSpec
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
@@ -264,7 +264,7 @@ class Yardstick:
 
 
 def parts_of(
-    config: Run, network: torch.nn.Module, count: int, reuse: Reuse, images: Images
+    config: Run, network: torch.nn.Module, count: int, reuse: FeatureExtractor, images: Images
 ) -> tuple[Split, Precision] | None:
     """Return the network, cut as in its last phase, whose features are found again, and the rest's precision.
 
@@ -283,11 +283,11 @@ def parts_of(
     network.to(device_of(config.trainer.device))
     last = len(plan.phases) - 1
     thaw.enter(network, plan, last)
-    found = reuse.cut(network, plan, last, images)
+    found = reuse.split_network(network, plan, last, images)
     thaw.release(network)
     if not isinstance(found, Split):
         return None
-    return found, behind(plan.trained(last), network, reuse.execution(network).trains)
+    return found, precision_behind(plan.trained(last), network, reuse.execution(network).trains)
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:
@@ -298,7 +298,7 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
 
 
 def _mistakes(
-    config: Run, index: Index, data: Path, rows: NDArray[np.int64], logits: torch.Tensor, pixels: Stack
+    config: Run, index: Index, data: Path, rows: NDArray[np.int64], logits: torch.Tensor, pixels: ImageStack
 ) -> list[Mistake]:
     """The images whose wrong answer is the surest, the surest first, as the data set has them."""
     confidence, best = (each.numpy() for each in logits.double().softmax(1).max(1))

@@ -1,4 +1,4 @@
-"""What a frozen network makes of images, computed once and kept on disk under a content key."""
+"""The feature cache: outputs of frozen layers, computed once and stored on disk under a content key."""
 
 import errno
 import hashlib
@@ -22,13 +22,13 @@ from frostline.base.files import set_aside
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, full_disk
-from frostline.features import files as feature_files
+from frostline.features import files
 from frostline.features.files import Entry, hash_in, header, lock_of, path_of, remove_leftovers
 
 __all__ = ["DTYPES", "MAPPED_BYTES", "Entry", "FeatureCache"]
 
 MAPPED_BYTES = 1 << 30
-"""Larger features stay on disk, memory-mapped, instead of being read into memory."""
+"""Larger features are memory-mapped instead of read into memory."""
 
 DTYPES = {
     torch.float64: "F64",
@@ -38,18 +38,18 @@ DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
-"""What features may be, and what safetensors calls it."""
+"""The dtypes that features may have, and safetensors' names for them."""
 
-_verified: set[tuple[int, ...]] = set()  # Files whose content this process has seen to be what was written.
+_verified: set[tuple[int, ...]] = set()  # Identities of files whose content this process has verified.
 
 
 class FeatureCache:
-    """A folder of features, the least recently used of which make room for new ones."""
+    """A folder of features; the least recently used are removed to make room for new ones."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
-        """Bytes on disk."""
+        """Maximum size in bytes."""
 
     def get(
         self,
@@ -58,57 +58,57 @@ class FeatureCache:
         dtype: torch.dtype,
         produce: Callable[[], Iterable[Tensor]],
     ) -> tuple[Tensor, bool]:
-        """Return features, and whether they were there already; else what `produce` yields is written first.
+        """Return features, and whether they were cached; if not, compute them with `produce` and write them.
 
-        Of several processes that want the same, one computes and the others wait. A damaged file is noticed
-        and made again.
+        If several processes request the same features, one computes them and the others wait. A damaged file
+        is detected and computed again.
 
         Args:
-            about: plain JSON data, all that the features depend on and a few words for people; its hash is
-                the key.
+            about: plain JSON data: everything that the features depend on, and a description for people. Its
+                hash is the key.
             shape: (N, …) of all features.
             dtype: one of `DTYPES`.
-            produce: gives the features in order, in pieces of (n, …), on any device. One piece at a time is
-                in memory.
+            produce: yields the features in order, in pieces of (n, …), on any device. Only one piece at a
+                time is in memory.
 
         Returns:
-            (N, …) on the CPU. Above 1 GiB it is memory-mapped, copy on write.
+            (N, …) on the CPU; above 1 GiB memory-mapped, copy on write.
 
         Raises:
-            FrostlineError: the disk is full, or the folder can't be written and the features are not there.
+            FrostlineError: the disk is full, or the features are not cached and the folder is read-only.
         """
-        wanted = _Wanted(dict(about), tuple(shape), dtype)
+        wanted = _Request(dict(about), tuple(shape), dtype)
         key = content_key(wanted.about)
         with suppress(_Damaged):
-            if (kept := self._read(key, wanted)) is not None:
-                return kept, True
+            if (cached := self._read(key, wanted)) is not None:
+                return cached, True
         self._prepare()
         with exclusive(lock_of(self.folder, key)):
             try:
-                if (kept := self._read(key, wanted)) is not None:
-                    return kept, True
+                if (cached := self._read(key, wanted)) is not None:
+                    return cached, True
             except _Damaged as damage:
                 set_aside(path_of(self.folder, key), f"is damaged ({damage})")
             remove_leftovers(self.folder, held=key)
             made = self._write(key, wanted, produce)
-            feature_files.prune(self.folder, self.limit, keep=key)
+            files.prune(self.folder, self.limit, keep=key)
             return made, False
 
     def entries(self) -> list[Entry]:
-        """Return what is kept, the most recently used first."""
-        return feature_files.entries(self.folder)
+        """Return the cached entries, the most recently used first."""
+        return files.entries(self.folder)
 
     def prune(self, limit: int) -> list[Entry]:
-        """Remove the least recently used until the rest fits into `limit` bytes; return what was removed."""
+        """Remove the least recently used entries until `limit` bytes remain at most; return them."""
         remove_leftovers(self.folder)
-        return feature_files.prune(self.folder, limit)
+        return files.prune(self.folder, limit)
 
     def clear(self) -> list[Entry]:
-        """Remove everything; return it."""
+        """Remove all entries; return them."""
         return self.prune(0)
 
     def _prepare(self) -> None:
-        """Make the folder; see that it can be written."""
+        """Create the folder, and check that it is writable."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             reason = "" if os.access(self.folder, os.W_OK | os.X_OK) else "no right to, or a read-only disk"
@@ -120,7 +120,7 @@ class FeatureCache:
                 "make it writable, or set features=off"
             )
 
-    def _read(self, key: str, wanted: "_Wanted") -> Tensor | None:
+    def _read(self, key: str, wanted: "_Request") -> Tensor | None:
         try:
             stream = path_of(self.folder, key).open("rb", buffering=0)
         except (FileNotFoundError, NotADirectoryError):
@@ -128,14 +128,12 @@ class FeatureCache:
         with stream:
             return _load(stream, wanted)
 
-    def _write(self, key: str, wanted: "_Wanted", produce: Callable[[], Iterable[Tensor]]) -> Tensor:
-        """Write the file piece by piece; return the features as they can be read from it now."""
+    def _write(self, key: str, wanted: "_Request", produce: Callable[[], Iterable[Tensor]]) -> Tensor:
+        """Write the file piece by piece, and return the features read from it."""
         with self._full_disk(wanted):
             if shutil.disk_usage(self.folder).free < wanted.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            handle, temporary = tempfile.mkstemp(
-                dir=self.folder, prefix=f".{key}.", suffix=feature_files.PARTIAL
-            )
+            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{key}.", suffix=files.PARTIAL)
         try:
             with os.fdopen(handle, "w+b", buffering=0) as stream:
                 with self._full_disk(wanted):
@@ -163,38 +161,38 @@ class FeatureCache:
         finally:
             Path(temporary).unlink(missing_ok=True)
 
-    def _full_disk(self, wanted: "_Wanted") -> AbstractContextManager[None]:
+    def _full_disk(self, wanted: "_Request") -> AbstractContextManager[None]:
         need = f"the features need {math.ceil(wanted.size / 2**20)} MiB"
         return full_disk(self.folder, need, "make room (frostline cache prune --to 0), or set features=off")
 
 
 class _Damaged(Exception):
-    """A file is not as it was written; says why."""
+    """A file differs from what was written; the message says how."""
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Request:
     about: dict[str, Any]
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def size(self) -> int:
-        """Bytes of the features."""
+        """Size of the features in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def header(self, sha256: str = feature_files.NO_HASH) -> bytes:
+    def header(self, sha256: str = files.NO_HASH) -> bytes:
         return header(self.about, DTYPES[self.dtype], self.shape, self.size, sha256)
 
     def __str__(self) -> str:
         return f"{self.dtype} features of {self.shape}"
 
 
-def _load(stream: FileIO, wanted: _Wanted) -> Tensor:
-    """Read or map the features in an open file; it may have lost its name since.
+def _load(stream: FileIO, wanted: _Request) -> Tensor:
+    """Read or map the features in an open file, which may have been removed meanwhile.
 
     Raises:
-        _Damaged: the file is not what was written.
+        _Damaged: the file differs from what was written.
     """
     expected = wanted.header()
     sha256 = hash_in(stream.read(len(expected)), expected)
@@ -205,7 +203,7 @@ def _load(stream: FileIO, wanted: _Wanted) -> Tensor:
         raise _Damaged(f"it has {length} bytes, not {len(expected) + wanted.size}")
     known = identity in _verified
     if wanted.size > MAPPED_BYTES:
-        found = sha256 if known else hashlib.file_digest(stream, "sha256").hexdigest()
+        actual = sha256 if known else hashlib.file_digest(stream, "sha256").hexdigest()
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         features = torch.frombuffer(mapped, dtype=wanted.dtype, offset=len(expected)).view(wanted.shape)
     else:
@@ -213,10 +211,10 @@ def _load(stream: FileIO, wanted: _Wanted) -> Tensor:
         content = _bytes_of(features)
         if not _read_all(stream, content):
             raise _Damaged("it ends too early")
-        found = sha256 if known else hashlib.sha256(content).hexdigest()
-    if found != sha256:
+        actual = sha256 if known else hashlib.sha256(content).hexdigest()
+    if actual != sha256:
         raise _Damaged("its content is not what was written")
-    with suppress(OSError):  # A folder that can't be written is read all the same.
+    with suppress(OSError):  # The folder may be read-only.
         now = time.time_ns()
         os.utime(stream.fileno(), ns=(now, now))
     _verified.discard(identity)
@@ -225,13 +223,13 @@ def _load(stream: FileIO, wanted: _Wanted) -> Tensor:
 
 
 def _identity(stream: FileIO) -> tuple[int, ...]:
-    """Device, inode, time of last use, and size."""
+    """Return device, inode, time of last use, and size."""
     stat = os.fstat(stream.fileno())
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor."""
+    """Return the memory of a contiguous tensor."""
     return tensor.view(-1).view(torch.uint8).numpy().data
 
 
@@ -241,7 +239,7 @@ def _write_all(stream: FileIO, content: memoryview) -> None:
 
 
 def _read_all(stream: FileIO, content: memoryview) -> bool:
-    """Fill `content`; tell whether there was enough."""
+    """Fill `content`; return whether the file was long enough."""
     while content and (count := stream.readinto(content)):
         content = content[count:]
     return not content

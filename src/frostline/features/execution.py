@@ -1,7 +1,7 @@
-"""How a network is run: in which precision, and how its images lie in memory.
+"""How a network runs: its precision and its memory format.
 
-Chosen by hardware and architecture, not by the clock: a measurement could turn out differently the next time,
-and results would then differ by rounding.
+The choice depends on hardware and architecture, never on a timing: timings vary, and results would then
+differ by rounding.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,51 +20,51 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network is run."""
+    """Precision and memory format of a network."""
 
     trains: Precision
-    """Of a network that trains, when it is measured too."""
+    """Precision of a network that trains, also during its validation."""
     frozen: Precision
-    """Of frozen layers that run once."""
+    """Precision of frozen layers that run once."""
     channels_last: bool
-    """Images and weights of convolutions lie in memory channel by channel of a pixel, not plane by plane."""
+    """Whether images and convolution weights use torch.channels_last."""
 
     def arranged(self, images: Tensor) -> Tensor:
-        """Return images, (N, C, H, W), as they should lie in memory."""
+        """Return images, (N, C, H, W), in this memory format."""
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def arrange(self, network: nn.Module) -> None:
-        """Let the network's weights lie in memory as its images do."""
+        """Convert the network's weights to the memory format of its images."""
         if self.channels_last:
             network.to(memory_format=torch.channels_last)
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which a forward pass has this precision; weights stay float32."""
+    """Return the context in which a forward pass runs in this precision; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def run(part: Callable[[Tensor], Tensor], features: Tensor, precision: Precision) -> Tensor:
-    """Run the layers behind features in a precision of their own, whatever the features are kept in.
+def run_layers(part: Callable[[Tensor], Tensor], features: Tensor, precision: Precision) -> Tensor:
+    """Run the layers after the split point in their own precision, whatever the dtype of the features.
 
     Args:
-        part: those layers.
-        features: (N, …), on the device that runs them.
-        precision: as `behind` says.
+        part: the layers.
+        features: (N, …), on the device that runs the layers.
+        precision: from `precision_behind`.
     """
     with autocast(precision, features.device):
         return part(features if precision == "bf16" else features.float())
 
 
-def behind(trained: Iterable[str], network: nn.Module, precision: Precision) -> Precision:
-    """Return the precision of the layers behind features: of linear heads alone always float32.
+def precision_behind(trained: Iterable[str], network: nn.Module, precision: Precision) -> Precision:
+    """Return the precision of the layers after the split point: float32 if only linear layers train.
 
-    A head's products are too small to gain, and its logits lose most by rounding.
+    The matrix product of a linear head is too small to gain speed, and its logits lose most by rounding.
 
     Args:
         trained: names of the parameters that train.
-        network: that they are in.
-        precision: of the network that trains.
+        network: the network that they belong to.
+        precision: precision of a network that trains.
     """
     owners = (network.get_submodule(name.rpartition(".")[0]) for name in trained)
     return "fp32" if all(isinstance(owner, nn.Linear) for owner in owners) else precision
@@ -78,18 +78,17 @@ def execution_of(
 ) -> Execution:
     """Choose how to run a network.
 
-    auto: bfloat16 where the device has instructions for it and the network has convolutions. Depthwise ones
-    train in float32 on a CPU, which has no such kernel for their backward pass: EfficientNet-Lite0 trains at
-    half the speed in bfloat16, where ResNet-18 trains at twice.
+    auto: bfloat16 if the device has instructions for it and the network has convolutions. Networks with
+    depthwise convolutions train in float32 on a CPU, which has no bfloat16 kernel for their backward pass: in
+    bfloat16 EfficientNet-Lite0 trains half as fast, whereas ResNet-18 trains twice as fast.
 
-    Whatever the precision asked for, a network in which `undefined_gradient` finds something trains in
-    float32 on a CPU.
+    A network for which `undefined_gradient` returns a layer always trains in float32 on a CPU.
 
     Args:
-        network: any.
-        precision: as `trainer.precision` says.
-        device: that runs it.
-        image: (C, H, W) of what the network sees; None: only `frozen` and `channels_last` are needed.
+        network: any network.
+        precision: `trainer.precision`.
+        device: the device that runs it.
+        image: (C, H, W) of its input; None: only `frozen` and `channels_last` are needed.
     """
     found = _execution_of(network, precision, device)
     if found.trains == "bf16" and device.type == "cpu" and image and undefined_gradient(network, image):
@@ -99,19 +98,19 @@ def execution_of(
 
 @torch.no_grad()
 def undefined_gradient(network: nn.Module, image: Sequence[int]) -> str | None:
-    """Name the first convolution whose weight gradient oneDNN computes wrongly in bfloat16; None: none.
+    """Describe the first convolution whose weight gradient oneDNN computes wrongly in bfloat16; None: none.
 
-    Where the input is smaller than the stride, so that a single position is left, and there is padding,
-    oneDNN 3.13 (torch 2.15) does not write the gradients of the taps that see nothing but padding: they are
-    what the memory held before. `benchmarks/bf16_gradients.py` lists the shapes that are affected on a
-    processor. The rule takes in some that are not, but all that are, on every processor alike.
+    If the input is smaller than the stride and there is padding, oneDNN 3.13 (torch 2.15) leaves the
+    gradients of the kernel positions that only see padding uninitialized. `benchmarks/bf16_gradients.py`
+    lists the affected shapes on a processor. This rule covers all of them, and some unaffected shapes, on
+    every processor.
 
     Args:
-        network: in memory, on a CPU.
-        image: (C, H, W) of what it sees.
+        network: on a CPU.
+        image: (C, H, W) of its input.
 
     Returns:
-        Such as ``a 3×3 convolution of stride 2 on a 1×1 input``.
+        A description, such as ``a 3×3 convolution of stride 2 on a 1×1 input``.
     """
     modes = {module: module.training for module in network.modules()}
     try:
@@ -124,7 +123,7 @@ def undefined_gradient(network: nn.Module, image: Sequence[int]) -> str | None:
 
 
 class _Convolutions(TorchDispatchMode):
-    """Watches the convolutions of a forward pass, whichever module or function calls them."""
+    """Inspects every convolution of a forward pass, whichever module or function calls it."""
 
     undefined: str | None = None
 
@@ -164,10 +163,10 @@ def _execution_of(
 
 
 def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device that `trainer.device` means; auto: a GPU where there is one.
+    """Return the device of `trainer.device`; auto: a GPU if there is one.
 
     Raises:
-        FrostlineError: it is not there.
+        FrostlineError: there is no such device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise FrostlineError("trainer.device: no CUDA device is here; set trainer.device=cpu")
@@ -175,12 +174,12 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Say whether a device has instructions for products of bfloat16 numbers."""
+    """Whether a device has instructions for bfloat16 products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: Mapping[str, Any] = {}
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # some versions since 2.8 have it not
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # some versions since 2.8 lack it
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 

@@ -1,4 +1,4 @@
-"""Features on disk: one safetensors file a content key, which says itself what it holds. Needs no torch."""
+"""The files of the feature cache: one safetensors file per content key. Does not import torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,39 +15,41 @@ from frostline.console.errors import FrostlineError
 ENDING = ".safetensors"
 PARTIAL = ".part"
 NO_HASH = "0" * 64
-"""Stands for the payload's sha256 until it is known."""
+"""Placeholder for the sha256 of the features until it is known."""
 
-_ALIGNED = 64  # Bytes: where a mapped tensor may begin.
+_ALIGNED = 64  # Alignment in bytes of a memory-mapped tensor.
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept under a key."""
+    """A file of the cache."""
 
     key: str
     about: Mapping[str, Any]
-    """What the key is the hash of; empty where the file is damaged."""
+    """The data that the key is the hash of; empty if the file is damaged."""
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors calls it, such as BF16; empty where the file is damaged."""
+    """safetensors' name, such as BF16; empty if the file is damaged."""
     bytes: int
-    """Of the file."""
+    """Size of the file."""
     used: float
-    """When last, in seconds since 1970."""
+    """Time of last use, in seconds since 1970."""
     path: Path
 
 
 def header(
     about: Mapping[str, Any], dtype: str, shape: Sequence[int], size: int, sha256: str = NO_HASH
 ) -> bytes:
-    """Return how a file begins: the length of the header, and the header, of the same length for any hash.
+    """Return the first bytes of a file: the header's length, and the header.
+
+    The length does not depend on the hash, so the header can be rewritten once the hash is known.
 
     Args:
         about: plain JSON data.
-        dtype: as safetensors calls it.
-        shape: of the features.
-        size: of the features in bytes.
-        sha256: of the features' bytes, in hex.
+        dtype: safetensors' name.
+        shape: shape of the features.
+        size: size of the features in bytes.
+        sha256: hash of the features' bytes, in hex.
     """
     said = json.dumps({"about": about, "sha256": sha256}, sort_keys=True, allow_nan=False)
     tensor = {"dtype": dtype, "shape": list(shape), "data_offsets": [0, size]}
@@ -56,44 +58,44 @@ def header(
     return len(text).to_bytes(8, "little") + text
 
 
-def hash_in(found: bytes, expected: bytes) -> str | None:
-    """Return the hash that a header names which is otherwise as `expected`, one without a hash; else None."""
+def hash_in(content: bytes, expected: bytes) -> str | None:
+    """Return the hash in a header that equals `expected` except for the hash; None: it differs elsewhere."""
     at = expected.rindex(NO_HASH.encode())
     end = at + len(NO_HASH)
-    if found[:at] + found[end:] != expected[:at] + expected[end:]:
+    if content[:at] + content[end:] != expected[:at] + expected[end:]:
         return None
-    return found[at:end].decode(errors="replace")
+    return content[at:end].decode(errors="replace")
 
 
 def path_of(folder: Path, key: str) -> Path:
-    """Return where the features of `key` lie."""
+    """Return the path of the features of `key`."""
     return folder / f"{key}{ENDING}"
 
 
 def lock_of(folder: Path, key: str) -> Path:
-    """Return the file that is locked by who writes the features of `key`."""
+    """Return the lock file for writing the features of `key`."""
     return folder / f"{key}.lock"
 
 
 def entries(folder: Path) -> list[Entry]:
-    """Return what `folder` keeps, the most recently used first."""
+    """Return the entries of `folder`, the most recently used first."""
     found = []
     for path in folder.glob(f"*{ENDING}"):
-        with suppress(FileNotFoundError):  # Another process has just removed it.
+        with suppress(FileNotFoundError):  # Removed by another process in the meantime.
             found.append(_entry(path))
     return sorted(found, key=lambda entry: (-entry.used, entry.key))
 
 
 def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
-    """Remove the least recently used entries until the rest fits into `limit` bytes; return what went.
+    """Remove the least recently used entries until the rest fits into `limit` bytes; return the removed ones.
 
-    Damaged files that were set aside go before any entry. A process that has an entry open or mapped goes on
-    with it.
+    Damaged files that were set aside are removed first. A process that has an entry open or mapped can still
+    read it.
 
     Args:
-        folder: of the features.
+        folder: the cache's folder.
         limit: bytes on disk.
-        keep: a key that stays in any case.
+        keep: a key that is never removed.
     """
     found = entries(folder)
     excess = sum(entry.bytes for entry in found) - limit
@@ -114,10 +116,10 @@ def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
 
 
 def remove_leftovers(folder: Path, held: str | None = None) -> None:
-    """Remove what killed writers left. What another process writes stays: it holds that key's lock.
+    """Remove the partial files of killed writers, but not those that another process is writing.
 
     Args:
-        folder: of the features.
+        folder: the cache's folder.
         held: the key whose lock the caller holds.
     """
     for path in folder.glob(f".*{PARTIAL}"):
@@ -132,7 +134,7 @@ def remove_leftovers(folder: Path, held: str | None = None) -> None:
 def _entry(path: Path) -> Entry:
     stat = path.stat()
     try:
-        about, shape, dtype = _said(path)
+        about, shape, dtype = _metadata(path)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -140,11 +142,11 @@ def _entry(path: Path) -> Entry:
     return Entry(path.stem, about, shape, dtype, stat.st_size, stat.st_mtime, path)
 
 
-def _said(path: Path) -> tuple[dict[str, Any], tuple[int, ...], str]:
-    """What a file says of itself: about, shape and dtype."""
+def _metadata(path: Path) -> tuple[dict[str, Any], tuple[int, ...], str]:
+    """Read a file's metadata: about, shape and dtype."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        found = parsed_json(stream.read(min(length, path.stat().st_size)))
-    about = parsed_json(found["__metadata__"]["frostline"])["about"]
-    tensor = found["features"]
+        content = parsed_json(stream.read(min(length, path.stat().st_size)))
+    about = parsed_json(content["__metadata__"]["frostline"])["about"]
+    tensor = content["features"]
     return dict(about.items()), tuple(int(n) for n in tensor["shape"]), str(tensor["dtype"])

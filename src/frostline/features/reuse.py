@@ -1,4 +1,4 @@
-"""What a network's frozen layers make of images: computed once, kept, shared by all that freeze the same."""
+"""Feature reuse: the frozen layers run once; all runs that freeze the same share their cached outputs."""
 
 import math
 from collections.abc import Iterator
@@ -18,25 +18,25 @@ from frostline.console.units import size
 from frostline.data.loading.augment import augment, augments
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, normalise
-from frostline.features import split_point as frost_line
+from frostline.features import split_point
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, autocast, execution_of
-from frostline.features.split_point import Split, Whole
+from frostline.features.split_point import NoSplit, Split
 from frostline.freezing.plan import FreezePlan
 from frostline.models.input_spec import InputSpec
 
 OFF = "features=off"
 FORMAT = 1
-"""Of all that features depend on beside their key; changes when their making does."""
+"""Version of the code that computes features; a part of their cache key."""
 BATCH = 64
-"""Images a pass: fixed, since a network's rounding depends on it."""
+"""Images per forward pass; fixed, since rounding depends on it."""
 PROOF = 3
-"""Images that prove a cut."""
+"""Number of images on which a split is verified."""
 
 
 @dataclass(frozen=True)
-class Reuse:
-    """Runs the frozen layers of one run's network once over its images."""
+class FeatureExtractor:
+    """Computes and caches the features of one run: its frozen layers run once over its images."""
 
     cache: FeatureCache
     config: schema.Features
@@ -50,70 +50,72 @@ class Reuse:
 
     @property
     def views(self) -> int | None:
-        """Of each training image, where augmentation draws a fixed number; else None."""
+        """Augmented views of each training image; None: no augmentation, or new views at each step."""
         drawn = isinstance(self.config, schema.AutoFeatures) and augments(self.augment)
         return self.config.views if drawn else None  # type: ignore[union-attr]
 
-    def cuts(
+    def candidate_splits(
         self, network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor | None = None
-    ) -> list[Split] | Whole:
-        """Return where training may cut the network, best first, none of them proven, or why nowhere.
+    ) -> list[Split] | NoSplit:
+        """Return the possible splits of the network, best first, not verified; or why there is none.
 
         Args:
-            network: as `training.thaw.enter` makes it for the phase; may have no data.
-            plan: a run's.
-            phase: whose frost line is meant.
-            stand_in: (N, C, H, W) images that the network is watched on; None: black ones.
+            network: prepared for the phase by `training.thaw.enter`; may be on the meta device.
+            plan: the plan of the run.
+            phase: index of the phase whose split point is wanted.
+            stand_in: (N, C, H, W) images to record the forward pass of; None: black images.
         """
         if isinstance(self.config, schema.NoFeatures):
-            return Whole(OFF)
+            return NoSplit(OFF)
         device = next(network.parameters()).device
         if stand_in is None:
             stand_in = torch.zeros(PROOF, self.spec.channels, self.spec.size, self.spec.size, device=device)
-        # What has no data is in float32: torch's meta device has no autocast.
+        # torch's meta device has no autocast, so there everything is float32.
         with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
-            found = frost_line.worthwhile(network, plan, phase, stand_in)
-        # Only of what could be cut else is it worth knowing what is in the way.
+            found = split_point.worthwhile_splits(network, plan, phase, stand_in)
+        # Changing images are the reason only if the network could be split otherwise.
         if isinstance(found, list) and (reason := self._fresh()):
-            return Whole(reason)
+            return NoSplit(reason)
         return found
 
-    def cut(self, network: nn.Module, plan: FreezePlan, phase: int, images: Images) -> Split | Whole:
-        """Return the network, cut at the frost line of a phase where features of `images` are worth keeping.
+    def split_network(
+        self, network: nn.Module, plan: FreezePlan, phase: int, images: Images
+    ) -> Split | NoSplit:
+        """Return the verified split of the network for a phase, or why its features are not reused.
 
         Args:
-            network: as `training.thaw.enter` makes it for the phase, on the device that trains.
-            plan: a run's.
-            phase: whose frost line is meant.
-            images: that it trains on.
+            network: prepared for the phase by `training.thaw.enter`, on the training device.
+            plan: the plan of the run.
+            phase: index of the phase whose split point is wanted.
+            images: the training images.
         """
-        shown = self.shown(network, images)
-        cuts = self.cuts(network, plan, phase, shown[:1])
-        if isinstance(cuts, Whole):
+        shown = self.sample_images(network, images)
+        cuts = self.candidate_splits(network, plan, phase, shown[:1])
+        if isinstance(cuts, NoSplit):
             return cuts
         with autocast(self.execution(network).frozen, shown.device):
-            found = frost_line.proven(cuts, shown)
-        return found if isinstance(found, Whole) else self.fitting(found, len(images))
+            found = split_point.first_verified(cuts, shown)
+        return found if isinstance(found, NoSplit) else self.within_limit(found, len(images))
 
-    def shown(self, network: nn.Module, images: Images) -> Tensor:
-        """Make the network ready, and return (PROOF, C, H, W) of the images, on which its cuts are tried."""
+    def sample_images(self, network: nn.Module, images: Images) -> Tensor:
+        """Return (PROOF, C, H, W) images to verify splits on, and set the network's memory format."""
         execution, device = self.execution(network), next(network.parameters()).device
         execution.arrange(network)
         rows = torch.arange(PROOF) % len(images)
         return execution.arranged(normalise(images.pixels[rows].to(device), self.spec))
 
     def features(self, split: Split, images: Images, view: int | None = None) -> Tensor:
-        """Return the features of images, (N, *split.shape), on the CPU; memory-mapped if they are many.
+        """Return the features of N images, (N, *split.shape), on the CPU; memory-mapped if they are large.
 
         Args:
-            split: a network's.
-            images: N of them.
-            view: which of the augmented views, 0 the first; None: the images as they are.
+            split: a verified split.
+            images: N images.
+            view: number of the augmented view, from 0; None: without augmentation.
         """
-        return self.kept(split, images, view)[0]
+        return self.cached_features(split, images, view)[0]
 
-    def kept(self, split: Split, images: Images, view: int | None = None) -> tuple[Tensor, bool]:
-        """Return `features`, and whether they were there already."""
+    def cached_features(self, split: Split, images: Images, view: int | None = None) -> tuple[Tensor, bool]:
+        """Return `features`, and whether they were in the cache already."""
         device, execution = next(split.network.parameters()).device, self.execution(split.network)
         drawn = None if view is None else {"seed": self.seed, "view": view, **self.augment.model_dump()}
         about: dict[str, Any] = {
@@ -146,22 +148,22 @@ class Reuse:
 
         return self.cache.get(about, shape, split.dtype, produce)
 
-    def fitting(self, cut: Split, count: int) -> Split | Whole:
-        """Return `cut`, unless its features, those of so many images, are more than may be kept."""
+    def within_limit(self, cut: Split, count: int) -> Split | NoSplit:
+        """Return `cut`, unless the features of `count` images exceed the cache's limit."""
         needed, limit = cut.bytes * count * (self.views or 1), self.cache.limit
         if needed <= limit:
             return cut
-        return Whole(
+        return NoSplit(
             f"features at {cut.name} would take {size(needed)}, and {size(limit)} may be kept;"
             f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
         )
 
     def execution(self, network: nn.Module) -> Execution:
-        """Return how a network is run where it lies."""
+        """Return how to run a network on the device that it is on."""
         return execution_of(network, self.trainer.precision, next(network.parameters()).device)
 
     def _fresh(self) -> str | None:
-        """Why the network sees other images at each step; None: it sees the same ones."""
+        """Why the images change at each step; None: they don't."""
         if mixes(self.augment):
             return "mixup and CutMix mix the images anew at each step"
         if augments(self.augment) and self.views is None:

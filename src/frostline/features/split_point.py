@@ -1,12 +1,14 @@
-"""Cuts a network at its frost line: what is frozen and comes first runs once, the rest trains on its output.
+"""Split a network at its split point: the frozen prefix runs once, the rest trains on its output (features).
 
-No family of networks needs code of its own. One forward pass of a stand-in image is watched: the modules that
-are called before the first one that trains are the prefix. To run the rest alone, the network's own `forward`
-runs on the stand-in, where each module of the prefix hands out what it gave for the stand-in, without
-computing, until the features of the batch take the place of the last one's output or of the first trained
-one's input. So whatever a network does between its modules (pooling, class tokens, dropout) is done by its
-own code. That this equals the whole network is not argued but tried, on images, before anything relies on it.
-`network.forward` is called, not the network: what torch.compile made of it would not see other modules.
+The split works for any architecture. One forward pass of a stand-in image is recorded: the modules called
+before the first module that trains are the prefix. To run the rest, the network's own `forward` runs on the
+stand-in. Each prefix module returns its recorded output instead of computing it, until the features of the
+batch replace the output of the last prefix module, or the input of the first trained one. Everything between
+the modules (pooling, class tokens, dropout) is therefore done by the network's own code. Before a split is
+used, a test on images shows that it gives the same logits as the whole network.
+
+The code calls `network.forward`, not the network, because a network compiled by torch.compile would ignore
+the replaced modules.
 """
 
 import hashlib
@@ -24,64 +26,65 @@ from torch.utils.flop_counter import FlopCounterMode
 from frostline.freezing.plan import FreezePlan
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
-"""Largest difference of a logit, as a share of the largest logit, that counts as rounding; else BF16."""
+"""Largest difference between logits that counts as rounding, relative to the largest logit, by dtype."""
 ROUNDING_BF16 = 3e-2
+"""As `ROUNDING`, for all other dtypes."""
 OUTPUTS = 3
-"""Layers right below the frost line whose outputs are tried: the last one's may be dropped at random."""
+"""Layers below the split point whose outputs are candidates: the last one may be dropped at random."""
 BRANCHES = 2
-"""Outputs that are tried together, for networks with two branches, such as CrossViT."""
+"""Outputs that are joined into one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
-"""Features pay if a byte of them saves as much arithmetic. A core computes some 50 operations in the time
-that it takes to read a byte from a disk; the features of a stem alone save fewer."""
+"""Operations that a byte of features has to save. A core computes about 50 operations while it reads one
+byte from a disk; the features of a stem save fewer."""
 ALL_TRAINS = "all of it trains"
 
 
 @dataclass(frozen=True)
-class Whole:
-    """The whole network runs at every step."""
+class NoSplit:
+    """There is no usable split: the whole network runs at every step."""
 
     reason: str
-    """A clause."""
+    """Why, as a clause."""
 
 
 @dataclass
 class Split:
-    """A network in two: `features` computes the frozen prefix, `rest` everything after it."""
+    """A network in two parts: `features` runs the frozen prefix, `rest` everything after it."""
 
     network: nn.Module
     module: str
-    """At which the cut lies."""
+    """Name of the module at the split point."""
     side: Literal["input", "output"]
-    """Of the module: before or behind it."""
+    """Whether the features are the module's input or its output."""
     shape: tuple[int, ...]
-    """Of an image's features."""
+    """Shape of the features of one image."""
     dtype: torch.dtype
     flops: int
-    """Floating-point operations of the prefix for an image."""
+    """Floating-point operations of the prefix for one image."""
     prefix: frozenset[str]
-    """Names of the parameters and buffers that the features depend on, or may."""
+    """Names of the parameters and buffers that the features depend on, or may depend on."""
     stand_in: Tensor = field(repr=False)
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
-    """The modules of the prefix in the order of their calls, and what they gave for the stand-in."""
+    """The prefix's modules in call order, each with its output for the stand-in."""
     parts: Sequence[tuple[int, ...]] = ()
-    """Shapes of what the last calls gave for an image, where the features are all of that, flat, in a row;
-    empty: they are one tensor."""
+    """Shapes of the last calls' outputs for one image, if the features are these, flattened and concatenated;
+    empty: the features are a single tensor."""
 
     @property
     def name(self) -> str:
-        """Where the cut lies, such as ``fc:input``; ``head_drop:2 outputs`` is the last two calls' output."""
+        """Name of the split point, such as ``fc:input``, or ``head_drop:2 outputs`` (joined)."""
         side = f"{len(self.parts)} outputs" if self.parts else self.side
         return f"{self.module}:{side}"
 
     @property
     def bytes(self) -> int:
-        """Of an image's features."""
+        """Bytes of the features of one image."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def fingerprint(self) -> str:
         """Return the sha256 of what the features depend on: the names and bytes of the prefix's tensors."""
         named = self.network.named_parameters, self.network.named_buffers
-        state = {name: tensor for each in named for name, tensor in each(remove_duplicate=False)}
+        state = {name: tensor for tensors in named for name, tensor in tensors(remove_duplicate=False)}
         digest = hashlib.sha256()
         for name in sorted(self.prefix):
             tensor = state[name].detach().cpu().contiguous()
@@ -91,10 +94,10 @@ class Split:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Return what the frozen part makes of images.
+        """Return the features of images: the output of the frozen prefix.
 
         Args:
-            images: (N, C, H, W), as the network gets them.
+            images: (N, C, H, W), the network's input.
 
         Returns:
             (N, *shape).
@@ -121,7 +124,7 @@ class Split:
                 return call
 
             watched = {module: watch(module.forward) for module in ends}
-        with _instead(watched):
+        with _replaced_forwards(watched):
             try:
                 self.network.forward(images)
             except _Reached as reached:
@@ -158,68 +161,72 @@ class Split:
                 return forward(*args, **kwargs)
 
             stubs[first] = call
-        with _instead(stubs):
+        with _replaced_forwards(stubs):
             logits: Tensor = self.network.forward(self.stand_in)
         return logits
 
 
-def proven(cuts: Sequence[Split], images: Tensor) -> Split | Whole:
-    """Return the first cut of a network whose parts give, on images, what the whole gives.
+def first_verified(cuts: Sequence[Split], images: Tensor) -> Split | NoSplit:
+    """Return the first split whose two parts give the same logits as the whole network on images.
 
     Args:
-        cuts: as `worthwhile` gives them, under the precision of the run.
-        images: (N, C, H, W); of N, at least 3, they are tried in batches of two sizes.
+        cuts: from `worthwhile_splits`, under the precision of the run.
+        images: (N, C, H, W) with N ≥ 3; each split is tested with two batch sizes.
     """
-    return the_first(cuts, lambda cut: _proven(cut, images))
+    return first_valid(cuts, lambda cut: _is_equivalent(cut, images))
 
 
-def the_first(cuts: Sequence[Split], holds: Callable[[Split], bool]) -> Split | Whole:
-    """Return the first cut that holds, or that none does."""
+def first_valid(cuts: Sequence[Split], holds: Callable[[Split], bool]) -> Split | NoSplit:
+    """Return the first split for which `holds` is true, or the reason that there is none."""
     most = f"{cuts[0].module} need more than its {cuts[0].side}"
-    nowhere = Whole(f"the layers behind {most}, so no two parts make the whole")
+    nowhere = NoSplit(f"the layers behind {most}, so no two parts make the whole")
     return next((cut for cut in cuts if holds(cut)), nowhere)
 
 
-def worthwhile(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor) -> list[Split] | Whole:
-    """Return those of the `candidates` whose features are read sooner than computed; at least one."""
-    found = candidates(network, plan, phase, stand_in)
-    if isinstance(found, Whole):
+def worthwhile_splits(
+    network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor
+) -> list[Split] | NoSplit:
+    """Return the `candidate_splits` whose features are faster to read than to compute; at least one."""
+    found = candidate_splits(network, plan, phase, stand_in)
+    if isinstance(found, NoSplit):
         return found
-    worth = [each for each in found if each.flops >= FLOPS_PER_BYTE * each.bytes]
+    worth = [split for split in found if split.flops >= FLOPS_PER_BYTE * split.bytes]
     if worth:
         return worth
-    best = max(found, key=lambda each: each.flops / each.bytes)
-    return Whole(
+    best = max(found, key=lambda split: split.flops / split.bytes)
+    return NoSplit(
         f"the layers below {best.module} are computed as fast as their output is read:"
         f" {best.flops / best.bytes:.2g} operations for a byte, and it takes {FLOPS_PER_BYTE} to pay"
     )
 
 
-def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor) -> list[Split] | Whole:
-    """Return cuts at the frost line and right below, none of them proven, in the order in which to try them.
+def candidate_splits(
+    network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor
+) -> list[Split] | NoSplit:
+    """Return the possible splits at or just below the split point, best first; none is verified.
 
     Args:
-        network: as `split` has it; may have no data, as on torch's meta device.
-        plan: a run's.
-        phase: whose frost line is meant.
+        network: in the state of the phase; may be on torch's meta device.
+        plan: the plan of the run.
+        phase: index of the phase whose split point is wanted.
         stand_in: (N, C, H, W), one image or a few.
     """
     if plan.trained(phase).issuperset(name for name, _ in network.named_parameters()):
-        return Whole(ALL_TRAINS)
-    moving = _moving(network, plan, phase)
+        return NoSplit(ALL_TRAINS)
+    moving = _changing_layers(network, plan, phase)
     if network in moving:
-        return Whole(f"the network itself, not one of its layers, holds {moving[network]}")
+        return NoSplit(f"the network itself, not one of its layers, holds {moving[network]}")
     if not moving:
-        return Whole("nothing trains")
+        return NoSplit("nothing trains")
     names = {module: name for name, module in network.named_modules()}
     around = {network.get_submodule(name) for module in moving for name in _ancestors(names[module])}
     around -= moving.keys()
     frozen = names.keys() - around - moving.keys()
     calls: list[tuple[nn.Module, Any]] = []
-    flops = [0]  # after so many calls
-    entered: list[tuple[nn.Module, tuple[Any, ...], int]] = []  # with the calls before it
+    flops = [0]  # flops[n]: total after n calls
+    entered: list[tuple[nn.Module, tuple[Any, ...], int]] = []  # module, arguments, earlier calls
     counter = FlopCounterMode(display=False)
-    inside = False  # a frozen layer
+    inside = False  # whether a frozen layer is running
 
     def watch(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -244,16 +251,16 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
 
     watched = {module: watch(module, module.forward) for module in frozen | moving.keys() | around}
     try:
-        with torch.no_grad(), _instead(watched), counter:
+        with torch.no_grad(), _replaced_forwards(watched), counter:
             network.forward(stand_in)
     except _Reached:
         first = entered[-1][0]
     else:
-        return Whole("the layers that train are never called, so where the frozen ones end can't be seen")
+        return NoSplit("the layers that train are never called, so where the frozen ones end can't be seen")
     if not calls:
-        return Whole(f"no layer comes before {moving[first]}")
-    called = {f"{names[each]}.{tensor}" for each, _ in calls for tensor in _tensors(each, own=False)}
-    # What no call shows may be used in any place: by the network itself, or out of a layer never called.
+        return NoSplit(f"no layer comes before {moving[first]}")
+    called = {f"{names[module]}.{tensor}" for module, _ in calls for tensor in _tensors(module, own=False)}
+    # A tensor outside the recorded calls may be used anywhere: its layer need not be called for that.
     anywhere = {
         f"{names[module]}.".lstrip(".") + tensor
         for module in around | frozen
@@ -262,12 +269,14 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
     found: dict[str, Split] = {}
 
     def note(at: nn.Module, side: Literal["input", "output"], values: Sequence[Any], n: int) -> None:
-        """Take in the cut behind the first n calls, if these values of it have an entry for each image."""
+        """Add the split after the first n calls, if its values have one entry per image."""
         tensors = [value for value in values if isinstance(value, Tensor) and value.ndim > 1]
-        if not n or len(tensors) < len(values) or any(len(each) != len(stand_in) for each in tensors):
+        if not n or len(tensors) < len(values) or any(len(tensor) != len(stand_in) for tensor in tensors):
             return
-        below = {f"{names[each]}.{tensor}" for each, _ in calls[:n] for tensor in _tensors(each, own=False)}
-        shapes = [tuple(each.shape[1:]) for each in tensors]
+        below = {
+            f"{names[module]}.{tensor}" for module, _ in calls[:n] for tensor in _tensors(module, own=False)
+        }
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
         together = len(shapes) > 1
         cut = Split(
             network,
@@ -283,7 +292,7 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
         )
         found.setdefault(cut.name, cut)
 
-    # From the frost line outwards: the first trained layer, then the blocks that it lies in.
+    # From the split point outwards: the first trained layer, then the blocks that contain it.
     for module, args, count in reversed(entered):
         if module is not network:
             note(module, "input", args[:1], count if args else 0)
@@ -292,13 +301,13 @@ def candidates(network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tenso
     if len(calls) >= BRANCHES:
         note(calls[-1][0], "output", [output for _, output in calls[-BRANCHES:]], len(calls))
     if not found:
-        return Whole(f"what {names[first]} is given is not one tensor with an entry for each image")
-    # A sort is stable: of equal ones the nearest to the frost line comes first.
-    return sorted(found.values(), key=lambda each: (-each.flops, each.bytes))
+        return NoSplit(f"what {names[first]} is given is not one tensor with an entry for each image")
+    # The sort is stable: among equals, the one nearest to the split point comes first.
+    return sorted(found.values(), key=lambda split: (-split.flops, split.bytes))
 
 
 class _Reached(BaseException):
-    """Ends a forward pass at the cut, past any `except Exception` of the network's own."""
+    """Ends a forward pass at the split point; no `except Exception` in the network catches it."""
 
     def __init__(self, value: Any) -> None:
         super().__init__()
@@ -306,13 +315,13 @@ class _Reached(BaseException):
 
 
 def _stop(*args: Any, **kwargs: Any) -> Any:
-    """Stands for the forward of a module whose input is wanted."""
+    """Replace the forward of the module whose input is wanted."""
     raise _Reached(args[0])
 
 
 @contextmanager
-def _instead(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules do something else when they are called."""
+def _replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Replace the forward methods of modules inside the block."""
     before = {module: vars(module).get("forward") for module in forwards}
     try:
         for module, forward in forwards.items():
@@ -326,8 +335,8 @@ def _instead(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]
                 vars(module)["forward"] = own
 
 
-def _moving(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
-    """What gives another output at the next step: layer → what of it does, and why."""
+def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
+    """Return the layers whose output changes from step to step, each with the reason."""
     trained, statistics = plan.trained(phase), plan.moving_statistics(phase)
     found: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
@@ -346,7 +355,7 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def _ancestors(name: str) -> Iterator[str]:
-    """The modules around a module, the network, whose name is empty, the first."""
+    """Yield the names of the modules that contain a module, outermost first: the network, named ''."""
     parts = name.split(".")
     return (".".join(parts[:n]) for n in range(len(parts)))
 
@@ -356,17 +365,17 @@ def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
         yield from (name for name, _ in named(recurse=not own))
 
 
-def _proven(cut: Split, images: Tensor) -> bool:
-    """Say whether the parts give what the whole gives, training and not, for batches of two sizes."""
+def _is_equivalent(cut: Split, images: Tensor) -> bool:
+    """Whether the split gives the network's logits, in train and eval mode, for two batch sizes."""
     network = cut.network
     modes = {module: module.training for module in network.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            training = _equal(cut, images) and _equal(cut, images[:-1])
+            training = _outputs_match(cut, images) and _outputs_match(cut, images[:-1])
             network.eval()
-            return training and _equal(cut, images)
+            return training and _outputs_match(cut, images)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
         return False
     finally:
@@ -376,22 +385,22 @@ def _proven(cut: Split, images: Tensor) -> bool:
             buffer.copy_(value)
 
 
-def _drawn(device: torch.device) -> Tensor:
-    """The state of the generator that a network on a device draws from."""
+def _rng_state(device: torch.device) -> Tensor:
+    """State of the random generator of a device."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def _equal(cut: Split, images: Tensor) -> bool:
+def _outputs_match(cut: Split, images: Tensor) -> bool:
     torch.manual_seed(0)
-    drawn = _drawn(images.device)
+    drawn = _rng_state(images.device)
     features = cut.features(images)
-    if not torch.equal(_drawn(images.device), drawn):
-        return False  # the prefix draws numbers
+    if not torch.equal(_rng_state(images.device), drawn):
+        return False  # the prefix uses random numbers
     if features.shape != (len(images), *cut.shape):
         return False
     whole = cut.network.forward(images).float()
     rounding = ROUNDING.get(features.dtype, ROUNDING_BF16) * float(whole.abs().max())
-    for _ in range(2):  # the second time, whatever the first has done to the stand-in's values shows
+    for _ in range(2):  # the second pass shows whether the first changed the recorded outputs in place
         torch.manual_seed(0)
         parts = cut.rest(features.clone()).float()
         if parts.shape != whole.shape or not bool(((parts - whole).abs() <= rounding).all()):

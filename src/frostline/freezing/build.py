@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.console.errors import FrostlineError, allowed
 from frostline.freezing.curves import Curve, build_curve
-from frostline.freezing.inheritance import LAYER_DECAY, written_out
+from frostline.freezing.inheritance import LAYER_DECAY, resolve_inheritance
 from frostline.freezing.layers import Layers
 
 if TYPE_CHECKING:
@@ -17,22 +17,22 @@ MONITORS = ("val/loss", "val/accuracy")
 
 
 def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict[str, tuple[str, ...]]:
-    """Sort every tensor of `layers` into the first group whose pattern matches it.
+    """Assign every tensor of `layers` to the first group with a pattern that matches it.
 
     Raises:
         FrostlineError: a pattern is unknown or matches nothing, a group is empty, a parameter is in no group.
     """
     groups: dict[str, tuple[str, ...]] = {}
     free = dict.fromkeys(layers.places)
-    for group, given in patterns.items():
-        if not group.strip() or not group.isprintable():  # plots, tables and MLflow show it
+    for group, own in patterns.items():
+        if not group.strip() or not group.isprintable():  # plots, tables and MLflow show the name
             raise FrostlineError(
                 f"freeze.groups: found {group!r} as a group's name; must be one line of printable characters"
             )
         if group in ("all", LAYER_DECAY) and not (group == "all" and len(patterns) == 1):
             raise FrostlineError(f"freeze.groups.{group}: the name is taken; choose another")
         matched: set[str] = set()
-        for pattern in [given] if isinstance(given, str) else given:
+        for pattern in [own] if isinstance(own, str) else own:
             try:
                 names = layers.match(pattern)
             except FrostlineError as error:
@@ -45,7 +45,7 @@ def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -
         groups[group] = tuple(name for name in free if name in matched)
         if not layers.parameters.intersection(groups[group]):
             raise FrostlineError(
-                f"freeze.groups.{group}: empty, since the groups before it take all that {given!r} matches;"
+                f"freeze.groups.{group}: empty, since the groups before it take all that {own!r} matches;"
                 " remove it, or put it first"
             )
         for name in groups[group]:
@@ -66,21 +66,21 @@ def build_plan(
     steps_per_epoch: int,
     steps_at: Callable[[int], int] | None = None,
 ) -> FreezePlan:
-    """Make the plan of a run.
+    """Build the plan of a run.
 
     Args:
         schedule: the groups and phases.
-        layers: the network's.
-        default: the rate's curve where a phase names none (optimizer.schedule).
-        epochs: the run's length.
-        steps_per_epoch: optimizer steps an epoch.
-        steps_at: batch size → steps an epoch; None: the batch size can't change.
+        layers: the layers of the network.
+        default: the curve of phases that have none (optimizer.schedule).
+        epochs: length of the run.
+        steps_per_epoch: optimizer steps per epoch.
+        steps_at: batch size → steps per epoch; None: the batch size can't change.
 
     Raises:
         FrostlineError: the schedule does not fit the network or the run; the sentence names the key.
     """
     groups = assign_groups(schedule.groups, layers)
-    schedule = written_out(schedule)
+    schedule = resolve_inheritance(schedule)
     whole = any(phase.batch_size is not None for phase in schedule.phases)
     phases: list[PhasePlan] = []
     for index, phase in enumerate(schedule.phases):
@@ -101,7 +101,7 @@ def build_plan(
             PhasePlan(
                 train=train,
                 length=_length(key, phase.until, epochs, steps, whole=whole),
-                early=_early(key, phase.until),
+                early_stop=_early(key, phase.until),
                 lr={group: lr.get(group, 1.0) for group in train},
                 layer_decay=lr.get(LAYER_DECAY, 1.0),
                 options=options,
@@ -126,20 +126,20 @@ def build_plan(
 
 def _check_options(
     key: str,
-    given: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Mapping[str, Any]],
     train: Sequence[str],
     groups: Mapping[str, tuple[str, ...]],
 ) -> None:
-    _check_groups(key, given, train, groups)
-    for group, settings in given.items():
+    _check_groups(key, options, train, groups)
+    for group, settings in options.items():
         for name in settings.keys() & {"lr", "params", "name"}:
             raise FrostlineError(f"{key}.{group}.{name}: set rates by lr, not here")
 
 
 def _check_groups(
-    key: str, given: Iterable[str], train: Sequence[str], groups: Mapping[str, tuple[str, ...]], *more: str
+    key: str, names: Iterable[str], train: Sequence[str], groups: Mapping[str, tuple[str, ...]], *more: str
 ) -> None:
-    for group in given:
+    for group in names:
         if group not in groups:
             raise FrostlineError(f"{key}: no group {group!r}; {allowed(group, [*groups, *more])}")
         if group not in train:
@@ -159,7 +159,7 @@ def _check_end(key: str, until: object, *, last: bool) -> None:
 def _steps_per_epoch(
     key: str, batch_size: int | None, steps_per_epoch: int, steps_at: Callable[[int], int] | None
 ) -> int:
-    """The steps of an epoch at the phase's batch size; None: at the run's own."""
+    """Return the steps per epoch with the phase's batch size; None: with the run's own."""
     if batch_size is None:
         return steps_per_epoch
     if steps_at is None:
@@ -168,7 +168,7 @@ def _steps_per_epoch(
 
 
 def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: bool) -> int | None:
-    """Steps that a phase may take, at least one; whole epochs where the batch size changes."""
+    """Return the maximum steps of a phase, at least one; whole epochs if any phase changes the batch size."""
     if until == "end":
         return None
     until = getattr(until, "max", until)
@@ -187,7 +187,7 @@ def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: b
 
 
 def _early(key: str, until: Any) -> PlateauRule | ReachRule | None:
-    """What may end the phase before its length does."""
+    """Return the early stopping rule of a phase."""
     kind = next((kind for kind in ("plateau", "reaches") if hasattr(until, kind)), None)
     if kind is None:
         return None

@@ -1,4 +1,4 @@
-"""How a learning rate moves inside a phase: a pure factor of (step in the phase, the phase's length).
+"""Learning-rate curves of a phase: a factor as a pure function of (step in the phase, length of the phase).
 
 The curves are those of torch.optim.lr_scheduler: after a warm-up of w steps, with p = (i − w) / (n − w),
 
@@ -7,11 +7,11 @@ The curves are those of torch.optim.lr_scheduler: after a warm-up of w steps, wi
     polynomial   f + (1 − f)·(1 − p)^power
     cosine       f + (1 − f)·(1 + cos πp) / 2         Loshchilov & Hutter 2017, eq. 5
     exponential  f^p
-    one_cycle    as cosine, after a warm-up that is one too     Smith & Topin 2018, as fastai runs it
+    one_cycle    as cosine, after a cosine warm-up           Smith & Topin 2018, as fastai runs it
 
-where f is `final`. The warm-up rises by s + (1 − s)·(i + 1) / w from `start` s: the first step already moves.
-one_cycle places its steps at i / n, so that its first is at `start` itself, and may move the momentum against
-the rate.
+where f is `final`. The warm-up is s + (1 − s)·(i + 1) / w with s = `start`: the first step is already above
+s. one_cycle evaluates the curve at i / n, so that its first step is at s itself. It may also change the
+momentum, opposite to the learning rate.
 """
 
 import math
@@ -29,18 +29,18 @@ ONE_CYCLE_START = 1 / 25
 
 @dataclass(frozen=True)
 class Curve:
-    """A rate inside a phase."""
+    """A learning-rate curve, and possibly a momentum curve, of a phase."""
 
     kind: str
     warmup: float = 0.0
-    """Share of the phase, in steps."""
+    """Warm-up, as a fraction of the phase's steps."""
     final: float = 0.0
-    """The factor at the phase's end."""
+    """Factor at the end of the phase."""
     power: float = 1.0
     start: float | None = None
-    """The factor that the warm-up rises from; None: the kind's own."""
+    """Factor at which the warm-up starts; None: the default of the kind."""
     momenta: tuple[float, float] | None = None
-    """one_cycle: the momentum at the lowest and at the highest rate; None: it stays as it is."""
+    """one_cycle: momentum at the lowest and at the highest learning rate; None: constant."""
 
     def factor(self, step: int, length: int) -> float:
         """Return the factor at `step` (0 … length − 1) of a phase of `length` steps."""
@@ -65,12 +65,12 @@ class Curve:
                 return _cosine(1.0, self.final, p)
         raise AssertionError(self.kind)
 
-    def steady(self, step: int, length: int) -> bool:
-        """Say whether rate and momentum stay as they are from `step` to the phase's end."""
+    def is_constant(self, step: int, length: int) -> bool:
+        """Whether learning rate and momentum are constant from `step` to the end of the phase."""
         return self.kind == "constant" and step + 1 >= round(self.warmup * length)
 
     def momentum(self, step: int, length: int) -> float | None:
-        """Return the momentum at `step`; None: the optimizer's own."""
+        """Return the momentum at `step`; None: that of the optimizer."""
         if self.momenta is None:
             return None
         low, high = self.momenta
@@ -87,7 +87,8 @@ def build_curve(rate: "schema.Rate") -> Curve:
     """Return the curve that a config describes.
 
     Raises:
-        FrostlineError: `momentum` is given to a curve that does not cycle, or `power` to one that is none.
+        FrostlineError: `momentum` is set for a kind other than one_cycle, or `power` for one other than
+            polynomial.
     """
     momenta = tuple(rate.momentum) if rate.momentum else None
     if momenta and rate.kind != "one_cycle":

@@ -1,4 +1,4 @@
-"""A freeze schedule with all that its phases inherit written out: what is planned, and dumped to edit."""
+"""Inheritance between the phases of a freeze schedule."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from frostline import schema
 
 LAYER_DECAY = "layer_decay"
-"""The key of a phase's `lr` that is no group: a factor per layer."""
+"""The key in a phase's `lr` that is not a group but a factor per layer."""
 
 
-def written_out(schedule: "schema.Freeze") -> "schema.Freeze":
-    """Return the same schedule, in which each phase gives what it would have had from the phase before."""
+def resolve_inheritance(schedule: "schema.Freeze") -> "schema.Freeze":
+    """Return the same schedule, with the values that each phase inherits from the phase before filled in."""
     phases: list[schema.Phase] = []
     for phase in schedule.phases:
         optional = (name for name, field in type(phase).model_fields.items() if not field.is_required())
@@ -26,7 +26,7 @@ def written_out(schedule: "schema.Freeze") -> "schema.Freeze":
 
 
 def _passed_on(value: Any, train: Sequence[str]) -> Any:
-    """What a phase that trains these groups inherits: of a setting per group, those of its own groups."""
+    """Return the inherited value; a mapping per group is reduced to the groups that the phase trains."""
     if not isinstance(value, Mapping):
         return value
     return {group: own for group, own in value.items() if group in (*train, LAYER_DECAY)}

@@ -1,15 +1,14 @@
-"""Parameter names → places in the network, from input to head, named alike for every family.
+"""The places of tensors in a network, from input to head, with the same names for every architecture.
 
-timm's models say how their parameters group, by regular expressions on names (`group_matcher`); a model that
-does not say is taken in the order of its own children. Either way each tensor gets one `Place`; patterns pick
-places:
+timm models group their parameters by regular expressions on names (`group_matcher`). Other models are grouped
+in the order of their children. Each tensor gets one `Place`. Patterns select tensors by their places:
 
-    head            what the task replaces
-    stem            what comes before the first stage
-    stage:2         a stage; counted from the input, negative from the head; ranges stage:1..2, stage:-2..
-    block:-1        a block, likewise
+    head            the classifier, which depends on the task
+    stem            everything before the first stage
+    stage:2         a stage, counted from the input; negative: from the head; ranges stage:1..2, stage:-2..
+    block:-1        a block, counted likewise
     norm, bias      the tensors of normalisation layers; biases
-    re:REGEX        names that the regular expression is found in
+    re:REGEX        tensors whose names contain a match of the regular expression
     *               everything
     A - B           A without B
 """
@@ -28,10 +27,9 @@ from frostline.console.errors import FrostlineError, allowed
 # timm.models._manipulate.MATCH_PREV_GROUP: a spec with this suffix joins the group before it.
 JOINS_PREVIOUS = 99999
 STEMS = ("stem", "stem1")  # CoaT has four, each before its stage
-# LayerNorm2d, BatchNormAct2d, GroupNorm1, RmsNorm …, and Affine, which ResMLP has in their place.
-# NormFreeBlock is none.
+# LayerNorm2d, BatchNormAct2d, GroupNorm1, RmsNorm …, and ResMLP's Affine, but not NormFreeBlock.
 NORM = re.compile("Norm(?!Free)|^Affine$")
-# Also LSTM's, bias_hh_l0.
+# Also those of LSTMs, such as bias_hh_l0.
 BIAS = re.compile(r"bias(_[hi]h_l\d+(_reverse)?)?$")
 LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 PATTERNS = ("head", "stem", "stage:i", "block:i", "norm", "bias", "re:…", "*")
@@ -39,14 +37,14 @@ PATTERNS = ("head", "stem", "stage:i", "block:i", "norm", "bias", "re:…", "*")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies."""
+    """Place of a tensor in the network."""
 
     stage: int | None
     """Stage, 0 at the input; None in stem and head."""
     block: int | None
     """Block, 0 at the input, counted through all stages; None in stem and head."""
     depth: int
-    """Layers before it: 0 in the stem, 1 … in the blocks, largest in the head. Layer decay counts these."""
+    """Number of layers before it, for layer decay: 0 in the stem, 1 … in the blocks, largest in the head."""
     head: bool
     norm: bool
     bias: bool
@@ -54,21 +52,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Layers:
-    """A network's parameters and running statistics, each in its place."""
+    """The parameters and running statistics of a network, with their places."""
 
     places: Mapping[str, Place]
-    """Name → place, for every parameter and every buffer of a normalisation layer, in the model's order."""
+    """Name → place, for every parameter and every buffer of a normalisation layer, in model order."""
     parameters: frozenset[str]
     stages: int
     blocks: int
 
     @property
     def depth(self) -> int:
-        """The head's depth: the largest there is."""
+        """Depth of the head, the largest of all."""
         return max(place.depth for place in self.places.values())
 
     def match(self, pattern: str) -> frozenset[str]:
-        """Return the names of the tensors that `pattern` means; may be empty.
+        """Return the names of the tensors that `pattern` selects; may be empty.
 
         Raises:
             FrostlineError: there is no such pattern, stage or block.
@@ -124,11 +122,11 @@ class Layers:
 
 
 def layers_of(model: nn.Module) -> Layers:
-    """Return `model`'s layers.
+    """Return the layers of `model`.
 
     Args:
-        model: any module; what timm's models say of themselves (`group_matcher`, `get_classifier`, the
-            classifier in `pretrained_cfg`) is used where it has it.
+        model: any module; timm's `group_matcher`, `get_classifier` and the classifier in `pretrained_cfg` are
+            used if it has them.
 
     Raises:
         FrostlineError: the model has no parameters.
@@ -140,13 +138,13 @@ def layers_of(model: nn.Module) -> Layers:
     tensors = names + [name for name, _ in model.named_buffers() if name in norms]
     head = _head(model, names)
     body = [name for name in tensors if name not in head]
-    says = hasattr(model, "group_matcher")
+    has_matcher = hasattr(model, "group_matcher")
     coarse, fine = (
-        _matcher(model, coarse) if says else _own_order(model, coarse, head, body, norms)
+        _matcher(model, coarse) if has_matcher else _registration_order(model, coarse, head, body, norms)
         for coarse in (True, False)
     )
-    stage = _numbered(body, coarse, norms, dict.fromkeys(body))
-    block = _numbered(body, fine, norms, stage)
+    stage = _number_groups(body, coarse, norms, dict.fromkeys(body))
+    block = _number_groups(body, fine, norms, stage)
     stages, blocks = (max((n for n in of.values() if n is not None), default=-1) + 1 for of in (stage, block))
 
     def place(name: str) -> Place:
@@ -167,19 +165,21 @@ def _norm_tensors(model: nn.Module) -> Iterator[str]:
 
 
 def _head(model: nn.Module, names: Sequence[str]) -> set[str]:
-    """What the number of classes changes: as the model says, else its last module that has parameters.
+    """Return the tensors of the classifier: those that the model names, else its last module with parameters.
 
-    timm leaves `pretrained_cfg["classifier"]` out when it loads weights for other classes. `get_classifier`
-    may return more than that (LeViT's norm, CAFormer's hidden layer) or less (one of VOLO's two heads). An
-    encoder without a classifier has no head.
+    timm omits `pretrained_cfg["classifier"]` when it loads weights for other classes. `get_classifier` may
+    return more (LeViT's norm, CAFormer's hidden layer) or less (one of VOLO's two heads). An encoder without
+    a classifier has no head.
     """
     cfg = getattr(model, "pretrained_cfg", None)
-    said = (cfg or {}).get("classifier") or ()
-    dropped = tuple(f"{module}." for module in ([said] if isinstance(said, str) else said))
-    named = {name for name in names if name.startswith(dropped)}
-    found = getattr(model, "get_classifier", lambda: None)()
+    in_cfg = (cfg or {}).get("classifier") or ()
+    prefixes = tuple(f"{module}." for module in ([in_cfg] if isinstance(in_cfg, str) else in_cfg))
+    named = {name for name in names if name.startswith(prefixes)}
+    classifier = getattr(model, "get_classifier", lambda: None)()
     modules = [
-        m for m in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(m, nn.Module)
+        m
+        for m in (classifier if isinstance(classifier, (tuple, list)) else [classifier])
+        if isinstance(m, nn.Module)
     ]
     if cfg is None and not modules:
         last = names[-1].rpartition(".")[0]
@@ -198,7 +198,7 @@ KeyOf = Callable[[str], Key | None]
 
 
 def _matcher(model: Any, coarse: bool) -> KeyOf:
-    """The groups that the model says, as `timm.models._manipulate.group_with_matcher` reads them."""
+    """Return the model's own grouping, read as `timm.models._manipulate.group_with_matcher` does."""
     try:
         spec: Any = model.group_matcher(coarse=coarse)
     except AssertionError:  # RDNet has one granularity.
@@ -210,7 +210,7 @@ def _matcher(model: Any, coarse: bool) -> KeyOf:
             return None if isinf(value) else (float(value > 0), value)
 
         return ordinal
-    # The stem comes first in every family; in a model without one the blocks start at 1.
+    # The stem comes first in every architecture; in a model without one, blocks start at 1.
     rules: list[tuple[re.Pattern[str], int, tuple[Any, ...]]] = []
     for position, (group, patterns) in enumerate(spec.items()):
         rank = 0 if group in STEMS else position + 1
@@ -219,20 +219,22 @@ def _matcher(model: Any, coarse: bool) -> KeyOf:
 
     def key(name: str) -> Key | None:
         for pattern, rank, suffix in rules:
-            if found := pattern.match(name):
-                numbers = chain(found.groups(), suffix)
+            if match := pattern.match(name):
+                numbers = chain(match.groups(), suffix)
                 return (float(rank), *(float(n) for n in numbers if n is not None))
         return None
 
     return key
 
 
-def _own_order(model: nn.Module, coarse: bool, head: Set[str], body: Sequence[str], norms: Set[str]) -> KeyOf:
-    """Stages, or blocks, in the order in which the model registers them.
+def _registration_order(
+    model: nn.Module, coarse: bool, head: Set[str], body: Sequence[str], norms: Set[str]
+) -> KeyOf:
+    """Return stages, or blocks, in the order in which the model registers them.
 
-    The model's children are its stages, theirs the blocks. Where just one child is a list of several layers,
-    its entries take its place; before it comes the stem, or what a stage's first block begins with. The rest
-    of the child that holds the head is a neck.
+    The model's children are its stages, and their children the blocks. If exactly one child is a list of
+    several layers, its entries replace it, and everything before it is the stem, or part of a stage's first
+    block. The rest of the child that contains the head is the neck.
     """
     neck = tuple({name.split(".")[0] + "." for name in head})
 
@@ -261,19 +263,19 @@ def _own_order(model: nn.Module, coarse: bool, head: Set[str], body: Sequence[st
     def key(name: str) -> Key | None:
         parts = name.split(".")[:-1]
         within = (".".join(parts[:n]) + "." for n in range(len(parts), 0, -1))
-        found = next((order[prefix] for prefix in within if prefix in order), None)
-        return found or (None if name.startswith(neck) else (0,))
+        unit = next((order[prefix] for prefix in within if prefix in order), None)
+        return unit or (None if name.startswith(neck) else (0,))
 
     return key
 
 
-def _numbered(
+def _number_groups(
     names: Iterable[str], key: KeyOf, norms: Set[str], within: Mapping[str, int | None]
 ) -> dict[str, int | None]:
-    """Number the groups that the keys form: None the stem, then 0, 1, …
+    """Number the groups of tensors with equal keys: None for the stem, then 0, 1, …
 
-    A group of nothing but normalisation (an entry of a list of layers) joins the one before it, and what has
-    no key (a neck, say) the last one, both inside their part of `within`.
+    A group that only has normalisation layers (an entry of a list of layers) joins the group before it, and
+    tensors without a key (such as a neck) join the last group, both within their part of `within`.
     """
     groups: dict[Key | None, list[str]] = {}
     for name in names:

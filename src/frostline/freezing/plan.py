@@ -26,7 +26,7 @@ class PlateauRule:
     min_delta: float
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Say whether the phase should end, given the metric after each of its epochs so far."""
+        """Whether the phase should end, given the metric after each of its epochs so far."""
         best, since = float("-inf"), 0
         for value in values:
             if score(self.metric, value) > best + self.min_delta:
@@ -47,7 +47,7 @@ class ReachRule:
     value: float
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Say whether the phase should end, given the metric after each of its epochs so far."""
+        """Whether the phase should end, given the metric after each of its epochs so far."""
         return any(score(self.metric, value) >= score(self.metric, self.value) for value in values)
 
     def __str__(self) -> str:
@@ -56,64 +56,64 @@ class ReachRule:
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """A phase with all that it inherits written out."""
+    """A phase with all inherited values filled in."""
 
     train: tuple[str, ...]
     """Groups that train, in the schedule's order."""
     length: int | None
-    """Steps at most; None: to the run's end."""
-    early: PlateauRule | ReachRule | None
-    """What may end it before its length does; in the last phase, what may end the run."""
+    """Maximum number of steps; None: to the end of the run."""
+    early_stop: PlateauRule | ReachRule | None
+    """Early stopping of the phase; in the last phase, of the run."""
     lr: Mapping[str, float]
-    """Factor of the base rate for each group that trains."""
+    """Group that trains → factor of the base learning rate."""
     layer_decay: float
-    """Factor per layer from the head down; 1: none."""
+    """Factor of the learning rate per layer from the head down; 1: none."""
     options: Mapping[str, Mapping[str, Any]]
-    """Group that trains → settings of the optimizer that differ from its own."""
+    """Group that trains → optimizer options that override the optimizer's own."""
     weight_decay: float | None
-    """Of every tensor that decays; None: the optimizer's own."""
+    """For every tensor that decays; None: the optimizer's own."""
     bn: str
-    """train: running statistics of the groups that train move; eval: none moves; recalibrate: they are
-    estimated anew as the phase begins, then none moves."""
+    """train: running statistics of the groups that train are updated; eval: none are; recalibrate: all are
+    estimated again when the phase begins, then none are updated."""
     dropout: float | None
-    """Before the head; None: the network's own."""
+    """Dropout rate before the head; None: the network's own."""
     drop_path: float | None
-    """Largest rate of stochastic depth; None: the network's own."""
+    """Largest stochastic depth rate; None: the network's own."""
     restore: bool
-    """Whether the phase ends with the weights of its best epoch."""
+    """Whether the weights of the phase's best epoch are restored at its end."""
     curve: Curve
     batch_size: int | None
-    """Images a step; None: the run's own."""
+    """Images per step; None: the run's own."""
     steps_per_epoch: int
 
     @property
     def monitor(self) -> str:
-        """The metric that chooses the phase's best epoch: the one that may end it, else val/loss."""
-        return self.early.metric if self.early else "val/loss"
+        """The metric that selects the best epoch: that of the early stopping rule, else val/loss."""
+        return self.early_stop.metric if self.early_stop else "val/loss"
 
 
 @dataclass(frozen=True)
 class FreezePlan:
-    """What happens at every step of a run."""
+    """What trains at every step of a run, and how fast."""
 
     layers: Layers
     groups: Mapping[str, tuple[str, ...]]
-    """Group → its tensors (parameters and running statistics), in the model's order."""
+    """Group → its tensors (parameters and running statistics), in model order."""
     phases: tuple[PhasePlan, ...]
     epochs: int
     steps_per_epoch: int
-    """At the run's own batch size."""
+    """With the run's own batch size."""
 
     @cached_property
     def total_steps(self) -> int:
-        """The run's length if every phase takes its whole budget."""
+        """Length of the run if no phase ends early."""
         starts: tuple[int, ...] = ()
         for _ in self.phases:
             starts = (*starts, self.end_of(starts) if starts else 0)
         return self.end_of(starts) if starts else self.epochs * self.steps_per_epoch
 
     def end_of(self, starts: Sequence[int]) -> int:
-        """Return the step at which the current phase's budget ends (exclusive)."""
+        """Return the end of the current phase's budget, as a step (exclusive)."""
         key = tuple(starts)
         if key not in self._ends:
             self._ends[key] = self._end_of(key)
@@ -121,31 +121,31 @@ class FreezePlan:
 
     @cached_property
     def _ends(self) -> dict[tuple[int, ...], int]:
-        """Starts → end; it is asked for at every step."""
+        """Starts → end; cached, since it is needed at every step."""
         return {}
 
     def _end_of(self, starts: tuple[int, ...]) -> int:
         phase, last = self.phases[len(starts) - 1], len(starts) == len(self.phases)
         if phase.length is not None and not last:
             return starts[-1] + phase.length
-        each = phase.steps_per_epoch
-        gone = sum(
+        per_epoch = phase.steps_per_epoch
+        passed = sum(
             Fraction(end - begin, before.steps_per_epoch)
             for before, begin, end in zip(self.phases, starts, starts[1:], strict=False)
         )
         epochs = Fraction(self.epochs)
         if phase.length is not None:
-            # A run ends with an epoch, after its validation.
-            epochs = min(epochs, Fraction(ceil(gone + Fraction(phase.length, each))))
-        return starts[-1] + round((epochs - gone) * each)
+            # A run ends after a whole epoch, with its validation.
+            epochs = min(epochs, Fraction(ceil(passed + Fraction(phase.length, per_epoch))))
+        return starts[-1] + round((epochs - passed) * per_epoch)
 
     def advanced(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
-        """Return `starts` as they are when `step` begins: one longer where the current phase has ended.
+        """Return `starts` when `step` begins: one longer if the current phase has ended.
 
         Args:
-            starts: the phases entered so far; empty before the first step.
-            step: the step about to be taken, 0 at the run's start.
-            ended_early: what may end the current phase early has come.
+            starts: first step of each phase entered so far; empty before the first step.
+            step: the step that begins, from 0.
+            ended_early: whether the early stopping rule of the current phase applies.
         """
         if not starts:
             return (step,)
@@ -153,16 +153,16 @@ class FreezePlan:
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
 
     def is_over(self, starts: Sequence[int], step: int, ended_early: bool) -> bool:
-        """Say whether the run is over before `step`; arguments as of `advanced`."""
+        """Whether the run ends before `step`; arguments as of `advanced`."""
         return len(starts) == len(self.phases) and (step >= self.end_of(starts) or ended_early)
 
     def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
-        """Return the factor of the base rate for tensors of `group` at layer `depth`; 0 while frozen."""
+        """Return the learning-rate factor of the tensors of `group` at layer `depth`; 0 while frozen."""
         scale = self.scale(len(starts) - 1, group, depth)
-        return scale * self.inside(starts, step) if scale else 0.0
+        return scale * self.curve_factor(starts, step) if scale else 0.0
 
     def scale(self, phase: int, group: str, depth: int | None) -> float:
-        """Return that factor without the curve of `phase`; 0 while frozen. None: depths are alike."""
+        """Return that factor without the curve of `phase`; without layer decay if `depth` is None."""
         plan = self.phases[phase]
         if group not in plan.train:
             return 0.0
@@ -170,34 +170,34 @@ class FreezePlan:
             return plan.lr[group]
         return plan.lr[group] * plan.layer_decay ** (self.layers.depth - depth)
 
-    def inside(self, starts: Sequence[int], step: int) -> float:
-        """Return the current phase's curve at `step`."""
+    def curve_factor(self, starts: Sequence[int], step: int) -> float:
+        """Return the factor of the current phase's curve at `step`."""
         length = self.end_of(starts) - starts[-1]
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
-    def steady_until(self, starts: Sequence[int], step: int) -> int:
-        """Return the step before which all stays as at `step`, unless something ends the phase early."""
+    def constant_until(self, starts: Sequence[int], step: int) -> int:
+        """Return the step up to which rates and momentum are constant, unless the phase ends early."""
         end = self.end_of(starts)
-        steady = self.phases[len(starts) - 1].curve.steady(step - starts[-1], end - starts[-1])
+        steady = self.phases[len(starts) - 1].curve.is_constant(step - starts[-1], end - starts[-1])
         return end if steady else step + 1
 
     def momentum(self, starts: Sequence[int], step: int) -> float | None:
-        """Return the momentum at `step` where the phase moves it, else None."""
+        """Return the momentum at `step` if the phase changes it, else None."""
         curve = self.phases[len(starts) - 1].curve
         return curve.momentum(step - starts[-1], self.end_of(starts) - starts[-1])
 
     def options(self, phase: int, group: str, *, decays: bool) -> dict[str, Any]:
-        """Return the optimizer's settings for tensors of `group` in `phase`, other than its own."""
+        """Return the optimizer options that override the optimizer's own for `group` in `phase`."""
         plan = self.phases[phase]
-        given = dict(plan.options.get(group, {}))
+        options = dict(plan.options.get(group, {}))
         if plan.weight_decay is not None:
-            given.setdefault("weight_decay", plan.weight_decay)
+            options.setdefault("weight_decay", plan.weight_decay)
         if not decays:
-            given.pop("weight_decay", None)
-        return given
+            options.pop("weight_decay", None)
+        return options
 
     def group_of(self) -> dict[str, str]:
-        """Return tensor name → the group that it is in."""
+        """Return tensor name → its group."""
         return {name: group for group, names in self.groups.items() for name in names}
 
     def trained(self, phase: int) -> frozenset[str]:
@@ -206,7 +206,7 @@ class FreezePlan:
         return self.layers.parameters.intersection(names)
 
     def moving_statistics(self, phase: int) -> frozenset[str]:
-        """Return the running statistics that move in `phase`: those of its groups, if `bn` is train."""
+        """Return the running statistics that `phase` updates: those of its groups if `bn` is train."""
         return self.statistics(phase) if self.phases[phase].bn == "train" else frozenset()
 
     def statistics(self, phase: int) -> frozenset[str]:

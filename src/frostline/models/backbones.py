@@ -1,4 +1,4 @@
-"""From a backbone's config to a network: (N, C, H, W) float32 images in, (N, classes) logits out."""
+"""Build a network from the config of a backbone: (N, C, H, W) float32 images → (N, classes) logits."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from frostline import schema
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, allowed
 from frostline.models.input_spec import InputSpec
-from frostline.models.timm_names import SOURCES, reason, resolved
+from frostline.models.timm_names import SOURCES, first_sentence, resolve_name
 
 PLUGINS = "frostline.backbones"
 
@@ -26,17 +26,17 @@ def build(backbone: schema.Backbone, spec: InputSpec, classes: int, seed: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         model = BUILDERS[backbone.kind](backbone, spec, classes)
-        _try_out(model, backbone, spec, classes)
+        _check_forward(model, backbone, spec, classes)
         return model
 
 
 def default_input(backbone: schema.Backbone) -> InputSpec:
-    """Return what the backbone sees when neither config nor weights say otherwise."""
+    """Return the backbone's default input, which config and weights may override."""
     return DEFAULT_INPUTS[backbone.kind](backbone)
 
 
-def _try_out(model: nn.Module, backbone: schema.Backbone, spec: InputSpec, classes: int) -> None:
-    """Refuse a network that can't take an image, or gives other than a logit a class; skip one on meta."""
+def _check_forward(model: nn.Module, backbone: schema.Backbone, spec: InputSpec, classes: int) -> None:
+    """Refuse a network that fails on an image or does not return one logit per class (not on meta)."""
     import torch
 
     image = torch.zeros(1, spec.channels, spec.size, spec.size)
@@ -49,7 +49,7 @@ def _try_out(model: nn.Module, backbone: schema.Backbone, spec: InputSpec, class
             logits = model.eval()(image)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise FrostlineError(
-            f"input.size: {name} can't take {shape} images ({reason(error)}); try a larger input.size"
+            f"input.size: {name} can't take {shape} images ({first_sentence(error)}); try a larger input.size"
         ) from error
     model.train()
     if logits.shape != (1, classes):
@@ -74,11 +74,11 @@ def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
         arguments["drop_rate"] = backbone.drop_rate
     if backbone.drop_path_rate:
         arguments["drop_path_rate"] = backbone.drop_path_rate
-    name, config, saved = resolved(backbone.name)
+    name, config, saved = resolve_name(backbone.name)
     arguments = {**saved, **arguments}
     if backbone.name.startswith(SOURCES):
         arguments["pretrained_cfg"] = config
-    # Transformers are made for one size of image; convolutional networks take any.
+    # Transformers are built for one image size; convolutional networks accept any.
     if config.get("fixed_input_size") and spec.size != config["input_size"][-1]:
         arguments["img_size"] = spec.size
     try:
@@ -86,7 +86,7 @@ def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise FrostlineError(
             f"backbone.name: timm can't make {backbone.name} for {spec.channels}×{spec.size}×{spec.size}"
-            f" images ({reason(error)}); try its own size, input.size={config['input_size'][-1]}"
+            f" images ({first_sentence(error)}); try its own size, input.size={config['input_size'][-1]}"
         ) from None
     return model
 
@@ -97,7 +97,7 @@ def timm_config(backbone: schema.Timm) -> dict[str, Any]:
     Raises:
         FrostlineError: timm has no such model.
     """
-    return resolved(backbone.name)[1]
+    return resolve_name(backbone.name)[1]
 
 
 def _timm_input(backbone: schema.Timm) -> InputSpec:
@@ -126,7 +126,7 @@ def _mlp_input(backbone: schema.Mlp) -> InputSpec:
 
 def _plugin(backbone: schema.PluginBackbone, spec: InputSpec, classes: int) -> nn.Module:
     make, place = _load_plugin(backbone)
-    with _failing(place):
+    with _plugin_errors(place):
         model = make(classes=classes, channels=spec.channels, size=spec.size, **backbone.options)
         if not isinstance(model, nn.Module):
             raise TypeError(f"it returned a {type(model).__name__}, not a torch module")
@@ -139,35 +139,35 @@ def _plugin_input(backbone: schema.PluginBackbone) -> InputSpec:
     if default is None:
         half = (0.5, 0.5, 0.5)
         return InputSpec(size=224, channels=3, interpolation="bicubic", crop=1.0, mean=half, std=half)
-    with _failing(place):
+    with _plugin_errors(place):
         return InputSpec.from_dict(default)
 
 
 def _load_plugin(backbone: schema.PluginBackbone) -> tuple[Callable[..., Any], str]:
-    """Return the plug-in's builder, and what an error calls it."""
+    """Return the plug-in's builder, and its name for errors."""
     from importlib.metadata import entry_points
 
-    found = {point.name: point for point in entry_points(group=PLUGINS)}
-    if backbone.name not in found:
-        hint = allowed(backbone.name, found) if found else "no installed package brings one"
+    plugins = {point.name: point for point in entry_points(group=PLUGINS)}
+    if backbone.name not in plugins:
+        hint = allowed(backbone.name, plugins) if plugins else "no installed package brings one"
         raise FrostlineError(
             f"backbone.name: no plug-in {backbone.name!r} in the entry-point group {PLUGINS}; {hint}"
         )
-    place = f"backbone plug-in {backbone.name!r} ({found[backbone.name].value})"
-    with _failing(place):
-        return found[backbone.name].load(), place
+    place = f"backbone plug-in {backbone.name!r} ({plugins[backbone.name].value})"
+    with _plugin_errors(place):
+        return plugins[backbone.name].load(), place
 
 
 @contextmanager
-def _failing(place: str) -> Iterator[None]:
-    """Turn whatever a plug-in raises into one sentence."""
+def _plugin_errors(place: str) -> Iterator[None]:
+    """Turn any exception of a plug-in into one sentence."""
     try:
         yield
     except FrostlineError:
         raise
     except Exception as error:
         raise FrostlineError(
-            f"{place} failed: {type(error).__name__}: {error}; mend the plug-in or backbone.options"
+            f"{place} failed: {type(error).__name__}: {error}; fix the plug-in or backbone.options"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Finds the state dicts in files that people have: nested, prefixed, several. Runs no code in them."""
+"""Find the state dicts in checkpoint files: nested, prefixed or several. Never runs code from a file."""
 
 import pickle
 import re
@@ -31,13 +31,13 @@ INERT_LIBRARIES = (
     "typing.",
     "yacs.",
 )
-"""What checkpoints hold beside tensors: hyperparameters, metrics. An empty object takes each one's place."""
+"""What checkpoints contain besides tensors: hyperparameters, metrics. Each is replaced by an empty object."""
 
 
-class Blank:
-    """Takes the place of what is not a tensor; whatever it is made of or given is dropped."""
+class Placeholder:
+    """Replaces an object that is not a tensor; drops all its arguments and state."""
 
-    def __new__(cls, *arguments: Any, **options: Any) -> "Blank":
+    def __new__(cls, *arguments: Any, **options: Any) -> "Placeholder":
         return super().__new__(cls)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -47,8 +47,8 @@ class Blank:
         pass
 
 
-def blank_dict(*arguments: Any) -> dict[Any, Any]:
-    """Take the place of a kind of dict, which torch fills only if it is a plain one."""
+def placeholder_dict(*arguments: Any) -> dict[Any, Any]:
+    """Replace a subclass of dict by a plain dict, since torch fills no other."""
     return {}
 
 
@@ -57,18 +57,18 @@ def read(path: Path, key: str | None) -> tuple[State, str]:
 
     Args:
         path: the file.
-        key: which of several, such as ``model_ema``; None: the only one.
+        key: name of the state dict, such as ``model_ema``; None: the only one.
 
     Returns:
-        The tensors, and the name under which they lay in the file, such as ``state_dict``; empty: none. The
-        only ones are returned whatever the key: it may be a prefix of their names.
+        The tensors, and the name of the state dict in the file, such as ``state_dict``; empty: it has none.
+        If there is only one, it is returned whatever the key, which may be a prefix of tensor names instead.
 
     Raises:
-        FrostlineError: the file is damaged, holds code, no state dict, several, or none of that name.
+        FrostlineError: the file is damaged, contains code, no state dict, several, or none of that name.
     """
     try:
-        # From a stream, since torch goes by a file's name, too.
-        with _blanks(path), path.open("rb") as stream:
+        # As a stream, since torch would also consider the file's name.
+        with _placeholders(path), path.open("rb") as stream:
             content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -81,20 +81,20 @@ def read(path: Path, key: str | None) -> tuple[State, str]:
     found = dict(_states(content, "", DEPTH))
     if not found:
         raise FrostlineError(f"weights.path: {path} is not a state dict; save the model's state_dict()")
-    name = chosen(found, key if len(found) > 1 else None, path)
+    name = choose(found, key if len(found) > 1 else None, path)
     return found[name], name
 
 
-def chosen(found: Mapping[str, Any], key: str | None, source: object) -> str:
-    """Return the name of the weights to take.
+def choose(found: Mapping[str, Any], key: str | None, source: object) -> str:
+    """Return the name of the weights to load.
 
     Args:
         found: name → weights.
-        key: the name that the config gives.
-        source: what to call the file in an error.
+        key: `weights.key` of the config.
+        source: name of the file in errors.
 
     Raises:
-        FrostlineError: there are several and none is named, or the one that is named is not there.
+        FrostlineError: there are several and `key` is None, or none has the name `key`.
     """
     named = sorted(name for name in found if name)
     if key is not None:
@@ -110,15 +110,15 @@ def chosen(found: Mapping[str, Any], key: str | None, source: object) -> str:
 
 
 def prefixes(state: Collection[str], wanted: Collection[str]) -> dict[str, list[str]]:
-    """Return the prefixes behind which most of a network's names are, and the names behind each.
+    """Return the prefixes that match most of a network's names, and the names that each matches.
 
     Args:
-        state: names in a file, such as ``module.conv1.weight``.
+        state: names in the file, such as ``module.conv1.weight``.
         wanted: names in the network, such as ``conv1.weight``.
 
     Returns:
-        Prefix, such as ``module.`` → names in the network; empty where no name is found. Several prefixes
-        have equally many names.
+        Prefix, such as ``module.`` → names in the network; empty if no name matches. If there are several
+        prefixes, they match equally many names.
     """
     names, found = frozenset(wanted), dict[str, list[str]]()
     for key in state:
@@ -131,20 +131,20 @@ def prefixes(state: Collection[str], wanted: Collection[str]) -> dict[str, list[
 
 
 def _states(content: Any, name: str, depth: int) -> Iterator[tuple[str, State]]:
-    """The state dicts in a file's content, by the names under which they lie."""
+    """Yield the state dicts in the content of a file, with their names."""
     if not isinstance(content, Mapping) or not depth:
         return
     if _is_state(content):
         yield name, {key: value for key, value in content.items() if value is not None}
         return
     for key, inner in content.items():
-        # An optimizer's averages have the parameters' names and shapes.
+        # Optimizer states have the same names and shapes as parameters.
         if isinstance(key, str) and "optim" not in key.lower():
             yield from _states(inner, f"{name}.{key}" if name else key, depth - 1)
 
 
 def _is_state(content: Mapping[Any, Any]) -> bool:
-    """Whether it is names and tensors, and more than single numbers."""
+    """Whether the content maps names to tensors, at least one of which is not a scalar."""
     return (
         all(isinstance(key, str) for key in content)
         and all(isinstance(value, torch.Tensor | None) for value in content.values())
@@ -152,12 +152,14 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
     )
 
 
-def _blanks(path: Path) -> AbstractContextManager[Any]:
-    """Let torch put a `Blank` where a file has an object of a library's that is no code to run."""
+def _placeholders(path: Path) -> AbstractContextManager[Any]:
+    """Let torch load a `Placeholder` instead of each harmless object of a library."""
     try:
         needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (ValueError, RuntimeError, OSError, EOFError, pickle.UnpicklingError):  # damaged, or an old format
         return nullcontext()
     inert = [name for name in needed if name in INERT or name.startswith(INERT_LIBRARIES)]
-    places: list[Any] = [(blank_dict if name.lower().endswith("dict") else Blank, name) for name in inert]
+    places: list[Any] = [
+        (placeholder_dict if name.lower().endswith("dict") else Placeholder, name) for name in inert
+    ]
     return torch.serialization.safe_globals(places)

@@ -1,4 +1,4 @@
-"""What a network's input is."""
+"""The input of a network: size, channels, interpolation, crop and normalization."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network's input is: the fields of `schema.Input`, none of them left open."""
+    """The input of a network: the fields of `schema.Input`, all of them set."""
 
     size: int
     channels: Literal[1, 3]
@@ -27,5 +27,5 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return what `to_dict` made plain."""
+        """Return the spec that `to_dict` was called on."""
         return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})

@@ -1,4 +1,4 @@
-"""Low-rank adapters of peft in a timm backbone: small matrices train, its own tensors stay frozen."""
+"""Low-rank adapters (peft) in a timm backbone: small matrices train, the backbone stays frozen."""
 
 import copy
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ from frostline.freezing.layers import Layers, layers_of
 from frostline.freezing.plan import FreezePlan
 
 OWN = (".lora_", ".hada_")
-"""In the names of peft's tensors, and of no others."""
+"""Parts of names that only peft's tensors have."""
 BASE = ".base_layer."
-"""In the names of a layer's own tensors, once it has an adapter."""
+"""Part of the names of a layer's own tensors when it has an adapter."""
 
 
 def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
-    """Give the layers that `run.adapter` names an adapter each, in place; at first it changes no output.
+    """Add an adapter to each layer that `run.adapter` selects, in place; the output does not change at first.
 
-    Linear and convolutional layers get one, but neither the head, which trains as itself, nor grouped
-    convolutions, whose matrices are small already. Where the run has no adapter, nothing happens.
+    Linear and convolutional layers get one, but neither the head, which trains as it is, nor grouped
+    convolutions, whose matrices are small already. Without an adapter in the config, nothing happens.
 
     Args:
-        network: as the weights left it, its tensors by their ordinary names.
-        run: its adapter and its backbone.
-        seed: draws the first matrices.
+        network: with its initial weights and ordinary tensor names.
+        run: the config with adapter and backbone.
+        seed: of the adapters' initial matrices.
 
     Raises:
-        FrostlineError: peft is not installed, the backbone is not timm's, or no layer is meant.
+        FrostlineError: peft is not installed, the backbone is not timm's, or no layer is selected.
     """
     config = run.adapter
     if isinstance(config, schema.NoAdapter):
@@ -54,7 +54,7 @@ def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
 
 
 def layers_for(run: schema.Run, network: nn.Module) -> Layers:
-    """Return a network's layers; with an adapter its parameters are the adapter's and the head's."""
+    """Return a network's layers; with an adapter, only parameters of the adapter and the head count."""
     layers = layers_of(network)
     if isinstance(run.adapter, schema.NoAdapter):
         return layers
@@ -63,7 +63,7 @@ def layers_for(run: schema.Run, network: nn.Module) -> Layers:
 
 
 def plan_for(run: schema.Run, plan: FreezePlan) -> FreezePlan:
-    """Return a plan; with an adapter running statistics stand still, like all that is the backbone's own."""
+    """Return the plan; with an adapter, running statistics are frozen like all of the backbone."""
     if isinstance(run.adapter, schema.NoAdapter):
         return plan
     phases = (replace(p, bn="eval") if p.bn == "train" else p for p in plan.phases)
@@ -71,14 +71,14 @@ def plan_for(run: schema.Run, plan: FreezePlan) -> FreezePlan:
 
 
 def merged(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `state`, that of a network with adapters, as the ordinary network's: W + (α/r)·B·A for each W.
+    """Merge adapters into a state dict: W + (α/r)·B·A for each W.
 
     Args:
-        network: with adapters; it stays as it is.
-        state: its tensors, at any time of the run.
+        network: the network with adapters; it is not changed.
+        state: a state dict of this network.
 
     Returns:
-        Tensors by their ordinary names, on the CPU.
+        The state dict of the network without adapters, on the CPU.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 

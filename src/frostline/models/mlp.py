@@ -1,4 +1,4 @@
-"""The articles' network: fully connected layers on the flattened image."""
+"""The multilayer perceptron of the articles: fully connected layers on the flattened image."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -57,9 +57,9 @@ class Mlp(nn.Module):
         return logits
 
     def get_classifier(self) -> nn.Module:
-        """Return the head, as timm's models do."""
+        """Return the head, like timm models."""
         return self.head
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Each hidden layer is a stage and a block; as timm's models say it."""
+        """Group each hidden layer as a stage and a block, like timm models."""
         return {"blocks": r"^hidden\.(\d+)"}

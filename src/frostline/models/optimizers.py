@@ -1,4 +1,4 @@
-"""From an optimizer's config to an optimizer of torch or timm."""
+"""Create an optimizer of torch or timm from its config."""
 
 import inspect
 from typing import Any
@@ -10,7 +10,7 @@ from frostline.console.errors import FrostlineError, allowed
 
 
 def make_optimizer(config: schema.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return the optimizer that timm calls `config.name`; torch's own go by their usual names.
+    """Return the optimizer with timm's name `config.name`; names include torch's own optimizers.
 
     Raises:
         FrostlineError: there is no such optimizer, or it does not take the options.
@@ -31,7 +31,7 @@ def make_optimizer(config: schema.Optimizer, groups: list[dict[str, Any]]) -> to
     try:
         kind = get_optimizer_class(config.name, bind_defaults=False)
         if kind.__module__.startswith("torch.optim") and "fused" in inspect.signature(kind).parameters:
-            # One pass over each tensor instead of one an operation: a third of the time on a CPU.
+            # One pass over each tensor instead of one per operation: a third of the time on a CPU.
             arguments.setdefault("fused", True)
         return create_optimizer_v2(
             groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **arguments
@@ -39,5 +39,5 @@ def make_optimizer(config: schema.Optimizer, groups: list[dict[str, Any]]) -> to
     except (TypeError, ValueError, ModuleNotFoundError, RuntimeError, AssertionError) as error:
         raise FrostlineError(
             f"optimizer: {config.name} can't be made with the options {config.options} ({error});"
-            " mend optimizer.options"
+            " fix optimizer.options"
         ) from None

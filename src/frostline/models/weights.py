@@ -1,4 +1,4 @@
-"""Weights move strictly: every key is accounted for, nothing is skipped in silence, no pickle is executed."""
+"""Load and save weights strictly: every key is accounted for, and no pickle is executed."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -15,19 +15,19 @@ from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Say, mute
 from frostline.models import checkpoints
-from frostline.models.head_start import RANDOM, HeadStart
+from frostline.models.head_init import RANDOM, HeadInit
 
 METADATA = "frostline"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 COUNTS = "num_batches_tracked"
 HEADS = ("fc.", "classifier.", "head.", "heads.", "head_dist.", "last_linear.", "linear.")
-"""How libraries call the layer that tells classes apart."""
+"""Names of the classifier in common libraries."""
 RIGHT_BACKBONE = "choose the backbone that the weights were made with"
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each key; the names are sorted."""
+    """What happened to each key; names are sorted."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
@@ -35,21 +35,21 @@ class LoadReport:
     unexpected: tuple[str, ...]
     """In the weights, not in the network."""
     reset: tuple[str, ...]
-    """Not taken on purpose: the head."""
-    head: HeadStart = RANDOM
-    """What the head starts from."""
+    """Deliberately not loaded: the head."""
+    head: HeadInit = RANDOM
+    """Initialization of the head."""
 
     def to_dict(self) -> dict[str, list[str]]:
         """Return the names as plain lists."""
         return {key: list(getattr(self, key)) for key in ("loaded", "missing", "unexpected", "reset")}
 
     def summary(self) -> str:
-        """Return the counts in a line."""
+        """Return the counts as one line."""
         return ", ".join(f"{len(names)} {what}" for what, names in self.to_dict().items())
 
 
 def detached(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy that training does not change, on the CPU, plane by plane as files keep it."""
+    """Return a copy that training does not change, on the CPU, contiguous as in a file."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
@@ -66,22 +66,22 @@ def transfer(
     Args:
         model: the network; its parameters and buffers are overwritten.
         state: name → tensor.
-        head: the names of the network's head, as they are in both.
-        reset_head: leave the network's head as it is.
-        source: what to call the weights in an error.
+        head: names of the tensors of the head.
+        reset_head: whether to keep the network's own head.
+        source: name of the weights in errors.
 
     Raises:
         FrostlineError: no key matches, one is missing or unexpected, or a shape differs.
     """
     own = model.state_dict()
     reset = frozenset(head) if reset_head else frozenset()
-    wanted, given = own.keys() - reset, state.keys() - reset
-    if not wanted & given:
+    wanted, available = own.keys() - reset, state.keys() - reset
+    if not wanted & available:
         raise FrostlineError(
             f"{source}: none of its {len(state)} keys is in the network"
-            f" ({_few(given)} there, {_few(wanted)} here); {RIGHT_BACKBONE}"
+            f" ({_few(available)} there, {_few(wanted)} here); {RIGHT_BACKBONE}"
         )
-    shapes = sorted(k for k in wanted & given if own[k].shape != state[k].shape)
+    shapes = sorted(k for k in wanted & available if own[k].shape != state[k].shape)
     if shapes and set(shapes) <= set(head):
         there, here = (tuple(s[shapes[-1]].shape) for s in (state, own))
         raise FrostlineError(
@@ -94,7 +94,7 @@ def transfer(
             f"{source}: {shapes[0]} has shape {there}, the network wants {here};"
             " use the backbone, input.size and input.channels that the weights were made with"
         )
-    missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+    missing, unexpected = sorted(wanted - available), sorted(available - wanted)
     if missing or unexpected:
         raise FrostlineError(
             f"{source}: {len(missing)} keys are missing ({_few(missing)}) and {len(unexpected)} unexpected"
@@ -105,43 +105,43 @@ def transfer(
 
 
 def save(path: Path, state: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
-    """Write `state` and what there is to know `about` it as safetensors; equal content gives equal bytes."""
+    """Write `state` and the metadata `about` as safetensors; equal content gives equal bytes."""
     from safetensors.torch import save as serialise
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    # One metadata key: with several, safetensors writes them in random order.
+    # A single metadata key, since safetensors writes several in random order.
     about_text = json.dumps(json.loads(canonical_json(dict(about))), sort_keys=True, ensure_ascii=False)
     write_bytes(path, serialise(tensors, metadata={METADATA: about_text}))
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-    """Read weights from safetensors, or from a file that torch saved; its content says which, not its name.
+    """Read weights from a safetensors or torch file; the content decides which, not the name.
 
     Returns:
-        The tensors, and what frostline wrote about them, None where it did not.
+        The tensors, and frostline's metadata about them, if any.
 
     Raises:
-        FrostlineError: the file is missing, damaged, or holds more than tensors.
+        FrostlineError: the file is missing, damaged, or contains more than tensors.
     """
-    state, about, _ = load_one_of(path, None, mute)
+    state, about, _ = load_entry(path, None, mute)
     return state, about
 
 
-def load_one_of(
+def load_entry(
     path: Path, key: str | None, say: Say
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None, str | None]:
-    """Read weights as `load` does, from a file that may hold several.
+    """Read weights like `load`, from a file that may contain several.
 
     Args:
         path: the file.
-        key: which of them; see `checkpoints.read`.
-        say: told under which name they lay in the file.
+        key: name of the weights; see `checkpoints.read`.
+        say: receives the name of the weights in the file.
 
     Returns:
-        What `load` does, and the key, if it has yet to be found among the prefixes of names: see `fitted`.
+        What `load` does, and the key, unless it was used: `match_names` looks for it among the prefixes.
 
     Raises:
-        FrostlineError: as `load` does, or `key` names none of the weights.
+        FrostlineError: as `load`, or no weights have the name `key`.
     """
     if path.is_dir():
         files = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
@@ -162,7 +162,7 @@ def load_one_of(
     if begin[8:9] == b"{" or (path.suffix == ".safetensors" and not is_torch):
         state, about = _load_safetensors(path)
         if about and key is not None:
-            checkpoints.chosen({"": state}, key, path)
+            checkpoints.choose({"": state}, key, path)
         return state, about, key
     found, name = checkpoints.read(path, key)
     if name:
@@ -185,7 +185,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 
 def _about(path: Path, text: str) -> dict[str, Any] | None:
-    """What frostline wrote about weights; None: nothing."""
+    """Return frostline's metadata about weights; None: there is none."""
     try:
         about = parsed_json(text)
     except ValueError:
@@ -201,7 +201,7 @@ def _about(path: Path, text: str) -> dict[str, Any] | None:
     )
 
 
-def fitted(
+def match_names(
     state: Mapping[str, torch.Tensor],
     model: nn.Module,
     head: Collection[str],
@@ -211,26 +211,26 @@ def fitted(
     reset_head: bool,
     source: str,
 ) -> Mapping[str, torch.Tensor]:
-    """Return the weights by the network's own names, where a prefix or another head is all that differs.
+    """Return the weights under the network's names, if they differ only by a prefix or the head.
 
     Args:
-        state: name → tensor, as a file has them.
+        state: name → tensor, as in the file.
         model: the network.
-        head: the names of its head.
-        key: the prefix to take, without its dot, where several hold the network's weights.
-        say: told what is stripped or left out.
-        reset_head: the file's head is not taken.
-        source: what to call the weights.
+        head: names of the tensors of its head.
+        key: the prefix to use, without its dot, if several match.
+        say: receives what is stripped or left out.
+        reset_head: whether the file's head is ignored.
+        source: name of the weights in messages.
 
     Raises:
-        FrostlineError: several prefixes hold the network's weights, and `key` names none of them.
+        FrostlineError: several prefixes match, and `key` is none of them.
     """
     own = model.state_dict()
     body = own.keys() - set(head)
     found = {prefix.removesuffix("."): names for prefix, names in checkpoints.prefixes(state, body).items()}
     if not found:
         return state
-    key = checkpoints.chosen(found, key, source.removeprefix("weights.path: "))
+    key = checkpoints.choose(found, key, source.removeprefix("weights.path: "))
     if key:
         inside = {name.removeprefix(f"{key}."): t for name, t in state.items() if name.startswith(f"{key}.")}
         others = (
@@ -238,7 +238,7 @@ def fitted(
         )
         say(f"{source}: the prefix {key}. of {len(inside)} keys is stripped{others}")
         state = inside
-    # torch has counted batches since 1.0: older files have none.
+    # Files older than torch 1.0 have no num_batches_tracked.
     counts = [name for name in body - state.keys() if name.endswith(COUNTS)]
     state = {**state, **{name: torch.zeros_like(own[name]) for name in counts}}
     heads = [name for name in state.keys() - own.keys() if name.startswith(HEADS)]

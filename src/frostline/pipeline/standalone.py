@@ -117,11 +117,11 @@ class Job:
 def finetune(config: Run, data: Path, out: Path, services: Services) -> None:
     """Fine-tune once on the prepared data in `data`, measure, and write everything to `out`."""
     from frostline.evaluation import evaluate
-    from frostline.models.pretrained import resolve
+    from frostline.models.pretrained import load_initial_weights
     from frostline.training import run as training
     from frostline.training.material import load_material
 
-    start = resolve(config.backbone, config.weights)
+    start = load_initial_weights(config.backbone, config.weights)
     material = load_material(config, data, start, services)
     seed = config.seeds[0]
     with publish(out, WRITTEN) as work:
@@ -158,8 +158,8 @@ def with_pretrained_weights(
         FrostlineError: the source's head can't be used for these classes, or the schedule does not fit the
             network; raised before anything is trained.
     """
-    from frostline.models.head_start import head_start
-    from frostline.models.pretrained import resolve
+    from frostline.models.head_init import choose_head_init
+    from frostline.models.pretrained import load_initial_weights
     from frostline.pipeline.compose.stage import check_run
     from frostline.pipeline.pretrain import stage as pretrain
     from frostline.training import run as training
@@ -170,9 +170,9 @@ def with_pretrained_weights(
     index, data = prepared(composed, "source")
     source = f"the source {index.name}"
     trains = bool(config.freeze.phases)
-    head_start(config.weights.head, index.classes, classes, source=source, trains=trains)
+    choose_head_init(config.weights.head, index.classes, classes, source=source, trains=trains)
     pretraining = stage_configs.pretrain_config(composed, choices)
-    start = resolve(pretraining.backbone, pretraining.weights).sha256
+    start = load_initial_weights(pretraining.backbone, pretraining.weights).sha256
     key = content_key(
         [pretraining.model_dump(exclude={"study"}), index.fingerprint, start, training.code("pretrain")]
     )[:16]

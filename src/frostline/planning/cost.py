@@ -1,16 +1,15 @@
-"""What a step costs in each phase of a plan: arithmetic, and memory kept for the backward pass.
+"""The cost of a training step in each phase of a plan: FLOPs, and activation memory for the backward pass.
 
-Nothing is computed: a copy of the network without data (torch's meta device) is run forwards and backwards,
-frozen as the phase says, so that autograd itself decides how far down the backward pass goes and which
-gradients it takes. Of a frozen prefix the forward pass alone is left: no gradient, nothing kept. Where its
-features are reused (`features.split_point`), that is done once.
+A copy of the network on torch's meta device runs forwards and backwards with the frozen parameters of the
+phase. Autograd itself decides how far down the backward pass goes and which gradients it computes. A frozen
+prefix only costs its forward pass, and only once if its features are reused (`features.split_point`).
 
-Arithmetic is that of matrix products, convolutions and attention, a multiply-add counted as two operations;
-additions, activations and norms are left out, as in published counts. A linear layer from n to m units:
+FLOPs are those of matrix products, convolutions and attention, where a multiply-add counts as two. Additions,
+activations and norms are not counted, as in published counts. A linear layer from n to m units costs:
 
-    forward                          2·n·m an image
+    forward                          2·n·m per image
     backward, of the weights         2·n·m, if they train
-    backward, of the inputs          2·n·m, if something below them trains
+    backward, of the inputs          2·n·m, if anything below them trains
 """
 
 import copy
@@ -28,45 +27,45 @@ from frostline.freezing.plan import FreezePlan
 from frostline.training.thaw import enter
 
 IMAGES = 2
-"""In the batch that is counted: BatchNorm refuses to train on a single value per channel."""
+"""Size of the batch that is counted: BatchNorm can't train on a single value per channel."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of training on one image."""
+    """Cost of training on one image."""
 
     forward: int
-    """Floating-point operations at each step."""
+    """FLOPs of the forward pass of each step."""
     backward: int
-    """Floating-point operations."""
+    """FLOPs of the backward pass of each step."""
     activations: int
-    """Bytes that the forward pass keeps for the backward pass, in float32, weights left out. Attention is
-    counted as torch computes it without a fused kernel, which keeps more than one with."""
+    """Bytes that the forward pass stores for the backward pass, in float32, without weights. Attention is
+    counted without a fused kernel, which stores less."""
     once: int = 0
-    """Floating-point operations that are done once, before the first step."""
+    """FLOPs that are done once, before the first step."""
 
 
-def of_phases(network: nn.Module, plan: FreezePlan, shape: Sequence[int]) -> list[Cost | None]:
-    """Return the cost of each phase; None where the network can't be run without data.
+def phase_costs(network: nn.Module, plan: FreezePlan, shape: Sequence[int]) -> list[Cost | None]:
+    """Return the cost of each phase; None if the network can't run on the meta device.
 
     Args:
-        network: the plan's; it stays as it is.
-        plan: a run's.
+        network: the network of the plan; it is not changed.
+        plan: the plan of the run.
         shape: (C, H, W) of an image.
     """
     try:
-        sketch = without_data(network)
-    except Exception:  # the network's own code: what it can't do is not known here
+        sketch = copy_to_meta(network)
+    except Exception:  # The network's own code may raise anything.
         return [None] * len(plan.phases)
     return [_of_phase(sketch, plan, phase, shape) for phase in range(len(plan.phases))]
 
 
-def behind(cut: Split) -> Cost | None:
-    """Return the cost of a phase on the features of a cut; None: the layers behind it need more than these.
+def split_cost(cut: Split) -> Cost | None:
+    """Return the cost of a phase that reuses features; None: the layers after the split need more than these.
 
     Args:
-        cut: of a network without data as `training.thaw.enter` makes it for the phase. Its stand-in is not of
-            `IMAGES` images: what is taken from it in place of the features does not fit to them.
+        cut: a split of a network on the meta device, prepared by `training.thaw.enter`. The batch size of its
+            stand-in differs from `IMAGES`, so that an output of the stand-in can't replace the features.
     """
     assert len(cut.stand_in) != IMAGES
     try:
@@ -78,8 +77,8 @@ def behind(cut: Split) -> Cost | None:
         cut.network.zero_grad(set_to_none=True)
 
 
-def without_data(network: nn.Module) -> nn.Module:
-    """Return a copy on the meta device, made without a copy of the weights in between."""
+def copy_to_meta(network: nn.Module) -> nn.Module:
+    """Return a copy on the meta device, without copying the weights in between."""
     tensors = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): _empty(tensor) for tensor in tensors})
 
@@ -100,22 +99,22 @@ def _of_phase(sketch: nn.Module, plan: FreezePlan, phase: int, shape: Sequence[i
 
 
 def _counted(sketch: nn.Module, images: Tensor, forwards: Callable[[Tensor], Tensor], once: int = 0) -> Cost:
-    """The cost of a step, whose loss is left out: next to the network's it is nothing.
+    """Return the cost of a step without its loss, which is negligible.
 
     Args:
-        sketch: the network.
-        images: or their features.
-        forwards: makes logits of them.
-        once: what is done before.
+        sketch: the network on the meta device.
+        images: images or features.
+        forwards: images or features → logits.
+        once: FLOPs before the first step.
     """
     own = {_storage(tensor) for tensor in (*sketch.parameters(), *sketch.buffers())}
-    kept: dict[
+    stored: dict[
         int, torch.UntypedStorage
-    ] = {}  # the storages themselves, lest another takes a freed one's place
+    ] = {}  # Holding the storages keeps their addresses from being reused.
 
     def keep(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor.untyped_storage()
+            stored[_storage(tensor)] = tensor.untyped_storage()
         return tensor
 
     with _counter() as forward, saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -128,7 +127,7 @@ def _counted(sketch: nn.Module, images: Tensor, forwards: Callable[[Tensor], Ten
     return Cost(
         forward=forward.get_total_flops() // count,
         backward=backward.get_total_flops() // count,
-        activations=sum(storage.nbytes() for storage in kept.values()) // count,
+        activations=sum(storage.nbytes() for storage in stored.values()) // count,
         once=once,
     )
 
@@ -151,10 +150,10 @@ def _convolution_backward(
     out_shape: Any,
     **more: Any,
 ) -> int:
-    """Each gradient of a convolution takes the multiply-adds of its forward pass.
+    """Count the forward pass's FLOPs for each gradient of a convolution.
 
-    torch's own formula forgets the groups in the weights' gradient: of a depthwise convolution of C channels
-    it counts C times too many.
+    torch's own formula ignores the groups in the gradient of the weights: for a depthwise convolution of C
+    channels it counts C times too many.
     """
     *_, transposed, _output_padding, _groups, wanted = arguments
     once = conv_flop_count(input_shape, weight_shape, grad_shape, transposed=transposed)

@@ -1,21 +1,21 @@
-"""What a freeze plan comes to, phase by phase, in numbers that people ask for before they train."""
+"""A freeze plan in numbers, phase by phase: parameters, steps, learning rates, cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
 
-from frostline.features.split_point import Split, Whole
+from frostline.features.split_point import NoSplit, Split
 from frostline.freezing.layers import Place
 from frostline.freezing.plan import FreezePlan, PlateauRule, epochs_text
 from frostline.planning.cost import Cost
 
 Rates = tuple[float, float]
-"""The lowest and the highest learning rate of a group's layers: they differ under layer decay."""
+"""Lowest and highest learning rate of a group's layers, which differ with layer decay."""
 BYTES = 4
-"""Of a float32."""
+"""Bytes of a float32."""
 COURSE_POINTS = 48
-"""Steps at which a picture samples the rates of a phase's warm-up, and as many after it."""
+"""Steps at which a plot samples the rates of a warm-up, and as many in the rest of the phase."""
 
 
 @dataclass(frozen=True)
@@ -25,86 +25,86 @@ class GroupOutline:
     name: str
     parameters: int
     share: float
-    """Of the network's parameters."""
+    """Fraction of the network's parameters."""
 
 
 @dataclass(frozen=True)
 class SectionOutline:
-    """A stretch of the network between input and output."""
+    """A section of the network: stem, stage or head."""
 
     name: str
-    """As a schedule's patterns call it: ``stem``, ``stage:0``, …, ``head``."""
+    """Its pattern in schedules: ``stem``, ``stage:0``, …, ``head``."""
     groups: Mapping[str, int]
-    """Group → its parameters in this section; groups that have none are left out."""
+    """Group → number of its parameters in this section, without groups that have none."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a phase's rates move, sampled."""
+class RateCurve:
+    """The learning rates of a phase, sampled."""
 
     steps: tuple[int, ...]
-    """Of the run; the phase's first and last among them."""
+    """Steps of the run, including the first and the last of the phase."""
     rates: Mapping[str, tuple[Rates, ...]]
-    """Group that trains → its rates at these steps."""
+    """Group that trains → its learning rates at these steps."""
 
 
 @dataclass(frozen=True)
 class FeaturesOutline:
-    """What a phase's frozen layers make of the images once, if the run proves it on images."""
+    """The features that a phase reuses, if the run can verify the split on images."""
 
     at: str
-    """The layer whose input or output they are: ``fc:input``."""
+    """Name of the split point, such as ``fc:input``."""
     shape: tuple[int, ...]
-    """Of an image's."""
+    """Shape of the features of one image."""
     bytes: int
-    """Of an image's, in float32."""
+    """Bytes of the features of one image, in float32."""
     views: int
-    """Of each image: augmentation draws so many, once; 1 without."""
+    """Number of augmented views of each image; 1 without augmentation."""
     sections: tuple[str, ...]
-    """Of the network, that run once as a whole."""
+    """Sections of the network that run only once."""
 
 
 @dataclass(frozen=True)
 class PhaseOutline:
-    """A phase, if every phase takes its whole budget."""
+    """A phase of a run in which no phase ends early."""
 
     index: int
     trains: tuple[str, ...]
     parameters: int
-    """That train."""
+    """Number of parameters that train."""
     share: float
-    """Of the network's parameters."""
+    """Fraction of the network's parameters."""
     first_step: int
     steps: int
     first_epoch: float
-    """Epochs that have passed when it begins."""
+    """Epochs before the phase."""
     epochs: float
     ends: str
-    """After "ends": ``on time``, ``early if val/loss stalls for 3 epochs, and goes back to its best``, ``on
-    time, since its patience of 3 epochs ends no sooner``, validation being once an epoch."""
+    """How the phase ends: ``on time``, ``early if val/loss stalls for 3 epochs, and goes back to its best``,
+    ``on time, since its patience of 3 epochs ends no sooner`` (validation is once per epoch)."""
     batch_norm: str
-    """``moves``, ``eval`` (the running statistics stand still), ``recalibrate`` (estimated anew as the phase
-    begins, then still), or ``none``: no layer that trains has any."""
+    """Running statistics: ``moves`` (updated), ``eval`` (fixed), ``recalibrate`` (estimated again when the
+    phase begins, then fixed), or ``none``: no layer that trains has any."""
     batch_size: int
-    """Images a step."""
+    """Images per step."""
     rates: Mapping[str, tuple[Rates, Rates, Rates]]
-    """Group that trains → its rates at the phase's first, middle and last step."""
-    course: Course
+    """Group that trains → its learning rates at the first, middle and last step of the phase."""
+    course: RateCurve
     cost: Cost | None
-    """None: this network can't be counted."""
+    """None: the network does not run on the meta device."""
     gradients: int
-    """Bytes of the gradients, in float32; Adam's two averages take as much again, each."""
+    """Bytes of the gradients, in float32; each of Adam's two averages takes the same again."""
     features: FeaturesOutline | None
-    """None: all layers run at every step."""
+    """None: no features are reused, all layers run at every step."""
     whole: str | None
-    """Why they do, as a clause; None: they don't, or it is not known."""
+    """Why no features are reused, as a clause; None: they are, or the reason is unknown."""
 
 
 def groups(plan: FreezePlan, sizes: Mapping[str, int]) -> list[GroupOutline]:
-    """Describe the plan's groups.
+    """Describe the groups of a plan.
 
     Args:
-        plan: a run's.
+        plan: the plan of the run.
         sizes: parameter → number of elements.
     """
     total = sum(sizes.values())
@@ -113,13 +113,13 @@ def groups(plan: FreezePlan, sizes: Mapping[str, int]) -> list[GroupOutline]:
 
 
 def sections(plan: FreezePlan, sizes: Mapping[str, int]) -> list[SectionOutline]:
-    """Describe the network from its input to its head, and which group has what of it."""
+    """Describe the sections of the network from input to head, and the groups in each."""
     group_of = plan.group_of()
-    found: dict[str, dict[str, int]] = {}
+    by_section: dict[str, dict[str, int]] = {}
     for name in sorted(sizes, key=lambda name: plan.layers.places[name].depth):
-        counts = found.setdefault(_section(plan.layers.places[name]), {})
+        counts = by_section.setdefault(_section(plan.layers.places[name]), {})
         counts[group_of[name]] = counts.get(group_of[name], 0) + sizes[name]
-    return [SectionOutline(name, counts) for name, counts in found.items()]
+    return [SectionOutline(name, counts) for name, counts in by_section.items()]
 
 
 def phases(
@@ -128,21 +128,21 @@ def phases(
     lr: float,
     batch_size: int,
     costs: Sequence[Cost | None],
-    cuts: Sequence[Split | Whole | None],
+    cuts: Sequence[Split | NoSplit | None],
     views: int = 1,
 ) -> list[PhaseOutline]:
-    """Describe the plan's phases.
+    """Describe the phases of a plan.
 
     Args:
-        plan: a run's.
+        plan: the plan of the run.
         sizes: parameter → number of elements.
-        lr: the rate that the plan's factors multiply.
-        batch_size: images a step where a phase sets none.
-        costs: of each phase.
-        cuts: of each phase, where the network is cut; None: not known.
-        views: of each image, where augmentation draws a fixed number.
+        lr: the base learning rate.
+        batch_size: images per step of phases without a batch size.
+        costs: cost of each phase.
+        cuts: split of each phase; None: unknown.
+        views: augmented views of each image.
     """
-    found: list[PhaseOutline] = []
+    outlines: list[PhaseOutline] = []
     starts: tuple[int, ...] = ()
     for index, (phase, cost, cut) in enumerate(zip(plan.phases, costs, cuts, strict=True)):
         starts = (*starts, plan.end_of(starts) if starts else 0)
@@ -150,7 +150,7 @@ def phases(
         trained = sum(sizes[name] for name in plan.trained(index))
         course = _course(plan, starts, lr)
         triples = _course(plan, starts, lr, (first, (first + last) // 2, last))
-        found.append(
+        outlines.append(
             PhaseOutline(
                 index=index,
                 trains=phase.train,
@@ -158,7 +158,7 @@ def phases(
                 share=trained / sum(sizes.values()),
                 first_step=first,
                 steps=last - first + 1,
-                first_epoch=found[-1].first_epoch + found[-1].epochs if found else 0.0,
+                first_epoch=outlines[-1].first_epoch + outlines[-1].epochs if outlines else 0.0,
                 epochs=(last - first + 1) / phase.steps_per_epoch,
                 ends=_ends(plan, index, last - first + 1),
                 batch_norm=_batch_norm(plan, index),
@@ -168,29 +168,29 @@ def phases(
                 cost=cost,
                 gradients=BYTES * trained,
                 features=_features(plan, cut, views) if isinstance(cut, Split) else None,
-                whole=cut.reason if isinstance(cut, Whole) else None,
+                whole=cut.reason if isinstance(cut, NoSplit) else None,
             )
         )
-    return found
+    return outlines
 
 
 def _course(
     plan: FreezePlan, starts: tuple[int, ...], lr: float, steps: tuple[int, ...] | None = None
-) -> Course:
-    """The rates of the phase that `starts` ends with, at some steps; not given: enough to draw them."""
+) -> RateCurve:
+    """Return the rates of the last phase of `starts` at some steps; None: enough steps for a plot."""
     steps = steps or _sampled(plan, starts)
     rates = {}
     for group in plan.phases[len(starts) - 1].train:
         names = plan.layers.parameters.intersection(plan.groups[group])
         depths = {plan.layers.places[name].depth for name in names}
         at = ([lr * plan.factor(starts, step, group, depth) for depth in depths] for step in steps)
-        rates[group] = tuple((min(each), max(each)) for each in at)
-    return Course(steps, rates)
+        rates[group] = tuple((min(per_layer), max(per_layer)) for per_layer in at)
+    return RateCurve(steps, rates)
 
 
 def _sampled(plan: FreezePlan, starts: tuple[int, ...]) -> tuple[int, ...]:
     first, last = starts[-1], plan.end_of(starts) - 1
-    # Where the warm-up ends the curve has a corner, which evenly spread steps would cut off.
+    # The curve has a corner at the end of the warm-up, which evenly spread steps would miss.
     corner = first + round(plan.phases[len(starts) - 1].curve.warmup * (last + 1 - first))
     spans = ((first, max(first, corner - 1)), (min(corner, last), last))
     return tuple(sorted({step for begin, end in spans for step in _spread(begin, end)}))
@@ -217,21 +217,23 @@ def _section(place: Place) -> str:
 
 def _ends(plan: FreezePlan, index: int, steps: int) -> str:
     phase = plan.phases[index]
-    when = f"early if {phase.early}" if phase.early else "on time"
-    if isinstance(phase.early, PlateauRule) and phase.early.patience >= _validations(plan, index, steps):
-        # The phase's first validation sets what the next ones have to improve.
-        when = f"on time, since its patience of {epochs_text(phase.early.patience)} ends no sooner"
+    when = f"early if {phase.early_stop}" if phase.early_stop else "on time"
+    if isinstance(phase.early_stop, PlateauRule) and phase.early_stop.patience >= _validations(
+        plan, index, steps
+    ):
+        # The first validation of the phase is the reference for the next ones.
+        when = f"on time, since its patience of {epochs_text(phase.early_stop.patience)} ends no sooner"
     return f"{when}, and goes back to its best" if phase.restore else when
 
 
 def _validations(plan: FreezePlan, index: int, steps: int) -> int:
-    """How many epochs may end within a phase of so many steps, before it does, whenever it begins."""
+    """Return how many epochs can end within a phase of `steps` steps, before it ends, whenever it begins."""
     phase, before = plan.phases[index], plan.phases[:index]
-    if index == len(plan.phases) - 1 and any(each.early for each in before):
-        # Phases before it that end early leave it more than what is planned.
+    if index == len(plan.phases) - 1 and any(earlier.early_stop for earlier in before):
+        # If earlier phases end early, the last one has more steps than planned.
         steps = phase.length or steps
-    # It begins with an epoch if those before it take whole ones; else one more may end in it.
-    whole = all((each.length or 0) % each.steps_per_epoch == 0 for each in before)
+    # It begins with an epoch if all earlier phases take whole epochs; otherwise one more may end in it.
+    whole = all((earlier.length or 0) % earlier.steps_per_epoch == 0 for earlier in before)
     return ceil(steps / phase.steps_per_epoch) - whole
 
 

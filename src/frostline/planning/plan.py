@@ -1,4 +1,4 @@
-"""`frostline plan`: what a freeze schedule gives on this backbone and data set, before anything trains."""
+"""The plan of a run before it trains, for `frostline plan`: its schedule on a backbone and a data set."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from frostline.base import project
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
-from frostline.features.split_point import Split, Whole, the_first
-from frostline.freezing.inheritance import written_out
+from frostline.features.split_point import NoSplit, Split, first_valid
+from frostline.freezing.inheritance import resolve_inheritance
 from frostline.freezing.plan import FreezePlan
 from frostline.planning import cost, outline
 from frostline.planning.cost import Cost
@@ -20,35 +20,35 @@ from frostline.training.services import Services
 if TYPE_CHECKING:
     from torch import nn
 
-    from frostline.features.reuse import Reuse
+    from frostline.features.reuse import FeatureExtractor
     from frostline.models.input_spec import InputSpec
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's schedule, ready to show."""
+    """The schedule of a run, ready to print or plot."""
 
     backbone: str
     dataset: str
     freeze: str
     schedule: Mapping[str, Any]
-    """Groups and phases as conf/freeze holds them, with everything that is inherited written out."""
+    """Groups and phases as in conf/freeze, with inherited values filled in."""
     parameters: int
-    """Of the network."""
+    """Number of parameters of the network."""
     input: tuple[int, int, int]
     """Channels, height and width of an image."""
     images: int
-    """That it trains on."""
+    """Number of training images."""
     batch_size: int
     epochs: int
-    """At most, where `may_stop`."""
+    """Number of epochs; the maximum if `may_stop`."""
     steps_per_epoch: int
     groups: list[GroupOutline]
     sections: list[SectionOutline]
     """From the input to the head."""
     phases: list[PhaseOutline]
     head: str = ""
-    """What the head starts from, where that is not as expected; see `models.head_start.HeadStart.notice`."""
+    """Message about the initialization of the head; see `models.head_init.HeadStart.notice`."""
 
     @property
     def may_stop(self) -> bool:
@@ -58,32 +58,32 @@ class Plan:
     @property
     def patterns(self) -> dict[str, list[str]]:
         """Group → its patterns."""
-        given = self.schedule["groups"]
-        return {name: [each] if isinstance(each, str) else each for name, each in given.items()}
+        groups = self.schedule["groups"]
+        return {name: [own] if isinstance(own, str) else own for name, own in groups.items()}
 
     def as_data(self) -> dict[str, Any]:
-        """Return all of it as plain data, which JSON can hold and a picture can be drawn from."""
+        """Return the plan as plain data, for JSON and for the plot."""
         return asdict(self)
 
     def as_json(self) -> str:
-        """Return all of it as JSON."""
+        """Return the plan as JSON."""
         return canonical_json(self.as_data())
 
 
 def make(
     composed: Experiment, choices: Mapping[str, str], stage: str, images: int | None, classes: int
 ) -> Plan:
-    """Work out the schedule of a run.
+    """Make the plan of a run.
 
     Args:
         composed: the experiment.
-        choices: the option chosen in each group.
+        choices: the selected option of each config group.
         stage: pretrain or finetune.
-        images: training images; None: as many as the data set gives, which is prepared for that.
-        classes: with `images`, how many the head tells apart.
+        images: number of training images; None: that of the data set, which is prepared for this.
+        classes: with `images`, the number of classes.
 
     Raises:
-        FrostlineError: the schedule does not fit the network, or the data set can't be had.
+        FrostlineError: the schedule does not fit the network, or the data set is not available.
     """
     import torch
 
@@ -107,28 +107,28 @@ def make(
 
 
 def _head(composed: Experiment, run: Run, *, source: bool) -> str:
-    """What is to be said of the head; refuses one that can't be used, as the run will."""
+    """Return the message about the head's initialization; refuse a head that the run would refuse."""
     from frostline.data.reading.sources import classes_of
-    from frostline.models.head_start import head_start
-    from frostline.models.pretrained import expected, head_of
+    from frostline.models.head_init import choose_head_init
+    from frostline.models.pretrained import expected_weights, head_init_of
 
     classes = classes_of(run.dataset)
     trains = bool(run.freeze.phases)
     if isinstance(run.weights, PretrainWeights) and run.weights.path is None and not source:
         known = classes_of(composed.source)
-        return head_start(run.weights.head, known, classes, source="the source", trains=trains).notice
-    return head_of(expected(run.backbone, run.weights), classes, trains=trains).notice
+        return choose_head_init(run.weights.head, known, classes, source="the source", trains=trains).notice
+    return head_init_of(expected_weights(run.backbone, run.weights), classes, trains=trains).notice
 
 
 def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", images: int) -> Plan:
     """Describe the plan of a run.
 
     Args:
-        run: its config.
-        plan: its schedule on its network.
-        network: with or without data; it stays as it is.
-        spec: what the network sees.
-        images: that it trains on.
+        run: config of the run.
+        plan: its freeze plan.
+        network: its network, which may be on the meta device; it is not changed.
+        spec: input of the network.
+        images: number of training images.
     """
     from frostline.training.inference import reuse_of
     from frostline.training.run_info import backbone_name
@@ -137,14 +137,14 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     shape = (spec.channels, spec.size, spec.size)
     key = _key(run, plan, spec, sizes)
-    if key not in _WORKED_OUT:
-        whole = cost.of_phases(network, plan, shape)
-        _WORKED_OUT[key] = list(zip(_cuts(reuse, network, plan), whole, strict=True))
-        while len(_WORKED_OUT) > KEPT:
-            del _WORKED_OUT[next(iter(_WORKED_OUT))]
+    if key not in _CACHE:
+        whole = cost.phase_costs(network, plan, shape)
+        _CACHE[key] = list(zip(_cuts(reuse, network, plan), whole, strict=True))
+        while len(_CACHE) > CACHE_SIZE:
+            del _CACHE[next(iter(_CACHE))]
     cuts, costs = [], []
-    for (cut, behind), whole_cost in _WORKED_OUT[key]:
-        cuts.append(reuse.fitting(cut, images) if isinstance(cut, Split) else cut)
+    for (cut, behind), whole_cost in _CACHE[key]:
+        cuts.append(reuse.within_limit(cut, images) if isinstance(cut, Split) else cut)
         costs.append(behind if behind and isinstance(cuts[-1], Split) else whole_cost)
     phases = outline.phases(
         plan,
@@ -160,7 +160,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         backbone=backbone_name(run),
         dataset=run.dataset.kind,
         freeze=run.freeze_name,
-        schedule=written_out(run.freeze).model_dump(exclude_none=True),
+        schedule=resolve_inheritance(run.freeze).model_dump(exclude_none=True),
         parameters=sum(sizes.values()),
         input=shape,
         images=images,
@@ -173,17 +173,17 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     )
 
 
-_Cut = tuple[Split | Whole | None, Cost | None]
-"""Where the training of a phase cuts the network, None: not known, and the cost behind."""
+_Cut = tuple[Split | NoSplit | None, Cost | None]
+"""The split of a phase, None: unknown, and the cost of a step on its features."""
 
-_WORKED_OUT: dict[str, list[tuple[_Cut, Cost | None]]] = {}
-"""Each phase's cut, and its cost where the network runs whole, by `_key`, which trials mostly share."""
-KEPT = 64
-"""Of them at most: each holds a network without weights."""
+_CACHE: dict[str, list[tuple[_Cut, Cost | None]]] = {}
+"""`_key` → split and cost without reuse of each phase. The trials of a sweep mostly share a key."""
+CACHE_SIZE = 64
+"""Maximum number of entries, since each holds a network on the meta device."""
 
 
 def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]) -> str:
-    """All that the cuts and costs of a run depend on."""
+    """Return the hash of everything that the splits and costs of a run depend on."""
     parts = (run.backbone, run.adapter, run.features, run.augment)
     phases = [
         [sorted(plan.trained(index)), sorted(plan.moving_statistics(index)), phase.dropout, phase.drop_path]
@@ -193,11 +193,11 @@ def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]
     return content_key([*given, run.trainer.precision])
 
 
-def _cuts(reuse: "Reuse", network: "nn.Module", plan: FreezePlan) -> Iterator[_Cut]:
+def _cuts(reuse: "FeatureExtractor", network: "nn.Module", plan: FreezePlan) -> Iterator[_Cut]:
     try:
-        sketch = cost.without_data(network)
+        sketch = cost.copy_to_meta(network)
         dropout = thaw.Dropout(sketch)
-    except Exception:  # the network's own code, as in `planning.cost`
+    except Exception:  # The network's own code may raise anything.
         yield from [(None, None)] * len(plan.phases)
         return
     for index, phase in enumerate(plan.phases):
@@ -206,31 +206,31 @@ def _cuts(reuse: "Reuse", network: "nn.Module", plan: FreezePlan) -> Iterator[_C
         yield _cut(reuse, sketch, plan, index)
 
 
-def _cut(reuse: "Reuse", sketch: "nn.Module", plan: FreezePlan, phase: int) -> _Cut:
+def _cut(reuse: "FeatureExtractor", sketch: "nn.Module", plan: FreezePlan, phase: int) -> _Cut:
     try:
-        cuts = reuse.cuts(sketch, plan, phase)
-    except Exception:  # as above
+        cuts = reuse.candidate_splits(sketch, plan, phase)
+    except Exception:  # As above.
         return None, None
-    if isinstance(cuts, Whole):
+    if isinstance(cuts, NoSplit):
         return cuts, None
     costs: dict[str, Cost | None] = {}
 
     def holds(cut: Split) -> bool:
-        costs[cut.name] = cost.behind(cut)
+        costs[cut.name] = cost.split_cost(cut)
         return costs[cut.name] is not None
 
-    cut = the_first(cuts, holds)
+    cut = first_valid(cuts, holds)
     return cut, costs[cut.name] if isinstance(cut, Split) else None
 
 
 def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
-    """How many images the run trains on, and their classes."""
+    """Return the number of training images of the run, and of classes."""
     from frostline.base.seeds import derive
     from frostline.config import stage_configs
     from frostline.console.progress import shown
     from frostline.data.prepared.index import training_rows
-    from frostline.preparation import stage as prepare
+    from frostline.preparation.stage import cached
 
-    index, _ = prepare.cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
+    index, _ = cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
     rows = training_rows(index, run.dataset, derive(run.seeds[0], "shots") % 2**31)
     return len(rows), len(index.classes)

@@ -1,4 +1,4 @@
-"""The picture of a run's plan against its steps: each group's rate, and how deep the network has thawed."""
+"""The plot of a run's plan: learning rates of groups and trained sections of the network by step."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 WIDTH = 9.0
 """Inches."""
 RATES_HEIGHT, ROW_HEIGHT, LEAST_ROWS_HEIGHT, REST_HEIGHT = 2.6, 0.24, 0.9, 1.55
-"""Inches: of the rates, of a section of the network, of all sections, of titles and axis."""
+"""Inches: learning rates, a section of the network, all sections (minimum), titles and axis."""
 LEGEND_ROW, LEGEND_SIGN = 0.2, 0.9
-"""Inches: the height of a line of the legend, and the width of a group's sign in it, with its margins."""
+"""Inches: height of a row of the legend, and width of a group's line sample with margins."""
 LEGEND_SIZE, LABEL_SIZE = 9.5, 8.5
 """Points."""
 LONGEST_NAME = 40
-"""Letters of a group's name."""
+"""Maximum characters of a group's name."""
 MOST_NAMED_ROWS = 24
-"""Up to so many sections have their names beside them."""
+"""Maximum number of sections that are labelled."""
 LEAST_STRIPE = 0.2
-"""Share of a section's row that even the smallest group in it fills."""
+"""Minimum fraction of a section's row that a group fills."""
 DIP = 30.0
-"""The axis of the rates begins so many times below the slowest group's highest rate: some curves end at 0."""
+"""The axis starts at the slowest group's highest rate divided by this, since some curves end at 0."""
 MARGIN = 1.6
-"""Between the rates and the axis' ends, as a factor."""
+"""Factor between the learning rates and the ends of the axis."""
 FEW_DECADES = 300.0
-"""A range below which a tick a decade is too few."""
+"""Range of the axis below which one tick per decade is too few."""
 DASHES = ((0, ()), (0, (4, 4)), (0, (1.5, 2.5)), (0, (6, 3, 1.5, 3)))
-"""Of the groups in turn: drawn over each other, equal rates show both."""
+"""Dash patterns of the groups in turn, so that lines of equal learning rates are both visible."""
 
 HATCHED: dict[str, Any] = {
     "facecolor": "none",
@@ -42,17 +42,17 @@ HATCHED: dict[str, Any] = {
     "alpha": 0.35,
     "linewidth": 0,
 }
-"""What is frozen and runs once."""
+"""Style of frozen sections that run only once."""
 
 Plan = Mapping[str, Any]
-"""What `plan.Plan.as_data` gives, or plan.json holds."""
+"""The data of `plan.Plan.as_data`, as in plan.json."""
 
 
 def draw(plan: Plan, suffix: str = ".png") -> bytes:
-    """Return the picture of a plan.
+    """Return the plot of a plan as a file.
 
     Args:
-        plan: as plain data.
+        plan: the plan as plain data.
         suffix: ``.png`` or ``.svg``.
     """
     with blank(*size(plan)) as figure:
@@ -61,13 +61,13 @@ def draw(plan: Plan, suffix: str = ".png") -> bytes:
 
 
 def size(plan: Plan) -> tuple[float, float]:
-    """Return the picture's width and height in inches."""
+    """Return the width and height of the plot in inches."""
     legend = LEGEND_ROW * math.ceil(len(plan["groups"]) / _columns(plan))
     return WIDTH, RATES_HEIGHT + _rows_height(plan) + REST_HEIGHT + legend
 
 
 def fill(figure: "Figure", plan: Plan) -> None:
-    """Draw the picture on an empty figure."""
+    """Draw the plot on an empty figure."""
     figure.set_layout_engine("constrained")
     heights = [RATES_HEIGHT, _rows_height(plan)]
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": heights})
@@ -82,7 +82,7 @@ def _rows_height(plan: Plan) -> float:
 
 
 def _styles(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Colour, dashes and width of each group's line; a later one is thinner and lies on those before it."""
+    """Return colour, dashes and width of each group's line; later lines are thinner and drawn on top."""
     return {
         group["name"]: {
             "color": theme.ARMS[i % len(theme.ARMS)].light,
@@ -135,7 +135,7 @@ def _rates(axes: "Axes", plan: Plan) -> None:
 
 
 def _lines(axes: "Axes", plan: Plan) -> None:
-    """A line for each group that trains in a phase; a band where layer decay spreads its rates."""
+    """Draw the learning rate of each group that trains as a line, or as a band with layer decay."""
     styles = _styles(plan)
     for phase in plan["phases"]:
         steps = [*phase["course"]["steps"], phase["first_step"] + phase["steps"]]
@@ -143,7 +143,7 @@ def _lines(axes: "Axes", plan: Plan) -> None:
             if group not in phase["course"]["rates"]:
                 continue
             low, high = zip(*phase["course"]["rates"][group], strict=True)
-            # A rate holds until the next step, the last one to the phase's end.
+            # Each learning rate lasts until the next step, the last one until the end of the phase.
             low, high = (*low, low[-1]), (*high, high[-1])
             axes.plot(steps, high, **style)
             if low != high:
@@ -152,7 +152,7 @@ def _lines(axes: "Axes", plan: Plan) -> None:
 
 
 def _limits(plan: Plan) -> tuple[float, float]:
-    """From a little below the lowest rate, but not far below the slowest group's highest, to the highest."""
+    """Set the range of the axis to the learning rates; see `DIP` for curves that end at 0."""
     rates = [rates for phase in plan["phases"] for rates in phase["course"]["rates"].values()]
     peak = min(max(low for low, _ in each) for each in rates)
     lowest = min(low for each in rates for low, _ in each)
@@ -208,7 +208,7 @@ def _thaw(axes: "Axes", plan: Plan) -> None:
 
 
 def _stripes(groups: Mapping[str, int]) -> Iterator[tuple[str, float, float]]:
-    """Yield (group, from, to): each group's part of a row by its parameters, none too thin to be seen."""
+    """Yield (group, from, to): the part of a row for each group, by its parameters, none too thin to see."""
     total = sum(groups.values())
     heights = {group: max(count / total, LEAST_STRIPE) for group, count in groups.items()}
     low = 0.0
@@ -219,7 +219,7 @@ def _stripes(groups: Mapping[str, int]) -> Iterator[tuple[str, float, float]]:
 
 
 def _phases(both: Sequence["Axes"], plan: Plan) -> None:
-    """Mark where each phase begins, and say above it, as far as there is room, which and until when."""
+    """Mark the start of each phase, with a label as long as there is room for."""
     phases = plan["phases"]
     for phase in phases:
         if phase["index"]:
@@ -245,7 +245,7 @@ def _phases(both: Sequence["Axes"], plan: Plan) -> None:
 
 
 def _fit(label: "Text", texts: Sequence[str], room: float) -> None:
-    """Give `label` the first of `texts` that is at most `room` inches wide; else none."""
+    """Set `label` to the first of `texts` that is at most `room` inches wide, if any."""
     for text in texts:
         if text_width(text, LABEL_SIZE) + 0.1 <= room:
             label.set_text(text)
@@ -254,17 +254,17 @@ def _fit(label: "Text", texts: Sequence[str], room: float) -> None:
 
 
 def _names(plan: Plan) -> list[str]:
-    """The groups' names, the ends of very long ones cut off."""
+    """Return the names of the groups, truncated if they are very long."""
     names = [str(group["name"]) for group in plan["groups"]]
     return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
 
 
 def _columns(plan: Plan) -> int:
-    """How many groups lie beside each other in the legend."""
+    """Return the number of columns of the legend."""
     widest = LEGEND_SIGN + max(text_width(name, LEGEND_SIZE) for name in _names(plan))
     return min(max(1, int(WIDTH / widest)), len(plan["groups"]))
 
 
 def _end(plan: Plan) -> int:
-    """The run's last step; 1 where nothing trains."""
+    """Return the last step of the run; 1 if nothing trains."""
     return max((phase["first_step"] + phase["steps"] for phase in plan["phases"]), default=1)

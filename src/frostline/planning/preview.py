@@ -1,4 +1,4 @@
-"""A freeze plan in a few lines of text."""
+"""A freeze plan as a few lines of text, for users of the Lightning callback."""
 
 from torch import nn
 
@@ -9,14 +9,14 @@ from frostline.training.freeze_callback import FreezeSchedule
 def preview(
     schedule: FreezeSchedule, network: nn.Module, epochs: int, steps_per_epoch: int, lr: float = 1.0
 ) -> str:
-    """Say what a schedule would train when, at which learning rates, in a few lines of text.
+    """Return what a schedule trains in each phase, and at which learning rates, as text.
 
     Args:
         schedule: the callback.
-        network: any; it stays as it is.
-        epochs: of the run.
-        steps_per_epoch: optimizer steps.
-        lr: the optimizer's learning rate.
+        network: any network; it is not changed.
+        epochs: length of the run.
+        steps_per_epoch: optimizer steps per epoch.
+        lr: learning rate of the optimizer.
 
     Raises:
         FrostlineError: the schedule does not fit the network or the run.
@@ -31,7 +31,7 @@ def preview(
             f" {phase.steps} steps, ends {phase.ends}; {phase.parameters:,} parameters train"
         )
         for group, rates in phase.rates.items():
-            # Layers of a group differ under layer decay.
+            # With layer decay, the layers of a group have different learning rates.
             spans = (f"{low:.3g}" if low == high else f"{low:.3g}…{high:.3g}" for low, high in rates)
             lines.append(f"  {group}: rate {' → '.join(spans)}")
     return "\n".join(lines or ["nothing trains"])

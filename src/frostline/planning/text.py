@@ -1,4 +1,4 @@
-"""A run's plan as tables for people, and as the YAML of its schedule, to edit and run."""
+"""The plan of a run as tables, and as the YAML of its schedule."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from frostline.planning.outline import PhaseOutline, Rates
 from frostline.planning.plan import Plan
 
 LEAST_WIDTH = 120
-"""Of a table: a number that is cut is worth less than a line that wraps."""
+"""Minimum width of a table: a wrapped line is better than a truncated number."""
 UNKNOWN = "unknown"
 PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 
@@ -39,7 +39,7 @@ def show(plan: Plan, width: int | None = None) -> None:
 
 
 def as_yaml(plan: Plan) -> str:
-    """Return the schedule as a file of conf/freeze holds it, each part below what it comes to as comments."""
+    """Return the schedule as a file for conf/freeze, with the plan in comments."""
     counts = (f"{group.name} {group.parameters:,} ({_share(group.share)})" for group in plan.groups)
     lines = [f"# {_headline(plan)}", f"# parameters: {', '.join(counts)}"]
     lines += yaml_text({"groups": plan.schedule["groups"]}, flow=True).splitlines()
@@ -126,7 +126,7 @@ def _costs(plan: Plan) -> Table:
 
 
 def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str]:
-    """Of an image once, forward and backward; all of the whole phase; activations of a batch, gradients."""
+    """Format FLOPs per image (once, forward, backward), of the phase, activations of a batch, gradients."""
     gradients = size(phase.gradients)
     if phase.cost is None:
         return UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, gradients
@@ -138,7 +138,7 @@ def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str
 
 
 def _runs_once(phase: PhaseOutline) -> str:
-    """What is computed once of a phase's images, or why nothing is. The run has the last word."""
+    """Say which features the phase reuses, or why none; the run itself verifies this later."""
     if phase.features:
         numbers, each = math.prod(phase.features.shape), "an image"
         if phase.features.views > 1:

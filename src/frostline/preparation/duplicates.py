@@ -1,4 +1,4 @@
-"""Images that a data set holds twice: exactly, or nearly."""
+"""Find exact and near duplicates in a data set."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,19 +11,19 @@ from PIL import Image
 from frostline.data.reading.splits import SPLITS
 
 THUMBNAIL = 16
-"""Side of the grey thumbnails that near-duplicates are found by, pixels."""
+"""Side in pixels of the grey thumbnails for the search for near-duplicates."""
 
 NEAR_MIN_SIDE = 32
-"""Smaller pictures are not searched: two that are not the same, such as handwritten ones, may be as alike."""
+"""Smaller images are not searched: different ones, such as handwritten digits, may be as similar."""
 
 NEAR_MAX_IMAGES = 100_000
 """Larger data sets are not searched: the search compares all pairs across splits."""
 
 NEAR_CORRELATION = 0.99
-"""Of two thumbnails: copies encoded again at quality 50, or at half the size, reach it 99 times in 100."""
+"""Minimum correlation of two thumbnails: 99 % of copies at quality 50, or at half the size, reach it."""
 
 _FLAT = 4.0
-"""Thumbnails that vary less (standard deviation, grey levels) are all alike: blank pages, single colours."""
+"""Minimum standard deviation in grey levels: blank pages and single colours would all match each other."""
 
 
 class Pair(NamedTuple):
@@ -49,7 +49,7 @@ def repeated(groups: NDArray[np.int64]) -> Iterator[list[int]]:
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    """Return (16, 16) grey levels of a decoded picture."""
+    """Return (16, 16) grey levels of a decoded image."""
     return np.asarray(
         image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=3.0)
     )
@@ -58,17 +58,17 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 def near_pairs(
     thumbnails: NDArray[np.uint8], splits: NDArray[np.str_], groups: NDArray[np.int64]
 ) -> list[Pair]:
-    """Find pictures that look like one in an earlier split: their thumbnails' correlation is at least 0.99.
+    """Find images that look like one in an earlier split: their thumbnails correlate by at least 0.99.
 
-    Brightness and contrast cancel out in a correlation; blank pictures are never alike.
+    Correlation does not depend on brightness and contrast; blank images never match.
 
     Args:
         thumbnails: (N, 16, 16).
         splits: (N,).
-        groups: (N,); exact copies, which have the same number, are not near.
+        groups: (N,); exact copies, which have the same number, are excluded.
 
     Returns:
-        For each such picture the first one that it looks like; ascending.
+        For each such image the first one that it looks like; ascending.
     """
     flat = thumbnails.reshape(len(thumbnails), -1)
     centred = flat.astype(np.float32) - flat.mean(axis=1, dtype=np.float32, keepdims=True)
@@ -76,27 +76,27 @@ def near_pairs(
     uneven = norms[:, 0] > _FLAT * THUMBNAIL
     unit = centred / np.maximum(norms, 1)
     rows = {split: np.flatnonzero((splits == split) & uneven) for split in SPLITS}
-    found: dict[int, int] = {}
+    first_of: dict[int, int] = {}
     for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
         for start in range(0, len(rows[later]), _BLOCK):
             block = rows[later][start : start + _BLOCK]
-            # The product is fast, but its last digits differ from one machine to the next: it only proposes.
+            # The product is fast, but its last digits depend on the machine: it only selects candidates.
             alike = unit[rows[earlier]] @ unit[block].T > NEAR_CORRELATION - 1e-4
             for column in np.flatnonzero(alike.any(axis=0)).tolist():
                 second = int(block[column])
                 for first in rows[earlier][alike[:, column]].tolist():
                     if groups[first] != groups[second] and _near(flat[first], flat[second]):
-                        found.setdefault(second, first)
+                        first_of.setdefault(second, first)
                         break
-    return sorted(Pair(first, second) for second, first in found.items())
+    return sorted(Pair(first, second) for second, first in first_of.items())
 
 
 _BLOCK = 256
-"""Rows that are compared with a whole split at once; bounds the memory to 1 KiB an image."""
+"""Rows that are compared with a whole split at once; limits memory to 1 KiB per image."""
 
 
 def _near(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
-    """Decide in whole numbers, alike on every machine: r² ≥ t², with r = (n·Σab − Σa·Σb) / √(…a…·…b…)."""
+    """Decide in integers, equal on every machine: r² ≥ t², with r = (n·Σab − Σa·Σb) / √(…a…·…b…)."""
     x, y = a.astype(np.int64), b.astype(np.int64)
     n = len(x)
     covariance = int(n * (x @ y) - x.sum() * y.sum())

@@ -1,4 +1,4 @@
-"""Read every image of a data set once: what each is, and which can't be used."""
+"""Read every image of a data set once: its properties, or why it can't be used."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from frostline.base.parallel import in_order
 from frostline.console.errors import OutOfRoom
 from frostline.console.progress import Progress, silent
 from frostline.data.reading.checks import some
-from frostline.data.reading.decode import BadImage, Note, Picture, decode, printable, read_bytes
+from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, printable, read_bytes
 from frostline.data.reading.folder import FileEntry
 from frostline.data.reading.sources import ArraySource, Source
 from frostline.data.reading.splits import SPLITS
@@ -28,29 +28,29 @@ class Row:
     """An image that can be used."""
 
     position: int
-    """Of the image in its source."""
+    """Position of the image in its source."""
     key: str
     label: int
     split: str
-    """The data set's own, else ''."""
+    """Split of the data set's own, else ''."""
     sha256: str
-    """Of the file's bytes, or of the array row's."""
+    """Hash of the bytes of the file, or of the array row."""
     digest: bytes
-    """Equal for images whose decoded pixels are equal."""
+    """Hash of the decoded pixels."""
     width: int
     height: int
     mode: str
     thumbnail: NDArray[np.uint8] | None
-    """(16, 16) grey; None for pictures too small to look for near-duplicates."""
+    """(16, 16) grey; None for images that are too small to search for near-duplicates."""
     format: str = ""
-    """Pillow's name of a file's format."""
+    """Pillow's name of the file's format."""
     notes: tuple[Note, ...] = ()
-    """What was done to a file's picture that its owner should know."""
+    """Conversions of a file's image that its owner should know about."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What became of a source's images: each is a row or a problem."""
+    """The images of a source, each as a row or a problem."""
 
     rows: list[Row]
     """In the source's order."""
@@ -60,7 +60,7 @@ class Reading:
 
 
 def examine(source: Source, name: str, progress: Progress = silent) -> Reading:
-    """Read and check all images of a source; `progress` is told of each, under the data set's `name`."""
+    """Read and check all images of a source; `progress` shows them under the data set's `name`."""
     if isinstance(source, ArraySource):
         results: Iterator[Row | Problem] = _array_rows(source)
         problems, warnings = list[Problem](), list[str]()
@@ -105,11 +105,11 @@ def _array_rows(source: ArraySource) -> Iterator[Row]:
 
 
 def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
-    position, (key, label, split) = numbered
+    position, entry = numbered
+    key = entry.key
     try:
         content = read_bytes(locate(root, key), key)
-        picture = decode(content, key)
-        return _row(position, key, label, split, content, picture)
+        return _row(position, entry, content, decode(content, key))
     except BadImage as bad:
         return Problem(key, bad.reason)
     except MemoryError:
@@ -118,30 +118,30 @@ def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
         ) from None
 
 
-def _row(position: int, key: str, label: int, split: str, content: bytes, picture: Picture) -> Row:
-    image = picture.image
+def _row(position: int, entry: FileEntry, content: bytes, decoded: DecodedImage) -> Row:
+    image = decoded.image
     width, height = image.size
     return Row(
         position=position,
-        key=key,
-        label=label,
-        split=split,
+        key=entry.key,
+        label=entry.label,
+        split=entry.split,
         sha256=hashlib.sha256(content).hexdigest(),
         digest=hashlib.sha256(f"{image.mode} {width} {height} ".encode() + image.tobytes()).digest(),
         width=width,
         height=height,
-        mode=picture.mode,
+        mode=decoded.mode,
         thumbnail=thumbnail(image) if min(width, height) >= NEAR_MIN_SIDE else None,
-        format=picture.format,
-        notes=picture.notes,
+        format=decoded.format,
+        notes=decoded.notes,
     )
 
 
 def _contradictions(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (key, reason) of images that the data set holds under two labels, or in two splits of its own.
+    """Yield (key, reason) of images that occur with two labels, or in two splits of the data set's own.
 
-    All copies under two labels are problems: nothing tells which label is right. Of copies in two splits,
-    those in the last one stay: the test's rather than val's, val's rather than train's.
+    All copies with two labels are problems, since the right label is unknown. Of copies in two splits, those
+    in the last split stay: test before val, val before train.
     """
     for positions in repeated(groups_of([row.digest for row in rows])):
         copies = sorted(
@@ -166,7 +166,7 @@ def _contradictions(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[tup
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """A sentence for each kind of note."""
+    """Yield one sentence per kind of note."""
     renamed = {row.key: f"{row.key} ({row.format})" for row in rows if "renamed" in row.notes}
     for note in _SENTENCES:
         names = [row.key for row in rows if note in row.notes]
@@ -174,7 +174,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def noted(note: Note, names: Sequence[str]) -> Iterator[str]:
-    """Say what was done to the images `names`, in a sentence; nothing where there are none."""
+    """Say in one sentence how the images `names` were converted; nothing if there are none."""
     if names:
         yield f"{len(names)} {_SENTENCES[note][len(names) > 1]}: {some(names)}"
 

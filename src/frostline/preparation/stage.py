@@ -26,7 +26,7 @@ from frostline.preparation.duplicates import NEAR_MAX_IMAGES, groups_of, near_pa
 from frostline.preparation.examine import Reading, Row, examine
 
 NAMED = 5
-"""How many images an error names; where there are more, it gives the path of the whole list."""
+"""Maximum number of images that an error names; a file lists all if there are more."""
 
 
 @exhaustion()
@@ -34,14 +34,13 @@ def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index
     """Prepare a data set.
 
     Args:
-        config: the data set; `shots` and `fraction` don't matter here.
-        out: folder for index.csv, dataset.json and, for data sets in memory, images.npy; written whole or not
-            at all.
-        progress: told of each image that is read.
+        config: config of the data set, without the effect of `shots` and `fraction`.
+        out: folder for index.csv, dataset.json and, for data sets in memory, images.npy; written atomically.
+        progress: shows the images that are read.
 
     Raises:
-        FrostlineError: the data set can't be had, can't be split, or holds images that can't be used; where
-            there are many, `<out>.bad-images.csv` lists them all.
+        FrostlineError: the data set is not available, can't be split, or contains images that can't be used;
+            `<out>.bad-images.csv` lists them if there are many.
     """
     index = _prepare(open_source(config.dataset), config.dataset, out, progress)
     omitted.forget(out)
@@ -50,19 +49,19 @@ def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index
 
 @exhaustion()
 def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -> tuple[Index, Path]:
-    """Prepare a data set, or find it prepared: nothing is read again while neither config nor data changed.
+    """Prepare a data set, or return it from the cache if neither config nor data have changed.
 
-    Files are told apart by name, size and times of change, arrays by content. What was prepared is verified
-    by checksums (1 to 2 s a GiB of arrays; images in files are no part of it); what is damaged is set aside
-    and made again. Where `scratch` can't be written, what is not there is prepared for this process alone.
+    Files are identified by name, size and modification times, arrays by content. The cached output is
+    verified by checksums (1 to 2 s per GiB of arrays; image files are not part of it), and made again if
+    damaged. If `scratch` is read-only, a missing output is prepared for this process only.
 
     Args:
         config: as in `run`.
-        scratch: keeps what was prepared, under `data/`.
+        scratch: folder of the cache; outputs are in `data/`.
         progress: as in `run`.
 
     Returns:
-        The index, and the folder that it lies in.
+        The index, and its folder.
 
     Raises:
         FrostlineError: as in `run`.
@@ -83,7 +82,7 @@ def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -
 
 
 def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
-    """Verify what `cached` keeps of a data set, if anything: the next run makes again what is set aside."""
+    """Verify the cached output of a data set; set it aside if damaged, for the next run to make again."""
     if not (scratch / "data").is_dir():
         return
     out = _cache_folder(config.dataset, open_source(config.dataset), scratch)
@@ -99,7 +98,7 @@ def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Pat
 
 
 def _verified(folder: Path) -> Index | None:
-    """Read what `cached` wrote; set aside what is not as it was written. None: it is not there."""
+    """Read the output of `cached`; set it aside if it is damaged. None: there is no sound one."""
     return Index.read(folder) if sound(folder) else None
 
 
@@ -129,7 +128,7 @@ def _prepare(
 
 
 def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images: Path) -> FrostlineError:
-    """The error that names the first bad images; where there are more, all go into the file `bad_images`."""
+    """Return the error that names the first bad images; the file `bad_images` lists all if there are more."""
     what = "image " if isinstance(source, ArraySource) else ""
     named = "; ".join(f"{what}{problem.key} {problem.reason}" for problem in problems[:NAMED])
     if len(problems) > NAMED:
@@ -164,8 +163,8 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
             *_skipped(reading.problems),
             *reading.warnings,
             *on_splits,
-            *_copies(rows, groups),
-            *_look_alikes(rows, splits, groups),
+            *_exact_duplicates(rows, groups),
+            *_near_duplicates(rows, splits, groups),
         ),
         skipped=tuple(reading.problems),
     )
@@ -178,13 +177,13 @@ def _splits(
     dataset: schema.Dataset,
     classes: Sequence[str],
 ) -> tuple[NDArray[np.str_], list[str]]:
-    """Keep the splits that the data set has, and draw the others from its training images, or from all.
+    """Use the splits that the data set has, and draw the others from its training images, or from all images.
 
     Without a share and a split of its own, a data set has no test split.
 
     Returns:
-        (N,) splits, and a sentence for each share that isn't used, and for each split that is taken from the
-        data set's own training split.
+        (N,) splits, and a sentence for each unused share and for each split that is drawn from the data set's
+        own training split.
     """
     splits = np.array([row.split or "train" for row in rows], dtype="<U5")
     own = {row.split for row in rows}
@@ -226,8 +225,8 @@ def _skipped(problems: Sequence[Problem]) -> Iterator[str]:
         yield f"{len(problems)} {were} skipped (dataset.json lists all): {named}"
 
 
-def _copies(rows: Sequence[Row], groups: NDArray[np.int64]) -> Iterator[str]:
-    """Copies have one label and one split: `examine` and the split see to that."""
+def _exact_duplicates(rows: Sequence[Row], groups: NDArray[np.int64]) -> Iterator[str]:
+    """Warn about exact copies, which have the same label and split after `examine` and the split."""
     copies = list(repeated(groups))
     if copies:
         surplus = sum(len(positions) - 1 for positions in copies)
@@ -236,7 +235,9 @@ def _copies(rows: Sequence[Row], groups: NDArray[np.int64]) -> Iterator[str]:
         yield f"{surplus} {are} of another; copies stay in one split: {named}"
 
 
-def _look_alikes(rows: Sequence[Row], splits: NDArray[np.str_], groups: NDArray[np.int64]) -> Iterator[str]:
+def _near_duplicates(
+    rows: Sequence[Row], splits: NDArray[np.str_], groups: NDArray[np.int64]
+) -> Iterator[str]:
     searched = np.array([i for i, row in enumerate(rows) if row.thumbnail is not None], dtype=np.int64)
     if len(searched) > NEAR_MAX_IMAGES:
         yield f"near-duplicates were not searched for: more than {NEAR_MAX_IMAGES:,} images"

@@ -67,7 +67,7 @@ def _apart_from_heads(job: Planned) -> str:
 
 
 def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
-    from frostline.models.pretrained import resolve
+    from frostline.models.pretrained import load_initial_weights
     from frostline.probing import heads
     from frostline.training.material import load_material
     from frostline.training.run_info import run_name
@@ -95,7 +95,7 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
             runs[0], first.composed, first.choices, given, index.classes
         ).weights
         runs = [run.model_copy(update={"weights": weights}) for run in runs]
-        start = resolve(runs[0].backbone, weights)
+        start = load_initial_weights(runs[0].backbone, weights)
         material = load_material(runs[0], data, start, given)
         companies = heads.gather(runs, start, material, given)
         given.say(f"{len(jobs)} runs at once: nothing but their heads differs")

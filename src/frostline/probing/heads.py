@@ -20,11 +20,11 @@ from frostline.data.loading.class_balance import class_weights, counts
 from frostline.data.loading.pixels import Images
 from frostline.data.prepared.index import training_rows
 from frostline.features.execution import Execution, autocast, device_of
-from frostline.features.reuse import Reuse
-from frostline.features.split_point import Split, Whole, candidates
+from frostline.features.reuse import FeatureExtractor
+from frostline.features.split_point import NoSplit, Split, candidate_splits
 from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
-from frostline.models.pretrained import Start, start_network
+from frostline.models.pretrained import InitialWeights, create_network
 from frostline.models.weights import LoadReport, detached
 from frostline.probing.batched_heads import Head, HeadFit, Recipe, Row, train_heads
 from frostline.probing.batched_optimizers import Optimizer
@@ -63,7 +63,7 @@ class Company:
     plan: FreezePlan
     report: LoadReport
     """How the network's first weights were loaded."""
-    reuse: Reuse
+    reuse: FeatureExtractor
     train: Images
     val: Images
     starts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class Trained:
 
 
 @exhaustion()
-def gather(runs: Sequence[Run], start: Start, given: Material, services: Services) -> list[Company]:
+def gather(runs: Sequence[Run], start: InitialWeights, given: Material, services: Services) -> list[Company]:
     """Find out which runs share features, mostly all of them, before any are computed.
 
     Args:
@@ -258,11 +258,11 @@ def _optimizer(run: Run) -> Optimizer:
     return Optimizer("adamw" if decoupled else "adam", betas=settings["betas"], eps=settings["eps"])
 
 
-def _company(run: Run, start: Start, given: Material, services: Services) -> Company:
+def _company(run: Run, start: InitialWeights, given: Material, services: Services) -> Company:
     """A run's network, cut before its head, and its images; no run is in it yet."""
     seed, index, spec = run.seeds[0], given.index, given.spec
     rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
-    network, report = start_network(run.backbone, start, spec, index.classes, seed)
+    network, report = create_network(run.backbone, start, spec, index.classes, seed)
     say_head(run, report, services)
     plan = plan_of(run, network, len(rows))
     images, val = given.images("train", rows), given.images("val", index.rows("val"))
@@ -276,19 +276,19 @@ def _company(run: Run, start: Start, given: Material, services: Services) -> Com
     return Company([], cut, plan, report, reuse, images, val, {seed: (weight, bias)})
 
 
-def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: Reuse) -> Split:
+def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: FeatureExtractor) -> Split:
     """The network, cut where nothing is left but a linear layer, which is all that trains."""
     below = any(not plan.layers.places[name].head for name in plan.trained(0))
     if below or len(plan.phases[0].train) > 1:
         raise NotAtOnce("freeze", "training more than the head", "set freeze=linear_probe")
-    tried = reuse.shown(network, images)
+    tried = reuse.sample_images(network, images)
     with autocast(reuse.execution(network).frozen, tried.device):
-        cuts = candidates(network, plan, 0, tried[:1])
-    heads = [] if isinstance(cuts, Whole) else [cut for cut in cuts if _is_all(cut, plan, tried)]
+        cuts = candidate_splits(network, plan, 0, tried[:1])
+    heads = [] if isinstance(cuts, NoSplit) else [cut for cut in cuts if _is_all(cut, plan, tried)]
     if not heads:
         found = f"the head of {backbone_name(run)}, which is not one linear layer behind others,"
         raise NotAtOnce("backbone", found, "choose another")
-    if isinstance(reuse.fitting(heads[0], len(images)), Whole):
+    if isinstance(reuse.within_limit(heads[0], len(images)), NoSplit):
         found = f"keeping {size(heads[0].bytes * len(images) * (reuse.views or 1))} of them"
         raise NotAtOnce("features", found, "set the environment variable FROSTLINE_CACHE_GIB higher")
     return heads[0]

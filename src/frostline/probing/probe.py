@@ -25,7 +25,7 @@ from frostline.data.loading.pixels import Images, images_key, load_pixels
 from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
 from frostline.features.execution import device_of
-from frostline.models.pretrained import resolve
+from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
 from frostline.probing.closed_form import choose_k, knn, ridge
 from frostline.probing.heads import Company, Trained
@@ -131,7 +131,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
     first, watch = runs[0], _Watch(services.progress)
     heads.check(first)
     with publish(out, WRITTEN) as work:
-        start = resolve(first.backbone, first.weights)
+        start = load_initial_weights(first.backbone, first.weights)
         given = load_material(first, data, start, services)
         companies = heads.gather(runs, start, given, replace(services, progress=watch))
         with services.tracker.run(_info(runs, given.index)) as recorded:

@@ -32,7 +32,7 @@ class PhaseStart(_Left):
 
 
 class HeadInfo(_Left):
-    """What a run's head started from; see `models.head_start.HeadStart`."""
+    """What a run's head started from; see `models.head_init.HeadInit`."""
 
     start: str
     notice: str

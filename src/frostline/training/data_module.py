@@ -19,7 +19,7 @@ from frostline.data.loading.augment import augment, augments
 from frostline.data.loading.class_balance import balanced_order
 from frostline.data.loading.mix import mix, mixes
 from frostline.data.loading.pixels import Images, normalise
-from frostline.data.loading.prefetch import Ahead
+from frostline.data.loading.prefetch import Prefetcher
 from frostline.models.input_spec import InputSpec
 
 STAYS = 1 << 26
@@ -114,7 +114,7 @@ class ImageData(pl.LightningDataModule):
         """All training images as the network sees them, where nothing changes them and they are small."""
         self._normalised_val: Tensor | None = None
         """All validation images, where they are small."""
-        self.ahead: Ahead[tuple[Tensor, Tensor]] | None = None
+        self.ahead: Prefetcher[tuple[Tensor, Tensor]] | None = None
         """Prepares batches; None: there is nothing to prepare, or no batch has been asked for."""
         self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
 
@@ -153,7 +153,7 @@ class ImageData(pl.LightningDataModule):
         if self._stays:  # there is nothing to prepare
             return self.training_images(rows, step, device)
         if self.ahead is None:
-            self.ahead = Ahead(lambda rows, step: self.training_images(rows, step, device))
+            self.ahead = Prefetcher(lambda rows, step: self.training_images(rows, step, device))
         return self.ahead.batch(rows, step, coming)
 
     def close(self) -> None:

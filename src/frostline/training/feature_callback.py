@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from frostline.data.loading.pixels import Images
-from frostline.features.execution import behind
-from frostline.features.reuse import OFF, Reuse
+from frostline.features.execution import precision_behind
+from frostline.features.reuse import OFF, FeatureExtractor
 from frostline.features.split_point import ALL_TRAINS, Split
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, Reused
@@ -31,7 +31,7 @@ class FeatureReuse(pl.Callback):
     """
 
     def __init__(
-        self, freezing: FreezeSchedule, reuse: Reuse, train: Images, val: Images, averages: bool
+        self, freezing: FreezeSchedule, reuse: FeatureExtractor, train: Images, val: Images, averages: bool
     ) -> None:
         self.freezing, self.reuse, self.averages = freezing, reuse, averages
         self.train, self.val = train, val
@@ -78,7 +78,7 @@ class FeatureReuse(pl.Callback):
         self._phase = phase
         module.reused = None
         plan, network = self.freezing.plan, module.network
-        cut = self.reuse.cut(network, plan, phase, self.train)
+        cut = self.reuse.split_network(network, plan, phase, self.train)
         if isinstance(cut, Split):
             module.reused, there = self._reused(cut, phase)
             self.said[phase:] = [cut.name]
@@ -93,13 +93,13 @@ class FeatureReuse(pl.Callback):
         """The parts of the network with their features, and whether all of those were there already."""
         plan = self.freezing.plan
         views = [None] if self.reuse.views is None else list(range(self.reuse.views))
-        kept = [self.reuse.kept(split, self.train, view) for view in views]
+        kept = [self.reuse.cached_features(split, self.train, view) for view in views]
         moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
         drifts = self.averages and not moved.isdisjoint(split.prefix)
-        val = None if drifts else self.reuse.kept(split, self.val)
+        val = None if drifts else self.reuse.cached_features(split, self.val)
         there = all(there for _, there in [*kept, *([val] if val else [])])
         network = split.network
-        precision = behind(plan.trained(phase), network, self.reuse.execution(network).trains)
+        precision = precision_behind(plan.trained(phase), network, self.reuse.execution(network).trains)
         device = next(network.parameters()).device
         train = [held_on(features, device) for features, _ in kept]
         return Reused(split, train, held_on(val[0], device) if val else None, precision), there

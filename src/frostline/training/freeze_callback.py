@@ -135,7 +135,7 @@ class FreezeSchedule(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the first phase; a run that goes on does so at its first batch."""
         for index, phase in enumerate(self.plan.phases):
-            if (phase.early or phase.restore) and not trainer.enable_validation:
+            if (phase.early_stop or phase.restore) and not trainer.enable_validation:
                 raise FrostlineError(
                     f"freeze.phases.{index} waits for {phase.monitor}, but there is no validation; give fit a"
                     " val_dataloader, and the module a validation_step"
@@ -167,8 +167,8 @@ class FreezeSchedule(pl.Callback):
         if step < self._steady_until:
             return
         self._enter(trainer, module)
-        self._steady_until = self.plan.steady_until(self.starts, step)
-        now = self.plan.inside(self.starts, step), self.plan.momentum(self.starts, step)
+        self._steady_until = self.plan.constant_until(self.starts, step)
+        now = self.plan.curve_factor(self.starts, step), self.plan.momentum(self.starts, step)
         if now == self._set:
             return
         inside, momentum = self._set = now
@@ -190,7 +190,7 @@ class FreezeSchedule(pl.Callback):
         if trainer.sanity_checking or not self.starts:
             return
         phase = self.plan.phases[self.phase]
-        if not (phase.early or phase.restore):
+        if not (phase.early_stop or phase.restore):
             return
         if phase.monitor not in trainer.callback_metrics:
             raise FrostlineError(
@@ -325,12 +325,12 @@ class FreezeSchedule(pl.Callback):
 
     def _advanced(self, step: int) -> tuple[int, ...]:
         """The starts as they are when `step` begins."""
-        rule = self.plan.phases[self.phase].early if self.starts else None
+        rule = self.plan.phases[self.phase].early_stop if self.starts else None
         return self.plan.advanced(self.starts, step, rule is not None and rule.reached(self.history))
 
     def _stop_if_over(self, trainer: pl.Trainer) -> None:
         """End the run where its last phase has ended before the trainer's epochs."""
-        rule = self.plan.phases[self.phase].early
+        rule = self.plan.phases[self.phase].early_stop
         early = rule is not None and rule.reached(self.history)
         if rule is not None and self.plan.is_over(self.starts, trainer.global_step, early):
             trainer.should_stop = True

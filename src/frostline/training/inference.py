@@ -7,11 +7,11 @@ import torch
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import Stack, normalise
+from frostline.data.loading.pixels import ImageStack, normalise
 from frostline.data.prepared.index import Index
 from frostline.features.cache import FeatureCache
-from frostline.features.execution import Precision, autocast, device_of, execution_of, run
-from frostline.features.reuse import Reuse
+from frostline.features.execution import Precision, autocast, device_of, execution_of, run_layers
+from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
 from frostline.models import weights
 from frostline.models.backbones import build
@@ -37,15 +37,23 @@ def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.
     return state, InputSpec.from_dict(about["input"])
 
 
-def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> Reuse:
+def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> FeatureExtractor:
     """Return what lets the frozen layers of a run's network run once."""
     cache = FeatureCache(services.scratch / "features", project.features_limit())
 
     def say(text: str) -> None:
         services.say(f"{run.stage} {run.arm or run.freeze_name}: {text}")
 
-    return Reuse(
-        cache, run.features, run.backbone, spec, run.augment, run.trainer, seed, services.progress, say
+    return FeatureExtractor(
+        cache,
+        run.features,
+        run.backbone,
+        spec,
+        run.augment,
+        run.trainer,
+        seed,
+        services.progress,
+        say,
     )
 
 
@@ -59,7 +67,9 @@ def network_with(
 
 
 @torch.no_grad()
-def logits_of(network: torch.nn.Module, pixels: Stack, spec: InputSpec, trainer: Trainer) -> torch.Tensor:
+def logits_of(
+    network: torch.nn.Module, pixels: ImageStack, spec: InputSpec, trainer: Trainer
+) -> torch.Tensor:
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
     device = device_of(trainer.device)
     network.eval().to(device)
@@ -88,5 +98,5 @@ def logits_behind(
     """
     split.network.eval()
     device = next(split.network.parameters()).device
-    parts = (run(split.rest, part.to(device), precision) for part in features.split(batch_size))
+    parts = (run_layers(split.rest, part.to(device), precision) for part in features.split(batch_size))
     return torch.cat([part.float().cpu() for part in parts])

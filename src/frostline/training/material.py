@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from frostline.console.errors import exhaustion
-from frostline.data.loading.pixels import Images, Stack, images_key, load_pixels, those
+from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, select
 from frostline.data.prepared.index import Index
 from frostline.models.input_spec import InputSpec
-from frostline.models.pretrained import Start, input_spec
+from frostline.models.pretrained import InitialWeights, input_spec
 from frostline.schema import Run
 from frostline.training.services import Services
 
@@ -23,7 +23,7 @@ class Material:
     index: Index
     rows: torch.Tensor
     """(N,) the index rows that are loaded, sorted: train and val, never test."""
-    pixels: Stack
+    pixels: ImageStack
     """(N, C, H, W) uint8."""
     spec: InputSpec
 
@@ -31,7 +31,7 @@ class Material:
         """Return the images of some index rows, all of one split."""
         rows = torch.as_tensor(rows)
         return Images(
-            those(self.pixels, torch.searchsorted(self.rows, rows)),
+            select(self.pixels, torch.searchsorted(self.rows, rows)),
             torch.as_tensor(self.index.labels)[rows],
             images_key(self.index, rows, self.spec),
             self.index.name,
@@ -40,7 +40,7 @@ class Material:
 
 
 @exhaustion("loading the images", ["input.size"])
-def load_material(run: Run, data: Path, start: Start, services: Services) -> Material:
+def load_material(run: Run, data: Path, start: InitialWeights, services: Services) -> Material:
     """Load the train and val images of the prepared data in the folder `data`."""
     index = Index.read(data)
     spec = input_spec(run.backbone, start, run.input)

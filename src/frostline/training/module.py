@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from frostline import schema
 from frostline.base.seeds import derive, draw_from
 from frostline.data.loading.class_balance import class_weights
-from frostline.features.execution import Execution, Precision, autocast, run
+from frostline.features.execution import Execution, Precision, autocast, run_layers
 from frostline.features.split_point import Split
 from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
@@ -50,7 +50,7 @@ class Reused:
         return self._rest(self.val[rows.to(self.val.device)].to(device))
 
     def _rest(self, features: Tensor) -> Tensor:
-        return run(self.split.rest, features, self.precision)
+        return run_layers(self.split.rest, features, self.precision)
 
 
 class Follower(Protocol):

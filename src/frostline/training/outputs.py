@@ -10,7 +10,7 @@ from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import CONFIG, HISTORY, TRAINING, WEIGHTS
 from frostline.freezing.plan import FreezePlan
 from frostline.models import weights
-from frostline.models.pretrained import about
+from frostline.models.pretrained import weights_metadata
 from frostline.models.weights import LoadReport
 from frostline.schema import Run
 from frostline.training.material import Material
@@ -46,7 +46,11 @@ def write_outputs(
         out: the folder.
         more: for training.json.
     """
-    weights.save(out / WEIGHTS, result.best_state, about(material.spec, material.index.classes, run.backbone))
+    weights.save(
+        out / WEIGHTS,
+        result.best_state,
+        weights_metadata(material.spec, material.index.classes, run.backbone),
+    )
     columns = list(result.history[0])
     write_text(out / HISTORY, csv_text(columns, ([row[c] for c in columns] for row in result.history)))
     write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))

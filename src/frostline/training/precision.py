@@ -17,9 +17,9 @@ from frostline.base.locks import exclusive
 from frostline.features.execution import (
     Execution,
     autocast,
-    behind,
     device_of,
     execution_of,
+    precision_behind,
     undefined_gradient,
 )
 from frostline.schema import Run
@@ -59,7 +59,7 @@ def execution_for(
     trained = frozenset[str]().union(*(plan.trained(phase) for phase in range(len(plan.phases))))
     if precision == "bf16" and execution.trains == "fp32":
         reason = f"on a CPU the gradient of {undefined_gradient(network, image)} is undefined in bf16"
-    elif device.type == "cpu" and trained and behind(trained, network, execution.trains) == "bf16":
+    elif device.type == "cpu" and trained and precision_behind(trained, network, execution.trains) == "bf16":
         shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
         about: list[Any] = [run.backbone.model_dump(), run.adapter.model_dump(), shapes, list(image)]
         about += [run.trainer.threads, _processor()]

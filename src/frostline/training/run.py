@@ -29,8 +29,8 @@ from frostline.freezing.build import build_plan
 from frostline.freezing.curves import build_curve
 from frostline.freezing.plan import FreezePlan
 from frostline.models import lora
-from frostline.models.head_start import check_trained
-from frostline.models.pretrained import Start, check_start, start_network
+from frostline.models.head_init import check_trained
+from frostline.models.pretrained import InitialWeights, check_initial_weights, create_network
 from frostline.models.weights import LoadReport
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.training import machine, regularizers, wise_ft
@@ -44,7 +44,7 @@ from frostline.training.services import Services
 
 @exhaustion("training")
 def train(
-    run: Run, seed: int, start: Start, material: Material, out: Path, services: Services, title: str
+    run: Run, seed: int, start: InitialWeights, material: Material, out: Path, services: Services, title: str
 ) -> dict[str, Any]:
     """Train one network with one seed and leave its files in `out`.
 
@@ -82,7 +82,7 @@ def train(
     return timing
 
 
-def forget(run: Run, start: Start, material: Material, services: Services) -> None:
+def forget(run: Run, start: InitialWeights, material: Material, services: Services) -> None:
     """Remove what was kept for resuming, once the stage's results are safe."""
     for seed in run.seeds:
         key = scratch_key(run, seed, start, material)
@@ -90,7 +90,7 @@ def forget(run: Run, start: Start, material: Material, services: Services) -> No
             shutil.rmtree(services.scratch / "resume" / key, ignore_errors=True)
 
 
-def scratch_key(run: Run, seed: int, start: Start, material: Material) -> str:
+def scratch_key(run: Run, seed: int, start: InitialWeights, material: Material) -> str:
     """Return the key of all that a run's result depends on."""
     config = run.model_dump(exclude={"seeds", "study", "arm"})
     inputs = [start.sha256, material.index.fingerprint, material.spec.to_dict()]
@@ -130,7 +130,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 def _train(
     run: Run,
     seed: int,
-    start: Start,
+    start: InitialWeights,
     material: Material,
     out: Path,
     scratch: Path,
@@ -150,8 +150,8 @@ def _train(
         )
     index, spec = material.index, material.spec
     labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
-    check_start(run)
-    network, report = start_network(
+    check_initial_weights(run)
+    network, report = create_network(
         run.backbone, start, spec, index.classes, seed, trains=bool(run.freeze.phases)
     )
     say_head(run, report, services)
@@ -218,11 +218,11 @@ def _train(
 
 
 def _record_late(
-    run: Run, seed: int, start: Start, material: Material, done: Path, services: Services, key: str
+    run: Run, seed: int, start: InitialWeights, material: Material, done: Path, services: Services, key: str
 ) -> None:
     """Record a run that a killed process finished, unless that process's recorder lived long enough to."""
     images = training_rows(material.index, run.dataset, derive(seed, "shots") % 2**31)
-    network, _ = start_network(
+    network, _ = create_network(
         run.backbone, start, material.spec, material.index.classes, seed, trains=bool(run.freeze.phases)
     )
     lora.adapt(network, run, seed)

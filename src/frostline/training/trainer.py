@@ -25,7 +25,7 @@ from frostline.base.metrics import score
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.features.execution import Execution, device_of
-from frostline.features.reuse import Reuse
+from frostline.features.reuse import FeatureExtractor
 from frostline.models import weights
 from frostline.training import machine
 from frostline.training.averaging_callback import Averaging, averaging_of
@@ -82,7 +82,7 @@ def fit(
     on_epoch: Callable[[Row], None],
     averaging: schema.Averaging,
     execution: Execution,
-    reuse: Reuse | None = None,
+    reuse: FeatureExtractor | None = None,
 ) -> Fit:
     """Train `classifier`, going on from the resume point in the folder `resume` if there is one.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from frostline import schema
 from frostline.base.metrics import classification_metrics, score
-from frostline.data.loading.pixels import Stack
+from frostline.data.loading.pixels import ImageStack
 from frostline.models.input_spec import InputSpec
 from frostline.training.averaging import Score, best_between, between
 from frostline.training.inference import logits_of
@@ -18,7 +18,7 @@ def swept(
     network: torch.nn.Module,
     start: Mapping[str, Tensor],
     end: Mapping[str, Tensor],
-    val: tuple[Stack, Tensor],
+    val: tuple[ImageStack, Tensor],
     spec: InputSpec,
     config: schema.WiseFt,
     trainer: schema.Trainer,

@@ -17,7 +17,7 @@ from timm.data import create_transform
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 from frostline.data.loading import pixels
-from frostline.data.loading.pixels import OnDisk, load_pixels, normalise, those, thumbnails, to_pixels
+from frostline.data.loading.pixels import OnDisk, load_pixels, normalise, select, thumbnails, to_pixels
 from frostline.data.reading.decode import decode
 from frostline.models.input_spec import InputSpec
 from frostline.preparation import stage as prepare
@@ -272,7 +272,7 @@ def test_large_sets_stay_on_disk(tree, tmp_path, monkeypatch, order):
     some = torch.tensor([5, 0, 3, 3])
     assert torch.equal(stored[some], expected[some])
     for stack in (stored, expected):
-        assert torch.equal(those(stack, some)[1:], expected[some][1:])
+        assert torch.equal(select(stack, some)[1:], expected[some][1:])
     stored[:][0] = 0  # What was read is a copy.
     assert torch.equal(stored[:], expected)
     assert len(list((tmp_path / "pixels").glob("*.npy"))) == 1

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tests.tiny import Bench, same
 
-from frostline.data.loading import prefetch as ahead
-from frostline.data.loading.prefetch import TURN, TURNS, WARM_UP, Ahead
+from frostline.data.loading import prefetch
+from frostline.data.loading.prefetch import TURN, TURNS, WARM_UP, Prefetcher
 
 STEPS = WARM_UP + TURN * TURNS + 1
 """After so many calls the choice is made."""
@@ -46,7 +46,7 @@ def clock(monkeypatch, at_once, ahead_of):
         calls += 1
         return now
 
-    monkeypatch.setattr(ahead.time, "perf_counter", perf_counter)
+    monkeypatch.setattr(prefetch.time, "perf_counter", perf_counter)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def clock(monkeypatch, at_once, ahead_of):
 def test_the_faster_way_is_chosen_and_kept(at_once, ahead_of, chosen, monkeypatch):
     clock(monkeypatch, at_once, ahead_of)
     prepared = Prepared()
-    batches = Ahead(prepared)
+    batches = Prefetcher(prepared)
     rows = rows_of(STEPS + 10)
     try:
         run(batches, rows[: STEPS - 1])
@@ -72,8 +72,8 @@ def test_the_faster_way_is_chosen_and_kept(at_once, ahead_of, chosen, monkeypatc
 
 def test_batches_are_those_that_were_asked_for_whichever_way(monkeypatch):
     for way in (True, False):
-        monkeypatch.setattr(Ahead, "_turn", lambda self, way=way: way)
-        batches = Ahead(Prepared())
+        monkeypatch.setattr(Prefetcher, "_turn", lambda self, way=way: way)
+        batches = Prefetcher(Prepared())
         rows = rows_of(20)
         try:
             assert run(batches, rows) == [(row.tolist(), step) for step, row in enumerate(rows)]
@@ -88,14 +88,14 @@ def test_batches_are_those_that_were_asked_for_whichever_way(monkeypatch):
 
 
 def test_a_preparation_that_fails_fails_at_its_own_step(monkeypatch):
-    monkeypatch.setattr(Ahead, "_turn", lambda self: True)
+    monkeypatch.setattr(Prefetcher, "_turn", lambda self: True)
 
     def prepare(rows, step):
         if step == 2:
             raise OSError("the disk is gone")
         return step
 
-    batches = Ahead(prepare)
+    batches = Prefetcher(prepare)
     rows = rows_of(4)
     try:
         assert run(batches, rows[:2]) == [0, 1]
@@ -109,7 +109,7 @@ def test_a_preparation_that_fails_fails_at_its_own_step(monkeypatch):
 def test_a_run_ends_alike_whichever_way_and_leaves_no_thread(monkeypatch, tmp_path):
     results = {}
     for way in (True, False):
-        monkeypatch.setattr(Ahead, "_turn", lambda self, way=way: way)
+        monkeypatch.setattr(Prefetcher, "_turn", lambda self, way=way: way)
         bench = Bench({"augment": {"flip": 0.5, "rotate": 20.0, "mixup": 0.5}, "trainer.epochs": 2})
         results[way] = bench.fit(tmp_path / str(way))
         assert not any("prepares batches" in thread.name for thread in threading.enumerate())

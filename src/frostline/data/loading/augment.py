@@ -1,4 +1,4 @@
-"""Random changes to training images, a batch at a time, on the device that trains."""
+"""Random augmentation of training images, one batch at a time, on the training device."""
 
 import math
 
@@ -8,27 +8,28 @@ import torch.nn.functional as F
 from frostline import schema
 
 _DRAWS = 7
-"""Numbers drawn for an image: flip, rotation, two shifts, zoom, brightness, contrast."""
+"""Random numbers per image: flip, rotation, two translations, scale, brightness, contrast."""
 
 
 def augments(config: schema.Augment) -> bool:
-    """Say whether `augment` changes a batch."""
+    """Whether `augment` changes a batch."""
     return any(value for name, value in config.model_dump().items() if name not in ("mixup", "cutmix"))
 
 
 def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Generator) -> torch.Tensor:
-    """Flip, rotate, shift and zoom each image, then change its brightness and contrast, each by its own draw.
+    """Flip, rotate, translate and scale each image, then change brightness and contrast, each at random.
 
-    All numbers are drawn in one go, whatever the config uses: turning one change off leaves the others as
-    they were. What comes into the picture at its borders repeats the border.
+    All random numbers are drawn at once, whatever the config uses: disabling one augmentation does not change
+    the others. Beyond the border, the border pixels are repeated.
 
     Args:
         batch: (N, C, H, W), before normalisation: uint8 0…255 or float32 0…1.
-        config: how far each change may go; all zero: the same tensor comes back and nothing is drawn.
-        generator: draws the numbers, on its own device: the same state gives the same images.
+        config: the strength of each augmentation; if all are zero, the same tensor is returned and nothing is
+            drawn.
+        generator: source of the random numbers; the same state gives the same images.
 
     Returns:
-        (N, C, H, W) of the batch's type, on its device.
+        (N, C, H, W) with the dtype and device of the batch.
 
     Raises:
         ValueError: float values outside 0…1, for which brightness and contrast have no meaning.
@@ -39,7 +40,7 @@ def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Genera
         return batch
     draws = torch.rand(_DRAWS, len(batch), generator=generator, device=generator.device).to(batch.device)
     flip, *symmetric = draws
-    angle, right, down, zoom, brightness, contrast = (2 * draw - 1 for draw in symmetric)
+    angle, right, down, scale, brightness, contrast = (2 * draw - 1 for draw in symmetric)
     whole = batch.dtype == torch.uint8
     if tints and not whole and (batch.amin() < 0 or batch.amax() > 1):
         raise ValueError("augment takes images before normalisation: float values from 0 to 1")
@@ -49,28 +50,28 @@ def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Genera
         return batch
     images = batch.to(torch.float32) / 255 if whole else batch
     if moves:
-        images = _moved(
+        images = _affine(
             images,
             angle=angle * math.radians(config.rotate),
-            shift=torch.stack([right, down]) * config.translate,
-            zoom=1 + zoom * config.scale,
+            translate=torch.stack([right, down]) * config.translate,
+            scale=1 + scale * config.scale,
         )
     if tints:
-        images = _tinted(images, 1 + brightness * config.brightness, 1 + contrast * config.contrast)
+        images = _adjust_colour(images, 1 + brightness * config.brightness, 1 + contrast * config.contrast)
     return (images * 255).round_().clamp_(0, 255).to(torch.uint8) if whole else images
 
 
-def _moved(
-    images: torch.Tensor, *, angle: torch.Tensor, shift: torch.Tensor, zoom: torch.Tensor
+def _affine(
+    images: torch.Tensor, *, angle: torch.Tensor, translate: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """Rotate by `angle` (N,) radians, enlarge by `zoom` (N,) and shift by `shift` (2, N) shares of the sides.
+    """Rotate by `angle` (N,) radians, scale by `scale` (N,), translate by `translate` (2, N) as fractions.
 
-    A grid says for each pixel of the result where it comes from, in −1…1 over each side: the inverse of the
-    movement, p ↦ R(−angle)·(p − 2·shift)/zoom, with the sides' ratio in R so that circles stay circles.
+    The grid maps each output pixel to its source in −1…1 over each side. It is the inverse transformation
+    p ↦ R(−angle)·(p − 2·translate)/scale, with the aspect ratio in R so that circles stay circles.
     """
     height, width = images.shape[-2:]
-    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    right, down = 2 * shift
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    right, down = 2 * translate
     across, along = sin * height / width, sin * width / height
     theta = torch.stack(
         [
@@ -83,7 +84,7 @@ def _moved(
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _tinted(images: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor) -> torch.Tensor:
+def _adjust_colour(images: torch.Tensor, brightness: torch.Tensor, contrast: torch.Tensor) -> torch.Tensor:
     """Multiply by `brightness` (N,), then stretch by `contrast` (N,) about the image's mean."""
     images = images * brightness.view(-1, 1, 1, 1)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)

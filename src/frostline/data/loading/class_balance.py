@@ -1,4 +1,4 @@
-"""Classes of unequal size: what each class's loss weighs, and an order in which all come up as often."""
+"""Class imbalance: class weights of the loss, and class-balanced sampling."""
 
 from typing import Literal
 
@@ -9,14 +9,14 @@ from frostline import schema
 
 
 def counts(labels: Tensor, classes: int) -> Tensor:
-    """Return how many of `labels`, (N,) int64, each class has: (K,) int64."""
+    """Return the number of images per class, (K,) int64, from `labels`, (N,) int64."""
     return torch.bincount(labels, minlength=classes)
 
 
 def balanced_weights(count: Tensor) -> Tensor:
-    """Return n/(K·n_k) for each class, (K,) float32 (King & Zeng 2001; scikit-learn's "balanced").
+    """Return the weight n/(K·n_k) of each class, (K,) float32 (King & Zeng 2001; scikit-learn's "balanced").
 
-    The mean over the images is 1. A class without an image weighs nothing and is not counted in K.
+    The mean over the images is 1. A class without images has weight 0 and is not counted in K.
 
     >>> balanced_weights(torch.tensor([6, 2])).tolist()
     [0.6666666865348816, 2.0]
@@ -25,40 +25,42 @@ def balanced_weights(count: Tensor) -> Tensor:
 
 
 def effective_weights(count: Tensor, beta: float) -> Tensor:
-    """Return weights in proportion to 1/E_k, E_k = (1 − βⁿᵏ)/(1 − β), that sum to K (Cui et al. 2019, eq. 2).
+    """Return weights proportional to 1/E_k, E_k = (1 − βⁿᵏ)/(1 − β), that sum to K (Cui et al. 2019, eq. 2).
 
-    β = 0 weighs all classes alike, β → 1 by their inverse sizes. A class without an image weighs nothing and
-    is not counted in K.
+    β = 0 gives equal weights, β → 1 inverse class sizes. A class without images has weight 0 and is not
+    counted in K.
 
     Args:
-        count: images of each class, (K,) int64.
-        beta: from 0 to below 1; the paper tries 0.9, 0.99, 0.999 and 0.9999.
+        count: images per class, (K,) int64.
+        beta: 0 ≤ β < 1; the paper tries 0.9, 0.99, 0.999 and 0.9999.
     """
     inverse = _where_seen(count, (1 - beta) / (1 - beta ** count.double()))
     return inverse / inverse.sum() * (count > 0).sum()
 
 
-def class_weights(given: Literal["balanced"] | schema.Effective | None, count: Tensor) -> Tensor | None:
-    """Return what each class's loss weighs, (K,) float32, as `loss.class_weights` says; None: all alike.
+def class_weights(weighting: Literal["balanced"] | schema.Effective | None, count: Tensor) -> Tensor | None:
+    """Return the class weights of the loss, (K,) float32; None: equal weights.
 
     Args:
-        given: the config's.
-        count: images of each class, (K,) int64.
+        weighting: `loss.class_weights`.
+        count: images per class, (K,) int64.
     """
-    if given is None:
+    if weighting is None:
         return None
-    return balanced_weights(count) if given == "balanced" else effective_weights(count, given.effective)
+    return (
+        balanced_weights(count) if weighting == "balanced" else effective_weights(count, weighting.effective)
+    )
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw as many images as there are: first a class, all alike, then one of its images.
+    """Draw N images with class-balanced sampling: a class with equal probability, then one of its images.
 
-    Class-balanced sampling (Kang et al. 2020, eq. 1 with q = 0): with replacement, so an image of a small
-    class comes up several times and one of a large class perhaps not at all.
+    Sampling is with replacement (Kang et al. 2020, eq. 1 with q = 0): an image of a small class may be drawn
+    several times, and one of a large class never.
 
     Args:
         labels: (N,) int64.
-        generator: draws the numbers; the same state gives the same order.
+        generator: source of the random numbers; the same state gives the same order.
 
     Returns:
         (N,) int64, indices into `labels`.

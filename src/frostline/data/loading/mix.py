@@ -1,4 +1,4 @@
-"""mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), timm's, drawn from a seed of their own."""
+"""timm's mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), with a seed of their own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 def mixes(config: schema.Augment) -> bool:
-    """Say whether `mix` changes a batch."""
+    """Whether `mix` changes a batch."""
     return bool(config.mixup or config.cutmix)
 
 
 def mix(
     images: torch.Tensor, labels: torch.Tensor, classes: int, config: schema.Augment, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mix each image with the one that lies as far from the batch's other end, and their labels alike.
+    """Mix each image with that at the mirrored position of the batch, and their labels alike.
 
-    With both alphas each batch is one or the other, with equal probability (timm's `switch_prob`). Of an odd
-    number of images the last is left as it is.
+    If both alphas are set, each batch uses one of the methods with equal probability (timm's `switch_prob`).
+    If N is odd, the last image is not mixed.
 
     Args:
         images: (N, C, H, W) float32.
         labels: (N,) int64.
         classes: K.
-        config: `mixup` and `cutmix`, the α of the Beta(α, α) that draws each one's share; not both 0.
-        seed: draws the numbers.
+        config: `mixup` and `cutmix`, the α of Beta(α, α), from which the proportion is drawn; not both 0.
+        seed: of the random numbers.
 
     Returns:
-        The images, a new tensor, and (N, K) float32 shares of each class.
+        The images, a new tensor, and the (N, K) float32 target probabilities.
     """
     even = len(labels) // 2 * 2
     images, targets = images.clone(), F.one_hot(labels, classes).to(images.dtype)
@@ -52,13 +52,13 @@ def mix(
 def _mixer(mixup: float, cutmix: float, classes: int) -> "Mixup":
     from timm.data import Mixup
 
-    # The loss smooths labels, if asked to.
+    # Label smoothing is done by the loss.
     return Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=classes)
 
 
 @contextmanager
 def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator, which timm draws from, and leave it as it was."""
+    """Seed numpy's global generator, which timm uses, inside the block; restore its state afterwards."""
     before: Any = np.random.get_state()
     np.random.seed(seed % 2**32)
     try:

@@ -1,8 +1,8 @@
-"""Images at a network's size on disk: one file a data set and geometry, with a checksum for each image.
+"""Cached images at a network's input size: one file per data set and geometry, with a checksum per image.
 
-An image is verified when a process first reads it, so that a large file is never read as a whole: its CRC-32
-takes some 0.1 ms for 224 × 224 × 3. One that is damaged is made again from its source, now and at every later
-read; the file is set aside, and who opens it next makes a new one.
+A process verifies each image when it first reads it, so a large file is never read as a whole; the CRC-32
+takes about 0.1 ms for 224 × 224 × 3. A damaged image is made from its source again at every read. Its file is
+set aside, and the next process that opens it writes a new one.
 """
 
 import io
@@ -32,12 +32,12 @@ _SUM = np.dtype("<u4")
 
 
 class PixelFile:
-    """A mapped file of images, (N, C, H, W) uint8.
+    """A memory-mapped file of images, (N, C, H, W) uint8.
 
     Args:
-        path: where it lies.
+        path: path of the file.
         mapped: its images.
-        sums: (N,) uint32, the CRC-32 of each.
+        sums: (N,) uint32, CRC-32 of each image.
         make: image number → its pixels, from the source.
     """
 
@@ -50,29 +50,29 @@ class PixelFile:
         self._identity = _identity(path)
 
     def read(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Return a copy of some images, (n, C, H, W) uint8.
+        """Return a copy of n images, (n, C, H, W) uint8.
 
-        The pages that were read are let go at once, so that memory does not grow with the images. They stay
-        in the system's cache of files as long as there is room: reading them again costs a copy.
+        The pages are released at once, so that the process's memory does not grow. They stay in the page
+        cache while there is room; reading them again is then only a copy.
 
         Raises:
             FrostlineError: an image is damaged, and its source has changed or is missing.
         """
-        found = np.asarray(self._mapped[rows])
+        images = np.asarray(self._mapped[rows])
         mapping = self._mapped.base
         assert isinstance(mapping, mmap.mmap)
         mapping.madvise(mmap.MADV_DONTNEED)
         for place in np.flatnonzero(~self._verified[rows]).tolist():
             row = int(rows[place])
-            if zlib.crc32(found[place]) == self._sums[row]:
+            if zlib.crc32(images[place]) == self._sums[row]:
                 self._verified[row] = True
             else:
                 self._set_aside()
-                found[place] = self._make(row)
-        return torch.from_numpy(found)
+                images[place] = self._make(row)
+        return torch.from_numpy(images)
 
     def _set_aside(self) -> None:
-        """Once, and unless a new file lies there by now."""
+        """Set the file aside, once, unless it has been replaced by a new one."""
         if self._identity is not None and self._identity == _identity(self.path):
             set_aside(self.path, "is damaged (an image does not match its checksum)")
         self._identity = None
@@ -82,36 +82,36 @@ def open_or_make(
     path: Path,
     shape: tuple[int, ...],
     make: Callable[[int], Pixels],
-    all_of_them: Callable[[], Iterable[Pixels]],
+    make_all: Callable[[], Iterable[Pixels]],
 ) -> PixelFile:
-    """Map the file at `path`; unless it is there and whole, write it first, atomically.
+    """Map the file at `path`; if it is missing or damaged, write it first, atomically.
 
-    It is mapped while its lock is held, so that nobody who makes room takes it away before. Where the folder
-    can't be written, a file that is there is used, and one that is not is made for this process alone.
+    The file is mapped while its lock is held, so that no other process removes it before. In a read-only
+    folder, an existing file is used, and a missing one is made for this process only.
 
     Args:
-        path: of the file.
+        path: path of the file.
         shape: (N, C, H, W) of all images.
         make: image number → its pixels.
-        all_of_them: gives the pixels of all images in order.
+        make_all: yields the pixels of all images in order.
 
     Raises:
         FrostlineError: the disk is full (`OutOfRoom`), or an image can't be made.
     """
     if not writable(path.parent):
-        return _mapped(path, shape, make) or _unsaved(path, shape, make, all_of_them())
+        return _mapped(path, shape, make) or _unsaved(path, shape, make, make_all())
     with exclusive(path.with_suffix(".lock")):
         remove_leftovers(path.parent, held=path.stem)
         whole = _mapped(path, shape, make)
         if whole is None:
-            _write(path, shape, all_of_them())
+            _write(path, shape, make_all())
             whole = _mapped(path, shape, make)
             assert whole is not None
         return whole
 
 
 def _mapped(path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels]) -> PixelFile | None:
-    """Map a file; one that is not as it was written is set aside. None: there is none."""
+    """Map a file; set it aside if it is damaged. None: there is no sound file."""
     header, count = _header(shape), math.prod(shape)
     try:
         with path.open("rb") as stream:
@@ -133,7 +133,7 @@ def _mapped(path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels]) -
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """How a .npy file of this shape begins: NumPy and others can read it."""
+    """Return the header of a .npy file of this shape, so that NumPy can read the file."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         stream, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
@@ -142,7 +142,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterable[Pixels]) -> None:
-    """Write a file image by image, in the memory that one takes."""
+    """Write a file with one image at a time in memory."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with _full_disk(path.parent, shape), os.fdopen(handle, "wb") as stream:
@@ -158,7 +158,7 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterable[Pixels]) -> None
 def _unsaved(
     path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels], images: Iterable[Pixels]
 ) -> PixelFile:
-    """Write a file that is gone with this process."""
+    """Write a temporary file that ends with this process."""
     print(
         f"frostline: warning: {path.parent} can't be written, so images are brought to size for this command "
         "alone; make the folder writable to keep them",
@@ -180,10 +180,10 @@ def _fill(stream: IO[bytes], shape: tuple[int, ...], images: Iterable[Pixels]) -
         content = image.tobytes()
         stream.write(content)
         sums.append(zlib.crc32(content))
-    found = np.array(sums, dtype=_SUM)
-    stream.write(found.tobytes())
-    stream.write(zlib.crc32(found.data).to_bytes(_SUM.itemsize, "little"))
-    return found.astype(np.uint32)
+    checksums = np.array(sums, dtype=_SUM)
+    stream.write(checksums.tobytes())
+    stream.write(zlib.crc32(checksums.data).to_bytes(_SUM.itemsize, "little"))
+    return checksums.astype(np.uint32)
 
 
 def _full_disk(folder: Path, shape: tuple[int, ...]) -> AbstractContextManager[None]:

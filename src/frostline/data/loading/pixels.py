@@ -1,4 +1,4 @@
-"""Images as the network gets them: decoded, resized and cropped once, kept as uint8, normalised late."""
+"""The input images of a network: decoded, resized and cropped once, cached as uint8, normalised per batch."""
 
 import hashlib
 import math
@@ -26,10 +26,10 @@ from frostline.data.reading.sources import place_of, root_of
 from frostline.models.input_spec import InputSpec
 
 IN_MEMORY = 1 << 26
-"""Bytes, 64 MiB; a larger set of pixels stays on disk, and a batch is read when it is asked for."""
+"""Bytes, 64 MiB; larger sets of pixels stay on disk, and each batch is read on request."""
 
-_LAYOUT = 2  # Of the file of pixels.
-_FORMAT = 1  # Of what the file of pixels depends on beside its key; changes when their making does.
+_LAYOUT = 2  # Version of the file layout.
+_FORMAT = 1  # Version of the code that makes pixels; a part of their cache key.
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -39,11 +39,11 @@ _RESAMPLING = {
 
 
 class OnDisk:
-    """Some images of a file, (N, C, H, W) uint8; indexing reads some of them into a tensor.
+    """Selected images of a file, (N, C, H, W) uint8; indexing reads some of them into a tensor.
 
     Args:
         file: all images of a data set.
-        rows: (N,) those that are meant.
+        rows: (N,) rows of the selected images.
     """
 
     def __init__(self, file: PixelFile, rows: NDArray[np.int64]) -> None:
@@ -58,36 +58,36 @@ class OnDisk:
         return torch.Size((len(self), *self._file.shape[1:]))
 
     def numel(self) -> int:
-        """Return the count of all values."""
+        """Return the number of values."""
         return self.shape.numel()
 
     def __getitem__(self, which: torch.Tensor | slice) -> torch.Tensor:
         return self._file.read(self._rows[which if isinstance(which, slice) else which.numpy()])
 
-    def those(self, which: torch.Tensor) -> "OnDisk":
-        """Return some of the rows; nothing is read."""
+    def select(self, which: torch.Tensor) -> "OnDisk":
+        """Return a selection of the rows without reading them."""
         return OnDisk(self._file, self._rows[which.numpy()])
 
 
-Stack = torch.Tensor | OnDisk
-"""(N, C, H, W) uint8 images, of which ``stack[rows]`` and ``stack[a:b]`` are tensors."""
+ImageStack = torch.Tensor | OnDisk
+"""(N, C, H, W) uint8 images; ``stack[rows]`` and ``stack[a:b]`` are tensors."""
 
 
-def those(stack: Stack, which: torch.Tensor) -> Stack:
-    """Return some images of a stack, in memory if it is."""
-    return stack.those(which) if isinstance(stack, OnDisk) else stack[which]
+def select(stack: ImageStack, which: torch.Tensor) -> ImageStack:
+    """Return a selection of a stack; it is in memory if the stack is."""
+    return stack.select(which) if isinstance(stack, OnDisk) else stack[which]
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images at training resolution and their labels."""
+    """Images at the network's input size, and their labels."""
 
-    pixels: Stack
+    pixels: ImageStack
     """(N, C, H, W) uint8."""
     labels: torch.Tensor
     """(N,) int64."""
     key: str = ""
-    """Names the content: equal keys, equal pixels."""
+    """Content key: equal keys mean equal pixels."""
     dataset: str = ""
     split: str = ""
 
@@ -96,7 +96,7 @@ class Images:
 
 
 def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
-    """Resize a picture so that its short side is ⌊size/crop⌋, and crop the centre: timm's eval transform.
+    """Resize an image so that its short side is ⌊size/crop⌋, and crop the centre, like timm's eval transform.
 
     Returns:
         (channels, size, size) uint8.
@@ -114,7 +114,7 @@ def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
 
 
 def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Tensor, spec: InputSpec) -> str:
-    """Return the content key of what `load_pixels` gives for these rows."""
+    """Return the content key of the pixels that `load_pixels` returns for these rows."""
     hashes = [index.sha256[row] for row in np.asarray(rows).tolist()]
     return content_key([_FORMAT, hashes, spec.size, spec.channels, spec.interpolation, spec.crop])
 
@@ -127,24 +127,24 @@ def load_pixels(
     spec: InputSpec,
     progress: Progress = silent,
     scratch: Path | None = None,
-) -> Stack:
-    """Load images at the network's size.
+) -> ImageStack:
+    """Load images at the network's input size.
 
-    All images of the index are brought to size once and kept in `scratch/pixels/`, in a file named by their
-    hashes and the geometry: other splits, shots, seeds and schedules of the data set share it. Images in
-    memory that have the right size already are neither resized nor kept.
+    All images of the index are resized once and cached in `scratch/pixels/`, in a file named by their hashes
+    and the geometry, which is shared by all splits, shots, seeds and schedules. Images in memory of the right
+    size are neither resized nor cached.
 
     Args:
-        dataset: whose root the keys of an index of files are relative to.
-        index: of the prepared data set.
-        folder: that the index lies in.
+        dataset: config of the data set; keys of an index of files are relative to its root.
+        index: index of the prepared data set.
+        folder: folder of the index.
         rows: (N,) positions in the index.
-        spec: the network's input; mean and std are for `normalise`.
-        progress: told of each image that is brought to size.
-        scratch: where the pixels are kept; None: the project's.
+        spec: input of the network, without mean and std, which `normalise` uses.
+        progress: shows the resized images.
+        scratch: folder of the cache; None: the project's.
 
     Returns:
-        (N, channels, size, size) uint8; above 64 MiB they stay on disk.
+        (N, channels, size, size) uint8; above 64 MiB on disk.
 
     Raises:
         FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
@@ -157,7 +157,7 @@ def load_pixels(
         work = partial(_pixels_of_array, images, index, folder, spec)
     else:
         work = partial(_pixels_of_file, root_of(dataset), index, place_of(dataset), spec)
-    kept = (project.scratch() if scratch is None else scratch) / "pixels"
+    cache = (project.scratch() if scratch is None else scratch) / "pixels"
     geometry = [spec.size, spec.channels, spec.interpolation, spec.crop]
     key = content_key(
         [_FORMAT, _LAYOUT, hashlib.sha256("".join(index.sha256).encode()).hexdigest(), geometry]
@@ -170,35 +170,35 @@ def load_pixels(
                 yield pixels
                 advance(1)
 
-    chosen = OnDisk(open_or_make(kept / f"{key}.npy", shape, work, produce), rows)
+    chosen = OnDisk(open_or_make(cache / f"{key}.npy", shape, work, produce), rows)
     return chosen[:] if chosen.numel() <= IN_MEMORY else chosen
 
 
 def thumbnails(
     dataset: schema.Dataset, index: Index, folder: Path, rows: NDArray[np.int64], side: int
 ) -> list[Pixels]:
-    """Return images as they are in the data set, uncropped, for people to look at.
+    """Return uncropped thumbnails of images, to show to people.
 
     Args:
-        dataset: whose root the keys of an index of files are relative to.
-        index: of the prepared data set.
-        folder: that the index lies in.
+        dataset: config of the data set; keys of an index of files are relative to its root.
+        index: index of the prepared data set.
+        folder: folder of the index.
         rows: (n,) positions in the index.
-        side: pixels; larger images are made smaller.
+        side: maximum side in pixels; larger images are reduced.
 
     Returns:
-        n of (H, W) or (H, W, 3) uint8, each of its own size.
+        n images of (H, W) or (H, W, 3) uint8, of different sizes.
 
     Raises:
         FrostlineError: an image is missing or damaged.
     """
     if index.storage == "arrays":
-        pictures = [Image.fromarray(image) for image in index.images(folder)[rows]]
+        images = [Image.fromarray(image) for image in index.images(folder)[rows]]
     else:
         root = root_of(dataset)
         keys = [index.keys[row] for row in rows]
-        pictures = [decode(read_bytes(locate(root, key), key), key, at_least=side).image for key in keys]
-    return [_no_larger(picture, side) for picture in pictures]
+        images = [decode(read_bytes(locate(root, key), key), key, at_least=side).image for key in keys]
+    return [_no_larger(image, side) for image in images]
 
 
 def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
@@ -219,9 +219,6 @@ def _constants(
     return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
 
 
-# ── one image ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _pixels_of_file(root: Path, index: Index, place: str, spec: InputSpec, row: int) -> Pixels:
     key = index.keys[row]
     try:
@@ -233,9 +230,9 @@ def _pixels_of_file(root: Path, index: Index, place: str, spec: InputSpec, row: 
     return to_pixels(decode(content, key).image, spec)
 
 
-def _no_larger(picture: Image.Image, side: int) -> Pixels:
-    picture.thumbnail((side, side))
-    return np.asarray(picture)
+def _no_larger(image: Image.Image, side: int) -> Pixels:
+    image.thumbnail((side, side))
+    return np.asarray(image)
 
 
 def _pixels_of_array(images: Pixels, index: Index, folder: Path, spec: InputSpec, row: int) -> Pixels:
@@ -244,7 +241,7 @@ def _pixels_of_array(images: Pixels, index: Index, folder: Path, spec: InputSpec
 
 
 def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Path) -> Pixels:
-    """Return images[rows] if they are those that the index was made of."""
+    """Return images[rows] if their hashes are those of the index."""
     chosen = images[rows]
     for row, image in zip(rows.tolist(), chosen, strict=True):
         if hashlib.sha256(image.tobytes()).hexdigest() != index.sha256[row]:
@@ -255,7 +252,7 @@ def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Pa
 
 
 def _fits(images: Pixels, spec: InputSpec) -> bool:
-    """Tell whether arrays need neither resizing nor conversion from colour to grey."""
+    """Whether arrays need neither resizing nor conversion to grey."""
     right_size = images.shape[1:3] == (spec.size, spec.size) and spec.crop == 1
     return right_size and (images.ndim == 3 or spec.channels == 3)
 

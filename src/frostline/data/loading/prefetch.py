@@ -1,7 +1,7 @@
-"""Batches made ready beside the training: the next one in a thread, while the current one trains.
+"""Prefetching: a thread prepares the next batch during the current step.
 
-Images are decoded once, so what is left of a step's preparation is to gather, augment and normalise a batch.
-Whether a thread of its own helps depends on cores, disk and network: it is measured, and changes no result.
+Images are decoded once, so preparing a batch is to gather, augment and normalise it. Whether a thread makes
+this faster depends on cores, disk and network. The first steps measure it; results don't depend on it.
 """
 
 import statistics
@@ -17,56 +17,56 @@ T = TypeVar("T")
 WARM_UP = 4
 """Steps before the measurement."""
 TURN = 4
-"""Steps in a row that are measured one way; the first of a turn still shows the way before."""
+"""Consecutive steps measured one way; the first is ignored, since it still shows the other way."""
 TURNS = 6
-"""Each way in turn, so that a machine that gets slower slows both."""
+"""Number of turns; the ways alternate, so that a machine that slows down affects both."""
 WORTH = 0.98
-"""The share of a step's time that preparing ahead has to stay below."""
+"""Prefetching is used if its step time is below this fraction of the other way's."""
 
 
-class Ahead(Generic[T]):
-    """Prepares batches, each when it is asked for or one ahead, whichever the first steps show to be faster.
+class Prefetcher(Generic[T]):
+    """Prepares batches on request or one step ahead, whichever is faster in the first steps.
 
     Args:
-        prepare: makes the batch of some rows at a step; a function of both alone.
+        prepare: (rows, step) → batch; depends on nothing else.
     """
 
     def __init__(self, prepare: Callable[[Tensor, int], T]) -> None:
         self.prepare = prepare
         self.chosen: bool | None = None
-        """Whether batches are prepared ahead; None: the measurement is not over."""
+        """Whether batches are prepared ahead; None: still measuring."""
         self._pool: ThreadPoolExecutor | None = None
         self._coming: tuple[Tensor, int, Future[T]] | None = None
         self._marks: list[float] = []
 
     def batch(self, rows: Tensor, step: int, coming: Tensor | None) -> T:
-        """Return a step's batch.
+        """Return the batch of a step.
 
         Args:
-            rows: of its images.
+            rows: rows of its images.
             step: the optimizer step.
-            coming: the rows of the next step; None: not known yet.
+            coming: rows of the next step; None: not known yet.
         """
         ahead = self._turn()
         ready, self._coming = self._coming, None
         if ready and ready[0] is rows and ready[1] == step:
-            found = ready[2].result()
+            batch = ready[2].result()
         else:
-            found = self.prepare(rows, step)
+            batch = self.prepare(rows, step)
         if ahead and coming is not None:
             self._pool = self._pool or ThreadPoolExecutor(1, "prepares batches")
             self._coming = coming, step + 1, self._pool.submit(self.prepare, coming, step + 1)
-        return found
+        return batch
 
     def close(self) -> None:
-        """Let the thread go."""
+        """End the thread."""
         self._coming = None
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
     def _turn(self) -> bool:
-        """Whether to prepare the next batch ahead; between two calls lies a whole step."""
+        """Whether to prepare the next batch ahead. Called once per step, which it times."""
         if self.chosen is not None:
             return self.chosen
         self._marks.append(time.perf_counter())

@@ -1,4 +1,4 @@
-"""The index of a prepared data set: each image's key, label, split and hash; all that later stages know."""
+"""The index of a prepared data set: key, label, split and hash of each image."""
 
 import csv
 import hashlib
@@ -22,7 +22,7 @@ from frostline.data.reading.splits import SPLITS, take_fraction, take_shots
 from frostline.data.reading.walk import Problem
 
 FORMAT = 1
-"""Of the files; a stage refuses an index of another format."""
+"""Version of the files; a stage refuses an index of another version."""
 
 INDEX_FILE, SUMMARY_FILE, IMAGES_FILE = "index.csv", "dataset.json", "images.npy"
 _COLUMNS = ("key", "label", "split", "sha256", "width", "height", "mode")
@@ -30,50 +30,50 @@ _COLUMNS = ("key", "label", "split", "sha256", "width", "height", "mode")
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """A data set as `prepare` found it: N images in C classes."""
+    """A prepared data set: N images in C classes."""
 
     name: str
     kind: str
     """The kind of its config: mnist5k, image_folder, …"""
     storage: Literal["arrays", "files"]
-    """arrays: row i of images.npy beside the index is image i; files: they lie under the data set's root."""
+    """arrays: row i of images.npy beside the index is image i; files: image files below the root."""
     classes: tuple[str, ...]
     keys: list[str]
-    """Path under the root with '/' between folders, or the zero-padded number of the row in the source."""
+    """Path below the root, with '/' between folders, or the zero-padded row number in the source."""
     labels: NDArray[np.int64]
     """(N,), 0…C−1."""
     splits: NDArray[np.str_]
     """(N,), 'train', 'val' or 'test'."""
     sha256: list[str]
-    """Of the file's bytes, or of the array row's."""
+    """Hash of the bytes of the file, or of the array row."""
     widths: list[int]
-    """Pixels, upright."""
+    """Pixels, after the EXIF rotation."""
     heights: list[int]
-    """Pixels, upright."""
+    """Pixels, after the EXIF rotation."""
     modes: list[str]
-    """How the pixels are stored: Pillow's modes."""
+    """Pillow's mode of the stored pixels."""
     warnings: tuple[str, ...]
-    """A sentence each."""
+    """One sentence each."""
     skipped: tuple[Problem, ...]
-    """What `on_bad_image: skip` left out."""
+    """Images that `on_bad_image: skip` left out."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of keys, labels, splits, hashes, classes and what was skipped: it names the content."""
+        """Hash of the content: sha256 of keys, labels, splits, hashes, classes and skipped keys."""
         rows = zip(self.keys, self.labels.tolist(), self.splits.tolist(), self.sha256, strict=True)
         content = [self.classes, list(rows), [problem.key for problem in self.skipped]]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
     def held_out(self) -> str:
-        """The split that results are told of: test, or val of a data set without a test split."""
+        """The split for reported results: test, or val if there is no test split."""
         return "test" if (self.splits == "test").any() else "val"
 
     def digest(self, rows: NDArray[np.int64]) -> str:
-        """Return the sha256 of some images' keys, classes and contents, in their order."""
+        """Return the sha256 of the keys, classes and contents of some images, in their order."""
         names = [self.classes[label] for label in self.labels[rows]]
         content = [(self.keys[row], name, self.sha256[row]) for row, name in zip(rows, names, strict=True)]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
@@ -89,11 +89,11 @@ class Index:
         return {split: {name: tally[split, i] for i, name in enumerate(self.classes)} for split in SPLITS}
 
     def write(self, folder: Path, images: NDArray[np.uint8] | None = None) -> None:
-        """Write index.csv, dataset.json and, for arrays, images.npy; the same index gives the same bytes.
+        """Write index.csv, dataset.json and, for arrays, images.npy; equal indexes give equal bytes.
 
         Args:
-            folder: of the files.
-            images: (N, H, W) or (N, H, W, 3), in the index's order; None where its storage is files.
+            folder: where to write the files.
+            images: (N, H, W) or (N, H, W, 3), in the order of the index; None if `storage` is files.
         """
         assert (images is not None) == (self.storage == "arrays")
         rows = zip(
@@ -123,7 +123,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read what `write` wrote.
+        """Read the files that `write` wrote.
 
         Raises:
             FrostlineError: a file is missing, damaged or of another format.
@@ -168,7 +168,7 @@ class Index:
         )
 
     def images(self, folder: Path) -> NDArray[np.uint8]:
-        """Return (N, H, W) or (N, H, W, 3), memory-mapped, of an index whose storage is arrays.
+        """Return the images, (N, H, W) or (N, H, W, 3), memory-mapped, if `storage` is arrays.
 
         Raises:
             FrostlineError: images.npy is missing or damaged.
@@ -184,12 +184,12 @@ class Index:
 
 
 def training_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:
-    """Return the positions of the training images that a run may use, ascending.
+    """Return the positions of a run's training images, ascending.
 
     Args:
-        index: of the data set.
-        dataset: its `shots` or `fraction` is the budget; both null: all.
-        seed: of the run; each seed draws its own images, and a larger budget contains a smaller one.
+        index: index of the data set.
+        dataset: its `shots` or `fraction` limits the images; if both are null, all are used.
+        seed: seed of the draw; for the same seed, a larger subset contains a smaller one.
 
     Raises:
         FrostlineError: a class has fewer training images than `shots`.

@@ -1,4 +1,4 @@
-"""What every data set must be, wherever it comes from; an error begins with `place`, which names it."""
+"""Checks that every data set must pass; errors begin with `place`, which names the data set."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -15,22 +15,21 @@ from frostline.data.reading.decode import MIN_SIDE, printable, suffix
 from frostline.data.reading.splits import SPLITS
 
 NAMED = 3
-"""How many files or classes a sentence names before it counts the rest."""
-
+"""Maximum number of files or classes that a sentence names; it counts the rest."""
 
 SUFFIXES = 6
-"""How many kinds of files a sentence counts."""
+"""Maximum number of suffixes that a sentence lists."""
 
 
 def some(names: Iterable[str], limit: int = NAMED) -> str:
-    """Name the first few: ``a, b, c and 4 more``."""
+    """List the first few names: ``a, b, c and 4 more``."""
     listed = [printable(name) for name in names]
     shown = ", ".join(listed[:limit])
     return shown if len(listed) <= limit else f"{shown} and {len(listed) - limit} more"
 
 
 def tally(names: Iterable[str]) -> str:
-    """Count files by what their names end in, the most frequent first: ``.npy ×12, no suffix ×1``."""
+    """Count files by suffix, the most frequent first: ``.npy ×12, no suffix ×1``."""
     counts = Counter(suffix(name) or "no suffix" for name in names)
     listed = [
         f"{printable(end)} ×{n}" for end, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -41,7 +40,7 @@ def tally(names: Iterable[str]) -> str:
 
 
 def name_fault(name: str) -> str | None:
-    """Say why a file can't have this name, which has to fit into a line of a CSV; None: it can."""
+    """Return why a file can't have this name, which must fit into a line of a CSV file; None: it can."""
     if name.isprintable():
         return None
     if any(0xD800 <= ord(c) <= 0xDFFF for c in name):
@@ -53,7 +52,7 @@ def name_fault(name: str) -> str | None:
 
 
 def check_classes(names: Sequence[str], place: str) -> None:
-    """Refuse fewer than two classes, bad names, and names that only case or the Unicode form tells apart."""
+    """Refuse fewer than two classes, bad names, and names that differ only by case or Unicode form."""
     if len(names) < 2:
         found = f"only one class, {printable(names[0])!r}" if names else "no classes"
         raise FrostlineError(f"{place} has {found}: a classifier needs at least two")
@@ -91,7 +90,7 @@ def check_rows(labels: Sequence[int], splits: Sequence[str], classes: Sequence[s
 
     Args:
         labels: (N,), 0…C−1.
-        splits: (N,), a name of `SPLITS` each, or all ''.
+        splits: (N,), names of `SPLITS`, or all ''.
         classes: C names.
         place: names the data set.
     """
@@ -132,7 +131,7 @@ def check_images(images: NDArray[Any], place: str) -> None:
 
 
 def check_keys(keys: Sequence[str], place: str) -> None:
-    """Refuse keys that aren't paths under a root, each once."""
+    """Refuse keys that are not paths below a root, and duplicates."""
     seen = set()
     for key in keys:
         path = PurePosixPath(key)

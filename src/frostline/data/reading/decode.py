@@ -1,4 +1,4 @@
-"""One image file → an upright 8-bit grey or RGB picture, or a sentence: what is wrong and what to do."""
+"""Decode an image file to an upright 8-bit grey or RGB image, or say what is wrong and how to fix it."""
 
 import errno
 import io
@@ -15,23 +15,23 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from frostline.console.errors import FrostlineError, OutOfRoom
-from frostline.console.units import size as readable
+from frostline.console.units import size
 from frostline.data.reading.headers import Header, read_header
 
 Note = Literal["16-bit", "dim", "cmyk", "renamed"]
-"""What was done to a picture that its owner should know."""
+"""A conversion of an image that its owner should know about."""
 
 MAX_PIXELS = 89_478_485
-"""More pixels than this are refused before they are decoded; Pillow's own mark of a decompression bomb."""
+"""Images with more pixels are refused before decoding; Pillow's own limit for decompression bombs."""
 
 DIM = 32
-"""Of 256 levels: 16-bit images that reach fewer hold 12 bits or less, of which 8 bits keep little."""
+"""A 16-bit image whose brightest value is below this level of 256 probably has 12 bits or less."""
 
 MIN_SIDE = 2
-"""A picture with a shorter side shows nothing: tracking pixels and placeholders."""
+"""Images with a shorter side are refused: they are tracking pixels or placeholders."""
 
-# Decoders that may see a user's bytes. Not among them: formats that start other programs (EPS), that match
-# almost anything (TGA), or that aren't pictures to look at (ICO, PDF, HDF5).
+# Decoders that may read a user's files. Excluded are formats that start other programs (EPS), match almost
+# any file (TGA), or are no photographs or drawings (ICO, PDF, HDF5).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "JPEG2000")
 
 _FORMATS_OF_SUFFIX = {
@@ -46,7 +46,7 @@ _FORMATS_OF_SUFFIX = {
     **dict.fromkeys((".jp2", ".j2k", ".jpx"), ("JPEG2000",)),
 }
 
-# Files with these names are meant as pictures, so they are reported rather than passed over.
+# Files with these suffixes are meant as images, so they are reported rather than skipped.
 _SUFFIXES_WITHOUT_DECODER = (
     *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".eps", ".jxr", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
@@ -56,13 +56,13 @@ IMAGE_SUFFIXES = frozenset((*_FORMATS_OF_SUFFIX, *_SUFFIXES_WITHOUT_DECODER))
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _SIGNATURE_BYTES = 16
-# Without its end marker, such a file may lack its last rows, and Pillow lets it pass. JPEG 2000's bit
-# stuffing keeps FF D9 out of compressed data (ITU-T T.800, B.10.1).
+# A file without its end marker may lack its last rows, which Pillow does not report. FF D9 can't occur in the
+# compressed data of JPEG 2000 (ITU-T T.800, B.10.1).
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG2000": b"\xff\xd9"}
 
 
 class BadImage(FrostlineError):
-    """A file that can't be used as a picture; `reason` follows its name in a sentence."""
+    """A file that can't be used as an image; `reason` follows its name in a sentence."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} {reason}")
@@ -70,24 +70,24 @@ class BadImage(FrostlineError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded image."""
 
     image: Image.Image
-    """Mode L or RGB, turned as EXIF says, on white where it was transparent."""
+    """Mode L or RGB, rotated according to EXIF, transparency on white."""
     format: str
-    """Pillow's name of the file's format, such as JPEG."""
+    """Pillow's name of the format, such as JPEG."""
     mode: str
-    """Pillow's name of how the file stores its pixels, such as P or CMYK; with ;16 above 8 bits a channel."""
+    """Pillow's mode of the stored pixels, such as P or CMYK, with ;16 for more than 8 bits per channel."""
     notes: tuple[Note, ...]
-    """What the owner should know."""
+    """Conversions that the owner should know about."""
 
 
 def read_bytes(path: Path, name: str) -> bytes:
     """Return the content of the file at `path`, called `name` in errors.
 
     Raises:
-        BadImage: it is missing, not a regular file, or can't be read.
+        BadImage: it is missing, not a regular file, or unreadable.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -98,7 +98,7 @@ def read_bytes(path: Path, name: str) -> bytes:
 
 
 def unreadable(path: Path, error: OSError) -> str:
-    """Return the reason why the operating system won't give `path`, and what to do."""
+    """Return the reason why `path` can't be read, and how to fix it."""
     if isinstance(error, FileNotFoundError):
         if path.is_symlink():
             return (
@@ -112,23 +112,23 @@ def unreadable(path: Path, error: OSError) -> str:
     return f"can't be read ({error.strerror}): copy or download it again"
 
 
-def decode(content: bytes, name: str, at_least: int | None = None) -> Picture:
-    """Decode the bytes of an image file, all of them, into an upright 8-bit picture.
+def decode(content: bytes, name: str, at_least: int | None = None) -> DecodedImage:
+    """Decode an image file completely, into an upright 8-bit image.
 
-    Transparency is composited on white, palettes are expanded, 16 bits a channel are scaled to 8 (grey:
+    Transparency is composited on white, palettes are expanded, 16 bits per channel are scaled to 8 (grey:
     v/257, rounded; colour: v/256, rounded down), CMYK is converted without a colour profile, and the EXIF
     orientation is applied.
 
     Args:
-        content: the file's bytes.
-        name: of the file, for errors, and to tell whether its suffix fits.
-        at_least: a side in pixels; a JPEG is decoded at a half, a quarter or an eighth of its size, which is
-            faster, where that leaves no side shorter.
+        content: bytes of the file.
+        name: name of the file, for errors and to check its suffix.
+        at_least: minimum side in pixels; a JPEG is decoded at a half, a quarter or an eighth of its size,
+            which is faster, if no side gets shorter than this.
 
     Raises:
         BadImage: empty, truncated, not an image, without a decoder, animated, too small or too large, or with
             channels or values that an 8-bit grey or RGB image can't hold.
-        OutOfRoom: there is no memory for it.
+        OutOfRoom: there is not enough memory.
     """
     if not content:
         raise BadImage(name, "is empty (0 bytes): copy or download it again")
@@ -153,33 +153,33 @@ def decode(content: bytes, name: str, at_least: int | None = None) -> Picture:
                 notes.append("16-bit")
                 if _brightest(upright) < DIM:
                     notes.append("dim")
-            return Picture(upright, str(image.format), mode, tuple(notes))
+            return DecodedImage(upright, str(image.format), mode, tuple(notes))
         except BadImage:
             raise
         except MemoryError:
             raise _too_large(image, name) from None
-        except Exception as error:  # Pillow's decoders raise anything on damaged bytes.
+        except Exception as error:  # Pillow's decoders may raise anything on damaged files.
             raise BadImage(name, _damaged(error)) from None
 
 
 def suffix(name: str) -> str:
-    """Return what a file's name ends in, lower case, such as '.jpg'."""
+    """Return the suffix of a file name in lower case, such as '.jpg'."""
     return PurePath(name).suffix.lower()
 
 
 def to_channels(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
-    """Return a grey (L) or colour (RGB) version of a decoded picture; colour to grey by ITU-R 601 luma."""
+    """Return a grey (L) or colour (RGB) version of a decoded image; colour to grey by ITU-R 601 luma."""
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
 def printable(name: str) -> str:
-    r"""Return `name` with what a terminal can't show escaped: ``a\nb.jpg`` for a name with a newline."""
+    r"""Return `name` with unprintable characters escaped: ``a\nb.jpg`` for a name with a newline."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _open(content: bytes, name: str) -> Image.Image:
-    """Read the header and refuse what shouldn't be decoded."""
+    """Open the image, and refuse files that should not be decoded."""
     try:
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
@@ -199,7 +199,7 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise BadImage(name, f"is {width}×{height} pixels, too small for a picture: replace or remove it")
     if _ENDS.get(str(image.format), b"") not in content:
         raise BadImage(name, "is truncated: copy or download it again")
-    # A camera's MPO is a JPEG whose other frames are previews; elsewhere, frames are an animation or pages.
+    # The other frames of a camera's MPO are previews; in other formats, frames are an animation or pages.
     if image.format != "MPO":
         try:
             frames = getattr(image, "n_frames", 1)
@@ -212,7 +212,7 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 
 def _mode(image: Image.Image, header: Header) -> str:
-    """How the file stores its pixels: Pillow's mode, with ';16' where it hides more than 8 bits a channel."""
+    """Return Pillow's mode of the stored pixels, with ';16' if it hides more than 8 bits per channel."""
     if header.bits <= 8 or image.mode.startswith("I;16"):
         return image.mode
     return "I;16" if image.mode == "I" else f"{image.mode};16"
@@ -246,23 +246,23 @@ def _bomb(size: str) -> str:
 
 
 def _turn_upright(image: Image.Image) -> None:
-    """Turn a decoded image as its EXIF says; broken EXIF says nothing."""
-    with suppress(Exception):  # Pillow's EXIF parser raises anything.
+    """Rotate a decoded image according to its EXIF data; ignore damaged EXIF data."""
+    with suppress(Exception):  # Pillow's EXIF parser may raise anything.
         ImageOps.exif_transpose(image, in_place=True)
 
 
 def _too_large(image: Image.Image, name: str) -> OutOfRoom:
-    """The error of a decoder that got no memory: the pixels, and their version in 8 bits."""
+    """Return the error for too little memory to decode: for the pixels and their 8-bit version."""
     width, height = image.size
     needed = 2 * width * height * max(3, len(image.getbands()))
     return OutOfRoom(
-        f"{name}: {width}×{height} pixels take about {readable(needed)} of memory to decode, which is not "
+        f"{name}: {width}×{height} pixels take about {size(needed)} of memory to decode, which is not "
         "free; close other programs, or shrink the image, and run again"
     )
 
 
 def _brightest(image: Image.Image) -> int:
-    """The largest value of any channel."""
+    """Return the largest value of any channel."""
     extrema = np.ravel(image.getextrema())
     return int(extrema.max())
 
@@ -284,14 +284,15 @@ def _grey_or_rgb(image: Image.Image, header: Header, name: str) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """0…65535 → 0…255, rounded: 65535 = 255·257."""
+    """Scale 0…65535 to 0…255, rounded: 65535 = 255·257."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 class _StrictPillow:
-    """While any thread decodes: no warnings, and no truncated images, whatever else the process has set.
+    """Suppress Pillow's warnings, and refuse truncated images, while any thread decodes.
 
-    `warnings.catch_warnings` alone isn't thread-safe: the first thread in sets, and the last one out resets.
+    `warnings.catch_warnings` is not thread-safe, so the first thread sets the state and the last one resets
+    it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A tree of image files, `root/class/*` or `root/{train,val,test}/class/*`, and what can be wrong with it."""
+"""Data sets of image files in class folders: `root/class/*` or `root/{train,val,test}/class/*`."""
 
 import os
 from collections import defaultdict
@@ -18,16 +18,16 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""What a folder beside others of this kind stands for; case doesn't matter."""
+"""Folder name in lower case → the split that it means."""
 
 
 class FileEntry(NamedTuple):
     """An image file of a data set."""
 
     key: str
-    """Its path under the root, with '/' between folders."""
+    """Path below the root, with '/' between folders."""
     label: int
-    """Its class's number."""
+    """Number of its class."""
     split: str
     """'train', 'val' or 'test' where the data set has splits of its own, else ''."""
 
@@ -46,14 +46,14 @@ class Tree:
 def scan(root: Path) -> Tree:
     """List the images under `root` without reading them.
 
-    Classes are folders, numbered by name in code-point order; folders inside a class belong to it. A root
-    whose folders are named train, val and test (also valid, validation, training, testing) brings its own
+    Classes are folders, numbered by name in code-point order; folders inside a class belong to it. If the
+    folders of the root are named train, val and test (also valid, validation, training, testing), they are
     splits.
 
     Raises:
-        FrostlineError: the tree is no data set: missing, flat, fewer than two classes, an empty class, class
-            names that differ only by case, or splits whose classes differ. Files that can't be used are no
-            reason, but `problems`.
+        FrostlineError: the tree is not a data set: missing, flat, fewer than two classes, an empty class,
+            class names that differ only by case, or splits with different classes. Files that can't be used
+            don't raise an error; they are in `problems`.
     """
     log = ScanLog(Path(os.path.realpath(root)))
     place = f"dataset.root: {root}"
@@ -110,12 +110,12 @@ def _check_root(root: Path, place: str) -> None:
 
 
 def _class_folders(root: Path, log: ScanLog, place: str) -> list[_ClassFolder]:
-    """The class folders, by split and name; the split is '' where the root has class folders itself."""
+    """Return the class folders by split and name; the split is '' if the root has no split folders."""
     folders, loose = list_folder(root, "", log)
     _refuse_loose(loose, folders, place, log)
     splits = {name: SPLIT_FOLDERS[name.lower()] for name in folders if name.lower() in SPLIT_FOLDERS}
     others = [printable(name) for name in folders if name not in splits]
-    # A single folder of such a name may be a class among others: the train among the vehicles.
+    # A single folder with such a name may be a class, such as train beside car and bus.
     if not splits or (len(splits) == 1 and others):
         if splits:
             _check_splits_names(root, next(iter(splits)), folders, place)
@@ -150,7 +150,7 @@ def _split_folders(root: Path, splits: dict[str, str], log: ScanLog, place: str)
 
 
 def _refuse_loose(loose: list[str], classes: list[str], place: str, log: ScanLog) -> None:
-    """Images belong into class folders."""
+    """Refuse images outside class folders; if there are class folders, record them as problems."""
     if loose and not classes:
         kinds = f" ({tally(loose)})" if len(loose) > NAMED else ""
         raise FrostlineError(
@@ -161,7 +161,7 @@ def _refuse_loose(loose: list[str], classes: list[str], place: str, log: ScanLog
 
 
 def _nothing(log: ScanLog) -> str:
-    """Say what a folder without any class folder and image holds."""
+    """Say what a root without class folders and images contains."""
     left_out = [*log.other_files, *log.hidden_files, *log.resource_forks]
     if left_out:
         holds = f"has no class folders and no images, but {tally(left_out)}"
@@ -193,8 +193,8 @@ def _check_empty(folders: Sequence[_ClassFolder], log: ScanLog, place: str) -> N
     raise FrostlineError(f"{place} has no images in {which}{holds}: {what}")
 
 
-def _folders_alone(folder: Path) -> list[str]:
-    """The names of the folders in `folder` where it holds no images itself, sorted; else none."""
+def _only_folders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in `folder`, or none if it contains images."""
     try:
         inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
         if any(is_image_name(path.name) for path in inside):
@@ -205,8 +205,8 @@ def _folders_alone(folder: Path) -> list[str]:
 
 
 def _check_depth(folders: Sequence[_ClassFolder], place: str) -> None:
-    """Of a single class whose images lie in folders: these may be the classes, or the splits."""
-    inside = _folders_alone(folders[0].path)
+    """Refuse a single class that contains only folders, which may be the classes or splits."""
+    inside = _only_folders(folders[0].path)
     if len(inside) > 1:
         raise FrostlineError(
             f"{place} has only one class, {printable(folders[0].name)!r}, which holds the folders "
@@ -215,8 +215,8 @@ def _check_depth(folders: Sequence[_ClassFolder], place: str) -> None:
 
 
 def _check_splits_names(root: Path, split: str, folders: Sequence[str], place: str) -> None:
-    """Refuse splits of which one alone has a known name: train beside eval, both with the same folders."""
-    inside = {name: set(_folders_alone(root / name)) for name in folders}
+    """Refuse splits of which only one has a known name, such as train beside eval with the same folders."""
+    inside = {name: set(_only_folders(root / name)) for name in folders}
     free = " or ".join(name for name in ("train", "val", "test") if name != SPLIT_FOLDERS[split.lower()])
     for folder in folders:
         if folder != split and (shared := sorted(inside[split] & inside[folder])):
@@ -228,8 +228,8 @@ def _check_splits_names(root: Path, split: str, folders: Sequence[str], place: s
 
 
 def _alike_inside(folders: Sequence[_ClassFolder]) -> Iterator[str]:
-    """Warn of classes that hold nothing but folders of the same names: are these the classes?"""
-    inside = [_folders_alone(folder.path) for folder in folders if folder.split in ("", "train")]
+    """Warn about classes that contain only folders of the same names, which may be the classes."""
+    inside = [_only_folders(folder.path) for folder in folders if folder.split in ("", "train")]
     if len(inside) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
         named = some(printable(folder.name) for folder in folders[: len(inside)])
         yield (
@@ -239,13 +239,13 @@ def _alike_inside(folders: Sequence[_ClassFolder]) -> Iterator[str]:
 
 
 def _check_forms(folders: Iterable[_ClassFolder], place: str) -> None:
-    """Refuse two folders of one split whose names look alike: whether they are one class, nobody can tell."""
+    """Refuse folders of a split whose names differ only by their Unicode form: they may be one class."""
     seen: dict[str, _ClassFolder] = {}
     for folder in folders:
         other = seen.setdefault(folder.key, folder)
         if other is not folder:
             named = " and ".join(
-                f"{printable(each.key)!r} ({form(each.path.name)})" for each in (other, folder)
+                f"{printable(same.key)!r} ({form(same.path.name)})" for same in (other, folder)
             )
             raise FrostlineError(
                 f"{place} has class folders whose names differ only by their Unicode form, {named}: move the "

@@ -1,7 +1,7 @@
-"""What a file's header says of its pixels, where Pillow's mode does not: bits, extra channels, signs.
+"""Read properties of pixels that Pillow's mode does not tell from file headers: bits, extra channels, signs.
 
-Pillow reads 16-bit colour as 8 bits, drops channels beyond RGB or takes the fourth for transparency, reads
-signed values as unsigned ones, and does not invert 16-bit "white is zero", all without a warning.
+Pillow reads 16-bit colour as 8 bits, drops channels beyond RGB or interprets the fourth as transparency,
+reads signed values as unsigned, and does not invert 16-bit "white is zero", all without a warning.
 """
 
 import io
@@ -18,18 +18,18 @@ class Header:
     """How a file stores its pixels."""
 
     bits: int = 8
-    """Of the channel that has the most."""
+    """Largest number of bits of any channel."""
     inverted: bool = False
-    """Whether 0 is white where Pillow takes it for black."""
+    """Whether 0 is white, but Pillow reads it as black."""
     fault: str | None = None
     """Why these pixels can't be used; follows the file's name in a sentence."""
 
 
 def read_header(content: bytes) -> Header:
-    """Read the header of an image file; of formats whose modes say all, and of damaged ones, the default.
+    """Read the header of an image file; the default for damaged files, and if Pillow's mode says everything.
 
     Args:
-        content: the file's bytes.
+        content: bytes of the file.
     """
     for starts, read in _READERS:
         if content.startswith(starts):
@@ -63,12 +63,14 @@ _UNCOMPRESSED, _JPEG = 1, (6, 7)
 def _tiff(content: bytes) -> Header:
     try:
         return _tiff_header(_tiff_tags(content))
-    except Exception:  # Damaged; Pillow's parser raises anything, and so it will when it opens the file.
+    except (
+        Exception
+    ):  # Damaged: Pillow's parser may raise anything, and will raise it again on opening the file.
         return Header()
 
 
 def _tiff_tags(content: bytes) -> Mapping[int, Any]:
-    """The tags of the first page."""
+    """Return the tags of the first page."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if content[2] == 43 else 8])
     stream = io.BytesIO(content)
     stream.seek(tags.next)
@@ -87,7 +89,7 @@ def _tiff_fault(tags: Mapping[int, Any], photometric: int, compression: int, bit
     colours = _COLOURS.get(photometric, 1)
     samples = tags.get(_SAMPLES, colours if compression in _JPEG else 1)
     if photometric == _YCBCR and samples == 1:
-        colours = 1  # Luma alone.
+        colours = 1  # Only luma.
     alpha = tags.get(_EXTRA_SAMPLES, (0,))[:1]
     extra = samples - colours - (samples > colours and bool(alpha) and alpha[0] in _ALPHA)
     if fault := _extra_channels(samples, extra):
@@ -116,11 +118,11 @@ def _tiff_fault(tags: Mapping[int, Any], photometric: int, compression: int, bit
 
 
 def _png(content: bytes) -> Header:
-    return Header(bits=max(content[24:25], default=8))  # Of the header chunk, which comes first.
+    return Header(bits=max(content[24:25], default=8))  # Bit depth in the header chunk, which comes first.
 
 
 def _pnm(content: bytes) -> Header:
-    """The fourth word of the header is the largest value; a comment reaches from # to the line's end."""
+    """Read the fourth word of the header, the largest value; comments go from # to the end of the line."""
     lines = [line.partition(b"#")[0] for line in content[:4096].splitlines()]
     words = b" ".join(lines).split()[:4]
     largest = int(words[3]) if len(words) == 4 and words[3].isdigit() and len(words[3]) <= 10 else 0
@@ -141,7 +143,7 @@ def _jpeg2000(content: bytes) -> Header:
         (channels,) = struct.unpack_from(">H", content, start + 40)
         depths = struct.unpack_from(">" + "Bxx" * channels, content, start + 42)
         boxes = dict(_boxes(content[:start]))
-    except struct.error:  # Damaged: Pillow says so.
+    except struct.error:  # Damaged: Pillow will report it.
         return Header()
     space = int.from_bytes(boxes[b"colr"][3:7]) if boxes.get(b"colr", b"")[:1] == b"\x01" else None
     colours = {_GREY: 1, _CMYK: 4}.get(space or 0, 3 if channels >= 3 else 1)
@@ -149,17 +151,17 @@ def _jpeg2000(content: bytes) -> Header:
     kinds = [kind for _, kind, _ in struct.iter_unpack(">HHH", definitions[: len(definitions) // 6 * 6])]
     alpha = sum(kind in (1, 2) for kind in kinds)
     bits = max(((depth & 0x7F) + 1 for depth in depths), default=8)
-    # A palette's channels are in the file once, as its indices.
+    # With a palette, the codestream has one channel of indices.
     fault = None if b"pclr" in boxes else _extra_channels(channels, channels - colours - min(alpha, 1))
     if bits > 8 and channels > 1 and not fault:
-        # Pillow 13 rounds before it cuts to 8 bits, so that the brightest values become 0.
+        # Pillow 13 rounds before it truncates to 8 bits, so the brightest values become 0.
         fault = f"is JPEG 2000 with {bits} bits a channel of colour: save it with 8, or as TIFF or PNG"
     return Header(bits, fault=fault)
 
 
 def _boxes(content: bytes) -> list[tuple[bytes, bytes]]:
-    """(type, content) of a container's boxes, those inside `_CONTAINERS` instead of these."""
-    found: list[tuple[bytes, bytes]] = []
+    """Return (type, content) of the boxes; boxes in `_CONTAINERS` are replaced by the boxes inside them."""
+    boxes: list[tuple[bytes, bytes]] = []
     start = 0
     while start + 8 <= len(content):
         size, kind = struct.unpack_from(">I4s", content, start)
@@ -171,9 +173,9 @@ def _boxes(content: bytes) -> list[tuple[bytes, bytes]]:
         if end <= start:
             break
         inner = content[begin:end]
-        found += _boxes(inner) if kind in _CONTAINERS else [(kind, inner)]
+        boxes += _boxes(inner) if kind in _CONTAINERS else [(kind, inner)]
         start = end
-    return found
+    return boxes
 
 
 # ── AVIF (AV1-ISOBMFF, 2.3) ─────────────────────────────────────────────────────────────────────────────────

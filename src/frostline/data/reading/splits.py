@@ -1,9 +1,8 @@
-"""Which row trains, validates or tests, and which labels a run may see: pure functions of labels and a seed.
+"""Stratified splits and subsets of a data set: pure functions of labels and a seed.
 
-Every order here comes from raw PCG64 output, sorted. NumPy promises that the raw streams of its bit
-generators and of `SeedSequence` stay the same across versions and platforms (NEP 19); it promises no such
-thing for `permutation` or `shuffle`. Each class has a stream of its own, so a class that is added or removed
-doesn't move the rows of another.
+Rows are ordered by raw PCG64 output. NumPy guarantees that the raw streams of its bit generators and of
+`SeedSequence` stay the same across versions and platforms (NEP 19), but not `permutation` or `shuffle`. Each
+class has its own stream, so adding or removing a class does not change the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +16,9 @@ from frostline.console.errors import FrostlineError
 SPLITS = ("train", "val", "test")
 
 NAMED = 5
-"""How many classes an error names."""
+"""Maximum number of classes that an error names."""
 
-# What a stream of random numbers is for; a split and a subset of the same seed have nothing in common.
+# Purposes of random streams, so that a split and a subset of the same seed are independent.
 _FOR_SPLIT, _FOR_SUBSET = 0, 1
 
 
@@ -32,20 +31,20 @@ def stratified_split(
     groups: ArrayLike | None = None,
     names: Sequence[str] | None = None,
 ) -> NDArray[np.str_]:
-    """Give each row to train, val or test, each class by the same shares.
+    """Assign each row to train, val or test, with the same shares in each class.
 
-    A class of n rows gives n·share rows to a split, rounded so that the counts add up to n (largest
-    remainder), and at least one row to every split that was asked for. Test is drawn before val: changing the
-    share of val leaves the test rows as they are, where rounding leaves their number.
+    A split gets n·share of the n rows of a class, rounded so that the counts add up to n (largest remainder),
+    and at least one. Test is drawn before val: another share of val keeps the test rows, unless rounding
+    changes their number.
 
     Args:
-        labels: (N,) int, the class of each row.
-        val: share of val, 0…1; None: no val rows.
-        test: share of test, 0…1; None: no test rows.
+        labels: (N,) int, class of each row.
+        val: share of val, 0…1; None: no val split.
+        test: share of test, 0…1; None: no test split.
         seed: of the order in which rows are drawn.
-        groups: (N,) int; rows of one group have one label and stay in one split. Then counts may be off by
-            the size of a group. None: each row for itself.
-        names: what to call class i in an error; None: its number.
+        groups: (N,) int; rows of a group have the same label and stay in the same split, so counts may differ
+            by the size of a group. None: each row is its own group.
+        names: class names for errors; None: class numbers.
 
     Returns:
         (N,) array of 'train', 'val' and 'test'.
@@ -79,13 +78,13 @@ def take_shots(
 ) -> NDArray[np.int64]:
     """Draw k rows of each class.
 
-    Subsets of one seed are nested: k shots contain k − 1 shots, and `take_fraction` draws in the same order.
+    Subsets of the same seed are nested: k shots contain k − 1 shots, and `take_fraction` uses the same order.
 
     Args:
         labels: (N,) int.
-        k: rows a class.
+        k: rows per class.
         seed: of the draw.
-        names: what to call class i in an error; None: its number.
+        names: class names for errors; None: class numbers.
 
     Returns:
         (classes·k,) positions in `labels`, ascending.
@@ -98,7 +97,7 @@ def take_shots(
         int(label): int(n) for label, n in zip(*np.unique(labels, return_counts=True), strict=True) if n < k
     }
     if few:
-        label = min(few, key=lambda each: few[each])
+        label = min(few, key=lambda small: few[small])
         images = "image" if few[label] == 1 else "images"
         others = f" (and {len(few) - 1} more have fewer than {k})" if len(few) > 1 else ""
         raise FrostlineError(
@@ -109,9 +108,9 @@ def take_shots(
 
 
 def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int64]:
-    """Draw a share of the rows of each class, rounded to the nearest count, half up, and never to none.
+    """Draw a share of the rows of each class, rounded to the nearest count (half up), but at least one.
 
-    Subsets of one seed are nested: a larger share contains a smaller one.
+    Subsets of the same seed are nested: a larger share contains a smaller one.
 
     Args:
         labels: (N,) int.
@@ -125,11 +124,11 @@ def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int6
 
 
 def _subset(labels: NDArray[np.int64], size: Callable[[int], int], seed: int) -> NDArray[np.int64]:
-    chosen = [np.empty(0, dtype=np.int64)]
+    parts = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        chosen.append(_shuffled(rows, seed, _FOR_SUBSET, int(label))[: size(len(rows))])
-    return np.sort(np.concatenate(chosen))
+        parts.append(_shuffled(rows, seed, _FOR_SUBSET, int(label))[: size(len(rows))])
+    return np.sort(np.concatenate(parts))
 
 
 def _labels(labels: ArrayLike) -> NDArray[np.int64]:
@@ -145,7 +144,7 @@ def _shuffled(rows: NDArray[Any], seed: int, purpose: int, label: int) -> NDArra
 
 
 def _units(rows: NDArray[Any], groups: NDArray[Any]) -> list[list[int]]:
-    """Rows in the order of their group's first row, a list for each group."""
+    """Return one list of rows per group, in the order of the groups' first rows."""
     units: dict[int, list[int]] = {}
     for row in rows.tolist():
         units.setdefault(int(groups[row]), []).append(row)
@@ -153,10 +152,10 @@ def _units(rows: NDArray[Any], groups: NDArray[Any]) -> list[list[int]]:
 
 
 def _largest_remainder(n: int, shares: dict[str, float]) -> dict[str, int]:
-    """Whole counts that add up to n, as near to n·share as can be, and none of them 0."""
+    """Return integer counts that add up to n, as close to n·share as possible, and none 0."""
     exact = {name: n * share for name, share in shares.items()}
     counts = {name: int(value) for name, value in exact.items()}
-    # Rounded, so that 0.1 + 0.2 ≠ 0.3 can't break a tie; ties go to the first: train, then val.
+    # Rounded, so that floating-point errors don't break ties; ties go to the first: train, then val.
     by_remainder = sorted(shares, key=lambda name: round(counts[name] - exact[name], 9))
     for name in by_remainder[: n - sum(counts.values())]:
         counts[name] += 1
@@ -170,7 +169,7 @@ def _largest_remainder(n: int, shares: dict[str, float]) -> dict[str, int]:
 def _take(units: list[list[int]], room: int, leave: int) -> tuple[list[int], list[list[int]]]:
     """Take units in order, as long as they fit into `room` rows and at least `leave` units remain.
 
-    Where none fits, the smallest is taken: no split stays empty.
+    If none fits, take the smallest, so that no split is empty.
     """
     taken: list[int] = []
     rest: list[list[int]] = []
@@ -190,7 +189,7 @@ def _take(units: list[list[int]], room: int, leave: int) -> tuple[list[int], lis
 def _check_sizes(
     labels: NDArray[Any], groups: NDArray[Any], shares: dict[str, float], names: Sequence[str] | None
 ) -> None:
-    """Refuse classes of fewer different images than there are splits, and say what would work."""
+    """Refuse classes with fewer different images than splits, and say what would work."""
     sizes = {int(label): len(np.unique(groups[labels == label])) for label in np.unique(labels)}
     small = [label for label, size in sizes.items() if size < len(shares)]
     if not small:

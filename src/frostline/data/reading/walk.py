@@ -22,10 +22,10 @@ class Problem(NamedTuple):
 
 @dataclass
 class ScanLog:
-    """What the walk passes over."""
+    """Records what a walk skips and what it can't use."""
 
     root: Path
-    """Of the data set, without links."""
+    """Root of the data set, with links resolved."""
     problems: list[Problem] = field(default_factory=list)
     hidden_folders: list[str] = field(default_factory=list)
     hidden_files: list[str] = field(default_factory=list)
@@ -33,7 +33,7 @@ class ScanLog:
     other_files: list[str] = field(default_factory=list)
 
     def warnings(self) -> Iterator[str]:
-        """A sentence for each kind of thing that was left out."""
+        """Yield one sentence per kind of skipped files."""
         for keys, singular, plural in (
             (self.hidden_folders, "hidden folder was", "hidden folders were"),
             (self.hidden_files, "hidden file was", "hidden files were"),
@@ -55,14 +55,14 @@ class ScanLog:
 
 
 _LITTER = frozenset(("__MACOSX", "@eaDir"))
-"""Folders that archives from macOS and network drives leave, as good as hidden."""
+"""Folders that macOS archives and network drives create; treated as hidden."""
 
 Identity = tuple[int, int]
-"""Device and inode: what a folder is, whatever link leads to it."""
+"""Device and inode, which identify a folder behind links."""
 
 
 def walk(folder: Path, key: str, log: ScanLog, above: frozenset[Identity]) -> Iterator[str]:
-    """The keys, in NFC, of the images in a class folder and the folders inside it."""
+    """Yield the keys, in NFC, of the images in a class folder and its subfolders."""
     if identity(folder) in above:
         log.problems.append(Problem(key, "is a link to a folder above it (a symlink loop): remove it"))
         return
@@ -74,7 +74,7 @@ def walk(folder: Path, key: str, log: ScanLog, above: frozenset[Identity]) -> It
 
 
 def _apart(names: Iterable[str], key: str, log: ScanLog) -> Iterator[str]:
-    """Pass names that look different; of those that only the Unicode form tells apart, the first."""
+    """Yield distinct names; of names that differ only by their Unicode form, the first."""
     seen: set[str] = set()
     for name in names:
         if nfc(name) in seen:
@@ -92,7 +92,7 @@ def identity(folder: Path) -> Identity:
 
 
 def list_folder(folder: Path, key: str, log: ScanLog) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the images in `folder`, sorted; everything else goes to `log`."""
+    """Return the sorted names of the folders and images in `folder`; record everything else in `log`."""
     folders: list[str] = []
     images: list[str] = []
     try:
@@ -126,11 +126,11 @@ def list_folder(folder: Path, key: str, log: ScanLog) -> tuple[list[str], list[s
 
 
 _STORED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}|/\.git/annex/objects/")
-"""Where DVC and git-annex put the files that they leave links to."""
+"""Storage paths of DVC and git-annex, which replace files by links into them."""
 
 
 def _check_link(path: Path, key: str, root: Path) -> None:
-    """Refuse a link that leaves the data set: what lies elsewhere may be private, and is no part of it."""
+    """Refuse a link out of the data set, since its target may be private."""
     if not path.is_symlink():
         return
     target = Path(os.path.realpath(path))
@@ -143,12 +143,12 @@ def _check_link(path: Path, key: str, root: Path) -> None:
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file of this name is meant as an image."""
+    """Whether a file of this name is meant as an image."""
     return suffix(name) in IMAGE_SUFFIXES
 
 
 def _is_folder(path: Path, key: str) -> bool:
-    """True for a folder, False for a file, links followed; anything else is refused."""
+    """Whether a path is a folder rather than a file, with links followed; refuse anything else."""
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         return False

@@ -16,8 +16,8 @@ from frostline.stats import gate
 from frostline.stats.transfer import TWIN
 
 if TYPE_CHECKING:
-    from frostline.models.head_start import HeadStart
-    from frostline.models.pretrained import Start
+    from frostline.models.head_init import HeadInit
+    from frostline.models.pretrained import InitialWeights
     from frostline.models.weights import LoadReport
 
 ANY_CLASSES = ("a", "b")
@@ -70,7 +70,7 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     Raises:
         FrostlineError: something does not fit; the sentence names the file, the arm and the key.
     """
-    from frostline.models.head_start import NoSharedClasses
+    from frostline.models.head_init import NoSharedClasses
 
     checked = _Checked(_classes(made, "target"))
     pretrained = None
@@ -111,23 +111,23 @@ class _Checked:
     """Checks runs on one data set; what they share is checked once."""
 
     classes: tuple[str, ...]
-    starts: "dict[str, Start]" = field(default_factory=dict)
+    starts: "dict[str, InitialWeights]" = field(default_factory=dict)
     reports: "dict[str, LoadReport]" = field(default_factory=dict)
 
-    def result(self, config: schema.Run) -> "Start":
+    def result(self, config: schema.Run) -> "InitialWeights":
         """Check a pretraining; return what its weights will be, without their values."""
         import torch
 
         from frostline.models.backbones import build
-        from frostline.models.pretrained import Start, expected, input_spec
+        from frostline.models.pretrained import InitialWeights, expected_weights, input_spec
 
         self.run(config, None)
-        spec = input_spec(config.backbone, expected(config.backbone, config.weights), config.input)
+        spec = input_spec(config.backbone, expected_weights(config.backbone, config.weights), config.input)
         with torch.device("meta"):
             state = build(config.backbone, spec, len(self.classes), seed=0).state_dict()
-        return Start(state, spec, self.classes, "the pretraining", None)
+        return InitialWeights(state, spec, self.classes, "the pretraining", None)
 
-    def run(self, config: schema.Run, pretrained: "Start | None") -> "HeadStart":
+    def run(self, config: schema.Run, pretrained: "InitialWeights | None") -> "HeadInit":
         """Check a run; return what its head starts from.
 
         Args:
@@ -137,7 +137,7 @@ class _Checked:
         import torch
 
         from frostline.models.backbones import build
-        from frostline.models.pretrained import expected, input_spec, start_network
+        from frostline.models.pretrained import create_network, expected_weights, input_spec
 
         weights = config.weights
         kind = repr((config.backbone, weights))
@@ -146,14 +146,14 @@ class _Checked:
                 assert pretrained is not None
                 self.starts[kind] = replace(pretrained, head=weights.head)
             else:
-                self.starts[kind] = expected(config.backbone, weights)
+                self.starts[kind] = expected_weights(config.backbone, weights)
         start = self.starts[kind]
         spec, trains = input_spec(config.backbone, start, config.input), bool(config.freeze.phases)
         key = f"{kind} {spec} {trains}"
         if key not in self.reports:
             build(config.backbone, spec, len(self.classes), seed=0)  # which tries it on an image
             with torch.device(start.device):
-                _, self.reports[key] = start_network(
+                _, self.reports[key] = create_network(
                     config.backbone, start, spec, self.classes, seed=0, trains=trains
                 )
         check_run(config, start, self.classes, self.reports[key])
@@ -162,7 +162,7 @@ class _Checked:
 
 def check_run(
     run: schema.Run,
-    start: "Start | None" = None,
+    start: "InitialWeights | None" = None,
     classes: Sequence[str] = ANY_CLASSES,
     report: "LoadReport | None" = None,
 ) -> None:
@@ -177,8 +177,8 @@ def check_run(
         report: how the first weights fit.
 
     Raises:
-        FrostlineError: see `freezing.build.build_plan`, `models.pretrained.check_start`,
-            `models.optimizers.make_optimizer` and `models.head_start.check_trained`.
+        FrostlineError: see `freezing.build.build_plan`, `models.pretrained.check_initial_weights`,
+            `models.optimizers.make_optimizer` and `models.head_init.check_trained`.
     """
     import torch
 
@@ -186,16 +186,16 @@ def check_run(
     from frostline.freezing.curves import build_curve
     from frostline.models import lora
     from frostline.models.backbones import build
-    from frostline.models.head_start import check_trained
+    from frostline.models.head_init import check_trained
     from frostline.models.optimizers import make_optimizer
-    from frostline.models.pretrained import NO_WEIGHTS, check_start, input_spec
+    from frostline.models.pretrained import NO_WEIGHTS, check_initial_weights, input_spec
 
     many_steps = 10**6
     spec = input_spec(run.backbone, start or NO_WEIGHTS, run.input)
     with torch.device("meta"):
         network = build(run.backbone, spec, len(classes), seed=0)
     curve = build_curve(run.optimizer.schedule)
-    check_start(run)
+    check_initial_weights(run)
     lora.adapt(network, run, seed=0)
     plan = build_plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
     make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])

@@ -235,10 +235,9 @@ def _seen_by(weights: Weights, run: Run) -> Run:
     """Return a run that sees what a file of weights was trained on, whatever it starts from itself."""
     if getattr(weights, "path", None) is None:
         return run
-    from frostline.models.pretrained import input_spec
-    from frostline.models.pretrained import resolve as start_of
+    from frostline.models.pretrained import input_spec, load_initial_weights
 
-    spec = input_spec(run.backbone, start_of(run.backbone, weights), run.input).to_dict()
+    spec = input_spec(run.backbone, load_initial_weights(run.backbone, weights), run.input).to_dict()
     return run.model_copy(update={"input": validated(Input, spec)})
 
 

@@ -6,8 +6,8 @@ from frostline.base import omitted
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json
 from frostline.data.prepared.index import Index
-from frostline.models.head_start import NoSharedClasses
-from frostline.models.pretrained import head_of, resolve
+from frostline.models.head_init import NoSharedClasses
+from frostline.models.pretrained import head_init_of, load_initial_weights
 from frostline.schema import Run
 from frostline.training import run as training
 from frostline.training.material import load_material
@@ -22,9 +22,9 @@ def run(config: Run, data: Path, out: Path, services: Services, timing: Path | N
     Raises:
         FrostlineError: something in the config does not fit; before any training.
     """
-    start = resolve(config.backbone, config.weights)
+    start = load_initial_weights(config.backbone, config.weights)
     try:
-        head_of(start, Index.read(data).classes, trains=bool(config.freeze.phases))
+        head_init_of(start, Index.read(data).classes, trains=bool(config.freeze.phases))
     except NoSharedClasses as error:
         services.say(f"finetune {config.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)

@@ -7,7 +7,7 @@ from frostline.base.files import publish, seal, write_text
 from frostline.base.formats import canonical_json
 from frostline.base.run_folder import WRITTEN
 from frostline.evaluation import evaluate
-from frostline.models.pretrained import resolve
+from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
 from frostline.training import run as training
 from frostline.training.material import load_material
@@ -31,7 +31,7 @@ def run(
     Raises:
         FrostlineError: something in the config does not fit; before any training.
     """
-    start = resolve(config.backbone, config.weights)
+    start = load_initial_weights(config.backbone, config.weights)
     given = load_material(config, data, start, services)
     omitted.forget(out)
     seed = config.seeds[0]

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from frostline.console.errors import FrostlineError
-from frostline.models.head_start import NoSharedClasses, head_start, rearranged
+from frostline.models.head_init import NoSharedClasses, choose_head_init, reorder_classes
 
 
 def start(head, known, classes, trains=True):
-    return head_start(head, known, classes, source="w", trains=trains)
+    return choose_head_init(head, known, classes, source="w", trains=trains)
 
 
 @pytest.mark.parametrize(
@@ -62,5 +62,5 @@ def test_a_head_that_would_start_anew_and_never_train_is_refused(head, known):
 
 def test_rows_are_put_along_any_dimension():
     tensor = torch.tensor([[1.0, 2.0, 6.0]])
-    assert rearranged(tensor, (2, None, 0), 1).tolist() == [[6.0, 3.0, 1.0]]
-    assert rearranged(tensor.T, (1,), 0).tolist() == [[2.0]]
+    assert reorder_classes(tensor, (2, None, 0), 1).tolist() == [[6.0, 3.0, 1.0]]
+    assert reorder_classes(tensor.T, (1,), 0).tolist() == [[2.0]]

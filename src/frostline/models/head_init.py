@@ -1,4 +1,4 @@
-"""How a network's head starts: from the weights' head, matched to the data set's classes by name, or anew."""
+"""The initial head of a network: that of the weights, with classes matched by name, or a new one."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import torch
 from frostline.console.errors import FrostlineError
 
 NAMED = 4
-"""Classes that a sentence names, at most."""
+"""Maximum number of classes that a sentence names."""
 
 
 class NoSharedClasses(FrostlineError):
-    """The head would start anew and never train, so that its predictions would mean nothing."""
+    """The head would be new and never train, so its predictions would be meaningless."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -25,48 +25,48 @@ class NoSharedClasses(FrostlineError):
 
 
 @dataclass(frozen=True)
-class HeadStart:
-    """What a head starts from."""
+class HeadInit:
+    """How a head is initialized."""
 
     start: Literal["random", "reset", "kept", "matched"]
-    """random: as the network draws it. reset: the weights' head is not used. kept: the weights' head, whose
-    classes are the data set's. matched: its rows of the classes that the data set has, too."""
+    """random: the network's own initialization. reset: a new head. kept: the weights' head, which has the
+    data set's classes. matched: the rows of the weights' head for the classes that both have."""
     rows: tuple[int | None, ...] | None = None
-    """For each class of the data set its row in the weights' head, None: it has none. No rows: as it is."""
+    """Row in the weights' head for each class of the data set, None if it has none. No rows: unchanged."""
     notice: str = ""
-    """What people should know, beginning with the key; empty where all is as expected."""
+    """Message to the user, which begins with the config key; empty if there is nothing to say."""
     warns: bool = False
-    """Whether that is a warning."""
+    """Whether the notice is a warning."""
 
     @property
     def is_informed(self) -> bool:
-        """Whether predictions before any training mean something."""
+        """Whether predictions are meaningful before any training."""
         return self.start in ("kept", "matched")
 
     def to_dict(self) -> dict[str, str]:
-        """Return what training.json says of it."""
+        """Return the entries of training.json."""
         return {"start": self.start, "notice": self.notice}
 
 
-RANDOM = HeadStart("random")
+RANDOM = HeadInit("random")
 
 
-def head_start(
+def choose_head_init(
     head: Literal["auto", "keep", "reset"],
     known: Sequence[str] | None,
     classes: Sequence[str],
     *,
     source: str,
     trains: bool,
-) -> HeadStart:
-    """Decide how the head starts.
+) -> HeadInit:
+    """Choose the initialization of the head.
 
     Args:
-        head: the config's word. keep: the weights' head, or an error. auto: the weights' head where its
-            classes are the data set's, else anew; where nothing trains, the rows of the shared classes.
-        known: the classes of the weights' head, in its order; None: not recorded.
-        classes: the data set's.
-        source: what to call the weights in an error.
+        head: `weights.head`. keep: the weights' head, or an error. auto: the weights' head if it has the data
+            set's classes, else a new head, or the rows of the shared classes if nothing trains.
+        known: classes of the weights' head, in order; None: not recorded.
+        classes: classes of the data set, in order.
+        source: name of the weights in errors.
         trains: whether the run trains anything.
 
     Raises:
@@ -79,18 +79,18 @@ def head_start(
         )
         if head == "keep":
             assumed = f"assumed to be the data set's in the same order: {_named(classes)}"
-            return HeadStart(
+            return HeadInit(
                 "kept", None, f"weights.head: kept; the weights do not record their classes, {assumed}", True
             )
         if not trains:
             raise NoSharedClasses(reason)
-        return HeadStart("reset", notice="" if head == "reset" else f"weights.head: reset, since {reason}")
+        return HeadInit("reset", notice="" if head == "reset" else f"weights.head: reset, since {reason}")
     shared = set(known) & set(classes)
     rows = tuple(known.index(name) if name in shared else None for name in classes)
     if set(known) == set(classes):
         if tuple(known) == tuple(classes):
-            return HeadStart("kept")
-        return HeadStart("kept", rows, "weights.head: kept; its rows are matched to the classes by name")
+            return HeadInit("kept")
+        return HeadInit("kept", rows, "weights.head: kept; its rows are matched to the classes by name")
     differ = _difference(known, classes)
     if head == "keep":
         raise FrostlineError(
@@ -98,11 +98,11 @@ def head_start(
             " only: set weights.head=reset"
         )
     if trains:
-        return HeadStart("reset", notice=f"weights.head: reset, since {differ}")
+        return HeadInit("reset", notice=f"weights.head: reset, since {differ}")
     if not shared:
         raise NoSharedClasses(differ)
     others = ", the others start at the mean of the weights' rows" if None in rows else ""
-    return HeadStart(
+    return HeadInit(
         "matched",
         rows,
         f"weights.head: {len(shared)} of {len(classes)} classes are matched by name{others}, since {differ}",
@@ -110,16 +110,16 @@ def head_start(
     )
 
 
-def check_trained(head: HeadStart, names: Collection[str], trained: Collection[str]) -> None:
-    """Refuse a head that starts at zero and never trains: below it, nothing would learn, either.
+def check_trained(head: HeadInit, names: Collection[str], trained: Collection[str]) -> None:
+    """Refuse a head that starts at zero and never trains: no gradient would reach the layers below.
 
     Args:
-        head: what it starts from.
-        names: of its tensors.
-        trained: the names of all that some phase trains.
+        head: its initialization.
+        names: names of its tensors.
+        trained: names of all tensors that any phase trains.
 
     Raises:
-        FrostlineError: it is so.
+        FrostlineError: the head is new, and no phase trains it.
     """
     if head.start == "reset" and trained and not set(trained) & set(names):
         reason = head.notice.removeprefix("weights.head: ") or "the weights' head is not used"
@@ -129,16 +129,16 @@ def check_trained(head: HeadStart, names: Collection[str], trained: Collection[s
         )
 
 
-def rearranged(tensor: torch.Tensor, rows: Sequence[int | None], dim: int) -> torch.Tensor:
-    """Return a tensor of a head with its classes, along `dim`, in the order of `rows`.
+def reorder_classes(tensor: torch.Tensor, rows: Sequence[int | None], dim: int) -> torch.Tensor:
+    """Return a tensor of a head with its rows along `dim` in the order of `rows`.
 
-    A class without a row gets the mean of all: its logit is the mean of the others', whatever the image, so
-    that it neither wins nor depends on a constant that all rows share, which softmax does not see.
+    A class without a row gets the mean of all rows. Its logit is then the mean of the others for any image:
+    it is never the largest, and unaffected by a constant common to all rows, to which softmax is invariant.
 
     Args:
         tensor: (…, K, …), K classes of the weights along `dim`.
-        rows: for each of C classes its row, or None.
-        dim: the dimension of the classes.
+        rows: row of each of the C classes, or None.
+        dim: dimension of the classes.
 
     Returns:
         (…, C, …)
