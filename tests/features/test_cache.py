@@ -68,7 +68,7 @@ def python(script: str, *arguments: object) -> subprocess.Popen:
 
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_what_is_kept_comes_back(cache, monkeypatch, dtype, mapped):
+def test_cached_features_are_returned(cache, monkeypatch, dtype, mapped):
     if mapped:
         monkeypatch.setattr(feature_cache, "MAPPED_BYTES", 1)
     expected = features(dtype=dtype)
@@ -302,7 +302,7 @@ def names(entries) -> list[str]:
     return [entry.about["split"] for entry in entries]
 
 
-def test_the_list_says_what_is_kept(cache):
+def test_the_list_shows_cached_entries(cache):
     assert cache.entries() == []
     before = time.time()
     keep(cache, features(dtype=torch.bfloat16))
@@ -358,7 +358,7 @@ def test_files_that_vanish_meanwhile(cache, monkeypatch):
     monkeypatch.setattr(Path, "stat", vanishing)
     assert cache.entries() == []
     monkeypatch.undo()
-    monkeypatch.setattr(feature_cache.feature_files, "entries", lambda folder: listed)
+    monkeypatch.setattr(feature_cache.files, "entries", lambda folder: listed)
     assert names(cache.prune(0)) == ["a", "b"]
 
 

@@ -76,7 +76,7 @@ def test_channels_last_changes_where_numbers_lie_and_not_what_they_are():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_autocast_is_for_bf16_alone():
+def test_autocast_is_only_for_bf16():
     layer, x = nn.Linear(4, 4), torch.ones(1, 4)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with autocast(precision, CPU):

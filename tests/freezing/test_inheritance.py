@@ -72,7 +72,7 @@ def test_it_is_yaml_that_reads_back(schedule):
 
 
 @given(random_schedules())
-def test_each_phase_can_stand_alone(schedule):
+def test_each_phase_is_complete_by_itself(schedule):
     """Without those before it, it is planned alike: nothing is left for it to inherit."""
     written = resolve_inheritance(schedule)
     assert resolve_inheritance(written) == written

@@ -54,7 +54,7 @@ def test_any_model_of_timm_goes_by_its_name():
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
 
 
-def test_random_weights_follow_the_seed_alone():
+def test_random_weights_depend_only_on_the_seed():
     states = []
     for seed, drawn_before in ((0, 0), (0, 5), (1, 0)):
         torch.rand(drawn_before)

@@ -148,7 +148,7 @@ def test_phases_alike_share_a_line(run):
     ]
 
 
-def test_features_that_may_not_be_kept_are_not_expected(run, monkeypatch):
+def test_features_above_the_cache_limit_are_not_expected(run, monkeypatch):
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
     assert once(run("freeze=linear_probe", *WIDE)) == [
         "phase 0 runs all layers at every step: features at head:input would take 6.25 KiB, and 1.05 KiB may"
@@ -271,7 +271,7 @@ def test_an_unknown_cost_is_said(project, capsys):
 
 
 @pytest.mark.parametrize("freeze", ["gradual", "zero_shot", "own"])
-def test_the_picture_is_one(run, project, freeze):
+def test_the_plot_is_an_image(run, project, freeze):
     words = [f"freeze={freeze}", "trainer.epochs=20", *RESNET, "--picture"]
     run(*words, "deep/er/plan.png")
     with Image.open(project / "deep" / "er" / "plan.png") as image:
@@ -301,7 +301,7 @@ def test_mistakes_are_one_sentence(project, capsys, words, sentence):
     assert error.count("\n") == 1
 
 
-def test_a_picture_that_can_not_be_written(project, capsys):
+def test_a_plot_that_can_not_be_written(project, capsys):
     (project / "file").write_text("")
     assert cli.main(["plan", "freeze=full", *MLP, "--picture", "file/plan.png"]) == cli.EXIT_USER
     assert "file" in capsys.readouterr().err.splitlines()[-1]

@@ -48,7 +48,7 @@ def test_a_changed_copy_in_another_split_is_found(change):
     assert pairs_of(originals + copies, ["train"] * 20 + ["test"] * 20) == [(i, i + 20) for i in range(20)]
 
 
-def test_different_pictures_and_mirrored_ones_are_not():
+def test_different_images_and_mirrored_ones_are_not():
     images = [large(seed) for seed in range(100)]
     images += [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
     assert pairs_of(images, ["train"] * 100 + ["test"] * 100) == []
@@ -60,7 +60,7 @@ def test_copies_in_one_split_and_exact_ones_are_not():
     assert pairs_of([image, image], ["train", "test"], groups=[0, 0]) == []
 
 
-def test_blank_pictures_are_not():
+def test_blank_images_are_not():
     images = [Image.new("L", (64, 64), level) for level in (0, 255)]
     noise = np.random.default_rng(0).integers(120, 124, (64, 64), dtype=np.uint8)
     assert (
@@ -68,7 +68,7 @@ def test_blank_pictures_are_not():
     )
 
 
-def test_each_picture_is_named_once_with_the_first_it_resembles():
+def test_each_image_is_named_once_with_the_first_it_resembles():
     image = large(1)
     copies = [recoded(image.resize((size, size))) for size in (150, 120, 90, 60)]
     assert pairs_of([image, *copies], ["train", "train", "val", "test", "test"]) == [(0, 2), (0, 3), (0, 4)]
@@ -83,7 +83,7 @@ def test_the_same_whatever_the_block(monkeypatch):
     assert pairs_of(images, splits) == expected
 
 
-def test_why_small_pictures_are_not_searched():
+def test_why_small_images_are_not_searched():
     """A few of the 6 million pairs between two halves of MNIST-5k are as alike as copies, and none is one."""
     from frostline.data.reading.sources import mnist5k
 

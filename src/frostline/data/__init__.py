@@ -1,4 +1,4 @@
 """Images: reading a data set, the prepared index, loading for training.
 
-What they may import is said in its packages.
+Each of its packages says what it may import.
 """

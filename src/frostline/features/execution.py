@@ -90,10 +90,10 @@ def execution_of(
         device: the device that runs it.
         image: (C, H, W) of its input; None: only `frozen` and `channels_last` are needed.
     """
-    found = _execution_of(network, precision, device)
-    if found.trains == "bf16" and device.type == "cpu" and image and undefined_gradient(network, image):
-        return replace(found, trains="fp32")
-    return found
+    execution = _execution_of(network, precision, device)
+    if execution.trains == "bf16" and device.type == "cpu" and image and undefined_gradient(network, image):
+        return replace(execution, trains="fp32")
+    return execution
 
 
 @torch.no_grad()

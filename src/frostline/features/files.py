@@ -79,11 +79,11 @@ def lock_of(folder: Path, key: str) -> Path:
 
 def entries(folder: Path) -> list[Entry]:
     """Return the entries of `folder`, the most recently used first."""
-    found = []
+    listed = []
     for path in folder.glob(f"*{ENDING}"):
         with suppress(FileNotFoundError):  # Removed by another process in the meantime.
-            found.append(_entry(path))
-    return sorted(found, key=lambda entry: (-entry.used, entry.key))
+            listed.append(_entry(path))
+    return sorted(listed, key=lambda entry: (-entry.used, entry.key))
 
 
 def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
@@ -97,15 +97,15 @@ def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
         limit: bytes on disk.
         keep: a key that is never removed.
     """
-    found = entries(folder)
-    excess = sum(entry.bytes for entry in found) - limit
+    listed = entries(folder)
+    excess = sum(entry.bytes for entry in listed) - limit
     for aside in folder.glob(f"*{ENDING}{DAMAGED}"):
         with suppress(FileNotFoundError):
             size = aside.stat().st_size
             if excess + size > 0:
                 aside.unlink()
     removed = []
-    for entry in reversed(found):
+    for entry in reversed(listed):
         if excess <= 0:
             break
         if entry.key != keep:

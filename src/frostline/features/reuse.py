@@ -72,11 +72,11 @@ class FeatureExtractor:
             stand_in = torch.zeros(PROOF, self.spec.channels, self.spec.size, self.spec.size, device=device)
         # torch's meta device has no autocast, so there everything is float32.
         with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
-            found = split_point.worthwhile_splits(network, plan, phase, stand_in)
+            splits = split_point.worthwhile_splits(network, plan, phase, stand_in)
         # Changing images are the reason only if the network could be split otherwise.
-        if isinstance(found, list) and (reason := self._fresh()):
+        if isinstance(splits, list) and (reason := self._fresh()):
             return NoSplit(reason)
-        return found
+        return splits
 
     def split_network(
         self, network: nn.Module, plan: FreezePlan, phase: int, images: Images
@@ -94,8 +94,8 @@ class FeatureExtractor:
         if isinstance(cuts, NoSplit):
             return cuts
         with autocast(self.execution(network).frozen, shown.device):
-            found = split_point.first_verified(cuts, shown)
-        return found if isinstance(found, NoSplit) else self.within_limit(found, len(images))
+            split = split_point.first_verified(cuts, shown)
+        return split if isinstance(split, NoSplit) else self.within_limit(split, len(images))
 
     def sample_images(self, network: nn.Module, images: Images) -> Tensor:
         """Return (PROOF, C, H, W) images to verify splits on, and set the network's memory format."""

@@ -13,16 +13,15 @@ the replaced modules.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.flop_counter import FlopCounterMode
 
+from frostline.features.forwards import Reached, Recording, replaced_forwards, stop
 from frostline.freezing.plan import FreezePlan
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -103,41 +102,41 @@ class Split:
             (N, *shape).
         """
         if self.side == "input":
-            watched = {self.network.get_submodule(self.module): _stop}
+            watched = {self.network.get_submodule(self.module): stop}
         else:
             count = len(self.parts) or 1
             ends = {module for module, _ in self.calls[-count:]}
-            left, given = sum(module in ends for module, _ in self.calls), []
+            remaining, outputs = sum(module in ends for module, _ in self.calls), []
 
             def watch(forward: Callable[..., Any]) -> Callable[..., Any]:
                 def call(*args: Any, **kwargs: Any) -> Any:
-                    nonlocal left
+                    nonlocal remaining
                     output = forward(*args, **kwargs)
-                    left -= 1
-                    if left < count:
-                        given.append(output)
-                    if not left:
-                        flat = (part.flatten(1) for part in given)
-                        raise _Reached(torch.cat([*flat], 1) if self.parts else output)
+                    remaining -= 1
+                    if remaining < count:
+                        outputs.append(output)
+                    if not remaining:
+                        flat = (part.flatten(1) for part in outputs)
+                        raise Reached(torch.cat([*flat], 1) if self.parts else output)
                     return output
 
                 return call
 
             watched = {module: watch(module.forward) for module in ends}
-        with _replaced_forwards(watched):
+        with replaced_forwards(watched):
             try:
                 self.network.forward(images)
-            except _Reached as reached:
+            except Reached as reached:
                 return reached.value
         raise AssertionError(f"{self.module} was not called")
 
     def rest(self, features: Tensor) -> Tensor:
         """Return the network's logits, (N, K), given the features, (N, *shape), of N images."""
         turn = 0
-        given = [features] if self.side == "output" else []
+        outputs = [features] if self.side == "output" else []
         if self.parts:
             pieces = features.split([math.prod(shape) for shape in self.parts], 1)
-            given = [piece.unflatten(1, shape) for piece, shape in zip(pieces, self.parts, strict=True)]
+            outputs = [piece.unflatten(1, shape) for piece, shape in zip(pieces, self.parts, strict=True)]
 
         def stub(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -145,8 +144,8 @@ class Split:
                 if turn == len(self.calls) or self.calls[turn][0] is not module:
                     return forward(*args, **kwargs)
                 turn += 1
-                left = len(self.calls) - turn
-                return given[-1 - left] if left < len(given) else self.calls[turn - 1][1]
+                remaining = len(self.calls) - turn
+                return outputs[-1 - remaining] if remaining < len(outputs) else self.calls[turn - 1][1]
 
             return call
 
@@ -161,7 +160,7 @@ class Split:
                 return forward(*args, **kwargs)
 
             stubs[first] = call
-        with _replaced_forwards(stubs):
+        with replaced_forwards(stubs):
             logits: Tensor = self.network.forward(self.stand_in)
         return logits
 
@@ -187,13 +186,13 @@ def worthwhile_splits(
     network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor
 ) -> list[Split] | NoSplit:
     """Return the `candidate_splits` whose features are faster to read than to compute; at least one."""
-    found = candidate_splits(network, plan, phase, stand_in)
-    if isinstance(found, NoSplit):
-        return found
-    worth = [split for split in found if split.flops >= FLOPS_PER_BYTE * split.bytes]
+    splits = candidate_splits(network, plan, phase, stand_in)
+    if isinstance(splits, NoSplit):
+        return splits
+    worth = [split for split in splits if split.flops >= FLOPS_PER_BYTE * split.bytes]
     if worth:
         return worth
-    best = max(found, key=lambda split: split.flops / split.bytes)
+    best = max(splits, key=lambda split: split.flops / split.bytes)
     return NoSplit(
         f"the layers below {best.module} are computed as fast as their output is read:"
         f" {best.flops / best.bytes:.2g} operations for a byte, and it takes {FLOPS_PER_BYTE} to pay"
@@ -222,41 +221,11 @@ def candidate_splits(
     around = {network.get_submodule(name) for module in moving for name in _ancestors(names[module])}
     around -= moving.keys()
     frozen = names.keys() - around - moving.keys()
-    calls: list[tuple[nn.Module, Any]] = []
-    flops = [0]  # flops[n]: total after n calls
-    entered: list[tuple[nn.Module, tuple[Any, ...], int]] = []  # module, arguments, earlier calls
-    counter = FlopCounterMode(display=False)
-    inside = False  # whether a frozen layer is running
-
-    def watch(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal inside
-            if inside:
-                return forward(*args, **kwargs)
-            if module in frozen:
-                inside = True
-                output = forward(*args, **kwargs)
-                inside = False
-                calls.append((module, output))
-                flops.append(counter.get_total_flops())
-                return output
-            entered.append((module, args, len(calls)))
-            if module in moving:
-                raise _Reached(None)
-            output = forward(*args, **kwargs)
-            entered.pop()
-            return output
-
-        return call
-
-    watched = {module: watch(module, module.forward) for module in frozen | moving.keys() | around}
-    try:
-        with torch.no_grad(), _replaced_forwards(watched), counter:
-            network.forward(stand_in)
-    except _Reached:
-        first = entered[-1][0]
-    else:
+    recording = Recording(frozen, moving)
+    if not recording.run(network, frozen | moving.keys() | around, stand_in):
         return NoSplit("the layers that train are never called, so where the frozen ones end can't be seen")
+    calls, entered = recording.calls, recording.entered
+    first = entered[-1][0]
     if not calls:
         return NoSplit(f"no layer comes before {moving[first]}")
     called = {f"{names[module]}.{tensor}" for module, _ in calls for tensor in _tensors(module, own=False)}
@@ -266,7 +235,7 @@ def candidate_splits(
         for module in around | frozen
         for tensor in _tensors(module, own=True)
     } - called
-    found: dict[str, Split] = {}
+    splits: dict[str, Split] = {}
 
     def note(at: nn.Module, side: Literal["input", "output"], values: Sequence[Any], n: int) -> None:
         """Add the split after the first n calls, if its values have one entry per image."""
@@ -284,13 +253,13 @@ def candidate_splits(
             side,
             shape=(sum(map(math.prod, shapes)),) if together else shapes[0],
             dtype=tensors[0].dtype,
-            flops=flops[n] // len(stand_in),
+            flops=recording.flops[n] // len(stand_in),
             prefix=frozenset(anywhere | below),
             stand_in=stand_in,
             calls=calls[:n],
             parts=shapes if together else (),
         )
-        found.setdefault(cut.name, cut)
+        splits.setdefault(cut.name, cut)
 
     # From the split point outwards: the first trained layer, then the blocks that contain it.
     for module, args, count in reversed(entered):
@@ -300,52 +269,23 @@ def candidate_splits(
             note(calls[n - 1][0], "output", [calls[n - 1][1]], n)
     if len(calls) >= BRANCHES:
         note(calls[-1][0], "output", [output for _, output in calls[-BRANCHES:]], len(calls))
-    if not found:
+    if not splits:
         return NoSplit(f"what {names[first]} is given is not one tensor with an entry for each image")
     # The sort is stable: among equals, the one nearest to the split point comes first.
-    return sorted(found.values(), key=lambda split: (-split.flops, split.bytes))
-
-
-class _Reached(BaseException):
-    """Ends a forward pass at the split point; no `except Exception` in the network catches it."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
-
-
-def _stop(*args: Any, **kwargs: Any) -> Any:
-    """Replace the forward of the module whose input is wanted."""
-    raise _Reached(args[0])
-
-
-@contextmanager
-def _replaced_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Replace the forward methods of modules inside the block."""
-    before = {module: vars(module).get("forward") for module in forwards}
-    try:
-        for module, forward in forwards.items():
-            vars(module)["forward"] = forward
-        yield
-    finally:
-        for module, own in before.items():
-            if own is None:
-                del vars(module)["forward"]
-            else:
-                vars(module)["forward"] = own
+    return sorted(splits.values(), key=lambda split: (-split.flops, split.bytes))
 
 
 def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
     """Return the layers whose output changes from step to step, each with the reason."""
     trained, statistics = plan.trained(phase), plan.moving_statistics(phase)
-    found: dict[nn.Module, str] = {}
+    changing_layers: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
         own = [f"{name}.{tensor}" if name else tensor for tensor in _tensors(module, own=True)]
         if changing := next((tensor for tensor in own if tensor in trained | statistics), None):
-            found[module] = f"{changing}, which {'trains' if changing in trained else 'moves'}"
+            changing_layers[module] = f"{changing}, which {'trains' if changing in trained else 'moves'}"
         elif module.training and _is_random(module):
-            found[module] = f"{name}, which drops at random"
-    return found
+            changing_layers[module] = f"{name}, which drops at random"
+    return changing_layers
 
 
 def _is_random(module: nn.Module) -> bool:

@@ -50,10 +50,11 @@ def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -
             )
         for name in groups[group]:
             del free[name]
-    left = [name for name in free if name in layers.parameters]
-    if left:
+    unassigned = [name for name in free if name in layers.parameters]
+    if unassigned:
         raise FrostlineError(
-            f"freeze.groups: {len(left)} parameters are in no group, {left[0]} the first; end with rest: '*'"
+            f"freeze.groups: {len(unassigned)} parameters are in no group, {unassigned[0]} the first;"
+            " end with rest: '*'"
         )
     return groups
 

@@ -78,35 +78,35 @@ def read(path: Path, key: str | None) -> tuple[State, str]:
             f"weights.path: {path} holds more than tensors, or is damaged, and was not executed ({reason});"
             " save its state_dict() as safetensors"
         ) from None
-    found = dict(_states(content, "", DEPTH))
-    if not found:
+    state_dicts = dict(_states(content, "", DEPTH))
+    if not state_dicts:
         raise FrostlineError(f"weights.path: {path} is not a state dict; save the model's state_dict()")
-    name = choose(found, key if len(found) > 1 else None, path)
-    return found[name], name
+    name = choose(state_dicts, key if len(state_dicts) > 1 else None, path)
+    return state_dicts[name], name
 
 
-def choose(found: Mapping[str, Any], key: str | None, source: object) -> str:
+def choose(weights: Mapping[str, Any], key: str | None, source: object) -> str:
     """Return the name of the weights to load.
 
     Args:
-        found: name → weights.
+        weights: name → tensors.
         key: `weights.key` of the config.
         source: name of the file in errors.
 
     Raises:
         FrostlineError: there are several and `key` is None, or none has the name `key`.
     """
-    named = sorted(name for name in found if name)
+    named = sorted(name for name in weights if name)
     if key is not None:
-        if key not in found:
+        if key not in weights:
             hint = allowed(key, named) if named else "set weights.key=null, since it holds only one"
             raise FrostlineError(f"weights.key: {source} has no weights {key!r}; {hint}")
         return key
-    if len(found) > 1:
-        listed = ", ".join(f"{name or 'plain keys'} ({len(found[name])} keys)" for name in sorted(found))
+    if len(weights) > 1:
+        listed = ", ".join(f"{name or 'plain keys'} ({len(weights[name])} keys)" for name in sorted(weights))
         choices = " or ".join(f"weights.key={name}" for name in named)
         raise FrostlineError(f"weights.path: {source} holds several weights, {listed}; set {choices}")
-    return next(iter(found))
+    return next(iter(weights))
 
 
 def prefixes(state: Collection[str], wanted: Collection[str]) -> dict[str, list[str]]:
@@ -120,14 +120,14 @@ def prefixes(state: Collection[str], wanted: Collection[str]) -> dict[str, list[
         Prefix, such as ``module.`` → names in the network; empty if no name matches. If there are several
         prefixes, they match equally many names.
     """
-    names, found = frozenset(wanted), dict[str, list[str]]()
+    names, matches = frozenset(wanted), dict[str, list[str]]()
     for key in state:
         parts = key.split(".")
         for i in range(len(parts)):
             if (name := ".".join(parts[i:])) in names:
-                found.setdefault(key.removesuffix(name), []).append(name)
-    most = max(map(len, found.values()), default=0)
-    return {prefix: names for prefix, names in found.items() if len(names) == most}
+                matches.setdefault(key.removesuffix(name), []).append(name)
+    most = max(map(len, matches.values()), default=0)
+    return {prefix: names for prefix, names in matches.items() if len(names) == most}
 
 
 def _states(content: Any, name: str, depth: int) -> Iterator[tuple[str, State]]:

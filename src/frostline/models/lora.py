@@ -100,18 +100,18 @@ def _targets(network: nn.Module, pattern: str) -> list[str]:
         meant = layers.match(pattern)
     except FrostlineError as error:
         raise FrostlineError(f"adapter.layers: {error}") from None
-    found = [
+    targets = [
         name
         for name, module in network.named_modules()
         if f"{name}.weight" in meant
         and not layers.places[f"{name}.weight"].head
         and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
     ]
-    if not found:
+    if not targets:
         raise FrostlineError(
             f"adapter.layers: {pattern!r} matches no linear or convolutional layer below the head; widen it"
         )
-    return found
+    return targets
 
 
 def _peft_config(config: schema.Lora | schema.Dora | schema.Loha, targets: list[str]) -> Any:

@@ -164,10 +164,10 @@ def load_entry(
         if about and key is not None:
             checkpoints.choose({"": state}, key, path)
         return state, about, key
-    found, name = checkpoints.read(path, key)
+    tensors, name = checkpoints.read(path, key)
     if name:
         say(f"weights.path: {path}: the weights are those under {name}")
-    return dict(found), None, None if name == key else key
+    return dict(tensors), None, None if name == key else key
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
@@ -227,10 +227,12 @@ def match_names(
     """
     own = model.state_dict()
     body = own.keys() - set(head)
-    found = {prefix.removesuffix("."): names for prefix, names in checkpoints.prefixes(state, body).items()}
-    if not found:
+    by_prefix = {
+        prefix.removesuffix("."): names for prefix, names in checkpoints.prefixes(state, body).items()
+    }
+    if not by_prefix:
         return state
-    key = checkpoints.choose(found, key, source.removeprefix("weights.path: "))
+    key = checkpoints.choose(by_prefix, key, source.removeprefix("weights.path: "))
     if key:
         inside = {name.removeprefix(f"{key}."): t for name, t in state.items() if name.startswith(f"{key}.")}
         others = (

@@ -189,8 +189,8 @@ def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]
         [sorted(plan.trained(index)), sorted(plan.moving_statistics(index)), phase.dropout, phase.drop_path]
         for index, phase in enumerate(plan.phases)
     ]
-    given = [[part.model_dump() for part in parts], sizes, phases, spec.to_dict()]
-    return content_key([*given, run.trainer.precision])
+    configs = [[part.model_dump() for part in parts], sizes, phases, spec.to_dict()]
+    return content_key([*configs, run.trainer.precision])
 
 
 def _cuts(reuse: "FeatureExtractor", network: "nn.Module", plan: FreezePlan) -> Iterator[_Cut]:

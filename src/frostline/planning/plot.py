@@ -154,9 +154,9 @@ def _lines(axes: "Axes", plan: Plan) -> None:
 def _limits(plan: Plan) -> tuple[float, float]:
     """Set the range of the axis to the learning rates; see `DIP` for curves that end at 0."""
     rates = [rates for phase in plan["phases"] for rates in phase["course"]["rates"].values()]
-    peak = min(max(low for low, _ in each) for each in rates)
-    lowest = min(low for each in rates for low, _ in each)
-    return max(peak / DIP, lowest / MARGIN), max(high for each in rates for _, high in each) * MARGIN
+    peak = min(max(low for low, _ in course) for course in rates)
+    lowest = min(low for course in rates for low, _ in course)
+    return max(peak / DIP, lowest / MARGIN), max(high for course in rates for _, high in course) * MARGIN
 
 
 def _thaw(axes: "Axes", plan: Plan) -> None:

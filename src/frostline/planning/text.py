@@ -143,8 +143,8 @@ def _runs_once(phase: PhaseOutline) -> str:
         numbers, each = math.prod(phase.features.shape), "an image"
         if phase.features.views > 1:
             each = f"for each of an image's {phase.features.views} views"
-        kept = f"{numbers:,} numbers ({size(phase.features.bytes)}) {each}"
-        return f"expects features at {phase.features.at}, {kept}; the layers below run once"
+        features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {each}"
+        return f"expects features at {phase.features.at}, {features}; the layers below run once"
     return f"runs all layers at every step: {phase.whole or 'without data this network shows no cut'}"
 
 

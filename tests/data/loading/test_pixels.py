@@ -95,7 +95,7 @@ def test_files_are_loaded_in_the_order_of_the_rows(tree, tmp_path):
         assert (got.numpy() == to_pixels(decode((root / key).read_bytes(), key).image, SPEC)).all()
 
 
-def test_pixels_are_kept_for_all_splits_and_seeds(tree, tmp_path):
+def test_pixels_are_cached_for_all_splits_and_seeds(tree, tmp_path):
     root, dataset, index, folder = tree
     first = load_pixels(dataset, index, folder, index.rows("train"), SPEC, scratch=tmp_path)
     again = load_pixels(dataset, index, folder, index.rows("train"), SPEC, never, tmp_path)
@@ -313,7 +313,7 @@ def digits(tmp_path):
     return config.dataset, prepare.run(config, tmp_path / "digits"), tmp_path / "digits"
 
 
-def test_arrays_of_the_right_size_are_not_kept(digits, tmp_path):
+def test_arrays_of_the_right_size_are_not_cached(digits, tmp_path):
     dataset, index, folder = digits
     spec = replace(GREY, size=8, crop=1.0)
     rows = index.rows("test")
@@ -324,7 +324,7 @@ def test_arrays_of_the_right_size_are_not_kept(digits, tmp_path):
     assert not (tmp_path / "pixels").exists()
 
 
-def test_arrays_of_another_size_are_resized_like_pictures(digits, tmp_path):
+def test_arrays_of_another_size_are_resized_like_image_files(digits, tmp_path):
     dataset, index, folder = digits
     loaded = load_pixels(dataset, index, folder, [5], SPEC, scratch=tmp_path)
     assert (loaded[0].numpy() == to_pixels(Image.fromarray(index.images(folder)[5]), SPEC)).all()

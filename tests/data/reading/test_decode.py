@@ -165,7 +165,7 @@ def test_animations_and_pages_of_other_formats_are_refused(kind, what):
         decode(content, "x")
 
 
-def test_a_gif_of_one_frame_is_a_picture():
+def test_a_gif_of_one_frame_is_an_image():
     assert decode(encoded(picture(1), "GIF"), "x.gif").notes == ()
 
 
@@ -181,7 +181,7 @@ def test_no_cut_file_is_accepted(kind, share):
 WHOLE: dict[str, bytes] = {}
 
 
-def test_a_jpeg_2000_of_headers_alone_is_refused():
+def test_a_jpeg_2000_of_only_headers_is_refused():
     """Cut at the right byte, OpenJPEG decodes it, to grey."""
     content = encoded(picture(1), "JPEG2000")
     start_of_data = content.index(b"\xff\x93")

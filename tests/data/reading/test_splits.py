@@ -174,7 +174,7 @@ def test_too_few_shots_names_the_class():
     assert len(take_shots([0, 0, 1, 2, 2, 2], 1, 0)) == 3
 
 
-def test_needs_numpy_alone():
+def test_needs_only_numpy():
     code = (
         "import sys; sys.modules['torch'] = None; import frostline.data.reading.splits; "
         "assert not {'lightning', 'pandas', 'sklearn', 'scipy'} & set(sys.modules)"
