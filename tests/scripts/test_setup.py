@@ -220,6 +220,19 @@ class TestSetup:
         assert made.setup().returncode == 0
         assert (made.root / ".venv/same environment").exists()
 
+    def test_keeps_the_environment_when_the_project_could_not_be_built(self, made):
+        (made.root / ".venv/same environment").touch()
+        made.change_pyproject()
+        backend = (made.root / "backend.py").read_text()
+        (made.root / "backend.py").write_text("raise SystemExit('no build today')\n")
+        done = made.setup()
+        assert done.returncode == 1
+        assert "no build today" in done.stderr
+        (made.root / "backend.py").write_text(backend)
+        assert made.setup().returncode == 0
+        assert (made.root / ".venv/same environment").exists()
+        assert made.is_whole()
+
     @pytest.mark.parametrize(
         "harm",
         [
