@@ -1,4 +1,4 @@
-"""Sends a sweep's workers to a Ray cluster; a plug-in of Hydra's, which is why it is here."""
+"""Hydra launcher that sends a sweep's workers to a Ray cluster; Hydra looks for plug-ins in this package."""
 
 import os
 import secrets
@@ -12,8 +12,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-OURS = ("FROSTLINE_", "MLFLOW_")
-"""How the variables begin that a worker has from the command; all else is its node's."""
+FORWARDED = ("FROSTLINE_", "MLFLOW_")
+"""Prefixes of the environment variables that a worker gets from the command; the others are its node's."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -29,19 +29,19 @@ class RayLauncher(Launcher):
         self.init, self.remote = ({**_plain(ray[key])} for key in ("init", "remote"))
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what `launch` needs."""
+        """Store what `launch` needs."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and wait for all of them; then raise if one was lost, which ends no other."""
+        """Run the jobs and wait for all of them; then raise if one was lost."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         init = {"logging_level": "warning", **self.init}
         if init.get("address") is None:
-            init = _of_this_machine(init, float(self.remote.get("num_cpus") or 1) * len(job_overrides))
+            init = _local(init, float(self.remote.get("num_cpus") or 1) * len(job_overrides))
         import ray
 
         assert self.config is not None
-        variables = {key: value for key, value in os.environ.items() if key.startswith(OURS)}
+        variables = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED)}
         common = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
         ray.init(**init)
         try:
@@ -57,16 +57,16 @@ class RayLauncher(Launcher):
             ray.shutdown()
 
 
-def _of_this_machine(init: Mapping[str, Any], slots: float) -> dict[str, Any]:
-    """Return the arguments for a Ray of our own, which nothing outside this machine reaches."""
-    # Else Ray joins whatever cluster it finds, takes 127.0.0.1 for the machine's address, and listens on all
-    # (seen in 2.60). The switch means that there are no other machines; only its default goes by the system.
+def _local(init: Mapping[str, Any], slots: float) -> dict[str, Any]:
+    """Return the arguments for a local Ray that is not reachable from other machines."""
+    # By default, Ray joins any cluster that it finds, replaces 127.0.0.1 by the machine's address and listens
+    # on all interfaces (seen in 2.60). With this variable at 0, it assumes that there are no other machines.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if "RAY_AUTH_MODE" not in os.environ:
-        # Else Ray makes a token for good, and leaves it in the home folder.
+        # By default, Ray writes a permanent token to the home folder.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    ours = {"address": "local", "_node_ip_address": LOOPBACK, "include_dashboard": False}
-    return {"num_cpus": max(1, round(slots)), **init, **ours}
+    fixed = {"address": "local", "_node_ip_address": LOOPBACK, "include_dashboard": False}
+    return {"num_cpus": max(1, round(slots)), **init, **fixed}
 
 
 def worker(
@@ -79,7 +79,7 @@ def worker(
     folder: str,
     variables: Mapping[str, str],
 ) -> JobReturn:
-    """Be a job, in a process of Ray's."""
+    """Run a job in a process of Ray's."""
     # Not at the top: Hydra imports all plug-ins in other programs, too, which need none of frostline.
     from frostline.pipeline import session
 

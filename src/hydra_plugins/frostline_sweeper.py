@@ -1,4 +1,4 @@
-"""Frostline's sweeper, where Hydra looks for plug-ins; `frostline.sweeps.sweeper` is what it does."""
+"""Hydra sweeper of frostline, where Hydra looks for plug-ins; it calls `frostline.sweeps.sweeper`."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -14,20 +14,20 @@ EXTRAS = {
     "hydra_plugins.hydra_submitit_launcher": ("submitit", "hydra-submitit-launcher", "slurm"),
     "hydra_plugins.frostline_ray": ("ray", "ray", "ray"),
 }
-"""Launcher's module → what it imports, the package to install, the extra that does."""
+"""Launcher's module → module that it imports, package to install, frostline's extra."""
 
 
 class FrostlineSweeper(Sweeper):
-    """Runs a sweep as trials of a study, by workers that Hydra's launchers send off."""
+    """Runs a sweep as trials of a study, in workers that Hydra's launchers start."""
 
     task: Any
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what `sweep` needs."""
+        """Store what `sweep` needs."""
         self.hydra_context, self.config, self.task = hydra_context, config, task_function
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run it, and return what the trials came to."""
+        """Run the sweep, and return the trials' results."""
         from frostline.sweeps import sweeper
 
         assert self.config is not None
@@ -37,7 +37,7 @@ class FrostlineSweeper(Sweeper):
         return [sweeper.sweep(self.task, arguments, launch, launcher.rpartition(".")[2])]
 
     def _launch(self, work: Any, overrides: Sequence[str], workers: int) -> None:
-        """Let a launcher send off so many workers, and wait for them; raise what one raised."""
+        """Start the workers with a launcher, and wait for them; raise the error of one."""
         from hydra.core.plugins import Plugins
 
         from frostline.base import processes
@@ -53,7 +53,7 @@ class FrostlineSweeper(Sweeper):
             with signals.telling(processes.interrupt_workers):
                 jobs = launcher.launch([[*overrides]] * workers, initial_job_idx=0)
         except Exception as error:
-            # Of a worker's own errors the launcher knows nothing: they are in what it returns.
+            # Not a worker's own error: those are in the returned jobs.
             raise WorkersLostError(error) from error
         for job in jobs:
             _ = job.return_value
@@ -63,19 +63,19 @@ def _check_installed(launcher: str, name: str) -> None:
     from frostline.console.errors import FrostlineError
 
     for module, (imported, package, extra) in EXTRAS.items():
-        if launcher.startswith(f"{module}.") and not all(map(_there, (module, imported))):
+        if launcher.startswith(f"{module}.") and not all(map(_is_installed, (module, imported))):
             raise FrostlineError(
                 f"hydra/launcher: {name} needs the package {package}; install frostline[{extra}], or choose"
                 " another, such as joblib"
             )
 
 
-def _there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     return find_spec(module) is not None
 
 
 class _Numbered:
-    """A worker as a launcher calls it."""
+    """A worker as a launcher calls it, with its number."""
 
     def __init__(self, work: Any) -> None:
         self.work = work

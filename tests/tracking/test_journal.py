@@ -127,7 +127,7 @@ def test_doctor_says_what_is_pending(written, monkeypatch):
     written.close()
     (found,) = store.journals()
     assert (found.state, found.fix) == ("note", "frostline sync")
-    assert found.message.startswith("3 records wait in ")
+    assert found.message.startswith("3 records are pending in ")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
     (found,) = store.journals()
     assert found.message.endswith(" for mlflow.db")
@@ -135,7 +135,7 @@ def test_doctor_says_what_is_pending(written, monkeypatch):
     content = written.path.read_bytes()
     written.path.write_bytes(b"x" + content[1:])
     (found,) = store.journals()
-    assert found.message.endswith(" is damaged: nobody knows whose it is")
+    assert found.message.endswith(" is damaged, and its store is unknown")
 
 
 def test_a_name_that_no_database_takes_is_told_before_training(tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_what_goes_back_to_the_start_is_refused_where_that_is_random(changes, se
     )
     with pytest.raises(FrostlineError, match=f"^{sentence}"):
         finetune.run(config, digits, tmp_path / "out", Services(tmp_path / "scratch"))
-    check_run(study.from_nothing(config))
+    check_run(study.from_scratch(config))
 
 
 def test_a_studys_twin_is_held_by_nothing():

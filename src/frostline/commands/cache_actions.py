@@ -1,4 +1,4 @@
-"""`frostline cache`: what is kept so that no run computes it again, and how to make room. Needs no torch."""
+"""List, prune and clear the caches of features and pixels, without torch."""
 
 import re
 import shutil
@@ -13,6 +13,7 @@ from frostline.base import project
 from frostline.base.files import DAMAGED
 from frostline.base.formats import canonical_json
 from frostline.base.locks import exclusive
+from frostline.commands.options import TABLE_WIDTH
 from frostline.console.errors import Busy
 from frostline.console.units import UNITS, size
 from frostline.features import files as feature_files
@@ -21,12 +22,10 @@ from frostline.features.files import Entry
 Format = Literal["table", "json"]
 
 WORDS = ("backbone", "cut", "dataset", "split")
-"""Of what a key is the hash of, those that people know features by."""
+"""The parts of a cache key that name features in the list."""
 KEY_DIGITS = 12
-LIST_WIDTH = 160
-"""Where the list does not go to a terminal."""
 NO_FEATURES = (
-    "no features are kept yet: a run whose first layers are frozen keeps what they make of the images, "
+    "no features are cached yet: a run whose first layers are frozen caches their outputs, "
     "such as frostline finetune freeze=linear_probe"
 )
 _BUSY = "another process is writing it"
@@ -34,14 +33,14 @@ _BUSY = "another process is writing it"
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images at the networks' sizes."""
+    """Totals of the cached images at networks' sizes."""
 
     files: int = 0
     bytes: int = 0
 
 
 def show(form: Format) -> None:
-    """Print what is kept, the most recently used first, and how much may be."""
+    """Print what is cached, the most recently used first, and the limit."""
     limit = project.features_limit()
     entries, pixels = feature_files.entries(project.features()), _pixels()
     total = sum(entry.bytes for entry in entries)
@@ -50,7 +49,7 @@ def show(form: Format) -> None:
             "folder": str(project.features()),
             "limit": limit,
             "bytes": total,
-            "entries": _data(entries),
+            "entries": _as_data(entries),
         }
         print(canonical_json({"features": features, "pixels": asdict(pixels)}), end="")
         return
@@ -66,11 +65,11 @@ def show(form: Format) -> None:
 
 
 def prune(limit: int | None, form: Format) -> None:
-    """Remove the least recently used features until the rest fits; say what went.
+    """Remove the least recently used features until the rest fits; print what was removed.
 
     Args:
-        limit: in bytes; None: what may be kept at most.
-        form: of the answer.
+        limit: in bytes; None: the cache's limit.
+        form: of the output.
     """
     limit = project.features_limit() if limit is None else limit
     folder = project.features()
@@ -79,10 +78,10 @@ def prune(limit: int | None, form: Format) -> None:
     rest = sum(entry.bytes for entry in feature_files.entries(folder))
     freed = sum(entry.bytes for entry in removed)
     if form == "json":
-        print(canonical_json({"removed": _data(removed), "freed": freed, "bytes": rest}), end="")
+        print(canonical_json({"removed": _as_data(removed), "freed": freed, "bytes": rest}), end="")
         return
     for entry in removed:
-        print(f"removed {_what(entry)}: {size(entry.bytes)}, used {ago(entry.used)}")
+        print(f"removed {_name(entry)}: {size(entry.bytes)}, used {ago(entry.used)}")
     if removed:
         print(f"freed {size(freed)}, {size(rest)} of features remain")
     else:
@@ -90,7 +89,7 @@ def prune(limit: int | None, form: Format) -> None:
 
 
 def clear(form: Format) -> None:
-    """Remove all features and pixels but those that are being written; say how much that was."""
+    """Remove all features and pixels except those that are being written; print how much was removed."""
     folder = project.features()
     feature_files.remove_leftovers(folder)
     removed = feature_files.prune(folder, 0)
@@ -99,17 +98,19 @@ def clear(form: Format) -> None:
         shutil.rmtree(damaged, ignore_errors=True)
     freed = sum(entry.bytes for entry in removed) + pixels.bytes
     if form == "json":
-        print(canonical_json({"removed": _data(removed), "pixels": asdict(pixels), "freed": freed}), end="")
+        print(
+            canonical_json({"removed": _as_data(removed), "pixels": asdict(pixels), "freed": freed}), end=""
+        )
     else:
         files = f"{_count(len(removed), 'file')} of features and {pixels.files} of pixels"
         print(f"removed {files}: freed {size(freed)}; the next run computes what it needs again")
 
 
 def bytes_of(text: str) -> int:
-    """Return the number of bytes that a text such as ``5GiB``, ``0.5 TiB`` or ``0`` means.
+    """Return the number of bytes of a size such as ``5GiB``, ``0.5 TiB`` or ``0``.
 
     Raises:
-        ValueError: it means none.
+        ValueError: `text` is no size.
     """
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})?", text.strip(), re.IGNORECASE)
     if not match or not (match[2] or float(match[1]) == 0):
@@ -118,9 +119,9 @@ def bytes_of(text: str) -> int:
     return int(float(match[1]) * 1024**power)
 
 
-def ago(when: float) -> str:
+def ago(timestamp: float) -> str:
     """Return how long ago a time in seconds since 1970 was: ``just now``, ``3 min ago``, ``2 days ago``."""
-    seconds = time.time() - when
+    seconds = time.time() - timestamp
     for unit, length in (("day", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             count = int(seconds / length)
@@ -135,24 +136,24 @@ def _print_table(entries: Sequence[Entry]) -> None:
     table = Table("features", "images × shape", "type", "size", "last used", "key", box=None)
     for entry in entries:
         images, *shape = entry.shape or (0,)
-        of = f"{images:,} × {'×'.join(map(str, shape)) or 1}" if entry.shape else "?"
-        row = (_what(entry), of, entry.dtype.lower() or "?", size(entry.bytes), ago(entry.used))
+        shapes = f"{images:,} × {'×'.join(map(str, shape)) or 1}" if entry.shape else "?"
+        row = (_name(entry), shapes, entry.dtype.lower() or "?", size(entry.bytes), ago(entry.used))
         table.add_row(*row, entry.key[:KEY_DIGITS])
-    width = None if sys.stdout.isatty() else LIST_WIDTH
+    width = None if sys.stdout.isatty() else TABLE_WIDTH
     Console(width=width, highlight=False, markup=False).print(table)
 
 
-def _what(entry: Entry) -> str:
+def _name(entry: Entry) -> str:
     words = [str(entry.about[word]) for word in WORDS if entry.about.get(word)]
     return " · ".join(words) or "a damaged file"
 
 
-def _data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _as_data(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return [{**vars(entry), "shape": list(entry.shape), "path": str(entry.path)} for entry in entries]
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _pixels() -> Pixels:
@@ -164,7 +165,7 @@ def _pixels() -> Pixels:
 
 
 def _clear_pixels() -> Pixels:
-    """Remove files of pixels, and what killed writers left; a process that has one mapped goes on with it."""
+    """Remove cached pixels and killed writers' files; a process that has mapped one continues to use it."""
     sizes = []
     for path in (project.project_scratch() / "pixels").glob("*.npy*"):
         lock = path.with_name(f"{path.name.lstrip('.').partition('.')[0]}.lock")

@@ -139,7 +139,7 @@ def _report_error(error: FrostlineError) -> int:
     if os.environ.get("DVC_EXP_NAME"):
         from frostline.pipeline import exp_params
 
-        if sentence := exp_params.take_back():
+        if sentence := exp_params.restore():
             print(f"frostline: {sentence}", file=sys.stderr)
     match error:
         case GateFailed():

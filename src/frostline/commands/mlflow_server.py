@@ -1,4 +1,4 @@
-"""The MLflow pages of a project, served on this machine only."""
+"""Serve MLflow's pages of a project's runs, on this machine only."""
 
 import json
 import os
@@ -27,17 +27,17 @@ PORTS_TRIED = 20
 START_SECONDS = 90.0
 CHECK_SECONDS = 0.2
 END_SECONDS = 5.0
-"""How long the server may take to close its connections."""
+"""Time limit for the server to close its connections, before it is killed."""
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Opens addresses of this machine: a proxy, where the environment names one, knows another 127.0.0.1."""
+"""Opens addresses of this machine without the environment's proxy, whose 127.0.0.1 is another machine."""
 
 
 def serve(port: int, page: str | None = None) -> None:
-    """Serve until interrupted, at `port` or the next free one; a team's server is named instead.
+    """Serve until interrupted; where a tracking server is configured, print its address instead.
 
     Args:
-        port: the first to try.
-        page: to open in the browser, such as ``/#/compare-runs?…``.
+        port: the first port to try; the next free one is used.
+        page: the page to open in the browser, such as ``/#/compare-runs?…``.
 
     Raises:
         FrostlineError: no port is free, the store can't be opened, or the server ends by itself.
@@ -53,21 +53,21 @@ def serve(port: int, page: str | None = None) -> None:
     ends = _interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with ends, _opened(uri) as store, tempfile.TemporaryFile() as log, _server(store, port, log) as server:
         if not _comes_up(server, port):
-            raise _ended(server, log)
+            raise _ended_error(server, log)
         here = f"http://{HOST}:{port}"
-        told = [f"{here}{page}"] if page else _page_of_runs(port)
-        print(f"{here}  (Ctrl-C ends it)", *told, sep="\n", flush=True)
+        pages = [f"{here}{page}"] if page else _page_of_runs(port)
+        print(f"{here}  (Ctrl-C ends it)", *pages, sep="\n", flush=True)
         if page:
             webbrowser.open(f"{here}{page}")
         server.wait()
-        raise _ended(server, log)
+        raise _ended_error(server, log)
 
 
 def free_port(first: int) -> int:
-    """Return the first port from `first` that nothing listens on.
+    """Return the first free port from `first`.
 
     Raises:
-        FrostlineError: the next few are all taken, or there is no such port.
+        FrostlineError: `first` is no port, or the next `PORTS_TRIED` are all taken.
     """
     if not 0 < first < 65536:
         raise FrostlineError(f"--port: found {first}; name one from 1 to 65535")
@@ -82,10 +82,9 @@ def free_port(first: int) -> int:
 
 @contextmanager
 def _opened(uri: str) -> Iterator[str]:
-    """Make the default store if no run has yet, and give the URI to serve it by.
+    """Yield the URI to serve a store by; create the default store if no run has yet.
 
-    A project that may only be read is served as it is; if it was moved too, a copy of its store whose paths
-    lead to where it is now.
+    A read-only project is served as it is; if it was moved too, a copy of its store with corrected paths is.
 
     Raises:
         FrostlineError: the store can't be opened.
@@ -113,13 +112,13 @@ def _opened(uri: str) -> Iterator[str]:
 
 @contextmanager
 def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server, in a session of its own: what interrupts us ends it here, with its workers."""
+    """Run the server in its own session, and end it with its workers when the block ends."""
     database = local_store.database()
     artifacts = local_store.artifacts_uri(database) if database else "./mlartifacts"
-    # -P: no module of the folder that the command is given in is taken for one of ours.
+    # -P: modules in the current folder must not shadow installed ones.
     command = [sys.executable, "-P", "-m", "frostline.tracking.mlflow_app", artifacts, str(port)]
     settings = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    # Other users of this machine see a command, but not its variables: the URI may hold a password.
+    # In the environment, which other users can't read as they can arguments: the URI may hold a password.
     environment = {**settings, **os.environ, "FROSTLINE_UI_STORE": uri}
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -134,7 +133,7 @@ def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[by
 
 
 def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the server answers; it may end instead."""
+    """Return whether the server answers; False: it ended instead."""
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
         if server.poll() is not None:
@@ -146,20 +145,20 @@ def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _page_of_runs(port: int) -> list[str]:
-    """Address the table of training runs: MLflow opens on its pages about language models."""
+    """Return the line with the address of the runs' table: MLflow's start page is about language models."""
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     api = f"http://{HOST}:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
         with DIRECTLY.open(api, timeout=5) as answer:
             identity = json.load(answer)["experiment"]["experiment_id"]
-    except OSError:  # A store of other people's runs, without ours.
+    except OSError:  # The store has no such experiment.
         return []
     page = f"/#/experiments/{identity}/runs?workflowType=machine_learning"
     return [f"http://{HOST}:{port}{page}  (training runs)"]
 
 
-def _ended(server: subprocess.Popen[bytes], log: IO[bytes]) -> FrostlineError:
-    """Say why the server ended: its last error, in one line."""
+def _ended_error(server: subprocess.Popen[bytes], log: IO[bytes]) -> FrostlineError:
+    """Return an error with the reason that the server ended for: the last one in its log."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     reasons = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)] or lines
@@ -169,7 +168,7 @@ def _ended(server: subprocess.Popen[bytes], log: IO[bytes]) -> FrostlineError:
 
 @contextmanager
 def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    """Take these signals as Ctrl-C."""
+    """Treat these signals like Ctrl-C."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

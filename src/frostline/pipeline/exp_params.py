@@ -1,7 +1,7 @@
-"""What `dvc exp run -S KEY=VALUE` writes into params.yaml is taken back where the run fails.
+"""Undo the changes of `dvc exp run -S KEY=VALUE` to params.yaml when the run fails.
 
-DVC changes the file before the first stage, and leaves it so whatever becomes of the run. It is put back only
-where its content is exactly the earlier one with these changes: an edit of the user's own stays.
+DVC changes the file before the first stage, and keeps the change even if the run fails. The file is restored
+only if its content is exactly the earlier one with these changes: the user's own edits stay.
 """
 
 import os
@@ -21,8 +21,8 @@ from frostline.console.errors import FrostlineError
 PARAMS = "params.yaml"
 
 
-def take_back() -> str | None:
-    """Undo what the DVC experiment that runs this process wrote into params.yaml.
+def restore() -> str | None:
+    """Restore params.yaml if the DVC experiment that runs this process changed it.
 
     Returns:
         A sentence to print; None: there is nothing to undo.
@@ -37,15 +37,15 @@ def take_back() -> str | None:
     changes, content, before = list(_set_params(words)), _content(path), _before(root, started)
     if not changes:
         return None
-    said = f"-S {' -S '.join(changes)}"
+    options = f"-S {' -S '.join(changes)}"
     if before is None or content is None or _changed(before, changes) != content:
-        return f"{PARAMS} still has {said}; git diff {PARAMS} shows all that changed"
+        return f"{PARAMS} still has {options}; git diff {PARAMS} shows all that changed"
     write_bytes(path, before)
-    return f"{PARAMS} is as it was before {said}"
+    return f"{PARAMS} is as it was before {options}"
 
 
 def _running_dvc() -> tuple[list[str], float] | None:
-    """The words behind `dvc exp run` of the DVC that started us, and when it was started, seconds."""
+    """Return the arguments of the `dvc exp run` that started this process, and its start time in seconds."""
     with suppress(psutil.Error):
         for process in psutil.Process().parents():
             words = process.cmdline()
@@ -57,30 +57,31 @@ def _running_dvc() -> tuple[list[str], float] | None:
 
 def _set_params(words: Sequence[str]) -> Iterator[str]:
     for word, following in zip(words, [*words[1:], ""], strict=True):
-        given = None
+        change = None
         if word in ("-S", "--set-param"):
-            given = following
+            change = following
         elif word.startswith("--set-param="):
-            given = word.partition("=")[2]
+            change = word.partition("=")[2]
         elif word.startswith("-S"):
-            given = word[2:]
-        if given is not None:
-            yield given.removeprefix(f"{PARAMS}:")
+            change = word[2:]
+        if change is not None:
+            yield change.removeprefix(f"{PARAMS}:")
 
 
 def _before(root: Path, started: float) -> bytes | None:
-    """What params.yaml was before DVC changed it, which stashes a workspace that is not clean.
+    """Return the content of params.yaml before DVC changed it.
 
-    The stash is popped by now, but its commit is still among git's objects.
+    DVC stashes a workspace that is not clean. The stash is popped by now, but its commit is still an
+    unreachable object of git.
     """
     unreachable = _git(root, "fsck", "--unreachable", "--no-reflogs", "--no-progress").splitlines()
     commits = [line.split()[-1] for line in unreachable if line.startswith(b"unreachable commit")]
-    told = (
+    log = (
         _git(root, "log", "--no-walk", "--format=%ct %H %s", *map(bytes.decode, commits)) if commits else b""
     )
-    stashes = [line.split(maxsplit=2) for line in told.splitlines()]
+    stashes = [line.split(maxsplit=2) for line in log.splitlines()]
     new = [(int(time), commit) for time, commit, subject in stashes if subject.startswith(b"WIP on ")]
-    new = [each for each in new if each[0] >= int(started)]
+    new = [stash for stash in new if stash[0] >= int(started)]
     revision = max(new)[1].decode() if new else "HEAD"
     return _git(root, "show", f"{revision}:./{PARAMS}") or None
 
@@ -90,7 +91,7 @@ def _git(root: Path, *words: str) -> bytes:
 
 
 def _changed(before: bytes, changes: Sequence[str]) -> object:
-    """The content of `before` with the changes, as DVC makes them."""
+    """Return the content of `before` with the changes, as DVC applies them."""
     from dvc.utils.hydra import apply_overrides
 
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +99,7 @@ def _changed(before: bytes, changes: Sequence[str]) -> object:
         path.write_bytes(before)
         try:
             apply_overrides(path, list(changes))
-        except Exception:  # they do not apply to this one
+        except Exception:  # the changes do not fit this content
             return None
         return _content(path)
 

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 Metrics = Mapping[str, Mapping[str, float]]
 ROUNDING = 1e-5
-"""The relative difference of two measurements of a network in batches of different sizes, at most."""
+"""Largest relative difference between measurements of a network in batches of different sizes."""
 NAMED = 3
-"""How many images an error names."""
+"""Number of images that an error names, at most."""
 
 
 def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
     """Measure a finished run's network again, with the data set that its config.yaml names.
 
-    Where images were added to the data set since, or removed from its other splits, only the run's own test
-    images are measured: the new split has some of them among those that the run trained on.
+    If images were added to the data set since, or removed from its other splits, only the run's own test
+    images are measured: the new test split may have images that the run trained on.
 
     Args:
         folder: the run's.
@@ -48,20 +48,20 @@ def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
     if not force:
         check_config(folder, record)
     config = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
-    whole = config.dataset.model_copy(update={"shots": None, "fraction": None})
-    index, data = standalone.prepared_from(Prepare(dataset=whole))
+    full_dataset = config.dataset.model_copy(update={"shots": None, "fraction": None})
+    index, data = standalone.prepared_from(Prepare(dataset=full_dataset))
     own = own_test(folder, record, index)
-    place = out or folder
-    with session.writing(place):
+    target = out or folder
+    with session.writing(target):
         services = session.make_services()
         from frostline.evaluation import evaluate
 
-        with publish(place) as work:
+        with publish(target) as work:
             measured = evaluate.measure(config, config.seeds[0], data, folder, work, services, own)
-            recorded = _recorded(place)
+            recorded = _recorded(target)
             if recorded and not force:
-                _compare(place, recorded, measured)
-            if recorded and not force and recorded != measured:  # but for rounding, or the other splits
+                _compare(target, recorded, measured)
+            if recorded and not force and recorded != measured:  # they differ by rounding, or in other splits
                 for name in (METRICS, PREDICTIONS):
                     (work / name).unlink()
         return measured
@@ -73,10 +73,10 @@ def own_test(folder: Path, record: Mapping[str, Any], index: "Index") -> "Index 
     Raises:
         FrostlineError: some of the run's test images are missing, or have changed.
     """
-    kept = record.get("data")
-    if not kept or kept["fingerprint"] == index.fingerprint:
+    data = record.get("data")
+    if not data or data["fingerprint"] == index.fingerprint:
         return None
-    counts = f"{kept['images']} images then, {len(index)} now"
+    counts = f"{data['images']} images then, {len(index)} now"
     advice = "restore them, or train again"
     if not (folder / PREDICTIONS).is_file() or index.held_out != "test":
         raise FrostlineError(
@@ -94,7 +94,7 @@ def own_test(folder: Path, record: Mapping[str, Any], index: "Index") -> "Index 
     import numpy as np
 
     rows = np.array([places[key] for key in keys])
-    if index.digest(rows) != kept["held_out"]:
+    if index.digest(rows) != data["held_out"]:
         raise FrostlineError(
             f"{folder}: some of its {len(keys)} test images have another content or class than they had"
             f" ({counts}), or {PREDICTIONS} was edited; {advice}"
@@ -110,16 +110,16 @@ def own_test(folder: Path, record: Mapping[str, Any], index: "Index") -> "Index 
 
 
 def _recorded(folder: Path) -> Metrics:
-    """The metrics that a folder has; none, if it has none that can be read."""
+    """Return the metrics in a folder; empty if there are none, or they can't be read."""
     with suppress(FrostlineError):
-        found = read_json(folder / METRICS)
-        if isinstance(found, dict) and all(isinstance(part, dict) for part in found.values()):
-            return found
+        metrics = read_json(folder / METRICS)
+        if isinstance(metrics, dict) and all(isinstance(part, dict) for part in metrics.values()):
+            return metrics
     return {}
 
 
 def _compare(folder: Path, old: Metrics, new: Metrics) -> None:
-    """Refuse to overwrite metrics with others."""
+    """Refuse to overwrite metrics with different ones."""
     differing = [
         (split, name)
         for split, metrics in new.items()

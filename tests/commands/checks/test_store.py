@@ -252,7 +252,7 @@ def test_recording_that_is_off(place, monkeypatch):
 
 def test_a_password_is_not_shown(place, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    assert said().message.startswith("http://me:***@127.0.0.1:9 can't be reached")
+    assert said().message.startswith("http://me:***@127.0.0.1:9 is unreachable")
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/runs", "./mlruns", "s3://runs"])
@@ -340,7 +340,7 @@ def test_a_server_that_is_down_or_hangs(place, monkeypatch):
         for reason in ("Connection refused", "timed out"):
             finding = said()
             assert finding.state == "broken"
-            assert finding.message.startswith(f"{uri} can't be reached (")
+            assert finding.message.startswith(f"{uri} is unreachable (")
             assert reason in finding.message
             assert "unset MLFLOW_TRACKING_URI" in finding.fix
             listener.listen()  # and never accepts

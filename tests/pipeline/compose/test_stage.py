@@ -58,7 +58,7 @@ def test_what_is_stale_goes_and_what_is_the_same_stays_byte_for_byte(project):
     ("params", "arms", "sentence"),
     [
         ("experiment: nope\n", ARMS, "experiment: no option 'nope'; allowed: article_mlp, mnist_to_digits"),
-        ("experiment: article_mlp\n", ["full"], "--arms: scratch is missing, the twin"),
+        ("experiment: article_mlp\n", ["full"], "--arms: scratch is missing; add the from-scratch baseline"),
         ("experiment: article_mlp\n", ["scratch", "ful"], "freeze: no option 'ful'; did you mean 'full'?"),
         ("experiment: article_mlp\nseed: x\n", ARMS, "seed: found 'x', must be a valid integer"),
         ("experiment: article_mlp\nsed: 1\n", ARMS, "sed: unknown key; did you mean 'seed'"),

@@ -18,33 +18,33 @@ SUPPORTED = ((3, 11), (3, 13))
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter, and whose code it runs."""
+    """Check Python's version, and whether the code that runs is this checkout's."""
     first, last = SUPPORTED
-    here = f"{platform.python_version()} at {sys.executable}"
+    version = f"{platform.python_version()} at {sys.executable}"
     if first <= sys.version_info[:2] <= last:
-        yield Finding("python", "ok", f"{here}, frostline {__version__}")
+        yield Finding("python", "ok", f"{version}, frostline {__version__}")
     else:
         yield Finding(
-            "python", "broken", here, "use Python 3.11, 3.12 or 3.13; scripts/setup finds one on PATH"
+            "python", "broken", version, "use Python 3.11, 3.12 or 3.13; scripts/setup finds one on PATH"
         )
     root = project.find_root()
     if (root / "src/frostline").is_dir() and not root.samefile(project.CHECKOUT):
-        found = f"the code that runs is {project.CHECKOUT}'s, not this checkout's"
-        yield Finding("python", "note", found, f"cd {shell(root)} && scripts/setup")
+        message = f"the code that runs is {project.CHECKOUT}'s, not this checkout's"
+        yield Finding("python", "note", message, f"cd {shell(root)} && scripts/setup")
 
 
 def packages() -> Iterator[Finding]:
-    """Installed versions against the lock."""
+    """Compare installed versions with the lock."""
     lock = project.CHECKOUT / "requirements.lock"
     if not lock.is_file():
         yield Finding("packages", "note", "no requirements.lock beside the code to compare with")
         return
     installed = {_canonical(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
-    wanted = locked(lock.read_text(encoding="utf-8"))
-    missing = sorted(set(wanted) - set(installed))
+    locked_versions = locked(lock.read_text(encoding="utf-8"))
+    missing = sorted(set(locked_versions) - set(installed))
     needed = _dependencies(project.CHECKOUT / "pyproject.toml")
     other = sorted(
-        f"{n} {installed[n]} instead of {v}" for n, v in wanted.items() if installed.get(n, v) != v
+        f"{n} {installed[n]} instead of {v}" for n, v in locked_versions.items() if installed.get(n, v) != v
     )
     if missing:
         state: State = "broken" if needed & set(missing) else "note"
@@ -54,21 +54,21 @@ def packages() -> Iterator[Finding]:
             "packages", "note", f"not as locked: {some(other)}", "run scripts/setup to get those tested"
         )
     else:
-        yield Finding("packages", "ok", f"{len(wanted)} as locked")
+        yield Finding("packages", "ok", f"{len(locked_versions)} as locked")
 
 
 def locked(text: str) -> dict[str, str]:
-    """Return name → version of a lock file's entries that are meant for this interpreter and system."""
+    """Return name → version of a lock file's entries that apply to this interpreter and system."""
     from packaging.requirements import Requirement
 
     lines = re.findall(r"^[a-zA-Z0-9][^\\\n]*", text, re.MULTILINE)
     entries = [Requirement(line.strip()) for line in lines if "==" in line]
-    meant = [entry for entry in entries if entry.marker is None or entry.marker.evaluate()]
-    return {_canonical(entry.name): next(iter(entry.specifier)).version for entry in meant}
+    applicable = [entry for entry in entries if entry.marker is None or entry.marker.evaluate()]
+    return {_canonical(entry.name): next(iter(entry.specifier)).version for entry in applicable}
 
 
 def processor() -> Iterator[Finding]:
-    """Cores, memory and threads."""
+    """Report cores, memory and threads."""
     import psutil
 
     from frostline.base.processes import processors
@@ -82,7 +82,7 @@ def processor() -> Iterator[Finding]:
 
 
 def accelerator() -> Iterator[Finding]:
-    """The GPUs that torch sees, if any."""
+    """Check which GPUs torch sees."""
     try:
         import torch
     except Exception as error:  # A broken installation raises whatever it likes.
@@ -96,18 +96,22 @@ def accelerator() -> Iterator[Finding]:
             memory = f"{card.total_memory / 2**30:.0f} GiB"
             yield Finding("gpu", "ok", f"{entry}: {card.name}, {memory}, torch {torch.__version__}")
     elif (entries := devices.listed()) is not None and (entries or shutil.which("nvidia-smi")):
-        found = f"{devices.VISIBLE}={os.environ[devices.VISIBLE]}, and torch {torch.__version__} sees no card"
+        message = (
+            f"{devices.VISIBLE}={os.environ[devices.VISIBLE]}, and torch {torch.__version__} sees no card"
+        )
         fix = f"unset {devices.VISIBLE}; if that is not all, install a driver that fits torch's CUDA"
-        yield Finding("gpu", "note", found, fix)
+        yield Finding("gpu", "note", message, fix)
     elif shutil.which("nvidia-smi"):
-        fix = "install a driver that fits torch's CUDA, or go on on the CPU with trainer.device=cpu"
-        yield Finding("gpu", "note", f"nvidia-smi is here, but torch {torch.__version__} sees no card", fix)
+        fix = "install a driver that fits torch's CUDA, or use the CPU with trainer.device=cpu"
+        yield Finding(
+            "gpu", "note", f"nvidia-smi is installed, but torch {torch.__version__} sees no card", fix
+        )
     else:
         yield Finding("gpu", "ok", f"none: torch {torch.__version__} trains on the CPU")
 
 
 def _dependencies(pyproject: Path) -> set[str]:
-    """What frostline itself imports; the lock has what is needed to test and build it, too."""
+    """Return the packages that frostline imports; the lock has those for tests and builds, too."""
     entries = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     return {_canonical(re.split(r"[^\w.-]", entry)[0]) for entry in entries}
 

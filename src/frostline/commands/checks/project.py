@@ -19,7 +19,7 @@ ROOM_GB, MUCH_ROOM_GB = 1.0, 5.0
 
 
 def configs() -> Iterator[Finding]:
-    """The choices of conf/, and the selection in params.yaml."""
+    """Check that conf/ and the selection in params.yaml compose."""
     from frostline.config import compose
     from frostline.pipeline.compose.study import overrides, read_selection
 
@@ -40,7 +40,7 @@ def configs() -> Iterator[Finding]:
 
 
 def dvc() -> Iterator[Finding]:
-    """What `dvc repro` needs."""
+    """Check what `dvc repro` needs."""
     root = project.find_root()
     if importlib.util.find_spec("dvc") is None:
         yield Finding("dvc", "broken", "not installed", "run scripts/setup")
@@ -73,12 +73,12 @@ def dvc() -> Iterator[Finding]:
 
 
 def locks() -> Iterator[Finding]:
-    """Runs in progress: they hold locks on their folders and caches."""
+    """Report the processes that hold locks on output folders and caches."""
     holders = [holder for path in sorted(_locks()) if (holder := held_by(path))]
     if holders:
         fix = "wait for them; a process that hangs is ended with kill and its pid"
-        found = f"{len(holders)} held by running processes: {some(sorted(set(holders)))}"
-        yield Finding("locks", "note", found, fix)
+        message = f"{len(holders)} held by running processes: {some(sorted(set(holders)))}"
+        yield Finding("locks", "note", message, fix)
 
 
 def _locks() -> Iterator[Path]:
@@ -87,9 +87,9 @@ def _locks() -> Iterator[Path]:
 
 
 def held_by(lock: Path) -> str | None:
-    """Name the process that holds a lock file; None: it is free, or the system does not say.
+    """Return the process that holds a lock file; None: it is free, or the system does not say.
 
-    The kernel's list is read: to try the lock would make a run fail that starts at this moment.
+    Reads the kernel's list: trying the lock would make a run fail that starts at this moment.
     """
     with suppress(OSError):
         inode = str(lock.stat().st_ino)
@@ -101,7 +101,7 @@ def held_by(lock: Path) -> str | None:
 
 
 def data() -> Iterator[Finding]:
-    """Data sets and weights that need no download."""
+    """Check the data sets and weights that need no download."""
     from frostline.data.reading.idx import DEBIAN
     from frostline.models.pretrained import PACKAGED
 
@@ -123,7 +123,7 @@ def data() -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Room for results and scratch, and permission to write there."""
+    """Check free space and write permission for results and scratch."""
     home, temporary = project.home(), Path(tempfile.gettempdir())
     places = {folder.stat().st_dev: folder for folder in (temporary, home)}
     for folder in reversed(places.values()):

@@ -1,4 +1,4 @@
-"""Checks of what records runs: the MLflow store and the journals."""
+"""Checks of tracking: the MLflow store and the journals."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ ANSWER_SECONDS = 5.0
 
 
 def store() -> Iterator[Finding]:
-    """Whether runs can be recorded."""
+    """Check that runs can be recorded."""
     uri, found = project.store_uri(), project.shown_store()
     if os.environ.get("FROSTLINE_TRACKING") == "off":
         fix = "unset FROSTLINE_TRACKING"
@@ -60,7 +60,7 @@ def _sqlite(uri: str, database: Path) -> Finding:
 
 
 def _server(uri: str, found: str) -> Finding:
-    """Ask a tracking server what a run asks it first."""
+    """Send a tracking server the first request of a run."""
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
     project_store = "unset MLFLOW_TRACKING_URI to record in the project"
@@ -84,7 +84,7 @@ def _server(uri: str, found: str) -> Finding:
         return Finding("mlflow", "broken", f"{found} is no MLflow server", fix)
     except Exception as error:
         fix = f"start the server, or {project_store}"
-        return Finding("mlflow", "broken", f"{found} can't be reached ({first_line(error)})", fix)
+        return Finding("mlflow", "broken", f"{found} is unreachable ({first_line(error)})", fix)
     return Finding("mlflow", "ok", f"{found}, answers")
 
 
@@ -96,7 +96,7 @@ def _other_database(uri: str, found: str) -> Finding:
         made = inspect(create_engine(uri, connect_args=seconds)).has_table("alembic_version")
     except Exception as error:  # each driver has its own
         fix = "start the database, or unset MLFLOW_TRACKING_URI to record in the project"
-        return Finding("mlflow", "broken", f"{found} can't be reached ({first_line(error)})", fix)
+        return Finding("mlflow", "broken", f"{found} is unreachable ({first_line(error)})", fix)
     return Finding("mlflow", "ok", f"{found}, {'answers' if made else 'made by the first run'}")
 
 
@@ -111,7 +111,7 @@ def _deleted(found: str, uri: str, identity: object) -> Finding:
 
 
 def _authorization() -> dict[str, str]:
-    """The header by which MLflow's client says who it is."""
+    """Return the header with which MLflow's client authenticates."""
     if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     name, word = (os.environ.get(f"MLFLOW_TRACKING_{what}", "") for what in ("USERNAME", "PASSWORD"))
@@ -121,13 +121,13 @@ def _authorization() -> dict[str, str]:
 
 
 def journals() -> Iterator[Finding]:
-    """Records that MLflow has not got yet."""
+    """Report records that are not delivered to MLflow yet."""
     from frostline.tracking import journal
 
     for path in journal.paths():
         if journal.header_of(path) is None:
-            yield Finding("journal", "note", f"{path} is damaged: nobody knows whose it is", f"remove {path}")
-    for found in journal.pending():
-        if found.records and not found.live:
-            text = f"{found.records} records wait in {found.path} for {found.header.store}"
-            yield Finding("journal", "note", text, found.command)
+            yield Finding("journal", "note", f"{path} is damaged, and its store is unknown", f"remove {path}")
+    for pending in journal.pending():
+        if pending.records and not pending.live:
+            text = f"{pending.records} records are pending in {pending.path} for {pending.header.store}"
+            yield Finding("journal", "note", text, pending.command)

@@ -1,4 +1,4 @@
-"""Step zero: resolve the selection into one file a stage, and refuse in time what can't work."""
+"""Stage compose: resolve the selection into one config per stage, and check that they fit together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frostline.models.weights import LoadReport
 
 ANY_CLASSES = ("a", "b")
-"""Of a network whose data set is not looked at."""
+"""Classes of a network that is checked without its data set."""
 
 
 def run(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[str, str]]:
@@ -29,23 +29,25 @@ def run(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[s
 
     Args:
         params: the selection, params.yaml.
-        arms: in the report's order; the selection's own follows. One that is named twice counts once.
+        arms: in the report's order, then the selection's own; duplicates are dropped.
         out: the folder of resolved files.
 
     Returns:
-        The arms that will run; those that will be omitted, and why.
+        The arms that will run; the omitted arms, each with its reason.
 
     Raises:
         FrostlineError: a choice is wrong, or parts of the study do not fit together; see `check`.
     """
     if TWIN not in arms:
-        raise FrostlineError(f"--arms: {TWIN} is missing, the twin that the others are held against")
+        raise FrostlineError(
+            f"--arms: {TWIN} is missing; add the from-scratch baseline that the others are compared with"
+        )
     selected = study.read_selection(params)
     arms = list(dict.fromkeys([*arms, *study.own_arm(selected)]))
     made = study.resolve(selected, arms)
-    omitted, anew = check(made, arms)
+    omitted, reset = check(made, arms)
     with made.located():
-        gate.check_names(made.resolved["report"]["gate"], arms, omitted, anew)
+        gate.check_names(made.resolved["report"]["gate"], arms, omitted, reset)
     with publish(out) as work:
         for stem, config in made.resolved.items():
             write_text(work / f"{stem}.yaml", yaml_text(config))
@@ -64,35 +66,35 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         arms: their names.
 
     Returns:
-        The arms that will be omitted, since nothing trains and the weights know no class of the target, and
-        why; the arms whose head starts anew.
+        The omitted arms with their reasons: nothing trains, and the weights have no class of the target. And
+        the arms whose head is reset.
 
     Raises:
         FrostlineError: something does not fit; the sentence names the file, the arm and the key.
     """
     from frostline.models.head_init import NoSharedClasses
 
-    checked = _Checked(_classes(made, "target"))
+    checker = _Checker(_classes(made, "target"))
     pretrained = None
     if "omitted" not in made.resolved["pretrain"]:
         source = _classes(made, "source")
         with made.located("pretrain"):
             config = validated(schema.Run, made.resolved["pretrain"])
-            pretrained = _Checked(source).result(config)
-    omitted, anew = {}, []
+            pretrained = _Checker(source).result(config)
+    omitted, reset = {}, []
     for arm in arms:
         with made.located(arm=arm):
             config = validated(schema.Run, made.resolved[f"finetune-{arm}"])
             try:
-                if not checked.run(config, pretrained).is_informed:
-                    anew.append(arm)
+                if not checker.run(config, pretrained).is_informed:
+                    reset.append(arm)
             except NoSharedClasses as error:
                 omitted[arm] = error.reason
-    return omitted, anew
+    return omitted, reset
 
 
 def _classes(made: Study, role: str) -> tuple[str, ...]:
-    """The classes of the source or the target."""
+    """Return the classes of the source or the target data set."""
     from frostline.data.reading.sources import classes_of
 
     config = validated(schema.Prepare, made.resolved[f"prepare-{role}"])
@@ -107,15 +109,15 @@ def _classes(made: Study, role: str) -> tuple[str, ...]:
 
 
 @dataclass
-class _Checked:
-    """Checks runs on one data set; what they share is checked once."""
+class _Checker:
+    """Checks runs on one data set; shared weights are loaded once."""
 
     classes: tuple[str, ...]
     starts: "dict[str, InitialWeights]" = field(default_factory=dict)
     reports: "dict[str, LoadReport]" = field(default_factory=dict)
 
     def result(self, config: schema.Run) -> "InitialWeights":
-        """Check a pretraining; return what its weights will be, without their values."""
+        """Check a pretraining; return its future weights, without values."""
         import torch
 
         from frostline.models.backbones import build
@@ -128,11 +130,11 @@ class _Checked:
         return InitialWeights(state, spec, self.classes, "the pretraining", None)
 
     def run(self, config: schema.Run, pretrained: "InitialWeights | None") -> "HeadInit":
-        """Check a run; return what its head starts from.
+        """Check a run; return how its head starts.
 
         Args:
             config: the run's.
-            pretrained: what weights=pretrain stands for.
+            pretrained: the weights that weights=pretrain stands for.
         """
         import torch
 
@@ -151,7 +153,7 @@ class _Checked:
         spec, trains = input_spec(config.backbone, start, config.input), bool(config.freeze.phases)
         key = f"{kind} {spec} {trains}"
         if key not in self.reports:
-            build(config.backbone, spec, len(self.classes), seed=0)  # which tries it on an image
+            build(config.backbone, spec, len(self.classes), seed=0)  # Tests it on an image, too.
             with torch.device(start.device):
                 _, self.reports[key] = create_network(
                     config.backbone, start, spec, self.classes, seed=0, trains=trains
@@ -168,13 +170,13 @@ def check_run(
 ) -> None:
     """Refuse a freeze schedule that does not fit its network, or an optimizer that can't be made.
 
-    Lengths in steps can't be judged yet: how many steps an epoch has depends on the data.
+    Lengths in steps are not checked: the number of steps per epoch depends on the data.
 
     Args:
-        run: its config.
-        start: its first weights, of which the input counts.
+        run: the run's config.
+        start: initial weights; only their input specification is used.
         classes: the data set's.
-        report: how the first weights fit.
+        report: how the initial weights fit the network.
 
     Raises:
         FrostlineError: see `freezing.build.build_plan`, `models.pretrained.check_initial_weights`,

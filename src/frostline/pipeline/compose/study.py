@@ -1,4 +1,4 @@
-"""A study: the selection in params.yaml, resolved into one file a stage."""
+"""A study: the selection in params.yaml, resolved into one config per stage."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +32,11 @@ from frostline.stats.transfer import TWIN
 
 PARAMS = "params.yaml"
 WATCHED = "data"
-"""The key of params.yaml that is no choice of conf/: dvc.yaml takes from it what DVC watches."""
+"""The key of params.yaml that is no choice of conf/: the paths that DVC watches, as dvc.yaml reads them."""
 PACKAGES = "requirements.lock"
-"""What DVC watches for what comes with packages."""
+"""The path that DVC watches for data and weights that come with packages."""
 ARM_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z0-9_.-]*", re.IGNORECASE)
-"""Names that a shell, DVC's stages and Hydra's overrides all take as they are."""
+"""Names that a shell, DVC's stages and Hydra's overrides take without quotes."""
 WATCHES = {"source": "source.root", "target": "dataset.root", "weights": "weights.path"}
 """Key below `data` → the key of an experiment with the path."""
 
@@ -53,7 +53,7 @@ class _Watched(Strict):
 
 @dataclass(frozen=True)
 class Study:
-    """What a selection comes to."""
+    """A selection, resolved."""
 
     params: Mapping[str, Any]
     choices: Mapping[str, str]
@@ -63,11 +63,11 @@ class Study:
 
     @contextmanager
     def located(self, stage: str = "", arm: str = "") -> Iterator[None]:
-        """Begin an error with the file that its key is in, and the arm.
+        """Prefix errors of the block with the file that their key is in, and the arm.
 
         Args:
-            stage: pretrain, where keys of a run lie below it.
-            arm: that the block is about.
+            stage: pretrain: keys of the run are below the key pretrain.
+            arm: the arm that the block checks.
         """
         choices = {**self.choices, "freeze": "full" if arm == TWIN else arm} if arm else self.choices
         with _located(self.params, choices, stage, arm):
@@ -75,7 +75,7 @@ class Study:
 
 
 def read_selection(path: Path) -> dict[str, Any]:
-    """Return what a params.yaml holds; an empty one selects what conf/ does.
+    """Return the content of a params.yaml; an empty one selects the defaults of conf/.
 
     Raises:
         FrostlineError: it can't be read, or holds no keys with values.
@@ -108,9 +108,9 @@ def overrides(params: Mapping[str, Any]) -> list[str]:
 
 
 def on_selection(typed: Sequence[str]) -> list[str]:
-    """Return the overrides of the project's params.yaml, followed by those that are typed and go before.
+    """Return the overrides of the project's params.yaml, then those typed, which take precedence.
 
-    A typed experiment replaces the whole selection; ``experiment=null`` stands for what conf/ does without.
+    A typed experiment replaces the whole selection; ``experiment=null`` selects the defaults of conf/.
     """
     path = project.find_root() / PARAMS
     keys = {as_typed(each).partition("=")[0].lstrip("+~") for each in typed}
@@ -151,7 +151,7 @@ def own_arm(params: Mapping[str, Any]) -> list[str]:
 
 
 def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> None:
-    """Refuse a path that DVC does not watch, and one that nothing reads."""
+    """Refuse a path that DVC does not watch, or that no data set or weights read."""
     key, read, watches = f"{PARAMS}: {WATCHED}.{name}", WATCHES[name], path != PACKAGES
     group, option = read.partition(".")[0], "file" if name == "weights" else "image_folder"
     if watches and read not in composed:
@@ -159,27 +159,27 @@ def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> 
             f"{key}: found {path!r}, which nothing reads, since there is no {read}; set"
             f" {WATCHED}.{name}: {PACKAGES}, or {group}: {option}"
         )
-    found = composed.get(read)
-    if found is not None and (not watches or _place(path) != _place(found)):
+    used = composed.get(read)
+    if used is not None and (not watches or _absolute(path) != _absolute(used)):
         raise FrostlineError(
-            f"{key}: found {path!r}, but {read} is {found!r}, where DVC would not see a change; set"
-            f" {WATCHED}.{name}: {found}, or, for one run, dvc exp run -S '{WATCHED}.{name}={found}'"
+            f"{key}: found {path!r}, but {read} is {used!r}, where DVC would not see a change; set"
+            f" {WATCHED}.{name}: {used}, or, for one run, dvc exp run -S '{WATCHED}.{name}={used}'"
         )
 
 
-def _place(path: str) -> Path:
+def _absolute(path: str) -> Path:
     return Path(path).expanduser().resolve()
 
 
 def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
-    """Resolve a selection into what each stage needs, and no more.
+    """Resolve a selection into the config of each stage.
 
     An arm is named by its freeze schedule and starts from the experiment's weights, which the stage pretrain
     makes unless they are ImageNet's or a file's. `scratch`, the baseline, has random weights instead and
     trains everything.
 
     Args:
-        params: what params.yaml holds.
+        params: the content of params.yaml.
         arms: in the report's order.
 
     Raises:
@@ -190,7 +190,7 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         try:
             base, choices = compose.experiment(selected)
         except FrostlineError as error:
-            raise FrostlineError(_to_watch(str(error), params)) from None
+            raise FrostlineError(_name_watched_key(str(error), params)) from None
         if isinstance(base.weights, NoWeights):
             raise FrostlineError(
                 "weights: found none, with which nothing is transferred; set weights: pretrain or imagenet"
@@ -201,19 +201,19 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         "pretrain": stage_configs.pretrain_config(base, choices).model_dump(),
     }
     if not pretrains(base):
-        # With the content of the file, so that the stages that follow see a change.
+        # With the file's hash, so that later stages re-run when it changes.
         path = getattr(base.weights, "path", None)
         file = f" (sha256 {sha256_of(Path(path).expanduser())})" if path and Path(path).is_file() else ""
         kind = base.weights.kind
-        why = {"omitted": f"the arms start from weights={kind}{file}, so nothing is pretrained"}
-        resolved |= {"prepare-source": why, "pretrain": why}
+        reason = {"omitted": f"the arms start from weights={kind}{file}, so nothing is pretrained"}
+        resolved |= {"prepare-source": reason, "pretrain": reason}
     for arm in arms:
         freeze = "full" if arm == TWIN else arm
         with _located(params, {**choices, "freeze": freeze}, arm=arm):
             composed, chosen = compose.experiment([*selected, f"freeze={freeze}"])
             run = stage_configs.finetune_config(composed, chosen, arm=arm, seeds=composed.seeds)
         if arm == TWIN:
-            run = from_nothing(_seen_by(base.weights, run))
+            run = from_scratch(_with_input_of(base.weights, run))
         resolved[f"finetune-{arm}"] = run.model_dump()
         resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(run).model_dump()
     report = Report(
@@ -222,8 +222,8 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
     return Study(params, choices, {**resolved, "report": report.model_dump()})
 
 
-def _to_watch(sentence: str, params: Mapping[str, Any]) -> str:
-    """Say where a study's path is given: a key that "needs a value" has one below `data`."""
+def _name_watched_key(sentence: str, params: Mapping[str, Any]) -> str:
+    """Reword "needs a value" of a path: in a study, it is set below the key `data`."""
     for name, key in WATCHES.items():
         if WATCHED in params and sentence.startswith(f"{key}: needs a value"):
             own = f"{WATCHED}.{name}"
@@ -231,8 +231,8 @@ def _to_watch(sentence: str, params: Mapping[str, Any]) -> str:
     return sentence
 
 
-def _seen_by(weights: Weights, run: Run) -> Run:
-    """Return a run that sees what a file of weights was trained on, whatever it starts from itself."""
+def _with_input_of(weights: Weights, run: Run) -> Run:
+    """Return a run with the input that a file of weights was trained on, whatever its own weights are."""
     if getattr(weights, "path", None) is None:
         return run
     from frostline.models.pretrained import input_spec, load_initial_weights
@@ -246,8 +246,8 @@ def pretrains(composed: Experiment) -> bool:
     return isinstance(composed.weights, PretrainWeights) and composed.weights.path is None
 
 
-def from_nothing(run: Run) -> Run:
-    """Return a run from random weights without what would hold it there, or mix its end with them."""
+def from_scratch(run: Run) -> Run:
+    """Return a run from random weights, without what keeps a run near its initial weights."""
     changes: dict[str, Any] = {
         "weights": NoWeights(kind="none"),
         "adapter": NoAdapter(kind="none"),
@@ -258,7 +258,7 @@ def from_nothing(run: Run) -> Run:
     return run.model_copy(update=changes)
 
 
-# ── where a key is ──────────────────────────────────────────────────────────────────────────────────────────
+# ── in which file a key is ──────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -276,7 +276,7 @@ def _located(
         if stage == "pretrain" and parts[0] in STAGES_OF_PRETRAINING:
             parts, text = ["pretrain", *parts], f"pretrain.{text}"
         for name, read in WATCHES.items():
-            if key == read and _gives(params, [WATCHED, name]) and params[WATCHED][name] != PACKAGES:
+            if key == read and _has_value(params, [WATCHED, name]) and params[WATCHED][name] != PACKAGES:
                 parts, text = [WATCHED, name], f"{WATCHED}.{name}{text.removeprefix(key)}"
         about = f"arm {arm}: " if arm else ""
         raise FrostlineError(f"{_file_of(parts, params, choices)}: {about}{text}") from None
@@ -284,12 +284,12 @@ def _located(
 
 def _file_of(key: Sequence[str], params: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     """Return the file that gives a key its value, as far as that can be told from outside Hydra."""
-    if _gives(params, key) and not (key[0] == "freeze" and len(key) > 1):
+    if _has_value(params, key) and not (key[0] == "freeze" and len(key) > 1):
         return PARAMS
     experiment = params.get("experiment") or choices.get("experiment")
     if experiment and experiment != "null":
         path = project.conf_dir() / "experiment" / f"{experiment}.yaml"
-        if path.is_file() and _gives(read_yaml(path), key):
+        if path.is_file() and _has_value(read_yaml(path), key):
             return f"conf/experiment/{path.name}"
     package = key[:2] if key[0] == "pretrain" else key[:1]
     group = "dataset" if package == ["source"] else package[-1]
@@ -297,8 +297,8 @@ def _file_of(key: Sequence[str], params: Mapping[str, Any], choices: Mapping[str
     return f"conf/{group}/{option}.yaml" if option else "conf/config.yaml"
 
 
-def _gives(content: Any, key: Sequence[str]) -> bool:
-    """Whether nested keys with values give `key` one."""
+def _has_value(content: Any, key: Sequence[str]) -> bool:
+    """Return whether nested content has a value for `key`."""
     for part in key:
         if not isinstance(content, Mapping) or content.get(part) is None:
             return False

@@ -1,4 +1,4 @@
-"""Steps two and three: copy the weights to the target's network, and fine-tune it under a freeze schedule."""
+"""Stage finetune: copy weights to the target's network, and fine-tune it under a freeze schedule."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from frostline.training.services import Services
 
 
 def run(config: Run, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
-    """Fine-tune an arm of a study once for each of its seeds, into `out/seed-<s>/`; `evaluate` measures it.
+    """Fine-tune an arm of a study once per seed, into `out/seed-<s>/`; the stage evaluate measures it.
 
-    An arm that trains nothing is omitted where the weights' head knows no class of the data set.
+    An arm that trains nothing is omitted if the weights' head has no class of the data set.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.
@@ -29,15 +29,15 @@ def run(config: Run, data: Path, out: Path, services: Services, timing: Path | N
         services.say(f"finetune {config.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
         return
-    given = load_material(config, data, start, services)
+    material = load_material(config, data, start, services)
     omitted.forget(out)
     seconds = {}
     with publish(out) as work:
         for i, seed in enumerate(config.seeds):
             title = f"finetune {config.arm} · seed {seed} ({i + 1}/{len(config.seeds)})"
             seconds[str(seed)] = training.train(
-                config, seed, start, given, work / f"seed-{seed}", services, title
+                config, seed, start, material, work / f"seed-{seed}", services, title
             )
         if timing is not None:
             write_text(timing, canonical_json({"seeds": seconds}))
-    training.forget(config, start, given, services)
+    training.forget(config, start, material, services)

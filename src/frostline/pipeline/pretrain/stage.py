@@ -1,4 +1,4 @@
-"""Step one: train the network on the source data set."""
+"""Stage pretrain: train the network on the source data set."""
 
 from pathlib import Path
 
@@ -23,25 +23,26 @@ def run(
     *,
     sealed: bool = False,
 ) -> None:
-    """Train on the prepared data in `data`, measure on its test split, and leave everything in `out`.
+    """Train on the prepared data in `data`, measure on its test split, and write everything to `out`.
 
-    `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv;
-    `timing` the measured seconds, apart, since they never repeat. `sealed` adds checksums, for a cache.
+    `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv.
+    The measured seconds go to `timing`, a separate file, since they differ between runs. `sealed` adds
+    checksums, for a cache.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.
     """
     start = load_initial_weights(config.backbone, config.weights)
-    given = load_material(config, data, start, services)
+    material = load_material(config, data, start, services)
     omitted.forget(out)
     seed = config.seeds[0]
     with publish(out, WRITTEN) as work:
         seconds = training.train(
-            config, seed, start, given, work, services, f"pretrain on {given.index.name}"
+            config, seed, start, material, work, services, f"pretrain on {material.index.name}"
         )
         evaluate.measure(config, seed, data, work, work, services)
         if sealed:
             seal(work)
         if timing is not None:
             write_text(timing, canonical_json({"seeds": {str(seed): seconds}}))
-    training.forget(config, start, given, services)
+    training.forget(config, start, material, services)

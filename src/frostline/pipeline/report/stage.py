@@ -1,4 +1,4 @@
-"""Say what the transfer bought: a page, a table and a picture for people, JSON and CSV for programs."""
+"""Stage report: compare the arms of a study in a page, a table, a plot, JSON and CSV."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ HINT = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a command prints after the report is made."""
+    """What the command prints."""
 
     sentence: str
     """The verdict."""
     table: str
-    """An arm a row, in Markdown."""
+    """One row per arm, in Markdown."""
     page: Path
     """The report to open in a browser."""
 
@@ -35,13 +35,13 @@ class Result:
 def run(config: Report, artifacts: Path, out: Path) -> Result:
     """Compare the arms of a study, and write the report into `out`.
 
-    It leaves index.html, report.md, report.json, metrics.json, curves.csv and transfer.png. The same inputs
-    give the same bytes; metrics.json, curves.csv and transfer.png hold nothing that a clock measured.
+    It writes index.html, report.md, report.json, metrics.json, curves.csv and transfer.png. The same inputs
+    give the same bytes; metrics.json, curves.csv and transfer.png contain no measured times.
 
     Args:
         config: what to compare.
-        artifacts: holds finetune/, timing/ and evaluate/, as those stages left them.
-        out: a folder; made if absent.
+        artifacts: the folder with finetune/, timing/ and evaluate/.
+        out: a folder; created if absent.
 
     Raises:
         FrostlineError: an input is missing or damaged; the sentence names the file and its stage.
