@@ -60,7 +60,7 @@ def test_heads_that_are_trained_at_once(loss, optimizer):
     settings = heads.Optimizer(optimizer, momentum=0.9)
     recipe = heads.Recipe(1, 8, settings, Curve("constant"), "val/loss", loss, weights, clip_norm=1.0)
     features = torch.zeros(32, 16, device=CUDA)
-    group = heads._Group(many, [features], labels(), features, labels(), recipe)
+    group = heads._HeadBatch(many, [features], labels(), features, labels(), recipe)
     assert group._epoch(0)[0].is_cuda
     assert group._validate()[0].is_cuda
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from frostline.base.processes import name_of_this
-from frostline.runs import trained_run as trained
+from frostline.runs import trained_run
 from frostline.tracking import local_store
 from frostline.training.services import RunInfo
 
@@ -50,7 +50,7 @@ def made(tmp_path_factory, no_runs, photo_run):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        found = trained.Trained.read(photo_run)
+        found = trained_run.TrainedRun.read(photo_run)
         record("first", **{"weights.sha256": found.sha256})
         Models(Store()).register(found, "pets", "champion")
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.runs import trained_run as trained
+from frostline.runs import trained_run
 from tests.test_moved import files, record
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
@@ -41,7 +41,7 @@ def closed(tmp_path_factory, no_runs, photo_run):
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         run = folder / "runs" / photo_run.name
-        found = trained.Trained.read(run)
+        found = trained_run.TrainedRun.read(run)
         record("first", **{"weights.sha256": found.sha256})
         Models(Store()).register(found, "pets", "champion")
     everything = [folder, *folder.rglob("*")]

@@ -53,7 +53,7 @@ def features(digits, precision, folder):
     spec = input_spec(config.backbone, start, config.input)
     network, _ = create_network(config.backbone, start, spec, tuple("0123456789"), 0)
     plan = plan_of(config, network, len(digits[0]))
-    thaw.enter(network, plan, 0)
+    thaw.apply_phase(network, plan, 0)
     cache = FeatureCache(folder, 1 << 30)
     reuse = FeatureExtractor(cache, config.features, config.backbone, spec, config.augment, config.trainer, 0)
     split = reuse.split_network(network, plan, 0, digits[0])

@@ -28,7 +28,7 @@ def pictures(count=3, size=64, channels=3):
 
 def cut(network, schedule=PROBE, images=None, phase=0):
     plan = planned(network, schedule)
-    thaw.enter(network, plan, phase)
+    thaw.apply_phase(network, plan, phase)
     images = pictures() if images is None else images
     cuts = worthwhile_splits(network, plan, phase, images[:1])
     return cuts if isinstance(cuts, NoSplit) else first_verified(cuts, images)
@@ -107,7 +107,7 @@ def test_networks_that_drop_at_random_are_cut_before_they_do(name, arguments, ex
     found = [cut(network, schedule) for schedule in (PROBE, TOP)]
     assert [f"{each.module}:{each.side}" for each in found] == list(expected)
     for each, schedule in zip(found, (PROBE, TOP), strict=True):
-        thaw.enter(network, planned(network, schedule), 0)
+        thaw.apply_phase(network, planned(network, schedule), 0)
         parts_equal_the_whole(each)
 
 
@@ -263,7 +263,7 @@ def test_a_network_without_data_can_be_looked_at():
     with torch.device("meta"):
         network = timm.create_model("test_resnet", num_classes=5)
     plan = planned(network, TOP)
-    thaw.enter(network, plan, 0)
+    thaw.apply_phase(network, plan, 0)
     found = candidate_splits(network, plan, 0, torch.empty(1, 3, 64, 64, device="meta"))
     assert "layer3:output" in [f"{each.module}:{each.side}" for each in found]
 
@@ -281,7 +281,7 @@ def test_two_branches_are_cut_where_both_end_and_nowhere_between():
 def test_looking_and_proving_leave_the_network_as_it_was():
     network = timm.create_model("test_resnet", num_classes=5)
     plan = planned(network, TOP)
-    thaw.enter(network, plan, 0)
+    thaw.apply_phase(network, plan, 0)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     drawn = torch.get_rng_state()

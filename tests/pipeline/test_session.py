@@ -8,7 +8,7 @@ import pytest
 
 from frostline.pipeline import session
 from frostline.pipeline.output_folders import short_label
-from frostline.training.services import Labelled, NoTracker, RunInfo
+from frostline.training.services import LabelledTracker, NoTracker, RunInfo
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -26,9 +26,9 @@ def test_a_sweeps_label_is_added_to_the_runs_name():
     assert short_label("freeze=full") == short_label("") == ""
     assert isinstance(session.make_services("freeze=full").tracker, NoTracker)
     tracker = session.make_services("optimizer.lr=0.1").tracker
-    assert isinstance(tracker, Labelled)
+    assert isinstance(tracker, LabelledTracker)
     names = []
-    heard = Labelled(
+    heard = LabelledTracker(
         type("Heard", (NoTracker,), {"run": lambda self, about: names.append(about.name)})(), tracker.label
     )
     heard.run(RunInfo("mlp·full·digits", "finetune", "study", {}, {}, "training", {}, 0))

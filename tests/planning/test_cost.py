@@ -53,7 +53,7 @@ def behind(network, *phases, shape):
     last = {**phases[-1], "until": "end"}
     schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
     plan = build_plan(schedule, layers_of(network), Curve("constant"), 10, 10)
-    thaw.enter(network, plan, len(phases) - 1)
+    thaw.apply_phase(network, plan, len(phases) - 1)
     images = torch.empty(3, *shape, device="meta")
     return {
         cut.name: cost.split_cost(cut) for cut in candidate_splits(network, plan, len(phases) - 1, images)

@@ -283,11 +283,11 @@ def test_what_memory_does_not_hold_takes_turns(digits, monkeypatch):
     given = [head(i) for i in range(4)]
     together = train_heads(given, *digits, ADAMW)
     monkeypatch.setattr(heads, "MEMORY", 2**20)
-    groups = list(heads._groups(given, digits[0], ADAMW))
+    groups = list(heads._head_batches(given, digits[0], ADAMW))
     assert [len(group) for group in groups] == [3, 1]
     assert all(map(same, together, train_heads(given, *digits, ADAMW)))
     monkeypatch.setattr(heads, "MEMORY", 1)
-    assert [len(group) for group in heads._groups(given, digits[0], ADAMW)] == [1] * 4
+    assert [len(group) for group in heads._head_batches(given, digits[0], ADAMW)] == [1] * 4
 
 
 def test_epochs_take_several_views_in_turn(digits):

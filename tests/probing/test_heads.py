@@ -34,8 +34,8 @@ PHASE = {
 def together(configs, digits, folder):
     services, start = Services(folder), load_initial_weights(configs[0].backbone, configs[0].weights)
     given = load_material(configs[0], digits, start, services)
-    companies = heads.gather(configs, start, given, services)
-    return heads.train(companies, services), given, start
+    groups = heads.group_by_features(configs, start, given, services)
+    return heads.train(groups, services), given, start
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,9 @@ def test_what_comes_behind_the_head_is_noticed_though_the_head_is_zero(digits, t
         return network
 
     monkeypatch.setitem(backbones.BUILDERS, "timm", doubled)
-    with pytest.raises(heads.NotAtOnce, match=r"^backbone: the head of test_resnet, which is not one linear"):
+    with pytest.raises(
+        heads.NotBatchable, match=r"^backbone: the head of test_resnet, which is not one linear"
+    ):
         together([run_config(NETWORK)], digits, tmp_path)
 
 
@@ -122,6 +124,6 @@ def test_features_that_do_not_fit_the_cache(digits, tmp_path, monkeypatch):
     ],
 )
 def test_a_schedule_that_asks_for_more(changes, key, digits, tmp_path):
-    with pytest.raises(heads.NotAtOnce) as caught:
+    with pytest.raises(heads.NotBatchable) as caught:
         together([run_config({**NETWORK, **changes})], digits, tmp_path)
-    assert caught.value.why.startswith(f"{key}: ")
+    assert caught.value.reason.startswith(f"{key}: ")

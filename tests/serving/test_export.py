@@ -8,14 +8,14 @@ import torch
 
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
-from frostline.runs import trained_run as trained
+from frostline.runs import trained_run
 from frostline.serving import export as exporting
 from frostline.serving import resolve as located
 
 
 @pytest.fixture(scope="module")
 def found(photo_run):
-    return trained.Trained.read(photo_run)
+    return trained_run.TrainedRun.read(photo_run)
 
 
 def test_torchscript_takes_any_number_of_images(photo_run, found, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_what_gives_something_else_is_not_left(photo_run, found, tmp_path, monke
 def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, found, tmp_path):
     for name in located.FILES:
         (tmp_path / name).write_bytes((photo_run / name).read_bytes())
-    images, said = trained.Trained.read(tmp_path).images(4)
+    images, said = trained_run.TrainedRun.read(tmp_path).images(4)
     assert said == "4 images of noise, since its data set is not here"
     assert images.shape == (4, 3, 16, 16)
 

@@ -13,7 +13,7 @@ from tests.tiny import RESNET, run_config
 from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
-from frostline.runs import trained_run as trained
+from frostline.runs import trained_run
 from frostline.serving import prediction as predicting
 
 
@@ -37,7 +37,7 @@ def tested(photo_run):
 
 def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys):
     paths = [str(photos / name) for name in tested]
-    assert predicting.run(trained.Trained.read(photo_run), paths) == 0
+    assert predicting.run(trained_run.TrainedRun.read(photo_run), paths) == 0
     said = rows(capsys.readouterr().out)
     assert [row["image"] for row in said] == paths
     for row, measured in zip(said, tested.values(), strict=True):
@@ -48,9 +48,11 @@ def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys
 
 def test_a_folder_means_its_pictures_and_the_batch_size_changes_nothing(photo_run, photos, tested, tmp_path):
     one, other = tmp_path / "one.json", tmp_path / "other.json"
-    assert predicting.run(trained.Trained.read(photo_run), [str(photos)], "json", one, top_k=2) == 0
+    assert predicting.run(trained_run.TrainedRun.read(photo_run), [str(photos)], "json", one, top_k=2) == 0
     assert (
-        predicting.run(trained.Trained.read(photo_run), [str(photos)], "json", other, top_k=2, batch_size=3)
+        predicting.run(
+            trained_run.TrainedRun.read(photo_run), [str(photos)], "json", other, top_k=2, batch_size=3
+        )
         == 0
     )
     said = json.loads(one.read_text())
@@ -136,7 +138,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     config = run_config({**changes, "trainer": trainer})
     config = config.model_copy(update={"freeze_name": "linear_probe"})
     standalone.finetune(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
-    found = trained.Trained.read(tmp_path / "run")
+    found = trained_run.TrainedRun.read(tmp_path / "run")
     measured = [float(row["confidence"]) for row in read_csv(tmp_path / "run" / "predictions.csv")]
     monkeypatch.setattr(predicting, "scratch", lambda: tmp_path / "other")
     pixels, _ = found.images(10_000)

@@ -96,8 +96,8 @@ def test_a_trial_says_what_became_of_it(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     code = """
 from frostline.console.errors import Pruned
-from frostline.training.services import Labelled
-recorder = Labelled(JournalTracker(), "lr=0.1", {"trial.number": "7", "trial.state": "running"})
+from frostline.training.services import LabelledTracker
+recorder = LabelledTracker(JournalTracker(), "lr=0.1", {"trial.number": "7", "trial.state": "running"})
 for error in (None, Pruned("after epoch 2"), ValueError("no")):
     try:
         with recorder.run(info(type(error).__name__)):

@@ -14,7 +14,7 @@ from frostline.base.processes import name_of_this
 from frostline.commands import main as cli
 from frostline.commands import register
 from frostline.console.errors import FrostlineError
-from frostline.runs import trained_run as trained
+from frostline.runs import trained_run
 from frostline.serving import resolve as located
 from frostline.training.services import RunInfo
 
@@ -40,7 +40,7 @@ def run_id(place, photo_run):
     """Of the run on pictures, as the recorder leaves it."""
     from frostline.tracking.store import Store
 
-    found = trained.Trained.read(photo_run)
+    found = trained_run.TrainedRun.read(photo_run)
     tags = {"seed": "0", "freeze": "full"}
     dataset = {"name": "photos", "kind": "image_folder", "fingerprint": FINGERPRINT}
     store = Store()
@@ -69,7 +69,7 @@ def client(models):
 
 @pytest.fixture(scope="module")
 def registered(models, photo_run, run_id):
-    return models.register(trained.Trained.read(photo_run), "pets", "champion")
+    return models.register(trained_run.TrainedRun.read(photo_run), "pets", "champion")
 
 
 def test_a_version_says_what_it_is(registered, client, photo_run, run_id):
@@ -85,7 +85,7 @@ def test_a_version_says_what_it_is(registered, client, photo_run, run_id):
     assert (version.version, version.run_id, version.status) == (1, run_id, "READY")
     measured = json.loads((photo_run / "metrics.json").read_text())
     expected = {
-        "weights.sha256": trained.Trained.read(photo_run).sha256,
+        "weights.sha256": trained_run.TrainedRun.read(photo_run).sha256,
         "run.name": "full·test_resnet·s0",
         "backbone": "test_resnet",
         "dataset": "image_folder",
@@ -115,7 +115,7 @@ def plain(place, monkeypatch):
 
 
 def test_plain_mlflow_loads_it(registered, plain, photo_run, run_id):
-    found = trained.Trained.read(photo_run)
+    found = trained_run.TrainedRun.read(photo_run)
     images, _ = found.images(3)
     network = plain.pytorch.load_model(f"runs:/{run_id}/model")
     generic = plain.pyfunc.load_model("models:/pets@champion")
@@ -184,7 +184,7 @@ def test_the_same_weights_become_no_second_version(registered, photo_run, client
 
 
 def test_another_name_shares_the_stored_model(registered, models, photo_run, place):
-    again = models.register(trained.Trained.read(photo_run), "animals", None)
+    again = models.register(trained_run.TrainedRun.read(photo_run), "animals", None)
     assert (again.version, again.new, again.difference) == ("1", True, None)
     assert len(list(place.rglob("model.pt2"))) == 1
 
@@ -211,7 +211,7 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
     assert said[1].startswith("differs from the network by ")
     assert said[2] == "models:/pets@best is version 2 (before: version 1)"
     (folder,) = {models.fetch("models:/pets/2"), models.fetch("models:/pets@best")}
-    assert torch.equal(trained.Trained.read(folder).state[head], state[head] + 1)
+    assert torch.equal(trained_run.TrainedRun.read(folder).state[head], state[head] + 1)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     run_id = client.create_run(models._store.experiment, run_name="kept").info.run_id
     store_model(models._store, run_id, name)
     assert not folder.exists()
-    kept = trained.Trained.read(located.folder(f"runs:/{run_id}/model"))
-    assert kept.sha256 == trained.Trained.read(photo_run).sha256
+    kept = trained_run.TrainedRun.read(located.folder(f"runs:/{run_id}/model"))
+    assert kept.sha256 == trained_run.TrainedRun.read(photo_run).sha256
     monkeypatch.delenv("FROSTLINE_MODELS")
     told.clear()
     tracker.JournalRun(pipe, 0).finished(photo_run)
@@ -295,7 +295,7 @@ def test_weights_that_are_not_those_registered_are_refused(place, photo_run, tmp
     from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
-    found, name = trained.Trained.read(photo_run), f"damaged {damage}"
+    found, name = trained_run.TrainedRun.read(photo_run), f"damaged {damage}"
     copy = tmp_path / "copy"
     shutil.copytree(place, copy)
     monkeypatch.chdir(copy)

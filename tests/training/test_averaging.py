@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from frostline.training.averaging import Ema, Swa, best_between, between, greedy, mean
+from frostline.training.averaging import Ema, Swa, best_alpha, greedy_soup, interpolate, uniform_soup
 
 
 def state(*values, count=0):
@@ -137,15 +137,15 @@ def test_swa_goes_on_from_its_state():
 
 def test_between_start_and_end():
     start, end = state(1.0, 0.0, count=3), state(2.0, 4.0, count=9)
-    assert numbers(between(start, end, 0.25)) == {"w": 1.25, "s": 1.0, "n": 9}
+    assert numbers(interpolate(start, end, 0.25)) == {"w": 1.25, "s": 1.0, "n": 9}
     random = [{"w": torch.randn(1000)} for _ in range(2)]
-    assert torch.equal(between(*random, 0.0)["w"], random[0]["w"])
-    assert torch.equal(between(*random, 1.0)["w"], random[1]["w"])
+    assert torch.equal(interpolate(*random, 0.0)["w"], random[0]["w"])
+    assert torch.equal(interpolate(*random, 1.0)["w"], random[1]["w"])
 
 
 def test_the_best_alpha_is_the_larger_of_equals():
     scores = {0.0: (0.5, -1.0), 0.5: (0.9, -2.0), 0.75: (0.9, -2.0), 1.0: (0.9, -3.0)}
-    assert best_between(list(scores), scores.__getitem__) == 0.75
+    assert best_alpha(list(scores), scores.__getitem__) == 0.75
 
 
 # ── soups ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,7 +153,7 @@ def test_the_best_alpha_is_the_larger_of_equals():
 
 def test_a_uniform_soup_is_the_mean():
     states = [state(float(v), 0.0) for v in (1, 2, 6)]
-    soup = mean(states)
+    soup = uniform_soup(states)
     assert soup["w"].item() == pytest.approx(3.0)
     assert [s["w"].item() for s in states] == [1.0, 2.0, 6.0]
 
@@ -165,10 +165,10 @@ def test_a_greedy_soup_takes_the_best_first_and_what_does_not_hurt():
         asked.append(tuple(networks))
         return {(2, 0): (0.7,), (2, 1): (0.8,), (2, 1, 3): (0.8,)}[tuple(networks)]
 
-    chosen = greedy({0: (0.75,), 1: (0.6,), 2: (0.8,), 3: (0.5,)}, score)
+    chosen = greedy_soup({0: (0.75,), 1: (0.6,), 2: (0.8,), 3: (0.5,)}, score)
     assert chosen == (2, 1, 3)
     assert asked == [(2, 0), (2, 1), (2, 1, 3)]
 
 
 def test_ties_in_a_greedy_soup_go_to_the_smaller_seed():
-    assert greedy({3: (0.5,), 1: (0.5,)}, lambda networks: (0.0,)) == (1,)
+    assert greedy_soup({3: (0.5,), 1: (0.5,)}, lambda networks: (0.0,)) == (1,)

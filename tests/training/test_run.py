@@ -345,14 +345,14 @@ def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, un
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, capsys):
-    from frostline.training.trainer import _ResumePoint
+    from frostline.training.trainer import _Checkpoint
 
     content = b"numbers" * 99
     path = tmp_path / f"{hashlib.sha256(content).hexdigest()}.ckpt"
     path.write_bytes(content)
-    assert _ResumePoint.latest(tmp_path) == str(path)
+    assert _Checkpoint.latest(tmp_path) == str(path)
     DAMAGE[kind](path)
-    assert _ResumePoint.latest(tmp_path) is None
+    assert _Checkpoint.latest(tmp_path) is None
     if kind != "deleted":
         assert capsys.readouterr().err == (
             f"frostline: warning: {path} is damaged (its content is not what was written);"

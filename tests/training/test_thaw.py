@@ -42,7 +42,7 @@ def statistics_that_move(model):
 def test_statistics_move_in_the_groups_that_train(phase, moves):
     model = timm.create_model("test_resnet")
     plan = planned(model, phase)
-    thaw.enter(model, plan, 0)
+    thaw.apply_phase(model, plan, 0)
     expected = {n for n, _ in model.named_buffers() if n.split(".")[0] in moves.split()}
     assert statistics_that_move(model) == expected
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -52,9 +52,9 @@ def test_statistics_move_in_the_groups_that_train(phase, moves):
 def test_a_later_phase_freezes_again_and_forgets_the_gradients():
     model = timm.create_model("test_resnet")
     plan = planned(model, {"train": "all"}, {"train": ["head"]})
-    thaw.enter(model, plan, 0)
+    thaw.apply_phase(model, plan, 0)
     model(torch.rand(2, 3, 32, 32)).sum().backward()
-    thaw.enter(model, plan, 1)
+    thaw.apply_phase(model, plan, 1)
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {"fc.weight", "fc.bias"}
     assert statistics_that_move(model) == set()
 
@@ -64,7 +64,7 @@ def test_what_trains_or_lies_between_frozen_and_trained_layers_is_in_training_mo
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(2, 2)
     )
     plan = planned(model, {"train": ["head"]}, groups={"head": "head", "rest": "*"})
-    thaw.enter(model, plan, 0)
+    thaw.apply_phase(model, plan, 0)
     assert [module.training for module in model] == [False, False, True, True, True]
 
 
@@ -72,15 +72,15 @@ def test_frozen_statistics_stand_still_whoever_calls_train():
     model = timm.create_model("test_resnet")
     plan = planned(model, {"train": ["head"]}, {"train": "all"})
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    thaw.enter(model, plan, 0)
+    thaw.apply_phase(model, plan, 0)
     for call in (model.train, model.eval, model.layer4.train, copy.deepcopy(model).train, model.train):
         call()
         assert not any(norm.training for norm in norms)
     assert model.fc.training
     assert statistics_that_move(copy.deepcopy(model).train()) == set()
-    thaw.enter(model, plan, 1)
+    thaw.apply_phase(model, plan, 1)
     assert all(norm.training for norm in norms)
-    thaw.enter(model, plan, 0)
+    thaw.apply_phase(model, plan, 0)
     thaw.release(model)
     model.train()
     assert all(norm.training for norm in norms)
@@ -97,7 +97,7 @@ def test_recalibrated_statistics_are_those_of_the_images():
     expected = torch.stack([part.var((0, 2, 3)) for part in images.split(16)]).mean(0)
     assert torch.allclose(norm.running_var, expected, atol=1e-4)
     assert norm.momentum == 0.1
-    thaw.enter(model, plan, 0)
+    thaw.apply_phase(model, plan, 0)
     before = norm.running_mean.clone()
     model(images)
     assert torch.equal(norm.running_mean, before)

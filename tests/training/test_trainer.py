@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_at_its_step(tmp_path):
     bench = Bench({**HUGE, "freeze": schedule, "trainer.epochs": 4})
     with pytest.raises(TrainingFailed) as caught:
         bench.fit(tmp_path)
-    kept = tmp_path / trainer.KEPT
+    kept = tmp_path / trainer.BEST_WEIGHTS
     said = str(caught.value)
     assert said.startswith(
         "the loss became nan at step 5, phase 1; lower optimizer.lr, or set optimizer.clip_norm=1.0;"
@@ -116,7 +116,7 @@ def test_a_validation_loss_that_is_not_a_number_ends_the_run_after_its_epoch(tmp
         bench.fit(tmp_path)
     assert str(caught.value) == (
         "val/loss is nan after epoch 2, step 4, phase 0; lower optimizer.lr, or set optimizer.clip_norm=1.0;"
-        f" the best epoch so far, 1, is kept in {tmp_path / trainer.KEPT}"
+        f" the best epoch so far, 1, is kept in {tmp_path / trainer.BEST_WEIGHTS}"
     )
 
 

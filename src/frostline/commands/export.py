@@ -36,10 +36,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     folder = resolve.folder(arguments.run)
     from frostline.console.units import size
-    from frostline.runs.trained_run import Trained
+    from frostline.runs.trained_run import TrainedRun
     from frostline.serving import export
 
-    made = export.run(Trained.read(folder), arguments.format, arguments.out)
+    made = export.run(TrainedRun.read(folder), arguments.format, arguments.out)
     print(
         f"{made.file}: {size(made.file.stat().st_size)}, differs from the network by {made.difference:.1e}"
         f" at most, on {made.tried_on}"

@@ -55,11 +55,11 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.serving import resolve
 
     folder = resolve.folder(arguments.model)
-    from frostline.runs.trained_run import Trained
+    from frostline.runs.trained_run import TrainedRun
     from frostline.serving import prediction
 
     failed = prediction.run(
-        Trained.read(folder),
+        TrainedRun.read(folder),
         arguments.images,
         arguments.format,
         arguments.out,

@@ -36,11 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     sync.first()
     folder = resolve.folder(arguments.run)
-    from frostline.runs.trained_run import Trained
+    from frostline.runs.trained_run import TrainedRun
     from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
-    made = Models(Store()).register(Trained.read(folder), arguments.name, arguments.alias)
+    made = Models(Store()).register(TrainedRun.read(folder), arguments.name, arguments.alias)
     what = f"{made.name} version {made.version}"
     print(f"{what}{'' if made.new else ' has these weights already'}: {made.description}")
     if made.difference is not None:

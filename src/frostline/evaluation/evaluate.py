@@ -13,7 +13,7 @@ from frostline.base import omitted
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
 from frostline.base.metrics import classification_metrics, held_out, spread
-from frostline.base.run_folder import METRICS, PREDICTIONS, edited, verified
+from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited, verified
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, exhaustion
 from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, thumbnails
@@ -37,7 +37,6 @@ from frostline.training.run import plan_of
 from frostline.training.run_info import backbone_name
 from frostline.training.services import Mistake, RunInfo, Services
 
-WEIGHTS, CONFIG = "weights.safetensors", "config.yaml"
 MAJORITY = "test/majority_rate"
 """MLflow's metric of what always answering the most frequent class comes to."""
 SPLITS = ("test", "val", "train")
@@ -62,7 +61,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         return
     omitted.forget(out)
     measured: dict[str, dict[str, dict[str, float]]] = {}
-    runs = {seed: _run_of(finetuned / f"seed-{seed}") for seed in config.seeds}
+    runs = {seed: _read_run(finetuned / f"seed-{seed}") for seed in config.seeds}
     trained = runs[config.seeds[0]]
     tags = {
         "arm": config.arm,
@@ -151,11 +150,11 @@ def measure(
                 f"{trained}: was trained on other images than {data} holds now; train it again on these"
             )
     state, spec = read_weights(trained / WEIGHTS, index, data)
-    yardstick = Yardstick(config, seed, index, data, state, spec, services, images)
-    return yardstick.measure(config, seed, str(record["weights_sha256"]), out)
+    evaluator = Evaluator(config, seed, index, data, state, spec, services, images)
+    return evaluator.measure(config, seed, str(record["weights_sha256"]), out)
 
 
-class Yardstick:
+class Evaluator:
     """What networks are measured on and with, for all whose runs differ in nothing but their heads.
 
     Args:
@@ -198,12 +197,14 @@ class Yardstick:
             labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
             self._images[split] = Images(pixels, labels, images_key(index, rows, spec), index.name, split)
         self._reuse = reuse_of(config, seed, spec, services)
-        self._parts = parts_of(config, self._network, images, self._reuse, self._images[self._splits[0]])
+        self._parts = split_for_inference(
+            config, self._network, images, self._reuse, self._images[self._splits[0]]
+        )
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take the head's weights of another network, which differs in nothing else."""
-        left = self._network.load_state_dict(state, strict=False).unexpected_keys
-        assert not left, left
+        unexpected = self._network.load_state_dict(state, strict=False).unexpected_keys
+        assert not unexpected, unexpected
 
     def measure(self, config: Run, seed: int, weights_sha256: str, out: Path) -> dict[str, dict[str, float]]:
         """Do what `evaluate.measure` does with the weights that were loaded last.
@@ -263,7 +264,7 @@ class Yardstick:
         return {split: self._reuse.features(self._parts[0], self._images[split]) for split in self._splits}
 
 
-def parts_of(
+def split_for_inference(
     config: Run, network: torch.nn.Module, count: int, reuse: FeatureExtractor, images: Images
 ) -> tuple[Split, Precision] | None:
     """Return the network, cut as in its last phase, whose features are found again, and the rest's precision.
@@ -282,7 +283,7 @@ def parts_of(
         return None
     network.to(device_of(config.trainer.device))
     last = len(plan.phases) - 1
-    thaw.enter(network, plan, last)
+    thaw.apply_phase(network, plan, last)
     found = reuse.split_network(network, plan, last, images)
     thaw.release(network)
     if not isinstance(found, Split):
@@ -321,7 +322,7 @@ def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
     return {name: spread([v[name] for v in values]) for name in values[0]}
 
 
-def _run_of(folder: Path) -> Run:
+def _read_run(folder: Path) -> Run:
     path = folder / CONFIG
     if not path.is_file():
         raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again")

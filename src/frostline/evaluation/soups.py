@@ -49,13 +49,13 @@ def soups(
     def measured(seeds: tuple[int, ...], split: str) -> Metrics:
         run, rows = runs[seeds[0]], index.rows(split)
         _, spec = read_weights(weights_of(seeds[0]), index, data)
-        state = averaging.mean(read_weights(weights_of(seed), index, data)[0] for seed in seeds)
+        state = averaging.uniform_soup(read_weights(weights_of(seed), index, data)[0] for seed in seeds)
         network = network_with(state, run.backbone, spec, len(index.classes))
         pixels = load_pixels(run.dataset, index, data, rows, spec, scratch=services.scratch)
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
         return classification_metrics(logits_of(network, pixels, spec, run.trainer), labels)
 
-    chosen = averaging.greedy(
+    chosen = averaging.greedy_soup(
         {seed: (accuracy,) for seed, accuracy in accuracies.items()},
         lambda seeds: (measured(tuple(seeds), "val")["accuracy"],),
     )

@@ -60,7 +60,7 @@ class FeatureExtractor:
         """Return the possible splits of the network, best first, not verified; or why there is none.
 
         Args:
-            network: prepared for the phase by `training.thaw.enter`; may be on the meta device.
+            network: prepared for the phase by `training.thaw.apply_phase`; may be on the meta device.
             plan: the plan of the run.
             phase: index of the phase whose split point is wanted.
             stand_in: (N, C, H, W) images to record the forward pass of; None: black images.
@@ -84,7 +84,7 @@ class FeatureExtractor:
         """Return the verified split of the network for a phase, or why its features are not reused.
 
         Args:
-            network: prepared for the phase by `training.thaw.enter`, on the training device.
+            network: prepared for the phase by `training.thaw.apply_phase`, on the training device.
             plan: the plan of the run.
             phase: index of the phase whose split point is wanted.
             images: the training images.

@@ -15,7 +15,7 @@ from frostline.base.processes import end_with_dvc
 from frostline.console import signals
 from frostline.console.progress import say_once, shown
 from frostline.pipeline.output_folders import short_label
-from frostline.training.services import Labelled, NoTracker, Services, Tracker, Watch, unwatched
+from frostline.training.services import LabelledTracker, NoTracker, Services, Tracker, Watch, unwatched
 
 if TYPE_CHECKING:
     from frostline.tracking.tracker import JournalTracker
@@ -31,7 +31,7 @@ def make_services(
     """
     tracker: Tracker = NoTracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
     if (short := short_label(label)) or tags:
-        tracker = Labelled(tracker, short, tags or {})
+        tracker = LabelledTracker(tracker, short, tags or {})
     return Services(project.scratch(), shown, say_once, tracker, watch)
 
 

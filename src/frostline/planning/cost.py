@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from frostline.features.split_point import Split
 from frostline.freezing.plan import FreezePlan
-from frostline.training.thaw import enter
+from frostline.training.thaw import apply_phase
 
 IMAGES = 2
 """Size of the batch that is counted: BatchNorm can't train on a single value per channel."""
@@ -64,7 +64,7 @@ def split_cost(cut: Split) -> Cost | None:
     """Return the cost of a phase that reuses features; None: the layers after the split need more than these.
 
     Args:
-        cut: a split of a network on the meta device, prepared by `training.thaw.enter`. The batch size of its
+        cut: a split of a network on the meta device, prepared by `training.thaw.apply_phase`. The batch size of its
             stand-in differs from `IMAGES`, so that an output of the stand-in can't replace the features.
     """
     assert len(cut.stand_in) != IMAGES
@@ -90,7 +90,7 @@ def _empty(tensor: Tensor) -> Tensor:
 
 def _of_phase(sketch: nn.Module, plan: FreezePlan, phase: int, shape: Sequence[int]) -> Cost | None:
     try:
-        enter(sketch, plan, phase)
+        apply_phase(sketch, plan, phase)
         return _counted(sketch, torch.empty(IMAGES, *shape, device="meta"), sketch)
     except Exception:  # as above
         return None

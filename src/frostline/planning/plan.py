@@ -202,7 +202,7 @@ def _cuts(reuse: "FeatureExtractor", network: "nn.Module", plan: FreezePlan) -> 
         return
     for index, phase in enumerate(plan.phases):
         dropout.set(phase.dropout, phase.drop_path)
-        thaw.enter(sketch, plan, index)
+        thaw.apply_phase(sketch, plan, index)
         yield _cut(reuse, sketch, plan, index)
 
 

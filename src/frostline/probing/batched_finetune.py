@@ -16,45 +16,45 @@ from frostline.pipeline.output_folders import out_folder
 from frostline.training.services import TRIAL_STATE, Services
 
 if TYPE_CHECKING:
-    from frostline.evaluation.evaluate import Yardstick
-    from frostline.probing.heads import Trained
+    from frostline.evaluation.evaluate import Evaluator
+    from frostline.probing.heads import TrainedHead
     from frostline.training.material import Material
 
 
-AT_ONCE = 256
+BATCH_RUNS = 256
 """Runs that are trained at once; a process may have a thousand files open, and each run holds a lock."""
-Left = Callable[[int, standalone.Done], None]
-"""Told which job has left its run, and what that is."""
+OnDone = Callable[[int, standalone.Done], None]
+"""Called with a job's number and its finished run."""
 
 
-def finetune(jobs: Sequence[Planned], left: Left) -> None:
+def finetune(jobs: Sequence[Planned], on_done: OnDone) -> None:
     """Fine-tune a sweep's jobs at once, each into a folder of its own, as `standalone.Job` leaves it.
 
-    Jobs of which `left` is not told have to be run one after the other: those that break down, to say and
+    Jobs of which `on_done` is not told have to be run one after the other: those that break down, to say and
     keep what such a run does; the best, since heads trained at once are what training each alone gives but
     for rounding, and it is to be repeated to the byte; and all where, as a line says, they can't be run at
     once.
     """
     if len(jobs) < 2:
         return
-    given = session.make_services()
+    services = session.make_services()
     if len({_apart_from_heads(job) for job in jobs}) > 1:
-        given.say(
+        services.say(
             f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(OF_A_HEAD)}"
         )
         return
-    from frostline.probing.heads import NotAtOnce
+    from frostline.probing.heads import NotBatchable
 
     try:
-        for begin in range(0, len(jobs), AT_ONCE):
-            part = jobs[begin : begin + AT_ONCE]
-            _finetune(part, _counted_from(begin, left), given)
-    except NotAtOnce as refusal:
-        given.say(f"{len(jobs)} runs, one after the other, since {refusal.why}")
+        for begin in range(0, len(jobs), BATCH_RUNS):
+            part = jobs[begin : begin + BATCH_RUNS]
+            _finetune(part, _numbered_from(begin, on_done), services)
+    except NotBatchable as refusal:
+        services.say(f"{len(jobs)} runs, one after the other, since {refusal.reason}")
 
 
-def _counted_from(begin: int, left: Left) -> Left:
-    return lambda number, done: left(begin + number, done)
+def _numbered_from(begin: int, on_done: OnDone) -> OnDone:
+    return lambda number, done: on_done(begin + number, done)
 
 
 def _apart_from_heads(job: Planned) -> str:
@@ -66,7 +66,7 @@ def _apart_from_heads(job: Planned) -> str:
     return repr((data, sorted(job.choices.items())))
 
 
-def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
+def _finetune(jobs: Sequence[Planned], on_done: OnDone, services: Services) -> None:
     from frostline.models.pretrained import load_initial_weights
     from frostline.probing import heads
     from frostline.training.material import load_material
@@ -92,71 +92,71 @@ def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
             locks.enter_context(session.writing(out))
         index, data = standalone.prepared(first.composed, "target")
         weights = standalone.with_pretrained_weights(
-            runs[0], first.composed, first.choices, given, index.classes
+            runs[0], first.composed, first.choices, services, index.classes
         ).weights
         runs = [run.model_copy(update={"weights": weights}) for run in runs]
         start = load_initial_weights(runs[0].backbone, weights)
-        material = load_material(runs[0], data, start, given)
-        companies = heads.gather(runs, start, material, given)
-        given.say(f"{len(jobs)} runs at once: nothing but their heads differs")
-        trained = {id(head.run): head for head in heads.train(companies, given)}
+        material = load_material(runs[0], data, start, services)
+        groups = heads.group_by_features(runs, start, material, services)
+        services.say(f"{len(jobs)} runs at once: nothing but their heads differs")
+        trained = {id(head.run): head for head in heads.train(groups, services)}
         best = _best([trained[id(run)] for run in runs], first.composed.sweep.objectives[0])
-        yardsticks: dict[heads.Company, Yardstick] = {}
-        with given.progress("leave and measure the runs", len(jobs) - 1) as advance:
+        evaluators: dict[heads.FeatureGroup, Evaluator] = {}
+        with services.progress("leave and measure the runs", len(jobs) - 1) as advance:
             for number, (job, run, name, out) in enumerate(zip(jobs, runs, names, outs, strict=True)):
                 head = trained[id(run)]
                 if head.fit.failure or head is best:
                     continue
-                if head.company not in yardsticks:
-                    yardsticks[head.company] = _yardstick(head, material, data, given)
-                services = session.make_services(job.label, tags={TRIAL_STATE: "running"})
-                metrics = _leave(head, start.sha256, material, yardsticks[head.company], out, services)
-                left(number, standalone.Done(job.label or name, out, metrics))
+                if head.group not in evaluators:
+                    evaluators[head.group] = _evaluator(head, material, data, services)
+                job_services = session.make_services(job.label, tags={TRIAL_STATE: "running"})
+                metrics = _write_run(head, start.sha256, material, evaluators[head.group], out, job_services)
+                on_done(number, standalone.Done(job.label or name, out, metrics))
                 split = held_out(metrics)
                 advance(1, f"{split}/accuracy {metrics[split]['accuracy']:.4f}")
 
 
-def _best(heads: "Sequence[Trained]", objective: str) -> "Trained | None":
+def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None":
     """The first of those that are best in a sweep's objective, or in what each epoch tells in its stead."""
     sound = [head for head in heads if not head.fit.failure]
 
-    def value(head: "Trained") -> float:
+    def value(head: "TrainedHead") -> float:
         name = objective if objective in head.best else head.run.trainer.monitor
         return score(name, float(head.best[name] or 0.0))
 
     return max(sound, key=value, default=None)
 
 
-def _yardstick(head: "Trained", material: "Material", data: Path, services: Services) -> "Yardstick":
-    """What measures a head, and all of its company."""
-    from frostline.evaluation.evaluate import Yardstick
+def _evaluator(head: "TrainedHead", material: "Material", data: Path, services: Services) -> "Evaluator":
+    """Return the evaluator of a head's feature group."""
+    from frostline.evaluation.evaluate import Evaluator
 
-    return Yardstick(head.run, head.seed, material.index, data, head.best_state, material.spec, services)
+    return Evaluator(head.run, head.seed, material.index, data, head.best_state, material.spec, services)
 
 
-def _leave(
-    head: "Trained",
+def _write_run(
+    head: "TrainedHead",
     start: str | None,
     material: "Material",
-    yardstick: "Yardstick",
+    evaluator: "Evaluator",
     out: Path,
     services: Services,
 ) -> Any:
-    """Leave a run's folder, record it and measure it, as `standalone.finetune` does; return its metrics."""
+    """Write, record and evaluate a run as `standalone.finetune` does; return its metrics."""
     from frostline.training.outputs import record_outputs, write_outputs
     from frostline.training.run_info import run_info
 
-    run, seed, company = head.run, head.seed, head.company
-    count = len(company.train)
+    run, seed, group = head.run, head.seed, head.group
+    count = len(group.train)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, WRITTEN) as work:
         with services.tracker.run(run_info(run, seed, material.index)) as recorded:
             if start is not None:
                 recorded.started_from(start)
-            recorded.planned(run, company.plan, company.cut.network, material.spec, count)
+            recorded.planned(run, group.plan, group.cut.network, material.spec, count)
             for row in head.history:
                 recorded.epoch(row)
-            sha256 = write_outputs(run, seed, material, head, company.plan, company.report, count, work, {})
-            record_outputs(recorded, company.plan, timing, work)
-        yardstick.load(head.head_state)
-        return yardstick.measure(run, seed, sha256, work)
+            sha256 = write_outputs(run, seed, material, head, group.plan, group.report, count, work, {})
+            record_outputs(recorded, group.plan, timing, work)
+        evaluator.load(head.head_state)
+        return evaluator.measure(run, seed, sha256, work)

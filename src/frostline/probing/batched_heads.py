@@ -124,18 +124,18 @@ def train_heads(
         val_features = functional.pad(val_features, (0, more))
         heads = [replace(head, weight=functional.pad(head.weight, (0, more))) for head in heads]
     found: list[HeadFit] = []
-    for group in _groups(heads, views[0], recipe):
+    for group in _head_batches(heads, views[0], recipe):
         # One alone would go another way through MKL, with other rounding; two of it do not.
-        company = group if len(group) > 1 else [*group, *group]
+        members = group if len(group) > 1 else [*group, *group]
         advance = partial(on_epoch, len(group))
-        fits = _Group(company, views, labels, val_features, val_labels, recipe).train(advance)
+        fits = _HeadBatch(members, views, labels, val_features, val_labels, recipe).train(advance)
         found += fits[: len(group)]
     for fit in found:
         fit.weight, fit.bias = fit.weight[:, :width].clone(), fit.bias.clone()
     return found
 
 
-def _groups(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> Iterator[Sequence[Head]]:
+def _head_batches(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> Iterator[Sequence[Head]]:
     """Heads that train together: as many as `MEMORY` holds, at least one."""
     if not heads:
         return
@@ -148,7 +148,7 @@ def _groups(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> Iterator
         yield heads[begin : begin + together]
 
 
-class _Group:
+class _HeadBatch:
     """H heads that train together, each its weight and its bias in a row of (H, P), zeros at the end."""
 
     def __init__(
@@ -170,8 +170,8 @@ class _Group:
         self.parameters = functional.pad(flat, (0, more))
         self.gradient = torch.zeros_like(self.parameters)
         self.best = self.parameters.clone()
-        self.fits = [HeadFit([], 0, *self._of(row), None) for row in self.best]
-        self.values: list[tuple[float, ...] | None] = [None] * len(heads)
+        self.fits = [HeadFit([], 0, *self._unflatten(row), None) for row in self.best]
+        self.best_scores: list[tuple[float, ...] | None] = [None] * len(heads)
         """The best epoch's score, of each head."""
         # In float64, as the optimizers of torch compute with Python's numbers.
         self.device = features.device
@@ -232,7 +232,7 @@ class _Group:
         logits = self._logits(features)
         each, slope = self.objective(logits, labels)
         slope /= labels.shape[1]
-        weight, bias = self._of(self.gradient)
+        weight, bias = self._unflatten(self.gradient)
         torch.bmm(slope, features, out=weight)
         torch.sum(slope, 2, out=bias)
         if recipe.clip_norm is not None:
@@ -249,20 +249,20 @@ class _Group:
         """Decay the weights, not the biases: adamw's themselves, by rate; else as part of the gradient."""
         if not any(head.weight_decay for head in self.heads):
             return
-        weight, _ = self._of(self.parameters)
+        weight, _ = self._unflatten(self.parameters)
         if self.recipe.optimizer.kind == "adamw":
             weight *= (1 - rate * self.decay).to(weight)[:, :, None]
         else:
-            gradient, _ = self._of(self.gradient)
+            gradient, _ = self._unflatten(self.gradient)
             gradient += weight * self.decay.to(weight)[:, :, None]
 
     def _logits(self, features: Tensor) -> Tensor:
         """Return the logits, (H, K, B), of (H, B, D) features."""
         # Classes before images: the gradient's product wants them so, and MKL is twice as fast.
-        weight, bias = self._of(self.parameters)
+        weight, bias = self._unflatten(self.parameters)
         return torch.baddbmm(bias[:, :, None], weight, features.transpose(1, 2))
 
-    def _of(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+    def _unflatten(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights (…, K, D) and biases (…, K) as views of (…, P)."""
         size = self.shape.numel()
         return flat[..., :size].unflatten(-1, self.shape), flat[..., size : size + self.shape[0]]
@@ -313,7 +313,7 @@ class _Group:
             fit.history.append(row)
             # Ties go to the lower loss, then to the earlier epoch.
             value = tuple(score(name, float(row[name] or 0)) for name in (self.recipe.monitor, "val/loss"))
-            best = self.values[i]
+            best = self.best_scores[i]
             if best is None or value > best:
-                self.values[i], fit.best_epoch = value, epoch
+                self.best_scores[i], fit.best_epoch = value, epoch
                 self.best[i] = self.parameters[i]

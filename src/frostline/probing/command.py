@@ -13,7 +13,7 @@ from frostline.pipeline import output_folders, session, standalone
 
 if TYPE_CHECKING:
     from frostline.base.metrics import Spread
-    from frostline.probing.probe import Judged, Setting
+    from frostline.probing.probe import Configuration, ProbeResult
 
 TABLE_WIDTH = 160
 """Where the table does not go to a terminal."""
@@ -51,32 +51,32 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
         ).weights
         runs = [each.model_copy(update={"weights": weights}) for each in runs]
         check()  # now that the pretraining is known
-        judged = probe.run(runs, data, out, services)
-    _show(judged, out)
+        result = probe.run(runs, data, out, services)
+    _show(result, out)
 
 
-def _show(judged: "Judged", out: Path) -> None:
+def _show(result: "ProbeResult", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from frostline.probing.probe import label, short
 
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
-    counts = ", ".join(f"{count} {split}" for split, count in judged.images.items())
-    took = f"took {judged.features_seconds:.1f} s" if judged.features_seconds else "were there"
-    heads = sum(len(each.heads) for each in judged.settings)
+    counts = ", ".join(f"{count} {split}" for split, count in result.images.items())
+    took = f"took {result.features_seconds:.1f} s" if result.features_seconds else "were there"
+    heads = sum(len(each.heads) for each in result.configurations)
     console.print(
-        f"features at {judged.winner.features[0]} of {counts} images {took};"
-        f" {heads} heads took {judged.train_seconds:.1f} s"
+        f"features at {result.winner.features[0]} of {counts} images {took};"
+        f" {heads} heads took {result.train_seconds:.1f} s"
     )
-    varied = judged.varied
+    varied = result.varied
     table = Table("probe", *map(short, varied), "val accuracy", "val loss", "test accuracy", box=None)
-    for each in judged.settings:
-        test = _spread(judged.test["accuracy"]) if judged.test and each is judged.settings[0] else ""
+    for each in result.configurations:
+        test = _spread(result.test["accuracy"]) if result.test and each is result.configurations[0] else ""
         table.add_row("heads", *(f"{each.values[key]:g}" for key in varied), *_val(each), test)
     for name, other in (
-        (f"ridge, penalty {judged.ridge.chosen:g}", judged.ridge),
-        (f"kNN, k {judged.knn.chosen:g}", judged.knn),
+        (f"ridge, penalty {result.ridge.chosen:g}", result.ridge),
+        (f"kNN, k {result.knn.chosen:g}", result.knn),
     ):
         table.add_row(
             name,
@@ -86,10 +86,10 @@ def _show(judged: "Judged", out: Path) -> None:
             "" if other.test is None else f"{other.test:.4f}",
         )
     console.print(table)
-    console.print(f"{out}: the best head, {label(judged)}, as a run; heads.csv, probe.json", soft_wrap=True)
+    console.print(f"{out}: the best head, {label(result)}, as a run; heads.csv, probe.json", soft_wrap=True)
 
 
-def _val(setting: "Setting") -> tuple[str, str]:
+def _val(setting: "Configuration") -> tuple[str, str]:
     """Accuracy and loss; where some heads broke down, of how many these are."""
     if setting.failed:
         return f"{setting.failed} of {len(setting.heads)} failed", ""

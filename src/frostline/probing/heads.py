@@ -39,21 +39,21 @@ from frostline.training.services import Services
 
 ROUNDING = 1e-4
 """Largest difference of a logit, as a share of the largest, between a network and its head on features."""
-KINDS: dict[type, str] = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
+OPTIMIZERS: dict[type, str] = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
 
 
-class NotAtOnce(FrostlineError):
-    """The heads can't be trained at once: `why` is a clause that names the key."""
+class NotBatchable(FrostlineError):
+    """The heads can't be trained at once: `reason` is a clause that names the key."""
 
     def __init__(self, key: str, found: object, fix: str) -> None:
-        self.why = f"{key}: {found} is not supported by batched linear heads"
+        self.reason = f"{key}: {found} is not supported by batched linear heads"
         super().__init__(
-            f"{self.why}; {fix}, or train them one by one: frostline finetune -m freeze=linear_probe"
+            f"{self.reason}; {fix}, or train them one by one: frostline finetune -m freeze=linear_probe"
         )
 
 
 @dataclass(eq=False)
-class Company:
+class FeatureGroup:
     """Runs whose heads train on the same features."""
 
     runs: list[Run]
@@ -82,11 +82,11 @@ class Company:
 
 
 @dataclass
-class Trained:
+class TrainedHead:
     """A run whose head is trained; has what an `training.trainer.Fit` has, but each epoch's seconds."""
 
     run: Run
-    company: Company
+    group: FeatureGroup
     fit: HeadFit
     seconds: float
     """Its share of the time that all heads took together."""
@@ -115,33 +115,35 @@ class Trained:
     @property
     def head_state(self) -> dict[str, Tensor]:
         """The best epoch's head, by its names in the whole network."""
-        head = self.company.cut.module
+        head = self.group.cut.module
         return {f"{head}.weight": self.fit.weight.cpu(), f"{head}.bias": self.fit.bias.cpu()}
 
     @property
     def best_state(self) -> dict[str, Tensor]:
         """The whole network with the best epoch's head."""
-        network = self.company.cut.network
+        network = self.group.cut.network
         return {name: detached(tensor) for name, tensor in network.state_dict().items()} | self.head_state
 
     @property
     def images(self) -> int:
         """Training images seen."""
-        return self.run.trainer.epochs * len(self.company.train)
+        return self.run.trainer.epochs * len(self.group.train)
 
     @property
     def features(self) -> list[str]:
         """At which layer they were computed."""
-        return [self.company.cut.name]
+        return [self.group.cut.name]
 
     @property
     def execution(self) -> Execution:
         """How the network is run; the head alone is in float32."""
-        return self.company.reuse.execution(self.company.cut.network)
+        return self.group.reuse.execution(self.group.cut.network)
 
 
 @exhaustion()
-def gather(runs: Sequence[Run], start: InitialWeights, given: Material, services: Services) -> list[Company]:
+def group_by_features(
+    runs: Sequence[Run], start: InitialWeights, material: Material, services: Services
+) -> list[FeatureGroup]:
     """Find out which runs share features, mostly all of them, before any are computed.
 
     Args:
@@ -151,53 +153,53 @@ def gather(runs: Sequence[Run], start: InitialWeights, given: Material, services
         services: where features are kept.
 
     Raises:
-        NotAtOnce: they ask for what only training one by one can do.
+        NotBatchable: they ask for what only training one by one can do.
         FrostlineError: something else does not fit.
     """
     check(runs[0])
     machine.pin(runs[0].trainer.threads)
-    found: dict[object, Company] = {}
-    of_seed: dict[int, Company] = {}
+    found: dict[object, FeatureGroup] = {}
+    of_seed: dict[int, FeatureGroup] = {}
     for run in runs:
         seed = run.seeds[0]
         if seed not in of_seed:
-            company = _company(run, start, given, services)
-            alone = seed if company.reuse.views else None
-            key = company.cut.module, company.cut.fingerprint(), company.train.key, alone
-            of_seed[seed] = found.setdefault(key, company)
-            of_seed[seed].starts |= company.starts
+            group = _feature_group(run, start, material, services)
+            own_seed = seed if group.reuse.views else None
+            key = group.cut.module, group.cut.fingerprint(), group.train.key, own_seed
+            of_seed[seed] = found.setdefault(key, group)
+            of_seed[seed].starts |= group.starts
         of_seed[seed].runs.append(run)
     return list(found.values())
 
 
 @exhaustion()
-def train(companies: Sequence[Company], services: Services) -> list[Trained]:
+def train(groups: Sequence[FeatureGroup], services: Services) -> list[TrainedHead]:
     """Train all heads, each as if alone; those whose loss is not finite have a failure in their fit.
 
     Returns:
-        One a run: the runs of the first company, then those of the next.
+        One a run: the runs of the first group, then those of the next.
     """
-    for company in companies:  # each has a bar of its own
-        _ = company.views, company.validation
-    count = sum(len(company.runs) for company in companies)
-    total = sum(run.trainer.epochs for company in companies for run in company.runs)
-    found: list[Trained] = []
+    for group in groups:  # each has a bar of its own
+        _ = group.views, group.validation
+    count = sum(len(group.runs) for group in groups)
+    total = sum(run.trainer.epochs for group in groups for run in group.runs)
+    found: list[TrainedHead] = []
     with services.progress(f"train {count} heads, by epochs", total) as advance:
-        for company in companies:
+        for group in groups:
             begun = time.perf_counter()
-            device = device_of(company.runs[0].trainer.device)
+            device = device_of(group.runs[0].trainer.device)
             fits = train_heads(
-                [_head(company, run) for run in company.runs],
-                [view.to(device).float() for view in company.views],
-                company.train.labels.to(device),
-                company.validation.to(device).float(),
-                company.val.labels.to(device),
-                _recipe(company),
+                [_head(group, run) for run in group.runs],
+                [view.to(device).float() for view in group.views],
+                group.train.labels.to(device),
+                group.validation.to(device).float(),
+                group.val.labels.to(device),
+                _recipe(group),
                 advance,
             )
             share = (time.perf_counter() - begun) / len(fits)
-            pairs = zip(company.runs, fits, strict=True)
-            found += [Trained(run, company, fit, share) for run, fit in pairs]
+            pairs = zip(group.runs, fits, strict=True)
+            found += [TrainedHead(run, group, fit, share) for run, fit in pairs]
     return found
 
 
@@ -205,14 +207,14 @@ def check(run: Run) -> None:
     """Refuse a config that batched linear heads do not support.
 
     Raises:
-        NotAtOnce: it does.
+        NotBatchable: it does.
     """
-    for key, found, fix in _excess(run):
-        raise NotAtOnce(key, found, fix)
+    for key, found, fix in _unsupported(run):
+        raise NotBatchable(key, found, fix)
     _optimizer(run)
 
 
-def _excess(run: Run) -> Iterator[tuple[str, object, str]]:
+def _unsupported(run: Run) -> Iterator[tuple[str, object, str]]:
     """What there is too much of: its key, what is there, and how to mend it."""
     if len(run.freeze.phases) != 1:
         yield "freeze", run.freeze_name, "set freeze=linear_probe"
@@ -245,57 +247,57 @@ def _optimizer(run: Run) -> Optimizer:
     """The optimizer as torch would make it: names have defaults of their own."""
     config = run.optimizer
     made = make_optimizer(config, [{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0}])
-    if type(made) not in KINDS:
-        raise NotAtOnce("optimizer.name", config.name, "set optimizer=adamw, adam or sgd")
+    if type(made) not in OPTIMIZERS:
+        raise NotBatchable("optimizer.name", config.name, "set optimizer=adamw, adam or sgd")
     settings = made.param_groups[0]
     for option in ("amsgrad", "maximize", "dampening"):
         if settings.get(option):
-            raise NotAtOnce("optimizer.options", f"{option}={settings[option]}", "remove it")
-    kind = KINDS[type(made)]
+            raise NotBatchable("optimizer.options", f"{option}={settings[option]}", "remove it")
+    kind = OPTIMIZERS[type(made)]
     if kind == "sgd":
         return Optimizer("sgd", momentum=settings["momentum"], nesterov=settings["nesterov"])
     decoupled = settings.get("decoupled_weight_decay", kind == "adamw")
     return Optimizer("adamw" if decoupled else "adam", betas=settings["betas"], eps=settings["eps"])
 
 
-def _company(run: Run, start: InitialWeights, given: Material, services: Services) -> Company:
+def _feature_group(run: Run, start: InitialWeights, material: Material, services: Services) -> FeatureGroup:
     """A run's network, cut before its head, and its images; no run is in it yet."""
-    seed, index, spec = run.seeds[0], given.index, given.spec
+    seed, index, spec = run.seeds[0], material.index, material.spec
     rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
     network, report = create_network(run.backbone, start, spec, index.classes, seed)
     say_head(run, report, services)
     plan = plan_of(run, network, len(rows))
-    images, val = given.images("train", rows), given.images("val", index.rows("val"))
+    images, val = material.images("train", rows), material.images("val", index.rows("val"))
     reuse = reuse_of(run, seed, spec, services)
     network.to(device_of(run.trainer.device))
-    thaw.enter(network, plan, 0)
+    thaw.apply_phase(network, plan, 0)
     cut = _cut(run, network, plan, images, reuse)
     weight, bias = (
         network.get_parameter(f"{cut.module}.{name}").detach().cpu().clone() for name in ("weight", "bias")
     )
-    return Company([], cut, plan, report, reuse, images, val, {seed: (weight, bias)})
+    return FeatureGroup([], cut, plan, report, reuse, images, val, {seed: (weight, bias)})
 
 
 def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: FeatureExtractor) -> Split:
     """The network, cut where nothing is left but a linear layer, which is all that trains."""
     below = any(not plan.layers.places[name].head for name in plan.trained(0))
     if below or len(plan.phases[0].train) > 1:
-        raise NotAtOnce("freeze", "training more than the head", "set freeze=linear_probe")
+        raise NotBatchable("freeze", "training more than the head", "set freeze=linear_probe")
     tried = reuse.sample_images(network, images)
     with autocast(reuse.execution(network).frozen, tried.device):
         cuts = candidate_splits(network, plan, 0, tried[:1])
-    heads = [] if isinstance(cuts, NoSplit) else [cut for cut in cuts if _is_all(cut, plan, tried)]
+    heads = [] if isinstance(cuts, NoSplit) else [cut for cut in cuts if _is_linear_head(cut, plan, tried)]
     if not heads:
         found = f"the head of {backbone_name(run)}, which is not one linear layer behind others,"
-        raise NotAtOnce("backbone", found, "choose another")
+        raise NotBatchable("backbone", found, "choose another")
     if isinstance(reuse.within_limit(heads[0], len(images)), NoSplit):
         found = f"keeping {size(heads[0].bytes * len(images) * (reuse.views or 1))} of them"
-        raise NotAtOnce("features", found, "set the environment variable FROSTLINE_CACHE_GIB higher")
+        raise NotBatchable("features", found, "set the environment variable FROSTLINE_CACHE_GIB higher")
     return heads[0]
 
 
 @torch.no_grad()
-def _is_all(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
+def _is_linear_head(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
     """Whether the network is a linear layer, which is all that trains, on the features: tried on images."""
     network, head = cut.network, cut.network.get_submodule(cut.module)
     if plan.trained(0) != {f"{cut.module}.weight", f"{cut.module}.bias"} or not isinstance(head, nn.Linear):
@@ -321,16 +323,16 @@ def _is_all(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
     return True
 
 
-def _head(company: Company, run: Run) -> Head:
-    plan, name = company.plan, f"{company.cut.module}.weight"
-    (group,) = plan.phases[0].train
+def _head(group: FeatureGroup, run: Run) -> Head:
+    plan, name = group.plan, f"{group.cut.module}.weight"
+    (trained_group,) = plan.phases[0].train
     place = plan.layers.places[name]
-    decays = name in decaying(plan.layers, company.cut.network)
-    decay = plan.options(0, group, decays=decays).get("weight_decay", run.optimizer.weight_decay)
-    weight, bias = company.starts[run.seeds[0]]
+    decays = name in decaying(plan.layers, group.cut.network)
+    decay = plan.options(0, trained_group, decays=decays).get("weight_decay", run.optimizer.weight_decay)
+    weight, bias = group.starts[run.seeds[0]]
     device = device_of(run.trainer.device)
     return Head(
-        lr=run.optimizer.lr * plan.scale(0, group, place.depth),
+        lr=run.optimizer.lr * plan.scale(0, trained_group, place.depth),
         weight_decay=decay if decays else 0.0,
         label_smoothing=run.loss.label_smoothing if isinstance(run.loss, CrossEntropy) else 0.0,
         seed=run.seeds[0],
@@ -339,8 +341,8 @@ def _head(company: Company, run: Run) -> Head:
     )
 
 
-def _recipe(company: Company) -> Recipe:
-    run, phase = company.runs[0], company.plan.phases[0]
+def _recipe(group: FeatureGroup) -> Recipe:
+    run, phase = group.runs[0], group.plan.phases[0]
     return Recipe(
         epochs=run.trainer.epochs,
         batch_size=phase.batch_size or run.trainer.batch_size,
@@ -348,14 +350,14 @@ def _recipe(company: Company) -> Recipe:
         curve=phase.curve,
         monitor=run.trainer.monitor,
         loss=run.loss.kind,
-        class_weights=_class_weights(company),
+        class_weights=_class_weights(group),
         clip_norm=run.optimizer.clip_norm,
     )
 
 
-def _class_weights(company: Company) -> Tensor | None:
-    loss = company.runs[0].loss
+def _class_weights(group: FeatureGroup) -> Tensor | None:
+    loss = group.runs[0].loss
     if not isinstance(loss, CrossEntropy):
         return None
-    weight, _ = next(iter(company.starts.values()))
-    return class_weights(loss.class_weights, counts(company.train.labels, len(weight)))
+    weight, _ = next(iter(group.starts.values()))
+    return class_weights(loss.class_weights, counts(group.train.labels, len(weight)))

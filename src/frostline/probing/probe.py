@@ -17,7 +17,7 @@ from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text
 from frostline.base.hashes import sha256_of
 from frostline.base.metrics import Spread, classification_metrics, score, spread
-from frostline.base.run_folder import WEIGHTS, WRITTEN
+from frostline.base.run_folder import HEADS, PROBE, WEIGHTS, WRITTEN
 from frostline.config.overrides import OF_A_HEAD
 from frostline.console.errors import TrainingFailed, exhaustion
 from frostline.console.progress import Advance, Progress
@@ -28,7 +28,7 @@ from frostline.features.execution import device_of
 from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
 from frostline.probing.closed_form import choose_k, knn, ridge
-from frostline.probing.heads import Company, Trained
+from frostline.probing.heads import FeatureGroup, TrainedHead
 from frostline.schema import Run
 from frostline.training.losses import hits
 from frostline.training.material import Material, load_material
@@ -36,10 +36,9 @@ from frostline.training.outputs import write_outputs
 from frostline.training.run_info import backbone_name, run_info
 from frostline.training.services import NoTracker, RunInfo, Services
 
-PROBE, HEADS = "probe.json", "heads.csv"
-SETTINGS = OF_A_HEAD[:-1]
+HYPERPARAMETERS = OF_A_HEAD[:-1]
 """All but the seed."""
-OF_HEADS = ("best_epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "failure")
+RESULT_COLUMNS = ("best_epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "failure")
 """Columns of heads.csv, after `OF_A_HEAD`."""
 PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 13))
 """Of ridge regression, on the scale of the sum over the images."""
@@ -49,12 +48,12 @@ TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True)
-class Setting:
+class Configuration:
     """The heads of one setting, a seed each."""
 
     values: dict[str, Any]
-    """Key of `SETTINGS` → value; without label smoothing for a loss that has none."""
-    heads: list[Trained]
+    """Key of `HYPERPARAMETERS` → value; without label smoothing for a loss that has none."""
+    heads: list[TrainedHead]
 
     @property
     def failed(self) -> int:
@@ -71,7 +70,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Other:
+class ClosedFormProbe:
     """A probe that needs no training, with what validation chose."""
 
     name: str
@@ -84,18 +83,18 @@ class Other:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ProbeResult:
     """What a probe found."""
 
-    settings: list[Setting]
+    configurations: list[Configuration]
     """The best on validation first; those with a head that broke down last."""
-    winner: Trained
+    winner: TrainedHead
     """The best head of the best setting."""
     test: dict[str, Spread]
     """Metric → of the best setting's heads, on the test split; empty without one."""
-    ridge: Other
+    ridge: ClosedFormProbe
     """On the winner's features."""
-    knn: Other
+    knn: ClosedFormProbe
     """On the winner's features."""
     images: dict[str, int]
     """Split → how many the winner's features are of."""
@@ -105,13 +104,13 @@ class Judged:
 
     @property
     def varied(self) -> list[str]:
-        """The keys of `SETTINGS` in which settings differ."""
-        first = self.settings[0].values
-        return [key for key in first if any(each.values[key] != first[key] for each in self.settings)]
+        """The keys of `HYPERPARAMETERS` in which settings differ."""
+        first = self.configurations[0].values
+        return [key for key in first if any(each.values[key] != first[key] for each in self.configurations)]
 
 
 @exhaustion()
-def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judged:
+def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> ProbeResult:
     """Train a head for each of `runs`, at once; leave probe.json, heads.csv and the best as a run in `out`.
 
     Heads are compared on validation: settings by the mean over their seeds, then the best one's seeds. The
@@ -124,53 +123,53 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
         services: to show, record and keep features.
 
     Raises:
-        NotAtOnce: the runs ask for what only fine-tuning can do.
+        NotBatchable: the runs ask for what only fine-tuning can do.
         FrostlineError: something else does not fit; before any training.
         TrainingFailed: no setting is without a head that broke down.
     """
-    first, watch = runs[0], _Watch(services.progress)
+    first, watch = runs[0], _Stopwatch(services.progress)
     heads.check(first)
     with publish(out, WRITTEN) as work:
         start = load_initial_weights(first.backbone, first.weights)
-        given = load_material(first, data, start, services)
-        companies = heads.gather(runs, start, given, replace(services, progress=watch))
-        with services.tracker.run(_info(runs, given.index)) as recorded:
+        material = load_material(first, data, start, services)
+        groups = heads.group_by_features(runs, start, material, replace(services, progress=watch))
+        with services.tracker.run(_info(runs, material.index)) as recorded:
             if start.sha256 is not None:
                 recorded.started_from(start.sha256)
-            trained = heads.train(companies, services)
-            settings = _ranked(runs, trained)
-            winner = max(settings[0].heads, key=lambda head: _rank([head], first.trainer.monitor))
-            chosen = _choose(winner.company, services)
-            _leave(winner, given, work)
+            trained = heads.train(groups, services)
+            configurations = _ranked(runs, trained)
+            winner = max(configurations[0].heads, key=lambda head: _rank([head], first.trainer.monitor))
+            chosen = _fit_closed_form(winner.group, services)
+            _write_run(winner, material, work)
             quiet = replace(services, progress=watch, tracker=NoTracker())
             measured = evaluate.measure(winner.run, winner.seed, data, work, work, quiet)
-            images = _test_images(first, given, data, services)
+            images = _test_images(first, material, data, services)
             test = [
                 measured["test"] if head is winner else _measured(head, images)
-                for head in settings[0].heads
+                for head in configurations[0].heads
                 if images
             ]
-            closed, near = _others(chosen, winner.company, images)
-            judged = Judged(
-                settings=settings,
+            closed, near = _closed_form_probes(chosen, winner.group, images)
+            result = ProbeResult(
+                configurations=configurations,
                 winner=winner,
                 test={name: spread([each[name] for each in test]) for name in (test[0] if test else ())},
                 ridge=closed,
                 knn=near,
                 images={
                     each.split: len(each)
-                    for each in (winner.company.train, winner.company.val, images)
+                    for each in (winner.group.train, winner.group.val, images)
                     if each is not None
                 },
                 features_seconds=watch.seconds,
                 train_seconds=sum(head.seconds for head in trained),
             )
-            write_text(work / HEADS, csv_text([*OF_A_HEAD, *OF_HEADS], _rows(runs, trained)))
-            write_text(work / PROBE, canonical_json(_plain(judged, work)))
-            recorded.metrics(_metrics(judged))
-            recorded.tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(judged)})
+            write_text(work / HEADS, csv_text([*OF_A_HEAD, *RESULT_COLUMNS], _rows(runs, trained)))
+            write_text(work / PROBE, canonical_json(_probe_json(result, work)))
+            recorded.metrics(_metrics(result))
+            recorded.tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(result)})
             recorded.finished(work)
-    return judged
+    return result
 
 
 def values_of(run: Run) -> dict[str, Any]:
@@ -183,9 +182,11 @@ def values_of(run: Run) -> dict[str, Any]:
     }
 
 
-def label(judged: Judged) -> str:
+def label(result: ProbeResult) -> str:
     """Return the winner's setting, such as ``lr=0.01 seed=1``."""
-    values = {key: judged.settings[0].values[key] for key in judged.varied} | {"seed": judged.winner.seed}
+    values = {key: result.configurations[0].values[key] for key in result.varied} | {
+        "seed": result.winner.seed
+    }
     return " ".join(f"{short(key)}={value:g}" for key, value in values.items())
 
 
@@ -194,7 +195,7 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-class _Watch:
+class _Stopwatch:
     """Shows the progress of computing features, and adds up how long it took."""
 
     def __init__(self, progress: Progress) -> None:
@@ -211,15 +212,17 @@ class _Watch:
 # ── what is best, on validation ─────────────────────────────────────────────────────────────────────────────
 
 
-def _ranked(runs: Sequence[Run], trained: Sequence[Trained]) -> list[Setting]:
+def _ranked(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> list[Configuration]:
     """The settings, the best first."""
     of_run = {id(head.run): head for head in trained}
-    found: dict[tuple[Any, ...], Setting] = {}
+    found: dict[tuple[Any, ...], Configuration] = {}
     for run in runs:
         values = {
-            key: value for key, value in values_of(run).items() if key in SETTINGS and value is not None
+            key: value
+            for key, value in values_of(run).items()
+            if key in HYPERPARAMETERS and value is not None
         }
-        found.setdefault(tuple(values.values()), Setting(values, [])).heads.append(of_run[id(run)])
+        found.setdefault(tuple(values.values()), Configuration(values, [])).heads.append(of_run[id(run)])
     whole = [each for each in found.values() if not each.failed]
     if not whole:
         reason = next(head.fit.failure for head in trained if head.fit.failure)
@@ -232,7 +235,7 @@ def _ranked(runs: Sequence[Run], trained: Sequence[Trained]) -> list[Setting]:
     return [*whole, *(each for each in found.values() if each.failed)]
 
 
-def _rank(several: Sequence[Trained], monitor: str) -> tuple[float, ...]:
+def _rank(several: Sequence[TrainedHead], monitor: str) -> tuple[float, ...]:
     """What to compare heads by: the monitor, then the loss, means of both; the larger the better."""
     return tuple(
         score(name, statistics.fmean(float(head.best[name] or 0) for head in several))
@@ -241,7 +244,7 @@ def _rank(several: Sequence[Trained], monitor: str) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _ClosedForm:
     """What validation chose for the probes that need no training."""
 
     train: Tensor
@@ -253,13 +256,13 @@ class _Chosen:
     knn_val: float
 
 
-def _choose(company: Company, services: Services) -> _Chosen:
-    device = device_of(company.runs[0].trainer.device)
+def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
+    device = device_of(group.runs[0].trainer.device)
     # As they are, even where heads are trained on augmented views.
-    plain = company.reuse.features(company.cut, company.train)
-    train, val = plain.to(device).float(), company.validation.to(device).float()
-    labels, truth = company.train.labels.to(device), company.val.labels.to(device)
-    weight, _ = company.starts[company.runs[0].seeds[0]]
+    plain = group.reuse.features(group.cut, group.train)
+    train, val = plain.to(device).float(), group.validation.to(device).float()
+    labels, truth = group.train.labels.to(device), group.val.labels.to(device)
+    weight, _ = group.starts[group.runs[0].seeds[0]]
     classes = len(weight)
     with services.progress("ridge regression, nearest neighbours", 2) as advance:
         fit = ridge(train, labels, classes, PENALTIES, val, truth)
@@ -268,14 +271,14 @@ def _choose(company: Company, services: Services) -> _Chosen:
         near = choose_k(train, labels, classes, ks, TEMPERATURE, val, truth)
         advance(1)
     ridge_val, knn_val = dict(fit.accuracies)[fit.penalty], dict(near.accuracies)[near.k]
-    return _Chosen(train, fit.penalty, fit.weight, fit.bias, ridge_val, near.k, knn_val)
+    return _ClosedForm(train, fit.penalty, fit.weight, fit.bias, ridge_val, near.k, knn_val)
 
 
 # ── the test split ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _test_images(run: Run, given: Material, data: Path, services: Services) -> Images | None:
-    index, spec = given.index, given.spec
+def _test_images(run: Run, material: Material, data: Path, services: Services) -> Images | None:
+    index, spec = material.index, material.spec
     rows = index.rows("test")
     if not len(rows):
         return None
@@ -284,9 +287,9 @@ def _test_images(run: Run, given: Material, data: Path, services: Services) -> I
     return Images(pixels, labels, images_key(index, rows, spec), index.name, "test")
 
 
-def _measured(head: Trained, images: Images) -> dict[str, float]:
+def _measured(head: TrainedHead, images: Images) -> dict[str, float]:
     """Metrics of a head, as `evaluate` has them for its network."""
-    features = head.company.reuse.features(head.company.cut, images)
+    features = head.group.reuse.features(head.group.cut, images)
     trainer, device = head.run.trainer, device_of(head.run.trainer.device)
     weight, bias = head.fit.weight.to(device), head.fit.bias.to(device)
     parts = features.split(trainer.eval_batch_size)
@@ -294,37 +297,39 @@ def _measured(head: Trained, images: Images) -> dict[str, float]:
     return classification_metrics(logits, images.labels)
 
 
-def _others(chosen: _Chosen, company: Company, images: Images | None) -> list[Other]:
+def _closed_form_probes(
+    chosen: _ClosedForm, group: FeatureGroup, images: Images | None
+) -> list[ClosedFormProbe]:
     if images is None:
         return [
-            Other("ridge", chosen.penalty, chosen.ridge_val, None),
-            Other("knn", chosen.k, chosen.knn_val, None),
+            ClosedFormProbe("ridge", chosen.penalty, chosen.ridge_val, None),
+            ClosedFormProbe("knn", chosen.k, chosen.knn_val, None),
         ]
     device = chosen.train.device
-    features = company.reuse.features(company.cut, images).to(device).float()
+    features = group.reuse.features(group.cut, images).to(device).float()
     labels = images.labels.to(device)
     shares = knn(
-        chosen.train, company.train.labels.to(device), len(chosen.bias), features, chosen.k, TEMPERATURE
+        chosen.train, group.train.labels.to(device), len(chosen.bias), features, chosen.k, TEMPERATURE
     )
     of_ridge, of_knn = (
         int(hits(logits, labels)) / len(labels)
         for logits in (functional.linear(features, chosen.weight, chosen.bias), shares)
     )
     return [
-        Other("ridge", chosen.penalty, chosen.ridge_val, of_ridge),
-        Other("knn", chosen.k, chosen.knn_val, of_knn),
+        ClosedFormProbe("ridge", chosen.penalty, chosen.ridge_val, of_ridge),
+        ClosedFormProbe("knn", chosen.k, chosen.knn_val, of_knn),
     ]
 
 
 # ── what is left, and recorded ──────────────────────────────────────────────────────────────────────────────
 
 
-def _leave(winner: Trained, given: Material, out: Path) -> None:
-    company, count = winner.company, len(winner.company.train)
-    write_outputs(winner.run, winner.seed, given, winner, company.plan, company.report, count, out, {})
+def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
+    group, count = winner.group, len(winner.group.train)
+    write_outputs(winner.run, winner.seed, material, winner, group.plan, group.report, count, out, {})
 
 
-def _rows(runs: Sequence[Run], trained: Sequence[Trained]) -> Iterator[list[Any]]:
+def _rows(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> Iterator[list[Any]]:
     """Of heads.csv, in the order of `runs`; a head that broke down has no numbers."""
     of_run = {id(head.run): head.fit for head in trained}
     for run in runs:
@@ -332,50 +337,50 @@ def _rows(runs: Sequence[Run], trained: Sequence[Trained]) -> Iterator[list[Any]
         best: dict[str, Any] = (
             {} if fit.failure else {"best_epoch": fit.best_epoch, **fit.history[fit.best_epoch]}
         )
-        numbers = [fit.failure if name == "failure" else best.get(name) for name in OF_HEADS]
+        numbers = [fit.failure if name == "failure" else best.get(name) for name in RESULT_COLUMNS]
         yield [*values_of(run).values(), *numbers]
 
 
-def _plain(judged: Judged, out: Path) -> dict[str, Any]:
+def _probe_json(result: ProbeResult, out: Path) -> dict[str, Any]:
     """What probe.json holds."""
-    winner, cut = judged.winner, judged.winner.company.cut
+    winner, cut = result.winner, result.winner.group.cut
     return {
-        "features": {"at": cut.name, "width": cut.shape[0], "images": judged.images},
+        "features": {"at": cut.name, "width": cut.shape[0], "images": result.images},
         "settings": [
             {**each.values, "val": each.val, "seeds": len(each.heads), "failed": each.failed}
-            for each in judged.settings
+            for each in result.configurations
         ],
         "best": {
             **values_of(winner.run),
-            "test": judged.test,
+            "test": result.test,
             "weights_sha256": sha256_of(out / WEIGHTS),
         },
-        "ridge": {"penalty": judged.ridge.chosen, **_accuracies(judged.ridge)},
-        "knn": {"k": judged.knn.chosen, "temperature": TEMPERATURE, **_accuracies(judged.knn)},
+        "ridge": {"penalty": result.ridge.chosen, **_accuracies(result.ridge)},
+        "knn": {"k": result.knn.chosen, "temperature": TEMPERATURE, **_accuracies(result.knn)},
     }
 
 
-def _accuracies(other: Other) -> dict[str, dict[str, float]]:
+def _accuracies(other: ClosedFormProbe) -> dict[str, dict[str, float]]:
     found = {"val": other.val, "test": other.test}
     return {split: {"accuracy": value} for split, value in found.items() if value is not None}
 
 
-def _metrics(judged: Judged) -> dict[str, float]:
-    best = judged.settings[0]
+def _metrics(result: ProbeResult) -> dict[str, float]:
+    best = result.configurations[0]
     found = {
-        "heads": float(sum(len(each.heads) for each in judged.settings)),
-        "features_seconds": judged.features_seconds,
-        "train_seconds": judged.train_seconds,
-        "ridge/penalty": judged.ridge.chosen,
-        "knn/k": judged.knn.chosen,
+        "heads": float(sum(len(each.heads) for each in result.configurations)),
+        "features_seconds": result.features_seconds,
+        "train_seconds": result.train_seconds,
+        "ridge/penalty": result.ridge.chosen,
+        "knn/k": result.knn.chosen,
     }
-    for split, metrics in (("val", best.val), ("test", judged.test)):
+    for split, metrics in (("val", best.val), ("test", result.test)):
         found |= {f"{split}/{name}/{what}": v for name, s in metrics.items() for what, v in s.items()}
-    for other in (judged.ridge, judged.knn):
+    for other in (result.ridge, result.knn):
         found |= {f"{other.name}/{split}/accuracy": s["accuracy"] for split, s in _accuracies(other).items()}
-    if judged.varied:
-        for each in judged.settings:
-            name = " ".join(f"{short(key)} {each.values[key]:g}" for key in judged.varied)
+    if result.varied:
+        for each in result.configurations:
+            name = " ".join(f"{short(key)} {each.values[key]:g}" for key in result.varied)
             found |= {f"{name}/val/{metric}": s["mean"] for metric, s in each.val.items() if s["n"]}
     return found
 

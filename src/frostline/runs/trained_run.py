@@ -31,7 +31,7 @@ from frostline.training.inference import network_with
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A finished run."""
 
     folder: Path

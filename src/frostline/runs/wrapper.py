@@ -11,7 +11,7 @@ TOLERANCE = 1e-4
 """The largest difference of a probability from the network's own that counts as rounding."""
 TRACED = 2
 """Images in the batch that a graph is drawn from; one would be taken for a law."""
-Runs = Callable[[Tensor], Tensor]
+Predictor = Callable[[Tensor], Tensor]
 """(N, C, H, W) uint8 → (N, K) float32 probabilities."""
 
 
@@ -49,7 +49,7 @@ class Served(nn.Module):
 
 
 @torch.no_grad()
-def furthest(served: Served, written: Runs, images: Tensor) -> float:
+def largest_difference(served: Served, written: Predictor, images: Tensor) -> float:
     """Return the largest difference of a probability, on images all at once and on one alone.
 
     Args:

@@ -15,8 +15,8 @@ from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.weights import METADATA
-from frostline.runs.trained_run import Trained
-from frostline.runs.wrapper import TOLERANCE, TRACED, Runs, Served, furthest
+from frostline.runs.trained_run import TrainedRun
+from frostline.runs.wrapper import TOLERANCE, TRACED, Predictor, Served, largest_difference
 from frostline.training.inference import network_with
 
 FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "safetensors": ".safetensors"}
@@ -37,11 +37,11 @@ class Exported:
     """The images that this was seen on, in words."""
 
 
-def run(found: Trained, form: str, out: Path) -> Exported:
+def run(trained: TrainedRun, form: str, out: Path) -> Exported:
     """Write the network of a run into the file `out`, unless what is written gives something else.
 
     Args:
-        found: the run whose network it is.
+        trained: the run whose network it is.
         form: a key of FORMATS.
         out: the file.
 
@@ -55,15 +55,15 @@ def run(found: Trained, form: str, out: Path) -> Exported:
         )
     if form == "onnx":
         _need_onnx()
-    served = found.served()
-    images, tried_on = found.images(CHECKED)
+    served = trained.served()
+    images, tried_on = trained.images(CHECKED)
     write = {"torchscript": _torchscript, "onnx": _onnx, "safetensors": _safetensors}[form]
     with tempfile.TemporaryDirectory(prefix="frostline-") as folder, torch.no_grad():
         file = Path(folder, f"model{FORMATS[form]}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, on its own ways and the network's
             try:
-                theirs = write(found, served, images[torch.arange(TRACED) % len(images)], file)
+                theirs = write(trained, served, images[torch.arange(TRACED) % len(images)], file)
             except FrostlineError:
                 raise
             except Exception as error:
@@ -72,7 +72,7 @@ def run(found: Trained, form: str, out: Path) -> Exported:
                     f"--format: {form} can't express this network ({type(error).__name__}: {reason});"
                     " try another format"
                 ) from error
-            difference = furthest(served, theirs, images)
+            difference = largest_difference(served, theirs, images)
         if not difference <= TOLERANCE:
             raise FrostlineError(
                 f"--format: as {form} the network's probabilities differ by {difference:.1e} on {tried_on},"
@@ -85,13 +85,13 @@ def run(found: Trained, form: str, out: Path) -> Exported:
     return Exported(out, difference, tried_on)
 
 
-def _torchscript(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
+def _torchscript(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
     traced = torch.jit.trace(served, example, check_trace=False)
-    torch.jit.save(traced, str(file), _extra_files={f"{METADATA}.json": json.dumps(found.about())})
+    torch.jit.save(traced, str(file), _extra_files={f"{METADATA}.json": json.dumps(trained.about())})
     return torch.jit.load(str(file))
 
 
-def _onnx(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
+def _onnx(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
     import onnxruntime
 
     batch = torch.export.Dim("batch", min=1)
@@ -105,17 +105,17 @@ def _onnx(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props[METADATA] = json.dumps(found.about())
+    program.model.metadata_props[METADATA] = json.dumps(trained.about())
     program.save(str(file), external_data=False)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
-def _safetensors(found: Trained, served: Served, example: Tensor, file: Path) -> Runs:
-    shutil.copyfile(found.folder / WEIGHTS, file)
+def _safetensors(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
+    shutil.copyfile(trained.folder / WEIGHTS, file)
     state, _ = weights.load(file)
-    network = network_with(state, found.run.backbone, found.spec, len(found.classes))
-    return Served(network.eval(), found.spec)
+    network = network_with(state, trained.run.backbone, trained.spec, len(trained.classes))
+    return Served(network.eval(), trained.spec)
 
 
 def _need_onnx() -> None:

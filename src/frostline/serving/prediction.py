@@ -30,11 +30,11 @@ from frostline.data.reading.decode import (
     read_bytes,
     suffix,
 )
-from frostline.evaluation.evaluate import parts_of
+from frostline.evaluation.evaluate import split_for_inference
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import BATCH
 from frostline.preparation.examine import noted
-from frostline.runs.trained_run import Trained
+from frostline.runs.trained_run import TrainedRun
 from frostline.training import machine
 from frostline.training.inference import logits_behind, logits_of, reuse_of
 from frostline.training.services import Services
@@ -62,8 +62,8 @@ class Prediction:
 
 @exhaustion("predicting", ["--batch-size"])
 def run(
-    found: Trained,
-    given: Sequence[str],
+    trained: TrainedRun,
+    inputs: Sequence[str],
     form: Literal["csv", "json"] = "csv",
     out: Path | None = None,
     top_k: int = 1,
@@ -72,8 +72,8 @@ def run(
     """Predict pictures and write a row for each, in the order given; a folder's by name.
 
     Args:
-        found: the run whose network is asked.
-        given: files, and folders of files.
+        trained: the run whose network is asked.
+        inputs: files, and folders of files.
         form: csv, or json.
         out: the file; None: standard output, batch by batch.
         top_k: the likeliest classes that are written.
@@ -85,10 +85,10 @@ def run(
     Raises:
         FrostlineError: there is no picture, or fewer classes than `top_k`.
     """
-    paths = pictures(given)
-    if top_k > len(found.classes):
+    paths = image_files(inputs)
+    if top_k > len(trained.classes):
         raise FrostlineError(
-            f"--top-k: found {top_k}, and the model knows {len(found.classes)} classes; give fewer"
+            f"--top-k: found {top_k}, and the model knows {len(trained.classes)} classes; give fewer"
         )
     bad = 0
     converted: dict[Note, list[str]] = {note: [] for note in CONVERTED}
@@ -107,7 +107,7 @@ def run(
                 yield each
                 advance(1)
 
-    text = (_csv if form == "csv" else _json)(checked(predict(found, paths, top_k, batch_size)), top_k)
+    text = (_csv if form == "csv" else _json)(checked(predict(trained, paths, top_k, batch_size)), top_k)
     if out:
         write_text(out, "".join(text))
     else:
@@ -120,18 +120,18 @@ def run(
     return bad
 
 
-def pictures(given: Sequence[str]) -> list[Path]:
+def image_files(inputs: Sequence[str]) -> list[Path]:
     """Return the files that are meant: those named, and those in folders whose names are images'.
 
     Raises:
         FrostlineError: a folder holds none.
     """
     found: list[Path] = []
-    for each in map(Path, given):
+    for each in map(Path, inputs):
         if not each.is_dir():
             found.append(each)
             continue
-        inside = sorted(path for path in each.rglob("*") if _is_picture(path, each))
+        inside = sorted(path for path in each.rglob("*") if _is_image(path, each))
         if not inside:
             others = [path.name for path in each.rglob("*") if path.is_file()]
             holds = f"no image file but {tally(others)}" if others else "no file"
@@ -141,20 +141,20 @@ def pictures(given: Sequence[str]) -> list[Path]:
 
 
 def predict(
-    found: Trained, paths: Sequence[Path], top_k: int = 1, batch_size: int | None = None
+    trained: TrainedRun, paths: Sequence[Path], top_k: int = 1, batch_size: int | None = None
 ) -> Iterator[Prediction]:
     """Yield a prediction for each picture, in order; a batch is decoded while the one before is computed.
 
     Args:
-        found: the run whose network it is.
+        trained: the run whose network it is.
         paths: of the pictures.
         top_k: the likeliest classes, at most so many.
         batch_size: images a forward pass; None: the run's own.
     """
-    network = Network(found, batch_size)
-    decoded, done = in_order(lambda path: _pixels(path, found), paths), iter(paths)
+    network = Network(trained, batch_size)
+    decoded, done = in_order(lambda path: _pixels(path, trained), paths), iter(paths)
     pieces = iter(lambda: list(islice(decoded, network.batch_size)), [])
-    for piece in _ahead(pieces):
+    for piece in _prefetched(pieces):
         good = [each for each, _ in piece if not isinstance(each, str)]
         rows = iter(network.probabilities(torch.from_numpy(np.stack(good)))) if good else iter(())
         for path, (each, notes) in zip(islice(done, len(piece)), piece, strict=True):
@@ -166,7 +166,7 @@ def predict(
                 values, classes = next(rows).sort(descending=True, stable=True)
                 likeliest = zip(values[:top_k].tolist(), classes[:top_k].tolist(), strict=True)
                 # Seven digits: a float32 network has no more to say.
-                best = tuple((found.classes[k], float(f"{p:.7g}")) for p, k in likeliest)
+                best = tuple((trained.classes[k], float(f"{p:.7g}")) for p, k in likeliest)
                 yield Prediction(name, best, "", notes)
 
 
@@ -174,18 +174,18 @@ class Network:
     """A trained network that computes in the precision, and with the parts, that its run was measured with.
 
     Args:
-        found: the run.
+        trained: the run.
         batch_size: images a forward pass; None: the run's own.
     """
 
-    def __init__(self, found: Trained, batch_size: int | None = None) -> None:
-        trainer = found.run.trainer
+    def __init__(self, trained: TrainedRun, batch_size: int | None = None) -> None:
+        trainer = trained.run.trainer
         self.batch_size = batch_size or trainer.eval_batch_size
         trainer = trainer.model_copy(update={"eval_batch_size": self.batch_size})
-        self._run = found.run.model_copy(update={"trainer": trainer})
-        self._images = found.training_images
-        self._spec = found.spec
-        self._network = found.network().to(device_of(trainer.device))
+        self._run = trained.run.model_copy(update={"trainer": trainer})
+        self._images = trained.training_images
+        self._spec = trained.spec
+        self._network = trained.network().to(device_of(trainer.device))
         self._reuse = reuse_of(self._run, self._run.seeds[0], self._spec, Services(scratch()))
         self._execution = self._reuse.execution(self._network)
         self._parts: Any = None
@@ -198,7 +198,7 @@ class Network:
         # In one precision a network in two parts gives what the whole gives; in two it does not.
         if not self._tried and self._execution.frozen != "fp32":
             images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
-            self._parts = parts_of(self._run, self._network, self._images, self._reuse, images)
+            self._parts = split_for_inference(self._run, self._network, self._images, self._reuse, images)
         self._tried = True
         if not self._parts:
             logits = logits_of(self._network, pixels, self._spec, self._run.trainer)
@@ -217,22 +217,22 @@ class Network:
         return logits.double().softmax(1)
 
 
-def _pixels(path: Path, found: Trained) -> tuple[Pixels | str, tuple[Note, ...]]:
+def _pixels(path: Path, trained: TrainedRun) -> tuple[Pixels | str, tuple[Note, ...]]:
     """The picture at the network's size, or why there is none; and what was done to it."""
     name = str(path)
     try:
         decoded = decode(read_bytes(path, name), name)
-        return to_pixels(decoded.image, found.spec), decoded.notes
+        return to_pixels(decoded.image, trained.spec), decoded.notes
     except BadImage as bad:
         return bad.reason, ()
 
 
-def _is_picture(path: Path, folder: Path) -> bool:
+def _is_image(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     return suffix(path.name) in IMAGE_SUFFIXES and not hidden and not path.is_dir()
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
+def _prefetched(items: Iterator[T]) -> Iterator[T]:
     """Yield items, the next of which is being made in a thread meanwhile."""
     with ThreadPoolExecutor(1, "decodes pictures") as pool:
         coming = pool.submit(next, items, None)

@@ -314,14 +314,14 @@ def store_model(store: Store, run_id: str | None, name: str) -> None:
         run_id: None: it is not recorded, and nothing is stored.
         name: of a folder in the project's `.frostline/models`; one that is gone was stored before.
     """
-    from frostline.runs.trained_run import Trained
+    from frostline.runs.trained_run import TrainedRun
     from frostline.tracking.registry import Models
 
     folder = project.scratch() / "models" / Path(name).name
     if run_id is None or not folder.is_dir():
         return
     try:
-        Models(store).keep(Trained.read(folder), run_id)
+        Models(store).keep(TrainedRun.read(folder), run_id)
     except FrostlineError as error:
         store.warn(f"the model is not stored: {error}")
     shutil.rmtree(folder, ignore_errors=True)

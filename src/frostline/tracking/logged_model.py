@@ -15,7 +15,7 @@ from mlflow.types import Schema, TensorSpec
 from frostline.console.errors import FrostlineError
 
 if TYPE_CHECKING:
-    from frostline.runs.trained_run import Trained
+    from frostline.runs.trained_run import TrainedRun
 
 RUN = "run"
 """The folder of a model that holds its run's files."""
@@ -23,7 +23,7 @@ CHECKED = 16
 """Images that a stored model is tried on."""
 
 
-def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
+def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]:
     """Write a finished run's network into an empty folder as a model of MLflow's, and try it.
 
     Args:
@@ -42,7 +42,7 @@ def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
     import numpy as np
     import torch
 
-    from frostline.runs.wrapper import TOLERANCE, TRACED, furthest
+    from frostline.runs.wrapper import TOLERANCE, TRACED, largest_difference
 
     served, spec = trained.served(), trained.spec
     images, tried_on = trained.images(CHECKED)
@@ -76,7 +76,7 @@ def save(trained: "Trained", folder: Path, about: Model) -> tuple[float, str]:
         shutil.copytree(trained.folder, folder / RUN, ignore=_but_the_run)
         about.save(str(folder / "MLmodel"))
         loaded = mlflow.pytorch.load_model(str(folder))
-    difference = furthest(served, loaded, images)
+    difference = largest_difference(served, loaded, images)
     if not difference <= TOLERANCE:
         raise FrostlineError(
             f"{trained.folder}: the stored model differs from the network by {difference:.1e} on {tried_on},"

@@ -25,7 +25,7 @@ from frostline.tracking import metric_names as names
 from frostline.tracking.store import Store
 
 if TYPE_CHECKING:
-    from frostline.runs.trained_run import Trained
+    from frostline.runs.trained_run import TrainedRun
 from frostline.tracking.logged_model import RUN, save
 
 NAME = "model"
@@ -131,7 +131,7 @@ class Models:
 
     # ── from files to the registry ──────────────────────────────────────────────────────────────────────────
 
-    def register(self, trained: "Trained", name: str, alias: str | None) -> Registered:
+    def register(self, trained: "TrainedRun", name: str, alias: str | None) -> Registered:
         """Make a finished run's network a version of the model `name`, and point `alias` at it.
 
         Weights that are a version already become no second one.
@@ -167,7 +167,7 @@ class Models:
             name, str(version.version), new, moved, difference, tried_on, str(version.description)
         )
 
-    def keep(self, trained: "Trained", run_id: str) -> None:
+    def keep(self, trained: "TrainedRun", run_id: str) -> None:
         """Store a run's network as runs:/ID/model.
 
         Raises:
@@ -176,7 +176,7 @@ class Models:
         with self._store.plainly("model"):
             self._store_model(trained, self._store.client.get_run(run_id))
 
-    def _store_model(self, trained: "Trained", run: Run | None) -> tuple[LoggedModel, float, str]:
+    def _store_model(self, trained: "TrainedRun", run: Run | None) -> tuple[LoggedModel, float, str]:
         """Write the model, try it, and hand it to the store."""
         client = self._store.client
         experiment = run.info.experiment_id if run else self._store.experiment
@@ -204,7 +204,7 @@ class Models:
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
         return model, difference, tried_on
 
-    def _stored(self, trained: "Trained") -> LoggedModel | None:
+    def _stored(self, trained: "TrainedRun") -> LoggedModel | None:
         """A model of these weights that the store holds already, undamaged."""
         found = self._store.client.search_logged_models(
             [self._store.experiment], f"name = '{NAME}' AND tags.`weights.sha256` = '{trained.sha256}'"
@@ -212,7 +212,7 @@ class Models:
         ready = (model for model in found if str(model.status) == "READY")
         return next((model for model in ready if self._holds(str(model.artifact_location), trained)), None)
 
-    def _holds(self, location: str, trained: "Trained") -> bool:
+    def _holds(self, location: str, trained: "TrainedRun") -> bool:
         """Whether a run's weights lie, undamaged, where the store says; what is on a server is believed."""
         stored = Stored(location, trained.sha256)
         if not self._is_local(stored):
@@ -220,14 +220,14 @@ class Models:
         folder = self._folder(stored)
         return folder.is_dir() and stored.is_intact(folder)
 
-    def _maker(self, trained: "Trained") -> Run | None:
+    def _maker(self, trained: "TrainedRun") -> Run | None:
         """The newest recorded run that made these weights with this config."""
         run = trained.run
         tags = {"weights.sha256": trained.sha256, "stage": run.stage, "seed": str(run.seeds[0])}
         found = self._store.search(tags | {"freeze": run.freeze_name}) or self._store.search(tags)
         return found[0] if found else self._store.maker(trained.sha256)
 
-    def _version_with(self, name: str, trained: "Trained") -> ModelVersion | None:
+    def _version_with(self, name: str, trained: "TrainedRun") -> ModelVersion | None:
         """The newest version with these weights whose files are undamaged."""
         versions = self._store.client.search_model_versions(names.equals("name", name), max_results=10_000)
         same = [each for each in versions if each.tags.get("weights.sha256") == trained.sha256]
@@ -347,7 +347,7 @@ def _check_names(name: str, alias: str | None) -> None:
         )
 
 
-def _tags(trained: "Trained", run: Run | None) -> dict[str, str]:
+def _tags(trained: "TrainedRun", run: Run | None) -> dict[str, str]:
     """What a version says of itself, for people and for filters."""
     from frostline.training.run_info import backbone_name
 
@@ -365,7 +365,7 @@ def _tags(trained: "Trained", run: Run | None) -> dict[str, str]:
     return {**own, **recorded, **{k: f"{v:.6g}" for k, v in _metrics(trained, run).items()}}
 
 
-def _metrics(trained: "Trained", run: Run | None) -> dict[str, float]:
+def _metrics(trained: "TrainedRun", run: Run | None) -> dict[str, float]:
     """How good it is: on test and validation as measured, else as recorded."""
     recorded = {k: v for k, v in run.data.metrics.items() if k.startswith("test/")} if run else {}
     return {
@@ -375,7 +375,7 @@ def _metrics(trained: "Trained", run: Run | None) -> dict[str, float]:
     }
 
 
-def _described(trained: "Trained", run: Run | None) -> str:
+def _described(trained: "TrainedRun", run: Run | None) -> str:
     values = _metrics(trained, run)
     shown = [
         f"{name.replace('/', ' ')} {values[name]:.4f}"

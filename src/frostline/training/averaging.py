@@ -56,9 +56,10 @@ class Ema:
         """Return what a resumed run needs."""
         return {"average": self.average, "steps": self._steps, "since": self._since}
 
-    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.average, self._steps, self._since = dict(kept["average"]), kept["steps"], dict(kept["since"])
+        self.average, self._steps = dict(state_dict["average"]), state_dict["steps"]
+        self._since = dict(state_dict["since"])
 
 
 class Swa:
@@ -86,12 +87,12 @@ class Swa:
         """Return what a resumed run needs."""
         return {"average": self.average, "count": self.count}
 
-    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.average, self.count = dict(kept["average"]), kept["count"]
+        self.average, self.count = dict(state_dict["average"]), state_dict["count"]
 
 
-def between(start: State, end: State, alpha: float) -> dict[str, Tensor]:
+def interpolate(start: State, end: State, alpha: float) -> dict[str, Tensor]:
     """Return (1 − α)·start + α·end (Wortsman et al. 2022b, eq. 1); α = 0 and 1 give the two to the bit."""
     return {
         name: torch.lerp(start[name], tensor, alpha) if tensor.is_floating_point() else tensor.clone()
@@ -99,12 +100,12 @@ def between(start: State, end: State, alpha: float) -> dict[str, Tensor]:
     }
 
 
-def best_between(alphas: Sequence[float], score: Callable[[float], Score]) -> float:
+def best_alpha(alphas: Sequence[float], score: Callable[[float], Score]) -> float:
     """Score every α once and return the best; ties go to the larger α, the nearer to the fine-tuned end."""
     return max((score(alpha), alpha) for alpha in alphas)[1]
 
 
-def mean(states: Iterable[State]) -> dict[str, Tensor]:
+def uniform_soup(states: Iterable[State]) -> dict[str, Tensor]:
     """Return the mean of several networks' weights: a uniform soup (Wortsman et al. 2022a, table 2)."""
     swa = Swa()
     for state in states:
@@ -112,7 +113,7 @@ def mean(states: Iterable[State]) -> dict[str, Tensor]:
     return swa.average
 
 
-def greedy(scores: Mapping[int, Score], score: Callable[[Sequence[int]], Score]) -> tuple[int, ...]:
+def greedy_soup(scores: Mapping[int, Score], score: Callable[[Sequence[int]], Score]) -> tuple[int, ...]:
     """Choose what goes into a greedy soup (Wortsman et al. 2022a, recipe 1).
 
     In the order of their own scores, the best first, each network is added to the soup and stays if the
@@ -129,8 +130,8 @@ def greedy(scores: Mapping[int, Score], score: Callable[[Sequence[int]], Score])
     chosen: tuple[int, ...] = (first,)
     best = scores[first]
     for other in others:
-        if (found := score((*chosen, other))) >= best:
-            chosen, best = (*chosen, other), found
+        if (value := score((*chosen, other))) >= best:
+            chosen, best = (*chosen, other), value
     return chosen
 
 

@@ -12,7 +12,7 @@ from frostline.features.execution import precision_behind
 from frostline.features.reuse import OFF, FeatureExtractor
 from frostline.features.split_point import ALL_TRAINS, Split
 from frostline.training.freeze_callback import FreezeSchedule
-from frostline.training.module import Classifier, Reused
+from frostline.training.module import Classifier, ReusedFeatures
 
 SPARE = 0.25
 """The largest share of a GPU's free memory that features of one kind may take."""
@@ -89,7 +89,7 @@ class FeatureReuse(pl.Callback):
             if cut.reason not in (ALL_TRAINS, OFF):
                 self.reuse.say(f"phase {phase} runs the whole network: {cut.reason}")
 
-    def _reused(self, split: Split, phase: int) -> tuple[Reused, bool]:
+    def _reused(self, split: Split, phase: int) -> tuple[ReusedFeatures, bool]:
         """The parts of the network with their features, and whether all of those were there already."""
         plan = self.freezing.plan
         views = [None] if self.reuse.views is None else list(range(self.reuse.views))
@@ -102,7 +102,7 @@ class FeatureReuse(pl.Callback):
         precision = precision_behind(plan.trained(phase), network, self.reuse.execution(network).trains)
         device = next(network.parameters()).device
         train = [held_on(features, device) for features, _ in kept]
-        return Reused(split, train, held_on(val[0], device) if val else None, precision), there
+        return ReusedFeatures(split, train, held_on(val[0], device) if val else None, precision), there
 
 
 def held_on(features: Tensor, device: torch.device) -> Tensor:

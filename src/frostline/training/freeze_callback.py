@@ -20,7 +20,7 @@ from frostline.freezing.layers import layers_of
 from frostline.freezing.plan import FreezePlan, PhasePlan
 from frostline.training import param_groups, thaw
 from frostline.training.compiled import Graphs, is_compiled
-from frostline.training.lightning_run import inputs_of_batches, network_of, run_length, the_optimizer
+from frostline.training.lightning_run import inputs_of_batches, network_of, run_length, single_optimizer
 
 Inputs = Callable[[pl.Trainer], Iterable[Tensor]]
 """Gives the network's inputs of an epoch of training batches, on the device that trains."""
@@ -286,10 +286,10 @@ class FreezeSchedule(pl.Callback):
         return trainer.optimizers[0].param_groups
 
     def _take_over(
-        self, trainer: pl.Trainer, module: pl.LightningModule, given: Any
+        self, trainer: pl.Trainer, module: pl.LightningModule, configured: Any
     ) -> torch.optim.Optimizer:
         """Make the plan, and split the groups of the module's optimizer by it."""
-        optimizer = the_optimizer(given)
+        optimizer = single_optimizer(configured)
         network = self._network(module)
         if self._schedule is not None:
             if not self._schedule.phases:
@@ -342,7 +342,7 @@ class FreezeSchedule(pl.Callback):
             thaw.recalibrate(network, self.plan, self.phase, self.inputs(trainer))
         if self.dropout:
             self.dropout.set(phase.dropout, phase.drop_path)
-        thaw.enter(network, self.plan, self.phase)
+        thaw.apply_phase(network, self.plan, self.phase)
         for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
             if slot is not None:
                 options = self.plan.options(self.phase, slot.group, decays=slot.decays)

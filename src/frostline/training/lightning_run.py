@@ -33,13 +33,13 @@ def network_of(module: pl.LightningModule, attribute: str) -> nn.Module:
     return wrapped
 
 
-def the_optimizer(given: Any) -> Optimizer:
+def single_optimizer(configured: Any) -> Optimizer:
     """Return the one optimizer that `configure_optimizers` gave.
 
     Raises:
         FrostlineError: it gave another number of them, or a scheduler.
     """
-    found = _alone(given)
+    found = _unwrapped(configured)
     if not isinstance(found, Optimizer):
         raise FrostlineError(
             "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets"
@@ -87,11 +87,11 @@ def _all_of(module: nn.Module) -> nn.Module:
     return holders[0] if len(holders) == 1 and own is None else module
 
 
-def _alone(given: Any) -> Any:
+def _unwrapped(configured: Any) -> Any:
     """The optimizer, out of the other ways in which Lightning lets configure_optimizers return just one."""
-    match given:
+    match configured:
         case {"optimizer": optimizer, **rest} if not any(rest.values()):
             return optimizer
         case [[optimizer], []] | [optimizer]:
-            return _alone(optimizer)
-    return given
+            return _unwrapped(optimizer)
+    return configured

@@ -21,14 +21,14 @@ from frostline.training.data_module import ImageData
 from frostline.training.losses import CrossEntropy, half_mse, hits
 from frostline.training.param_groups import by_decay
 
-PACE = 0.05
+BATCH_SECONDS = 0.05
 """Seconds of optimizer steps that make a batch of Lightning's: its own millisecond is 2 % of that."""
-FASTER = 4
+MAX_GROWTH = 4
 """How many times as many steps as the last a batch may have: a first step is slower than those after it."""
 
 
 @dataclass(frozen=True)
-class Reused:
+class ReusedFeatures:
     """What the frozen layers made of all images, and the layers behind them."""
 
     split: Split
@@ -53,7 +53,7 @@ class Reused:
         return run_layers(self.split.rest, features, self.precision)
 
 
-class Follower(Protocol):
+class StepCallback(Protocol):
     """Does something at each optimizer step."""
 
     def before_step(self, trainer: pl.Trainer, module: "Classifier") -> None:
@@ -101,17 +101,17 @@ class Classifier(pl.LightningModule):
         self.penalty = penalty
         self.execution = Execution("fp32", "fp32", channels_last=False)
         self.steps_at_once: int | None = None
-        """Optimizer steps for a batch of Lightning's; None: as many as take `PACE` seconds."""
-        self.reused: Reused | None = None
+        """Optimizer steps for a batch of Lightning's; None: as many as take `BATCH_SECONDS` seconds."""
+        self.reused: ReusedFeatures | None = None
         """The network in two parts, where the phase lets the frozen one run once; None: it runs whole."""
-        self.followers: Sequence[Follower] = ()
+        self.step_callbacks: Sequence[StepCallback] = ()
         self.taken = 0
         """Optimizer steps of the epoch so far."""
         self.images = 0
         """Training images seen so far."""
         self._pace = 1
         self._totals: dict[str, Any] = {}
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._uncounted: list[tuple[Tensor, Tensor]] = []
         """Logits and labels of steps whose hits have yet to be counted: in one go, which takes less."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -134,11 +134,11 @@ class Classifier(pl.LightningModule):
         for number in range(first, after):
             coming = rows[number + 1] if number + 1 < len(rows) else None
             self._step(rows[number], coming, optimizer)
-        self._judge()
+        self._count_hits()
         self.taken = after
         self.images += sum(map(len, rows[first:after]))
         each = (time.perf_counter() - begun) / (after - first)
-        self._pace = max(1, min(int(PACE / each), FASTER * (after - first)))
+        self._pace = max(1, min(int(BATCH_SECONDS / each), MAX_GROWTH * (after - first)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a batch of Lightning's, some passes, to the epoch's totals."""
@@ -148,16 +148,16 @@ class Classifier(pl.LightningModule):
                 logits = self.reused.validation(rows, self.device)
             else:
                 logits = self(self._data.validation_images(rows.cpu(), self.device))
-            self._measured(logits, labels)
-        self._judge()
+            self._loss(logits, labels)
+        self._count_hits()
 
     def on_train_start(self) -> None:
         """Take the totals of an epoch that was not over to the device: checkpoints are read to the CPU."""
-        self._totals = {name: _on(value, self.device) for name, value in self._totals.items()}
+        self._totals = {name: _moved(value, self.device) for name, value in self._totals.items()}
 
     def on_train_epoch_start(self) -> None:
         """Start the totals of an epoch."""
-        self._totals, self._waiting, self.taken = {}, [], 0
+        self._totals, self._uncounted, self.taken = {}, [], 0
 
     def on_validation_epoch_start(self) -> None:
         """Reduce what training summed up, once an epoch, and start validation's totals."""
@@ -190,8 +190,8 @@ class Classifier(pl.LightningModule):
     def _step(self, rows: Tensor, coming: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
         """Take an optimizer step on some training images; `coming`: those of the epoch's next step."""
         trainer = self.trainer
-        for follower in self.followers:
-            follower.before_step(trainer, self)
+        for callback in self.step_callbacks:
+            callback.before_step(trainer, self)
         step = trainer.global_step
         # Dropout is drawn by (seed, step), so that a resumed run draws the same.
         draw_from(derive(self.seed, "step", step), self.device)
@@ -204,7 +204,7 @@ class Classifier(pl.LightningModule):
         else:
             images, labels = self._data.batch(rows, step, coming, self.device)
             logits = self.forward(images)  # a call by way of Module takes as long as a small layer
-        loss = self._measured(logits, labels)
+        loss = self._loss(logits, labels)
         if self.penalty is not None:
             loss = loss + self.penalty()
         # On a GPU this would wait for the device at every step; there the end of the epoch notices.
@@ -217,10 +217,10 @@ class Classifier(pl.LightningModule):
         progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
-        for follower in self.followers:
-            follower.after_step(trainer, self)
+        for callback in self.step_callbacks:
+            callback.after_step(trainer, self)
 
-    def _measured(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss, taken into the epoch's totals."""
         loss = self.criterion(logits.float(), labels)
         if not self._totals:
@@ -229,14 +229,14 @@ class Classifier(pl.LightningModule):
         # A sum of floats, so step by step: it must not depend on how many are taken at once.
         self._totals["loss"].add_(loss.detach(), alpha=len(labels))
         self._totals["count"] += len(labels)
-        self._waiting.append((logits.detach(), labels))
+        self._uncounted.append((logits.detach(), labels))
         return loss
 
-    def _judge(self) -> None:
+    def _count_hits(self) -> None:
         """Count the hits that wait."""
-        logits, labels = map(torch.cat, zip(*self._waiting, strict=True))
+        logits, labels = map(torch.cat, zip(*self._uncounted, strict=True))
         self._totals["accuracy"].add_(hits(logits, labels))
-        self._waiting = []
+        self._uncounted = []
 
     def _reduce(self, split: str) -> None:
         totals, self._totals = self._totals, {}
@@ -245,7 +245,7 @@ class Classifier(pl.LightningModule):
             self.trainer.callback_metrics[f"{split}/{name}"] = value.cpu()
 
 
-def _on(value: Any, device: torch.device) -> Any:
+def _moved(value: Any, device: torch.device) -> Any:
     """A tensor on a device, and anything else as it is."""
     return value.to(device) if isinstance(value, Tensor) else value
 

@@ -87,8 +87,8 @@ def split(
     settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
     firsts: dict[Any, Slot] = {}
     members: dict[tuple[int, Slot | None], list[nn.Parameter]] = {}
-    for group, given in zip(groups, settings, strict=True):
-        number = settings.index(given)
+    for group, options in zip(groups, settings, strict=True):
+        number = settings.index(options)
         for parameter in group["params"]:
             name = names.pop(id(parameter), None)
             slot = None

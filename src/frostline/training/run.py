@@ -202,7 +202,7 @@ def _train(
         more: dict[str, Any] = {"fp32_because": instead} if instead else {}
         if isinstance(run.averaging, WiseFt) and plan.phases:
             plain = network_with(begun, run.backbone, spec, len(index.classes))
-            result.best_state, more["wise_ft"] = wise_ft.swept(
+            result.best_state, more["wise_ft"] = wise_ft.sweep_alphas(
                 plain, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
         write_outputs(run, seed, material, result, plan, report, len(labelled), out, more)
@@ -211,7 +211,7 @@ def _train(
             "train_seconds": seconds,
             "epoch_seconds": result.epoch_seconds,
             "images_per_second": result.images / seconds if seconds else 0.0,
-            "batches_ahead": result.ahead,
+            "batches_ahead": result.prefetched,
         }
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(recorded, plan, timing, out)

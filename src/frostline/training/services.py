@@ -161,7 +161,7 @@ class NoTracker:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledTracker:
     """A tracker that adds to runs what sets them apart in a sweep: to their names, and as tags."""
 
     tracker: Tracker

@@ -15,7 +15,7 @@ HEAD_DROPOUT = ("head_drop", "head.drop", "drop", "dropout", "classifier.drop")
 """What timm's networks, and ours, call the dropout before their head, where it is a module."""
 
 
-def enter(network: nn.Module, plan: FreezePlan, phase: int) -> None:
+def apply_phase(network: nn.Module, plan: FreezePlan, phase: int) -> None:
     """Freeze and thaw `network` for `phase`: what is frozen has no gradient, and runs as in evaluation.
 
     Running statistics stand still, and a layer in which nothing trains drops nothing: what it gives for an

@@ -39,7 +39,7 @@ from frostline.training.thaw import freeze_all
 
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
 METRICS = HISTORY[4:]
-KEPT = "best.safetensors"
+BEST_WEIGHTS = "best.safetensors"
 """What a run whose loss became NaN leaves beside its resume point."""
 SAVE_EVERY_SECONDS = 10.0
 """The least time between two resume points, the start of the run counting as one."""
@@ -66,7 +66,7 @@ class Fit:
     """The step at which each phase began."""
     images: int = 0
     """Training images seen."""
-    ahead: bool | None = None
+    prefetched: bool | None = None
     """Whether batches were prepared ahead, as measured; None: too few steps, or nothing to prepare."""
     execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
     features: list[str] = field(default_factory=list)
@@ -111,29 +111,29 @@ def fit(
     reusing = None
     if reuse:
         reusing = FeatureReuse(freezing, reuse, data.train, data.val, averages=average is not None)
-    recorder = _Recorder(result, config.monitor, on_epoch, average, reusing)
+    recorder = _History(result, config.monitor, on_epoch, average, reusing)
     callbacks: list[pl.Callback] = [recorder]
     if classifier.plan.phases:
-        followers = [freezing, *(each for each in (reusing, average) if each)]
-        classifier.followers = followers
-        callbacks = [*followers, recorder, _ResumePoint(resume)]
+        step_callbacks = [freezing, *(each for each in (reusing, average) if each)]
+        classifier.step_callbacks = step_callbacks
+        callbacks = [*step_callbacks, recorder, _Checkpoint(resume)]
     device = device_of(config.device)
     classifier.execution = result.execution = execution
     classifier.execution.arrange(classifier.network)
     classifier.steps_at_once = config.steps_per_execution
     data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
     resized = any(phase.batch_size for phase in classifier.plan.phases)
-    begun = _ResumePoint.latest(resume)
+    checkpoint = _Checkpoint.latest(resume)
     clipped = classifier.optimizer_config.clip_norm is not None
     compiled = compiling(classifier.network, wanted=config.compile)
     attention = machine.repeatable_attention(device)
-    with _quiet(), _one_sentence(result, resume, clipped=clipped), closing(data), compiled, attention:
+    with _quiet(), _user_errors(result, resume, clipped=clipped), closing(data), compiled, attention:
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             max_epochs=config.epochs,
             # The whole validation split, before the first step: where the curves start.
-            num_sanity_val_steps=0 if begun else -1,
+            num_sanity_val_steps=0 if checkpoint else -1,
             reload_dataloaders_every_n_epochs=1 if resized else 0,
             callbacks=callbacks,
             logger=False,
@@ -146,7 +146,7 @@ def fit(
             data.coming_size = lambda: freezing.coming(trainer.global_step).batch_size or config.batch_size
         if classifier.plan.phases:
             try:
-                trainer.fit(classifier, datamodule=data, ckpt_path=begun, weights_only=True)
+                trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             except NotFinite as broken:
                 place = f"step {trainer.global_step}, phase {freezing.phase}"
                 raise _NotFinite(f"{broken} at {place}") from None
@@ -154,12 +154,12 @@ def fit(
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
     result.starts, result.images = freezing.starts, classifier.images
-    result.ahead = data.ahead.chosen if data.ahead else None
+    result.prefetched = data.ahead.chosen if data.ahead else None
     result.features = reusing.said if reusing else []
     return result
 
 
-class _Recorder(pl.Callback):
+class _History(pl.Callback):
     """Writes the history, the time, and the best epoch's weights into a `Fit`."""
 
     def __init__(
@@ -244,7 +244,7 @@ class _NotFinite(Exception):
     """A loss is not a number, or infinite: says which, and when."""
 
 
-class _ResumePoint(Checkpoint):
+class _Checkpoint(Checkpoint):
     """Keeps one resume point, taken at the end of an epoch or inside a long one; costs next to nothing.
 
     Its name holds its sha256: one rename replaces both, and a damaged one is noticed before it is loaded.
@@ -321,7 +321,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _one_sentence(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
+def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
     """Turn what can go wrong inside Lightning into what a user reads, and its exits back into signals."""
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -329,8 +329,8 @@ def _one_sentence(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]
     except _NotFinite as broken:
         kept = ""
         if result.best_state:
-            weights.save(resume / KEPT, result.best_state, {})
-            kept = f"; the best epoch so far, {result.best_epoch}, is kept in {resume / KEPT}"
+            weights.save(resume / BEST_WEIGHTS, result.best_state, {})
+            kept = f"; the best epoch so far, {result.best_epoch}, is kept in {resume / BEST_WEIGHTS}"
         advice = "lower optimizer.lr" if clipped else "lower optimizer.lr, or set optimizer.clip_norm=1.0"
         raise TrainingFailed(f"{broken}; {advice}{kept}") from None
     except ValueError as error:

@@ -10,11 +10,11 @@ from frostline import schema
 from frostline.base.metrics import classification_metrics, score
 from frostline.data.loading.pixels import ImageStack
 from frostline.models.input_spec import InputSpec
-from frostline.training.averaging import Score, best_between, between
+from frostline.training.averaging import Score, best_alpha, interpolate
 from frostline.training.inference import logits_of
 
 
-def swept(
+def sweep_alphas(
     network: torch.nn.Module,
     start: Mapping[str, Tensor],
     end: Mapping[str, Tensor],
@@ -43,11 +43,11 @@ def swept(
     curve: list[dict[str, float]] = []
 
     def measured(alpha: float) -> Score:
-        network.load_state_dict(between(start, end, alpha))
+        network.load_state_dict(interpolate(start, end, alpha))
         found = classification_metrics(logits_of(network, pixels, spec, trainer), labels)
         row = {"alpha": alpha, "val/accuracy": found["accuracy"], "val/loss": found["loss"]}
         curve.append(row)
         return tuple(score(name, row[name]) for name in (trainer.monitor, "val/loss"))
 
-    best = best_between(config.alphas, measured)
-    return between(start, end, best), {"alpha": best, "curve": curve}
+    best = best_alpha(config.alphas, measured)
+    return interpolate(start, end, best), {"alpha": best, "curve": curve}
