@@ -92,7 +92,7 @@ def test_the_totals_of_an_epoch_that_is_resumed(monkeypatch):
     checkpoint = {"loss": torch.zeros(()), "accuracy": torch.zeros((), dtype=torch.long), "count": 8}
     module.on_load_checkpoint({"progress": {"totals": checkpoint, "taken": 1, "images": 8}})
     module.on_train_start()
-    module._waiting = []
-    module._measured(torch.zeros(32, 4, device=CUDA), labels())
-    module._judge()
+    module._uncounted = []
+    module._loss(torch.zeros(32, 4, device=CUDA), labels())
+    module._count_hits()
     assert module._totals["accuracy"].is_cuda

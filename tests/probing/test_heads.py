@@ -96,7 +96,7 @@ def test_what_comes_behind_the_head_is_noticed_though_the_head_is_zero(digits, t
 
 def test_features_that_do_not_fit_the_cache(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "0.0000001")
-    with pytest.raises(FrostlineError, match=r"^features: keeping 37\.5 KiB .* FROSTLINE_CACHE_GIB higher"):
+    with pytest.raises(FrostlineError, match=r"^features: caching 37\.5 KiB .* FROSTLINE_CACHE_GIB higher"):
         together([run_config(NETWORK)], digits, tmp_path)
 
 

@@ -114,7 +114,7 @@ def test_a_grid_of_heads_leaves_a_table_and_the_best_as_a_run(frostline, place):
 def test_the_same_heads_in_another_order_give_the_same_bytes_on_features_that_are_there(frostline, place):
     frostline("probe", *GRID, "out=once")
     out = frostline("probe", "-m", *(_turned(each) for each in GRID), "out=again")
-    assert "test images were there; 16 heads" in out
+    assert "test images were cached; 16 heads" in out
     assert files(place / "again") == files(place / "once")
 
 
@@ -181,7 +181,7 @@ def test_a_head_that_breaks_down_leaves_the_others_alone(frostline, place):
     assert broken["failure"].startswith("the loss became")
     error = frostline("probe", *given, "optimizer.lr=1e38", "out=gone", status=3)
     assert re.fullmatch(
-        r"in every setting a head broke down, such as the loss became \w+ at step \d, phase 0;"
+        r"in every configuration a head failed, for example since the loss became \w+ at step \d, phase 0;"
         r" lower optimizer\.lr, or set optimizer\.clip_norm=1\.0",
         error,
     )
@@ -218,7 +218,9 @@ class Heard(NoTracker):
 def test_one_run_is_recorded_and_the_test_split_read_after_all_is_chosen(digits, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(
-        probe, "_choose", lambda *given, choose=probe._choose: read.append("chosen") or choose(*given)
+        probe,
+        "_fit_closed_form",
+        lambda *given, choose=probe._fit_closed_form: read.append("chosen") or choose(*given),
     )
     monkeypatch.setattr(
         evaluate,
@@ -249,7 +251,7 @@ def test_one_run_is_recorded_and_the_test_split_read_after_all_is_chosen(digits,
     assert (about.config["optimizer"]["weight_decay"], about.config["seed"]) == (0.01, [0, 3])
     assert heard.said["best"] == probe.label(judged)
     assert heard.files >= {"heads.csv", "probe.json", "history.csv", "metrics.json"}
-    best = judged.settings[0]
+    best = judged.configurations[0]
     assert heard.values["val/accuracy/mean"] == best.val["accuracy"]["mean"]
     assert heard.values["test/accuracy/mean"] == judged.test["accuracy"]["mean"]
     assert heard.values["knn/k"] == judged.knn.chosen
@@ -261,11 +263,11 @@ SWEEP = ["freeze=linear_probe", "optimizer.lr=0.01,0.03", "seed=0,1", "-m"]
 
 
 def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline, place, monkeypatch):
-    monkeypatch.setattr("frostline.probing.batched_finetune.AT_ONCE", 3)
+    monkeypatch.setattr("frostline.probing.batched_finetune.BATCH_RUNS", 3)
     out = frostline("finetune", *SWEEP, "study=heads", "out=at-once")
     for some in (3, 1):
         assert f"train {some} heads, by epochs" in frostline.stderr
-    monkeypatch.setattr("frostline.probing.batched_finetune.finetune", lambda jobs, left: None)
+    monkeypatch.setattr("frostline.probing.batched_finetune.finetune", lambda jobs, on_done: None)
     expected = frostline("finetune", *SWEEP, "study=heads", "out=by-turns")
     assert out.endswith("compare them: frostline compare; in the browser: frostline ui\n")
     rows, others = (
@@ -295,7 +297,7 @@ def test_a_sweep_of_heads_is_trained_at_once_to_the_same_as_one_by_one(frostline
 )
 def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):
     frostline("finetune", "trainer.epochs=1", "out=job-by-job", "-m", *words.split())
-    assert f" runs, one after the other, since {why}" in frostline.stderr
+    assert f" runs one by one, since {why}" in frostline.stderr
 
 
 @pytest.mark.slow
@@ -328,7 +330,8 @@ def test_a_job_that_breaks_down_fails_as_it_would_alone(frostline, place):
     error = frostline("finetune", *given, "optimizer.lr=0.01,1e38", "out=half", status=3)
     assert error.startswith("optimizer.lr=1e+38: the loss became ")
     assert (
-        "; lower optimizer.lr, or set optimizer.clip_norm=1.0; the best epoch so far, 0, is kept in" in error
+        "; lower optimizer.lr, or set optimizer.clip_norm=1.0;"
+        " the weights of the best epoch so far, 0, are in" in error
     )
     assert [path.name for path in (place / "half").iterdir()] == ["optimizer.lr=0.01"]
 

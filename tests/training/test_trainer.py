@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_at_its_step(tmp_path):
     assert said.startswith(
         "the loss became nan at step 5, phase 1; lower optimizer.lr, or set optimizer.clip_norm=1.0;"
     )
-    assert said.endswith(f"is kept in {kept}")
+    assert said.endswith(f"are in {kept}")
     from frostline.models import weights
 
     state, about = weights.load(kept)
@@ -116,7 +116,7 @@ def test_a_validation_loss_that_is_not_a_number_ends_the_run_after_its_epoch(tmp
         bench.fit(tmp_path)
     assert str(caught.value) == (
         "val/loss is nan after epoch 2, step 4, phase 0; lower optimizer.lr, or set optimizer.clip_norm=1.0;"
-        f" the best epoch so far, 1, is kept in {tmp_path / trainer.BEST_WEIGHTS}"
+        f" the weights of the best epoch so far, 1, are in {tmp_path / trainer.BEST_WEIGHTS}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Step four: measure trained networks. The only place that reads a test split, once a network."""
+"""Evaluates trained networks: metrics and predictions per split, summaries over seeds, soups."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -38,23 +38,23 @@ from frostline.training.run_info import backbone_name
 from frostline.training.services import Mistake, RunInfo, Services
 
 MAJORITY = "test/majority_rate"
-"""MLflow's metric of what always answering the most frequent class comes to."""
+"""MLflow's metric for the accuracy of always predicting the most frequent class."""
 SPLITS = ("test", "val", "train")
-"""In which order they are measured; a data set may have no test split."""
+"""In the order of evaluation; a data set may have no test split."""
 MISTAKES, THUMBNAIL = 24, 160
-"""How many are shown, and the longer side of each in pixels."""
+"""Number of mistakes in the plot, and the longer side of each image in pixels."""
 
 
 @exhaustion("measuring", ["trainer.eval_batch_size", "input.size"])
 def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
-    """Measure each seed of an arm, in the folder `finetuned`; leave each one's files and a summary in `out`.
+    """Evaluate each seed of an arm in the folder `finetuned`; write files per seed and a summary to `out`.
 
     `out` gets metrics.json (mean, std and n over the seeds for each split and metric, each seed's values, and
-    those of their soups) and for each seed seed-<s>/{metrics.json, predictions.csv}. Of an arm that was
-    omitted it gets the reason.
+    those of their soups), and seed-<s>/{metrics.json, predictions.csv} for each seed. For an omitted arm it
+    gets the reason.
 
     Raises:
-        FrostlineError: a seed's weights or the prepared data are missing or do not fit together.
+        FrostlineError: a seed's weights or the prepared data are missing, or do not belong together.
     """
     if (reason := omitted.reason_in(finetuned)) is not None:
         omitted.write(out, reason)
@@ -118,54 +118,55 @@ def measure(
     config: Run,
     seed: int,
     data: Path,
-    trained: Path,
+    run_folder: Path,
     out: Path,
     services: Services,
     index: Index | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Measure the network in the folder `trained` and leave metrics.json and predictions.csv in `out`.
+    """Evaluate the network of a run and write metrics.json and predictions.csv to `out`.
 
     Args:
-        config: the run's.
-        seed: the run's.
+        config: the run's config.
+        seed: the run's seed.
         data: the folder of the prepared data.
-        trained: the run's folder.
+        run_folder: the run's folder.
         out: the folder to write to.
-        services: to show, record and keep features.
-        index: of the run's own test split, where `data` has other images by now: only that is measured.
+        services: progress, tracker and feature cache.
+        index: the index of the run's own test split, if `data` has other images now: only that is evaluated.
 
     Returns:
-        split → metric → value; no test where the data set has no test split; train is measured on the images
-        that the run was allowed to use.
+        split → metric → value; without test if the data set has no test split. The train split consists of
+        the images that the run could use.
 
     Raises:
-        FrostlineError: the weights are not those that the run trained, or were trained on other data.
+        FrostlineError: the weights are not the ones that the run trained, or were trained on other data.
     """
-    record = verified(trained)
+    record = verified(run_folder)
     images = None if index is None else int(record["training_images"])
     if index is None:
         index = Index.read(data)
         if record.get("data", {}).get("fingerprint") not in (None, index.fingerprint):
             raise FrostlineError(
-                f"{trained}: was trained on other images than {data} holds now; train it again on these"
+                f"{run_folder}: was trained on other images than {data} holds now; train it again on these"
             )
-    state, spec = read_weights(trained / WEIGHTS, index, data)
+    state, spec = read_weights(run_folder / WEIGHTS, index, data)
     evaluator = Evaluator(config, seed, index, data, state, spec, services, images)
     return evaluator.measure(config, seed, str(record["weights_sha256"]), out)
 
 
 class Evaluator:
-    """What networks are measured on and with, for all whose runs differ in nothing but their heads.
+    """Evaluates networks on the splits of a data set; they may differ only in their heads.
 
     Args:
-        config: the run of one of them.
+        config: the config of the first network's run.
         seed: its seed.
-        index: of the prepared data.
-        data: its folder.
-        state: the weights of that network, the first to be measured.
-        spec: what it sees.
-        services: where features and pixels are kept, and what is recorded.
-        images: that the run trained on, where `index` is of other data, and only its test split counts.
+        index: the index of the prepared data.
+        data: the folder of the prepared data.
+        state: the weights of the first network.
+        spec: its input.
+        services: scratch folder, feature cache and tracker.
+        images: number of training images of the run, if `index` is of other data and only its test split is
+            evaluated.
     """
 
     def __init__(
@@ -202,17 +203,17 @@ class Evaluator:
         )
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take the head's weights of another network, which differs in nothing else."""
+        """Load the weights of another network's head."""
         unexpected = self._network.load_state_dict(state, strict=False).unexpected_keys
         assert not unexpected, unexpected
 
     def measure(self, config: Run, seed: int, weights_sha256: str, out: Path) -> dict[str, dict[str, float]]:
-        """Do what `evaluate.measure` does with the weights that were loaded last.
+        """Do what `evaluate.measure` does, with the weights that were loaded last.
 
         Args:
-            config: their run's.
-            seed: their run's.
-            weights_sha256: of their file.
+            config: their run's config.
+            seed: their run's seed.
+            weights_sha256: the hash of their file.
             out: the folder for metrics.json and predictions.csv.
         """
         logits = {split: self._logits(split) for split in self._splits}
@@ -239,15 +240,15 @@ class Evaluator:
         return metrics
 
     def _majority(self, config: Run, seed: int, split: str, accuracy: float) -> float:
-        """Return what always answering the most frequent class comes to; warn where a network is below it."""
+        """Return the accuracy of always predicting the most frequent class; warn below it."""
         counts = torch.as_tensor(self._images[split].labels).bincount()
         rate = float(counts.max()) / int(counts.sum())
         if accuracy < rate:
             name = self._index.classes[int(counts.argmax())]
             run = f"{config.stage} {config.arm or config.freeze_name}, seed {seed}"
             self._services.say(
-                f"frostline: warning: {run}: {split} accuracy {accuracy:.4f} is below {rate:.4f}, which"
-                f" always answering {name!r} comes to"
+                f"frostline: warning: {run}: {split} accuracy {accuracy:.4f} is below {rate:.4f}, the"
+                f" accuracy of always predicting {name!r}"
             )
         return rate
 
@@ -259,7 +260,7 @@ class Evaluator:
 
     @cached_property
     def _features(self) -> dict[str, torch.Tensor]:
-        """Of the images of each split, at the cut."""
+        """Split of the data set → features of its images at the split point."""
         assert self._parts is not None
         return {split: self._reuse.features(self._parts[0], self._images[split]) for split in self._splits}
 
@@ -267,14 +268,16 @@ class Evaluator:
 def split_for_inference(
     config: Run, network: torch.nn.Module, count: int, reuse: FeatureExtractor, images: Images
 ) -> tuple[Split, Precision] | None:
-    """Return the network, cut as in its last phase, whose features are found again, and the rest's precision.
+    """Return the network at the split point of its last phase, and the precision behind it.
+
+    So evaluation can use the features that training cached. None: the whole network has to run.
 
     Args:
-        config: the run's.
+        config: the run's config.
         network: with its trained weights.
-        count: of the images that it trained on.
-        reuse: the run's.
-        images: on which cuts are tried.
+        count: number of training images.
+        reuse: the run's feature reuse.
+        images: images on which split points are tested.
     """
     if isinstance(config.features, NoFeatures) or not isinstance(config.adapter, NoAdapter):
         return None
@@ -284,37 +287,37 @@ def split_for_inference(
     network.to(device_of(config.trainer.device))
     last = len(plan.phases) - 1
     thaw.apply_phase(network, plan, last)
-    found = reuse.split_network(network, plan, last, images)
+    split = reuse.split_network(network, plan, last, images)
     thaw.release(network)
-    if not isinstance(found, Split):
+    if not isinstance(split, Split):
         return None
-    return found, precision_behind(plan.trained(last), network, reuse.execution(network).trains)
+    return split, precision_behind(plan.trained(last), network, reuse.execution(network).trains)
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:
     confidence, best = logits.double().softmax(1).max(1)
     for row, p, k in zip(rows.tolist(), confidence.tolist(), best.tolist(), strict=True):
-        # Seven digits: a float32 network has no more to say.
+        # Seven digits: the precision of float32.
         yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
 
 
 def _mistakes(
     config: Run, index: Index, data: Path, rows: NDArray[np.int64], logits: torch.Tensor, pixels: ImageStack
 ) -> list[Mistake]:
-    """The images whose wrong answer is the surest, the surest first, as the data set has them."""
-    confidence, best = (each.numpy() for each in logits.double().softmax(1).max(1))
+    """Return the most confident mistakes, the most confident first, with the data set's images."""
+    confidence, best = (tensor.numpy() for tensor in logits.double().softmax(1).max(1))
     wrong = np.flatnonzero(best != index.labels[rows])
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     try:
-        pictures = thumbnails(config.dataset, index, data, rows[chosen], THUMBNAIL)
-    except FrostlineError:  # One is gone since: as the network sees them.
+        shown = thumbnails(config.dataset, index, data, rows[chosen], THUMBNAIL)
+    except FrostlineError:  # A file is gone: show the network's pixels.
         seen = pixels[torch.as_tensor(chosen)].permute(0, 2, 3, 1).numpy()
-        pictures = list(seen[..., 0] if seen.shape[-1] == 1 else seen)
+        shown = list(seen[..., 0] if seen.shape[-1] == 1 else seen)
     return [
         Mistake(
-            index.keys[row], index.classes[index.labels[row]], index.classes[best[i]], confidence[i], picture
+            index.keys[row], index.classes[index.labels[row]], index.classes[best[i]], confidence[i], image
         )
-        for row, i, picture in zip(rows[chosen], chosen, pictures, strict=True)
+        for row, i, image in zip(rows[chosen], chosen, shown, strict=True)
     ]
 
 
@@ -332,6 +335,6 @@ def _read_run(folder: Path) -> Run:
 
 
 def read_metrics(out: Path) -> dict[str, dict[str, float]]:
-    """Return what `measure` left in `out`."""
+    """Return the metrics that `measure` wrote to `out`."""
     metrics: dict[str, dict[str, float]] = read_json(out / METRICS)
     return metrics

@@ -1,4 +1,4 @@
-"""Soups: the weights of an arm's seeds, averaged into one network (Wortsman et al. 2022a)."""
+"""Model soups: averages the weights of an arm's seeds (Wortsman et al. 2022a)."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -25,21 +25,21 @@ def soups(
     weights_of: Callable[[int], Path],
     services: Services,
 ) -> dict[str, Any]:
-    """Average the networks of an arm's seeds: all of them, and those chosen greedily on validation.
+    """Average the networks of an arm's seeds: all of them, and a greedy choice on validation.
 
-    Each soup is measured once on the test split, where there is one. BatchNorm's statistics are averaged like
+    Each soup is evaluated once on the test split, if there is one. BatchNorm's statistics are averaged like
     weights.
 
     Args:
-        runs: seed → its run.
-        accuracies: seed → its accuracy on validation.
-        data: the folder of prepared data.
+        runs: seed → config of its run.
+        accuracies: seed → validation accuracy.
+        data: the folder of the prepared data.
         weights_of: seed → the file of its weights.
-        services: the scratch for pixels.
+        services: the scratch folder, for pixels.
 
     Returns:
-        `uniform` and `greedy`, each with its seeds and its val and test metrics; or, under `skipped`, why
-        there is no soup.
+        `uniform` and `greedy`, each with its seeds and its val and test metrics; or `skipped` with the reason
+        why there is no soup.
     """
     if reason := why_none(runs):
         return {"skipped": reason}
@@ -68,10 +68,10 @@ def soups(
 
 
 def why_none(runs: Mapping[int, Run]) -> str | None:
-    """Return why networks of these seeds make no soup; None: they do.
+    """Return the reason why these seeds can't be averaged; None: they can.
 
-    The mean of two networks is as good as they are where they were fine-tuned from the same start, and no
-    better than chance where they were not (Wortsman et al. 2022a, section 2; Neyshabur et al. 2020).
+    The mean of two networks is as good as they are if both were fine-tuned from the same weights, and no
+    better than chance otherwise (Wortsman et al. 2022a, section 2; Neyshabur et al. 2020).
     """
     if len(runs) == 1:
         return "one seed has nothing to be averaged with"

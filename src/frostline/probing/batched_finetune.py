@@ -1,4 +1,4 @@
-"""A sweep over nothing but the settings of a linear head: all its runs are trained at once."""
+"""Trains all runs of a sweep at once, if they differ only in the hyperparameters of a linear head."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,26 +22,23 @@ if TYPE_CHECKING:
 
 
 BATCH_RUNS = 256
-"""Runs that are trained at once; a process may have a thousand files open, and each run holds a lock."""
+"""Runs per batch: each one holds a lock file, and a process may have 1,000 files open."""
 OnDone = Callable[[int, standalone.Done], None]
 """Called with a job's number and its finished run."""
 
 
 def finetune(jobs: Sequence[Planned], on_done: OnDone) -> None:
-    """Fine-tune a sweep's jobs at once, each into a folder of its own, as `standalone.Job` leaves it.
+    """Fine-tune a sweep's jobs at once, each into its own folder, as `standalone.Job` does.
 
-    Jobs of which `on_done` is not told have to be run one after the other: those that break down, to say and
-    keep what such a run does; the best, since heads trained at once are what training each alone gives but
-    for rounding, and it is to be repeated to the byte; and all where, as a line says, they can't be run at
-    once.
+    The caller has to run the jobs for which `on_done` is not called one by one: those that fail, so that they
+    end like any failed run; the best one, since batched training differs by rounding and the best run must be
+    reproducible byte by byte; and all of them if they can't be batched, which is printed.
     """
     if len(jobs) < 2:
         return
     services = session.make_services()
     if len({_apart_from_heads(job) for job in jobs}) > 1:
-        services.say(
-            f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(OF_A_HEAD)}"
-        )
+        services.say(f"{len(jobs)} runs one by one, since they differ in more than {', '.join(OF_A_HEAD)}")
         return
     from frostline.probing.heads import NotBatchable
 
@@ -50,7 +47,7 @@ def finetune(jobs: Sequence[Planned], on_done: OnDone) -> None:
             part = jobs[begin : begin + BATCH_RUNS]
             _finetune(part, _numbered_from(begin, on_done), services)
     except NotBatchable as refusal:
-        services.say(f"{len(jobs)} runs, one after the other, since {refusal.reason}")
+        services.say(f"{len(jobs)} runs one by one, since {refusal.reason}")
 
 
 def _numbered_from(begin: int, on_done: OnDone) -> OnDone:
@@ -58,7 +55,7 @@ def _numbered_from(begin: int, on_done: OnDone) -> OnDone:
 
 
 def _apart_from_heads(job: Planned) -> str:
-    """All that a job is made of but what its head may differ in."""
+    """Return everything in a job's config that batched jobs must share."""
     data = job.composed.model_dump()
     for key in OF_A_HEAD:
         group, _, name = key.rpartition(".")
@@ -102,7 +99,7 @@ def _finetune(jobs: Sequence[Planned], on_done: OnDone, services: Services) -> N
         trained = {id(head.run): head for head in heads.train(groups, services)}
         best = _best([trained[id(run)] for run in runs], first.composed.sweep.objectives[0])
         evaluators: dict[heads.FeatureGroup, Evaluator] = {}
-        with services.progress("leave and measure the runs", len(jobs) - 1) as advance:
+        with services.progress("write and evaluate the runs", len(jobs) - 1) as advance:
             for number, (job, run, name, out) in enumerate(zip(jobs, runs, names, outs, strict=True)):
                 head = trained[id(run)]
                 if head.fit.failure or head is best:
@@ -117,7 +114,7 @@ def _finetune(jobs: Sequence[Planned], on_done: OnDone, services: Services) -> N
 
 
 def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None":
-    """The first of those that are best in a sweep's objective, or in what each epoch tells in its stead."""
+    """Return the first of the best heads by the objective, or by the monitor if an epoch does not have it."""
     sound = [head for head in heads if not head.fit.failure]
 
     def value(head: "TrainedHead") -> float:

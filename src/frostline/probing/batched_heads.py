@@ -1,10 +1,9 @@
-"""Many linear heads on the same features, trained at once: a sweep over a linear probe in one pass.
+"""Batched linear heads: many heads on the same features, trained at once.
 
-Heads that differ in rate, weight decay, label smoothing or seed take the same steps on other numbers. So a
-step is one batched matrix product forwards, one backwards, and the optimizer's few passes over the parameters
-of all heads together; each head's result is what training it alone gives. The rules are those of a run:
-`data.loading.batches`, the order by (seed, epoch), `freezing.curves`, no weight decay for biases, the best
-epoch by the monitor.
+Heads that differ in learning rate, weight decay, label smoothing or seed do the same operations. A step is
+one batched matrix product forward, one backward, and the optimizer's passes over the parameters of all heads.
+Each head's result is that of training it by itself, with the rules of a run: `data.loading.batches`, image
+order by (seed, epoch), `freezing.curves`, no weight decay for biases, the best epoch by the monitor.
 """
 
 import math
@@ -25,26 +24,26 @@ from frostline.probing.batched_losses import CrossEntropy, Mse, hits
 from frostline.probing.batched_optimizers import Adam, Optimizer, Sgd
 
 MEMORY = 256 * 2**20
-"""Bytes that the heads trained together may take, parameters and gathered features; more take turns."""
+"""Bytes for the parameters and gathered features of the heads in a batch; further heads wait."""
 EVAL_ROWS = 1024
-"""Validation features a product. Not fitted to the number of heads: rounding would depend on it."""
+"""Validation features per product; independent of the number of heads, so that rounding is."""
 
 ALIGNMENT = 64
-"""Bytes on whose multiples all rows of numbers begin: MKL rounds products of unaligned ones otherwise."""
+"""Alignment of all rows in bytes: MKL rounds products of unaligned rows differently."""
 
 Row = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear head before training, and what sets it apart from the others."""
+    """A linear head before training, with its hyperparameters."""
 
     lr: float
     weight_decay: float
-    """Of the weight; the bias has none."""
+    """For the weight; the bias has none."""
     label_smoothing: float
     seed: int
-    """Of the order of its images."""
+    """Determines the order of its images."""
     weight: Tensor
     """(K, D)."""
     bias: Tensor
@@ -53,35 +52,35 @@ class Head:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the heads have in common."""
+    """The hyperparameters that all heads share."""
 
     epochs: int
     batch_size: int
     optimizer: Optimizer
     curve: Curve
-    """Of the rate, over the whole run."""
+    """The learning-rate curve of the whole run."""
     monitor: Literal["val/accuracy", "val/loss"]
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    """As `training.losses` defines them."""
+    """As defined in `training.losses`."""
     class_weights: Tensor | None = None
-    """(K,), of the cross-entropy; None: all 1."""
+    """(K,), for cross_entropy; None: all 1."""
     clip_norm: float | None = None
-    """The most that the norm of a head's gradient may be."""
+    """The largest norm of a head's gradient; None: no clipping."""
 
 
 @dataclass
 class HeadFit:
-    """What training a head gives."""
+    """The result of training a head."""
 
     history: list[Row]
-    """A row an epoch, the head before training the first; the keys are those of a run's history."""
+    """A row per epoch, with the keys of a run's history; the first is the head before training."""
     best_epoch: int
     weight: Tensor
     """(K, D), after the best epoch."""
     bias: Tensor
     """(K,), after the best epoch."""
     failure: str | None
-    """Why training broke off, as a clause; what came before is kept. None: it did not."""
+    """Why training failed, as a clause; the history ends there. None: it did not fail."""
 
 
 @torch.no_grad()
@@ -94,62 +93,62 @@ def train_heads(
     recipe: Recipe,
     on_epoch: Callable[[int], None] = lambda heads: None,
 ) -> list[HeadFit]:
-    """Train `heads`, each as if alone; a loss that is not finite ends its own head's training only.
+    """Train `heads` independently of each other; a loss that is not finite ends only its head's training.
 
-    On a CPU no bit of a result depends on which other heads there are; on the number of threads it does.
+    On a CPU no bit of a result depends on the other heads; it may depend on the number of threads.
 
     Args:
-        heads: of the same K and D.
-        features: (N, D) float32, or float64 for all; or several views of them, which epochs take in turn.
+        heads: heads with the same K and D.
+        features: (N, D) float32, or float64 for all; or several augmented views, which epochs use in turn.
         labels: (N,) int64, from 0 to K − 1.
         val_features: (M, D).
         val_labels: (M,) int64.
-        recipe: what they have in common.
-        on_epoch: called with the number of heads that have trained for another epoch.
+        recipe: the shared hyperparameters.
+        on_epoch: called after each epoch with the number of heads in the batch.
 
     Returns:
-        A fit for each head, in their order.
+        A fit per head, in the order of `heads`.
 
     Raises:
-        ValueError: `mse` is given label smoothing or class weights, which it does not know.
+        ValueError: `mse` with label smoothing or class weights.
     """
     smoothed = any(head.label_smoothing for head in heads) or recipe.class_weights is not None
     if recipe.loss == "mse" and smoothed:
-        raise ValueError("mse has no label smoothing and no class weights; leave them out")
+        raise ValueError("mse has no label smoothing and no class weights; remove them")
     views = [features] if isinstance(features, Tensor) else list(features)
     width = val_features.shape[1]
     if more := -width % (ALIGNMENT // val_features.element_size()):
-        # Zeros have no gradient and stay what they are.
+        # The gradient of the padding is zero, so it stays zero.
         views = [functional.pad(view, (0, more)) for view in views]
         val_features = functional.pad(val_features, (0, more))
         heads = [replace(head, weight=functional.pad(head.weight, (0, more))) for head in heads]
-    found: list[HeadFit] = []
+    results: list[HeadFit] = []
     for group in _head_batches(heads, views[0], recipe):
-        # One alone would go another way through MKL, with other rounding; two of it do not.
+        # For a single head MKL uses another kernel with other rounding, so train two copies of it.
         members = group if len(group) > 1 else [*group, *group]
         advance = partial(on_epoch, len(group))
         fits = _HeadBatch(members, views, labels, val_features, val_labels, recipe).train(advance)
-        found += fits[: len(group)]
-    for fit in found:
+        results += fits[: len(group)]
+    for fit in results:
         fit.weight, fit.bias = fit.weight[:, :width].clone(), fit.bias.clone()
-    return found
+    return results
 
 
 def _head_batches(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> Iterator[Sequence[Head]]:
-    """Heads that train together: as many as `MEMORY` holds, at least one."""
+    """Yield batches of heads: as many as fit into `MEMORY`, at least one."""
     if not heads:
         return
     classes, width = heads[0].weight.shape
     batch = max(batches.sizes(len(features), recipe.batch_size))
-    # Parameters, gradient, the optimizer's three and the best; features; logits and what comes of them.
+    # Parameters, gradient, three of the optimizer, best; features; logits and their intermediate results.
     numbers = 6 * classes * (width + 1) + batch * width + 6 * classes * max(batch, EVAL_ROWS)
-    together = max(1, MEMORY // (numbers * features.element_size()))
-    for begin in range(0, len(heads), together):
-        yield heads[begin : begin + together]
+    count = max(1, MEMORY // (numbers * features.element_size()))
+    for begin in range(0, len(heads), count):
+        yield heads[begin : begin + count]
 
 
 class _HeadBatch:
-    """H heads that train together, each its weight and its bias in a row of (H, P), zeros at the end."""
+    """H heads that train at once; a row of (H, P) is a head's weight, bias and zero padding."""
 
     def __init__(
         self,
@@ -172,8 +171,8 @@ class _HeadBatch:
         self.best = self.parameters.clone()
         self.fits = [HeadFit([], 0, *self._unflatten(row), None) for row in self.best]
         self.best_scores: list[tuple[float, ...] | None] = [None] * len(heads)
-        """The best epoch's score, of each head."""
-        # In float64, as the optimizers of torch compute with Python's numbers.
+        """Each head's best score."""
+        # In float64, like the Python floats of torch's optimizers.
         self.device = features.device
         self.lr = self._column([head.lr for head in heads])
         self.decay = self._column([head.weight_decay for head in heads])
@@ -188,7 +187,7 @@ class _HeadBatch:
         self.update = (Sgd if recipe.optimizer.kind == "sgd" else Adam)(recipe.optimizer, self.parameters)
         self.sizes = batches.sizes(len(features), recipe.batch_size)
         self.steps = recipe.epochs * len(self.sizes)
-        # Kept from step to step: megabytes anew from the system at every step cost as much as a product.
+        # Reused by all steps: allocating megabytes at every step takes as long as a product.
         self.gathered = features.new_empty(len(heads) * max(self.sizes), features.shape[1])
 
     def train(self, on_epoch: Callable[[], None]) -> list[HeadFit]:
@@ -203,10 +202,11 @@ class _HeadBatch:
         return self.fits
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Take an epoch's steps: (H, steps) float64, each the mean loss of its batch, and (H,) hits."""
+        """Train for an epoch; return the mean loss of each step, (H, steps) float64, and the hits, (H,)."""
         orders = {head.seed: self._order(head.seed, epoch) for head in self.heads}
-        # Heads of one seed share the features, too. Those of several gather each its own, a fifth of a step.
-        # A product for each seed would cost half of that, and round a seed's only head otherwise.
+        # Heads of one seed share the gathered features. With several seeds each head gathers its own, which
+        # takes a fifth of a step; a product per seed would take half of that, but round the only head of a
+        # seed differently.
         seeds = orders if len(orders) == 1 else [head.seed for head in self.heads]
         order = torch.stack([orders[seed] for seed in seeds])
         losses, right = [], []
@@ -225,12 +225,12 @@ class _HeadBatch:
         return order.to(self.labels.device)
 
     def _step(self, step: int, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Take a step on (H or 1, B, D) features: the mean loss, and the hits, of each head before it."""
+        """Take a step on (H or 1, B, D) features; return each head's mean loss and hits before it."""
         recipe, heads = self.recipe, len(self.heads)
         features = features.expand(heads, -1, -1)
         labels = labels.expand(heads, -1)
         logits = self._logits(features)
-        each, slope = self.objective(logits, labels)
+        losses, slope = self.objective(logits, labels)
         slope /= labels.shape[1]
         weight, bias = self._unflatten(self.gradient)
         torch.bmm(slope, features, out=weight)
@@ -243,10 +243,10 @@ class _HeadBatch:
         self._decay(rate)
         momentum = recipe.curve.momentum(step, self.steps)
         self.update(self.parameters, self.gradient, rate, momentum)
-        return each.double().mean(1), hits(logits, labels)
+        return losses.double().mean(1), hits(logits, labels)
 
     def _decay(self, rate: Tensor) -> None:
-        """Decay the weights, not the biases: adamw's themselves, by rate; else as part of the gradient."""
+        """Apply weight decay to the weights, for adamw directly, else through the gradient; not to biases."""
         if not any(head.weight_decay for head in self.heads):
             return
         weight, _ = self._unflatten(self.parameters)
@@ -258,7 +258,7 @@ class _HeadBatch:
 
     def _logits(self, features: Tensor) -> Tensor:
         """Return the logits, (H, K, B), of (H, B, D) features."""
-        # Classes before images: the gradient's product wants them so, and MKL is twice as fast.
+        # (H, K, B), as the gradient's product needs it; MKL is also twice as fast this way.
         weight, bias = self._unflatten(self.parameters)
         return torch.baddbmm(bias[:, :, None], weight, features.transpose(1, 2))
 
@@ -279,14 +279,14 @@ class _HeadBatch:
             self.val_features.split(EVAL_ROWS), self.val_labels.split(EVAL_ROWS), strict=True
         ):
             logits = self._logits(features.expand(heads, -1, -1))
-            each, _ = self.objective(logits, labels.expand(heads, -1))
-            loss += each.double().sum(1)
+            losses, _ = self.objective(logits, labels.expand(heads, -1))
+            loss += losses.double().sum(1)
             right += hits(logits, labels)
         return loss / len(self.val_labels), right
 
     def _record(self, epoch: int, losses: Tensor | None, right: Tensor | None) -> None:
-        """Add an epoch's row to the history of each head, or why it has none; keep what is best so far."""
-        val_loss, val_right = (each.tolist() for each in self._validate())
+        """Add an epoch to each head's history, or its failure; store the best epoch's parameters."""
+        val_loss, val_right = (values.tolist() for values in self._validate())
         step = epoch * len(self.sizes)
         for i, fit in enumerate(self.fits):
             if fit.failure:
@@ -294,15 +294,15 @@ class _HeadBatch:
             row: Row = {"epoch": epoch, "step": step, "phase": None, "lr": None}
             row |= {"train/loss": None, "train/accuracy": None}
             if losses is not None and right is not None:
-                each = losses[i].tolist()
-                broken = next((j for j, loss in enumerate(each) if not math.isfinite(loss)), None)
+                steps = losses[i].tolist()
+                broken = next((j for j, loss in enumerate(steps) if not math.isfinite(loss)), None)
                 if broken is not None:
-                    at = step - len(each) + broken
-                    fit.failure = f"the loss became {each[broken]} at step {at}, phase 0"
+                    at = step - len(steps) + broken
+                    fit.failure = f"the loss became {steps[broken]} at step {at}, phase 0"
                     continue
                 row["phase"] = 0
                 row["lr"] = self.heads[i].lr * self.recipe.curve.factor(step - 1, self.steps)
-                seen = sum(size * loss for size, loss in zip(self.sizes, each, strict=True))
+                seen = sum(size * loss for size, loss in zip(self.sizes, steps, strict=True))
                 row["train/loss"] = seen / len(self.labels)
                 row["train/accuracy"] = int(right[i]) / len(self.labels)
             row["val/loss"], row["val/accuracy"] = val_loss[i], val_right[i] / len(self.val_labels)

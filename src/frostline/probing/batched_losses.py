@@ -1,16 +1,16 @@
-"""Losses of many heads at once, with their gradients by the logits."""
+"""Losses of batched linear heads, with their gradients with respect to the logits."""
 
 from torch import Tensor
 from torch.nn import functional
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images have their label as the best of the (H, K, B) logits: (H,)."""
+    """Return the number of images whose largest logit is their label's, (H,), for (H, K, B) logits."""
     return (logits.max(1).indices == labels).sum(1)
 
 
 class CrossEntropy:
-    """Cross-entropy with label smoothing ε, each head its own, and class weights w, of an image of class y:
+    """Cross-entropy with each head's label smoothing ε and class weights w, for an image of class y:
 
         L = −Σₖ tₖ log pₖ,   tₖ = wₖ·((1 − ε)·[k = y] + ε/K),   p = softmax(z)
 
@@ -29,13 +29,13 @@ class CrossEntropy:
         self.sum_all = self.all.sum(1, keepdim=True)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
+        """Return each image's loss, (H, B), and its gradient with respect to the (H, K, B) logits."""
         truth = labels[:, None]
         own = self.own.expand(-1, -1, labels.shape[1]).gather(1, truth)
         logs = logits.log_softmax(1)
-        each = -(own * logs.gather(1, truth)).squeeze(1) - (self.all * logs).sum(1)
+        losses = -(own * logs.gather(1, truth)).squeeze(1) - (self.all * logs).sum(1)
         slope = logs.exp_().mul_(own + self.sum_all).sub_(self.all)
-        return each, slope.scatter_add_(1, truth, -own)
+        return losses, slope.scatter_add_(1, truth, -own)
 
 
 class Mse:
@@ -45,7 +45,7 @@ class Mse:
     """
 
     def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each image, (H, B), and its gradient by the (H, K, B) logits."""
+        """Return each image's loss, (H, B), and its gradient with respect to the (H, K, B) logits."""
         shares = logits.softmax(1)
         truth = functional.one_hot(labels, logits.shape[1]).transpose(1, 2)
         rest = shares - truth

@@ -1,4 +1,4 @@
-"""The optimizers of many heads at once, each head with its own learning rate."""
+"""The optimizers of batched linear heads, with a learning rate per head."""
 
 import math
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Optimizer:
-    """One of torch's by its class's name, with that class's meaning of each setting."""
+    """The hyperparameters of torch.optim.SGD, Adam or AdamW, with the same meaning."""
 
     kind: Literal["sgd", "adam", "adamw"]
     momentum: float = 0.0
-    """sgd's."""
+    """For sgd."""
     nesterov: bool = False
-    """sgd's."""
+    """For sgd."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -29,7 +29,7 @@ class Sgd:
         self.velocity = torch.zeros_like(parameters)
 
     def __call__(self, parameters: Tensor, gradient: Tensor, rate: Tensor, momentum: float | None) -> None:
-        """Step by `rate`, (H, 1) float64; uses the gradient up."""
+        """Take a step with the learning rates `rate`, (H, 1) float64; overwrites the gradient."""
         momentum = self.config.momentum if momentum is None else momentum
         move = self.velocity.mul_(momentum).add_(gradient)
         if self.config.nesterov:
@@ -38,7 +38,7 @@ class Sgd:
 
 
 class Adam:
-    """torch.optim.Adam and AdamW, but for the decay."""
+    """torch.optim.Adam and AdamW, without weight decay."""
 
     def __init__(self, config: Optimizer, parameters: Tensor) -> None:
         self.config = config
@@ -47,13 +47,13 @@ class Adam:
         self.steps = 0
 
     def __call__(self, parameters: Tensor, gradient: Tensor, rate: Tensor, momentum: float | None) -> None:
-        """Step by `rate`, (H, 1) float64; uses the gradient up."""
+        """Take a step with the learning rates `rate`, (H, 1) float64; overwrites the gradient."""
         beta1, beta2 = self.config.betas
         beta1 = beta1 if momentum is None else momentum
         self.steps += 1
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        # m/(1 − β₁ᵗ) over √(v/(1 − β₂ᵗ)) + ε, with the corrections drawn into ε and the rate: few numbers.
+        # m/(1 − β₁ᵗ) over √(v/(1 − β₂ᵗ)) + ε, with the bias corrections moved into ε and the learning rate.
         root = math.sqrt(1 - beta2**self.steps)
         move = torch.sqrt(self.square, out=gradient).add_(self.config.eps * root)
         torch.div(self.mean, move, out=move)

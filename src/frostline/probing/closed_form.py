@@ -1,7 +1,7 @@
-"""Probes of features that need no training: ridge regression in closed form, and nearest neighbours.
+"""Probes of features that need no training: ridge regression in closed form, and k nearest neighbours.
 
-The probe that Kornblith et al. 2019 report is a logistic regression; `probing.batched_heads` trains that one.
-Those here answer in seconds how well a frozen network's features tell the classes apart.
+They show in seconds how well a frozen network's features separate the classes. The logistic regression of
+Kornblith et al. 2019 is trained by `probing.batched_heads`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from torch.nn import functional
 from frostline.training.losses import hits
 
 CHUNK_BYTES = 64 * 2**20
-"""The most that a block of features in float64, or of similarities, may take."""
+"""The largest size of a block of float64 features, or of similarities."""
 
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """The ridge regression that does best on validation."""
+    """The ridge regression with the best validation accuracy."""
 
     penalty: float
     weight: Tensor
@@ -27,7 +27,7 @@ class RidgeFit:
     bias: Tensor
     """(K,) float32."""
     accuracies: tuple[tuple[float, float], ...]
-    """(penalty, validation accuracy) of all that were tried, in the order given."""
+    """(penalty, validation accuracy) of all penalties, in their order."""
 
 
 def ridge(
@@ -41,19 +41,19 @@ def ridge(
     """Fit one-hot labels by ridge regression and choose the penalty by validation accuracy.
 
     Minimises ‖Y − XWᵀ − 1bᵀ‖² + λ‖W‖² (Hoerl & Kennard 1970) for each λ of `penalties`, all from one
-    eigendecomposition; the intercept b is not penalised. Ties go to the larger penalty. All is computed in
-    float64, X a block of rows at a time.
+    eigendecomposition; the intercept b is not penalised. Ties go to the larger penalty. Computed in
+    float64, a block of rows at a time.
 
     Args:
         features: (N, D).
         labels: (N,) int64.
         classes: K.
-        penalties: each above 0; on the scale of the sum over the images, as scikit-learn's `alpha`.
+        penalties: above 0, for the loss summed over the images, as scikit-learn's `alpha`.
         val_features: (M, D).
         val_labels: (M,) int64.
 
     Raises:
-        ValueError: there is no penalty, or one is not above 0.
+        ValueError: `penalties` is empty, or one is not above 0.
     """
     if not penalties or not all(penalty > 0 for penalty in penalties):
         raise ValueError(f"penalties: found {list(penalties)}; give numbers above 0")
@@ -61,7 +61,7 @@ def ridge(
     # With XᵀX = V diag(s) Vᵀ,  Wᵀ = (XᵀX + λI)⁻¹XᵀY = V diag(1/(s + λ)) VᵀXᵀY.
     # Fewer images than dimensions have the smaller XXᵀ = U diag(s) Uᵀ, and
     # Wᵀ = Xᵀ(XXᵀ + λI)⁻¹Y = XᵀU diag(1/(s + λ)) UᵀY.
-    # Either way Wᵀ = basis · diag(1/(s + λ)) · target, and only the middle knows λ.
+    # Either way Wᵀ = basis · diag(1/(s + λ)) · target, where only the middle factor depends on λ.
     count, width = features.shape
     mean = torch.stack([rows.sum(0) for rows in _blocks(features)]).sum(0) / count
     truth = functional.one_hot(labels, classes).double()
@@ -81,7 +81,7 @@ def ridge(
             begin += len(rows)
         values, basis = torch.linalg.eigh(gram)
         target = basis.T @ moment
-    # Rounding leaves eigenvalues that are 0 a little below it.
+    # Rounding makes eigenvalues that are 0 slightly negative.
     values = values.clamp(min=0)[:, None]
     seen = torch.cat([(rows - mean) @ basis for rows in _blocks(val_features)])
     right = [int(hits(seen @ (target / (values + penalty)) + share, val_labels)) for penalty in penalties]
@@ -97,11 +97,11 @@ def ridge(
 
 @dataclass(frozen=True)
 class KnnFit:
-    """The number of neighbours that does best on validation."""
+    """The number of neighbours with the best validation accuracy."""
 
     k: int
     accuracies: tuple[tuple[int, float], ...]
-    """(k, validation accuracy) of all that were tried, in the order given."""
+    """(k, validation accuracy) of all k, in their order."""
 
 
 def choose_k(
@@ -113,7 +113,7 @@ def choose_k(
     val_features: Tensor,
     val_labels: Tensor,
 ) -> KnnFit:
-    """Choose among `ks` by the validation accuracy of `knn`, looking for neighbours once; ties: the largest.
+    """Choose from `ks` by the validation accuracy of `knn`, with one neighbour search; ties: the largest.
 
     The arguments are those of `ridge` and `knn`.
 
@@ -132,20 +132,20 @@ def choose_k(
 def knn(
     features: Tensor, labels: Tensor, classes: int, queries: Tensor, k: int, temperature: float
 ) -> Tensor:
-    """Let each query's `k` nearest neighbours by cosine vote for their classes, with weights exp(cosine/T).
+    """Classify queries by their `k` nearest neighbours by cosine, with weights exp(cosine/T).
 
     Wu et al. 2018, section 3.4, as DINO's evaluation does it (Caron et al. 2021: k = 20, T = 0.07).
 
     Args:
-        features: (N, D), those of the images that vote.
+        features: (N, D), of the neighbours.
         labels: (N,) int64.
         classes: K.
         queries: (M, D).
-        k: neighbours.
+        k: number of neighbours.
         temperature: T, above 0.
 
     Returns:
-        (M, K), the share of the votes that each class has.
+        (M, K), each class's share of the votes.
 
     Raises:
         ValueError: `k` is not from 1 to N, or `temperature` is not above 0.
@@ -156,18 +156,18 @@ def knn(
 def _votes(
     features: Tensor, labels: Tensor, classes: int, queries: Tensor, ks: Sequence[int], temperature: float
 ) -> Iterator[list[Tensor]]:
-    """Give the shares of the votes, (m, K) for each k, of some queries at a time."""
+    """Yield the shares of the votes, (m, K) for each k, for a block of queries at a time."""
     for k in ks:
         if not 1 <= k <= len(features):
             raise ValueError(f"k: found {k}; give 1 to {len(features)}, the images that vote")
     if temperature <= 0:
         raise ValueError(f"temperature: found {temperature}; give a number above 0")
-    # Dividing the products by the lengths spares a copy of all features at length 1.
+    # Dividing the products by the norms avoids a normalised copy of all features.
     lengths = features.norm(dim=1).clamp(min=torch.finfo(features.dtype).tiny)
     for query in queries.split(_rows(features)):
         cosines = functional.normalize(query, dim=1) @ features.T / lengths
         nearest, index = cosines.topk(max(ks))
-        # Softmax: the weights as shares of their sum, and no overflow where T is small.
+        # Softmax gives the weights as shares of their sum, without overflow for small T.
         yield [
             query.new_zeros(len(query), classes).scatter_add_(
                 1, labels[index[:, :k]], (nearest[:, :k] / temperature).softmax(1)
@@ -177,11 +177,11 @@ def _votes(
 
 
 def _rows(features: Tensor) -> int:
-    """Queries at a time."""
+    """Return the number of queries per block."""
     return max(1, CHUNK_BYTES // (features.element_size() * len(features)))
 
 
 def _blocks(features: Tensor) -> Iterator[Tensor]:
-    """Give the rows in float64, some at a time."""
+    """Yield blocks of rows in float64."""
     for rows in features.split(max(1, CHUNK_BYTES // (8 * features.shape[1]))):
         yield rows.double()

@@ -1,4 +1,4 @@
-"""`frostline probe`: from what was typed to a table."""
+"""`frostline probe`: from the command line to the printed table."""
 
 import sys
 from collections.abc import Sequence
@@ -16,27 +16,31 @@ if TYPE_CHECKING:
     from frostline.probing.probe import Configuration, ProbeResult
 
 TABLE_WIDTH = 160
-"""Where the table does not go to a terminal."""
+"""The width in characters, if the output is not a terminal."""
 FREEZE = "linear_probe"
 
 
 def run(overrides: Sequence[str], *, force: bool = False) -> None:
-    """Judge the features that `overrides` describe, and print the table; `force` overwrites another run."""
-    chosen = any(each.partition("=")[0] == "freeze" for each in overrides)
-    given = overrides if chosen else [*overrides, f"freeze={FREEZE}"]
-    composed, choices = compose.grid(given, OF_A_HEAD)
+    """Probe the features that `overrides` configure, and print a table; `force`: overwrite another run."""
+    chosen = any(override.partition("=")[0] == "freeze" for override in overrides)
+    overrides = overrides if chosen else [*overrides, f"freeze={FREEZE}"]
+    experiments, choices = compose.grid(overrides, OF_A_HEAD)
     services = session.make_services()
     from frostline.probing import heads, probe
     from frostline.training.run_info import backbone_name
 
-    runs = [stage_configs.finetune_config(each, choices) for each in composed]
+    runs = [stage_configs.finetune_config(experiment, choices) for experiment in experiments]
     heads.check(runs[0])
-    # The same heads in another order are the same probe.
+    # A probe does not depend on the order of its heads.
     runs = list({tuple(probe.values_of(each).values()): each for each in runs}.values())
     runs.sort(key=lambda each: [value or 0 for value in probe.values_of(each).values()])
     name = "·".join([backbone_name(runs[0]), runs[0].dataset.kind])
     content = [each.model_dump() for each in runs]
-    out = Path(composed[0].out) if composed[0].out else output_folders.named_folder("probe", name, content)
+    out = (
+        Path(experiments[0].out)
+        if experiments[0].out
+        else output_folders.named_folder("probe", name, content)
+    )
     grid = csv_text(OF_A_HEAD, (list(probe.values_of(each).values()) for each in runs))
 
     def check() -> None:
@@ -45,12 +49,12 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
 
     with session.writing(out):
         check()
-        index, data = standalone.prepared(composed[0], "target")
+        index, data = standalone.prepared(experiments[0], "target")
         weights = standalone.with_pretrained_weights(
-            runs[0], composed[0], choices, services, index.classes
+            runs[0], experiments[0], choices, services, index.classes
         ).weights
         runs = [each.model_copy(update={"weights": weights}) for each in runs]
-        check()  # now that the pretraining is known
+        check()  # again, now that the pretrained weights are known
         result = probe.run(runs, data, out, services)
     _show(result, out)
 
@@ -63,7 +67,7 @@ def _show(result: "ProbeResult", out: Path) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
     counts = ", ".join(f"{count} {split}" for split, count in result.images.items())
-    took = f"took {result.features_seconds:.1f} s" if result.features_seconds else "were there"
+    took = f"took {result.features_seconds:.1f} s" if result.features_seconds else "were cached"
     heads = sum(len(each.heads) for each in result.configurations)
     console.print(
         f"features at {result.winner.features[0]} of {counts} images {took};"
@@ -90,7 +94,7 @@ def _show(result: "ProbeResult", out: Path) -> None:
 
 
 def _val(setting: "Configuration") -> tuple[str, str]:
-    """Accuracy and loss; where some heads broke down, of how many these are."""
+    """Return accuracy and loss as text; if heads failed, how many."""
     if setting.failed:
         return f"{setting.failed} of {len(setting.heads)} failed", ""
     return _spread(setting.val["accuracy"]), _spread(setting.val["loss"])

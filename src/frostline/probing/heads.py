@@ -1,7 +1,6 @@
-"""Runs that train a linear head alone and differ in its settings: all heads at once, on shared features.
+"""Runs that train only a linear head: turns their configs into batched heads, and the results into runs.
 
-`probing.batched_heads` trains them; here is what that needs of a run's config and network, and what a run is
-then.
+`probing.batched_heads` does the training.
 """
 
 import time
@@ -38,15 +37,15 @@ from frostline.training.run_info import backbone_name
 from frostline.training.services import Services
 
 ROUNDING = 1e-4
-"""Largest difference of a logit, as a share of the largest, between a network and its head on features."""
+"""Largest relative difference of a logit between the network on images and its head on features."""
 OPTIMIZERS: dict[type, str] = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
 
 
 class NotBatchable(FrostlineError):
-    """The heads can't be trained at once: `reason` is a clause that names the key."""
+    """The heads can't be trained as a batch; `reason` is a clause that names the key."""
 
-    def __init__(self, key: str, found: object, fix: str) -> None:
-        self.reason = f"{key}: {found} is not supported by batched linear heads"
+    def __init__(self, key: str, value: object, fix: str) -> None:
+        self.reason = f"{key}: {value} is not supported by batched linear heads"
         super().__init__(
             f"{self.reason}; {fix}, or train them one by one: frostline finetune -m freeze=linear_probe"
         )
@@ -59,19 +58,19 @@ class FeatureGroup:
     runs: list[Run]
     """Each with one seed."""
     cut: Split
-    """Of the first seed's network: before its head."""
+    """The first seed's network, split before its head."""
     plan: FreezePlan
     report: LoadReport
-    """How the network's first weights were loaded."""
+    """How the network's initial weights were loaded."""
     reuse: FeatureExtractor
     train: Images
     val: Images
     starts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Seed → weight and bias of the head before training, on the CPU."""
+    """Seed → initial weight and bias of the head, on the CPU."""
 
     @cached_property
     def views(self) -> list[Tensor]:
-        """(N, D) features of the training images, of each view of them where they are augmented."""
+        """(N, D) features of the training images, one tensor per augmented view."""
         views = [None] if self.reuse.views is None else list(range(self.reuse.views))
         return [self.reuse.features(self.cut, self.train, view) for view in views]
 
@@ -83,28 +82,28 @@ class FeatureGroup:
 
 @dataclass
 class TrainedHead:
-    """A run whose head is trained; has what an `training.trainer.Fit` has, but each epoch's seconds."""
+    """A run whose head is trained; `write_outputs` takes it as a `training.trainer.Fit`."""
 
     run: Run
     group: FeatureGroup
     fit: HeadFit
     seconds: float
-    """Its share of the time that all heads took together."""
+    """The training time of its feature group, divided by the number of heads."""
     starts: tuple[int, ...] = (0,)
 
     @property
     def seed(self) -> int:
-        """The run's."""
+        """The run's seed."""
         return self.run.seeds[0]
 
     @property
     def history(self) -> list[Row]:
-        """A row an epoch."""
+        """A row per epoch."""
         return self.fit.history
 
     @property
     def best_epoch(self) -> int:
-        """By the run's monitor."""
+        """The best epoch by the run's monitor."""
         return self.fit.best_epoch
 
     @property
@@ -114,7 +113,7 @@ class TrainedHead:
 
     @property
     def head_state(self) -> dict[str, Tensor]:
-        """The best epoch's head, by its names in the whole network."""
+        """The best epoch's head, with its parameter names in the network."""
         head = self.group.cut.module
         return {f"{head}.weight": self.fit.weight.cpu(), f"{head}.bias": self.fit.bias.cpu()}
 
@@ -126,17 +125,17 @@ class TrainedHead:
 
     @property
     def images(self) -> int:
-        """Training images seen."""
+        """The number of training images seen, over all epochs."""
         return self.run.trainer.epochs * len(self.group.train)
 
     @property
     def features(self) -> list[str]:
-        """At which layer they were computed."""
+        """The split point, as `Fit.features`."""
         return [self.group.cut.name]
 
     @property
     def execution(self) -> Execution:
-        """How the network is run; the head alone is in float32."""
+        """The network's execution; the head itself is trained in float32."""
         return self.group.reuse.execution(self.group.cut.network)
 
 
@@ -144,21 +143,21 @@ class TrainedHead:
 def group_by_features(
     runs: Sequence[Run], start: InitialWeights, material: Material, services: Services
 ) -> list[FeatureGroup]:
-    """Find out which runs share features, mostly all of them, before any are computed.
+    """Group the runs that share features, mostly all of them; no features are computed yet.
 
     Args:
-        runs: each with one seed, alike but for `overrides.OF_A_HEAD`.
-        start: their network's first weights.
-        given: what they train and choose on.
-        services: where features are kept.
+        runs: each with one seed, equal except for `overrides.OF_A_HEAD`.
+        start: their network's initial weights.
+        material: their training and validation data.
+        services: feature cache and messages.
 
     Raises:
-        NotBatchable: they ask for what only training one by one can do.
-        FrostlineError: something else does not fit.
+        NotBatchable: batched linear heads do not support the config.
+        FrostlineError: the config is invalid otherwise.
     """
     check(runs[0])
     machine.pin(runs[0].trainer.threads)
-    found: dict[object, FeatureGroup] = {}
+    groups: dict[object, FeatureGroup] = {}
     of_seed: dict[int, FeatureGroup] = {}
     for run in runs:
         seed = run.seeds[0]
@@ -166,24 +165,24 @@ def group_by_features(
             group = _feature_group(run, start, material, services)
             own_seed = seed if group.reuse.views else None
             key = group.cut.module, group.cut.fingerprint(), group.train.key, own_seed
-            of_seed[seed] = found.setdefault(key, group)
+            of_seed[seed] = groups.setdefault(key, group)
             of_seed[seed].starts |= group.starts
         of_seed[seed].runs.append(run)
-    return list(found.values())
+    return list(groups.values())
 
 
 @exhaustion()
 def train(groups: Sequence[FeatureGroup], services: Services) -> list[TrainedHead]:
-    """Train all heads, each as if alone; those whose loss is not finite have a failure in their fit.
+    """Train all heads; a head whose loss is not finite has a failure in its fit.
 
     Returns:
-        One a run: the runs of the first group, then those of the next.
+        One per run: the runs of the first group, then those of the next.
     """
-    for group in groups:  # each has a bar of its own
+    for group in groups:  # each shows its own progress bar
         _ = group.views, group.validation
     count = sum(len(group.runs) for group in groups)
     total = sum(run.trainer.epochs for group in groups for run in group.runs)
-    found: list[TrainedHead] = []
+    trained: list[TrainedHead] = []
     with services.progress(f"train {count} heads, by epochs", total) as advance:
         for group in groups:
             begun = time.perf_counter()
@@ -199,23 +198,23 @@ def train(groups: Sequence[FeatureGroup], services: Services) -> list[TrainedHea
             )
             share = (time.perf_counter() - begun) / len(fits)
             pairs = zip(group.runs, fits, strict=True)
-            found += [TrainedHead(run, group, fit, share) for run, fit in pairs]
-    return found
+            trained += [TrainedHead(run, group, fit, share) for run, fit in pairs]
+    return trained
 
 
 def check(run: Run) -> None:
     """Refuse a config that batched linear heads do not support.
 
     Raises:
-        NotBatchable: it does.
+        NotBatchable: it names the first key that is not supported.
     """
-    for key, found, fix in _unsupported(run):
-        raise NotBatchable(key, found, fix)
+    for key, value, fix in _unsupported(run):
+        raise NotBatchable(key, value, fix)
     _optimizer(run)
 
 
 def _unsupported(run: Run) -> Iterator[tuple[str, object, str]]:
-    """What there is too much of: its key, what is there, and how to mend it."""
+    """Yield what is not supported: key, value, and how to fix it."""
     if len(run.freeze.phases) != 1:
         yield "freeze", run.freeze_name, "set freeze=linear_probe"
         return
@@ -244,7 +243,7 @@ def _unsupported(run: Run) -> Iterator[tuple[str, object, str]]:
 
 
 def _optimizer(run: Run) -> Optimizer:
-    """The optimizer as torch would make it: names have defaults of their own."""
+    """Return the optimizer with the defaults that torch gives it."""
     config = run.optimizer
     made = make_optimizer(config, [{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": 0.0}])
     if type(made) not in OPTIMIZERS:
@@ -261,7 +260,7 @@ def _optimizer(run: Run) -> Optimizer:
 
 
 def _feature_group(run: Run, start: InitialWeights, material: Material, services: Services) -> FeatureGroup:
-    """A run's network, cut before its head, and its images; no run is in it yet."""
+    """Return the feature group of a run: its network, split before the head, and its images; no runs yet."""
     seed, index, spec = run.seeds[0], material.index, material.spec
     rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
     network, report = create_network(run.backbone, start, spec, index.classes, seed)
@@ -279,7 +278,7 @@ def _feature_group(run: Run, start: InitialWeights, material: Material, services
 
 
 def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: FeatureExtractor) -> Split:
-    """The network, cut where nothing is left but a linear layer, which is all that trains."""
+    """Return the network, split before the linear layer that alone is trained."""
     below = any(not plan.layers.places[name].head for name in plan.trained(0))
     if below or len(plan.phases[0].train) > 1:
         raise NotBatchable("freeze", "training more than the head", "set freeze=linear_probe")
@@ -291,20 +290,20 @@ def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: 
         found = f"the head of {backbone_name(run)}, which is not one linear layer behind others,"
         raise NotBatchable("backbone", found, "choose another")
     if isinstance(reuse.within_limit(heads[0], len(images)), NoSplit):
-        found = f"keeping {size(heads[0].bytes * len(images) * (reuse.views or 1))} of them"
+        found = f"caching {size(heads[0].bytes * len(images) * (reuse.views or 1))} of them"
         raise NotBatchable("features", found, "set the environment variable FROSTLINE_CACHE_GIB higher")
     return heads[0]
 
 
 @torch.no_grad()
 def _is_linear_head(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
-    """Whether the network is a linear layer, which is all that trains, on the features: tried on images."""
+    """Return whether one linear layer on the features, the only trained layer, gives the network's logits."""
     network, head = cut.network, cut.network.get_submodule(cut.module)
     if plan.trained(0) != {f"{cut.module}.weight", f"{cut.module}.bias"} or not isinstance(head, nn.Linear):
         return False
     if cut.side != "input" or len(cut.shape) != 1:
         return False
-    # A head may be all zeros, which hides what comes behind it. In float32, whatever the run's precision.
+    # A zero head would hide layers behind it, so draw another. In float32, whatever the run's precision.
     before = [(tensor, tensor.clone()) for tensor in head.parameters()]
     stream = torch.Generator().manual_seed(0)
     try:

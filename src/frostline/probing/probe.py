@@ -1,4 +1,4 @@
-"""Judge a frozen network's features by probes: linear heads, ridge regression, nearest neighbours."""
+"""Probes a frozen network's features: linear heads, ridge regression, k nearest neighbours."""
 
 import statistics
 import time
@@ -37,11 +37,11 @@ from frostline.training.run_info import backbone_name, run_info
 from frostline.training.services import NoTracker, RunInfo, Services
 
 HYPERPARAMETERS = OF_A_HEAD[:-1]
-"""All but the seed."""
+"""The keys of `OF_A_HEAD` without the seed."""
 RESULT_COLUMNS = ("best_epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "failure")
 """Columns of heads.csv, after `OF_A_HEAD`."""
 PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 13))
-"""Of ridge regression, on the scale of the sum over the images."""
+"""Of ridge regression, for the loss summed over the images."""
 KS = (1, 3, 5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
 """Of the neighbours' votes (Wu et al. 2018)."""
@@ -49,7 +49,7 @@ TEMPERATURE = 0.07
 
 @dataclass(frozen=True)
 class Configuration:
-    """The heads of one setting, a seed each."""
+    """Heads that differ only in their seeds."""
 
     values: dict[str, Any]
     """Key of `HYPERPARAMETERS` → value; without label smoothing for a loss that has none."""
@@ -57,12 +57,12 @@ class Configuration:
 
     @property
     def failed(self) -> int:
-        """How many heads broke down."""
+        """The number of heads whose training failed."""
         return sum(head.fit.failure is not None for head in self.heads)
 
     @cached_property
     def val(self) -> dict[str, Spread]:
-        """accuracy and loss of the heads that did not, after their best epochs."""
+        """accuracy and loss of the other heads, after their best epochs."""
         rows = [head.best for head in self.heads if head.fit.failure is None]
         return {
             name: spread([float(row[f"val/{name}"] or 0) for row in rows]) for name in ("accuracy", "loss")
@@ -71,7 +71,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class ClosedFormProbe:
-    """A probe that needs no training, with what validation chose."""
+    """A probe that needs no training, with the hyperparameter that validation chose."""
 
     name: str
     chosen: float
@@ -84,48 +84,48 @@ class ClosedFormProbe:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe found."""
+    """The result of a probe."""
 
     configurations: list[Configuration]
-    """The best on validation first; those with a head that broke down last."""
+    """The best on validation first; those with failed heads last."""
     winner: TrainedHead
-    """The best head of the best setting."""
+    """The best head of the best configuration."""
     test: dict[str, Spread]
-    """Metric → of the best setting's heads, on the test split; empty without one."""
+    """Test metric → spread over the heads of the best configuration; empty without a test split."""
     ridge: ClosedFormProbe
     """On the winner's features."""
     knn: ClosedFormProbe
     """On the winner's features."""
     images: dict[str, int]
-    """Split → how many the winner's features are of."""
+    """Split → number of images."""
     features_seconds: float
-    """That computing them took; 0: they were there."""
+    """The time to compute features; 0: all were cached."""
     train_seconds: float
 
     @property
     def varied(self) -> list[str]:
-        """The keys of `HYPERPARAMETERS` in which settings differ."""
+        """The keys of `HYPERPARAMETERS` in which the configurations differ."""
         first = self.configurations[0].values
-        return [key for key in first if any(each.values[key] != first[key] for each in self.configurations)]
+        return [key for key in first if any(other.values[key] != first[key] for other in self.configurations)]
 
 
 @exhaustion()
 def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> ProbeResult:
-    """Train a head for each of `runs`, at once; leave probe.json, heads.csv and the best as a run in `out`.
+    """Train a head for each of `runs`; write probe.json, heads.csv and the best head as a run to `out`.
 
-    Heads are compared on validation: settings by the mean over their seeds, then the best one's seeds. The
-    test split is read afterwards, for that setting and the probes that need no training.
+    Validation chooses the configuration with the best mean over seeds, then its best seed. Only then the test
+    split is read, for the heads of that configuration and the closed-form probes.
 
     Args:
-        runs: each with one seed, alike but for `overrides.OF_A_HEAD`, in the order of heads.csv.
-        data: the prepared data's folder.
-        out: the folder.
-        services: to show, record and keep features.
+        runs: each with one seed, equal except for `overrides.OF_A_HEAD`, in the order of heads.csv.
+        data: the folder of the prepared data.
+        out: the folder to write to.
+        services: progress, tracker and feature cache.
 
     Raises:
-        NotBatchable: the runs ask for what only fine-tuning can do.
-        FrostlineError: something else does not fit; before any training.
-        TrainingFailed: no setting is without a head that broke down.
+        NotBatchable: batched linear heads do not support the config.
+        FrostlineError: the config is invalid otherwise; before any training.
+        TrainingFailed: every configuration has a failed head.
     """
     first, watch = runs[0], _Stopwatch(services.progress)
     heads.check(first)
@@ -173,7 +173,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
 
 
 def values_of(run: Run) -> dict[str, Any]:
-    """Return what a run has for each of `overrides.OF_A_HEAD`."""
+    """Return a run's value for each key of `overrides.OF_A_HEAD`."""
     return {
         "optimizer.lr": run.optimizer.lr,
         "optimizer.weight_decay": run.optimizer.weight_decay,
@@ -183,7 +183,7 @@ def values_of(run: Run) -> dict[str, Any]:
 
 
 def label(result: ProbeResult) -> str:
-    """Return the winner's setting, such as ``lr=0.01 seed=1``."""
+    """Return the winner's hyperparameters, such as ``lr=0.01 seed=1``."""
     values = {key: result.configurations[0].values[key] for key in result.varied} | {
         "seed": result.winner.seed
     }
@@ -196,7 +196,7 @@ def short(key: str) -> str:
 
 
 class _Stopwatch:
-    """Shows the progress of computing features, and adds up how long it took."""
+    """A `Progress` that measures the time of the blocks that it shows."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.seconds = progress, 0.0
@@ -209,34 +209,34 @@ class _Stopwatch:
         self.seconds += time.perf_counter() - begun
 
 
-# ── what is best, on validation ─────────────────────────────────────────────────────────────────────────────
+# ── selection on validation ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _ranked(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> list[Configuration]:
-    """The settings, the best first."""
+    """Return the configurations, the best first."""
     of_run = {id(head.run): head for head in trained}
-    found: dict[tuple[Any, ...], Configuration] = {}
+    by_values: dict[tuple[Any, ...], Configuration] = {}
     for run in runs:
         values = {
             key: value
             for key, value in values_of(run).items()
             if key in HYPERPARAMETERS and value is not None
         }
-        found.setdefault(tuple(values.values()), Configuration(values, [])).heads.append(of_run[id(run)])
-    whole = [each for each in found.values() if not each.failed]
-    if not whole:
+        by_values.setdefault(tuple(values.values()), Configuration(values, [])).heads.append(of_run[id(run)])
+    complete = [each for each in by_values.values() if not each.failed]
+    if not complete:
         reason = next(head.fit.failure for head in trained if head.fit.failure)
         raise TrainingFailed(
-            f"in every setting a head broke down, such as {reason};"
+            f"in every configuration a head failed, for example since {reason};"
             " lower optimizer.lr, or set optimizer.clip_norm=1.0"
         )
     monitor = runs[0].trainer.monitor
-    whole.sort(key=lambda each: _rank(each.heads, monitor), reverse=True)
-    return [*whole, *(each for each in found.values() if each.failed)]
+    complete.sort(key=lambda each: _rank(each.heads, monitor), reverse=True)
+    return [*complete, *(each for each in by_values.values() if each.failed)]
 
 
 def _rank(several: Sequence[TrainedHead], monitor: str) -> tuple[float, ...]:
-    """What to compare heads by: the monitor, then the loss, means of both; the larger the better."""
+    """Return the score of heads: the mean of the monitor, then of the loss; larger is better."""
     return tuple(
         score(name, statistics.fmean(float(head.best[name] or 0) for head in several))
         for name in (monitor, "val/loss")
@@ -245,7 +245,7 @@ def _rank(several: Sequence[TrainedHead], monitor: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class _ClosedForm:
-    """What validation chose for the probes that need no training."""
+    """The closed-form probes, with the hyperparameters that validation chose."""
 
     train: Tensor
     penalty: float
@@ -258,7 +258,7 @@ class _ClosedForm:
 
 def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
     device = device_of(group.runs[0].trainer.device)
-    # As they are, even where heads are trained on augmented views.
+    # Without augmentation, even if heads are trained on augmented views.
     plain = group.reuse.features(group.cut, group.train)
     train, val = plain.to(device).float(), group.validation.to(device).float()
     labels, truth = group.train.labels.to(device), group.val.labels.to(device)
@@ -288,7 +288,7 @@ def _test_images(run: Run, material: Material, data: Path, services: Services) -
 
 
 def _measured(head: TrainedHead, images: Images) -> dict[str, float]:
-    """Metrics of a head, as `evaluate` has them for its network."""
+    """Return a head's metrics, as `evaluation` computes them for its network."""
     features = head.group.reuse.features(head.group.cut, images)
     trainer, device = head.run.trainer, device_of(head.run.trainer.device)
     weight, bias = head.fit.weight.to(device), head.fit.bias.to(device)
@@ -321,7 +321,7 @@ def _closed_form_probes(
     ]
 
 
-# ── what is left, and recorded ──────────────────────────────────────────────────────────────────────────────
+# ── output files and tracking ───────────────────────────────────────────────────────────────────────────────
 
 
 def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
@@ -330,7 +330,7 @@ def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
 
 
 def _rows(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> Iterator[list[Any]]:
-    """Of heads.csv, in the order of `runs`; a head that broke down has no numbers."""
+    """Yield the rows of heads.csv, in the order of `runs`; a failed head has no metrics."""
     of_run = {id(head.run): head.fit for head in trained}
     for run in runs:
         fit = of_run[id(run)]
@@ -342,7 +342,7 @@ def _rows(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> Iterator[list[
 
 
 def _probe_json(result: ProbeResult, out: Path) -> dict[str, Any]:
-    """What probe.json holds."""
+    """Return the content of probe.json."""
     winner, cut = result.winner, result.winner.group.cut
     return {
         "features": {"at": cut.name, "width": cut.shape[0], "images": result.images},
@@ -386,7 +386,7 @@ def _metrics(result: ProbeResult) -> dict[str, float]:
 
 
 def _info(runs: Sequence[Run], index: Index) -> RunInfo:
-    """Of a run's config, the keys that differ have lists."""
+    """Return the probe's info for the tracker; config keys that differ between runs become lists."""
     info = run_info(runs[0], runs[0].seeds[0], index)
     config: dict[str, Any] = {**info.config}
     for key in OF_A_HEAD:

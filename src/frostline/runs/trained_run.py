@@ -1,4 +1,4 @@
-"""A finished run: its config, its network, and a few images to try the network on."""
+"""A finished run: its config, its network, and a few images to test exports with."""
 
 import sys
 from collections.abc import Iterator
@@ -36,19 +36,19 @@ class TrainedRun:
 
     folder: Path
     run: Run
-    """Its config, with one seed."""
+    """The config, with one seed."""
     spec: InputSpec
     classes: tuple[str, ...]
     """In the order of the network's outputs."""
     state: dict[str, torch.Tensor]
-    """The trained weights; an adapter's are merged."""
+    """The trained weights, with an adapter merged."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read what a run left in `folder`.
+        """Read the run in `folder`.
 
         Raises:
-            FrostlineError: a file is damaged, or made by another program.
+            FrostlineError: a file is damaged, or was written by another program.
         """
         if sentence := edited(folder, verified(folder)):
             print(f"frostline: warning: {sentence}", file=sys.stderr, flush=True)
@@ -56,23 +56,23 @@ class TrainedRun:
         state, about = weights.load(folder / WEIGHTS)
         if about is None:
             raise FrostlineError(
-                f"{folder / WEIGHTS}: does not say what its network sees; train it with frostline finetune"
+                f"{folder / WEIGHTS}: has no metadata on its input; train it with frostline finetune"
             )
         return cls(folder, run, InputSpec.from_dict(about["input"]), tuple(about["classes"]), state)
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file of weights, in hex."""
+        """The hash of the weights file, in hex."""
         return sha256_of(self.folder / WEIGHTS)
 
     @property
     def training_images(self) -> int:
-        """How many images it trained on."""
+        """The number of training images."""
         return int(read_json(self.folder / TRAINING)["training_images"])
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What was measured, such as test/accuracy; empty where metrics.json lies elsewhere."""
+        """Metrics such as test/accuracy; empty if metrics.json is not in the run's folder."""
         if not (self.folder / METRICS).is_file():
             return {}
         measured: dict[str, dict[str, float]] = read_json(self.folder / METRICS)
@@ -83,37 +83,37 @@ class TrainedRun:
         return network_with(self.state, self.run.backbone, self.spec, len(self.classes)).eval()
 
     def served(self) -> Served:
-        """Return the network that takes pixels and gives probabilities."""
+        """Return the network with its serving wrapper: from pixels to probabilities."""
         return Served(self.network(), self.spec).eval()
 
     def about(self) -> dict[str, Any]:
-        """Return plain data on what the network takes and gives, for those who run it without frostline."""
+        """Return the network's input, classes and hash as plain data, for use without frostline."""
         return {"input": self.spec.to_dict(), "classes": list(self.classes), "weights_sha256": self.sha256}
 
     def images(self, count: int) -> tuple[torch.Tensor, str]:
-        """Return a few of the data set's images to try the network on, and what to call them.
+        """Return a few images of the data set, and what they are in words.
 
-        Where the data set is not on this machine they are noise, the same each time.
+        If the data set is not on this machine they are noise, with a fixed seed.
 
         Args:
-            count: at most so many.
+            count: the largest number of images.
 
         Returns:
             (N, C, H, W) uint8, N ≥ 1.
         """
         with suppress(FrostlineError, OSError):
             if isinstance(self.run.dataset, ImageFolder):
-                found = list(self._pictures(count))
+                images = list(self._files(count))
             else:
-                found = list(self._arrays(count))
-            if found:
-                return torch.from_numpy(np.stack(found)), f"{len(found)} of its images"
+                images = list(self._arrays(count))
+            if images:
+                return torch.from_numpy(np.stack(images)), f"{len(images)} of its images"
         shape = (count, self.spec.channels, self.spec.size, self.spec.size)
         noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         return noise, f"{count} images of noise, since its data set is not here"
 
-    def _pictures(self, count: int) -> Iterator[np.ndarray]:
-        """Images by the names in predictions.csv: the data set need not be read for them."""
+    def _files(self, count: int) -> Iterator[np.ndarray]:
+        """Yield images by their names in predictions.csv, without scanning the data set."""
         root = root_of(self.run.dataset)
         keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS, ["id"])]
         check_keys(keys, str(self.folder / PREDICTIONS))

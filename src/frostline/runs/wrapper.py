@@ -1,4 +1,4 @@
-"""A network that can't be fed wrongly scaled images: pixels in, probabilities out."""
+"""The serving wrapper of a network: from uint8 pixels to probabilities."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 from frostline.models.input_spec import InputSpec
 
 TOLERANCE = 1e-4
-"""The largest difference of a probability from the network's own that counts as rounding."""
+"""The largest difference of a probability that counts as rounding."""
 TRACED = 2
-"""Images in the batch that a graph is drawn from; one would be taken for a law."""
+"""Images in the batch for tracing: a batch of one would be traced as a constant size."""
 Predictor = Callable[[Tensor], Tensor]
 """(N, C, H, W) uint8 → (N, K) float32 probabilities."""
 
 
 class Served(nn.Module):
-    """Normalises images, runs a network on them, and turns its logits into probabilities.
+    """Normalises images, runs a network on them, and returns probabilities.
 
-    Resizing is not part of it: Pillow's, which training used, can't be written as torch's operations.
+    Resizing is not included: Pillow's algorithm, which training used, can't be written as torch operations.
 
     Args:
         network: (N, C, H, W) float32 → (N, K) logits.
-        spec: what it sees.
+        spec: its input.
     """
 
     mean: Tensor
@@ -50,11 +50,11 @@ class Served(nn.Module):
 
 @torch.no_grad()
 def largest_difference(served: Served, written: Predictor, images: Tensor) -> float:
-    """Return the largest difference of a probability, on images all at once and on one alone.
+    """Return the largest difference of a probability, on a batch of all images and of one.
 
     Args:
         served: the network.
-        written: what was written of it, read again.
+        written: the exported network.
         images: (N, C, H, W) uint8, N ≥ 1.
     """
     parts = (images, images[:1])

@@ -1,4 +1,4 @@
-"""`frostline export`: a trained network as a file for other programs, held against the network itself."""
+"""`frostline export`: writes a trained network for other programs and compares it with the original."""
 
 import json
 import shutil
@@ -20,34 +20,34 @@ from frostline.runs.wrapper import TOLERANCE, TRACED, Predictor, Served, largest
 from frostline.training.inference import network_with
 
 FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "safetensors": ".safetensors"}
-"""Format → what its files' names end in."""
+"""Format → file suffix."""
 CHECKED = 64
-"""Images that the file is tried on, all at once and one alone."""
+"""Images that the exported network is tested on, as one batch and one alone."""
 INPUT, OUTPUT = "images", "probabilities"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that gives what the network gives."""
+    """An exported network."""
 
     file: Path
     difference: float
-    """Largest difference of a probability."""
+    """The largest difference of a probability from the original network's."""
     tried_on: str
-    """The images that this was seen on, in words."""
+    """The images of the comparison, in words."""
 
 
 def run(trained: TrainedRun, form: str, out: Path) -> Exported:
-    """Write the network of a run into the file `out`, unless what is written gives something else.
+    """Export the network of a run to the file `out`, if the exported network gives the same outputs.
 
     Args:
-        trained: the run whose network it is.
+        trained: the run.
         form: a key of FORMATS.
         out: the file.
 
     Raises:
-        FrostlineError: a package is missing; the network can't be written in this
-            format, or its outputs differ by more than TOLERANCE.
+        FrostlineError: a package is missing, the format can't express the network, or the outputs differ by
+            more than TOLERANCE.
     """
     if out.is_dir():
         raise FrostlineError(
@@ -61,9 +61,9 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
     with tempfile.TemporaryDirectory(prefix="frostline-") as folder, torch.no_grad():
         file = Path(folder, f"model{FORMATS[form]}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on its own ways and the network's
+            warnings.simplefilter("ignore")  # torch's, which users can't act on
             try:
-                theirs = write(trained, served, images[torch.arange(TRACED) % len(images)], file)
+                written = write(trained, served, images[torch.arange(TRACED) % len(images)], file)
             except FrostlineError:
                 raise
             except Exception as error:
@@ -72,16 +72,16 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
                     f"--format: {form} can't express this network ({type(error).__name__}: {reason});"
                     " try another format"
                 ) from error
-            difference = largest_difference(served, theirs, images)
+            difference = largest_difference(served, written, images)
         if not difference <= TOLERANCE:
             raise FrostlineError(
                 f"--format: as {form} the network's probabilities differ by {difference:.1e} on {tried_on},"
                 f" and {TOLERANCE:.0e} is allowed; nothing was written, try another format"
             )
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside = out.with_name(f".{out.name}.new")
-        shutil.copyfile(file, beside)
-        beside.replace(out)
+        temporary = out.with_name(f".{out.name}.new")
+        shutil.copyfile(file, temporary)
+        temporary.replace(out)
     return Exported(out, difference, tried_on)
 
 
@@ -119,7 +119,7 @@ def _safetensors(trained: TrainedRun, served: Served, example: Tensor, file: Pat
 
 
 def _need_onnx() -> None:
-    """Refuse in a moment what would fail after a while."""
+    """Check the packages before the slow part."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
             raise FrostlineError(

@@ -1,4 +1,4 @@
-"""`frostline predict`: what a trained network sees in pictures, computed as `evaluate` computes it."""
+"""`frostline predict`: predicts the classes of image files, computed as in evaluation."""
 
 import json
 import sys
@@ -41,23 +41,23 @@ from frostline.training.services import Services
 
 T = TypeVar("T")
 CONVERTED: tuple[Note, ...] = ("16-bit", "dim", "cmyk")
-"""Of the notes, those that say that pixels are not as they were."""
+"""The notes on converted pixels, which are printed as warnings."""
 BAD_SHOWN = 10
-"""Sentences on standard error; the rest is counted."""
+"""Errors printed on standard error; further ones are only counted."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one picture."""
+    """The prediction for one image file."""
 
     image: str
-    """Its path as it was given, or below the folder that was."""
+    """The path as typed, or below the folder that was typed."""
     best: tuple[tuple[str, float], ...]
-    """Class and confidence, the likeliest first; empty: it could not be used."""
+    """(class, confidence), the most likely first; empty: the file could not be used."""
     error: str
-    """Why not, as a clause that follows its name."""
+    """The reason, as a clause that follows the file's name."""
     notes: tuple[Note, ...] = ()
-    """What was done to its pixels that its owner should know."""
+    """Conversions of its pixels that the user should know about."""
 
 
 @exhaustion("predicting", ["--batch-size"])
@@ -69,21 +69,21 @@ def run(
     top_k: int = 1,
     batch_size: int | None = None,
 ) -> int:
-    """Predict pictures and write a row for each, in the order given; a folder's by name.
+    """Predict image files and write a row for each, in the order of `inputs`; a folder's files by name.
 
     Args:
-        trained: the run whose network is asked.
+        trained: the run.
         inputs: files, and folders of files.
-        form: csv, or json.
+        form: csv or json.
         out: the file; None: standard output, batch by batch.
-        top_k: the likeliest classes that are written.
-        batch_size: images a forward pass; None: the run's own.
+        top_k: number of most likely classes to write.
+        batch_size: images per forward pass; None: the run's.
 
     Returns:
-        How many pictures could not be used.
+        The number of files that could not be used.
 
     Raises:
-        FrostlineError: there is no picture, or fewer classes than `top_k`.
+        FrostlineError: a folder has no image, or there are fewer classes than `top_k`.
     """
     paths = image_files(inputs)
     if top_k > len(trained.classes):
@@ -96,15 +96,15 @@ def run(
     def checked(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         nonlocal bad
         with shown("predict", len(paths)) as advance:
-            for each in predictions:
-                if each.error:
+            for prediction in predictions:
+                if prediction.error:
                     bad += 1
                     if bad <= BAD_SHOWN:
-                        print(f"frostline: {printable(each.image)} {each.error}", file=sys.stderr)
+                        print(f"frostline: {printable(prediction.image)} {prediction.error}", file=sys.stderr)
                 for note in CONVERTED:
-                    if note in each.notes:
-                        converted[note].append(each.image)
-                yield each
+                    if note in prediction.notes:
+                        converted[note].append(prediction.image)
+                yield prediction
                 advance(1)
 
     text = (_csv if form == "csv" else _json)(checked(predict(trained, paths, top_k, batch_size)), top_k)
@@ -121,61 +121,61 @@ def run(
 
 
 def image_files(inputs: Sequence[str]) -> list[Path]:
-    """Return the files that are meant: those named, and those in folders whose names are images'.
+    """Return the named files, and the image files of the named folders.
 
     Raises:
-        FrostlineError: a folder holds none.
+        FrostlineError: a folder has no image file.
     """
-    found: list[Path] = []
-    for each in map(Path, inputs):
-        if not each.is_dir():
-            found.append(each)
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        if not path.is_dir():
+            files.append(path)
             continue
-        inside = sorted(path for path in each.rglob("*") if _is_image(path, each))
+        inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
         if not inside:
-            others = [path.name for path in each.rglob("*") if path.is_file()]
+            others = [file.name for file in path.rglob("*") if file.is_file()]
             holds = f"no image file but {tally(others)}" if others else "no file"
-            raise FrostlineError(f"{each}: holds {holds}; name another folder, or the files")
-        found += inside
-    return found
+            raise FrostlineError(f"{path}: holds {holds}; name another folder, or the files")
+        files += inside
+    return files
 
 
 def predict(
     trained: TrainedRun, paths: Sequence[Path], top_k: int = 1, batch_size: int | None = None
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each picture, in order; a batch is decoded while the one before is computed.
+    """Yield a prediction for each file, in order; batches are decoded in the background.
 
     Args:
-        trained: the run whose network it is.
-        paths: of the pictures.
-        top_k: the likeliest classes, at most so many.
-        batch_size: images a forward pass; None: the run's own.
+        trained: the run.
+        paths: the image files.
+        top_k: number of most likely classes.
+        batch_size: images per forward pass; None: the run's.
     """
     network = Network(trained, batch_size)
     decoded, done = in_order(lambda path: _pixels(path, trained), paths), iter(paths)
     pieces = iter(lambda: list(islice(decoded, network.batch_size)), [])
     for piece in _prefetched(pieces):
-        good = [each for each, _ in piece if not isinstance(each, str)]
+        good = [pixels for pixels, _ in piece if not isinstance(pixels, str)]
         rows = iter(network.probabilities(torch.from_numpy(np.stack(good)))) if good else iter(())
-        for path, (each, notes) in zip(islice(done, len(piece)), piece, strict=True):
+        for path, (pixels, notes) in zip(islice(done, len(piece)), piece, strict=True):
             name = str(path).encode(errors="backslashreplace").decode()
-            if isinstance(each, str):
-                yield Prediction(name, (), each)
+            if isinstance(pixels, str):
+                yield Prediction(name, (), pixels)
             else:
-                # Stable, so that ties go to the lower class, as in metrics.
+                # A stable sort: ties go to the lower class, as in the metrics.
                 values, classes = next(rows).sort(descending=True, stable=True)
-                likeliest = zip(values[:top_k].tolist(), classes[:top_k].tolist(), strict=True)
-                # Seven digits: a float32 network has no more to say.
-                best = tuple((trained.classes[k], float(f"{p:.7g}")) for p, k in likeliest)
+                ranked = zip(values[:top_k].tolist(), classes[:top_k].tolist(), strict=True)
+                # Seven digits: the precision of float32.
+                best = tuple((trained.classes[k], float(f"{p:.7g}")) for p, k in ranked)
                 yield Prediction(name, best, "", notes)
 
 
 class Network:
-    """A trained network that computes in the precision, and with the parts, that its run was measured with.
+    """A trained network, in the precision and with the split point of its run's evaluation.
 
     Args:
         trained: the run.
-        batch_size: images a forward pass; None: the run's own.
+        batch_size: images per forward pass; None: the run's.
     """
 
     def __init__(self, trained: TrainedRun, batch_size: int | None = None) -> None:
@@ -195,7 +195,7 @@ class Network:
     @torch.no_grad()
     def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return class probabilities, (N, K) float64, of images, (N, C, H, W) uint8."""
-        # In one precision a network in two parts gives what the whole gives; in two it does not.
+        # Splitting the network changes results only if its parts have different precisions.
         if not self._tried and self._execution.frozen != "fp32":
             images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
             self._parts = split_for_inference(self._run, self._network, self._images, self._reuse, images)
@@ -218,7 +218,7 @@ class Network:
 
 
 def _pixels(path: Path, trained: TrainedRun) -> tuple[Pixels | str, tuple[Note, ...]]:
-    """The picture at the network's size, or why there is none; and what was done to it."""
+    """Return the image at the network's size, or the reason why there is none; and its conversions."""
     name = str(path)
     try:
         decoded = decode(read_bytes(path, name), name)
@@ -233,8 +233,8 @@ def _is_image(path: Path, folder: Path) -> bool:
 
 
 def _prefetched(items: Iterator[T]) -> Iterator[T]:
-    """Yield items, the next of which is being made in a thread meanwhile."""
-    with ThreadPoolExecutor(1, "decodes pictures") as pool:
+    """Yield items while a thread computes the next one."""
+    with ThreadPoolExecutor(1, "decodes images") as pool:
         coming = pool.submit(next, items, None)
         while (ready := coming.result()) is not None:
             coming = pool.submit(next, items, None)
@@ -244,21 +244,21 @@ def _prefetched(items: Iterator[T]) -> Iterator[T]:
 def _csv(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
     more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in ("prediction", "confidence")]
     yield csv_text(["image", "prediction", "confidence", *more, "error"], [])
-    for each in predictions:
-        cells: list[Any] = [cell for pair in each.best for cell in pair] or [None] * (2 * top_k)
-        _, _, row = csv_text([], [[each.image, *cells, each.error]]).partition("\n")
+    for prediction in predictions:
+        cells: list[Any] = [cell for pair in prediction.best for cell in pair] or [None] * (2 * top_k)
+        _, _, row = csv_text([], [[prediction.image, *cells, prediction.error]]).partition("\n")
         yield row
 
 
 def _json(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
-    """A list with a line for each picture."""
+    """Yield a JSON list, a line per image."""
     before = "[\n  "
-    for each in predictions:
-        said: dict[str, Any] = {"image": each.image}
-        if each.error:
-            said["error"] = each.error
+    for prediction in predictions:
+        row: dict[str, Any] = {"image": prediction.image}
+        if prediction.error:
+            row["error"] = prediction.error
         else:
-            said["predictions"] = [{"class": name, "confidence": value} for name, value in each.best]
-        yield before + json.dumps(said, ensure_ascii=False)
+            row["predictions"] = [{"class": name, "confidence": value} for name, value in prediction.best]
+        yield before + json.dumps(row, ensure_ascii=False)
         before = ",\n  "
     yield "\n]\n"

@@ -1,4 +1,4 @@
-"""From what people call a finished run to its folder. Nothing heavy is imported for a name that is wrong."""
+"""Resolves the name of a finished run to its folder. A wrong name fails before slow imports."""
 
 import re
 from contextlib import suppress
@@ -15,25 +15,25 @@ URI = re.compile(r"(models|runs):/")
 
 
 def folder(text: str) -> Path:
-    """Return the folder of the run that `text` names; one in MLflow's store is fetched.
+    """Return the folder of the run that `text` names; a model in MLflow's store is downloaded.
 
     Args:
         text: a run's folder, its id or name in MLflow, or a model there (models:/NAME@ALIAS,
             models:/NAME/VERSION, runs:/ID/model).
 
     Raises:
-        FrostlineError: there is no finished run, or more than one of that name.
+        FrostlineError: no finished run has that name, or several have.
     """
-    found = _named(text)
+    path = _resolved(text)
     for name in FILES:
-        if not (found / name).is_file():
-            inner = sorted(path.parent.name for path in found.glob(f"*/{WEIGHTS}"))
-            hint = f"such as {found / inner[0]}" if inner else "a run leaves it in its `out`"
-            raise FrostlineError(f"{found}: no finished run, {name} is missing; name another folder, {hint}")
-    return found
+        if not (path / name).is_file():
+            inner = sorted(file.parent.name for file in path.glob(f"*/{WEIGHTS}"))
+            hint = f"such as {path / inner[0]}" if inner else "a run writes it to its `out`"
+            raise FrostlineError(f"{path}: no finished run, {name} is missing; name another folder, {hint}")
+    return path
 
 
-def _named(text: str) -> Path:
+def _resolved(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         return path
@@ -45,7 +45,7 @@ def _named(text: str) -> Path:
     if path.exists():
         raise FrostlineError(f"{text} is a file; name the folder of a finished run, or models:/NAME@ALIAS")
     if path.parent != Path():
-        there = {each.parent.name for each in path.parent.glob(f"*/{WEIGHTS}")}
+        there = {file.parent.name for file in path.parent.glob(f"*/{WEIGHTS}")}
         others = "name a run's folder, its id in MLflow, or models:/NAME@ALIAS"
         raise FrostlineError(
             f"{text}: there is no such folder; {allowed(path.name, there) if there else others}"
@@ -59,7 +59,7 @@ def _named(text: str) -> Path:
 
 
 def _check_store(text: str) -> None:
-    """Say that there is no store, before MLflow is imported, which takes seconds."""
+    """Fail if there is no store, before the slow import of MLflow."""
     database = local_store.database()
     if database and not database.is_file():
         raise FrostlineError(
@@ -69,7 +69,7 @@ def _check_store(text: str) -> None:
 
 
 def local_copy(sha256: str) -> Path | None:
-    """Return a folder of this project whose run made these weights; None: no run here did."""
+    """Return the folder of a run in this project that has these weights; None: there is none."""
     roots = dict.fromkeys((Path.cwd(), project.find_root(), project.home()))
     places = [root / name for root in roots for name in ("runs", "artifacts")]
     for place in (*places, project.project_scratch() / "pretrain"):

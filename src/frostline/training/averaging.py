@@ -1,7 +1,7 @@
-"""Averages of weights: along a run (EMA, SWA), from its start to its end (WiSE-FT), over runs (soups).
+"""Weight averages: along a run (EMA, SWA), between its start and end (WiSE-FT), over runs (soups).
 
-A state is a network's `state_dict()`, running statistics included. What is not a floating-point number, such
-as BatchNorm's count of batches, can't be averaged: the newest is kept.
+A state is a network's `state_dict()`, including running statistics. Integer tensors, such as BatchNorm's
+count of batches, are not averaged: the newest one is used.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -12,15 +12,16 @@ from torch import Tensor
 
 State = Mapping[str, Tensor]
 Score = tuple[float, ...]
-"""What validation says of a network; the larger, compared from the left, is the better."""
+"""A network's validation metrics, compared from the left; larger is better."""
 
 
 class Ema:
     """An exponential moving average of weights (Polyak & Juditsky 1992; as timm's ModelEmaV3 does it).
 
-    After each step ``average ← d·average + (1 − d)·weights``. A frozen tensor's average is the tensor; when
-    it thaws, its average starts from it. With `warmup`, d = min(decay, (1 + t)/(10 + t)) at the t-th step
-    since the tensor thawed (TensorFlow's ExponentialMovingAverage), so that a short phase is not all start.
+    After each step ``average ← d·average + (1 − d)·weights``. The average of a frozen tensor is the tensor
+    itself, and is where its average starts when it is unfrozen. With `warmup`,
+    d = min(decay, (1 + t)/(10 + t)) at the t-th step since then (TensorFlow's ExponentialMovingAverage), so
+    that the start of a short phase does not dominate.
     """
 
     def __init__(self, decay: float, warmup: bool) -> None:
@@ -28,16 +29,16 @@ class Ema:
         self.average: dict[str, Tensor] = {}
         self._steps = 0
         self._since: dict[str, int] = {}
-        """Tensors that move, each with the number of steps before it thawed."""
+        """Trained tensor → number of steps before it was unfrozen."""
 
     def seed(self, state: State) -> None:
-        """Start again from `state`, where nothing moves yet."""
+        """Restart from `state`, with every tensor frozen."""
         self.average = _copy(state)
         self._since = {}
 
     @torch.no_grad()
     def enter(self, state: State, moving: Collection[str]) -> None:
-        """Begin a stretch of steps that change the tensors `moving` alone."""
+        """Start a phase whose steps change only the tensors `moving`."""
         before = {name: since for name, since in self._since.items() if name in moving}
         for name in state.keys() - before.keys():
             self.average[name].copy_(state[name])
@@ -45,7 +46,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, state: State) -> None:
-        """Take in the weights after a step."""
+        """Add the weights after a step."""
         self._steps += 1
         for since in sorted(set(self._since.values())):
             t = self._steps - since
@@ -57,7 +58,7 @@ class Ema:
         return {"average": self.average, "steps": self._steps, "since": self._since}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.average, self._steps = dict(state_dict["average"]), state_dict["steps"]
         self._since = dict(state_dict["since"])
 
@@ -65,18 +66,18 @@ class Ema:
 class Swa:
     """The plain mean of a run's weights at several times (Izmailov et al. 2018, algorithm 1).
 
-    After the n-th, ``average ← (average·(n − 1) + weights)/n``. The statistics of BatchNorm are to be taken
-    anew for the averaged weights: see `training.thaw.recalibrate`.
+    After the n-th, ``average ← (average·(n − 1) + weights)/n``. BatchNorm's statistics must be recalibrated
+    for the averaged weights: see `training.thaw.recalibrate`.
     """
 
     def __init__(self) -> None:
         self.average: dict[str, Tensor] = {}
         self.count = 0
-        """States taken in."""
+        """Number of averaged states."""
 
     @torch.no_grad()
     def update(self, state: State) -> None:
-        """Take in one more state."""
+        """Add a state."""
         self.count += 1
         if self.count == 1:
             self.average = _copy(state)
@@ -88,12 +89,12 @@ class Swa:
         return {"average": self.average, "count": self.count}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.average, self.count = dict(state_dict["average"]), state_dict["count"]
 
 
 def interpolate(start: State, end: State, alpha: float) -> dict[str, Tensor]:
-    """Return (1 − α)·start + α·end (Wortsman et al. 2022b, eq. 1); α = 0 and 1 give the two to the bit."""
+    """Return (1 − α)·start + α·end (Wortsman et al. 2022b, eq. 1); α = 0 and 1 give them bit by bit."""
     return {
         name: torch.lerp(start[name], tensor, alpha) if tensor.is_floating_point() else tensor.clone()
         for name, tensor in end.items()
@@ -101,7 +102,7 @@ def interpolate(start: State, end: State, alpha: float) -> dict[str, Tensor]:
 
 
 def best_alpha(alphas: Sequence[float], score: Callable[[float], Score]) -> float:
-    """Score every α once and return the best; ties go to the larger α, the nearer to the fine-tuned end."""
+    """Score every α once and return the best; ties go to the larger α, nearer to the fine-tuned weights."""
     return max((score(alpha), alpha) for alpha in alphas)[1]
 
 
@@ -114,14 +115,13 @@ def uniform_soup(states: Iterable[State]) -> dict[str, Tensor]:
 
 
 def greedy_soup(scores: Mapping[int, Score], score: Callable[[Sequence[int]], Score]) -> tuple[int, ...]:
-    """Choose what goes into a greedy soup (Wortsman et al. 2022a, recipe 1).
+    """Choose the networks of a greedy soup (Wortsman et al. 2022a, recipe 1).
 
-    In the order of their own scores, the best first, each network is added to the soup and stays if the
-    soup's score is not worse for it.
+    From the best network to the worst, each one is added if the soup's score does not get worse.
 
     Args:
         scores: network → its score on validation; ties go to the smaller number.
-        score: the score of the mean of some of them.
+        score: returns the score of the mean of some networks.
 
     Returns:
         The chosen networks, in the order in which they were added.
@@ -140,7 +140,7 @@ def _copy(state: State) -> dict[str, Tensor]:
 
 
 def _approach(average: Mapping[str, Tensor], state: State, names: Sequence[str], share: float) -> None:
-    """Move `average` in place by `share` of the way to `state`; where they are equal it stays, to the bit."""
+    """Move `average` in place by `share` of the way to `state`; equal values stay bit by bit."""
     floats = [name for name in names if state[name].is_floating_point()]
     if floats:
         torch._foreach_lerp_([average[n] for n in floats], [state[n] for n in floats], share)

@@ -1,4 +1,4 @@
-"""Averages a network's weights while Lightning trains it; validation measures the average."""
+"""Averages a network's weights during training; validation measures the average."""
 
 import copy
 from collections.abc import Mapping
@@ -16,29 +16,29 @@ from frostline.training.module import Classifier
 
 
 class Averaging(pl.Callback):
-    """Puts an average in the network's place while validation runs. Comes after `FreezeSchedule`."""
+    """Validates an average of the weights instead of the weights. Must follow `FreezeSchedule`."""
 
     def __init__(self, freezing: FreezeSchedule) -> None:
         self.freezing = freezing
         self.measured: dict[str, Tensor] | None = None
-        """The weights that the last validation measured; None: the network's own."""
+        """The averaged weights that the last validation measured; None: it measured the network's own."""
         self._trained: dict[str, Tensor] | None = None
-        """The network's own weights, while the average is in their place."""
+        """The network's own weights during validation of the average."""
 
     def average(self, trainer: pl.Trainer, module: Classifier) -> Mapping[str, Tensor] | None:
         """Return the weights to measure; None: the network's own."""
         raise NotImplementedError
 
     def before_step(self, trainer: pl.Trainer, module: Classifier) -> None:
-        """Prepare the coming step."""
+        """Prepare the next step."""
 
     def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
-        """Take in what the step did."""
+        """Process the result of the step."""
 
     # Validation runs in inference mode, whose tensors training could not use.
     @torch.inference_mode(False)
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the average in place."""
+        """Load the average into the network."""
         assert isinstance(pl_module, Classifier)
         self.measured = None
         if trainer.sanity_checking or (average := self.average(trainer, pl_module)) is None:
@@ -49,7 +49,7 @@ class Averaging(pl.Callback):
 
     @torch.inference_mode(False)
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put back what training goes on from."""
+        """Load the network's own weights again."""
         assert isinstance(pl_module, Classifier)
         if self._trained is not None:
             pl_module.network.load_state_dict(self._trained)
@@ -57,18 +57,18 @@ class Averaging(pl.Callback):
 
 
 class EmaAveraging(Averaging):
-    """`training.averaging.Ema`, told by the freeze schedule what moves."""
+    """`training.averaging.Ema`; the freeze schedule says which tensors are trained."""
 
     def __init__(self, freezing: FreezeSchedule, config: schema.Ema) -> None:
         super().__init__(freezing)
         self.ema = Ema(config.decay, config.warmup)
         self._phase: int | None = None
-        """The phase that the average is in; None before the first."""
+        """The phase of the average; None before the first."""
         self._live: dict[str, Tensor] = {}
-        """The network's tensors themselves: what training writes is seen here."""
+        """The network's tensors, which training changes in place."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin with the network as it is, or go on."""
+        """Start from the network's weights, or resume."""
         assert isinstance(pl_module, Classifier)
         self._live = pl_module.network.state_dict()
         if self._phase is None:
@@ -81,7 +81,7 @@ class EmaAveraging(Averaging):
         self._enter()
 
     def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
-        """Take the step's weights in."""
+        """Add the weights after the step."""
         self.ema.update(self._live)
 
     def average(self, trainer: pl.Trainer, module: Classifier) -> Mapping[str, Tensor]:
@@ -93,7 +93,7 @@ class EmaAveraging(Averaging):
         return {"ema": self.ema.state_dict(), "phase": self._phase}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.ema.load_state_dict(state_dict["ema"])
         self._phase = state_dict["phase"]
 
@@ -102,21 +102,21 @@ class EmaAveraging(Averaging):
         if phase == self._phase:
             return
         if self._phase is not None and plan.phases[self._phase].restore:
-            # The schedule has just put the phase's best epoch back: an average of what came since is void.
+            # The schedule has just restored the phase's best epoch: restart the average from it.
             self.ema.seed(self._live)
         self.ema.enter(self._live, plan.trained(phase) | plan.moving_statistics(phase))
         self._phase = phase
 
 
 class SwaAveraging(Averaging):
-    """`training.averaging.Swa`: takes in the weights at the end of each of the last epochs."""
+    """`training.averaging.Swa` of the weights at the end of each of the last epochs."""
 
     def __init__(self, freezing: FreezeSchedule, config: schema.Swa) -> None:
         super().__init__(freezing)
         self.swa, self.start = Swa(), config.start
 
     def average(self, trainer: pl.Trainer, module: Classifier) -> Mapping[str, Tensor] | None:
-        """Take in the epoch's weights; return the mean, BatchNorm recalibrated, or None before its time."""
+        """Add the epoch's weights; return the mean with BatchNorm recalibrated; None before `start`."""
         assert trainer.max_epochs
         if trainer.current_epoch + 1 <= self.start * trainer.max_epochs:
             return None
@@ -136,12 +136,12 @@ class SwaAveraging(Averaging):
         return {"swa": self.swa.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.swa.load_state_dict(state_dict["swa"])
 
 
 def averaging_of(config: schema.Averaging, freezing: FreezeSchedule) -> Averaging | None:
-    """Return the callback that `config` asks for; None where training goes on without one."""
+    """Return the callback for `config`; None: training needs none."""
     match config:
         case schema.Ema():
             return EmaAveraging(freezing, config)

@@ -1,4 +1,4 @@
-"""Keeps torch.compile to a graph a phase, and one for validation."""
+"""Limits torch.compile to one graph per phase and one for validation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,25 +7,25 @@ import pytorch_lightning as pl
 from torch import nn
 
 SPARE_GRAPHS = 8
-"""For batches of other sizes: the last of an epoch, validation's."""
+"""For other batch sizes, such as validation's."""
 
 
 def is_compiled(module: pl.LightningModule) -> bool:
-    """Say whether torch.compile has to do with the module or any of its layers."""
+    """Return whether the module or any of its layers is compiled."""
     return bool(getattr(module, "_compiler_ctx", None)) or any(
         "_orig_mod" in layer._modules or layer._compiled_call_impl is not None for layer in module.modules()
     )
 
 
 class Graphs:
-    """The graphs of a compiled network whose parameters freeze and thaw.
+    """The graphs of a compiled network whose parameters are frozen and unfrozen.
 
-    torch.compile takes a graph only where the same parameters require gradients, even in validation, which
-    has none; and after `recompile_limit` graphs, 8, it says so once and goes on uncompiled.
+    torch.compile reuses a graph only if the same parameters require gradients, even in validation, which
+    computes none. After `recompile_limit` graphs, 8 by default, it warns once and runs uncompiled.
 
     Args:
-        network: what is compiled, not its wrapper.
-        phases: in all.
+        network: the compiled module, not its wrapper.
+        phases: number of phases.
     """
 
     def __init__(self, network: nn.Module, phases: int) -> None:
@@ -37,19 +37,19 @@ class Graphs:
         config.recompile_limit = max(self._limit, 2 * phases + SPARE_GRAPHS)
 
     def begin_validation(self) -> None:
-        """Let no parameter require gradients, whatever the phase."""
+        """Set `requires_grad` to False everywhere, so that all phases share a validation graph."""
         self._trained = [parameter for parameter in self._network.parameters() if parameter.requires_grad]
         for parameter in self._trained:
             parameter.requires_grad_(False)
 
     def end_validation(self) -> None:
-        """Go back to what the phase says."""
+        """Restore `requires_grad` of the phase."""
         for parameter in self._trained:
             parameter.requires_grad_(True)
         self._trained = []
 
     def close(self) -> None:
-        """Give torch.compile its limit back."""
+        """Restore torch.compile's limit."""
         from torch._dynamo import config
 
         self.end_validation()
@@ -58,7 +58,7 @@ class Graphs:
 
 @contextmanager
 def compiling(network: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Let torch.compile translate the passes of the whole network, if wanted; afterwards it is as before."""
+    """Compile the network inside the block, if wanted."""
     if wanted:
         network.compile()
     try:

@@ -1,7 +1,7 @@
-"""Images in memory as Lightning's data: batches are rows, drawn by (seed, epoch) alone.
+"""Images in memory as a Lightning data module: batches are rows, a function of (seed, epoch).
 
-What the network is given for a batch's rows, images or features of them, is chosen as the step begins: the
-freeze schedule may have entered another phase since Lightning fetched the batch.
+Whether a batch's rows become images or features is decided when the step starts: the freeze schedule may
+have entered another phase since Lightning fetched the batch.
 """
 
 import math
@@ -22,27 +22,27 @@ from frostline.data.loading.pixels import Images, normalise
 from frostline.data.loading.prefetch import Prefetcher
 from frostline.models.input_spec import InputSpec
 
-STAYS = 1 << 26
-"""The most values of pixels that are kept normalised, 256 MiB of them; more are normalised at each step."""
+MAX_NORMALISED = 1 << 26
+"""Largest number of pixel values that are cached normalised, 256 MiB; more are normalised at each step."""
 
 
 PASSES = 16
-"""Forward passes of validation for one batch of Lightning's, which costs more than a small network's pass."""
+"""Validation passes per Lightning batch, whose overhead is more than a small network's pass."""
 
 
 class Steps:
-    """An epoch's optimizer steps by their numbers, some at a time: an iterable of (first, after the last).
+    """An iterable of an epoch's optimizer steps, as ranges (first, last + 1), one per Lightning batch.
 
-    Lightning spends a millisecond a batch, so several quick steps make one batch of its. How many may differ
-    each time: it has no length, and what a step trains on does not depend on it.
+    Lightning's overhead is 1 ms per batch, so several quick steps form one batch. The number of steps varies,
+    so the iterable has no length; what a step trains on does not depend on it.
     """
 
     def __init__(self, total: Callable[[], int]) -> None:
         self.total = total
-        """Steps of the epoch."""
+        """Returns the number of steps of the epoch."""
         self.at_once: Callable[[], int] = lambda: 1
         self.taken: Callable[[], int] = lambda: 0
-        """Steps of the epoch that training has done; not counted here, since Lightning fetches ahead."""
+        """Returns the number of steps taken in the epoch; not counted here, since Lightning prefetches."""
         self._skip = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -53,16 +53,16 @@ class Steps:
             first = after
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where in the epoch a run is; Lightning puts it into resume points."""
+        """Return the position in the epoch; Lightning saves it in checkpoints."""
         return {"taken": self.taken() % self.total()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next pass, that of the epoch to go on with, leave out what has been taken."""
+        """Skip the steps that were taken before the checkpoint in the next pass."""
         self._skip = state_dict["taken"]
 
 
 class ValBatches:
-    """An iterable of (rows, labels) as they lie: several passes' for one batch of Lightning's."""
+    """An iterable of (rows, labels) in order, several forward passes per Lightning batch."""
 
     def __init__(self, images: Images, batch_size: int) -> None:
         self.images, self.at_once = images, PASSES * batch_size
@@ -83,10 +83,10 @@ class ImageData(pl.LightningDataModule):
         train: images to train on.
         val: images to validate on.
         spec: the network's input.
-        trainer: batch sizes, and whether an epoch sees each image once or all classes alike.
+        trainer: batch sizes and sampling.
         augmentation: of training images.
         seed: the run's.
-        classes: that are told apart.
+        classes: number of classes.
     """
 
     def __init__(
@@ -102,24 +102,26 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.train, self.val = train, val
         self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
-        self._stays = not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= STAYS
+        self._cached = (
+            not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= MAX_NORMALISED
+        )
         self._augments, self.balanced = augments(augmentation), trainer.sampling == "balanced"
         self.coming_size: Callable[[], int] = lambda: trainer.batch_size
-        """Of the coming epoch's training batches, asked for whenever Lightning asks for the loader."""
+        """Returns the batch size of the next epoch; called whenever Lightning asks for the loader."""
         self._batch_size = trainer.batch_size
         self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._batch_size)))
         self.eval_batch_size = trainer.eval_batch_size
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
         self._normalised: Tensor | None = None
-        """All training images as the network sees them, where nothing changes them and they are small."""
+        """All training images, normalised; None: they are augmented, or too many."""
         self._normalised_val: Tensor | None = None
-        """All validation images, where they are small."""
+        """All validation images, normalised; None: they are too many."""
         self.ahead: Prefetcher[tuple[Tensor, Tensor]] | None = None
-        """Prepares batches; None: there is nothing to prepare, or no batch has been asked for."""
+        """Prefetches batches; None: there is nothing to prefetch, or no batch was requested yet."""
         self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
 
     def train_dataloader(self) -> Steps:
-        """Return the coming epoch's steps."""
+        """Return the next epoch's steps."""
         self._batch_size = self.coming_size()
         return self.steps
 
@@ -128,7 +130,7 @@ class ImageData(pl.LightningDataModule):
         return self.val_batches
 
     def training_rows(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the rows of each training batch of an epoch, 0 the first: a function of (seed, epoch)."""
+        """Return the rows of each training batch of an epoch, counted from 0: a function of (seed, epoch)."""
         key = epoch, self._batch_size
         if self._drawn is None or self._drawn[0] != key:
             stream = generator(self.seed, "order", epoch)
@@ -142,22 +144,22 @@ class ImageData(pl.LightningDataModule):
     def batch(
         self, rows: Tensor, step: int, coming: Tensor | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Return what `training_images` does, perhaps made ready while the step before trained.
+        """Return `training_images` of a step, which may have been prefetched during the step before.
 
         Args:
             rows: (N,) of the training images.
             step: the optimizer step.
-            coming: the rows of the step after it; None: not known yet.
-            device: that trains.
+            coming: the rows of the next step; None: not known yet.
+            device: the training device.
         """
-        if self._stays:  # there is nothing to prepare
+        if self._cached:  # there is nothing to prepare
             return self.training_images(rows, step, device)
         if self.ahead is None:
             self.ahead = Prefetcher(lambda rows, step: self.training_images(rows, step, device))
         return self.ahead.batch(rows, step, coming)
 
     def close(self) -> None:
-        """Let go of what prepares batches."""
+        """Stop prefetching."""
         if self.ahead:
             self.ahead.close()
 
@@ -166,15 +168,15 @@ class ImageData(pl.LightningDataModule):
 
         Args:
             rows: (N,) of the training images.
-            step: draws the changes, so that a resumed run sees the same images.
-            device: that trains.
+            step: seeds the augmentation, so that a resumed run sees the same images.
+            device: the training device.
 
         Returns:
-            (N, C, H, W) float32, and labels, mixed ones as (N, K) shares.
+            Images, (N, C, H, W) float32, and labels; mixed labels are (N, K) shares.
         """
-        # Half the time of [rows], which asks what the rows are.
+        # index_select takes half the time of [rows].
         labels = _sent(self.train.labels.index_select(0, rows), device)
-        if self._stays:
+        if self._cached:
             if self._normalised is None:
                 self._normalised = normalise(self.train.pixels[:], self.spec)
             return _sent(self._normalised.index_select(0, rows), device), labels
@@ -188,20 +190,20 @@ class ImageData(pl.LightningDataModule):
 
     def validation_images(self, rows: Tensor, device: torch.device) -> Tensor:
         """Return validation images as the network sees them, (N, C, H, W) float32."""
-        if self.val.pixels.numel() > STAYS:
+        if self.val.pixels.numel() > MAX_NORMALISED:
             return normalise(_sent(self.val.pixels[rows], device), self.spec)
         if self._normalised_val is None:
             self._normalised_val = normalise(self.val.pixels[:], self.spec)
         return _sent(self._normalised_val.index_select(0, rows), device)
 
     def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
-        """Give the images of an epoch's training batches, as the network would at `step`."""
+        """Yield the images of an epoch's training batches, augmented as at `step`."""
         for rows in self.training_rows(epoch):
             yield self.training_images(rows, step, device)[0]
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On its way to the device: out of pinned memory it gets to a GPU while that computes."""
+    """Copy to the device; from pinned memory the copy overlaps with a GPU's computation."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

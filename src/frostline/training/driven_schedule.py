@@ -8,17 +8,17 @@ from frostline.training.freeze_callback import FreezeSchedule
 
 
 class DrivenFreezeSchedule(FreezeSchedule):
-    """For a module that takes several steps for a batch of Lightning's, and tells of each step itself."""
+    """For a module that takes several steps per Lightning batch and calls `before_step` itself."""
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Apply the first phase, unless it changes the network whose start is about to be measured."""
+        """Apply the first phase, unless it would change the network before epoch 0 is measured."""
         if not self.starts and self.plan.phases and self.plan.phases[0].bn != "recalibrate":
             self._enter(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Wait for the module."""
+        """Do nothing: the module calls `before_step`."""
 
     def after_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """A step leaves nothing to put right."""
+        """Do nothing after a step."""

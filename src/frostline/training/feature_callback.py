@@ -1,4 +1,4 @@
-"""Lets the frozen layers of each phase run once; whether they can is `features.split_point`'s to find out."""
+"""Computes the frozen layers of each phase once; `features.split_point` decides whether that is valid."""
 
 import time
 from typing import Any
@@ -15,19 +15,19 @@ from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, ReusedFeatures
 
 SPARE = 0.25
-"""The largest share of a GPU's free memory that features of one kind may take."""
+"""The largest share of a GPU's free memory that one feature tensor may take."""
 
 
 class FeatureReuse(pl.Callback):
-    """Gives the classifier the features of each phase as it begins. Comes right after `FreezeSchedule`.
+    """Gives the classifier the features of each phase. Must directly follow `FreezeSchedule`.
 
     Args:
-        freezing: tells the phase.
-        reuse: makes and keeps features.
-        train: images that are trained on.
-        val: images that are validated on.
-        averages: validation measures an average of the weights, in which layers that froze in the middle of
-            the run differ from those that made the features.
+        freezing: knows the current phase.
+        reuse: computes and caches features.
+        train: training images.
+        val: validation images.
+        averages: validation measures an average of the weights, whose layers that froze in the middle of the
+            run differ from those that computed the features.
     """
 
     def __init__(
@@ -36,36 +36,36 @@ class FeatureReuse(pl.Callback):
         self.freezing, self.reuse, self.averages = freezing, reuse, averages
         self.train, self.val = train, val
         self.said: list[str] = []
-        """Of each phase so far: where the features are, ``fc:input``, or ``whole network: …`` and why."""
+        """For each phase so far: its split point, ``fc:input``, or ``whole network: …`` with the reason."""
         self.seconds = 0.0
-        """Spent before the first step."""
+        """Spent on features before the first step."""
         self._phase: int | None = None
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the start on features, too."""
+        """Use features in the validation before training, too."""
         begun = time.perf_counter()
         self._follow(pl_module)
         self.seconds = time.perf_counter() - begun
 
     def before_step(self, trainer: pl.Trainer, module: Classifier) -> None:
-        """Follow the schedule into a new phase."""
+        """Change the features if the schedule entered a new phase."""
         if self.freezing.phase != self._phase:
             self._follow(module)
 
     def after_step(self, trainer: pl.Trainer, module: Classifier) -> None:
-        """A step changes nothing that features depend on."""
+        """Do nothing: a step changes no frozen layer."""
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let go of the features."""
+        """Release the features."""
         assert isinstance(pl_module, Classifier)
         pl_module.reused = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: it finds the features again, by their content."""
+        """Return what a resumed run needs; it finds the features in the cache by their key."""
         return {"said": self.said}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.said = list(state_dict["said"])
 
     # Validation of the start runs in inference mode, whose tensors training could not use.
@@ -80,39 +80,39 @@ class FeatureReuse(pl.Callback):
         plan, network = self.freezing.plan, module.network
         cut = self.reuse.split_network(network, plan, phase, self.train)
         if isinstance(cut, Split):
-            module.reused, there = self._reused(cut, phase)
+            module.reused, cached = self._reused(cut, phase)
             self.said[phase:] = [cut.name]
-            already = " (there already)" if there else ""
-            self.reuse.say(f"phase {phase} trains on features at {cut.name}{already}")
+            suffix = " (cached)" if cached else ""
+            self.reuse.say(f"phase {phase} trains on features at {cut.name}{suffix}")
         else:
             self.said[phase:] = [f"whole network: {cut.reason}"]
             if cut.reason not in (ALL_TRAINS, OFF):
                 self.reuse.say(f"phase {phase} runs the whole network: {cut.reason}")
 
     def _reused(self, split: Split, phase: int) -> tuple[ReusedFeatures, bool]:
-        """The parts of the network with their features, and whether all of those were there already."""
+        """Return the features of a phase, and whether all of them were cached."""
         plan = self.freezing.plan
         views = [None] if self.reuse.views is None else list(range(self.reuse.views))
-        kept = [self.reuse.cached_features(split, self.train, view) for view in views]
+        features = [self.reuse.cached_features(split, self.train, view) for view in views]
         moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
         drifts = self.averages and not moved.isdisjoint(split.prefix)
         val = None if drifts else self.reuse.cached_features(split, self.val)
-        there = all(there for _, there in [*kept, *([val] if val else [])])
+        cached = all(hit for _, hit in [*features, *([val] if val else [])])
         network = split.network
         precision = precision_behind(plan.trained(phase), network, self.reuse.execution(network).trains)
         device = next(network.parameters()).device
-        train = [held_on(features, device) for features, _ in kept]
-        return ReusedFeatures(split, train, held_on(val[0], device) if val else None, precision), there
+        train = [held_on(tensor, device) for tensor, _ in features]
+        return ReusedFeatures(split, train, held_on(val[0], device) if val else None, precision), cached
 
 
 def held_on(features: Tensor, device: torch.device) -> Tensor:
-    """Return features on a GPU that has memory to spare for them; else as they are, on the CPU.
+    """Return features on the GPU if `SPARE` of its free memory holds them; else unchanged, on the CPU.
 
-    A step on features takes less time than gathering them on the CPU and sending them.
+    A step on features takes less time than gathering them on the CPU and copying them.
 
     Args:
         features: (N, …).
-        device: that trains on them.
+        device: the training device.
     """
     if device.type != "cuda":
         return features

@@ -23,25 +23,26 @@ from frostline.training.compiled import Graphs, is_compiled
 from frostline.training.lightning_run import inputs_of_batches, network_of, run_length, single_optimizer
 
 Inputs = Callable[[pl.Trainer], Iterable[Tensor]]
-"""Gives the network's inputs of an epoch of training batches, on the device that trains."""
+"""Yields the network inputs of one epoch of training batches, on the training device."""
 
 
 class FreezeSchedule(pl.Callback):
-    """Freezes and thaws the network of any LightningModule, and sets its rates, as a schedule says.
+    """Applies a freeze schedule to any LightningModule: freezes, unfreezes and sets learning rates.
 
-    The module's `configure_optimizers` returns one optimizer of all parameters and no scheduler: the
-    schedule's rates are factors of the optimizer's own. Validation logs `val/loss` or `val/accuracy` where a
-    phase waits for it; epochs of its patience are validations. A run that is stopped and resumed from a
-    checkpoint goes on as if it had not been.
+    The module's `configure_optimizers` must return one optimizer of all parameters and no scheduler: the
+    schedule's learning rates are factors of the optimizer's own. Validation must log `val/loss` or
+    `val/accuracy` if a phase waits for it; a phase's patience counts validations. A run that resumes from a
+    checkpoint gives the same result as one that was not interrupted.
 
     Args:
-        schedule: the name of a ready schedule, such as "gradual"; a YAML file; or its groups and phases.
-        network: the attribute of the module that holds the network, such as "model"; empty: the one that has
-            all of the module's parameters, else the module itself.
-        rate: how the rate moves in phases that don't say, as a phase's `schedule`; None: it stays.
+        schedule: the name of a ready-made schedule, such as "gradual"; a YAML file; or its groups and phases.
+        network: the attribute of the module that holds the network, such as "model"; empty: the child that
+            has all of the module's parameters, else the module itself.
+        rate: the learning-rate curve of phases that have none, with the keys of a phase's `schedule`; None:
+            the learning rate is constant.
 
     Raises:
-        FrostlineError: there is no such schedule, or it is not one. As a fit begins: it does not fit the
+        FrostlineError: the schedule does not exist or is invalid; when a fit starts: it does not fit the
             network, the optimizer or the run.
     """
 
@@ -60,12 +61,12 @@ class FreezeSchedule(pl.Callback):
 
     @classmethod
     def of(cls, plan: FreezePlan, network: str, inputs: Inputs) -> Self:
-        """Return the callback of a plan that is already made.
+        """Return the callback for an existing plan.
 
         Args:
-            plan: a run's.
-            network: the attribute of the module that holds it.
-            inputs: gives the network's inputs of an epoch.
+            plan: the run's.
+            network: the attribute of the module that holds the network.
+            inputs: yields the network inputs of one epoch.
         """
         self = cls.__new__(cls)
         self._schedule = None
@@ -76,29 +77,29 @@ class FreezeSchedule(pl.Callback):
     def _begin(self, network: str) -> None:
         self._attribute = network
         self.starts: tuple[int, ...] = ()
-        """The step at which each phase so far began."""
+        """The first step of each phase so far."""
         self.history: list[float] = []
-        """The metric that may end the current phase, after each of its epochs."""
+        """The metric that the current phase monitors, after each of its validations."""
         self.best: tuple[float, dict[str, Tensor]] | None = None
-        """For `restore: best`: the current phase's best score, and the weights that gave it."""
+        """For `restore: best`: the current phase's best score and its weights."""
         self._applied: int | None = None
-        """The phase that the network is in; None before the first."""
+        """The phase that was applied last; None before the first."""
         self._steady_until = self._quiet_until = 0
-        """The step of the run, and the batch of the epoch, before which there is nothing to do."""
+        """The step of the run, and the batch of the epoch, until which nothing changes."""
         self._set: tuple[float, float | None] | None = None
-        """The curve's factor and momentum that the optimizer has; None: the phase's have yet to be set."""
+        """The curve factor and momentum that the optimizer has; None: to be set."""
         self.dropout: thaw.Dropout | None = None
-        self._clocks: dict[str, Any] = {}
-        """Of each frozen group of the optimizer the steps that it counted when it froze; None: none yet."""
+        self._step_counters: dict[str, Any] = {}
+        """Frozen optimizer group → its step counter when it froze; None: it had none yet."""
         self._graphs: Graphs | None = None
-        """None: nothing is compiled."""
+        """None: the network is not compiled."""
 
     def plan_for(self, network: nn.Module, epochs: int, steps_per_epoch: int) -> FreezePlan:
-        """Return what the schedule gives on a network, without training; `frostline.preview` says it in text.
+        """Return the schedule's plan for a network without training; `frostline.preview` gives it as text.
 
         Args:
-            network: any; it stays as it is.
-            epochs: of the run.
+            network: not changed.
+            epochs: length of the run.
             steps_per_epoch: optimizer steps.
 
         Raises:
@@ -116,10 +117,10 @@ class FreezeSchedule(pl.Callback):
         """Return the phase that `step`, the next one, will be in."""
         return self.plan.phases[len(self._advanced(step)) - 1]
 
-    # ── Lightning's hooks, in the order in which it calls them ──────────────────────────────────────────────
+    # ── Lightning's hooks, in call order ────────────────────────────────────────────────────────────────────
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """See to it that the optimizer's groups are the schedule's as soon as there is an optimizer."""
+        """Make `configure_optimizers` return an optimizer whose groups are the schedule's."""
         if stage != "fit":
             return
         if trainer.global_step == 0:
@@ -129,31 +130,31 @@ class FreezeSchedule(pl.Callback):
         def split(module: pl.LightningModule) -> Any:
             return self._take_over(trainer, module, configure(module))
 
-        # On the instance, since the module's class may train without a schedule elsewhere.
+        # On the instance: other instances of the class may train without a schedule.
         pl_module.configure_optimizers = split.__get__(pl_module)  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Apply the first phase; a run that goes on does so at its first batch."""
+        """Apply the first phase; a resumed run applies its phase at its first batch."""
         for index, phase in enumerate(self.plan.phases):
             if (phase.early_stop or phase.restore) and not trainer.enable_validation:
                 raise FrostlineError(
                     f"freeze.phases.{index} waits for {phase.monitor}, but there is no validation; give fit a"
                     " val_dataloader, and the module a validation_step"
                 )
-        # A recalibration follows the sampler, which has no epoch here yet but the first.
+        # Recalibration iterates the sampler, whose epoch a resumed run sets only after this hook.
         if not self.starts:
             self._enter(trainer, pl_module)
         else:
             self._stop_if_over(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the epoch's batches anew."""
+        """Restart the count of the epoch's batches."""
         self._quiet_until = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Prepare the coming step."""
+        """Prepare the next step."""
         if batch_idx < self._quiet_until:
             return
         self.before_step(trainer, pl_module)
@@ -162,7 +163,7 @@ class FreezeSchedule(pl.Callback):
         self._quiet_until = batch_idx - batch_idx % batches + steady * batches
 
     def before_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Enter the next phase where the current one is over, and set this step's rates."""
+        """Enter the next phase if the current one is over, and set this step's learning rates."""
         step = trainer.global_step
         if step < self._steady_until:
             return
@@ -179,12 +180,12 @@ class FreezeSchedule(pl.Callback):
                     group.update(_with_momentum(group, momentum))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate alike in all phases, where torch.compile would compile for each."""
+        """Let all phases share a compiled validation graph."""
         if self._graphs:
             self._graphs.begin_validation()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note the metric that may end a phase or that `restore: best` waits for."""
+        """Store the metric that early stopping or `restore: best` monitors."""
         if self._graphs:
             self._graphs.end_validation()
         if trainer.sanity_checking or not self.starts:
@@ -194,12 +195,12 @@ class FreezeSchedule(pl.Callback):
             return
         if phase.monitor not in trainer.callback_metrics:
             raise FrostlineError(
-                f"freeze.phases.{self.phase} waits for {phase.monitor}, which validation does not give;"
+                f"freeze.phases.{self.phase} waits for {phase.monitor}, which validation does not log;"
                 f" call self.log({phase.monitor!r}, …) in validation_step"
             )
         value = float(trainer.callback_metrics[phase.monitor])
         if trainer.world_size > 1:
-            # Each process may have measured its own images; they leave the phase together or not at all.
+            # Each process may validate on its own images; all must leave the phase at the same step.
             mine = torch.tensor(value, device=trainer.strategy.root_device)
             value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
         self.history.append(value)
@@ -210,12 +211,12 @@ class FreezeSchedule(pl.Callback):
         self._stop_if_over(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go back to the best epoch where the last phase restores it."""
+        """Restore the best epoch if the last phase asks for it."""
         if self.best is not None:
             self._network(pl_module).load_state_dict(self.best[1])
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the module back as it came; what trains stays as the last phase had it."""
+        """Undo the changes to the module; `requires_grad` stays as the last phase set it."""
         if stage == "fit" and vars(pl_module).pop("configure_optimizers", None):
             thaw.release(self._network(pl_module))
             self._network(pl_module).train()
@@ -228,10 +229,10 @@ class FreezeSchedule(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Give the module back where a fit breaks off, too: Lightning does not call `teardown` then."""
+        """Undo the changes if a fit fails, too: Lightning does not call `teardown` then."""
         self.teardown(trainer, pl_module, "fit")
 
-    # ── what a resumed run needs ────────────────────────────────────────────────────────────────────────────
+    # ── checkpoints ─────────────────────────────────────────────────────────────────────────────────────────
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -240,7 +241,7 @@ class FreezeSchedule(pl.Callback):
             "starts": self.starts,
             "history": self.history,
             "best": self.best,
-            "clocks": self._clocks,
+            "clocks": self._step_counters,
         }
 
     def on_load_checkpoint(
@@ -249,35 +250,35 @@ class FreezeSchedule(pl.Callback):
         """Refuse a checkpoint of a run without a schedule."""
         if self.state_key not in checkpoint["callbacks"]:
             raise FrostlineError(
-                "the checkpoint was made without a freeze schedule, so a run with one can't go on from it;"
-                " load its weights, and begin without ckpt_path"
+                "the checkpoint was made without a freeze schedule, so a run with one can't resume from it;"
+                " load its weights, and start without ckpt_path"
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave.
+        """Restore what `state_dict` returned.
 
         Raises:
-            FrostlineError: another schedule did.
+            FrostlineError: the checkpoint is of another schedule.
         """
         if different := _first_difference(state_dict["schedule"], self._content()):
             key, then, now = different
             raise FrostlineError(
                 f"the checkpoint was made with another freeze schedule: {key} was {then!r}, now it is"
-                f" {now!r}; go on with that one, or load the weights and begin without ckpt_path"
+                f" {now!r}; resume with that one, or load the weights and start without ckpt_path"
             )
         self.starts = tuple(state_dict["starts"])
         self.history = list(state_dict["history"])
         self._steady_until = self._quiet_until = 0
         self.best = state_dict["best"]
-        self._clocks = dict(state_dict["clocks"])
+        self._step_counters = dict(state_dict["clocks"])
 
     def _content(self) -> dict[str, Any]:
-        """What must be alike for a run to go on: plain data; empty where the run's maker sees to it."""
+        """Return what must be equal for a run to resume, as plain data; empty if the caller checks it."""
         if self._schedule is None:
             return {}
         return {**self._schedule.model_dump(exclude_none=True), "rate": asdict(self._default)}
 
-    # ── the work ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── applying the plan ───────────────────────────────────────────────────────────────────────────────────
 
     def _network(self, module: pl.LightningModule) -> nn.Module:
         return network_of(module, self._attribute)
@@ -288,7 +289,7 @@ class FreezeSchedule(pl.Callback):
     def _take_over(
         self, trainer: pl.Trainer, module: pl.LightningModule, configured: Any
     ) -> torch.optim.Optimizer:
-        """Make the plan, and split the groups of the module's optimizer by it."""
+        """Build the plan, and split the parameter groups of the module's optimizer accordingly."""
         optimizer = single_optimizer(configured)
         network = self._network(module)
         if self._schedule is not None:
@@ -302,7 +303,7 @@ class FreezeSchedule(pl.Callback):
         self.dropout.check(self.plan)
         param_groups.check_options(self.plan, optimizer.param_groups[0])
         self.slots, groups = param_groups.split(self.plan, network, optimizer.param_groups)
-        # In place, since an optimizer around another, such as Lookahead, shares its list.
+        # In place: an optimizer that wraps another, such as Lookahead, shares its list.
         optimizer.param_groups[:] = groups
         self._steady_until = self._quiet_until = 0
         self._bases = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -311,7 +312,7 @@ class FreezeSchedule(pl.Callback):
         return optimizer
 
     def _enter(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Move to the phase of the coming step, and make network and optimizer be as the phase says."""
+        """Move to the phase of the next step, and apply it to network and optimizer."""
         if not self.plan.phases:
             return
         starts = self._advanced(trainer.global_step)
@@ -324,19 +325,19 @@ class FreezeSchedule(pl.Callback):
             self._apply(trainer, module, first=moved)
 
     def _advanced(self, step: int) -> tuple[int, ...]:
-        """The starts as they are when `step` begins."""
+        """Return `starts` as of the beginning of `step`."""
         rule = self.plan.phases[self.phase].early_stop if self.starts else None
         return self.plan.advanced(self.starts, step, rule is not None and rule.reached(self.history))
 
     def _stop_if_over(self, trainer: pl.Trainer) -> None:
-        """End the run where its last phase has ended before the trainer's epochs."""
+        """Stop the trainer if the last phase ended before the trainer's last epoch."""
         rule = self.plan.phases[self.phase].early_stop
         early = rule is not None and rule.reached(self.history)
         if rule is not None and self.plan.is_over(self.starts, trainer.global_step, early):
             trainer.should_stop = True
 
     def _apply(self, trainer: pl.Trainer, module: pl.LightningModule, *, first: bool) -> None:
-        """Make network and optimizer be as the current phase says; `first`: it has just begun."""
+        """Apply the current phase to network and optimizer; `first`: the phase has just started."""
         network, phase = self._network(module), self.plan.phases[self.phase]
         if first and phase.bn == "recalibrate":
             thaw.recalibrate(network, self.plan, self.phase, self.inputs(trainer))
@@ -347,9 +348,9 @@ class FreezeSchedule(pl.Callback):
             if slot is not None:
                 options = self.plan.options(self.phase, slot.group, decays=slot.decays)
                 group.update({**base, "lr": group["lr"], **options})
-                self._set_clock(group, trains=slot.group in phase.train)
+                self._set_step_counter(group, trains=slot.group in phase.train)
         if isinstance(trainer.strategy, DDPStrategy):
-            # DDP all-reduces what required gradients when it was wrapped round the module (Lightning #20340).
+            # DDP all-reduces only what required gradients when it wrapped the module (Lightning #20340).
             trainer.strategy.model = module
             trainer.strategy.configure_ddp()
         self._scales = [
@@ -359,13 +360,13 @@ class FreezeSchedule(pl.Callback):
         self._set = None
         self._applied = self.phase
 
-    def _set_clock(self, group: dict[str, Any], *, trains: bool) -> None:
-        """Let a group that thaws count on from where it froze: LAMB and Adan count its frozen steps, too."""
+    def _set_step_counter(self, group: dict[str, Any], *, trains: bool) -> None:
+        """Pause a group's step counter while it is frozen: LAMB and Adan would count on."""
         name = group["name"]
         if not trains:
-            self._clocks.setdefault(name, _copy(group.get("step")))
-        elif name in self._clocks:
-            counted = self._clocks.pop(name)
+            self._step_counters.setdefault(name, _copy(group.get("step")))
+        elif name in self._step_counters:
+            counted = self._step_counters.pop(name)
             group.pop("step", None)
             if counted is not None:
                 group["step"] = counted
@@ -376,7 +377,7 @@ def _copy(step: Any) -> Any:
 
 
 def _first_difference(then: Any, now: Any, key: str = "freeze") -> tuple[str, Any, Any] | None:
-    """The first key under which two schedules differ, and what each has there; None: they are the same."""
+    """Return the first key in which two schedules differ, with both values; None: they are equal."""
     if isinstance(then, list) and isinstance(now, list):
         then, now = dict(enumerate(then)), dict(enumerate(now))
     if isinstance(then, dict) and isinstance(now, dict):

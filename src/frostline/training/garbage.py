@@ -1,4 +1,4 @@
-"""Python's collector of garbage, which a start of many imports is better off without."""
+"""Turns garbage collection off during imports, where it costs time and frees nothing."""
 
 import atexit
 import gc
@@ -11,8 +11,8 @@ from functools import cache
 def uncollected() -> Iterator[None]:
     """Collect no garbage in the block, or until it calls `collect`.
 
-    Imports make hundreds of thousands of objects that stay, and the collector looks through all of them again
-    and again meanwhile: a sixth of the time that torch, Lightning and timm take to import.
+    Imports create hundreds of thousands of permanent objects, and scanning them repeatedly takes a sixth of
+    the time that torch, Lightning and timm take to import.
     """
     collected = gc.isenabled()
     gc.disable()
@@ -24,17 +24,17 @@ def uncollected() -> Iterator[None]:
 
 
 def collect() -> None:
-    """Collect garbage from now on: what a long block calls when it has imported all that it needs."""
-    _keep_what_is_there()
+    """Turn garbage collection on inside an `uncollected` block, once everything is imported."""
+    _freeze_existing()
     gc.enable()
 
 
 @cache
-def _keep_what_is_there() -> None:
-    """Leave out of all collections, from the first call till the process ends, what is there by then.
+def _freeze_existing() -> None:
+    """Exempt the objects that exist now from collection, until the process ends.
 
-    Nearly all of it is modules, and looking through them takes a quarter of a second. Once, since what a run
-    leaves has to be collected; and not for ever, since torch's libraries complain of what outlives Python.
+    Nearly all of them belong to modules, and scanning them takes 0.25 s. Done once, since a run's objects
+    must be collected; undone at exit, since torch's libraries complain about objects that outlive Python.
     """
     gc.freeze()
     atexit.register(gc.unfreeze)

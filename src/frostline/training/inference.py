@@ -1,4 +1,4 @@
-"""What measures a trained network on prepared images: for `evaluate`, for soups, for WiSE-FT's sweep."""
+"""Logits of a trained network on prepared images, for evaluation, soups and WiSE-FT."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +21,15 @@ from frostline.training.services import Services
 
 
 def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.Tensor], InputSpec]:
-    """Read weights that a training stage left, and what their network sees.
+    """Read the weights that a training stage wrote, and their network's input.
 
     Args:
         path: the file.
-        index: of the prepared data.
-        data: its folder, for the error.
+        index: the index of the prepared data.
+        data: its folder, for the error message.
 
     Raises:
-        FrostlineError: they were made from other data.
+        FrostlineError: they belong to other data.
     """
     state, about = weights.load(path)
     if about is None or tuple(about["classes"]) != index.classes:
@@ -38,7 +38,7 @@ def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.
 
 
 def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> FeatureExtractor:
-    """Return what lets the frozen layers of a run's network run once."""
+    """Return the feature reuse of a run."""
     cache = FeatureCache(services.scratch / "features", project.features_limit())
 
     def say(text: str) -> None:
@@ -60,7 +60,7 @@ def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> Featur
 def network_with(
     state: Mapping[str, torch.Tensor], backbone: Backbone, spec: InputSpec, classes: int
 ) -> torch.nn.Module:
-    """Return the network with the weights `state`, all of which must fit."""
+    """Return the network with the weights `state`; all of them must match."""
     network = build(backbone, spec, classes, seed=0)
     weights.transfer(network, state, (), reset_head=False, source="the trained weights")
     return network
@@ -91,10 +91,10 @@ def logits_behind(
     """Return the logits of the network that `split` cuts, as `logits_of` does.
 
     Args:
-        split: of the network, on the device that computes.
-        features: (N, …).
-        precision: of the layers behind them.
-        batch_size: images a pass.
+        split: the network, split, on the device to use.
+        features: (N, …) at the split point.
+        precision: of the layers behind it.
+        batch_size: images per forward pass.
     """
     split.network.eval()
     device = next(split.network.parameters()).device

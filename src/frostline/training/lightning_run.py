@@ -1,4 +1,4 @@
-"""What a freeze schedule asks of anyone's Lightning run: the network, optimizer, length and inputs."""
+"""What a freeze schedule needs from a Lightning run: network, optimizer, length and inputs."""
 
 from collections.abc import Iterator
 from math import ceil, isinf
@@ -12,11 +12,11 @@ from frostline.console.errors import FrostlineError
 
 
 def network_of(module: pl.LightningModule, attribute: str) -> nn.Module:
-    """Return the module's network, and what torch.compile wraps rather than its wrapper.
+    """Return the module's network, without the wrapper of torch.compile.
 
     Args:
         module: the run's.
-        attribute: its path to the network; empty: the child that has all of the module's parameters, else the
+        attribute: path to the network; empty: the child that has all of the module's parameters, else the
             module itself.
 
     Raises:
@@ -34,10 +34,10 @@ def network_of(module: pl.LightningModule, attribute: str) -> nn.Module:
 
 
 def single_optimizer(configured: Any) -> Optimizer:
-    """Return the one optimizer that `configure_optimizers` gave.
+    """Return the one optimizer that `configure_optimizers` returned.
 
     Raises:
-        FrostlineError: it gave another number of them, or a scheduler.
+        FrostlineError: it returned none, several, or a scheduler.
     """
     found = _unwrapped(configured)
     if not isinstance(found, Optimizer):
@@ -49,10 +49,10 @@ def single_optimizer(configured: Any) -> Optimizer:
 
 
 def run_length(trainer: pl.Trainer) -> tuple[int, int]:
-    """Return the run's epochs, and the optimizer steps of each.
+    """Return the number of epochs, and of optimizer steps per epoch.
 
     Raises:
-        FrostlineError: the run has no length, or one of other than whole epochs.
+        FrostlineError: the run has no fixed length, or does not end with an epoch.
     """
     trainer.fit_loop.setup_data()
     steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
@@ -73,7 +73,7 @@ def run_length(trainer: pl.Trainer) -> tuple[int, int]:
 
 
 def inputs_of_batches(trainer: pl.Trainer) -> Iterator[Tensor]:
-    """Give the network's inputs of an epoch of training batches, on the device that trains."""
+    """Yield the network inputs of one epoch of training batches, on the training device."""
     assert trainer.train_dataloader is not None
     for batch in trainer.train_dataloader:
         moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
@@ -81,14 +81,14 @@ def inputs_of_batches(trainer: pl.Trainer) -> Iterator[Tensor]:
 
 
 def _all_of(module: nn.Module) -> nn.Module:
-    """The child that has all of the module's parameters, else the module."""
+    """Return the child that has all of the module's parameters, else the module."""
     holders = [child for child in module.children() if next(child.parameters(), None) is not None]
     own = next(module.parameters(recurse=False), None)
     return holders[0] if len(holders) == 1 and own is None else module
 
 
 def _unwrapped(configured: Any) -> Any:
-    """The optimizer, out of the other ways in which Lightning lets configure_optimizers return just one."""
+    """Return the optimizer from any form in which Lightning accepts a single one."""
     match configured:
         case {"optimizer": optimizer, **rest} if not any(rest.values()):
             return optimizer

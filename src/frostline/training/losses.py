@@ -19,12 +19,11 @@ def half_mse(logits: Tensor, labels: Tensor) -> Tensor:
 class CrossEntropy(nn.Module):
     """The mean over the images of the cross-entropy, an image of class k weighing w_k.
 
-    With `weights` the sum is over the images' weighted losses and the division by their number, not, as
-    torch's, by the sum of their weights: so a batch's size does not change what its images weigh, and shares
-    of classes count like classes.
+    With `weights` the weighted losses are divided by the number of images, not, as in torch, by the sum of
+    their weights: an image's weight does not depend on its batch, and soft labels count like hard ones.
 
     Args:
-        label_smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016).
+        label_smoothing: share of each label that is spread evenly over all classes (Szegedy et al. 2016).
         weights: (K,) float32; None: all 1.
     """
 

@@ -1,4 +1,4 @@
-"""What a process pins before it computes, so that results repeat and memory is not given back in vain."""
+"""Process settings for reproducible results and fast memory allocation."""
 
 import ctypes
 import os
@@ -16,26 +16,26 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_PERTURB = -1, -4, -6
 def pin(threads: int) -> None:
     """Compute with `threads` CPU threads, deterministically, and keep freed memory for the next layer.
 
-    What is to be imported has been: garbage is collected from now on.
+    Call it after all imports: it turns garbage collection on.
     """
     garbage.collect()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # cuBLAS reads it as it starts, and repeats its sums only with a workspace of a fixed size.
+    # cuBLAS reads it when it starts; its sums repeat only with a workspace of fixed size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Else each new tensor is filled with NaN before it is written: a twentieth of a ResNet-18's step.
+    # Deterministic mode fills new tensors with NaN, which takes 5 % of a ResNet-18 step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # As Lightning sets it, torch opens the driver's library anew at each optimizer step: 0.15 ms.
+    # With Lightning's value torch opens the driver's library at each optimizer step: 0.15 ms.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     keep_freed_memory()
 
 
 @contextmanager
 def repeatable_attention(device: torch.device) -> Iterator[None]:
-    """Let attention on a GPU repeat its gradients, while the block runs; it does so on a CPU.
+    """Make the gradients of attention on a GPU reproducible inside the block; on a CPU they are.
 
-    The backward passes of FlashAttention and of the memory-efficient kernel add in any order unless
-    deterministic algorithms are demanded with errors instead of warnings, which many networks can't meet.
+    The backward passes of FlashAttention and of the memory-efficient kernel are deterministic only if
+    non-deterministic operations raise errors instead of warnings, which many networks can't meet.
     """
     kernels = torch.backends.cuda
     before = kernels.flash_sdp_enabled(), kernels.mem_efficient_sdp_enabled()
@@ -50,10 +50,10 @@ def repeatable_attention(device: torch.device) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc not to return freed memory to the kernel; nothing where there is no glibc.
+    """Ask glibc not to return freed memory to the kernel; do nothing without glibc.
 
-    By default every activation above 128 KiB is mapped, cleared by the kernel and unmapped again at each
-    layer: a pass of EfficientNet-Lite0 over 32 images of 224 px takes 2.4 times as long.
+    By default every activation above 128 KiB is mapped, cleared and unmapped by the kernel at each layer: a
+    pass of EfficientNet-Lite0 over 32 images of 224 px takes 2.4 times as long.
     """
     if libc := _glibc():
         libc.mallopt(M_MMAP_MAX, 0)
@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def new_memory_holds(byte: int) -> Iterator[None]:
-    """Fill what glibc allocates in the block with a byte; nothing where there is no glibc.
+    """Fill the memory that glibc allocates in the block with a byte; do nothing without glibc.
 
     Args:
         byte: 0…254.

@@ -18,11 +18,11 @@ from frostline.training.services import Services
 
 @dataclass(frozen=True)
 class Material:
-    """Prepared data at the network's resolution: what every seed of a run trains and chooses on."""
+    """Prepared data at the network's resolution; the seeds of a run share it."""
 
     index: Index
     rows: torch.Tensor
-    """(N,) the index rows that are loaded, sorted: train and val, never test."""
+    """(N,) the loaded rows of the index, sorted: train and val, never test."""
     pixels: ImageStack
     """(N, C, H, W) uint8."""
     spec: InputSpec

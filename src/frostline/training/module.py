@@ -22,25 +22,25 @@ from frostline.training.losses import CrossEntropy, half_mse, hits
 from frostline.training.param_groups import by_decay
 
 BATCH_SECONDS = 0.05
-"""Seconds of optimizer steps that make a batch of Lightning's: its own millisecond is 2 % of that."""
+"""Seconds of optimizer steps per Lightning batch: Lightning's overhead of 1 ms is 2 % of it."""
 MAX_GROWTH = 4
-"""How many times as many steps as the last a batch may have: a first step is slower than those after it."""
+"""Largest growth of the steps per batch from one batch to the next: a first step is slow."""
 
 
 @dataclass(frozen=True)
 class ReusedFeatures:
-    """What the frozen layers made of all images, and the layers behind them."""
+    """The features at the split point of all images, and the layers behind it."""
 
     split: Split
     train: Sequence[Tensor]
-    """(N, …) features of the training images, for each augmented view of them; on the CPU or the device."""
+    """(N, …) features of the training images, one tensor per augmented view; on the CPU or the device."""
     val: Tensor | None
     """(M, …) features of the validation images; None: validation runs the whole network."""
     precision: Precision = "fp32"
-    """Of the layers behind them."""
+    """Of the layers behind the split point."""
 
     def training(self, rows: Tensor, epoch: int, device: torch.device) -> Tensor:
-        """Return the logits of some training images, (B, K); epochs take the views in turn."""
+        """Return the logits of some training images, (B, K); epochs use the views in turn."""
         features = self.train[epoch % len(self.train)]
         return self._rest(features.index_select(0, rows.to(features.device)).to(device))
 
@@ -54,33 +54,33 @@ class ReusedFeatures:
 
 
 class StepCallback(Protocol):
-    """Does something at each optimizer step."""
+    """Is called before and after each optimizer step."""
 
     def before_step(self, trainer: pl.Trainer, module: "Classifier") -> None:
-        """Prepare the coming step."""
+        """Prepare the next step."""
 
     def after_step(self, trainer: pl.Trainer, module: "Classifier") -> None:
-        """Take in what the step did."""
+        """Process the result of the step."""
 
 
 class NotFinite(Exception):
-    """A loss is not a number, or infinite."""
+    """A loss is not finite."""
 
 
 class Classifier(pl.LightningModule):
-    """A network that learns to tell classes apart.
+    """An image classifier.
 
-    It optimizes by itself, several steps for each batch of Lightning's, since Lightning's own work takes a
-    millisecond a batch, more than a step of a small network.
+    It uses manual optimization and takes several steps per Lightning batch, since Lightning's overhead of
+    1 ms per batch is more than a step of a small network.
 
     Args:
         network: images to logits.
-        plan: what trains when.
-        optimizer: how.
-        loss: of logits and labels.
+        plan: the freeze plan.
+        optimizer: its config.
+        loss: its config.
         seed: the run's.
-        class_counts: (K,) int64, the training images of each class; None: a loss need not know.
-        penalty: called for what training adds to the loss; None: nothing.
+        class_counts: (K,) int64, training images per class; None: for losses without class weights.
+        penalty: returns the regularization term that is added to the loss; None: no term.
     """
 
     def __init__(
@@ -101,18 +101,18 @@ class Classifier(pl.LightningModule):
         self.penalty = penalty
         self.execution = Execution("fp32", "fp32", channels_last=False)
         self.steps_at_once: int | None = None
-        """Optimizer steps for a batch of Lightning's; None: as many as take `BATCH_SECONDS` seconds."""
+        """Optimizer steps per Lightning batch; None: as many as take `BATCH_SECONDS`."""
         self.reused: ReusedFeatures | None = None
-        """The network in two parts, where the phase lets the frozen one run once; None: it runs whole."""
+        """Features, if the phase's frozen layers are computed once; None: the whole network runs."""
         self.step_callbacks: Sequence[StepCallback] = ()
         self.taken = 0
-        """Optimizer steps of the epoch so far."""
+        """Optimizer steps of the current epoch so far."""
         self.images = 0
         """Training images seen so far."""
         self._pace = 1
         self._totals: dict[str, Any] = {}
         self._uncounted: list[tuple[Tensor, Tensor]] = []
-        """Logits and labels of steps whose hits have yet to be counted: in one go, which takes less."""
+        """Logits and labels whose hits are not counted yet: counting once per batch is faster."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
@@ -121,11 +121,11 @@ class Classifier(pl.LightningModule):
         return logits
 
     def at_once(self) -> int:
-        """Return how many optimizer steps the next batch of Lightning's should have."""
+        """Return the number of optimizer steps of the next Lightning batch."""
         return self.steps_at_once or self._pace
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> None:
-        """Take some of the epoch's optimizer steps: from the first, up to the last, by their numbers."""
+        """Take the optimizer steps `first` to `after` − 1 of the epoch."""
         first, after = batch
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
@@ -137,11 +137,11 @@ class Classifier(pl.LightningModule):
         self._count_hits()
         self.taken = after
         self.images += sum(map(len, rows[first:after]))
-        each = (time.perf_counter() - begun) / (after - first)
-        self._pace = max(1, min(int(BATCH_SECONDS / each), MAX_GROWTH * (after - first)))
+        step_seconds = (time.perf_counter() - begun) / (after - first)
+        self._pace = max(1, min(int(BATCH_SECONDS / step_seconds), MAX_GROWTH * (after - first)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add a batch of Lightning's, some passes, to the epoch's totals."""
+        """Add a Lightning batch, several forward passes, to the epoch's totals."""
         size = self._data.eval_batch_size
         for rows, labels in zip(*(part.split(size) for part in batch), strict=True):
             if self.reused and self.reused.val is not None:
@@ -152,33 +152,33 @@ class Classifier(pl.LightningModule):
         self._count_hits()
 
     def on_train_start(self) -> None:
-        """Take the totals of an epoch that was not over to the device: checkpoints are read to the CPU."""
+        """Move the totals of a resumed epoch to the device: checkpoints are loaded to the CPU."""
         self._totals = {name: _moved(value, self.device) for name, value in self._totals.items()}
 
     def on_train_epoch_start(self) -> None:
-        """Start the totals of an epoch."""
+        """Reset the totals."""
         self._totals, self._uncounted, self.taken = {}, [], 0
 
     def on_validation_epoch_start(self) -> None:
-        """Reduce what training summed up, once an epoch, and start validation's totals."""
+        """Reduce the training totals, once per epoch."""
         if self._totals:
             self._reduce("train")
 
     def on_validation_epoch_end(self) -> None:
-        """Reduce validation's totals."""
+        """Reduce the validation totals."""
         self._reduce("val")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the totals of an epoch that is not over."""
+        """Save the totals of an unfinished epoch."""
         checkpoint["progress"] = {"totals": self._totals, "taken": self.taken, "images": self.images}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the totals of an epoch that was not over."""
+        """Restore the totals of an unfinished epoch."""
         progress = checkpoint["progress"]
         self._totals, self.taken, self.images = progress["totals"], progress["taken"], progress["images"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return an optimizer of all parameters; the freeze schedule sets its rates at every step."""
+        """Return an optimizer of all parameters; the freeze schedule sets its learning rates."""
         groups = by_decay(self.plan.layers, self.network, self.optimizer_config.weight_decay)
         return make_optimizer(self.optimizer_config, groups)
 
@@ -188,14 +188,14 @@ class Classifier(pl.LightningModule):
         return data
 
     def _step(self, rows: Tensor, coming: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
-        """Take an optimizer step on some training images; `coming`: those of the epoch's next step."""
+        """Take an optimizer step on the rows of a batch; `coming`: the rows of the epoch's next step."""
         trainer = self.trainer
         for callback in self.step_callbacks:
             callback.before_step(trainer, self)
         step = trainer.global_step
         # Dropout is drawn by (seed, step), so that a resumed run draws the same.
         draw_from(derive(self.seed, "step", step), self.device)
-        for group in optimizer.param_groups:  # zero_grad without its mark in a profile
+        for group in optimizer.param_groups:  # zero_grad without its profiler hook
             for parameter in group["params"]:
                 parameter.grad = None
         if self.reused:
@@ -203,11 +203,11 @@ class Classifier(pl.LightningModule):
             labels = self._data.train.labels.index_select(0, rows).to(self.device)
         else:
             images, labels = self._data.batch(rows, step, coming, self.device)
-            logits = self.forward(images)  # a call by way of Module takes as long as a small layer
+            logits = self.forward(images)  # Module.__call__ takes as long as a small layer
         loss = self._loss(logits, labels)
         if self.penalty is not None:
             loss = loss + self.penalty()
-        # On a GPU this would wait for the device at every step; there the end of the epoch notices.
+        # On a GPU this would synchronize at every step; there the loss is checked at the end of the epoch.
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             raise NotFinite(f"the loss became {loss.item()}")
         loss.backward()
@@ -221,19 +221,19 @@ class Classifier(pl.LightningModule):
             callback.after_step(trainer, self)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss, taken into the epoch's totals."""
+        """Return the mean loss, and add it to the epoch's totals."""
         loss = self.criterion(logits.float(), labels)
         if not self._totals:
             zero = torch.zeros((), device=labels.device)
             self._totals = {"loss": zero, "accuracy": zero.long(), "count": 0}
-        # A sum of floats, so step by step: it must not depend on how many are taken at once.
+        # Summed step by step: rounding must not depend on the number of steps per batch.
         self._totals["loss"].add_(loss.detach(), alpha=len(labels))
         self._totals["count"] += len(labels)
         self._uncounted.append((logits.detach(), labels))
         return loss
 
     def _count_hits(self) -> None:
-        """Count the hits that wait."""
+        """Count the hits of the steps since the last call."""
         logits, labels = map(torch.cat, zip(*self._uncounted, strict=True))
         self._totals["accuracy"].add_(hits(logits, labels))
         self._uncounted = []
@@ -246,7 +246,7 @@ class Classifier(pl.LightningModule):
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """A tensor on a device, and anything else as it is."""
+    """Return a tensor on a device, and any other value unchanged."""
     return value.to(device) if isinstance(value, Tensor) else value
 
 

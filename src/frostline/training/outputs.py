@@ -33,18 +33,18 @@ def write_outputs(
     out: Path,
     more: Mapping[str, Any],
 ) -> str:
-    """Leave a finished run's files in `out`; return the sha256 of its weights.
+    """Write a finished run's files to `out`; return the sha256 of its weights.
 
     Args:
         run: its config.
         seed: the run's.
-        material: what it was trained on.
-        result: an `training.trainer.Fit`, or what is like it.
-        plan: what trained when.
-        report: how its first weights were loaded.
-        images: that it trained on.
+        material: the data that it was trained on.
+        result: a `training.trainer.Fit`, or an object with its attributes.
+        plan: its freeze plan.
+        report: how its initial weights were loaded.
+        images: number of training images.
         out: the folder.
-        more: for training.json.
+        more: further keys of training.json.
     """
     weights.save(
         out / WEIGHTS,
@@ -67,19 +67,19 @@ def write_outputs(
 
 
 def record_outputs(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, Any], out: Path) -> None:
-    """Record what a finished run came to, and the files that it left in `out`."""
-    told: dict[str, Any] = read_json(out / TRAINING)
-    best = read_csv(out / HISTORY)[told["best_epoch"]]
+    """Record the final metrics of a finished run, and its files in `out`."""
+    summary: dict[str, Any] = read_json(out / TRAINING)
+    best = read_csv(out / HISTORY)[summary["best_epoch"]]
     recorded.metrics(
         {f"best/{name}": float(best[name] or 0) for name in ("epoch", "val/loss", "val/accuracy")}
         | {name: timing[name] for name in ("train_seconds", "images_per_second")}
     )
     recorded.tags(
         {
-            "weights.sha256": told["weights_sha256"],
-            "phases": _phases_text(plan, [phase["first_step"] for phase in told["phases"]]),
-            "features": _features_text(told["features"]),
-            "head": told["head"]["notice"] or told["head"]["start"],
+            "weights.sha256": summary["weights_sha256"],
+            "phases": _phases_text(plan, [phase["first_step"] for phase in summary["phases"]]),
+            "features": _features_text(summary["features"]),
+            "head": summary["head"]["notice"] or summary["head"]["start"],
         }
     )
     recorded.finished(out)
@@ -88,7 +88,7 @@ def record_outputs(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, An
 def _training(
     result: Any, plan: FreezePlan, report: LoadReport, images: int, weights_sha256: str
 ) -> dict[str, Any]:
-    """What a run did, beyond its curves."""
+    """Return the content of training.json that the caller does not add."""
     phases = [
         {
             "index": i,

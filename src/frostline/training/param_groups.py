@@ -1,4 +1,4 @@
-"""An optimizer's parameters, sorted by a freeze plan into named groups: all of them, from the first step."""
+"""Splits all parameters of an optimizer into named groups, as a freeze plan needs them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from frostline.freezing.plan import FreezePlan
 
 @dataclass(frozen=True)
 class Slot:
-    """What the parameters of one optimizer group have in common: place, and whether they decay."""
+    """What the parameters of one optimizer group share: group of the schedule, depth, weight decay."""
 
     group: str
-    """Of the schedule; the first of those that no phase tells apart."""
+    """The schedule's group; the first one of those that all phases treat alike."""
     depth: int | None
-    """The layer; None where no phase's rates differ by layer."""
+    """The layer; None if no phase has layer-wise learning-rate decay."""
     decays: bool
 
     @property
     def name(self) -> str:
-        """What charts and errors call it."""
+        """The name in charts and errors."""
         layer = "" if self.depth is None else f"/{self.depth}"
         return f"{self.group}{layer}{'' if self.decays else '/no_decay'}"
 
 
 def decaying(layers: Layers, network: nn.Module) -> frozenset[str]:
-    """Return the parameters that weight decay is for: not biases, norms and other vectors.
+    """Return the parameters that weight decay applies to: not biases, norms and other vectors.
 
     He et al. 2019, section 3.1; timm does the same. `network.no_weight_decay()`, which timm's models have,
-    names further ones that should not decay: position embeddings, class tokens.
+    exempts further ones, such as position embeddings and class tokens.
     """
     exempt: Collection[str] = getattr(network, "no_weight_decay", frozenset)()
     return frozenset(
@@ -46,7 +46,7 @@ def decaying(layers: Layers, network: nn.Module) -> frozenset[str]:
 
 
 def by_decay(layers: Layers, network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups for an optimizer of all the network's parameters: what decays, and what does not."""
+    """Return the network's parameters as two optimizer groups, with and without weight decay."""
     decay = decaying(layers, network)
     members: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in network.named_parameters():
@@ -63,11 +63,11 @@ def split(
     network: nn.Module,
     groups: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Slot | None], list[dict[str, Any]]]:
-    """Split an optimizer's groups so that each lies in one group of the plan, under layer decay in one layer.
+    """Split an optimizer's groups so that each is in one group of the plan, with layer decay in one layer.
 
-    They are as few as can be, since an optimizer takes one after the other: what no phase tells apart, and no
-    setting of the optimizer's, is one group, named after the first. A frozen parameter has no gradient, so it
-    may lie in its group from the start: neither decay nor momentum moves it.
+    There are as few as possible, since an optimizer loops over them: parameters that all phases and all
+    options of the optimizer treat alike form one group, named after the first. Frozen parameters are included
+    from the start: without a gradient, neither decay nor momentum changes them.
 
     Args:
         plan: a run's.
@@ -75,8 +75,8 @@ def split(
         groups: an optimizer's `param_groups`.
 
     Returns:
-        For each new group its slot, None for parameters of others than the network, which no schedule moves;
-        and the groups, with the options of those that they come from.
+        The slot of each new group, None for parameters outside the network, which the schedule ignores; and
+        the groups, with the options of their original groups.
 
     Raises:
         FrostlineError: the optimizer lacks some of the network's parameters.
@@ -113,7 +113,7 @@ def split(
 
 
 def _course(plan: FreezePlan, slot: Slot) -> str:
-    """All that the plan has for a slot: what differs in it has to be apart in the optimizer."""
+    """Return all that the plan sets for a slot: slots that differ in it need groups of their own."""
     return repr(
         [
             (
@@ -127,14 +127,14 @@ def _course(plan: FreezePlan, slot: Slot) -> str:
 
 
 def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:
-    """Refuse a plan whose phases set what the optimizer does not have.
+    """Refuse a plan that sets options which the optimizer does not have.
 
     Args:
         plan: a run's.
-        group: any of the optimizer's.
+        group: any group of the optimizer.
 
     Raises:
-        FrostlineError: one does; the sentence names the key.
+        FrostlineError: it does; the message names the key.
     """
     names = group.keys() - {"params", "lr", "initial_lr", "name"}
     for index, phase in enumerate(plan.phases):
@@ -156,7 +156,7 @@ def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:
 
 
 def _alike(value: object, default: object) -> bool:
-    """Whether `value` can stand where `default` does: numbers for numbers, as many of them."""
+    """Return whether `value` has the type of `default`: a number, or as many numbers."""
     if isinstance(default, (tuple, list)) and isinstance(value, (tuple, list)):
         return len(value) == len(default)
     if isinstance(default, bool) or default is None:

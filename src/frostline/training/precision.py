@@ -1,4 +1,4 @@
-"""Chooses the precision that a run trains in, and checks that a step in bfloat16 repeats bit by bit."""
+"""Chooses a run's precision, and checks that a bfloat16 step is reproducible bit by bit."""
 
 import copy
 import os
@@ -31,27 +31,26 @@ if TYPE_CHECKING:
     from frostline.training.module import Classifier
 
 FILLS = (0x11, 0xEE)
-"""What new memory holds in the one pass and in the other: as bfloat16 1e-28, and -4e28."""
+"""Content of new memory in the two passes: as bfloat16 1e-28 and -4e28."""
 
 
 def execution_for(
     run: Run, classifier: "Classifier", data: "ImageData", services: Services
 ) -> tuple[Execution, str | None]:
-    """Return how a run's network is run, and why not in bfloat16 where that was asked for or expected.
+    """Return a run's execution, and the reason if it can't train in bfloat16 as configured or expected.
 
-    The choice follows from processor, architecture and input. A training step in bfloat16 on a CPU is then
-    computed twice, once for each network, input and batch size in a project: where the bits differ, the
-    network trains in float32.
+    The choice depends on processor, architecture and input. On a CPU a training step in bfloat16 is then
+    computed twice, once per network, input and batch size of a project: if the bits differ, the network
+    trains in float32.
 
     Args:
         run: its config.
         classifier: its network, on the CPU, with its plan and loss.
         data: its images.
-        services: the scratch, which keeps what the check found, and somewhere to say that it trains in
-            float32.
+        services: caches the result of the check in its scratch folder; prints why a run uses float32.
 
     Raises:
-        FrostlineError: the device is not there.
+        FrostlineError: the device is missing.
     """
     network, plan, precision = classifier.network, classifier.plan, run.trainer.precision
     device, image = device_of(run.trainer.device), data.spec.shape
@@ -78,16 +77,16 @@ def repeats(
     images: Tensor,
     loss: Callable[[Tensor], Tensor],
 ) -> bool:
-    """Say whether logits and gradients of a training step have the same bits if it is computed again.
+    """Return whether logits and gradients of a training step are the same bits when it is repeated.
 
-    Memory holds something else the second time, where the C library can fill it. A network that can't take
-    the step counts as one that repeats: training says what is wrong with it.
+    New memory has other content the second time, if the C library can fill it. A network whose step fails
+    counts as reproducible: training reports the error.
 
     Args:
-        network: on the CPU; it stays as it is.
-        execution: how it trains.
+        network: on the CPU; not changed.
+        execution: its precision and memory format.
         images: (N, C, H, W) float32.
-        loss: of logits, (N, K) float32.
+        loss: the loss of (N, K) float32 logits.
     """
     try:
         passes = [_step(network, execution, images, loss, fill) for fill in FILLS]
@@ -104,15 +103,15 @@ def _repeats(
     about: list[Any],
     services: Services,
 ) -> bool:
-    """What `repeats` finds of a batch, or found the last time; a file that can't be read is made again.
+    """Return `repeats` for a batch, from the cache if it was computed before.
 
     Args:
         classifier: the network and its loss.
         data: the images.
-        execution: how it trains.
-        size: images in the batch.
-        about: what the result depends on, beside the batch's size.
-        services: the scratch.
+        execution: its precision and memory format.
+        size: batch size.
+        about: what else the result depends on.
+        services: the scratch folder.
     """
     key = content_key([*about, size])[:24]
     path = services.scratch / "precision" / f"{key}.json"
@@ -132,7 +131,7 @@ def _repeats(
 
 
 def _processor() -> list[str]:
-    """What decides which kernels oneDNN takes."""
+    """Return what oneDNN's choice of kernels depends on."""
     capabilities = torch.cpu.get_capabilities()
     flags = sorted(name for name, has in capabilities.items() if has is True)
     limits = [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")]
@@ -146,14 +145,14 @@ def _step(
     loss: Callable[[Tensor], Tensor],
     fill: int,
 ) -> list[Tensor]:
-    """The logits of a copy of the network, and the gradients of all its parameters."""
+    """Return the logits of a copy of the network, and the gradients of all its parameters."""
     sketch = copy.deepcopy(network).train()
     execution.arrange(sketch)
     with torch.random.fork_rng(devices=[]), machine.new_memory_holds(fill):
         torch.manual_seed(0)
         for parameter in sketch.parameters():
             parameter.requires_grad_()
-            # Behind a head, a scale or a LoRA matrix of zeros all gradients are zero, right or not.
+            # Behind a head, a scale or a LoRA matrix of zeros all gradients would be zero.
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
         with autocast(execution.trains, images.device):

@@ -1,4 +1,4 @@
-"""Penalties that hold a network near the weights it started from."""
+"""Penalties that keep a network near its initial weights."""
 
 from collections.abc import Collection
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 class StartPenalty(nn.Module):
     """L2 distance to the start (Li et al. 2018): eq. 2, or with `beta` eq. 3, L2-SP.
 
-    ``α/2·‖w_S − w_S⁰‖² + β/2·‖w_S̄‖²``: S are the tensors that came with the weights, S̄ those that are `new`.
-    A frozen tensor adds nothing.
+    ``α/2·‖w_S − w_S⁰‖² + β/2·‖w_S̄‖²``: S are the pretrained tensors, S̄ the `new` ones. Frozen tensors add
+    nothing.
 
-    The start is what the network holds when this is made. A resumed run makes the same network again before
-    its resume point is read, so it is not kept there.
+    The start is the network's state when the penalty is created. A resumed run creates the same network
+    before it loads its checkpoint, so the start is not part of the checkpoint.
 
     Args:
         network: at its start.
         alpha: pull towards the start.
         beta: pull of the new tensors towards zero.
-        new: names of the parameters that have no start worth keeping; empty: eq. 2.
+        new: names of the parameters without pretrained values; empty: eq. 2.
     """
 
     def __init__(self, network: nn.Module, alpha: float, beta: float, new: Collection[str]) -> None:
@@ -27,12 +27,12 @@ class StartPenalty(nn.Module):
         self._pairs: list[tuple[nn.Parameter, str, float]] = []
         for index, (name, parameter) in enumerate(network.named_parameters()):
             anchor = torch.zeros_like(parameter) if name in new else parameter.detach().clone()
-            # Moves with the network between devices, but stays out of checkpoints.
+            # A buffer moves between devices with the network; not persistent: not in checkpoints.
             self.register_buffer(f"start_{index}", anchor, persistent=False)
             self._pairs.append((parameter, f"start_{index}", beta if name in new else alpha))
 
     def forward(self) -> Tensor:
-        """Return the penalty, a scalar, of the network as it is."""
+        """Return the penalty of the current weights, a scalar."""
         terms = [
             weight / 2 * (parameter - self.get_buffer(start)).square().sum()
             for parameter, start, weight in self._pairs

@@ -1,7 +1,6 @@
-"""What `pretrain` and `finetune` share: one network, trained once, and the files that it leaves.
+"""Trains one network with one seed, for the stages `pretrain` and `finetune`.
 
-A run leaves in its folder `weights.safetensors` (the best epoch's), `history.csv`, `training.json`,
-`config.yaml`.
+A run writes `weights.safetensors` (of the best epoch), `history.csv`, `training.json` and `config.yaml`.
 """
 
 import os
@@ -46,18 +45,18 @@ from frostline.training.services import Services
 def train(
     run: Run, seed: int, start: InitialWeights, material: Material, out: Path, services: Services, title: str
 ) -> dict[str, Any]:
-    """Train one network with one seed and leave its files in `out`.
+    """Train one network with one seed and write its files to `out`.
 
-    A run that was cut off goes on from its last resume point, and one that was finished but not yet published
-    by its stage is not run again: both are kept in the scratch, under a key of all that the result depends
-    on. Of two processes that want the same run, one waits for the other.
+    An interrupted run resumes from its last checkpoint; a finished run that its stage has not published yet
+    is not repeated. Both are stored in the scratch folder, under a key of everything that the result depends
+    on. If two processes want the same run, one waits for the other.
 
     Returns:
         The measured times: train_seconds, epoch_seconds (cumulative), images_per_second.
 
     Raises:
         FrostlineError: the schedule, the weights or the data do not fit together; before any training.
-        TrainingFailed: training broke down, or memory or disk ran out.
+        TrainingFailed: a loss is not finite, or memory or disk ran out.
         Pruned: `services.watch` ended it.
     """
     key = scratch_key(run, seed, start, material)
@@ -73,7 +72,7 @@ def train(
                     _train(run, seed, start, material, work, scratch, services, title)
                     seal(work)
             except Pruned:
-                shutil.rmtree(scratch, ignore_errors=True)  # nobody goes on with it
+                shutil.rmtree(scratch, ignore_errors=True)  # nobody resumes it
                 raise
         out.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
@@ -83,7 +82,7 @@ def train(
 
 
 def forget(run: Run, start: InitialWeights, material: Material, services: Services) -> None:
-    """Remove what was kept for resuming, once the stage's results are safe."""
+    """Remove the checkpoints of a run, once the stage's results are published."""
     for seed in run.seeds:
         key = scratch_key(run, seed, start, material)
         with exclusive(_lock(services, key)):
@@ -91,14 +90,14 @@ def forget(run: Run, start: InitialWeights, material: Material, services: Servic
 
 
 def scratch_key(run: Run, seed: int, start: InitialWeights, material: Material) -> str:
-    """Return the key of all that a run's result depends on."""
+    """Return the hash of everything that a run's result depends on."""
     config = run.model_dump(exclude={"seeds", "study", "arm"})
     inputs = [start.sha256, material.index.fingerprint, material.spec.to_dict()]
     return content_key([config, seed, inputs, code(run.stage)])[:24]
 
 
 def code(stage: str) -> list[str]:
-    """Return what a stage runs: the hash of frostline's code, and the versions of what it trains with."""
+    """Return the fingerprint of a stage's code and the versions of the libraries that it trains with."""
     return [fingerprint(stage), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
 
 
@@ -107,12 +106,12 @@ def _lock(services: Services, key: str) -> Path:
 
 
 def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
-    """Return the freeze plan of a run on `images` training images.
+    """Return the freeze plan of a run.
 
     Args:
         run: its config.
         network: with the run's adapter, if it has one: see `models.lora.adapt`.
-        images: that it trains on.
+        images: number of training images.
     """
     steps = len(batches.sizes(images, run.trainer.batch_size))
     curve = build_curve(run.optimizer.schedule)
@@ -137,7 +136,7 @@ def _train(
     services: Services,
     title: str,
 ) -> None:
-    import timm.optim  # noqa: F401  # here, since garbage is collected from the next line on
+    import timm.optim  # noqa: F401  # before `machine.pin`, which turns garbage collection on again
 
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
@@ -187,7 +186,7 @@ def _train(
 
         def on_epoch(row: Mapping[str, float | int | None]) -> None:
             recorded.epoch(row)
-            # Epoch 0 is the network before training: a step of the progress only where nothing trains.
+            # Epoch 0 is the network before training: it counts as progress only if nothing trains.
             advance(1 if row["epoch"] or not epochs else 0, f"val/accuracy {row['val/accuracy']:.4f}")
             services.watch(row)
 
@@ -220,7 +219,7 @@ def _train(
 def _record_late(
     run: Run, seed: int, start: InitialWeights, material: Material, done: Path, services: Services, key: str
 ) -> None:
-    """Record a run that a killed process finished, unless that process's recorder lived long enough to."""
+    """Record a run that a killed process finished, unless that process's recorder already did."""
     images = training_rows(material.index, run.dataset, derive(seed, "shots") % 2**31)
     network, _ = create_network(
         run.backbone, start, material.spec, material.index.classes, seed, trains=bool(run.freeze.phases)
@@ -238,7 +237,7 @@ def _record_late(
 
 
 def say_head(run: Run, report: LoadReport, services: Services) -> None:
-    """Say what the head starts from, where that is not as expected."""
+    """Print the head's notice, if its start is not what the config suggests."""
     if report.head.notice:
         warning = "frostline: warning: " if report.head.warns else ""
         services.say(f"{warning}{run.stage} {run.arm or run.freeze_name}: {report.head.notice}")
@@ -247,7 +246,7 @@ def say_head(run: Run, report: LoadReport, services: Services) -> None:
 def penalty_of(
     config: Regularizer, network: torch.nn.Module, report: LoadReport
 ) -> regularizers.StartPenalty | None:
-    """Return what a regularizer adds to the loss of a network at its start; None: nothing."""
+    """Return the penalty of a regularizer for a network at its start; None: none."""
     match config:
         case L2Sp():
             new = {*report.reset, *report.missing}

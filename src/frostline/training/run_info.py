@@ -7,13 +7,13 @@ from frostline.training.services import RUN_KEY, RunInfo
 
 
 def setting_name(run: Run) -> str:
-    """Return what people call the run, whatever its seed, such as ``resnet10t·full·digits``."""
+    """Return the name that the seeds of a run share, such as ``resnet10t·full·digits``."""
     what = run.arm or (run.freeze_name if run.stage == "finetune" else run.stage)
     return "·".join([backbone_name(run), what, run.dataset.kind])
 
 
 def run_name(run: Run, seed: int) -> str:
-    """Return what people call the run, such as ``resnet10t·full·digits·s0``."""
+    """Return the name of a run, such as ``resnet10t·full·digits·s0``."""
     return f"{setting_name(run)}·s{seed}"
 
 
@@ -23,7 +23,7 @@ def backbone_name(run: Run) -> str:
 
 
 def run_info(run: Run, seed: int, index: Index, key: str | None = None) -> RunInfo:
-    """Return what is known of a run before it begins; `key` is of all that its result depends on."""
+    """Return what the tracker is told when a run starts; `key`: its `scratch_key`."""
     tags = {
         "arm": run.arm or "",
         "backbone": backbone_name(run),

@@ -1,4 +1,4 @@
-"""Freeze schedules by name or file, without composing an experiment."""
+"""Loads freeze schedules by name or file, without composing an experiment."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +16,11 @@ def load(schedule: str | Path | Mapping[str, Any] | schema.Freeze) -> schema.Fre
     """Return a schedule.
 
     Args:
-        schedule: the name of a ready one, such as "gradual"; a YAML file; its groups and phases; or itself.
+        schedule: the name of a ready-made schedule, such as "gradual"; a YAML file; its groups and phases; or
+            a schedule.
 
     Raises:
-        FrostlineError: there is none of that name, or it is not a schedule; the sentence names the key.
+        FrostlineError: it does not exist or is invalid; the message names the key.
     """
     if isinstance(schedule, schema.Freeze):
         return schedule
@@ -35,13 +36,13 @@ def load_rate(rate: Mapping[str, Any]) -> Curve:
     """Return the curve that `rate` describes, with the keys of a phase's `schedule`.
 
     Raises:
-        FrostlineError: it describes none; the sentence names the key.
+        FrostlineError: it is invalid; the message names the key.
     """
     return build_curve(validated(schema.Rate, {"warmup": 0.0, "final": 0.0, **rate}, "rate"))
 
 
 def _read(path: Path) -> Any:
-    """What a file holds; where there is none, the sentence says what may be meant."""
+    """Return the content of a file; the error for a missing one suggests a name."""
     if path.exists():
         return read_yaml(path)
     if path.stem in _names():
@@ -59,5 +60,5 @@ def _ready(name: str) -> Path:
 
 
 def _names() -> list[str]:
-    """Of the ready schedules."""
+    """Return the names of the ready-made schedules."""
     return [path.stem for path in (project.conf_dir() / "freeze").glob("*.yaml")]

@@ -1,4 +1,4 @@
-"""What a stage is given beside its inputs: somewhere to show progress, record runs, and keep scratch."""
+"""What a stage gets beside its inputs: progress bars, messages, a tracker and a scratch folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 
 Watch = Callable[[Mapping[str, float | int | None]], None]
-"""Told of each epoch's row; raises `Pruned` to end the run."""
+"""Called with each epoch's row; raises `Pruned` to end the run."""
 
 
 def unwatched(row: Mapping[str, float | int | None]) -> None:
-    """Let a run go on: nobody watches."""
+    """Do nothing."""
 
 
 RUN_KEY = "run.key"
-"""The tag with the hash of all that a run's result depends on."""
+"""Tag: the hash of everything that a run's result depends on."""
 TRIAL_NUMBER = "trial.number"
-"""The tag with a trial's number in its study."""
+"""Tag: a trial's number in its study."""
 TRIAL_AGAIN = "trial.again"
-"""The tag with the number of the trial whose process died, where a run repeats its settings."""
+"""Tag: the number of the trial whose process died and whose hyperparameters this run repeats."""
 TRIAL_STATE = "trial.state"
-"""The tag that says of a sweep's trial whether it is running, complete, pruned or failed."""
+"""Tag: whether a trial is running, complete, pruned or failed."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was taken for what it is not."""
+    """A misclassified image."""
 
     id: str
     label: str
     prediction: str
     confidence: float
-    """In the prediction, 0…1."""
+    """The probability of the prediction, 0…1."""
     picture: "NDArray[np.uint8]"
-    """(H, W) grey or (H, W, 3) RGB."""
+    """The image, (H, W) grey or (H, W, 3) RGB."""
 
 
 class Recorded(Protocol):
@@ -55,7 +55,7 @@ class Recorded(Protocol):
     def planned(
         self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
     ) -> None:
-        """Record what will train when, at which rates and cost, and draw it; `network` stays as it is."""
+        """Record the freeze plan with its learning rates and cost, and plot it; `network` is not changed."""
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
         """Record a row of the history."""
@@ -64,20 +64,20 @@ class Recorded(Protocol):
         """Record final values."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Record short texts to filter by."""
+        """Record tags, which runs can be filtered by."""
 
     def finished(self, folder: Path) -> None:
-        """Record the files that the run leaves, and draw its curves."""
+        """Record the run's output files, and plot its curves."""
 
     def started_from(self, sha256: str) -> None:
-        """Name the run whose weights, known by their hash, this one starts from."""
+        """Link the run whose weights, given by their hash, this one starts from."""
 
 
 class Tracker(Protocol):
     """Opens recorded runs."""
 
     def run(self, about: "RunInfo") -> AbstractContextManager[Recorded]:
-        """Record a run; it is marked failed if the block raises."""
+        """Record a run; it is marked as failed if the block raises."""
 
     def annotate(
         self,
@@ -87,36 +87,36 @@ class Tracker(Protocol):
         folder: Path,
         mistakes: Sequence[Mistake] = (),
     ) -> None:
-        """Add values, the files of `folder` and a picture of `mistakes` to the run that made the weights.
+        """Add metrics, the files of `folder` and a plot of `mistakes` to the run that made the weights.
 
-        `tags` tell it from other runs that made the same, as seeds that train nothing do.
+        `tags` select it among runs with the same weights, such as seeds of a run that trains nothing.
         """
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run before it begins."""
+    """What is known about a run when it starts."""
 
     setting: str
-    """What the runs of one setting have in common of their names, such as ``resnet18·gradual·digits``."""
+    """The name without the seed, such as ``resnet18·gradual·digits``."""
     stage: str
     study: str
     config: Mapping[str, Any]
-    """Resolved; becomes the run's parameters."""
+    """The resolved config; becomes the run's parameters."""
     dataset: Mapping[str, str]
     """name, kind, fingerprint."""
     context: str
-    """What the data set is used for: training or evaluation."""
+    """Use of the data set: training or evaluation."""
     tags: Mapping[str, str]
-    """arm, backbone, dataset, freeze, seed: to filter by."""
+    """arm, backbone, dataset, freeze, seed."""
     seed: int | None = None
-    """None: it is not one of several that differ in their seeds alone."""
+    """None: it is not one of several seeds."""
     late: bool = False
-    """It has ended already, in another process: it is recorded if no run with its `RUN_KEY` is."""
+    """It has already ended in another process; recorded unless a run with its `RUN_KEY` is."""
 
     @property
     def name(self) -> str:
-        """What people call the run: ``resnet18·gradual·digits·s0``."""
+        """The run's name, such as ``resnet18·gradual·digits·s0``."""
         return self.setting if self.seed is None else f"{self.setting}·s{self.seed}"
 
 
@@ -146,7 +146,7 @@ class NoTracker:
     """Records nothing."""
 
     def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
-        """Return a run that forgets all it is told."""
+        """Return a run that records nothing."""
         return nullcontext(_Unrecorded())
 
     def annotate(
@@ -157,12 +157,12 @@ class NoTracker:
         folder: Path,
         mistakes: Sequence[Mistake] = (),
     ) -> None:
-        """Forget."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class LabelledTracker:
-    """A tracker that adds to runs what sets them apart in a sweep: to their names, and as tags."""
+    """A tracker that adds a sweep's label to the names of runs, and tags."""
 
     tracker: Tracker
     label: str
@@ -181,13 +181,13 @@ class LabelledTracker:
         folder: Path,
         mistakes: Sequence[Mistake] = (),
     ) -> None:
-        """Pass it on."""
+        """Pass the call on."""
         self.tracker.annotate(weights_sha256, tags, values, folder, mistakes)
 
 
 @dataclass(frozen=True)
 class Services:
-    """What a stage is given; the default shows and records nothing."""
+    """The services of a stage; the defaults show and record nothing."""
 
     scratch: Path
     progress: Progress = silent

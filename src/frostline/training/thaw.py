@@ -1,4 +1,4 @@
-"""Makes a network be as a freeze plan says: what trains, which statistics move, how much is dropped."""
+"""Applies a phase of a freeze plan to a network: trained parameters, running statistics, dropout."""
 
 from collections.abc import Iterable, Set
 from types import MethodType
@@ -12,14 +12,14 @@ from frostline.console.errors import FrostlineError
 from frostline.freezing.plan import FreezePlan
 
 HEAD_DROPOUT = ("head_drop", "head.drop", "drop", "dropout", "classifier.drop")
-"""What timm's networks, and ours, call the dropout before their head, where it is a module."""
+"""Names of the dropout module before the head, in timm's networks and frostline's."""
 
 
 def apply_phase(network: nn.Module, plan: FreezePlan, phase: int) -> None:
-    """Freeze and thaw `network` for `phase`: what is frozen has no gradient, and runs as in evaluation.
+    """Freeze and unfreeze `network` for `phase`: frozen layers get no gradient and run in eval mode.
 
-    Running statistics stand still, and a layer in which nothing trains drops nothing: what it gives for an
-    image is the same at every step.
+    Their running statistics are not updated and their dropout is off, so that their output for an image is
+    the same at every step.
     """
     trained = plan.trained(phase)
     for name, parameter in network.named_parameters():
@@ -36,26 +36,26 @@ def apply_phase(network: nn.Module, plan: FreezePlan, phase: int) -> None:
 
 
 def release(network: nn.Module) -> None:
-    """Let `train` put all layers into training mode again."""
+    """Undo `apply_phase` on the modes: `train` puts all layers into training mode again."""
     for module in network.modules():
         vars(module).pop("train", None)
 
 
 def _stay(self: nn.Module, mode: bool = True) -> nn.Module:
-    """Stands for `train` in layers whose statistics are frozen: whoever calls it, they stay in eval mode."""
+    """Replace `train` in frozen layers: they stay in eval mode, whoever calls it."""
     return type(self).train(self, False)
 
 
 def recalibrate(network: nn.Module, plan: FreezePlan, phase: int, batches: Iterable[Tensor]) -> None:
-    """Estimate the statistics of what trains in `phase` anew: means over `batches`, each counting alike.
+    """Recompute the running statistics of the groups that `phase` trains: unweighted means over `batches`.
 
-    So does torch.optim.swa_utils.update_bn. All else is in eval mode meanwhile, and the network afterwards.
+    As torch.optim.swa_utils.update_bn does. Other layers are in eval mode, and afterwards the whole network.
 
     Args:
-        network: the plan's.
-        plan: a run's.
-        phase: whose groups are meant.
-        batches: of the network's input, (N, C, H, W) each.
+        network: the plan's network.
+        plan: the run's plan.
+        phase: whose groups are recalibrated.
+        batches: network inputs, (N, C, H, W) each.
     """
     modules = _with_statistics(network, plan.statistics(phase))
     release(network)
@@ -77,11 +77,11 @@ def recalibrate(network: nn.Module, plan: FreezePlan, phase: int, batches: Itera
 
 
 class Dropout:
-    """A network's dropout and stochastic depth, which phases may set and which then go back."""
+    """A network's dropout and stochastic depth, which a phase may set and a later one resets."""
 
     def __init__(self, network: nn.Module) -> None:
         modules: dict[str, Any] = dict(network.named_modules())
-        # timm: the head's dropout is a module, or a rate that the network or its head passes on.
+        # In timm the head's dropout is a module, or an attribute of the network or its head.
         self._heads = {
             module: module.p
             for name, module in modules.items()
@@ -99,10 +99,10 @@ class Dropout:
         }
 
     def check(self, plan: FreezePlan) -> None:
-        """Refuse a plan that sets what the network does not have.
+        """Refuse a plan that sets dropout or stochastic depth which the network does not have.
 
         Raises:
-            FrostlineError: it does; the sentence names the key.
+            FrostlineError: it does; the message names the key.
         """
         for index, phase in enumerate(plan.phases):
             if phase.dropout is not None and not self._heads and not self._rates:
@@ -116,35 +116,35 @@ class Dropout:
                 )
 
     def set(self, dropout: float | None, drop_path: float | None) -> None:
-        """Set the head's dropout and the largest rate of stochastic depth; None: as the network came."""
+        """Set the head's dropout and the largest rate of stochastic depth; None: the network's own."""
         for module, p in self._heads.items():
             module.p = p if dropout is None else dropout
         for module, rate in self._rates.items():
             module.drop_rate = rate if dropout is None else dropout
-        # Rates rise with depth (Huang et al. 2016, eq. 4): scaled together, they go on doing so.
+        # Rates increase with depth (Huang et al. 2016, eq. 4), so all are scaled together.
         largest = max(self._paths.values(), default=0.0)
         for module, rate in self._paths.items():
             module.drop_prob = rate if drop_path is None else rate / largest * drop_path
 
 
 def freeze_all(network: nn.Module) -> None:
-    """Freeze everything: what a plan without phases means."""
+    """Freeze everything, for a plan without phases."""
     network.requires_grad_(False)
     network.eval()
 
 
 def _whose_tensors_are(network: nn.Module, names: Set[str]) -> list[nn.Module]:
-    """The layers that hold tensors, none of them other than these; the innermost last."""
-    found = []
+    """Return the layers all of whose parameters are in `names`; the innermost last."""
+    layers = []
     for prefix, module in network.named_modules():
         held = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()]
         if held and names >= set(held):
-            found.append(module)
-    return found
+            layers.append(module)
+    return layers
 
 
 def _with_statistics(network: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    """The layers that hold some of these running statistics."""
+    """Return the layers that own any of these running statistics."""
     wanted = set(names)
     return [
         module

@@ -1,4 +1,4 @@
-"""Runs Lightning: one fit, its history, its best epoch, and enough kept on disk to go on after a kill."""
+"""Runs one Lightning fit: history, best epoch, and checkpoints from which a killed run resumes."""
 
 import logging
 import math
@@ -40,38 +40,37 @@ from frostline.training.thaw import freeze_all
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
 METRICS = HISTORY[4:]
 BEST_WEIGHTS = "best.safetensors"
-"""What a run whose loss became NaN leaves beside its resume point."""
+"""The best epoch's weights of a run whose loss became NaN, in its checkpoint folder."""
 SAVE_EVERY_SECONDS = 10.0
-"""The least time between two resume points, the start of the run counting as one."""
+"""The least time between two checkpoints, and before the first."""
 SAVE_SHARE = 0.02
-"""The largest share of the time that saving resume points may take."""
+"""The largest share of the time that saving checkpoints may take."""
 SAVE_INSIDE_SECONDS = 60.0
-"""The least time before a resume point inside an epoch; shorter epochs are saved at their ends alone."""
+"""The least time before a checkpoint inside an epoch; shorter epochs are saved only at their end."""
 
 Row = dict[str, float | int | None]
 
 
 @dataclass
 class Fit:
-    """What a fit gives."""
+    """The result of a fit."""
 
     history: list[Row] = field(default_factory=list)
-    """A row an epoch, the network before training the first; keys are `HISTORY`."""
+    """A row per epoch, with the keys `HISTORY`; the first is the network before training."""
     epoch_seconds: list[float] = field(default_factory=list)
-    """Seconds from the start of training to the end of each epoch, its validation included."""
+    """Seconds from the start of training to the end of each epoch, including validation."""
     best_epoch: int = 0
     best_state: dict[str, Tensor] = field(default_factory=dict)
     """The network's weights after its best epoch, on the CPU."""
     starts: tuple[int, ...] = ()
-    """The step at which each phase began."""
+    """The first step of each phase."""
     images: int = 0
     """Training images seen."""
     prefetched: bool | None = None
-    """Whether batches were prepared ahead, as measured; None: too few steps, or nothing to prepare."""
+    """Whether prefetching was measured to be faster; None: too few steps, or nothing to prefetch."""
     execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
     features: list[str] = field(default_factory=list)
-    """Of each phase: the layer whose input or output is computed once, ``fc:input``, or ``whole network: …``
-    and why."""
+    """For each phase: its split point, such as ``fc:input``, or ``whole network: …`` with the reason."""
 
 
 def fit(
@@ -84,21 +83,21 @@ def fit(
     execution: Execution,
     reuse: FeatureExtractor | None = None,
 ) -> Fit:
-    """Train `classifier`, going on from the resume point in the folder `resume` if there is one.
+    """Train `classifier`; resume from the checkpoint in the folder `resume` if there is one.
 
     Args:
         classifier: the network with its freeze plan.
         data: training and validation images.
-        config: length, device and which epoch is the best.
-        resume: a folder for resume points; the caller removes it when the result is safe.
-        on_epoch: called with each row of the history as it is made; those of a resumed run again.
-        averaging: what is validated and kept: the weights, or their average along the run.
-        execution: precision, and how images lie in memory.
-        reuse: lets frozen layers run once; None: the whole network runs at every step.
+        config: number of epochs, device, and the metric that chooses the best epoch.
+        resume: the folder for checkpoints; the caller removes it when the result is published.
+        on_epoch: called with each row of the history; a resumed run repeats its earlier rows.
+        averaging: validate and return the weights themselves, or their average along the run.
+        execution: precision and memory format.
+        reuse: computes frozen layers once; None: the whole network runs at every step.
 
     Raises:
-        FrostlineError: the device is not there, or the batches are too small for the network.
-        TrainingFailed: the loss is not a number; the best epoch so far is kept in `resume`.
+        FrostlineError: the device is missing, or the batches are too small for the network.
+        TrainingFailed: the loss is not finite; the best epoch's weights are written to `resume`.
     """
     machine.pin(config.threads)
     result = Fit()
@@ -132,7 +131,7 @@ def fit(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             max_epochs=config.epochs,
-            # The whole validation split, before the first step: where the curves start.
+            # Validate fully before the first step: this is epoch 0 of the history.
             num_sanity_val_steps=0 if checkpoint else -1,
             reload_dataloaders_every_n_epochs=1 if resized else 0,
             callbacks=callbacks,
@@ -175,10 +174,10 @@ class _History(pl.Callback):
         self._best: tuple[float, ...] | None = None
         self._begun = time.perf_counter()
         self._before = 0.0
-        """Seconds of the runs that this one goes on from."""
+        """Seconds of training before this process resumed the run."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The first phase's features are made while the start is measured, which is no part of training.
+        # The first phase's features are computed during epoch 0, before this hook; count them as training.
         self._begun = time.perf_counter() - (self.reusing.seconds if self.reusing else 0.0)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -241,13 +240,13 @@ class _History(pl.Callback):
 
 
 class _NotFinite(Exception):
-    """A loss is not a number, or infinite: says which, and when."""
+    """A loss is not finite; the message says which one and when."""
 
 
 class _Checkpoint(Checkpoint):
-    """Keeps one resume point, taken at the end of an epoch or inside a long one; costs next to nothing.
+    """Keeps one checkpoint, saved at the end of an epoch or inside a long one.
 
-    Its name holds its sha256: one rename replaces both, and a damaged one is noticed before it is loaded.
+    The file is named after its sha256, so that a damaged one is detected before it is loaded.
     """
 
     ENDING, PARTIAL = ".ckpt", "last.partial"
@@ -260,7 +259,7 @@ class _Checkpoint(Checkpoint):
     @classmethod
     def latest(cls, folder: Path) -> str | None:
         (folder / cls.PARTIAL).unlink(missing_ok=True)  # a killed process's
-        # A process that was killed amid `_save` may have left two; both lead to the same results.
+        # A process that was killed inside `_save` may have left two; both give the same result.
         for path in sorted(folder.glob(f"*{cls.ENDING}")):
             if path.stem == sha256_of(path):
                 return str(path)
@@ -270,12 +269,12 @@ class _Checkpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Gone on from after an epoch's last step, Lightning would leave its validation out.
+        # Resumed after an epoch's last step, Lightning would skip the validation.
         if not trainer.is_last_batch:
             self._save(trainer, SAVE_INSIDE_SECONDS)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # After the last one the results are as good as written.
+        # Not after the last epoch: the results are written next.
         if trainer.current_epoch + 1 != trainer.max_epochs and not trainer.should_stop:
             self._save(trainer, SAVE_EVERY_SECONDS)
 
@@ -292,9 +291,9 @@ class _Checkpoint(Checkpoint):
                 os.fsync(stream.fileno())
             path = self.folder / f"{sha256_of(partial)}{self.ENDING}"
             partial.replace(path)
-            for each in older:
-                if each != path:
-                    each.unlink(missing_ok=True)
+            for other in older:
+                if other != path:
+                    other.unlink(missing_ok=True)
         finally:
             partial.unlink(missing_ok=True)
         self._saved = time.perf_counter()
@@ -303,7 +302,7 @@ class _Checkpoint(Checkpoint):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice, which is not meant for frostline's users, from the terminal."""
+    """Hide Lightning's advice, which frostline's users can't follow."""
     loggers = [
         logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
     ]
@@ -322,7 +321,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
-    """Turn what can go wrong inside Lightning into what a user reads, and its exits back into signals."""
+    """Turn errors inside Lightning into frostline's, and its exits back into signals."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -330,7 +329,9 @@ def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
         kept = ""
         if result.best_state:
             weights.save(resume / BEST_WEIGHTS, result.best_state, {})
-            kept = f"; the best epoch so far, {result.best_epoch}, is kept in {resume / BEST_WEIGHTS}"
+            kept = (
+                f"; the weights of the best epoch so far, {result.best_epoch}, are in {resume / BEST_WEIGHTS}"
+            )
         advice = "lower optimizer.lr" if clipped else "lower optimizer.lr, or set optimizer.clip_norm=1.0"
         raise TrainingFailed(f"{broken}; {advice}{kept}") from None
     except ValueError as error:
@@ -343,7 +344,7 @@ def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit:
-        # What Lightning makes of any KeyboardInterrupt, having set SIGINT to be ignored.
+        # Lightning turns any KeyboardInterrupt into SystemExit, and ignores SIGINT from then on.
         signal.signal(signal.SIGINT, handler)
         number = signals.received()
         raise (signals.Interrupted(number) if number else KeyboardInterrupt()) from None

@@ -1,4 +1,4 @@
-"""WiSE-FT: how far to go from a run's start towards its end, chosen on validation (Wortsman et al. 2022b)."""
+"""WiSE-FT: interpolates between a run's initial and final weights (Wortsman et al. 2022b)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,29 +23,29 @@ def sweep_alphas(
     config: schema.WiseFt,
     trainer: schema.Trainer,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Measure (1 − α)·start + α·end on validation for each α, and choose by `trainer.monitor`.
+    """Validate (1 − α)·start + α·end for each α, and choose the best by `trainer.monitor`.
 
     Ties go to the lower loss, then to the larger α.
 
     Args:
-        network: takes the weights; what it holds is lost.
-        start: the weights that the run began with, on the CPU.
-        end: those that it kept, likewise.
+        network: is loaded with the interpolated weights.
+        start: the run's initial weights, on the CPU.
+        end: the weights of its best epoch, on the CPU.
         val: images (N, C, H, W) uint8 and labels (N,).
         spec: the network's input.
-        config: the αs to try.
-        trainer: monitor, batches, device and precision.
+        config: the values of α.
+        trainer: monitor, batch size, device and precision.
 
     Returns:
-        The weights of the best α; and what to record: alpha, and the curve, a row an α.
+        The weights of the best α; and for training.json: alpha, and the curve, a row per α.
     """
     pixels, labels = val
     curve: list[dict[str, float]] = []
 
     def measured(alpha: float) -> Score:
         network.load_state_dict(interpolate(start, end, alpha))
-        found = classification_metrics(logits_of(network, pixels, spec, trainer), labels)
-        row = {"alpha": alpha, "val/accuracy": found["accuracy"], "val/loss": found["loss"]}
+        metrics = classification_metrics(logits_of(network, pixels, spec, trainer), labels)
+        row = {"alpha": alpha, "val/accuracy": metrics["accuracy"], "val/loss": metrics["loss"]}
         curve.append(row)
         return tuple(score(name, row[name]) for name in (trainer.monitor, "val/loss"))
 
