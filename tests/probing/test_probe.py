@@ -14,7 +14,7 @@ from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.evaluation import evaluate
 from frostline.probing import batched_finetune as together
-from frostline.probing import probe
+from frostline.probing import probe, results
 from frostline.training.services import NoTracker, Services
 
 TINY = [
@@ -249,7 +249,7 @@ def test_one_run_is_recorded_and_the_test_split_read_after_all_is_chosen(digits,
     assert (about.name, about.stage, about.tags["heads"]) == ("mlp·probe·digits", "probe", "8")
     assert about.config["optimizer"]["lr"] == [0.01, 0.1]
     assert (about.config["optimizer"]["weight_decay"], about.config["seed"]) == (0.01, [0, 3])
-    assert heard.said["best"] == probe.label(judged)
+    assert heard.said["best"] == results.label(judged)
     assert heard.files >= {"heads.csv", "probe.json", "history.csv", "metrics.json"}
     best = judged.configurations[0]
     assert heard.values["val/accuracy/mean"] == best.val["accuracy"]["mean"]

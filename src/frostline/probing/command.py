@@ -13,7 +13,7 @@ from frostline.pipeline import output_folders, session, standalone
 
 if TYPE_CHECKING:
     from frostline.base.metrics import Spread
-    from frostline.probing.probe import Configuration, ProbeResult
+    from frostline.probing.results import Configuration, ProbeResult
 
 TABLE_WIDTH = 160
 """The width in characters, if the output is not a terminal."""
@@ -27,13 +27,14 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
     experiments, choices = compose.grid(overrides, OF_A_HEAD)
     services = session.make_services()
     from frostline.probing import heads, probe
+    from frostline.probing.results import values_of
     from frostline.training.run_info import backbone_name
 
     runs = [stage_configs.finetune_config(experiment, choices) for experiment in experiments]
     heads.check(runs[0])
     # A probe does not depend on the order of its heads.
-    runs = list({tuple(probe.values_of(each).values()): each for each in runs}.values())
-    runs.sort(key=lambda each: [value or 0 for value in probe.values_of(each).values()])
+    runs = list({tuple(values_of(each).values()): each for each in runs}.values())
+    runs.sort(key=lambda each: [value or 0 for value in values_of(each).values()])
     name = "·".join([backbone_name(runs[0]), runs[0].dataset.kind])
     content = [each.model_dump() for each in runs]
     out = (
@@ -41,7 +42,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
         if experiments[0].out
         else output_folders.named_folder("probe", name, content)
     )
-    grid = csv_text(OF_A_HEAD, (list(probe.values_of(each).values()) for each in runs))
+    grid = csv_text(OF_A_HEAD, (list(values_of(each).values()) for each in runs))
 
     def check() -> None:
         if not force:
@@ -63,7 +64,7 @@ def _show(result: "ProbeResult", out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from frostline.probing.probe import label, short
+    from frostline.probing.results import label, short
 
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
     counts = ", ".join(f"{count} {split}" for split, count in result.images.items())

@@ -1,0 +1,163 @@
+"""The result of a probe, and its form in probe.json, heads.csv and the tracker."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from frostline.base.hashes import sha256_of
+from frostline.base.metrics import Spread, spread
+from frostline.base.run_folder import WEIGHTS
+from frostline.config.overrides import OF_A_HEAD
+from frostline.probing.heads import TrainedHead
+from frostline.schema import Run
+
+HYPERPARAMETERS = OF_A_HEAD[:-1]
+"""The keys of `OF_A_HEAD` without the seed."""
+RESULT_COLUMNS = ("best_epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "failure")
+"""Columns of heads.csv, after `OF_A_HEAD`."""
+TEMPERATURE = 0.07
+"""Of the neighbours' votes (Wu et al. 2018)."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Heads that differ only in their seeds."""
+
+    values: dict[str, Any]
+    """Key of `HYPERPARAMETERS` → value; without label smoothing for a loss that has none."""
+    heads: list[TrainedHead]
+
+    @property
+    def failed(self) -> int:
+        """The number of heads whose training failed."""
+        return sum(head.fit.failure is not None for head in self.heads)
+
+    @cached_property
+    def val(self) -> dict[str, Spread]:
+        """accuracy and loss of the other heads, after their best epochs."""
+        rows = [head.best for head in self.heads if head.fit.failure is None]
+        return {
+            name: spread([float(row[f"val/{name}"] or 0) for row in rows]) for name in ("accuracy", "loss")
+        }
+
+
+@dataclass(frozen=True)
+class ClosedFormProbe:
+    """A probe that needs no training, with the hyperparameter that validation chose."""
+
+    name: str
+    chosen: float
+    """The penalty, or k."""
+    val: float
+    """Accuracy."""
+    test: float | None
+    """Accuracy; None without a test split."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The result of a probe."""
+
+    configurations: list[Configuration]
+    """The best on validation first; those with failed heads last."""
+    winner: TrainedHead
+    """The best head of the best configuration."""
+    test: dict[str, Spread]
+    """Test metric → spread over the heads of the best configuration; empty without a test split."""
+    ridge: ClosedFormProbe
+    """On the winner's features."""
+    knn: ClosedFormProbe
+    """On the winner's features."""
+    images: dict[str, int]
+    """Split → number of images."""
+    features_seconds: float
+    """The time to compute features; 0: all were cached."""
+    train_seconds: float
+
+    @property
+    def varied(self) -> list[str]:
+        """The keys of `HYPERPARAMETERS` in which the configurations differ."""
+        first = self.configurations[0].values
+        return [key for key in first if any(other.values[key] != first[key] for other in self.configurations)]
+
+
+def values_of(run: Run) -> dict[str, Any]:
+    """Return a run's value for each key of `overrides.OF_A_HEAD`."""
+    return {
+        "optimizer.lr": run.optimizer.lr,
+        "optimizer.weight_decay": run.optimizer.weight_decay,
+        "loss.label_smoothing": getattr(run.loss, "label_smoothing", None),
+        "seed": run.seeds[0],
+    }
+
+
+def label(result: ProbeResult) -> str:
+    """Return the winner's hyperparameters, such as ``lr=0.01 seed=1``."""
+    values = {key: result.configurations[0].values[key] for key in result.varied} | {
+        "seed": result.winner.seed
+    }
+    return " ".join(f"{short(key)}={value:g}" for key, value in values.items())
+
+
+def short(key: str) -> str:
+    """Return the last part of a key."""
+    return key.rpartition(".")[2]
+
+
+def csv_rows(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> Iterator[list[Any]]:
+    """Yield the rows of heads.csv, in the order of `runs`; a failed head has no metrics."""
+    of_run = {id(head.run): head.fit for head in trained}
+    for run in runs:
+        fit = of_run[id(run)]
+        best: dict[str, Any] = (
+            {} if fit.failure else {"best_epoch": fit.best_epoch, **fit.history[fit.best_epoch]}
+        )
+        numbers = [fit.failure if name == "failure" else best.get(name) for name in RESULT_COLUMNS]
+        yield [*values_of(run).values(), *numbers]
+
+
+def to_json(result: ProbeResult, out: Path) -> dict[str, Any]:
+    """Return the content of probe.json."""
+    winner, cut = result.winner, result.winner.group.cut
+    return {
+        "features": {"at": cut.name, "width": cut.shape[0], "images": result.images},
+        "settings": [
+            {**each.values, "val": each.val, "seeds": len(each.heads), "failed": each.failed}
+            for each in result.configurations
+        ],
+        "best": {
+            **values_of(winner.run),
+            "test": result.test,
+            "weights_sha256": sha256_of(out / WEIGHTS),
+        },
+        "ridge": {"penalty": result.ridge.chosen, **_accuracies(result.ridge)},
+        "knn": {"k": result.knn.chosen, "temperature": TEMPERATURE, **_accuracies(result.knn)},
+    }
+
+
+def _accuracies(other: ClosedFormProbe) -> dict[str, dict[str, float]]:
+    found = {"val": other.val, "test": other.test}
+    return {split: {"accuracy": value} for split, value in found.items() if value is not None}
+
+
+def tracker_metrics(result: ProbeResult) -> dict[str, float]:
+    """Return the metrics that the tracker records."""
+    best = result.configurations[0]
+    found = {
+        "heads": float(sum(len(each.heads) for each in result.configurations)),
+        "features_seconds": result.features_seconds,
+        "train_seconds": result.train_seconds,
+        "ridge/penalty": result.ridge.chosen,
+        "knn/k": result.knn.chosen,
+    }
+    for split, metrics in (("val", best.val), ("test", result.test)):
+        found |= {f"{split}/{name}/{what}": v for name, s in metrics.items() for what, v in s.items()}
+    for other in (result.ridge, result.knn):
+        found |= {f"{other.name}/{split}/accuracy": s["accuracy"] for split, s in _accuracies(other).items()}
+    if result.varied:
+        for each in result.configurations:
+            name = " ".join(f"{short(key)} {each.values[key]:g}" for key in result.varied)
+            found |= {f"{name}/val/{metric}": s["mean"] for metric, s in each.val.items() if s["n"]}
+    return found
