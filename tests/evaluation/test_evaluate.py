@@ -34,7 +34,7 @@ def arm(digits, tmp_path_factory):
     return folder, config, wanted
 
 
-def test_an_evaluation_leaves_a_summary_and_a_folder_a_seed(arm):
+def test_an_evaluation_writes_a_summary_and_a_folder_a_seed(arm):
     folder, _, _ = arm
     names = ["metrics.json", "predictions.csv"]
     assert sorted(files(folder / "out")) == ["metrics.json", *(f"seed-{s}/{n}" for s in SEEDS for n in names)]

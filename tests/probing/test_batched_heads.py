@@ -272,7 +272,7 @@ def threads(request):
 
 
 @pytest.mark.usefixtures("threads")
-def test_a_head_among_twenty_four_on_real_digits_is_as_if_alone(digits):
+def test_a_head_among_twenty_four_on_real_digits_equals_a_standalone_one(digits):
     given = [head(i % 5, lr=0.001 * (1 + i), label_smoothing=i % 2 / 10) for i in range(24)]
     fits = train_heads(given, *digits, ADAMW)
     for i in (0, 7, 14, 23):
@@ -320,7 +320,7 @@ def test_no_heads_no_fits(digits):
 # ── what can go wrong ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_head_that_breaks_down_says_when_and_leaves_the_others_alone(digits):
+def test_a_head_that_fails_says_when_and_does_not_affect_the_others(digits):
     recipe = dataclasses.replace(ADAMW, optimizer=Optimizer("sgd", 0.9), curve=Curve("constant"))
     good = [head(0), head(1, weight_decay=0.1)]
     broken = head(2, lr=1e38)

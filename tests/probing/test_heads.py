@@ -55,7 +55,7 @@ def together(configs, digits, folder):
     ],
     ids=["adamw", "sgd", "momentum", "adam", "effective", "mse", "phase", "bf16", "views", "fraction", "mlp"],
 )
-def test_each_is_as_if_alone(changes, digits, tmp_path):
+def test_each_equals_a_standalone_run(changes, digits, tmp_path):
     configs = [
         run_config(
             {**NETWORK, **changes, "seeds": [seed], "optimizer.lr": lr, "optimizer.weight_decay": decay}

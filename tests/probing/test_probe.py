@@ -65,7 +65,7 @@ def number(text: str) -> float:
     return float(text.split(" ")[0])
 
 
-def test_a_grid_of_heads_leaves_a_table_and_the_best_as_a_run(frostline, place):
+def test_a_grid_of_heads_writes_a_table_and_the_best_as_a_run(frostline, place):
     out = frostline("probe", *GRID, "out=grid")
     first, header, *rows, last = out.splitlines()
     assert re.fullmatch(
@@ -172,7 +172,7 @@ def test_seeds_with_images_or_networks_of_their_own(frostline, place):
     assert len({row["val/loss"] for row in read_csv(place / "none" / "heads.csv")}) == 2
 
 
-def test_a_head_that_breaks_down_leaves_the_others_alone(frostline, place):
+def test_a_head_that_fails_does_not_affect_the_others(frostline, place):
     given = ["optimizer=sgd", "optimizer.schedule.kind=constant"]
     out = frostline("probe", *given, "optimizer.lr=1e38,0.01", "out=broken")
     assert re.search(r"^ heads +0\.01 .*\n heads +1e\+38 +1 of 1 failed *$", out, re.M)
@@ -301,7 +301,7 @@ def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):
 
 
 @pytest.mark.slow
-def test_a_sweep_of_heads_that_is_killed_goes_on_with_those_that_are_missing(frostline, place, monkeypatch):
+def test_a_sweep_of_heads_that_is_killed_resumes_with_the_missing_ones(frostline, place, monkeypatch):
     """Killed after its second run was left, which is a run's as it would be undisturbed."""
     expected = frostline("finetune", *SWEEP, "out=whole", "sweep.name=whole")
     left, killed = together._leave, []
@@ -325,7 +325,7 @@ def test_a_sweep_of_heads_that_is_killed_goes_on_with_those_that_are_missing(fro
     assert len(numbers[0]) == 4
 
 
-def test_a_job_that_breaks_down_fails_as_it_would_alone(frostline, place):
+def test_a_failing_job_fails_as_it_would_standalone(frostline, place):
     given = ["freeze=linear_probe", "optimizer=sgd", "optimizer.schedule.kind=constant", "-m"]
     error = frostline("finetune", *given, "optimizer.lr=0.01,1e38", "out=half", status=3)
     assert error.startswith("optimizer.lr=1e+38: the loss became ")

@@ -61,7 +61,7 @@ def test_safetensors_are_the_weights(photo_run, found, tmp_path):
     assert exported.file.read_bytes() == (photo_run / "weights.safetensors").read_bytes()
 
 
-def test_what_gives_something_else_is_not_left(photo_run, found, tmp_path, monkeypatch):
+def test_what_gives_something_else_is_not_written(photo_run, found, tmp_path, monkeypatch):
     """A network that draws numbers can't be a graph that gives the same."""
     normalised = exporting.Served.forward
 

@@ -85,7 +85,7 @@ def test_what_was_done_to_the_pixels_is_told(photo_run, tmp_path, capsys):
     assert "warning: 1 16-bit image reaches no eighth of its range" in err
 
 
-def test_pictures_that_cannot_be_used_are_named_and_the_rest_goes_on(photo_run, photos, tmp_path, capsys):
+def test_images_that_cannot_be_used_are_named_and_the_rest_is_predicted(photo_run, photos, tmp_path, capsys):
     bad = tmp_path / "pictures"
     (bad / "more").mkdir(parents=True)
     shutil.copy(photos / "cat" / "00.png", bad / "more" / 'good, "quoted".png')

@@ -92,7 +92,7 @@ def test_an_average_of_equal_weights_is_they_to_the_bit():
     assert torch.equal(ema.average["w"], weights["w"])
 
 
-def test_an_ema_goes_on_from_its_state_to_the_bit():
+def test_an_ema_resumes_from_its_state_to_the_bit():
     def run(ema, steps):
         for step in steps:
             ema.update({"w": torch.sin(torch.arange(9.0) * step)})
@@ -122,7 +122,7 @@ def test_swa_is_the_plain_mean():
     assert swa.count == 3
 
 
-def test_swa_goes_on_from_its_state():
+def test_swa_resumes_from_its_state():
     swa, resumed = Swa(), Swa()
     swa.update(state(1.0, 1.0))
     resumed.load_state_dict(copy.deepcopy(swa.state_dict()))

@@ -128,7 +128,7 @@ def test_what_goes_back_to_the_start_is_refused_where_that_is_random(changes, se
     check_run(study.from_scratch(config))
 
 
-def test_a_studys_twin_is_held_by_nothing():
+def test_the_from_scratch_baseline_has_no_penalty():
     params = {"experiment": "mnist_to_digits", "regularizer": "l2_sp", "averaging": "wise_ft"}
     resolved = study.resolve(params, ["scratch", "full"]).resolved
     twin, full = (resolved[f"finetune-{arm}"] for arm in ("scratch", "full"))

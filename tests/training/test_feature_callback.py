@@ -217,7 +217,7 @@ def test_a_key_is_made_of_all_that_features_depend_on(tmp_path):
     assert key({"trainer.threads": 2})
 
 
-def test_a_run_that_broke_off_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+def test_a_run_that_was_interrupted_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     from frostline.training import trainer
 
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)

@@ -253,7 +253,7 @@ def test_the_best_epoch_is_the_plateaus_and_the_earlier_of_two(tmp_path):
     assert same(run.at_second, run.after_epoch[0])
 
 
-def test_a_phase_goes_on_from_its_last_epoch_unless_told_otherwise(tmp_path):
+def test_a_phase_continues_from_its_last_epoch_unless_told_otherwise(tmp_path):
     run = Restored(tmp_path, {"epochs": 3}, losses=[0, 5, 3, 4, 1, 1], restore="none")
     assert same(run.at_second, run.after_epoch[2])
 

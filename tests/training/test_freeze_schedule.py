@@ -178,7 +178,7 @@ def test_a_preview_says_what_would_train():
 
 @pytest.mark.parametrize("where", ["", "net"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_any_network_thaws_by_a_ready_schedule(name, where):
+def test_any_network_is_unfrozen_by_a_ready_schedule(name, where):
     callback, module = fit("gradual", Module(NETWORKS[name]()), network=where, max_epochs=5)
     assert len(callback.starts) == 3
     assert [grad for _, grad, _ in module.watched] == [False] * 8 + [True] * 12
@@ -281,7 +281,7 @@ def test_a_fit_that_breaks_off_gives_the_module_back_too():
     assert not any("train" in vars(each) for each in module.modules())
 
 
-def test_a_second_fit_of_a_trainer_goes_on_in_its_phase():
+def test_a_second_fit_of_a_trainer_resumes_in_its_phase():
     callback, module = FreezeSchedule(THAW), Module(NETWORKS["sequential"]())
     trainer_ = trainer(callback)
     trainer_.fit(module, images(), images())
@@ -308,7 +308,7 @@ def saved(folder, schedule=BEST, ckpt_path=None, accumulate=1, seed=0):
 
 
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, (2, 5, 7, 8, 11)), (2, (1, 3, 5))])
-def test_a_run_goes_on_from_lightnings_checkpoint_to_the_bit(accumulate, steps, tmp_path):
+def test_a_run_resumes_from_lightnings_checkpoint_to_the_bit(accumulate, steps, tmp_path):
     starts, state = saved(tmp_path / "whole", accumulate=accumulate)
     for step in steps:
         path = tmp_path / "whole" / f"step={step}.ckpt"

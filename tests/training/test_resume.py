@@ -131,7 +131,7 @@ def config(schedule, optimizer, net=MLP):
 
 @pytest.fixture
 def keep(monkeypatch):
-    """Choose how often resume points are kept: at every step, or at every epoch's end."""
+    """Choose how often checkpoints are saved: at every step, or at every epoch's end."""
 
     def choose(points):
         monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
@@ -190,7 +190,7 @@ def test_averages_of_weights_go_on_too(averaging, points, keep, tmp_path):
     check_every_stop_in_turn({**changes, "averaging": averaging}, points, tmp_path)
 
 
-def test_a_run_that_goes_on_once_does_so_to_its_end(keep, tmp_path):
+def test_a_run_that_resumes_once_trains_to_its_end(keep, tmp_path):
     keep("steps")
     changes = config(SCHEDULES["a plateau, back to the best"], "sgd")
     whole = Run(changes, tmp_path / "whole")
@@ -201,7 +201,7 @@ def test_a_run_that_goes_on_once_does_so_to_its_end(keep, tmp_path):
         Run(changes, folder).assert_same(whole)
 
 
-def test_a_run_goes_on_between_steps_that_were_to_be_taken_at_once(keep, tmp_path):
+def test_a_run_resumes_between_steps_that_were_to_be_taken_at_once(keep, tmp_path):
     keep("steps")
     changes = config(SCHEDULES["boundaries in and between epochs, groups freeze again"], "adamw")
     whole = Run(changes, tmp_path / "whole")
@@ -212,7 +212,7 @@ def test_a_run_goes_on_between_steps_that_were_to_be_taken_at_once(keep, tmp_pat
     resumed.assert_same(whole)
 
 
-def test_no_point_is_kept_at_an_epochs_last_step_but_after_its_validation(keep, tmp_path, monkeypatch):
+def test_no_checkpoint_is_saved_at_an_epochs_last_step_but_after_its_validation(keep, tmp_path, monkeypatch):
     keep("steps")
     kept = []
     save = pl.Trainer.save_checkpoint
@@ -227,7 +227,7 @@ def test_no_point_is_kept_at_an_epochs_last_step_but_after_its_validation(keep, 
     assert {metrics for step, metrics in kept if step % 3 == 0} == {4}
 
 
-def test_short_epochs_are_kept_at_their_ends_alone(tmp_path, monkeypatch):
+def test_short_epochs_are_saved_only_at_their_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(trainer, "SAVE_SHARE", math.inf)
     Run(config(SCHEDULES["settings of the optimizer"], "sgd"), tmp_path, stop=5)

@@ -111,7 +111,7 @@ def kill():
 
 
 def run(stage, config, data, folder, end=None, out="out"):
-    """Run a stage with a resume point an epoch; count its steps in folder/steps; be killed at a moment."""
+    """Run a stage with a checkpoint an epoch; count its steps in folder/steps; be killed at a moment."""
     import pytorch_lightning as pl
 
     from frostline.training import module as lit_module
@@ -177,7 +177,7 @@ def undisturbed(digits, tmp_path_factory):
 # ── determinism ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_same_run_in_two_processes_and_folders_leaves_the_same_bytes(digits, tmp_path):
+def test_the_same_run_in_two_processes_and_folders_writes_the_same_bytes(digits, tmp_path):
     config = run_config({**MLP, "stage": "pretrain"})
     other = config.model_copy(update={"seeds": [1]})
     runs = {"one": config, "some other folder": config, "seed": other}
@@ -203,12 +203,12 @@ def test_the_same_run_in_two_processes_and_folders_leaves_the_same_bytes(digits,
 @pytest.mark.parametrize(
     ("name", "end", "left"),
     [
-        ("mlp", ("step", 3), STEPS),  # before the first resume point
-        ("mlp", ("saving", 10), 35),  # the second resume point is half there; phase 1 is two steps old
-        ("mlp", ("row", 5), 25),  # an epoch is over, its resume point not begun; inside the plateau
+        ("mlp", ("step", 3), STEPS),  # before the first checkpoint
+        ("mlp", ("saving", 10), 35),  # the second checkpoint is half there; phase 1 is two steps old
+        ("mlp", ("row", 5), 25),  # an epoch is over, its checkpoint not begun; inside the plateau
         ("mlp", ("step", 18), 25),  # in the middle of an epoch
         ("mlp", ("step", 30), 10),  # at an epoch's first step, in the last phase
-        ("mlp", ("row", 9), 5),  # all is trained but not left: after the last epoch there is no resume point
+        ("mlp", ("row", 9), 5),  # all is trained but not written: after the last epoch there is no checkpoint
         ("mlp", ("publishing", "seed-0"), 0),  # all is done but the stage's
         ("conv", ("step", 13), 30),
         ("conv", ("step", 32), 10),
@@ -218,7 +218,7 @@ def test_the_same_run_in_two_processes_and_folders_leaves_the_same_bytes(digits,
         ("swa", ("step", 37), 5),
     ],
 )
-def test_a_killed_run_goes_on_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed):
+def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed):
     config = run_config({"mlp": MLP, "conv": CONV, "ema": EMA, "swa": SWA}[name])
     expected = undisturbed(name, config)
     assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
@@ -237,7 +237,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name, end, left, digits, tmp_pat
         ("adapted", CONV, {"adapter": LORA, "averaging": EMA["averaging"], "optimizer": {**SGD, "lr": 1e-4}}),
     ],
 )
-def test_a_run_from_weights_goes_on_to_the_same_bytes(name, base, changes, digits, tmp_path, undisturbed):
+def test_a_run_from_weights_resumes_to_the_same_bytes(name, base, changes, digits, tmp_path, undisturbed):
     first = tmp_path / "first"
     assert in_process(run, pretrain.run, run_config({**base, "stage": "pretrain"}), digits, first) == (0, "")
     weights = {"kind": "file", "path": str(first / "out" / "weights.safetensors"), "head": "reset"}
@@ -257,7 +257,7 @@ def test_the_second_phase_of_these_runs_ends_early_and_goes_back(name, config, d
     assert starts == [0, 7, 20]
     rows = csv.DictReader(outs["seed-0/history.csv"].decode().splitlines())
     losses = [float(row["val/loss"]) for row in rows if row["phase"] == "1"]
-    # The best of its three epochs lies before both resume points that runs are killed after.
+    # The best of its three epochs lies before both checkpoints that runs are killed after.
     assert losses.index(min(losses)) == 0
 
 
@@ -282,7 +282,7 @@ def test_a_run_that_stops_early_resumes_to_the_same_bytes(end, digits, tmp_path)
     assert len(outs["seed-0/history.csv"].decode().splitlines()) == told["epochs"] + 2
 
 
-def test_a_run_killed_twice_goes_on_twice(digits, tmp_path, undisturbed):
+def test_a_run_killed_twice_resumes_twice(digits, tmp_path, undisturbed):
     config = run_config(MLP)
     for end in (("step", 12), ("step", 27)):
         assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
@@ -388,7 +388,7 @@ def test_of_two_checkpoints_a_sound_one_is_taken(digits, tmp_path, undisturbed):
 # ── what a result depends on ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_resume_point_belongs_to_all_that_the_result_depends_on(digits, tmp_path, monkeypatch):
+def test_a_checkpoint_belongs_to_all_that_the_result_depends_on(digits, tmp_path, monkeypatch):
     from frostline.models.pretrained import NO_WEIGHTS
 
     def key(changes={}, seed=0):  # noqa: B006
@@ -413,7 +413,7 @@ def test_a_resume_point_belongs_to_all_that_the_result_depends_on(digits, tmp_pa
 # ── what ends a run ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_loss_that_is_not_a_number_publishes_nothing_and_keeps_the_resume_point(digits, tmp_path):
+def test_a_loss_that_is_not_a_number_publishes_nothing_and_keeps_the_checkpoint(digits, tmp_path):
     schedule = {**GRADUAL, "phases": [*GRADUAL["phases"][:2], {**GRADUAL["phases"][2], "lr": {"head": 1e38}}]}
     config = run_config({**MLP, "freeze": schedule})
     status, said = in_process(run, finetune.run, config, digits, tmp_path)
@@ -434,7 +434,7 @@ def run_in_a_small_space(config, data, folder, limit, saves):
     finetune.run(config, data, folder / "out", services(folder / "scratch"))
 
 
-@pytest.mark.parametrize("saves", [True, False], ids=["resume point", "weights"])
+@pytest.mark.parametrize("saves", [True, False], ids=["checkpoint", "weights"])
 def test_a_full_disk_is_one_sentence_and_publishes_nothing(saves, digits, tmp_path, undisturbed):
     config = run_config(MLP)
     # Linux gives another error for a file above a limit than for a full disk; to frostline they are one.
