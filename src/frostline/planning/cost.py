@@ -64,8 +64,8 @@ def split_cost(cut: Split) -> Cost | None:
     """Return the cost of a phase that reuses features; None: the layers after the split need more than these.
 
     Args:
-        cut: a split of a network on the meta device, prepared by `training.thaw.apply_phase`. The batch size of
-            its stand-in differs from `IMAGES`, so that an output of the stand-in can't replace the features.
+        cut: a split of a network on the meta device, prepared by `training.thaw.apply_phase`. The batch size
+            of its stand-in differs from `IMAGES`, so that its outputs can't replace the features.
     """
     assert len(cut.stand_in) != IMAGES
     try:

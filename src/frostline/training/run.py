@@ -6,10 +6,10 @@ A run writes `weights.safetensors` (of the best epoch), `history.csv`, `training
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,6 +39,10 @@ from frostline.training.outputs import OUTPUTS, TIMING, record_outputs, write_ou
 from frostline.training.precision import execution_for
 from frostline.training.run_info import run_info
 from frostline.training.services import Services
+
+if TYPE_CHECKING:
+    from frostline.training.data_module import ImageData
+    from frostline.training.module import Classifier
 
 
 @exhaustion("training")
@@ -138,8 +142,6 @@ def _train(
 ) -> None:
     import timm.optim  # noqa: F401  # before `machine.pin`, which turns garbage collection on again
 
-    from frostline.training.data_module import ImageData
-    from frostline.training.module import Classifier
     from frostline.training.trainer import fit
 
     machine.pin(run.trainer.threads)
@@ -147,40 +149,12 @@ def _train(
         services.say(
             f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
         )
-    index, spec = material.index, material.spec
-    labelled = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
-    check_initial_weights(run)
-    network, report = create_network(
-        run.backbone, start, spec, index.classes, seed, trains=bool(run.freeze.phases)
-    )
-    say_head(run, report, services)
-    begun = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    lora.adapt(network, run, seed)
-    plan = plan_of(run, network, len(labelled))
-    trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
-    check_trained(report.head, report.reset, trained)
-    images, val = material.images("train", labelled), material.images("val", index.rows("val"))
-    classifier = Classifier(
-        network,
-        plan,
-        run.optimizer,
-        run.loss,
-        seed,
-        class_counts=counts(images.labels, len(index.classes)),
-        penalty=penalty_of(run.regularizer, network, report),
-    )
-    data = ImageData(
-        images,
-        val,
-        spec,
-        run.trainer,
-        run.augment,
-        seed,
-        len(index.classes),
-    )
+    prepared = _prepare(run, seed, start, material, services)
+    network, plan, images = prepared.classifier.network, prepared.classifier.plan, len(prepared.data.train)
+    spec = material.spec
     epochs = run.trainer.epochs if plan.phases else 0
     with (
-        services.tracker.run(run_info(run, seed, index, scratch.name)) as recorded,
+        services.tracker.run(run_info(run, seed, material.index, scratch.name)) as recorded,
         services.progress(title, epochs or 1) as advance,
     ):
 
@@ -192,19 +166,29 @@ def _train(
 
         if start.sha256 is not None:
             recorded.started_from(start.sha256)
-        recorded.planned(run, plan, network, spec, len(labelled))
+        recorded.planned(run, plan, network, spec, images)
         reuse = reuse_of(run, seed, spec, services)
-        execution, instead = execution_for(run, classifier, data, services)
-        result = fit(classifier, data, run.trainer, scratch, on_epoch, run.averaging, execution, reuse)
+        execution, instead = execution_for(run, prepared.classifier, prepared.data, services)
+        result = fit(
+            prepared.classifier,
+            prepared.data,
+            run.trainer,
+            scratch,
+            on_epoch,
+            run.averaging,
+            execution,
+            reuse,
+        )
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
         more: dict[str, Any] = {"fp32_because": instead} if instead else {}
         if isinstance(run.averaging, WiseFt) and plan.phases:
-            plain = network_with(begun, run.backbone, spec, len(index.classes))
+            initial, val = prepared.initial, prepared.data.val
+            plain = network_with(initial, run.backbone, spec, len(material.index.classes))
             result.best_state, more["wise_ft"] = wise_ft.sweep_alphas(
-                plain, begun, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
+                plain, initial, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
-        write_outputs(run, seed, material, result, plan, report, len(labelled), out, more)
+        write_outputs(run, seed, material, result, plan, prepared.report, images, out, more)
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
         timing: dict[str, Any] = {
             "train_seconds": seconds,
@@ -214,6 +198,48 @@ def _train(
         }
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(recorded, plan, timing, out)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """All that a fit needs."""
+
+    classifier: "Classifier"
+    data: "ImageData"
+    initial: dict[str, torch.Tensor]
+    """The network's weights before training, without an adapter."""
+    report: LoadReport
+
+
+def _prepare(run: Run, seed: int, start: InitialWeights, material: Material, services: Services) -> _Prepared:
+    """Build the network, its freeze plan and its data; refuse what does not fit together."""
+    from frostline.training.data_module import ImageData
+    from frostline.training.module import Classifier
+
+    index, spec = material.index, material.spec
+    rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
+    check_initial_weights(run)
+    network, report = create_network(
+        run.backbone, start, spec, index.classes, seed, trains=bool(run.freeze.phases)
+    )
+    say_head(run, report, services)
+    initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    lora.adapt(network, run, seed)
+    plan = plan_of(run, network, len(rows))
+    trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
+    check_trained(report.head, report.reset, trained)
+    images, val = material.images("train", rows), material.images("val", index.rows("val"))
+    classifier = Classifier(
+        network,
+        plan,
+        run.optimizer,
+        run.loss,
+        seed,
+        class_counts=counts(images.labels, len(index.classes)),
+        penalty=penalty_of(run.regularizer, network, report),
+    )
+    data = ImageData(images, val, spec, run.trainer, run.augment, seed, len(index.classes))
+    return _Prepared(classifier, data, initial, report)
 
 
 def _record_late(
