@@ -113,9 +113,9 @@ def on_selection(typed: Sequence[str]) -> list[str]:
     A typed experiment replaces the whole selection; ``experiment=null`` selects the defaults of conf/.
     """
     path = project.find_root() / PARAMS
-    keys = {as_typed(each).partition("=")[0].lstrip("+~") for each in typed}
+    keys = {as_typed(override).partition("=")[0].lstrip("+~") for override in typed}
     if "experiment" in keys or not path.is_file():
-        return [each for each in typed if each != "experiment=null"]
+        return [override for override in typed if override != "experiment=null"]
     params = read_selection(path)
     with _located(params, {}):
         selected = overrides(params)
@@ -124,7 +124,7 @@ def on_selection(typed: Sequence[str]) -> list[str]:
         parts = as_typed(override).partition("=")[0].lstrip("+").split(".")
         return not keys.isdisjoint(".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
-    return [*(each for each in selected if not is_typed(each)), *typed]
+    return [*(override for override in selected if not is_typed(override)), *typed]
 
 
 def own_arm(params: Mapping[str, Any]) -> list[str]:
