@@ -160,8 +160,8 @@ def _unsaved(
 ) -> PixelFile:
     """Write a temporary file that ends with this process."""
     print(
-        f"frostline: warning: {path.parent} can't be written, so images are brought to size for this command "
-        "alone; make the folder writable to keep them",
+        f"frostline: warning: {path.parent} can't be written, so images are resized for this command only; "
+        "make the folder writable to cache them",
         file=sys.stderr,
         flush=True,
     )

@@ -252,7 +252,7 @@ def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Pa
 
 
 def _fits(images: Pixels, spec: InputSpec) -> bool:
-    """Whether arrays need neither resizing nor conversion to grey."""
+    """Return whether arrays need neither resizing nor conversion to grey."""
     right_size = images.shape[1:3] == (spec.size, spec.size) and spec.crop == 1
     return right_size and (images.ndim == 3 or spec.channels == 3)
 
