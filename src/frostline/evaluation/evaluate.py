@@ -13,9 +13,9 @@ from frostline.base import omitted
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
 from frostline.base.metrics import classification_metrics, held_out, spread
-from frostline.base.run_folder import METRICS, PREDICTIONS, edited, verified
+from frostline.base.run_folder import METRICS, PREDICTIONS, edited_config, verified
 from frostline.base.seeds import derive
-from frostline.console.errors import FrostlineError, exhaustion
+from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, thumbnails
 from frostline.data.prepared.index import Index, training_rows
 from frostline.evaluation.soups import soups
@@ -46,7 +46,7 @@ MISTAKES, THUMBNAIL = 24, 160
 """How many are shown, and the longer side of each in pixels."""
 
 
-@exhaustion("measuring", ["trainer.eval_batch_size", "input.size"])
+@resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
 def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
     """Measure each seed of an arm, in the folder `finetuned`; leave each one's files and a summary in `out`.
 
@@ -60,7 +60,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
     if (reason := omitted.reason_in(finetuned)) is not None:
         omitted.write(out, reason)
         return
-    omitted.forget(out)
+    omitted.remove_reason(out)
     measured: dict[str, dict[str, dict[str, float]]] = {}
     runs = {seed: _run_of(finetuned / f"seed-{seed}") for seed in config.seeds}
     trained = runs[config.seeds[0]]
@@ -114,7 +114,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         recorded.finished(work)
 
 
-@exhaustion("measuring", ["trainer.eval_batch_size", "input.size"])
+@resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
 def measure(
     config: Run,
     seed: int,
@@ -325,7 +325,7 @@ def _run_of(folder: Path) -> Run:
     path = folder / CONFIG
     if not path.is_file():
         raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again")
-    if sentence := edited(folder, verified(folder)):
+    if sentence := edited_config(folder, verified(folder)):
         raise FrostlineError(f"{sentence}, or run the finetune stage of this arm again")
     return validated(Run, read_yaml(path), str(path))
 

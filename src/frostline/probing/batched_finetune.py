@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.base.files import publish
 from frostline.base.metrics import held_out, score
-from frostline.base.run_folder import WRITTEN
+from frostline.base.run_folder import OUTPUTS
 from frostline.config import stage_configs
-from frostline.config.compose import Planned
-from frostline.config.overrides import OF_A_HEAD
+from frostline.config.compose import SweepJob
+from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import session, standalone
 from frostline.pipeline.output_folders import out_folder
 from frostline.training.services import TRIAL_STATE, Services
@@ -27,7 +27,7 @@ Left = Callable[[int, standalone.Done], None]
 """Told which job has left its run, and what that is."""
 
 
-def finetune(jobs: Sequence[Planned], left: Left) -> None:
+def finetune(jobs: Sequence[SweepJob], left: Left) -> None:
     """Fine-tune a sweep's jobs at once, each into a folder of its own, as `standalone.Job` leaves it.
 
     Jobs of which `left` is not told have to be run one after the other: those that break down, to say and
@@ -40,7 +40,7 @@ def finetune(jobs: Sequence[Planned], left: Left) -> None:
     given = session.make_services()
     if len({_apart_from_heads(job) for job in jobs}) > 1:
         given.say(
-            f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(OF_A_HEAD)}"
+            f"{len(jobs)} runs, one after the other, since they differ in more than {', '.join(HEAD_KEYS)}"
         )
         return
     from frostline.probing.heads import NotAtOnce
@@ -57,16 +57,16 @@ def _counted_from(begin: int, left: Left) -> Left:
     return lambda number, done: left(begin + number, done)
 
 
-def _apart_from_heads(job: Planned) -> str:
+def _apart_from_heads(job: SweepJob) -> str:
     """All that a job is made of but what its head may differ in."""
     data = job.composed.model_dump()
-    for key in OF_A_HEAD:
+    for key in HEAD_KEYS:
         group, _, name = key.rpartition(".")
         (data[group] if group else data).pop(name, None)
     return repr((data, sorted(job.choices.items())))
 
 
-def _finetune(jobs: Sequence[Planned], left: Left, given: Services) -> None:
+def _finetune(jobs: Sequence[SweepJob], left: Left, given: Services) -> None:
     from frostline.models.pretrained import load_initial_weights
     from frostline.probing import heads
     from frostline.training.material import load_material
@@ -149,7 +149,7 @@ def _leave(
     run, seed, company = head.run, head.seed, head.company
     count = len(company.train)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
-    with publish(out, WRITTEN) as work:
+    with publish(out, OUTPUTS) as work:
         with services.tracker.run(run_info(run, seed, material.index)) as recorded:
             if start is not None:
                 recorded.started_from(start)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from frostline.base.formats import csv_text
 from frostline.base.run_folder import check_out
 from frostline.config import compose, stage_configs
-from frostline.config.overrides import OF_A_HEAD
+from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import output_folders, session, standalone
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
     """Judge the features that `overrides` describe, and print the table; `force` overwrites another run."""
     chosen = any(each.partition("=")[0] == "freeze" for each in overrides)
     given = overrides if chosen else [*overrides, f"freeze={FREEZE}"]
-    composed, choices = compose.grid(given, OF_A_HEAD)
+    composed, choices = compose.grid(given, HEAD_KEYS)
     services = session.make_services()
     from frostline.probing import heads, probe
     from frostline.training.run_info import backbone_name
@@ -37,11 +37,11 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
     name = "·".join([backbone_name(runs[0]), runs[0].dataset.kind])
     content = [each.model_dump() for each in runs]
     out = Path(composed[0].out) if composed[0].out else output_folders.named_folder("probe", name, content)
-    grid = csv_text(OF_A_HEAD, (list(probe.values_of(each).values()) for each in runs))
+    grid = csv_text(HEAD_KEYS, (list(probe.values_of(each).values()) for each in runs))
 
     def check() -> None:
         if not force:
-            check_out(out, runs[0].model_dump(), (*OF_A_HEAD, "seeds"), grid)
+            check_out(out, runs[0].model_dump(), (*HEAD_KEYS, "seeds"), grid)
 
     with session.writing(out):
         check()

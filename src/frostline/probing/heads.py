@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.base.seeds import derive
-from frostline.console.errors import FrostlineError, exhaustion
+from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.units import size
 from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts
@@ -140,12 +140,12 @@ class Trained:
         return self.company.reuse.execution(self.company.cut.network)
 
 
-@exhaustion()
+@resource_errors()
 def gather(runs: Sequence[Run], start: InitialWeights, given: Material, services: Services) -> list[Company]:
     """Find out which runs share features, mostly all of them, before any are computed.
 
     Args:
-        runs: each with one seed, alike but for `overrides.OF_A_HEAD`.
+        runs: each with one seed, alike but for `overrides.HEAD_KEYS`.
         start: their network's first weights.
         given: what they train and choose on.
         services: where features are kept.
@@ -170,7 +170,7 @@ def gather(runs: Sequence[Run], start: InitialWeights, given: Material, services
     return list(found.values())
 
 
-@exhaustion()
+@resource_errors()
 def train(companies: Sequence[Company], services: Services) -> list[Trained]:
     """Train all heads, each as if alone; those whose loss is not finite have a failure in their fit.
 

@@ -17,9 +17,9 @@ from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text
 from frostline.base.hashes import sha256_of
 from frostline.base.metrics import Spread, classification_metrics, score, spread
-from frostline.base.run_folder import WEIGHTS, WRITTEN
-from frostline.config.overrides import OF_A_HEAD
-from frostline.console.errors import TrainingFailed, exhaustion
+from frostline.base.run_folder import OUTPUTS, WEIGHTS
+from frostline.config.overrides import HEAD_KEYS
+from frostline.console.errors import TrainingFailed, resource_errors
 from frostline.console.progress import Advance, Progress
 from frostline.data.loading.pixels import Images, images_key, load_pixels
 from frostline.data.prepared.index import Index
@@ -37,10 +37,10 @@ from frostline.training.run_info import backbone_name, run_info
 from frostline.training.services import NoTracker, RunInfo, Services
 
 PROBE, HEADS = "probe.json", "heads.csv"
-SETTINGS = OF_A_HEAD[:-1]
+SETTINGS = HEAD_KEYS[:-1]
 """All but the seed."""
 OF_HEADS = ("best_epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "failure")
-"""Columns of heads.csv, after `OF_A_HEAD`."""
+"""Columns of heads.csv, after `HEAD_KEYS`."""
 PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 13))
 """Of ridge regression, on the scale of the sum over the images."""
 KS = (1, 3, 5, 10, 20, 50, 100, 200)
@@ -110,7 +110,7 @@ class Judged:
         return [key for key in first if any(each.values[key] != first[key] for each in self.settings)]
 
 
-@exhaustion()
+@resource_errors()
 def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judged:
     """Train a head for each of `runs`, at once; leave probe.json, heads.csv and the best as a run in `out`.
 
@@ -118,7 +118,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
     test split is read afterwards, for that setting and the probes that need no training.
 
     Args:
-        runs: each with one seed, alike but for `overrides.OF_A_HEAD`, in the order of heads.csv.
+        runs: each with one seed, alike but for `overrides.HEAD_KEYS`, in the order of heads.csv.
         data: the prepared data's folder.
         out: the folder.
         services: to show, record and keep features.
@@ -130,7 +130,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
     """
     first, watch = runs[0], _Watch(services.progress)
     heads.check(first)
-    with publish(out, WRITTEN) as work:
+    with publish(out, OUTPUTS) as work:
         start = load_initial_weights(first.backbone, first.weights)
         given = load_material(first, data, start, services)
         companies = heads.gather(runs, start, given, replace(services, progress=watch))
@@ -165,7 +165,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
                 features_seconds=watch.seconds,
                 train_seconds=sum(head.seconds for head in trained),
             )
-            write_text(work / HEADS, csv_text([*OF_A_HEAD, *OF_HEADS], _rows(runs, trained)))
+            write_text(work / HEADS, csv_text([*HEAD_KEYS, *OF_HEADS], _rows(runs, trained)))
             write_text(work / PROBE, canonical_json(_plain(judged, work)))
             recorded.metrics(_metrics(judged))
             recorded.tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(judged)})
@@ -174,7 +174,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Judge
 
 
 def values_of(run: Run) -> dict[str, Any]:
-    """Return what a run has for each of `overrides.OF_A_HEAD`."""
+    """Return what a run has for each of `overrides.HEAD_KEYS`."""
     return {
         "optimizer.lr": run.optimizer.lr,
         "optimizer.weight_decay": run.optimizer.weight_decay,
@@ -384,7 +384,7 @@ def _info(runs: Sequence[Run], index: Index) -> RunInfo:
     """Of a run's config, the keys that differ have lists."""
     info = run_info(runs[0], runs[0].seeds[0], index)
     config: dict[str, Any] = {**info.config}
-    for key in OF_A_HEAD:
+    for key in HEAD_KEYS:
         values = list(dict.fromkeys(values_of(run)[key] for run in runs))
         if len(values) > 1:
             group, _, name = key.rpartition(".")

@@ -345,5 +345,5 @@ def _one_sentence(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]
     except SystemExit:
         # What Lightning makes of any KeyboardInterrupt, having set SIGINT to be ignored.
         signal.signal(signal.SIGINT, handler)
-        number = signals.received()
+        number = signals.received_signal()
         raise (signals.Interrupted(number) if number else KeyboardInterrupt()) from None

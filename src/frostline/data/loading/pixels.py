@@ -18,7 +18,7 @@ from frostline.base.hashes import content_key
 from frostline.base.names import locate
 from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
-from frostline.console.progress import Progress, silent
+from frostline.console.progress import Progress, no_progress
 from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
 from frostline.data.prepared.index import IMAGES_FILE, Index
 from frostline.data.reading.decode import BadImage, decode, read_bytes, to_channels
@@ -125,7 +125,7 @@ def load_pixels(
     folder: Path,
     rows: Sequence[int] | NDArray[np.int64],
     spec: InputSpec,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     scratch: Path | None = None,
 ) -> ImageStack:
     """Load images at the network's input size.
