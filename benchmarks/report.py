@@ -144,7 +144,7 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
     """Draw how far each target is met, on one scale: right of it is better, arrows go on."""
     from frostline.plotting import canvas, theme
 
-    colours = {True: theme.HELPED, False: theme.HURT, None: theme.TWIN_COLOUR}
+    colours = {True: theme.HELPED, False: theme.HURT, None: theme.BASELINE_COLOUR}
     rows = []
     for work in works:
         for each in _of(found, work):
@@ -152,7 +152,7 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
                 if figure["target"] and figure["value"] is not None:
                     rows.append((work.name, each["device"], figure))
     height = 1.5 + 0.34 * max(len(rows), 1)
-    with canvas.blank(10, height) as picture:
+    with canvas.new_figure(10, height) as picture:
         axes = picture.add_axes((0.43, 0.55 / height, 0.36, 1 - 1.35 / height))
         axes.set_xscale("log")
         axes.set_xlim(0.9 / REACH, 1.1 * REACH)
@@ -166,17 +166,17 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
             axes.plot([1, ends], [place, place], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.35)
             axes.plot([ends], [place], marker=marker, markersize=7, color=colour)
             label = f"{name}: {figure['what']}" + (" (GPU)" if device == "cuda" else "")
-            canvas.write(axes, (-0.03, place), label, size=9, in_rows=True, ha="right", va="center")
+            canvas.write_text(axes, (-0.03, place), label, size=9, in_rows=True, ha="right", va="center")
             unit = figure["unit"] if figure["unit"] == "×" else f" {figure['unit']}"
             said = f"{_rounded(figure['value'])}{unit}   target {_target(figure)}"
-            canvas.write(
+            canvas.write_text(
                 axes, (1.03, place), said, size=9, colour=colour, in_rows=True, ha="left", va="center"
             )
         axes.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8])
         axes.set_xticklabels(["1/8", "1/4", "1/2", "target", "2×", "4×", "8×"])
         axes.minorticks_off()
         axes.grid(True, axis="x")
-        canvas.write(
+        canvas.write_text(
             axes,
             (0, 1 + 0.3 / height),
             "How far each target is met: right of the line is better",

@@ -204,14 +204,14 @@ def _here(words: list[str]) -> Outcome:
 
 def _sweep(overrides: Sequence[str], *_: Any, **__: Any) -> list[Any]:
     """All of `compose.multirun` but the sweep itself."""
-    from frostline.config.compose import Failed
+    from frostline.config.compose import FailedJob
     from frostline.console.errors import FrostlineError
 
     def never(*_: Any) -> Any:
         raise FrostlineError("composed")
 
     found = _original([*overrides, "hydra/sweeper=basic"], never)
-    return [each for each in found if not isinstance(each, Failed)]
+    return [each for each in found if not isinstance(each, FailedJob)]
 
 
 def _in_process(words: list[str]) -> Outcome:

@@ -33,7 +33,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_named_modules_exist(page):
-    """A path such as `base/code.py` or `tests/faults.py`, a name such as `base.seeds.draw_from`."""
+    """A path such as `base/code.py` or `tests/faults.py`, a name such as `base.seeds.seed_dropout`."""
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"`([\w/]+/\w+\.py)`", text):
         assert any((root / path).is_file() for root in (ROOT, SRC, SRC / "frostline")), path

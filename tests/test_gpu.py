@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frostline import schema
-from frostline.console.errors import OutOfRoom, exhaustion
+from frostline.console.errors import OutOfResources, resource_errors
 from frostline.features.execution import device_of, execution_of, has_bf16
 from frostline.freezing.curves import Curve
 from frostline.probing import batched_heads as heads
@@ -93,7 +93,7 @@ def test_probes_without_training_answer_as_on_the_cpu():
 
 def test_no_memory_left_is_one_sentence():
     free, _ = torch.cuda.mem_get_info()
-    with pytest.raises(OutOfRoom, match="memory"), exhaustion():
+    with pytest.raises(OutOfResources, match="memory"), resource_errors():
         torch.empty(2 * free, dtype=torch.uint8, device="cuda")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.console.errors import OutOfRoom, exhaustion
+from frostline.console.errors import OutOfResources, resource_errors
 
 SRC = Path(__file__).parents[1] / "src"
 WORDS = ["finetune", "dataset=digits", "weights=none", "source=digits", "backbone=mlp", "out=out"]
@@ -90,8 +90,8 @@ def test_a_torch_that_can_not_be_imported_is_one_sentence(content, reason, tmp_p
 )
 def test_what_needed_how_much_and_what_to_lower(error, said):
     with (
-        pytest.raises(OutOfRoom) as caught,
-        exhaustion("measuring", ["trainer.eval_batch_size", "input.size"]),
+        pytest.raises(OutOfResources) as caught,
+        resource_errors("measuring", ["trainer.eval_batch_size", "input.size"]),
     ):
         raise error
     assert said in str(caught.value)
@@ -101,5 +101,5 @@ def test_what_needed_how_much_and_what_to_lower(error, said):
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="shapes differ"), exhaustion():
+    with pytest.raises(RuntimeError, match="shapes differ"), resource_errors():
         raise RuntimeError("shapes differ")

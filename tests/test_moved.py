@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.base.processes import name_of_this
+from frostline.base.processes import process_key
 from frostline.runs import trained_run
 from frostline.tracking import local_store
 from frostline.training.services import RunInfo
@@ -30,7 +30,7 @@ def record(name: str, **tags: str):
 
     store = Store()
     about = RunInfo(name, "finetune", "tiny", {"long": "x" * 7000}, DATASET, "training", {"seed": "0"})
-    run = store.begin(about, name_of_this(), when=1)
+    run = store.begin(about, process_key(), when=1)
     run.files({"config.yaml": b"a: 1\n"})
     run.metrics({"test/accuracy": 0.5})
     run.tags(tags)
@@ -181,7 +181,7 @@ def test_moved_while_a_run_is_recorded_elsewhere(old, tmp_path, monkeypatch):
     monkeypatch.chdir(old)
     store = Store()
     about = RunInfo("long", "finetune", "tiny", {}, DATASET, "training", {"seed": "0"})
-    run = store.begin(about, name_of_this(), when=1)
+    run = store.begin(about, process_key(), when=1)
     inside = tmp_path / "workspace"
     local_store._rewrite(old / "mlflow.db", [old.as_uri()], inside)
     run.files({"config.yaml": b"a: 1\n"})

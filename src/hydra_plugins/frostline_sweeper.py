@@ -50,7 +50,7 @@ class FrostlineSweeper(Sweeper):
             hydra_context=self.hydra_context, task_function=_Numbered(work), config=self.config
         )
         try:
-            with signals.telling(processes.interrupt_workers):
+            with signals.before_interrupt(processes.interrupt_workers):
                 jobs = launcher.launch([[*overrides]] * workers, initial_job_idx=0)
         except Exception as error:
             # Not a worker's own error: those are in the returned jobs.

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tests.damage import DAMAGE
 
 from frostline.base import files, formats
-from frostline.base.files import set_aside, share, write_text
+from frostline.base.files import link_or_copy, set_aside, write_text
 from frostline.base.formats import read_yaml, yaml_text
 from frostline.console.errors import FrostlineError
 
@@ -152,7 +152,7 @@ def test_a_shared_file_stays_what_it_was_when_the_other_is_written_again(links, 
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("first")
     other.write_text("of another run")
-    share(one, other)
+    link_or_copy(one, other)
     assert one.samefile(other) == links
     write_text(one, "second")
     assert (one.read_text(), other.read_text()) == ("second", "first")
@@ -189,21 +189,21 @@ def test_what_is_gone_is_not_set_aside(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-@pytest.mark.parametrize("name", ["weights", "in/metrics.json", files.SEAL])
+@pytest.mark.parametrize("name", ["weights", "in/metrics.json", files.CHECKSUMS])
 def test_a_sealed_folder_is_sound_until_it_is_damaged(name, damage, tmp_path, capsys):
     folder = tmp_path / "cached"
-    assert not files.sound(folder)
+    assert not files.is_intact(folder)
     write_text(folder / "weights", "numbers" * 99)
     write_text(folder / "in/metrics.json", "{}")
-    files.seal(folder)
-    assert files.sound(folder)
-    assert files.sound(folder)
+    files.write_checksums(folder)
+    assert files.is_intact(folder)
+    assert files.is_intact(folder)
     damage(folder / name)
-    assert not files.sound(folder)
+    assert not files.is_intact(folder)
     assert not folder.exists()
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"frostline: warning: {folder} ")
-    assert Path(name).name in said or name == files.SEAL
+    assert Path(name).name in said or name == files.CHECKSUMS
     assert said.endswith("; it was set aside as cached.damaged and is made again")
 
 

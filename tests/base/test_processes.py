@@ -10,30 +10,30 @@ from pathlib import Path
 import psutil
 import pytest
 
-from frostline.base.processes import cores, lives, name_of_this, processors
+from frostline.base.processes import cores, process_is_alive, process_key, processors
 
 SRC = Path(__file__).parents[2] / "src"
 
 
 def test_a_process_is_known_by_number_and_start():
-    assert lives(name_of_this())
-    assert not lives(f"{os.getpid()}@1.0")
+    assert process_is_alive(process_key())
+    assert not process_is_alive(f"{os.getpid()}@1.0")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert not lives(f"{gone.pid}@{time.time()}")
-    assert not any(map(lives, ("", "x", "1@", "@1", "99999999999@1")))
+    assert not process_is_alive(f"{gone.pid}@{time.time()}")
+    assert not any(map(process_is_alive, ("", "x", "1@", "@1", "99999999999@1")))
 
 
 def test_a_process_that_nobody_collects_is_dead():
     """In a container often nobody does it for orphans."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         name = f"{process.pid}@{psutil.Process(process.pid).create_time()}"
-        assert lives(name)
+        assert process_is_alive(name)
         process.kill()
         give_up = time.monotonic() + 20
         while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < give_up
-        assert not lives(name)
+        assert not process_is_alive(name)
 
 
 def test_a_process_uses_no_more_than_it_may():

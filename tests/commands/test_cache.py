@@ -50,7 +50,7 @@ def say(capsys):
 
 
 def keep(split: str, images: int = 1000, seconds_ago: float = 0) -> Path:
-    cache = FeatureCache(project.features(), 1 << 30)
+    cache = FeatureCache(project.features_dir(), 1 << 30)
     features = torch.zeros(images, 64, 2, dtype=torch.bfloat16)
     cache.get({**ABOUT, "split": split}, features.shape, features.dtype, lambda: [features])
     path = cache.entries()[0].path
@@ -79,7 +79,7 @@ def test_nothing_is_kept_yet(say, here):
 def test_what_is_kept_is_listed_the_most_recently_used_first(say, monkeypatch):
     keep("train", seconds_ago=2 * DAY + HOUR)
     key = keep("val", images=400, seconds_ago=3 * MINUTE).stem
-    (project.features() / f"{'f' * 64}.safetensors").write_bytes(b"{}")
+    (project.features_dir() / f"{'f' * 64}.safetensors").write_bytes(b"{}")
     keep_pixels("a.npy")
     keep_pixels("b.npy")
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1.5")
@@ -151,7 +151,7 @@ def test_clear_removes_pixels_too_but_not_what_is_being_written(say):
         out = say("clear")
     assert out.startswith("removed 1 file of features and 3 of pixels: freed 256 KiB; ")
     assert [path.exists() for path in gone + stays] == [False] * 3 + [True] * 2
-    assert FeatureCache(project.features(), 1).entries() == []
+    assert FeatureCache(project.features_dir(), 1).entries() == []
 
 
 @pytest.mark.parametrize(

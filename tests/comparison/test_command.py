@@ -9,7 +9,7 @@ import urllib.parse
 
 import pytest
 
-from frostline.base.processes import name_of_this
+from frostline.base.processes import process_key
 from frostline.commands import main as cli
 from frostline.training.services import RunInfo
 
@@ -38,7 +38,7 @@ def recorded(tmp_path_factory, no_runs):
                     about = RunInfo(
                         f"mlp·{freeze}·digits", "finetune", study, config, data, "training", tags, seed
                     )
-                    run = store.begin(about, name_of_this(), when=next(clock))
+                    run = store.begin(about, process_key(), when=next(clock))
                     run.metrics({"best/val/accuracy": value, "test/accuracy": value, "train_seconds": 2.0})
                     run.metrics({"test/majority_rate": 0.8})
                     run.tags({"weights.sha256": f"{study}{freeze}{seed}"})

@@ -220,13 +220,13 @@ def test_points_of_a_sweep_compose_as_each_would_alone():
     ]
     points += [["dataset.shots=null"], ["dataset.shots=3"], ["dataset.shots=null"], ["out='a b'"], []]
     fixed = ["backbone=mlp", "trainer.epochs=3"]
-    found = compose.planned(fixed, points)
+    found = compose.compose_points(fixed, points)
     assert found == [compose.experiment([*fixed, *point]) for point in points]
 
 
 def test_a_point_that_is_wrong_is_found_before_anything_runs():
     points = [["optimizer.lr=0.1"], ["optimizer.lr=-1"]]
     with pytest.raises(FrostlineError, match=r"optimizer\.lr: found -1"):
-        compose.planned([], points)
+        compose.compose_points([], points)
     with pytest.raises(FrostlineError, match=r"optimizer\.lrr: unknown key; did you mean 'optimizer\.lr'"):
-        compose.planned([], [["optimizer.lrr=0.1"]])
+        compose.compose_points([], [["optimizer.lrr=0.1"]])

@@ -8,8 +8,8 @@ import yaml
 from tests.imports import SRC
 
 from frostline.config import compose
-from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, spelled
-from frostline.config.space import written
+from frostline.config.overrides import PRETRAIN_GROUPS, from_hydra, to_hydra
+from frostline.config.space import as_overrides
 from frostline.pipeline.compose import study
 
 CONF = SRC.parent / "conf"
@@ -71,7 +71,7 @@ def test_every_option_composes(option):
         source, choices = compose.experiment([f"source={name}", *mandatory(option, "source")])
         assert source.source == experiment.dataset
         assert choices["dataset@source"] == name
-    if group in STAGES_OF_PRETRAINING:
+    if group in PRETRAIN_GROUPS:
         key = f"pretrain.{group}"
         inner, choices = compose.experiment([f"{key}={name}", *mandatory(option, key)])
         assert getattr(inner.pretrain, group) == getattr(experiment, group)
@@ -105,8 +105,8 @@ def test_the_commands_in_a_files_head_compose_and_choose_it(name):
             overrides = words[1:]
         if "-m" in overrides:
             overrides.remove("-m")
-            fixed, space, _ = compose.space_of([spelled(word, sweep=True) for word in overrides])
-            overrides = [as_typed(text) for text in [*fixed, *written(space.first())]]
+            fixed, space, _ = compose.space_of([to_hydra(word, sweep=True) for word in overrides])
+            overrides = [from_hydra(text) for text in [*fixed, *as_overrides(space.first())]]
         _, choices = compose.experiment(overrides)
         chosen.append(choices.get(group))
         # `dvc repro` and `dvc exp run` take the rest from params.yaml.

@@ -6,7 +6,7 @@ import pytest
 from tests.imports import SRC
 
 from frostline.config import compose, overrides
-from frostline.config.overrides import as_typed, selection, spelled
+from frostline.config.overrides import from_hydra, to_hydra, to_overrides
 from frostline.console.errors import FrostlineError
 
 CONF = SRC.parent / "conf"
@@ -52,13 +52,13 @@ def test_the_examples_in_the_docstrings():
     ],
 )
 def test_spelling(typed, spelling):
-    assert spelled(typed) == spelling
+    assert to_hydra(typed) == spelling
 
 
 def test_a_sweep_keeps_its_commas():
-    assert spelled("freeze=full,gradual", sweep=True) == "freeze=full,gradual"
-    assert spelled("dataset.root=/a b,/c", sweep=True) == "dataset.root='/a b','/c'"
-    assert spelled("seed=range(0,3)", sweep=True) == "seed=range(0,3)"
+    assert to_hydra("freeze=full,gradual", sweep=True) == "freeze=full,gradual"
+    assert to_hydra("dataset.root=/a b,/c", sweep=True) == "dataset.root='/a b','/c'"
+    assert to_hydra("seed=range(0,3)", sweep=True) == "seed=range(0,3)"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_sweep_keeps_its_commas():
     ],
 )
 def test_a_sweeps_values_are_spelled_one_by_one(typed, spelling):
-    assert spelled(typed, sweep=True) == spelling
+    assert to_hydra(typed, sweep=True) == spelling
 
 
 ODD = [
@@ -107,26 +107,26 @@ def test_any_path_arrives_as_it_was_given(name, monkeypatch):
     assert (made.dataset.root, made.weights.path, made.out) == (f"/x/{name}", name, f"runs/{name}")
     params = {"dataset": "image_folder", "study": name, "out": name}
     made, _ = compose.experiment(
-        [*selection(params), *words, *selection({"dataset": {"root": name}}), paths[1]]
+        [*to_overrides(params), *words, *to_overrides({"dataset": {"root": name}}), paths[1]]
     )
     assert (made.dataset.root, made.study, made.out) == (name, name, name)
 
 
 def test_words_of_a_params_file_stay_words():
     made, _ = compose.experiment(
-        list(selection({"study": "2024", "optimizer": {"options": {"a b": "null"}}}))
+        list(to_overrides({"study": "2024", "optimizer": {"options": {"a b": "null"}}}))
     )
     assert made.study == "2024"
     assert made.optimizer.options == {"a b": "null"}
 
 
 def test_unpaired_brackets_take_no_time():
-    assert spelled(f"study={'[' * 10_000}") == f"study='{'[' * 10_000}'"
+    assert to_hydra(f"study={'[' * 10_000}") == f"study='{'[' * 10_000}'"
 
 
 def test_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert spelled("dataset.root=~/my pictures") == "dataset.root='/home/me/my pictures'"
+    assert to_hydra("dataset.root=~/my pictures") == "dataset.root='/home/me/my pictures'"
 
 
 @pytest.mark.parametrize(
@@ -146,12 +146,12 @@ def test_the_home_folder(monkeypatch):
 )
 def test_a_wrong_choice_is_named_as_it_was_typed(typed, sentence):
     with pytest.raises(FrostlineError, match="^" + sentence.replace("[", r"\[").replace("?", r"\?")):
-        spelled(typed)
+        to_hydra(typed)
 
 
 def test_what_was_typed_comes_back():
     for typed in ("source=digits", "pretrain.loss=mse", "seed=1", "freeze=full"):
-        assert as_typed(spelled(typed)) == typed
+        assert from_hydra(to_hydra(typed)) == typed
 
 
 def test_a_selection_leaves_nulls_out():
@@ -164,7 +164,7 @@ def test_a_selection_leaves_nulls_out():
         "text": "it's a test",
         "gate": {"arms.full.gain.mean": 0.1},
     }
-    assert list(selection(params)) == [
+    assert list(to_overrides(params)) == [
         "experiment=x",
         "flag=true",
         "seeds=[0,1]",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.config.space import Interval, Parameter, Space, Values, written
+from frostline.config.space import Interval, Parameter, Space, Values, as_overrides
 from frostline.console.errors import FrostlineError
 
 FREEZE = Parameter("freeze", Values(("full", "gradual")))
@@ -92,5 +92,5 @@ def test_the_first_point_is_one_of_the_space():
 
 @given(st.floats(1e-12, 1e12, allow_nan=False))
 def test_numbers_are_written_so_that_they_read_the_same(value):
-    ((_, _, text),) = [each.partition("=") for each in written({"optimizer.lr": value})]
+    ((_, _, text),) = [each.partition("=") for each in as_overrides({"optimizer.lr": value})]
     assert float(text) == value

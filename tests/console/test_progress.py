@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_silence(capsys):
-    with progress.silent("work", 3) as advance:
+    with progress.no_progress("work", 3) as advance:
         advance()
         advance(2, "note")
     assert capsys.readouterr() == ("", "")

@@ -180,7 +180,7 @@ def test_what_is_ignored_stays_ignored():
 HUNG = """
 import time
 signals.GRACE_SECONDS = 0.2
-with signals.unwinding():
+with signals.interruptible():
     try:
         print("up", flush=True)
         time.sleep(60)
@@ -210,7 +210,7 @@ def test_a_library_that_swallows_the_exception_does_not_keep_the_command_alive()
 
 
 def test_after_the_results_are_there_it_says_so():
-    code = INSTALLED + "import os; signals.complete(); os.kill(os.getpid(), 15)"
+    code = INSTALLED + "import os; signals.mark_complete(); os.kill(os.getpid(), 15)"
     result = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(SRC)}, capture_output=True)
     assert result.returncode == 143
     assert result.stderr.decode().endswith("the results are complete\n")

@@ -74,7 +74,8 @@ def test_a_training_ends_well_though_nobody_reads_what_it_shows(tmp_path):
 
 def test_what_stands_for_our_signs():
     code = (
-        "from frostline.console import terminal; terminal.readable()\nprint('1·2…−3×4 → é ß \\udcff 中 ━│')\n"
+        "from frostline.console import terminal; terminal.configure_streams()\n"
+        "print('1·2…−3×4 → é ß \\udcff 中 ━│')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -105,7 +105,7 @@ def test_constants_for_other_channels_are_one_sentence(name):
     with pytest.raises(FrostlineError) as caught:
         input_spec(TINY, NO_WEIGHTS, given(channels=1, **{name: [0.5, 0.5, 0.5]}))
     assert str(caught.value) == (
-        f"input.{name}: found 3 values for 1 channels; give one a channel, or set input.channels"
+        f"input.{name}: found 3 values for 1 channels; give one per channel, or set input.channels"
     )
 
 

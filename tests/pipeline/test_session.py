@@ -43,7 +43,7 @@ def test_two_runs_do_not_write_to_one_folder(place):
         second = subprocess.run(
             again, env={"PYTHONPATH": str(SRC)}, capture_output=True, text=True, check=False
         )
-        assert "Busy: out: another run is writing to out; wait for it, or name another" in second.stderr
+        assert "ResourceLocked: out: another run is writing" in second.stderr
         with session.writing(Path("other")):
             pass
     assert subprocess.run(again, env={"PYTHONPATH": str(SRC)}, check=True).returncode == 0

@@ -41,7 +41,7 @@ def test_what_a_run_reads_is_known_by_its_content(place):
         ("weights.safetensors", Path.unlink),
         ("training.json", lambda path: path.write_text("{}")),
         ("metrics.json", lambda path: path.write_bytes(b"")),
-        (files.SEAL, Path.unlink),
+        (files.CHECKSUMS, Path.unlink),
     ],
 )
 def test_a_damaged_pretraining_is_made_again(name, damage, place, capsys):

@@ -14,7 +14,7 @@ from frostline.models.mlp import Mlp
 from frostline.planning import plan
 from frostline.planning import plot as plan_picture
 from frostline.plotting import theme
-from frostline.plotting.canvas import blank
+from frostline.plotting.canvas import new_figure
 from frostline.schema import Freeze
 
 SPEC = InputSpec(size=8, channels=1, interpolation="bicubic", crop=1.0, mean=(0.0,), std=(1.0,))
@@ -42,7 +42,7 @@ GRADUAL = [
 @pytest.fixture
 def both():
     """The two axes of a figure, as the picture has them."""
-    with blank(9, 6) as figure:
+    with new_figure(9, 6) as figure:
         yield figure.subplots(2, 1, sharex=True)
 
 
@@ -102,7 +102,7 @@ def test_groups_that_share_a_stage_share_its_row(both):
 
 def test_words_give_way_where_room_is_short():
     texts = ["phase 1, early if val/loss stalls", "phase 1", "1"]
-    with blank(9, 6) as figure:
+    with new_figure(9, 6) as figure:
         axes = figure.subplots()
         for room, expected in ((4.0, texts[0]), (0.8, texts[1]), (0.2, texts[2]), (0.05, "")):
             label = axes.text(0, 0, "")
@@ -115,7 +115,7 @@ def overlaps(made):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    with blank(*plan_picture.size(made)) as figure:
+    with new_figure(*plan_picture.size(made)) as figure:
         plan_picture.fill(figure, made)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

@@ -7,27 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.plotting import theme
-from frostline.plotting.canvas import blank, spread, svg
+from frostline.plotting.canvas import new_figure, spread_apart, svg
 
 
 def test_labels_that_are_apart_stay() -> None:
-    assert spread([0.9, 0.1, 0.5], 0.1) == pytest.approx([0.9, 0.1, 0.5])
+    assert spread_apart([0.9, 0.1, 0.5], 0.1) == pytest.approx([0.9, 0.1, 0.5])
 
 
 def test_labels_on_one_spot_fan_out_around_it() -> None:
-    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert spread_apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.2))
 def test_spread_keeps_order_and_distance(positions: list[float], gap: float) -> None:
-    moved = spread(positions, gap)
+    moved = spread_apart(positions, gap)
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     assert all(moved[b] - moved[a] >= gap - 1e-9 for a, b in itertools.pairwise(order))
     assert sum(moved) == pytest.approx(sum(positions))
 
 
 def test_an_svg_has_its_own_ids_and_the_pages_colours() -> None:
-    with blank(2, 2) as figure:
+    with new_figure(2, 2) as figure:
         axes = figure.add_axes((0.2, 0.2, 0.7, 0.7))
         axes.plot([0, 1], [0, 1], color=theme.ARMS[0].light)
         axes.text(0, 0, "$x$ & <b>")
@@ -45,7 +45,7 @@ def test_a_users_matplotlib_settings_do_not_show() -> None:
     import matplotlib
 
     def drawn() -> str:
-        with blank(2, 2) as figure:
+        with new_figure(2, 2) as figure:
             figure.add_axes((0.2, 0.2, 0.7, 0.7)).plot([0, 1], [0, 1])
             return svg(figure, "x", "x")
 
@@ -57,6 +57,6 @@ def test_a_users_matplotlib_settings_do_not_show() -> None:
 def test_colours_go_round_and_the_twin_is_grey() -> None:
     arms = ["scratch", *(f"arm {i}" for i in range(10))]
     colours = theme.arm_colours(arms)
-    assert colours["scratch"] is theme.TWIN_COLOUR
+    assert colours["scratch"] is theme.BASELINE_COLOUR
     assert colours["arm 0"] is colours["arm 8"]
     assert len({colour.light for colour in theme.ALL}) == len(theme.ALL)

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant, plant_splits
 
-from frostline.console.errors import FrostlineError, OutOfRoom
-from frostline.console.progress import silent
+from frostline.console.errors import FrostlineError, OutOfResources
+from frostline.console.progress import no_progress
 from frostline.data.prepared.index import Index
 from frostline.preparation import stage as prepare
 
@@ -297,7 +297,7 @@ def test_the_cache_needs_no_right_to_write(tmp_path, read_only, capsys, there):
     if there == "damaged data":
         (folder / "index.csv").write_bytes(b"")
     read_only(scratch)
-    index, found = prepare.cached(config, scratch, never if there == "the data" else silent)
+    index, found = prepare.cached(config, scratch, never if there == "the data" else no_progress)
     assert index.fingerprint == Index.read(found).fingerprint == expected
     assert (found.parent == scratch / "data") == (there == "the data")
     assert ("can't be set aside" in capsys.readouterr().err) == (there == "damaged data")
@@ -329,7 +329,7 @@ def test_a_full_disk_and_no_memory_are_one_sentence(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OutOfRoom, match="the disk is full"):
+        with pytest.raises(OutOfResources, match="the disk is full"):
             prepare.run(image_folder(root), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
@@ -337,7 +337,7 @@ def test_a_full_disk_and_no_memory_are_one_sentence(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(prepare, "examine", no_memory)
-    with pytest.raises(OutOfRoom, match="there is no memory to examine 12 images; close other programs"):
+    with pytest.raises(OutOfResources, match="there is no memory to examine 12 images; close other programs"):
         prepare.run(image_folder(root), tmp_path / "out")
 
 

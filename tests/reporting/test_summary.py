@@ -28,7 +28,7 @@ def test_a_usual_study_needs_no_note(tmp_path: Path) -> None:
     study = _made_up(tmp_path, DEFAULT)
     assert study.notes == []
     assert study.outcome == "helped"
-    assert {arm.name: arm.against.outcome for arm in study.arms if arm.against} == {
+    assert {arm.name: arm.comparison.outcome for arm in study.arms if arm.comparison} == {
         "zero_shot": "hurt",
         "linear_probe": "helped",
         "full": "helped",
@@ -104,7 +104,7 @@ def test_a_missing_seed_is_called_out_and_pairs_go_by_seed(tmp_path: Path) -> No
     write_text(path, canonical_json(content))
     study = _study(artifacts, DEFAULT)
     assert study.notes == ["full has 4 of 5 seeds (without 3), so its numbers rest on fewer runs."]
-    pairs = {arm.name: arm.against.gain.n for arm in study.arms if arm.against}
+    pairs = {arm.name: arm.comparison.gain.n for arm in study.arms if arm.comparison}
     assert pairs == {"zero_shot": 5, "linear_probe": 5, "full": 4, "gradual": 5}
 
 
@@ -145,8 +145,8 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
     arms = read_arms(artifacts, list(TWO), SEEDS)
     study = summarise("study", MONITOR, SEEDS, arms, {"zero_shot": "the classes differ"})
     full = next(arm for arm in study.arms if arm.name == "full")
-    assert full.against is not None
-    assert full.against.jumpstart is None
+    assert full.comparison is not None
+    assert full.comparison.jumpstart is None
     assert study.notes == [
         "There is no arm zero_shot: the classes differ.",
         "full: weights.head: reset, since the classes differ.",

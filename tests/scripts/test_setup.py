@@ -237,7 +237,7 @@ class TestSetup:
         "harm",
         [
             pytest.param("rm .venv/bin/python", marks=pytest.mark.slow),
-            ": >.venv/frostline-setup",
+            "rm .venv/pyvenv.cfg; : >.venv/frostline-setup",
             pytest.param("rm -r .venv/lib/*/site-packages/tiny", marks=pytest.mark.slow),
             pytest.param("mv", marks=pytest.mark.slow),
         ],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from frostline.stats import transfer
-from frostline.stats.transfer import Estimate, Gain, Reach
+from frostline.stats.transfer import Estimate, Gain, TimeToThreshold
 
 shares = st.integers(0, 360).map(lambda right: right / 360)
 accuracies = st.dictionaries(st.integers(0, 9), shares, min_size=2, max_size=8)
@@ -231,37 +231,37 @@ def test_measures_of_taylor_and_stone_by_hand() -> None:
 
 
 def test_time_to_threshold() -> None:
-    assert transfer.epochs_to([0.1, 0.5, 0.4, 0.6], 0.5) == 1
-    assert transfer.epochs_to([0.5], 0.5) == 0
-    assert transfer.epochs_to([0.1, 0.2], 0.5) is None
+    assert transfer.epochs_to_threshold([0.1, 0.5, 0.4, 0.6], 0.5) == 1
+    assert transfer.epochs_to_threshold([0.5], 0.5) == 0
+    assert transfer.epochs_to_threshold([0.1, 0.2], 0.5) is None
 
 
 @given(curves)
 def test_a_run_reaches_its_own_best_and_nothing_above(curve: list[float]) -> None:
-    assert transfer.epochs_to(curve, max(curve)) == curve.index(max(curve))
-    assert transfer.epochs_to(curve, max(curve) + 0.001) is None
+    assert transfer.epochs_to_threshold(curve, max(curve)) == curve.index(max(curve))
+    assert transfer.epochs_to_threshold(curve, max(curve) + 0.001) is None
 
 
 def test_a_median_counts_never_as_later_than_any() -> None:
-    assert transfer.reach([3, 5, 4]) == Reach(4, 3, 5, reached=3, n=3)
-    assert transfer.reach([3, None, 4]) == Reach(4, 3, 4, reached=2, n=3)
-    assert transfer.reach([3, None, None]) == Reach(None, 3, 3, reached=1, n=3)
-    assert transfer.reach([3, 4]) == Reach(3.5, 3, 4, reached=2, n=2)
-    assert transfer.reach([3, None]) == Reach(None, 3, 3, reached=1, n=2)
-    assert transfer.reach([None]) == Reach(None, None, None, reached=0, n=1)
+    assert transfer.time_to_threshold([3, 5, 4]) == TimeToThreshold(4, 3, 5, reached=3, n=3)
+    assert transfer.time_to_threshold([3, None, 4]) == TimeToThreshold(4, 3, 4, reached=2, n=3)
+    assert transfer.time_to_threshold([3, None, None]) == TimeToThreshold(None, 3, 3, reached=1, n=3)
+    assert transfer.time_to_threshold([3, 4]) == TimeToThreshold(3.5, 3, 4, reached=2, n=2)
+    assert transfer.time_to_threshold([3, None]) == TimeToThreshold(None, 3, 3, reached=1, n=2)
+    assert transfer.time_to_threshold([None]) == TimeToThreshold(None, None, None, reached=0, n=1)
     with pytest.raises(ValueError, match="no time"):
-        transfer.reach([])
+        transfer.time_to_threshold([])
 
 
 def test_a_run_that_stops_keeps_its_last_value() -> None:
-    assert transfer.held([0.1, 0.4], 3) == [0.1, 0.4, 0.4, 0.4]
-    assert transfer.area([0.4], 5) == pytest.approx(0.4)
-    assert transfer.area([0.3], 0) == 0.3
+    assert transfer.pad_curve([0.1, 0.4], 3) == [0.1, 0.4, 0.4, 0.4]
+    assert transfer.area_under_curve([0.4], 5) == pytest.approx(0.4)
+    assert transfer.area_under_curve([0.3], 0) == 0.3
 
 
 @given(curves, st.integers(0, 15))
 def test_an_area_lies_between_the_curves_extremes(curve: list[float], epochs: int) -> None:
-    assert min(curve) - 1e-12 <= transfer.area(curve, epochs) <= max(curve) + 1e-12
+    assert min(curve) - 1e-12 <= transfer.area_under_curve(curve, epochs) <= max(curve) + 1e-12
 
 
 def test_no_ratio_to_a_twin_that_learned_nothing() -> None:

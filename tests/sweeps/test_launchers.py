@@ -15,7 +15,7 @@ from tests.study import environment
 from tests.sweeps.test_sweeper import WORDS, trials
 
 from frostline.config import compose
-from frostline.config.overrides import spelled
+from frostline.config.overrides import to_hydra
 
 CONF = SRC.parent / "conf"
 GUIDE = (SRC.parent / "docs/scale.md").read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def test_a_launchers_file_says_what_to_expect_and_its_commands_choose_it(name):
     known = {f"{each.__module__}.{each.__qualname__}" for each in Plugins.instance().discover(Launcher)}
     for command in commands(name):
         assert command[:3] == ["frostline", "finetune", "-m"]
-        given = [spelled(word, sweep=True) for word in command[3:]]
+        given = [to_hydra(word, sweep=True) for word in command[3:]]
         _, space, settings = compose.space_of(given)
         hydra = composed(given)
         assert hydra.runtime.choices["hydra/launcher"] == name
@@ -68,7 +68,7 @@ def test_the_guides_commands_compose():
     commands = re.findall(r"frostline finetune -m (.+)", GUIDE)
     assert len(commands) == 3
     for command in commands:
-        given = [spelled(word, sweep=True) for word in shlex.split(command)]
+        given = [to_hydra(word, sweep=True) for word in shlex.split(command)]
         _, space, settings = compose.space_of(given)
         assert len(space.combinations()) == 8
         assert settings.store

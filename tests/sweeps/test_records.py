@@ -14,7 +14,7 @@ from tests.shell import TINY
 from tests.sweeps.test_sweeper import COMPLETE, asked, rows, trials
 
 from frostline.config import compose, stage_configs
-from frostline.console.errors import OutOfRoom
+from frostline.console.errors import OutOfResources
 from frostline.pipeline import standalone
 from frostline.pipeline.output_folders import out_folder, safe_name
 
@@ -117,7 +117,7 @@ def in_a_small_space(folder, limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         standalone.Job("finetune")(composed, choices)
-    except OutOfRoom as error:
+    except OutOfResources as error:
         Path("said").write_text(str(error))
 
 

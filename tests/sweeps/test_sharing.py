@@ -58,7 +58,7 @@ def test_what_is_listed_is_read_as_cuda_reads_it(text, entries, monkeypatch):
     monkeypatch.delenv(devices.VISIBLE, raising=False)
     if text is not None:
         monkeypatch.setenv(devices.VISIBLE, text)
-    assert devices.listed() == entries
+    assert devices.listed_gpus() == entries
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_visible_are_the_devices_that_cuda_counts(text, count, entries, monkeypa
     if text is not None:
         monkeypatch.setenv(devices.VISIBLE, text)
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
-    assert devices.visible() == entries
+    assert devices.visible_gpus() == entries
 
 
 def test_a_run_says_where_it_trained(monkeypatch):
@@ -84,9 +84,9 @@ def test_a_run_says_where_it_trained(monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H100")
     for there, name in ((True, "NVIDIA H100"), (False, "cpu")):
         monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
-        assert devices.described("auto") == f"{name} (CUDA_VISIBLE_DEVICES=GPU-b)"
+        assert devices.device_label("auto") == f"{name} (CUDA_VISIBLE_DEVICES=GPU-b)"
     monkeypatch.delenv(devices.VISIBLE)
-    assert devices.described("cpu") == "cpu"
+    assert devices.device_label("cpu") == "cpu"
 
 
 def test_a_process_keeps_its_first_gpu():

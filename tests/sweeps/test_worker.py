@@ -10,7 +10,7 @@ import pytest
 from tests.sweeps.test_study import PRUNER, settings
 
 from frostline.config.space import Parameter, Space, Values
-from frostline.console.errors import Busy, FrostlineError, OutOfRoom, Pruned, TrainingFailed
+from frostline.console.errors import FrostlineError, OutOfResources, Pruned, ResourceLocked, TrainingFailed
 from frostline.sweeps.best import best_of
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import BATCHED, RunningTrial, Trial
@@ -99,8 +99,8 @@ def test_a_store_that_is_away_for_a_moment_misses_a_beat_and_no_more(work, monke
 @pytest.mark.parametrize(
     ("error", "passing"),
     [
-        (OutOfRoom("out of memory"), True),
-        (Busy("out: another run is writing to x"), True),
+        (OutOfResources("out of memory"), True),
+        (ResourceLocked("out: another run is writing to x"), True),
         (TrainingFailed("the loss became nan"), False),
     ],
 )

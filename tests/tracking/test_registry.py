@@ -10,7 +10,7 @@ import torch
 
 from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
-from frostline.base.processes import name_of_this
+from frostline.base.processes import process_key
 from frostline.commands import main as cli
 from frostline.commands import register
 from frostline.console.errors import FrostlineError
@@ -46,7 +46,7 @@ def run_id(place, photo_run):
     store = Store()
     run = store.begin(
         RunInfo("full·test_resnet·s0", "finetune", "tiny", {"a": 1}, dataset, "training", tags),
-        name_of_this(),
+        process_key(),
         when=1,
     )
     run.tags({"weights.sha256": found.sha256})

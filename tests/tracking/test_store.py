@@ -14,7 +14,7 @@ import pytest
 from tests.flaky import free_port, mlflow_server
 from tests.forks import FORKS
 
-from frostline.base.processes import name_of_this
+from frostline.base.processes import process_key
 from frostline.training.services import Mistake, RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
@@ -61,7 +61,7 @@ def runs(store, stage="finetune"):
 
 
 def begin(store, about=None, when=1000):
-    return store.begin(about or info(), name_of_this(), when=when)
+    return store.begin(about or info(), process_key(), when=when)
 
 
 def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
@@ -84,7 +84,7 @@ def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
     }
     assert expected.items() <= tags.items()
     assert tags["host"] == socket.gethostname()
-    assert tags["process"] == name_of_this()
+    assert tags["process"] == process_key()
     assert {
         "version.torch",
         "version.timm",
@@ -441,7 +441,7 @@ def test_runs_that_a_dead_process_left_are_killed(store):
     for name, process in (
         ("dead", f"{gone.pid}@1.0"),
         ("reused", f"{os.getpid()}@1.0"),
-        ("alive", name_of_this()),
+        ("alive", process_key()),
     ):
         store.begin(info(name), process, when=1000)
     begin(store, info("next")).end("FINISHED")
@@ -493,7 +493,7 @@ def record(number: int, epochs: int) -> None:
     from frostline.tracking.store import Store
 
     store = Store()
-    run = store.begin(info(f"run {number}"), name_of_this(), when=1000)
+    run = store.begin(info(f"run {number}"), process_key(), when=1000)
     for epoch in range(epochs):
         run.epoch({"epoch": epoch, "a": epoch, "b": number, "c": 0.5, "d": 1.0})
     run.end("FINISHED")
@@ -524,7 +524,7 @@ def bring(number: int, barrier) -> None:
     store.connect()
     for each in range(20):
         barrier.wait(60)
-        store.begin(info(f"run {number} {each}", fingerprint=f"{each:x<64}"), name_of_this(), when=1000).end(
+        store.begin(info(f"run {number} {each}", fingerprint=f"{each:x<64}"), process_key(), when=1000).end(
             "FINISHED"
         )
 

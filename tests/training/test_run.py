@@ -441,7 +441,8 @@ def test_a_full_disk_is_one_sentence_and_publishes_nothing(saves, digits, tmp_pa
     status, said = in_process(run_in_a_small_space, config, digits, tmp_path, 3000, saves)
     assert (status, said) == (
         2,
-        "OutOfRoom: the disk is full (File too large); make room and run the same command again: it resumes",
+        "OutOfResources: the disk is full (File too large);"
+        " make room and run the same command again: it resumes",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
     assert not [name for name in files(tmp_path) if name.endswith((".partial", ".ckpt", ".safetensors"))]
@@ -469,7 +470,8 @@ def test_no_memory_is_one_sentence_and_publishes_nothing(digits, tmp_path):
     status, said = in_process(run_in_little_memory, config, digits, tmp_path, 300 << 20)
     assert status == 2
     assert re.fullmatch(
-        r"OutOfRoom: out of memory: training needed 411 MiB more \(ulimit -v allows the process .* GiB\);"
+        r"OutOfResources: out of memory: training needed 411 MiB more"
+        r" \(ulimit -v allows the process .* GiB\);"
         r" close other programs, or lower trainer\.batch_size or input\.size, and run again",
         said,
     )

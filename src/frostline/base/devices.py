@@ -11,7 +11,7 @@ ENTRY = re.compile(r"\d+|(GPU|MIG)-\S+")
 _bound: str | None = None
 
 
-def listed() -> list[str] | None:
+def listed_gpus() -> list[str] | None:
     """Return the entries of CUDA_VISIBLE_DEVICES; None: it is not set, and all GPUs are visible.
 
     CUDA ignores everything from the first invalid entry on, such as -1, and so does this.
@@ -26,14 +26,14 @@ def listed() -> list[str] | None:
     return list(dict.fromkeys(entries))
 
 
-def visible() -> list[str]:
+def visible_gpus() -> list[str]:
     """Return the GPUs that this process can use, as CUDA_VISIBLE_DEVICES names them; CUDA is not started.
 
     Without a driver that could count them, what CUDA_VISIBLE_DEVICES lists is taken to be there.
     """
     import torch
 
-    count, entries = torch.cuda.device_count(), listed()
+    count, entries = torch.cuda.device_count(), listed_gpus()
     if entries is None:
         return [str(index) for index in range(count)]
     return entries[:count] if count else entries
@@ -53,7 +53,7 @@ def bind(number: int, among: Sequence[str]) -> None:
         _bound = os.environ[VISIBLE] = among[number % len(among)]
 
 
-def described(device: str) -> str:
+def device_label(device: str) -> str:
     """Return what `trainer.device` stands for in this process: ``cpu``, or the name of the GPU.
 
     Where CUDA_VISIBLE_DEVICES is set, its value follows: ``NVIDIA H100 (CUDA_VISIBLE_DEVICES=1)``.

@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from frostline.base.formats import canonical_json, parsed_json
-from frostline.base.hashes import sha256_of, sha256_once
+from frostline.base.hashes import sha256_cached, sha256_of
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 
-SEAL = "checksums.json"
+CHECKSUMS = "checksums.json"
 """In a cached folder: path in it → sha256. Stages' outputs have none: DVC verifies them."""
 PARTIAL = ".tmp"
 TEMPORARY = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?P<file>{re.escape(PARTIAL)})?", re.DOTALL)
@@ -36,7 +36,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     remove_temporary(path.parent, path.name)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
-        with os.fdopen(handle, "wb") as stream, _held(Path(temporary)):
+        with os.fdopen(handle, "wb") as stream, _locked(Path(temporary)):
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -47,7 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def share(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, or a copy where the file system has no hard links.
 
     For files that are replaced, never written in place, as all of this module's are.
@@ -63,13 +63,13 @@ DAMAGED = ".damaged"
 """What the name of a damaged file or folder that was set aside ends in."""
 
 
-def seal(folder: Path) -> None:
-    """Write the sha256 of every file below `folder` into it, for `sound` to compare; it comes last."""
-    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _sealed(folder)}
-    write_text(folder / SEAL, canonical_json(sums))
+def write_checksums(folder: Path) -> None:
+    """Write the sha256 of every file below `folder` into it, for `is_intact` to compare; it comes last."""
+    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _checked_files(folder)}
+    write_text(folder / CHECKSUMS, canonical_json(sums))
 
 
-def sound(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     """Say whether there is a sealed `folder` whose files are as they were; a damaged one is set aside.
 
     They are read whole, at the speed of sha256: once a process while their sizes and times stay. Call it with
@@ -77,27 +77,27 @@ def sound(folder: Path) -> bool:
     """
     if not folder.is_dir():
         return False
-    if why := _flaw(folder):
+    if why := _damage(folder):
         set_aside(folder, why)
         return False
     return True
 
 
-def _flaw(folder: Path) -> str | None:
+def _damage(folder: Path) -> str | None:
     """How the files below a folder differ from when it was sealed; None: they don't."""
     try:
-        expected = parsed_json((folder / SEAL).read_bytes())
+        expected = parsed_json((folder / CHECKSUMS).read_bytes())
     except (OSError, ValueError):
         expected = None
     if not isinstance(expected, dict) or not expected:
-        return f"is damaged ({SEAL} is missing or not as written)"
-    found = {path.relative_to(folder).as_posix(): sha256_once(path) for path in _sealed(folder)}
+        return f"is damaged ({CHECKSUMS} is missing or not as written)"
+    found = {path.relative_to(folder).as_posix(): sha256_cached(path) for path in _checked_files(folder)}
     differing = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
     return f"is damaged ({', '.join(differing)}: not as written)" if differing else None
 
 
-def _sealed(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SEAL)
+def _checked_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
 
 
 def set_aside(path: Path, why: str) -> None:
@@ -125,7 +125,7 @@ def set_aside(path: Path, why: str) -> None:
     print(f"frostline: warning: {path} {why}; {then}", file=sys.stderr, flush=True)
 
 
-def writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Say whether files can be made in `folder`, or `folder` itself where it is not there yet."""
     there = next((each for each in (folder, *folder.absolute().parents) if os.access(each, os.F_OK)), folder)
     effective = os.access in os.supports_effective_ids
@@ -188,17 +188,17 @@ def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
         ) from None
     try:
         work.chmod(0o755)
-        with _held(work):
+        with _locked(work):
             yield work
             if not out.exists():
                 work.replace(out)
-            elif not _exchanged(work, out, replaced):
-                _moved(work, out, replaced)
+            elif not _exchange_folders(work, out, replaced):
+                _move_files(work, out, replaced)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _exchanged(work: Path, out: Path, replaced: Collection[str]) -> bool:
+def _exchange_folders(work: Path, out: Path, replaced: Collection[str]) -> bool:
     """Whether `work`, with what stays of `out`, has taken its place by one rename; else nothing happened."""
     if Path.cwd().is_relative_to(out.resolve()):
         return False  # a shell in there would be left in a folder without a name
@@ -215,9 +215,9 @@ def _exchanged(work: Path, out: Path, replaced: Collection[str]) -> bool:
         return False
 
 
-def _moved(work: Path, out: Path, replaced: Collection[str]) -> None:
+def _move_files(work: Path, out: Path, replaced: Collection[str]) -> None:
     """Move the files of `work` into `out` one by one; a kill amid that leaves no finished run."""
-    last = ("training.json", SEAL)
+    last = ("training.json", CHECKSUMS)
     sources = sorted(p for p in work.rglob("*") if p.is_file())
     for source in sources:
         if source.name in last:  # until it is there again, the rest is no finished run
@@ -247,7 +247,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Mark a temporary file or folder as in use while this process lives; see `remove_temporary`."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -269,10 +269,10 @@ def remove_temporary(folder: Path, name: str | None = None) -> None:
         for path in list(folder.iterdir()):
             match = TEMPORARY.fullmatch(path.name)
             if match and name in (None, match["name"]) and bool(match["file"]) == path.is_file():
-                _remove_if_left(path)
+                _remove_if_unlocked(path)
 
 
-def _remove_if_left(path: Path) -> None:
+def _remove_if_unlocked(path: Path) -> None:
     with suppress(OSError):
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:

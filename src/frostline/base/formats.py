@@ -12,7 +12,7 @@ from typing import Any
 from frostline.base.yaml_guard import read_checked
 from frostline.console.errors import FrostlineError
 
-AGAIN = "restore it, or run what makes it again"
+HOW_TO_RESTORE = "restore it, or run what makes it again"
 
 
 def canonical_json(value: Any) -> str:
@@ -68,10 +68,12 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
             rows = [{key: _text(cell) for key, cell in row.items()} for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise FrostlineError(
-            f"{path} can't be read ({error}), as if another program had saved it; {AGAIN}"
+            f"{path} can't be read ({error}), as if another program had saved it; {HOW_TO_RESTORE}"
         ) from None
     if missing := [name for name in columns if name not in there]:
-        raise FrostlineError(f"{path} has no column {missing[0]!r}, as if it had been edited; {AGAIN}")
+        raise FrostlineError(
+            f"{path} has no column {missing[0]!r}, as if it had been edited; {HOW_TO_RESTORE}"
+        )
     return rows
 
 
@@ -139,12 +141,12 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(text, loader)  # a SafeLoader
     except yaml.YAMLError as error:
-        raise FrostlineError(yaml_mistake(error, str(path))) from None
+        raise FrostlineError(yaml_error(error, str(path))) from None
     except ValueError as error:  # such as 0x_ and 2:99999999999999999999, which look like numbers
         raise FrostlineError(f"{path}: found what is no number ({error}); put it in quotes") from None
 
 
-def yaml_mistake(error: Exception, name: str) -> str:
+def yaml_error(error: Exception, name: str) -> str:
     """Say in a sentence what PyYAML found wrong in the file `name`."""
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}: " if mark else ""

@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_once(path: Path) -> str:
+def sha256_cached(path: Path) -> str:
     """Return a file's sha256, in hex; it is read again only when its size or times have changed."""
     known = path, identity(path)
     if known not in _known:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from frostline.console.errors import Busy, FrostlineError
+from frostline.console.errors import FrostlineError, ResourceLocked
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def exclusive(path: Path, otherwise: str | None = None) -> Iterator[None]:
         otherwise: the error to raise where another process holds it; None waits.
 
     Raises:
-        Busy: another process holds it.
+        ResourceLocked: another process holds it.
         FrostlineError: it can't be made.
     """
     try:
@@ -31,5 +31,5 @@ def exclusive(path: Path, otherwise: str | None = None) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
         except BlockingIOError:
-            raise Busy(otherwise) from None
+            raise ResourceLocked(otherwise) from None
         yield

@@ -15,7 +15,7 @@ def nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def form(name: str) -> str:
+def unicode_form(name: str) -> str:
     """Return which Unicode form a name has, for people: NFC, NFD, or a mixture of both."""
     forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]
     return forms[0] if forms else "mixed"

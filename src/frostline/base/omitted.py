@@ -27,6 +27,6 @@ def reason_in(out: Path) -> str | None:
     return str(read_json(path)["reason"]) if path.is_file() else None
 
 
-def forget(out: Path) -> None:
+def remove_reason(out: Path) -> None:
     """Remove the reason from `out`, before results take its place."""
     (out / OMITTED).unlink(missing_ok=True)

@@ -24,7 +24,7 @@ _workers = 1
 """Processes that share this machine's cores with this one, itself included."""
 
 
-def name_of_this() -> str:
+def process_key() -> str:
     """Return a name for this process that no other of this machine has or will have: ``pid@start``."""
     process = psutil.Process()
     return f"{process.pid}@{process.create_time():.2f}"
@@ -57,12 +57,12 @@ def sharing_cores(workers: int) -> Iterator[None]:
         _workers = before
 
 
-def lives(name: str) -> bool:
-    """Say whether the process that `name_of_this` named is still there."""
+def process_is_alive(name: str) -> bool:
+    """Say whether the process that `process_key` named is still there."""
     pid, _, started = name.partition("@")
     with suppress(psutil.Error, ValueError):
         process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(started)) < CLOCK_SECONDS and _runs(process)
+        return abs(process.create_time() - float(started)) < CLOCK_SECONDS and _is_running(process)
     return False
 
 
@@ -101,7 +101,7 @@ def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.S
         return
 
     def watch() -> None:
-        while _runs(dvc):
+        while _is_running(dvc):
             time.sleep(CHECK_SECONDS)
         end()
 
@@ -116,7 +116,7 @@ def _orphaned() -> bool:
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
         parent = psutil.Process(int(noted))
         # Who adopts orphans, such as init, is of another session than DVC and what it starts.
-        return not _runs(parent) or parent.pid == 1 or os.getsid(parent.pid) != os.getsid(0)
+        return not _is_running(parent) or parent.pid == 1 or os.getsid(parent.pid) != os.getsid(0)
     return True
 
 
@@ -127,7 +127,7 @@ def _is_dvc(process: psutil.Process) -> bool:
     return False
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     """Whether it is there and no zombie: in a container often nobody collects what has died."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -92,7 +92,7 @@ def _private_scratch(own: Path) -> Path:
     return private / key
 
 
-def features() -> Path:
+def features_dir() -> Path:
     """Return the folder that caches what frozen layers compute from images."""
     return project_scratch() / "features"
 
@@ -114,7 +114,7 @@ def features_limit() -> int:
             "features=off keeps no features"
         )
     room = shutil.disk_usage(home()).free
-    for path in features().glob("*.safetensors"):
+    for path in features_dir().glob("*.safetensors"):
         with suppress(FileNotFoundError):  # Another process has just removed it.
             room += path.stat().st_size
     return min(FEATURES_GIB * GIB, int(FEATURES_SHARE * room))
@@ -125,7 +125,7 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home() / DATABASE)
 
 
-def shown_store() -> str:
+def store_uri_without_password() -> str:
     """Return the address of MLflow's store without the password that it may hold."""
     return without_password(store_uri())
 
@@ -163,7 +163,7 @@ def wait_seconds() -> float:
     raise FrostlineError(f"FROSTLINE_WAIT: found {text!r}; give a number of seconds, such as 30")
 
 
-def keeps_models() -> bool:
+def logs_models() -> bool:
     """Say whether every training run's network is stored in MLflow as a model: FROSTLINE_MODELS=on."""
     return os.environ.get("FROSTLINE_MODELS") == "on"
 

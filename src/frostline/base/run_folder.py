@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from frostline.base.formats import csv_text, read_json, read_yaml
-from frostline.base.hashes import sha256_once
+from frostline.base.hashes import sha256_cached
 from frostline.console.errors import FrostlineError
 
 CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "training.json")
 """What makes a folder that of a finished run."""
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 PROBE, HEADS = "probe.json", "heads.csv"
-WRITTEN = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PROBE, HEADS)
+OUTPUTS = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PROBE, HEADS)
 """All that a run, or a probe, writes."""
-NAMES = ("study", "arm")
+NAMING_KEYS = ("study", "arm")
 """Keys of a run's config that its result does not depend on."""
 PRETRAINED = "weights.path"
 """The key of the weights that a run starts from; the folder of a pretraining is named after its content."""
@@ -34,7 +34,7 @@ def verified(folder: Path) -> dict[str, Any]:
         raise FrostlineError(f"{folder / TRAINING}: is not of a frostline run; name another folder")
     if not weights.is_file():
         raise FrostlineError(f"{folder}: no finished run, {WEIGHTS} is missing; name another folder")
-    if sha256_once(weights) != record["weights_sha256"]:
+    if sha256_cached(weights) != record["weights_sha256"]:
         raise FrostlineError(
             f"{weights}: is damaged or was replaced, since its sha256 is not the one in {TRAINING};"
             " restore it (dvc checkout, or a copy), or give the command that trained it again"
@@ -52,14 +52,14 @@ def check_config(folder: Path, record: Mapping[str, Any]) -> None:
     Raises:
         FrostlineError: it was.
     """
-    if sentence := edited(folder, record):
+    if sentence := edited_config(folder, record):
         raise FrostlineError(f"{sentence}, or accept the edited one with --force")
 
 
-def edited(folder: Path, record: Mapping[str, Any]) -> str | None:
+def edited_config(folder: Path, record: Mapping[str, Any]) -> str | None:
     """Return a sentence if a run's config.yaml is not the one that the run wrote."""
     expected = record.get("config_sha256")
-    if expected is None or sha256_once(folder / CONFIG) == expected:
+    if expected is None or sha256_cached(folder / CONFIG) == expected:
         return None
     return (
         f"{folder / CONFIG}: was edited after the run, since its sha256 is not the one in {TRAINING};"
@@ -81,7 +81,7 @@ def check_out(
     Raises:
         FrostlineError: it does; the sentence names the first difference.
     """
-    there = [name for name in WRITTEN if (out / name).exists()]
+    there = [name for name in OUTPUTS if (out / name).exists()]
     if not there:
         return
     advice = "name another folder with out=, or overwrite it with --force"
@@ -103,7 +103,7 @@ def check_out(
         if new[PRETRAINED] is None:  # not known yet
             del old[PRETRAINED], new[PRETRAINED]
     for key in dict.fromkeys((*new, *old)):
-        if key not in {*NAMES, *ignored} and old.get(key) != new.get(key):
+        if key not in {*NAMING_KEYS, *ignored} and old.get(key) != new.get(key):
             said = f"{key} is {old.get(key)!r} there, {new.get(key)!r} here"
             raise FrostlineError(f"out: {out} holds a run with other settings ({said}); {advice}")
     if grid is not None and _columns(out / HEADS, grid) != grid:

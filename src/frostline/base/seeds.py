@@ -19,7 +19,7 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
-def draw_from(seed: int, device: torch.device) -> None:
+def seed_dropout(seed: int, device: torch.device) -> None:
     """Seed the generators that dropout draws from.
 
     As torch.manual_seed, which takes a millisecond where torch could use a GPU but finds none: it keeps a

@@ -20,7 +20,7 @@ class Share:
     def taken(self, number: int) -> Iterator[None]:
         """Be one of the workers while the block runs; before CUDA starts."""
         if self.workers > 1:
-            devices.bind(number, self.gpus or devices.listed() or ())
+            devices.bind(number, self.gpus or devices.listed_gpus() or ())
         with sharing_cores(self.workers):
             yield
 
@@ -37,7 +37,7 @@ def share_of(launcher: str, workers: int) -> Share:
         workers: that it starts.
     """
     if workers > 1 and launcher == "JoblibLauncher":
-        return Share(workers, tuple(devices.visible()))
+        return Share(workers, tuple(devices.visible_gpus()))
     if launcher == "LocalLauncher":  # submitit's, which sets CUDA_VISIBLE_DEVICES, alike for all
         return Share(workers)
     return ALL

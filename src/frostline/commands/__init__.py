@@ -1,4 +1,4 @@
-"""The command line: parser, help texts, one function per command.
+"""The command line: one file per command, with its parser, help text and function.
 
 May import everything.
 """

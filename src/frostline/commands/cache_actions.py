@@ -14,7 +14,7 @@ from frostline.base.files import DAMAGED
 from frostline.base.formats import canonical_json
 from frostline.base.locks import exclusive
 from frostline.commands.options import TABLE_WIDTH
-from frostline.console.errors import Busy
+from frostline.console.errors import ResourceLocked
 from frostline.console.units import UNITS, size
 from frostline.features import files as feature_files
 from frostline.features.files import Entry
@@ -42,11 +42,11 @@ class Pixels:
 def show(form: Format) -> None:
     """Print what is cached, the most recently used first, and the limit."""
     limit = project.features_limit()
-    entries, pixels = feature_files.entries(project.features()), _pixels()
+    entries, pixels = feature_files.entries(project.features_dir()), _pixels()
     total = sum(entry.bytes for entry in entries)
     if form == "json":
         features = {
-            "folder": str(project.features()),
+            "folder": str(project.features_dir()),
             "limit": limit,
             "bytes": total,
             "entries": _as_data(entries),
@@ -72,7 +72,7 @@ def prune(limit: int | None, form: Format) -> None:
         form: of the output.
     """
     limit = project.features_limit() if limit is None else limit
-    folder = project.features()
+    folder = project.features_dir()
     feature_files.remove_leftovers(folder)
     removed = feature_files.prune(folder, limit)
     rest = sum(entry.bytes for entry in feature_files.entries(folder))
@@ -90,7 +90,7 @@ def prune(limit: int | None, form: Format) -> None:
 
 def clear(form: Format) -> None:
     """Remove all features and pixels except those that are being written; print how much was removed."""
-    folder = project.features()
+    folder = project.features_dir()
     feature_files.remove_leftovers(folder)
     removed = feature_files.prune(folder, 0)
     pixels = _clear_pixels()
@@ -175,6 +175,6 @@ def _clear_pixels() -> Pixels:
                 path.unlink()
         except FileNotFoundError:
             continue
-        except Busy:
+        except ResourceLocked:
             continue
     return Pixels(len(sizes), sum(sizes))

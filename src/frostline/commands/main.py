@@ -34,13 +34,13 @@ from frostline.console import signals, terminal
 from frostline.console.errors import (
     FrostlineError,
     GateFailed,
-    OutOfRoom,
+    OutOfResources,
     TrainingFailed,
     allowed,
     import_sentence,
+    is_out_of_memory,
     memory_sentence,
-    no_memory,
-    readable,
+    shorten_words,
 )
 
 EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
@@ -89,21 +89,23 @@ exit status: 0 done, 2 a mistake in a config, a file or the command, 3 training 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    terminal.readable()
+    terminal.configure_streams()
     try:
         return _run(parse(argv))
     except KeyboardInterrupt:
-        return signals.ended()
+        return signals.exit_status()
     except Exception as error:
         # An exception that a signal raises during an import may arrive as an ImportError.
-        if signals.received() is not None:
-            return signals.ended()
+        if signals.received_signal() is not None:
+            return signals.exit_status()
         if os.environ.get("FROSTLINE_TRACEBACK"):
             raise
         if isinstance(error, ImportError) and not (error.name or "").startswith("frostline"):
             return _report_error(FrostlineError(import_sentence(error)))
-        if no_memory(error):
-            return _report_error(OutOfRoom(f"{memory_sentence(error)}; close other programs, and run again"))
+        if is_out_of_memory(error):
+            return _report_error(
+                OutOfResources(f"{memory_sentence(error)}; close other programs, and run again")
+            )
         raise
 
 
@@ -112,18 +114,18 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         status = arguments.command(arguments)
         sys.stdout.flush()
-        signals.complete()
+        signals.mark_complete()
         return status or 0
     except FrostlineError as error:
-        if signals.received() or os.environ.get("FROSTLINE_TRACEBACK"):
+        if signals.received_signal() or os.environ.get("FROSTLINE_TRACEBACK"):
             raise
         return _report_error(error)
     except BrokenPipeError:
         # The reader of our output has closed it; another message at exit would only repeat that.
-        terminal.drop(sys.stdout)
+        terminal.discard_output(sys.stdout)
         return 0
     except OSError as error:
-        if signals.received() or no_memory(error) or os.environ.get("FROSTLINE_TRACEBACK"):
+        if signals.received_signal() or is_out_of_memory(error) or os.environ.get("FROSTLINE_TRACEBACK"):
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _report_error(FrostlineError(f"{where}{error.strerror or error}; fix that and run again"))
@@ -134,8 +136,8 @@ def _report_error(error: FrostlineError) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        terminal.drop(sys.stdout)
-    print(f"frostline: error: {readable(str(error))}", file=sys.stderr)
+        terminal.discard_output(sys.stdout)
+    print(f"frostline: error: {shorten_words(str(error))}", file=sys.stderr)
     if os.environ.get("DVC_EXP_NAME"):
         from frostline.pipeline import exp_params
 
@@ -157,7 +159,7 @@ class _Parser(argparse.ArgumentParser):
             names = re.findall(r"\w+", match[3])
             what = "no command" if match[1] == "COMMAND" else f"{match[1]}: there is no"
             message = f"{what} {match[2]!r}; {allowed(match[2], names, limit=len(names))}"
-        self.exit(EXIT_USER, f"frostline: error: {readable(message)}; see {self.prog} --help\n")
+        self.exit(EXIT_USER, f"frostline: error: {shorten_words(message)}; see {self.prog} --help\n")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

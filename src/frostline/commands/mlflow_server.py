@@ -19,8 +19,7 @@ from typing import IO
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError
-from frostline.tracking import local_store
-from frostline.tracking import sync as syncing
+from frostline.tracking import local_store, sync
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 20
@@ -42,7 +41,7 @@ def serve(port: int, page: str | None = None) -> None:
     Raises:
         FrostlineError: no port is free, the store can't be opened, or the server ends by itself.
     """
-    syncing.first()
+    sync.first()
     uri = project.store_uri()
     if uri.startswith(("http://", "https://")):
         print(f"{uri}{page or ''}  (MLFLOW_TRACKING_URI)")

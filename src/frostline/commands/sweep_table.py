@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.commands.options import TABLE_WIDTH
-from frostline.config.compose import Failed
+from frostline.config.compose import FailedJob
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.pipeline.standalone import Done, Stopped
 
@@ -22,7 +22,7 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     Raises:
         FrostlineError: some runs failed; TrainingFailed if the training of one did.
     """
-    failed = [job for job in jobs if isinstance(job, Failed)]
+    failed = [job for job in jobs if isinstance(job, FailedJob)]
     done = [job for job in jobs if isinstance(job, Done)]
     best = sorted(done, key=lambda job: -job.metrics["val"]["accuracy"])
     table = Table("run", "val accuracy", "test accuracy", "out", box=None)

@@ -38,7 +38,7 @@ def train(arguments: argparse.Namespace, stage: str) -> None:
     from frostline.config import compose
 
     if arguments.cfg:
-        print(compose.printed(arguments.overrides), end="")
+        print(compose.composed_yaml(arguments.overrides), end="")
     elif arguments.resolved:
         _pipeline_stage(arguments, stage)
     elif arguments.multirun:
@@ -78,7 +78,7 @@ def _sweep(arguments: argparse.Namespace, stage: str) -> None:
 
     at_once = {"at_once": batched_finetune.finetune} if stage == "finetune" else {}
     overrides = options.overrides_with_out(arguments)
-    with signals.unwinding():  # A launcher has workers to end.
+    with signals.interruptible():  # A launcher has workers to end.
         jobs = compose.multirun(overrides, Job(stage, arguments.force), **at_once, fresh=arguments.fresh)
     print_sweep(jobs)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from frostline.base.files import write_text
-from frostline.base.hashes import sha256_once
+from frostline.base.hashes import sha256_cached
 from frostline.base.run_folder import TRAINING, verified
 from frostline.comparison import page as report
 from frostline.comparison.runs import Results
@@ -17,7 +17,7 @@ from frostline.tracking import sync as syncing
 from frostline.tracking.store import Store
 
 METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
-TESTED = "test/accuracy"
+TESTED_METRIC = "test/accuracy"
 """What is tested where it is among the metrics; else the first of them is."""
 
 
@@ -44,12 +44,12 @@ def run(
     Raises:
         FrostlineError: nothing is found, or a metric that no run has.
     """
-    if out is not None and out.suffix.removeprefix(".") not in report.KINDS:
+    if out is not None and out.suffix.removeprefix(".") not in report.FORMATS:
         raise FrostlineError(f"--out: found {out}; name a file that ends in .md, .csv or .html")
     syncing.first()
     store = Store(reading=True)
     with store.plainly("compare"):
-        title, found = _found(Results(store), runs, study, condition)
+        title, found = _select_runs(Results(store), runs, study, condition)
     known = {metric for result in found for metric in result.metrics}
     for metric in metrics:
         if metric not in known:
@@ -60,14 +60,14 @@ def run(
         raise FrostlineError(
             f"compare: these runs have none of {', '.join(METRICS)} but {have}; use --metric"
         )
-    made = compare(found, told, TESTED if TESTED in told else told[0])
+    made = compare(found, told, TESTED_METRIC if TESTED_METRIC in told else told[0])
     if out is not None:
-        write_text(out, report.written(made, out.suffix.removeprefix("."), title))
+        write_text(out, report.render(made, out.suffix.removeprefix("."), title))
         print(out)
-    elif kind in report.KINDS:
-        print(report.written(made, kind, title), end="")
+    elif kind in report.FORMATS:
+        print(report.render(made, kind, title), end="")
     else:
-        _show(made, title, width)
+        _print_table(made, title, width)
     return made
 
 
@@ -78,12 +78,12 @@ def page(made: Comparison, experiment: str) -> str:
     return f"/#/compare-runs?runs={urllib.parse.quote(ids)}&experiments={urllib.parse.quote(experiments)}"
 
 
-def _found(
+def _select_runs(
     store: Results, words: Sequence[str], study: str | None, condition: str | None
 ) -> tuple[str, list[Result]]:
     """Return what the comparison is called, and its runs, oldest first."""
     if words:
-        results = [result for word in words for result in _meant(store, word)]
+        results = [result for word in words for result in _runs_named(store, word)]
         return "Runs compared", list({result.id: result for result in results}.values())
     studies = store.studies()
     if study is None and condition is None:
@@ -108,18 +108,18 @@ def _found(
     return study or "Runs compared", found
 
 
-def _meant(store: Results, word: str) -> list[Result]:
+def _runs_named(store: Results, word: str) -> list[Result]:
     weights = Path(word, "weights.safetensors")
     if not weights.is_file():
         return store.named(word)
     if weights.with_name(TRAINING).is_file():
         verified(Path(word))
-    if found := store.finished({"weights.sha256": sha256_once(weights)}):
+    if found := store.finished({"weights.sha256": sha256_cached(weights)}):
         return found[-1:]
     raise FrostlineError(f"{word}: not recorded in this store; name a run of `frostline ui`, or run it again")
 
 
-def _show(made: Comparison, title: str, width: int | None) -> None:
+def _print_table(made: Comparison, title: str, width: int | None) -> None:
     from rich.console import Console
 
     console = Console(width=width, highlight=False)

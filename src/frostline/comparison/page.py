@@ -7,16 +7,16 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from frostline.base.formats import csv_text
-from frostline.comparison.statistics import Comparison, Line, is_share
+from frostline.comparison.statistics import ComparedSetting, Comparison, is_share
 from frostline.plotting import theme
-from frostline.plotting.canvas import blank, percent_axis, svg
+from frostline.plotting.canvas import new_figure, percent_axis, svg
 from frostline.reporting import words
 from frostline.stats.transfer import Estimate, Gain
 
 HERE = Path(__file__).parent
 MAJORITY = "test/majority_rate"
 """As `evaluation.evaluate` tells it to MLflow."""
-TOLD = 6
+MOST_UNLISTED = 6
 """Parameters that are named of those without a column."""
 
 
@@ -80,32 +80,32 @@ def html(comparison: Comparison, title: str) -> str:
         css=theme.style_sheet(),
         light=theme.css_variables("light"),
         dark=theme.css_variables("dark"),
-        picture=picture(comparison),
+        picture=plot(comparison),
         headers=headers(comparison),
         rows=cells(comparison),
         notes=notes(comparison),
     )
 
 
-def picture(comparison: Comparison) -> str:
+def plot(comparison: Comparison) -> str:
     """Draw each setting's mean with its interval, and its seeds as dots.
 
     Returns:
         An SVG element.
     """
     metric = comparison.tested
-    with blank(9, 0.9 + 0.36 * len(comparison.lines)) as figure:
+    with new_figure(9, 0.9 + 0.36 * len(comparison.lines)) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         for place, line in enumerate(reversed(comparison.lines)):
             values = [run.metrics[metric] for run in line.runs if metric in run.metrics]
-            colour = theme.ARMS[2].light if line is comparison.lines[0] else theme.TWIN_COLOUR.light
+            colour = theme.ARMS[2].light if line is comparison.lines[0] else theme.BASELINE_COLOUR.light
             axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.35, markersize=5, mew=0)
             if found := line.results.get(metric):
                 if found.low is not None and found.high is not None:
                     axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
                 axes.plot([found.mean], [place], "D", color=colour, markersize=6)
-        names = [_told(line) for line in reversed(comparison.lines)]
+        names = [_short_name(line) for line in reversed(comparison.lines)]
         axes.set_yticks(range(len(names)), names, fontsize=9)
         axes.set_ylim(-0.6, len(names) - 0.4)
         if is_share(metric):
@@ -135,19 +135,19 @@ def notes(comparison: Comparison) -> list[str]:
             + (f"; below that: {', '.join(below)}." if below else ".")
         )
     if comparison.untold:
-        more = len(comparison.untold) - TOLD
+        more = len(comparison.untold) - MOST_UNLISTED
         rest = f" and {more} more" if more > 0 else ""
-        found.append(f"Differ too: {', '.join(comparison.untold[:TOLD])}{rest}.")
+        found.append(f"Differ too: {', '.join(comparison.untold[:MOST_UNLISTED])}{rest}.")
     return found
 
 
-def _mean(line: Line) -> float:
+def _mean(line: ComparedSetting) -> float:
     """Of the accuracy on test; infinite where it was not measured."""
     found = line.results.get("test/accuracy")
     return found.mean if found else math.inf
 
 
-def _cells(comparison: Comparison, line: Line) -> list[str]:
+def _cells(comparison: Comparison, line: ComparedSetting) -> list[str]:
     found = [line.name, *(line.values[key] for key in comparison.varied), str(len(line.runs))]
     found += [_result(metric, line.results[metric]) for metric in comparison.metrics]
     if len(comparison.lines) > 1:
@@ -155,7 +155,7 @@ def _cells(comparison: Comparison, line: Line) -> list[str]:
     return found
 
 
-def _told(line: Line) -> str:
+def _short_name(line: ComparedSetting) -> str:
     return line.name if len(line.name) <= 44 else f"{line.name[:20]}…{line.name[-23:]}"
 
 
@@ -180,7 +180,7 @@ def _gain(metric: str, gain: Gain | None) -> str:
     return words.points(gain.mean) + (f" ({between})" if between else "")
 
 
-def written(comparison: Comparison, kind: str, title: str) -> str:
+def render(comparison: Comparison, kind: str, title: str) -> str:
     """Return the comparison as a file of a kind: md, csv or html."""
     match kind:
         case "csv":
@@ -190,4 +190,4 @@ def written(comparison: Comparison, kind: str, title: str) -> str:
     return markdown(comparison)
 
 
-KINDS: Sequence[str] = ("md", "csv", "html")
+FORMATS: Sequence[str] = ("md", "csv", "html")

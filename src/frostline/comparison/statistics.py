@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from frostline.base.metrics import SHARES, score
 from frostline.stats.transfer import Estimate, Gain, estimate, holm, paired_gain
 
-NAMED = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
+PARAMS_IN_NAMES = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
 """Parameters that a run's name tells."""
-OWNERS = {
+DECIDING_PARAMS = {
     "freeze": ("freeze_name",),
     "weights": ("arm", "freeze_name"),
     "backbone": ("backbone.kind", "backbone.name"),
@@ -17,7 +17,7 @@ OWNERS = {
     "dataset": ("dataset.kind",),
 }
 """Group → the choices of a whole group, which say enough where they decide a key of it."""
-SHORT = 32
+LONGEST_VALUE = 32
 """Characters; a parameter with a longer value is not told in a table."""
 
 
@@ -35,7 +35,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedSetting:
     """A setting."""
 
     name: str
@@ -55,7 +55,7 @@ class Line:
 class Comparison:
     """Settings, the best first."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[ComparedSetting, ...]
     varied: tuple[str, ...]
     """The parameters that differ."""
     untold: tuple[str, ...]
@@ -87,22 +87,26 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
     for result in results:
         groups.setdefault(result.setting, {})[result.seed] = result
     settings = [tuple(runs[seed] for seed in sorted(runs)) for runs in groups.values()]
-    varied, untold = _varied([runs[0].params for runs in settings])
-    lines = sorted((_line(runs, varied, metrics) for runs in settings), key=lambda line: _rank(line, metrics))
-    return Comparison(tuple(_tested(_apart(lines), tested)), varied, untold, tuple(metrics), tested)
+    varied, untold = _varied_params([runs[0].params for runs in settings])
+    lines = sorted(
+        (_setting(runs, varied, metrics) for runs in settings), key=lambda line: _rank(line, metrics)
+    )
+    return Comparison(
+        tuple(_with_gains(_distinct_names(lines), tested)), varied, untold, tuple(metrics), tested
+    )
 
 
-def _line(runs: tuple[Result, ...], varied: Sequence[str], metrics: Sequence[str]) -> Line:
+def _setting(runs: tuple[Result, ...], varied: Sequence[str], metrics: Sequence[str]) -> ComparedSetting:
     results: dict[str, Estimate | None] = {}
     for metric in metrics:
         numbers = [run.metrics[metric] for run in runs if metric in run.metrics]
         bounds = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
         results[metric] = estimate(numbers, bounds=bounds) if numbers else None
     values = {key: runs[0].params.get(key, "") for key in varied}
-    return Line(runs[0].name.removesuffix(f"·s{runs[0].seed}"), values, runs, results)
+    return ComparedSetting(runs[0].name.removesuffix(f"·s{runs[0].seed}"), values, runs, results)
 
 
-def _apart(lines: Sequence[Line]) -> list[Line]:
+def _distinct_names(lines: Sequence[ComparedSetting]) -> list[ComparedSetting]:
     """Add to names that several settings have as many values as it takes to tell them apart."""
     found = []
     for line in lines:
@@ -116,14 +120,14 @@ def _apart(lines: Sequence[Line]) -> list[Line]:
     return found
 
 
-def _rank(line: Line, metrics: Sequence[str]) -> tuple[float, ...]:
+def _rank(line: ComparedSetting, metrics: Sequence[str]) -> tuple[float, ...]:
     """The better, the smaller; a setting without the metric comes last."""
     means = [(metric, line.results[metric]) for metric in metrics]
     return tuple(-score(metric, found.mean) if found else math.inf for metric, found in means)
 
 
-def _tested(lines: Sequence[Line], metric: str) -> list[Line]:
-    def by_seed(line: Line) -> dict[int, float]:
+def _with_gains(lines: Sequence[ComparedSetting], metric: str) -> list[ComparedSetting]:
+    def by_seed(line: ComparedSetting) -> dict[int, float]:
         return {run.seed: run.metrics[metric] for run in line.runs if metric in run.metrics}
 
     first, *others = lines
@@ -135,14 +139,14 @@ def _tested(lines: Sequence[Line], metric: str) -> list[Line]:
     return found
 
 
-def _varied(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _varied_params(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the parameters that differ: those to tell, and those that add nothing or are long."""
 
     def of(params: Mapping[str, str], key: str) -> str:
         return params.get(key, "")
 
     def decided(key: str) -> bool:
-        owners = OWNERS.get(key.partition(".")[0])
+        owners = DECIDING_PARAMS.get(key.partition(".")[0])
         if owners is None:
             return False
         choices = {tuple(of(params, owner) for owner in owners) for params in settings}
@@ -151,7 +155,7 @@ def _varied(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tup
 
     keys = dict.fromkeys(key for params in settings for key in params)
     different = [key for key in keys if len({of(params, key) for params in settings}) > 1]
-    different = [key for key in different if key != "seed" and key not in NAMED]
-    long = {key for key in different if max(len(of(params, key)) for params in settings) > SHORT}
+    different = [key for key in different if key != "seed" and key not in PARAMS_IN_NAMES]
+    long = {key for key in different if max(len(of(params, key)) for params in settings) > LONGEST_VALUE}
     told = [key for key in different if key not in long and not decided(key)]
     return tuple(told), tuple(key for key in different if key not in told)

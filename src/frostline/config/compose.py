@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.base.processes import cores, processors, sharing_cores
 from frostline.base.sharing import fitting_workers
 from frostline.config import hydra_session
-from frostline.config.hydra_session import sentences, session
-from frostline.config.overrides import as_typed, options, spelled
-from frostline.config.space import MOST_POINTS, Interval, Parameter, Space, Values, written
+from frostline.config.hydra_session import readable_errors, session
+from frostline.config.overrides import from_hydra, options, to_hydra
+from frostline.config.space import MOST_POINTS, Interval, Parameter, Space, Values, as_overrides
 from frostline.console.errors import FrostlineError
 from frostline.schema import (
     Conditional,
@@ -28,7 +28,7 @@ from frostline.schema.validation import validated
 
 Task = Callable[..., Any]
 """Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""
-AtOnce = Callable[["list[Planned]", Callable[[int, Any], None]], None]
+RunBatched = Callable[["list[SweepJob]", Callable[[int, Any], None]], None]
 
 
 def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
@@ -40,16 +40,16 @@ def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
     Raises:
         FrostlineError: an override or a config is wrong; one sentence says which key and what is allowed.
     """
-    given = [spelled(override) for override in overrides]
-    with session(), sentences(given):
-        return _experiment(hydra_session.composed(given))
+    given = [to_hydra(override) for override in overrides]
+    with session(), readable_errors(given):
+        return _experiment(hydra_session.compose_config(given))
 
 
-def printed(overrides: Sequence[str]) -> str:
+def composed_yaml(overrides: Sequence[str]) -> str:
     """Return what the overrides compose to, as YAML, values still to be given shown as ``???``."""
-    given = [spelled(override) for override in overrides]
-    with session(), sentences(given):
-        return str(OmegaConf.to_yaml(_without_hydra(hydra_session.composed(given))))
+    given = [to_hydra(override) for override in overrides]
+    with session(), readable_errors(given):
+        return str(OmegaConf.to_yaml(_without_hydra(hydra_session.compose_config(given))))
 
 
 def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None]:
@@ -62,10 +62,10 @@ def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None
     Returns:
         Key → path, for the keys that there are; None: it is null, or still to be given.
     """
-    given = [spelled(override) for override in overrides]
+    given = [to_hydra(override) for override in overrides]
     found: dict[str, str | None] = {}
-    with session(), sentences(given):
-        config = hydra_session.composed(given)
+    with session(), readable_errors(given):
+        config = hydra_session.compose_config(given)
         for key in keys:
             group, _, name = key.partition(".")
             if OmegaConf.is_missing(config[group], name):
@@ -76,7 +76,7 @@ def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedJob:
     """A job of a sweep that a user's mistake, or a training that broke down, ended."""
 
     label: str
@@ -84,7 +84,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Planned:
+class SweepJob:
     """A job of a sweep before it runs."""
 
     label: str
@@ -93,13 +93,13 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Sweeping:
+class SweepTask:
     """A task that Hydra's sweepers run: for every job, or, as frostline's own does, in trials of a study."""
 
     task: Task
     fixed: frozenset[str]
     """Overrides that all jobs have in common."""
-    at_once: AtOnce
+    at_once: RunBatched
     """Given jobs of a grid on this machine, may run them: tells the number of each, and what `task` gives."""
     fresh: bool
     """Whether to forget what an earlier sweep has done."""
@@ -112,11 +112,15 @@ class Sweeping:
             composed, _ = _experiment(config)
             return self.task(composed, _choices(hydra.runtime.choices), label)
         except FrostlineError as error:
-            return Failed(label, error)
+            return FailedJob(label, error)
 
 
 def multirun(
-    overrides: Sequence[str], task: Task, at_once: AtOnce = lambda jobs, left: None, *, fresh: bool = False
+    overrides: Sequence[str],
+    task: Task,
+    at_once: RunBatched = lambda jobs, left: None,
+    *,
+    fresh: bool = False,
 ) -> list[Any]:
     """Run `task(experiment, choices, label)` for each trial of a sweep, through Hydra's sweeper and launcher.
 
@@ -130,21 +134,21 @@ def multirun(
         fresh: start over, whatever an earlier command has done.
 
     Returns:
-        What the tasks returned, or `Failed`, in the sweep's order.
+        What the tasks returned, or `FailedJob`, in the sweep's order.
 
     Raises:
         FrostlineError: a combination is wrong; before anything runs.
     """
-    given = [spelled(override, sweep=True) for override in overrides]
-    with session(), sentences(given):
+    given = [to_hydra(override, sweep=True) for override in overrides]
+    with session(), readable_errors(given):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        parsed = hydra_session.parsed(given)
+        parsed = hydra_session.parse_overrides(given)
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
-                raise FrostlineError(f"{as_typed(str(override.input_line))}: an empty sweep; name a value")
+                raise FrostlineError(f"{from_hydra(str(override.input_line))}: an empty sweep; name a value")
         fixed = frozenset(_as_text(override) for override in parsed if not override.is_sweep_override())
-        hydra_session.composed([str(o.input_line) for o in parsed if not o.is_sweep_override()])
+        hydra_session.compose_config([str(o.input_line) for o in parsed if not o.is_sweep_override()])
         hydras = {o.key_or_group: str(o.value()) for o in parsed if o.key_or_group.startswith("hydra")}
         if "hydra/sweeper" not in hydras:
             workers = space_of(given)[2].workers
@@ -155,12 +159,12 @@ def multirun(
                 given += ["hydra/launcher=joblib"]
         batches = hydra.multirun(
             config_name="config",
-            task_function=Sweeping(task, fixed, at_once, fresh),
+            task_function=SweepTask(task, fixed, at_once, fresh),
             overrides=given,
             with_log_configuration=False,
         )
         # JobReturn.return_value raises what else the job raised.
-        return [getattr(job, "return_value", job) for job in _flat(batches)]
+        return [getattr(job, "return_value", job) for job in _flattened(batches)]
 
 
 def _fitting_workers(given: Sequence[str], stage: str, launcher: str | None) -> int:
@@ -178,10 +182,10 @@ def _fitting_workers(given: Sequence[str], stage: str, launcher: str | None) -> 
         )
     fixed, space, settings = space_of(given)
     with sharing_cores(processors()):  # so that trials take the fewest threads that they can
-        ((first, _),) = planned(fixed, [written(space.first())])
+        ((first, _),) = compose_points(fixed, [as_overrides(space.first())])
     trainer = first.pretrain.trainer if stage == "pretrain" else first.trainer
     return fitting_workers(
-        gpus=0 if trainer.device == "cpu" else len(devices.visible()),
+        gpus=0 if trainer.device == "cpu" else len(devices.visible_gpus()),
         per_gpu=settings.workers_per_device,
         cores=cores(),
         threads=trainer.threads,
@@ -201,13 +205,15 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
     Raises:
         FrostlineError: a key's values can't be varied, or the settings are wrong.
     """
-    ours = [o for o in hydra_session.parsed(arguments) if not o.key_or_group.startswith("hydra")]
+    ours = [o for o in hydra_session.parse_overrides(arguments) if not o.key_or_group.startswith("hydra")]
     for override in ours:
         if override.is_sweep_override() and override.key_or_group.partition(".")[0] == "sweep":
             raise FrostlineError(f"{override.input_line}: says how to sweep, so it takes one value")
     fixed = [_as_text(override) for override in ours if not override.is_sweep_override()]
-    with session(), sentences(fixed):
-        config = hydra_session.composed([text for text in fixed if text.startswith(("sweep=", "sweep."))])
+    with session(), readable_errors(fixed):
+        config = hydra_session.compose_config(
+            [text for text in fixed if text.startswith(("sweep=", "sweep."))]
+        )
         data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
     settings = validated(_Sweep, {"sweep": data}).sweep
     typed = {_key(override): _parameter(override, {}) for override in ours if override.is_sweep_override()}
@@ -216,7 +222,7 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
         values = given.values if isinstance(given, Conditional) else given
         when = given.when if isinstance(given, Conditional) else {}
         text = values if isinstance(values, str) else ",".join(map(str, values))
-        (override,) = hydra_session.parsed([spelled(f"{key}={text}", sweep=True)])
+        (override,) = hydra_session.parse_overrides([to_hydra(f"{key}={text}", sweep=True)])
         if not override.is_sweep_override():
             raise FrostlineError(f"sweep.space.{key}: found {values!r}; give a list, or interval(low, high)")
         conditions = {name: (only,) if isinstance(only, str) else tuple(only) for name, only in when.items()}
@@ -240,7 +246,7 @@ Composed = dict[tuple[str, ...], DictConfig]
 """What Hydra made, by the options and the keys that were given."""
 
 
-def planned(
+def compose_points(
     fixed: Sequence[str], points: Sequence[Sequence[str]], made: Composed | None = None
 ) -> list[tuple[Experiment, dict[str, str]]]:
     """Compose the fixed overrides with each point's, so that what is wrong is found before anything runs.
@@ -255,14 +261,14 @@ def planned(
     """
     found = []
     made = {} if made is None else made
-    with session(), sentences(fixed):
+    with session(), readable_errors(fixed):
         for point in points:
-            parsed = hydra_session.parsed(point)
+            parsed = hydra_session.parse_overrides(point)
             plain = [each for each in parsed if _is_value(each)]
             choices = [text for text, each in zip(point, parsed, strict=True) if each not in plain]
             shape = (*choices, *(_key(each) for each in plain))
             if shape not in made:
-                made[shape] = hydra_session.composed([*fixed, *point])
+                made[shape] = hydra_session.compose_config([*fixed, *point])
             for each in plain:
                 OmegaConf.update(made[shape], _key(each), each.value())
             found.append(_experiment(made[shape]))
@@ -286,7 +292,7 @@ def _parameter(override: Override, when: Mapping[str, tuple[str, ...]]) -> Param
         values = tuple(islice(override.sweep_string_iterator(), MOST_POINTS + 1))
         if len(values) > MOST_POINTS:
             raise FrostlineError(
-                f"{as_typed(key)}: more than {MOST_POINTS:,} values; give fewer, or an interval"
+                f"{from_hydra(key)}: more than {MOST_POINTS:,} values; give fewer, or an interval"
             )
         return Parameter(key, Values(values), when)
     assert isinstance(value, IntervalSweep)
@@ -297,7 +303,7 @@ def _parameter(override: Override, when: Mapping[str, tuple[str, ...]]) -> Param
     if not low < high or math.isinf(high - low) or (log and low <= 0):
         above = ", above 0" if log else ""
         raise FrostlineError(
-            f"{as_typed(key)}: found an interval from {low} to {high}; give the lower first{above}"
+            f"{from_hydra(key)}: found an interval from {low} to {high}; give the lower first{above}"
         )
     whole = isinstance(low, int) and isinstance(high, int)
     return Parameter(key, Interval(low, high, log, whole), when)
@@ -312,13 +318,13 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
     Raises:
         FrostlineError: an override or a config is wrong.
     """
-    given = [spelled(each, sweep=each.partition("=")[0].lstrip("+") in keys) for each in overrides]
-    with session(), sentences(given):
-        parsed = hydra_session.parsed(given)
+    given = [to_hydra(each, sweep=each.partition("=")[0].lstrip("+") in keys) for each in overrides]
+    with session(), readable_errors(given):
+        parsed = hydra_session.parse_overrides(given)
         lists = {each.key_or_group: each for each in parsed if each.is_sweep_override()}
         values: dict[str, list[Any]] = {}
         for key, override in lists.items():
-            typed = as_typed(str(override.input_line))
+            typed = from_hydra(str(override.input_line))
             if key not in keys:
                 raise FrostlineError(f"{typed}: takes one value here; lists are for {', '.join(keys)}")
             values[key] = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
@@ -330,7 +336,7 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
             else text
             for text, each in zip(given, parsed, strict=True)
         ]
-        config = hydra_session.composed(first)
+        config = hydra_session.compose_config(first)
         _, choices = _experiment(config)
         found = []
         for combination in product(*values.values()):
@@ -345,10 +351,10 @@ def _as_text(override: Override) -> str:
 
 
 def _label(overrides: Sequence[str], fixed: Set[str]) -> str:
-    return ",".join(as_typed(override) for override in overrides if override not in fixed)
+    return ",".join(from_hydra(override) for override in overrides if override not in fixed)
 
 
-def _flat(batches: Any) -> Iterator[Any]:
+def _flattened(batches: Any) -> Iterator[Any]:
     for batch in batches or []:
         yield from batch if isinstance(batch, list) else [batch]
 

@@ -29,10 +29,10 @@ from omegaconf.errors import (
 )
 
 from frostline.base import project
-from frostline.base.formats import yaml_mistake
+from frostline.base.formats import yaml_error
 from frostline.base.processes import cores
 from frostline.base.yaml_guard import NODES, check_calls, read_checked
-from frostline.config.overrides import as_typed, options
+from frostline.config.overrides import from_hydra, options
 from frostline.console.errors import FrostlineError, allowed
 from frostline.schema import Phase, Plateau, Rate
 from frostline.schema.validation import unknown_key
@@ -58,12 +58,12 @@ TARGETS = {
     ),
 }
 """What Hydra may instantiate."""
-OPEN = ("hydra.launcher.", "hydra.sweep.", "hydra.run.")
+OPEN_KEYS = ("hydra.launcher.", "hydra.sweep.", "hydra.run.")
 """Keys of Hydra's own that overrides may set, beside the groups in TARGETS."""
 OVERRIDE_LENGTH = 20_000
-FREE = ("options", "groups", "gate")
+FREE_KEYS = ("options", "groups", "gate")
 """Dictionaries whose keys are the user's own."""
-NOT_ALWAYS_GIVEN = frozenset(
+OPTIONAL_KEYS = frozenset(
     name
     for model in (Phase, Plateau, Rate)
     for name, field in model.model_fields.items()
@@ -101,11 +101,11 @@ class _CheckedFiles(FileConfigSource):
         result = super().load_config(config_path)
         config = result.config
         if isinstance(config, DictConfig) and OmegaConf.select(config, "hydra.searchpath") is not None:
-            raise _closed("hydra.searchpath", f"{path}: ")
+            raise _not_open("hydra.searchpath", f"{path}: ")
         return result
 
 
-def parsed(overrides: Sequence[str]) -> list[Override]:
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """Return overrides, as Hydra spells them, parsed.
 
     Raises:
@@ -120,26 +120,26 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
                 f"{_short(text)}: {len(text)} characters, an override takes {OVERRIDE_LENGTH}; use a file"
                 " in conf/"
             )
-        check_calls(text, as_typed(text.partition("=")[0].lstrip("+~")))
+        check_calls(text, from_hydra(text.partition("=")[0].lstrip("+~")))
         try:
             (override,) = parser.parse_overrides([text])
             override.value()
         except Exception as error:
             # The parser, and the functions that it calls, raise whatever their code meets.
-            raise FrostlineError(_unparsed(text, error)) from None
+            raise FrostlineError(_parse_error(text, error)) from None
         _check_override(override)
         found.append(override)
     return found
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
+def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Return what `overrides`, as Hydra spells them, compose to, with Hydra's own part; within a `session`.
 
     Raises:
         FrostlineError: they don't compose, or the configs ask Hydra for what is not open to them.
     """
-    parsed(overrides)
-    with sentences(overrides):
+    parse_overrides(overrides)
+    with readable_errors(overrides):
         try:
             config = hydra_compose("config", [*overrides], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, FrostlineError):
@@ -213,7 +213,7 @@ def check_expansion(data: Any) -> None:
 
 
 @contextmanager
-def sentences(overrides: Sequence[str]) -> Iterator[None]:
+def readable_errors(overrides: Sequence[str]) -> Iterator[None]:
     """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each; `overrides` are composed."""
     try:
         yield
@@ -224,16 +224,16 @@ def sentences(overrides: Sequence[str]) -> Iterator[None]:
     except MissingMandatoryValue as error:
         raise FrostlineError(f"{error.full_key}: needs a value; add {error.full_key}=…") from None
     except OverrideParseException as error:
-        raise FrostlineError(_unparsed(str(error.override), error)) from None
+        raise FrostlineError(_parse_error(str(error.override), error)) from None
     except InterpolationKeyError as error:
         missing = re.search(r"key '(.*)' not found", str(error))
         refers = f"refers to {missing[1]}, which" if missing else "refers to a key that"
         raise FrostlineError(f"{error.full_key}: {refers} is not in the config; name another key") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise FrostlineError(_composition(error, overrides)) from None
+        raise FrostlineError(_composition_error(error, overrides)) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise FrostlineError(yaml_mistake(error, mark.name if mark else "config")) from None
+        raise FrostlineError(yaml_error(error, mark.name if mark else "config")) from None
 
 
 # ── what may be asked of Hydra ──────────────────────────────────────────────────────────────────────────────
@@ -245,7 +245,7 @@ def _loader() -> Any:
     return hydra.config_loader
 
 
-def _closed(key: str, where: str = "") -> FrostlineError:
+def _not_open(key: str, where: str = "") -> FrostlineError:
     groups = ", ".join(f"hydra/{group}" for group in TARGETS)
     return FrostlineError(
         f"{where}{key}: not open to configs and overrides, since it may name code; remove it (of Hydra's own"
@@ -269,8 +269,8 @@ def _check_override(override: Override) -> None:
         if not isinstance(override.value(), str):
             raise FrostlineError(f"{_short(text)}: takes one option; {_launchers(group)}")
         return
-    if not key.startswith(OPEN) or any(step.startswith("_") for step in key.split(".")):
-        raise _closed(_short(key))
+    if not key.startswith(OPEN_KEYS) or any(step.startswith("_") for step in key.split(".")):
+        raise _not_open(_short(key))
 
 
 def _launchers(group: str) -> str:
@@ -294,16 +294,16 @@ def _check_hydra(config: DictConfig) -> None:
                 f"hydra.{group}._target_: found {_short(repr(target))}; choose one by name,"
                 f" hydra/{group}=NAME; {_launchers(group)}"
             )
-        if inner := _named_code(settings):
-            raise _closed(f"hydra.{group}.{inner}")
+        if inner := _instantiated_key(settings):
+            raise _not_open(f"hydra.{group}.{inner}")
     if hydra.callbacks:
-        raise _closed(f"hydra.callbacks.{_short(str(next(iter(hydra.callbacks))))}")
+        raise _not_open(f"hydra.callbacks.{_short(str(next(iter(hydra.callbacks))))}")
     for name in ("env_copy", "env_set"):
         if hydra.job[name]:
-            raise _closed(f"hydra.job.{name}")
+            raise _not_open(f"hydra.job.{name}")
     for name in ("job_logging", "hydra_logging"):
         if OmegaConf.to_container(hydra[name], resolve=False) != _logging(name):
-            raise _closed(f"hydra.{name}")
+            raise _not_open(f"hydra.{name}")
 
 
 @cache
@@ -312,7 +312,7 @@ def _logging(name: str) -> Any:
     return yaml.safe_load((files("hydra.conf") / f"hydra/{name}/default.yaml").read_text(encoding="utf-8"))
 
 
-def _named_code(settings: Any) -> str | None:
+def _instantiated_key(settings: Any) -> str | None:
     """The path of a key that `hydra.utils.instantiate` would act on."""
     items: Any = (
         settings.items()
@@ -324,7 +324,7 @@ def _named_code(settings: Any) -> str | None:
     for key, value in items:
         if re.fullmatch(r"_\w+_", str(key)):
             return str(key)
-        if inner := _named_code(value):
+        if inner := _instantiated_key(value):
             return f"{key}.{inner}"
     return None
 
@@ -338,7 +338,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
-def _unparsed(text: str, error: Exception) -> str:
+def _parse_error(text: str, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return f"{_short(text)}: nested too deeply; write it flatter"
     reason = re.search(r"Error while evaluating '[^\n]*?': (?:\w+: )?([^\n]*)", str(error))
@@ -346,44 +346,44 @@ def _unparsed(text: str, error: Exception) -> str:
     return f"{_short(text)!r} is not an override{why}; write key=value, such as seed=1"
 
 
-def _composition(error: Exception, overrides: Sequence[str]) -> str:
+def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
     """What a failed composition means for whoever typed the overrides."""
     text = str(error)
     if match := re.search(r"Ambiguous value for argument '(.*?)=(.*)'", text):
-        key = as_typed(match[1])
+        key = from_hydra(match[1])
         return (
             f"{key}: found several values, {match[2]}; add -m to run each, or write [{match[2]}] for a list"
         )
     if match := re.match(r"Sweep parameters '(.*?)=.* requires --multirun", text):
-        return f"{as_typed(match[1])}: found several values; add -m to run each"
+        return f"{from_hydra(match[1])}: found several values; add -m to run each"
     if match := re.match(r"(\S+) appears more than once", text):
-        return f"{as_typed(match[1])}: is chosen already; write it without the plus"
+        return f"{from_hydra(match[1])}: is chosen already; write it without the plus"
     if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))
-        key = re.sub(r"\[(\d+)\]", r".\1", as_typed(inner[1] if inner else match[1]))
+        key = re.sub(r"\[(\d+)\]", r".\1", from_hydra(inner[1] if inner else match[1]))
         *_, above, last = ["", *key.split(".")]
-        if above in FREE or last in NOT_ALWAYS_GIVEN:
+        if above in FREE_KEYS or last in OPTIONAL_KEYS:
             return f"{key}: not there yet; add it with a plus, +{key}=…"
         return unknown_key(key, key, _known_keys(key, overrides))
     if match := re.match(r"Error merging override \+{0,2}(.*?)=", text):
-        return _unmerged(match[1], error.__cause__)
+        return _merge_error(match[1], error.__cause__)
     return re.sub(r"\s+", " ", text).strip()
 
 
-def _unmerged(key: str, cause: BaseException | None) -> str:
+def _merge_error(key: str, cause: BaseException | None) -> str:
     """Why an override does not fit what is there: a list in place of keys, or an item that a list lacks."""
     (reason, *_) = [*str(cause).splitlines(), ""]
     fix = "give the form that frostline finetune --cfg job shows"
     if isinstance(cause, ConfigTypeError) and "DictConfig with ListConfig" in reason:
-        return f"{as_typed(key)}: found a list where keys with values are; give it as {{KEY: VALUE, …}}"
+        return f"{from_hydra(key)}: found a list where keys with values are; give it as {{KEY: VALUE, …}}"
     if isinstance(cause, ConfigIndexError):
-        return f"{as_typed(key)}: the list has no such item; give the whole list"
-    return f"{as_typed(key)}: does not fit what is there ({_short(reason)}); {fix}"
+        return f"{from_hydra(key)}: the list has no such item; give the whole list"
+    return f"{from_hydra(key)}: does not fit what is there ({_short(reason)}); {fix}"
 
 
 def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:
     """Keys near `key`: those of the deepest level that exists on its path, under the options chosen."""
-    choices = [o for o in overrides if options(as_typed(o).partition("=")[0].rpartition(".")[2])]
+    choices = [o for o in overrides if options(from_hydra(o).partition("=")[0].rpartition(".")[2])]
     compose: Callable[..., DictConfig] = hydra_compose
     try:
         config: Any = compose("config", choices)

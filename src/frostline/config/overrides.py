@@ -8,7 +8,7 @@ from typing import Any
 from frostline.base import project
 from frostline.console.errors import FrostlineError, allowed
 
-STAGES_OF_PRETRAINING = (
+PRETRAIN_GROUPS = (
     "weights",
     "freeze",
     "optimizer",
@@ -21,25 +21,25 @@ STAGES_OF_PRETRAINING = (
     "trainer",
 )
 """The groups that pretraining has of its own, under `pretrain.`."""
-OF_A_HEAD = ("optimizer.lr", "optimizer.weight_decay", "loss.label_smoothing", "seed")
+HEAD_KEYS = ("optimizer.lr", "optimizer.weight_decay", "loss.label_smoothing", "seed")
 """The keys in which runs may differ whose heads are trained at once."""
 _PLAIN = re.compile(r"[A-Za-z0-9_/\\+.$%*@?|:=, -]*")
 """What Hydra's grammar takes without quotes."""
 _STRUCTURED = re.compile(r"""(['"])|[{\[]|\$\{|\w+\(""")
 """How a value begins that Hydra should read by itself: quoted, a list, an interpolation, a function."""
-_OF_PATHS = re.compile(r"""['"]|(choice|glob|shuffle|sort|tag)\(""")
+_STRUCTURED_PATH = re.compile(r"""['"]|(choice|glob|shuffle|sort|tag)\(""")
 """The same of a path, in which brackets, dollar signs and most words are its own."""
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z_./][\w./@:%-]*", re.IGNORECASE | re.ASCII)
 """Text of a YAML file that stays text without quotes."""
 
 
-def spelled(override: str, sweep: bool = False) -> str:
+def to_hydra(override: str, sweep: bool = False) -> str:
     """Spell an override as Hydra wants it: ``source=x`` picks a dataset, paths and odd characters get quotes.
 
-    >>> spelled("source=mnist5k"), spelled("source.shots=3"), spelled("pretrain.optimizer=sgd")
+    >>> to_hydra("source=mnist5k"), to_hydra("source.shots=3"), to_hydra("pretrain.optimizer=sgd")
     ('dataset@source=mnist5k', 'source.shots=3', 'optimizer@pretrain.optimizer=sgd')
-    >>> spelled("dataset.root=my pictures, sorted")
+    >>> to_hydra("dataset.root=my pictures, sorted")
     "dataset.root='my pictures, sorted'"
 
     Args:
@@ -64,13 +64,13 @@ def spelled(override: str, sweep: bool = False) -> str:
         return override if group == bare else f"{mark}{group}@{bare}={value}"
     is_path = _is_path(bare)
     values = split(value) if sweep or not is_path else [value]
-    if all(_is_spelled(v, is_path) for v in values):
+    if all(_is_hydra_syntax(v, is_path) for v in values):
         return override
     if not sweep:
         values = [value]
     if is_path:
         values = [os.path.expanduser(v) for v in values]  # noqa: PTH111  # Path raises where there is no such user
-    return f"{key}={','.join(v if _is_spelled(v, is_path) else _quoted(v) for v in values)}"
+    return f"{key}={','.join(v if _is_hydra_syntax(v, is_path) else _quoted(v) for v in values)}"
 
 
 def split(text: str) -> list[str]:
@@ -109,29 +109,29 @@ def _pairs(text: str) -> dict[int, int]:
     return pairs
 
 
-def _is_spelled(value: str, is_path: bool) -> bool:
+def _is_hydra_syntax(value: str, is_path: bool) -> bool:
     """Whether Hydra reads a value as it is meant."""
     if value in ("", "null"):
         return True
     stripped = value.strip()
-    if opening := (_OF_PATHS if is_path else _STRUCTURED).match(stripped):
+    if opening := (_STRUCTURED_PATH if is_path else _STRUCTURED).match(stripped):
         return _pairs(stripped).get(opening.end() - 1) == len(stripped) - 1
     return not is_path and _PLAIN.fullmatch(value) is not None
 
 
-def as_typed(override: str) -> str:
-    """Undo what `spelled` does to a choice of option.
+def from_hydra(override: str) -> str:
+    """Undo what `to_hydra` does to a choice of option.
 
-    >>> as_typed("dataset@source=mnist5k"), as_typed("seed=1")
+    >>> from_hydra("dataset@source=mnist5k"), from_hydra("seed=1")
     ('source=mnist5k', 'seed=1')
     """
     return re.sub(r"^[\w/]+@", "", override)
 
 
-def selection(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Turn nested params into overrides; null leaves a choice alone.
 
-    >>> list(selection({"backbone": "mlp", "seeds": None, "pretrain": {"trainer": {"epochs": 3}}}))
+    >>> list(to_overrides({"backbone": "mlp", "seeds": None, "pretrain": {"trainer": {"epochs": 3}}}))
     ['backbone=mlp', 'pretrain.trainer.epochs=3']
     """
     for key, value in params.items():
@@ -139,7 +139,7 @@ def selection(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and not all(re.fullmatch(r"\w+", str(inner)) for inner in value):
             yield f"++{name}={_literal(value)}"  # Hydra would take the dots of gate's names for levels
         elif isinstance(value, Mapping):
-            yield from selection(value, f"{name}.")
+            yield from to_overrides(value, f"{name}.")
         elif isinstance(value, str) and _is_path(name):
             yield f"{name}={_quoted(os.path.expanduser(value))}"  # noqa: PTH111
         elif value is not None:
@@ -158,7 +158,7 @@ def _group(key: str) -> str | None:
     if key == "source":
         return "dataset"
     package, _, name = key.rpartition(".")
-    if package == "pretrain" and name in STAGES_OF_PRETRAINING:
+    if package == "pretrain" and name in PRETRAIN_GROUPS:
         return name
     return key if re.fullmatch(r"\w+", key) and options(key) else None
 

@@ -115,7 +115,7 @@ class Space:
     def random(self, seed: int, number: int) -> Point:
         """Draw a point, a function of (seed, number)."""
         stream = random.Random(f"{seed}/trial/{number}")
-        return self.draw(lambda parameter: _drawn(parameter.domain, stream))
+        return self.draw(lambda parameter: _draw_value(parameter.domain, stream))
 
     def draw(self, choose: Callable[[Parameter], Value]) -> Point:
         """Return a point of which `choose` gives the values of the parameters that exist there."""
@@ -138,16 +138,16 @@ class Space:
         return self.draw(choose)
 
 
-def written(point: Mapping[str, Value]) -> list[str]:
+def as_overrides(point: Mapping[str, Value]) -> list[str]:
     """Return a point as overrides.
 
-    >>> written({"freeze": "full", "optimizer.lr": 0.001})
+    >>> as_overrides({"freeze": "full", "optimizer.lr": 0.001})
     ['freeze=full', 'optimizer.lr=0.001']
     """
     return [f"{key}={value}" for key, value in point.items()]
 
 
-def _drawn(domain: Values | Interval, stream: random.Random) -> Value:
+def _draw_value(domain: Values | Interval, stream: random.Random) -> Value:
     if isinstance(domain, Values):
         return stream.choice(domain.options)
     if domain.whole and not domain.log:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from frostline.config.overrides import STAGES_OF_PRETRAINING
+from frostline.config.overrides import PRETRAIN_GROUPS
 from frostline.schema import (
     Evaluate,
     Experiment,
@@ -28,7 +28,7 @@ def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
         backbone=composed.backbone,
         input=composed.input,
         seeds=[composed.pretrain.seed],
-        **{name: getattr(composed.pretrain, name) for name in STAGES_OF_PRETRAINING},
+        **{name: getattr(composed.pretrain, name) for name in PRETRAIN_GROUPS},
     )
 
 
@@ -48,7 +48,7 @@ def finetune_config(
         backbone=composed.backbone,
         input=composed.input,
         seeds=list(seeds) if seeds is not None else [composed.seed],
-        **{name: getattr(composed, name) for name in STAGES_OF_PRETRAINING},
+        **{name: getattr(composed, name) for name in PRETRAIN_GROUPS},
     )
 
 

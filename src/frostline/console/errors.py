@@ -29,11 +29,11 @@ class TrainingFailed(FrostlineError):
     """Training itself broke down (a loss that is not a number, no memory, a full disk); exits with 3."""
 
 
-class OutOfRoom(TrainingFailed):
+class OutOfResources(TrainingFailed):
     """Memory or the disk ran out: the same command may do better another time."""
 
 
-class Busy(FrostlineError):
+class ResourceLocked(FrostlineError):
     """Another process is at it: the same command may do better another time."""
 
 
@@ -61,13 +61,13 @@ def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
     return guess or f"{len(names)} names are allowed, such as {', '.join(names[:limit])}"
 
 
-def readable(sentence: str) -> str:
+def shorten_words(sentence: str) -> str:
     """Return an error's sentence with very long words, such as a key of a megabyte, cut short."""
     return re.sub(rf"\S{{{LONGEST_WORD},}}", lambda m: f"{m[0][:60]}… ({len(m[0]):,} characters)", sentence)
 
 
 @contextmanager
-def exhaustion(
+def resource_errors(
     doing: str = "", lower: Sequence[str] = ("trainer.batch_size", "input.size")
 ) -> Iterator[None]:
     """Turn running out of memory or disk, in the block or the decorated function, into one sentence.
@@ -77,19 +77,19 @@ def exhaustion(
         lower: the keys whose values decide how much memory that takes.
 
     Raises:
-        OutOfRoom: that happened.
+        OutOfResources: that happened.
     """
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise OutOfRoom(
+            raise OutOfResources(
                 f"the disk is full ({error.strerror}); make room and run the same command again: it resumes"
             ) from None
-        if not no_memory(error):
+        if not is_out_of_memory(error):
             raise
         advice = f"close other programs, or lower {' or '.join(lower)}, and run again"
-        raise OutOfRoom(f"{memory_sentence(error, doing)}; {advice}") from None
+        raise OutOfResources(f"{memory_sentence(error, doing)}; {advice}") from None
 
 
 @contextmanager
@@ -102,17 +102,17 @@ def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
         advice: how to make room, such as ``make room (frostline cache clear), and run again``.
 
     Raises:
-        OutOfRoom: the disk is full.
+        OutOfResources: the disk is full.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise OutOfRoom(f"{folder}: the disk is full; {need} there: {advice}") from None
+        raise OutOfResources(f"{folder}: the disk is full; {need} there: {advice}") from None
 
 
-def no_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that there is no memory, for an array, a library or a thread."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
@@ -137,7 +137,7 @@ def memory_sentence(error: BaseException, doing: str = "") -> str:
 def import_sentence(error: ImportError) -> str:
     """Say which package can't be imported, why, and how to get it."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if no_memory(error):
+    if is_out_of_memory(error):
         return (
             f"{memory_sentence(error, 'importing packages')}; close other programs, or raise the limit: torch"
             f" alone takes 4 GiB of addresses ({reason})"

@@ -33,7 +33,7 @@ class Say(Protocol):
     def __call__(self, text: str) -> None: ...
 
 
-def mute(text: str) -> None:
+def no_output(text: str) -> None:
     """Say nothing."""
 
 
@@ -44,23 +44,23 @@ def say_once(text: str) -> None:
 
 
 @contextmanager
-def silent(description: str, total: int) -> Iterator[Advance]:
+def no_progress(description: str, total: int) -> Iterator[Advance]:
     """Show nothing."""
     yield lambda n=1, note="": None
 
 
-_hushed = threading.Event()
+_bars_disabled = threading.Event()
 
 
-def hush() -> None:
+def disable_bars() -> None:
     """Show no more bars on a terminal, since this process is one of several that share it."""
-    _hushed.set()
+    _bars_disabled.set()
 
 
 @contextmanager
 def shown(description: str, total: int) -> Iterator[Advance]:
     """Show a bar on a terminal, or a line now and then where standard error is a file or a pipe."""
-    on_terminal = silent if _hushed.is_set() else _bar
+    on_terminal = no_progress if _bars_disabled.is_set() else _bar
     with (on_terminal if sys.stderr.isatty() else _lines)(description, total) as advance:
         yield advance
 

@@ -54,7 +54,7 @@ def install() -> None:
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let a signal raise `Interrupted` in the block: there is something to tidy up, or to record.
 
     Outside such blocks a command has begun nothing, and ends at once: an exception that is raised amid
@@ -68,7 +68,7 @@ def unwinding() -> Iterator[None]:
 
 
 @contextmanager
-def telling(workers: Callable[[], object]) -> Iterator[None]:
+def before_interrupt(workers: Callable[[], object]) -> Iterator[None]:
     """Let a signal that comes in the block call `workers` before it raises: they have to be told first."""
     before, _State.first = _State.first, staticmethod(workers)
     try:
@@ -77,18 +77,18 @@ def telling(workers: Callable[[], object]) -> Iterator[None]:
         _State.first = staticmethod(before)
 
 
-def received() -> int | None:
+def received_signal() -> int | None:
     """Return the number of the first signal that asked this command to end."""
     return _State.number
 
 
-def ended() -> int:
+def exit_status() -> int:
     """Say that the command was interrupted; return its exit status."""
     _say()
     return 128 + (_State.number or signal.SIGINT)
 
 
-def complete() -> None:
+def mark_complete() -> None:
     """Note that the command is done: who interrupts it now only stops the wait for MLflow."""
     _State.sentence = AT_THE_END
 
@@ -112,7 +112,7 @@ def _out_of_patience(number: int, frame: FrameType | None) -> None:
 
 def _exit() -> NoReturn:
     """End at once: without destructors, and without the handlers that wait for other processes."""
-    os._exit(ended())
+    os._exit(exit_status())
 
 
 def _say() -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 HANDLER = "frostline"
-PLAIN = {
+ASCII = {
     "·": "-",
     "•": "*",
     "…": "...",
@@ -37,7 +37,7 @@ PLAIN = {
 """What stands for our signs where an encoding lacks them."""
 
 
-def readable() -> None:
+def configure_streams() -> None:
     """Let this process write any text to its standard output and error."""
     codecs.register_error(HANDLER, _replace)
     original: Any = sys.__stderr__
@@ -45,8 +45,10 @@ def readable() -> None:
         stream: Any = getattr(sys, name)
         if stream is None:  # closed before we started
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-        elif stream is original and not isinstance(stream, _Lasting):
-            lasting = _Lasting(stream.detach(), encoding=stream.encoding, errors=HANDLER, line_buffering=True)
+        elif stream is original and not isinstance(stream, _UnbreakableStream):
+            lasting = _UnbreakableStream(
+                stream.detach(), encoding=stream.encoding, errors=HANDLER, line_buffering=True
+            )
             # Standard output may be redirected to it.
             for other in ("stdout", "stderr", "__stderr__"):
                 if getattr(sys, other) is stream:
@@ -55,27 +57,27 @@ def readable() -> None:
             stream.reconfigure(errors=HANDLER)
 
 
-def drop(stream: TextIO) -> None:
+def discard_output(stream: TextIO) -> None:
     """Send what is still to be written to `stream` nowhere, so that the exit doesn't complain about it."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class _Lasting(io.TextIOWrapper):
+class _UnbreakableStream(io.TextIOWrapper):
     """Standard error whose reader may go: what is shown on it must not end a training."""
 
     def write(self, text: str) -> int:
         try:
             return super().write(text)
         except OSError:
-            drop(self)
+            discard_output(self)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError:
-            drop(self)
+            discard_output(self)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
@@ -85,7 +87,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def _in_ascii(character: str) -> str:
-    if character in PLAIN:
-        return PLAIN[character]
+    if character in ASCII:
+        return ASCII[character]
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
     return plain or character.encode("ascii", "backslashreplace").decode()

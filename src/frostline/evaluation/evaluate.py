@@ -13,9 +13,9 @@ from frostline.base import omitted
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
 from frostline.base.metrics import classification_metrics, held_out, spread
-from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited, verified
+from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited_config, verified
 from frostline.base.seeds import derive
-from frostline.console.errors import FrostlineError, exhaustion
+from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, thumbnails
 from frostline.data.prepared.index import Index, training_rows
 from frostline.evaluation.soups import soups
@@ -45,7 +45,7 @@ MISTAKES, THUMBNAIL = 24, 160
 """Number of mistakes in the plot, and the longer side of each image in pixels."""
 
 
-@exhaustion("measuring", ["trainer.eval_batch_size", "input.size"])
+@resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
 def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
     """Evaluate each seed of an arm in the folder `finetuned`; write files per seed and a summary to `out`.
 
@@ -59,7 +59,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
     if (reason := omitted.reason_in(finetuned)) is not None:
         omitted.write(out, reason)
         return
-    omitted.forget(out)
+    omitted.remove_reason(out)
     measured: dict[str, dict[str, dict[str, float]]] = {}
     runs = {seed: _read_run(finetuned / f"seed-{seed}") for seed in config.seeds}
     trained = runs[config.seeds[0]]
@@ -113,7 +113,7 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         recorded.finished(work)
 
 
-@exhaustion("measuring", ["trainer.eval_batch_size", "input.size"])
+@resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
 def measure(
     config: Run,
     seed: int,
@@ -329,7 +329,7 @@ def _read_run(folder: Path) -> Run:
     path = folder / CONFIG
     if not path.is_file():
         raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again")
-    if sentence := edited(folder, verified(folder)):
+    if sentence := edited_config(folder, verified(folder)):
         raise FrostlineError(f"{sentence}, or run the finetune stage of this arm again")
     return validated(Run, read_yaml(path), str(path))
 

@@ -174,7 +174,7 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16 products."""
+    """Return whether a device has instructions for bfloat16 products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: Mapping[str, Any] = {}

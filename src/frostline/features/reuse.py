@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from frostline import schema
 from frostline.base.project import GIB
 from frostline.base.seeds import generator
-from frostline.console.progress import Progress, Say, mute, silent
+from frostline.console.progress import Progress, Say, no_output, no_progress
 from frostline.console.units import size
 from frostline.data.loading.augment import augment, augments
 from frostline.data.loading.mix import mixes
@@ -45,8 +45,8 @@ class FeatureExtractor:
     augment: schema.Augment
     trainer: schema.Trainer
     seed: int
-    progress: Progress = silent
-    say: Say = mute
+    progress: Progress = no_progress
+    say: Say = no_output
 
     @property
     def views(self) -> int | None:
@@ -154,7 +154,7 @@ class FeatureExtractor:
         if needed <= limit:
             return cut
         return NoSplit(
-            f"features at {cut.name} would take {size(needed)}, and {size(limit)} may be kept;"
+            f"features at {cut.name} would take {size(needed)}, and the cache is limited to {size(limit)};"
             f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
         )
 

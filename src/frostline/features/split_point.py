@@ -306,7 +306,7 @@ def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
 
 
 def _is_equivalent(cut: Split, images: Tensor) -> bool:
-    """Whether the split gives the network's logits, in train and eval mode, for two batch sizes."""
+    """Return whether the split gives the network's logits, in train and eval mode, for two batch sizes."""
     network = cut.network
     modes = {module: module.training for module in network.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]

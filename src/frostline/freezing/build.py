@@ -87,15 +87,12 @@ def build_plan(
     for index, phase in enumerate(schedule.phases):
         key = f"freeze.phases.{index}"
         train = tuple(groups) if phase.train == "all" else tuple(dict.fromkeys(phase.train))
-        for group in train:
-            if group not in groups:
-                raise FrostlineError(f"{key}.train: no group {group!r}; {allowed(group, groups)}")
-        if not train:
-            raise FrostlineError(f"{key}.train: empty; name a group, or remove the phase")
+        _check_train(key, train, groups)
         _check_end(key, phase.until, last=index == len(schedule.phases) - 1)
         lr, options = phase.lr or {}, phase.optimizer or {}
-        factors = [group for group in lr if group != LAYER_DECAY]
-        _check_groups(f"{key}.lr", factors, train, groups, LAYER_DECAY)
+        _check_groups(
+            f"{key}.lr", [group for group in lr if group != LAYER_DECAY], train, groups, LAYER_DECAY
+        )
         _check_options(f"{key}.optimizer", options, train, groups)
         steps = _steps_per_epoch(key, phase.batch_size, steps_per_epoch, steps_at)
         phases.append(
@@ -123,6 +120,14 @@ def build_plan(
             f" {epochs} (trainer.epochs), {steps_per_epoch} steps each; shorten them or raise trainer.epochs"
         )
     return FreezePlan(layers, groups, tuple(phases), epochs, steps_per_epoch)
+
+
+def _check_train(key: str, train: Sequence[str], groups: Mapping[str, tuple[str, ...]]) -> None:
+    for group in train:
+        if group not in groups:
+            raise FrostlineError(f"{key}.train: no group {group!r}; {allowed(group, groups)}")
+    if not train:
+        raise FrostlineError(f"{key}.train: empty; name a group, or remove the phase")
 
 
 def _check_options(

@@ -66,7 +66,7 @@ class Curve:
         raise AssertionError(self.kind)
 
     def is_constant(self, step: int, length: int) -> bool:
-        """Whether learning rate and momentum are constant from `step` to the end of the phase."""
+        """Return whether learning rate and momentum are constant from `step` to the end of the phase."""
         return self.kind == "constant" and step + 1 >= round(self.warmup * length)
 
     def momentum(self, step: int, length: int) -> float | None:

@@ -26,7 +26,7 @@ class PlateauRule:
     min_delta: float
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Whether the phase should end, given the metric after each of its epochs so far."""
+        """Return whether the phase should end, given the metric after each of its epochs so far."""
         best, since = float("-inf"), 0
         for value in values:
             if score(self.metric, value) > best + self.min_delta:
@@ -47,7 +47,7 @@ class ReachRule:
     value: float
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Whether the phase should end, given the metric after each of its epochs so far."""
+        """Return whether the phase should end, given the metric after each of its epochs so far."""
         return any(score(self.metric, value) >= score(self.metric, self.value) for value in values)
 
     def __str__(self) -> str:
@@ -153,7 +153,7 @@ class FreezePlan:
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
 
     def is_over(self, starts: Sequence[int], step: int, ended_early: bool) -> bool:
-        """Whether the run ends before `step`; arguments as of `advanced`."""
+        """Return whether the run ends before `step`; arguments as of `advanced`."""
         return len(starts) == len(self.phases) and (step >= self.end_of(starts) or ended_early)
 
     def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:

@@ -156,7 +156,7 @@ def input_spec(backbone: schema.Backbone, start: InitialWeights, config: schema.
         if len(chosen[name]) != spec.channels:
             raise FrostlineError(
                 f"input.{name}: found {len(chosen[name])} values for {spec.channels} channels;"
-                " give one a channel, or set input.channels"
+                " give one per channel, or set input.channels"
             )
     return replace(spec, **chosen)
 

@@ -13,7 +13,7 @@ from frostline.base.files import write_bytes
 from frostline.base.formats import canonical_json, parsed_json
 from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError
-from frostline.console.progress import Say, mute
+from frostline.console.progress import Say, no_output
 from frostline.models import checkpoints
 from frostline.models.head_init import RANDOM, HeadInit
 
@@ -123,7 +123,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     Raises:
         FrostlineError: the file is missing, damaged, or contains more than tensors.
     """
-    state, about, _ = load_entry(path, None, mute)
+    state, about, _ = load_entry(path, None, no_output)
     return state, about
 
 

@@ -1,4 +1,4 @@
-"""The stages of the study, and a stage as a command of its own.
+"""The stages of a study, and standalone runs of them.
 
 May import all but `serving`, `probing`, `sweeps` and `commands`.
 """

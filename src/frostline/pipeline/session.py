@@ -60,12 +60,12 @@ def writing(out: Path, *, wait: bool = False) -> Iterator[None]:
             same values.
 
     Raises:
-        Busy: another run is writing there, and `wait` is false.
+        ResourceLocked: another run is writing there, and `wait` is false.
     """
     end_with_dvc()
     lock = project.scratch() / "locks" / f"{content_key(str(out.resolve()))[:16]}.lock"
     busy = f"out: another run is writing to {out}; wait for it, or name another folder"
-    with signals.unwinding(), exclusive(lock, None if wait else busy):
+    with signals.interruptible(), exclusive(lock, None if wait else busy):
         remove_temporary(out.parent, out.name)
         _clean_scratch()
         yield

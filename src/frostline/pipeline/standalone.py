@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base import project
-from frostline.base.files import publish, remove_leftovers, sound
+from frostline.base.files import is_intact, publish, remove_leftovers
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
-from frostline.base.run_folder import WRITTEN, check_out
+from frostline.base.run_folder import OUTPUTS, check_out
 from frostline.config import stage_configs
-from frostline.console.errors import exhaustion
+from frostline.console.errors import resource_errors
 from frostline.console.progress import shown
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
@@ -65,7 +65,7 @@ class Job:
             "weights": sorted(sha256_of(path) for path in paths if path.is_file()),
         }
 
-    @exhaustion()
+    @resource_errors()
     def __call__(
         self,
         composed: Experiment,
@@ -85,7 +85,7 @@ class Job:
 
         Raises:
             Pruned: `watch` ended it.
-            OutOfRoom: memory or the disk ran out.
+            OutOfResources: memory or the disk ran out.
         """
         services = make_services(label, watch, tags)
         from frostline.evaluation import evaluate
@@ -124,7 +124,7 @@ def finetune(config: Run, data: Path, out: Path, services: Services) -> None:
     start = load_initial_weights(config.backbone, config.weights)
     material = load_material(config, data, start, services)
     seed = config.seeds[0]
-    with publish(out, WRITTEN) as work:
+    with publish(out, OUTPUTS) as work:
         title = f"finetune {config.freeze_name} · seed {seed}"
         training.train(config, seed, start, material, work, services, title)
         evaluate.measure(config, seed, data, work, work, services)
@@ -178,7 +178,7 @@ def with_pretrained_weights(
     )[:16]
     folder = services.scratch / "pretrain" / key
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
-        if not sound(folder):
+        if not is_intact(folder):
             check_run(config, classes=classes)
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
             pretrain.run(pretraining, data, folder, make_services(), sealed=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.plotting import theme
-from frostline.plotting.canvas import DOTTED, blank, png, svg_file, text_width
+from frostline.plotting.canvas import DOTTED_LINE, new_figure, png, svg_file, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,7 @@ def draw(plan: Plan, suffix: str = ".png") -> bytes:
         plan: the plan as plain data.
         suffix: ``.png`` or ``.svg``.
     """
-    with blank(*size(plan)) as figure:
+    with new_figure(*size(plan)) as figure:
         fill(figure, plan)
         return svg_file(figure) if suffix == ".svg" else png(figure)
 
@@ -224,7 +224,7 @@ def _phases(both: Sequence["Axes"], plan: Plan) -> None:
     for phase in phases:
         if phase["index"]:
             for axes in both:
-                axes.axvline(phase["first_step"], color=theme.SOFT.light, **DOTTED)
+                axes.axvline(phase["first_step"], color=theme.SOFT.light, **DOTTED_LINE)
     top = both[0]
     for phase in phases:
         room = phase["steps"] / _end(plan) * WIDTH * 0.86

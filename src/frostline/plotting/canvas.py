@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 Style = dict[str, Any]
 PNG_DPI = 200
-DOTTED: Style = {"linewidth": 1.2, "linestyle": (0, (1.5, 2))}
-ON_PAPER: Style = {"facecolor": theme.PAPER.light, "alpha": 0.75, "linewidth": 0, "pad": 1.5}
+DOTTED_LINE: Style = {"linewidth": 1.2, "linestyle": (0, (1.5, 2))}
+TEXT_BACKGROUND: Style = {"facecolor": theme.PAPER.light, "alpha": 0.75, "linewidth": 0, "pad": 1.5}
 """A background for words that lines may cross."""
 STYLE: Style = {
     "font.family": "DejaVu Sans",  # matplotlib brings it, so that a picture is the same on every machine
@@ -46,7 +46,7 @@ STYLE: Style = {
 
 
 @contextmanager
-def blank(width: float, height: float) -> Iterator["Figure"]:
+def new_figure(width: float, height: float) -> Iterator["Figure"]:
     """Give an empty figure of `width` × `height` inches to draw on, and to save, in the report's style."""
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -147,7 +147,7 @@ def inches_high(axes: "Axes") -> float:
     return float(axes.bbox.height / axes.figure.dpi)
 
 
-def write(
+def write_text(
     axes: "Axes",
     place: tuple[float, float],
     text: str,
@@ -170,7 +170,7 @@ def write(
     )
 
 
-def spread(positions: Sequence[float], gap: float) -> list[float]:
+def spread_apart(positions: Sequence[float], gap: float) -> list[float]:
     """Move `positions` as little as it takes for neighbours to be `gap` apart, keeping their order.
 
     The pool-adjacent-violators algorithm on positions less their rank's share of the gap: least squares.

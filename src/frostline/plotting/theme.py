@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.stats.transfer import TWIN, Outcome
+from frostline.stats.transfer import BASELINE, Outcome
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ CARD = Colour("card", "#f5f8fb", "#1a2530")
 HELPED = Colour("helped", "#0b7a53", "#4fd1a1")
 HURT = Colour("hurt", "#b3261e", "#ff8f86")
 UNDECIDED = Colour("undecided", "#8a5a00", "#f0bd5e")
-TWIN_COLOUR = Colour("twin", "#73808c", "#93a3b2")
+BASELINE_COLOUR = Colour("twin", "#73808c", "#93a3b2")
 # Told apart by people who see no red or no green too: the order alternates lightness as well as hue.
 ARMS = (
     Colour("arm-1", "#7d5bbe", "#b79cf2"),
@@ -42,14 +42,14 @@ ARMS = (
     Colour("arm-8", "#97650c", "#dcb05c"),
 )
 OUTCOMES: dict[Outcome, Colour] = {"helped": HELPED, "hurt": HURT, "undecided": UNDECIDED}
-ALL = (INK, SOFT, LINE, PAPER, CARD, HELPED, HURT, UNDECIDED, TWIN_COLOUR, *ARMS)
+ALL = (INK, SOFT, LINE, PAPER, CARD, HELPED, HURT, UNDECIDED, BASELINE_COLOUR, *ARMS)
 
 
 def arm_colours(arms: Sequence[str]) -> dict[str, Colour]:
     """Give each arm its colour: grey to the twin, the palette in order, over and over, to the others."""
-    others = [arm for arm in arms if arm != TWIN]
+    others = [arm for arm in arms if arm != BASELINE]
     colours = {arm: ARMS[index % len(ARMS)] for index, arm in enumerate(others)}
-    return {arm: colours.get(arm, TWIN_COLOUR) for arm in arms}
+    return {arm: colours.get(arm, BASELINE_COLOUR) for arm in arms}
 
 
 def css_variables(shade: str) -> str:

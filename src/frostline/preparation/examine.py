@@ -12,8 +12,8 @@ from PIL import Image
 
 from frostline.base.names import locate
 from frostline.base.parallel import in_order
-from frostline.console.errors import OutOfRoom
-from frostline.console.progress import Progress, silent
+from frostline.console.errors import OutOfResources
+from frostline.console.progress import Progress, no_progress
 from frostline.data.reading.checks import some
 from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, printable, read_bytes
 from frostline.data.reading.folder import FileEntry
@@ -59,7 +59,7 @@ class Reading:
     warnings: list[str]
 
 
-def examine(source: Source, name: str, progress: Progress = silent) -> Reading:
+def examine(source: Source, name: str, progress: Progress = no_progress) -> Reading:
     """Read and check all images of a source; `progress` shows them under the data set's `name`."""
     if isinstance(source, ArraySource):
         results: Iterator[Row | Problem] = _array_rows(source)
@@ -113,7 +113,7 @@ def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
     except BadImage as bad:
         return Problem(key, bad.reason)
     except MemoryError:
-        raise OutOfRoom(
+        raise OutOfResources(
             f"{key}: there is no memory to examine it; close other programs, or shrink it, and run again"
         ) from None
 

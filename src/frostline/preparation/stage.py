@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.base import omitted
-from frostline.base.files import publish, remove_leftovers, seal, sound, writable, write_text
+from frostline.base.files import (
+    is_intact,
+    is_writable,
+    publish,
+    remove_leftovers,
+    write_checksums,
+    write_text,
+)
 from frostline.base.formats import csv_text
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
-from frostline.console.errors import FrostlineError, OutOfRoom, exhaustion
-from frostline.console.progress import Progress, silent
+from frostline.console.errors import FrostlineError, OutOfResources, resource_errors
+from frostline.console.progress import Progress, no_progress
 from frostline.data.prepared.index import FORMAT, Index
 from frostline.data.reading.checks import check_rows, some, tally
 from frostline.data.reading.sources import ArraySource, Source, name_of, open_source, place_of
@@ -29,8 +36,8 @@ NAMED = 5
 """Maximum number of images that an error names; a file lists all if there are more."""
 
 
-@exhaustion()
-def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index:
+@resource_errors()
+def run(config: schema.Prepare, out: Path, progress: Progress = no_progress) -> Index:
     """Prepare a data set.
 
     Args:
@@ -43,12 +50,12 @@ def run(config: schema.Prepare, out: Path, progress: Progress = silent) -> Index
             `<out>.bad-images.csv` lists them if there are many.
     """
     index = _prepare(open_source(config.dataset), config.dataset, out, progress)
-    omitted.forget(out)
+    omitted.remove_reason(out)
     return index
 
 
-@exhaustion()
-def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -> tuple[Index, Path]:
+@resource_errors()
+def cached(config: schema.Prepare, scratch: Path, progress: Progress = no_progress) -> tuple[Index, Path]:
     """Prepare a data set, or return it from the cache if neither config nor data have changed.
 
     Files are identified by name, size and modification times, arrays by content. The cached output is
@@ -68,7 +75,7 @@ def cached(config: schema.Prepare, scratch: Path, progress: Progress = silent) -
     """
     source = open_source(config.dataset)
     out = _cache_folder(config.dataset, source, scratch)
-    if not writable(out.parent):
+    if not is_writable(out.parent):
         if (index := _verified(out)) is None:
             out = Path(tempfile.mkdtemp(prefix="frostline-")) / out.name
             atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
@@ -86,7 +93,7 @@ def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
     if not (scratch / "data").is_dir():
         return
     out = _cache_folder(config.dataset, open_source(config.dataset), scratch)
-    if writable(out.parent):
+    if is_writable(out.parent):
         with exclusive(out.with_name(f"{out.name}.lock")):
             remove_leftovers(out.parent, held=out.name)
             _verified(out)
@@ -99,7 +106,7 @@ def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Pat
 
 def _verified(folder: Path) -> Index | None:
     """Read the output of `cached`; set it aside if it is damaged. None: there is no sound one."""
-    return Index.read(folder) if sound(folder) else None
+    return Index.read(folder) if is_intact(folder) else None
 
 
 def _prepare(
@@ -108,7 +115,7 @@ def _prepare(
     try:
         reading = examine(source, name_of(dataset), progress)
     except MemoryError:
-        raise OutOfRoom(
+        raise OutOfResources(
             f"{place_of(dataset)}: there is no memory to examine {len(source)} images; close other programs, "
             "or prepare fewer images, and run again"
         ) from None
@@ -123,7 +130,7 @@ def _prepare(
     with publish(out) as folder:
         index.write(folder, images)
         if checksums:
-            seal(folder)
+            write_checksums(folder)
     return index
 
 

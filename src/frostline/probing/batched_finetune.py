@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.base.files import publish
 from frostline.base.metrics import held_out, score
-from frostline.base.run_folder import WRITTEN
+from frostline.base.run_folder import OUTPUTS
 from frostline.config import stage_configs
-from frostline.config.compose import Planned
-from frostline.config.overrides import OF_A_HEAD
+from frostline.config.compose import SweepJob
+from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import session, standalone
 from frostline.pipeline.output_folders import out_folder
 from frostline.training.services import TRIAL_STATE, Services
@@ -27,7 +27,7 @@ OnDone = Callable[[int, standalone.Done], None]
 """Called with a job's number and its finished run."""
 
 
-def finetune(jobs: Sequence[Planned], on_done: OnDone) -> None:
+def finetune(jobs: Sequence[SweepJob], on_done: OnDone) -> None:
     """Fine-tune a sweep's jobs at once, each into its own folder, as `standalone.Job` does.
 
     The caller has to run the jobs for which `on_done` is not called one by one: those that fail, so that they
@@ -38,7 +38,7 @@ def finetune(jobs: Sequence[Planned], on_done: OnDone) -> None:
         return
     services = session.make_services()
     if len({_apart_from_heads(job) for job in jobs}) > 1:
-        services.say(f"{len(jobs)} runs one by one, since they differ in more than {', '.join(OF_A_HEAD)}")
+        services.say(f"{len(jobs)} runs one by one, since they differ in more than {', '.join(HEAD_KEYS)}")
         return
     from frostline.probing.heads import NotBatchable
 
@@ -54,16 +54,16 @@ def _numbered_from(begin: int, on_done: OnDone) -> OnDone:
     return lambda number, done: on_done(begin + number, done)
 
 
-def _apart_from_heads(job: Planned) -> str:
+def _apart_from_heads(job: SweepJob) -> str:
     """Return everything in a job's config that batched jobs must share."""
     data = job.composed.model_dump()
-    for key in OF_A_HEAD:
+    for key in HEAD_KEYS:
         group, _, name = key.rpartition(".")
         (data[group] if group else data).pop(name, None)
     return repr((data, sorted(job.choices.items())))
 
 
-def _finetune(jobs: Sequence[Planned], on_done: OnDone, services: Services) -> None:
+def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> None:
     from frostline.models.pretrained import load_initial_weights
     from frostline.probing import heads
     from frostline.training.material import load_material
@@ -146,7 +146,7 @@ def _write_run(
     run, seed, group = head.run, head.seed, head.group
     count = len(group.train)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
-    with publish(out, WRITTEN) as work:
+    with publish(out, OUTPUTS) as work:
         with services.tracker.run(run_info(run, seed, material.index)) as recorded:
             if start is not None:
                 recorded.started_from(start)

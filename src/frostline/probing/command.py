@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from frostline.base.formats import csv_text
 from frostline.base.run_folder import check_out
 from frostline.config import compose, stage_configs
-from frostline.config.overrides import OF_A_HEAD
+from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import output_folders, session, standalone
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
     """Probe the features that `overrides` configure, and print a table; `force`: overwrite another run."""
     chosen = any(override.partition("=")[0] == "freeze" for override in overrides)
     overrides = overrides if chosen else [*overrides, f"freeze={FREEZE}"]
-    experiments, choices = compose.grid(overrides, OF_A_HEAD)
+    experiments, choices = compose.grid(overrides, HEAD_KEYS)
     services = session.make_services()
     from frostline.probing import heads, probe
     from frostline.probing.results import values_of
@@ -42,11 +42,11 @@ def run(overrides: Sequence[str], *, force: bool = False) -> None:
         if experiments[0].out
         else output_folders.named_folder("probe", name, content)
     )
-    grid = csv_text(OF_A_HEAD, (list(values_of(each).values()) for each in runs))
+    grid = csv_text(HEAD_KEYS, (list(values_of(each).values()) for each in runs))
 
     def check() -> None:
         if not force:
-            check_out(out, runs[0].model_dump(), (*OF_A_HEAD, "seeds"), grid)
+            check_out(out, runs[0].model_dump(), (*HEAD_KEYS, "seeds"), grid)
 
     with session.writing(out):
         check()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.base.seeds import derive
-from frostline.console.errors import FrostlineError, exhaustion
+from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.units import size
 from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts
@@ -139,14 +139,14 @@ class TrainedHead:
         return self.group.reuse.execution(self.group.cut.network)
 
 
-@exhaustion()
+@resource_errors()
 def group_by_features(
     runs: Sequence[Run], start: InitialWeights, material: Material, services: Services
 ) -> list[FeatureGroup]:
     """Group the runs that share features, mostly all of them; no features are computed yet.
 
     Args:
-        runs: each with one seed, equal except for `overrides.OF_A_HEAD`.
+        runs: each with one seed, equal except for `overrides.HEAD_KEYS`.
         start: their network's initial weights.
         material: their training and validation data.
         services: feature cache and messages.
@@ -171,7 +171,7 @@ def group_by_features(
     return list(groups.values())
 
 
-@exhaustion()
+@resource_errors()
 def train(groups: Sequence[FeatureGroup], services: Services) -> list[TrainedHead]:
     """Train all heads; a head whose loss is not finite has a failure in its fit.
 

@@ -16,9 +16,9 @@ from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text
 from frostline.base.hashes import sha256_of
 from frostline.base.metrics import classification_metrics, score, spread
-from frostline.base.run_folder import HEADS, PROBE, WEIGHTS, WRITTEN
-from frostline.config.overrides import OF_A_HEAD
-from frostline.console.errors import TrainingFailed, exhaustion
+from frostline.base.run_folder import HEADS, OUTPUTS, PROBE, WEIGHTS
+from frostline.config.overrides import HEAD_KEYS
+from frostline.console.errors import TrainingFailed, resource_errors
 from frostline.console.progress import Advance, Progress
 from frostline.data.loading.pixels import Images, images_key, load_pixels
 from frostline.data.prepared.index import Index
@@ -53,7 +53,7 @@ PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 13))
 KS = (1, 3, 5, 10, 20, 50, 100, 200)
 
 
-@exhaustion()
+@resource_errors()
 def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> ProbeResult:
     """Train a head for each of `runs`; write probe.json, heads.csv and the best head as a run to `out`.
 
@@ -61,7 +61,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
     split is read, for the heads of that configuration and the closed-form probes.
 
     Args:
-        runs: each with one seed, equal except for `overrides.OF_A_HEAD`, in the order of heads.csv.
+        runs: each with one seed, equal except for `overrides.HEAD_KEYS`, in the order of heads.csv.
         data: the folder of the prepared data.
         out: the folder to write to.
         services: progress, tracker and feature cache.
@@ -73,7 +73,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
     """
     first, watch = runs[0], _Stopwatch(services.progress)
     heads.check(first)
-    with publish(out, WRITTEN) as work:
+    with publish(out, OUTPUTS) as work:
         start = load_initial_weights(first.backbone, first.weights)
         material = load_material(first, data, start, services)
         groups = heads.group_by_features(runs, start, material, replace(services, progress=watch))
@@ -108,7 +108,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
                 features_seconds=watch.seconds,
                 train_seconds=sum(head.seconds for head in trained),
             )
-            write_text(work / HEADS, csv_text([*OF_A_HEAD, *RESULT_COLUMNS], csv_rows(runs, trained)))
+            write_text(work / HEADS, csv_text([*HEAD_KEYS, *RESULT_COLUMNS], csv_rows(runs, trained)))
             write_text(work / PROBE, canonical_json(to_json(result, work)))
             recorded.metrics(tracker_metrics(result))
             recorded.tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(result)})
@@ -254,7 +254,7 @@ def _info(runs: Sequence[Run], index: Index) -> RunInfo:
     """Return the probe's info for the tracker; config keys that differ between runs become lists."""
     info = run_info(runs[0], runs[0].seeds[0], index)
     config: dict[str, Any] = {**info.config}
-    for key in OF_A_HEAD:
+    for key in HEAD_KEYS:
         values = list(dict.fromkeys(values_of(run)[key] for run in runs))
         if len(values) > 1:
             group, _, name = key.rpartition(".")

@@ -9,14 +9,14 @@ from typing import Any
 from frostline.base.hashes import sha256_of
 from frostline.base.metrics import Spread, spread
 from frostline.base.run_folder import WEIGHTS
-from frostline.config.overrides import OF_A_HEAD
+from frostline.config.overrides import HEAD_KEYS
 from frostline.probing.heads import TrainedHead
 from frostline.schema import Run
 
-HYPERPARAMETERS = OF_A_HEAD[:-1]
-"""The keys of `OF_A_HEAD` without the seed."""
+HYPERPARAMETERS = HEAD_KEYS[:-1]
+"""The keys of `HEAD_KEYS` without the seed."""
 RESULT_COLUMNS = ("best_epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "failure")
-"""Columns of heads.csv, after `OF_A_HEAD`."""
+"""Columns of heads.csv, after `HEAD_KEYS`."""
 TEMPERATURE = 0.07
 """Of the neighbours' votes (Wu et al. 2018)."""
 
@@ -84,7 +84,7 @@ class ProbeResult:
 
 
 def values_of(run: Run) -> dict[str, Any]:
-    """Return a run's value for each key of `overrides.OF_A_HEAD`."""
+    """Return a run's value for each key of `overrides.HEAD_KEYS`."""
     return {
         "optimizer.lr": run.optimizer.lr,
         "optimizer.weight_decay": run.optimizer.weight_decay,

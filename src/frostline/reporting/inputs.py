@@ -17,13 +17,13 @@ Seconds = Annotated[FiniteFloat, Field(ge=0)]
 Curve = list[float]
 
 
-class _Left(BaseModel):
+class _StageOutput(BaseModel):
     """A file that a stage left; keys that the report does not need are passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class PhaseStart(_Left):
+class PhaseStart(_StageOutput):
     """Where a phase of the freeze schedule began."""
 
     train: list[str] | str
@@ -31,14 +31,14 @@ class PhaseStart(_Left):
     first_step: Annotated[int, Field(ge=0)]
 
 
-class HeadInfo(_Left):
+class HeadInfo(_StageOutput):
     """What a run's head started from; see `models.head_init.HeadInit`."""
 
     start: str
     notice: str
 
 
-class Training(_Left):
+class Training(_StageOutput):
     """training.json: how a run went."""
 
     best_epoch: Annotated[int, Field(ge=0)]
@@ -50,7 +50,7 @@ class Training(_Left):
     """None: made before that was recorded."""
 
 
-class Clock(_Left):
+class Clock(_StageOutput):
     """What a run's training took, as measured."""
 
     train_seconds: Seconds
@@ -58,11 +58,11 @@ class Clock(_Left):
     """Seconds since the start of training at the end of epoch 1, 2, …"""
 
 
-class _Timing(_Left):
+class _Timing(_StageOutput):
     seeds: dict[int, Clock]
 
 
-class Scores(_Left):
+class Scores(_StageOutput):
     """A run's metrics on each split, of the weights that were kept."""
 
     test: dict[str, FiniteFloat | None] = Field(default_factory=dict)
@@ -70,7 +70,7 @@ class Scores(_Left):
     val: dict[str, FiniteFloat | None]
 
 
-class _Evaluation(_Left):
+class _Evaluation(_StageOutput):
     seeds: dict[int, Scores]
 
 
@@ -131,7 +131,7 @@ def read_arms(artifacts: Path, names: Sequence[str], seeds: Sequence[int]) -> li
 
 def _read_arm(artifacts: Path, name: str, seeds: Sequence[int]) -> Arm:
     scores_path = artifacts / "evaluate" / name / "metrics.json"
-    with _left_by(f"evaluate@{name}", scores_path):
+    with _checked_output(f"evaluate@{name}", scores_path):
         scores = _parsed(_Evaluation, scores_path).seeds
         present = sorted(scores.keys() & set(seeds))
         if not present:
@@ -141,12 +141,12 @@ def _read_arm(artifacts: Path, name: str, seeds: Sequence[int]) -> Arm:
             if any(part.get("accuracy") is None for part in parts):
                 raise ValueError(f"seed {seed} has no accuracy on test or val")
     clock_path = artifacts / "timing" / f"{name}.json"
-    with _left_by(f"finetune@{name}", clock_path):
+    with _checked_output(f"finetune@{name}", clock_path):
         clocks = _parsed(_Timing, clock_path).seeds
         if untimed := set(present) - clocks.keys():
             raise ValueError(f"it has no seed {min(untimed)}")
     runs = {seed: _read_run(artifacts, name, seed, clocks[seed], scores[seed]) for seed in present}
-    with _left_by(f"finetune@{name}", clock_path):
+    with _checked_output(f"finetune@{name}", clock_path):
         for seed, run in runs.items():
             if len(run.clock.epoch_seconds) < len(run.train_accuracy):
                 times = len(run.clock.epoch_seconds)
@@ -156,16 +156,16 @@ def _read_arm(artifacts: Path, name: str, seeds: Sequence[int]) -> Arm:
 
 def _read_run(artifacts: Path, arm: str, seed: int, clock: Clock, scores: Scores) -> SeedRun:
     left = artifacts / "finetune" / arm / f"seed-{seed}"
-    with _left_by(f"finetune@{arm}", left / "history.csv"):
+    with _checked_output(f"finetune@{arm}", left / "history.csv"):
         rows = read_csv(left / "history.csv")
         if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(len(rows))] or not rows:
             raise ValueError("its epochs are not 0, 1, 2, …")
         val = [_share(row, "val/accuracy") for row in rows]
         train = [_share(row, "train/accuracy") for row in rows[1:]]
-    with _left_by(f"finetune@{arm}", left / "training.json"):
+    with _checked_output(f"finetune@{arm}", left / "training.json"):
         training = _parsed(Training, left / "training.json")
     predicted = artifacts / "evaluate" / arm / f"seed-{seed}" / "predictions.csv"
-    with _left_by(f"evaluate@{arm}", predicted):
+    with _checked_output(f"evaluate@{arm}", predicted):
         images = read_csv(predicted)
         if not images:
             raise ValueError("it has no rows")
@@ -186,7 +186,7 @@ def _text(row: dict[str, str], column: str) -> str:
     return value
 
 
-_Model = TypeVar("_Model", bound=_Left)
+_Model = TypeVar("_Model", bound=_StageOutput)
 
 
 def _parsed(model: type[_Model], path: Path) -> _Model:
@@ -194,7 +194,7 @@ def _parsed(model: type[_Model], path: Path) -> _Model:
 
 
 @contextmanager
-def _left_by(stage: str, path: Path) -> Iterator[None]:
+def _checked_output(stage: str, path: Path) -> Iterator[None]:
     """Turn whatever is wrong with the file that `stage` left at `path` into one sentence."""
     try:
         yield

@@ -1,9 +1,9 @@
-"""How one arm learned: each seed's accuracies by epoch, where its phases begin, and the twin behind."""
+"""Learning curves of one arm: accuracy by epoch and seed, starts of phases, the baseline's mean."""
 
 from typing import TYPE_CHECKING
 
 from frostline.plotting import theme
-from frostline.plotting.canvas import ON_PAPER, Style, blank, epoch_axis, percent_axis, svg
+from frostline.plotting.canvas import TEXT_BACKGROUND, Style, epoch_axis, new_figure, percent_axis, svg
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.results import Summary
 
@@ -11,29 +11,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PAPER, SOFT = theme.PAPER.light, theme.SOFT.light
-TWIN_LINE: Style = {"color": theme.TWIN_COLOUR.light, "linewidth": 1.2, "zorder": 1}
+BASELINE_LINE: Style = {"color": theme.BASELINE_COLOUR.light, "linewidth": 1.2, "zorder": 1}
 
 
 def learning_svg(summary: Summary, arm: Arm, name: str) -> str:
-    """Return one arm's learning curves for a page; `name` tells its ids from those of other pictures."""
-    colour = theme.arm_colours([each.name for each in summary.arms])[arm.name].light
-    with blank(4.6, 2.9) as figure:
+    """Return one arm's learning curves for a page; `name` is the prefix of its ids."""
+    colour = theme.arm_colours([other.name for other in summary.arms])[arm.name].light
+    with new_figure(4.6, 2.9) as figure:
         axes = figure.add_axes((0.115, 0.16, 0.865, 0.81))
-        if summary.twin and summary.twin.name != arm.name:
-            curve = summary.twin.curve
-            axes.plot([p.epoch for p in curve], [p.accuracy.mean for p in curve], **TWIN_LINE)
+        if summary.baseline and summary.baseline.name != arm.name:
+            curve = summary.baseline.curve
+            axes.plot([p.epoch for p in curve], [p.accuracy.mean for p in curve], **BASELINE_LINE)
         for run in arm.runs.values():
             _run(axes, run, colour)
-        starts = [each.curve[0].accuracy.mean for each in summary.arms]
+        starts = [other.curve[0].accuracy.mean for other in summary.arms]
         percent_axis(axes, max(0.0, min(starts) - 0.05), 1.015)
-        epoch_axis(axes, max(each.epochs for each in summary.arms))
+        epoch_axis(axes, max(other.epochs for other in summary.arms))
         axes.set_xlabel("epochs")
         _phases(axes, list(arm.runs.values()))
         return svg(figure, name, f"Learning curves of {arm.name}.")
 
 
 def trained_groups(run: SeedRun) -> list[str]:
-    """Return what trains in each phase of a run: ``["head", "head + top", "all"]``."""
+    """Return the groups that train in each phase of a run: ``["head", "head + top", "all"]``."""
     return [p.train if isinstance(p.train, str) else " + ".join(p.train) for p in run.training.phases]
 
 
@@ -48,15 +48,15 @@ def _run(axes: "Axes", run: SeedRun, colour: str) -> None:
 
 
 def _phases(axes: "Axes", runs: list[SeedRun]) -> None:
-    """Mark where each run's later phases begin, and beside the last mark what trains from there."""
-    begins: dict[tuple[int, str], list[float]] = {}
+    """Mark the start of each run's later phases; the last mark is labelled with the groups that train."""
+    starts_of: dict[tuple[int, str], list[float]] = {}
     for run in runs:
         for index, (phase, trained) in enumerate(zip(run.training.phases, trained_groups(run), strict=True)):
             if index:
                 epoch = phase.first_step * run.training.epochs / max(run.training.steps, 1)
-                begins.setdefault((index, trained), []).append(epoch)
+                starts_of.setdefault((index, trained), []).append(epoch)
                 axes.axvline(epoch, color=SOFT, linewidth=0.9, alpha=0.6, linestyle=(0, (1, 2)))
-    for (_, trained), epochs in begins.items():
+    for (_, trained), epochs in starts_of.items():
         axes.annotate(
             trained,
             (max(epochs), 0.03),
@@ -67,5 +67,5 @@ def _phases(axes: "Axes", runs: list[SeedRun]) -> None:
             fontsize=8.5,
             color=SOFT,
             va="bottom",
-            bbox=ON_PAPER,
+            bbox=TEXT_BACKGROUND,
         )

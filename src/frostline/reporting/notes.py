@@ -1,14 +1,14 @@
-"""Notes to the numbers of a report: what limits them, such as missing seeds or a saturated baseline."""
+"""Notes of a report on what limits its numbers, such as missing seeds or a saturated baseline."""
 
 from collections.abc import Mapping, Sequence
 
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.results import ArmSummary, Majority
-from frostline.stats.transfer import TWIN
+from frostline.stats.transfer import BASELINE
 
 SATURATED = 0.99
-"""A twin at this test accuracy leaves a transfer next to nothing to gain."""
+"""A baseline with this accuracy leaves a transfer little to gain."""
 
 
 def report_notes(
@@ -47,8 +47,8 @@ def _limits(
         )
     if len(seeds) == 1:
         notes.append("A single seed: there are no intervals, and nothing can be decided.")
-    if all(arm.name != TWIN for arm in arms):
-        notes.append(f"There is no arm named {TWIN}, so no gain can be measured.")
+    if all(arm.name != BASELINE for arm in arms):
+        notes.append(f"There is no arm named {BASELINE}, so no gain can be measured.")
     for arm, summary in zip(arms, summaries, strict=True):
         notes += filter(
             None,
@@ -90,11 +90,11 @@ def _below(arm: ArmSummary, majority: Majority) -> str:
 
 
 def _never(arm: ArmSummary) -> str:
-    if arm.against is None or arm.to_twin_epochs is None or arm.epochs == 0:
+    if arm.comparison is None or arm.epochs_to_baseline is None or arm.epochs == 0:
         return ""
-    if arm.to_twin_epochs.reached == 0:
+    if arm.epochs_to_baseline.reached == 0:
         return f"{arm.name} never reaches the twin's best validation accuracy."
-    missed = words.missed(arm.to_twin_epochs)
+    missed = words.missed(arm.epochs_to_baseline)
     return f"{arm.name} does not reach the twin's best validation accuracy in {missed}." if missed else ""
 
 
@@ -102,7 +102,7 @@ def _ceiling(arm: ArmSummary) -> str:
     accuracy, split = arm.accuracy.mean, "test" if arm.test else "validation"
     if accuracy < SATURATED:
         return ""
-    if arm.name == TWIN:
+    if arm.name == BASELINE:
         return (
             f"The twin is already at {words.percent(accuracy)} on {split}, which leaves little to gain; "
             "fewer shots or a harder target would tell the arms apart."
@@ -111,9 +111,9 @@ def _ceiling(arm: ArmSummary) -> str:
 
 
 def _alike(arm: ArmSummary) -> str:
-    if arm.against is None or arm.against.gain.std != 0:
+    if arm.comparison is None or arm.comparison.gain.std != 0:
         return ""
-    gain = words.points(arm.against.gain.mean)
+    gain = words.points(arm.comparison.gain.mean)
     return (
         f"{arm.name} differs from the twin by the same {gain} points in every seed; without a spread, its "
         "p-value is that of sign flips."

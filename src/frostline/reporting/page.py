@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: light and dark, for a desk, a phone and a printer."""
+"""The report as one self-contained HTML file, in light and dark, for screens, phones and print."""
 
 import re
 from collections.abc import Sequence
@@ -18,29 +18,29 @@ from frostline.stats.gate import Check
 
 HERE = Path(__file__).parent
 MOST_CLASSES = 25
-"""Classes up to which every one has its row and column; past them, the most telling are shown."""
+"""With more classes, only those in which the arms differ most are shown."""
 MOST_COUNTED = 12
-"""Classes up to which a confusion matrix has room for its counts."""
+"""With more classes, a confusion matrix shows no counts."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the figures at the page's top."""
+    """A key figure at the top of the page."""
 
     title: str
     text: str
     detail: str
     mood: str = ""
-    """`helped` or `hurt` where its text is good or bad news by itself."""
+    """`helped` or `hurt`: the colour of its text."""
 
 
 def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
     Args:
-        summary: the study in numbers.
-        arms: what they were made from, for the pictures and the tables by class.
-        checks: how the gate's metrics stand.
+        summary: the results of the study.
+        arms: its runs, for the plots and the tables by class.
+        checks: the gate's checks.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -69,8 +69,8 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         rows=tables.arm_rows(summary),
         learning=_learning(summary, arms),
         classes=classes,
-        telling=_telling(confusions, len(classes)),
-        confusions=[_confusion(classes, each) for each in confusions],
+        telling=_class_accuracies(confusions, len(classes)),
+        confusions=[_confusion(classes, by_class) for by_class in confusions],
         most_classes=MOST_CLASSES,
         checks=checks,
         words=words,
@@ -84,9 +84,9 @@ def _unbroken(text: str) -> str:
 
 def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
     tiles: list[Tile] = []
-    arm, twin = summary.chosen, summary.twin
-    if arm and twin and arm.against and arm.to_twin_epochs and twin.to_twin_epochs:
-        gain, jumpstart = arm.against.gain, arm.against.jumpstart
+    arm, baseline = summary.chosen, summary.baseline
+    if arm and baseline and arm.comparison and arm.epochs_to_baseline and baseline.epochs_to_baseline:
+        gain, jumpstart = arm.comparison.gain, arm.comparison.jumpstart
         between = words.gain_interval(gain)
         tiles += [
             Tile(
@@ -97,13 +97,13 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
         ]
         if jumpstart:
             tiles.append(Tile("Jumpstart", f"{words.points(jumpstart.mean)} points", "before any training"))
-        sooner, own = arm.to_twin_epochs.median, twin.to_twin_epochs.median
-        if own is not None:
+        arm_epochs, baseline_epochs = arm.epochs_to_baseline.median, baseline.epochs_to_baseline.median
+        if baseline_epochs is not None:
             tiles.append(
                 Tile(
                     "To the twin's best",
-                    "never" if sooner is None else words.counted_epochs(sooner),
-                    f"the twin: {words.counted_epochs(own)}",
+                    "never" if arm_epochs is None else words.counted_epochs(arm_epochs),
+                    f"the twin: {words.counted_epochs(baseline_epochs)}",
                 )
             )
     if checks:
@@ -115,7 +115,7 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
 
 
 def _learning(summary: Summary, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Return a picture and a caption for each arm that trains."""
+    """Return a plot and a caption for each arm that trains."""
     shown = []
     for place, (arm, numbers) in enumerate(zip(arms, summary.arms, strict=True)):
         if numbers.epochs:
@@ -127,9 +127,9 @@ def _learning(summary: Summary, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     return shown
 
 
-def _telling(confusions: Sequence[ByClass], k: int) -> list[dict[str, Any]]:
+def _class_accuracies(confusions: Sequence[ByClass], k: int) -> list[dict[str, Any]]:
     """Return the accuracy of each class under each arm; of many classes, those where the arms differ most."""
-    recalls = [each.recall for each in confusions]
+    recalls = [by_class.recall for by_class in confusions]
     places = list(range(k))
     if k > MOST_CLASSES:
         places.sort(key=lambda c: min(r[c] for r in recalls) - max(r[c] for r in recalls))
@@ -144,13 +144,13 @@ def _telling(confusions: Sequence[ByClass], k: int) -> list[dict[str, Any]]:
     ]
 
 
-def _confusion(classes: Sequence[str], each: ByClass) -> dict[str, Any]:
-    """Return an arm's matrix, a cell its count and its tint from 0 to 1, and its most frequent mistakes."""
+def _confusion(classes: Sequence[str], by_class: ByClass) -> dict[str, Any]:
+    """Return an arm's confusion matrix, with a count and a tint in 0…1 per cell, and its top mistakes."""
     cells: list[list[dict[str, Any]]] = []
     if len(classes) <= MOST_CLASSES:
-        for i, row in enumerate(each.counts):
+        for i, row in enumerate(by_class.counts):
             total = max(int(row.sum()), 1)
-            # Mistakes are rare: a root makes 1 in 100 visible.
+            # Mistakes are rare: the square root makes 1 in 100 visible.
             cells.append(
                 [
                     {
@@ -163,6 +163,7 @@ def _confusion(classes: Sequence[str], each: ByClass) -> dict[str, Any]:
                 ]
             )
     mistakes = [
-        {"label": classes[i], "prediction": classes[j], "count": count} for i, j, count in each.mistakes[:5]
+        {"label": classes[i], "prediction": classes[j], "count": count}
+        for i, j, count in by_class.mistakes[:5]
     ]
-    return {"arm": each.arm, "cells": cells, "mistakes": mistakes, "images": int(each.counts.sum())}
+    return {"arm": by_class.arm, "cells": cells, "mistakes": mistakes, "images": int(by_class.counts.sum())}

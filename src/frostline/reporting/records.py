@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from frostline.reporting.results import ArmSummary, Summary
-from frostline.stats.transfer import TWIN, Estimate, Reach
+from frostline.stats.transfer import BASELINE, Estimate, TimeToThreshold
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -13,7 +13,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "study": summary.study,
         "monitor": summary.monitor,
         "seeds": summary.seeds,
-        "twin": TWIN if summary.twin else None,
+        "twin": BASELINE if summary.baseline else None,
         "verdict": {
             "outcome": summary.outcome,
             "arm": summary.chosen.name if summary.chosen else None,
@@ -27,10 +27,10 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 
 def _arm_json(arm: ArmSummary) -> dict[str, Any]:
-    def plain(value: Estimate | Reach | None) -> dict[str, Any] | None:
+    def plain(value: Estimate | TimeToThreshold | None) -> dict[str, Any] | None:
         return None if value is None else asdict(value)
 
-    against = arm.against
+    comparison = arm.comparison
     return {
         "seeds": arm.seeds,
         "test": {name: asdict(value) for name, value in arm.test.items()},
@@ -38,13 +38,13 @@ def _arm_json(arm: ArmSummary) -> dict[str, Any]:
         "best_epoch": arm.best_epoch,
         "epochs": arm.epochs,
         "train_seconds": {**asdict(arm.train_seconds), "all": arm.all_train_seconds},
-        "epochs_to_twin": plain(arm.to_twin_epochs),
-        "seconds_to_twin": plain(arm.to_twin_seconds),
-        "verdict": against.outcome if against else None,
-        "gain": {**asdict(against.gain), "p_holm": against.p_holm} if against else None,
-        "jumpstart": plain(against.jumpstart) if against else None,
-        "asymptote": plain(against.asymptote) if against else None,
-        "transfer_ratio": plain(against.transfer_ratio) if against else None,
+        "epochs_to_twin": plain(arm.epochs_to_baseline),
+        "seconds_to_twin": plain(arm.seconds_to_baseline),
+        "verdict": comparison.outcome if comparison else None,
+        "gain": {**asdict(comparison.gain), "p_holm": comparison.p_holm} if comparison else None,
+        "jumpstart": plain(comparison.jumpstart) if comparison else None,
+        "asymptote": plain(comparison.asymptote) if comparison else None,
+        "transfer_ratio": plain(comparison.transfer_ratio) if comparison else None,
     }
 
 
@@ -53,12 +53,12 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
     flat: dict[str, float] = {}
     for arm in summary.arms:
         flat[f"{arm.name}.accuracy"] = arm.accuracy.mean
-        if arm.against:
-            flat[f"{arm.name}.gain"] = arm.against.gain.mean
-        if arm.against and arm.against.jumpstart:
-            flat[f"{arm.name}.jumpstart"] = arm.against.jumpstart.mean
-        if arm.to_twin_epochs and arm.to_twin_epochs.median is not None:
-            flat[f"{arm.name}.epochs_to_twin"] = arm.to_twin_epochs.median
+        if arm.comparison:
+            flat[f"{arm.name}.gain"] = arm.comparison.gain.mean
+        if arm.comparison and arm.comparison.jumpstart:
+            flat[f"{arm.name}.jumpstart"] = arm.comparison.jumpstart.mean
+        if arm.epochs_to_baseline and arm.epochs_to_baseline.median is not None:
+            flat[f"{arm.name}.epochs_to_twin"] = arm.epochs_to_baseline.median
     return flat
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from frostline.reporting import words
-from frostline.stats.transfer import TWIN, Estimate, Gain, Outcome, Reach
+from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToThreshold
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Against:
-    """An arm held against the twin, over the seeds that both have."""
+class BaselineComparison:
+    """An arm compared with the baseline, over shared seeds."""
 
     outcome: Outcome
     gain: Gain
@@ -25,11 +25,11 @@ class Against:
     p_holm: float | None
     """The gain's p-value, corrected for the number of arms compared."""
     jumpstart: Gain | None
-    """In validation accuracy, before any training; None where the arm's head starts anew."""
+    """In validation accuracy, before any training; None where the arm's head is reset."""
     asymptote: Gain
     """In the best validation accuracy of the run."""
     transfer_ratio: Estimate | None
-    """Of the areas under the validation curves: (arm − twin) / twin."""
+    """Of the areas under the validation curves: (arm − baseline) / baseline."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class ArmSummary:
     """One run's."""
     all_train_seconds: float
     """All runs'."""
-    to_twin_epochs: Reach | None
-    """To reach the best validation accuracy that the twin of the same seed reaches; None without a twin."""
-    to_twin_seconds: Reach | None
-    against: Against | None
-    """None for the twin, and where the study has none."""
+    epochs_to_baseline: TimeToThreshold | None
+    """To reach the best validation accuracy of the baseline with the same seed; None without a baseline."""
+    seconds_to_baseline: TimeToThreshold | None
+    comparison: BaselineComparison | None
+    """None for the baseline, and in a study without one."""
 
     @property
     def accuracy(self) -> Estimate:
@@ -65,18 +65,18 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Majority:
-    """What always answering the most frequent class would come to."""
+    """The accuracy of always predicting the most frequent class."""
 
     split: str
-    """Of which it is: test, or validation where there is no test split."""
+    """test, or validation where there is no test split."""
     name: str
-    """The class; the first of those that are as frequent."""
+    """The class; of equally frequent classes, the first."""
     rate: float
     """Its share of the split's images, 0…1."""
 
     @property
     def sentence(self) -> str:
-        """Say so."""
+        """The accuracy as a sentence."""
         return (
             f"Always answering the most frequent class of the {self.split} split, {self.name}, is right for"
             f" {words.percent(self.rate)} of its images."
@@ -91,47 +91,47 @@ class Summary:
     monitor: str
     seeds: list[int]
     arms: list[ArmSummary]
-    twin_best: float | None
-    """The best validation accuracy of the twin's runs, mean over seeds; None without a twin."""
+    baseline_best: float | None
+    """The best validation accuracy of the baseline's runs, mean over seeds; None without a baseline."""
     chosen: ArmSummary | None
-    """The arm that stands for the transfer: of those that are not the twin, the best on validation."""
+    """The arm that represents the transfer: the best on validation of those other than the baseline."""
     majority: Majority
     omitted: Mapping[str, str]
-    """Arms that the study does without, and why."""
+    """Omitted arms, and why."""
     notes: list[str]
-    """What a reader should know beside the numbers."""
+    """What limits the numbers, in sentences."""
 
     @property
-    def twin(self) -> ArmSummary | None:
+    def baseline(self) -> ArmSummary | None:
         """The arm trained from scratch."""
-        return next((arm for arm in self.arms if arm.name == TWIN), None)
+        return next((arm for arm in self.arms if arm.name == BASELINE), None)
 
     @property
     def outcome(self) -> Outcome:
         """Whether transfer helped, by the chosen arm."""
-        against = self.chosen.against if self.chosen else None
-        return against.outcome if against else "undecided"
+        comparison = self.chosen.comparison if self.chosen else None
+        return comparison.outcome if comparison else "undecided"
 
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
-        chosen, twin = self.chosen, self.twin
+        chosen, baseline = self.chosen, self.baseline
         return words.verdict_sentence(
             self.outcome,
             chosen.name if chosen else None,
-            chosen.against.gain if chosen and chosen.against else None,
+            chosen.comparison.gain if chosen and chosen.comparison else None,
             chosen.accuracy if chosen else None,
-            twin.accuracy if twin else None,
+            baseline.accuracy if baseline else None,
             self.measured,
         )
 
     @property
     def headline(self) -> str:
         """The verdict in a few words."""
-        against = self.chosen.against if self.chosen else None
-        return words.headline(self.outcome, against.gain if against else None, self.measured)
+        comparison = self.chosen.comparison if self.chosen else None
+        return words.headline(self.outcome, comparison.gain if comparison else None, self.measured)
 
     @property
     def measured(self) -> str:
-        """What accuracies and gains are of: ``test``, or ``validation`` where there is no test split."""
+        """The split of accuracies and gains: ``test``, or ``validation`` where there is no test split."""
         return "test" if all(arm.test for arm in self.arms) else "validation"

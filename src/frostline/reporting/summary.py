@@ -1,4 +1,4 @@
-"""The study in numbers: every arm held against its twin. Page, Markdown and picture show these."""
+"""Summarise a study: compare every arm with the from-scratch baseline."""
 
 import math
 from collections import Counter
@@ -8,9 +8,9 @@ from statistics import fmean, median
 from frostline.base.metrics import SHARES
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.notes import report_notes
-from frostline.reporting.results import Against, ArmSummary, Majority, Point, Summary
+from frostline.reporting.results import ArmSummary, BaselineComparison, Majority, Point, Summary
 from frostline.stats import transfer
-from frostline.stats.transfer import TWIN, Gain
+from frostline.stats.transfer import BASELINE, Gain
 
 SHARE, ANY = (0.0, 1.0), (-math.inf, math.inf)
 """The bounds of a share, and of a quantity without bounds."""
@@ -30,14 +30,14 @@ def summarise(
         monitor: what chose each run's best epoch.
         seeds: of the study.
         arms: at least one.
-        omitted: arms that the study does without, and why.
+        omitted: omitted arms, and why.
     """
-    twin = next((arm for arm in arms if arm.name == TWIN), None)
+    baseline = next((arm for arm in arms if arm.name == BASELINE), None)
     longest = max(len(run.val_accuracy) - 1 for arm in arms for run in arm.runs.values())
-    against = _against(arms, twin, longest)
-    summaries = [_summary(arm, twin, against.get(arm.name), longest) for arm in arms]
-    candidates = [arm for arm in summaries if arm.name != TWIN]
-    # Chosen on validation, so that the gain on test is no pick of the luckiest; ties go to the first.
+    comparison = _comparisons(arms, baseline, longest)
+    summaries = [_summary(arm, baseline, comparison.get(arm.name), longest) for arm in arms]
+    candidates = [arm for arm in summaries if arm.name != BASELINE]
+    # Chosen on validation, so that the gain on test is not selected on itself; ties go to the first.
     chosen = max(candidates, key=lambda arm: arm.val_accuracy.mean, default=None)
     majority = _majority(arms, "test" if summaries[0].test else "validation")
     return Summary(
@@ -45,7 +45,7 @@ def summarise(
         monitor=monitor,
         seeds=list(seeds),
         arms=summaries,
-        twin_best=fmean(max(curve) for curve in twin.val_curves().values()) if twin else None,
+        baseline_best=fmean(max(curve) for curve in baseline.val_curves().values()) if baseline else None,
         chosen=chosen,
         majority=majority,
         omitted=dict(omitted or {}),
@@ -54,31 +54,31 @@ def summarise(
 
 
 def _majority(arms: Sequence[Arm], split: str) -> Majority:
-    """All runs are measured on the same images."""
+    """Return the majority class; all runs are measured on the same images."""
     labels = next(iter(arms[0].runs.values())).labels
     name, count = min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
     return Majority(split, name, count / len(labels))
 
 
-def _against(arms: Sequence[Arm], twin: Arm | None, epochs: int) -> dict[str, Against]:
-    """Compare each arm with the twin, where they share a seed."""
-    if twin is None:
+def _comparisons(arms: Sequence[Arm], baseline: Arm | None, epochs: int) -> dict[str, BaselineComparison]:
+    """Compare each arm with the baseline, where they share a seed."""
+    if baseline is None:
         return {}
     gains: dict[str, Gain] = {}
     for arm in arms:
-        split = twin.held_out
-        gain = transfer.paired_gain(arm.metric(split, "accuracy"), twin.metric(split, "accuracy"))
-        if arm is not twin and gain is not None:
+        split = baseline.held_out
+        gain = transfer.paired_gain(arm.metric(split, "accuracy"), baseline.metric(split, "accuracy"))
+        if arm is not baseline and gain is not None:
             gains[arm.name] = gain
     corrected = transfer.holm({name: gain.p for name, gain in gains.items() if gain.p is not None})
-    result: dict[str, Against] = {}
+    result: dict[str, BaselineComparison] = {}
     for arm in arms:
         if arm.name not in gains:
             continue
-        own, base = arm.val_curves(), twin.val_curves()
+        own, base = arm.val_curves(), baseline.val_curves()
         jumpstart, asymptote = transfer.jumpstart(own, base), transfer.asymptote(own, base)
         assert asymptote is not None
-        result[arm.name] = Against(
+        result[arm.name] = BaselineComparison(
             outcome=transfer.verdict(gains[arm.name]),
             gain=gains[arm.name],
             p_holm=corrected.get(arm.name),
@@ -89,11 +89,13 @@ def _against(arms: Sequence[Arm], twin: Arm | None, epochs: int) -> dict[str, Ag
     return result
 
 
-def _summary(arm: Arm, twin: Arm | None, against: Against | None, longest: int) -> ArmSummary:
+def _summary(
+    arm: Arm, baseline: Arm | None, comparison: BaselineComparison | None, longest: int
+) -> ArmSummary:
     runs = list(arm.runs.values())
     first = arm.runs[min(arm.runs)].scores.test
     metrics = {name: arm.metric("test", name) for name in first if name != "n"}
-    to_twin = _to_twin(arm, twin) if twin else []
+    to_baseline = _times_to_baseline(arm, baseline) if baseline else []
     return ArmSummary(
         name=arm.name,
         seeds=list(arm.runs),
@@ -108,26 +110,30 @@ def _summary(arm: Arm, twin: Arm | None, against: Against | None, longest: int) 
         epochs=max(len(run.val_accuracy) - 1 for run in runs),
         train_seconds=transfer.estimate([run.clock.train_seconds for run in runs], bounds=(0, math.inf)),
         all_train_seconds=sum(run.clock.train_seconds for run in runs),
-        to_twin_epochs=transfer.reach([epoch for epoch, _ in to_twin]) if to_twin else None,
-        to_twin_seconds=transfer.reach([time for _, time in to_twin]) if to_twin else None,
-        against=against,
+        epochs_to_baseline=transfer.time_to_threshold([epoch for epoch, _ in to_baseline])
+        if to_baseline
+        else None,
+        seconds_to_baseline=transfer.time_to_threshold([time for _, time in to_baseline])
+        if to_baseline
+        else None,
+        comparison=comparison,
     )
 
 
 def _curve(runs: Sequence[SeedRun], longest: int) -> list[Point]:
-    curves = [transfer.held(run.val_accuracy, longest) for run in runs]
+    curves = [transfer.pad_curve(run.val_accuracy, longest) for run in runs]
     return [
         Point(epoch, transfer.estimate(values, bounds=SHARE))
         for epoch, values in enumerate(zip(*curves, strict=True))
     ]
 
 
-def _to_twin(arm: Arm, twin: Arm) -> list[tuple[int | None, float | None]]:
-    """Return for each shared seed when the arm reaches the twin's best: epochs and seconds, or None."""
+def _times_to_baseline(arm: Arm, baseline: Arm) -> list[tuple[int | None, float | None]]:
+    """Return for each shared seed when the arm reaches the baseline's best: epochs and seconds, or None."""
     times: list[tuple[int | None, float | None]] = []
-    for seed in sorted(arm.runs.keys() & twin.runs.keys()):
+    for seed in sorted(arm.runs.keys() & baseline.runs.keys()):
         run = arm.runs[seed]
-        epoch = transfer.epochs_to(run.val_accuracy, max(twin.runs[seed].val_accuracy))
+        epoch = transfer.epochs_to_threshold(run.val_accuracy, max(baseline.runs[seed].val_accuracy))
         if epoch is None:
             times.append((None, None))
         else:

@@ -1,4 +1,4 @@
-"""The report's tables as plain cells, for the page and the Markdown alike."""
+"""The report's tables as text cells, for HTML and Markdown."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from frostline.base.metrics import confusion
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.results import ArmSummary, Summary
-from frostline.stats.transfer import Gain, Outcome, Reach
+from frostline.stats.transfer import Gain, Outcome, TimeToThreshold
 
 
 def headers(summary: Summary) -> tuple[str, ...]:
-    """Return what stands above the columns of the main table."""
+    """Return the column headers of the main table."""
     return (
         "arm",
         f"{summary.measured} accuracy",
@@ -28,7 +28,7 @@ def headers(summary: Summary) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, and what to know about it in smaller print."""
+    """A number, and a detail in smaller print."""
 
     text: str
     detail: str = ""
@@ -40,7 +40,7 @@ class Row:
 
     arm: str
     outcome: Outcome | None
-    """None for the twin."""
+    """None for the baseline."""
     cells: list[Cell]
 
 
@@ -54,13 +54,13 @@ class ByClass:
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """(K,): share of each class's images that are recognised; NaN for a class without images."""
+        """(K,): recall of each class; NaN for a class without images."""
         with np.errstate(invalid="ignore"):
             return np.diag(self.counts) / self.counts.sum(axis=1)
 
     @property
     def mistakes(self) -> list[tuple[int, int, int]]:
-        """(label, prediction, count) of each mistake that was made, the most frequent first."""
+        """(label, prediction, count) of each kind of mistake, the most frequent first."""
         pairs = [(int(i), int(j), int(self.counts[i, j])) for i, j in np.argwhere(self.counts) if i != j]
         return sorted(pairs, key=lambda pair: (-pair[2], pair))
 
@@ -100,16 +100,16 @@ def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
 
 
 def _row(arm: ArmSummary) -> Row:
-    accuracy, against, many = arm.accuracy, arm.against, len(arm.seeds) > 1
+    accuracy, comparison, many = arm.accuracy, arm.comparison, len(arm.seeds) > 1
     return Row(
         arm=arm.name,
-        outcome=against.outcome if against else None,
+        outcome=comparison.outcome if comparison else None,
         cells=[
             Cell(words.percent(accuracy.mean), words.interval(accuracy)),
-            _gain_cell(against.gain if against else None),
-            _gain_cell(against.jumpstart if against else None),
-            _reach_cell(arm.to_twin_epochs, words.epochs),
-            _reach_cell(arm.to_twin_seconds, words.seconds),
+            _gain_cell(comparison.gain if comparison else None),
+            _gain_cell(comparison.jumpstart if comparison else None),
+            _time_cell(arm.epochs_to_baseline, words.epochs),
+            _time_cell(arm.seconds_to_baseline, words.seconds),
             Cell(
                 words.seconds(arm.train_seconds.mean),
                 f"{words.seconds(arm.all_train_seconds)} in all" if arm.all_train_seconds and many else "",
@@ -122,13 +122,13 @@ def _gain_cell(gain: Gain | None) -> Cell:
     return Cell(words.points(gain.mean), words.gain_interval(gain)) if gain else Cell(words.NOTHING)
 
 
-def _reach_cell(when: Reach | None, said: Callable[[float], str]) -> Cell:
-    """The median over seeds; beside it how often it never came, else the range."""
+def _time_cell(when: TimeToThreshold | None, as_text: Callable[[float], str]) -> Cell:
+    """Return the median over seeds; the detail is how often it was never reached, else the range."""
     if when is None:
         return Cell(words.NOTHING)
-    text = "never" if when.median is None else said(when.median)
+    text = "never" if when.median is None else as_text(when.median)
     if missed := words.missed(when):
         return Cell(text, f"never in {missed}" if when.median is not None else missed)
     assert when.least is not None
     assert when.most is not None
-    return Cell(text, f"{said(when.least)} to {said(when.most)}" if when.n > 1 else "")
+    return Cell(text, f"{as_text(when.least)} to {as_text(when.most)}" if when.n > 1 else "")

@@ -1,32 +1,32 @@
-"""The picture that says at one glance what transfer bought: sooner, higher, by how much and how sure."""
+"""The main plot of a report: validation curves beside test accuracies and gains."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from frostline.plotting import theme
 from frostline.plotting.canvas import (
-    DOTTED,
-    ON_PAPER,
+    DOTTED_LINE,
+    TEXT_BACKGROUND,
     Style,
-    blank,
     epoch_axis,
     inches_high,
+    new_figure,
     percent_axis,
     png,
-    spread,
+    spread_apart,
     svg,
-    write,
+    write_text,
 )
 from frostline.reporting import words
 from frostline.reporting.results import ArmSummary, Summary
-from frostline.stats.transfer import TWIN
+from frostline.stats.transfer import BASELINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, SOFT, PAPER = theme.INK.light, theme.SOFT.light, theme.PAPER.light
-TWIN_COLOUR = theme.TWIN_COLOUR.light
+BASELINE_COLOUR = theme.BASELINE_COLOUR.light
 BAND = 0.16
 """Opacity of an interval's band."""
 BAR = 0.22
@@ -37,7 +37,7 @@ LONGEST_NAME = 14
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the halves lie, as (left, bottom, width, height) in shares of the figure, and their titles."""
+    """Titles and positions of both halves: (left, bottom, width, height) in shares of the figure."""
 
     curves: tuple[float, float, float, float]
     bars: tuple[float, float, float, float]
@@ -50,35 +50,35 @@ class Layout:
 
 
 def transfer_png(summary: Summary) -> bytes:
-    """Return the picture with its headline, 2,400 pixels wide."""
-    with blank(12, _height(summary)) as figure:
+    """Return the plot with its headline, 2,400 pixels wide."""
+    with new_figure(12, _height(summary)) as figure:
         width, height = figure.get_size_inches()
         left, colour = 0.2 / width, theme.OUTCOMES[summary.outcome].light
         figure.text(left, 1 - 0.45 / height, summary.headline, fontsize=19, fontweight="bold", color=colour)
-        figure.text(left, 1 - 0.78 / height, how_sure(summary), fontsize=10.5, color=SOFT)
+        figure.text(left, 1 - 0.78 / height, result_line(summary), fontsize=10.5, color=SOFT)
         _draw(figure, summary, _landscape(summary, height, above=1.38))
         return png(figure)
 
 
 def transfer_svg(summary: Summary, *, portrait: bool) -> str:
-    """Return the picture for a page, without headline; `portrait` stacks its halves for a narrow screen."""
+    """Return the plot without headline for a page; `portrait` stacks its halves for a narrow screen."""
     description = (
         f"{summary.sentence} Validation accuracy by epoch and {summary.measured} accuracy of each arm."
     )
     width, height = (4.4, _height(summary) + 2.4) if portrait else (12, _height(summary) - 0.96)
-    with blank(width, height) as figure:
+    with new_figure(width, height) as figure:
         layout = _portrait(summary, height) if portrait else _landscape(summary, height, above=0.42)
         _draw(figure, summary, layout)
         return svg(figure, "tall" if portrait else "wide", description)
 
 
-def how_sure(summary: Summary) -> str:
-    """Return the figures behind the headline in one line: who, against what, by how much, how sure."""
-    arm, twin = summary.chosen, summary.twin
-    if arm is None or twin is None or arm.against is None:
+def result_line(summary: Summary) -> str:
+    """Return the numbers behind the headline in one line: arm, baseline, gain, interval, p, seeds."""
+    arm, baseline = summary.chosen, summary.baseline
+    if arm is None or baseline is None or arm.comparison is None:
         return "There is nothing to compare: a transfer needs an arm and its twin trained from scratch."
-    gain = arm.against.gain
-    own, base = (words.percent(each.accuracy.mean) for each in (arm, twin))
+    gain = arm.comparison.gain
+    own, base = (words.percent(each.accuracy.mean) for each in (arm, baseline))
     parts = [f"{arm.name} {own} against {base} from scratch", f"gain {words.points(gain.mean)} points"]
     if between := words.gain_interval(gain):
         parts += [f"95 % interval {between}", words.p_value(gain.p)]
@@ -94,7 +94,7 @@ def _landscape(summary: Summary, height: float, above: float) -> Layout:
     tall = 1 - above / height - bottom
     seeds, several = len(summary.seeds), len(summary.seeds) > 1
     over = f", mean and 95 % interval over {seeds} seeds" if several else " of a single seed"
-    gain = f", and gain over {TWIN} in points" if summary.twin else ""
+    gain = f", and gain over {BASELINE} in points" if summary.baseline else ""
     return Layout(
         curves=(0.052, bottom, 0.41, tall),
         bars=(0.665, bottom, 0.165, tall),
@@ -106,7 +106,7 @@ def _landscape(summary: Summary, height: float, above: float) -> Layout:
 
 
 def _portrait(summary: Summary, height: float) -> Layout:
-    gain = f", and gain over {TWIN} in points" if summary.twin else ""
+    gain = f", and gain over {BASELINE} in points" if summary.baseline else ""
     bottom, middle = 0.5 / height, 0.52
     return Layout(
         curves=(0.125, middle, 0.6, 1 - 0.36 / height - middle),
@@ -127,7 +127,7 @@ def _draw(figure: "Figure", summary: Summary, layout: Layout) -> None:
 
 
 def _curves(axes: "Axes", summary: Summary, layout: Layout) -> None:
-    """A line and a band an arm, named at its end, and how far ahead of the twin the chosen arm is."""
+    """Draw each arm's curve with its interval, its name at the end, and the chosen arm's lead."""
     colours = theme.arm_colours([arm.name for arm in summary.arms])
     for arm in summary.arms:
         _curve(axes, arm, colours[arm.name].light)
@@ -137,7 +137,7 @@ def _curves(axes: "Axes", summary: Summary, layout: Layout) -> None:
     axes.set_xlabel("epochs of fine-tuning")
     axes.set_title(layout.curves_title)
     _names_at_ends(axes, summary, colours, layout.label_gap)
-    _head_start(axes, summary)
+    _annotate_baseline(axes, summary)
 
 
 def _curve(axes: "Axes", arm: ArmSummary, colour: str) -> None:
@@ -154,36 +154,45 @@ def _curve(axes: "Axes", arm: ArmSummary, colour: str) -> None:
 def _names_at_ends(axes: "Axes", summary: Summary, colours: dict[str, theme.Colour], gap: float) -> None:
     low, high = axes.get_ylim()
     ends = [(arm.curve[-1].accuracy.mean - low) / (high - low) for arm in summary.arms]
-    for arm, end, place in zip(summary.arms, ends, spread(ends, gap), strict=True):
+    for arm, end, place in zip(summary.arms, ends, spread_apart(ends, gap), strict=True):
         colour = colours[arm.name].light
         leader: Style = {"color": colour, "linewidth": 0.8, "clip_on": False, "transform": axes.transAxes}
         axes.plot([1.0, 1.04], [end, place], **leader)
-        write(axes, (1.05, place), short(arm.name), colour=colour, bold=arm is summary.chosen, va="center")
+        write_text(
+            axes, (1.05, place), short_name(arm.name), colour=colour, bold=arm is summary.chosen, va="center"
+        )
 
 
-def _head_start(axes: "Axes", summary: Summary) -> None:
-    """Draw the twin's best as a line, along it how much sooner the chosen arm is there, and its jumpstart."""
-    twin, arm, level = summary.twin, summary.chosen, summary.twin_best
-    if twin is None or level is None:
+def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
+    """Draw the baseline's best as a line, how much earlier the chosen arm reaches it, and its jumpstart."""
+    baseline, arm, level = summary.baseline, summary.chosen, summary.baseline_best
+    if baseline is None or level is None:
         return
-    axes.axhline(level, color=TWIN_COLOUR, zorder=1.5, **DOTTED)
-    if arm is None or arm.against is None or arm.to_twin_epochs is None or twin.to_twin_epochs is None:
+    axes.axhline(level, color=BASELINE_COLOUR, zorder=1.5, **DOTTED_LINE)
+    if (
+        arm is None
+        or arm.comparison is None
+        or arm.epochs_to_baseline is None
+        or baseline.epochs_to_baseline is None
+    ):
         return
-    sooner, own = arm.to_twin_epochs.median, twin.to_twin_epochs.median
-    if sooner is not None and own is not None and sooner < own:
-        _arrow(axes, (own, level), (sooner, level))
-    start, base = arm.curve[0].accuracy.mean, twin.curve[0].accuracy.mean
-    jumpstart = arm.against.jumpstart
+    earlier, own = arm.epochs_to_baseline.median, baseline.epochs_to_baseline.median
+    if earlier is not None and own is not None and earlier < own:
+        _arrow(axes, (own, level), (earlier, level))
+    start, base = arm.curve[0].accuracy.mean, baseline.curve[0].accuracy.mean
+    jumpstart = arm.comparison.jumpstart
     if jumpstart and start > base:
         _arrow(axes, (0, base), (0, start))
     inch = 1 / inches_high(axes)
-    facts = [_sooner_in_words(short(arm.name), sooner, own)]
+    facts = [_earlier_text(short_name(arm.name), earlier, own)]
     if jumpstart:
         facts.insert(0, (f"{words.points(jumpstart.mean)} points", "before any training"))
     for row, (number, meaning) in enumerate(facts):
         y = (0.86 - 0.5 * row) * inch
-        write(axes, (0.98, y), number, size=12, bold=True, ha="right", bbox=ON_PAPER)
-        write(axes, (0.98, y - 0.2 * inch), meaning, size=9, colour=SOFT, ha="right", bbox=ON_PAPER)
+        write_text(axes, (0.98, y), number, size=12, bold=True, ha="right", bbox=TEXT_BACKGROUND)
+        write_text(
+            axes, (0.98, y - 0.2 * inch), meaning, size=9, colour=SOFT, ha="right", bbox=TEXT_BACKGROUND
+        )
 
 
 def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -191,11 +200,13 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -
     axes.annotate("", xy=end, xytext=start, arrowprops=style, annotation_clip=False)
 
 
-def _sooner_in_words(arm: str, sooner: float | None, own: float | None) -> tuple[str, str]:
-    if sooner is None:
+def _earlier_text(arm: str, earlier: float | None, own: float | None) -> tuple[str, str]:
+    if earlier is None:
         return "never", f"does {arm} match the twin's best"
     number = (
-        words.counted_epochs(sooner) if own is None else f"{sooner:g} instead of {words.counted_epochs(own)}"
+        words.counted_epochs(earlier)
+        if own is None
+        else f"{earlier:g} instead of {words.counted_epochs(own)}"
     )
     return number, f"until {arm} matches the twin's best"
 
@@ -204,10 +215,10 @@ def _sooner_in_words(arm: str, sooner: float | None, own: float | None) -> tuple
 
 
 def _bars(axes: "Axes", summary: Summary, layout: Layout) -> None:
-    """A row an arm: a dot with its interval, and a bar from the twin's accuracy, which is the gain."""
+    """Draw a row per arm: a dot with its interval, and the gain as a bar from the baseline's accuracy."""
     colours = theme.arm_colours([arm.name for arm in summary.arms])
-    # Arms that don't train may lie far off; they must not squeeze the gains of those that do.
-    accuracies = [arm.accuracy for arm in summary.arms if arm.epochs or not summary.twin]
+    # Arms that don't train may be far off; leaving them out keeps the gains of the others readable.
+    accuracies = [arm.accuracy for arm in summary.arms if arm.epochs or not summary.baseline]
     ends = [end for a in accuracies for end in (a.low, a.mean, a.high) if end is not None]
     margin = 0.06 * (max(ends) - min(ends)) + 0.005
     low, high = max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
@@ -216,12 +227,12 @@ def _bars(axes: "Axes", summary: Summary, layout: Layout) -> None:
     axes.set_yticks([])
     axes.set_xlabel(f"{summary.measured} accuracy")
     axes.set_title(layout.bars_title, x=-0.54 if layout.ticks > 2 else -0.9)
-    base = summary.twin.accuracy.mean if summary.twin else None
+    base = summary.baseline.accuracy.mean if summary.baseline else None
     if base is not None:
-        axes.axvline(base, color=TWIN_COLOUR, **DOTTED)
+        axes.axvline(base, color=BASELINE_COLOUR, **DOTTED_LINE)
     for row, arm in enumerate(summary.arms):
         _bar(axes, row, arm, base, colours[arm.name].light)
-        _row_words(axes, row, arm, colours[arm.name].light, bold=arm is summary.chosen)
+        _row_text(axes, row, arm, colours[arm.name].light, bold=arm is summary.chosen)
 
 
 def _bar(axes: "Axes", row: int, arm: ArmSummary, base: float | None, colour: str) -> None:
@@ -237,16 +248,16 @@ def _bar(axes: "Axes", row: int, arm: ArmSummary, base: float | None, colour: st
     axes.plot([shown], [row], color=colour, **dot)
 
 
-def _row_words(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: bool) -> None:
+def _row_text(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: bool) -> None:
     in_row: Style = {"in_rows": True, "va": "center"}
     bottom, top = axes.get_ylim()
     inch = (bottom - top) / inches_high(axes)
-    write(axes, (-0.07, row), short(arm.name), colour=colour, bold=bold, ha="right", **in_row)
-    accuracy, gain = words.percent(arm.accuracy.mean), arm.against.gain if arm.against else None
-    write(axes, (1.08, row - 0.09 * inch if gain else row), accuracy, size=11, bold=bold, **in_row)
+    write_text(axes, (-0.07, row), short_name(arm.name), colour=colour, bold=bold, ha="right", **in_row)
+    accuracy, gain = words.percent(arm.accuracy.mean), arm.comparison.gain if arm.comparison else None
+    write_text(axes, (1.08, row - 0.09 * inch if gain else row), accuracy, size=11, bold=bold, **in_row)
     if gain:
         between = f" ({words.gain_interval(gain)})" if gain.n > 1 else ""
-        write(
+        write_text(
             axes,
             (1.08, row + 0.12 * inch),
             words.points(gain.mean) + between,
@@ -256,7 +267,7 @@ def _row_words(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: bo
         )
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return an arm's name as it fits beside the axes: ``linear_probe``, ``slow_t…_layer_2``."""
     if len(name) <= LONGEST_NAME:
         return name

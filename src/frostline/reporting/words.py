@@ -1,8 +1,8 @@
-"""Numbers as people read them, the same in page, Markdown and picture; and the verdict's sentence."""
+"""Numbers and verdicts as text, the same in the page, the Markdown and the plots."""
 
 import re
 
-from frostline.stats.transfer import Estimate, Gain, Outcome, Reach
+from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
 
 MINUS = "−"
 NOTHING = "–"
@@ -10,13 +10,13 @@ SMALLEST_P = 0.0001
 
 
 def markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, in a table's cell too: no links, tags, code or newlines."""
+    """Return `text` escaped for Markdown, table cells included: no links, tags, code or newlines."""
     escaped = re.sub(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])", r"\\\g<0>", text)
     return re.sub(r"[\r\n]+", " ", escaped)
 
 
 def percent(share: float) -> str:
-    """Return a share of 1 in per cent: ``94.1 %``."""
+    """Return a share in per cent: ``94.1 %``."""
     return f"{100 * share:.1f} %"
 
 
@@ -38,7 +38,7 @@ def interval(estimate: Estimate) -> str:
 def gain_interval(gain: Gain) -> str:
     """Return the 95 % interval of a gain, in points: ``+5.1 to +9.3``; empty for a single seed.
 
-    An end near zero has more decimals, so that one sees on which side it lies: ``+0.03 to +3.7``.
+    An end near zero has more decimals, so that its sign shows: ``+0.03 to +3.7``.
     """
     if gain.low is None or gain.high is None:
         return ""
@@ -51,7 +51,7 @@ def _sided(end: float) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return a p-value with its sign of relation: ``p = 0.012``, ``p < 0.0001``."""
+    """Return a p-value with its relation: ``p = 0.012``, ``p < 0.0001``."""
     if p is None:
         return "no p-value"
     if p < SMALLEST_P:
@@ -75,7 +75,7 @@ def seconds(value: float) -> str:
 
 
 def epochs(value: float) -> str:
-    """Return a number of epochs, which a median over an even number of seeds may halve: ``3``, ``3.5``."""
+    """Return a number of epochs: ``3``, or ``3.5`` for the median of an even number of seeds."""
     return f"{value:g}"
 
 
@@ -84,7 +84,7 @@ def counted_epochs(value: float) -> str:
     return f"{value:g} epoch" if value == 1 else f"{value:g} epochs"
 
 
-def missed(when: Reach) -> str:
+def missed(when: TimeToThreshold) -> str:
     """Say in how many seeds a threshold was not reached: ``2 of 5 seeds``; empty where it always was."""
     missing = when.n - when.reached
     return f"{missing} of {counted(when.n, 'seed')}" if missing else ""
@@ -107,25 +107,25 @@ def verdict_sentence(
     arm: str | None,
     gain: Gain | None,
     own: Estimate | None,
-    twin: Estimate | None,
+    baseline: Estimate | None,
     measured: str = "test",
 ) -> str:
-    """Say whether transfer helped, by how much, and how sure that is, in one sentence.
+    """Return the verdict in one sentence: whether transfer helped, by how much, with its uncertainty.
 
     Args:
-        outcome: what `stats.transfer.verdict` says of `gain`.
-        arm: the arm that stands for the transfer; None where there is none.
-        gain: its paired gain in accuracy; None where there is no twin to pair with.
+        outcome: `stats.transfer.verdict` of `gain`.
+        arm: the arm that represents the transfer; None where there is none.
+        gain: its paired gain in accuracy; None without a baseline.
         own: its accuracy.
-        twin: the twin's accuracy.
-        measured: what these are of: test, or validation.
+        baseline: the baseline's accuracy.
+        measured: the split, test or validation.
     """
     if arm is None or own is None:
         return "Undecided: the study has no arm besides the one trained from scratch."
-    if gain is None or twin is None:
+    if gain is None or baseline is None:
         return f"Undecided: {arm} has no twin trained from scratch on the same seeds to be compared with."
     amount = f"{points(gain.mean)} points of {measured} accuracy"
-    between = f"{percent(own.mean)} against {percent(twin.mean)} from scratch"
+    between = f"{percent(own.mean)} against {percent(baseline.mean)} from scratch"
     if gain.p is None:
         return (
             f"Undecided: a single seed of {arm} shows {amount} ({between}) and no interval; run more seeds."

@@ -16,7 +16,7 @@ from frostline.base import project
 from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.hashes import sha256_of
 from frostline.base.names import locate
-from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited, verified
+from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import load_pixels, to_pixels
 from frostline.data.reading.checks import check_keys
@@ -50,7 +50,7 @@ class TrainedRun:
         Raises:
             FrostlineError: a file is damaged, or was written by another program.
         """
-        if sentence := edited(folder, verified(folder)):
+        if sentence := edited_config(folder, verified(folder)):
             print(f"frostline: warning: {sentence}", file=sys.stderr, flush=True)
         run = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
         state, about = weights.load(folder / WEIGHTS)

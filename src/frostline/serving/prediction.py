@@ -16,7 +16,7 @@ from frostline.base.files import write_text
 from frostline.base.formats import csv_text
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
-from frostline.console.errors import FrostlineError, exhaustion
+from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.progress import shown
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images, normalise, to_pixels
@@ -60,7 +60,7 @@ class Prediction:
     """Conversions of its pixels that the user should know about."""
 
 
-@exhaustion("predicting", ["--batch-size"])
+@resource_errors("predicting", ["--batch-size"])
 def run(
     trained: TrainedRun,
     inputs: Sequence[str],

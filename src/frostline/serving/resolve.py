@@ -6,7 +6,7 @@ from pathlib import Path
 
 from frostline.base import project
 from frostline.base.formats import read_json
-from frostline.base.hashes import sha256_once
+from frostline.base.hashes import sha256_cached
 from frostline.base.run_folder import FILES, TRAINING, WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import local_store
@@ -76,6 +76,6 @@ def local_copy(sha256: str) -> Path | None:
         for path in sorted(place.rglob(TRAINING)):
             with suppress(FrostlineError, OSError):
                 recorded = read_json(path).get("weights_sha256")
-                if recorded == sha256 and sha256_once(path.parent / WEIGHTS) == sha256:
+                if recorded == sha256 and sha256_cached(path.parent / WEIGHTS) == sha256:
                     return path.parent
     return None

@@ -9,7 +9,7 @@ from typing import Any
 from frostline.base.formats import read_json
 from frostline.base.metrics import METRICS
 from frostline.console.errors import FrostlineError, GateFailed, allowed
-from frostline.stats.transfer import TWIN, Estimate, Gain, Reach
+from frostline.stats.transfer import BASELINE, Estimate, Gain, TimeToThreshold
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def check_names(
     gate: Mapping[str, float],
     arms: Sequence[str],
     omitted: Mapping[str, str] | None = None,
-    anew: Sequence[str] = (),
+    reset_heads: Sequence[str] = (),
 ) -> None:
     """Refuse metrics that no report on `arms` can hold, before anything trains.
 
@@ -69,7 +69,7 @@ def check_names(
         gate: metric → bound.
         arms: of the study.
         omitted: those of them that the study does without, and why.
-        anew: those of them whose head starts anew, so that they have no jumpstart.
+        reset_heads: those of them whose head starts anew, so that they have no jumpstart.
 
     Raises:
         FrostlineError: a name is unknown; the sentence gives the nearest ones.
@@ -78,7 +78,7 @@ def check_names(
     for metric in gate:
         if sentence := _omitted(metric, omitted or {}):
             raise FrostlineError(sentence)
-        if any(metric.startswith(f"arms.{arm}.jumpstart.") for arm in anew):
+        if any(metric.startswith(f"arms.{arm}.jumpstart.") for arm in reset_heads):
             raise FrostlineError(
                 f"gate: {metric} has no value, since the head of this arm starts anew; gate another metric"
             )
@@ -88,14 +88,14 @@ def check_names(
 
 def metric_names(arms: Sequence[str]) -> list[str]:
     """Return the names of all numbers that a report on `arms` can hold, as a gate may name them."""
-    estimate, gain, reach = (_fields(kind) for kind in (Estimate, Gain, Reach))
+    estimate, gain, reach = (_fields(kind) for kind in (Estimate, Gain, TimeToThreshold))
     of_any = {
         **{f"test.{metric}": estimate for metric in METRICS},
         "val.accuracy": estimate,
         "train_seconds": [*estimate, "all"],
     }
-    beside_twin = {"epochs_to_twin": reach, "seconds_to_twin": reach}
-    against_twin = {
+    with_baseline = {"epochs_to_twin": reach, "seconds_to_twin": reach}
+    over_baseline = {
         "gain": [*gain, "p_holm"],
         "jumpstart": gain,
         "asymptote": gain,
@@ -103,8 +103,8 @@ def metric_names(arms: Sequence[str]) -> list[str]:
     }
     names = []
     for arm in arms:
-        parts = of_any | (beside_twin if TWIN in arms else {})
-        parts |= against_twin if TWIN in arms and arm != TWIN else {}
+        parts = of_any | (with_baseline if BASELINE in arms else {})
+        parts |= over_baseline if BASELINE in arms and arm != BASELINE else {}
         ends = [f"{part}.{field}" for part, fields in parts.items() for field in fields]
         names += [f"arms.{arm}.{end}" for end in ("best_epoch", "epochs", *ends)]
     return names

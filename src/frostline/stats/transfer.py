@@ -1,9 +1,9 @@
-"""What a transfer bought: gains over the from-scratch twin, how early it reaches the twin, how sure that is.
+"""Transfer measures: gain over the from-scratch baseline, time to reach it, and confidence intervals.
 
 The measures are those of Taylor & Stone, "Transfer Learning for Reinforcement Learning Domains: A Survey"
 (JMLR 10, 2009, section 2.2): jumpstart, asymptotic performance, transfer ratio and time to threshold. An arm
-and its twin share data, budget and seeds, so they are compared seed by seed: the pairing removes what a seed
-does to both.
+and its baseline share data, budget and seeds, so they are compared seed by seed: pairing removes the effect
+of the seed.
 """
 
 import math
@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-TWIN = "scratch"
-"""The arm that the others are held against."""
+BASELINE = "scratch"
+"""The name of the from-scratch baseline's arm, with which the others are compared."""
 CONFIDENCE = 0.95
 MOST_FLIPPED_PAIRS = 16
-"""Past so many pairs the 2ⁿ signs are not enumerated: there the t-test needs no check."""
+"""With more pairs, the 2ⁿ signs are not enumerated: the t-test needs no check there."""
 ROUNDING = 1e-12
-"""A spread below this share of the values is rounding, not spread."""
+"""A standard deviation below this share of the values is rounding error."""
 DECIMALS = 12
 """Differences of accuracies are rounded to these, so that 0.9 − 0.8 equals 0.8 − 0.7."""
 
@@ -44,26 +44,26 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Gain(Estimate):
-    """The mean of paired differences, arm − twin, and the chance of one as large if there were none."""
+    """The mean of paired differences, arm − baseline, with p-values under the null of no difference."""
 
     p: float | None
     """Two-sided p of the paired t-test. None for a single seed.
 
-    Where every seed differs by the same amount there is no spread to test against: `p_sign_flip` stands in.
+    Where every seed differs by the same amount the t-test is undefined; then it is `p_sign_flip`.
     """
     p_sign_flip: float | None
-    """Two-sided p of the exact sign-flip test (Fisher 1935); None past 16 seeds. It can't go below 2 / 2ⁿ."""
+    """Two-sided p of the exact sign-flip test (Fisher 1935); None for more than 16 seeds. At least 2 / 2ⁿ."""
 
 
 @dataclass(frozen=True)
-class Reach:
-    """When a threshold was reached, over seeds; one that never reaches it counts as later than any other."""
+class TimeToThreshold:
+    """Times to a threshold, over seeds; a seed that never reaches it counts as the latest."""
 
     median: float | None
-    """None: half of the seeds or more never reached it."""
+    """None: at least half of the seeds never reached it."""
     least: float | None
     most: float | None
-    """Of the seeds that reached it."""
+    """`least` and `most` are over the seeds that reached it."""
     reached: int
     n: int
     """Number of seeds."""
@@ -75,7 +75,7 @@ class Reach:
 def estimate(values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
     """Return the mean of `values`, one a seed, with its interval: mean ± t · s / √n.
 
-    The interval is cut at `bounds`, the values that the quantity can take; that never costs coverage.
+    The interval is clipped to `bounds`, the values that the quantity can take; coverage stays the same.
 
     Raises:
         ValueError: there is no value.
@@ -91,9 +91,11 @@ def estimate(values: Sequence[float], *, bounds: tuple[float, float] = (-math.in
     return Estimate(mean, std, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n)
 
 
-def paired_gain(arm: Mapping[int, float], twin: Mapping[int, float]) -> Gain | None:
-    """Return the mean difference arm − twin over the seeds that both have; None where they share no seed."""
-    differences = [round(arm[seed] - twin[seed], DECIMALS) for seed in sorted(arm.keys() & twin.keys())]
+def paired_gain(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Gain | None:
+    """Return the mean difference arm − baseline over shared seeds; None where they share no seed."""
+    differences = [
+        round(arm[seed] - baseline[seed], DECIMALS) for seed in sorted(arm.keys() & baseline.keys())
+    ]
     if not differences:
         return None
     e = estimate(differences)
@@ -108,10 +110,12 @@ def paired_gain(arm: Mapping[int, float], twin: Mapping[int, float]) -> Gain | N
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
-    """Return the share of all 2ⁿ signings of `differences` whose sum is at least as far from 0 as theirs.
+    """Return the exact two-sided p of the sign-flip test.
 
-    Exact where differences are symmetric about 0 under the null (Fisher, The Design of Experiments, 1935,
-    section 21). None past 16 differences.
+    That is the share of all 2ⁿ assignments of signs to `differences` whose sum is at least as far from 0.
+
+    Exact if differences are symmetric about 0 under the null (Fisher, The Design of Experiments, 1935,
+    section 21). None for more than 16 differences.
     """
     n = len(differences)
     if n > MOST_FLIPPED_PAIRS:
@@ -124,7 +128,7 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p-values for all comparisons together (Holm 1979): the i-th smallest of m, times m − i + 1."""
+    """Return p-values corrected for multiple comparisons (Holm 1979): i-th smallest of m, times m − i + 1."""
     adjusted: dict[str, float] = {}
     floor = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
@@ -136,8 +140,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def verdict(gain: Gain | None) -> Outcome:
     """Say whether the transfer helped, hurt, or is undecided.
 
-    It is decided where p is below 5 %; with a spread over seeds, that is where the interval excludes 0. No
-    gain, a single seed, or the same difference for too few seeds is undecided.
+    It is decided where p < 5 %, that is, where the interval excludes 0. Without a gain, for a single seed,
+    and for equal differences of too few seeds it is undecided.
     """
     if gain is None or gain.p is None or gain.p >= 1 - CONFIDENCE:
         return "undecided"
@@ -147,26 +151,26 @@ def verdict(gain: Gain | None) -> Outcome:
 # ── learning curves ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def jumpstart(arm: Mapping[int, Curve], twin: Mapping[int, Curve]) -> Gain | None:
+def jumpstart(arm: Mapping[int, Curve], baseline: Mapping[int, Curve]) -> Gain | None:
     """Return the paired difference before any training, by seed; None where the arms share no seed."""
-    return _paired(arm, twin, lambda curve: curve[0])
+    return _paired(arm, baseline, lambda curve: curve[0])
 
 
-def asymptote(arm: Mapping[int, Curve], twin: Mapping[int, Curve]) -> Gain | None:
+def asymptote(arm: Mapping[int, Curve], baseline: Mapping[int, Curve]) -> Gain | None:
     """Return the paired difference of the curves' best values, by seed; None where the arms share no seed."""
-    return _paired(arm, twin, max)
+    return _paired(arm, baseline, max)
 
 
-def epochs_to(curve: Curve, threshold: float) -> int | None:
+def epochs_to_threshold(curve: Curve, threshold: float) -> int | None:
     """Return the first epoch whose value is at least `threshold`; None where there is none."""
     return next((epoch for epoch, value in enumerate(curve) if value >= threshold), None)
 
 
-def reach(times: Sequence[float | None]) -> Reach:
+def time_to_threshold(times: Sequence[float | None]) -> TimeToThreshold:
     """Summarise the times, one a seed, at which a threshold was reached; None stands for never.
 
-    The median stays defined as long as more than half of the seeds reach it, where a mean over those alone
-    would flatter an arm that often fails.
+    The median is defined if more than half of the seeds reach it; a mean over those alone would flatter an
+    arm that often fails.
 
     Raises:
         ValueError: there is no time.
@@ -176,7 +180,7 @@ def reach(times: Sequence[float | None]) -> Reach:
     reached = [time for time in times if time is not None]
     ordered = sorted(math.inf if time is None else time for time in times)
     middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    return Reach(
+    return TimeToThreshold(
         median=middle if math.isfinite(middle) else None,
         least=min(reached, default=None),
         most=max(reached, default=None),
@@ -185,25 +189,28 @@ def reach(times: Sequence[float | None]) -> Reach:
     )
 
 
-def held(curve: Curve, epochs: int) -> list[float]:
-    """Return `curve` up to `epochs`; a run that stopped earlier keeps its last value, as its network does."""
+def pad_curve(curve: Curve, epochs: int) -> list[float]:
+    """Return `curve` for epochs 0…`epochs`; a run that stopped earlier is padded with its last value."""
     return [curve[min(epoch, len(curve) - 1)] for epoch in range(epochs + 1)]
 
 
-def area(curve: Curve, epochs: int) -> float:
-    """Return the mean height of `curve` over 0…`epochs` (trapezoids); a short one keeps its last value."""
-    heights = held(curve, epochs)
+def area_under_curve(curve: Curve, epochs: int) -> float:
+    """Return the mean of `curve` over epochs 0…`epochs` by trapezoids; a shorter one is padded."""
+    heights = pad_curve(curve, epochs)
     if epochs == 0:
         return heights[0]
     return math.fsum((a + b) / 2 for a, b in pairwise(heights)) / epochs
 
 
-def transfer_ratio(arm: Mapping[int, Curve], twin: Mapping[int, Curve], epochs: int) -> Estimate | None:
-    """Return (arm's area − twin's area) / twin's area over 0…`epochs`, averaged over the shared seeds.
+def transfer_ratio(arm: Mapping[int, Curve], baseline: Mapping[int, Curve], epochs: int) -> Estimate | None:
+    """Return (arm's area − baseline's area) / baseline's area over 0…`epochs`, the mean over shared seeds.
 
-    None where the arms share no seed, or a twin's area is 0.
+    None where the arms share no seed, or where a baseline's area is 0.
     """
-    pairs = [(area(arm[seed], epochs), area(twin[seed], epochs)) for seed in sorted(arm.keys() & twin.keys())]
+    pairs = [
+        (area_under_curve(arm[seed], epochs), area_under_curve(baseline[seed], epochs))
+        for seed in sorted(arm.keys() & baseline.keys())
+    ]
     if not pairs or any(base == 0 for _, base in pairs):
         return None
     return estimate([(own - base) / base for own, base in pairs])
@@ -257,7 +264,10 @@ def _spread(values: Sequence[float], mean: float) -> float:
     return std if std > ROUNDING * max(map(abs, values)) else 0.0
 
 
-def _paired(arm: Mapping[int, Curve], twin: Mapping[int, Curve], of: Callable[[Curve], float]) -> Gain | None:
+def _paired(
+    arm: Mapping[int, Curve], baseline: Mapping[int, Curve], of: Callable[[Curve], float]
+) -> Gain | None:
     return paired_gain(
-        {seed: of(curve) for seed, curve in arm.items()}, {seed: of(curve) for seed, curve in twin.items()}
+        {seed: of(curve) for seed, curve in arm.items()},
+        {seed: of(curve) for seed, curve in baseline.items()},
     )

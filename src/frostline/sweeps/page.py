@@ -7,7 +7,7 @@ from typing import Any
 
 from frostline.config.space import Parameter
 from frostline.plotting import theme
-from frostline.plotting.canvas import blank, svg
+from frostline.plotting.canvas import new_figure, svg
 from frostline.reporting import words
 from frostline.sweeps import plot as sweep_picture
 from frostline.sweeps.plot import Shown
@@ -78,7 +78,7 @@ def importance(importances: Mapping[str, float]) -> str:
         An SVG element.
     """
     keys = [*importances][::-1]
-    with blank(8, 0.8 + 0.32 * len(keys)) as figure:
+    with new_figure(8, 0.8 + 0.32 * len(keys)) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         shares = [100 * importances[key] for key in keys]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from frostline.config.space import Interval, Parameter, Value, Values
 from frostline.plotting import theme
-from frostline.plotting.canvas import blank
+from frostline.plotting.canvas import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,11 +43,11 @@ def history(trials: Sequence[Shown], objective: str, *, maximize: bool, render: 
     done = [(trial.number, trial.value) for trial in trials if trial.value is not None]
     numbers, values = zip(*done, strict=True) if done else ((), ())
     best = [*accumulate(values, max if maximize else min)]
-    with blank(8, 4) as figure:
+    with new_figure(8, 4) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         axes.plot(numbers, best, color=theme.ARMS[2].light, drawstyle="steps-post", linewidth=1.6)
-        axes.plot(numbers, values, "o", color=theme.TWIN_COLOUR.light, markersize=4, alpha=0.8)
+        axes.plot(numbers, values, "o", color=theme.BASELINE_COLOUR.light, markersize=4, alpha=0.8)
         lost = [trial.number for trial in trials if trial.value is None]
         axes.plot(lost, [0.0] * len(lost), "|", color=theme.SOFT.light, transform=axes.get_xaxis_transform())
         axes.set(title=f"{objective}, and the best so far", xlabel="trial")
@@ -76,7 +76,7 @@ def parallel(
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     shade = Normalize(low, high if high > low else low + 1)
     scales = [_scale(parameter) for parameter in parameters]
-    with blank(max(6.0, 1.6 * (len(parameters) + 1)), 4.5) as figure:
+    with new_figure(max(6.0, 1.6 * (len(parameters) + 1)), 4.5) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         for trial, value in sorted(done, key=lambda each: each[1]):

@@ -23,9 +23,9 @@ from frostline.base.files import set_aside
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
 from frostline.base.metrics import score
-from frostline.base.processes import name_of_this
+from frostline.base.processes import process_key
 from frostline.config.space import Parameter, Point, Space
-from frostline.console.errors import Busy, FrostlineError
+from frostline.console.errors import FrostlineError, ResourceLocked
 from frostline.sweeps import samplers, storage
 from frostline.sweeps.distributions import distribution, suggest
 from frostline.sweeps.importance import importances
@@ -91,7 +91,7 @@ class Study:
             fresh: forget what is there.
 
         Raises:
-            Busy: it is to be forgotten, and another command, or one of its trials, runs.
+            ResourceLocked: it is to be forgotten, and another command, or one of its trials, runs.
             FrostlineError: the store can't be opened, or has a study of that name with other settings.
         """
         self._use(alone=fresh)
@@ -150,7 +150,7 @@ class Study:
                 warnings.simplefilter("ignore")
                 trial = study.ask()
                 point = self.space.draw(lambda parameter: suggest(trial, parameter))
-            user_attrs = {"host": socket.gethostname(), PROCESS: name_of_this()}
+            user_attrs = {"host": socket.gethostname(), PROCESS: process_key()}
             if devices.VISIBLE in os.environ:
                 user_attrs[devices.VISIBLE] = os.environ[devices.VISIBLE]
             for key, value in user_attrs.items():
@@ -227,7 +227,7 @@ class Study:
         try:
             fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
         except BlockingIOError:
-            raise Busy(
+            raise ResourceLocked(
                 f"--fresh: another command runs {self.name} right now; end it, or wait for it"
             ) from None
 
@@ -258,7 +258,7 @@ class Study:
             return
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if alive := sum(map(is_alive, running)):
-            raise Busy(
+            raise ResourceLocked(
                 f"--fresh: {alive} of the trials of {self.name} run right now; end the command that runs"
                 " them, or wait for it"
             )

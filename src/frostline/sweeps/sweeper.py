@@ -14,9 +14,9 @@ from frostline.base.locks import exclusive
 from frostline.base.processes import sharing_cores
 from frostline.base.sharing import Share, share_of
 from frostline.config import compose
-from frostline.config.compose import Failed, Planned, Sweeping
-from frostline.config.space import Point, Space, written
-from frostline.console.errors import Busy, FrostlineError, OutOfRoom, TrainingFailed
+from frostline.config.compose import FailedJob, SweepJob, SweepTask
+from frostline.config.space import Point, Space, as_overrides
+from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed
 from frostline.pipeline import standalone
 from frostline.schema import Sweep
 from frostline.sweeps import best as winner
@@ -49,7 +49,7 @@ class WorkersLostError(Exception):
 
 
 @store_failures()
-def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None, launcher: str = "") -> list[Any]:
+def sweep(job: SweepTask, arguments: Sequence[str], launch: Launch | None, launcher: str = "") -> list[Any]:
     """Run a sweep, or go on with one.
 
     Args:
@@ -59,7 +59,7 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None, launch
         launcher: the class of what does.
 
     Returns:
-        A `standalone.Done`, `compose.Failed` or `standalone.Stopped` for each trial, in their order.
+        A `standalone.Done`, `compose.FailedJob` or `standalone.Stopped` for each trial, in their order.
 
     Raises:
         FrostlineError: the settings don't fit, or a combination of a grid is wrong, before anything runs; or
@@ -74,11 +74,11 @@ def sweep(job: Sweeping, arguments: Sequence[str], launch: Launch | None, launch
 
 
 def _sweep(
-    job: Sweeping, fixed: list[str], space: Space, settings: Sweep, launch: Launch | None, share: Share
+    job: SweepTask, fixed: list[str], space: Space, settings: Sweep, launch: Launch | None, share: Share
 ) -> list[Any]:
     grid = settings.sampler.kind == "grid"
     points = space.combinations()[: settings.trials] if grid else [space.first()]
-    experiments = compose.planned(fixed, [written(point) for point in points])
+    experiments = compose.compose_points(fixed, [as_overrides(point) for point in points])
     base = experiments[0][0].model_dump(exclude={"sweep", "study"})
     if isinstance(job.task, standalone.Job):  # trials on other data, or from other weights, are not mixed in
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
@@ -101,18 +101,18 @@ def _sweep(
         with exclusive(project.scratch() / "locks" / f"sweep-at-once-{content_key(name)[:16]}.lock"):
             missing = study.missing()
             jobs = [
-                Planned(label_of(point), *experiment)
+                SweepJob(label_of(point), *experiment)
                 for point, experiment in zip(points, experiments, strict=True)
                 if point in missing
             ]
             # Another sweep may be writing to one of the folders: then each trial waits for its own.
-            with suppress(Busy):
+            with suppress(ResourceLocked):
                 job.at_once(jobs, lambda number, done: _take_in(study, missing[number], done))
             study.fill()  # before another command looks for what is missing
     study.fill()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
     worker = Worker(job.task, name, settings, space, tuple(fixed), base, until, launch is None, share)
-    first = [*fixed, *written(space.first())]
+    first = [*fixed, *as_overrides(space.first())]
     send = worker if launch is None else lambda: launch(worker, first, int(settings.workers))
     with live.shown(Study(name, settings, space, base), len(points) if grid else settings.trials, until):
         _work_off(study, worker, send)
@@ -124,7 +124,7 @@ def _sweep(
         )
     trials = [trial for trial in study.trials() if not trial.superseded]
     if best := winner.best_of(trials, settings):
-        ((composed, choices),) = compose.planned(fixed, [written(best.point)])
+        ((composed, choices),) = compose.compose_points(fixed, [as_overrides(best.point)])
         if path := winner.write(name, stage, best, len(trials), composed, choices):
             print(f"the best, again: frostline {stage} experiment={path.stem}", file=sys.stderr)
     left = summary.leave(name, trials, space, settings, study.importances())
@@ -250,6 +250,6 @@ def _result(trial: Trial) -> Any:
             return standalone.Done(notes["name"], Path(notes["out"]), notes["metrics"])
         case "pruned":
             return standalone.Stopped(label)
-    broke_down = str(notes.get("kind", "")).startswith((TrainingFailed.__name__, OutOfRoom.__name__))
+    broke_down = str(notes.get("kind", "")).startswith((TrainingFailed.__name__, OutOfResources.__name__))
     kind = TrainingFailed if broke_down else FrostlineError
-    return Failed(label, kind(notes.get("reason", "")))
+    return FailedJob(label, kind(notes.get("reason", "")))

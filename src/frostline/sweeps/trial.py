@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from frostline.base.hashes import content_key
-from frostline.base.processes import lives
+from frostline.base.processes import process_is_alive
 from frostline.config.space import Point
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def is_alive(trial: FrozenTrial) -> bool:
     if PROCESS not in user_attrs:  # killed between the request for the trial and the first note of it
         return False
     if user_attrs.get("host") == socket.gethostname():
-        return lives(user_attrs[PROCESS])
+        return process_is_alive(user_attrs[PROCESS])
     return time.time() - float(user_attrs.get("beat", 0.0)) < SILENCE_SECONDS
 
 

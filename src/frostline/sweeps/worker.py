@@ -16,10 +16,10 @@ from frostline import schema
 from frostline.base.hashes import sha256_of
 from frostline.base.sharing import ALL, Share
 from frostline.config import compose
-from frostline.config.overrides import as_typed
-from frostline.config.space import Point, Space, written
+from frostline.config.overrides import from_hydra
+from frostline.config.space import Point, Space, as_overrides
 from frostline.console import progress, signals, terminal
-from frostline.console.errors import Busy, FrostlineError, OutOfRoom, Pruned
+from frostline.console.errors import FrostlineError, OutOfResources, Pruned, ResourceLocked
 from frostline.pipeline.session import finish_recording
 from frostline.sweeps.storage import store_failures
 from frostline.sweeps.study import Study
@@ -73,10 +73,10 @@ class Worker:
             FrostlineError: the study's store fails.
         """
         if not self.alone:
-            terminal.readable()
-            progress.hush()
+            terminal.configure_streams()
+            progress.disable_bars()
             signals.install()
-        with signals.unwinding():
+        with signals.interruptible():
             self._until_none_is_left(number)
 
     def _until_none_is_left(self, number: int) -> None:
@@ -105,7 +105,7 @@ class Worker:
             return
         try:
             with _beating(taken):
-                ((composed, choices),) = compose.planned(self.fixed, [written(taken.point)], made)
+                ((composed, choices),) = compose.compose_points(self.fixed, [as_overrides(taken.point)], made)
                 tags = {TRIAL_NUMBER: str(taken.number), TRIAL_STATE: "running"}
                 if taken.retry_of is not None:
                     tags[TRIAL_AGAIN] = str(taken.retry_of)
@@ -113,7 +113,7 @@ class Worker:
         except Pruned:
             taken.pruned()
         except FrostlineError as error:
-            passing = isinstance(error, OutOfRoom | Busy)
+            passing = isinstance(error, OutOfResources | ResourceLocked)
             taken.failed({"reason": str(error)[:REASON], "kind": kind_of(error), TRANSIENT: passing})
             print(f"frostline: trial {taken.number}, {label}: {error}; the sweep goes on", file=sys.stderr)
         except Exception as error:
@@ -144,7 +144,7 @@ def label_of(point: Point) -> str:
     'freeze=full,optimizer.lr=0.000316'
     """
     short = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in point.items()}
-    return ",".join(as_typed(override) for override in written(short))
+    return ",".join(from_hydra(override) for override in as_overrides(short))
 
 
 def results_of(done: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base import project
-from frostline.base.processes import name_of_this
+from frostline.base.processes import process_key
 from frostline.tracking import local_store
 from frostline.training.services import Mistake, RunInfo
 
@@ -90,7 +90,7 @@ def folder() -> Path:
 def store_name() -> str:
     """Return what a journal calls the store that this command uses: no path, no password."""
     own = local_store.database() == project.home() / project.DATABASE
-    return OWN_STORE if own else project.shown_store()
+    return OWN_STORE if own else project.store_uri_without_password()
 
 
 class Journal:
@@ -104,7 +104,7 @@ class Journal:
         place = folder()
         place.mkdir(parents=True, exist_ok=True)
         self.path = place / f"{time.time_ns()}-{uuid.uuid4().hex[:12]}{JOURNAL}"
-        header = Header(name_of_this(), socket.gethostname(), store_name(), project.experiment())
+        header = Header(process_key(), socket.gethostname(), store_name(), project.experiment())
         # Under another name until it is locked: whoever delivers takes a journal without a lock for a dead
         # process's.
         new = self.path.with_suffix(".new")
@@ -190,7 +190,7 @@ def pending() -> list[Pending]:
 
 def mine(owner: str | None = None) -> list[Path]:
     """Return the journals of a process, by its name; None: of this one."""
-    name = owner or name_of_this()
+    name = owner or process_key()
     return [path for path in paths() if (header := header_of(path)) and header.process == name]
 
 
@@ -199,7 +199,7 @@ def pending_sentence(reason: str) -> str | None:
     count = sum(found.records for found in pending() if found.here)
     if not count:
         return None
-    where = project.shown_store()
+    where = project.store_uri_without_password()
     return (
         f"{count} records for MLflow at {where} wait in {folder()} ({reason}); "
         "`frostline sync` or the next command delivers them"

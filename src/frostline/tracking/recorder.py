@@ -255,7 +255,7 @@ if __name__ == "__main__":
     # It ends when the training has: a signal to all of a service's processes is for the training.
     for _number in ENDING:
         signal.signal(_number, signal.SIG_IGN)
-    terminal.readable()
+    terminal.configure_streams()
     os.nice(NICENESS)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the delivery tries again itself
     serve(sys.stdin.fileno(), _teller())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.formats import csv_text, read_csv, read_json
 from frostline.planning import plot as plan_picture
 from frostline.plotting import theme
-from frostline.plotting.canvas import DOTTED, ON_PAPER, blank, epoch_axis, percent_axis, png
+from frostline.plotting.canvas import DOTTED_LINE, TEXT_BACKGROUND, epoch_axis, new_figure, percent_axis, png
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,10 +55,10 @@ def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
         trained: what trains in each phase.
     """
     epochs = int(history[-1]["epoch"])
-    with blank(9, 3.6) as figure:
+    with new_figure(9, 3.6) as figure:
         figure.set_layout_engine("constrained")
         for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-            for split, colour in (("train", theme.TWIN_COLOUR.light), ("val", theme.ARMS[2].light)):
+            for split, colour in (("train", theme.BASELINE_COLOUR.light), ("val", theme.ARMS[2].light)):
                 points = [
                     (int(row["epoch"]), float(cell)) for row in history if (cell := row[f"{split}/{metric}"])
                 ]
@@ -143,7 +143,7 @@ def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.34 * len(classes)), 11.0)
-    with blank(side + 0.6, side + 0.4) as figure:
+    with new_figure(side + 0.6, side + 0.4) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -171,7 +171,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
             begun.add(phase)
             start = int(before["epoch"])
             if start:
-                axes.axvline(start, color=theme.SOFT.light, **DOTTED)
+                axes.axvline(start, color=theme.SOFT.light, **DOTTED_LINE)
             if len(trained) > 1 and int(phase) < len(trained):
                 axes.annotate(
                     trained[int(phase)],
@@ -183,7 +183,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
                     fontsize=8.5,
                     color=theme.SOFT.light,
                     va="bottom",
-                    bbox=ON_PAPER,
+                    bbox=TEXT_BACKGROUND,
                 )
 
 

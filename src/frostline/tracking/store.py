@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from frostline.base import project
 from frostline.base.locks import exclusive
-from frostline.base.processes import lives
+from frostline.base.processes import process_is_alive
 from frostline.console.errors import FrostlineError
 from frostline.tracking import journal, local_store
 from frostline.tracking import metric_names as names
@@ -52,7 +52,7 @@ class Store:
 
     def __init__(self, experiment: str | None = None, *, reading: bool = False) -> None:
         self.uri = project.store_uri()
-        self.shown = project.shown_store()
+        self.shown = project.store_uri_without_password()
         self._name = experiment
         self._reading = reading
         self._database = local_store.database(self.uri)
@@ -156,7 +156,7 @@ class Store:
 
         Args:
             about: the run.
-            process: that trains it, as `processes.name_of_this` names it.
+            process: that trains it, as `processes.process_key` names it.
             when: milliseconds since 1970.
             place: the run's place in a journal, under which it may have been opened before.
             around: the tags that say in what surroundings it trains; None: in these.
@@ -340,7 +340,7 @@ class Store:
         """
         for run in self.search({"host": socket.gethostname()}, RUNNING, limit=1000):
             pending = journal.exists(run.data.tags.get(JOURNAL, ""))
-            if not pending and not lives(run.data.tags.get("process", "")):
+            if not pending and not process_is_alive(run.data.tags.get("process", "")):
                 self._killed(run)
         if number := about.tags.get(TRIAL_AGAIN):
             for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):

@@ -19,7 +19,7 @@ def run() -> None:
     Raises:
         FrostlineError: the store can't be reached.
     """
-    where = project.shown_store()
+    where = project.store_uri_without_password()
     pending = [found for found in journal.pending() if found.here and (found.records or not found.live)]
     if pending:
         delivered, reason = _deliver(PATIENCE_SECONDS)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import frostline
 from frostline.base import project
-from frostline.base.files import SEAL
-from frostline.base.processes import name_of_this
+from frostline.base.files import CHECKSUMS
+from frostline.base.processes import process_key
 from frostline.base.run_folder import FILES
 from frostline.console.errors import Pruned
 from frostline.tracking import journal, recorder
@@ -148,7 +148,7 @@ class JournalTracker:
     def _wait(self) -> bool:
         """Wait for the recorder to end; say whether it did, and by itself."""
         os.close(self._wake)
-        patience = MODEL_PATIENCE_SECONDS if project.keeps_models() else recorder.PATIENCE_SECONDS
+        patience = MODEL_PATIENCE_SECONDS if project.logs_models() else recorder.PATIENCE_SECONDS
         try:
             while select.select([self._progress], [], [], patience)[0]:
                 if not os.read(self._progress, 1 << 16):  # the other end is closed
@@ -174,7 +174,7 @@ class JournalTracker:
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         self._progress, told = os.pipe()
         woken, self._wake = os.pipe()
-        os.write(self._wake, f"{name_of_this()}\n".encode())
+        os.write(self._wake, f"{process_key()}\n".encode())
         os.set_blocking(self._wake, False)
         self._process = subprocess.Popen(
             [
@@ -235,7 +235,7 @@ class JournalRun:
     def finished(self, folder: Path) -> None:
         """Record the files that the run leaves, draw its curves, and store its network if all are."""
         self._tracker.send(self._key, "files", contents(folder))
-        if project.keeps_models() and all((folder / name).is_file() for name in FILES):
+        if project.logs_models() and all((folder / name).is_file() for name in FILES):
             self._tracker.send(self._key, "model", _copied(folder).name)
 
 
@@ -272,7 +272,7 @@ class PhaseMetrics:
 def contents(folder: Path) -> dict[str, bytes]:
     """Return path in `folder` → content of the files that are recorded: all but weights and checksums."""
     every = folder.rglob("*")
-    paths = sorted(path for path in every if path.suffix in RECORDED_FILES and path.name != SEAL)
+    paths = sorted(path for path in every if path.suffix in RECORDED_FILES and path.name != CHECKSUMS)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 

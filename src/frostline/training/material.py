@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.console.errors import exhaustion
+from frostline.console.errors import resource_errors
 from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, select
 from frostline.data.prepared.index import Index
 from frostline.models.input_spec import InputSpec
@@ -39,7 +39,7 @@ class Material:
         )
 
 
-@exhaustion("loading the images", ["input.size"])
+@resource_errors("loading the images", ["input.size"])
 def load_material(run: Run, data: Path, start: InitialWeights, services: Services) -> Material:
     """Load the train and val images of the prepared data in the folder `data`."""
     index = Index.read(data)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import schema
-from frostline.base.seeds import derive, draw_from
+from frostline.base.seeds import derive, seed_dropout
 from frostline.data.loading.class_balance import class_weights
 from frostline.features.execution import Execution, Precision, autocast, run_layers
 from frostline.features.split_point import Split
@@ -194,7 +194,7 @@ class Classifier(pl.LightningModule):
             callback.before_step(trainer, self)
         step = trainer.global_step
         # Dropout is drawn by (seed, step), so that a resumed run draws the same.
-        draw_from(derive(self.seed, "step", step), self.device)
+        seed_dropout(derive(self.seed, "step", step), self.device)
         for group in optimizer.param_groups:  # zero_grad without its profiler hook
             for parameter in group["params"]:
                 parameter.grad = None

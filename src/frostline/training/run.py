@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from frostline.base.code import fingerprint
-from frostline.base.files import publish, remove_temporary, seal, share, sound, write_text
+from frostline.base.files import (
+    is_intact,
+    link_or_copy,
+    publish,
+    remove_temporary,
+    write_checksums,
+    write_text,
+)
 from frostline.base.formats import canonical_json, read_csv, read_json
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.base.run_folder import HISTORY
 from frostline.base.seeds import derive
-from frostline.console.errors import Pruned, exhaustion
+from frostline.console.errors import Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
 from frostline.data.prepared.index import training_rows
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
     from frostline.training.module import Classifier
 
 
-@exhaustion("training")
+@resource_errors("training")
 def train(
     run: Run, seed: int, start: InitialWeights, material: Material, out: Path, services: Services, title: str
 ) -> dict[str, Any]:
@@ -68,19 +75,19 @@ def train(
     done = scratch / "done"
     with exclusive(_lock(services, key)):
         remove_temporary(scratch)
-        if sound(done):
+        if is_intact(done):
             _record_late(run, seed, start, material, done, services, key)
         else:
             try:
                 with publish(done) as work:
                     _train(run, seed, start, material, work, scratch, services, title)
-                    seal(work)
+                    write_checksums(work)
             except Pruned:
                 shutil.rmtree(scratch, ignore_errors=True)  # nobody resumes it
                 raise
         out.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
-            share(done / name, out / name)
+            link_or_copy(done / name, out / name)
         timing: dict[str, Any] = read_json(done / TIMING)
     return timing
 

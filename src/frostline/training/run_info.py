@@ -31,7 +31,7 @@ def run_info(run: Run, seed: int, index: Index, key: str | None = None) -> RunIn
         "freeze": run.freeze_name,
         "seed": str(seed),
         "threads": str(run.trainer.threads),
-        "device": devices.described(run.trainer.device),
+        "device": devices.device_label(run.trainer.device),
     }
     if key is not None:
         tags[RUN_KEY] = key

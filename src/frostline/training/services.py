@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from frostline.console.progress import Progress, Say, mute, silent
+from frostline.console.progress import Progress, Say, no_output, no_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +190,7 @@ class Services:
     """The services of a stage; the defaults show and record nothing."""
 
     scratch: Path
-    progress: Progress = silent
-    say: Say = mute
+    progress: Progress = no_progress
+    say: Say = no_output
     tracker: Tracker = field(default_factory=NoTracker)
     watch: Watch = unwatched

@@ -346,5 +346,5 @@ def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
     except SystemExit:
         # Lightning turns any KeyboardInterrupt into SystemExit, and ignores SIGINT from then on.
         signal.signal(signal.SIGINT, handler)
-        number = signals.received()
+        number = signals.received_signal()
         raise (signals.Interrupted(number) if number else KeyboardInterrupt()) from None

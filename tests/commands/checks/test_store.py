@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from frostline.base.locks import exclusive
-from frostline.base.processes import name_of_this
+from frostline.base.processes import process_key
 from frostline.commands.checks import project, store
 from frostline.commands.checks.finding import Finding
 from frostline.tracking import local_store
@@ -44,7 +44,7 @@ def place(tmp_path, monkeypatch, no_runs):
 def record(mlflow) -> bool:
     """Record a run; say whether it is there."""
     data = {"name": "digits", "kind": "digits", "fingerprint": "ab" * 16}
-    run = mlflow.begin(RunInfo("a", "finetune", "s", {}, data, "training", {}), name_of_this(), when=1)
+    run = mlflow.begin(RunInfo("a", "finetune", "s", {}, data, "training", {}), process_key(), when=1)
     run.files({"config.yaml": b"a: 1"})
     run.end("FINISHED")
     return run.id is not None

@@ -252,7 +252,7 @@ def test_pixels_need_no_right_to_write(tree, tmp_path, read_only, capsys, there)
     read_only(scratch)
     assert torch.equal(load_pixels(dataset, index, folder, [0, 4], SPEC, scratch=scratch), expected)
     said = capsys.readouterr().err
-    assert ("can't be written, so images are brought to size for this command alone" in said) == (
+    assert ("can't be written, so images are resized for this command only" in said) == (
         there != "the pixels"
     )
     assert ("can't be set aside" in said) == (there == "damaged pixels")

@@ -9,7 +9,7 @@ from PIL import Image, features
 from tests.data.tiffs import tiff
 from tests.data.trees import encoded, image_folder, picture, plant
 
-from frostline.console.errors import FrostlineError, OutOfRoom
+from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.data.reading.decode import BadImage, decode
 from frostline.data.reading.headers import read_header
 from frostline.preparation import stage as prepare
@@ -292,5 +292,7 @@ def test_an_image_that_memory_is_too_small_for_is_named(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
-    with pytest.raises(OutOfRoom, match=r"cat/x.png: 40×36 pixels take about 8.44 KiB of memory to decode"):
+    with pytest.raises(
+        OutOfResources, match=r"cat/x.png: 40×36 pixels take about 8.44 KiB of memory to decode"
+    ):
         decode(encoded(picture(1), "PNG"), "cat/x.png")

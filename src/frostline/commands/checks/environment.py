@@ -91,11 +91,11 @@ def accelerator() -> Iterator[Finding]:
     from frostline.base import devices
 
     if torch.cuda.is_available():
-        for index, entry in enumerate(devices.visible()):
+        for index, entry in enumerate(devices.visible_gpus()):
             card = torch.cuda.get_device_properties(index)
             memory = f"{card.total_memory / 2**30:.0f} GiB"
             yield Finding("gpu", "ok", f"{entry}: {card.name}, {memory}, torch {torch.__version__}")
-    elif (entries := devices.listed()) is not None and (entries or shutil.which("nvidia-smi")):
+    elif (entries := devices.listed_gpus()) is not None and (entries or shutil.which("nvidia-smi")):
         message = (
             f"{devices.VISIBLE}={os.environ[devices.VISIBLE]}, and torch {torch.__version__} sees no card"
         )

@@ -21,19 +21,19 @@ ANSWER_SECONDS = 5.0
 
 def store() -> Iterator[Finding]:
     """Check that runs can be recorded."""
-    uri, found = project.store_uri(), project.shown_store()
+    uri, shown = project.store_uri(), project.store_uri_without_password()
     if os.environ.get("FROSTLINE_TRACKING") == "off":
         fix = "unset FROSTLINE_TRACKING"
         yield Finding("mlflow", "note", "FROSTLINE_TRACKING=off: no run is recorded", fix)
     if database := local_store.database(uri):
-        yield _sqlite(found, database)
+        yield _sqlite(shown, database)
     elif uri.startswith(("http://", "https://")):
-        yield _server(uri, found)
+        yield _server(uri, shown)
     elif uri.partition(":")[0].partition("+")[0] in ("postgresql", "mysql", "mssql"):
-        yield _other_database(uri, found)
+        yield _other_database(uri, shown)
     else:
         fix = "unset MLFLOW_TRACKING_URI to record in the project"
-        yield Finding("mlflow", "broken", f"{found} is neither a database nor a server's address", fix)
+        yield Finding("mlflow", "broken", f"{shown} is neither a database nor a server's address", fix)
 
 
 def _sqlite(uri: str, database: Path) -> Finding:
@@ -46,20 +46,20 @@ def _sqlite(uri: str, database: Path) -> Finding:
     if local_store.is_empty(database):
         return Finding("mlflow", "ok", f"{uri}, made by the first run")
     if old := local_store.moved_from(database):
-        found = f"{uri}: this project was moved or copied from {local_store.folder_of(old[0])}"
+        message = f"{uri}: this project was moved or copied from {local_store.folder_of(old[0])}"
         fix = "nothing to do: the next run, frostline register or frostline ui updates the store's paths"
-        return Finding("mlflow", "note", found, fix)
+        return Finding("mlflow", "note", message, fix)
     experiment = local_store.experiment(database, project.experiment())
     if experiment and experiment.stage != "active":
         return _deleted(uri, local_store.address(database), experiment.id)
     if (runs := local_store.runs(database)) and not (database.parent / local_store.ARTIFACTS).exists():
-        found = f"{uri}, {runs:,} runs, whose files are missing"
+        message = f"{uri}, {runs:,} runs, whose files are missing"
         fix = f"copy {local_store.ARTIFACTS}/ from where the store comes from to {database.parent}"
-        return Finding("mlflow", "note", found, fix)
+        return Finding("mlflow", "note", message, fix)
     return Finding("mlflow", "ok", f"{uri}, {runs:,} runs")
 
 
-def _server(uri: str, found: str) -> Finding:
+def _server(uri: str, shown: str) -> Finding:
     """Send a tracking server the first request of a run."""
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     address = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?{query}"
@@ -69,26 +69,26 @@ def _server(uri: str, found: str) -> Finding:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
             experiment = json.load(answer)["experiment"]
         if experiment["lifecycle_stage"] != "active":
-            return _deleted(found, uri, experiment["experiment_id"])
+            return _deleted(shown, uri, experiment["experiment_id"])
     except urllib.error.HTTPError as error:
         with error:
             text = error.read(1 << 16)
         if error.code in (401, 403):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            return Finding("mlflow", "broken", f"{found} refuses access ({error.code})", fix)
+            return Finding("mlflow", "broken", f"{shown} refuses access ({error.code})", fix)
         if error.code != HTTPStatus.NOT_FOUND or b"RESOURCE_DOES_NOT_EXIST" not in text:
-            what = f"{found} answers {error.code} {error.reason}, as no working MLflow server does"
+            what = f"{shown} answers {error.code} {error.reason}, as no working MLflow server does"
             return Finding("mlflow", "broken", what, f"see the server's log, or {project_store}")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         fix = f"name an MLflow server, or {project_store}"
-        return Finding("mlflow", "broken", f"{found} is no MLflow server", fix)
+        return Finding("mlflow", "broken", f"{shown} is no MLflow server", fix)
     except Exception as error:
         fix = f"start the server, or {project_store}"
-        return Finding("mlflow", "broken", f"{found} is unreachable ({first_line(error)})", fix)
-    return Finding("mlflow", "ok", f"{found}, answers")
+        return Finding("mlflow", "broken", f"{shown} is unreachable ({first_line(error)})", fix)
+    return Finding("mlflow", "ok", f"{shown}, answers")
 
 
-def _other_database(uri: str, found: str) -> Finding:
+def _other_database(uri: str, shown: str) -> Finding:
     from sqlalchemy import create_engine, inspect
 
     try:
@@ -96,16 +96,16 @@ def _other_database(uri: str, found: str) -> Finding:
         made = inspect(create_engine(uri, connect_args=seconds)).has_table("alembic_version")
     except Exception as error:  # each driver has its own
         fix = "start the database, or unset MLFLOW_TRACKING_URI to record in the project"
-        return Finding("mlflow", "broken", f"{found} is unreachable ({first_line(error)})", fix)
-    return Finding("mlflow", "ok", f"{found}, {'answers' if made else 'made by the first run'}")
+        return Finding("mlflow", "broken", f"{shown} is unreachable ({first_line(error)})", fix)
+    return Finding("mlflow", "ok", f"{shown}, {'answers' if made else 'made by the first run'}")
 
 
-def _deleted(found: str, uri: str, identity: object) -> Finding:
+def _deleted(shown: str, uri: str, identity: object) -> Finding:
     command = f"{shell(sys.executable)} -m mlflow experiments restore --experiment-id {identity}"
     return Finding(
         "mlflow",
         "note",
-        f"{found}: the experiment {project.experiment()!r} was deleted",
+        f"{shown}: the experiment {project.experiment()!r} was deleted",
         f"the next run restores it; at once: MLFLOW_TRACKING_URI={shell(uri)} {command}",
     )
 

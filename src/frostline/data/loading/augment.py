@@ -12,7 +12,7 @@ _DRAWS = 7
 
 
 def augments(config: schema.Augment) -> bool:
-    """Whether `augment` changes a batch."""
+    """Return whether `augment` changes a batch."""
     return any(value for name, value in config.model_dump().items() if name not in ("mixup", "cutmix"))
 
 

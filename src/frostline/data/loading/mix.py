@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def mixes(config: schema.Augment) -> bool:
-    """Whether `mix` changes a batch."""
+    """Return whether `mix` changes a batch."""
     return bool(config.mixup or config.cutmix)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline.base.files import remove_leftovers, set_aside, writable
+from frostline.base.files import is_writable, remove_leftovers, set_aside
 from frostline.base.locks import exclusive
 from frostline.console.errors import full_disk
 from frostline.console.units import size
@@ -96,9 +96,9 @@ def open_or_make(
         make_all: yields the pixels of all images in order.
 
     Raises:
-        FrostlineError: the disk is full (`OutOfRoom`), or an image can't be made.
+        FrostlineError: the disk is full (`OutOfResources`), or an image can't be made.
     """
-    if not writable(path.parent):
+    if not is_writable(path.parent):
         return _mapped(path, shape, make) or _unsaved(path, shape, make, make_all())
     with exclusive(path.with_suffix(".lock")):
         remove_leftovers(path.parent, held=path.stem)
@@ -160,8 +160,8 @@ def _unsaved(
 ) -> PixelFile:
     """Write a temporary file that ends with this process."""
     print(
-        f"frostline: warning: {path.parent} can't be written, so images are brought to size for this command "
-        "alone; make the folder writable to keep them",
+        f"frostline: warning: {path.parent} can't be written, so images are resized for this command only; "
+        "make the folder writable to cache them",
         file=sys.stderr,
         flush=True,
     )

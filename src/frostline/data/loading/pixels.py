@@ -18,7 +18,7 @@ from frostline.base.hashes import content_key
 from frostline.base.names import locate
 from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
-from frostline.console.progress import Progress, silent
+from frostline.console.progress import Progress, no_progress
 from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
 from frostline.data.prepared.index import IMAGES_FILE, Index
 from frostline.data.reading.decode import BadImage, decode, read_bytes, to_channels
@@ -125,7 +125,7 @@ def load_pixels(
     folder: Path,
     rows: Sequence[int] | NDArray[np.int64],
     spec: InputSpec,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     scratch: Path | None = None,
 ) -> ImageStack:
     """Load images at the network's input size.
@@ -252,7 +252,7 @@ def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Pa
 
 
 def _fits(images: Pixels, spec: InputSpec) -> bool:
-    """Whether arrays need neither resizing nor conversion to grey."""
+    """Return whether arrays need neither resizing nor conversion to grey."""
     right_size = images.shape[1:3] == (spec.size, spec.size) and spec.crop == 1
     return right_size and (images.ndim == 3 or spec.channels == 3)
 

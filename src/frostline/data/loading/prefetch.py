@@ -66,7 +66,7 @@ class Prefetcher(Generic[T]):
             self._pool = None
 
     def _turn(self) -> bool:
-        """Whether to prepare the next batch ahead. Called once per step, which it times."""
+        """Return whether to prepare the next batch ahead. Called once per step, which it times."""
         if self.chosen is not None:
             return self.chosen
         self._marks.append(time.perf_counter())

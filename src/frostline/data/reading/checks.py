@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.base.names import form, nfc
+from frostline.base.names import nfc, unicode_form
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.decode import MIN_SIDE, printable, suffix
 from frostline.data.reading.splits import SPLITS
@@ -67,7 +67,10 @@ def check_classes(names: Sequence[str], place: str) -> None:
             continue
         only, named = "case", [repr(printable(name)) for name in same]
         if len({nfc(name) for name in same}) == 1:
-            only, named = "their Unicode form", [f"{printable(name)!r} ({form(name)})" for name in same]
+            only, named = (
+                "their Unicode form",
+                [f"{printable(name)!r} ({unicode_form(name)})" for name in same],
+            )
         raise FrostlineError(
             f"{place} has classes whose names differ only by {only}, {' and '.join(named)}: merge them or "
             "rename one"

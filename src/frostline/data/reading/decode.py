@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from frostline.console.errors import FrostlineError, OutOfRoom
+from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.console.units import size
 from frostline.data.reading.headers import Header, read_header
 
@@ -128,7 +128,7 @@ def decode(content: bytes, name: str, at_least: int | None = None) -> DecodedIma
     Raises:
         BadImage: empty, truncated, not an image, without a decoder, animated, too small or too large, or with
             channels or values that an 8-bit grey or RGB image can't hold.
-        OutOfRoom: there is not enough memory.
+        OutOfResources: there is not enough memory.
     """
     if not content:
         raise BadImage(name, "is empty (0 bytes): copy or download it again")
@@ -187,7 +187,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError:
         raise BadImage(name, _bomb(f"more than {2 * MAX_PIXELS // 10**6} million")) from None
     except MemoryError:
-        raise OutOfRoom(
+        raise OutOfResources(
             f"{name}: there is no memory to open it; close other programs, and run again"
         ) from None
     except Exception as error:
@@ -251,11 +251,11 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _too_large(image: Image.Image, name: str) -> OutOfRoom:
+def _too_large(image: Image.Image, name: str) -> OutOfResources:
     """Return the error for too little memory to decode: for the pixels and their 8-bit version."""
     width, height = image.size
     needed = 2 * width * height * max(3, len(image.getbands()))
-    return OutOfRoom(
+    return OutOfResources(
         f"{name}: {width}×{height} pixels take about {size(needed)} of memory to decode, which is not "
         "free; close other programs, or shrink the image, and run again"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from frostline.base.names import form, nfc
+from frostline.base.names import nfc, unicode_form
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import NAMED, check_class_sets, check_classes, some, tally
 from frostline.data.reading.decode import printable, unreadable
@@ -245,7 +245,7 @@ def _check_forms(folders: Iterable[_ClassFolder], place: str) -> None:
         other = seen.setdefault(folder.key, folder)
         if other is not folder:
             named = " and ".join(
-                f"{printable(same.key)!r} ({form(same.path.name)})" for same in (other, folder)
+                f"{printable(same.key)!r} ({unicode_form(same.path.name)})" for same in (other, folder)
             )
             raise FrostlineError(
                 f"{place} has class folders whose names differ only by their Unicode form, {named}: move the "

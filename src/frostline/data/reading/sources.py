@@ -254,13 +254,13 @@ def _checked(source: Any, place: str) -> Source:
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise FrostlineError(
             f"{place} has {len(images)} images and labels of shape {labels.shape} and type {labels.dtype}; "
-            "give one integer an image"
+            "give one integer per image"
         )
     own = getattr(source, "splits", None)
     splits = np.full(len(labels), "") if own is None else np.asarray(own, dtype=np.str_)
     if splits.shape != labels.shape:
         raise FrostlineError(
-            f"{place} has {len(images)} images and splits of shape {splits.shape}; give one an image"
+            f"{place} has {len(images)} images and splits of shape {splits.shape}; give one per image"
         )
     check_rows(labels.tolist(), splits.tolist(), classes, place)
     return ArraySource(images, labels.astype(np.int64), classes, None if own is None else splits)

@@ -143,12 +143,12 @@ def _check_link(path: Path, key: str, root: Path) -> None:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is meant as an image."""
+    """Return whether a file of this name is meant as an image."""
     return suffix(name) in IMAGE_SUFFIXES
 
 
 def _is_folder(path: Path, key: str) -> bool:
-    """Whether a path is a folder rather than a file, with links followed; refuse anything else."""
+    """Return whether a path is a folder rather than a file, with links followed; refuse anything else."""
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         return False

@@ -13,7 +13,7 @@ from frostline.pipeline.compose import study
 from frostline.pipeline.compose.study import Study
 from frostline.schema.validation import validated
 from frostline.stats import gate
-from frostline.stats.transfer import TWIN
+from frostline.stats.transfer import BASELINE
 
 if TYPE_CHECKING:
     from frostline.models.head_init import HeadInit
@@ -38,9 +38,9 @@ def run(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[s
     Raises:
         FrostlineError: a choice is wrong, or parts of the study do not fit together; see `check`.
     """
-    if TWIN not in arms:
+    if BASELINE not in arms:
         raise FrostlineError(
-            f"--arms: {TWIN} is missing; add the from-scratch baseline that the others are compared with"
+            f"--arms: {BASELINE} is missing; add the from-scratch baseline that the others are compared with"
         )
     selected = study.read_selection(params)
     arms = list(dict.fromkeys([*arms, *study.own_arm(selected)]))

@@ -11,7 +11,7 @@ from frostline.base import project
 from frostline.base.formats import read_yaml
 from frostline.base.hashes import sha256_of
 from frostline.config import compose, stage_configs
-from frostline.config.overrides import STAGES_OF_PRETRAINING, as_typed, selection
+from frostline.config.overrides import PRETRAIN_GROUPS, from_hydra, to_overrides
 from frostline.console.errors import FrostlineError
 from frostline.schema import (
     Experiment,
@@ -28,7 +28,7 @@ from frostline.schema import (
     WiseFt,
 )
 from frostline.schema.validation import validated
-from frostline.stats.transfer import TWIN
+from frostline.stats.transfer import BASELINE
 
 PARAMS = "params.yaml"
 WATCHED = "data"
@@ -69,7 +69,7 @@ class Study:
             stage: pretrain: keys of the run are below the key pretrain.
             arm: the arm that the block checks.
         """
-        choices = {**self.choices, "freeze": "full" if arm == TWIN else arm} if arm else self.choices
+        choices = {**self.choices, "freeze": "full" if arm == BASELINE else arm} if arm else self.choices
         with _located(self.params, choices, stage, arm):
             yield
 
@@ -94,7 +94,7 @@ def overrides(params: Mapping[str, Any]) -> list[str]:
     Raises:
         FrostlineError: a data set reads a folder other than the one that DVC watches.
     """
-    selected = list(selection({key: value for key, value in params.items() if key != WATCHED}))
+    selected = list(to_overrides({key: value for key, value in params.items() if key != WATCHED}))
     if WATCHED not in params:
         return selected
     watched = validated(_Watched, {WATCHED: params[WATCHED]}, PARAMS).data
@@ -113,18 +113,18 @@ def on_selection(typed: Sequence[str]) -> list[str]:
     A typed experiment replaces the whole selection; ``experiment=null`` selects the defaults of conf/.
     """
     path = project.find_root() / PARAMS
-    keys = {as_typed(each).partition("=")[0].lstrip("+~") for each in typed}
+    keys = {from_hydra(override).partition("=")[0].lstrip("+~") for override in typed}
     if "experiment" in keys or not path.is_file():
-        return [each for each in typed if each != "experiment=null"]
+        return [override for override in typed if override != "experiment=null"]
     params = read_selection(path)
     with _located(params, {}):
         selected = overrides(params)
 
     def is_typed(override: str) -> bool:
-        parts = as_typed(override).partition("=")[0].lstrip("+").split(".")
+        parts = from_hydra(override).partition("=")[0].lstrip("+").split(".")
         return not keys.isdisjoint(".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
-    return [*(each for each in selected if not is_typed(each)), *typed]
+    return [*(override for override in selected if not is_typed(override)), *typed]
 
 
 def own_arm(params: Mapping[str, Any]) -> list[str]:
@@ -142,7 +142,7 @@ def own_arm(params: Mapping[str, Any]) -> list[str]:
             " consists of letters a-z, digits, '_', '-' and '.', and is none of true, false, null, nan, inf;"
             " rename the file in conf/freeze"
         )
-    if name == TWIN:
+    if name == BASELINE:
         raise FrostlineError(
             f"{PARAMS}: freeze: found {name!r}, the name of the from-scratch baseline; choose another"
             " schedule, or rename the file in conf/freeze"
@@ -208,11 +208,11 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         reason = {"omitted": f"the arms start from weights={kind}{file}, so nothing is pretrained"}
         resolved |= {"prepare-source": reason, "pretrain": reason}
     for arm in arms:
-        freeze = "full" if arm == TWIN else arm
+        freeze = "full" if arm == BASELINE else arm
         with _located(params, {**choices, "freeze": freeze}, arm=arm):
             composed, chosen = compose.experiment([*selected, f"freeze={freeze}"])
             run = stage_configs.finetune_config(composed, chosen, arm=arm, seeds=composed.seeds)
-        if arm == TWIN:
+        if arm == BASELINE:
             run = from_scratch(_with_input_of(base.weights, run))
         resolved[f"finetune-{arm}"] = run.model_dump()
         resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(run).model_dump()
@@ -273,7 +273,7 @@ def _located(
         if not key or key.endswith((".yaml", ".yml")):
             raise
         parts = key.split(".")
-        if stage == "pretrain" and parts[0] in STAGES_OF_PRETRAINING:
+        if stage == "pretrain" and parts[0] in PRETRAIN_GROUPS:
             parts, text = ["pretrain", *parts], f"pretrain.{text}"
         for name, read in WATCHES.items():
             if key == read and _has_value(params, [WATCHED, name]) and params[WATCHED][name] != PACKAGES:

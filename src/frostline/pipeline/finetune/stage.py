@@ -30,7 +30,7 @@ def run(config: Run, data: Path, out: Path, services: Services, timing: Path | N
         omitted.write(out, error.reason, timing)
         return
     material = load_material(config, data, start, services)
-    omitted.forget(out)
+    omitted.remove_reason(out)
     seconds = {}
     with publish(out) as work:
         for i, seed in enumerate(config.seeds):

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from frostline.base import omitted
-from frostline.base.files import publish, seal, write_text
+from frostline.base.files import publish, write_checksums, write_text
 from frostline.base.formats import canonical_json
-from frostline.base.run_folder import WRITTEN
+from frostline.base.run_folder import OUTPUTS
 from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
@@ -34,15 +34,15 @@ def run(
     """
     start = load_initial_weights(config.backbone, config.weights)
     material = load_material(config, data, start, services)
-    omitted.forget(out)
+    omitted.remove_reason(out)
     seed = config.seeds[0]
-    with publish(out, WRITTEN) as work:
+    with publish(out, OUTPUTS) as work:
         seconds = training.train(
             config, seed, start, material, work, services, f"pretrain on {material.index.name}"
         )
         evaluate.measure(config, seed, data, work, work, services)
         if sealed:
-            seal(work)
+            write_checksums(work)
         if timing is not None:
             write_text(timing, canonical_json({"seeds": {str(seed): seconds}}))
     training.forget(config, start, material, services)
