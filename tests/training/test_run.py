@@ -419,7 +419,8 @@ def test_a_loss_that_is_not_a_number_publishes_nothing_and_keeps_the_checkpoint(
     status, said = in_process(run, finetune.run, config, digits, tmp_path)
     assert status == 2
     assert said.startswith("TrainingFailed: the loss became ")
-    assert ", phase 2; lower optimizer.lr, or set optimizer.clip_norm=1.0; the best epoch so far, " in said
+    advice = "; lower optimizer.lr, or set optimizer.clip_norm=1.0"
+    assert f", phase 2{advice}; the weights of the best epoch so far, " in said
     assert not (tmp_path / "out").exists()
     left = sorted(Path(name).suffix for name in files(tmp_path / "scratch" / "resume"))
     assert left == [".ckpt", ".safetensors"]
