@@ -154,7 +154,7 @@ class FeatureExtractor:
         if needed <= limit:
             return cut
         return NoSplit(
-            f"features at {cut.name} would take {size(needed)}, and the cache is limited to {size(limit)};"
+            f"features at {cut.name} would take {size(needed)}, and {size(limit)} may be kept;"
             f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
         )
 
