@@ -149,7 +149,7 @@ def run(stage, config, data, folder, end=None, out="out"):
             kill()
         share(source, target)
 
-    share, training.share = training.share, shared
+    share, training.link_or_copy = training.link_or_copy, shared
     lit_module.Classifier.on_train_batch_start, pl.Trainer.save_checkpoint = counted, saved
     stage(config, data, folder / out, Services(folder / "scratch", progress, tracker=Told(folder / "told")))
 
