@@ -193,7 +193,7 @@ def _take_all(store, folder, answer):
     made = study(store=store, sampler={"kind": "random"}, trials=12, name="shared")
     made.begin()
     numbers = []
-    while taken := made.take():
+    while taken := made.ask():
         numbers.append(taken.number)
         taken.complete([0.5], {})
     answer.put(numbers)

@@ -56,11 +56,11 @@ FAILED = [*DONE, trial(3, "failed", None, 12.0)]
     ],
 )
 def test_how_far_it_is(trials, total, until, workers, said):
-    assert live.status(trials, total, until, NOW - 100, workers, "val/accuracy") == said
+    assert live.status(trials, live.Budget(total, until, NOW - 100, workers), "val/accuracy") == said
 
 
 def test_the_least_loss_is_the_best_and_time_is_a_limit():
-    said = live.status(DONE, None, time.time() + 59.9, NOW - 100, 1, "val/loss")
+    said = live.status(DONE, live.Budget(None, time.time() + 59.9, NOW - 100, 1), "val/loss")
     assert said in ("3 ended, 1 pruned, best 0.7000, 60 s left", "3 ended, 1 pruned, best 0.7000, 59 s left")
 
 
@@ -80,9 +80,9 @@ def test_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(live, "LINE_SECONDS", 0.05)
     study = Study("s", settings(), Space((Parameter("seed", Values(("0", "1"))),)), {})
     study.begin()
-    study.fill()
+    study.enqueue_missing()
     with live.shown(study, 2, None):
-        taken = study.take()
+        taken = study.ask()
         taken.report(2, 0.5)
         time.sleep(0.5)
         assert [each.reported for each in study.trials() if each.state == "running"] == [(2, 0.5)]

@@ -28,7 +28,7 @@ def sweep(tmp_path, monkeypatch):
         given, space = settings(**changes), Space((Parameter("seed", Values(seeds)),))
         study = studies.Study("s", given, space, {})
         study.begin()
-        study.fill()
+        study.enqueue_missing()
         return study, Worker(run, "s", given, space, FIXED, {})
 
     return sweep
@@ -61,22 +61,23 @@ def states(study):
 
 def test_what_a_lost_worker_leaves_is_worked_off_and_nothing_is_run_twice(sweep, capsys):
     study, worker = sweep(light.fatal, "0", "1")
-    sweeper._work_off(study, worker, launcher(worker, 1))
+    sweeper._run_workers(study, worker, launcher(worker, 1))
     assert states(study) == {("0", "complete", False), ("1", "failed", True), ("1", "complete", False)}
     assert len(study.trials()) == 3
     said = capsys.readouterr().err
     assert said == (
-        "frostline: workers were lost (OSError: a node is gone); workers are sent again for what is left: 1\n"
-        "frostline: trials whose process died, and that were run again: 1\n"
+        "frostline: workers were lost (OSError: a node is gone);"
+        " restarting workers for the remaining trials: 1\n"
+        "frostline: trials whose process died, and that were retried: 1\n"
     )
 
 
 def test_a_trial_that_kills_its_worker_each_time_comes_last_and_is_given_up(sweep):
     study, worker = sweep(light.fatal, "2", "3", "4")
     with pytest.raises(FrostlineError, match=r"^sweep: workers were lost") as caught:
-        sweeper._work_off(study, worker, launcher(worker, 1))
+        sweeper._run_workers(study, worker, launcher(worker, 1))
     assert str(caught.value).endswith(
-        "3 times without a trial between that ended; the same command goes on with what is left: 1"
+        "3 times in a row while no trial ended; the same command resumes with the remaining trials: 1"
     )
     assert {trial.point["seed"] for trial in study.trials() if trial.state == "complete"} == {"3", "4"}
 
@@ -87,7 +88,7 @@ def test_workers_that_can_t_start_are_one_sentence(sweep):
 
     study, worker = sweep(light.measure, "0", "1")
     with pytest.raises(FrostlineError) as caught:
-        sweeper._work_off(study, worker, send)
+        sweeper._run_workers(study, worker, send)
     assert str(caught.value) == (
         "hydra/launcher: no worker could start (ConnectionError); docs/scale.md says what launchers need"
     )
@@ -99,11 +100,11 @@ def test_workers_that_go_on_when_the_launcher_gives_up_are_waited_for(sweep, cap
 
     def send():
         sent.extend(processes(worker, 1))
-        while not study.left().running:
+        while not study.remaining().running:
             time.sleep(0.01)
         raise sweeper.WorkersLostError(OSError("another one is gone"))
 
-    sweeper._work_off(study, worker, send)
+    sweeper._run_workers(study, worker, send)
     assert [trial.state for trial in study.trials()] == ["complete"] * 5
     assert capsys.readouterr().err == "frostline: waiting for trials that run elsewhere: 1\n"
     (process,) = sent
@@ -113,24 +114,24 @@ def test_workers_that_go_on_when_the_launcher_gives_up_are_waited_for(sweep, cap
 def test_a_silent_machines_trial_is_waited_for_and_run_again(sweep, monkeypatch, capsys):
     monkeypatch.setattr(trials, "SILENCE_SECONDS", 1.0)
     study, worker = sweep(light.measure, "0")
-    taken = study.take()
+    taken = study.ask()
     for key, value in {"host": "another", "beat": time.time() + 1}.items():
         taken._trial.set_user_attr(key, value)
-    sweeper._work_off(study, worker, worker)
+    sweeper._run_workers(study, worker, worker)
     assert states(study) == {("0", "failed", True), ("0", "complete", False)}
     assert capsys.readouterr().err == (
         "frostline: waiting for trials that run elsewhere: 1\n"
-        "frostline: trials were left by processes that died; workers are sent again for what is left: 1\n"
-        "frostline: trials whose process died, and that were run again: 1\n"
+        "frostline: processes died during their trials; restarting workers for the remaining trials: 1\n"
+        "frostline: trials whose process died, and that were retried: 1\n"
     )
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
-def test_what_is_left_is_counted(sweep, sampler):
+def test_remaining_trials_are_counted(sweep, sampler):
     kind = {"kind": "tpe", "startup": 1, "multivariate": False} if sampler == "tpe" else {"kind": sampler}
     study, _ = sweep(light.measure, "0", "1", "2", sampler=kind, trials=3)
-    assert study.left() == Remaining(3, 0)
-    taken = study.take()
-    assert study.left() == Remaining(2, 1)
+    assert study.remaining() == Remaining(3, 0)
+    taken = study.ask()
+    assert study.remaining() == Remaining(2, 1)
     taken.complete([0.5], {})
-    assert study.left() == Remaining(2, 0)
+    assert study.remaining() == Remaining(2, 0)

@@ -6,16 +6,16 @@ import pytest
 
 from frostline.config.space import Interval, Parameter, Values
 from frostline.plotting.canvas import png
-from frostline.sweeps import plot as sweep_picture
-from frostline.sweeps.plot import Shown
+from frostline.sweeps import plot
+from frostline.sweeps.plot import PlottedTrial
 
 RATE = Parameter("optimizer.lr", Interval(1e-4, 1e-1, log=True))
 FREEZE = Parameter("freeze", Values(("full", "gradual", "linear_probe")))
 MOMENTUM = Parameter("momentum", Interval(0.5, 0.9), when={"freeze": ("full",)})
 TRIALS = [
-    Shown(0, {"optimizer.lr": 1e-3, "freeze": "full", "momentum": 0.6}, 0.8),
-    Shown(1, {"optimizer.lr": 1e-2, "freeze": "gradual"}, 0.9),
-    Shown(2, {"optimizer.lr": 1e-1, "freeze": "full", "momentum": 0.9}, None),
+    PlottedTrial(0, {"optimizer.lr": 1e-3, "freeze": "full", "momentum": 0.6}, 0.8),
+    PlottedTrial(1, {"optimizer.lr": 1e-2, "freeze": "gradual"}, 0.9),
+    PlottedTrial(2, {"optimizer.lr": 1e-1, "freeze": "full", "momentum": 0.9}, None),
 ]
 
 
@@ -33,7 +33,7 @@ TRIALS = [
     ],
 )
 def test_a_value_lies_where_its_scale_says(parameter, value, height):
-    scale, names = sweep_picture._scale(parameter)
+    scale, names = plot._scale(parameter)
     assert scale(value) == pytest.approx(height)
     assert all(0 <= place <= 1.0001 for place, _ in names)
 
@@ -41,10 +41,10 @@ def test_a_value_lies_where_its_scale_says(parameter, value, height):
 @pytest.mark.parametrize(
     "trials", [TRIALS, TRIALS[:1], TRIALS[2:], []], ids=["some", "one", "pruned", "none"]
 )
-def test_pictures_are_drawn_and_repeat(trials):
+def test_plots_are_drawn_and_reproducible(trials):
     def draw():
-        history = sweep_picture.history(trials, "val/accuracy", maximize=True, render=png)
-        return history, sweep_picture.parallel(trials, [RATE, FREEZE, MOMENTUM], "val/accuracy", render=png)
+        history = plot.history(trials, "val/accuracy", maximize=True, render=png)
+        return history, plot.parallel(trials, [RATE, FREEZE, MOMENTUM], "val/accuracy", render=png)
 
     pictures = draw()
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -184,7 +184,7 @@ def test_a_node_that_is_killed_in_the_middle_costs_a_sweep_nothing(
     cluster.kill()
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert "frostline: trials whose process died, and that were run again: 1" in err
+    assert "frostline: trials whose process died, and that were retried: 1" in err
     assert len(rows(out)) == 5
     check_each_point_ran_once(trials(folder), 5, killed=1)
     assert runs(folder, trial_number=number, process=victim) == ["KILLED"]

@@ -52,7 +52,7 @@ def test_runs_from_different_pretrainings_have_folders_of_their_own():
 
 
 @pytest.mark.slow
-def test_a_sweep_leaves_alone_what_another_left_in_its_folder_and_runs_again_what_is_gone(shell):
+def test_a_sweep_keeps_other_runs_in_its_folder_and_retries_trials_whose_runs_are_lost(shell):
     first = [*WORDS, "freeze=linear_probe", "seed=0,1,2", "out=sweep"]
     shell("finetune", *first)
     out, _ = shell("finetune", *first, "trainer.epochs=3")
@@ -67,17 +67,17 @@ def test_a_sweep_leaves_alone_what_another_left_in_its_folder_and_runs_again_wha
     shutil.rmtree(shell.folder / "sweep/seed=2")
     other.rename(shell.folder / "sweep/seed=2")
     again, err = shell("finetune", *first)
-    assert "trials that are run again, since their folders are gone or hold another run: 3" in err
+    assert "trials that are retried, since their folders are gone or hold another run: 3" in err
     assert len(rows(again)) == 3
     for cells in rows(again).values():
         assert epochs(shell.folder / cells[-1]) == 2
         assert (shell.folder / cells[-1] / "weights.safetensors").is_file()
     assert epochs(shell.folder / "sweep/seed=2") == 3
     _, err = shell("finetune", *first)
-    assert "run again" not in err
+    assert "retried" not in err
 
 
-def test_a_sweep_by_intervals_runs_again_what_is_gone_too(shell):
+def test_a_sweep_by_intervals_retries_trials_whose_runs_are_lost(shell):
     words = [*WORDS, "sweep=random", "sweep.trials=3", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "out=s"]
     out, _ = shell("finetune", *words)
     gone = next(iter(rows(out).values()))[-1]

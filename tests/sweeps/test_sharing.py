@@ -140,7 +140,7 @@ def test_a_worker_that_replaces_a_lost_one_takes_its_gpu(shell):
     assert all(len(gpus) == 1 for gpus in by_process.values())
 
 
-def test_a_sweep_in_one_process_leaves_the_variable_alone(shell):
+def test_a_sweep_in_one_process_does_not_set_the_variable(shell):
     (gpus,) = used(light(shell, "seed=0,1", CUDA_VISIBLE_DEVICES=GPUS)).values()
     assert gpus == {GPUS}
 

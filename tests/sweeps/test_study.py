@@ -64,7 +64,7 @@ def study(space=GRID, worker=0, name="s", base=None, **changes):
 def begun(*arguments, **changes):
     made = study(*arguments, **changes)
     made.begin()
-    made.fill()
+    made.enqueue_missing()
     return made
 
 
@@ -73,17 +73,17 @@ def states(made):
 
 
 @pytest.mark.parametrize("store", [None, "trials.journal", "sqlite:///elsewhere.db"])
-def test_a_grids_combinations_are_each_taken_once_in_their_order(store, place):
+def test_the_points_of_a_grid_are_asked_for_once_in_their_order(store, place):
     made = begun(store=store)
     points = []
-    while taken := made.take():
+    while taken := made.ask():
         points.append(taken.point)
         taken.complete([0.5], {"label": "x"})
     assert points == GRID.combinations()
     assert states(made) == ["complete"] * 6
     assert all(trial.values == [0.5] and trial.user_attrs["label"] == "x" for trial in made.trials())
     again = begun(store=store)
-    assert again.take() is None
+    assert again.ask() is None
     assert len(again.trials()) == 6
 
 
@@ -92,19 +92,19 @@ def test_a_random_search_has_as_many_trials_as_it_may_and_the_same_whoever_draws
     expected = [LINE.random(0, number) for number in range(4)]
     found = []
     for worker in (0, 1, 0, 1):
-        taken = begun(LINE, name="one", worker=worker, sampler={"kind": "random"}, trials=4).take()
+        taken = begun(LINE, name="one", worker=worker, sampler={"kind": "random"}, trials=4).ask()
         found.append(taken.point)
         taken.complete([0.0], {})
     assert found == expected
-    assert one.take() is None
+    assert one.ask() is None
 
 
 def test_more_trials_go_on_where_fewer_ended(place):
     made = begun(LINE, sampler={"kind": "random"}, trials=2)
-    while taken := made.take():
+    while taken := made.ask():
         taken.complete([0.0], {})
     more = begun(LINE, sampler={"kind": "random"}, trials=3)
-    assert more.take().point == LINE.random(0, 2)
+    assert more.ask().point == LINE.random(0, 2)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_samplers_that_learn_draw_inside_the_space_and_not_twice_the_same_when_t
     )
     points = []
     for _ in range(12):  # a process each
-        taken = begun(space, sampler=sampler, trials=12).take()
+        taken = begun(space, sampler=sampler, trials=12).ask()
         points.append(taken.point)
         taken.complete([float(taken.point["width"])], {})
-    assert begun(space, sampler=sampler, trials=12).take() is None
+    assert begun(space, sampler=sampler, trials=12).ask() is None
     assert all(("momentum" in point) == (point["optimizer"] == "sgd") for point in points)
     assert all(1 <= point["width"] <= 9 and isinstance(point["width"], int) for point in points)
     assert len({str(point) for point in points}) > 6
@@ -138,7 +138,7 @@ def test_samplers_that_learn_draw_inside_the_space_and_not_twice_the_same_when_t
 @pytest.mark.parametrize("how", ["truncated", "garbage", "zeros within", "half"])
 def test_a_damaged_store_is_set_aside_with_one_warning_and_made_again(how, place, capsys):
     made = begun()
-    made.take().complete([0.5], {})
+    made.ask().complete([0.5], {})
     path = place / ".frostline/sweeps/s.db"
     del made
     gc.collect()
@@ -166,7 +166,7 @@ def test_a_damaged_store_is_set_aside_with_one_warning_and_made_again(how, place
 def test_a_store_whose_trials_were_changed_is_set_aside_too(statement, place, capsys):
     made = begun(LINE, sampler={"kind": "random"}, trials=3)
     for value in (0.1, 0.2, 1 / 3):
-        made.take().complete([value], {})
+        made.ask().complete([value], {})
     before = made.trials()
     made.close()
     begun(LINE, sampler={"kind": "random"}, trials=3).close()
@@ -178,7 +178,7 @@ def test_a_store_whose_trials_were_changed_is_set_aside_too(statement, place, ca
     (warning,) = capsys.readouterr().err.splitlines()
     assert "sweeps/s.db is damaged (trial 0: not as written); it was set aside as s.db.damaged" in warning
     assert states(again) == []
-    assert again.take().point == before[0].point
+    assert again.ask().point == before[0].point
 
 
 def test_a_damaged_store_that_the_user_named_stays(place):
@@ -190,9 +190,11 @@ def test_a_damaged_store_that_the_user_named_stays(place):
 
 def test_what_another_sweep_of_that_name_tried_is_not_mixed_in(place):
     begun()
-    with pytest.raises(FrostlineError, match=r"^sweep\.name: the study 's' was made with another space; add"):
+    with pytest.raises(
+        FrostlineError, match=r"^sweep\.name: the study 's' was created with another search space; add"
+    ):
         begun(LINE, sampler={"kind": "grid"})
-    with pytest.raises(FrostlineError, match="another experiment around what varies"):
+    with pytest.raises(FrostlineError, match=r"another experiment \(outside the search space\)"):
         begun(base={"lr": 2})
     gc.collect()  # what was refused lives on in its error
     fresh = study(base={"lr": 2})
@@ -211,23 +213,23 @@ def test_many_processes_wait_for_each_other_longer_than_the_five_seconds_of_sqli
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 120_000
 
 
-def test_a_point_that_was_complete_is_known(place):
+def test_a_complete_trial_of_a_point_is_found(place):
     made = begun()
-    taken = made.take()
-    assert made.known(taken.point) is None
+    taken = made.ask()
+    assert made.completed(taken.point) is None
     taken.complete([0.7], {"label": "l"})
-    assert made.known(taken.point).values == [0.7]
+    assert made.completed(taken.point).values == [0.7]
 
 
-def test_trials_that_were_run_elsewhere_are_taken_in(place):
+def test_trials_of_a_batch_are_added(place):
     made = study()
     made.begin()
-    first, *others = made.missing()
-    made.add(first, [0.9], {"label": "l"})
-    made.fill()
-    assert made.missing() == []
+    first, *others = made.missing_points()
+    made.add_completed(first, [0.9], {"label": "l"})
+    made.enqueue_missing()
+    assert made.missing_points() == []
     assert states(made) == ["complete"] + ["waiting"] * 5
-    assert made.take().point == others[0]
+    assert made.ask().point == others[0]
 
 
 @pytest.mark.timeout(60)  # of names, fANOVA tries every combination: 2⁴⁰ of them
@@ -237,7 +239,7 @@ def test_what_mattered_most_is_told_though_lists_are_long(place):
     made = begun(Space(parameters), sampler={"kind": "random"}, trials=80)
     for number in range(80):
         point = made.space.random(0, number)
-        made.add(point, [float(point["lr"]) + point["decay"]], {})
+        made.add_completed(point, [float(point["lr"]) + point["decay"]], {})
     found = made.importances()
     assert [*found][:2] == ["lr", "decay"]
     assert found["lr"] > 0.8
@@ -249,7 +251,7 @@ def test_one_parameter_or_few_trials_say_nothing(place):
     made = begun(Space((SEED,)))
     assert made.importances() == {}
     for number in range(8):
-        made.add({"seed": str(number % 3)}, [number / 10], {})
+        made.add_completed({"seed": str(number % 3)}, [number / 10], {})
     assert made.importances() == {}
 
 
@@ -257,10 +259,10 @@ def test_a_pruner_stops_what_is_worse_than_the_others_were(place):
     changes = {"pruner": {**PRUNER, "kind": "median"}}
     made = begun(**changes)
     for best in (0.8, 0.9):
-        taken = made.take()
+        taken = made.ask()
         assert not any(taken.report(epoch, best * epoch / 3) for epoch in (1, 2, 3))
         taken.complete([best], {})
-    hopeless = made.take()
+    hopeless = made.ask()
     assert hopeless.report(1, 0.1)
     hopeless.pruned()
     assert states(made)[:3] == ["complete", "complete", "pruned"]
@@ -272,7 +274,7 @@ def test_each_pruner_stops_what_is_hopeless_and_not_what_is_best(kind, place):
     given = {"sampler": {"kind": "random"}, "trials": 40, "store": "s.journal", "pruner": pruner}
     made = begun(LINE, **given)
     for number in range(6):
-        taken = made.take()
+        taken = made.ask()
         if any(taken.report(epoch, epoch / 10 + number / 1000) for epoch in range(1, 10)):
             taken.pruned()
         else:
@@ -280,17 +282,17 @@ def test_each_pruner_stops_what_is_hopeless_and_not_what_is_best(kind, place):
     other = study(LINE, worker=1, **given)  # as another process has it
     stopped = []
     for _ in range(4):
-        hopeless = other.take()
+        hopeless = other.ask()
         stopped.append(any(hopeless.report(epoch, 0.01 / epoch) for epoch in range(1, 10)))
         hopeless.pruned()
     assert any(stopped)
-    best = other.take()
+    best = other.ask()
     assert not any(best.report(epoch, epoch / 5) for epoch in range(1, 10))
 
 
-def test_one_that_was_taken_for_dead_stays_so(place):
+def test_a_trial_that_was_ended_as_dead_stays_so(place):
     made = begun()
-    taken = [made.take() for _ in range(3)]
+    taken = [made.ask() for _ in range(3)]
     for each in taken:
         made._opened().tell(each.number, state=TrialState.FAIL)
     assert taken[0].report(1, 0.9)
@@ -307,14 +309,14 @@ def failed_in_passing(trial):
 
 def test_failures_that_may_be_over_are_tried_once_more_by_the_next_command(place):
     made = begun()
-    first, second = made.take(), made.take()
+    first, second = made.ask(), made.ask()
     first.failed({"reason": "the disk is full", TRANSIENT: True})
     second.failed({"reason": "the loss became nan", TRANSIENT: False})
-    assert begun().try_again(failed_in_passing) == 1
+    assert begun().retry(failed_in_passing) == 1
     again = begun()
-    assert again.try_again(failed_in_passing) == 0
+    assert again.retry(failed_in_passing) == 0
     points = []
-    while taken := again.take():
+    while taken := again.ask():
         points.append(taken.point)
         taken.complete([0.5], {})
     assert points.count(first.point) == 1
@@ -323,18 +325,18 @@ def test_failures_that_may_be_over_are_tried_once_more_by_the_next_command(place
     assert len(made.trials()) == 7
 
 
-def test_what_runs_is_not_forgotten(place):
-    begun().take()
-    with pytest.raises(
-        FrostlineError, match=r"^--fresh: 1 of the trials of s run right now; end the command"
-    ):
+def test_a_study_with_running_trials_is_not_deleted(place):
+    begun().ask()
+    with pytest.raises(FrostlineError, match=r"^--fresh: the study s has running trials: 1; end the command"):
         study().begin(fresh=True)
     assert states(study()).count("running") == 1
 
 
-def test_what_another_command_works_on_is_not_forgotten_between_two_trials_either(place):
+def test_a_study_in_use_is_not_deleted_between_two_trials(place):
     one, other = begun(), begun()
-    with pytest.raises(FrostlineError, match=r"^--fresh: another command runs s right now; end it, or wait"):
+    with pytest.raises(
+        FrostlineError, match=r"^--fresh: the study s is in use by another command; end it, or wait"
+    ):
         study().begin(fresh=True)
     assert states(one) == states(other) == ["waiting"] * 6
     one.close()
@@ -350,7 +352,7 @@ def test_what_another_command_works_on_is_not_forgotten_between_two_trials_eithe
 
 def hold(ready):
     made = begun()
-    taken = made.take()
+    taken = made.ask()
     ready.send(taken.point)
     time.sleep(60)
 
@@ -358,7 +360,7 @@ def hold(ready):
 def work(number, out):
     made = begun(worker=number)
     mine = []
-    while taken := made.take():
+    while taken := made.ask():
         mine.append(taken.number)
         time.sleep(0.01)
         taken.complete([0.0], {})
@@ -373,11 +375,11 @@ def test_a_point_whose_process_was_killed_is_run_again_by_the_next(place):
     point = mine.recv()
     made = begun()
     assert states(made).count("running") == 1
-    assert made.take().point != point  # its process lives
+    assert made.ask().point != point  # its process lives
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     points = []
-    while taken := made.take():
+    while taken := made.ask():
         points.append(taken.point)
         taken.complete([0.0], {})
     assert points.count(point) == 1

@@ -52,7 +52,7 @@ PROCESS = """SELECT value_json FROM trial_user_attributes JOIN trials USING (tri
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_and_repeats_nothing(shell):
+def test_the_same_command_resumes_and_repeats_nothing(shell):
     words = [*WORDS, "freeze=full,linear_probe", "optimizer.lr=0.01,0.1"]
     out, err = shell("finetune", *words)
     assert len(rows(out)) == 4
@@ -100,7 +100,7 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
     shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
     words = [*WORDS, "sweep.name=mine", "freeze=full,linear_probe", "optimizer=sgd,adam", "seed=1,2"]
     out, err = shell("finetune", *words)
-    assert "the best, again: frostline finetune experiment=mine-best" in err
+    assert "to repeat the best trial: frostline finetune experiment=mine-best" in err
     best = next(iter(rows(out).values()))[-1]
     shell("finetune", "experiment=mine-best", "out=again")
     for name in FILES:
@@ -121,7 +121,7 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
     )
 
 
-def test_the_best_of_heads_that_were_trained_at_once_is_repeated_to_the_byte_too(shell):
+def test_the_best_of_batched_heads_is_repeated_to_the_byte_too(shell):
     shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
     words = [*WORDS, "sweep.name=heads", "freeze=linear_probe", "optimizer.lr=0.001,0.01,0.1", "seed=1,2"]
     out, err = shell("finetune", *words)
@@ -149,7 +149,7 @@ def test_hopeless_trials_are_pruned_and_marked_so(shell):
 def test_too_many_failures_of_a_kind_end_a_sweep(shell):
     words = [*WORDS, "sweep.failures=2", "optimizer.lr=1e30,1e31,0.01"]
     _, err = shell("finetune", *words, status=3)
-    assert "the sweep stopped, since 2 trials failed alike" in err
+    assert "the sweep stopped: 2 trials failed for the same reason" in err
     assert [trial.state.name for trial in trials(shell.folder)] == ["FAIL", "FAIL", "WAITING"]
 
 
@@ -188,10 +188,10 @@ def test_other_data_are_another_study(shell):
             "sweep.objectives=[test/accuracy] seed=0,1",
             "sweep.objectives.0: found 'test/accuracy'",
         ),
-        ("sweep=random sweep.trials=null seed=0,1", "sweep: has no end; set sweep.trials"),
+        ("sweep=random sweep.trials=null seed=0,1", "sweep: has no limit; set sweep.trials"),
         (
             "sweep=halving sweep.objectives=[val/ece] optimizer.lr=0.1,0.2",
-            "sweep.pruner: val/ece is not measured after each epoch, as val/accuracy and val/loss are; set",
+            "sweep.pruner: val/ece is not measured after each epoch, but val/accuracy and val/loss are; set",
         ),
     ],
 )

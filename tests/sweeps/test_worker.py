@@ -14,7 +14,7 @@ from frostline.console.errors import FrostlineError, OutOfResources, Pruned, Res
 from frostline.sweeps.best import best_of
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import BATCHED, RunningTrial, Trial
-from frostline.sweeps.worker import Worker, kind_of, label_of, objectives_of, stopped_by
+from frostline.sweeps.worker import Worker, failure_kind, label_of, objectives_of, repeated_failure
 
 FIXED = ("dataset=digits", "backbone=mlp", "weights=none")
 SEEDS = Space((Parameter("seed", Values(("0", "1", "2", "3"))),))
@@ -40,14 +40,14 @@ def work(tmp_path, monkeypatch):
         given = settings(**changes)
         study = Study("s", given, space, {})
         study.begin()
-        study.fill()
+        study.enqueue_missing()
         Worker(run, "s", given, space, FIXED, {}, until)()
         return study
 
     return work
 
 
-def test_a_trial_is_run_with_its_settings_and_kept_with_its_results(work):
+def test_a_trial_is_run_with_its_parameters_and_stored_with_its_results(work):
     seen = []
 
     def run(composed, choices, label, watch, tags):
@@ -70,18 +70,18 @@ def test_a_store_that_another_process_holds_for_too_long_is_one_sentence(work, t
             other.execute("BEGIN EXCLUSIVE")
             return measured(0.5)
 
-        sentence = r"^sweep\.store: failed \(.*database is locked\); see that it can .* resumes the sweep$"
+        sentence = r"^sweep\.store: failed \(.*database is locked\); check that it can .* resumes the sweep$"
         with pytest.raises(FrostlineError, match=sentence):
             work(run, store="sqlite:///held.db")
 
 
-def test_a_store_that_is_away_for_a_moment_misses_a_beat_and_no_more(work, monkeypatch):
+def test_a_store_that_is_briefly_unreachable_misses_one_heartbeat(work, monkeypatch):
     beats = []
 
     def beat(taken):
         beats.append(taken.number)
         if len(beats) == 1:
-            raise OSError("the store is away")
+            raise OSError("the store is unreachable")
 
     monkeypatch.setattr("frostline.sweeps.worker.BEAT_SECONDS", 0.01)
 
@@ -131,7 +131,7 @@ def test_a_trial_that_repeats_a_dead_ones_names_it(work):
     assert again == [None, None, None, None, "0"]
 
 
-def test_failures_and_defects_are_kept_and_the_others_run(work, capsys):
+def test_failures_and_bugs_are_stored_and_the_other_trials_run(work, capsys):
     def run(composed, *rest):
         if composed.seed == 1:
             raise TrainingFailed("the loss became nan at step 3")
@@ -145,7 +145,7 @@ def test_failures_and_defects_are_kept_and_the_others_run(work, capsys):
     assert trials[2].user_attrs["reason"] == "ZeroDivisionError: division by zero"
     assert "in run" in trials[2].user_attrs["traceback"]
     said = capsys.readouterr().err
-    assert "frostline: trial 1, seed=1: the loss became nan at step 3; the sweep goes on" in said
+    assert "frostline: trial 1, seed=1: the loss became nan at step 3; the sweep continues" in said
 
 
 def test_failures_of_one_kind_stop_it_and_of_several_kinds_don_t(work):
@@ -154,11 +154,11 @@ def test_failures_of_one_kind_stop_it_and_of_several_kinds_don_t(work):
 
     study = work(run, failures=2)
     assert [trial.state for trial in study.trials()] == ["failed", "failed", "waiting", "waiting"]
-    assert stopped_by(study, 2) == "TrainingFailed: the loss became nan at step #"
-    assert stopped_by(study, 3) is None
+    assert repeated_failure(study, 2) == "TrainingFailed: the loss became nan at step #"
+    assert repeated_failure(study, 3) is None
 
 
-def test_a_trial_that_others_have_left_behind_is_pruned(work):
+def test_a_trial_that_falls_behind_is_pruned(work):
     def run(composed, choices, label, watch, tags):
         for epoch in range(4):
             watch({"epoch": epoch, "val/accuracy": 0.1 * epoch / (1 + composed.seed)})
@@ -208,8 +208,8 @@ def test_labels_are_short_and_kinds_leave_numbers_out():
         "source=digits,optimizer.lr=0.000316,seed=1"
     )
     errors = (TrainingFailed(f"val/loss is nan after epoch {epoch}") for epoch in (3, 12))
-    assert len({kind_of(error) for error in errors}) == 1
-    assert kind_of(Pruned("x")) != kind_of(ValueError("x"))
+    assert len({failure_kind(error) for error in errors}) == 1
+    assert failure_kind(Pruned("x")) != failure_kind(ValueError("x"))
 
 
 def test_objectives_are_read_from_validation():

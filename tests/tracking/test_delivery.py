@@ -301,7 +301,7 @@ def test_two_syncs_at_once_deliver_once(place):
     assert place.runs() == WHOLE
 
 
-def test_records_go_to_their_own_store_alone(place, no_runs):
+def test_records_go_to_their_own_store_only(place, no_runs):
     place.proxy.becomes("refuse")
     training = place.start(FOUR_PARTS + CLOSE)
     go(training, "first")

@@ -41,7 +41,7 @@ def test_it_is_due_after_the_interval(monkeypatch):
     assert not load.due
 
 
-def test_sensors_that_fail_are_left_out(monkeypatch):
+def test_sensors_that_fail_are_omitted(monkeypatch):
     class Broken:
         def __init__(self):
             raise RuntimeError("no driver")

@@ -37,14 +37,14 @@ def test_as_many_as_there_are(count, columns, rows):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3), (300, 200), (1, 40, 3), (500, 1)])
-def test_pictures_of_any_shape_keep_their_proportions(shape):
+def test_images_of_any_shape_keep_their_proportions(shape):
     drawn = cell(opened(draw([mistake(np.zeros(shape, np.uint8))])), 0)
     black = (drawn == 0).all(axis=2)
     assert black.any(axis=0).sum() == max(1, round(SIDE * shape[1] / max(shape[:2])))
     assert black.any(axis=1).sum() == max(1, round(SIDE * shape[0] / max(shape[:2])))
 
 
-def test_small_pictures_keep_their_pixels():
+def test_small_images_keep_sharp_pixels():
     checks = np.array([[0, 255], [255, 0]], np.uint8)
     drawn = cell(opened(draw([mistake(checks)])), 0)
     assert (drawn[:80, :80] == 0).all()

@@ -1,4 +1,4 @@
-"""The process that records: it never holds up the training, and outlives it to say how it ended."""
+"""The recorder process: it never delays training, and outlives it to record how it ended."""
 
 import json
 import shutil
@@ -160,7 +160,7 @@ print(time.monotonic() - begun)
 
 
 @pytest.mark.slow
-def test_records_are_waited_for_as_long_as_there_is_progress_and_pictures_for_a_while(tmp_path, no_runs):
+def test_close_waits_for_records_while_there_is_progress_and_for_plots_a_limited_time(tmp_path, no_runs):
     """Each run takes a part of the patience, all of them more than that."""
     shutil.copy(no_runs, tmp_path)
     slow = """
@@ -168,8 +168,8 @@ import sys, time
 from frostline.tracking import recorder, store as tracking
 end = tracking.StoredRun.end
 tracking.StoredRun.end = lambda *given, **more: (time.sleep(1.5), end(*given, **more))
-recorder.PICTURES_SECONDS = 0.0
-recorder.serve(sys.stdin.fileno(), recorder._teller())
+recorder.PLOT_CPU_SECONDS = 0.0
+recorder.serve(sys.stdin.fileno(), recorder._progress_pipe())
 """
     (tmp_path / "slow.py").write_text(slow)
     code = """
@@ -190,7 +190,7 @@ recorder.PATIENCE_SECONDS = 10.0
     output, said = program(tmp_path, code).communicate(timeout=100)
     assert output == ""
     assert said == (
-        "frostline: MLflow has no plots of 8 runs, since so many ended at once; the best have theirs\n"
+        "frostline: MLflow has no plots of 8 runs, since many ended at once; the best runs have theirs\n"
     )
     found = recorded(tmp_path)
     assert {status for status, _, _ in found.values()} == {"FINISHED"}
@@ -233,7 +233,7 @@ def test_a_module_in_the_users_folder_is_not_imported(tmp_path, no_runs):
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_next_command_delivers_what_killed_processes_left(tmp_path, no_runs):
+def test_the_next_command_delivers_the_records_of_killed_processes(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     code = """
 import os, signal

@@ -219,7 +219,7 @@ def test_curves_last_values_and_the_data_set(store):
     assert found.data.tags["dataset.fingerprint"] == "ab12" * 16
 
 
-def test_files_and_the_pictures_drawn_from_them(store):
+def test_files_and_the_plots_of_them(store):
     history = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n"
     history += "0,0,,,,,1.0,0.5\n1,5,0,0.1,0.9,0.6,0.8,0.7\n"
     predictions = "id,label,prediction,confidence\na,0,0,0.9\nb,1,0,0.8\n"
@@ -245,7 +245,7 @@ def test_files_and_the_pictures_drawn_from_them(store):
         assert Path(path).read_bytes().startswith(PNG)
 
 
-def test_the_best_runs_have_their_pictures_first(store):
+def test_the_plots_of_the_best_runs_are_drawn_first(store):
     history = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n0,0,,,,,1.0,0.5\n"
     for name, accuracy in (("poor", 0.1), ("best", 0.9), ("fair", 0.5)):
         run = begin(store, info(name))
@@ -435,7 +435,7 @@ def test_values_that_are_not_finite(store):
     assert [str(point.value) for point in history] == ["1.0", "nan", "nan", "nan", "2.0"]
 
 
-def test_runs_that_a_dead_process_left_are_killed(store):
+def test_open_runs_of_a_dead_process_are_marked_killed(store):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for name, process in (

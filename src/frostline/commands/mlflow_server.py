@@ -41,7 +41,7 @@ def serve(port: int, page: str | None = None) -> None:
     Raises:
         FrostlineError: no port is free, the store can't be opened, or the server ends by itself.
     """
-    sync.first()
+    sync.deliver_pending()
     uri = project.store_uri()
     if uri.startswith(("http://", "https://")):
         print(f"{uri}{page or ''}  (MLFLOW_TRACKING_URI)")

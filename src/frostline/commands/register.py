@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.serving import resolve
     from frostline.tracking import sync
 
-    sync.first()
+    sync.deliver_pending()
     folder = resolve.folder(arguments.run)
     from frostline.runs.trained_run import TrainedRun
     from frostline.tracking.registry import Models

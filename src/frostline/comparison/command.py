@@ -13,7 +13,7 @@ from frostline.comparison import page as report
 from frostline.comparison.runs import Results
 from frostline.comparison.statistics import Comparison, Result, compare
 from frostline.console.errors import FrostlineError, allowed
-from frostline.tracking import sync as syncing
+from frostline.tracking import sync
 from frostline.tracking.store import Store
 
 METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
@@ -46,9 +46,9 @@ def run(
     """
     if out is not None and out.suffix.removeprefix(".") not in report.FORMATS:
         raise FrostlineError(f"--out: found {out}; name a file that ends in .md, .csv or .html")
-    syncing.first()
+    sync.deliver_pending()
     store = Store(reading=True)
-    with store.plainly("compare"):
+    with store.one_sentence("compare"):
         title, found = _select_runs(Results(store), runs, study, condition)
     known = {metric for result in found for metric in result.metrics}
     for metric in metrics:

@@ -1,4 +1,4 @@
-"""Sweeps: the study in Optuna, workers, launchers, the best trial, the page of a sweep.
+"""Sweeps: search space to study in Optuna, samplers and pruners, workers, the best trial, a sweep's report.
 
 May import `pipeline`, `probing` and what is below them.
 """

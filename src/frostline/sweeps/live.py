@@ -1,4 +1,4 @@
-"""What a sweep's trials are at, while they run: a table on a terminal, a line now and then elsewhere."""
+"""Progress of a sweep: a table on a terminal, otherwise a line every 30 seconds."""
 
 import sys
 import threading
@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from frostline.base.metrics import score
@@ -19,28 +20,40 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
-"""The least time between two lines, where standard error is a file or a pipe."""
+"""Between two lines, where standard error is a file or a pipe."""
 ENDED_SHOWN = 5
-"""Trials that have ended, the latest, beside all that run."""
+"""Of the trials that have ended, the latest ones in the table, beside all that run."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits and the workers of a sweep, from which the remaining time is estimated."""
+
+    trials: int | None
+    """In all; None: only time is a limit."""
+    until: float | None
+    """The time, in seconds since 1970, after which no trial begins; None: no limit."""
+    begun: float
+    """When this command began."""
+    workers: int
+    """Processes that run trials."""
 
 
 @contextmanager
-def shown(study: Study, total: int | None, until: float | None) -> Iterator[None]:
+def shown(study: Study, trials: int | None, until: float | None) -> Iterator[None]:
     """Show the trials of a study on standard error, while the block runs.
 
     Args:
         study: a connection of its own, used by a thread.
-        total: trials in all; None: only time is a limit.
-        until: the time, in seconds since 1970, after which no trial begins; None: none is too late.
+        trials: see `Budget`.
+        until: see `Budget`.
     """
     over = threading.Event()
-    begun = time.time()
+    budget = Budget(trials, until, time.time(), int(study.settings.workers))
+    objective = study.settings.objectives[0]
 
-    def trials() -> list[Trial]:
+    def current() -> list[Trial]:
         return [trial for trial in study.trials() if not trial.superseded]
-
-    def words(found: Sequence[Trial]) -> str:
-        return status(found, total, until, begun, int(study.settings.workers), study.settings.objectives[0])
 
     if sys.stderr.isatty():
         from rich.live import Live
@@ -48,32 +61,35 @@ def shown(study: Study, total: int | None, until: float | None) -> Iterator[None
         with Live(console=progress.console(), refresh_per_second=4, transient=True) as live:
 
             def draw() -> None:
-                found = trials()
-                live.update(table(found, f"{study.name}: {words(found)}", study.settings.objectives[0]))
+                trials = current()
+                title = f"{study.name}: {status(trials, budget, objective)}"
+                live.update(table(trials, title, objective))
 
-            with _again_and_again(draw, over, REFRESH_SECONDS):
+            with _repeated(draw, over, REFRESH_SECONDS):
                 yield
     else:
 
         def say() -> None:
-            print(f"{study.name}: {words(trials())}", file=sys.stderr, flush=True)
+            print(f"{study.name}: {status(current(), budget, objective)}", file=sys.stderr, flush=True)
 
-        with _again_and_again(say, over, LINE_SECONDS, at_once=False):
+        with _repeated(say, over, LINE_SECONDS, at_once=False):
             yield
 
 
 @contextmanager
-def _again_and_again(
+def _repeated(
     do: Callable[[], None], over: threading.Event, seconds: float, *, at_once: bool = True
 ) -> Iterator[None]:
+    """Call `do` every few seconds in a thread while the block runs."""
+
     def work() -> None:
         wait = 0.0 if at_once else seconds
         while not over.wait(wait):
             wait = seconds
-            with suppress(Exception):  # a store that is busy: the next time will do
+            with suppress(Exception):  # a store that is busy: the next call will do
                 do()
 
-    thread = threading.Thread(target=work, name="a sweep's table", daemon=True)
+    thread = threading.Thread(target=work, name="sweep progress", daemon=True)
     thread.start()
     try:
         yield
@@ -82,41 +98,31 @@ def _again_and_again(
         thread.join(seconds)
 
 
-def status(
-    trials: Sequence[Trial],
-    total: int | None,
-    until: float | None,
-    begun: float,
-    workers: int,
-    objective: str,
-) -> str:
-    """Say in a line how far a sweep is: ``12 of 64 ended, 2 running, 1 pruned, best 0.9577, 3 min left``.
+def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
+    """Return a sweep's progress: ``12 of 64 ended, 2 running, 1 pruned, best 0.9577, 3 min left``.
 
     Args:
-        trials: that were not killed.
-        total: as `shown` has it, like `until`.
-        until: see there.
-        begun: when this command began.
-        workers: that take trials.
+        trials: those that no other trial repeats.
+        budget: the sweep's.
         objective: the first.
     """
     counts: Counter[str] = Counter(trial.state for trial in trials)
     ended = sum(counts[state] for state in ENDED)
-    said = [f"{ended} of {total} ended" if total is not None else f"{ended} ended"]
-    said += [f"{counts[state]} {state}" for state in ("running", "pruned", "failed") if counts[state]]
+    parts = [f"{ended} of {budget.trials} ended" if budget.trials is not None else f"{ended} ended"]
+    parts += [f"{counts[state]} {state}" for state in ("running", "pruned", "failed") if counts[state]]
     values = [trial.values[0] for trial in trials if trial.state == "complete"]
     if values:
-        said.append(f"best {max(values, key=lambda value: score(objective, value)):.4f}")
-    if (left := _left(trials, total, until, begun, workers)) is not None:
-        said.append(f"{_rounded(left)} left")
-    return ", ".join(said)
+        parts.append(f"best {max(values, key=lambda value: score(objective, value)):.4f}")
+    if (left := _left(trials, budget)) is not None:
+        parts.append(f"{_rounded(left)} left")
+    return ", ".join(parts)
 
 
 def table(trials: Sequence[Trial], title: str, objective: str) -> "Table":
-    """Return the trials that run, and the latest of those that have ended, as a table."""
+    """Return a table of the trials that run and the latest that have ended."""
     from rich.table import Table
 
-    made = Table("trial", "settings", "state", "epoch", objective, "seconds", title=title, box=None)
+    made = Table("trial", "parameters", "state", "epoch", objective, "seconds", title=title, box=None)
     made.title_justify = "left"
     running = [trial for trial in trials if trial.state == "running"]
     ended = sorted((t for t in trials if t.state in ENDED), key=lambda trial: trial.ended)
@@ -129,17 +135,15 @@ def table(trials: Sequence[Trial], title: str, objective: str) -> "Table":
     return made
 
 
-def _left(
-    trials: Sequence[Trial], total: int | None, until: float | None, begun: float, workers: int
-) -> float | None:
-    """Seconds until the sweep ends, if the trials to come take as long as those of this command took."""
-    limits = [until - time.time()] if until is not None else []
-    took = [trial.seconds for trial in trials if trial.state in ENDED and trial.ended > begun]
-    if total is not None and took:
+def _left(trials: Sequence[Trial], budget: Budget) -> float | None:
+    """Seconds until the sweep ends, if future trials take as long as those that ended in this command."""
+    limits = [budget.until - time.time()] if budget.until is not None else []
+    took = [trial.seconds for trial in trials if trial.state in ENDED and trial.ended > budget.begun]
+    if budget.trials is not None and took:
         ended = sum(trial.state in ENDED for trial in trials)
         mean = sum(took) / len(took)
         spent = sum(min(trial.seconds, mean) for trial in trials if trial.state == "running")
-        limits.append(((total - ended) * mean - spent) / max(workers, 1))
+        limits.append(((budget.trials - ended) * mean - spent) / max(budget.workers, 1))
     return max(min(limits), 0.0) if limits else None
 
 

@@ -1,7 +1,8 @@
-"""A sweep as one HTML file that needs nothing else: the best, what mattered, and every trial's line."""
+"""The report of a sweep as one self-contained HTML file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,74 +10,73 @@ from frostline.config.space import Parameter
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, svg
 from frostline.reporting import words
-from frostline.sweeps import plot as sweep_picture
-from frostline.sweeps.plot import Shown
+from frostline.sweeps import plot
+from frostline.sweeps.plot import PlottedTrial
 
 HERE = Path(__file__).parent
 ROWS = 50
-"""Of the table: the best trials; trials.csv has all."""
+"""The best trials in the table; trials.csv has all."""
 
 
-def html(
-    name: str,
-    trials: Sequence[Mapping[str, Any]],
-    shown: Sequence[Shown],
-    parameters: Sequence[Parameter],
-    importances: Mapping[str, float],
-    objective: str,
-    *,
-    maximize: bool,
-) -> str:
-    """Return the page.
+@dataclass(frozen=True)
+class Results:
+    """The results of a sweep, as its report shows them."""
 
-    Args:
-        name: the study's.
-        trials: the rows of trials.csv, column → cell.
-        shown: the same trials, for the pictures.
-        parameters: that vary.
-        importances: parameter → share of the objective's variance.
-        objective: the first.
-        maximize: whether the larger is the better.
-    """
+    name: str
+    """The study's name."""
+    rows: Sequence[Mapping[str, Any]]
+    """Of trials.csv: column → cell."""
+    plotted: Sequence[PlottedTrial]
+    """The same trials, for the plots."""
+    parameters: Sequence[Parameter]
+    """The search space."""
+    importances: Mapping[str, float]
+    """Parameter → share of the objective's variance."""
+    objective: str
+    """The first."""
+    maximize: bool
+    """Whether the objective is maximized."""
+
+
+def html(results: Results) -> str:
+    """Return the page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    def first(figure: Any) -> str:
-        return svg(figure, "history", f"{objective} of each trial, and the best so far")
+    def history(figure: Any) -> str:
+        return svg(figure, "history", f"{results.objective} of each trial, and the best so far")
 
-    def lines(figure: Any) -> str:
-        return svg(figure, "parallel", f"each trial's settings and its {objective}")
+    def parallel(figure: Any) -> str:
+        return svg(figure, "parallel", f"each trial's settings and its {results.objective}")
 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    trials = [{key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in trials]
-    complete = [row for row in trials if row["state"] == "complete"]
-    best = sorted(complete, key=lambda row: float(row[objective]), reverse=maximize)
-    states = Counter(row["state"] for row in trials)
+    rows = [
+        {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in results.rows
+    ]
+    complete = [row for row in rows if row["state"] == "complete"]
+    best = sorted(complete, key=lambda row: float(row[results.objective]), reverse=results.maximize)
+    states = Counter(row["state"] for row in rows)
     return environment.get_template("page.html.j2").render(
-        name=name,
+        name=results.name,
         css=theme.style_sheet(),
         light=theme.css_variables("light"),
         dark=theme.css_variables("dark"),
-        objective=objective,
+        objective=results.objective,
         best=best[:ROWS],
         more=max(len(best) - ROWS, 0),
-        failed=[row for row in trials if row["state"] == "failed"][:ROWS],
-        keys=[parameter.key for parameter in parameters],
+        failed=[row for row in rows if row["state"] == "failed"][:ROWS],
+        keys=[parameter.key for parameter in results.parameters],
         counts=[(state, states[state]) for state in ("complete", "pruned", "failed")],
-        seconds=words.seconds(sum(float(row["seconds"]) for row in trials)),
-        history=sweep_picture.history(shown, objective, maximize=maximize, render=first),
-        parallel=sweep_picture.parallel(shown, parameters, objective, render=lines),
-        importance=importance(importances) if importances else "",
+        seconds=words.seconds(sum(float(row["seconds"]) for row in rows)),
+        history=plot.history(results.plotted, results.objective, maximize=results.maximize, render=history),
+        parallel=plot.parallel(results.plotted, results.parameters, results.objective, render=parallel),
+        importance=importance(results.importances) if results.importances else "",
     )
 
 
 def importance(importances: Mapping[str, float]) -> str:
-    """Draw each parameter's share of the objective's variance.
-
-    Returns:
-        An SVG element.
-    """
+    """Draw each parameter's share of the objective's variance; return an SVG element."""
     keys = [*importances][::-1]
     with new_figure(8, 0.8 + 0.32 * len(keys)) as figure:
         figure.set_layout_engine("constrained")

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: how the best got better, and which settings lead where."""
+"""Plots of a sweep: optimization history and parallel coordinates."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,24 +16,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WIDE = 20
-"""Numbers whose largest is so many times the smallest lie by their logarithm."""
-NAMED = 12
-"""Values of a list up to which each is named."""
+LOG_RATIO = 20
+"""A list of numbers is drawn on a log scale if the largest is more than this many times the smallest."""
+LABELLED_VALUES = 12
+"""Of a list of values, the first ones are labelled, up to this number."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A trial to draw."""
+class PlottedTrial:
+    """A trial in a plot."""
 
     number: int
     point: dict[str, Value]
     value: float | None
-    """Of the objective; None: it was pruned or failed."""
+    """The objective; None: the trial was pruned or failed."""
 
 
-def history(trials: Sequence[Shown], objective: str, *, maximize: bool, render: Callable[["Figure"], T]) -> T:
-    """Draw the objective by trial, and the best so far; trials without a value are ticks on the axis.
+def history(
+    trials: Sequence[PlottedTrial], objective: str, *, maximize: bool, render: Callable[["Figure"], T]
+) -> T:
+    """Draw the objective of each trial and the best so far; trials without a value are ticks on the axis.
 
     Returns:
         What `render` makes of the figure, such as `canvas.png`.
@@ -57,13 +59,13 @@ def history(trials: Sequence[Shown], objective: str, *, maximize: bool, render: 
 
 
 def parallel(
-    trials: Sequence[Shown],
+    trials: Sequence[PlottedTrial],
     parameters: Sequence[Parameter],
     objective: str,
     *,
     render: Callable[["Figure"], T],
 ) -> T:
-    """Draw a line for each trial through its settings to its objective, which gives it its colour.
+    """Draw a line for each trial through its parameters to its objective, which sets the colour.
 
     Returns:
         What `render` makes of the figure, such as `canvas.png`.
@@ -79,7 +81,7 @@ def parallel(
     with new_figure(max(6.0, 1.6 * (len(parameters) + 1)), 4.5) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
-        for trial, value in sorted(done, key=lambda each: each[1]):
+        for trial, value in sorted(done, key=lambda pair: pair[1]):
             heights = [
                 scale(trial.point[parameter.key]) if parameter.key in trial.point else math.nan
                 for parameter, (scale, _) in zip(parameters, scales, strict=True)
@@ -99,7 +101,7 @@ def parallel(
 
 
 Scale = tuple[Callable[[Value], float], list[tuple[float, str]]]
-"""Value → height from 0 to 1; and what is written at which height."""
+"""Value → height from 0 to 1; and the labels by height."""
 
 
 def _scale(parameter: Parameter) -> Scale:
@@ -110,11 +112,11 @@ def _scale(parameter: Parameter) -> Scale:
             numbers = _as_numbers(options)
             if numbers and len(set(numbers)) > 1:
                 low, high = min(numbers), max(numbers)
-                height = _numbers(low, high, log=low > 0 and high / low > WIDE)
-                return height, [(height(number), f"{number:.3g}") for number in numbers[:NAMED]]
+                height = _numbers(low, high, log=low > 0 and high / low > LOG_RATIO)
+                return height, [(height(number), f"{number:.3g}") for number in numbers[:LABELLED_VALUES]]
             step = 1 / max(len(options) - 1, 1)
             names = [(i * step, name) for i, name in enumerate(options)]
-            return lambda value: options.index(str(value)) * step, names[:NAMED]
+            return lambda value: options.index(str(value)) * step, names[:LABELLED_VALUES]
 
 
 def _numbers(low: float, high: float, *, log: bool) -> Callable[[Value], float]:

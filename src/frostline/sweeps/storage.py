@@ -31,8 +31,8 @@ def store_failures() -> Iterator[None]:
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         (reason, *_) = str(error.__cause__ or error).splitlines()
         raise FrostlineError(
-            f"sweep.store: failed ({reason[:200]}); see that it can be reached, and that no process is"
-            " stopped while it holds it; the same command resumes the sweep"
+            f"sweep.store: failed ({reason[:200]}); check that it can be reached and that no suspended"
+            " process holds it; the same command then resumes the sweep"
         ) from None
 
 
@@ -77,12 +77,12 @@ def corruption(path: Path) -> str | None:
     """Return what SQLite finds wrong with a file's content; None: nothing, or the file can't be read now."""
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
-            (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            (result,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except sqlite3.OperationalError:
         return None
     except sqlite3.DatabaseError as error:
         return str(error)
-    return None if found == "ok" else " ".join(str(found).split())[:100]
+    return None if result == "ok" else " ".join(str(result).split())[:100]
 
 
 @contextlib.contextmanager

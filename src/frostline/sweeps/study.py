@@ -50,12 +50,12 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def direction(objective: str) -> Literal["maximize", "minimize"]:
-    """Say which way an objective is better."""
+    """Return the direction in which an objective improves."""
     return "minimize" if score(objective, 1.0) < 0 else "maximize"
 
 
-def drawing(settings: schema.Sweep) -> dict[str, Any]:
-    """Return what of a sweep's settings makes it another study: how trials are drawn, judged and stopped."""
+def sampling_config(settings: schema.Sweep) -> dict[str, Any]:
+    """Return the part of a sweep's config that identifies its study: how trials are sampled and pruned."""
     return settings.model_dump(include={"sampler", "pruner", "objectives", "seed"})
 
 
@@ -63,11 +63,11 @@ class Study:
     """The trials of one sweep.
 
     Args:
-        name: of the study in its store.
-        settings: how trials are drawn and pruned, how many there may be.
-        space: what they vary.
-        base: all else that their results depend on; plain data.
-        worker: which of several processes this is: each draws numbers of its own.
+        name: the study's name in its store.
+        settings: the sweep's config: sampler, pruner, objectives, limits.
+        space: the search space.
+        base: everything else that the trials' results depend on; plain data.
+        worker: the number of this process among several; each has a sampler seed of its own.
     """
 
     def __init__(
@@ -85,60 +85,60 @@ class Study:
         return f"{project.SQLITE}{project.scratch() / 'sweeps' / self.name}.db"
 
     def begin(self, *, fresh: bool = False) -> None:
-        """Make the study, or go on with it; nobody can forget it then while this object lives.
+        """Create the study or load it; while this object lives, no other command can delete it.
 
         Args:
-            fresh: forget what is there.
+            fresh: delete a study of this name first.
 
         Raises:
-            ResourceLocked: it is to be forgotten, and another command, or one of its trials, runs.
-            FrostlineError: the store can't be opened, or has a study of that name with other settings.
+            ResourceLocked: the study can't be deleted while another command or one of its trials runs.
+            FrostlineError: the store can't be opened, or has a study of this name with another config.
         """
-        self._use(alone=fresh)
+        self._hold_usage_lock(exclusive=fresh)
         with storage.locked(self.store):
             self._set_aside_if_damaged()
             if fresh:
-                self._forget()
-                self._use()
+                self._delete()
+                self._hold_usage_lock()
             study = self._opened()
-            found = study.user_attrs.get("settings")
+            stored = study.user_attrs.get("settings")
             wanted = json.loads(canonical_json(self._identity()))
-            if found is None:
+            if stored is None:
                 study.set_user_attr("settings", wanted)
-            elif found != wanted:
-                different = _first_difference(found, wanted)
+            elif stored != wanted:
+                different = _first_difference(stored, wanted)
                 raise FrostlineError(
-                    f"sweep.name: the study {self.name!r} was made with another {different};"
-                    " add --fresh to start over, or name another"
+                    f"sweep.name: the study {self.name!r} was created with another {different};"
+                    " add --fresh to start over, or choose another name"
                 )
 
-    def try_again(self, which: Callable[[Trial], bool]) -> int:
-        """Let trials wait once more of which `which` holds, and that have ended; return how many."""
+    def retry(self, condition: Callable[[Trial], bool]) -> int:
+        """Enqueue the ended trials that meet a condition once more; return how many."""
         with storage.locked(self.store):
-            again = [t for t in self.trials() if t.state in ENDED and not t.superseded and which(t)]
-            for trial in again:
+            retried = [t for t in self.trials() if t.state in ENDED and not t.superseded and condition(t)]
+            for trial in retried:
                 self._opened().enqueue_trial(dict(trial.point), user_attrs={RETRY_OF: trial.number})
-        return len(again)
+        return len(retried)
 
-    def missing(self) -> list[Point]:
-        """Return the combinations of a grid that no trial has yet."""
-        there = [trial.point for trial in self.trials() if not trial.superseded]
+    def missing_points(self) -> list[Point]:
+        """Return the points of a grid that no trial has yet."""
+        taken = [trial.point for trial in self.trials() if not trial.superseded]
         points = self.space.combinations()[: self.settings.trials]
-        return [point for point in points if point not in there]
+        return [point for point in points if point not in taken]
 
-    def fill(self) -> None:
-        """Let each combination of a grid wait that no trial has; nothing for other samplers."""
+    def enqueue_missing(self) -> None:
+        """Enqueue the points of a grid that no trial has yet; do nothing for other samplers."""
         if self.settings.sampler.kind == "grid":
             with storage.locked(self.store):
-                self._reclaim()
-                for point in self.missing():
+                self._retry_dead()
+                for point in self.missing_points():
                     self._opened().enqueue_trial(point)
 
-    def take(self) -> RunningTrial | None:
-        """Return the next trial to run, None where there is none left; one whose process died comes first."""
+    def ask(self) -> RunningTrial | None:
+        """Return the next trial to run, None where none is left; the points of dead trials come first."""
         with storage.locked(self.store):
             study = self._opened()
-            self._reclaim()
+            self._retry_dead()
             if not self._waiting():
                 drawn = [trial for trial in self.trials() if not trial.superseded]
                 limit = self.settings.trials
@@ -155,30 +155,30 @@ class Study:
                 user_attrs[devices.VISIBLE] = os.environ[devices.VISIBLE]
             for key, value in user_attrs.items():
                 trial.set_user_attr(key, value)
-            taken = RunningTrial(self, trial, point)
-            taken.beat()
-            return taken
+            running = RunningTrial(self, trial, point)
+            running.beat()
+            return running
 
-    def left(self) -> Remaining:
-        """Say what has not ended: also trials whose processes died, which the next `take` finds."""
-        found = self._opened().get_trials(deepcopy=False)
-        running = [trial for trial in found if trial.state == TrialState.RUNNING]
+    def remaining(self) -> Remaining:
+        """Count the trials that have not ended; those of dead processes count as open: `ask` repeats them."""
+        trials = self._opened().get_trials(deepcopy=False)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         alive = sum(map(is_alive, running))
-        waiting = sum(trial.state == TrialState.WAITING for trial in found) + len(running) - alive
+        waiting = sum(trial.state == TrialState.WAITING for trial in trials) + len(running) - alive
         if self.settings.sampler.kind == "grid":
             return Remaining(waiting, alive)
         if self.settings.trials is None:
             return Remaining(max(waiting, 1), alive)
-        drawn = len(found) - len(superseded(found))
+        drawn = len(trials) - len(superseded(trials))
         return Remaining(waiting + max(self.settings.trials - drawn, 0), alive)
 
-    def known(self, point: Point) -> Trial | None:
-        """Return a complete trial of this point, if there is one: its result would be the same."""
-        found = (t for t in self.trials() if t.state == "complete" and not t.superseded)
-        return next((trial for trial in found if trial.point == point), None)
+    def completed(self, point: Point) -> Trial | None:
+        """Return a complete trial of this point, if there is one: a repetition would give the same result."""
+        complete = (t for t in self.trials() if t.state == "complete" and not t.superseded)
+        return next((trial for trial in complete if trial.point == point), None)
 
-    def add(self, point: Point, values: Sequence[float], user_attrs: Mapping[str, Any]) -> None:
-        """Take in a trial that was run at once with others, without having been taken."""
+    def add_completed(self, point: Point, values: Sequence[float], user_attrs: Mapping[str, Any]) -> None:
+        """Add a complete trial that was trained in a batch with others, without `ask`."""
         study = self._opened()
         distributions = {key: distribution(parameter) for key, parameter in self._by_key(point).items()}
         study.add_trial(
@@ -191,32 +191,34 @@ class Study:
         )
 
     def trials(self) -> list[Trial]:
-        """Return all trials, in the order in which they were made."""
-        found = self._opened().get_trials(deepcopy=False)
-        retried = superseded(found)
-        return [stored_trial(trial, superseded=trial.number in retried) for trial in found]
+        """Return all trials in the order of their numbers."""
+        trials = self._opened().get_trials(deepcopy=False)
+        retried = superseded(trials)
+        return [stored_trial(trial, superseded=trial.number in retried) for trial in trials]
 
     def importances(self) -> dict[str, float]:
         """Return parameter → share of the first objective's variance, the largest first."""
         return importances(self.trials(), self.space.parameters)
 
     def tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """End a trial; one that was taken for dead meanwhile stays so."""
+        """End a trial; one that was ended as dead in the meantime stays so."""
         self._opened().tell(trial, values, state, skip_if_finished=True)
 
     def close(self) -> None:
-        """Let other commands delete the study (`--fresh`); the end of the process does so too."""
+        """Allow other commands to delete the study (`--fresh`); the end of the process does so too."""
         if self._used is not None:
             self._unused()
             self._used = None
 
-    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────
-
     def _identity(self) -> dict[str, Any]:
-        return {**drawing(self.settings), "space": self.space.to_data(), "base": content_key(self.base)}
+        return {
+            **sampling_config(self.settings),
+            "space": self.space.to_data(),
+            "base": content_key(self.base),
+        }
 
-    def _use(self, *, alone: bool = False) -> None:
-        """Hold a lock that commands on this study share, or, as its only user, that nobody else has."""
+    def _hold_usage_lock(self, *, exclusive: bool = False) -> None:
+        """Hold the lock that all commands on this study share; `exclusive`: fail if another holds it."""
         if self._used is None:
             path = (
                 project.scratch() / "locks" / f"sweep-{content_key([self.store, self.name])[:16]}-used.lock"
@@ -225,14 +227,14 @@ class Study:
             self._used = os.open(path, os.O_CREAT | os.O_RDWR)
             self._unused = weakref.finalize(self, os.close, self._used)
         try:
-            fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+            fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
         except BlockingIOError:
             raise ResourceLocked(
-                f"--fresh: another command runs {self.name} right now; end it, or wait for it"
+                f"--fresh: the study {self.name} is in use by another command; end it, or wait for it"
             ) from None
 
     def _set_aside_if_damaged(self) -> None:
-        """Start anew where the project's own store is damaged; one that was named stays."""
+        """Rename the project's own store if it is damaged; one that the config names is left as it is."""
         path = Path(self.store.removeprefix(project.SQLITE))
         if self.settings.store is not None or not path.is_file():
             return
@@ -242,7 +244,7 @@ class Study:
             set_aside(path, f"is damaged ({flaw})")
 
     def _altered(self) -> str | None:
-        """Return which complete trial is not as it was recorded, None where all are."""
+        """Name a complete trial that differs from what was recorded; None: there is none."""
         try:
             trials = optuna.load_study(study_name=self.name, storage=storage.open_storage(self.store)).trials
         except KeyError:
@@ -250,7 +252,7 @@ class Study:
         altered = (trial for trial in trials if not is_intact(trial))
         return next((f"trial {trial.number}: not as written" for trial in altered), None)
 
-    def _forget(self) -> None:
+    def _delete(self) -> None:
         opened = storage.open_storage(self.store)
         try:
             study = optuna.load_study(study_name=self.name, storage=opened)
@@ -259,15 +261,15 @@ class Study:
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if alive := sum(map(is_alive, running)):
             raise ResourceLocked(
-                f"--fresh: {alive} of the trials of {self.name} run right now; end the command that runs"
-                " them, or wait for it"
+                f"--fresh: the study {self.name} has running trials: {alive}; end the command that runs them,"
+                " or wait for it"
             )
         optuna.delete_study(study_name=self.name, storage=opened)
 
     def _opened(self) -> optuna.Study:
         if self._study is None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that some settings are new in Optuna
+                warnings.simplefilter("ignore")  # some of Optuna's options are experimental
                 study = optuna.create_study(
                     study_name=self.name,
                     storage=storage.open_storage(self.store),
@@ -283,13 +285,13 @@ class Study:
     def _waiting(self) -> bool:
         return bool(self._opened().get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def _reclaim(self) -> None:
-        """Give the points of trials whose process died to trials that wait."""
+    def _retry_dead(self) -> None:
+        """Enqueue the points of trials whose process died, and end those trials."""
         study = self._opened()
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if is_alive(trial):
                 continue
-            # First the new one: were we killed in between, the old one would be found dead again.
+            # Enqueue first: if this process is killed in between, the old trial is found dead again.
             if trial.number not in superseded(study.get_trials(deepcopy=False)):
                 study.enqueue_trial(point_of(trial), user_attrs={RETRY_OF: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -298,8 +300,8 @@ class Study:
         return {parameter.key: parameter for parameter in self.space.parameters if parameter.key in point}
 
 
-def _first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    keys: Iterator[str] = (key for key in wanted if found.get(key) != wanted[key])
-    names = {"base": "experiment around what varies", "space": "space", "seed": "sweep.seed"}
+def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    keys: Iterator[str] = (key for key in wanted if stored.get(key) != wanted[key])
+    names = {"base": "experiment (outside the search space)", "space": "search space", "seed": "sweep.seed"}
     key = next(keys)
     return names.get(key, f"sweep.{key}")

@@ -1,4 +1,4 @@
-"""What a sweep leaves beside its runs: runs/sweeps/<name>/ with a table, pictures and a page."""
+"""The output of a sweep beside its runs: runs/sweeps/<name>/ with a table, plots and a report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,25 +8,24 @@ from frostline.base.formats import csv_text
 from frostline.config.space import Space
 from frostline.plotting.canvas import png
 from frostline.schema import Sweep
-from frostline.sweeps import page as sweep_page
-from frostline.sweeps import plot as sweep_picture
-from frostline.sweeps.plot import Shown
+from frostline.sweeps import page, plot
+from frostline.sweeps.plot import PlottedTrial
 from frostline.sweeps.study import direction
 from frostline.sweeps.trial import Trial
 
 TRIALS, HISTORY, PARALLEL, PAGE = "trials.csv", "history.png", "parallel.png", "index.html"
 
 
-def leave(
+def write(
     name: str, trials: Sequence[Trial], space: Space, settings: Sweep, importances: Mapping[str, float]
 ) -> Path:
-    """Write the table, the pictures and the page, and return their folder.
+    """Write the table, the plots and the report; return their folder.
 
     Args:
-        name: of the study.
-        trials: those that were not killed.
-        space: what they vary.
-        settings: of the sweep.
+        name: the study's name.
+        trials: those that no other trial repeats.
+        space: the search space.
+        settings: the sweep's config.
         importances: parameter → share of the first objective's variance.
     """
     folder = Path("runs", "sweeps", name)
@@ -47,12 +46,14 @@ def leave(
         for trial in trials
     ]
     write_text(folder / TRIALS, csv_text(columns, rows))
-    shown = [Shown(t.number, t.point, t.values[0] if t.state == "complete" else None) for t in trials]
+    plotted = [
+        PlottedTrial(t.number, t.point, t.values[0] if t.state == "complete" else None) for t in trials
+    ]
     first = objectives[0]
     maximize = direction(first) == "maximize"
-    write_bytes(folder / HISTORY, sweep_picture.history(shown, first, maximize=maximize, render=png))
-    write_bytes(folder / PARALLEL, sweep_picture.parallel(shown, space.parameters, first, render=png))
+    write_bytes(folder / HISTORY, plot.history(plotted, first, maximize=maximize, render=png))
+    write_bytes(folder / PARALLEL, plot.parallel(plotted, space.parameters, first, render=png))
     table = [dict(zip(columns, row, strict=True)) for row in rows]
-    given = (name, table, shown, space.parameters, importances, first)
-    write_text(folder / PAGE, sweep_page.html(*given, maximize=maximize))
+    results = page.Results(name, table, plotted, space.parameters, importances, first, maximize)
+    write_text(folder / PAGE, page.html(results))
     return folder

@@ -1,9 +1,10 @@
-"""A sweep from its overrides to its results: makes the study, sends workers off, gathers what they did."""
+"""Runs a sweep: creates the study, starts workers, writes the results."""
 
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,25 @@ from frostline.config.compose import FailedJob, SweepJob, SweepTask
 from frostline.config.space import Point, Space, as_overrides
 from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed
 from frostline.pipeline import standalone
-from frostline.schema import Sweep
-from frostline.sweeps import best as winner
-from frostline.sweeps import live, summary
+from frostline.schema import Experiment, Sweep
+from frostline.sweeps import best, live, summary
 from frostline.sweeps.storage import store_failures
-from frostline.sweeps.study import Study, drawing
+from frostline.sweeps.study import Study, sampling_config
 from frostline.sweeps.trial import ENDED, PROCESS, TRANSIENT, Trial
-from frostline.sweeps.worker import CONFIG, Worker, label_of, objectives_of, results_of, stopped_by
+from frostline.sweeps.worker import CONFIG, Worker, label_of, objectives_of, repeated_failure, results_of
 
 Launch = Callable[[Worker, Sequence[str], int], None]
 LOSSES = 3
-"""Launches in a row that lose workers, without a trial between that ended, after which a sweep gives up."""
+"""Launches in a row that lose workers while no trial ends, after which a sweep gives up."""
 POLL_SECONDS = 1.0
 WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
-"""Of a run's folder."""
+"""Names in a run folder."""
 EACH_EPOCH = ("val/accuracy", "val/loss")
-"""The objectives that a trial reports while it runs."""
+"""The objectives that a trial reports after each epoch."""
 
 
 class WorkersLostError(Exception):
-    """A launcher could not send workers off, or some of them were lost on the way.
+    """A launcher could not start workers, or lost some of them.
 
     Args:
         cause: what the launcher raised.
@@ -48,162 +48,212 @@ class WorkersLostError(Exception):
         super().__init__(f"{type(cause).__name__}: {first}"[:200].removesuffix(": "))
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A sweep before it runs: its study, search space and composed experiments."""
+
+    name: str
+    """The study's name."""
+    stage: str
+    """The command that runs a trial."""
+    fixed: list[str]
+    """The overrides that all trials have in common."""
+    space: Space
+    settings: Sweep
+    points: list[Point]
+    """Of a grid; one example of other samplers."""
+    experiments: list[tuple[Experiment, dict[str, str]]]
+    """The composed experiment and the chosen options of each point."""
+    base: dict[str, Any]
+    """Everything else that results depend on."""
+
+    @property
+    def grid(self) -> bool:
+        """Whether the sampler is a grid."""
+        return self.settings.sampler.kind == "grid"
+
+    def study(self) -> Study:
+        """Return a connection to the study."""
+        return Study(self.name, self.settings, self.space, self.base)
+
+
 @store_failures()
 def sweep(job: SweepTask, arguments: Sequence[str], launch: Launch | None, launcher: str = "") -> list[Any]:
-    """Run a sweep, or go on with one.
+    """Run a sweep, or resume one.
 
     Args:
-        job: what runs a trial.
-        arguments: overrides as Hydra spells them.
-        launch: sends off workers; None: one works here.
-        launcher: the class of what does.
+        job: runs a trial.
+        arguments: overrides in Hydra's syntax.
+        launch: starts workers; None: this process is the only worker.
+        launcher: the class name of the launcher.
 
     Returns:
         A `standalone.Done`, `compose.FailedJob` or `standalone.Stopped` for each trial, in their order.
 
     Raises:
-        FrostlineError: the settings don't fit, or a combination of a grid is wrong, before anything runs; or
+        FrostlineError: the config is inconsistent, or a point of a grid is invalid, before anything runs; or
             the study's store fails.
     """
     fixed, space, settings = compose.space_of(arguments)
     check(settings)
     share = share_of(launcher, int(settings.workers))
-    # By default trials have as many threads as a worker has cores: here, too, where they are planned.
+    # A trial has by default as many threads as a worker has cores, also where it is composed.
     with sharing_cores(share.workers):
-        return _sweep(job, fixed, space, settings, launch, share)
+        return _sweep(job, _plan(job, fixed, space, settings), launch, share)
 
 
-def _sweep(
-    job: SweepTask, fixed: list[str], space: Space, settings: Sweep, launch: Launch | None, share: Share
-) -> list[Any]:
+def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Plan:
     grid = settings.sampler.kind == "grid"
     points = space.combinations()[: settings.trials] if grid else [space.first()]
     experiments = compose.compose_points(fixed, [as_overrides(point) for point in points])
     base = experiments[0][0].model_dump(exclude={"sweep", "study"})
-    if isinstance(job.task, standalone.Job):  # trials on other data, or from other weights, are not mixed in
+    if isinstance(job.task, standalone.Job):  # trials on other data or weights belong to another study
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
-    name = settings.name or f"{stage}-{content_key([base, space.to_data(), drawing(settings)])[:8]}"
+    key = content_key([base, space.to_data(), sampling_config(settings)])
+    name = settings.name or f"{stage}-{key[:8]}"
     if not any(text.startswith("study=") for text in fixed):
         fixed = [*fixed, f"study={name}"]
-        experiments = [(each.model_copy(update={"study": name}), chosen) for each, chosen in experiments]
+        experiments = [
+            (composed.model_copy(update={"study": name}), choices) for composed, choices in experiments
+        ]
+    return Plan(name, stage, fixed, space, settings, points, experiments, base)
 
-    study = Study(name, settings, space, base)
+
+def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> list[Any]:
+    settings, study = plan.settings, plan.study()
     study.begin(fresh=job.fresh)
-    if count := study.try_again(_failed_in_passing):
-        why = "they ran out of memory or disk, or the resource was locked by another process"
-        print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
-    if isinstance(job.task, standalone.Job) and (count := study.try_again(_run_is_gone)):
-        why = "their folders are gone or hold another run"
-        print(f"frostline: trials that are run again, since {why}: {count}", file=sys.stderr)
-    if grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
-        # Of two commands at once the second finds what the first has done.
-        with exclusive(project.scratch() / "locks" / f"sweep-at-once-{content_key(name)[:16]}.lock"):
-            missing = study.missing()
-            jobs = [
-                SweepJob(label_of(point), *experiment)
-                for point, experiment in zip(points, experiments, strict=True)
-                if point in missing
-            ]
-            # Another sweep may be writing to one of the folders: then each trial waits for its own.
-            with suppress(ResourceLocked):
-                job.at_once(jobs, lambda number, done: _take_in(study, missing[number], done))
-            study.fill()  # before another command looks for what is missing
-    study.fill()
+    _retry(study, _failed_transiently, "they ran out of memory or disk, or found a resource locked")
+    if isinstance(job.task, standalone.Job):
+        _retry(study, _run_is_lost, "their folders are gone or hold another run")
+    if plan.grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
+        _run_in_batches(job, plan, study)
+    study.enqueue_missing()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
-    worker = Worker(job.task, name, settings, space, tuple(fixed), base, until, launch is None, share)
-    first = [*fixed, *as_overrides(space.first())]
-    send = worker if launch is None else lambda: launch(worker, first, int(settings.workers))
-    with live.shown(Study(name, settings, space, base), len(points) if grid else settings.trials, until):
-        _work_off(study, worker, send)
-    if kind := stopped_by(study, settings.failures):
+    worker = Worker(
+        job.task, plan.name, settings, plan.space, tuple(plan.fixed), plan.base, until, launch is None, share
+    )
+    first = [*plan.fixed, *as_overrides(plan.space.first())]
+    start = worker if launch is None else lambda: launch(worker, first, int(settings.workers))
+    with live.shown(plan.study(), len(plan.points) if plan.grid else settings.trials, until):
+        _run_workers(study, worker, start)
+    if kind := repeated_failure(study, settings.failures):
         print(
-            f"frostline: the sweep stopped, since {settings.failures} trials failed alike: {kind};"
+            f"frostline: the sweep stopped: {settings.failures} trials failed for the same reason: {kind};"
             " sweep.failures allows more",
             file=sys.stderr,
         )
     trials = [trial for trial in study.trials() if not trial.superseded]
-    if best := winner.best_of(trials, settings):
-        ((composed, choices),) = compose.compose_points(fixed, [as_overrides(best.point)])
-        if path := winner.write(name, stage, best, len(trials), composed, choices):
-            print(f"the best, again: frostline {stage} experiment={path.stem}", file=sys.stderr)
-    left = summary.leave(name, trials, space, settings, study.importances())
-    print(f"table and pictures: {left / summary.PAGE}", file=sys.stderr)
-    if grid:
-        trials = sorted((t for t in trials if t.point in points), key=lambda trial: points.index(trial.point))
+    _write(plan, study, trials)
+    if plan.grid:
+        in_order = (trial for trial in trials if trial.point in plan.points)
+        trials = sorted(in_order, key=lambda trial: plan.points.index(trial.point))
     return [_result(trial) for trial in trials if _ended(trial)]
 
 
+def _retry(study: Study, condition: Callable[[Trial], bool], reason: str) -> None:
+    if count := study.retry(condition):
+        print(f"frostline: trials that are retried, since {reason}: {count}", file=sys.stderr)
+
+
+def _run_in_batches(job: SweepTask, plan: Plan, study: Study) -> None:
+    """Run those points of a grid that can be trained in a batch."""
+    # Of two commands, the second finds what the first has done.
+    with exclusive(project.scratch() / "locks" / f"sweep-at-once-{content_key(plan.name)[:16]}.lock"):
+        missing = study.missing_points()
+        jobs = [
+            SweepJob(label_of(point), *experiment)
+            for point, experiment in zip(plan.points, plan.experiments, strict=True)
+            if point in missing
+        ]
+        # If another sweep is writing to one of the folders, each trial waits for its own folder instead.
+        with suppress(ResourceLocked):
+            job.at_once(jobs, lambda number, done: _add(study, missing[number], done))
+        study.enqueue_missing()  # before another command looks for missing points
+
+
+def _write(plan: Plan, study: Study, trials: Sequence[Trial]) -> None:
+    """Write the sweep's output: the best trial as an experiment, the table and the plots."""
+    if best_trial := best.best_of(trials, plan.settings):
+        ((composed, choices),) = compose.compose_points(plan.fixed, [as_overrides(best_trial.point)])
+        planned = SweepJob(label_of(best_trial.point), composed, choices)
+        if path := best.write(plan.name, plan.stage, best_trial, len(trials), planned):
+            print(f"to repeat the best trial: frostline {plan.stage} experiment={path.stem}", file=sys.stderr)
+    folder = summary.write(plan.name, trials, plan.space, plan.settings, study.importances())
+    print(f"table and plots: {folder / summary.PAGE}", file=sys.stderr)
+
+
 def check(settings: Sweep) -> None:
-    """Refuse settings that don't go together.
+    """Check that a sweep's config is consistent.
 
     Raises:
-        FrostlineError: a pruner can't judge by the objectives, or there is no end.
+        FrostlineError: the pruner doesn't fit the objectives, or the sweep has no limit.
     """
     if settings.pruner.kind != "none":
         if len(settings.objectives) > 1:
-            raise FrostlineError("sweep.pruner: can't weigh several objectives; set sweep.pruner.kind=none")
+            raise FrostlineError("sweep.pruner: a pruner takes one objective; set sweep.pruner.kind=none")
         if settings.objectives[0] not in EACH_EPOCH:
             raise FrostlineError(
-                f"sweep.pruner: {settings.objectives[0]} is not measured after each epoch, as"
-                f" {' and '.join(EACH_EPOCH)} are; set sweep.pruner.kind=none, or another objective"
+                f"sweep.pruner: {settings.objectives[0]} is not measured after each epoch, but"
+                f" {' and '.join(EACH_EPOCH)} are; set one of them, or sweep.pruner.kind=none"
             )
     if settings.sampler.kind != "grid" and settings.trials is None and settings.minutes is None:
-        raise FrostlineError("sweep: has no end; set sweep.trials, or sweep.minutes")
+        raise FrostlineError("sweep: has no limit; set sweep.trials or sweep.minutes")
 
 
-def _work_off(study: Study, worker: Worker, send: Callable[[], None]) -> None:
-    """Send workers off until no trial is left, though some of them, and their machines, may be lost.
+def _run_workers(study: Study, worker: Worker, start: Callable[[], None]) -> None:
+    """Start workers until no trial remains, although some of them, and their machines, may be lost.
 
     Raises:
-        FrostlineError: none can start, or they are lost again and again.
+        FrostlineError: no worker can start, or workers are lost again and again.
     """
-    killed, in_vain = _count(study, _killed), 0
+    superseded, in_vain = _count(study, _superseded), 0
     while True:
         begun, ended, lost = _count(study, _begun), _count(study, _ended), ""
         try:
-            send()
+            start()
         except WorkersLostError as error:
-            lost, left = str(error), study.left()
-            if left.open and not left.running and _count(study, _begun) == begun:
+            lost, remaining = str(error), study.remaining()
+            if remaining.open and not remaining.running and _count(study, _begun) == begun:
                 raise FrostlineError(
                     f"hydra/launcher: no worker could start ({lost}); docs/scale.md says what launchers need"
                 ) from None
-        trials = _settled(study, worker, lost=bool(lost))
+        trials = _wait(study, worker, lost=bool(lost))
         if not trials:
             break
         in_vain = in_vain + 1 if _count(study, _ended) == ended else 0
-        why = f"workers were lost ({lost})" if lost else "trials were left by processes that died"
+        reason = f"workers were lost ({lost})" if lost else "processes died during their trials"
         if in_vain == LOSSES:
             raise FrostlineError(
-                f"sweep: {why}, {LOSSES} times without a trial between that ended; the same command goes on"
-                f" with what is left: {trials}"
+                f"sweep: {reason}, {LOSSES} times in a row while no trial ended; the same command resumes"
+                f" with the remaining trials: {trials}"
             )
-        print(f"frostline: {why}; workers are sent again for what is left: {trials}", file=sys.stderr)
-    if again := _count(study, _killed) - killed:
-        print(f"frostline: trials whose process died, and that were run again: {again}", file=sys.stderr)
+        print(f"frostline: {reason}; restarting workers for the remaining trials: {trials}", file=sys.stderr)
+    if retried := _count(study, _superseded) - superseded:
+        print(f"frostline: trials whose process died, and that were retried: {retried}", file=sys.stderr)
 
 
-def _settled(study: Study, worker: Worker, *, lost: bool) -> int:
-    """Return how many trials may be taken; while there is none, wait for those that run: they may die.
+def _wait(study: Study, worker: Worker, *, lost: bool) -> int:
+    """Return how many trials are open; while none is, wait for those that run, since they may die.
 
     Args:
-        lost: some workers are; others may go on, between two trials for a moment. They are waited for.
+        lost: whether workers were lost. The others may still run and be between two trials for a moment, so
+            they are waited for.
     """
     told, idle = False, 0
     while True:
-        over, left = worker.over(study), study.left()
-        idle = 0 if left.running else idle + 1
-        if idle > 1 if lost else over or left.open or not left.running:
-            return 0 if over else left.open
-        if not told and left.running:
+        over, remaining = worker.is_over(study), study.remaining()
+        idle = 0 if remaining.running else idle + 1
+        if idle > 1 if lost else over or remaining.open or not remaining.running:
+            return 0 if over else remaining.open
+        if not told and remaining.running:
             told = True
-            print(f"frostline: waiting for trials that run elsewhere: {left.running}", file=sys.stderr)
+            print(f"frostline: waiting for trials that run elsewhere: {remaining.running}", file=sys.stderr)
         time.sleep(POLL_SECONDS)
 
 
-def _count(study: Study, which: Callable[[Trial], bool]) -> int:
-    return sum(map(which, study.trials()))
+def _count(study: Study, condition: Callable[[Trial], bool]) -> int:
+    return sum(map(condition, study.trials()))
 
 
 def _begun(trial: Trial) -> bool:
@@ -214,16 +264,16 @@ def _ended(trial: Trial) -> bool:
     return trial.state in ENDED and not trial.superseded
 
 
-def _killed(trial: Trial) -> bool:
+def _superseded(trial: Trial) -> bool:
     return trial.superseded
 
 
-def _failed_in_passing(trial: Trial) -> bool:
+def _failed_transiently(trial: Trial) -> bool:
     return trial.state == "failed" and bool(trial.user_attrs.get(TRANSIENT))
 
 
-def _run_is_gone(trial: Trial) -> bool:
-    """Whether the folder that a complete trial names has not the run that the trial was."""
+def _run_is_lost(trial: Trial) -> bool:
+    """Whether the folder of a complete trial no longer holds its run."""
     if trial.state != "complete":
         return False
     folder = Path(trial.user_attrs["out"])
@@ -238,18 +288,20 @@ def _run_is_gone(trial: Trial) -> bool:
         return True
 
 
-def _take_in(study: Study, point: Point, done: standalone.Done) -> None:
-    """Note a trial that was run at once with others."""
-    study.add(point, objectives_of(done.metrics, study.settings), results_of(done))
+def _add(study: Study, point: Point, done: standalone.Done) -> None:
+    """Add a trial that was trained in a batch with others."""
+    study.add_completed(point, objectives_of(done.metrics, study.settings), results_of(done))
 
 
 def _result(trial: Trial) -> Any:
-    label, notes = label_of(trial.point), trial.user_attrs
+    label, attributes = label_of(trial.point), trial.user_attrs
     match trial.state:
         case "complete":
-            return standalone.Done(notes["name"], Path(notes["out"]), notes["metrics"])
+            return standalone.Done(attributes["name"], Path(attributes["out"]), attributes["metrics"])
         case "pruned":
             return standalone.Stopped(label)
-    broke_down = str(notes.get("kind", "")).startswith((TrainingFailed.__name__, OutOfResources.__name__))
+    broke_down = str(attributes.get("kind", "")).startswith(
+        (TrainingFailed.__name__, OutOfResources.__name__)
+    )
     kind = TrainingFailed if broke_down else FrostlineError
-    return FailedJob(label, kind(notes.get("reason", "")))
+    return FailedJob(label, kind(attributes.get("reason", "")))

@@ -28,27 +28,27 @@ from frostline.training.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, 
 
 Row = Mapping[str, float | int | None]
 RESULTS = ("name", "out", "metrics")
-"""What a complete trial notes of its run."""
+"""The user attributes of a complete trial that describe its run."""
 CONFIG = "config.yaml"
-"""Of a run's folder; the note of that name is its sha256."""
-REASON = 500
-"""Characters of a failure's reason that are kept."""
+"""The config's name in a run folder; the user attribute of that name is its sha256."""
+REASON_LIMIT = 500
+"""Characters of a failure's reason that are stored."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Takes trials until none is left; picklable, for launchers to send to other processes.
+    """Runs trials until none is left; picklable, for launchers to send to other processes.
 
     Args:
-        run: trains for (experiment, choices, label, watch); returns what has `out` and `metrics`.
-        name: of the study.
-        settings: of the sweep.
-        space: what varies.
+        run: trains for (experiment, choices, label, watch, tags); returns an object with `out` and `metrics`.
+        name: the study's name.
+        settings: the sweep's config.
+        space: the search space.
         fixed: the overrides that all trials have in common.
-        base: all else that results depend on, as `Study` has it.
-        until: the time, in seconds since 1970, after which no trial begins; None: none is too late.
-        alone: whether the terminal is its own.
-        share: of the machine, where workers share it.
+        base: everything else that results depend on; see `Study`.
+        until: the time, in seconds since 1970, after which no trial begins; None: no limit.
+        owns_terminal: whether no other worker writes to the terminal.
+        share: this worker's share of the machine.
     """
 
     run: Callable[..., Any]
@@ -58,87 +58,91 @@ class Worker:
     fixed: tuple[str, ...]
     base: Mapping[str, Any]
     until: float | None = None
-    alone: bool = True
+    owns_terminal: bool = True
     share: Share = ALL
 
     @store_failures()
     def __call__(self, number: int = 0) -> None:
-        """Work.
+        """Run trials.
 
         Args:
-            number: which worker this is.
+            number: this worker's number.
 
         Raises:
-            KeyboardInterrupt: the user stopped it; the trial it was in waits for the next worker.
+            KeyboardInterrupt: the user interrupted it; the next worker repeats its trial.
             FrostlineError: the study's store fails.
         """
-        if not self.alone:
+        if not self.owns_terminal:
             terminal.configure_streams()
             progress.disable_bars()
             signals.install()
         with signals.interruptible():
-            self._until_none_is_left(number)
+            self._run_trials(number)
 
-    def _until_none_is_left(self, number: int) -> None:
+    def _run_trials(self, number: int) -> None:
         study = Study(self.name, self.settings, self.space, self.base, number)
-        made: compose.Composed = {}
+        composed: compose.Composed = {}
         try:
             with self.share.taken(number):
-                while not self.over(study) and (taken := study.take()):
-                    self._work(study, taken, made)
+                while not self.is_over(study) and (trial := study.ask()):
+                    self._run_trial(study, trial, composed)
         except KeyboardInterrupt:
-            if not self.alone:  # whoever sent us off kills us, and our recorder, as soon as we end
+            # A launcher kills this process and its recorder as soon as it returns.
+            if not self.owns_terminal:
                 finish_recording()
             raise
 
-    def over(self, study: Study) -> bool:
-        """Say whether time is up, or too much fails alike."""
+    def is_over(self, study: Study) -> bool:
+        """Return whether the time is up or too many trials failed for the same reason."""
         if self.until is not None and time.time() > self.until:
             return True
-        return bool(stopped_by(study, self.settings.failures))
+        return bool(repeated_failure(study, self.settings.failures))
 
-    def _work(self, study: Study, taken: RunningTrial, made: compose.Composed) -> None:
-        label = label_of(taken.point)
-        if found := study.known(taken.point):
-            results = {key: found.user_attrs[key] for key in (*RESULTS, CONFIG) if key in found.user_attrs}
-            taken.complete(found.values, {**results, "same": found.number})
+    def _run_trial(self, study: Study, trial: RunningTrial, cache: compose.Composed) -> None:
+        label = label_of(trial.point)
+        if same := study.completed(trial.point):
+            results = {key: same.user_attrs[key] for key in (*RESULTS, CONFIG) if key in same.user_attrs}
+            trial.complete(same.values, {**results, "same": same.number})
             return
         try:
-            with _beating(taken):
-                ((composed, choices),) = compose.compose_points(self.fixed, [as_overrides(taken.point)], made)
-                tags = {TRIAL_NUMBER: str(taken.number), TRIAL_STATE: "running"}
-                if taken.retry_of is not None:
-                    tags[TRIAL_AGAIN] = str(taken.retry_of)
-                done = self.run(composed, choices, label, self._watch(taken), tags)
+            with _heartbeat(trial):
+                ((composed, choices),) = compose.compose_points(
+                    self.fixed, [as_overrides(trial.point)], cache
+                )
+                tags = {TRIAL_NUMBER: str(trial.number), TRIAL_STATE: "running"}
+                if trial.retry_of is not None:
+                    tags[TRIAL_AGAIN] = str(trial.retry_of)
+                done = self.run(composed, choices, label, self._watch(trial), tags)
         except Pruned:
-            taken.pruned()
+            trial.pruned()
         except FrostlineError as error:
-            passing = isinstance(error, OutOfResources | ResourceLocked)
-            taken.failed({"reason": str(error)[:REASON], "kind": kind_of(error), TRANSIENT: passing})
-            print(f"frostline: trial {taken.number}, {label}: {error}; the sweep goes on", file=sys.stderr)
+            transient = isinstance(error, OutOfResources | ResourceLocked)
+            reason = str(error)[:REASON_LIMIT]
+            trial.failed({"reason": reason, "kind": failure_kind(error), TRANSIENT: transient})
+            print(f"frostline: trial {trial.number}, {label}: {error}; the sweep continues", file=sys.stderr)
         except Exception as error:
-            # A defect of ours or of a plug-in's: the other trials are still worth having.
-            where = "".join(traceback.format_exception(error))
-            notes = {"reason": f"{type(error).__name__}: {error}"[:REASON], "traceback": where[-2000:]}
-            taken.failed({"kind": kind_of(error), **notes})
-            print(f"frostline: trial {taken.number}, {label}: {notes['reason']}", file=sys.stderr)
+            # A bug in frostline or in a plug-in: the other trials are still worth running.
+            trace = "".join(traceback.format_exception(error))
+            reason = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
+            trial.failed({"kind": failure_kind(error), "reason": reason, "traceback": trace[-2000:]})
+            print(f"frostline: trial {trial.number}, {label}: {reason}", file=sys.stderr)
         else:
-            taken.complete(objectives_of(done.metrics, self.settings), results_of(done))
+            trial.complete(objectives_of(done.metrics, self.settings), results_of(done))
 
-    def _watch(self, taken: RunningTrial) -> Watch:
-        """What is told of each epoch, and ends a trial that others have left behind."""
+    def _watch(self, trial: RunningTrial) -> Watch:
+        """Return the callback that reports each epoch and ends a trial that the pruner stops."""
         (monitor, *others) = self.settings.objectives
 
         def watch(row: Row) -> None:
             epoch, value = row.get("epoch"), row.get(monitor)
-            if epoch and value is not None and not others and taken.report(int(epoch), float(value)):
+            if epoch and value is not None and not others and trial.report(int(epoch), float(value)):
                 raise Pruned(f"after epoch {epoch}, at {monitor} {value:.4f}")
 
         return watch
 
 
 def label_of(point: Point) -> str:
-    """Return what sets a trial apart, such as ``freeze=full,seed=1``; numbers are rounded.
+    """Return a trial's overrides, such as ``freeze=full,seed=1``; numbers are rounded.
 
     >>> label_of({"freeze": "full", "optimizer.lr": 0.000316227766})
     'freeze=full,optimizer.lr=0.000316'
@@ -148,10 +152,10 @@ def label_of(point: Point) -> str:
 
 
 def results_of(done: Any) -> dict[str, Any]:
-    """Return what a complete trial notes of a `standalone.Done`: `RESULTS`, and its config's hash."""
-    notes = {"name": done.name, "out": str(done.out), "metrics": done.metrics}
+    """Return the user attributes of a finished run: `RESULTS`, and its config's hash."""
+    attributes = {"name": done.name, "out": str(done.out), "metrics": done.metrics}
     config = Path(done.out) / CONFIG
-    return {**notes, CONFIG: sha256_of(config)} if config.is_file() else notes
+    return {**attributes, CONFIG: sha256_of(config)} if config.is_file() else attributes
 
 
 def objectives_of(metrics: Mapping[str, Mapping[str, float]], settings: schema.Sweep) -> list[float]:
@@ -159,30 +163,29 @@ def objectives_of(metrics: Mapping[str, Mapping[str, float]], settings: schema.S
     return [float(metrics["val"][name.removeprefix("val/")]) for name in settings.objectives]
 
 
-def kind_of(error: Exception) -> str:
-    """Return what failures of one kind have in common: the class, and the sentence without its numbers."""
+def failure_kind(error: Exception) -> str:
+    """Return what failures for the same reason have in common: the class, and the message without numbers."""
     return f"{type(error).__name__}: {re.sub(r'[0-9][0-9.e+-]*', '#', str(error))[:80]}"
 
 
-def stopped_by(study: Study, limit: int) -> str | None:
-    """Return the kind of failure that there are too many of, if there is one."""
-    kinds = Counter(
-        t.user_attrs.get("kind", "") for t in study.trials() if t.state == "failed" and not t.superseded
-    )
+def repeated_failure(study: Study, limit: int) -> str | None:
+    """Return the kind of failure that occurred `limit` times, if there is one."""
+    failed = (trial for trial in study.trials() if trial.state == "failed" and not trial.superseded)
+    kinds = Counter(trial.user_attrs.get("kind", "") for trial in failed)
     return next((kind for kind, count in kinds.items() if count >= limit), None)
 
 
 @contextmanager
-def _beating(taken: RunningTrial) -> Iterator[None]:
-    """Say again and again that a trial lives, while the block runs."""
+def _heartbeat(trial: RunningTrial) -> Iterator[None]:
+    """Record heartbeats of a trial while the block runs."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT_SECONDS):
-            with suppress(Exception):  # a store that is away for a moment: the next beat will do
-                taken.beat()
+            with suppress(Exception):  # a store that is briefly unreachable: the next heartbeat will do
+                trial.beat()
 
-    thread = threading.Thread(target=beat, name="a trial's beat", daemon=True)
+    thread = threading.Thread(target=beat, name="trial heartbeat", daemon=True)
     thread.start()
     try:
         yield

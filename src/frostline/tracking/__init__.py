@@ -1,7 +1,7 @@
-"""MLflow: the recorder's process and its journal, the store, groups of seeds, the registry, plots of runs.
+"""MLflow: tracker, journal and recorder process, the store, seed groups, the model registry, plots of runs.
 
-Importing it sets MLflow up: a store that is unreachable is noticed in seconds, not in minutes.
-May import the packages below it, never a command, a sweep or a report.
+Importing it sets MLflow's environment variables first, so that an unreachable store fails in seconds.
+May import the packages below it, but no command, sweep or report.
 """
 
 import logging
@@ -17,5 +17,5 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 if not sys.stderr.isatty():
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-# It prints the traceback of what it then raises, at each try.
+# MLflow would log the traceback of each error that it then raises.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

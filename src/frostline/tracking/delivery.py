@@ -1,7 +1,7 @@
-"""Delivers journals to MLflow, each record once: what failed is tried again, what is refused is named.
+"""Delivers journals to MLflow: failures are retried, records that MLflow refuses are named in a warning.
 
-Every record may be delivered twice, since a store that answers too late has recorded it nevertheless. A run
-is found by its place in the journal before it is opened; all else is overwritten by what is equal to it.
+A record may be delivered twice, since a store that answers too late has recorded it nevertheless. So a run is
+looked up by its place in the journal before it is created, and everything else overwrites an equal value.
 """
 
 import shutil
@@ -20,55 +20,55 @@ from frostline.tracking.stored_run import StoredRun
 from frostline.training.services import RunInfo
 
 UNKNOWN = {"git.commit": "unknown"}
-"""Surroundings of runs whose recorder was killed before it noted them."""
+"""The tags of runs whose recorder process was killed before it recorded the machine and the code."""
 TRIES = 5
-"""Of a record that the store does not take, although it answers other requests."""
+"""Attempts for a record that the store does not take, although it answers other requests."""
 
 
 class Unreachable(Exception):
-    """The store can't record now; says why."""
+    """The store can't record now; the message says why."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(reason(error))
-        self.may_pass = "database is locked" in str(error)
-        """Another process writes to SQLite."""
+        self.transient = "database is locked" in str(error)
+        """Whether it may be over soon: another process writes to SQLite."""
 
 
-def mute() -> None:
-    """Say nothing of a record that was delivered."""
+def ignore() -> None:
+    """Do nothing after a record is delivered."""
 
 
 class Deliverer:
     """Delivers a project's journals, the oldest first.
 
     Args:
-        owner: the process whose journals are delivered as they are written; None: there is none.
-        told: of each record that was delivered.
-        unheard: says of a journal that somebody may still add to it, although its process does not.
+        owner: the process whose journals are delivered while they are written; None: there is none.
+        progress: called after each record.
+        has_unread: whether records may still be added to a journal, although its process has closed it.
     """
 
     def __init__(
         self,
         owner: str | None = None,
-        told: Callable[[], None] = mute,
-        unheard: Callable[[Path], bool] = lambda path: False,
+        progress: Callable[[], None] = ignore,
+        has_unread: Callable[[Path], bool] = lambda path: False,
     ) -> None:
-        self._owner, self._told, self._unheard = owner, told, unheard
+        self._owner, self._progress, self._has_unread = owner, progress, has_unread
         self._stores: dict[str, Store] = {}
         self._open: dict[Path, Delivery] = {}
         self.delivered = 0
-        """Records."""
+        """The number of delivered records."""
         self.drawing = False
-        """Whether it draws plots, which takes no time of the store's."""
+        """Whether plots are being drawn, which does not depend on the store."""
 
     def step(self, *, ended: bool = False) -> None:
-        """Deliver what is in the journals now.
+        """Deliver the records that the journals hold now.
 
         Args:
-            ended: the owner's journals get no more records.
+            ended: whether the owner's journals are complete.
 
         Raises:
-            Unreachable: the store can't record now; the same call resumes from there.
+            Unreachable: the store can't record now; the next call resumes there.
         """
         failed: dict[str, Unreachable] = {}
         for path in journal.paths():
@@ -81,7 +81,7 @@ class Deliverer:
                 continue
             try:
                 delivery.step()
-                if (ended and delivery.owned) or not (journal.is_written(path) or self._unheard(path)):
+                if (ended and delivery.owned) or not (journal.is_written(path) or self._has_unread(path)):
                     delivery.finish()
                     self._close(path)
                 elif not delivery.owned:
@@ -93,7 +93,7 @@ class Deliverer:
 
     @property
     def pending_plots(self) -> int:
-        """How many runs' plots are still to be drawn."""
+        """The number of runs whose plots are not drawn yet."""
         return sum(len(store.plots) for store in self._stores.values())
 
     def draw(self) -> None:
@@ -118,7 +118,7 @@ class Deliverer:
         owned = header.process == self._owner
         around = journal.surroundings(path)
         if owned and around is None and not ended:
-            return None  # the recorder is about to note them
+            return None  # the recorder process is about to record them
         if self._owner and not owned and journal.is_written(path):
             return None
         try:
@@ -128,12 +128,12 @@ class Deliverer:
         if claim is None:
             return None
         store = self._stores.setdefault(header.experiment, Store(header.experiment))
-        self._open[path] = Delivery(claim, header, store, owned, around or UNKNOWN, self._one)
+        self._open[path] = Delivery(claim, header, store, owned, around or UNKNOWN, self._count)
         return self._open[path]
 
-    def _one(self) -> None:
+    def _count(self) -> None:
         self.delivered += 1
-        self._told()
+        self._progress()
 
     def _close(self, path: Path) -> None:
         self._open.pop(path).claim.close()
@@ -147,17 +147,17 @@ class Delivery:
     header: Header
     store: Store
     owned: bool
-    """By the process whose recorder this is."""
+    """Whether the process that this recorder belongs to writes it."""
     around: Mapping[str, str]
-    """The tags that say in what surroundings its runs train."""
-    told: Callable[[], None]
+    """The tags that describe the machine and the code."""
+    progress: Callable[[], None]
 
     def __post_init__(self) -> None:
         self._runs: dict[int, StoredRun] = {}
         self._waiting: set[int] = set()
-        """Runs with metrics that are recorded together."""
+        """The runs with metrics that are not sent yet."""
         self._running: dict[int, int] = {}
-        """Run → when its last record was made."""
+        """Run → the time of its last record."""
         self._position = 0
         self._resumed = self.claim.position == 0
         self._repeated = not self._resumed
@@ -166,7 +166,7 @@ class Delivery:
         self._damaged = 0
 
     def step(self) -> None:
-        """Deliver the records that are there.
+        """Deliver the records that the journal holds now.
 
         Raises:
             Unreachable: the store can't record now.
@@ -180,7 +180,7 @@ class Delivery:
                 self._damaged += 1
             self._position = end
             if record and record.what not in journal.OF_THE_JOURNAL:
-                self.told()
+                self.progress()
             if not self._waiting:
                 self.claim.delivered(end)
         if any(self._runs[key].due for key in self._waiting):
@@ -188,7 +188,7 @@ class Delivery:
             self.claim.delivered(self._position)
 
     def finish(self) -> None:
-        """Deliver the rest of a journal that gets no more records, and remove it; open runs were killed.
+        """Deliver the rest of a complete journal and delete it; runs that are still open were killed.
 
         Raises:
             Unreachable: the store can't record now.
@@ -201,15 +201,15 @@ class Delivery:
             del self._running[key]
         if self._repeated:
             for run in self._runs.values():
-                self._try(run.only_one)
+                self._try(run.delete_duplicates)
         if self._damaged:
             self.store.warn(f"{self.claim.path}: {self._damaged} damaged records could not be read")
         self.claim.remove()
 
     def _resume(self) -> None:
-        """Learn from what was delivered before, by another process, which runs there are."""
+        """Restore the state after the records that another process has delivered."""
 
-        def learn() -> None:
+        def replay() -> None:
             self._runs.clear()
             self._running.clear()
             for end, record in journal.read(self.claim.path):
@@ -220,45 +220,45 @@ class Delivery:
                 self._position = end
             for run in self._runs.values():
                 if len(self.store.at(run.place)) > 1:
-                    self._position = 0  # it is not known which of them has what: one gets everything
+                    self._position = 0  # unknown which of them has which records: one gets all of them
 
-        self._try(learn)
+        self._try(replay)
         self._resumed = True
 
     def _take(self, record: Record, *, again: bool = False) -> None:
-        """Deliver a record; `again`: it is recorded, and only what follows from it is wanted."""
-        key, when, what, given = record.run, record.at, record.what, record.arguments
+        """Deliver a record; `again`: it was delivered before, so only restore the state after it."""
+        key, when, what, arguments = record.run, record.at, record.what, record.arguments
         if key in self._running:
             self._running[key] = when
         match what:
             case "begin":
                 self._running[key] = when
                 if not again:
-                    self._begin(key, given[0], when)
+                    self._begin(key, arguments[0], when)
             case "epoch" | "metrics" | "load" if not again:
-                getattr(self._run(key), what)(*given, when=when)
+                getattr(self._run(key), what)(*arguments, when=when)
                 self._waiting.add(key)
             case "annotate" if not again:
                 self._flush()
-                if not self.store.annotate(*given, when=when) and self._others():
+                if not self.store.annotate(*arguments, when=when) and self._others_pending():
                     raise Unreachable(LookupError("its run is not delivered yet"))
             case "model" if not again:
                 self._flush()
-                store_model(self.store, self._run(key).id, *given)
+                store_model(self.store, self._run(key).id, *arguments)
             case "tags" | "files" | "started_from" | "end" if not again:
                 self._flush()
-                getattr(self._run(key), what)(*given, when=when)
+                getattr(self._run(key), what)(*arguments, when=when)
             case "files":
-                self._run(key).add_plot_data(*given)
+                self._run(key).add_plot_data(*arguments)
             case "end":
                 self._run(key).queue_plots()
         if what == "end":
             self._running.pop(key, None)
 
-    def _others(self) -> bool:
-        """Whether other journals may have the run that this one's records belong to."""
+    def _others_pending(self) -> bool:
+        """Whether another pending journal may hold the run that a record belongs to."""
         return any(
-            found.here and found.records and found.path != self.claim.path for found in journal.pending()
+            other.here and other.records and other.path != self.claim.path for other in journal.pending()
         )
 
     def _begin(self, key: int, about: RunInfo, when: int) -> None:
@@ -281,12 +281,12 @@ class Delivery:
             self._waiting.discard(key)
 
     def _try(self, action: Callable[[], None], *, needed: bool = False) -> None:
-        """Do it; what the store refuses for good is named in a warning and passed over.
+        """Call `action`; if the store refuses it for good, warn and continue.
 
-        What is `needed` for a run waits, such as until an experiment that was deleted is restored.
+        If the action is `needed` for a run, retry it, for example until a deleted experiment is restored.
 
         Raises:
-            Unreachable: it may do it another time.
+            Unreachable: a later attempt may succeed.
         """
         try:
             action()
@@ -307,12 +307,12 @@ class Delivery:
 
 
 def store_model(store: Store, run_id: str | None, name: str) -> None:
-    """Store the network of the run whose files are in a folder of this name, which is removed.
+    """Store a run's network from its copy of the run's files, and delete the copy.
 
     Args:
-        store: the run's.
-        run_id: None: it is not recorded, and nothing is stored.
-        name: of a folder in the project's `.frostline/models`; one that is gone was stored before.
+        store: the run's store.
+        run_id: the run; None: it is not recorded, so nothing is stored.
+        name: of the folder in the project's `.frostline/models`; one that does not exist was stored before.
     """
     from frostline.runs.trained_run import TrainedRun
     from frostline.tracking.registry import Models

@@ -1,9 +1,9 @@
-"""The journal of what MLflow is to record, which survives every process: see docs/mlflow.md.
+"""The journal of records for MLflow, which survives every process: see docs/mlflow.md.
 
-A process that records writes `.frostline/journal/<id>.journal`, one record a line, before anything is sent;
-the CRC-32 of a record stands before it. `<id>.delivered` has the position up to which MLflow has recorded it.
-Locks say who is at work, since the kernel releases them whatever becomes of a process: the one that records
-holds the journal's, the one that delivers it that of `<id>.delivered`.
+A process that trains writes `.frostline/journal/<id>.journal` before anything is sent: one record a line,
+after its CRC-32. `<id>.delivered` holds the position up to which MLflow has recorded it. The process that
+writes a journal locks it, and the process that delivers it locks `<id>.delivered`; the kernel releases these
+locks when a process ends in any way.
 """
 
 import base64
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 JOURNAL, DELIVERED = ".journal", ".delivered"
 OWN_STORE = "mlflow.db"
-"""What a journal calls the project's own store, so that a project which was moved still knows it."""
+"""The project's own store in a journal, without its path, so that a project can be moved."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """Something that MLflow is to record."""
+    """A record for MLflow."""
 
     at: int
     """When it happened, milliseconds since 1970."""
     run: int
-    """The run's number in its journal; -1: none of them."""
+    """The run's number in its journal; -1: the record is of no run of this journal."""
     what: str
     arguments: list[Any]
 
 
 @dataclass(frozen=True)
 class Header:
-    """The first record of a journal: whose it is, and where its records go."""
+    """The first record of a journal: who writes it, and for which store."""
 
     process: str
     host: str
@@ -59,13 +59,13 @@ class Header:
 
 @dataclass(frozen=True)
 class Pending:
-    """A journal, part of which MLflow has not recorded."""
+    """A journal with records that MLflow does not have yet."""
 
     path: Path
     header: Header
     records: int
     live: bool
-    """Its process still records."""
+    """Whether its process still writes."""
 
     @property
     def here(self) -> bool:
@@ -74,7 +74,7 @@ class Pending:
 
     @property
     def command(self) -> str:
-        """What delivers it."""
+        """The command that delivers it."""
         if self.here:
             return "frostline sync"
         if self.header.store == OWN_STORE:
@@ -88,16 +88,16 @@ def folder() -> Path:
 
 
 def store_name() -> str:
-    """Return what a journal calls the store that this command uses: no path, no password."""
+    """Return this command's store as journals name it: without path and password."""
     own = local_store.database() == project.home() / project.DATABASE
     return OWN_STORE if own else project.store_uri_without_password()
 
 
 class Journal:
-    """A new journal that this process writes to until `close`.
+    """A new journal, which this process writes until `close`.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the journal can't be written.
     """
 
     def __init__(self) -> None:
@@ -105,8 +105,7 @@ class Journal:
         place.mkdir(parents=True, exist_ok=True)
         self.path = place / f"{time.time_ns()}-{uuid.uuid4().hex[:12]}{JOURNAL}"
         header = Header(process_key(), socket.gethostname(), store_name(), project.experiment())
-        # Under another name until it is locked: whoever delivers takes a journal without a lock for a dead
-        # process's.
+        # Under another name until it is locked: a journal without a lock counts as that of a dead process.
         new = self.path.with_suffix(".new")
         self._file = new.open("ab", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -118,11 +117,11 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def append(self, run: int, what: str, *arguments: Any) -> None:
-        """Add a record. One that the disk has no room for is tried again with the next one."""
+        """Add a record. If the disk is full, it is written with the next one."""
         record = {"at": time.time_ns() // 1_000_000, "run": run, "what": what, "with": arguments}
         line = line_of(record)
         try:
@@ -134,17 +133,17 @@ class Journal:
             self._torn, self._unwritten = False, b""
 
     def check(self) -> None:
-        """Write what could not be written before.
+        """Write the records that could not be written before.
 
         Raises:
-            OSError: it still can't be.
+            OSError: they still can't be written.
         """
         if self._unwritten:
             _write(self._file, b"\n" + self._unwritten)
             self._torn, self._unwritten = False, b""
 
     def close(self) -> None:
-        """Say that no record follows."""
+        """Close the journal: no record follows."""
         self._file.close()
 
 
@@ -155,13 +154,13 @@ def line_of(record: Mapping[str, Any]) -> bytes:
 
 
 def read(path: Path, start: int = 0) -> Iterator[tuple[int, Record | None]]:
-    """Yield the records from a position on, each with the position behind it; None: a damaged one.
+    """Yield (the position after it, record) from a position on; a damaged record is None.
 
-    The last line is not read before it is complete.
+    An incomplete last line is not read.
     """
     try:
         stream = path.open("rb")
-    except FileNotFoundError:  # delivered whole
+    except FileNotFoundError:  # all of it is delivered
         return
     with stream:
         stream.seek(start)
@@ -174,7 +173,7 @@ def read(path: Path, start: int = 0) -> Iterator[tuple[int, Record | None]]:
 
 
 def header_of(path: Path) -> Header | None:
-    """Return whose a journal is; None: its first line is damaged."""
+    """Return a journal's header; None: it is damaged."""
     for _, record in read(path):
         if record and record.what == "journal":
             with suppress(TypeError):
@@ -184,19 +183,19 @@ def header_of(path: Path) -> Header | None:
 
 
 def pending() -> list[Pending]:
-    """Return the journals that MLflow has not recorded whole, the oldest first."""
-    return [found for path in paths() if (found := _pending(path))]
+    """Return the journals with records that MLflow does not have yet, the oldest first."""
+    return [journal for path in paths() if (journal := _pending(path))]
 
 
 def mine(owner: str | None = None) -> list[Path]:
-    """Return the journals of a process, by its name; None: of this one."""
+    """Return the journals of the process with this name; None: of this process."""
     name = owner or process_key()
     return [path for path in paths() if (header := header_of(path)) and header.process == name]
 
 
 def pending_sentence(reason: str) -> str | None:
-    """Say what MLflow has not recorded, and why; None: nothing is pending for the store of this command."""
-    count = sum(found.records for found in pending() if found.here)
+    """Say how many records are pending for this command's store, and why; None: there are none."""
+    count = sum(journal.records for journal in pending() if journal.here)
     if not count:
         return None
     where = project.store_uri_without_password()
@@ -212,7 +211,7 @@ def warn(sentence: str) -> None:
 
 
 def warn_pending(reason: str) -> None:
-    """Warn of what MLflow has not recorded, and why; print nothing if nothing is pending."""
+    """Warn about pending records, if there are any, and give the reason."""
     if sentence := pending_sentence(reason):
         warn(sentence)
 
@@ -223,19 +222,19 @@ def paths() -> list[Path]:
 
 
 def surroundings(path: Path) -> dict[str, str] | None:
-    """Return the tags that say in what surroundings a journal's runs train; None: not noted yet."""
-    found = (record for _, record in read(path) if record and record.what == "surroundings")
-    return next((dict(record.arguments[0]) for record in found), None)
+    """Return the tags that describe a journal's machine and code; None: not recorded yet."""
+    records = (record for _, record in read(path) if record and record.what == "surroundings")
+    return next((dict(record.arguments[0]) for record in records), None)
 
 
 def exists(place: str) -> bool:
-    """Say whether the journal of a run's `place` is still to be delivered."""
+    """Return whether the journal of a run's `place` still exists."""
     name = Path(place).parent.name
     return bool(name) and (folder() / f"{name}{JOURNAL}").exists()
 
 
 def is_written(path: Path) -> bool:
-    """Say whether the process that writes a journal is still there."""
+    """Return whether the process that writes a journal still runs."""
     with suppress(FileNotFoundError), path.open("rb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -245,7 +244,7 @@ def is_written(path: Path) -> bool:
 
 
 class Claim:
-    """The right to deliver a journal, which one process has at a time, until `close`."""
+    """The exclusive right to deliver a journal, until `close`."""
 
     def __init__(self, path: Path, state: "FileIO") -> None:
         self.path, self._state = path, state
@@ -253,19 +252,19 @@ class Claim:
         self.position = int(text) if text.strip().isdigit() else 0
 
     def delivered(self, position: int) -> None:
-        """Note that MLflow has recorded all before `position`."""
+        """Store that MLflow has recorded everything before `position`."""
         if position != self.position:
             self.position = position
-            with suppress(OSError):  # no room: these records are delivered again
+            with suppress(OSError):  # disk full: these records are delivered again
                 os.pwrite(self._state.fileno(), b"%020d\n" % position, 0)
 
     def remove(self) -> None:
-        """Remove the journal: all of it is recorded."""
+        """Delete the journal after all of it is recorded."""
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(DELIVERED).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others deliver it."""
+        """Release the claim."""
         self._state.close()
 
 
@@ -277,7 +276,7 @@ def claim(path: Path) -> Claim | None:
     """
     state_path = path.with_suffix(DELIVERED)
     state_path.touch()
-    state = state_path.open("r+b", buffering=0)  # it stays open as long as the claim
+    state = state_path.open("r+b", buffering=0)  # open as long as the claim
     try:
         fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -294,13 +293,13 @@ def add(path: Path, run: int, what: str, *arguments: Any) -> None:
     """Add a record to a journal that another process writes, such as a sample of the machine's load."""
     record = {"at": time.time_ns() // 1_000_000, "run": run, "what": what, "with": arguments}
     with suppress(OSError):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND)  # it is not made again if it is delivered
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)  # a journal that was delivered is not created again
         with os.fdopen(handle, "ab", buffering=0) as stream:
-            _write(stream, line_of(record))  # at its end, in one call: records of two processes don't mix
+            _write(stream, line_of(record))  # one appending call: records of two processes don't mix
 
 
-def keep(path: Path) -> None:
-    """See to it that a journal survives a power failure, too."""
+def sync_to_disk(path: Path) -> None:
+    """Write a journal to disk, so that it survives a power failure."""
     with suppress(OSError), path.open("rb") as stream:
         os.fsync(stream.fileno())
 
@@ -318,7 +317,7 @@ def _pending(path: Path) -> Pending | None:
 
 
 OF_THE_JOURNAL = ("journal", "surroundings")
-"""Records that MLflow has no use for."""
+"""Records about the journal itself, which are not delivered."""
 
 
 def _write(stream: "FileIO", content: bytes) -> None:
@@ -330,13 +329,13 @@ def _record(line: bytes) -> Record | None:
     checksum, _, body = line.rstrip(b"\n").partition(b" ")
     with suppress(ValueError, KeyError, TypeError):
         if int(checksum, 16) == zlib.crc32(body):
-            found = json.loads(body, object_hook=_from_plain)
-            return Record(found["at"], found["run"], found["what"], found["with"])
+            record = json.loads(body, object_hook=_from_plain)
+            return Record(record["at"], record["run"], record["what"], record["with"])
     return None
 
 
 def _plain(value: Any) -> Any:
-    """JSON's form of what it does not know."""
+    """Return a value that JSON can't hold in a form that it can."""
     import numpy as np
 
     match value:
@@ -357,10 +356,10 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _from_plain(found: dict[str, Any]) -> Any:
+def _from_plain(value: dict[str, Any]) -> Any:
     import numpy as np
 
-    match found:
+    match value:
         case {"$bytes": text}:
             return base64.b64decode(text)
         case {"$run": values}:
@@ -369,4 +368,4 @@ def _from_plain(found: dict[str, Any]) -> Any:
             return Mistake(**values)
         case {"$array": [dtype, shape, content]}:
             return np.frombuffer(content, dtype).reshape(shape)
-    return found
+    return value

@@ -1,8 +1,8 @@
-"""The SQLite file of a project's MLflow store: its address, its schema, and the folder that its paths name.
+"""The SQLite file of a project's MLflow store: its URI, its schema and its artifact paths.
 
-MLflow stores the absolute paths of artifacts. A project that was moved or copied therefore has a store whose
-paths lead to the old folder: they are translated when the store is read, and rewritten when it is written to.
-Nothing here imports mlflow, which takes seconds.
+MLflow stores absolute paths of artifacts, so in a project that was moved or copied they lead to the old
+folder. They are translated when the store is read, and rewritten when it is written. Nothing here imports
+mlflow, which takes seconds.
 """
 
 import os
@@ -36,7 +36,7 @@ PATHS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a store takes no run, and what to do about it."""
+    """Why a store can't be used, and how to fix it."""
 
     reason: str
     fix: str
@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment of MLflow's."""
+    """An MLflow experiment."""
 
     id: int
     stage: str
@@ -52,7 +52,7 @@ class Experiment:
 
 
 def database(uri: str | None = None) -> Path | None:
-    """Return the file of an SQLite store, by default of the project's; None: the store is no SQLite file."""
+    """Return the file of an SQLite store, by default the project's; None: the store is not an SQLite file."""
     match = URI.fullmatch(uri or project.store_uri())
     if match is None or match[1] == ":memory:":
         return None
@@ -70,16 +70,17 @@ def address(path: Path, *, read_only: bool = False) -> str:
 
 
 def readable(path: Path) -> str:
-    """Return the URI to read the SQLite file at `path` by, which needs no permission to write.
+    """Return the URI by which MLflow reads the SQLite file at `path` without write permission.
 
-    A writer that was killed has left a journal, which the next one to open the file has to roll back.
+    After a writer was killed, the file has a journal that the next process has to roll back; then the URI
+    allows writing.
     """
     journal = any(path.with_name(f"{path.name}-{end}").exists() for end in ("journal", "wal"))
     return address(path, read_only=not (journal and os.access(path.parent, os.W_OK)))
 
 
 def artifacts_uri(path: Path) -> str:
-    """Return where the store at `path` keeps files: beside it, wherever a command was started."""
+    """Return the URI of the folder for the artifacts of the store at `path`."""
     return (path.parent / ARTIFACTS).as_uri()
 
 
@@ -103,7 +104,7 @@ def moved_from(path: Path) -> list[str]:
 
 
 def here(uri: str, path: Path) -> str:
-    """Return where `uri`, of an artifact in the store at `path`, leads now that the project was moved."""
+    """Return an artifact URI of the store at `path` with the project's current folder."""
     for root in moved_from(path):
         if uri.startswith(f"{root}/"):
             return path.parent.as_uri() + uri.removeprefix(root)
@@ -111,7 +112,7 @@ def here(uri: str, path: Path) -> str:
 
 
 def follow(path: Path) -> None:
-    """Rewrite the paths in the store at `path` if it was moved or copied here, all or none; say so once.
+    """Rewrite the paths in the store at `path` in one transaction if it was moved or copied here; say so.
 
     The caller holds the store's lock.
     """
@@ -123,7 +124,7 @@ def follow(path: Path) -> None:
 
 
 def note_move(path: Path) -> None:
-    """Say, to those who read the store at `path`, that it was moved or copied here."""
+    """Say that the store at `path`, which is only read, was moved or copied here."""
     if old := moved_from(path):
         _say(f"{_moved(old)}; the next command that records updates the paths in its MLflow store")
 
@@ -146,11 +147,11 @@ def copied(path: Path, folder: Path) -> Path:
 
 
 def _rewrite(path: Path, old: list[str], now: Path) -> None:
-    """Let the paths in the store at `path` that lead to `old`, URIs of folders, lead to the folder `now`."""
+    """Replace the folders `old` (URIs) by the folder `now` in the paths of the store at `path`."""
     with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection, connection:
         connection.execute("BEGIN IMMEDIATE")
         for root in old:
-            # MLflow's own first experiment has a plain path.
+            # MLflow's default experiment has a plain path.
             for before, after in ((root, now.as_uri()), (str(folder_of(root)), str(now))):
                 for table, columns in PATHS.items():
                     for column in columns:
@@ -162,9 +163,9 @@ def _rewrite(path: Path, old: list[str], now: Path) -> None:
 
 
 def _is_old(root: Path, path: Path) -> bool:
-    """Whether `root`, which the store at `path` names, is where it lay before.
+    """Whether the store at `path` was in the folder `root`, which it names, before.
 
-    An explicit MLFLOW_TRACKING_URI may be a file apart from the project whose runs it has.
+    With an explicit MLFLOW_TRACKING_URI, the file may be outside of the project whose runs it has.
     """
     here = path.parent
     if root == here or (root.exists() and here.exists() and root.samefile(here)):
@@ -183,15 +184,12 @@ def folder_of(uri: str) -> Path:
 
 
 def is_empty(path: Path) -> bool:
-    """Say whether there is no store yet at `path`: the next run makes it."""
+    """Return whether there is no store at `path` yet; the next run creates it."""
     return not path.exists() or path.stat().st_size == 0
 
 
 def problem(path: Path) -> Problem | None:
-    """Return why the store at `path` can't be read by the MLflow that is installed; None: it can.
-
-    A store that is not there yet has no problem.
-    """
+    """Return why MLflow can't read the store at `path`; None: it can, or there is no store yet."""
     aside = f"mv {_shell(path)} {_shell(path.with_name(f'{path.name}.aside'))}"
     try:
         if path.is_dir():
@@ -234,7 +232,7 @@ def problem(path: Path) -> Problem | None:
 
 
 def unwritable(path: Path) -> Problem | None:
-    """Return why the store at `path` can't be written to; tried with a transaction that is rolled back."""
+    """Return why the store at `path` can't be written, checked with a transaction that is rolled back."""
     folder = path.parent
     lock = path.with_name(f"{path.name}.lock")
     for needed in (path, lock, folder / ARTIFACTS, folder):
@@ -269,7 +267,7 @@ def experiment(path: Path, name: str) -> Experiment | None:
 
 
 def runs(path: Path) -> int:
-    """Return how many runs the store at `path` has."""
+    """Return the number of runs in the store at `path`."""
     with closing(_opened(path)) as connection:
         return int(connection.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
 
@@ -297,7 +295,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 @cache
 def _schemas() -> tuple[frozenset[str], str]:
-    """The schemas that the installed MLflow knows, and the newest: the one that no other builds on."""
+    """Return the schemas that the installed MLflow knows, and the newest: the one that no other revises."""
     found = find_spec("mlflow")
     folder = Path(next(iter(found.submodule_search_locations or []), "")) if found else Path()
     revisions, before = set(), set()
@@ -311,7 +309,7 @@ def _schemas() -> tuple[frozenset[str], str]:
 
 
 def _holders(path: Path) -> str:
-    """The processes that have the file open, as far as the system says so."""
+    """Return the processes that have the file open, as far as the system tells."""
     import psutil
 
     def found() -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Writes a finished run's network as a model of MLflow's, and tries it.
+"""Writes a finished run's network as an MLflow model, and checks it.
 
-A model is torch.export's program (`data/model.pt2`), which needs neither frostline nor a pickle, and beside
-it the files of its run (`run/`), from which frostline builds the network itself.
+A model holds an exported program (`data/model.pt2` of torch.export), which needs neither frostline nor
+pickle, and the files of its run (`run/`), from which frostline builds the network itself.
 """
 
 import shutil
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 RUN = "run"
 """The folder of a model that holds its run's files."""
 CHECKED = 16
-"""Images that a stored model is tried on."""
+"""Images that a stored model is checked on."""
 
 
 def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]:
-    """Write a finished run's network into an empty folder as a model of MLflow's, and try it.
+    """Write a finished run's network into a new folder as an MLflow model, and check it.
 
     Args:
         trained: the run.
-        folder: to make.
-        about: is told the signature and the rest of what MLmodel says.
+        folder: the folder to create.
+        about: MLflow's metadata, to which the signature and the rest of MLmodel are added.
 
     Returns:
-        The largest difference of a probability between the network and what was read again, and the images
-        that this was seen on, in words.
+        The largest difference of a probability between the network and the model that was read again, and the
+        images that were compared, in words.
 
     Raises:
-        FrostlineError: torch.export can't write the network, or what it wrote gives something else.
+        FrostlineError: torch.export can't export the network, or the export gives other results.
     """
     import mlflow.pytorch
     import numpy as np
@@ -48,13 +48,13 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
     images, tried_on = trained.images(CHECKED)
     example = images[torch.arange(TRACED) % len(images)].numpy()
     shape = (-1, spec.channels, spec.size, spec.size)
-    # Without names: MLflow would hand the network a dictionary.
+    # Without names, since MLflow would pass a dictionary to the network.
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype(np.uint8), shape)]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, len(trained.classes)))]),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's and MLflow's, on each other's ways
+        warnings.simplefilter("ignore")  # deprecation warnings between torch and MLflow
         try:
             mlflow.pytorch.save_model(
                 served,
@@ -71,7 +71,7 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
             )
         except Exception as error:
             raise _cannot("torch.export can't write this network", error) from error
-        # A program can't move to another device than it was written on, and MLflow would try.
+        # An exported program can't move to another device, but MLflow would try to.
         about.flavors["python_function"]["config"] = {"device": "cpu"}
         shutil.copytree(trained.folder, folder / RUN, ignore=_but_the_run)
         about.save(str(folder / "MLmodel"))
@@ -94,7 +94,7 @@ def _cannot(what: str, error: Exception) -> FrostlineError:
 
 
 def _but_the_run(folder: str, names: list[str]) -> list[str]:
-    """What of a run's folder is no part of a model: all but the files that make it a run, and its metrics."""
+    """The files of a run folder that are not part of a model."""
     from frostline.base.run_folder import FILES, METRICS
 
     return [name for name in names if name not in (*FILES, METRICS)]

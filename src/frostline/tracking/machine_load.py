@@ -1,8 +1,7 @@
-"""What the machine does while a run trains: CPU, memory, disk, network, and GPUs where there are some.
+"""System metrics while a run trains: CPU, memory, disk, network and GPUs of the whole machine.
 
-The keys and numbers are those of MLflow's own system metrics, so that its page for them shows ours; they are
-of the whole machine. MLflow's monitor has a thread and a connection a run, and no sample of a run that is
-shorter than its interval.
+Keys and units are those of MLflow's system metrics, so that MLflow's page shows them. MLflow's own monitor is
+not used: it needs a thread and a connection a run, and takes no sample of a run shorter than its interval.
 """
 
 import time
@@ -20,21 +19,21 @@ from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
 SECONDS = 10.0
-"""Between two samples, unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says otherwise."""
+"""Between two samples, unless MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL is set."""
 
 
 def wanted() -> bool:
-    """Say whether to sample: unless MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false."""
+    """Return whether to sample: True unless MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false."""
     return not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set() or MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()
 
 
 class MachineLoad:
-    """Samples the load: the CPU's is a mean since the sample before, the network's a sum from the start."""
+    """Samples the load: the CPU's mean since the previous sample, the network's total since the start."""
 
     def __init__(self) -> None:
         self._monitors = list(_monitors(CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor, ROCMMonitor))
         self._seconds = float(MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or SECONDS)
-        self.sample()  # From here the CPU's mean is taken.
+        self.sample()  # The CPU's mean starts here.
 
     @property
     def due(self) -> bool:
@@ -42,23 +41,23 @@ class MachineLoad:
         return time.monotonic() - self._sampled >= self._seconds
 
     def sample(self) -> dict[str, float]:
-        """Return the load: MLflow's key → value; what can't be measured is not among them."""
+        """Return MLflow's key → value; values that can't be measured are missing."""
         self._sampled = time.monotonic()
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for monitor in self._monitors:
             try:
                 monitor.collect_metrics()
-                found |= {f"system/{key}": float(v) for key, v in monitor.aggregate_metrics().items()}
-            except Exception:  # A sensor that is not there, or not for us.
+                values |= {f"system/{key}": float(v) for key, v in monitor.aggregate_metrics().items()}
+            except Exception:  # A sensor is missing or not readable.
                 continue
             finally:
                 monitor.clear_metrics()
-        return found
+        return values
 
 
 def _monitors(*kinds: Callable[[], BaseMetricsMonitor]) -> Iterator[BaseMetricsMonitor]:
     for kind in kinds:
         try:
             yield kind()
-        except Exception:  # No such device, or no driver for it.
+        except Exception:  # No such device, or no driver.
             continue

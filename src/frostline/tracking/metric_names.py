@@ -1,4 +1,4 @@
-"""Turns names that users chose into what MLflow takes; two different names never become one."""
+"""Keys and values that MLflow accepts for names that users choose; different names get different keys."""
 
 import hashlib
 import math
@@ -10,13 +10,13 @@ KEY_LIMIT = 250
 TAG_LIMIT = 5000
 """Characters of a tag's value."""
 EXACT = re.compile(r"[^'\"\\`\x00-\x1f]*")
-"""Values that MLflow's search can compare; it knows no way to escape the rest."""
+"""Values that MLflow's search can compare exactly; it can't escape other characters."""
 
 
 def key(name: str) -> str:
-    """Return a metric's, a parameter's or a tag's name as a key that MLflow takes.
+    """Return the key of a metric, a parameter or a tag that MLflow accepts.
 
-    What it refuses is replaced; then a hash of the whole name is appended, so that no other name becomes it.
+    Characters that it refuses are replaced; then a hash of the name is appended, so that keys stay unique.
 
     >>> key("lr/stage 2"), key("lr/head+neck"), key("../a//b")
     ('lr/stage 2', 'lr/head_neck-97447ca1', '_/a/_/b-1c43f0cd')
@@ -29,20 +29,20 @@ def key(name: str) -> str:
 
 
 def text(value: str, limit: int = TAG_LIMIT) -> str:
-    """Return a value that any database stores: no NUL, no half of a character, at most `limit`."""
+    """Return a text that any database stores: no NUL, no lone surrogate, at most `limit` characters."""
     stored = value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
     return stored if len(stored) <= limit else f"{stored[: limit - 10]}…-{_hash(value)}"
 
 
 def number(value: float) -> float:
-    """Return a metric's value; an infinity becomes NaN, since MLflow would make 1.8e308 of it."""
+    """Return a metric's value; infinity becomes NaN, since MLflow would store 1.8e308."""
     return float(value) if math.isfinite(value) else math.nan
 
 
 def equals(attribute: str, value: str) -> str:
-    """Return a condition of MLflow's search that holds where an attribute or a tag has a value.
+    """Return a filter of MLflow's search for an attribute or a tag with this value.
 
-    Where the value can't be written in a search, the condition holds for values that are alike, too.
+    If the value can't be written in a filter, similar values match, too.
     """
     if EXACT.fullmatch(value):
         return f"{attribute} = '{value}'"
@@ -50,7 +50,7 @@ def equals(attribute: str, value: str) -> str:
 
 
 def begins(attribute: str, value: str) -> str:
-    """Return a condition like that of `equals` for what begins with a value."""
+    """Return a filter like `equals` for values that begin with `value`."""
     return f"{attribute} LIKE '{_pattern(value)}%'"
 
 

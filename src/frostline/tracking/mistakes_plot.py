@@ -1,4 +1,4 @@
-"""The mistakes that a network was surest of, as a grid of pictures: true class, prediction, confidence."""
+"""The most confident mistakes of a network as a grid of images: true class, prediction, confidence."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Pillow rather than matplotlib, which takes a second for as many axes.
 COLUMNS = 6
 SIDE = 160
-"""Pixels of a picture's longer side; larger ones are made smaller."""
+"""Pixels of an image's longer side in the grid."""
 GAP, LINE = 16, 21
 LETTERS = 15
 """Height in pixels."""
@@ -32,30 +32,30 @@ def draw(mistakes: "Sequence[Mistake]") -> bytes:
     for place, mistake in enumerate(mistakes):
         down, across = divmod(place, COLUMNS)
         left, top = GAP + across * width, GAP + down * height
-        picture = _sized(Image.fromarray(mistake.picture))
-        paper.paste(picture, (left, top + SIDE - picture.height))
-        sure = f"{100 * mistake.confidence:.0f} %"
-        room = SIDE - _width(f" {sure}")
+        image = _resized(Image.fromarray(mistake.picture))
+        paper.paste(image, (left, top + SIDE - image.height))
+        confidence = f"{100 * mistake.confidence:.0f} %"
+        room = SIDE - _width(f" {confidence}")
         line = top + SIDE + 4
         pen.text((left, line), _fitted(mistake.label, SIDE), theme.INK.light, _font())
         line += LINE
         pen.text((left, line), _fitted(f"→ {mistake.prediction}", room), theme.HURT.light, _font())
-        pen.text((left + SIDE - _width(sure), line), sure, theme.SOFT.light, _font())
+        pen.text((left + SIDE - _width(confidence), line), confidence, theme.SOFT.light, _font())
     stream = io.BytesIO()
     paper.save(stream, format="png")
     return stream.getvalue()
 
 
-def _sized(picture: Image.Image) -> Image.Image:
-    """As large as the grid has room for; small pictures keep their pixels' edges."""
-    scale = SIDE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+def _resized(image: Image.Image) -> Image.Image:
+    """Resize an image to the grid; enlarged images keep sharp pixel edges."""
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
-    return picture.resize(size, kind)
+    return image.resize(size, kind)
 
 
 def _fitted(text: str, room: float) -> str:
-    """Both ends of what is too long: names often differ in their last letters alone."""
+    """Shorten a name in the middle: names often differ in their last letters only."""
     half = (len(text) + 1) // 2
     short = text
     while _width(short) > room and half > 1:
@@ -70,7 +70,7 @@ def _width(text: str) -> float:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
-    """The one that matplotlib brings, so that a picture is the same on every machine."""
+    """The font that is part of matplotlib, so that the plot is the same on every machine."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), LETTERS)

@@ -1,7 +1,7 @@
-"""MLflow's pages as `frostline ui` serves them: what shows runs and models, without what runs commands.
+"""MLflow's UI as `frostline ui` serves it: the pages for runs and models, nothing that runs commands.
 
-MLflow 3.17 serves an assistant that can run shell commands, a gateway to language models, jobs and webhooks,
-and no setting turns them off. This program serves the rest, on loopback, to pages of its own address alone.
+MLflow 3.17 also serves an assistant that can run shell commands, a gateway to language models, jobs and
+webhooks, which no option turns off. This program serves the rest on loopback, to pages of its own origin.
 
     FROSTLINE_UI_STORE=URI python -m frostline.tracking.mlflow_app ARTIFACTS PORT
 """
@@ -52,9 +52,9 @@ RESOURCES = frozenset(
 )
 """What the API serves: the part of a path behind ``/api/2.0/mlflow/``."""
 REFUSED = ("/experiments/create",)
-"""An experiment may name any folder as that of its artifacts, whose files could then be read."""
+"""A new experiment could name any folder as its artifact location and so expose the files in it."""
 GATEWAY = "/ajax-api/2.0/mlflow/gateway-proxy"
-"""Where the page of runs asks for language models; it shows an error if that fails, so there are none."""
+"""The page of runs asks here for language models; an empty list prevents an error message on the page."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -66,7 +66,7 @@ class Guarded:
 
     Args:
         app: the application.
-        port: its own, by which its pages' origin is known.
+        port: the port of this server, which its origin contains.
     """
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> None:
@@ -74,7 +74,7 @@ class Guarded:
         self._origins = {f"http://{host}:{port}".encode() for host in (HOST, "localhost")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 404 to a path that is not served, and 403 to the page of another origin."""
+        """Respond with 404 to a path that is not served, and with 403 to a page of another origin."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -90,7 +90,7 @@ class Guarded:
 
 
 def is_served(path: str) -> bool:
-    """Say whether a URL's path is one of those that show runs and models."""
+    """Return whether a URL's path belongs to the pages for runs and models."""
     first, *rest = path.removeprefix("/").split("/")
     if first not in ("api", "ajax-api"):
         return first in PAGES
@@ -108,8 +108,8 @@ def main(store: str, artifacts: str, port: int) -> None:
 
     Args:
         store: its URI.
-        artifacts: the URI below which new experiments have their artifacts.
-        port: to listen at.
+        artifacts: the URI below which new experiments store their artifacts.
+        port: the port to listen on.
     """
     import uvicorn
     from mlflow.server import constants
@@ -118,7 +118,7 @@ def main(store: str, artifacts: str, port: int) -> None:
         constants.BACKEND_STORE_URI_ENV_VAR: store,
         constants.REGISTRY_STORE_URI_ENV_VAR: store,
         constants.ARTIFACT_ROOT_ENV_VAR: artifacts,
-        # A page of another site whose name leads here, too, is not answered.
+        # Against DNS rebinding: requests for other host names are refused.
         "MLFLOW_SERVER_ALLOWED_HOSTS": f"{HOST}:{port},localhost:{port}",
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "",
         "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",

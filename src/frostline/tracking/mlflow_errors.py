@@ -10,7 +10,7 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALRE
 
 
 def reason(error: Exception) -> str:
-    """Return in a few words why MLflow can't record, with no password in them."""
+    """Return in a few words why MLflow can't record, without passwords."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, FrostlineError):
         return text.partition(";")[0]

@@ -75,7 +75,7 @@ class PlotQueue:
 
 
 def write_inside(folder: Path, name: str, content: bytes) -> None:
-    """Write a file below a folder; a journal that names a path outside of it is refused."""
+    """Write a file below a folder; refuse a path outside of it, which a journal may name."""
     path = Path(folder, name)
     if not path.resolve().is_relative_to(folder.resolve()):
         raise FrostlineError(f"{name!r} is no file of a run")

@@ -28,30 +28,30 @@ if TYPE_CHECKING:
     from frostline.tracking.machine_load import MachineLoad
 
 PATIENCE_SECONDS = 45.0
-"""How long a command that is done waits for a store of this machine to take the next of its last records."""
+"""How long a finished command waits for a store on this machine to take its next record."""
 GRACE_SHARE = 0.01
-"""Of the command's time: that long it waits for a slow server, or `project.wait_seconds`, if that is more."""
-QUICK = 10.0
-"""Records a second: a server that takes more is waited for."""
-PICTURES_SECONDS = 5.0
-"""Of the processor's time that go into plots, once everything else is recorded."""
+"""Share of its run time that a finished command waits for a slow server; at least `project.wait_seconds`."""
+FAST_RECORDS_PER_SECOND = 10.0
+"""A server that takes more is waited for."""
+PLOT_CPU_SECONDS = 5.0
+"""CPU time spent on plots after everything else is recorded."""
 NICENESS = 10
-"""What trains comes first, where cores are few."""
-SILENCE_SECONDS = 1.0
-"""The longest time after which the recorder looks whether the machine's load is to be noted."""
+"""Training has priority where cores are few."""
+LOAD_CHECK_SECONDS = 1.0
+"""The longest time between two checks whether a sample of the machine's load is due."""
 PAUSE_SECONDS = 0.02
-"""The least time between two looks at the journal."""
+"""The shortest time between two reads of the journal."""
 RETRY_SECONDS, LAST_RETRY_SECONDS, RETRY_FACTOR = 0.25, 15.0, 2.0
-"""How long a store that failed is left alone: at first, at most, and how that grows."""
-SAY_SECONDS = 20.0
-"""A store that is unreachable for longer is told of while training runs."""
+"""The pause after a failure of the store: the first, the longest, and the growth from one to the next."""
+WARN_SECONDS = 20.0
+"""A warning is printed during training if the store is unreachable for longer."""
 
 
-class Ears:
-    """Hears of new records, and notes the machine's load while runs are open, whatever the store does.
+class Listener:
+    """Waits for new records, and samples the machine's load while runs are open, whatever the store does.
 
     Args:
-        stream: a pipe from the owner: its name and a line end, then a byte for each record.
+        stream: a pipe from the owner, the command that records: its name, a line end, then a byte a record.
     """
 
     def __init__(self, stream: int) -> None:
@@ -59,46 +59,47 @@ class Ears:
         self.owner = _line(stream)
         self.news = threading.Event()
         self.closed_at: float | None = None
-        """When the owner had no more to say."""
+        """When the owner closed the pipe."""
         self._loads: dict[tuple[Path, int], tuple[MachineLoad, Iterator[int]]] = {}
-        self._read: dict[Path, int] = {}
+        self._positions: dict[Path, int] = {}
+        """How far each journal was read."""
 
     def listen(self) -> None:
-        """Listen until the owner has no more to say."""
+        """Listen until the owner closes the pipe."""
         while True:
-            heard = select.select([self._stream], [], [], SILENCE_SECONDS)[0]
-            if heard and not os.read(self._stream, 1 << 16):
+            readable = select.select([self._stream], [], [], LOAD_CHECK_SECONDS)[0]
+            if readable and not os.read(self._stream, 1 << 16):
                 break
-            self._look()
+            self._read_journals()
             self.news.set()
             time.sleep(PAUSE_SECONDS)
-        self._look()
+        self._read_journals()
         self.closed_at = time.monotonic()
         self.news.set()
 
-    def unheard(self, path: Path) -> bool:
-        """Say whether a journal of the owner's has records that were not heard: the load may be added."""
+    def has_unread(self, path: Path) -> bool:
+        """Return whether a journal of the owner has unread records: samples of the load may follow them."""
         with suppress(FileNotFoundError):
-            return path in self._read and self._read[path] < path.stat().st_size
+            return path in self._positions and self._positions[path] < path.stat().st_size
         return False
 
-    def _look(self) -> None:
+    def _read_journals(self) -> None:
         from frostline.tracking import machine_load
         from frostline.tracking.run_tags import surroundings
 
         ended: set[tuple[Path, int]] = set()
         for path in journal.mine(self.owner):
-            if path not in self._read and journal.surroundings(path) is None:
+            if path not in self._positions and journal.surroundings(path) is None:
                 journal.add(path, -1, "surroundings", surroundings())
-            for end, record in journal.read(path, self._read.get(path, 0)):
-                self._read[path] = end
+            for end, record in journal.read(path, self._positions.get(path, 0)):
+                self._positions[path] = end
                 place = path, record.run if record else -1
                 match record.what if record else "":
                     case "begin" if record and machine_load.wanted() and _trains(record.arguments[0]):
                         self._loads[place] = machine_load.MachineLoad(), count()
                     case "end" if place in self._loads:
                         ended.add(place)
-                    case "load" if place in ended:  # by a recorder before this one
+                    case "load" if place in ended:  # recorded by an earlier recorder process
                         ended.discard(place)
                         del self._loads[place]
         for place in ended:
@@ -115,7 +116,7 @@ class Ears:
 
 
 def _line(stream: int) -> str:
-    """Read a line from a pipe, byte by byte: the rest is for `select` to hear of."""
+    """Read a line from a pipe byte by byte, so that `select` still sees the rest."""
     line = b""
     while (byte := os.read(stream, 1)) not in (b"\n", b""):
         line += byte
@@ -126,49 +127,50 @@ def _trains(about: RunInfo) -> bool:
     return about.context == "training" and not about.late
 
 
-class Patience:
-    """Ends this process when the store is not worth waiting for: the journal keeps what it has not recorded.
+class Watchdog:
+    """Ends this process if the store is too slow; the journal keeps what is not recorded.
 
     Args:
-        ears: they say when the owner had no more to say.
-        deliverer: at work.
+        listener: knows when the owner closed the pipe.
+        deliverer: delivers the records.
     """
 
-    def __init__(self, ears: Ears, deliverer: "Deliverer") -> None:
-        self._ears, self._deliverer = ears, deliverer
+    def __init__(self, listener: Listener, deliverer: "Deliverer") -> None:
+        self._listener, self._deliverer = listener, deliverer
         self._begun = time.monotonic()
         self.failing: str | None = None
-        """Why the store can't record; None: it can."""
-        self.may_pass = False
-        self._told = False
+        """The reason why the store can't record; None: it can."""
+        self.transient = False
+        """Whether the failure may be over soon."""
+        self._warned = False
 
     def watch(self) -> None:
-        """Look after the delivery until it ends."""
+        """Watch the delivery until this process ends."""
         before, waited, failed = 0, 0.0, 0.0
         now = time.monotonic()
         while True:
             time.sleep(PAUSE_SECONDS)
             passed, now = time.monotonic() - now, time.monotonic()
             failed = failed + passed if self.failing else 0.0
-            closed_at = self._ears.closed_at
+            closed_at = self._listener.closed_at
             if closed_at is None:
                 before = self._deliverer.delivered
-                if failed > SAY_SECONDS and not self._told:
+                if failed > WARN_SECONDS and not self._warned:
                     journal.warn_pending(f"{self.failing}; training continues")
-                    self._told = True
+                    self._warned = True
                 continue
             waited += 0.0 if self._deliverer.drawing else passed
             grace = max(project.wait_seconds(), GRACE_SHARE * (closed_at - self._begun))
-            if self.may_pass and self._local:
+            if self.transient and self._local:
                 grace = PATIENCE_SECONDS
-            slow = not self._local and self._deliverer.delivered - before < QUICK * waited
+            slow = not self._local and self._deliverer.delivered - before < FAST_RECORDS_PER_SECOND * waited
             if waited > grace and (slow or self.failing):
                 self.give_up()
 
     def give_up(self) -> None:
-        """End at once."""
-        for path in journal.mine(self._ears.owner):
-            journal.keep(path)
+        """End this process at once."""
+        for path in journal.mine(self._listener.owner):
+            journal.sync_to_disk(path)
         journal.warn_pending(self.failing or "it is slow")
         sys.stderr.flush()
         os._exit(0)
@@ -179,83 +181,83 @@ class Patience:
 
 
 def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
-    """Deliver the owner's journals, and those that ended commands wrote, until the owner has no more to say.
+    """Deliver the journals of the owner and of commands that ended, until the owner closes the pipe.
 
-    Plots are drawn when nothing else is to be done; in the end those of the best runs, for a while.
+    Plots are drawn when nothing else is pending; after the end, those of the best runs for a limited time.
 
     Args:
         stream: the pipe from the owner.
-        progress: told of each thing done.
+        progress: called after each record and plot.
     """
-    ears = Ears(stream)
+    listener = Listener(stream)
     with uncollected():
         from frostline.tracking.delivery import Deliverer, Unreachable
-    deliverer = Deliverer(ears.owner, progress, ears.unheard)
-    patience = Patience(ears, deliverer)
-    for action in (ears.listen, patience.watch):
+    deliverer = Deliverer(listener.owner, progress, listener.has_unread)
+    watchdog = Watchdog(listener, deliverer)
+    for action in (listener.listen, watchdog.watch):
         threading.Thread(target=action, name=action.__qualname__, daemon=True).start()
     pause = RETRY_SECONDS
     while True:
-        ears.news.clear()
-        ended = ears.closed_at is not None
+        listener.news.clear()
+        ended = listener.closed_at is not None
         try:
             deliverer.step(ended=ended)
-            if not ended and deliverer.pending_plots and not ears.news.is_set():
+            if not ended and deliverer.pending_plots and not listener.news.is_set():
                 deliverer.draw()
                 progress()
         except Unreachable as error:
-            patience.may_pass, patience.failing = error.may_pass, str(error)
-            time.sleep(RETRY_SECONDS if ears.closed_at else pause)
+            watchdog.transient, watchdog.failing = error.transient, str(error)
+            time.sleep(RETRY_SECONDS if listener.closed_at else pause)
             pause = min(pause * RETRY_FACTOR, LAST_RETRY_SECONDS)
             continue
-        patience.failing, pause = None, RETRY_SECONDS
+        watchdog.failing, pause = None, RETRY_SECONDS
         if ended:
             break
         time.sleep(PAUSE_SECONDS)
         if not deliverer.pending_plots:
-            ears.news.wait(SILENCE_SECONDS)
+            listener.news.wait(LOAD_CHECK_SECONDS)
     _draw(deliverer, progress)
 
 
 def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
-    """Draw the plots of the best runs, for a while."""
+    """Draw the plots of the best runs for a limited time."""
     from frostline.tracking.delivery import Unreachable
 
-    give_up = time.process_time() + PICTURES_SECONDS  # a busy machine costs no plots
+    give_up = time.process_time() + PLOT_CPU_SECONDS  # CPU time: a busy machine draws as many plots
     with suppress(Unreachable):
         while deliverer.pending_plots and time.process_time() < give_up:
             deliverer.draw()
             progress()
     if deliverer.pending_plots:
         print(
-            f"frostline: MLflow has no plots of {deliverer.pending_plots} runs, since so many ended at once;"
-            " the best have theirs",
+            f"frostline: MLflow has no plots of {deliverer.pending_plots} runs, since many ended at once;"
+            " the best runs have theirs",
             file=sys.stderr,
         )
 
 
-def _teller() -> Callable[[], None]:
-    """What tells of progress through standard output, a pipe that is read in the end alone.
+def _progress_pipe() -> Callable[[], None]:
+    """Return a function that reports progress through standard output, a pipe that the owner reads last.
 
-    It may be full till then. Nothing else is printed there from now on.
+    The pipe may be full until then. Nothing else is printed there from now on.
     """
     pipe = os.dup(sys.stdout.fileno())
     os.set_blocking(pipe, False)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    with Path(os.devnull).open("w") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
 
-    def tell() -> None:
+    def report() -> None:
         with suppress(OSError):
             os.write(pipe, b".")
 
-    return tell
+    return report
 
 
 if __name__ == "__main__":
-    # It ends when the training has: a signal to all of a service's processes is for the training.
+    # This process ends after the training: a signal to all processes of a service is meant for the training.
     for _number in ENDING:
         signal.signal(_number, signal.SIG_IGN)
     terminal.configure_streams()
     os.nice(NICENESS)
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the delivery tries again itself
-    serve(sys.stdin.fileno(), _teller())
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # the delivery retries itself
+    serve(sys.stdin.fileno(), _progress_pipe())

@@ -21,7 +21,7 @@ from frostline.base.files import publish
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
-from frostline.tracking import metric_names as names
+from frostline.tracking import metric_names
 from frostline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 from frostline.tracking.logged_model import RUN, save
 
 NAME = "model"
-"""Of a run's model: runs:/ID/model."""
+"""The name of a run's model: runs:/ID/model."""
 RECORDED = ("dataset.fingerprint", "git.commit", "git.dirty", "version.frostline")
-"""Tags of a run that its model's version gets too."""
+"""The tags of a run that its model version gets, too."""
 METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "loss", "ece")
-"""Of test and validation, as tags of a version."""
+"""The test and validation metrics that become tags of a version."""
 ALREADY = "RESOURCE_ALREADY_EXISTS"
 
 
@@ -44,15 +44,15 @@ class Registered:
     name: str
     version: str
     new: bool
-    """Whether there was none with these weights."""
+    """Whether it was created now; otherwise there was a version with these weights."""
     moved: str | None
-    """The version that had the alias before; None: no other had."""
+    """The version that the alias pointed at before; None: no other one."""
     difference: float | None
-    """Largest difference of a probability between the stored model and the network; None: was there."""
+    """Largest difference of a probability between the stored model and the network; None: not stored now."""
     tried_on: str
-    """The images that it was tried on, in words."""
+    """The images that it was checked on, in words."""
     description: str
-    """The run's name and how good it was."""
+    """The run's name and accuracy."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Stored:
     location: str
     """The URI of its files."""
     sha256: str
-    """Of its run's weights; empty: the store does not say."""
+    """The hash of the run's weights; empty: not recorded."""
 
     @classmethod
     def of(cls, model: LoggedModel) -> Self:
-        """Return what the store says of a model of MLflow's."""
+        """Return the stored model that MLflow's record describes."""
         return cls(str(model.artifact_location), model.tags.get("weights.sha256", ""))
 
     def is_intact(self, folder: Path) -> bool:
-        """Say whether the weights in `folder`, its run's, are those that were stored."""
+        """Return whether the weights in the run folder `folder` are those that were stored."""
         if not self.sha256 or not folder.is_dir():
             return True
         path = folder / WEIGHTS
@@ -81,16 +81,14 @@ class Models:
     """The models of a project's MLflow store.
 
     Args:
-        store: an open one; None: the project's, to read.
+        store: an open store; None: the project's, to read from.
     """
 
     def __init__(self, store: Store | None = None) -> None:
         self._store = store or Store(reading=True)
 
-    # ── from an address to files ────────────────────────────────────────────────────────────────────────────
-
     def fetch(self, uri: str) -> Path:
-        """Return a folder with the files of the run whose model is at `uri`; it is fetched once.
+        """Return a folder with the files of the run whose model is at `uri`; it is downloaded once.
 
         Args:
             uri: models:/NAME@ALIAS, models:/NAME/VERSION, models:/ID or runs:/ID/model.
@@ -100,11 +98,11 @@ class Models:
         """
         scheme, _, rest = uri.partition(":/")
         rest = rest.strip("/")
-        with self._store.plainly(uri):
+        with self._store.one_sentence(uri):
             stored = self._of_run(rest, uri) if scheme == "runs" else self._of_version(rest, uri)
             folder = self._folder(stored)
             if not stored.is_intact(folder) and not self._is_local(stored):
-                shutil.rmtree(folder)  # a cached copy that was damaged
+                shutil.rmtree(folder)  # a damaged cached copy
                 folder = self._folder(stored)
         if not folder.is_dir():
             raise FrostlineError(
@@ -121,28 +119,26 @@ class Models:
         """Return the id of the run with this id or name, and the sha256 of the weights that it made.
 
         Raises:
-            FrostlineError: there is none, or several, or it has made no weights.
+            FrostlineError: no run has this id or name, or several have, or the run made no weights.
         """
-        with self._store.plainly(text):
+        with self._store.one_sentence(text):
             run = self._run(text)
         if sha256 := run.data.tags.get("weights.sha256"):
             return str(run.info.run_id), sha256
         raise FrostlineError(f"{text}: this run made no weights; name one of a finished pretrain or finetune")
 
-    # ── from files to the registry ──────────────────────────────────────────────────────────────────────────
-
     def register(self, trained: "TrainedRun", name: str, alias: str | None) -> Registered:
-        """Make a finished run's network a version of the model `name`, and point `alias` at it.
+        """Register a finished run's network as a version of the model `name`, and point `alias` at it.
 
-        Weights that are a version already become no second one.
+        If there is a version with the same weights, it is used.
 
         Raises:
-            FrostlineError: the store refuses the name or the alias, or is away; or the network can't be
-                written as a program that gives what it gives.
+            FrostlineError: the store is unreachable or refuses the name or the alias; or the network can't be
+                exported, or its export gives other results.
         """
         difference, tried_on = None, ""
         _check_names(name, alias)
-        with self._store.plainly("register"):
+        with self._store.one_sentence("register"):
             client = self._store.client
             run = self._maker(trained)
             version = self._version_with(name, trained)
@@ -158,7 +154,7 @@ class Models:
                     run.info.run_id if run else None,
                     tags=_tags(trained, run),
                     description=_described(trained, run),
-                    # Without a run, MLflow looks the model up in whatever store is its default.
+                    # Without a run, MLflow would look the model up in its default store.
                     model_id=model.model_id if run or self._store.uri.startswith("http") else None,
                 )
             assert version is not None
@@ -171,19 +167,19 @@ class Models:
         """Store a run's network as runs:/ID/model.
 
         Raises:
-            FrostlineError: it can't be written, or the store is away.
+            FrostlineError: the network can't be exported, or the store is unreachable.
         """
-        with self._store.plainly("model"):
+        with self._store.one_sentence("model"):
             self._store_model(trained, self._store.client.get_run(run_id))
 
     def _store_model(self, trained: "TrainedRun", run: Run | None) -> tuple[LoggedModel, float, str]:
-        """Write the model, try it, and hand it to the store."""
+        """Write the model, check it, and store it."""
         client = self._store.client
         experiment = run.info.experiment_id if run else self._store.experiment
         with tempfile.TemporaryDirectory(prefix="frostline-") as scratch:
             folder = Path(scratch, NAME)
             run_id = str(run.info.run_id) if run else None
-            # Written and tried before the store hears of it: a network that can't be written leaves nothing.
+            # Written and checked before it is stored: a network that can't be exported leaves no record.
             about = Model(run_id=run_id)
             difference, tried_on = save(trained, folder, about)
             tags = {"weights.sha256": trained.sha256}
@@ -205,7 +201,7 @@ class Models:
         return model, difference, tried_on
 
     def _stored(self, trained: "TrainedRun") -> LoggedModel | None:
-        """A model of these weights that the store holds already, undamaged."""
+        """An intact model of these weights that the store already has."""
         found = self._store.client.search_logged_models(
             [self._store.experiment], f"name = '{NAME}' AND tags.`weights.sha256` = '{trained.sha256}'"
         )
@@ -213,7 +209,7 @@ class Models:
         return next((model for model in ready if self._holds(str(model.artifact_location), trained)), None)
 
     def _holds(self, location: str, trained: "TrainedRun") -> bool:
-        """Whether a run's weights lie, undamaged, where the store says; what is on a server is believed."""
+        """Whether a run's weights are intact at `location`; on a server they are assumed to be."""
         stored = Stored(location, trained.sha256)
         if not self._is_local(stored):
             return True
@@ -221,33 +217,33 @@ class Models:
         return folder.is_dir() and stored.is_intact(folder)
 
     def _maker(self, trained: "TrainedRun") -> Run | None:
-        """The newest recorded run that made these weights with this config."""
+        """The newest recorded run that made these weights, preferably with this config."""
         run = trained.run
         tags = {"weights.sha256": trained.sha256, "stage": run.stage, "seed": str(run.seeds[0])}
         found = self._store.search(tags | {"freeze": run.freeze_name}) or self._store.search(tags)
         return found[0] if found else self._store.maker(trained.sha256)
 
     def _version_with(self, name: str, trained: "TrainedRun") -> ModelVersion | None:
-        """The newest version with these weights whose files are undamaged."""
-        versions = self._store.client.search_model_versions(names.equals("name", name), max_results=10_000)
+        """The newest version with these weights whose files are intact."""
+        versions = self._store.client.search_model_versions(
+            metric_names.equals("name", name), max_results=10_000
+        )
         same = [each for each in versions if each.tags.get("weights.sha256") == trained.sha256]
-        for each in sorted(same, key=lambda each: int(each.version), reverse=True):
+        for each in sorted(same, key=lambda version: int(version.version), reverse=True):
             location = self._store.client.get_model_version_download_uri(name, str(each.version))
             if self._holds(str(location), trained):
                 return each
         return None
 
     def _point(self, name: str, alias: str, version: str) -> str | None:
-        """Point an alias at a version; return the other one that it pointed at."""
+        """Point an alias at a version; return the other version that it pointed at before."""
         client = self._store.client
         before = {str(k): str(v) for k, v in client.get_registered_model(name).aliases.items()}
         client.set_registered_model_alias(name, alias, version)
         return before[alias] if before.get(alias) not in (None, version) else None
 
-    # ── from what was typed to what MLflow has ──────────────────────────────────────────────────────────────
-
     def _of_version(self, rest: str, uri: str) -> "Stored":
-        """The files of a version, or of a model by its id."""
+        """The stored model of a version, or with a model id."""
         client = self._store.client
         name, at, alias = rest.partition("@")
         name, slash, version = name.partition("/")
@@ -269,14 +265,14 @@ class Models:
         except MlflowException:
             if at:
                 raise FrostlineError(f"{uri}: no alias {alias!r}; {allowed(alias, model.aliases)}") from None
-            versions = client.search_model_versions(names.equals("name", name))
+            versions = client.search_model_versions(metric_names.equals("name", name))
             there = allowed(version, [str(each.version) for each in versions])
             raise FrostlineError(f"{uri}: no version {version!r}; {there}") from None
         location = client.get_model_version_download_uri(name, str(found.version))
         return Stored(str(location), found.tags.get("weights.sha256", ""))
 
     def _of_run(self, rest: str, uri: str) -> "Stored":
-        """The files of a run's newest model."""
+        """The newest stored model of a run."""
         run_id, _, name = rest.partition("/")
         run = self._run(run_id)
         outputs = run.outputs.model_outputs if run.outputs else []
@@ -291,7 +287,7 @@ class Models:
     def _run(self, text: str) -> Run:
         with suppress(MlflowException):
             return self._store.client.get_run(text)
-        found = self._store.search({}, names.equals("attributes.run_name", text), limit=100)
+        found = self._store.search({}, metric_names.equals("attributes.run_name", text), limit=100)
         found = [run for run in found if run.info.run_name == text]
         found = [run for run in found if "weights.sha256" in run.data.tags] or found
         if len(found) == 1:
@@ -311,15 +307,15 @@ class Models:
         return urlparse(stored.location).scheme in ("", "file")
 
     def _folder(self, stored: "Stored") -> Path:
-        """The folder with the files of the model's run; what is elsewhere is fetched."""
+        """The folder with the files of the model's run, downloaded if it is remote."""
         if self._is_local(stored):
             return Path(unquote(urlparse(self._store.here(stored.location)).path), RUN)
         return self._downloaded(stored.location)
 
     def _downloaded(self, location: str) -> Path:
-        """A model never changes, so it is fetched once."""
-        kept = project.scratch() / "models" / content_key(location)[:24]
-        if not kept.is_dir():
+        """The folder of a downloaded model, which never changes, so it is downloaded once."""
+        cached = project.scratch() / "models" / content_key(location)[:24]
+        if not cached.is_dir():
             with tempfile.TemporaryDirectory(prefix="frostline-") as scratch:
                 try:
                     got = download_artifacts(
@@ -329,15 +325,15 @@ class Models:
                     )
                 except MlflowException as error:
                     if "RESOURCE_DOES_NOT_EXIST" in str(error):
-                        return kept
+                        return cached
                     raise
-                with publish(kept) as work:
+                with publish(cached) as work:
                     shutil.copytree(got, work, dirs_exist_ok=True)
-        return kept
+        return cached
 
 
 def _check_names(name: str, alias: str | None) -> None:
-    """Refuse at once what the registry, or an address, has no room for."""
+    """Check names that the registry or a model URI can't hold, before anything is stored."""
     if not name.strip() or any(mark in name for mark in "/:@"):
         raise FrostlineError(f"--name: found {name!r}; a name has no /, : or @, and is not empty")
     reserved = re.compile(r"v\d+|latest", re.IGNORECASE)
@@ -348,7 +344,7 @@ def _check_names(name: str, alias: str | None) -> None:
 
 
 def _tags(trained: "TrainedRun", run: Run | None) -> dict[str, str]:
-    """What a version says of itself, for people and for filters."""
+    """The tags of a version."""
     from frostline.training.run_info import backbone_name
 
     known: Mapping[str, str] = run.data.tags if run else {}
@@ -366,7 +362,7 @@ def _tags(trained: "TrainedRun", run: Run | None) -> dict[str, str]:
 
 
 def _metrics(trained: "TrainedRun", run: Run | None) -> dict[str, float]:
-    """How good it is: on test and validation as measured, else as recorded."""
+    """The test and validation metrics: those of the run folder, else the recorded ones."""
     recorded = {k: v for k, v in run.data.metrics.items() if k.startswith("test/")} if run else {}
     return {
         name: value
@@ -388,7 +384,7 @@ def _described(trained: "TrainedRun", run: Run | None) -> str:
 
 @contextmanager
 def _unless(code: str) -> Iterator[None]:
-    """Pass over MLflow's error of this kind."""
+    """Ignore MLflow's error with this code."""
     try:
         yield
     except MlflowException as error:

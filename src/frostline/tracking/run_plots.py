@@ -1,4 +1,4 @@
-"""What is drawn of a run for MLflow: plan, curves with phase boundaries, confusions, a table of classes."""
+"""Plots of a run for MLflow: plan, curves with phase boundaries, confusion matrix, table of classes."""
 
 import json
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base.formats import csv_text, read_csv, read_json
-from frostline.planning import plot as plan_picture
+from frostline.planning import plot as plan_plot
 from frostline.plotting import theme
 from frostline.plotting.canvas import DOTTED_LINE, TEXT_BACKGROUND, epoch_axis, new_figure, percent_axis, png
 
@@ -18,24 +18,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COUNTED_CLASSES = 15
-"""Up to so many, a confusion matrix has its counts written in it."""
+"""The largest number of classes whose confusion matrix shows counts."""
 NAMED_CLASSES = 50
-"""Up to so many, its rows and columns are named."""
+"""The largest number of classes whose rows and columns are labelled."""
 SHORT_NAME = 18
-"""Characters of a class's name."""
+"""Characters of a class name."""
 
 PER_CLASS = ("class", "precision", "recall", "f1", "support", "taken_for", "times")
-"""Columns: `taken_for` is the class that most of its wrong images were taken for, so many `times`."""
+"""Columns; `taken_for` is the most frequent wrong prediction, `times` its count."""
 
 Rows = Sequence[Mapping[str, str]]
 
 
 def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) for what a run's folder holds; a study's evaluation has a subfolder a seed."""
+    """Yield (name, content) of a run folder's plots; a study's evaluation has a subfolder a seed."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a class may have any name
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from font"
+        )  # class names may contain any character
         if (plan := folder / "plan.json").is_file():
-            yield "plan.png", plan_picture.draw(read_json(plan))
+            yield "plan.png", plan_plot.draw(read_json(plan))
         if (history := folder / "history.csv").is_file():
             yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
         predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
@@ -76,7 +78,7 @@ def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
 
 
 def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
-    """The K classes in their order, and (K, K) how often each (row) was taken for each (column)."""
+    """Return the K classes in their order and their (K, K) confusion matrix; its rows are true classes."""
     from frostline.base.metrics import confusion
 
     classes = sorted(
@@ -88,11 +90,11 @@ def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
 
 
 def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> list[list[Any]]:
-    """Return how well each class is known, as rows of `PER_CLASS`, the one with the lowest F1 first.
+    """Return the metrics of each class as rows of `PER_CLASS`, the lowest F1 first.
 
     Args:
         classes: K names.
-        counts: (K, K), how often images of each class (rows) were taken for each class (columns).
+        counts: (K, K) confusion matrix: true (rows), predicted (columns).
     """
     rows: list[tuple[float, list[Any]]] = []
     for i, name in enumerate(classes):
@@ -109,7 +111,7 @@ def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> list[list[
 
 
 def class_table(rows: Sequence[Sequence[Any]]) -> str:
-    """Return a page with the rows of `per_class`: MLflow's view of a CSV has no room for the last columns."""
+    """Return an HTML page with the rows of `per_class`, since MLflow's view of a CSV cuts off columns."""
     from markupsafe import escape
 
     def cell(value: Any) -> str:
@@ -133,11 +135,11 @@ def class_table(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
-    """Draw how often images of each class (rows) were taken for each class (columns), as shares of rows.
+    """Draw the confusion matrix as shares of its rows.
 
     Args:
         classes: K names.
-        counts: (K, K).
+        counts: (K, K): true (rows), predicted (columns).
     """
     import numpy as np
 
@@ -164,7 +166,7 @@ def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
 
 
 def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
-    """Mark where each phase begins, and say at the bottom what trains from there."""
+    """Mark where each phase begins, with the groups that train from there."""
     begun: set[str] = set()
     for before, row in pairwise(history):
         if (phase := row["phase"]) and phase not in begun:
@@ -188,7 +190,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
 
 
 def _trained(training: Path) -> list[str]:
-    """What trains in each phase: ``["head", "head + top", "all"]``."""
+    """Return the groups that train in each phase: ``["head", "head + top", "all"]``."""
     if not training.is_file():
         return []
     phases = json.loads(training.read_bytes())["phases"]
@@ -196,11 +198,11 @@ def _trained(training: Path) -> list[str]:
 
 
 def _natural(name: str) -> tuple[int, int, str]:
-    """Numbers in their order, before words in theirs."""
+    """Sort key: numbers by value, before words."""
     return (0, int(name), name) if name.isdigit() else (1, 0, name)
 
 
 def _shortened(name: str) -> str:
-    """Both ends: names often differ in their last letters alone."""
+    """Shorten a name in the middle: names often differ in their last letters only."""
     half = SHORT_NAME // 2
     return name if len(name) <= SHORT_NAME else f"{name[:half]}…{name[1 - half :]}"

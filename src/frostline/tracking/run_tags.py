@@ -1,4 +1,4 @@
-"""What a run's tags say: what it is, and which code trained it, where and for whom."""
+"""The tags of a run: what it is, and which code trained it, on which machine, for which user."""
 
 import getpass
 import os
@@ -22,7 +22,7 @@ def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str
 
     Args:
         about: the run.
-        process: that trains it.
+        process: the one that trains it.
         around: its `surroundings`.
     """
     fixed = {
@@ -32,15 +32,15 @@ def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str
         "process": process,
         "mlflow.source.name": f"frostline {about.stage}",
     }
-    found = {**fixed, **around, **about.tags}
+    tags = {**fixed, **around, **about.tags}
     if about.seed is not None:
-        alike = {key: value for key, value in about.config.items() if key != "seed"}
-        found["setting"] = content_key([alike, about.dataset["fingerprint"]])[:16]
-    return found
+        shared = {key: value for key, value in about.config.items() if key != "seed"}
+        tags["setting"] = content_key([shared, about.dataset["fingerprint"]])[:16]
+    return tags
 
 
 def surroundings() -> dict[str, str]:
-    """Return the tags that say who runs which code where: user, machine, commit, versions."""
+    """Return the tags of this process: user, machine, commit, package versions."""
     machine = {
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -78,8 +78,8 @@ def _git() -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"version.frostline": frostline.__version__}
+    versions = {"version.frostline": frostline.__version__}
     for package in RECORDED_PACKAGES:
         with suppress(PackageNotFoundError):
-            found[f"version.{package}"] = version(package)
-    return found
+            versions[f"version.{package}"] = version(package)
+    return versions

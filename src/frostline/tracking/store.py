@@ -1,8 +1,7 @@
-"""Records runs in MLflow's store.
+"""MLflow's store: its experiment, runs and files.
 
-It is used by `tracking.delivery`, which delivers the journal and tries again what failed: all that is
-recorded here may be recorded a second time, and changes nothing then.
-Runs are found by the content of the weights that they made, so that lineage survives copies and caches.
+`tracking.delivery` repeats requests that failed, so recording something a second time changes nothing. Runs
+are found by the hash of the weights that they made, so that lineage survives copies and caches.
 """
 
 import socket
@@ -23,21 +22,19 @@ from frostline.base import project
 from frostline.base.locks import exclusive
 from frostline.base.processes import process_is_alive
 from frostline.console.errors import FrostlineError
-from frostline.tracking import journal, local_store
-from frostline.tracking import metric_names as names
-from frostline.tracking import seed_groups as seeds
+from frostline.tracking import journal, local_store, metric_names, seed_groups
 from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
 from frostline.tracking.run_tags import surroundings, tags_of, user
 from frostline.tracking.stored_run import StoredRun
 from frostline.training.services import RUN_KEY, TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
 
-PARAMS_AT_ONCE, METRICS_AT_ONCE = 100, 900
-"""In one request; the server takes 100 and 1,000."""
+PARAMS_BATCH, METRICS_BATCH = 100, 900
+"""Items of a request; a server takes at most 100 and 1,000."""
 RUNNING = "attributes.status = 'RUNNING'"
-"""A condition of MLflow's search."""
+"""A filter of MLflow's search."""
 JOURNAL = "journal"
-"""The tag with a run's place in a journal, by which it is found when the journal is delivered again."""
+"""The tag with a run's place in a journal, by which a repeated delivery finds the run."""
 
 Client = MlflowClient
 
@@ -46,8 +43,8 @@ class Store:
     """MLflow's store, which may be unreachable.
 
     Args:
-        experiment: the name of MLflow's experiment that holds the runs; None: the project's.
-        reading: nothing is written to it, nor made: a project that may only be read is enough.
+        experiment: the name of the MLflow experiment; None: the project's.
+        reading: whether the store is only read, so that read permission is enough.
     """
 
     def __init__(self, experiment: str | None = None, *, reading: bool = False) -> None:
@@ -57,40 +54,40 @@ class Store:
         self._reading = reading
         self._database = local_store.database(self.uri)
         self.plots = PlotQueue(self)
-        """The runs whose plots are still to be drawn."""
-        self._refused: set[str] = set()
+        """The runs whose plots are not drawn yet."""
+        self._warnings: set[str] = set()
 
     @cached_property
     def _connection(self) -> tuple[Client, str]:
-        """The client and the experiment's id. The first process makes a fresh store, while others wait."""
+        """The client and the experiment's id. The first process creates the store while others wait."""
         if self._reading:
-            return self._opened_to_read()
+            return self._open_read_only()
         name = self._name or project.experiment()
-        with self._one_at_a_time():
+        with self._lock():
             if self._database and self._database.exists():
                 local_store.follow(self._database)
             client = MlflowClient(local_store.address(self._database) if self._database else self.uri)
-            if found := client.get_experiment_by_name(name):
-                _restored(client, found)
-                return client, str(found.experiment_id)
+            if experiment := client.get_experiment_by_name(name):
+                _restore(client, experiment)
+                return client, str(experiment.experiment_id)
             artifacts = local_store.artifacts_uri(self._database) if self._database else None
-            # Else the UI takes it for an experiment with language models, and hides what runs measured.
+            # Without this tag the UI treats it as an experiment with language models and hides metrics.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             try:
                 return client, str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
             except MlflowException as error:
-                # Another machine has just made it, which no lock of ours keeps from it.
+                # Another machine has just created it; the lock holds on this machine only.
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = client.get_experiment_by_name(name)
-            assert found is not None
-            return client, str(found.experiment_id)
+            experiment = client.get_experiment_by_name(name)
+            assert experiment is not None
+            return client, str(experiment.experiment_id)
 
-    def _opened_to_read(self) -> tuple[Client, str]:
-        """The client and the experiment's id.
+    def _open_read_only(self) -> tuple[Client, str]:
+        """Return the client and the experiment's id.
 
         Raises:
-            FrostlineError: there is no store, no experiment, or MLflow can't read it.
+            FrostlineError: there is no store or no experiment, or MLflow can't read it.
         """
         name, none = project.experiment(), "no run is recorded yet; `frostline finetune …` makes one"
         uri = self.uri
@@ -102,18 +99,18 @@ class Store:
             local_store.note_move(self._database)
             uri = local_store.readable(self._database)
         client = MlflowClient(uri)
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise FrostlineError(f"{self.shown}: {none}")
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise FrostlineError(
                 f"the MLflow experiment {name!r} at {self.shown} was deleted; the next run restores it"
             )
-        return client, str(found.experiment_id)
+        return client, str(experiment.experiment_id)
 
     @property
     def client(self) -> Client:
-        """The connection, made when it is first needed."""
+        """The client; the connection is opened on first use."""
         return self._connection[0]
 
     @property
@@ -122,7 +119,7 @@ class Store:
         return self._connection[1]
 
     def connect(self) -> bool:
-        """Say whether the store can be reached, and warn if it can't be."""
+        """Return whether the store can be reached; warn if it can't."""
         try:
             return bool(self._connection)
         except Exception as error:
@@ -130,18 +127,18 @@ class Store:
             return False
 
     def answers(self) -> bool:
-        """Say whether the store answers a simple request."""
+        """Return whether the store answers a simple request."""
         try:
             self.client.get_experiment(self.experiment)
         except Exception:
             return False
         return True
 
-    def warn(self, what: str) -> None:
-        """Print a warning, once."""
-        if what not in self._refused:
-            self._refused.add(what)
-            print(f"frostline: warning: {what}", file=sys.stderr, flush=True)
+    def warn(self, sentence: str) -> None:
+        """Print a warning once."""
+        if sentence not in self._warnings:
+            self._warnings.add(sentence)
+            journal.warn(sentence)
 
     def begin(
         self,
@@ -152,31 +149,31 @@ class Store:
         place: str = "",
         around: Mapping[str, str] | None = None,
     ) -> "StoredRun":
-        """Open a run under its study's parent; runs that a dead process left open are closed.
+        """Open a run under its study's parent run, and close the runs of dead processes.
 
         Args:
             about: the run.
-            process: that trains it, as `processes.process_key` names it.
+            process: the one that trains the run, as `processes.process_key` names it.
             when: milliseconds since 1970.
             place: the run's place in a journal, under which it may have been opened before.
-            around: the tags that say in what surroundings it trains; None: in these.
+            around: the tags that describe the machine and the code; None: those of this process.
         """
         stored = StoredRun(self, None, place)
         if stored.id is None:
-            self._reap(about)
-            if about.late and self._has(about):
+            self._close_dead_runs(about)
+            if about.late and self._is_recorded(about):
                 return stored
             tags = tags_of(about, process, surroundings() if around is None else around)
             tags |= {JOURNAL: place} if place else {}
-            tags["mlflow.parentRunId"] = seeds.parent_of(self, tags) or self.study(about.study)
-            tags = {names.key(key): names.text(value) for key, value in tags.items()}
-            name = names.text(about.name, names.KEY_LIMIT)
+            tags["mlflow.parentRunId"] = seed_groups.parent_of(self, tags) or self.study(about.study)
+            tags = {metric_names.key(key): metric_names.text(value) for key, value in tags.items()}
+            name = metric_names.text(about.name, metric_names.KEY_LIMIT)
             stored.id = str(self.client.create_run(self.experiment, when, tags, name).info.run_id)
         stored.describe(about)
         return stored
 
     def at(self, place: str) -> list[str]:
-        """Return the ids of the runs with a place in a journal; more than one if a request was repeated."""
+        """Return the ids of the runs with this place in a journal; several if a request was repeated."""
         return sorted(str(run.info.run_id) for run in self.search({JOURNAL: place}, limit=100))
 
     def annotate(
@@ -193,66 +190,67 @@ class Store:
         """Add final values, files and plots to the run with these tags that made these weights.
 
         Args:
-            weights_sha256: of the weights that were measured.
-            tags: that tell the run from others.
+            weights_sha256: the hash of the weights that were evaluated.
+            tags: those that distinguish the run from others with these weights.
             values: name → value.
             files: path → content.
-            mistakes: to draw.
-            place: of the run in a journal; None: the process that measured has not trained it. Of several
-                runs, the newest that lacks these values is meant: clocks may have been set back.
-            when: in milliseconds since 1970; None: now.
+            mistakes: the images to draw.
+            place: the run's place in a journal; None: another process trained it. Of several runs, the newest
+                without these values is used, since clocks may have been set back.
+            when: milliseconds since 1970; None: now.
 
         Returns:
-            whether there is such a run.
+            Whether there is such a run.
         """
-        given = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
-        found = self.search({**given, JOURNAL: place}) if place else []
-        if found := found or self.search(given, limit=1000):
-            found.sort(key=lambda run: values.keys() <= run.data.metrics.keys())
-            run = StoredRun(self, found[0].info.run_id)
+        wanted = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
+        runs = self.search({**wanted, JOURNAL: place}) if place else []
+        if runs := runs or self.search(wanted, limit=1000):
+            runs.sort(key=lambda run: values.keys() <= run.data.metrics.keys())
+            run_id = runs[0].info.run_id
+            run = StoredRun(self, run_id)
             run.metrics(values, when=when)
             run.flush()
             run.files(files)
-            self.plots.add(found[0].info.run_id, PendingPlots(dict(files), mistakes))
-            if "setting" in found[0].data.tags:
-                seeds.gather(self, found[0].info.run_id, when)
-        return bool(found)
+            self.plots.add(run_id, PendingPlots(dict(files), mistakes))
+            if "setting" in runs[0].data.tags:
+                seed_groups.gather(self, run_id, when)
+        return bool(runs)
 
     def log_params(self, run_id: str, params: Sequence[Param]) -> None:
-        """Record parameters, as many at once as a server takes."""
-        self._log(run_id, "params", params, PARAMS_AT_ONCE)
+        """Record parameters in batches."""
+        self._log(run_id, "params", params, PARAMS_BATCH)
 
     def log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
-        """Record metrics, as many at once as a server takes."""
-        self._log(run_id, "metrics", metrics, METRICS_AT_ONCE)
+        """Record metrics in batches."""
+        self._log(run_id, "metrics", metrics, METRICS_BATCH)
 
     def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Record short texts."""
-        made = [RunTag(names.key(key), names.text(value)) for key, value in tags.items()]
-        self._log(run_id, "tags", made, PARAMS_AT_ONCE)
+        """Record tags."""
+        items = [RunTag(metric_names.key(key), metric_names.text(value)) for key, value in tags.items()]
+        self._log(run_id, "tags", items, PARAMS_BATCH)
 
     def _is_active(self, run_id: str) -> bool:
         return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
 
-    def _log(self, run_id: str, kind: str, items: Sequence[Any], at_once: int) -> None:
-        """Record items; those that MLflow refuses are named in a warning, and cost no other."""
-        for i in range(0, len(items), at_once):
-            some = items[i : i + at_once]
-            given: Any = {kind: some}
+    def _log(self, run_id: str, kind: str, items: Sequence[Any], size: int) -> None:
+        """Record items in batches of `size`; if MLflow refuses one, warn and record the others."""
+        for i in range(0, len(items), size):
+            batch = items[i : i + size]
+            arguments: Any = {kind: batch}
             try:
-                self.client.log_batch(run_id, **given)
+                self.client.log_batch(run_id, **arguments)
             except MlflowException as error:
-                # A run that was deleted is no matter of one item.
+                # If the run was deleted, no single item is to blame.
                 if error.error_code not in REFUSALS or not self._is_active(run_id):
                     raise
-                if len(some) > 1:
-                    self._log(run_id, kind, some, max(1, len(some) // 2))
+                if len(batch) > 1:
+                    self._log(run_id, kind, batch, max(1, len(batch) // 2))
                 else:
-                    what = f"{kind.removesuffix('s')} {some[0].key!r}"
-                    self.warn(f"MLflow refused the {what} ({reason(error)}); the rest is recorded")
+                    item = f"{kind.removesuffix('s')} {batch[0].key!r}"
+                    self.warn(f"MLflow refused the {item} ({reason(error)}); the rest is recorded")
 
     def log_files(self, run_id: str, files: Iterable[tuple[str, bytes]]) -> None:
-        """Record files by their paths among a run's artifacts."""
+        """Record files as artifacts of a run."""
         with tempfile.TemporaryDirectory(prefix="frostline-") as folder:
             for name, content in files:
                 write_inside(Path(folder), name, content)
@@ -262,20 +260,20 @@ class Store:
                 self.client.log_artifacts(run_id, folder)
 
     def upload(self, uri: str, folder: Path) -> None:
-        """Copy a folder's files to an artifacts' URI of this SQLite store, wherever its project is now."""
+        """Copy a folder's files to an artifact URI of this SQLite store, wherever its project is now."""
         get_artifact_repository(self.here(uri)).log_artifacts(str(folder))
 
     def here(self, uri: str) -> str:
-        """Return an artifacts' URI of this store as it is now: its project may have been moved."""
+        """Return an artifact URI of this store as it is now: its project may have been moved."""
         return local_store.here(uri, self._database) if self._database else uri
 
     @property
     def is_local(self) -> bool:
-        """Whether it is an SQLite file."""
+        """Whether the store is an SQLite file."""
         return self._database is not None
 
     def maker(self, sha256: str) -> Run | None:
-        """Return the newest run that made the weights of this hash; one that only passed them on did not."""
+        """Return the newest run that made the weights of this hash, rather than start from them."""
         runs = self.search({"weights.sha256": sha256}, limit=1000)
         return next((run for run in runs if run.data.tags.get("start.sha256") != sha256), None)
 
@@ -283,43 +281,47 @@ class Store:
         self, tags: Mapping[str, str], *conditions: str, limit: int = 1, order: str = "DESC"
     ) -> list[Run]:
         """Return the runs that have these tags, newest first unless `order` is ASC."""
-        tags = {key: names.text(value) for key, value in tags.items()}
-        filters = [*(names.equals(f"tags.`{key}`", value) for key, value in tags.items()), *conditions]
-        exact = all(names.EXACT.fullmatch(value) for value in tags.values())
+        tags = {key: metric_names.text(value) for key, value in tags.items()}
+        filters = [*(metric_names.equals(f"tags.`{key}`", value) for key, value in tags.items()), *conditions]
+        exact = all(metric_names.EXACT.fullmatch(value) for value in tags.values())
         by_time = [f"attributes.start_time {order}"]
-        found = self.client.search_runs(
+        runs = self.client.search_runs(
             [self.experiment], " and ".join(filters), 1, limit if exact else 1000, by_time
         )
-        return [run for run in found if tags.items() <= run.data.tags.items()][:limit]
+        return [run for run in runs if tags.items() <= run.data.tags.items()][:limit]
 
     def study(self, study: str) -> str:
-        """Return the id of the study's parent run, made by the first run that needs it."""
+        """Return the id of the study's parent run, which the first run creates."""
         return self.parent(study, {"study": study, "stage": "study"})[0]
 
     def parent(
         self, name: str, wanted: Mapping[str, str], more: Mapping[str, str] | None = None
     ) -> tuple[str, bool]:
-        """Return the id of the run with the tags `wanted`, under which others lie, and whether it is new."""
-        with self._one_at_a_time():
-            found = self.search(wanted, limit=100, order="ASC")
-            if made := not found:
-                tags = {key: names.text(value) for key, value in {**wanted, **(more or {}), **user()}.items()}
-                self.client.create_run(self.experiment, tags=tags, run_name=names.text(name, names.KEY_LIMIT))
-                found = self.search(wanted, limit=100, order="ASC")
-            first, *others = found
+        """Return the id of the parent run with the tags `wanted`, and whether it was created now."""
+        with self._lock():
+            parents = self.search(wanted, limit=100, order="ASC")
+            if created := not parents:
+                tags = {
+                    key: metric_names.text(value)
+                    for key, value in {**wanted, **(more or {}), **user()}.items()
+                }
+                self.client.create_run(
+                    self.experiment, tags=tags, run_name=metric_names.text(name, metric_names.KEY_LIMIT)
+                )
+                parents = self.search(wanted, limit=100, order="ASC")
+            first, *others = parents
             if first.info.status == "RUNNING":
                 self.client.set_terminated(first.info.run_id)
-            # Another machine may have made one at the same time, or a server one of a request that was
-            # repeated: all take the first.
+            # Another machine, or a repeated request, may have created one as well: all use the first.
             for other in others:
                 if not self.search({"mlflow.parentRunId": str(other.info.run_id)}):
-                    with suppress(MlflowException):  # another machine deletes it as well
+                    with suppress(MlflowException):  # another machine has just deleted it
                         self.client.delete_run(other.info.run_id)
-            return str(first.info.run_id), made
+            return str(first.info.run_id), created
 
     @contextmanager
-    def plainly(self, what: str) -> Iterator[None]:
-        """Turn what MLflow says into a sentence."""
+    def one_sentence(self, subject: str) -> Iterator[None]:
+        """Turn MLflow's errors into one sentence that begins with `subject`."""
         try:
             yield
         except FrostlineError:
@@ -328,42 +330,42 @@ class Store:
             if not type(error).__module__.startswith(("mlflow", "requests", "urllib3", "sqlalchemy")):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            reason = reason.partition(" with exception ")[0][:200].rstrip(".")  # not urllib3's retries
+            reason = reason.partition(" with exception ")[0][:200].rstrip(".")  # without urllib3's retries
             raise FrostlineError(
-                f"{what}: MLflow at {self.shown} says: {reason}; fix that, or set MLFLOW_TRACKING_URI"
+                f"{subject}: MLflow at {self.shown} says: {reason}; fix that, or set MLFLOW_TRACKING_URI"
             ) from None
 
-    def _reap(self, about: RunInfo) -> None:
-        """Mark as killed the runs that a process of this machine left, unless a journal knows more of them.
+    def _close_dead_runs(self, about: RunInfo) -> None:
+        """Mark the open runs of this machine's dead processes as killed, unless a journal still has records.
 
-        Of another machine's dead processes the study knows: the run that repeats one's trial names it.
+        A run that repeats a trial of another machine's dead process marks that trial's run, too.
         """
         for run in self.search({"host": socket.gethostname()}, RUNNING, limit=1000):
             pending = journal.exists(run.data.tags.get(JOURNAL, ""))
             if not pending and not process_is_alive(run.data.tags.get("process", "")):
-                self._killed(run)
+                self._mark_killed(run)
         if number := about.tags.get(TRIAL_AGAIN):
             for run in self.search({"study": about.study, TRIAL_NUMBER: number}, RUNNING, limit=1000):
-                self._killed(run)
+                self._mark_killed(run)
 
-    def _has(self, about: RunInfo) -> bool:
-        """Whether the run is recorded in its study, and as that arm, or being so."""
+    def _is_recorded(self, about: RunInfo) -> bool:
+        """Whether the run is recorded in its study, as its arm, or is being recorded."""
         wanted = {name: about.tags.get(name) for name in (RUN_KEY, "arm")} | {"study": about.study}
-        found = self.search({name: value for name, value in wanted.items() if value}, limit=1000)
-        return any(run.info.status in ("FINISHED", "RUNNING") for run in found)
+        runs = self.search({name: value for name, value in wanted.items() if value}, limit=1000)
+        return any(run.info.status in ("FINISHED", "RUNNING") for run in runs)
 
-    def _killed(self, run: Run) -> None:
+    def _mark_killed(self, run: Run) -> None:
         if TRIAL_STATE in run.data.tags:
             self.client.set_tag(run.info.run_id, TRIAL_STATE, "killed")
         self.client.set_terminated(run.info.run_id, status="KILLED")
 
-    def _one_at_a_time(self) -> AbstractContextManager[None]:
+    def _lock(self) -> AbstractContextManager[None]:
         if self._database:
             return exclusive(self._database.with_name(f"{self._database.name}.lock"))
         return nullcontext()
 
 
-def _restored(client: Client, experiment: Experiment) -> None:
+def _restore(client: Client, experiment: Experiment) -> None:
     """Restore the experiment if it was deleted: no run could be recorded in it."""
     if experiment.lifecycle_stage == "active":
         return

@@ -1,4 +1,4 @@
-"""`frostline sync`: delivers what MLflow could not record when it happened."""
+"""`frostline sync`: delivers the records that MLflow could not take when they were made."""
 
 import time
 from collections import Counter
@@ -9,47 +9,47 @@ from frostline.tracking import journal
 from frostline.training.garbage import uncollected
 
 PATIENCE_SECONDS = 10.0
-"""How long `sync` tries a store that fails."""
+"""How long `sync` retries a store that fails."""
 RETRY_SECONDS, RETRY_FACTOR = 0.25, 2.0
 
 
 def run() -> None:
-    """Deliver what is pending, and say what was and what is left.
+    """Deliver the pending records and print their number and what remains.
 
     Raises:
         FrostlineError: the store can't be reached.
     """
     where = project.store_uri_without_password()
-    pending = [found for found in journal.pending() if found.here and (found.records or not found.live)]
+    pending = [item for item in journal.pending() if item.here and (item.records or not item.live)]
     if pending:
         delivered, reason = _deliver(PATIENCE_SECONDS)
         if reason:
-            left = sum(found.records for found in journal.pending() if found.here)
+            remaining = sum(item.records for item in journal.pending() if item.here)
             raise FrostlineError(
-                f"sync: {left} records wait in {journal.folder()}: MLflow at {where} can't record them"
-                f" ({reason}); see that it runs (frostline doctor), and run frostline sync again"
+                f"sync: {remaining} records wait in {journal.folder()}: MLflow at {where} can't record them"
+                f" ({reason}); check the store with frostline doctor, then run frostline sync again"
             )
         print(f"{where}: delivered {delivered} records")
     else:
         print(f"{where}: nothing is pending")
     elsewhere: Counter[tuple[str, str]] = Counter()
-    for found in journal.pending():
-        if not found.here:
-            elsewhere[found.header.store, found.command] += found.records
+    for item in journal.pending():
+        if not item.here:
+            elsewhere[item.header.store, item.command] += item.records
     for (store, command), count in elsewhere.items():
         print(f"{count} records wait for {store}: {command}")
 
 
-def first() -> None:
-    """Deliver what is pending before a command reads the store, or warn that it does not see it."""
-    if any(found.here and not found.live for found in journal.pending()):
+def deliver_pending() -> None:
+    """Deliver the pending records before a command reads the store, or warn that it does not see them."""
+    if any(item.here and not item.live for item in journal.pending()):
         _, reason = _deliver(project.wait_seconds())
         if reason:
             journal.warn_pending(reason)
 
 
 def _deliver(patience: float) -> tuple[int, str | None]:
-    """Deliver what is pending; return how many records were, and why not all, if so."""
+    """Deliver the pending records; return how many were delivered, and why not all of them."""
     with uncollected():
         from frostline.tracking.delivery import Deliverer, Unreachable
     deliverer = Deliverer()

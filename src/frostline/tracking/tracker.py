@@ -47,17 +47,17 @@ RECORDED_FILES = (".csv", ".json", ".yaml")
 
 
 class JournalTracker:
-    """Records runs through a process beside this one; implements `services.Tracker`."""
+    """Records runs through a journal and the recorder process; implements `services.Tracker`."""
 
     _journal: Journal | None
-    """None: nothing is recorded any more."""
+    """None: the tracker is closed, or no journal can be written."""
 
     def __init__(self) -> None:
-        project.wait_seconds()  # a mistake in it is told before training
+        project.wait_seconds()  # an invalid value is reported before training
         self._keys = count()
         self._open = 0
-        self._made: list[tuple[str, dict[str, str]]] = []
-        """Runs of this process: place in a journal, tags."""
+        self._runs: list[tuple[str, dict[str, str]]] = []
+        """The runs of this process: place in a journal, tags."""
         self._start()
 
     @contextmanager
@@ -69,7 +69,7 @@ class JournalTracker:
         recorded = JournalRun(self, key)
         if self._journal:
             known = {**about.tags, "study": about.study, "stage": about.stage}
-            self._made.append((f"{self._journal.path.stem}/{key}", known))
+            self._runs.append((f"{self._journal.path.stem}/{key}", known))
             recorded.known = known
         try:
             yield recorded
@@ -77,10 +77,10 @@ class JournalTracker:
             self._end(key, about, "FINISHED", "pruned", {"pruned": str(pruned)})
             raise
         except (KeyboardInterrupt, SystemExit) as error:  # Ctrl-C, and SIGTERM however it is raised
-            self._end(key, about, "KILLED", "killed", {"error": _said(error)})
+            self._end(key, about, "KILLED", "killed", {"error": _cause(error)})
             raise
         except BaseException as error:
-            self._end(key, about, "FAILED", "failed", {"error": _said(error)})
+            self._end(key, about, "FAILED", "failed", {"error": _cause(error)})
             raise
         else:
             self._end(key, about, "FINISHED", "complete", {})
@@ -96,14 +96,14 @@ class JournalTracker:
         """Add final values, files and a plot of mistakes to the run that made these weights."""
         wanted = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
         place = next(
-            (place for place, known in reversed(self._made) if wanted.items() <= known.items()), None
+            (place for place, known in reversed(self._runs) if wanted.items() <= known.items()), None
         )
-        given = dict(tags), dict(values), contents(folder), list(mistakes)
-        self.send(-1, "annotate", weights_sha256, *given, place)
+        content = contents(folder)
+        self.send(-1, "annotate", weights_sha256, dict(tags), dict(values), content, list(mistakes), place)
 
     def send(self, key: int, what: str, *arguments: Any) -> None:
         """Write a record to the journal; never waits for the store."""
-        if self._owner != os.getpid():  # we are a fork: journal and recorder are our parent's
+        if self._owner != os.getpid():  # in a fork: journal and recorder process belong to the parent
             for pipe in (self._wake, self._progress):
                 os.close(pipe)
             if self._journal:
@@ -113,11 +113,11 @@ class JournalTracker:
         if self._journal is None:
             return
         self._journal.append(key, what, *arguments)
-        with suppress(OSError):  # the recorder is busy, or gone: the journal has it
+        with suppress(OSError):  # the recorder process is busy or dead; the journal has the record
             os.write(self._wake, b".")
 
     def _end(self, key: int, about: RunInfo, status: str, state: str, tags: dict[str, str]) -> None:
-        """Close a run; a trial of a sweep says what became of it."""
+        """Close a run; a trial of a sweep gets its final state as a tag."""
         if TRIAL_STATE in about.tags:
             tags = {**tags, TRIAL_STATE: state}
         if tags:
@@ -129,7 +129,7 @@ class JournalTracker:
             full.close()
 
     def close(self) -> None:
-        """Wait until everything is recorded, as long as there is progress; the journal keeps the rest."""
+        """Wait until everything is recorded while there is progress; the rest stays in the journal."""
         if self._owner != os.getpid() or self._journal is None:
             return
         try:
@@ -141,12 +141,12 @@ class JournalTracker:
         self._journal.close()
         self._journal = None
         if not self._wait() and journal.mine():
-            self._launch()  # it was killed: another delivers the rest
+            self._launch()  # it was killed: a new one delivers the rest
             if not self._wait():
                 journal.warn_pending("the process that delivers them ended")
 
     def _wait(self) -> bool:
-        """Wait for the recorder to end; say whether it did, and by itself."""
+        """Wait for the recorder process to end; return False if it was killed."""
         os.close(self._wake)
         patience = MODEL_PATIENCE_SECONDS if project.logs_models() else recorder.PATIENCE_SECONDS
         try:
@@ -198,25 +198,25 @@ class JournalRun:
     def __init__(self, tracker: JournalTracker, key: int) -> None:
         self._tracker, self._key = tracker, key
         self.known: dict[str, str] = {}
-        """Its tags."""
-        self._of_phases: list[PhaseMetrics] = []
+        """The run's tags."""
+        self._phases: list[PhaseMetrics] = []
 
     def planned(
         self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
     ) -> None:
-        """Record what will train when, at which rates and cost, as `frostline plan` says it, and draw it."""
+        """Record the plan that `frostline plan` prints: trainable groups, learning rates, cost by phase."""
         from frostline.planning.plan import of_run
         from frostline.planning.text import as_yaml
 
-        self._of_phases = [PhaseMetrics.of(plan, phase, network) for phase in range(len(plan.phases))]
+        self._phases = [PhaseMetrics.of(plan, phase, network) for phase in range(len(plan.phases))]
         made = of_run(run, plan, network, spec, images)
         files = {"plan.json": made.as_json().encode(), "plan.yaml": as_yaml(made).encode()}
         self._tracker.send(self._key, "files", files)
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
-        """Record a row of the history, and what shows in charts where a phase begins."""
+        """Record a row of the history, with the trainable parameters and learning rates of its phase."""
         phase = row.get("phase")
-        more = self._of_phases[int(phase)].values(row["lr"]) if self._of_phases and phase is not None else {}
+        more = self._phases[int(phase)].values(row["lr"]) if self._phases and phase is not None else {}
         self._tracker.send(self._key, "epoch", {**row, **more})
 
     def metrics(self, values: Mapping[str, float]) -> None:
@@ -229,11 +229,11 @@ class JournalRun:
         self._tracker.send(self._key, "tags", dict(values))
 
     def started_from(self, sha256: str) -> None:
-        """Name the run whose weights, known by their hash, this one starts from."""
+        """Record the run that made the weights of this hash as the one that this run starts from."""
         self._tracker.send(self._key, "started_from", sha256)
 
     def finished(self, folder: Path) -> None:
-        """Record the files that the run leaves, draw its curves, and store its network if all are."""
+        """Record the run's files and plots, and its network if FROSTLINE_MODELS is on."""
         self._tracker.send(self._key, "files", contents(folder))
         if project.logs_models() and all((folder / name).is_file() for name in FILES):
             self._tracker.send(self._key, "model", _copied(folder).name)
@@ -241,16 +241,16 @@ class JournalRun:
 
 @dataclass(frozen=True)
 class PhaseMetrics:
-    """What a phase changes, for charts beside the metrics."""
+    """What a phase changes, recorded as metrics of each epoch."""
 
     trainable: int
-    """Parameters that train."""
+    """The number of trainable parameters."""
     shares: Mapping[str, float]
-    """Group → its highest rate, as a share of the highest of all; 0: frozen."""
+    """Group → its highest learning rate as a share of the highest of all groups; 0: frozen."""
 
     @classmethod
     def of(cls, plan: "FreezePlan", phase: int, network: "nn.Module") -> "PhaseMetrics":
-        """Work it out for a phase of a plan on its network."""
+        """Compute the metrics for a phase of a plan on its network."""
         places = plan.layers.places
         factors = {
             group: max(plan.scale(phase, group, places[name].depth) for name in names)
@@ -261,9 +261,9 @@ class PhaseMetrics:
         return cls(count, {group: factor / highest for group, factor in factors.items()})
 
     def values(self, lr: float | None) -> dict[str, float]:
-        """Return the metrics of an epoch whose last step had `lr` as its highest rate.
+        """Return the metrics of an epoch whose last step had `lr` as its highest learning rate.
 
-        A phase's curve is the same for all groups, so each group's rate is its share of the highest.
+        A phase's curve is the same for all groups, so a group's learning rate is its share of the highest.
         """
         rates = {} if lr is None else {f"lr/{group}": lr * share for group, share in self.shares.items()}
         return {"trainable_parameters": float(self.trainable), **rates}
@@ -271,13 +271,14 @@ class PhaseMetrics:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return path in `folder` → content of the files that are recorded: all but weights and checksums."""
-    every = folder.rglob("*")
-    paths = sorted(path for path in every if path.suffix in RECORDED_FILES and path.name != CHECKSUMS)
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix in RECORDED_FILES and path.name != CHECKSUMS
+    )
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def _copied(folder: Path) -> Path:
-    """The files that make a run, in a folder of their own until its network is stored."""
+    """Copy the files of a run into a temporary folder that exists until its network is stored."""
     place = project.scratch() / "models"
     place.mkdir(parents=True, exist_ok=True)
     copy = Path(tempfile.mkdtemp(dir=place, prefix="run-"))
@@ -294,8 +295,8 @@ def _new_journal() -> Journal | None:
         return None
 
 
-def _said(error: BaseException) -> str:
-    """What ended a run, for its tag."""
+def _cause(error: BaseException) -> str:
+    """Return what ended a run, for its tag."""
     if isinstance(error, SystemExit):
         return f"ended with status {error.code}"
     return str(error) or type(error).__name__
