@@ -23,7 +23,7 @@ def test_classes_are_balanced_once(prefix, weights):
         compose.experiment(overrides)
     sentence = str(raised.value)
     assert sentence.startswith("pretrain: loss.class_weights=" if prefix else "loss.class_weights=")
-    assert "and trainer.sampling=balanced both even the classes out" in sentence
+    assert "and trainer.sampling=balanced both correct for class imbalance" in sentence
     for advice in re.search(r"set (\S+) or (\S+)$", sentence).groups():
         compose.experiment([*overrides, f"{prefix}{advice}"])
 

@@ -79,15 +79,15 @@ def test_a_merged_mapping_is_no_duplicate(reading):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a: 1\nb: {c: 1,\n  c: 2}\n", "a.yaml: line 3: found duplicate key c; mend the YAML"),
-        ("a: 1\na: 1\n", "a.yaml: line 2: found duplicate key a; mend the YAML"),
-        ("- 1\n- {1: a, 1: b}\n", "a.yaml: line 2: found duplicate key 1; mend the YAML"),
-        ("a: 1\n- b\n", "a.yaml: line 2: expected <block end>, but found '-'; mend the YAML"),
+        ("a: 1\nb: {c: 1,\n  c: 2}\n", "a.yaml: line 3: found duplicate key c; fix the YAML"),
+        ("a: 1\na: 1\n", "a.yaml: line 2: found duplicate key a; fix the YAML"),
+        ("- 1\n- {1: a, 1: b}\n", "a.yaml: line 2: found duplicate key 1; fix the YAML"),
+        ("a: 1\n- b\n", "a.yaml: line 2: expected <block end>, but found '-'; fix the YAML"),
         (
             "a: !!python/name:os.system\n",
             "a.yaml: line 1: found the tag !!python/name:os.system; configs are",
         ),
-        ("? [a]\n: 1\n", "a.yaml: line 1: found unhashable key; mend the YAML"),
+        ("? [a]\n: 1\n", "a.yaml: line 1: found unhashable key; fix the YAML"),
         ("a: 0x" + "f" * 6000, "a.yaml: line 1: found a number of 6002 characters; give a shorter one"),
         ("a: \x00\n", "a.yaml: unacceptable character #x0000: special characters are not allowed"),
     ],

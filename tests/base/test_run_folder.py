@@ -247,9 +247,9 @@ def test_a_probe_of_other_heads_is_overwritten_only_with_force(shell):
     ("content", "sentence"),
     [
         ({"metrics.json": "{}"}, "holds metrics.json, but no config.yaml of a run; name another folder"),
-        ({"config.yaml": "a: 1"}, "config.yaml is not of a frostline run"),
+        ({"config.yaml": "a: 1"}, "config.yaml was not written by a frostline run"),
         ({"config.yaml": "a: ["}, "config.yaml: line 1"),
-        ({"config.yaml": "", "metrics.json": ""}, "config.yaml is not of a frostline run"),
+        ({"config.yaml": "", "metrics.json": ""}, "config.yaml was not written by a frostline run"),
     ],
 )
 def test_files_of_other_programs_are_not_overwritten(tmp_path, content, sentence):

@@ -176,7 +176,7 @@ def test_a_limit_that_is_none(say, monkeypatch, value):
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", value)
     assert say(status=EXIT_USER) == (
         f"frostline: error: FROSTLINE_CACHE_GIB: found '{value}'; give a positive number, such as 20; "
-        "features=off keeps no features\n"
+        "features=off caches no features\n"
     )
 
 

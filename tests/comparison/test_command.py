@@ -129,7 +129,7 @@ def test_files(say, tmp_path, kind):
             "--metric: no run has 'test/acuracy'; did you mean 'test/accuracy'",
         ),
         (["--filter", "freeze full"], "--filter: Invalid clause"),
-        (["--filter", "tags.freeze = 'none'"], "compare: no run that this filter finds has finished"),
+        (["--filter", "tags.freeze = 'none'"], "compare: no run that matches this filter has finished"),
         (["--out", "x.pdf"], "--out: found x.pdf; name a file that ends in .md, .csv or .html"),
         (["a", "--study", "arms"], "compare: name runs, or use --study and --filter"),
     ],

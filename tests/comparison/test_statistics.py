@@ -65,13 +65,13 @@ def test_what_differs_is_told_but_not_what_a_name_says_or_decides():
         METRICS[0],
     )
     assert made.varied == ("freeze.x", "optimizer.lr")  # no freeze_name decides it
-    assert made.untold == ("note",)
+    assert made.unlisted == ("note",)
     named = [
         Result(k, f"{k}·s0", k, 0, {"freeze_name": k, "freeze.x": k, "optimizer.lr": k, "seed": k}, {})
         for k in "ab"
     ]
     made = compare(named, [], "m")
-    assert (made.varied, made.untold) == (("optimizer.lr",), ("freeze.x",))
+    assert (made.varied, made.unlisted) == (("optimizer.lr",), ("freeze.x",))
 
 
 def test_equal_names_are_told_apart():

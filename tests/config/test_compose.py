@@ -110,7 +110,7 @@ def test_free_and_optional_keys_are_added_with_a_plus():
     ("name", "content", "sentence"),
     [
         ("optimizer/adam.yaml", "name: adam\nlr: 0.1\nlr: 0.2\n", "found duplicate key lr"),
-        ("optimizer/adam.yaml", "name: [adam\n", "mend the YAML"),
+        ("optimizer/adam.yaml", "name: [adam\n", "fix the YAML"),
         (
             "optimizer/adam.yaml",
             "name: adam\nlr: ${lr}\n",
@@ -189,7 +189,7 @@ def test_an_empty_params_file_selects_what_conf_does(content, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("seed: 1\nseed: 2\n", "params.yaml: line 2: found duplicate key seed; mend the YAML"),
+        ("seed: 1\nseed: 2\n", "params.yaml: line 2: found duplicate key seed; fix the YAML"),
         ("- freeze\n", "params.yaml: found ['freeze'], must be keys with values"),
     ],
 )

@@ -239,7 +239,7 @@ def test_the_search_path_of_the_main_config_is_refused(project):
     [
         (LAUGHS, "line 5: expands to more than 20,000 values; make it smaller"),
         ("a: " + "[" * 100_000, "line 1: more than 40 levels deep; write it flatter"),
-        ("a: 0x_\n", "found what is no number"),
+        ("a: 0x_\n", "invalid number"),
         ("a: !!binary aGk=\n", "line 1: found the tag !!binary; configs are plain data, so remove it"),
         ("a: !x b\n", "line 1: found the tag !x; configs are plain data, so remove it"),
         ("seed: 1\n" * 100_000, "line 10000: expands to more than 20,000 values"),

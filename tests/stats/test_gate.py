@@ -58,7 +58,7 @@ def test_a_metric_below_its_bound_fails_and_says_by_how_much(report: Path) -> No
     [
         (
             "arms.full.test.acuracy.mean",
-            "is no metric of the report; did you mean 'arms.full.test.accuracy.mean'",
+            "is not a metric of the report; did you mean 'arms.full.test.accuracy.mean'",
         ),
         ("arms.ful.test.accuracy.mean", "names no arm of the study, as in .*; did you mean 'full'?"),
         ("accuracy", "names no arm of the study, as in arms.ARM.test.accuracy.mean; allowed: full, scratch"),
@@ -75,17 +75,17 @@ def test_a_missing_or_damaged_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(FrostlineError, match=r"report\.json is missing"):
         gate.run({}, tmp_path / "report.json")
     write_text(tmp_path / "report.json", "[]")
-    with pytest.raises(FrostlineError, match=r"report\.json is no report: .*dvc repro report"):
+    with pytest.raises(FrostlineError, match=r"report\.json is not a report: .*dvc repro report"):
         gate.run({}, tmp_path / "report.json")
 
 
 def test_names_are_checked_before_anything_trains() -> None:
     gate.check_names({"arms.full.test.accuracy.mean": 0.9, "arms.full.gain.low": 0.0}, ARMS)
     with pytest.raises(
-        FrostlineError, match=r"^gate: arms\.full\.gian\.low is no metric .*'arms\.full\.gain\.low'"
+        FrostlineError, match=r"^gate: arms\.full\.gian\.low is not a metric .*'arms\.full\.gain\.low'"
     ):
         gate.check_names({"arms.full.gian.low": 0.0}, ARMS)
     with pytest.raises(FrostlineError, match="names no arm of the study"):
         gate.check_names({"arms.gradual.gain.low": 0.0}, ARMS)
-    with pytest.raises(FrostlineError, match="is no metric of the report"):
+    with pytest.raises(FrostlineError, match="is not a metric of the report"):
         gate.check_names({"arms.scratch.gain.low": 0.0}, ARMS)

@@ -204,7 +204,7 @@ def test_the_threads_that_a_trial_had_are_in_its_config_and_in_the_best_experime
 def test_auto_says_nothing_of_other_machines(shell):
     launcher = "hydra/launcher=submitit_slurm"
     assert shell.refused("finetune", *WORDS, "seed=0,1", launcher, "sweep.workers=auto") == (
-        "sweep.workers: auto counts this machine's GPUs and cores, which says nothing of submitit_slurm's;"
+        "sweep.workers: auto counts this machine's GPUs and cores, not those of submitit_slurm;"
         " give a number, such as sweep.workers=4"
     )
 

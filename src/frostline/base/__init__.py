@@ -1,4 +1,4 @@
-"""What every stage depends on: files, hashes, locks, names, paths, seeds, metrics, the files of a run.
+"""What every stage depends on: files, hashes, locks, names, paths, processes, seeds, metrics, run folders.
 
 May import `console` and nothing else of frostline.
 """

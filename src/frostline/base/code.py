@@ -1,8 +1,8 @@
-"""Which of frostline's source folders the result of a stage depends on.
+"""The source folders that the result of each stage depends on, and their fingerprint.
 
-The folders are the dependencies of dvc.yaml, and caches and checkpoints are keyed with their content. What
-only shows, records or refuses (`console`, `schema`, `tracking`, `reporting`, `planning`, `commands`) is in no
-folder of a stage that trains.
+The folders are the code dependencies in dvc.yaml; keys of caches and checkpoints contain their fingerprint.
+What only displays, records or validates (`console`, `schema`, `tracking`, `reporting`, `planning`,
+`commands`) is in no folder of a stage that trains.
 """
 
 from functools import cache

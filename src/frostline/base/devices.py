@@ -1,4 +1,4 @@
-"""GPUs: which of them this process can use, and which one a worker of several takes."""
+"""GPUs: those that this process can use, and the one that each of several workers uses."""
 
 import os
 import re
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ENTRY = re.compile(r"\d+|(GPU|MIG)-\S+")
-"""An index, or the id, perhaps shortened, of a GPU or of a MIG instance."""
+"""An index, or the (possibly shortened) id of a GPU or a MIG instance."""
 
 _bound: str | None = None
 
 
 def listed_gpus() -> list[str] | None:
-    """Return the entries of CUDA_VISIBLE_DEVICES; None: it is not set, and all GPUs are visible.
+    """Return the entries of CUDA_VISIBLE_DEVICES; None: it is not set, so all GPUs are visible.
 
     CUDA ignores everything from the first invalid entry on, such as -1, and so does this.
     """
@@ -27,9 +27,9 @@ def listed_gpus() -> list[str] | None:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process can use, as CUDA_VISIBLE_DEVICES names them; CUDA is not started.
+    """Return the GPUs that this process can use, as entries for CUDA_VISIBLE_DEVICES, without starting CUDA.
 
-    Without a driver that could count them, what CUDA_VISIBLE_DEVICES lists is taken to be there.
+    Without a driver that counts them, all entries of CUDA_VISIBLE_DEVICES are taken as present.
     """
     import torch
 
@@ -39,22 +39,22 @@ def visible_gpus() -> list[str]:
     return entries[:count] if count else entries
 
 
-def bind(number: int, among: Sequence[str]) -> None:
-    """Let this process, and those that it starts, use one GPU only: number modulo their count.
+def bind(number: int, gpus: Sequence[str]) -> None:
+    """Restrict this process and its children to one GPU: the one at `number` modulo their count.
 
-    To be called before CUDA starts, which reads CUDA_VISIBLE_DEVICES once; so a process keeps its first GPU.
+    Call it before CUDA starts, which reads CUDA_VISIBLE_DEVICES once. Later calls change nothing.
 
     Args:
-        number: of the worker that this process is, 0 the first.
-        among: entries for CUDA_VISIBLE_DEVICES; none: the variable stays as it is.
+        number: the index of this worker, from 0.
+        gpus: entries for CUDA_VISIBLE_DEVICES; if empty, the variable stays as it is.
     """
     global _bound
-    if among and _bound is None:
-        _bound = os.environ[VISIBLE] = among[number % len(among)]
+    if gpus and _bound is None:
+        _bound = os.environ[VISIBLE] = gpus[number % len(gpus)]
 
 
 def device_label(device: str) -> str:
-    """Return what `trainer.device` stands for in this process: ``cpu``, or the name of the GPU.
+    """Return the name of the device that `trainer.device` selects: ``cpu``, or the name of the GPU.
 
     Where CUDA_VISIBLE_DEVICES is set, its value follows: ``NVIDIA H100 (CUDA_VISIBLE_DEVICES=1)``.
     """

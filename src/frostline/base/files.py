@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, checksums of cached folders, and what killed processes left."""
+"""Atomic writes, checksums of cached folders, and cleaning up after killed processes."""
 
 import ctypes
 import errno
@@ -18,15 +18,15 @@ from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 
 CHECKSUMS = "checksums.json"
-"""In a cached folder: path in it → sha256. Stages' outputs have none: DVC verifies them."""
+"""The file in a cached folder that maps each path in it to its sha256. DVC verifies outputs of stages."""
 PARTIAL = ".tmp"
 TEMPORARY = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?P<file>{re.escape(PARTIAL)})?", re.DOTALL)
-"""Names of temporary folders, and of files, for the path `name`."""
+"""Names of temporary files and folders for the path `name`."""
 AT_FDCWD, RENAME_EXCHANGE, RENAME_SWAP = -100, 2, 2
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never a part."""
+    """Write `text` to `path` atomically: a reader sees the old file or the new one."""
     write_bytes(path, text.encode())
 
 
@@ -48,9 +48,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy where the file system has no hard links.
+    """Make `target` a hard link to `source`, or a copy where the file system has no hard links.
 
-    For files that are replaced, never written in place, as all of this module's are.
+    Only for files that are replaced, not written in place, as all files of this module are.
     """
     target.unlink(missing_ok=True)
     try:
@@ -60,20 +60,19 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 DAMAGED = ".damaged"
-"""What the name of a damaged file or folder that was set aside ends in."""
+"""The suffix of a damaged file or folder that was set aside."""
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the sha256 of every file below `folder` into it, for `is_intact` to compare; it comes last."""
+    """Write the sha256 of every file below `folder` into it, as the last file, for `is_intact`."""
     sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in _checked_files(folder)}
     write_text(folder / CHECKSUMS, canonical_json(sums))
 
 
 def is_intact(folder: Path) -> bool:
-    """Say whether there is a sealed `folder` whose files are as they were; a damaged one is set aside.
+    """Return whether `folder` exists and its files match their checksums; a damaged one is set aside.
 
-    They are read whole, at the speed of sha256: once a process while their sizes and times stay. Call it with
-    the folder's lock held.
+    Files are hashed whole, once per process while their sizes and times stay. Hold the folder's lock.
     """
     if not folder.is_dir():
         return False
@@ -84,7 +83,7 @@ def is_intact(folder: Path) -> bool:
 
 
 def _damage(folder: Path) -> str | None:
-    """How the files below a folder differ from when it was sealed; None: they don't."""
+    """Return which files differ from the checksums; None: none does."""
     try:
         expected = parsed_json((folder / CHECKSUMS).read_bytes())
     except (OSError, ValueError):
@@ -101,14 +100,14 @@ def _checked_files(folder: Path) -> list[Path]:
 
 
 def set_aside(path: Path, why: str) -> None:
-    """Rename a damaged file or folder to `<name>.damaged` beside it, and warn once on stderr.
+    """Rename a damaged file or folder to `<name>.damaged` and print a warning.
 
-    An older one of that name is replaced, so that repeated damage does not fill the disk. Where the folder
-    can't be written, the file stays, and the caller has to do without it. Call it with the file's lock held.
+    An older one of that name is replaced, so that repeated damage does not fill the disk. In a read-only
+    folder the file stays, and the caller must not use it. Hold the file's lock.
 
     Args:
-        path: of the file or folder; one that is gone by now needs no warning.
-        why: what is wrong with it; follows its name in the sentence.
+        path: the file or folder; without a warning if it no longer exists.
+        why: what is wrong with it, to follow its name in the sentence.
     """
     aside = path.with_name(path.name + DAMAGED)
     try:
@@ -126,25 +125,26 @@ def set_aside(path: Path, why: str) -> None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Say whether files can be made in `folder`, or `folder` itself where it is not there yet."""
-    there = next((each for each in (folder, *folder.absolute().parents) if os.access(each, os.F_OK)), folder)
+    """Return whether files can be created in `folder`, or `folder` itself if it does not exist yet."""
+    parents = (folder, *folder.absolute().parents)
+    existing = next((path for path in parents if os.access(path, os.F_OK)), folder)
     effective = os.access in os.supports_effective_ids
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=effective)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK, effective_ids=effective)
 
 
-def remove_leftovers(folder: Path, held: str | None = None) -> None:
+def remove_leftovers(folder: Path, locked_key: str | None = None) -> None:
     """Remove temporary files and folders of killed processes: `.<key>.…` in `folder`, beside `<key>.lock`.
 
-    What another process is writing stays: it holds the lock.
+    What another process is writing stays, since that process holds the lock.
 
     Args:
-        folder: of files and their locks.
-        held: the key whose lock the caller holds.
+        folder: the folder of files and their locks.
+        locked_key: the key whose lock the caller holds.
     """
     for path in folder.glob(".*"):
         key, dot, _ = path.name[1:].partition(".")
         lock = folder / f"{key}.lock"
-        if key == held:
+        if key == locked_key:
             _remove(path)
         elif dot and os.access(lock, os.F_OK):
             with suppress(FrostlineError), exclusive(lock, otherwise="being written"):
@@ -162,15 +162,15 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
-    """Give an empty folder to fill; when the block ends well, its files appear in `out`, else nothing does.
+    """Yield an empty folder to fill; its files appear in `out` if the block succeeds.
 
-    Files of `out` that the block did not write again stay. A process that is killed leaves the folder as it
-    was or as it will be, and so does one that reads meanwhile: where the system can, the two are exchanged by
-    one rename. The folder lies beside `out`, on the same file system.
+    Files of `out` that the block did not write stay. Where the system supports it, both folders are exchanged
+    by one rename, so that readers, and a killed process, see the old folder or the new one. The temporary
+    folder is beside `out`, on the same file system.
 
     Args:
-        out: the folder.
-        replaced: names in `out` that do not stay.
+        out: the folder to write.
+        replaced: names in `out` that are removed unless the block writes them.
 
     Raises:
         FrostlineError: `out` is a file, or can't be written.
@@ -199,9 +199,9 @@ def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
 
 
 def _exchange_folders(work: Path, out: Path, replaced: Collection[str]) -> bool:
-    """Whether `work`, with what stays of `out`, has taken its place by one rename; else nothing happened."""
+    """Replace `out` by `work` plus the files of `out` that stay, in one rename; False: nothing changed."""
     if Path.cwd().is_relative_to(out.resolve()):
-        return False  # a shell in there would be left in a folder without a name
+        return False  # the shell in it would be left in a deleted folder
     try:
         for source in out.rglob("*"):
             name = source.relative_to(out)
@@ -211,16 +211,16 @@ def _exchange_folders(work: Path, out: Path, replaced: Collection[str]) -> bool:
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(source, work / name, follow_symlinks=False)
         return exchange(work, out)
-    except OSError:  # no hard links there, or no right to
+    except OSError:  # no hard links, or no permission
         return False
 
 
 def _move_files(work: Path, out: Path, replaced: Collection[str]) -> None:
-    """Move the files of `work` into `out` one by one; a kill amid that leaves no finished run."""
+    """Move the files of `work` into `out` one by one; after a kill, `out` is no finished run."""
     last = ("training.json", CHECKSUMS)
     sources = sorted(p for p in work.rglob("*") if p.is_file())
     for source in sources:
-        if source.name in last:  # until it is there again, the rest is no finished run
+        if source.name in last:  # without it, the rest does not count as a finished run
             (out / source.relative_to(work)).unlink(missing_ok=True)
     for name in replaced:
         (out / name).unlink(missing_ok=True)
@@ -236,7 +236,7 @@ def _move_files(work: Path, out: Path, replaced: Collection[str]) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange two paths of one file system in one step; False where the system can't."""
+    """Exchange two paths of one file system atomically; False where the system can't."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if hasattr(libc, "renameat2"):  # Linux
@@ -248,10 +248,10 @@ def exchange(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Mark a temporary file or folder as in use while this process lives; see `remove_temporary`."""
+    """Lock a temporary file or folder while it is in use; see `remove_temporary`."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: then nobody can lock it to remove it, either
+        with suppress(OSError):  # without locks in the file system, `remove_temporary` can't lock it either
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
@@ -259,11 +259,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def remove_temporary(folder: Path, name: str | None = None) -> None:
-    """Remove what `publish` and `write_bytes` of killed processes left in `folder`.
+    """Remove temporary files that `publish` and `write_bytes` of killed processes left in `folder`.
 
     Args:
         folder: need not exist.
-        name: of the path that they were to become; None: of any.
+        name: only those for the path of this name; None: all.
     """
     with suppress(OSError):
         for path in list(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""JSON, CSV and YAML whose bytes repeat."""
+"""JSON, CSV and YAML with reproducible bytes."""
 
 import csv
 import io
@@ -12,11 +12,11 @@ from typing import Any
 from frostline.base.yaml_guard import read_checked
 from frostline.console.errors import FrostlineError
 
-HOW_TO_RESTORE = "restore it, or run what makes it again"
+HOW_TO_RESTORE = "restore it, or run the command that makes it again"
 
 
 def canonical_json(value: Any) -> str:
-    """Return `value` as sorted, indented JSON that ends in a newline; NaN and infinities are refused."""
+    """Return `value` as sorted, indented JSON that ends in a newline; NaN and infinity raise ValueError."""
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -55,11 +55,11 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
     """Return the rows of the CSV at `path` as dictionaries of text.
 
     Args:
-        path: the file's.
-        columns: that it must have; others are read too.
+        path: the file.
+        columns: required columns; others are read too.
 
     Raises:
-        FrostlineError: it is not UTF-8, has no such columns, or a cell is larger than any that we write.
+        FrostlineError: it is not UTF-8, lacks a column, or has a cell that is too large.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -78,7 +78,7 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
 
 
 def _text(cell: Any) -> Any:
-    """What `_cell` made a cell of."""
+    """Undo `_cell`."""
     return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
@@ -101,7 +101,7 @@ def read_json(path: Path) -> Any:
 
 
 def parsed_json(text: str | bytes) -> Any:
-    """Return what JSON of unknown origin says.
+    """Return the content of JSON of unknown origin.
 
     Raises:
         ValueError: it is not JSON, or nested too deeply to read.
@@ -113,7 +113,7 @@ def parsed_json(text: str | bytes) -> Any:
 
 
 def yaml_text(value: Any, *, flow: bool = False) -> str:
-    """Return plain data as YAML in its own key order; `flow`: innermost lists and mappings on a line each."""
+    """Return plain data as YAML in its own key order; `flow`: innermost collections on one line each."""
     import yaml
 
     _, dumper = _yaml_12()
@@ -126,10 +126,9 @@ def yaml_text(value: Any, *, flow: bool = False) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what the YAML file at `path` holds.
+    """Return the content of the YAML file at `path`.
 
-    As OmegaConf reads `conf/`, and PyYAML alone does not: a key given twice is refused, 1e-5 is a number, and
-    a date is text.
+    Like OmegaConf and unlike PyYAML: duplicate keys are errors, 1e-5 is a number, and a date is text.
 
     Raises:
         FrostlineError: the file can't be read, or isn't YAML.
@@ -143,20 +142,20 @@ def read_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         raise FrostlineError(yaml_error(error, str(path))) from None
     except ValueError as error:  # such as 0x_ and 2:99999999999999999999, which look like numbers
-        raise FrostlineError(f"{path}: found what is no number ({error}); put it in quotes") from None
+        raise FrostlineError(f"{path}: invalid number ({error}); put it in quotes if it is text") from None
 
 
 def yaml_error(error: Exception, name: str) -> str:
-    """Say in a sentence what PyYAML found wrong in the file `name`."""
+    """Return a sentence for an error of PyYAML in the file `name`."""
     mark = getattr(error, "problem_mark", None)
     place = f"line {mark.line + 1}: " if mark else ""
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    return f"{name}: {place}{problem}; mend the YAML"
+    return f"{name}: {place}{problem}; fix the YAML"
 
 
 @cache
 def _yaml_12() -> tuple[Any, Any]:
-    """A loader and a dumper that agree on what is a number."""
+    """Return a loader and a dumper that agree on what is a number."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -182,6 +181,6 @@ def _yaml_12() -> tuple[Any, Any]:
     }
     # PyYAML's YAML 1.1 wants a point and a sign: 1.0e-5, 1.0e+5.
     power = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-    for each in (Loader, Dumper):
-        each.add_implicit_resolver("tag:yaml.org,2002:float", power, list("-+.0123456789"))
+    for kind in (Loader, Dumper):
+        kind.add_implicit_resolver("tag:yaml.org,2002:float", power, list("-+.0123456789"))
     return Loader, Dumper

@@ -7,7 +7,7 @@ from typing import Any
 from frostline.base.formats import canonical_json
 
 CHUNK = 1 << 20
-_known: dict[tuple[Path, tuple[int, ...]], str] = {}  # The sha256 of files that this process has read.
+_known: dict[tuple[Path, tuple[int, ...]], str] = {}  # Hashes of files that this process has read.
 
 
 def content_key(value: Any) -> str:
@@ -16,16 +16,16 @@ def content_key(value: Any) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of the file at `path`, in hex, read in pieces."""
+    """Return the sha256 of the file at `path`, in hex, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while piece := stream.read(CHUNK):
-            digest.update(piece)
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
 def sha256_cached(path: Path) -> str:
-    """Return a file's sha256, in hex; it is read again only when its size or times have changed."""
+    """Return a file's sha256, in hex; the file is read again only if its size or times have changed."""
     known = path, identity(path)
     if known not in _known:
         _known[known] = sha256_of(path)
@@ -33,6 +33,6 @@ def sha256_cached(path: Path) -> str:
 
 
 def identity(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file is replaced or written to: device, inode, times and size."""
+    """Return device, inode, times and size, which change when a file is replaced or written to."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size

@@ -10,15 +10,15 @@ from frostline.console.errors import FrostlineError, ResourceLocked
 
 @contextmanager
 def exclusive(path: Path, otherwise: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path` during the block; the kernel lets go of it whatever becomes of the process.
+    """Hold the lock file `path` during the block; the kernel releases it if the process dies.
 
     Args:
-        path: the lock file; made if need be.
-        otherwise: the error to raise where another process holds it; None waits.
+        path: the lock file; created if it does not exist.
+        otherwise: the error's text if another process holds it; None: wait.
 
     Raises:
         ResourceLocked: another process holds it.
-        FrostlineError: it can't be made.
+        FrostlineError: it can't be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

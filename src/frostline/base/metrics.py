@@ -1,4 +1,4 @@
-"""How good a classifier's logits are: one number a metric, the same bits on every run."""
+"""Classification metrics of logits, with reproducible bits."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ Spread = dict[str, float]
 """mean, std and n, over seeds."""
 
 METRICS = ("accuracy", "balanced_accuracy", "ece", "f1_macro", "loss", "top5_accuracy")
-"""All that `classification_metrics` returns, but `n`."""
+"""What `classification_metrics` returns, without `n`."""
 SHARES = frozenset(METRICS) - {"loss"}
 """The metrics that lie between 0 and 1."""
 SMALLER_IS_BETTER = ("ece", "loss")
@@ -23,7 +23,7 @@ TOP = 5
 def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Score `logits` (N, K) float32 against `labels` (N,) int64; CPU tensors and arrays alike.
 
-    Ties between logits go to the lower class. Sums are taken in float64.
+    Ties between logits go to the lower class. Sums are in float64.
 
     Returns:
         accuracy: share of images whose label has the highest logit.
@@ -56,7 +56,7 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
 
 
 def held_out(measured: Mapping[str, Any]) -> str:
-    """Return the split that a result is told of: test, or val of a data set without a test split.
+    """Return the split that results are reported on: test, or val without a test split.
 
     Args:
         measured: split → its metrics.
@@ -65,12 +65,12 @@ def held_out(measured: Mapping[str, Any]) -> str:
 
 
 def score(metric: str, value: float) -> float:
-    """Return `value` so that the larger is the better: losses, such as ``val/loss``, are turned round."""
+    """Return `value` so that larger is better: losses, such as ``val/loss``, are negated."""
     return -value if metric.endswith(SMALLER_IS_BETTER) else value
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Return mean, standard deviation (of n − 1) and number; no number has neither, one has no deviation."""
+    """Return mean, standard deviation (n − 1; 0 for one number) and n; for no numbers, n alone."""
     if not numbers:
         return {"n": 0.0}
     std = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
@@ -78,7 +78,7 @@ def spread(numbers: Sequence[float]) -> Spread:
 
 
 def confusion(labels: ArrayLike, predictions: ArrayLike, k: int) -> NDArray[np.int64]:
-    """Count how often each label meets each prediction, as (k, k) int64: row label, column prediction.
+    """Return the confusion matrix, (k, k) int64: row label, column prediction.
 
     `labels` and `predictions` are (N,) int64 in 0…k−1.
     """
@@ -87,7 +87,7 @@ def confusion(labels: ArrayLike, predictions: ArrayLike, k: int) -> NDArray[np.i
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Return how far confidence is from accuracy, on average over images (Guo et al. 2017, eq. 3).
+    """Return the expected calibration error (Guo et al. 2017, eq. 3).
 
     The images fall into 15 bins ((m−1)/15, m/15] by `confidence` (N,); `right` (N,) says which are correct.
     """

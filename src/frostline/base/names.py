@@ -1,7 +1,7 @@
-"""Names of classes and files in one Unicode form, NFC, whichever form a file system has them in.
+"""Names of classes and files in one Unicode form, NFC, whatever the form on disk.
 
-`é` is one character in NFC and two in NFD, the form of folders that were copied from a Mac. Both look alike,
-and one data set may hold both.
+`é` is one character in NFC and two in NFD, the form of folders copied from a Mac. Both look alike, and one
+data set may contain both.
 """
 
 import os
@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 
 
 def nfc(name: str) -> str:
-    """Return a name in Unicode's composed form, in which equal names are equal texts."""
+    """Return a name in Unicode's composed form, NFC."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def unicode_form(name: str) -> str:
-    """Return which Unicode form a name has, for people: NFC, NFD, or a mixture of both."""
+    """Return the Unicode form of a name: NFC, NFD or mixed."""
     forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]
     return forms[0] if forms else "mixed"
 
@@ -26,8 +26,7 @@ def locate(root: Path, key: str) -> Path:
 
     Args:
         root: a folder.
-        key: a path under it, with '/' between folders; where nothing of that name is there, it is returned
-            as it is.
+        key: a path under it, with '/' between folders; returned unchanged if no such file exists.
     """
     path = root / key
     if key.isascii() or os.path.lexists(path):
@@ -45,5 +44,5 @@ def locate(root: Path, key: str) -> Path:
 
 @lru_cache(maxsize=64)
 def _names(folder: Path, changed: int) -> dict[str, str]:
-    """Name in NFC → name on disk, of a folder; of several the first."""
+    """Return {name in NFC: name on disk} of a folder; of several, the first."""
     return {nfc(name): name for name in sorted((path.name for path in folder.iterdir()), reverse=True)}

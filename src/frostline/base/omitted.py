@@ -1,6 +1,6 @@
-"""A stage that the study has no use for writes the reason in place of its results.
+"""Omitted stages: where a study has no use for a stage, it writes the reason in place of its results.
 
-dvc.yaml lists the stages of every arm, whatever the study: an arm that would mean nothing is run as this.
+dvc.yaml lists the stages of every arm. An arm that does not apply to the study is omitted.
 """
 
 import shutil
@@ -13,7 +13,7 @@ OMITTED = "omitted.json"
 
 
 def write(out: Path, reason: str, timing: Path | None = None) -> None:
-    """Write the reason into the folder `out`, and into `timing` the times of no seed."""
+    """Write the reason into the folder `out`, and timings without seeds into `timing`."""
     shutil.rmtree(out, ignore_errors=True)
     with publish(out) as work:
         write_text(work / OMITTED, canonical_json({"reason": reason}))

@@ -1,4 +1,4 @@
-"""Processes: what they may use, which is which, and ending with the one that started us."""
+"""Processes: the cores they may use, keys that identify them, and ending with the parent."""
 
 import os
 import signal
@@ -12,20 +12,20 @@ from pathlib import PurePath
 import psutil
 
 CHECK_SECONDS = 1.0
-"""How often a stage looks whether its DVC is still there."""
+"""Interval at which a stage checks that its DVC process is alive."""
 WORKERS_SECONDS = 5.0
-"""How long interrupted workers may take to hand over their records."""
+"""Time for interrupted workers to finish recording."""
 STAGE_PARENT = "FROSTLINE_STAGE_PARENT"
-"""The variable in which `scripts/stage` notes the number of the process that started it."""
+"""The variable in which `scripts/stage` stores the pid of its parent."""
 CLOCK_SECONDS = 5.0
-"""The system may say a little later that a process started at a slightly different time."""
+"""Tolerance for start times, which the system does not report exactly."""
 
 _workers = 1
-"""Processes that share this machine's cores with this one, itself included."""
+"""Number of processes that share this machine's cores, this one included."""
 
 
 def process_key() -> str:
-    """Return a name for this process that no other of this machine has or will have: ``pid@start``."""
+    """Return a key of this process that is unique on this machine: ``pid@start``."""
     process = psutil.Process()
     return f"{process.pid}@{process.create_time():.2f}"
 
@@ -38,9 +38,9 @@ def processors() -> int:
 
 
 def cores() -> int:
-    """Return how many physical cores this process may use: two threads of one core share its arithmetic.
+    """Return how many physical cores this process may use; hyper-threads share arithmetic units.
 
-    Of several workers of a sweep, each may use its share: see `sharing_cores`.
+    Each of several workers of a sweep may use its share: see `sharing_cores`.
     """
     physical = min(processors(), psutil.cpu_count(logical=False) or processors())
     return max(1, physical // _workers)
@@ -48,7 +48,7 @@ def cores() -> int:
 
 @contextmanager
 def sharing_cores(workers: int) -> Iterator[None]:
-    """Let `cores` return the share of one of so many processes, while the block runs."""
+    """Divide `cores` by the number of `workers` during the block."""
     global _workers
     before, _workers = _workers, workers
     try:
@@ -58,7 +58,7 @@ def sharing_cores(workers: int) -> Iterator[None]:
 
 
 def process_is_alive(name: str) -> bool:
-    """Say whether the process that `process_key` named is still there."""
+    """Return whether the process of a `process_key` is still alive."""
     pid, _, started = name.partition("@")
     with suppress(psutil.Error, ValueError):
         process = psutil.Process(int(pid))
@@ -67,9 +67,9 @@ def process_is_alive(name: str) -> bool:
 
 
 def interrupt_workers() -> None:
-    """Send SIGTERM to the worker processes of this one, and wait until their recorders are done.
+    """Send SIGTERM to the worker processes and wait until their recorders are done.
 
-    A launcher that is interrupted kills workers and all that they started; records would stay at RUNNING.
+    An interrupted launcher kills workers and their children, which would leave runs in the state RUNNING.
     """
     workers = psutil.Process().children()
     recorders = [process for worker in workers for process in _children(worker)]
@@ -87,10 +87,10 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 @cache
 def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
-    """Call `end` when the `dvc` that started this process is gone, even before Python was up.
+    """Call `end` when the `dvc` that started this process has ended, even before Python started.
 
-    Without one, do nothing. A killed `dvc repro` leaves its command running, and the next one would start a
-    second beside it. Once a process is enough.
+    Without such a `dvc`, do nothing. A killed `dvc repro` leaves its command running, and the next one would
+    start a second process on the same outputs. Later calls do nothing.
     """
     if "DVC_STAGE" not in os.environ:
         return
@@ -109,26 +109,26 @@ def end_with_dvc(end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.S
 
 
 def _orphaned() -> bool:
-    """Whether the process that started `scripts/stage` is gone, so that the system's has taken its place."""
+    """Return whether the parent of `scripts/stage` has ended, so that init has adopted it."""
     noted = os.environ.get(STAGE_PARENT, "")
     if not noted.isdecimal():
         return False
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
         parent = psutil.Process(int(noted))
-        # Who adopts orphans, such as init, is of another session than DVC and what it starts.
+        # init, which adopts orphans, belongs to another session than DVC and its children.
         return not _is_running(parent) or parent.pid == 1 or os.getsid(parent.pid) != os.getsid(0)
     return True
 
 
 def _is_dvc(process: psutil.Process) -> bool:
-    """`dvc …`, `python /path/dvc …` or `python -m dvc …`; a shell that was given such a line is not."""
+    """Match `dvc …`, `python /path/dvc …` and `python -m dvc …`, but no shell with such a command line."""
     with suppress(psutil.Error):
         return any(PurePath(word).name == "dvc" for word in process.cmdline()[:3])
     return False
 
 
 def _is_running(process: psutil.Process) -> bool:
-    """Whether it is there and no zombie: in a container often nobody collects what has died."""
+    """Return whether a process runs and is no zombie; containers often don't reap zombies."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -1,4 +1,4 @@
-"""Where things lie: the project that a command runs in, its configs, a home that outlives one experiment."""
+"""Paths and environment variables of a project: configs, scratch folder, caches, the MLflow store."""
 
 import hashlib
 import math
@@ -21,13 +21,13 @@ GIB = 1 << 30
 EXPERIMENT_LIMIT = 256
 """Characters of an MLflow experiment's name."""
 FEATURES_GIB = 20
-"""Of features that are kept, unless FROSTLINE_CACHE_GIB says otherwise…"""
+"""The default limit of the feature cache; FROSTLINE_CACHE_GIB overrides it."""
 FEATURES_SHARE = 0.25
-"""…and at most this share of the disk's room for them."""
+"""The default limit as a share of the disk's free space plus the cached features; the lower limit counts."""
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the nearest folder from `start` (default: here) upwards with our configs, else `start`."""
+    """Return the nearest folder with frostline configs from `start` (default: here) upwards, else `start`."""
     here = (start or Path.cwd()).resolve()
     return next((folder for folder in (here, *here.parents) if _is_conf(folder / "conf")), here)
 
@@ -49,8 +49,7 @@ def conf_dir() -> Path:
 def home() -> Path:
     """Return the project whose MLflow store, scratch and caches a command uses.
 
-    DVC runs queued experiments in copies of the project under `.dvc/tmp/exps/`, which are removed afterwards:
-    their home is the project around them.
+    DVC runs queued experiments in temporary copies, `.dvc/tmp/exps/*`; their home is the enclosing project.
     """
     root = find_root()
     for folder in root.parents:
@@ -60,9 +59,9 @@ def home() -> Path:
 
 
 def scratch() -> Path:
-    """Return the folder of caches, locks, checkpoints and sweeps' studies that may be written.
+    """Return the writable folder of caches, locks, checkpoints and sweeps' studies.
 
-    That is `.frostline/` in the project, or, where only others may write to it, a folder of this user's.
+    That is `.frostline/` in the project, or a temporary folder of this user if the project is read-only.
     """
     own = project_scratch()
     if os.access(own if own.exists() else own.parent, os.W_OK | os.X_OK):
@@ -71,15 +70,15 @@ def scratch() -> Path:
 
 
 def project_scratch() -> Path:
-    """Return the project's `.frostline/`, whether or not it may be written."""
+    """Return the project's `.frostline/`, even if it is read-only."""
     return home() / ".frostline"
 
 
 def _private_scratch(own: Path) -> Path:
-    """Return this user's substitute for the project's scratch folder `own`, below the system's temporary one.
+    """Return this user's substitute for the scratch folder `own`, in the system's temporary folder.
 
     Raises:
-        FrostlineError: somebody else has made it.
+        FrostlineError: it belongs to another user.
     """
     key = hashlib.sha256(os.fsencode(own)).hexdigest()[:16]
     private = Path(tempfile.gettempdir()) / f"frostline-{os.getuid()}"
@@ -93,14 +92,14 @@ def _private_scratch(own: Path) -> Path:
 
 
 def features_dir() -> Path:
-    """Return the folder that caches what frozen layers compute from images."""
+    """Return the folder of cached features, the outputs of frozen layers."""
     return project_scratch() / "features"
 
 
 def features_limit() -> int:
-    """Return how many bytes of features are kept: FROSTLINE_CACHE_GIB, else 20 GiB or a quarter of the room.
+    """Return the limit of the feature cache in bytes: FROSTLINE_CACHE_GIB, else 20 GiB or a quarter.
 
-    The room is what the disk has free and what features take already, so that keeping some doesn't lower it.
+    That is a quarter of the free space plus the size of cached features, so that caching doesn't lower it.
 
     Raises:
         FrostlineError: FROSTLINE_CACHE_GIB is not a positive number.
@@ -111,7 +110,7 @@ def features_limit() -> int:
                 return int(limit)
         raise FrostlineError(
             f"FROSTLINE_CACHE_GIB: found {text!r}; give a positive number, such as {FEATURES_GIB}; "
-            "features=off keeps no features"
+            "features=off caches no features"
         )
     room = shutil.disk_usage(home()).free
     for path in features_dir().glob("*.safetensors"):
@@ -126,12 +125,12 @@ def store_uri() -> str:
 
 
 def store_uri_without_password() -> str:
-    """Return the address of MLflow's store without the password that it may hold."""
+    """Return the URI of MLflow's store, with asterisks for a password."""
     return without_password(store_uri())
 
 
 def without_password(text: str) -> str:
-    """Return `text` with asterisks for the passwords in its addresses.
+    """Return `text` with asterisks for passwords in URIs.
 
     >>> without_password("postgresql://me:secret@host/runs?password=secret")
     'postgresql://me:***@host/runs?password=***'
@@ -143,7 +142,7 @@ def without_password(text: str) -> str:
 def sqlite_uri(path: Path) -> str:
     """Return the URI of the SQLite file at `path`, which SQLAlchemy decodes and MLflow partly doesn't.
 
-    MLflow makes the parent folder of what follows ``sqlite:///``, undecoded, unless the driver is named.
+    MLflow creates the parent folder of the undecoded path after ``sqlite:///``, unless the driver is named.
     """
     if "?" in str(path) or "%" in str(path):
         return f"sqlite+pysqlite:///{quote(str(path))}"
@@ -164,7 +163,7 @@ def wait_seconds() -> float:
 
 
 def logs_models() -> bool:
-    """Say whether every training run's network is stored in MLflow as a model: FROSTLINE_MODELS=on."""
+    """Return whether every training run logs its model to MLflow: FROSTLINE_MODELS=on."""
     return os.environ.get("FROSTLINE_MODELS") == "on"
 
 
@@ -172,7 +171,7 @@ def experiment() -> str:
     """Return the name of MLflow's experiment for all runs: MLFLOW_EXPERIMENT_NAME, else `frostline`.
 
     Raises:
-        FrostlineError: no database takes the name.
+        FrostlineError: the name is too long or not printable.
     """
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "frostline"
     if len(name) > EXPERIMENT_LIMIT or not name.isprintable():
@@ -184,5 +183,5 @@ def experiment() -> str:
 
 
 def _is_conf(folder: Path) -> bool:
-    """Many projects have a conf/config.yaml; those of frostline have freeze schedules beside it."""
+    """Return whether `folder` has frostline configs; many projects have a config.yaml, but no schedules."""
     return (folder / "config.yaml").is_file() and (folder / "freeze").is_dir()

@@ -1,4 +1,4 @@
-"""A run's folder: whether it is what its record says, and whether another run may be written there."""
+"""Run folders: names of their files, verification, and whether another run may be written there."""
 
 import csv
 import io
@@ -11,19 +11,19 @@ from frostline.base.hashes import sha256_cached
 from frostline.console.errors import FrostlineError
 
 CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "training.json")
-"""What makes a folder that of a finished run."""
+"""The files that a finished run must have."""
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 PROBE, HEADS = "probe.json", "heads.csv"
 OUTPUTS = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PROBE, HEADS)
-"""All that a run, or a probe, writes."""
+"""All files that a run or a probe writes."""
 NAMING_KEYS = ("study", "arm")
 """Keys of a run's config that its result does not depend on."""
 PRETRAINED = "weights.path"
-"""The key of the weights that a run starts from; the folder of a pretraining is named after its content."""
+"""The config key of the initial weights; the folder of a pretraining is named by a hash of its config."""
 
 
 def verified(folder: Path) -> dict[str, Any]:
-    """Return what training.json in a run's folder says, having compared the weights' sha256 with it.
+    """Return the content of training.json in a run's folder, after verifying the weights' sha256.
 
     Raises:
         FrostlineError: a file is missing, or the weights are not those that the run trained.
@@ -31,26 +31,26 @@ def verified(folder: Path) -> dict[str, Any]:
     record = read_json(folder / TRAINING)
     weights = folder / WEIGHTS
     if not isinstance(record, dict) or "weights_sha256" not in record:
-        raise FrostlineError(f"{folder / TRAINING}: is not of a frostline run; name another folder")
+        raise FrostlineError(f"{folder / TRAINING}: was not written by a frostline run; name another folder")
     if not weights.is_file():
         raise FrostlineError(f"{folder}: no finished run, {WEIGHTS} is missing; name another folder")
     if sha256_cached(weights) != record["weights_sha256"]:
         raise FrostlineError(
             f"{weights}: is damaged or was replaced, since its sha256 is not the one in {TRAINING};"
-            " restore it (dvc checkout, or a copy), or give the command that trained it again"
+            " restore it (dvc checkout, or a copy), or run the command that trained it again"
         )
     return record
 
 
 def check_config(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuse a run whose config.yaml was edited after it: it no longer says what was trained.
+    """Raise an error if a run's config.yaml was edited after the run.
 
     Args:
-        folder: the run's.
-        record: its training.json.
+        folder: the run's folder.
+        record: the content of its training.json.
 
     Raises:
-        FrostlineError: it was.
+        FrostlineError: it was edited.
     """
     if sentence := edited_config(folder, record):
         raise FrostlineError(f"{sentence}, or accept the edited one with --force")
@@ -70,13 +70,13 @@ def edited_config(folder: Path, record: Mapping[str, Any]) -> str | None:
 def check_out(
     out: Path, config: Mapping[str, Any], ignored: Collection[str] = (), grid: str | None = None
 ) -> None:
-    """Refuse to write a run into a folder that holds another one, or files of another program.
+    """Raise an error if `out` contains another run, or files of another program.
 
     Args:
         out: the folder; may be missing.
-        config: of the run that is to be written, plain.
-        ignored: keys in which the two may differ, such as ``optimizer.lr``.
-        grid: of a probe, the first columns of its heads.csv; None: it is no probe.
+        config: the config of the run that is to be written, as plain data.
+        ignored: keys that may differ, such as ``optimizer.lr``.
+        grid: the first columns of a probe's heads.csv; None for other runs.
 
     Raises:
         FrostlineError: it does; the sentence names the first difference.
@@ -92,7 +92,7 @@ def check_out(
     except FrostlineError as error:
         raise FrostlineError(f"out: {error}; or {advice}") from None
     if not isinstance(found, dict) or "stage" not in found:
-        raise FrostlineError(f"out: {out / CONFIG} is not of a frostline run; {advice}")
+        raise FrostlineError(f"out: {out / CONFIG} was not written by a frostline run; {advice}")
     if (PROBE in there) != (grid is not None):
         what = "a probe" if PROBE in there else f"a run of {found['stage']}"
         raise FrostlineError(f"out: {out} holds {what}; {advice}")
@@ -111,7 +111,7 @@ def check_out(
 
 
 def _columns(path: Path, like: str) -> str | None:
-    """Of the CSV at `path`, the columns that the CSV `like` has."""
+    """Return the CSV at `path` reduced to the columns of the CSV `like`."""
     names = next(csv.reader(io.StringIO(like)))
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -121,7 +121,7 @@ def _columns(path: Path, like: str) -> str | None:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings → dotted key → what is no mapping; tuples and lists are alike."""
+    """Return nested settings as {dotted key: value}, tuples as lists."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):

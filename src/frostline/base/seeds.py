@@ -1,4 +1,4 @@
-"""Independent streams of randomness from one seed, by name: no draw depends on how many came before it."""
+"""Independent random streams from one seed, by name: no draw depends on the number of earlier draws."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """Return a 63-bit seed for the stream that `names` call, such as ``derive(0, "order", epoch)``.
+    """Return a 63-bit seed for the stream of these `names`, such as ``derive(0, "order", epoch)``.
 
     The names are hashed (SHA-256), so neighbouring seeds and epochs give unrelated streams.
     """
@@ -15,15 +15,15 @@ def derive(seed: int, *names: str | int) -> int:
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """Return a CPU generator at the start of the stream that `names` call."""
+    """Return a CPU generator at the start of the stream of these `names`."""
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
     """Seed the generators that dropout draws from.
 
-    As torch.manual_seed, which takes a millisecond where torch could use a GPU but finds none: it keeps a
-    stack trace of each call.
+    On a CPU, not by torch.manual_seed: in builds with CUDA but without a GPU it takes a millisecond, since it
+    stores a stack trace of each call.
     """
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)

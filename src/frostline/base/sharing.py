@@ -1,4 +1,4 @@
-"""How the workers of a sweep share one machine: its GPUs, its cores."""
+"""Sharing the GPUs and cores of one machine among the workers of a sweep."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from frostline.base.processes import sharing_cores
 
 @dataclass(frozen=True)
 class Share:
-    """What each of several workers of a machine gets; picklable, to be sent to them."""
+    """The resources of each of several workers on a machine; picklable."""
 
     workers: int = 1
     gpus: tuple[str, ...] = ()
-    """Entries for CUDA_VISIBLE_DEVICES; the i-th worker takes the i-th. None: those that its process has."""
+    """Entries for CUDA_VISIBLE_DEVICES, one per worker in turn; if empty, those of the worker's process."""
 
     @contextmanager
     def taken(self, number: int) -> Iterator[None]:
-        """Be one of the workers while the block runs; before CUDA starts."""
+        """Apply the share of worker `number` during the block; call it before CUDA starts."""
         if self.workers > 1:
             devices.bind(number, self.gpus or devices.listed_gpus() or ())
         with sharing_cores(self.workers):
@@ -26,19 +26,19 @@ class Share:
 
 
 ALL = Share()
-"""Of a machine's only worker."""
+"""The share of a machine's only worker."""
 
 
 def share_of(launcher: str, workers: int) -> Share:
-    """Return what each of a launcher's workers gets; one that starts them elsewhere sees to it itself.
+    """Return the share of each of a launcher's workers; launchers for other machines allocate their own.
 
     Args:
-        launcher: its class.
-        workers: that it starts.
+        launcher: the name of its class.
+        workers: their number.
     """
     if workers > 1 and launcher == "JoblibLauncher":
         return Share(workers, tuple(devices.visible_gpus()))
-    if launcher == "LocalLauncher":  # submitit's, which sets CUDA_VISIBLE_DEVICES, alike for all
+    if launcher == "LocalLauncher":  # submitit sets the same CUDA_VISIBLE_DEVICES for all
         return Share(workers)
     return ALL
 
@@ -47,11 +47,11 @@ def fitting_workers(*, gpus: int, per_gpu: int, cores: int, threads: int, trials
     """Return how many workers `sweep.workers=auto` means, at least one.
 
     Args:
-        gpus: that trials can use; 0: they run on the CPU.
-        per_gpu: workers of each GPU.
-        cores: of this machine.
-        threads: the least that a trial takes.
-        trials: in all, where their number is known: no more workers than these.
+        gpus: number of GPUs that trials can use; 0: they run on the CPU.
+        per_gpu: workers per GPU.
+        cores: cores of this machine.
+        threads: threads of a trial, at least.
+        trials: number of trials, if known: an upper bound.
     """
     most = gpus * per_gpu if gpus else cores // threads
     return max(1, most if trials is None else min(most, trials))

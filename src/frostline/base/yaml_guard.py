@@ -1,4 +1,4 @@
-"""YAML from anybody, checked before it is loaded: how much it expands to, how deep it is, what it names."""
+"""Checks of untrusted YAML before it is loaded: size, depth, tags and interpolations."""
 
 import re
 from collections.abc import Iterator
@@ -8,15 +8,15 @@ from typing import Any
 from frostline.console.errors import FrostlineError
 
 BYTES = 1 << 20
-"""The largest YAML file that is read; configs have a hundredth of it."""
+"""The largest YAML file that is read; configs are a hundredth of it."""
 NODES = 20_000
-"""The most values that a file may expand to, each alias counted as often as it stands for its anchor."""
+"""The most values that a file may expand to, with aliases expanded."""
 DEPTH = 40
-"""The most levels of lists and mappings inside each other."""
+"""The most levels of nested lists and mappings."""
 DIGITS = 1000
 """The longest number; Python refuses to read those of more than 4,300 digits."""
 RESOLVERS = frozenset({"fitting_threads"})
-"""What ``${name:…}`` may call; OmegaConf's own read the environment, or make configs out of text."""
+"""Allowed resolvers ``${name:…}``; OmegaConf's own read the environment or create configs from text."""
 _CALL = re.compile(r"\$\{\s*([^\s{}$:']*)\s*:")
 _INNERMOST = re.compile(r"\$\{([^{}]*)\}")
 _NUMBER = re.compile(r"[-+]?(0x[0-9a-fA-F_]+|(0[bo])?[0-9._:]+)")
@@ -49,18 +49,18 @@ def read_checked(path: Path) -> str:
 
 
 def check(text: str, name: str) -> None:
-    """Refuse YAML that takes long to load, or asks for more than plain data.
+    """Raise an error for YAML that takes long to load or is more than plain data.
 
     Args:
-        text: the file's.
-        name: the file's, for the error.
+        text: the file's content.
+        name: the file's name, for the error.
 
     Raises:
-        FrostlineError: it does; mistakes in its syntax are left to whoever loads it.
+        FrostlineError: it is; syntax errors are left to the loader.
     """
     import yaml
 
-    sizes: dict[str, int] = {}  # anchor → values that it stands for, those of its aliases too
+    sizes: dict[str, int] = {}  # anchor → number of values, with aliases expanded
     open_anchors: list[tuple[str | None, int]] = []
     count = 0
     try:
@@ -89,13 +89,13 @@ def check(text: str, name: str) -> None:
 
 
 def check_calls(text: str, where: str) -> None:
-    """Refuse interpolations such as ``${oc.env:NAME}``, which would carry a secret into records and errors.
+    """Raise an error for interpolations such as ``${oc.env:NAME}``, which would leak secrets into records.
 
     Raises:
-        FrostlineError: there is one; its arguments are not repeated.
+        FrostlineError: there is one; the sentence does not repeat its arguments.
     """
     names = [match[1] for match in _CALL.finditer(text)]
-    while "${" in text:  # names that are interpolations themselves, ${${a}:b}
+    while "${" in text:  # names that are interpolations, ${${a}:b}
         names += [body.partition(":")[0].strip() for body in _INNERMOST.findall(text) if ":" in body]
         before, text = text, _INNERMOST.sub("…", text)
         if text == before:
@@ -110,7 +110,7 @@ def check_calls(text: str, where: str) -> None:
 
 
 def _check_node(event: Any, line: str) -> None:
-    """Refuse a tag, and a scalar that can't be read; of an untagged node either implicit flag is set."""
+    """Raise an error for tags and for numbers too long to read; untagged nodes have an implicit flag set."""
     import yaml
 
     implicit = event.implicit
@@ -125,7 +125,7 @@ def _check_node(event: Any, line: str) -> None:
 
 
 def _events(text: str) -> Iterator[Any]:
-    """PyYAML's events, by libyaml where it is there: Python's own parser takes 40 times as long."""
+    """Return PyYAML's events, from libyaml if available: the pure-Python parser takes 40 times as long."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

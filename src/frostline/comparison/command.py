@@ -1,4 +1,4 @@
-"""`frostline compare`: finished runs side by side, grouped over seeds."""
+"""`frostline compare`: compare finished runs, grouped over seeds."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from frostline.tracking.store import Store
 
 METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
 TESTED_METRIC = "test/accuracy"
-"""What is tested where it is among the metrics; else the first of them is."""
+"""The metric that is tested if it is among the metrics; else the first is."""
 
 
 def run(
@@ -30,19 +30,19 @@ def run(
     kind: str,
     width: int | None,
 ) -> Comparison:
-    """Print the runs side by side, or write them to `out`, and return the comparison.
+    """Print the comparison of runs, or write it to `out`, and return it.
 
     Args:
-        runs: ids, names, names of settings without the seed, or folders of runs.
-        study: all of one; with neither runs nor condition None means the newest.
-        condition: all runs for which it holds, in MLflow's language of filters.
-        metrics: to tell, the first to order by; none: `METRICS`.
+        runs: ids, names, names without the seed, or run folders.
+        study: compare all runs of this study; None without runs and condition: the newest.
+        condition: compare all runs that match this MLflow filter.
+        metrics: columns, sorted by the first; none: `METRICS`.
         out: a file that ends in .md, .csv or .html.
-        kind: to print: table, md, csv or html.
-        width: of a table, characters; None: the terminal's.
+        kind: format to print: table, md, csv or html.
+        width: characters of a table; None: the terminal's width.
 
     Raises:
-        FrostlineError: nothing is found, or a metric that no run has.
+        FrostlineError: no run is found, or no run has a metric.
     """
     if out is not None and out.suffix.removeprefix(".") not in report.FORMATS:
         raise FrostlineError(f"--out: found {out}; name a file that ends in .md, .csv or .html")
@@ -72,7 +72,7 @@ def run(
 
 
 def page(made: Comparison, experiment: str) -> str:
-    """Return the address, below MLflow's, of its page that compares the same runs."""
+    """Return the path in MLflow's UI of the page that compares the same runs."""
     ids = json.dumps([run.id for line in made.lines for run in line.runs], separators=(",", ":"))
     experiments = json.dumps([experiment], separators=(",", ":"))
     return f"/#/compare-runs?runs={urllib.parse.quote(ids)}&experiments={urllib.parse.quote(experiments)}"
@@ -81,7 +81,7 @@ def page(made: Comparison, experiment: str) -> str:
 def _select_runs(
     store: Results, words: Sequence[str], study: str | None, condition: str | None
 ) -> tuple[str, list[Result]]:
-    """Return what the comparison is called, and its runs, oldest first."""
+    """Return the title of the comparison, and its runs, oldest first."""
     if words:
         results = [result for word in words for result in _runs_named(store, word)]
         return "Runs compared", list({result.id: result for result in results}.values())
@@ -95,15 +95,16 @@ def _select_runs(
         raise FrostlineError(f"--study: there is no {study!r}; {allowed(study, studies)}")
     try:
         found = store.finished({"study": study} if study else {}, *([condition] if condition else []))
-    except Exception as error:  # MLflow's own, of a filter that it can't read
+    except Exception as error:  # MLflow's error for an invalid filter
         reason = str(error).splitlines()[0][:200]
         raise FrostlineError(
-            f"--filter: {reason}; write such as \"params.`optimizer.lr` = '0.001' and tags.freeze = 'full'\""
+            f"--filter: {reason}; write, for example,"
+            " \"params.`optimizer.lr` = '0.001' and tags.freeze = 'full'\""
         ) from None
     if study and len({result.params.get("stage") for result in found}) > 1:
         found = [result for result in found if result.params.get("stage") == "finetune"]
     if not found:
-        what = f"of the study {study}" if study else "that this filter finds"
+        what = f"of the study {study}" if study else "that matches this filter"
         raise FrostlineError(f"compare: no run {what} has finished; see `frostline ui`")
     return study or "Runs compared", found
 

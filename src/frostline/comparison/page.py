@@ -1,4 +1,4 @@
-"""A comparison of runs for the terminal, for Markdown, for a spreadsheet and as a page with a picture."""
+"""A comparison of runs as a console table, Markdown, CSV, and an HTML page with a plot."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from frostline.stats.transfer import Estimate, Gain
 
 HERE = Path(__file__).parent
 MAJORITY = "test/majority_rate"
-"""As `evaluation.evaluate` tells it to MLflow."""
+"""The metric that `evaluation.evaluate` logs to MLflow."""
 MOST_UNLISTED = 6
-"""Parameters that are named of those without a column."""
+"""Most parameters without a column that a note names."""
 
 
 def headers(comparison: Comparison) -> list[str]:
@@ -27,7 +27,7 @@ def headers(comparison: Comparison) -> list[str]:
 
 
 def cells(comparison: Comparison) -> list[list[str]]:
-    """Return the table's rows as people read them."""
+    """Return the rows of the table, formatted."""
     return [_cells(comparison, line) for line in comparison.lines]
 
 
@@ -41,7 +41,7 @@ def table(comparison: Comparison) -> Table:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the table in Markdown, its columns aligned, and what it leaves out."""
+    """Return the table and the notes in Markdown."""
     lines = [[words.markdown(text) for text in row] for row in [headers(comparison), *cells(comparison)]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
@@ -53,7 +53,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def csv(comparison: Comparison) -> str:
-    """Return all numbers in full, a row a setting."""
+    """Return all numbers in full precision, one row per setting."""
     metrics = comparison.metrics
     parts = ("mean", "std", "low", "high", "n")
     gain = [f"gain/{part}" for part in (*parts, "p", "p_holm")]
@@ -69,7 +69,7 @@ def csv(comparison: Comparison) -> str:
 
 
 def html(comparison: Comparison, title: str) -> str:
-    """Return one page that needs nothing else: the picture, the table, what it leaves out."""
+    """Return one self-contained page: plot, table and notes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -88,7 +88,7 @@ def html(comparison: Comparison, title: str) -> str:
 
 
 def plot(comparison: Comparison) -> str:
-    """Draw each setting's mean with its interval, and its seeds as dots.
+    """Plot each setting's mean with its interval, and its seeds as dots.
 
     Returns:
         An SVG element.
@@ -116,7 +116,7 @@ def plot(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what a reader of the table should know, a sentence each."""
+    """Return notes to the table, one sentence each."""
     found = []
     if any(len(line.runs) > 1 for line in comparison.lines):
         found.append("Means over seeds with 95 % Student t intervals, the best on the first metric first.")
@@ -134,15 +134,15 @@ def notes(comparison: Comparison) -> list[str]:
             f"Always answering the test split's most frequent class is right for {words.percent(rate)}"
             + (f"; below that: {', '.join(below)}." if below else ".")
         )
-    if comparison.untold:
-        more = len(comparison.untold) - MOST_UNLISTED
+    if comparison.unlisted:
+        more = len(comparison.unlisted) - MOST_UNLISTED
         rest = f" and {more} more" if more > 0 else ""
-        found.append(f"Differ too: {', '.join(comparison.untold[:MOST_UNLISTED])}{rest}.")
+        found.append(f"Differ too: {', '.join(comparison.unlisted[:MOST_UNLISTED])}{rest}.")
     return found
 
 
 def _mean(line: ComparedSetting) -> float:
-    """Of the accuracy on test; infinite where it was not measured."""
+    """Return the mean test accuracy; infinite if it was not measured."""
     found = line.results.get("test/accuracy")
     return found.mean if found else math.inf
 
@@ -181,7 +181,7 @@ def _gain(metric: str, gain: Gain | None) -> str:
 
 
 def render(comparison: Comparison, kind: str, title: str) -> str:
-    """Return the comparison as a file of a kind: md, csv or html."""
+    """Return the comparison in a format: md, csv or html."""
     match kind:
         case "csv":
             return csv(comparison)

@@ -1,4 +1,4 @@
-"""Finds finished runs in MLflow's store, to compare them."""
+"""Find finished runs in MLflow's store, to compare them."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 COMPARED = 5000
-"""The most runs that are read at once."""
+"""The most runs that are read."""
 TRAINED = ("pretrain", "finetune")
 
 
@@ -30,11 +30,11 @@ class Results:
         self._store = store
 
     def finished(self, tags: Mapping[str, str], *conditions: str) -> list[Result]:
-        """Return the trained runs with these tags that ran to their end, oldest first, to compare.
+        """Return the finished training runs with these tags, oldest first.
 
         Args:
-            tags: all of which they have.
-            conditions: more, in MLflow's language of filters.
+            tags: required tags.
+            conditions: more MLflow filters.
         """
         found = self._store.search(
             tags, "attributes.status = 'FINISHED'", *conditions, limit=COMPARED, order="ASC"
@@ -42,7 +42,7 @@ class Results:
         return [_result(run) for run in found if run.data.tags.get("stage") in TRAINED and counts(run)]
 
     def named(self, word: str) -> list[Result]:
-        """Return the finished runs that a word means: by id, by name, or all seeds of a setting by its name.
+        """Return the finished runs of an id, a name, or a name without the seed (all seeds).
 
         Raises:
             FrostlineError: there is none.

@@ -1,4 +1,4 @@
-"""Runs side by side: how their settings differ, what each came to over its seeds, how sure that is."""
+"""Compare runs: group them by setting, estimate over seeds, test gains over the first."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from frostline.base.metrics import SHARES, score
 from frostline.stats.transfer import Estimate, Gain, estimate, holm, paired_gain
 
 PARAMS_IN_NAMES = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
-"""Parameters that a run's name tells."""
+"""Parameters that are part of a run's name."""
 DECIDING_PARAMS = {
     "freeze": ("freeze_name",),
     "weights": ("arm", "freeze_name"),
@@ -16,9 +16,9 @@ DECIDING_PARAMS = {
     "input": ("backbone.kind", "backbone.name"),
     "dataset": ("dataset.kind",),
 }
-"""Group → the choices of a whole group, which say enough where they decide a key of it."""
+"""{config group: the parameters that name its option}; they may determine all other keys of the group."""
 LONGEST_VALUE = 32
-"""Characters; a parameter with a longer value is not told in a table."""
+"""Most characters of a value in a table; longer parameters get no column."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Result:
     id: str
     name: str
     setting: str
-    """Equal for runs that differ in their seeds alone."""
+    """The same for runs that differ only in their seed."""
     seed: int
     params: Mapping[str, str]
     metrics: Mapping[str, float]
@@ -36,46 +36,46 @@ class Result:
 
 @dataclass(frozen=True)
 class ComparedSetting:
-    """A setting."""
+    """The runs of one setting, over seeds."""
 
     name: str
     values: Mapping[str, str]
-    """Of the parameters that differ."""
+    """Values of the parameters that differ."""
     runs: tuple[Result, ...]
     """By seed."""
     results: Mapping[str, Estimate | None]
     """Metric → its mean over the seeds with an interval; None: no run has it."""
     gain: Gain | None = None
-    """Over the first line, paired by seed; None for that itself, and where they share no seed."""
+    """Gain over the first setting, paired by seed; None for the first, and without shared seeds."""
     p: float | None = None
-    """Of the paired t-test, for all lines together (Holm)."""
+    """p-value of the paired t-test, corrected for all settings (Holm)."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Settings, the best first."""
+    """Settings, sorted from best to worst."""
 
     lines: tuple[ComparedSetting, ...]
     varied: tuple[str, ...]
     """The parameters that differ."""
-    untold: tuple[str, ...]
-    """Those that differ too, but whose values are long, or decided by a choice that the name tells."""
+    unlisted: tuple[str, ...]
+    """Other parameters that differ: their values are long, or determined by an option in the name."""
     metrics: tuple[str, ...]
     tested: str
     """The metric of the gains."""
 
 
 def is_share(metric: str) -> bool:
-    """Say whether a metric, such as ``test/accuracy``, lies between 0 and 1."""
+    """Return whether a metric, such as ``test/accuracy``, lies between 0 and 1."""
     return metric.rpartition("/")[2] in SHARES
 
 
 def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> Comparison:
-    """Put runs side by side.
+    """Compare runs.
 
     Args:
-        results: at least one; of several runs with the same setting and seed the last counts.
-        metrics: to tell; the first puts the settings in their order.
+        results: at least one; of several with the same setting and seed the last counts.
+        metrics: metrics to compare; the settings are sorted by the first.
         tested: the metric whose differences from the first setting's are tested, paired by seed.
 
     Raises:
@@ -87,12 +87,12 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
     for result in results:
         groups.setdefault(result.setting, {})[result.seed] = result
     settings = [tuple(runs[seed] for seed in sorted(runs)) for runs in groups.values()]
-    varied, untold = _varied_params([runs[0].params for runs in settings])
+    varied, unlisted = _varied_params([runs[0].params for runs in settings])
     lines = sorted(
         (_setting(runs, varied, metrics) for runs in settings), key=lambda line: _rank(line, metrics)
     )
     return Comparison(
-        tuple(_with_gains(_distinct_names(lines), tested)), varied, untold, tuple(metrics), tested
+        tuple(_with_gains(_distinct_names(lines), tested)), varied, unlisted, tuple(metrics), tested
     )
 
 
@@ -107,7 +107,7 @@ def _setting(runs: tuple[Result, ...], varied: Sequence[str], metrics: Sequence[
 
 
 def _distinct_names(lines: Sequence[ComparedSetting]) -> list[ComparedSetting]:
-    """Add to names that several settings have as many values as it takes to tell them apart."""
+    """Append values to names that several settings share, until they are distinct."""
     found = []
     for line in lines:
         alike = [other for other in lines if other.name == line.name]
@@ -121,7 +121,7 @@ def _distinct_names(lines: Sequence[ComparedSetting]) -> list[ComparedSetting]:
 
 
 def _rank(line: ComparedSetting, metrics: Sequence[str]) -> tuple[float, ...]:
-    """The better, the smaller; a setting without the metric comes last."""
+    """Return the sort key, best first; a setting without the metric is last."""
     means = [(metric, line.results[metric]) for metric in metrics]
     return tuple(-score(metric, found.mean) if found else math.inf for metric, found in means)
 
@@ -140,7 +140,7 @@ def _with_gains(lines: Sequence[ComparedSetting], metric: str) -> list[ComparedS
 
 
 def _varied_params(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the parameters that differ: those to tell, and those that add nothing or are long."""
+    """Return the parameters that differ: those with a column, and the others."""
 
     def of(params: Mapping[str, str], key: str) -> str:
         return params.get(key, "")

@@ -1,4 +1,4 @@
-"""Hydra composes `conf/` and a selection into plain data, which becomes a `schema.Experiment`."""
+"""Compose `conf/` and overrides with Hydra into a `schema.Experiment`, for one run or a sweep."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -27,7 +27,7 @@ from frostline.schema import (
 from frostline.schema.validation import validated
 
 Task = Callable[..., Any]
-"""Of an experiment, the options chosen, a label, and in a study of trials the `services.Watch` of one."""
+"""Called with an experiment, its choices and a label; for trials also with a `services.Watch`."""
 RunBatched = Callable[["list[SweepJob]", Callable[[int, Any], None]], None]
 
 
@@ -38,34 +38,34 @@ def experiment(overrides: Sequence[str]) -> tuple[Experiment, dict[str, str]]:
         The experiment, and the option chosen in each group (``{"freeze": "full", …}``).
 
     Raises:
-        FrostlineError: an override or a config is wrong; one sentence says which key and what is allowed.
+        FrostlineError: an override or a config is invalid; the sentence names the key and what is allowed.
     """
-    given = [to_hydra(override) for override in overrides]
-    with session(), readable_errors(given):
-        return _experiment(hydra_session.compose_config(given))
+    hydra_overrides = [to_hydra(override) for override in overrides]
+    with session(), readable_errors(hydra_overrides):
+        return _experiment(hydra_session.compose_config(hydra_overrides))
 
 
 def composed_yaml(overrides: Sequence[str]) -> str:
-    """Return what the overrides compose to, as YAML, values still to be given shown as ``???``."""
-    given = [to_hydra(override) for override in overrides]
-    with session(), readable_errors(given):
-        return str(OmegaConf.to_yaml(_without_hydra(hydra_session.compose_config(given))))
+    """Return the composed config as YAML; missing values are ``???``."""
+    hydra_overrides = [to_hydra(override) for override in overrides]
+    with session(), readable_errors(hydra_overrides):
+        return str(OmegaConf.to_yaml(_without_hydra(hydra_session.compose_config(hydra_overrides))))
 
 
 def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None]:
-    """Return the paths that overrides compose to.
+    """Return paths of the composed config.
 
     Args:
-        overrides: as for `experiment`; values may still be missing.
-        keys: such as ``dataset.root``.
+        overrides: as for `experiment`; values may be missing.
+        keys: keys of paths, such as ``dataset.root``.
 
     Returns:
-        Key → path, for the keys that there are; None: it is null, or still to be given.
+        {key: path} for the keys that exist; None: null or missing.
     """
-    given = [to_hydra(override) for override in overrides]
+    hydra_overrides = [to_hydra(override) for override in overrides]
     found: dict[str, str | None] = {}
-    with session(), readable_errors(given):
-        config = hydra_session.compose_config(given)
+    with session(), readable_errors(hydra_overrides):
+        config = hydra_session.compose_config(hydra_overrides)
         for key in keys:
             group, _, name = key.partition(".")
             if OmegaConf.is_missing(config[group], name):
@@ -77,7 +77,7 @@ def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job of a sweep that a user's mistake, or a training that broke down, ended."""
+    """A job of a sweep that ended with an error of the config or of the training."""
 
     label: str
     error: FrostlineError
@@ -85,7 +85,7 @@ class FailedJob:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """A job of a sweep before it runs."""
+    """A composed job of a sweep."""
 
     label: str
     composed: Experiment
@@ -94,18 +94,18 @@ class SweepJob:
 
 @dataclass(frozen=True)
 class SweepTask:
-    """A task that Hydra's sweepers run: for every job, or, as frostline's own does, in trials of a study."""
+    """The task function of Hydra's sweepers: called for every job, or, by frostline's sweeper, for trials."""
 
     task: Task
     fixed: frozenset[str]
-    """Overrides that all jobs have in common."""
-    at_once: RunBatched
-    """Given jobs of a grid on this machine, may run them: tells the number of each, and what `task` gives."""
+    """Overrides that all jobs share."""
+    run_batched: RunBatched
+    """May run jobs of a grid in a batch; calls back with each job's number and the result of `task`."""
     fresh: bool
-    """Whether to forget what an earlier sweep has done."""
+    """Whether to discard the results of an earlier sweep."""
 
     def __call__(self, config: DictConfig) -> Any:
-        """Run one job of another sweeper's; picklable, for launchers that send it to other processes."""
+        """Run one job of another sweeper; picklable, for launchers with worker processes."""
         hydra = HydraConfig.get()
         label = _label(hydra.overrides.task, self.fixed)
         try:
@@ -118,32 +118,32 @@ class SweepTask:
 def multirun(
     overrides: Sequence[str],
     task: Task,
-    at_once: RunBatched = lambda jobs, left: None,
+    run_batched: RunBatched = lambda jobs, done: None,
     *,
     fresh: bool = False,
 ) -> list[Any]:
-    """Run `task(experiment, choices, label)` for each trial of a sweep, through Hydra's sweeper and launcher.
+    """Run `task(experiment, choices, label)` for each trial of a sweep, with Hydra's sweeper and launcher.
 
-    `label` says what sets the trial apart: ``freeze=full,seed=1``. One's error does not end the others.
+    `label` lists the trial's values: ``freeze=full,seed=1``. An error of one trial does not end the others.
 
     Args:
-        overrides: what was typed; lists and intervals are the sweep.
+        overrides: overrides as typed; lists and intervals are swept.
         task: runs a trial.
-        at_once: given jobs of a grid on this machine, may run them: tells of each its number among them, and
-            what `task` would return.
-        fresh: start over, whatever an earlier command has done.
+        run_batched: may run jobs of a grid on this machine in a batch; calls back with the number of each and
+            the result that `task` would return.
+        fresh: discard the results of an earlier command.
 
     Returns:
-        What the tasks returned, or `FailedJob`, in the sweep's order.
+        The results of the tasks, or `FailedJob`, in the sweep's order.
 
     Raises:
-        FrostlineError: a combination is wrong; before anything runs.
+        FrostlineError: a combination is invalid; before anything runs.
     """
-    given = [to_hydra(override, sweep=True) for override in overrides]
-    with session(), readable_errors(given):
+    hydra_overrides = [to_hydra(override, sweep=True) for override in overrides]
+    with session(), readable_errors(hydra_overrides):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        parsed = hydra_session.parse_overrides(given)
+        parsed = hydra_session.parse_overrides(hydra_overrides)
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
                 raise FrostlineError(f"{from_hydra(str(override.input_line))}: an empty sweep; name a value")
@@ -151,37 +151,39 @@ def multirun(
         hydra_session.compose_config([str(o.input_line) for o in parsed if not o.is_sweep_override()])
         hydras = {o.key_or_group: str(o.value()) for o in parsed if o.key_or_group.startswith("hydra")}
         if "hydra/sweeper" not in hydras:
-            workers = space_of(given)[2].workers
+            workers = space_of(hydra_overrides)[2].workers
             if workers == "auto":
-                workers = _fitting_workers(given, getattr(task, "stage", ""), hydras.get("hydra/launcher"))
-                given += [f"sweep.workers={workers}"]
+                workers = _fitting_workers(
+                    hydra_overrides, getattr(task, "stage", ""), hydras.get("hydra/launcher")
+                )
+                hydra_overrides += [f"sweep.workers={workers}"]
             if workers != 1 and "hydra/launcher" not in hydras:
-                given += ["hydra/launcher=joblib"]
+                hydra_overrides += ["hydra/launcher=joblib"]
         batches = hydra.multirun(
             config_name="config",
-            task_function=SweepTask(task, fixed, at_once, fresh),
-            overrides=given,
+            task_function=SweepTask(task, fixed, run_batched, fresh),
+            overrides=hydra_overrides,
             with_log_configuration=False,
         )
         # JobReturn.return_value raises what else the job raised.
         return [getattr(job, "return_value", job) for job in _flattened(batches)]
 
 
-def _fitting_workers(given: Sequence[str], stage: str, launcher: str | None) -> int:
-    """How many workers of this machine `sweep.workers=auto` means.
+def _fitting_workers(hydra_overrides: Sequence[str], stage: str, launcher: str | None) -> int:
+    """Return the number of workers on this machine for `sweep.workers=auto`.
 
     Raises:
-        FrostlineError: the launcher named starts them elsewhere.
+        FrostlineError: the launcher starts workers on other machines.
     """
     from frostline.base import devices
 
     if launcher not in (None, "joblib"):
         raise FrostlineError(
-            f"sweep.workers: auto counts this machine's GPUs and cores, which says nothing of {launcher}'s;"
+            f"sweep.workers: auto counts this machine's GPUs and cores, not those of {launcher};"
             " give a number, such as sweep.workers=4"
         )
-    fixed, space, settings = space_of(given)
-    with sharing_cores(processors()):  # so that trials take the fewest threads that they can
+    fixed, space, settings = space_of(hydra_overrides)
+    with sharing_cores(processors()):  # so that trials use the smallest number of threads
         ((first, _),) = compose_points(fixed, [as_overrides(space.first())])
     trainer = first.pretrain.trainer if stage == "pretrain" else first.trainer
     return fitting_workers(
@@ -194,16 +196,16 @@ def _fitting_workers(given: Sequence[str], stage: str, launcher: str | None) -> 
 
 
 def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
-    """Tell what a sweep varies from what it does not.
+    """Split overrides into fixed ones and the search space.
 
     Args:
-        arguments: overrides as Hydra spells them; those of Hydra itself don't count.
+        arguments: overrides in Hydra's syntax; those of Hydra's own keys are ignored.
 
     Returns:
-        The fixed overrides, the space, and the sweep's settings.
+        The fixed overrides, the space, and the sweep's config.
 
     Raises:
-        FrostlineError: a key's values can't be varied, or the settings are wrong.
+        FrostlineError: a key's values can't be varied, or the sweep's config is invalid.
     """
     ours = [o for o in hydra_session.parse_overrides(arguments) if not o.key_or_group.startswith("hydra")]
     for override in ours:
@@ -218,16 +220,16 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
     settings = validated(_Sweep, {"sweep": data}).sweep
     typed = {_key(override): _parameter(override, {}) for override in ours if override.is_sweep_override()}
     listed: dict[str, Parameter] = {}
-    for key, given in settings.space.items():
-        values = given.values if isinstance(given, Conditional) else given
-        when = given.when if isinstance(given, Conditional) else {}
+    for key, entry in settings.space.items():
+        values = entry.values if isinstance(entry, Conditional) else entry
+        when = entry.when if isinstance(entry, Conditional) else {}
         text = values if isinstance(values, str) else ",".join(map(str, values))
         (override,) = hydra_session.parse_overrides([to_hydra(f"{key}={text}", sweep=True)])
         if not override.is_sweep_override():
             raise FrostlineError(f"sweep.space.{key}: found {values!r}; give a list, or interval(low, high)")
         conditions = {name: (only,) if isinstance(only, str) else tuple(only) for name, only in when.items()}
         listed[_key(override)] = _parameter(override, conditions)
-    parameters = {**typed, **{key: each for key, each in listed.items() if key not in typed}}
+    parameters = {**typed, **{key: parameter for key, parameter in listed.items() if key not in typed}}
     if not parameters and settings.sampler.kind != "grid":
         raise FrostlineError(
             "nothing varies; give a key several values, such as seed=0,1,2, or an interval:"
@@ -237,46 +239,45 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
 
 
 class _Sweep(Strict):
-    """So that a mistake is named by its whole key."""
+    """For errors with the whole key."""
 
     sweep: Sweep
 
 
 Composed = dict[tuple[str, ...], DictConfig]
-"""What Hydra made, by the options and the keys that were given."""
+"""{options and keys of a point: the config that Hydra composed}."""
 
 
 def compose_points(
     fixed: Sequence[str], points: Sequence[Sequence[str]], made: Composed | None = None
 ) -> list[tuple[Experiment, dict[str, str]]]:
-    """Compose the fixed overrides with each point's, so that what is wrong is found before anything runs.
+    """Compose the fixed overrides with those of each point, to find errors before anything runs.
 
-    Hydra composes once for each choice of options; of points that differ in values alone it takes a tenth of
-    a second each, and so the values are put in afterwards.
+    Hydra takes 0.1 s to compose, so it composes once per choice of options; values are updated afterwards.
 
     Args:
-        fixed: what all points have in common.
-        points: the overrides of each.
-        made: empty at first, then what earlier calls with the same `fixed` composed.
+        fixed: overrides that all points share.
+        points: the overrides of each point.
+        made: configs that earlier calls with the same `fixed` composed; updated.
     """
     found = []
     made = {} if made is None else made
     with session(), readable_errors(fixed):
         for point in points:
             parsed = hydra_session.parse_overrides(point)
-            plain = [each for each in parsed if _is_value(each)]
-            choices = [text for text, each in zip(point, parsed, strict=True) if each not in plain]
-            shape = (*choices, *(_key(each) for each in plain))
+            plain = [override for override in parsed if _is_value(override)]
+            choices = [text for text, override in zip(point, parsed, strict=True) if override not in plain]
+            shape = (*choices, *(_key(override) for override in plain))
             if shape not in made:
                 made[shape] = hydra_session.compose_config([*fixed, *point])
-            for each in plain:
-                OmegaConf.update(made[shape], _key(each), each.value())
+            for override in plain:
+                OmegaConf.update(made[shape], _key(override), override.value())
             found.append(_experiment(made[shape]))
     return found
 
 
 def _is_value(override: Override) -> bool:
-    """Whether an override gives a key that is there a number or a word, and chooses no option."""
+    """Return whether an override sets an existing key to a scalar and chooses no option."""
     key, value = _key(override), override.value()
     is_option = "@" in key or bool(options(key)) or override.type != OverrideType.CHANGE
     return not is_option and isinstance(value, int | float | str | None)
@@ -310,17 +311,17 @@ def _parameter(override: Override, when: Mapping[str, tuple[str, ...]]) -> Param
 
 
 def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment], dict[str, str]]:
-    """Compose for every combination of what lists give `keys`; no other key may have a list.
+    """Compose every combination of the lists of `keys`; no other key may have a list.
 
     Returns:
         The experiments, and the option chosen in each group.
 
     Raises:
-        FrostlineError: an override or a config is wrong.
+        FrostlineError: an override or a config is invalid.
     """
-    given = [to_hydra(each, sweep=each.partition("=")[0].lstrip("+") in keys) for each in overrides]
-    with session(), readable_errors(given):
-        parsed = hydra_session.parse_overrides(given)
+    hydra_overrides = [to_hydra(text, sweep=text.partition("=")[0].lstrip("+") in keys) for text in overrides]
+    with session(), readable_errors(hydra_overrides):
+        parsed = hydra_session.parse_overrides(hydra_overrides)
         lists = {each.key_or_group: each for each in parsed if each.is_sweep_override()}
         values: dict[str, list[Any]] = {}
         for key, override in lists.items():
@@ -334,7 +335,7 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
             f"{each.get_key_element()}={next(each.sweep_string_iterator())}"
             if each in lists.values()
             else text
-            for text, each in zip(given, parsed, strict=True)
+            for text, each in zip(hydra_overrides, parsed, strict=True)
         ]
         config = hydra_session.compose_config(first)
         _, choices = _experiment(config)

@@ -1,4 +1,4 @@
-"""Hydra on `conf/`, under guard: what configs and overrides may ask of it, its exceptions as sentences."""
+"""Guarded use of Hydra on `conf/`: what configs and overrides may set, and its exceptions as sentences."""
 
 import os
 import re
@@ -37,7 +37,7 @@ from frostline.console.errors import FrostlineError, allowed
 from frostline.schema import Phase, Plateau, Rate
 from frostline.schema.validation import unknown_key
 
-# conf/hydra/launcher/ has the names that people know; what plug-ins store by them Hydra takes for types.
+# conf/hydra/launcher/ reuses names of plug-ins, whose stored configs Hydra takes for schemas.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 OmegaConf.register_new_resolver(
@@ -57,25 +57,25 @@ TARGETS = {
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
     ),
 }
-"""What Hydra may instantiate."""
+"""The classes that Hydra may instantiate."""
 OPEN_KEYS = ("hydra.launcher.", "hydra.sweep.", "hydra.run.")
-"""Keys of Hydra's own that overrides may set, beside the groups in TARGETS."""
+"""Hydra's own keys that overrides may set, besides the groups in TARGETS."""
 OVERRIDE_LENGTH = 20_000
 FREE_KEYS = ("options", "groups", "gate")
-"""Dictionaries whose keys are the user's own."""
+"""Dictionaries with arbitrary keys."""
 OPTIONAL_KEYS = frozenset(
     name
     for model in (Phase, Plateau, Rate)
     for name, field in model.model_fields.items()
     if not field.is_required()
 )
-"""Keys of a schedule that conf/ leaves out where they are as before."""
+"""Keys of a schedule that may be absent from conf/."""
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Let Hydra read `conf/` during the block, which may be inside another's."""
+    """Initialize Hydra on `conf/` during the block; may be nested."""
     singleton = GlobalHydra.instance()
     before = singleton.hydra
     singleton.clear()
@@ -92,7 +92,7 @@ def session() -> Iterator[None]:
 
 
 class _CheckedFiles(FileConfigSource):
-    """Hydra's reader of a folder of configs, which checks each file before it is loaded."""
+    """Hydra's config source for a folder, which checks each file before loading it."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
@@ -106,10 +106,10 @@ class _CheckedFiles(FileConfigSource):
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Return overrides, as Hydra spells them, parsed.
+    """Parse overrides in Hydra's syntax.
 
     Raises:
-        FrostlineError: one can't be parsed, or asks Hydra for what is not open to overrides.
+        FrostlineError: one can't be parsed, or sets a key of Hydra that is not open to overrides.
     """
     loader = _loader() if GlobalHydra.instance().hydra else None
     parser = OverridesParser.create(loader)
@@ -125,7 +125,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             (override,) = parser.parse_overrides([text])
             override.value()
         except Exception as error:
-            # The parser, and the functions that it calls, raise whatever their code meets.
+            # The parser and its functions raise exceptions of any class.
             raise FrostlineError(_parse_error(text, error)) from None
         _check_override(override)
         found.append(override)
@@ -133,10 +133,10 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Return what `overrides`, as Hydra spells them, compose to, with Hydra's own part; within a `session`.
+    """Compose `overrides` in Hydra's syntax, within a `session`; the result contains Hydra's own part.
 
     Raises:
-        FrostlineError: they don't compose, or the configs ask Hydra for what is not open to them.
+        FrostlineError: they don't compose, or set a key of Hydra that is not open.
     """
     parse_overrides(overrides)
     with readable_errors(overrides):
@@ -145,23 +145,23 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, FrostlineError):
             raise
         except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError) as error:
-            # Hydra checks less than it assumes of keys and options.
+            # Hydra does not check all that it assumes about keys and options.
             raise FrostlineError(
                 f"conf/ and {' '.join(map(_short, overrides)) or 'no overrides'} don't compose"
-                f" ({_short(str(error)) or type(error).__name__}); take the last change back"
+                f" ({_short(str(error)) or type(error).__name__}); undo the last change"
             ) from None
         _check_hydra(config)
     return config
 
 
 def check_expansion(data: Any) -> None:
-    """Refuse interpolations that refer to themselves, or resolve to far more than they take to write.
+    """Raise an error for interpolations that are circular or expand to too many values.
 
     Args:
-        data: plain data, in which nothing is resolved yet.
+        data: plain data with unresolved interpolations.
 
     Raises:
-        FrostlineError: one does.
+        FrostlineError: there is one.
     """
     known: dict[str, int] = {}
 
@@ -214,7 +214,7 @@ def check_expansion(data: Any) -> None:
 
 @contextmanager
 def readable_errors(overrides: Sequence[str]) -> Iterator[None]:
-    """Turn Hydra's, OmegaConf's and YAML's exceptions into one sentence each; `overrides` are composed."""
+    """Convert exceptions of Hydra, OmegaConf and YAML into sentences; `overrides` are being composed."""
     try:
         yield
     except MissingConfigException as error:
@@ -236,7 +236,7 @@ def readable_errors(overrides: Sequence[str]) -> Iterator[None]:
         raise FrostlineError(yaml_error(error, mark.name if mark else "config")) from None
 
 
-# ── what may be asked of Hydra ──────────────────────────────────────────────────────────────────────────────
+# ── keys of Hydra that are open ─────────────────────────────────────────────────────────────────────────────
 
 
 def _loader() -> Any:
@@ -279,10 +279,10 @@ def _launchers(group: str) -> str:
 
 
 def _check_hydra(config: DictConfig) -> None:
-    """Refuse what Hydra would instantiate, import or export for a config.
+    """Raise an error if a config makes Hydra instantiate, import or export anything.
 
     Raises:
-        FrostlineError: there is something.
+        FrostlineError: it does.
     """
     hydra = config.hydra
     for group, known in TARGETS.items():
@@ -308,12 +308,12 @@ def _check_hydra(config: DictConfig) -> None:
 
 @cache
 def _logging(name: str) -> Any:
-    """How Hydra itself sets up logging."""
+    """Return Hydra's default config of logging."""
     return yaml.safe_load((files("hydra.conf") / f"hydra/{name}/default.yaml").read_text(encoding="utf-8"))
 
 
 def _instantiated_key(settings: Any) -> str | None:
-    """The path of a key that `hydra.utils.instantiate` would act on."""
+    """Return the path of a key that `hydra.utils.instantiate` acts on."""
     items: Any = (
         settings.items()
         if isinstance(settings, dict)
@@ -329,11 +329,11 @@ def _instantiated_key(settings: Any) -> str | None:
     return None
 
 
-# ── what went wrong ─────────────────────────────────────────────────────────────────────────────────────────
+# ── exceptions as sentences ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _short(text: str) -> str:
-    """Text that stands in a sentence: one line, at most 100 characters."""
+    """Return text for a sentence: one line, at most 100 characters."""
     text = " ".join(text.split())
     return text if len(text) <= 100 else f"{text[:99]}…"
 
@@ -347,7 +347,7 @@ def _parse_error(text: str, error: Exception) -> str:
 
 
 def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
-    """What a failed composition means for whoever typed the overrides."""
+    """Return a sentence for a failed composition."""
     text = str(error)
     if match := re.search(r"Ambiguous value for argument '(.*?)=(.*)'", text):
         key = from_hydra(match[1])
@@ -357,7 +357,7 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.match(r"Sweep parameters '(.*?)=.* requires --multirun", text):
         return f"{from_hydra(match[1])}: found several values; add -m to run each"
     if match := re.match(r"(\S+) appears more than once", text):
-        return f"{from_hydra(match[1])}: is chosen already; write it without the plus"
+        return f"{from_hydra(match[1])}: already chosen; remove the plus"
     if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))
         key = re.sub(r"\[(\d+)\]", r".\1", from_hydra(inner[1] if inner else match[1]))
@@ -371,7 +371,7 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _merge_error(key: str, cause: BaseException | None) -> str:
-    """Why an override does not fit what is there: a list in place of keys, or an item that a list lacks."""
+    """Return a sentence for an override that does not match the config: a list for keys, a missing item."""
     (reason, *_) = [*str(cause).splitlines(), ""]
     fix = "give the form that frostline finetune --cfg job shows"
     if isinstance(cause, ConfigTypeError) and "DictConfig with ListConfig" in reason:
@@ -382,12 +382,12 @@ def _merge_error(key: str, cause: BaseException | None) -> str:
 
 
 def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:
-    """Keys near `key`: those of the deepest level that exists on its path, under the options chosen."""
+    """Return the keys of the deepest existing level on the path of `key`, under the chosen options."""
     choices = [o for o in overrides if options(from_hydra(o).partition("=")[0].rpartition(".")[2])]
     compose: Callable[..., DictConfig] = hydra_compose
     try:
         config: Any = compose("config", choices)
-    except Exception:  # the choices may be what is wrong
+    except Exception:  # the choices may be invalid
         config = compose("config")
     path: list[str] = []
     for part in key.split(".")[:-1]:

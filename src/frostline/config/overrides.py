@@ -1,4 +1,4 @@
-"""Overrides as people type them, spelled as Hydra's grammar wants them."""
+"""Convert overrides between the command line's short form and Hydra's grammar."""
 
 import os
 import re
@@ -20,22 +20,22 @@ PRETRAIN_GROUPS = (
     "features",
     "trainer",
 )
-"""The groups that pretraining has of its own, under `pretrain.`."""
+"""The config groups that pretraining has too, under `pretrain.`."""
 HEAD_KEYS = ("optimizer.lr", "optimizer.weight_decay", "loss.label_smoothing", "seed")
-"""The keys in which runs may differ whose heads are trained at once."""
+"""The keys in which runs with batched heads may differ."""
 _PLAIN = re.compile(r"[A-Za-z0-9_/\\+.$%*@?|:=, -]*")
-"""What Hydra's grammar takes without quotes."""
+"""Values that Hydra's grammar accepts without quotes."""
 _STRUCTURED = re.compile(r"""(['"])|[{\[]|\$\{|\w+\(""")
-"""How a value begins that Hydra should read by itself: quoted, a list, an interpolation, a function."""
+"""The start of values in Hydra's syntax: quotes, a list, an interpolation, a function."""
 _STRUCTURED_PATH = re.compile(r"""['"]|(choice|glob|shuffle|sort|tag)\(""")
-"""The same of a path, in which brackets, dollar signs and most words are its own."""
+"""The same for a path, which may contain brackets, dollar signs and most words."""
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _WORD = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z_./][\w./@:%-]*", re.IGNORECASE | re.ASCII)
-"""Text of a YAML file that stays text without quotes."""
+"""Text that needs no quotes in YAML."""
 
 
 def to_hydra(override: str, sweep: bool = False) -> str:
-    """Spell an override as Hydra wants it: ``source=x`` picks a dataset, paths and odd characters get quotes.
+    """Convert a typed override to Hydra's syntax: ``source=x`` chooses a dataset, paths get quotes.
 
     >>> to_hydra("source=mnist5k"), to_hydra("source.shots=3"), to_hydra("pretrain.optimizer=sgd")
     ('dataset@source=mnist5k', 'source.shots=3', 'optimizer@pretrain.optimizer=sgd')
@@ -43,11 +43,11 @@ def to_hydra(override: str, sweep: bool = False) -> str:
     "dataset.root='my pictures, sorted'"
 
     Args:
-        override: KEY=VALUE, with Hydra's +, ++ or ~ before it.
-        sweep: commas separate the values of a sweep.
+        override: KEY=VALUE, with an optional +, ++ or ~ before it.
+        sweep: whether commas separate the values of a sweep.
 
     Raises:
-        FrostlineError: there is no such option.
+        FrostlineError: the option does not exist.
     """
     key, equals, value = override.partition("=")
     bare = key.lstrip("+~")
@@ -74,7 +74,7 @@ def to_hydra(override: str, sweep: bool = False) -> str:
 
 
 def split(text: str) -> list[str]:
-    """Split at the commas that stand in no quotes, brackets or braces; unpaired ones are text.
+    """Split at commas outside quotes, brackets and braces; unpaired ones are text.
 
     >>> split("balanced,{effective: 0.99, b: [1,2]},'a,b',it's,f(1,2),[x")
     ['balanced', '{effective: 0.99, b: [1,2]}', "'a,b'", "it's", 'f(1,2)', '[x']
@@ -90,10 +90,10 @@ def split(text: str) -> list[str]:
 
 
 def _pairs(text: str) -> dict[int, int]:
-    """Where each quote and bracket opens → where it closes. A quote opens at a value's start alone."""
+    """Return {opening position: closing position} of quotes and brackets; quotes open only before a value."""
     pairs: dict[int, int] = {}
     opened: list[int] = []
-    before, place = ",", 0  # the last character that is no space
+    before, place = ",", 0  # the last non-space character
     while place < len(text):
         character = text[place]
         if character in "'\"" and before in ",:([{":
@@ -110,7 +110,7 @@ def _pairs(text: str) -> dict[int, int]:
 
 
 def _is_hydra_syntax(value: str, is_path: bool) -> bool:
-    """Whether Hydra reads a value as it is meant."""
+    """Return whether a value is in Hydra's syntax already."""
     if value in ("", "null"):
         return True
     stripped = value.strip()
@@ -120,7 +120,7 @@ def _is_hydra_syntax(value: str, is_path: bool) -> bool:
 
 
 def from_hydra(override: str) -> str:
-    """Undo what `to_hydra` does to a choice of option.
+    """Undo `to_hydra` for a choice of option.
 
     >>> from_hydra("dataset@source=mnist5k"), from_hydra("seed=1")
     ('source=mnist5k', 'seed=1')
@@ -129,7 +129,7 @@ def from_hydra(override: str) -> str:
 
 
 def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Turn nested params into overrides; null leaves a choice alone.
+    """Convert nested params into overrides; null keeps the default.
 
     >>> list(to_overrides({"backbone": "mlp", "seeds": None, "pretrain": {"trainer": {"epochs": 3}}}))
     ['backbone=mlp', 'pretrain.trainer.epochs=3']
@@ -137,7 +137,7 @@ def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in params.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and not all(re.fullmatch(r"\w+", str(inner)) for inner in value):
-            yield f"++{name}={_literal(value)}"  # Hydra would take the dots of gate's names for levels
+            yield f"++{name}={_literal(value)}"  # Hydra would split the names of gate's metrics
         elif isinstance(value, Mapping):
             yield from to_overrides(value, f"{name}.")
         elif isinstance(value, str) and _is_path(name):
@@ -147,14 +147,14 @@ def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def options(group: str) -> list[str]:
-    """Return the options of a config group; none if there is no such group."""
+    """Return the options of a config group; [] if it does not exist."""
     if not re.fullmatch(r"\w+(/\w+)*", group):
         return []
     return sorted(path.stem for path in (project.conf_dir() / group).glob("*.yaml"))
 
 
 def _group(key: str) -> str | None:
-    """The folder of conf/ whose options the key chooses from."""
+    """Return the config group whose options the key chooses from."""
     if key == "source":
         return "dataset"
     package, _, name = key.rpartition(".")
@@ -179,12 +179,12 @@ def _is_path(key: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    # A backslash is one unless a quote follows.
+    # Only a backslash before a quote has to be escaped.
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
 def _literal(value: Any) -> str:
-    """A value of a YAML file as Hydra's grammar writes it."""
+    """Return a value of a YAML file in Hydra's grammar."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

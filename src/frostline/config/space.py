@@ -1,4 +1,4 @@
-"""What a sweep varies: keys with values or intervals, some of them only where others have certain values."""
+"""The search space of a sweep: keys with values or intervals, some conditional on others."""
 
 import math
 import random
@@ -10,14 +10,14 @@ from frostline.console.errors import FrostlineError, allowed
 
 Value = str | int | float
 MOST_POINTS = 10_000
-"""Of a grid; each is composed and checked before the first runs."""
+"""The most points of a grid; each is composed and checked before the first runs."""
 Point = dict[str, Value]
-"""Key → value: one trial's."""
+"""{key: value} of one trial."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """Some values, as Hydra's grammar writes them."""
+    """A list of values, in Hydra's grammar."""
 
     options: tuple[str, ...]
 
@@ -29,9 +29,9 @@ class Interval:
     low: float
     high: float
     log: bool = False
-    """Drawn by their logarithm."""
+    """Whether the logarithm is drawn uniformly."""
     whole: bool = False
-    """Whole numbers alone."""
+    """Whether only integers are drawn."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class Parameter:
     key: str
     domain: Values | Interval
     when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """It exists only where these keys have one of these values."""
+    """The parameter is active only if these keys have one of these values."""
 
     def holds(self, point: Mapping[str, Value]) -> bool:
-        """Say whether it exists at a point."""
+        """Return whether the parameter is active at a point."""
         return all(str(point.get(key)) in values for key, values in self.when.items())
 
 
 @dataclass(frozen=True)
 class Space:
-    """The parameters of a sweep; one that depends on another comes after it.
+    """The parameters of a sweep; conditional ones come after those that they depend on.
 
     Raises:
-        FrostlineError: one depends on what does not vary before it, or on a value that is never taken.
+        FrostlineError: a condition names a key that does not vary before it, or a value that does not occur.
     """
 
     parameters: tuple[Parameter, ...]
@@ -76,14 +76,14 @@ class Space:
             before[parameter.key] = parameter
 
     def to_data(self) -> list[dict[str, Any]]:
-        """Return plain data, by which two spaces are compared."""
+        """Return plain data, to compare two spaces."""
         return [{**asdict(parameter), "when": dict(parameter.when)} for parameter in self.parameters]
 
     def combinations(self) -> list[Point]:
         """Return every combination of values, the last key's changing fastest.
 
         Raises:
-            FrostlineError: a key has an interval, which has no end of values, or there are too many.
+            FrostlineError: a key has an interval, or there are too many combinations.
         """
         count = 1
         for parameter in self.parameters:
@@ -95,7 +95,7 @@ class Space:
             count *= len(parameter.domain.options)
         if count > MOST_POINTS and not any(parameter.when for parameter in self.parameters):
             raise FrostlineError(
-                f"the grid has {count:,} combinations, of which {MOST_POINTS:,} can be tried; give fewer"
+                f"the grid has {count:,} combinations; at most {MOST_POINTS:,} are allowed; give fewer"
                 " values, or draw from them: sweep=random sweep.trials=100"
             )
         return list(self._combinations({}, self.parameters))
@@ -113,12 +113,12 @@ class Space:
             yield from self._combinations({**point, first.key: value}, rest)
 
     def random(self, seed: int, number: int) -> Point:
-        """Draw a point, a function of (seed, number)."""
+        """Return the random point of (seed, number)."""
         stream = random.Random(f"{seed}/trial/{number}")
         return self.draw(lambda parameter: _draw_value(parameter.domain, stream))
 
     def draw(self, choose: Callable[[Parameter], Value]) -> Point:
-        """Return a point of which `choose` gives the values of the parameters that exist there."""
+        """Return a point with the values that `choose` returns for its active parameters."""
         point: Point = {}
         for parameter in self.parameters:
             if parameter.holds(point):
@@ -126,7 +126,7 @@ class Space:
         return point
 
     def first(self) -> Point:
-        """Return a point to try: the first value of each list, the lowest of each interval."""
+        """Return the point of the first value of each list and the lowest of each interval."""
 
         def choose(parameter: Parameter) -> Value:
             match parameter.domain:
@@ -154,7 +154,7 @@ def _draw_value(domain: Values | Interval, stream: random.Random) -> Value:
         return stream.randint(int(domain.low), int(domain.high))
     if not domain.log:
         return stream.uniform(domain.low, domain.high)
-    # Whole numbers have half a step more at either end, so that the outer ones come up like the others.
+    # Integers get half a step more at either end, so that the outer ones are as likely as the others.
     margin = 0.5 if domain.whole else 0.0
     value = math.exp(stream.uniform(math.log(domain.low - margin), math.log(domain.high + margin)))
     value = min(max(value, domain.low), domain.high)

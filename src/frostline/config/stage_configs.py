@@ -1,4 +1,4 @@
-"""What each stage needs of an experiment."""
+"""The config of each stage, derived from an experiment."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,13 +12,13 @@ from frostline.schema import (
 
 
 def prepare_config(composed: Experiment, role: str) -> Prepare:
-    """What `prepare` needs of the source or target data set; a run's budget of labels is not its affair."""
+    """Return the config of `prepare` for the source or target; a label budget is not part of its config."""
     dataset = composed.source if role == "source" else composed.dataset
     return Prepare(dataset=dataset.model_copy(update={"shots": None, "fraction": None}))
 
 
 def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
-    """The pretraining that an experiment asks for."""
+    """Return the config of an experiment's pretraining."""
     return Run(
         study=composed.study,
         stage="pretrain",
@@ -38,7 +38,7 @@ def finetune_config(
     arm: str | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Run:
-    """The fine-tuning that an experiment asks for: one run, or with `arm` and `seeds` an arm of a study."""
+    """Return the config of an experiment's fine-tuning: a run, or with `arm` and `seeds` an arm."""
     return Run(
         study=composed.study,
         stage="finetune",
@@ -53,6 +53,6 @@ def finetune_config(
 
 
 def evaluate_config(run: Run) -> Evaluate:
-    """What evaluating an arm depends on."""
+    """Return the config of evaluating an arm."""
     assert run.arm is not None
     return Evaluate(study=run.study, arm=run.arm, dataset=run.dataset, seeds=run.seeds, trainer=run.trainer)

@@ -1,4 +1,4 @@
-"""What a command shows and how it ends: errors, progress, signals, the terminal.
+"""Output of commands and how they end: errors, progress, signals, the terminal.
 
 May import nothing else of frostline.
 """

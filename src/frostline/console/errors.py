@@ -11,44 +11,44 @@ from pathlib import Path
 from frostline.console.units import size
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a full disk, a used-up quota and a file above the limit for one."""
+"""Error numbers for a full disk, an exceeded quota and an exceeded file size limit."""
 NO_MEMORY = (
     *("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc"),
     *("failed to map segment", "can't start new thread"),
 )
-"""What torch, the loader of libraries and Python say, in lower case."""
+"""Texts of errors of torch, the dynamic loader and Python, in lower case."""
 LONGEST_WORD = 500
-"""Characters without a space that an error repeats; paths are seldom longer."""
+"""Longest word that an error repeats in full; paths are seldom longer."""
 
 
 class FrostlineError(ValueError):
-    """A mistake in a config, a file or a command; the command line prints its text alone and exits with 2."""
+    """An error in a config, a file or a command; the command line prints only its text and exits with 2."""
 
 
 class TrainingFailed(FrostlineError):
-    """Training itself broke down (a loss that is not a number, no memory, a full disk); exits with 3."""
+    """Training failed (loss not finite, out of memory, full disk); the command exits with 3."""
 
 
 class OutOfResources(TrainingFailed):
-    """Memory or the disk ran out: the same command may do better another time."""
+    """Memory or disk space ran out: running the same command again may succeed."""
 
 
 class ResourceLocked(FrostlineError):
-    """Another process is at it: the same command may do better another time."""
+    """The resource is locked by another process: running the same command again may succeed."""
 
 
 class Pruned(Exception):
-    """A trial of a sweep ends before its time, since others were better by then; no error."""
+    """A trial of a sweep was pruned; no error."""
 
 
 class GateFailed(FrostlineError):
-    """A result is below the bound that the experiment sets; exits with 4."""
+    """A result is below the bound of the experiment's gate; the command exits with 4."""
 
 
 def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
-    """Say which of `options` are nearest to `name`, or list them all where they are few.
+    """Return the `options` nearest to `name`, and the list of all if they are few.
 
-    Returns a clause to end a sentence with, such as ``did you mean 'adamw'? (allowed: adam, adamw, sgd)``.
+    The clause ends a sentence, such as ``did you mean 'adamw'? (allowed: adam, adamw, sgd)``.
     """
     names = sorted({str(option) for option in options})
     near = difflib.get_close_matches(name, names, n=3) or difflib.get_close_matches(name.lower(), names, n=3)
@@ -62,7 +62,7 @@ def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
 
 
 def shorten_words(sentence: str) -> str:
-    """Return an error's sentence with very long words, such as a key of a megabyte, cut short."""
+    """Return an error's sentence with very long words shortened."""
     return re.sub(rf"\S{{{LONGEST_WORD},}}", lambda m: f"{m[0][:60]}… ({len(m[0]):,} characters)", sentence)
 
 
@@ -70,14 +70,14 @@ def shorten_words(sentence: str) -> str:
 def resource_errors(
     doing: str = "", lower: Sequence[str] = ("trainer.batch_size", "input.size")
 ) -> Iterator[None]:
-    """Turn running out of memory or disk, in the block or the decorated function, into one sentence.
+    """Convert errors of exhausted memory or disk, in the block or decorated function, into one sentence.
 
     Args:
         doing: what the block does, such as ``training``.
-        lower: the keys whose values decide how much memory that takes.
+        lower: the config keys that reduce its memory.
 
     Raises:
-        OutOfResources: that happened.
+        OutOfResources: memory or disk space ran out.
     """
     try:
         yield
@@ -113,7 +113,7 @@ def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that there is no memory, for an array, a library or a thread."""
+    """Return whether an error means that memory ran out, for an array, a library or a thread."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     # torch raises plain RuntimeErrors on a CPU and a class of its own, "CUDA out of memory", on a GPU.
@@ -121,7 +121,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_sentence(error: BaseException, doing: str = "") -> str:
-    """Say what needed how much memory, as far as the error tells, and whether the process is limited."""
+    """Return a sentence with the amount that was needed, if known, and the limit of the process, if any."""
     match = re.search(r"(?:allocate|mmap) (\d+) bytes|allocate (\d[\d.]*) ?([KMGT]i?B)", str(error))
     amount = ""
     if match:
@@ -135,7 +135,7 @@ def memory_sentence(error: BaseException, doing: str = "") -> str:
 
 
 def import_sentence(error: ImportError) -> str:
-    """Say which package can't be imported, why, and how to get it."""
+    """Return a sentence: which package can't be imported, why, and how to install it."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if is_out_of_memory(error):
         return (

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar in a terminal, plain lines elsewhere."""
 
 import sys
 import threading
@@ -12,34 +12,34 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_SECONDS = 10.0
-"""The least time between two plain lines of one piece of work."""
+"""Minimum time between two plain lines."""
 
 
 class Advance(Protocol):
-    """Moves a bar on by `n`, and may say how it goes."""
+    """Advances the progress by `n`, with an optional note."""
 
     def __call__(self, n: int = 1, note: str = "") -> None: ...
 
 
 class Progress(Protocol):
-    """Starts a piece of work of `total` units; the block that it opens is the work."""
+    """Shows the progress of the block, of `total` units."""
 
     def __call__(self, description: str, total: int) -> AbstractContextManager[Advance]: ...
 
 
 class Say(Protocol):
-    """Says a sentence."""
+    """Prints a sentence."""
 
     def __call__(self, text: str) -> None: ...
 
 
 def no_output(text: str) -> None:
-    """Say nothing."""
+    """Print nothing."""
 
 
 @cache
 def say_once(text: str) -> None:
-    """Say a sentence on standard error, above a bar if there is one; no sentence twice in a process."""
+    """Print a sentence on standard error, above a progress bar; each sentence once per process."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -53,13 +53,13 @@ _bars_disabled = threading.Event()
 
 
 def disable_bars() -> None:
-    """Show no more bars on a terminal, since this process is one of several that share it."""
+    """Show no bars in this process, since several processes share the terminal."""
     _bars_disabled.set()
 
 
 @contextmanager
 def shown(description: str, total: int) -> Iterator[Advance]:
-    """Show a bar on a terminal, or a line now and then where standard error is a file or a pipe."""
+    """Show a bar in a terminal, or a line every ten seconds if standard error is a file or a pipe."""
     on_terminal = no_progress if _bars_disabled.is_set() else _bar
     with (on_terminal if sys.stderr.isatty() else _lines)(description, total) as advance:
         yield advance
@@ -96,7 +96,7 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
 
 @cache
 def console() -> "Console":
-    """One for all bars, so that the bar of a part stands below that of the whole."""
+    """Return the console of all bars, so that bars of parts are below that of the whole."""
     from rich.console import Console
 
     return Console(stderr=True)

@@ -1,6 +1,6 @@
 """SIGINT, SIGTERM and SIGHUP: a command ends with one sentence and the status 128 + the signal's number.
 
-Installed before anything else is imported. Needs nothing but the standard library.
+Installed before other imports; uses the standard library only.
 """
 
 import atexit
@@ -14,29 +14,29 @@ from typing import NoReturn
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_SECONDS = 1.0
-"""A second signal so soon is the same request: GNU timeout signals a process, then its group."""
+"""Signals within this time count as one: GNU timeout signals a process, then its group."""
 GRACE_SECONDS = 10.0
-"""A command that has not ended by then does so at once; whoever asked would kill it soon."""
+"""Time for a command to clean up before it exits at once."""
 SENTENCE = "frostline: interrupted; the same command resumes from its last checkpoint"
 AT_THE_END = "frostline: interrupted while MLflow was being told; the results are complete"
 SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks the command to end; its text is the signal's name."""
+    """The command was interrupted by a signal; the text is the signal's name."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
 
 
 class _State:
-    """Of this process, which has one set of signal handlers."""
+    """State of the process, which has one set of signal handlers."""
 
     number: int | None = None
-    """The first signal that came."""
+    """The first signal."""
     when = 0.0
     unwinds = False
-    """Whether there is something to tidy up: the first signal raises `Interrupted`, else it ends at once."""
+    """Whether the first signal raises `Interrupted`, for cleaning up; else the command exits at once."""
     said = False
     sentence = SENTENCE
     first: Callable[[], object] = staticmethod(lambda: None)
@@ -44,21 +44,21 @@ class _State:
 
 
 def install() -> None:
-    """Handle the signals from now on; one that is ignored, as under nohup, stays so."""
+    """Install the handlers; signals that are ignored, as under nohup, stay ignored."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
     signal.signal(signal.SIGALRM, _out_of_patience)
-    # Registered first, so called last: Python no longer handles signals once it takes itself down.
+    # Registered first, so called last: Python does not handle signals during its shutdown.
     atexit.register(signal.setitimer, signal.ITIMER_REAL, 0.0)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal raise `Interrupted` in the block: there is something to tidy up, or to record.
+    """Let a signal raise `Interrupted` in the block, which has to clean up or to record.
 
-    Outside such blocks a command has begun nothing, and ends at once: an exception that is raised amid
-    imports may be taken for that of a missing package.
+    Outside such blocks a signal ends the command at once: an exception during imports may be mistaken for a
+    missing package.
     """
     before, _State.unwinds = _State.unwinds, True
     try:
@@ -68,9 +68,9 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def before_interrupt(workers: Callable[[], object]) -> Iterator[None]:
-    """Let a signal that comes in the block call `workers` before it raises: they have to be told first."""
-    before, _State.first = _State.first, staticmethod(workers)
+def before_interrupt(action: Callable[[], object]) -> Iterator[None]:
+    """Call `action` on a signal in the block before `Interrupted` is raised, such as to notify workers."""
+    before, _State.first = _State.first, staticmethod(action)
     try:
         yield
     finally:
@@ -78,18 +78,18 @@ def before_interrupt(workers: Callable[[], object]) -> Iterator[None]:
 
 
 def received_signal() -> int | None:
-    """Return the number of the first signal that asked this command to end."""
+    """Return the number of the first signal received; None: none."""
     return _State.number
 
 
 def exit_status() -> int:
-    """Say that the command was interrupted; return its exit status."""
+    """Print that the command was interrupted; return its exit status."""
     _say()
     return 128 + (_State.number or signal.SIGINT)
 
 
 def mark_complete() -> None:
-    """Note that the command is done: who interrupts it now only stops the wait for MLflow."""
+    """Note that the results are complete: an interrupt now only ends the wait for MLflow."""
     _State.sentence = AT_THE_END
 
 
@@ -111,12 +111,12 @@ def _out_of_patience(number: int, frame: FrameType | None) -> None:
 
 
 def _exit() -> NoReturn:
-    """End at once: without destructors, and without the handlers that wait for other processes."""
+    """Exit at once, without destructors and without handlers that wait for other processes."""
     os._exit(exit_status())
 
 
 def _say() -> None:
-    """Straight to standard error: the signal may have come amid a print."""
+    """Write to the file descriptor: the signal may have interrupted a print."""
     if not _State.said:
         _State.said = True
         with suppress(OSError):

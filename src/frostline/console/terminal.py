@@ -1,4 +1,4 @@
-"""Standard output and error wherever they go: any encoding, closed, or to a reader that has gone."""
+"""Robust standard output and error: any encoding, closed streams, readers that exit early."""
 
 import codecs
 import io
@@ -34,11 +34,11 @@ ASCII = {
     **dict.fromkeys("│┃║", "|"),
     **dict.fromkeys("┌┐└┘├┤┬┴┼┏┓┗┛╭╮╰╯", "+"),
 }
-"""What stands for our signs where an encoding lacks them."""
+"""ASCII substitutes for characters that an encoding lacks."""
 
 
 def configure_streams() -> None:
-    """Let this process write any text to its standard output and error."""
+    """Configure standard output and error to accept any text."""
     codecs.register_error(HANDLER, _replace)
     original: Any = sys.__stderr__
     for name in ("stdout", "stderr"):
@@ -58,13 +58,13 @@ def configure_streams() -> None:
 
 
 def discard_output(stream: TextIO) -> None:
-    """Send what is still to be written to `stream` nowhere, so that the exit doesn't complain about it."""
+    """Redirect what is still buffered in `stream` to the null device, so that the exit prints no error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _UnbreakableStream(io.TextIOWrapper):
-    """Standard error whose reader may go: what is shown on it must not end a training."""
+    """Standard error that ignores a closed pipe, which must not end a training."""
 
     def write(self, text: str) -> int:
         try:

@@ -1,4 +1,4 @@
-"""Amounts as people read them."""
+"""Amounts with units, for messages."""
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 

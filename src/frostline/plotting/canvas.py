@@ -1,4 +1,4 @@
-"""Matplotlib as the report uses it: quiet axes in the report's colours, and pictures whose bytes repeat."""
+"""Matplotlib in the report's style, with reproducible bytes."""
 
 import io
 import re
@@ -16,9 +16,9 @@ Style = dict[str, Any]
 PNG_DPI = 200
 DOTTED_LINE: Style = {"linewidth": 1.2, "linestyle": (0, (1.5, 2))}
 TEXT_BACKGROUND: Style = {"facecolor": theme.PAPER.light, "alpha": 0.75, "linewidth": 0, "pad": 1.5}
-"""A background for words that lines may cross."""
+"""The background of text that lines may cross."""
 STYLE: Style = {
-    "font.family": "DejaVu Sans",  # matplotlib brings it, so that a picture is the same on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib, so that plots are the same on every machine
     "font.size": 10,
     "text.color": theme.INK.light,
     "text.parse_math": False,
@@ -47,17 +47,17 @@ STYLE: Style = {
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator["Figure"]:
-    """Give an empty figure of `width` × `height` inches to draw on, and to save, in the report's style."""
+    """Yield an empty figure of `width` × `height` inches in the report's style; save it within the block."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    # Back to matplotlib's own settings first: a user's matplotlibrc must not show.
+    # matplotlib's defaults first: a user's matplotlibrc must have no effect.
     with style.context(["default", STYLE]):
         yield Figure(figsize=(width, height))
 
 
 def text_width(text: str, size: float) -> float:
-    """Return how many inches wide `text` is in letters of `size` points."""
+    """Return the width of `text` in inches at `size` points."""
     from matplotlib import style
     from matplotlib.textpath import TextPath
 
@@ -66,7 +66,7 @@ def text_width(text: str, size: float) -> float:
 
 
 def png(figure: "Figure") -> bytes:
-    """Return `figure` as a PNG on paper, 200 pixels an inch, without date or version."""
+    """Return `figure` as a PNG on white, 200 pixels per inch, without date or version."""
     stream = io.BytesIO()
     figure.savefig(
         stream, format="png", dpi=PNG_DPI, facecolor=theme.PAPER.light, metadata={"Software": None}
@@ -75,7 +75,7 @@ def png(figure: "Figure") -> bytes:
 
 
 def svg_file(figure: "Figure") -> bytes:
-    """Return `figure` as an SVG file on paper, its letters as outlines, without date or version."""
+    """Return `figure` as an SVG file on white, text as paths, without date or version."""
     import matplotlib
 
     stream = io.BytesIO()
@@ -86,12 +86,12 @@ def svg_file(figure: "Figure") -> bytes:
 
 
 def svg(figure: "Figure", name: str, description: str) -> str:
-    """Return `figure` as an SVG element for a page: see-through, in the page's colours, with ids of its own.
+    """Return `figure` as an SVG element for a page: transparent, in the page's colours, with unique ids.
 
     Args:
-        figure: what to draw.
-        name: tells its ids from those of the page's other pictures.
-        description: what a screen reader says.
+        figure: the figure.
+        name: the prefix of its ids, unique in the page.
+        description: the text for screen readers.
     """
     import matplotlib
     from markupsafe import escape
@@ -117,7 +117,7 @@ def svg(figure: "Figure", name: str, description: str) -> str:
 
 
 def _rounded(path: str) -> str:
-    """Cut an SVG path's numbers to hundredths of a point, and its lines to one."""
+    """Round an SVG path's numbers to hundredths of a point, and join its lines."""
     return re.sub(r"\d+\.\d+", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), path).replace(
         "\n", " "
     )
@@ -158,7 +158,7 @@ def write_text(
     in_rows: bool = False,
     **how: Any,
 ) -> None:
-    """Write at a `place` in shares of the axes' width and height; the height in data units if `in_rows`."""
+    """Write `text` at `place` in axes coordinates; if `in_rows`, the height is in data units."""
     axes.text(
         *place,
         text,
@@ -173,7 +173,7 @@ def write_text(
 def spread_apart(positions: Sequence[float], gap: float) -> list[float]:
     """Move `positions` as little as it takes for neighbours to be `gap` apart, keeping their order.
 
-    The pool-adjacent-violators algorithm on positions less their rank's share of the gap: least squares.
+    Least squares, by the pool-adjacent-violators algorithm on positions minus rank × gap.
     """
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     pools: list[list[float]] = []

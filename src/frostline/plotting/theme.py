@@ -1,4 +1,4 @@
-"""The report's colours, light and dark. Pictures are drawn in light; a page swaps those for variables."""
+"""The colours of reports. Plots use the light ones; pages replace them by CSS variables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Colour:
 
     @property
     def variable(self) -> str:
-        """As CSS on the page names it."""
+        """The CSS variable of the colour."""
         return f"var(--{self.role})"
 
 
@@ -30,7 +30,7 @@ HELPED = Colour("helped", "#0b7a53", "#4fd1a1")
 HURT = Colour("hurt", "#b3261e", "#ff8f86")
 UNDECIDED = Colour("undecided", "#8a5a00", "#f0bd5e")
 BASELINE_COLOUR = Colour("twin", "#73808c", "#93a3b2")
-# Told apart by people who see no red or no green too: the order alternates lightness as well as hue.
+# Safe for red-green colour blindness: lightness alternates as well as hue.
 ARMS = (
     Colour("arm-1", "#7d5bbe", "#b79cf2"),
     Colour("arm-2", "#0e9488", "#45d0c2"),
@@ -46,19 +46,19 @@ ALL = (INK, SOFT, LINE, PAPER, CARD, HELPED, HURT, UNDECIDED, BASELINE_COLOUR, *
 
 
 def arm_colours(arms: Sequence[str]) -> dict[str, Colour]:
-    """Give each arm its colour: grey to the twin, the palette in order, over and over, to the others."""
+    """Return each arm's colour: grey for the baseline, the palette in order, repeated, for the others."""
     others = [arm for arm in arms if arm != BASELINE]
     colours = {arm: ARMS[index % len(ARMS)] for index, arm in enumerate(others)}
     return {arm: colours.get(arm, BASELINE_COLOUR) for arm in arms}
 
 
 def css_variables(shade: str) -> str:
-    """Return the declarations of all colours for ``light`` or ``dark``."""
+    """Return the CSS declarations of all colours, ``light`` or ``dark``."""
     return " ".join(f"--{colour.role}: {getattr(colour, shade)};" for colour in ALL)
 
 
 def with_variables(svg: str) -> str:
-    """Return an SVG drawn in the light colours with each swapped for its CSS variable."""
+    """Return an SVG with each light colour replaced by its CSS variable."""
     for colour in ALL:
         svg = svg.replace(colour.light, colour.variable)
     return svg

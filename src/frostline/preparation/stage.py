@@ -82,7 +82,7 @@ def cached(config: schema.Prepare, scratch: Path, progress: Progress = no_progre
             index = _prepare(source, config.dataset, out, progress)
         return index, out
     with exclusive(out.with_name(f"{out.name}.lock")):
-        remove_leftovers(out.parent, held=out.name)
+        remove_leftovers(out.parent, locked_key=out.name)
         if (index := _verified(out)) is None:
             index = _prepare(source, config.dataset, out, progress, checksums=True)
         return index, out
@@ -95,7 +95,7 @@ def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
     out = _cache_folder(config.dataset, open_source(config.dataset), scratch)
     if is_writable(out.parent):
         with exclusive(out.with_name(f"{out.name}.lock")):
-            remove_leftovers(out.parent, held=out.name)
+            remove_leftovers(out.parent, locked_key=out.name)
             _verified(out)
 
 

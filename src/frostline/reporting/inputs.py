@@ -1,4 +1,4 @@
-"""What the report reads: the files that other stages leave for each arm and seed, checked at the door."""
+"""The inputs of the report: validated output files of other stages for each arm and seed."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ Curve = list[float]
 
 
 class _StageOutput(BaseModel):
-    """A file that a stage left; keys that the report does not need are passed over."""
+    """An output file of a stage; keys that the report does not need are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class PhaseStart(_StageOutput):
-    """Where a phase of the freeze schedule began."""
+    """The start of a phase of the freeze schedule."""
 
     train: list[str] | str
     """The groups that train from here, or `all`."""
@@ -32,26 +32,26 @@ class PhaseStart(_StageOutput):
 
 
 class HeadInfo(_StageOutput):
-    """What a run's head started from; see `models.head_init.HeadInit`."""
+    """The initial head of a run; see `models.head_init.HeadInit`."""
 
     start: str
     notice: str
 
 
 class Training(_StageOutput):
-    """training.json: how a run went."""
+    """training.json: the record of a training."""
 
     best_epoch: Annotated[int, Field(ge=0)]
-    """The epoch whose weights were kept."""
+    """The epoch whose weights were saved."""
     epochs: Annotated[int, Field(ge=0)]
     steps: Annotated[int, Field(ge=0)]
     phases: list[PhaseStart]
     head: HeadInfo | None = None
-    """None: made before that was recorded."""
+    """None: the run predates this record."""
 
 
 class Clock(_StageOutput):
-    """What a run's training took, as measured."""
+    """Measured times of a training."""
 
     train_seconds: Seconds
     epoch_seconds: list[Seconds]
@@ -63,10 +63,10 @@ class _Timing(_StageOutput):
 
 
 class Scores(_StageOutput):
-    """A run's metrics on each split, of the weights that were kept."""
+    """Metrics of the saved weights on each split."""
 
     test: dict[str, FiniteFloat | None] = Field(default_factory=dict)
-    """Empty where the data set has no test split."""
+    """Empty if the data set has no test split."""
     val: dict[str, FiniteFloat | None]
 
 
@@ -85,13 +85,13 @@ class SeedRun:
     clock: Clock
     scores: Scores
     labels: list[str]
-    """Of the images in predictions.csv, in its order: the test split's, or val's where there is none."""
+    """Labels in the order of predictions.csv: of the test split, or of val if there is none."""
     predictions: list[str]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One treatment in a comparison."""
+    """One arm of a study."""
 
     name: str
     runs: dict[int, SeedRun]
@@ -99,7 +99,7 @@ class Arm:
 
     @property
     def held_out(self) -> str:
-        """The split that results are told of: test, or val of a data set without a test split."""
+        """The split that results are reported on: test, or val without a test split."""
         return "test" if all(run.scores.test for run in self.runs.values()) else "val"
 
     def val_curves(self) -> dict[int, Curve]:
@@ -107,21 +107,21 @@ class Arm:
         return {seed: run.val_accuracy for seed, run in self.runs.items()}
 
     def metric(self, split: str, name: str) -> dict[int, float]:
-        """A metric on a split, by seed; seeds that lack it are left out."""
+        """A metric on a split, by seed, for the seeds that have it."""
         found = {seed: getattr(run.scores, split).get(name) for seed, run in self.runs.items()}
         return {seed: value for seed, value in found.items() if value is not None}
 
 
 def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return why arms of `names` were omitted, for those that were; see `base.omitted`."""
+    """Return {arm: reason} of the omitted arms among `names`; see `base.omitted`."""
     reasons = {name: omitted.reason_in(artifacts / "evaluate" / name) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def read_arms(artifacts: Path, names: Sequence[str], seeds: Sequence[int]) -> list[Arm]:
-    """Read what the stages left in `artifacts` (finetune/, timing/, evaluate/) for the arms `names`.
+    """Read the outputs of stages in `artifacts` (finetune/, timing/, evaluate/) for the arms `names`.
 
-    A seed of `seeds` that an arm's evaluation does not list is left out of that arm.
+    Seeds that an arm's evaluation does not list are skipped for that arm.
 
     Raises:
         FrostlineError: a file is missing or damaged; the sentence names it and the stage to run again.
@@ -195,7 +195,7 @@ def _parsed(model: type[_Model], path: Path) -> _Model:
 
 @contextmanager
 def _checked_output(stage: str, path: Path) -> Iterator[None]:
-    """Turn whatever is wrong with the file that `stage` left at `path` into one sentence."""
+    """Convert errors of reading `path`, an output of `stage`, into one sentence."""
     try:
         yield
     except (OSError, ValueError, KeyError, csv.Error) as error:

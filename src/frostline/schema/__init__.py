@@ -1,8 +1,8 @@
-"""What a config may hold: strict, frozen models of all that Hydra composes.
+"""The schema of configs: strict, frozen models of everything that Hydra composes.
 
-Values live in `conf/`. A model has no default but `None`, which means "not given", so that a resolved YAML
-holds all that a result depends on and this package can only accept or refuse. Each field says what it means,
-and its unit, below it. May import `base` and `console`.
+Values are in `conf/`. The only default is `None`, which means "not given": a resolved YAML contains all that
+a result depends on, and this package only accepts or rejects. The docstring of a field gives its meaning and
+unit. May import `base` and `console`.
 """
 
 from frostline.schema.data import (

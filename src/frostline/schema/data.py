@@ -8,14 +8,14 @@ from frostline.schema.types import NonNegative, Positive, Probability, Seed, Sha
 
 
 class Split(Strict):
-    """How a data set falls into train, val and test; stratified by class."""
+    """The split of a data set into train, val and test, stratified by class."""
 
     val: Share | None
     """Share of the images for validation; null: the data set's own val split."""
     test: Share | None
     """Share of the images for the test; null: the data set's own test split, or none where it has none."""
     seed: Seed
-    """Seed of the split; not of the shots, which follow the run's seed."""
+    """Seed of the split; shots are drawn from the run's seed."""
 
 
 class _Dataset(Strict):
@@ -25,7 +25,7 @@ class _Dataset(Strict):
     fraction: Annotated[float, Field(gt=0, le=1)] | None
     """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
     on_bad_image: Literal["error", "skip"]
-    """What `prepare` does with an image that can't be used: stop, or leave it out and list it."""
+    """What `prepare` does with an image that can't be used: stop, or skip and list it."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "_Dataset":
@@ -55,21 +55,21 @@ class FashionMnist(_Dataset):
 
 
 class ImageFolder(_Dataset):
-    """Pictures in `root/class/*`, or `root/{train,val,test}/class/*`."""
+    """Images in `root/class/*`, or `root/{train,val,test}/class/*`."""
 
     kind: Literal["image_folder"]
     root: str
-    """Folder of the pictures."""
+    """Folder of the images."""
 
 
 class PluginDataset(_Dataset):
-    """A data set that an installed package brings through the entry-point group `frostline.datasets`."""
+    """A data set of an installed package, from the entry-point group `frostline.datasets`."""
 
     kind: Literal["plugin"]
     name: str
     """The entry point's name."""
     options: dict[str, Any]
-    """Passed to the plug-in as they are."""
+    """Keyword arguments of the plug-in."""
 
 
 Dataset = Annotated[
@@ -78,7 +78,7 @@ Dataset = Annotated[
 
 
 class Input(Strict):
-    """What the network sees. Null: what the weights were trained with, else the backbone's own."""
+    """The network's input. Null: that of the pretrained weights, else the backbone's default."""
 
     size: Annotated[int, Field(ge=4, le=2048)] | None
     """Height and width, pixels."""
@@ -87,7 +87,7 @@ class Input(Strict):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
     """How images are resized."""
     crop: Annotated[float, Field(gt=0, le=1)] | None
-    """Share of the resized image, per side, that the central crop keeps."""
+    """Side of the central crop, as a share of the resized image's side."""
     mean: list[float] | None
     """Subtracted per channel, after scaling to 0…1."""
     std: list[Positive] | None
@@ -95,21 +95,21 @@ class Input(Strict):
 
 
 class Augment(Strict):
-    """Random changes to a training image, drawn anew each epoch from (seed, step)."""
+    """Random augmentation of training images, drawn per step from (seed, step)."""
 
     flip: Probability
     """Probability of a horizontal flip."""
     rotate: Annotated[float, Field(ge=0, le=180)]
     """Largest rotation, degrees to either side."""
     translate: Annotated[float, Field(ge=0, lt=1)]
-    """Largest shift, share of the image's side."""
+    """Largest translation, share of the image's side."""
     scale: Annotated[float, Field(ge=0, lt=1)]
-    """Largest zoom in or out, share: 0.2 draws from 0.8 to 1.2."""
+    """Largest change of scale: 0.2 draws a factor from 0.8 to 1.2."""
     brightness: Annotated[float, Field(ge=0, lt=1)]
     """Largest change of brightness, share."""
     contrast: Annotated[float, Field(ge=0, lt=1)]
     """Largest change of contrast, share."""
     mixup: NonNegative
-    """Images and labels are mixed in pairs by shares from Beta(mixup, mixup); 0: never."""
+    """Mixup of image pairs and their labels with shares from Beta(mixup, mixup); 0: off."""
     cutmix: NonNegative
-    """A box of one image is pasted into another, its area from Beta(cutmix, cutmix); 0: never."""
+    """CutMix: a box of one image is pasted into another, its area from Beta(cutmix, cutmix); 0: off."""

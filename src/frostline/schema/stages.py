@@ -1,4 +1,4 @@
-"""What an experiment is, and what each stage of the pipeline needs of it."""
+"""Configs of an experiment and of each stage of the pipeline."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,19 +21,19 @@ from frostline.schema.types import Seed, Strict
 
 
 def _balanced_once(config: "Pretrain | Experiment | Run") -> Any:
-    """Class weights and balanced sampling each even the classes out: both would correct them twice."""
+    """Reject class weights with balanced sampling: both correct for class imbalance."""
     weights = getattr(config.loss, "class_weights", None)
     if weights is not None and config.trainer.sampling == "balanced":
         found = weights if isinstance(weights, str) else weights.model_dump()
         raise ValueError(
-            f"loss.class_weights={found} and trainer.sampling=balanced both even the classes out; set "
+            f"loss.class_weights={found} and trainer.sampling=balanced both correct for class imbalance; set "
             "loss.class_weights=null or trainer.sampling=shuffle"
         )
     return config
 
 
 class Pretrain(Strict):
-    """How the network is trained on the source data."""
+    """Pretraining on the source data."""
 
     weights: Weights
     freeze: Freeze
@@ -54,11 +54,11 @@ class Experiment(Strict):
     """Everything that Hydra composes: a transfer from `source` to `dataset`."""
 
     study: Annotated[str, Field(min_length=1)]
-    """Runs of one study lie together in MLflow."""
+    """The name of the study, which groups runs in MLflow."""
     source: Dataset
-    """What `pretrain` learns from."""
+    """The data set of `pretrain`."""
     dataset: Dataset
-    """What `finetune` learns from: the target."""
+    """The data set of `finetune`, the target."""
     backbone: Backbone
     input: Input
     pretrain: Pretrain
@@ -73,13 +73,13 @@ class Experiment(Strict):
     features: Features
     trainer: Trainer
     seed: Seed
-    """Of a single run: draws the shots, the weights and the batches."""
+    """The seed of a single run: of its shots, initial weights and batches."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    """Of a study's arms: each arm is run once a seed."""
+    """The seeds of a study: each arm is run once per seed."""
     sweep: Sweep
-    """Of -m; a single run has no use for it."""
+    """The config of -m; single runs ignore it."""
     gate: dict[str, float]
-    """Metric of report.json, dotted (arms.full.test.accuracy.mean) → the least value that passes."""
+    """Metric of report.json, dotted (arms.full.test.accuracy.mean) → the minimum that passes."""
     out: str | None
     """Folder for the results of a single run; null: runs/<stage>/<name>."""
 
@@ -87,14 +87,14 @@ class Experiment(Strict):
 
 
 class Run(Strict):
-    """What one stage trains: a `pretrain`, or an arm's `finetune` once for each seed."""
+    """The config of training: a `pretrain`, or an arm's `finetune` for each seed."""
 
     study: str
     stage: Literal["pretrain", "finetune"]
     arm: str | None
     """The arm of the study; null outside one."""
     freeze_name: str
-    """The name of the schedule in conf/freeze, for people to read."""
+    """The name of the schedule in conf/freeze, for display."""
     dataset: Dataset
     backbone: Backbone
     input: Input
@@ -114,20 +114,20 @@ class Run(Strict):
 
 
 class Prepare(Strict):
-    """What `prepare` reads."""
+    """The config of `prepare`."""
 
     dataset: Dataset
 
 
 class Omitted(Strict):
-    """What stands for a stage that a study does without."""
+    """The config of an omitted stage."""
 
     omitted: str
-    """Why."""
+    """The reason."""
 
 
 class Evaluate(Strict):
-    """What `evaluate` needs to know of a study's arm."""
+    """The config of evaluating an arm."""
 
     study: str
     arm: str
@@ -137,11 +137,11 @@ class Evaluate(Strict):
 
 
 class Report(Strict):
-    """What `report` compares."""
+    """The config of `report`."""
 
     study: str
     arms: Annotated[list[str], Field(min_length=1)]
-    """In the order in which the report shows them; `scratch` is the twin that the others are held against."""
+    """In the order of the report; the others are compared with `scratch`, the from-scratch baseline."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     monitor: Literal["val/accuracy", "val/loss"]
     gate: dict[str, float]

@@ -52,60 +52,60 @@ UNTIL = (
 
 
 class Rate(Strict):
-    """How a rate moves inside its phase, as a factor of the phase's own rate."""
+    """The learning-rate schedule within a phase, as a factor of the phase's learning rate."""
 
     kind: Literal["constant", "linear", "cosine", "polynomial", "exponential", "one_cycle"]
-    """The curve from the warm-up's end to the phase's end."""
+    """The curve from the end of the warm-up to the end of the phase."""
     warmup: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the phase that rises to the full rate: linearly, in one_cycle along a cosine."""
+    """Share of the phase with rising learning rate: linear, for one_cycle a cosine."""
     start: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The factor that the warm-up rises from; not given: 0, in one_cycle 1/25."""
+    """The factor at the start of the warm-up; not given: 0, for one_cycle 1/25."""
     final: Annotated[float, Field(ge=0, le=1)]
-    """The factor that the curve ends at."""
+    """The factor at the end of the phase."""
     power: Positive | None = None
     """polynomial: its exponent; not given: 1."""
     momentum: Annotated[list[Momentum], Field(min_length=2, max_length=2)] | None = None
-    """one_cycle: momentum (Adam's β₁) at the lowest and at the highest rate; not given: the optimizer's."""
+    """one_cycle: momentum (Adam's β₁) at the lowest and highest learning rate; not given: the optimizer's."""
 
 
 class Phase(Strict):
-    """A stretch of training. What is not given is as in the phase before."""
+    """A phase of training. What is not given is as in the previous phase."""
 
     train: Annotated[list[str] | Literal["all"], Field(description="all, or a list of group names")]
     """The groups that train; the others are frozen."""
     until: Annotated[Literal["end"] | Percent | Epochs | Steps | Plateau | Reaches, Field(description=UNTIL)]
-    """When the phase ends. Only the last takes end; where it ends early, so does the run."""
+    """The end of the phase; `end` is for the last phase only. If that ends early, so does the run."""
     lr: dict[str, Positive] | None = None
     """Factor of optimizer.lr per group; `layer_decay`: factor per layer, from the head down."""
     optimizer: dict[str, dict[str, Any]] | None = None
-    """Settings of the optimizer per group, such as {head: {weight_decay: 0.1}}; not its rate."""
+    """Optimizer hyperparameters per group, such as {head: {weight_decay: 0.1}}, except the learning rate."""
     weight_decay: NonNegative | None = None
-    """Of all groups; biases and norms have none. Not given, in the first phase: optimizer.weight_decay."""
+    """For all groups, except biases and norms. Not given, in the first phase: optimizer.weight_decay."""
     bn: Literal["eval", "train", "recalibrate"] | None = None
     """BatchNorm of the groups that train: running statistics move (train, the default), stay (eval), or are
     estimated anew on the training images as the phase begins, and then stay (recalibrate)."""
     dropout: Probability | None = None
     """Probability of dropout before the head; not given, in the first phase: the backbone's."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Largest rate of stochastic depth; not given, in the first phase: the backbone's."""
+    """Maximum rate of stochastic depth; not given, in the first phase: the backbone's."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Images an optimizer step; not given, in the first phase: trainer.batch_size. Such phases take whole
-    epochs."""
+    """Images per optimizer step; not given, in the first phase: trainer.batch_size. Phases with this key last
+    whole epochs."""
     restore: Literal["best", "none"] | None = None
     """best: the phase ends with the weights of its best epoch, by its plateau's metric, else val/loss."""
     schedule: Rate | None = None
-    """The rate inside the phase; not given: optimizer.schedule."""
+    """The learning-rate schedule of the phase; not given: optimizer.schedule."""
 
 
 class Freeze(Strict):
-    """A freeze schedule: which layers train when, and at which rate."""
+    """A freeze schedule: which groups train in which phase, and with which learning rates."""
 
     groups: Annotated[
         dict[str, str | list[str]], Field(description="group name → a pattern or a list of patterns")
     ]
     """Name → pattern(s); the first match wins; every parameter is covered, no group is empty."""
     phases: list[Phase]
-    """In order; no phase: nothing trains."""
+    """In order; without phases nothing trains."""
 
 
 class Optimizer(Strict):
@@ -114,23 +114,23 @@ class Optimizer(Strict):
     name: str
     """As in `timm.optim.list_optimizers()`, torch's own included: adamw, sgd, lamb, …"""
     lr: Positive
-    """The rate that a freeze schedule's factors multiply."""
+    """The base learning rate; a freeze schedule has factors of it."""
     weight_decay: NonNegative
     """Not applied to biases and norm layers."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None
-    """For optimizers that have one; null: theirs."""
+    """Momentum, for optimizers that have it; null: their default."""
     options: dict[str, Any]
-    """Other arguments of the optimizer, as they are."""
+    """Other keyword arguments of the optimizer."""
     clip_norm: Positive | None
-    """Gradients are scaled down to this norm; null: never."""
+    """Maximum norm of gradients; null: no clipping."""
     schedule: Rate
 
 
 class Effective(Strict):
-    """Classes weigh by the inverse of their effective number of images."""
+    """Class weights by the inverse effective number of images."""
 
     effective: Annotated[float, Field(ge=0, lt=1)]
-    """β: 0 weighs all classes alike, near 1 by the inverse of their sizes."""
+    """β: 0 weighs all classes equally, near 1 by inverse size."""
 
 
 class CrossEntropy(Strict):
@@ -141,7 +141,7 @@ class CrossEntropy(Strict):
     class_weights: Annotated[
         Literal["balanced"] | Effective | None, Field(description="null, balanced or {effective: 0.999}")
     ]
-    """What an image of each class weighs: balanced, by the inverse of the class's size; null: all alike."""
+    """Class weights; balanced: by inverse class size; null: all equal."""
 
 
 class Mse(Strict):
@@ -154,22 +154,22 @@ Loss = Annotated[CrossEntropy | Mse, Field(discriminator="kind")]
 
 
 class NoAdapter(Strict):
-    """The backbone's own tensors train."""
+    """No adapter: the weights of the backbone train."""
 
     kind: Literal["none"]
 
 
 class _LowRank(Strict):
     rank: Annotated[int, Field(ge=1)]
-    """Of the matrices whose product is added to a weight."""
+    """Rank of the matrices whose product is added to a weight."""
     alpha: Annotated[int, Field(ge=1)]
     """The product is scaled by alpha/rank."""
     layers: str
-    """Those that get one: a pattern as in freeze.groups, such as "*" or "block:-4..". Never the head."""
+    """Layers with an adapter: a pattern as in freeze.groups, such as "*" or "block:-4..". Never the head."""
 
 
 class Lora(_LowRank):
-    """Low-rank matrices beside each weight, which stays frozen."""
+    """LoRA: low-rank matrices added to each weight, which stays frozen."""
 
     kind: Literal["lora"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -177,7 +177,7 @@ class Lora(_LowRank):
 
 
 class Dora(_LowRank):
-    """LoRA of a weight's direction, and a trained length."""
+    """DoRA: LoRA of the direction of a weight, and a trained magnitude."""
 
     kind: Literal["dora"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -185,7 +185,7 @@ class Dora(_LowRank):
 
 
 class Loha(_LowRank):
-    """The elementwise product of two low-rank products beside each weight."""
+    """LoHa: the elementwise product of two low-rank products, added to each weight."""
 
     kind: Literal["loha"]
 
@@ -194,23 +194,23 @@ Adapter = Annotated[NoAdapter | Lora | Dora | Loha, Field(discriminator="kind")]
 
 
 class NoRegularizer(Strict):
-    """The loss alone."""
+    """No regularizer."""
 
     kind: Literal["none"]
 
 
 class L2Sp(Strict):
-    """Holds what came with the weights near its start, and what is new near zero."""
+    """L2-SP: penalises the distance of pretrained weights to their start and of new weights to zero."""
 
     kind: Literal["l2_sp"]
     alpha: NonNegative
     """The loss grows by alpha/2 times the squared distance to the start."""
     beta: NonNegative
-    """… and by beta/2 times the squared norm of the new tensors, such as a reset head."""
+    """The loss grows by beta/2 times the squared norm of new tensors, such as a reset head."""
 
 
 class L2Start(Strict):
-    """Holds all weights near their start."""
+    """Penalises the distance of all weights to their start."""
 
     kind: Literal["l2_start"]
     alpha: NonNegative
@@ -221,51 +221,51 @@ Regularizer = Annotated[NoRegularizer | L2Sp | L2Start, Field(discriminator="kin
 
 
 class NoAveraging(Strict):
-    """The weights as training leaves them."""
+    """No averaging."""
 
     kind: Literal["none"]
 
 
 class Ema(Strict):
-    """An exponential moving average of the weights, step by step."""
+    """Exponential moving average of the weights over steps."""
 
     kind: Literal["ema"]
     decay: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the average that a step keeps."""
+    """Decay of the average per step."""
     warmup: bool
-    """The decay rises from 2/11 to `decay`, counted from the step at which a tensor thaws."""
+    """Whether the decay rises from 2/11 to `decay`, from the step at which a tensor is unfrozen."""
 
 
 class Swa(Strict):
-    """The mean of the weights at the ends of the run's last epochs."""
+    """Stochastic weight averaging: the mean of the weights at the end of the last epochs."""
 
     kind: Literal["swa"]
     start: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the epochs after which weights are averaged."""
+    """Share of the epochs before averaging starts."""
 
 
 class WiseFt(Strict):
-    """A point between the start and the fine-tuned weights, chosen on validation."""
+    """WiSE-FT: interpolation between initial and fine-tuned weights, chosen on validation."""
 
     kind: Literal["wise_ft"]
     alphas: Annotated[list[Probability], Field(min_length=1)]
-    """Shares of the fine-tuned weights that are tried: 0 is the start, 1 the end."""
+    """Candidate shares of the fine-tuned weights: 0 is the initial weights, 1 the fine-tuned ones."""
 
 
 Averaging = Annotated[NoAveraging | Ema | Swa | WiseFt, Field(discriminator="kind")]
 
 
 class AutoFeatures(Strict):
-    """Frozen layers run once where nothing below them changes; their output is kept and shared."""
+    """Cache the output of frozen layers below the split point, and share it between runs."""
 
     kind: Literal["auto"]
     views: Annotated[int, Field(ge=1)] | None
-    """With `augment`: draw so many of each training image, once, and train on them in turn; null: draw anew
-    at each step, for which the frozen layers have to run."""
+    """With `augment`: number of augmented views per training image, cached and used in turn; null: new
+    augmentation at each step, without a cache."""
 
 
 class NoFeatures(Strict):
-    """The whole network runs at every step."""
+    """No cache: the whole network runs at every step."""
 
     kind: Literal["off"]
 
@@ -274,28 +274,28 @@ Features = Annotated[AutoFeatures | NoFeatures, Field(discriminator="kind")]
 
 
 class Trainer(Strict):
-    """How long, on what, how exact."""
+    """Training length, device, threads and precision."""
 
     epochs: Annotated[int, Field(ge=1)]
-    """Passes over the training images, all phases together."""
+    """Passes over the training images, of all phases together."""
     batch_size: Annotated[int, Field(ge=1)]
-    """Images an optimizer step."""
+    """Images per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)]
-    """Images a forward pass of validation and test; does not change results beyond rounding."""
+    """Images per forward pass on validation and test; changes results by rounding only."""
     steps_per_execution: Annotated[int, Field(ge=1)] | None
-    """Optimizer steps between two looks at the clock, the resume point and the signals; null: as many as take
-    50 ms. Does not change results."""
+    """Optimizer steps between checks for checkpoints and signals; null: as many as take 50 ms. Results do
+    not depend on it."""
     compile: bool
-    """Let torch.compile translate passes of the whole network: minutes at first, worth it on a GPU alone."""
+    """Compile the whole network with torch.compile: takes minutes at the start, pays off only on a GPU."""
     threads: Annotated[int, Field(ge=1, le=1024)]
-    """CPU threads; part of the result's bytes, so pinned and recorded. By default conf/ gives as many as fit
-    the model: one for an mlp, whose steps are too small to share, the machine's physical cores for others."""
+    """CPU threads; they influence rounding, so they are fixed and recorded. The default in conf/ is one for
+    an mlp, whose steps are too small to share, and the machine's physical cores for others."""
     sampling: Literal["shuffle", "balanced"]
-    """shuffle: an epoch sees every image once; balanced: as many, each drawn from a class drawn first."""
+    """shuffle: every image once per epoch; balanced: as many images, each from a uniformly drawn class."""
     precision: Literal["auto", "fp32", "bf16"]
     """bf16: autocast; weights stay fp32. auto: bf16 where processor and architecture gain by it, which makes
     results differ between processors by more than rounding. Where gradients in bf16 are undefined or don't
     repeat on a CPU, the network trains in fp32 whatever is set here; training.json says why."""
     device: Literal["auto", "cpu", "cuda"]
     monitor: Literal["val/accuracy", "val/loss"]
-    """Chooses the best epoch, whose weights are kept; ties: the lower val/loss, then the earlier epoch."""
+    """Selects the best epoch, whose weights are saved; ties: the lower val/loss, then the earlier epoch."""

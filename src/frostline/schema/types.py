@@ -1,4 +1,4 @@
-"""What fields share: ranges of numbers, and a strict, frozen model."""
+"""Types that fields share: ranges of numbers, and a strict, frozen model."""
 
 from typing import Annotated
 
@@ -13,6 +13,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Strict(BaseModel):
-    """Refuses unknown keys and wrong types; can't be changed once made."""
+    """A model that rejects unknown keys and wrong types, and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -1,4 +1,4 @@
-"""The door: plain data becomes a schema model, or a sentence says which key is wrong and what is allowed."""
+"""Validate plain data: return a schema model, or raise an error with the key and what is allowed."""
 
 import types
 from collections.abc import Iterable, Sequence
@@ -18,21 +18,21 @@ ACCUMULATED = (
 UNSUPPORTED = dict.fromkeys(
     ("accumulate", "accumulate_grad_batches", "grad_accumulation", "gradient_accumulation_steps"), ACCUMULATED
 )
-"""Keys that users of other tools look for → what to do instead."""
+"""{key of other tools: what to do instead}."""
 REASONS = {"model_type": "must be keys with values", "too_short": "must have at least one item"}
-"""Plainer words for some of pydantic's types of error."""
+"""Plainer texts for some error types of pydantic."""
 
 
 def validated(model: type[Model], data: Any, where: str = "") -> Model:
     """Return `data` as a `model`.
 
     Args:
-        model: what the data must be.
+        model: the schema.
         data: plain dictionaries, lists and scalars.
-        where: what to call the whole in an error, such as a file's name; empty for configs composed by Hydra.
+        where: a prefix for errors, such as a file's name; empty for configs composed by Hydra.
 
     Raises:
-        FrostlineError: it is not; the sentence names the key's path, what was found and what is allowed.
+        FrostlineError: the data is invalid; the sentence names the key, the value found and what is allowed.
     """
     try:
         return model.model_validate(data)
@@ -74,12 +74,12 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
 
 
 def unknown_key(key: str, name: str, names: Iterable[str]) -> str:
-    """Say that there is no such key, and which there are or what to do instead.
+    """Return a sentence for an unknown key: what is allowed, or what to do instead.
 
     Args:
         key: the whole key.
-        name: its part that is unknown, spelled as in `names`.
-        names: those that are allowed.
+        name: its unknown part, in the form of `names`.
+        names: allowed names.
     """
     if instead := UNSUPPORTED.get(key.rpartition(".")[2]):
         return f"{key}: {instead}"
@@ -89,10 +89,10 @@ def unknown_key(key: str, name: str, names: Iterable[str]) -> str:
 def _locate(
     model: type[BaseModel], location: Sequence[int | str]
 ) -> tuple[list[str], type[BaseModel] | None, FieldInfo | None]:
-    """Follow pydantic's location: the keys as a user wrote them, the last one's model, its field if any.
+    """Resolve pydantic's location into the user's keys, the model of the last one, and its field if any.
 
-    Pydantic puts the chosen member of a union between the keys; those steps are left out, and a union without
-    a discriminator ends the walk, since its members' complaints mean nothing one by one.
+    Pydantic inserts the member of a union between keys; these steps are skipped. A union without a
+    discriminator ends the path, since errors of its members mean nothing one by one.
     """
     path: list[str] = []
     holder: type[BaseModel] | None = model
@@ -126,7 +126,7 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The types that a value may have: unions and annotations taken apart, containers kept."""
+    """Return the types that a value may have, with unions and annotations resolved."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _members(get_args(annotation)[0])
@@ -136,6 +136,6 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _inner(container: Any) -> list[Any]:
-    """The types inside a list or the values of a dictionary."""
+    """Return the types of the items of a list, or of the values of a dictionary."""
     arguments = get_args(container)
     return _members(arguments[-1]) if arguments else []

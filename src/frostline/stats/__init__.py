@@ -1,4 +1,4 @@
-"""What a transfer bought: estimates, intervals, verdicts, and the gate that tests them.
+"""Transfer measures: estimates, intervals, verdicts, and the gate that tests them.
 
 May import `base` and `console`.
 """

@@ -1,4 +1,4 @@
-"""Stop the pipeline, once its results are recorded, when a named metric of report.json is below its bound."""
+"""The gate: fail, after results are recorded, if a metric of report.json is below its bound."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,32 +14,32 @@ from frostline.stats.transfer import BASELINE, Estimate, Gain, TimeToThreshold
 
 @dataclass(frozen=True)
 class Check:
-    """One metric held against its bound."""
+    """One metric compared with its bound."""
 
     metric: str
     """Dotted, as in report.json: ``arms.full.test.accuracy.mean``."""
     bound: float
-    """The least value that passes."""
+    """The minimum that passes."""
     value: float | None
-    """None: the report has no such number."""
+    """None: the report does not have this number."""
     sentence: str
 
     @property
     def passed(self) -> bool:
-        """Whether the value is at its bound or above."""
+        """Whether the value is at least the bound."""
         return self.value is not None and self.value >= self.bound
 
 
 def run(gate: Mapping[str, float], report_json: Path, echo: Callable[[str], None] = print) -> list[Check]:
-    """Hold each metric of `gate` against its bound; a line a metric that passes goes to `echo`.
+    """Compare each metric of `gate` with its bound; metrics that pass are printed by `echo`.
 
     Raises:
-        GateFailed: one is below its bound, or report.json has no such number; a sentence for each that fails.
+        GateFailed: one is below its bound or not in report.json; one sentence per failure.
         FrostlineError: report.json is missing or damaged.
     """
     report = read_json(report_json)
     if not isinstance(report, dict):
-        raise FrostlineError(f"{report_json} is no report: run its stage again, with `dvc repro report`")
+        raise FrostlineError(f"{report_json} is not a report: run its stage again, with `dvc repro report`")
     checks = check(gate, report)
     for passed in (c for c in checks if c.passed):
         echo(passed.sentence)
@@ -49,7 +49,7 @@ def run(gate: Mapping[str, float], report_json: Path, echo: Callable[[str], None
 
 
 def check(gate: Mapping[str, float], report: Mapping[str, Any]) -> list[Check]:
-    """Hold each metric of `gate` against what `report`, the content of report.json, says of it."""
+    """Compare each metric of `gate` with its value in `report`, the content of report.json."""
     arms = report.get("arms", {})
     leaves = dict(_leaves(arms, "arms"))
     checks = [_check(metric, bound, leaves, list(arms)) for metric, bound in sorted(gate.items())]
@@ -63,13 +63,13 @@ def check_names(
     omitted: Mapping[str, str] | None = None,
     reset_heads: Sequence[str] = (),
 ) -> None:
-    """Refuse metrics that no report on `arms` can hold, before anything trains.
+    """Raise an error for metrics that no report on `arms` can have, before anything trains.
 
     Args:
         gate: metric → bound.
-        arms: of the study.
-        omitted: those of them that the study does without, and why.
-        reset_heads: those of them whose head starts anew, so that they have no jumpstart.
+        arms: the arms of the study.
+        omitted: omitted arms, and why.
+        reset_heads: arms whose head is reset, which have no jumpstart.
 
     Raises:
         FrostlineError: a name is unknown; the sentence gives the nearest ones.
@@ -80,14 +80,14 @@ def check_names(
             raise FrostlineError(sentence)
         if any(metric.startswith(f"arms.{arm}.jumpstart.") for arm in reset_heads):
             raise FrostlineError(
-                f"gate: {metric} has no value, since the head of this arm starts anew; gate another metric"
+                f"gate: {metric} has no value, since the head of this arm is reset; gate another metric"
             )
         if metric not in names:
             raise FrostlineError(f"gate: {metric} {_unknown(metric, names, arms)}")
 
 
 def metric_names(arms: Sequence[str]) -> list[str]:
-    """Return the names of all numbers that a report on `arms` can hold, as a gate may name them."""
+    """Return the names of all metrics that a report on `arms` can have."""
     estimate, gain, reach = (_fields(kind) for kind in (Estimate, Gain, TimeToThreshold))
     of_any = {
         **{f"test.{metric}": estimate for metric in METRICS},
@@ -130,19 +130,19 @@ def _check(metric: str, bound: float, leaves: Mapping[str, Any], arms: Sequence[
 
 
 def _omitted(metric: str, omitted: Mapping[str, str]) -> str:
-    """Say that a metric is of an arm that the study does without; empty: it is not."""
+    """Return a sentence if a metric belongs to an omitted arm, else an empty string."""
     for arm, reason in omitted.items():
         if metric.startswith(f"arms.{arm}."):
-            return f"gate: {metric} is of an arm that is omitted, since {reason}; gate another arm"
+            return f"gate: {metric} belongs to an arm that is omitted, since {reason}; gate another arm"
     return ""
 
 
 def _unknown(metric: str, names: Iterable[str], arms: Sequence[str]) -> str:
-    """Say what is wrong with a name: its arm, or else the rest of it."""
+    """Return a clause for an unknown name: its arm, else the rest of it."""
     arm = metric.removeprefix("arms.").partition(".")[0]
     if not any(metric.startswith(f"arms.{known}.") for known in arms):
         return f"names no arm of the study, as in arms.ARM.test.accuracy.mean; {allowed(arm, arms)}"
-    return f"is no metric of the report; {allowed(metric, names)}"
+    return f"is not a metric of the report; {allowed(metric, names)}"
 
 
 def _leaves(node: Any, path: str) -> list[tuple[str, Any]]:

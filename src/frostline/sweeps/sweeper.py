@@ -168,7 +168,7 @@ def _run_in_batches(job: SweepTask, plan: Plan, study: Study) -> None:
         ]
         # If another sweep is writing to one of the folders, each trial waits for its own folder instead.
         with suppress(ResourceLocked):
-            job.at_once(jobs, lambda number, done: _add(study, missing[number], done))
+            job.run_batched(jobs, lambda number, done: _add(study, missing[number], done))
         study.enqueue_missing()  # before another command looks for missing points
 
 
@@ -301,7 +301,7 @@ def _result(trial: Trial) -> Any:
         case "pruned":
             return standalone.Stopped(label)
     broke_down = str(attributes.get("kind", "")).startswith(
-        (TrainingFailed.__name__, OutOfResources.__name__)
+        (TrainingFailed.__name__, OutOfResources.__name__, "OutOfRoom")  # its name in older studies
     )
     kind = TrainingFailed if broke_down else FrostlineError
     return FailedJob(label, kind(attributes.get("reason", "")))

@@ -191,7 +191,8 @@ def test_images_are_listed_and_not_read(folders):
         (
             "gate: {arms.zero_shot.test.accuracy.mean: 0.1}\n",
             ["scratch", "zero_shot"],
-            "params.yaml: gate: arms.zero_shot.test.accuracy.mean is of an arm that is omitted, since the",
+            "params.yaml: gate: arms.zero_shot.test.accuracy.mean belongs to an arm that is omitted,"
+            " since the",
         ),
         (
             "gate: {arms.full.jumpstart.mean: 0.1}\n",

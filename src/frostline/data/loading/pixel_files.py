@@ -101,7 +101,7 @@ def open_or_make(
     if not is_writable(path.parent):
         return _mapped(path, shape, make) or _unsaved(path, shape, make, make_all())
     with exclusive(path.with_suffix(".lock")):
-        remove_leftovers(path.parent, held=path.stem)
+        remove_leftovers(path.parent, locked_key=path.stem)
         whole = _mapped(path, shape, make)
         if whole is None:
             _write(path, shape, make_all())
