@@ -77,7 +77,7 @@ def test_a_gate_on_test_names_what_there_is(study):
         Report(study="t", arms=ARMS, seeds=SEEDS, monitor="val/accuracy", gate={}), study, study / "report"
     )
     with pytest.raises(
-        gate.GateFailed, match=r"test\.accuracy\.mean is no metric .* 'arms\.full\.val\.accuracy"
+        gate.GateFailed, match=r"test\.accuracy\.mean is not a metric .* 'arms\.full\.val\.accuracy"
     ):
         gate.run({"arms.full.test.accuracy.mean": 0.5}, study / "report/report.json")
 

@@ -76,7 +76,7 @@ def _sweep(arguments: argparse.Namespace, stage: str) -> None:
     from frostline.pipeline.standalone import Job
     from frostline.probing import batched_finetune
 
-    at_once = {"at_once": batched_finetune.finetune} if stage == "finetune" else {}
+    at_once = {"run_batched": batched_finetune.finetune} if stage == "finetune" else {}
     overrides = options.overrides_with_out(arguments)
     with signals.interruptible():  # A launcher has workers to end.
         jobs = compose.multirun(overrides, Job(stage, arguments.force), **at_once, fresh=arguments.fresh)

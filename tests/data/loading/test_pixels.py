@@ -411,7 +411,7 @@ def test_memory_stays_constant_while_pixels_are_written(tmp_path):
     prepare.run(image_folder(root), tmp_path / "out")
     script = (
         "import resource, sys; from pathlib import Path; from dataclasses import replace; import torch\n"
-        "from frostline.data import pixels; from frostline.data.prepared.index import Index\n"
+        "from frostline.data.loading import pixels; from frostline.data.prepared.index import Index\n"
         "from tests.data.loading.test_pixels import SPEC; from tests.data.trees import image_folder\n"
         "root, out, scratch = map(Path, sys.argv[1:]); index = Index.read(out); pixels.IN_MEMORY = 1\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
