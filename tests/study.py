@@ -54,9 +54,11 @@ def clone(root: Path, without: Sequence[str] = ARMS_LEFT_OUT) -> Path:
     replace(root / "params.yaml", "experiment: mnist_to_digits", "experiment: tiny")
     pipeline = (root / "dvc.yaml").read_text()
     for arm in without:
-        pipeline = pipeline.replace(f" {arm} ", " ")
-        kept = (line for line in pipeline.splitlines() if arm not in line)
-        pipeline = "\n".join(kept) + "\n"
+        lines = [
+            f"{line} ".replace(f" {arm} ", " ").rstrip() if "--arms" in line else line
+            for line in pipeline.splitlines()
+        ]
+        pipeline = "".join(f"{line}\n" for line in lines if arm not in line)
     (root / "dvc.yaml").write_text(pipeline)
     (root.parent / ".gitconfig").write_text("[user]\nname = a\nemail = a@b\n")
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
