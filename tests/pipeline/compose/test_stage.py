@@ -197,7 +197,7 @@ def test_images_are_listed_and_not_read(folders):
         (
             "gate: {arms.full.jumpstart.mean: 0.1}\n",
             ARMS,
-            "params.yaml: gate: arms.full.jumpstart.mean has no value, since the head of this arm starts",
+            "params.yaml: gate: arms.full.jumpstart.mean has no value, since the head of this arm is reset",
         ),
         (
             "weights: {head: keep}\n",
