@@ -283,7 +283,8 @@ def test_a_run_is_created_once(place, fault, message):
     assert err == ""
     assert place.runs() == WHOLE
     assert place.count("active") == 2
-    assert place.count("deleted") == (fault == "holding")
+    # The next try finds the run, or has made another by the time that it appears, which is then deleted.
+    assert place.count("deleted") <= (fault == "holding")
 
 
 def test_two_syncs_at_once_deliver_once(place):
