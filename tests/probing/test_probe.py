@@ -302,18 +302,18 @@ def test_another_sweep_runs_job_by_job_and_says_why(frostline, words, why):
 
 @pytest.mark.slow
 def test_a_sweep_of_heads_that_is_killed_resumes_with_the_missing_ones(frostline, place, monkeypatch):
-    """Killed after its second run was left, which is a run's as it would be undisturbed."""
+    """Killed after its second run was written, which is as it would be undisturbed."""
     expected = frostline("finetune", *SWEEP, "out=whole", "sweep.name=whole")
-    left, killed = together._leave, []
+    write_run, written = together._write_run, []
 
-    def leave(*given):
-        if len(killed) == 2:
+    def write(*arguments):
+        if len(written) == 2:
             raise KeyboardInterrupt
-        killed.append(left(*given))
-        return killed[-1]
+        written.append(write_run(*arguments))
+        return written[-1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(together, "_leave", leave)
+        patched.setattr(together, "_write_run", write)
         frostline("finetune", *SWEEP, "out=parts", "sweep.name=parts", status=130)
     there = {path: path.stat().st_mtime_ns for path in (place / "parts").rglob("weights.safetensors")}
     assert len(there) == 2
