@@ -42,14 +42,8 @@ def table(comparison: Comparison) -> Table:
 
 def markdown(comparison: Comparison) -> str:
     """Return the table and the notes in Markdown."""
-    lines = [[words.markdown(text) for text in row] for row in [headers(comparison), *cells(comparison)]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    rows = [
-        f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths, strict=True))} |"
-        for row in lines
-    ]
-    return "\n".join([*rows, "", *map(words.markdown, notes(comparison)), ""])
+    table = words.markdown_table([headers(comparison), *cells(comparison)])
+    return "\n".join([table, *map(words.markdown, notes(comparison)), ""])
 
 
 def csv(comparison: Comparison) -> str:

@@ -71,18 +71,12 @@ def arm_rows(summary: Summary) -> list[Row]:
 
 
 def markdown_table(summary: Summary) -> str:
-    """Return the main table in Markdown, its columns aligned for those who read it in a terminal."""
-    lines = [list(headers(summary))] + [
+    """Return the main table in Markdown."""
+    rows = [
         [row.arm, *(f"{c.text} ({c.detail})" if c.detail else c.text for c in row.cells)]
         for row in arm_rows(summary)
     ]
-    lines = [[words.markdown(text) for text in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "".join(
-        f"| {' | '.join(text.ljust(width) for text, width in zip(line, widths, strict=True))} |\n"
-        for line in lines
-    )
+    return words.markdown_table([headers(summary), *rows])
 
 
 def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:

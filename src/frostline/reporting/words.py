@@ -1,6 +1,7 @@
 """Numbers and verdicts as text, the same in the page, the Markdown and the plots."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
 
@@ -13,6 +14,21 @@ def markdown(text: str) -> str:
     """Return `text` escaped for Markdown, table cells included: no links, tags, code or newlines."""
     escaped = re.sub(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])", r"\\\g<0>", text)
     return re.sub(r"[\r\n]+", " ", escaped)
+
+
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are aligned, for those who read it in a terminal.
+
+    Args:
+        rows: the header and the rows below it, of equal lengths; their cells are escaped.
+    """
+    lines = [[markdown(text) for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "".join(
+        f"| {' | '.join(text.ljust(width) for text, width in zip(line, widths, strict=True))} |\n"
+        for line in lines
+    )
 
 
 def percent(share: float) -> str:
