@@ -159,6 +159,40 @@ print(time.monotonic() - begun)
     )
 
 
+def test_requests_are_counted_whatever_their_body(tmp_path):
+    code = """
+import http.server, threading, requests
+from frostline.tracking.recorder import RequestCounter
+
+class Server(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *words):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+counter, counts = RequestCounter(), []
+with requests.Session() as session:
+    address = f"http://127.0.0.1:{server.server_port}"
+    for body in (None, b"x" * 100_000, b"{}"):
+        session.post(address, data=body)
+        counts.append(counter.count)
+    session.get(address, headers={"Content-Length": "0"})
+    print(counts, counter.count)
+"""
+    output, said = program(tmp_path, code).communicate(timeout=100)
+    assert (output, said) == ("[1, 2, 3] 4\n", "")
+
+
 @pytest.mark.slow
 def test_close_waits_for_records_while_there_is_progress_and_for_plots_a_limited_time(tmp_path, no_runs):
     """Each run takes a part of the patience, all of them more than that."""

@@ -150,12 +150,12 @@ def sqlite_uri(path: Path) -> str:
 
 
 def wait_seconds() -> float:
-    """Return how long a finished command waits for a slow MLflow server: FROSTLINE_WAIT, else 2 seconds.
+    """Return how long a finished command waits for a slow MLflow server: FROSTLINE_WAIT, else 0.05 s.
 
     Raises:
         FrostlineError: FROSTLINE_WAIT is no number of seconds.
     """
-    text = os.environ.get("FROSTLINE_WAIT") or "2"
+    text = os.environ.get("FROSTLINE_WAIT") or "0.05"
     with suppress(ValueError):
         if (seconds := float(text)) >= 0:
             return seconds

@@ -5,6 +5,7 @@ standard input.
 """
 
 import os
+import re
 import select
 import signal
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from frostline.base import project
 from frostline.console import terminal
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 45.0
 """How long a finished command waits for a store on this machine to take its next record."""
-GRACE_SHARE = 0.01
-"""Share of its run time that a finished command waits for a slow server; at least `project.wait_seconds`."""
-FAST_RECORDS_PER_SECOND = 10.0
-"""A server that takes more is waited for."""
+GRACE_SHARE = 0.005
+"""Share of its run time that a finished command waits for a slow server; at least `project.wait_seconds`.
+With the time that ending takes, a command of ten seconds or more waits for less than 1 % of its run time."""
+REQUEST_SECONDS = 0.05
+"""A server that takes less time for a request, on average since the end of the command, is waited for."""
+REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1")
 PLOT_CPU_SECONDS = 5.0
 """CPU time spent on plots after everything else is recorded."""
 NICENESS = 10
@@ -58,6 +61,7 @@ class Listener:
         self._stream = stream
         self.owner = _line(stream)
         self.news = threading.Event()
+        self.closed = threading.Event()
         self.closed_at: float | None = None
         """When the owner closed the pipe."""
         self._loads: dict[tuple[Path, int], tuple[MachineLoad, Iterator[int]]] = {}
@@ -75,6 +79,7 @@ class Listener:
             time.sleep(PAUSE_SECONDS)
         self._read_journals()
         self.closed_at = time.monotonic()
+        self.closed.set()
         self.news.set()
 
     def has_unread(self, path: Path) -> bool:
@@ -127,6 +132,19 @@ def _trains(about: RunInfo) -> bool:
     return about.context == "training" and not about.late
 
 
+class RequestCounter:
+    """Counts the HTTP requests of this process, through Python's audit events; it can't be stopped."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "http.client.send":  # a request line with its header; a body is sent by itself
+            _, content = arguments
+            self.count += isinstance(content, bytes) and REQUEST_LINE.match(content) is not None
+
+
 class Watchdog:
     """Ends this process if the store is too slow; the journal keeps what is not recorded.
 
@@ -137,6 +155,7 @@ class Watchdog:
 
     def __init__(self, listener: Listener, deliverer: "Deliverer") -> None:
         self._listener, self._deliverer = listener, deliverer
+        self._requests = RequestCounter()
         self._begun = time.monotonic()
         self.failing: str | None = None
         """The reason why the store can't record; None: it can."""
@@ -147,23 +166,26 @@ class Watchdog:
     def watch(self) -> None:
         """Watch the delivery until this process ends."""
         before, waited, failed = 0, 0.0, 0.0
-        now = time.monotonic()
+        now, cpu = time.monotonic(), time.process_time()
         while True:
             time.sleep(PAUSE_SECONDS)
             passed, now = time.monotonic() - now, time.monotonic()
+            own, cpu = time.process_time() - cpu, time.process_time()
             failed = failed + passed if self.failing else 0.0
             closed_at = self._listener.closed_at
             if closed_at is None:
-                before = self._deliverer.delivered
+                before = self._requests.count
                 if failed > WARN_SECONDS and not self._warned:
                     journal.warn_pending(f"{self.failing}; training continues")
                     self._warned = True
                 continue
-            waited += 0.0 if self._deliverer.drawing else passed
+            if not self._deliverer.drawing:
+                waited += max(0.0, passed - own)  # what this process computes is not the server's delay
             grace = max(project.wait_seconds(), GRACE_SHARE * (closed_at - self._begun))
             if self.transient and self._local:
                 grace = PATIENCE_SECONDS
-            slow = not self._local and self._deliverer.delivered - before < FAST_RECORDS_PER_SECOND * waited
+            requests = self._requests.count - before
+            slow = not self._local and waited > REQUEST_SECONDS * (requests + 1)
             if waited > grace and (slow or self.failing):
                 self.give_up()
 
@@ -207,7 +229,10 @@ def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
                 progress()
         except Unreachable as error:
             watchdog.transient, watchdog.failing = error.transient, str(error)
-            time.sleep(RETRY_SECONDS if listener.closed_at else pause)
+            if ended:
+                time.sleep(RETRY_SECONDS)
+            elif listener.closed.wait(pause):
+                watchdog.failing = None  # one attempt more: the server may be back
             pause = min(pause * RETRY_FACTOR, LAST_RETRY_SECONDS)
             continue
         watchdog.failing, pause = None, RETRY_SECONDS

@@ -10,6 +10,8 @@ from frostline.training.garbage import uncollected
 
 PATIENCE_SECONDS = 10.0
 """How long `sync` retries a store that fails."""
+READ_PATIENCE_SECONDS = 2.0
+"""The same before a command that reads the store, at least."""
 RETRY_SECONDS, RETRY_FACTOR = 0.25, 2.0
 
 
@@ -43,7 +45,7 @@ def run() -> None:
 def deliver_pending() -> None:
     """Deliver the pending records before a command reads the store, or warn that it does not see them."""
     if any(item.here and not item.live for item in journal.pending()):
-        _, reason = _deliver(project.wait_seconds())
+        _, reason = _deliver(max(project.wait_seconds(), READ_PATIENCE_SECONDS))
         if reason:
             journal.warn_pending(reason)
 
