@@ -31,7 +31,7 @@ def test_the_guide(photo_run, no_runs, tmp_path, monkeypatch):
     for words in COMMANDS:
         if "onnx" not in words:  # as long as all others; see test_exporting.py
             assert cli.main([known.get(word, word) for word in words]) == 0, words
-    assert all(Path(name).is_file() for name in ("predictions.csv", "model.pt", "model.safetensors"))
+    assert all(Path(name).is_file() for name in ("predictions.csv", "model.pt2", "model.safetensors"))
     exec(PYTHON, found := {})
     assert found["model"].metadata.metadata["classes"] == ["cat", "dog & más"]
     found["mlflow"].set_tracking_uri("")

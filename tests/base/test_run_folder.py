@@ -61,7 +61,7 @@ def test_damaged_weights_are_noticed_by_every_reader(run, kind, capsys, tmp_path
     readers = [
         ["evaluate", run],
         ["predict", run, photo(run, "cat")],
-        ["export", run, "--format", "torchscript", "--out", tmp_path / "network.pt"],
+        ["export", run, "--format", "pt2", "--out", tmp_path / "network.pt2"],
         ["register", run, "--name", "photos"],
     ]
     sentence = "weights.safetensors is missing" if kind == "deleted" else "is damaged or was replaced"

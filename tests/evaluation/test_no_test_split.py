@@ -104,7 +104,7 @@ def test_the_commands_tell_of_validation(shell):
     assert "warning" not in err
     assert shell("evaluate", "run")[0].startswith("run: val accuracy ")
     assert shell("predict", "run", "photos/val/cat")[0].count("\n") == 7
-    shell("export", "run", "--format", "torchscript", "--out", "exported.pt")
+    shell("export", "run", "--format", "pt2", "--out", "exported.pt2")
     # Heads that are trained at once, and runs one after the other.
     heads = ["finetune", "-m", *PHOTOS, "freeze=linear_probe", "optimizer.lr=0.1,0.01,0.001"]
     for words in (heads, ["finetune", "-m", *PHOTOS, "trainer.batch_size=4,8"]):

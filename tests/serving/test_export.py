@@ -1,7 +1,6 @@
 """Exported files give what the network gives, and what does not is not left."""
 
 import json
-import warnings
 
 import pytest
 import torch
@@ -18,17 +17,15 @@ def found(photo_run):
     return trained_run.TrainedRun.read(photo_run)
 
 
-def test_torchscript_takes_any_number_of_images(photo_run, found, tmp_path, capsys):
-    out = tmp_path / "new" / "model.pt"
-    assert cli.main(["export", str(photo_run), "--format", "torchscript", "--out", str(out)]) == 0
+def test_pt2_takes_any_number_of_images(photo_run, found, tmp_path, capsys):
+    out = tmp_path / "new" / "model.pt2"
+    assert cli.main(["export", str(photo_run), "--format", "pt2", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{out}: ")
     assert said.endswith(" at most, on 16 of its images\n")
     images, _ = found.images(5)
     files = {"frostline.json": ""}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is on its way out
-        theirs = torch.jit.load(out, _extra_files=files)
+    theirs = torch.export.load(out, extra_files=files).module()
     with torch.no_grad():
         ours = found.served()(images)
         for count in (5, 1):
@@ -37,6 +34,13 @@ def test_torchscript_takes_any_number_of_images(photo_run, found, tmp_path, caps
     assert about["classes"] == ["cat", "dog & más"]
     assert about["input"]["size"] == 16
     assert about["weights_sha256"] == found.sha256
+
+
+def test_torchscript_is_refused_with_what_to_use_instead(photo_run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", str(photo_run), "--format", "torchscript", "--out", str(tmp_path / "model.pt")])
+    assert ended.value.code == 2
+    assert "torchscript is deprecated by torch; write pt2 or onnx instead" in capsys.readouterr().err
 
 
 def test_onnx_takes_any_number_of_images(photo_run, found, tmp_path):
@@ -69,11 +73,9 @@ def test_what_gives_something_else_is_not_written(photo_run, found, tmp_path, mo
         return normalised(self, images) + 0.01 * torch.rand(1)
 
     monkeypatch.setattr(exporting.Served, "forward", noisy)
-    (tmp_path / "model.pt").write_text("the one before")
-    with pytest.raises(
-        FrostlineError, match=r"^--format: as torchscript the network's probabilities differ by "
-    ):
-        exporting.run(found, "torchscript", tmp_path / "model.pt")
+    (tmp_path / "model.pt2").write_text("the one before")
+    with pytest.raises(FrostlineError, match=r"^--format: as pt2 the network's probabilities differ by "):
+        exporting.run(found, "pt2", tmp_path / "model.pt2")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the one before"]
 
 

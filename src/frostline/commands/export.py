@@ -9,12 +9,12 @@ from frostline.commands import options
 EPILOG = f"""\
 examples:
   frostline export runs/finetune/NAME --format onnx --out model.onnx
-  frostline export models:/digits@champion --format torchscript --out model.pt
+  frostline export models:/digits@champion --format pt2 --out model.pt2
 
 {options.RUN_HELP}
 
-onnx and torchscript: (N, channels, size, size) uint8 images in, any number, (N, classes) probabilities out;
-size, resizing and class names are in the file's metadata, under "frostline". onnx needs frostline[onnx].
+onnx, and pt2 of torch.export: (N, channels, size, size) uint8 images in, any number, (N, classes) probabilities
+out; size, resizing and class names are in the file's metadata, under "frostline". onnx needs frostline[onnx].
 safetensors: only the weights, under timm's names. The written file is read again, its outputs are compared
 with the network's on test images, and it is removed if they differ."""
 
@@ -26,8 +26,16 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "run", metavar="RUN", help="such as models:/digits@champion or a run's folder; see below"
     )
-    parser.add_argument("--format", choices=["torchscript", "onnx", "safetensors"], required=True)
+    parser.add_argument(
+        "--format", type=_not_torchscript, choices=["onnx", "pt2", "safetensors"], required=True
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+
+
+def _not_torchscript(form: str) -> str:
+    if form == "torchscript":
+        raise argparse.ArgumentTypeError("torchscript is deprecated by torch; write pt2 or onnx instead")
+    return form
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -19,11 +19,12 @@ from frostline.runs.trained_run import TrainedRun
 from frostline.runs.wrapper import TOLERANCE, TRACED, Predictor, Served, largest_difference
 from frostline.training.inference import network_with
 
-FORMATS = {"torchscript": ".pt", "onnx": ".onnx", "safetensors": ".safetensors"}
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 """Format → file suffix."""
 CHECKED = 64
 """Images that the exported network is tested on, as one batch and one alone."""
 INPUT, OUTPUT = "images", "probabilities"
+ANY_BATCH = ({0: torch.export.Dim("batch", min=1)},)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
         _need_onnx()
     served = trained.served()
     images, tried_on = trained.images(CHECKED)
-    write = {"torchscript": _torchscript, "onnx": _onnx, "safetensors": _safetensors}[form]
+    write = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}[form]
     with tempfile.TemporaryDirectory(prefix="frostline-") as folder, torch.no_grad():
         file = Path(folder, f"model{FORMATS[form]}")
         with warnings.catch_warnings():
@@ -85,22 +86,15 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
     return Exported(out, difference, tried_on)
 
 
-def _torchscript(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
-    traced = torch.jit.trace(served, example, check_trace=False)
-    torch.jit.save(traced, str(file), _extra_files={f"{METADATA}.json": json.dumps(trained.about())})
-    return torch.jit.load(str(file))
-
-
 def _onnx(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
     import onnxruntime
 
-    batch = torch.export.Dim("batch", min=1)
     program = torch.onnx.export(
         served,
         (example,),
         input_names=[INPUT],
         output_names=[OUTPUT],
-        dynamic_shapes=({0: batch},),
+        dynamic_shapes=ANY_BATCH,
         dynamo=True,
         verbose=False,
     )
@@ -109,6 +103,12 @@ def _onnx(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> P
     program.save(str(file), external_data=False)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+
+
+def _pt2(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
+    program = torch.export.export(served, (example,), dynamic_shapes=ANY_BATCH)
+    torch.export.save(program, file, extra_files={f"{METADATA}.json": json.dumps(trained.about())})
+    return torch.export.load(file).module()
 
 
 def _safetensors(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
@@ -123,5 +123,5 @@ def _need_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
             raise FrostlineError(
-                f"--format: onnx needs the package {name}; install frostline[onnx], or choose torchscript"
+                f"--format: onnx needs the package {name}; install frostline[onnx], or choose pt2"
             )
