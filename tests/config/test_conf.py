@@ -20,7 +20,7 @@ LAUNCHERS = set(CONF.glob("hydra/launcher/*.yaml"))
 FILES = sorted(path.relative_to(CONF).as_posix() for path in {*CONF.rglob("*.yaml")} - BESTS - LAUNCHERS)
 OPTIONS = [name.removesuffix(".yaml") for name in FILES if name != "config.yaml"]
 COUNTS = {
-    "adapter": 4,
+    "adapter": 2,
     "augment": 4,
     "averaging": 4,
     "features": 2,

@@ -13,8 +13,9 @@ examples:
 
 {options.RUN_HELP}
 
-onnx, and pt2 of torch.export: (N, channels, size, size) uint8 images in, any number, (N, classes) probabilities
-out; size, resizing and class names are in the file's metadata, under "frostline". onnx needs frostline[onnx].
+onnx, and pt2 of torch.export: (N, channels, size, size) uint8 images in, any number, (N, classes)
+probabilities out; size, resizing and class names are in the file's metadata, under "frostline". onnx needs
+frostline[onnx].
 safetensors: only the weights, under timm's names. The written file is read again, its outputs are compared
 with the network's on test images, and it is removed if they differ."""
 

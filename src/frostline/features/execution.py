@@ -148,9 +148,7 @@ def _execution_of(
     network: nn.Module, precision: Literal["auto", "fp32", "bf16"], device: torch.device
 ) -> Execution:
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    # peft's DoRA looks at weights in a way that takes them plane by plane.
-    adapted = any(type(module).__module__.startswith("peft.") for module in network.modules())
-    spread = sum(max(module.kernel_size) > 1 for module in convolutions) > 1 and not adapted
+    spread = sum(max(module.kernel_size) > 1 for module in convolutions) > 1
     if precision != "auto":
         return Execution(precision, precision, channels_last=spread)
     fast = bool(convolutions) and has_bf16(device)

@@ -1,11 +1,13 @@
-"""Low-rank adapters (peft) in a timm backbone: small matrices train, the backbone stays frozen."""
+"""Low-rank adapters (Hu et al. 2022) in a timm backbone: small matrices train, the backbone stays frozen."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from frostline import schema
@@ -14,10 +16,49 @@ from frostline.console.errors import FrostlineError
 from frostline.freezing.layers import Layers, layers_of
 from frostline.freezing.plan import FreezePlan
 
-OWN = (".lora_", ".hada_")
-"""Parts of names that only peft's tensors have."""
+OWN = ".lora_"
+"""Part of names that only the tensors of adapters have."""
 BASE = ".base_layer."
 """Part of the names of a layer's own tensors when it has an adapter."""
+LAYERS = (nn.Linear, nn.Conv2d, Conv2dSame)
+"""Types of layers that can have an adapter. Not subclasses: they may use their weights in another way."""
+
+
+class LowRank(nn.Module):
+    """A layer with an adapter: ``base(x) + (α/r)·B·A·x`` (Hu et al. 2022, eq. 3).
+
+    A convolution's A has the kernel, stride and padding of the layer, and B is 1×1.
+    """
+
+    lora_a: nn.Linear | nn.Conv2d
+    lora_b: nn.Linear | nn.Conv2d
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, config: schema.Lora) -> None:
+        super().__init__()
+        self.base_layer, self.scale = base, config.alpha / config.rank
+        self.dropout = nn.Dropout(config.dropout)
+        if isinstance(base, nn.Conv2d):
+            shape: Any = {
+                name: getattr(base, name) for name in ("kernel_size", "stride", "padding", "dilation")
+            }
+            self.lora_a = type(base)(base.in_channels, config.rank, **shape, bias=False)
+            self.lora_b = nn.Conv2d(config.rank, base.out_channels, 1, bias=False)
+        else:
+            self.lora_a = nn.Linear(base.in_features, config.rank, bias=False)
+            self.lora_b = nn.Linear(config.rank, base.out_features, bias=False)
+        nn.init.kaiming_uniform_(self.lora_a.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_b.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output and that of its adapter, added."""
+        result: Tensor = self.base_layer(x) + self.lora_b(self.lora_a(self.dropout(x))) * self.scale
+        return result
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the adapter to the layer's weight."""
+        change = self.lora_b.weight.flatten(1) @ self.lora_a.weight.flatten(1)
+        self.base_layer.weight += change.view_as(self.base_layer.weight) * self.scale
 
 
 def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
@@ -32,7 +73,7 @@ def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
         seed: of the adapters' initial matrices.
 
     Raises:
-        FrostlineError: peft is not installed, the backbone is not timm's, or no layer is selected.
+        FrostlineError: the backbone is not timm's, or no layer is selected.
     """
     config = run.adapter
     if isinstance(config, schema.NoAdapter):
@@ -41,16 +82,11 @@ def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
         raise FrostlineError(
             f"adapter: {config.kind} is for timm's backbones, not {run.backbone.kind}; set adapter=none"
         )
-    try:
-        from peft import inject_adapter_in_model
-    except ModuleNotFoundError:
-        raise FrostlineError(
-            f"adapter: {config.kind} needs the package peft; install frostline[lora], or set adapter=none"
-        ) from None
     targets = _targets(network, config.layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "adapter"))
-        inject_adapter_in_model(_peft_config(config, targets), network)
+        for name, layer in targets:
+            network.set_submodule(name, LowRank(layer, config))
 
 
 def layers_for(run: schema.Run, network: nn.Module) -> Layers:
@@ -58,7 +94,7 @@ def layers_for(run: schema.Run, network: nn.Module) -> Layers:
     layers = layers_of(network)
     if isinstance(run.adapter, schema.NoAdapter):
         return layers
-    own = {name for name in layers.parameters if layers.places[name].head or any(o in name for o in OWN)}
+    own = {name for name in layers.parameters if layers.places[name].head or OWN in name}
     return replace(layers, parameters=frozenset(own))
 
 
@@ -80,49 +116,34 @@ def merged(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     Returns:
         The state dict of the network without adapters, on the CPU.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     network = copy.deepcopy(network).cpu()
     network.load_state_dict(state)
     for module in network.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, LowRank):
             module.merge()
     return {
         name.replace(BASE, "."): tensor.detach().contiguous()
         for name, tensor in network.state_dict().items()
-        if not any(own in name for own in OWN)
+        if OWN not in name
     }
 
 
-def _targets(network: nn.Module, pattern: str) -> list[str]:
+def _targets(network: nn.Module, pattern: str) -> list[tuple[str, Any]]:
     layers = layers_of(network)
     try:
         meant = layers.match(pattern)
     except FrostlineError as error:
         raise FrostlineError(f"adapter.layers: {error}") from None
     targets = [
-        name
+        (name, module)
         for name, module in network.named_modules()
         if f"{name}.weight" in meant
         and not layers.places[f"{name}.weight"].head
-        and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
+        and type(module) in LAYERS
+        and getattr(module, "groups", 1) == 1
     ]
     if not targets:
         raise FrostlineError(
             f"adapter.layers: {pattern!r} matches no linear or convolutional layer below the head; widen it"
         )
     return targets
-
-
-def _peft_config(config: schema.Lora | schema.Dora | schema.Loha, targets: list[str]) -> Any:
-    from peft import LoHaConfig, LoraConfig
-
-    if isinstance(config, schema.Loha):
-        return LoHaConfig(r=config.rank, alpha=config.alpha, target_modules=targets)
-    return LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        use_dora=isinstance(config, schema.Dora),
-        target_modules=targets,
-    )

@@ -159,38 +159,21 @@ class NoAdapter(Strict):
     kind: Literal["none"]
 
 
-class _LowRank(Strict):
+class Lora(Strict):
+    """LoRA: low-rank matrices added to each weight, which stays frozen."""
+
+    kind: Literal["lora"]
     rank: Annotated[int, Field(ge=1)]
     """Rank of the matrices whose product is added to a weight."""
     alpha: Annotated[int, Field(ge=1)]
     """The product is scaled by alpha/rank."""
     layers: str
     """Layers with an adapter: a pattern as in freeze.groups, such as "*" or "block:-4..". Never the head."""
-
-
-class Lora(_LowRank):
-    """LoRA: low-rank matrices added to each weight, which stays frozen."""
-
-    kind: Literal["lora"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """Probability that an input of the matrices is dropped while training."""
 
 
-class Dora(_LowRank):
-    """DoRA: LoRA of the direction of a weight, and a trained magnitude."""
-
-    kind: Literal["dora"]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Probability that an input of the matrices is dropped while training."""
-
-
-class Loha(_LowRank):
-    """LoHa: the elementwise product of two low-rank products, added to each weight."""
-
-    kind: Literal["loha"]
-
-
-Adapter = Annotated[NoAdapter | Lora | Dora | Loha, Field(discriminator="kind")]
+Adapter = Annotated[NoAdapter | Lora, Field(discriminator="kind")]
 
 
 class NoRegularizer(Strict):
