@@ -1,0 +1,29 @@
+"""docs/runs.md: its overrides compose, and its environment variables exist."""
+
+import re
+
+import pytest
+
+from frostline.config import compose
+from tests.imports import SRC
+
+GUIDE = (SRC.parent / "docs" / "runs.md").read_text(encoding="utf-8")
+TABLE = GUIDE.partition("| what |")[2].partition("\n\n")[0]
+OVERRIDES = re.findall(r"`([\w.=/@ -]+=[\w.=/@ -]+)`", TABLE)
+
+
+@pytest.mark.parametrize("text", OVERRIDES)
+def test_its_overrides_compose(text):
+    compose.experiment(text.split())
+
+
+def test_it_lists_the_overrides():
+    assert len(OVERRIDES) > 20
+
+
+def test_its_environment_variables_are_read():
+    code = "".join(path.read_text(encoding="utf-8") for path in SRC.rglob("*.py"))
+    names = re.findall(r"^\| `(\w+)", GUIDE.partition("## Environment variables")[2], re.MULTILINE)
+    assert len(names) > 5
+    for name in names:
+        assert name in code, name
