@@ -155,7 +155,7 @@ def test_experiments_change_what_they_name(study):
     output = study.dvc(
         "exp", "run", "-S", "pretrain.optimizer.lr=0.02", "-S", "pretrain.trainer.epochs=3"
     ).stdout
-    # The twin is trained again, since a matrix shares its dependencies; its results are the same, so no more.
+    # The baseline is trained again, since a matrix shares its dependencies; its results stay the same.
     assert ran(output) == {"compose", "pretrain", *TRAINED, *DOWNSTREAM} - {"evaluate@scratch"}
     assert study.resolved("pretrain")["optimizer"]["lr"] == 0.02
     assert study.resolved("pretrain")["trainer"]["epochs"] == 3

@@ -66,7 +66,7 @@ def test_a_study_in_the_terminal(say):
     status, out, err = say("--study", "arms")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "arms: 3 settings, 7 runs"
+    assert lines[0] == "arms: 3 configurations, 7 runs"
     names = [line.split()[0] for line in lines[2:5]]
     assert names == ["mlp·full·digits", "mlp·gradual·digits", "mlp·bitfit·digits"]
     assert "93.0 % (86.4 to 99.6)" in lines[2]
@@ -79,10 +79,10 @@ def test_the_newest_study_and_what_failed_is_left_out(say):
     status, out, err = say()
     assert status == 0
     assert err == "the newest study, sweep; --study names another\n"
-    assert out.startswith("sweep: 2 settings, 6 runs")
+    assert out.startswith("sweep: 2 configurations, 6 runs")
 
 
-def test_runs_by_id_name_and_setting(say, recorded):
+def test_runs_by_id_name_and_configuration(say, recorded):
     _, ids = recorded
     status, out, _ = say(ids["armsfull0"], ids["sweepfull0"], "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -90,7 +90,7 @@ def test_runs_by_id_name_and_setting(say, recorded):
     assert {row["run"] for row in rows} == {"mlp·full·digits·lr=0.1", "mlp·full·digits·lr=0.2"}
     assert {row["optimizer.lr"] for row in rows} == {"0.1", "0.2"}
     assert {row["runs"] for row in rows} == {ids["armsfull0"], ids["sweepfull0"]}
-    assert say("mlp·bitfit·digits·s0")[1].startswith("Runs compared: 1 settings, 1 runs")
+    assert say("mlp·bitfit·digits·s0")[1].startswith("Runs compared: 1 configurations, 1 runs")
     _, out, _ = say("mlp·gradual·digits", "--format", "csv")
     assert sorted(row["best/val/accuracy/n"] for row in csv.DictReader(io.StringIO(out))) == ["3", "3"]
 

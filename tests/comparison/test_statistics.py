@@ -1,4 +1,4 @@
-"""What of two settings differs, and how sure a difference is."""
+"""What of two configurations differs, and how sure a difference is."""
 
 import pytest
 from hypothesis import given
@@ -10,13 +10,15 @@ from frostline.stats.transfer import estimate, holm, paired_gain
 METRICS = ["best/val/accuracy", "test/accuracy"]
 
 
-def result(setting, seed, test, val=None, name=None, **params):
+def result(configuration, seed, test, val=None, name=None, **params):
     params = {key.replace("_", "."): value for key, value in params.items()}
     metrics = {"best/val/accuracy": test if val is None else val, "test/accuracy": test}
-    return Result(f"{setting}{seed}", f"{name or setting}·s{seed}", setting, seed, params, metrics)
+    return Result(
+        f"{configuration}{seed}", f"{name or configuration}·s{seed}", configuration, seed, params, metrics
+    )
 
 
-def test_settings_are_ordered_and_tested_against_the_best():
+def test_configurations_are_ordered_and_tested_against_the_best():
     values = {"a": [0.8, 0.84, 0.85], "b": [0.9, 0.93, 0.91], "c": [0.6, 0.6, 0.75]}
     made = compare(
         [result(k, s, v) for k, vs in values.items() for s, v in enumerate(vs)], METRICS, METRICS[1]
@@ -38,7 +40,7 @@ def test_validation_orders_and_test_is_tested():
     assert made.lines[1].p is None  # one seed
 
 
-def test_losses_are_better_when_small_and_a_setting_without_the_metric_is_last():
+def test_losses_are_better_when_small_and_a_configuration_without_the_metric_is_last():
     runs = [
         Result(k, f"{k}·s0", k, 0, {}, m)
         for k, m in {"a": {"val/loss": 2.0}, "b": {}, "c": {"val/loss": 1.0}}.items()
@@ -95,7 +97,7 @@ def test_shares():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.floats(0, 1)), min_size=1, max_size=30))
-def test_every_setting_has_a_line_and_every_seed_a_run(drawn):
+def test_every_configuration_has_a_line_and_every_seed_a_run(drawn):
     made = compare([result(str(k), s, v) for k, s, v in drawn], METRICS, METRICS[0])
     assert {(line.name, run.seed) for line in made.lines for run in line.runs} == {
         (str(k), s) for k, s, _ in drawn

@@ -118,18 +118,18 @@ def test_json_holds_what_the_inputs_say(made: Path, artifacts: Path) -> None:
     assert scratch["gain"] is scratch["verdict"] is None
 
 
-def test_times_are_those_of_the_epoch_that_reaches_the_twin(artifacts: Path, made: Path) -> None:
+def test_times_are_those_of_the_epoch_that_reaches_the_baseline(artifacts: Path, made: Path) -> None:
     expected = []
     clocks = json.loads((artifacts / "timing" / "full.json").read_text())["seeds"]
     for seed in SEEDS:
-        own, twin = (
+        own, baseline = (
             [
                 float(row["val/accuracy"])
                 for row in read_csv(artifacts / "finetune" / arm / f"seed-{seed}" / "history.csv")
             ]
             for arm in ("full", "scratch")
         )
-        epoch = next(epoch for epoch, value in enumerate(own) if value >= max(twin))
+        epoch = next(epoch for epoch, value in enumerate(own) if value >= max(baseline))
         expected.append((epoch, clocks[str(seed)]["epoch_seconds"][epoch - 1]))
     found = _json(made)["arms"]["full"]
     assert found["epochs_to_twin"]["median"] == sorted(epoch for epoch, _ in expected)[2]
@@ -292,7 +292,7 @@ def test_many_classes_show_the_most_telling(tmp_path: Path) -> None:
         ({"scratch": DEFAULT["scratch"]}, SEEDS, "Undecided"),
         ({"scratch": DEFAULT["full"], "full": Shape(0.05, 0.8, 5)}, SEEDS, "Transfer hurt: −"),
     ],
-    ids=["one seed", "no twin", "twin alone", "hurt"],
+    ids=["one seed", "no baseline", "baseline alone", "hurt"],
 )
 def test_odd_studies_get_a_whole_report_too(
     shapes: Mapping[str, Shape], seeds: tuple[int, ...], headline: str, tmp_path: Path

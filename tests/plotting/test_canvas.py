@@ -54,7 +54,7 @@ def test_a_users_matplotlib_settings_do_not_show() -> None:
         assert drawn() == plain
 
 
-def test_colours_go_round_and_the_twin_is_grey() -> None:
+def test_colours_go_round_and_the_baseline_is_grey() -> None:
     arms = ["scratch", *(f"arm {i}" for i in range(10))]
     colours = theme.arm_colours(arms)
     assert colours["scratch"] is theme.BASELINE_COLOUR

@@ -52,7 +52,7 @@ def test_a_transfer_that_hurts(tmp_path: Path) -> None:
     study = _made_up(tmp_path, {"scratch": DEFAULT["full"], "full": Shape(0.05, 0.8, 5)})
     assert study.sentence.startswith("Transfer hurt: full loses 13.2 points of test accuracy (")
     assert study.headline == "Transfer hurt: −13.2 points of test accuracy"
-    assert study.notes == ["full never reaches the twin's best validation accuracy."]
+    assert study.notes == ["full never reaches the baseline's best validation accuracy."]
     reach = as_json(study)["arms"]["full"]["epochs_to_twin"]
     assert reach == {"median": None, "least": None, "most": None, "reached": 0, "n": 5}
 
@@ -74,7 +74,7 @@ def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
     assert [gain[name] for name in ("std", "low", "high", "p", "p_holm")] == [None] * 5
 
 
-def test_without_a_twin_there_is_nothing_to_gain(tmp_path: Path) -> None:
+def test_without_a_baseline_there_is_nothing_to_gain(tmp_path: Path) -> None:
     study = _made_up(tmp_path, {"full": DEFAULT["full"]})
     found = as_json(study)
     assert study.notes == ["There is no arm named scratch, so no gain can be measured."]
@@ -82,7 +82,7 @@ def test_without_a_twin_there_is_nothing_to_gain(tmp_path: Path) -> None:
     assert found["arms"]["full"]["gain"] is found["arms"]["full"]["epochs_to_twin"] is None
 
 
-def test_the_twin_alone_is_undecided(tmp_path: Path) -> None:
+def test_the_baseline_alone_is_undecided(tmp_path: Path) -> None:
     study = _made_up(tmp_path, {"scratch": DEFAULT["scratch"]})
     assert study.chosen is None
     assert study.sentence == "Undecided: the study has no arm besides the one trained from scratch."
@@ -91,9 +91,11 @@ def test_the_twin_alone_is_undecided(tmp_path: Path) -> None:
 def test_accuracies_at_the_ceiling_are_called_out(tmp_path: Path) -> None:
     perfect = {"scratch": Shape(0.1, 1.2, 3, noise=0), "full": Shape(0.4, 1.2, 2, noise=0)}
     first, second, third = _made_up(tmp_path, perfect).notes
-    assert first.startswith("The twin is already at 100.0 % on test, which leaves little to gain")
+    assert first.startswith(
+        "The from-scratch baseline is already at 100.0 % on test, which leaves little to gain"
+    )
     assert second == "full is at 100.0 % on test: near the ceiling, where gains shrink."
-    assert third.startswith("full differs from the twin by the same 0.0 points in every seed")
+    assert third.startswith("full differs from the baseline by the same 0.0 points in every seed")
 
 
 def test_a_missing_seed_is_called_out_and_pairs_go_by_seed(tmp_path: Path) -> None:

@@ -90,12 +90,12 @@ def _by_seed(*values: float) -> dict[int, float]:
 
 
 def test_paired_gain_equals_scipy() -> None:
-    arm, twin = [0.95, 0.94, 0.96, 0.93, 0.97], [0.86, 0.88, 0.85, 0.87, 0.84]
-    gain = transfer.paired_gain(_by_seed(*arm), _by_seed(*twin))
-    test = stats.ttest_rel(arm, twin)
+    arm, baseline = [0.95, 0.94, 0.96, 0.93, 0.97], [0.86, 0.88, 0.85, 0.87, 0.84]
+    gain = transfer.paired_gain(_by_seed(*arm), _by_seed(*baseline))
+    test = stats.ttest_rel(arm, baseline)
     interval = test.confidence_interval(0.95)
     flips = stats.permutation_test(
-        [np.subtract(arm, twin)], np.mean, permutation_type="samples", n_resamples=np.inf
+        [np.subtract(arm, baseline)], np.mean, permutation_type="samples", n_resamples=np.inf
     )
     assert gain is not None
     assert gain.mean == pytest.approx(0.09)
@@ -113,9 +113,9 @@ def test_only_shared_seeds_are_paired() -> None:
 
 def test_the_same_gain_in_every_seed_falls_back_on_sign_flips() -> None:
     # 0.9 − 0.8 and 0.8 − 0.7 differ in their last bit; that is no spread, and no certainty.
-    arm, twin = (0.9, 0.8, 0.7, 0.6, 0.5), (0.8, 0.7, 0.6, 0.5, 0.4)
+    arm, baseline = (0.9, 0.8, 0.7, 0.6, 0.5), (0.8, 0.7, 0.6, 0.5, 0.4)
     for n, outcome in ((2, "undecided"), (5, "undecided")):
-        gain = transfer.paired_gain(_by_seed(*arm[:n]), _by_seed(*twin[:n]))
+        gain = transfer.paired_gain(_by_seed(*arm[:n]), _by_seed(*baseline[:n]))
         assert gain is not None
         assert (gain.std, gain.p) == (0, 2 / 2**n)
         assert transfer.verdict(gain) == outcome
@@ -137,8 +137,8 @@ def test_a_single_seed_decides_nothing() -> None:
 
 
 @given(accuracies, accuracies)
-def test_swapping_the_arms_turns_the_gain_round(arm: dict[int, float], twin: dict[int, float]) -> None:
-    there, back = transfer.paired_gain(arm, twin), transfer.paired_gain(twin, arm)
+def test_swapping_the_arms_turns_the_gain_round(arm: dict[int, float], baseline: dict[int, float]) -> None:
+    there, back = transfer.paired_gain(arm, baseline), transfer.paired_gain(baseline, arm)
     assume(there is not None)
     assert there is not None
     assert back is not None
@@ -153,9 +153,9 @@ def test_swapping_the_arms_turns_the_gain_round(arm: dict[int, float], twin: dic
 def test_adding_a_constant_to_both_leaves_the_gain(
     arm: dict[int, float], c: int, data: st.DataObject
 ) -> None:
-    twin = {seed: data.draw(shares) for seed in arm}
-    gain = transfer.paired_gain(arm, twin)
-    moved = transfer.paired_gain({s: v + c for s, v in arm.items()}, {s: v + c for s, v in twin.items()})
+    baseline = {seed: data.draw(shares) for seed in arm}
+    gain = transfer.paired_gain(arm, baseline)
+    moved = transfer.paired_gain({s: v + c for s, v in arm.items()}, {s: v + c for s, v in baseline.items()})
     assert gain is not None
     assert moved is not None
     for name in ("mean", "std", "low", "high", "p"):
@@ -218,9 +218,9 @@ def test_holm_never_makes_a_result_surer(p_values: dict[str, float]) -> None:
 
 
 def test_measures_of_taylor_and_stone_by_hand() -> None:
-    arm, twin = {0: [0.5, 0.8, 0.9], 1: [0.6, 0.8, 1.0]}, {0: [0.1, 0.5, 0.9], 1: [0.2, 0.4, 0.6]}
-    jumpstart, asymptote = transfer.jumpstart(arm, twin), transfer.asymptote(arm, twin)
-    ratio = transfer.transfer_ratio(arm, twin, 2)
+    arm, baseline = {0: [0.5, 0.8, 0.9], 1: [0.6, 0.8, 1.0]}, {0: [0.1, 0.5, 0.9], 1: [0.2, 0.4, 0.6]}
+    jumpstart, asymptote = transfer.jumpstart(arm, baseline), transfer.asymptote(arm, baseline)
+    ratio = transfer.transfer_ratio(arm, baseline, 2)
     assert jumpstart is not None
     assert asymptote is not None
     assert ratio is not None
@@ -264,6 +264,6 @@ def test_an_area_lies_between_the_curves_extremes(curve: list[float], epochs: in
     assert min(curve) - 1e-12 <= transfer.area_under_curve(curve, epochs) <= max(curve) + 1e-12
 
 
-def test_no_ratio_to_a_twin_that_learned_nothing() -> None:
+def test_no_ratio_to_a_baseline_that_learned_nothing() -> None:
     assert transfer.transfer_ratio({0: [0.5, 0.6]}, {0: [0.0, 0.0]}, 1) is None
     assert transfer.transfer_ratio({0: [0.5]}, {1: [0.5]}, 1) is None

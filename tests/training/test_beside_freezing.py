@@ -131,8 +131,8 @@ def test_what_goes_back_to_the_start_is_refused_where_that_is_random(changes, se
 def test_the_from_scratch_baseline_has_no_penalty():
     params = {"experiment": "mnist_to_digits", "regularizer": "l2_sp", "averaging": "wise_ft"}
     resolved = study.resolve(params, ["scratch", "full"]).resolved
-    twin, full = (resolved[f"finetune-{arm}"] for arm in ("scratch", "full"))
-    assert (twin["regularizer"], twin["averaging"]) == ({"kind": "none"}, {"kind": "none"})
+    scratch, full = (resolved[f"finetune-{arm}"] for arm in ("scratch", "full"))
+    assert (scratch["regularizer"], scratch["averaging"]) == ({"kind": "none"}, {"kind": "none"})
     assert (full["regularizer"]["kind"], full["averaging"]["kind"]) == ("l2_sp", "wise_ft")
     params = {"experiment": "mnist_to_digits", "averaging": "ema"}
     assert study.resolve(params, ["scratch"]).resolved["finetune-scratch"]["averaging"]["kind"] == "ema"

@@ -14,7 +14,7 @@ examples:
   frostline compare                                             the newest study or sweep
   frostline compare --study mnist_to_digits --out arms.html     a page with a plot
   frostline compare resnet10t·full·digits resnet10t·gradual·digits
-                                                                all seeds of two settings
+                                                                all seeds of two configurations
   frostline compare runs/finetune/a runs/finetune/b --open      in the browser too
   frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss
 

@@ -54,7 +54,7 @@ def add_resolved(parser: Any) -> None:
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, for commands that write a run into `out`."""
-    parser.add_argument("--force", action="store_true", help="overwrite a run with other settings in out")
+    parser.add_argument("--force", action="store_true", help="overwrite a run with another config in out")
 
 
 def positive(text: str) -> int:

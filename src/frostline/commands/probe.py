@@ -19,7 +19,7 @@ examples:
 
 The backbone runs once over the images; its features are cached for later probes and fine-tunings
 (frostline cache). Lists of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed make the
-heads; validation chooses among them, and only the best setting is measured on the test split.
+heads; validation chooses among them, and only the best configuration is measured on the test split.
 
 writes to out: probe.json, heads.csv (a row per head), and the best head as a run with the files of
 `frostline finetune freeze=linear_probe`; out is runs/probe/NAME unless set."""

@@ -9,7 +9,7 @@ from frostline.commands import options
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "say what the transfer bought: index.html, report.md, report.json, transfer.png"
+    text = "compare a study's arms with the from-scratch baseline: page, table, plot, JSON, CSV"
     parser = options.add_command(commands, "report", run, text)
     parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
     parser.add_argument(

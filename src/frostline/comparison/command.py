@@ -125,7 +125,7 @@ def _print_table(made: Comparison, title: str, width: int | None) -> None:
 
     console = Console(width=width, highlight=False)
     runs = sum(len(line.runs) for line in made.lines)
-    console.print(f"{title}: {len(made.lines)} settings, {runs} runs")
+    console.print(f"{title}: {len(made.lines)} configurations, {runs} runs")
     console.print(report.table(made))
     for note in report.notes(made):
         console.print(note, style="dim")

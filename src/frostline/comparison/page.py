@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from frostline.base.formats import csv_text
-from frostline.comparison.statistics import ComparedSetting, Comparison, is_share
+from frostline.comparison.statistics import Comparison, Configuration, is_share
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, percent_axis, svg
 from frostline.reporting import words
@@ -47,7 +47,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def csv(comparison: Comparison) -> str:
-    """Return all numbers in full precision, one row per setting."""
+    """Return all numbers in full precision, one row per configuration."""
     metrics = comparison.metrics
     parts = ("mean", "std", "low", "high", "n")
     gain = [f"gain/{part}" for part in (*parts, "p", "p_holm")]
@@ -74,7 +74,7 @@ def html(comparison: Comparison, title: str) -> str:
         css=theme.style_sheet(),
         light=theme.css_variables("light"),
         dark=theme.css_variables("dark"),
-        picture=plot(comparison),
+        plot=plot(comparison),
         headers=headers(comparison),
         rows=cells(comparison),
         notes=notes(comparison),
@@ -82,7 +82,7 @@ def html(comparison: Comparison, title: str) -> str:
 
 
 def plot(comparison: Comparison) -> str:
-    """Plot each setting's mean with its interval, and its seeds as dots.
+    """Plot each configuration's mean with its interval, and its seeds as dots.
 
     Returns:
         An SVG element.
@@ -106,7 +106,7 @@ def plot(comparison: Comparison) -> str:
             percent_axis(axes, *axes.get_xlim(), along="x")
         axes.set(title=f"{metric}: seeds, mean and 95 % interval")
         axes.grid(True, axis="x")
-        return svg(figure, "compared", f"{metric} of each setting")
+        return svg(figure, "compared", f"{metric} of each configuration")
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -117,7 +117,9 @@ def notes(comparison: Comparison) -> list[str]:
     if any(line.p is not None for line in comparison.lines):
         found.append("p: paired by seed, two-sided t-test, for all rows together (Holm).")
     elif len(comparison.lines) > 1:
-        found.append("One seed says nothing of chance: run each setting with seed=0,1,2 for intervals and p.")
+        found.append(
+            "One seed says nothing about chance: run each configuration with seed=0,1,2 for intervals and p."
+        )
     rates = {
         run.metrics[MAJORITY] for line in comparison.lines for run in line.runs if MAJORITY in run.metrics
     }
@@ -135,13 +137,13 @@ def notes(comparison: Comparison) -> list[str]:
     return found
 
 
-def _mean(line: ComparedSetting) -> float:
+def _mean(line: Configuration) -> float:
     """Return the mean test accuracy; infinite if it was not measured."""
     found = line.results.get("test/accuracy")
     return found.mean if found else math.inf
 
 
-def _cells(comparison: Comparison, line: ComparedSetting) -> list[str]:
+def _cells(comparison: Comparison, line: Configuration) -> list[str]:
     found = [line.name, *(line.values[key] for key in comparison.varied), str(len(line.runs))]
     found += [_result(metric, line.results[metric]) for metric in comparison.metrics]
     if len(comparison.lines) > 1:
@@ -149,7 +151,7 @@ def _cells(comparison: Comparison, line: ComparedSetting) -> list[str]:
     return found
 
 
-def _short_name(line: ComparedSetting) -> str:
+def _short_name(line: Configuration) -> str:
     return line.name if len(line.name) <= 44 else f"{line.name[:20]}…{line.name[-23:]}"
 
 

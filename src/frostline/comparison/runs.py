@@ -69,6 +69,6 @@ class Results:
 def _result(run: "Run") -> Result:
     tags = run.data.tags
     params = {key: value for key, value in run.data.params.items() if key != "seed"}
-    setting = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"
+    configuration = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"
     seed = int(tags.get("seed", 0))
-    return Result(run.info.run_id, run.info.run_name, setting, seed, params, run.data.metrics)
+    return Result(run.info.run_id, run.info.run_name, configuration, seed, params, run.data.metrics)

@@ -1,4 +1,4 @@
-"""Compare runs: group them by setting, estimate over seeds, test gains over the first."""
+"""Compare runs: group them by configuration, estimate over seeds, test gains over the first."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Result:
 
     id: str
     name: str
-    setting: str
+    configuration: str
     """The same for runs that differ only in their seed."""
     seed: int
     params: Mapping[str, str]
@@ -35,8 +35,8 @@ class Result:
 
 
 @dataclass(frozen=True)
-class ComparedSetting:
-    """The runs of one setting, over seeds."""
+class Configuration:
+    """The runs of one configuration, over seeds."""
 
     name: str
     values: Mapping[str, str]
@@ -46,16 +46,16 @@ class ComparedSetting:
     results: Mapping[str, Estimate | None]
     """Metric → its mean over the seeds with an interval; None: no run has it."""
     gain: Gain | None = None
-    """Gain over the first setting, paired by seed; None for the first, and without shared seeds."""
+    """Gain over the first configuration, paired by seed; None for the first, and without shared seeds."""
     p: float | None = None
-    """p-value of the paired t-test, corrected for all settings (Holm)."""
+    """p-value of the paired t-test, corrected for all configurations (Holm)."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Settings, sorted from best to worst."""
+    """Configurations, sorted from best to worst."""
 
-    lines: tuple[ComparedSetting, ...]
+    lines: tuple[Configuration, ...]
     varied: tuple[str, ...]
     """The parameters that differ."""
     unlisted: tuple[str, ...]
@@ -74,9 +74,9 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
     """Compare runs.
 
     Args:
-        results: at least one; of several with the same setting and seed the last counts.
-        metrics: metrics to compare; the settings are sorted by the first.
-        tested: the metric whose differences from the first setting's are tested, paired by seed.
+        results: at least one; of several with the same configuration and seed the last counts.
+        metrics: metrics to compare; the configurations are sorted by the first.
+        tested: the metric whose differences from the first configuration's are tested, paired by seed.
 
     Raises:
         ValueError: there is no run.
@@ -85,29 +85,30 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
         raise ValueError("there is no run to compare")
     groups: dict[str, dict[int, Result]] = {}
     for result in results:
-        groups.setdefault(result.setting, {})[result.seed] = result
-    settings = [tuple(runs[seed] for seed in sorted(runs)) for runs in groups.values()]
-    varied, unlisted = _varied_params([runs[0].params for runs in settings])
+        groups.setdefault(result.configuration, {})[result.seed] = result
+    configurations = [tuple(runs[seed] for seed in sorted(runs)) for runs in groups.values()]
+    varied, unlisted = _varied_params([runs[0].params for runs in configurations])
     lines = sorted(
-        (_setting(runs, varied, metrics) for runs in settings), key=lambda line: _rank(line, metrics)
+        (_configuration(runs, varied, metrics) for runs in configurations),
+        key=lambda line: _rank(line, metrics),
     )
     return Comparison(
         tuple(_with_gains(_distinct_names(lines), tested)), varied, unlisted, tuple(metrics), tested
     )
 
 
-def _setting(runs: tuple[Result, ...], varied: Sequence[str], metrics: Sequence[str]) -> ComparedSetting:
+def _configuration(runs: tuple[Result, ...], varied: Sequence[str], metrics: Sequence[str]) -> Configuration:
     results: dict[str, Estimate | None] = {}
     for metric in metrics:
         numbers = [run.metrics[metric] for run in runs if metric in run.metrics]
         bounds = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
         results[metric] = estimate(numbers, bounds=bounds) if numbers else None
     values = {key: runs[0].params.get(key, "") for key in varied}
-    return ComparedSetting(runs[0].name.removesuffix(f"·s{runs[0].seed}"), values, runs, results)
+    return Configuration(runs[0].name.removesuffix(f"·s{runs[0].seed}"), values, runs, results)
 
 
-def _distinct_names(lines: Sequence[ComparedSetting]) -> list[ComparedSetting]:
-    """Append values to names that several settings share, until they are distinct."""
+def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:
+    """Append values to names that several configurations share, until they are distinct."""
     found = []
     for line in lines:
         alike = [other for other in lines if other.name == line.name]
@@ -120,14 +121,14 @@ def _distinct_names(lines: Sequence[ComparedSetting]) -> list[ComparedSetting]:
     return found
 
 
-def _rank(line: ComparedSetting, metrics: Sequence[str]) -> tuple[float, ...]:
-    """Return the sort key, best first; a setting without the metric is last."""
+def _rank(line: Configuration, metrics: Sequence[str]) -> tuple[float, ...]:
+    """Return the sort key, best first; a configuration without the metric is last."""
     means = [(metric, line.results[metric]) for metric in metrics]
     return tuple(-score(metric, found.mean) if found else math.inf for metric, found in means)
 
 
-def _with_gains(lines: Sequence[ComparedSetting], metric: str) -> list[ComparedSetting]:
-    def by_seed(line: ComparedSetting) -> dict[int, float]:
+def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configuration]:
+    def by_seed(line: Configuration) -> dict[int, float]:
         return {run.seed: run.metrics[metric] for run in line.runs if metric in run.metrics}
 
     first, *others = lines
@@ -139,7 +140,7 @@ def _with_gains(lines: Sequence[ComparedSetting], metric: str) -> list[ComparedS
     return found
 
 
-def _varied_params(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _varied_params(configurations: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the parameters that differ: those with a column, and the others."""
 
     def of(params: Mapping[str, str], key: str) -> str:
@@ -149,13 +150,15 @@ def _varied_params(settings: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ..
         owners = DECIDING_PARAMS.get(key.partition(".")[0])
         if owners is None:
             return False
-        choices = {tuple(of(params, owner) for owner in owners) for params in settings}
-        both = {(*(of(params, owner) for owner in owners), of(params, key)) for params in settings}
+        choices = {tuple(of(params, owner) for owner in owners) for params in configurations}
+        both = {(*(of(params, owner) for owner in owners), of(params, key)) for params in configurations}
         return len(both) == len(choices)
 
-    keys = dict.fromkeys(key for params in settings for key in params)
-    different = [key for key in keys if len({of(params, key) for params in settings}) > 1]
+    keys = dict.fromkeys(key for params in configurations for key in params)
+    different = [key for key in keys if len({of(params, key) for params in configurations}) > 1]
     different = [key for key in different if key != "seed" and key not in PARAMS_IN_NAMES]
-    long = {key for key in different if max(len(of(params, key)) for params in settings) > LONGEST_VALUE}
+    long = {
+        key for key in different if max(len(of(params, key)) for params in configurations) > LONGEST_VALUE
+    }
     told = [key for key in different if key not in long and not decided(key)]
     return tuple(told), tuple(key for key in different if key not in told)

@@ -29,7 +29,7 @@ CARD = Colour("card", "#f5f8fb", "#1a2530")
 HELPED = Colour("helped", "#0b7a53", "#4fd1a1")
 HURT = Colour("hurt", "#b3261e", "#ff8f86")
 UNDECIDED = Colour("undecided", "#8a5a00", "#f0bd5e")
-BASELINE_COLOUR = Colour("twin", "#73808c", "#93a3b2")
+BASELINE_COLOUR = Colour("baseline", "#73808c", "#93a3b2")
 # Safe for red-green colour blindness: lightness alternates as well as hue.
 ARMS = (
     Colour("arm-1", "#7d5bbe", "#b79cf2"),

@@ -93,9 +93,9 @@ def _never(arm: ArmSummary) -> str:
     if arm.comparison is None or arm.epochs_to_baseline is None or arm.epochs == 0:
         return ""
     if arm.epochs_to_baseline.reached == 0:
-        return f"{arm.name} never reaches the twin's best validation accuracy."
+        return f"{arm.name} never reaches the baseline's best validation accuracy."
     missed = words.missed(arm.epochs_to_baseline)
-    return f"{arm.name} does not reach the twin's best validation accuracy in {missed}." if missed else ""
+    return f"{arm.name} does not reach the baseline's best validation accuracy in {missed}." if missed else ""
 
 
 def _ceiling(arm: ArmSummary) -> str:
@@ -104,8 +104,8 @@ def _ceiling(arm: ArmSummary) -> str:
         return ""
     if arm.name == BASELINE:
         return (
-            f"The twin is already at {words.percent(accuracy)} on {split}, which leaves little to gain; "
-            "fewer shots or a harder target would tell the arms apart."
+            f"The from-scratch baseline is already at {words.percent(accuracy)} on {split}, which leaves "
+            "little to gain; fewer shots or a harder target would tell the arms apart."
         )
     return f"{arm.name} is at {words.percent(accuracy)} on {split}: near the ceiling, where gains shrink."
 
@@ -115,6 +115,6 @@ def _alike(arm: ArmSummary) -> str:
         return ""
     gain = words.points(arm.comparison.gain.mean)
     return (
-        f"{arm.name} differs from the twin by the same {gain} points in every seed; without a spread, its "
-        "p-value is that of sign flips."
+        f"{arm.name} differs from the baseline by the same {gain} points in every seed; without a spread, "
+        "its p-value is that of sign flips."
     )

@@ -61,7 +61,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         dark=theme.css_variables("dark"),
         colours=theme.arm_colours([arm.name for arm in arms]),
         tiles=_tiles(summary, checks),
-        pictures={
+        plots={
             "wide": transfer_svg(summary, portrait=False),
             "tall": transfer_svg(summary, portrait=True),
         },
@@ -69,7 +69,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         rows=tables.arm_rows(summary),
         learning=_learning(summary, arms),
         classes=classes,
-        telling=_class_accuracies(confusions, len(classes)),
+        class_rows=_class_accuracies(confusions, len(classes)),
         confusions=[_confusion(classes, by_class) for by_class in confusions],
         most_classes=MOST_CLASSES,
         checks=checks,
@@ -101,9 +101,9 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
         if baseline_epochs is not None:
             tiles.append(
                 Tile(
-                    "To the twin's best",
+                    "To the baseline's best",
                     "never" if arm_epochs is None else words.counted_epochs(arm_epochs),
-                    f"the twin: {words.counted_epochs(baseline_epochs)}",
+                    f"the baseline: {words.counted_epochs(baseline_epochs)}",
                 )
             )
     if checks:

@@ -20,8 +20,8 @@ def headers(summary: Summary) -> tuple[str, ...]:
         f"{summary.measured} accuracy",
         "gain over scratch",
         "jumpstart",
-        "epochs to twin's best",
-        "time to twin's best",
+        "epochs to baseline's best",
+        "time to baseline's best",
         "training time",
     )
 

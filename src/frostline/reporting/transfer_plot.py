@@ -76,7 +76,7 @@ def result_line(summary: Summary) -> str:
     """Return the numbers behind the headline in one line: arm, baseline, gain, interval, p, seeds."""
     arm, baseline = summary.chosen, summary.baseline
     if arm is None or baseline is None or arm.comparison is None:
-        return "There is nothing to compare: a transfer needs an arm and its twin trained from scratch."
+        return "There is nothing to compare: a transfer needs an arm and its from-scratch baseline."
     gain = arm.comparison.gain
     own, base = (words.percent(each.accuracy.mean) for each in (arm, baseline))
     parts = [f"{arm.name} {own} against {base} from scratch", f"gain {words.points(gain.mean)} points"]
@@ -202,13 +202,13 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -
 
 def _earlier_text(arm: str, earlier: float | None, own: float | None) -> tuple[str, str]:
     if earlier is None:
-        return "never", f"does {arm} match the twin's best"
+        return "never", f"does {arm} match the baseline's best"
     number = (
         words.counted_epochs(earlier)
         if own is None
         else f"{earlier:g} instead of {words.counted_epochs(own)}"
     )
-    return number, f"until {arm} matches the twin's best"
+    return number, f"until {arm} matches the baseline's best"
 
 
 # ── test accuracy ───────────────────────────────────────────────────────────────────────────────────────────

@@ -139,7 +139,7 @@ def verdict_sentence(
     if arm is None or own is None:
         return "Undecided: the study has no arm besides the one trained from scratch."
     if gain is None or baseline is None:
-        return f"Undecided: {arm} has no twin trained from scratch on the same seeds to be compared with."
+        return f"Undecided: {arm} has no from-scratch baseline with the same seeds to be compared with."
     amount = f"{points(gain.mean)} points of {measured} accuracy"
     between = f"{percent(own.mean)} against {percent(baseline.mean)} from scratch"
     if gain.p is None:

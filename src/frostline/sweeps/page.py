@@ -46,7 +46,7 @@ def html(results: Results) -> str:
         return svg(figure, "history", f"{results.objective} of each trial, and the best so far")
 
     def parallel(figure: Any) -> str:
-        return svg(figure, "parallel", f"each trial's settings and its {results.objective}")
+        return svg(figure, "parallel", f"each trial's parameters and its {results.objective}")
 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -86,4 +86,4 @@ def importance(importances: Mapping[str, float]) -> str:
         axes.bar_label(bars, [f"{share:.0f} %" for share in shares], padding=4, fontsize=9)
         axes.set(xlim=(0, 108), xticks=[], title="share of the objective's variance (fANOVA)")
         axes.spines["bottom"].set_visible(False)
-        return svg(figure, "importance", "how much each parameter mattered")
+        return svg(figure, "importance", "importance of each parameter")

@@ -1,4 +1,4 @@
-"""Stage report: writes what the transfer bought.
+"""Stage report: compares the arms of a study with the from-scratch baseline.
 
 What it may import is said in `pipeline`.
 """

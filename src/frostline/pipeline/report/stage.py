@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HINT = (
     "Means over seeds with 95 % intervals; gain and jumpstart in percentage points, paired by seed; epochs "
-    "and time to the twin's best are medians with their range; training time is a run's mean, without "
+    "and time to the baseline's best are medians with their range; training time is a run's mean, without "
     "pretraining."
 )
 
@@ -78,6 +78,6 @@ def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
         f"{markdown(study.majority.sentence)} {HINT}",
         "\n".join(f"- {markdown(note)}" for note in study.notes),
         "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
-        f"![What transfer bought in the study {markdown(study.study)}](transfer.png)",
+        f"![Transfer compared with training from scratch: {markdown(study.study)}](transfer.png)",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
