@@ -161,12 +161,12 @@ def compiled(bench: Bench) -> Result:
 
 def heads(bench: Bench) -> Result:
     """Train a grid of heads at once, ridge regression and nearest neighbours."""
-    from frostline.probing import command as probing
+    from frostline.probing import standalone
 
     place = bench.folder / "probe"
     place.mkdir()
     with contextlib.chdir(place), contextlib.redirect_stdout(sys.stderr):
-        probing.run([*bench.words, "optimizer.lr=1e-3,1e-2", "seed=0,1", "out=probe"])
+        standalone.run([*bench.words, "optimizer.lr=1e-3,1e-2", "seed=0,1", "out=probe"])
     found = json.loads((place / "probe/probe.json").read_text())
     figures = {name: found[name]["test"]["accuracy"] for name in ("ridge", "knn")}
     figures["best head"] = found["best"]["test"]["accuracy"]["mean"]

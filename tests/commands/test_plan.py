@@ -21,7 +21,7 @@ def test_plan_says_what_would_train(shell):
         "freeze=gradual on mlp, 2,778 parameters;"
         " 100 images of digits in batches of 20: 10 epochs of 5 steps\n"
     )
-    assert re.search(r"^top +stage:-1 +528 +19 % *$", out, re.M)
+    assert re.search(r"^ top +stage:-1 +528 +19 % *$", out, re.M)
     assert re.search(r"^ +1 +2.4 +10 +698 +25\.1 % +head +0\.001 +0\.001 +0\.001 +none *$", out, re.M)
     assert (
         "phase 1 ends on time, since its patience of 3 epochs ends no sooner, and goes back to its best"

@@ -262,7 +262,7 @@ def test_an_unknown_cost_is_said(project, capsys):
     spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
     made = plan.of_run(config, plan_of(config, network, 100), network, spec, 100)
     assert made.phases[0].cost is None
-    plan_text.show(made, 160)
+    plan_text.show(made)
     out = capsys.readouterr().out
     assert out.count("unknown") == 5
     assert once(out) == ["phase 0 runs all layers at every step: without data this network shows no cut"]

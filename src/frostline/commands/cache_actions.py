@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from frostline.base import project
 from frostline.base.files import DAMAGED
 from frostline.base.formats import canonical_json
 from frostline.base.locks import exclusive
-from frostline.commands.options import TABLE_WIDTH
+from frostline.console import tables
 from frostline.console.errors import ResourceLocked
 from frostline.console.units import UNITS, size
 from frostline.features import files as feature_files
@@ -130,17 +129,15 @@ def ago(timestamp: float) -> str:
 
 
 def _print_table(entries: Sequence[Entry]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    headers = ("features", "images × shape", "type", "size", "last used", "key")
+    tables.stdout_console().print(tables.table(headers, map(_row, entries)))
 
-    table = Table("features", "images × shape", "type", "size", "last used", "key", box=None)
-    for entry in entries:
-        images, *shape = entry.shape or (0,)
-        shapes = f"{images:,} × {'×'.join(map(str, shape)) or 1}" if entry.shape else "?"
-        row = (_name(entry), shapes, entry.dtype.lower() or "?", size(entry.bytes), ago(entry.used))
-        table.add_row(*row, entry.key[:KEY_DIGITS])
-    width = None if sys.stdout.isatty() else TABLE_WIDTH
-    Console(width=width, highlight=False, markup=False).print(table)
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    images, *shape = entry.shape or (0,)
+    shapes = f"{images:,} × {'×'.join(map(str, shape)) or 1}" if entry.shape else "?"
+    amounts = (entry.dtype.lower() or "?", size(entry.bytes), ago(entry.used))
+    return (_name(entry), shapes, *amounts, entry.key[:KEY_DIGITS])
 
 
 def _name(entry: Entry) -> str:

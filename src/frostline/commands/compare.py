@@ -1,13 +1,29 @@
 """`frostline compare`: compare finished runs, grouped over seeds."""
 
 import argparse
+import json
 import sys
+import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.commands import options
 from frostline.commands.ui import PORT
-from frostline.console.errors import FrostlineError
+from frostline.console import tables
+from frostline.console.errors import FrostlineError, allowed
+
+if TYPE_CHECKING:
+    from frostline.comparison.runs import Results
+    from frostline.comparison.statistics import Comparison, Result
+
+FORMATS = ("md", "csv", "html")
+METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
+"""The metrics that are compared unless `--metric` names others, as far as there are runs that have them."""
+TESTED_METRIC = "test/accuracy"
+"""The metric that is tested if it is among the metrics; else the first is."""
+TITLE = "Runs compared"
+"""The title unless a study is compared."""
 
 EPILOG = """\
 examples:
@@ -34,7 +50,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--metric", action="append", metavar="NAME", help="a column, the first orders; may be repeated"
     )
-    parser.add_argument("--format", choices=["table", "md", "csv", "html"], default="table", help="to print")
+    parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="to print")
     parser.add_argument("--out", type=Path, help="write a file instead: .md, .csv or .html")
     parser.add_argument(
         "--open", action="store_true", help="then open MLflow's page that compares the same runs"
@@ -45,24 +61,86 @@ def run(arguments: argparse.Namespace) -> None:
     """Print or write the comparison, and open MLflow's page of it where `--open` asks for it.
 
     Raises:
-        FrostlineError: runs and a study or filter were named; or none is found.
+        FrostlineError: an option is invalid, no run is found, or no run has a metric.
     """
     if arguments.runs and (arguments.study or arguments.filter):
         raise FrostlineError("compare: name runs, or use --study and --filter")
-    from frostline.comparison import command
+    if arguments.out is not None and arguments.out.suffix.removeprefix(".") not in FORMATS:
+        raise FrostlineError(f"--out: found {arguments.out}; name a file that ends in .md, .csv or .html")
+    from frostline.comparison.runs import Results
+    from frostline.comparison.statistics import compare
+    from frostline.tracking import sync
+    from frostline.tracking.store import Store
 
-    made = command.run(
-        arguments.runs,
-        arguments.study,
-        arguments.filter,
-        arguments.metric or (),
-        arguments.out,
-        arguments.format,
-        None if sys.stdout.isatty() else options.TABLE_WIDTH,
-    )
+    sync.deliver_pending()
+    store = Store(reading=True)
+    with store.one_sentence("compare"):
+        title, results = _select(Results(store), arguments)
+    metrics = _metrics(results, arguments.metric or ())
+    comparison = compare(results, metrics, TESTED_METRIC if TESTED_METRIC in metrics else metrics[0])
+    _output(comparison, title, arguments)
     if arguments.open:
         from frostline.commands.mlflow_server import serve
-        from frostline.tracking.store import Store
 
         sys.stdout.flush()
-        serve(PORT, command.page(made, Store(reading=True).experiment))
+        serve(PORT, ui_path(comparison, store.experiment))
+
+
+def ui_path(comparison: "Comparison", experiment: str) -> str:
+    """Return the path in MLflow's UI of the page that compares the same runs.
+
+    Args:
+        comparison: the compared runs.
+        experiment: id of their MLflow experiment.
+    """
+    ids = [run.id for line in comparison.lines for run in line.runs]
+    runs, experiments = (
+        urllib.parse.quote(json.dumps(names, separators=(",", ":"))) for names in (ids, [experiment])
+    )
+    return f"/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def _select(results: "Results", arguments: argparse.Namespace) -> "tuple[str, list[Result]]":
+    """Return the title of the comparison, and its runs, oldest first."""
+    if arguments.runs:
+        named = [run for name in arguments.runs for run in results.named(name)]
+        return TITLE, list({run.id: run for run in named}.values())
+    study = arguments.study
+    if study is None and arguments.filter is None:
+        study = results.newest_study()
+        print(f"the newest study, {study}; --study names another", file=sys.stderr)
+    return study or TITLE, results.matching(study, arguments.filter)
+
+
+def _metrics(results: "Sequence[Result]", requested: Sequence[str]) -> Sequence[str]:
+    """Return the metrics to compare."""
+    known = {metric for result in results for metric in result.metrics}
+    for metric in requested:
+        if metric not in known:
+            raise FrostlineError(f"--metric: no run has {metric!r}; {allowed(metric, known)}")
+    if metrics := requested or [metric for metric in METRICS if metric in known]:
+        return metrics
+    others = ", ".join(sorted(known)) or "no metric at all"
+    raise FrostlineError(f"compare: these runs have none of {', '.join(METRICS)} but {others}; use --metric")
+
+
+def _output(comparison: "Comparison", title: str, arguments: argparse.Namespace) -> None:
+    """Write the comparison to `--out`, or print it."""
+    from frostline.base.files import write_text
+    from frostline.comparison import page
+
+    if arguments.out is not None:
+        write_text(arguments.out, page.render(comparison, arguments.out.suffix.removeprefix("."), title))
+        print(arguments.out)
+    elif arguments.format in FORMATS:
+        print(page.render(comparison, arguments.format, title), end="")
+    else:
+        from rich.table import Column
+
+        first, *others = page.headers(comparison)
+        runs = sum(len(line.runs) for line in comparison.lines)
+        console = tables.stdout_console()
+        console.print(f"{title}: {len(comparison.lines)} configurations, {runs} runs")
+        console.print(tables.table([Column(first, overflow="fold"), *others], page.cells(comparison)))
+        for note in page.notes(comparison):
+            console.print(note, style="dim")

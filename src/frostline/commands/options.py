@@ -14,8 +14,6 @@ Model = TypeVar("Model", bound="BaseModel")
 
 Run = Callable[[argparse.Namespace], int | None]
 """A command's function: takes what was typed and returns an exit status; None is 0."""
-TABLE_WIDTH = 160
-"""Width in characters of a table that does not go to a terminal."""
 RUN_HELP = """\
 RUN is a run's folder (runs/finetune/NAME), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or the
 id or name of a run in MLflow; its weights are then looked up in this project by their hash."""

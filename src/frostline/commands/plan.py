@@ -1,7 +1,6 @@
 """`frostline plan`: show what a run would train, without training."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     made = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
     match arguments.format:
         case "table":
-            text.show(made, None if sys.stdout.isatty() else options.TABLE_WIDTH)
+            text.show(made)
         case "yaml":
             print(text.as_yaml(made), end="")
         case "json":

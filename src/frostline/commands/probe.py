@@ -38,6 +38,9 @@ def add(commands: Any) -> None:
 @uncollected()
 def run(arguments: argparse.Namespace) -> None:
     """Probe, and print a table of the heads."""
-    from frostline.probing import command
+    from frostline.probing import standalone
 
-    command.run(options.overrides_with_out(arguments), force=arguments.force)
+    done = standalone.run(options.overrides_with_out(arguments), force=arguments.force)
+    from frostline.commands.probe_table import print_probe
+
+    print_probe(done.result, done.out)

@@ -4,11 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from frostline.commands.options import TABLE_WIDTH
 from frostline.config.compose import FailedJob
+from frostline.console import tables
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.pipeline.standalone import Done, Stopped
 
@@ -25,15 +22,13 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     failed = [job for job in jobs if isinstance(job, FailedJob)]
     done = [job for job in jobs if isinstance(job, Done)]
     best = sorted(done, key=lambda job: -job.metrics["val"]["accuracy"])
-    table = Table("run", "val accuracy", "test accuracy", "out", box=None)
-    for job in best[:SHOWN_RUNS]:
-        table.add_row(job.name, _accuracy(job, "val"), _accuracy(job, "test"), str(job.out))
-    for stopped in (job for job in jobs if isinstance(job, Stopped)):
-        table.add_row(stopped.name, "pruned", "", "")
-    for failure in failed:
-        table.add_row(failure.label, "failed", "failed", "")
-    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
-    console.print(table)
+    rows = [
+        *(_row(job) for job in best[:SHOWN_RUNS]),
+        *((job.name, "pruned") for job in jobs if isinstance(job, Stopped)),
+        *((failure.label, "failed", "failed") for failure in failed),
+    ]
+    console = tables.stdout_console()
+    console.print(tables.table(("run", "val accuracy", "test accuracy", "out"), rows))
     if len(best) > SHOWN_RUNS:
         console.print(f" … and {len(best) - SHOWN_RUNS} more, whose val accuracy is lower")
     if done:
@@ -44,6 +39,10 @@ def print_sweep(jobs: Sequence[Any]) -> None:
         broke_down = any(isinstance(failure.error, TrainingFailed) for failure in failed)
         kind = TrainingFailed if broke_down else FrostlineError
         raise kind(f"{len(failed)} of {len(jobs)} runs failed\n{sentences}")
+
+
+def _row(run: Done) -> tuple[str, ...]:
+    return (run.name, _accuracy(run, "val"), _accuracy(run, "test"), str(run.out))
 
 
 def _accuracy(run: Done, split: str) -> str:

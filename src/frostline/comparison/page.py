@@ -1,10 +1,7 @@
-"""A comparison of runs as a console table, Markdown, CSV, and an HTML page with a plot."""
+"""A comparison of runs as rows of text, Markdown, CSV, and an HTML page with a plot."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-
-from rich.table import Column, Table
 
 from frostline.base.formats import csv_text
 from frostline.comparison.statistics import Comparison, Configuration, is_share
@@ -29,15 +26,6 @@ def headers(comparison: Comparison) -> list[str]:
 def cells(comparison: Comparison) -> list[list[str]]:
     """Return the rows of the table, formatted."""
     return [_cells(comparison, line) for line in comparison.lines]
-
-
-def table(comparison: Comparison) -> Table:
-    """Return the table for a terminal."""
-    first, *others = headers(comparison)
-    made = Table(Column(first, overflow="fold"), *others, box=None, header_style="bold")
-    for row in cells(comparison):
-        made.add_row(*row)
-    return made
 
 
 def markdown(comparison: Comparison) -> str:
@@ -184,6 +172,3 @@ def render(comparison: Comparison, kind: str, title: str) -> str:
         case "html":
             return html(comparison, title)
     return markdown(comparison)
-
-
-FORMATS: Sequence[str] = ("md", "csv", "html")

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.base.hashes import content_key
+from frostline.base.hashes import content_key, sha256_cached
+from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.comparison.statistics import Result
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names as names
@@ -36,34 +38,79 @@ class Results:
             tags: required tags.
             conditions: more MLflow filters.
         """
-        found = self._store.search(
+        runs = self._store.search(
             tags, "attributes.status = 'FINISHED'", *conditions, limit=COMPARED, order="ASC"
         )
-        return [_result(run) for run in found if run.data.tags.get("stage") in TRAINED and counts(run)]
+        return [_result(run) for run in runs if run.data.tags.get("stage") in TRAINED and counts(run)]
 
     def named(self, word: str) -> list[Result]:
-        """Return the finished runs of an id, a name, or a name without the seed (all seeds).
+        """Return the finished runs of a run folder, an id, a name, or a name without the seed (all seeds).
 
         Raises:
             FrostlineError: there is none.
         """
+        if Path(word, WEIGHTS).is_file():
+            return self._of_folder(Path(word))
         if re.fullmatch(r"[0-9a-f]{32}", word):
-            found = self.finished({}, f"attributes.run_id = '{word}'")
+            results = self.finished({}, f"attributes.run_id = '{word}'")
         else:
-            found = self.finished({}, names.equals("attributes.run_name", word))
-            found = [run for run in found if run.name == word][-1:]
-        if not found:
-            found = self.finished({}, names.begins("attributes.run_name", f"{word}·s"))
-            found = [run for run in found if run.name == f"{word}·s{run.seed}"]
-        if not found:
+            results = self.finished({}, names.equals("attributes.run_name", word))
+            results = [run for run in results if run.name == word][-1:]
+        if not results:
+            results = self.finished({}, names.begins("attributes.run_name", f"{word}·s"))
+            results = [run for run in results if run.name == f"{word}·s{run.seed}"]
+        if not results:
             known = {run.name for run in self.finished({})}
             raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, known)}")
-        return found
+        return results
 
-    def studies(self) -> list[str]:
+    def matching(self, study: str | None, condition: str | None) -> list[Result]:
+        """Return the finished runs of a study that match an MLflow filter; None: any.
+
+        Raises:
+            FrostlineError: there is none, or the filter is invalid.
+        """
+        if study is not None and study not in (studies := self._studies()):
+            raise FrostlineError(f"--study: there is no {study!r}; {allowed(study, studies)}")
+        try:
+            results = self.finished({"study": study} if study else {}, *([condition] if condition else []))
+        except Exception as error:  # MLflow's error for an invalid filter
+            reason = str(error).splitlines()[0][:200]
+            raise FrostlineError(
+                f"--filter: {reason}; write, for example,"
+                " \"params.`optimizer.lr` = '0.001' and tags.freeze = 'full'\""
+            ) from None
+        if study and len({result.params.get("stage") for result in results}) > 1:
+            results = [result for result in results if result.params.get("stage") == "finetune"]
+        if not results:
+            what = f"of the study {study}" if study else "that matches this filter"
+            raise FrostlineError(f"compare: no run {what} has finished; see `frostline ui`")
+        return results
+
+    def newest_study(self) -> str:
+        """Return the name of the newest study or sweep.
+
+        Raises:
+            FrostlineError: no run is recorded yet.
+        """
+        for study in self._studies():
+            return study
+        raise FrostlineError("compare: no run is recorded yet; `frostline finetune …` makes one")
+
+    def _studies(self) -> list[str]:
         """Return the studies' names, the newest first."""
-        found = self._store.search({"stage": "study"}, limit=COMPARED)
-        return [str(run.data.tags.get("study", run.info.run_name)) for run in found]
+        runs = self._store.search({"stage": "study"}, limit=COMPARED)
+        return [str(run.data.tags.get("study", run.info.run_name)) for run in runs]
+
+    def _of_folder(self, folder: Path) -> list[Result]:
+        """Return the newest finished run with the weights of a run folder."""
+        if (folder / TRAINING).is_file():
+            verified(folder)
+        if results := self.finished({"weights.sha256": sha256_cached(folder / WEIGHTS)}):
+            return results[-1:]
+        raise FrostlineError(
+            f"{folder}: not recorded in this store; name a run of `frostline ui`, or run it again"
+        )
 
 
 def _result(run: "Run") -> Result:

@@ -1,4 +1,4 @@
-"""Output of commands and how they end: errors, progress, signals, the terminal.
+"""Output of commands and how they end: errors, progress, signals, tables, the terminal.
 
 May import nothing else of frostline.
 """

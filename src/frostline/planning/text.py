@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from frostline.base.formats import yaml_text
+from frostline.console import tables
 from frostline.console.units import size
 from frostline.planning.outline import PhaseOutline, Rates
 from frostline.planning.plan import Plan
@@ -18,15 +18,13 @@ UNKNOWN = "unknown"
 PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 
 
-def show(plan: Plan, width: int | None = None) -> None:
-    """Print the plan as tables; `width` in characters, None: the terminal's."""
-    console = Console(width=width, highlight=False)
-    console.width = max(console.width, LEAST_WIDTH)
-    tables = [_groups(plan), _phases(plan), _costs(plan)] if plan.phases else [_groups(plan)]
+def show(plan: Plan) -> None:
+    """Print the plan as tables."""
+    console = tables.stdout_console(LEAST_WIDTH)
     console.print(_headline(plan))
     if plan.head:
         console.print(plan.head)
-    for table in tables:
+    for table in [_groups(plan), _phases(plan), _costs(plan)] if plan.phases else [_groups(plan)]:
         console.print()
         console.print(table)
     if plan.phases:
@@ -78,25 +76,22 @@ def _facts(plan: Plan, phase: PhaseOutline) -> Iterator[str]:
 
 
 def _groups(plan: Plan) -> Table:
-    table = Table("group", "takes", box=None, padding=(0, 2, 0, 0))
-    table.add_column("parameters", justify="right")
-    table.add_column("share", justify="right")
-    for group in plan.groups:
-        patterns = ", ".join(plan.patterns[group.name])
-        table.add_row(group.name, patterns, f"{group.parameters:,}", _share(group.share))
-    return table
+    headers = ("group", "takes", Column("parameters", justify="right"), Column("share", justify="right"))
+    rows = (
+        (group.name, ", ".join(plan.patterns[group.name]), f"{group.parameters:,}", _share(group.share))
+        for group in plan.groups
+    )
+    return tables.table(headers, rows)
 
 
 def _phases(plan: Plan) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("phase", "epochs", "steps", "parameters", "share", "trains"):
-        table.add_column(name, justify="left" if name == "trains" else "right", no_wrap=True)
-    for name in ("rate at first step", "middle", "last", "BatchNorm"):
-        table.add_column(name, no_wrap=True)
-    for phase in plan.phases:
-        for row in _rows(phase):
-            table.add_row(*row)
-    return table
+    numbers = ("phase", "epochs", "steps", "parameters", "share")
+    others = ("trains", "lr at first step", "middle", "last", "BatchNorm")
+    headers = [
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+        *(Column(name, no_wrap=True) for name in others),
+    ]
+    return tables.table(headers, (row for phase in plan.phases for row in _rows(phase)))
 
 
 def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
@@ -115,14 +110,10 @@ def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
 
 
 def _costs(plan: Plan) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("phase", justify="right")
-    table.add_column("FLOPs an image: once", justify="right", no_wrap=True)
-    for name in ("forward", "backward", "whole phase", "memory: activations", "gradients"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for phase in plan.phases:
-        table.add_row(str(phase.index), *_cost(plan, phase))
-    return table
+    flops = ("FLOPs per image: once", "forward", "backward", "whole phase")
+    memory = ("memory: activations", "gradients")
+    headers = [Column(name, justify="right", no_wrap=True) for name in ("phase", *flops, *memory)]
+    return tables.table(headers, ((str(phase.index), *_cost(plan, phase)) for phase in plan.phases))
 
 
 def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from frostline.base.metrics import score
-from frostline.console import progress
+from frostline.console import progress, tables
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import ENDED, Trial
 from frostline.sweeps.worker import label_of
@@ -120,19 +120,18 @@ def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
 
 def table(trials: Sequence[Trial], title: str, objective: str) -> "Table":
     """Return a table of the trials that run and the latest that have ended."""
-    from rich.table import Table
-
-    made = Table("trial", "parameters", "state", "epoch", objective, "seconds", title=title, box=None)
-    made.title_justify = "left"
     running = [trial for trial in trials if trial.state == "running"]
     ended = sorted((t for t in trials if t.state in ENDED), key=lambda trial: trial.ended)
-    for trial in [*running, *ended[-ENDED_SHOWN:]]:
-        epoch, value = trial.reported or ("", None)
-        if trial.state == "complete":
-            epoch, value = "", trial.values[0]
-        cells = [str(trial.number), label_of(trial.point), trial.state, str(epoch)]
-        made.add_row(*cells, "" if value is None else f"{value:.4f}", f"{trial.seconds:.0f}")
-    return made
+    headers = ("trial", "parameters", "state", "epoch", objective, "seconds")
+    return tables.table(headers, map(_row, [*running, *ended[-ENDED_SHOWN:]]), title)
+
+
+def _row(trial: Trial) -> tuple[str, ...]:
+    epoch, value = trial.reported or ("", None)
+    if trial.state == "complete":
+        epoch, value = "", trial.values[0]
+    number = "" if value is None else f"{value:.4f}"
+    return (str(trial.number), label_of(trial.point), trial.state, str(epoch), number, f"{trial.seconds:.0f}")
 
 
 def _left(trials: Sequence[Trial], budget: Budget) -> float | None:

@@ -11,6 +11,7 @@ import pytest
 
 from frostline.base.processes import process_key
 from frostline.commands import main as cli
+from frostline.commands import mlflow_server
 from frostline.training.services import RunInfo
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -150,11 +151,11 @@ def test_a_project_without_runs(tmp_path, monkeypatch, capsys, no_runs):
 
 
 def test_the_page_that_compares_the_same_runs(recorded, monkeypatch):
-    from frostline.comparison import command as comparing
-
     monkeypatch.chdir(recorded[0])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    made = comparing.run(["mlp·bitfit·digits·s0"], None, None, (), None, "table", 100)
-    found = urllib.parse.parse_qs(comparing.page(made, "1").partition("?")[2])
-    assert json.loads(found["runs"][0]) == [recorded[1]["armsbitfit0"]]
-    assert json.loads(found["experiments"][0]) == ["1"]
+    served = []
+    monkeypatch.setattr(mlflow_server, "serve", lambda port, path: served.append(path))
+    assert cli.main(["compare", "mlp·bitfit·digits·s0", "--open"]) == 0
+    query = urllib.parse.parse_qs(served[0].partition("?")[2])
+    assert json.loads(query["runs"][0]) == [recorded[1]["armsbitfit0"]]
+    assert json.loads(query["experiments"][0]) == ["1"]

@@ -1,0 +1,53 @@
+"""The table of heads that `frostline probe` prints."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from frostline.base.metrics import Spread
+from frostline.console import tables
+from frostline.probing.results import Configuration, ProbeResult, label, short
+
+
+def print_probe(result: ProbeResult, out: Path) -> None:
+    """Print the accuracies of a probe's heads, the best first, and of the closed-form probes.
+
+    Args:
+        result: the result of the probe.
+        out: the folder that it was written to.
+    """
+    console = tables.stdout_console()
+    counts = ", ".join(f"{count} {split}" for split, count in result.images.items())
+    took = f"took {result.features_seconds:.1f} s" if result.features_seconds else "were cached"
+    heads = sum(len(configuration.heads) for configuration in result.configurations)
+    console.print(
+        f"features at {result.winner.features[0]} of {counts} images {took};"
+        f" {heads} heads took {result.train_seconds:.1f} s"
+    )
+    headers = ("probe", *map(short, result.varied), "val accuracy", "val loss", "test accuracy")
+    console.print(tables.table(headers, _rows(result)))
+    console.print(f"{out}: the best head, {label(result)}, as a run; heads.csv, probe.json", soft_wrap=True)
+
+
+def _rows(result: ProbeResult) -> Iterator[tuple[str, ...]]:
+    best = result.configurations[0]
+    for configuration in result.configurations:
+        values = (f"{configuration.values[key]:g}" for key in result.varied)
+        test = _spread(result.test["accuracy"]) if result.test and configuration is best else ""
+        yield ("heads", *values, *_val(configuration), test)
+    for name, probe in (
+        (f"ridge, penalty {result.ridge.chosen:g}", result.ridge),
+        (f"kNN, k {result.knn.chosen:g}", result.knn),
+    ):
+        test = "" if probe.test is None else f"{probe.test:.4f}"
+        yield (name, *("" for _ in result.varied), f"{probe.val:.4f}", "", test)
+
+
+def _val(configuration: Configuration) -> tuple[str, str]:
+    """Return accuracy and loss as text; if heads failed, how many."""
+    if configuration.failed:
+        return f"{configuration.failed} of {len(configuration.heads)} failed", ""
+    return _spread(configuration.val["accuracy"]), _spread(configuration.val["loss"])
+
+
+def _spread(values: Spread) -> str:
+    return f"{values['mean']:.4f}" + (f" ± {values['std']:.4f}" if values["n"] > 1 else "")
