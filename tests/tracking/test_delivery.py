@@ -244,7 +244,7 @@ def test_processes_that_are_killed_lose_nothing(place, victims):
     code = """
 say(recorder._process.pid)
 """
-    training = place.start(code + FOUR_PARTS + CLOSE)
+    training = place.start(code + FOUR_PARTS + CLOSE, FROSTLINE_WAIT="60")
     child = int(training.stdout.readline())
     training.stdin.write("\n")
     training.stdin.flush()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base import project
+from frostline.base.processes import process_is_alive
 from frostline.console import terminal
 from frostline.console.signals import ENDING
 from frostline.tracking import journal, local_store
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from frostline.tracking.machine_load import MachineLoad
 
 PATIENCE_SECONDS = 45.0
-"""How long a finished command waits for a store on this machine to take its next record."""
+"""How long a finished command waits for a store on this machine to take its next record. Also how long this
+process tries to record in a slow or failing server that its command was killed."""
 GRACE_SHARE = 0.005
 """Share of its run time that a finished command waits for a slow server; at least `project.wait_seconds`.
 With the time that ending takes, a command of ten seconds or more waits for less than 1 % of its run time."""
@@ -182,8 +184,8 @@ class Watchdog:
             if not self._deliverer.drawing:
                 waited += max(0.0, passed - own)  # what this process computes is not the server's delay
             grace = max(project.wait_seconds(), GRACE_SHARE * (closed_at - self._begun))
-            if self.transient and self._local:
-                grace = PATIENCE_SECONDS
+            if (self.transient and self._local) or not process_is_alive(self._listener.owner):
+                grace = PATIENCE_SECONDS  # a command that was killed waits for nothing
             requests = self._requests.count - before
             slow = not self._local and waited > REQUEST_SECONDS * (requests + 1)
             if waited > grace and (slow or self.failing):
