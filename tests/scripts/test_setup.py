@@ -200,6 +200,30 @@ class TestSetup:
         assert made.setup().returncode == 0
         assert made.is_whole()
 
+    def test_installs_the_locked_version_again(self, made):
+        other = ["install", "--no-index", "--find-links", str(made.wheels), "tiny==2.0"]
+        assert run(made.root / ".venv/bin/python", "-m", "pip", *other).returncode == 0
+        assert made.python("import tiny; print(tiny.version)") == "2.0"
+        (made.root / ".venv/same environment").touch()
+        done = made.setup()
+        assert done.returncode == 0
+        assert made.is_whole()
+        assert (made.root / ".venv/same environment").exists()
+        assert made.setup().stdout == ""
+
+    def test_prints_progress_and_not_each_package(self, made):
+        made.change_pyproject()
+        made.lock(tiny="2.0")
+        done = made.setup()
+        assert done.stdout.splitlines() == [
+            "frostline set-up: installing the packages of requirements.lock",
+            "frostline set-up: done",
+        ]
+        assert "Installed 1 package in" in done.stderr
+        assert "tiny" not in done.stderr
+        made.lock()
+        assert made.setup().returncode == 0
+
     def test_refuses_what_has_another_hash(self, made):
         made.lock(tiny="2.0", digest="a" * 64)
         done = made.setup()

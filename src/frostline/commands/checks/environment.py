@@ -51,7 +51,7 @@ def packages() -> Iterator[Finding]:
         yield Finding("packages", state, f"missing: {some(missing)}", "run scripts/setup")
     elif other:
         yield Finding(
-            "packages", "note", f"not as locked: {some(other)}", "run scripts/setup to get those tested"
+            "packages", "note", f"not as locked: {some(other)}", "run scripts/setup to install those tested"
         )
     else:
         yield Finding("packages", "ok", f"{len(locked_versions)} as locked")
