@@ -11,9 +11,12 @@ gradient of the input; weight gradients where kernel > 1, padding > 0 and the in
 convolution: the output) is narrower than the stride. With ONEDNN_MAX_CPU_ISA=AVX2: nothing.
 """
 
+import ctypes
 import itertools
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +25,28 @@ from frostline.features.execution import undefined_gradient
 from frostline.training import machine
 
 CHANNELS, OUT, IMAGES = 32, 64, 4
+M_PERTURB = -6
+"""glibc's number of the option."""
 KERNELS, STRIDES, DILATIONS, PADDINGS = (1, 2, 3, 5, 7), (1, 2, 3, 4), (1, 2), (0, 1, 2, 3)
 SIDES = (1, 2, 3, 4, 5, 7, 8)
 GROUPS = {"dense": 1, "grouped": 4, "depthwise": CHANNELS}
 LAYOUTS = {"channels last": torch.channels_last, "planes": torch.contiguous_format}
 
 
+@contextmanager
+def new_memory_holds(byte: int) -> Iterator[None]:
+    """Fill the memory that glibc allocates in the block with a byte, 0…254."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_PERTURB, ~byte & 0xFF)  # glibc fills new memory with the complement
+    try:
+        yield
+    finally:
+        libc.mallopt(M_PERTURB, 0)
+
+
 def gradients(layer: nn.Module, images: Tensor, fill: int) -> dict[str, Tensor]:
     """Return what a step in bfloat16 gives, all in float32."""
-    with machine.new_memory_holds(fill):
+    with new_memory_holds(fill):
         layer.zero_grad(set_to_none=True)
         images = images.detach().clone(memory_format=torch.preserve_format).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):

@@ -6,17 +6,17 @@ import json
 import pytest
 import timm
 import torch
-from tests.tiny import NOTHING, PROBE, RESNET, Bench, in_process, run_config
+from benchmarks.bf16_gradients import differing, new_memory_holds
+from tests.tiny import Bench, in_process, run_config
 from torch import nn
 from torch.nn import functional as F
 
 from frostline.features.execution import Execution, execution_of, undefined_gradient
 from frostline.pipeline.finetune import stage as finetune
-from frostline.training import precision
+from frostline.training import run
 from frostline.training.services import Services
 
 CPU = torch.device("cpu")
-BF16 = Execution("bf16", "bf16", channels_last=True)
 RESNET10T = {"kind": "timm", "name": "resnet10t", "drop_rate": 0.0, "drop_path_rate": 0.0}
 # Its deepest stage begins with a stride of 2 on a 1×1 input, where that of larger images has at least 2×2.
 SMALL = {"backbone": RESNET10T, "input": {"size": 16}, "trainer.precision": "auto", "trainer.epochs": 1}
@@ -71,7 +71,7 @@ def test_the_rule_misses_no_shape_that_this_processor_gets_wrong(kind):
     for kernel, stride, side in itertools.product((2, 3, 5), (2, 3), (1, 2, 3)):
         layer = kind(32, 32, kernel, stride, kernel // 2)
         images = torch.randn(4, 32, side, side)
-        if not precision.repeats(layer, BF16, images, lambda y: y.square().sum()):
+        if differing(layer, images):
             assert undefined_gradient(layer, (32, side, side)), (kernel, stride, side)
 
 
@@ -87,110 +87,16 @@ def test_a_network_trains_in_float32_at_the_sizes_that_are_affected(size, trains
     assert {name: module.training for name, module in network.named_modules()} == before
 
 
-# ── the check ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Leaky(torch.autograd.Function):
-    """Its gradient is multiplied with what lies in memory."""
-
-    @staticmethod
-    def forward(context, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * torch.empty(1 << 12)[: gradient.numel()].view_as(gradient)
-
-
-class Network(nn.Module):
-    """Three logits; its head starts at zero, as a reset one does."""
-
-    def __init__(self, leaky):
-        super().__init__()
-        self.body, self.head, self.leaky = nn.Conv2d(1, 4, 3), nn.Linear(4, 3), leaky
-        self.drop = nn.Dropout(0.5)
-        nn.init.zeros_(self.head.weight)
-
-    def forward(self, images):
-        pooled = self.drop(self.body(images).mean((2, 3)))
-        return self.head(Leaky.apply(pooled) if self.leaky else pooled)
-
-
-def squared(logits):
-    return (logits - 1).square().sum()
-
-
-@pytest.mark.parametrize("leaky", [False, True])
-def test_what_lies_in_memory_shows_in_the_bits(leaky):
-    network, images = Network(leaky), torch.randn(8, 1, 8, 8)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    drawn = torch.get_rng_state()
-    assert precision.repeats(network, BF16, images, squared) is not leaky
-    assert torch.equal(torch.get_rng_state(), drawn)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert all(parameter.grad is None for parameter in network.parameters())
-
-
-def test_a_network_that_cant_take_the_step_is_left_to_training():
-    assert precision.repeats(Network(False), BF16, torch.randn(8, 3, 8, 8), squared)
-
-
-def chosen(tmp_path, changes, said):
-    bench = Bench(changes)
-    services = Services(tmp_path, say=said.append)
-    return precision.execution_for(run_config(changes), bench.classifier, bench.data, services)
-
-
-def test_the_check_is_paid_once_for_each_network_input_and_batch(tmp_path, monkeypatch):
-    paid, said = [], []
-
-    def repeats(network, execution, images, loss):
-        paid.append(len(images))
-        return True
-
-    monkeypatch.setattr(precision, "repeats", repeats)
-    fine = {"backbone": RESNET, "trainer.precision": "auto", "input": {"size": 32}}
-    for changes in (fine, {**fine, "seeds": [1]}, {**fine, "optimizer": {"lr": 0.5}}):
-        execution, reason = chosen(tmp_path, changes, said)
-        assert (execution.trains, reason) == ("bf16", None)
-    assert paid == [20]
-    chosen(tmp_path, {**fine, "trainer.batch_size": 7}, said)
-    chosen(tmp_path, {**fine, "input": {"size": 40}}, said)
-    assert paid == [20, 7, 20]
-    for path in (tmp_path / "precision").iterdir():
-        path.write_text("damaged")
-    chosen(tmp_path, fine, said)
-    chosen(tmp_path, fine, said)
-    assert (paid, said) == ([20, 7, 20, 20], [])
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"trainer.precision": "fp32", "backbone": RESNET},
-        {"trainer.precision": "auto"},  # an mlp
-        {"trainer.precision": "auto", "backbone": RESNET, "freeze": PROBE},
-        {"trainer.precision": "auto", "backbone": RESNET, "freeze": NOTHING},
-    ],
-)
-def test_what_trains_in_float32_is_not_checked(changes, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "repeats", None)
-    assert chosen(tmp_path, changes, [])[1] is None
-
-
-def test_a_step_that_does_not_repeat_trains_in_float32_and_says_so_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "repeats", lambda *arguments: False)
-    said = []
-    changes = {**SMALL, "input": {"size": 28}}
-    execution, reason = chosen(tmp_path, changes, said)
-    assert (execution.trains, execution.frozen) == ("fp32", "bf16")
-    assert said == [f"finetune full: {reason}; it trains in fp32"]
-
-
 def test_bfloat16_that_was_asked_for_and_is_undefined_is_replaced_and_said(tmp_path):
     said = []
-    assert chosen(tmp_path, SMALL, said)[1] is None
-    _, reason = chosen(tmp_path, {**SMALL, "trainer.precision": "bf16"}, said)
+    services, bench = Services(tmp_path, say=said.append), Bench(SMALL)
+
+    def chosen(asked):
+        config = run_config({**SMALL, "trainer.precision": asked})
+        return run._execution(config, bench.network, bench.data.spec, services)
+
+    assert chosen("auto")[1] is None
+    _, reason = chosen("bf16")
     assert reason == (
         "on a CPU the gradient of a 3×3 convolution of stride 2 on a 1×1 input is undefined in bf16"
     )
@@ -199,10 +105,8 @@ def test_bfloat16_that_was_asked_for_and_is_undefined_is_replaced_and_said(tmp_p
 
 def trained(changes, data, folder, fill):
     """Run in a process of its own, where new memory holds a byte."""
-    from frostline.training import machine
-
     torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
-    with machine.new_memory_holds(fill):
+    with new_memory_holds(fill):
         finetune.run(run_config(changes), data, folder / "out", Services(folder / "scratch"))
 
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +9,7 @@ import torch
 
 from frostline.training import garbage
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_PERTURB = -1, -4, -6
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pin(threads: int) -> None:
@@ -55,31 +54,7 @@ def keep_freed_memory() -> None:
     By default every activation above 128 KiB is mapped, cleared and unmapped by the kernel at each layer: a
     pass of EfficientNet-Lite0 over 32 images of 224 px takes 2.4 times as long.
     """
-    if libc := _glibc():
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@contextmanager
-def new_memory_holds(byte: int) -> Iterator[None]:
-    """Fill the memory that glibc allocates in the block with a byte; do nothing without glibc.
-
-    Args:
-        byte: 0…254.
-    """
-    libc = _glibc()
-    if libc:
-        # glibc fills freed memory with the value, and new memory with its complement.
-        libc.mallopt(M_PERTURB, ~byte & 0xFF)
-    try:
-        yield
-    finally:
-        if libc:
-            libc.mallopt(M_PERTURB, 0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "gnu_get_libc_version") else None

@@ -31,11 +31,13 @@ from frostline.console.errors import Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
 from frostline.data.prepared.index import training_rows
+from frostline.features.execution import Execution, device_of, execution_of, undefined_gradient
 from frostline.freezing.build import build_plan
 from frostline.freezing.curves import build_curve
 from frostline.freezing.plan import FreezePlan
 from frostline.models import lora
 from frostline.models.head_init import check_trained
+from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import InitialWeights, check_initial_weights, create_network
 from frostline.models.weights import LoadReport
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
@@ -43,7 +45,6 @@ from frostline.training import machine, regularizers, wise_ft
 from frostline.training.inference import network_with, reuse_of
 from frostline.training.material import Material
 from frostline.training.outputs import OUTPUTS, TIMING, record_outputs, write_outputs
-from frostline.training.precision import execution_for
 from frostline.training.run_info import run_info
 from frostline.training.services import Services
 
@@ -175,7 +176,7 @@ def _train(
             recorded.started_from(start.sha256)
         recorded.planned(run, plan, network, spec, images)
         reuse = reuse_of(run, seed, spec, services)
-        execution, instead = execution_for(run, prepared.classifier, prepared.data, services)
+        execution, instead = _execution(run, network, spec, services)
         result = fit(
             prepared.classifier,
             prepared.data,
@@ -205,6 +206,18 @@ def _train(
         }
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(recorded, plan, timing, out)
+
+
+def _execution(
+    run: Run, network: torch.nn.Module, spec: InputSpec, services: Services
+) -> tuple[Execution, str | None]:
+    """Return how the network is computed, and why it can't train in bfloat16 if the config asks for it."""
+    device, precision = device_of(run.trainer.device), run.trainer.precision
+    execution, reason = execution_of(network, precision, device, spec.shape), None
+    if precision == "bf16" and execution.trains == "fp32":
+        reason = f"on a CPU the gradient of {undefined_gradient(network, spec.shape)} is undefined in bf16"
+        services.say(f"{run.stage} {run.arm or run.freeze_name}: {reason}; it trains in fp32")
+    return execution, reason
 
 
 @dataclass(frozen=True)
