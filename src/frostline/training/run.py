@@ -202,7 +202,6 @@ def _train(
             "train_seconds": seconds,
             "epoch_seconds": result.epoch_seconds,
             "images_per_second": result.images / seconds if seconds else 0.0,
-            "batches_ahead": result.prefetched,
         }
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(recorded, plan, timing, out)

@@ -66,8 +66,6 @@ class Fit:
     """The first step of each phase."""
     images: int = 0
     """Training images seen."""
-    prefetched: bool | None = None
-    """Whether prefetching was measured to be faster; None: too few steps, or nothing to prefetch."""
     execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
     features: list[str] = field(default_factory=list)
     """For each phase: its split point, such as ``fc:input``, or ``whole network: …`` with the reason."""
@@ -153,7 +151,6 @@ def fit(
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
     result.starts, result.images = freezing.starts, classifier.images
-    result.prefetched = data.ahead.chosen if data.ahead else None
     result.features = reusing.said if reusing else []
     return result
 
