@@ -1,4 +1,4 @@
-"""`frostline cache`: list what is cached, or make room."""
+"""`frostline cache`: list cached features and images, or remove them."""
 
 import argparse
 from typing import Any
@@ -7,33 +7,33 @@ from frostline.commands import options
 
 EPILOG = """\
 examples:
-  frostline cache                       what is cached, the most recently used first
+  frostline cache                       list cached files, the most recently used first
   frostline cache prune --to 5GiB       remove the least recently used features until 5 GiB are left
-  frostline cache clear                 remove everything, pixels too
+  frostline cache clear                 remove everything, including resized images
 
-What is removed is computed again when a run needs it; runs that use it now continue. The environment variable
-FROSTLINE_CACHE_GIB is the limit for features; unset, it is 20, or a quarter of the disk's room if less."""
+Removed files are computed again when a run needs them; active runs are not disturbed. The environment
+variable FROSTLINE_CACHE_GIB sets the limit of features (default: 20, or a quarter of the free disk space)."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser, and those of its actions."""
-    text = "list what is cached for later runs, or make room"
+    text = "list cached features and images, or free disk space"
     parser = options.add_command(commands, "cache", run, text, EPILOG)
     _add_format(parser, "table")
     actions = parser.add_subparsers(metavar="ACTION")
-    text = "remove the least recently used features until the rest fits"
+    text = "remove the least recently used features until the rest fits into --to"
     prune = options.add_command(actions, "prune", _prune, text)
     _add_format(prune, argparse.SUPPRESS)
     prune.add_argument(
         "--to", type=_size, metavar="SIZE", help="such as 5GiB, 500MiB or 0 (default: the limit)"
     )
-    text = "remove all features, and the images that are cached at a network's size"
+    text = "remove all cached features and resized images"
     clear = options.add_command(actions, "clear", _clear, text)
     _add_format(clear, argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """List what is cached."""
+    """List cached features and images."""
     from frostline.commands import cache_actions
 
     cache_actions.show(arguments.format)

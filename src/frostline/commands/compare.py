@@ -31,30 +31,31 @@ examples:
   frostline compare --study mnist_to_digits --out arms.html     a page with a plot
   frostline compare resnet10t·full·digits resnet10t·gradual·digits
                                                                 all seeds of two configurations
-  frostline compare runs/finetune/a runs/finetune/b --open      in the browser too
+  frostline compare runs/finetune/a runs/finetune/b --open      also in the browser
   frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss
 
-The best on the first metric comes first. The others' differences from it in test accuracy are paired by
-seed; p is a paired t-test's, corrected for all rows together (Holm)."""
+Rows are sorted by the first metric. Each row is compared with the first by a t-test on test accuracy, paired
+by seed; p is corrected for the number of rows (Holm)."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "put finished runs side by side, grouped over seeds"
+    text = "compare finished runs, grouped over seeds"
     parser = options.add_command(commands, "compare", run, text, EPILOG)
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="an id, a name with or without its seed, or a run's folder"
+        "runs", nargs="*", metavar="RUN", help="a run's folder, id or name; a name without seed: all seeds"
     )
     parser.add_argument("--study", help="all runs of a study or a sweep (default: the newest)")
-    parser.add_argument("--filter", metavar="TEXT", help="all runs for which MLflow's filter holds")
+    parser.add_argument("--filter", metavar="TEXT", help="all runs that match a filter of MLflow")
     parser.add_argument(
-        "--metric", action="append", metavar="NAME", help="a column, the first orders; may be repeated"
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="a column; repeat for more; the first sorts the rows",
     )
-    parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="to print")
-    parser.add_argument("--out", type=Path, help="write a file instead: .md, .csv or .html")
-    parser.add_argument(
-        "--open", action="store_true", help="then open MLflow's page that compares the same runs"
-    )
+    parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="default: table")
+    parser.add_argument("--out", type=Path, help="write a .md, .csv or .html file instead of printing")
+    parser.add_argument("--open", action="store_true", help="also open MLflow's comparison of the same runs")
 
 
 def run(arguments: argparse.Namespace) -> None:

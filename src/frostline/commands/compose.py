@@ -11,18 +11,16 @@ ARMS = ["scratch", "zero_shot", "linear_probe", "full"]
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "resolve params.yaml and conf/ into artifacts/resolved/, one YAML per stage"
+    text = "write the config of every pipeline stage from params.yaml and conf/"
     parser = options.add_command(commands, "compose", run, text)
-    parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="the selection (default: %(default)s)"
-    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     parser.add_argument(
         "--arms",
         nargs="+",
         metavar="ARM",
         default=ARMS,
-        help="scratch (the from-scratch baseline), and schedules of conf/freeze; the one that the selection"
-        " names is added (default: %(default)s)",
+        help="scratch (the from-scratch baseline) and schedules of conf/freeze; that of params.yaml is added"
+        " (default: %(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("artifacts/resolved"), help="folder (default: %(default)s)"

@@ -14,7 +14,7 @@ Check = Callable[[], "Iterator[Finding]"]
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "check this machine, the environment and the project; exit 1 if something is broken"
+    text = "check this machine, the environment and the project (exit status 1: something is broken)"
     options.add_command(commands, "doctor", run, text)
 
 

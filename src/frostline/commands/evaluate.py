@@ -11,12 +11,12 @@ from frostline.training.garbage import uncollected
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "measure trained networks on their test split, which is read here only"
+    text = "measure a trained network on its test split"
     parser = options.add_command(commands, "evaluate", run, text)
-    parser.add_argument("run", type=Path, nargs="?", help="the folder of a finished run, to measure again")
-    parser.add_argument("--out", type=Path, help="folder of the metrics and predictions (default: the run's)")
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a finished run")
+    parser.add_argument("--out", type=Path, help="folder for metrics and predictions (default: the run's)")
     parser.add_argument(
-        "--force", action="store_true", help="overwrite other metrics; accept an edited config.yaml"
+        "--force", action="store_true", help="overwrite metrics that differ; accept an edited config.yaml"
     )
     stage = parser.add_argument_group("as a stage of a pipeline")
     options.add_resolved(stage)

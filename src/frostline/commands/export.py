@@ -13,19 +13,18 @@ examples:
 
 {options.RUN_HELP}
 
-onnx, and pt2 of torch.export: (N, channels, size, size) uint8 images in, any number, (N, classes)
-probabilities out; size, resizing and class names are in the file's metadata, under "frostline". onnx needs
-frostline[onnx].
-safetensors: only the weights, under timm's names. The written file is read again, its outputs are compared
-with the network's on test images, and it is removed if they differ."""
+onnx and pt2 (torch.export): the model takes (N, channels, size, size) uint8 images and returns (N, classes)
+probabilities; size, resizing and class names are in the file's metadata, under "frostline".
+safetensors: the weights, under timm's names.
+The file is read again and compared with the network on test images; if they differ, it is removed."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "write a trained network as a file, and check it"
+    text = "export a trained network as ONNX, PT2 or safetensors"
     parser = options.add_command(commands, "export", run, text, EPILOG)
     parser.add_argument(
-        "run", metavar="RUN", help="such as models:/digits@champion or a run's folder; see below"
+        "run", metavar="RUN", help="a run's folder or a model, such as models:/digits@champion"
     )
     parser.add_argument(
         "--format", type=_not_torchscript, choices=["onnx", "pt2", "safetensors"], required=True

@@ -8,7 +8,7 @@ from frostline.commands import options, training
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "copy weights to the target's network and fine-tune under a freeze schedule"
+    text = "fine-tune a network under a freeze schedule"
     parser = options.add_command(commands, "finetune", run, text, training.EPILOG)
     training.add_options(parser)
 

@@ -9,7 +9,7 @@ from frostline.commands import options
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "fail, with exit status 4, if a metric of the report is below its bound"
+    text = "exit with status 4 if a metric of the report is below its bound"
     parser = options.add_command(commands, "gate", run, text)
     parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
     parser.add_argument("--report", type=Path, default=Path("artifacts/report/report.json"))

@@ -65,26 +65,25 @@ COMMANDS = (
 )
 """In the order of `frostline --help`."""
 DESCRIPTION = """\
-Measure what transfer learning buys: pretrain, fine-tune under a freeze schedule, compare with no transfer."""
+Fine-tune image classifiers under a freeze schedule, and compare them with training from scratch."""
 EPILOG = """\
 examples:
-  dvc repro                                                       the whole study that params.yaml selects
-  frostline plan freeze=gradual                                   what would train when, and how fast
   frostline finetune dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
-                     freeze=linear_probe out=DIR                  one run on your own images
-  frostline finetune -m freeze=linear_probe,full seed=0,1,2       every combination
-  frostline finetune --cfg job                                    the composed config, as YAML
-  frostline probe optimizer.lr=1e-3,1e-2 seed=0,1,2               how good a backbone's frozen features are
-  frostline compare --study NAME                                  what differs, and how they did
+                     freeze=linear_probe out=DIR                  fine-tune on your own images
+  frostline finetune -m freeze=linear_probe,full seed=0,1,2       run every combination
+  frostline finetune --cfg job                                    print all keys and their values
+  frostline plan freeze=gradual                                   print what would train when
+  frostline probe optimizer.lr=1e-3,1e-2 seed=0,1,2               measure a backbone's frozen features
+  frostline compare --study NAME                                  compare the runs of a study
   frostline ui                                                    compare runs in the browser
-  frostline register RUN --name digits --alias champion           register the best run's network in MLflow
-  frostline predict models:/digits@champion FOLDER                and classify images with it
+  frostline predict RUN FOLDER                                    classify images
+  dvc repro                                                       run the study that params.yaml selects
 
-KEY=VALUE is a Hydra override: a choice of option (freeze=gradual) or a value (trainer.epochs=5).
-The options are the files of conf/, each with what to expect of it at its top.
+KEY=VALUE is a Hydra override: a file of conf/ (freeze=gradual is conf/freeze/gradual.yaml) or a value
+(trainer.epochs=5).
 
-exit status: 0 done, 2 a mistake in a config, a file or the command, 3 training broke down, 4 below the gate,
-130 interrupted (SIGTERM: 143, SIGHUP: 129)."""
+exit status: 0 done, 2 an error in a config, a file or the command, 3 training failed, 4 a metric below the
+gate, 130 interrupted (SIGTERM: 143, SIGHUP: 129)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ Model = TypeVar("Model", bound="BaseModel")
 Run = Callable[[argparse.Namespace], int | None]
 """A command's function: takes what was typed and returns an exit status; None is 0."""
 RUN_HELP = """\
-RUN is a run's folder (runs/finetune/NAME), models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/model, or the
-id or name of a run in MLflow; its weights are then looked up in this project by their hash."""
+RUN is a run's folder (runs/finetune/NAME), a registered model (models:/NAME@ALIAS, models:/NAME/VERSION,
+runs:/ID/model), or a run's id or name in MLflow, if its weights are still in this project."""
 
 
 def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -47,7 +47,9 @@ def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
 
 def add_resolved(parser: Any) -> None:
     """Add `--resolved` to a parser or a group of options."""
-    parser.add_argument("--resolved", type=Path, help="a resolved YAML of `frostline compose`, for overrides")
+    parser.add_argument(
+        "--resolved", type=Path, help="config that `frostline compose` wrote, instead of overrides"
+    )
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

@@ -13,33 +13,36 @@ PLOT_SUFFIXES = (".svg", ".png")
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "say what would train when, at which learning rates, in the study that params.yaml selects"
+    text = "print what a run would train when, its learning rates and its cost, without training"
     parser = options.add_command(commands, "plan", run, text)
     options.add_overrides(parser, "freeze=gradual backbone=resnet18")
     parser.add_argument(
         "--stage", choices=["pretrain", "finetune"], default="finetune", help="default: %(default)s"
     )
     parser.add_argument(
-        "--images", type=options.positive, metavar="N", help="training images, instead of preparing the data"
+        "--images",
+        type=options.positive,
+        metavar="N",
+        help="number of training images; the data set is not read",
     )
     parser.add_argument(
         "--classes",
         type=options.positive,
         metavar="N",
         default=CLASSES,
-        help="with --images (default: %(default)s)",
+        help="number of classes, with --images (default: %(default)s)",
     )
     parser.add_argument(
         "--format",
         choices=["table", "yaml", "json"],
         default="table",
-        help="yaml: the whole schedule, to edit and run (default: %(default)s)",
+        help="yaml: a freeze schedule to edit (default: %(default)s)",
     )
     parser.add_argument(
         "--picture",
         type=_plot_path,
         metavar="FILE",
-        help="plot learning rates and thaw depth too: .svg or .png",
+        help="also plot learning rates and frozen layers: .svg or .png",
     )
 
 

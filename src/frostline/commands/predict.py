@@ -15,10 +15,10 @@ examples:
 
 {options.RUN_HELP}
 
-Images are read, rotated, resized and cropped as in training, and the network computes as it was measured,
-so a test image gets what the run's predictions.csv says. A folder stands for all image files in it and in its
-folders. The output has a row per image: image, prediction, confidence, those of the next likeliest classes,
-and error: why an image could not be used. The other images are still classified, and the exit status is 2."""
+Images are resized and normalized as in training; a test image gets the prediction in the run's
+predictions.csv. A folder means all image files in it and its subfolders. The output has a row per image:
+image, prediction, confidence, with --top-k also those of the next classes, and error. If an image can't be
+read, error says why, the others are classified, and the exit status is 2."""
 
 
 def add(commands: Any) -> None:
@@ -26,9 +26,9 @@ def add(commands: Any) -> None:
     text = "classify images with a trained network, as CSV or JSON"
     parser = options.add_command(commands, "predict", run, text, EPILOG)
     parser.add_argument(
-        "model", metavar="RUN", help="such as models:/digits@champion or a run's folder; see below"
+        "model", metavar="RUN", help="a run's folder or a model, such as models:/digits@champion"
     )
-    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files, and folders of them")
+    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files or folders")
     parser.add_argument("--format", choices=["csv", "json"], default="csv", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
     parser.add_argument(
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
         type=options.positive,
         metavar="K",
         default=1,
-        help="likeliest classes (default: %(default)s)",
+        help="classes per image (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-size",

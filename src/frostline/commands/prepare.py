@@ -10,7 +10,7 @@ from frostline.commands import options
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "read a data set once, check every image, write its index"
+    text = "check every image of a data set, split it, write its index"
     parser = options.add_command(commands, "prepare", run, text)
     options.add_overrides(parser, "dataset=image_folder dataset.root=DIR out=DIR")
     options.add_resolved(parser)

@@ -8,7 +8,7 @@ from frostline.commands import options, training
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "train on the source data set"
+    text = "pretrain a network on the source data set"
     parser = options.add_command(commands, "pretrain", run, text, training.EPILOG)
     training.add_options(parser)
 

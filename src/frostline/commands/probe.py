@@ -1,4 +1,4 @@
-"""`frostline probe`: judge a backbone's frozen features with many heads, trained at once."""
+"""`frostline probe`: measure a backbone's frozen features with many heads, trained in one batch."""
 
 import argparse
 from pathlib import Path
@@ -10,27 +10,29 @@ from frostline.training.garbage import uncollected
 EPILOG = """\
 examples:
   frostline probe dataset=digits backbone=efficientnet_lite0 weights=imagenet
-                                                                how good ImageNet's features are for digits
+                                                                ImageNet's features for digits
   frostline probe dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
                   optimizer.lr=1e-4,1e-3,1e-2 loss.label_smoothing=0,0.1 seed=0,1,2
-                                                                18 heads, trained at once
+                                                                18 heads, trained in one batch
   frostline probe weights=file weights.path=runs/NAME/weights.safetensors weights.head=reset
-                                                                what a run of yours has learned
+                                                                the features of a run of yours
 
-The backbone runs once over the images; its features are cached for later probes and fine-tunings
-(frostline cache). Lists of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed make the
-heads; validation chooses among them, and only the best configuration is measured on the test split.
+The backbone runs once over the images; its features are cached for later probes and fine-tunings. A head is
+trained for each combination of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed.
+Validation selects the best, which alone is measured on the test split.
 
-writes to out: probe.json, heads.csv (a row per head), and the best head as a run with the files of
-`frostline finetune freeze=linear_probe`; out is runs/probe/NAME unless set."""
+output in out (default: runs/probe/NAME): probe.json, heads.csv (a row per head), and the files of
+`frostline finetune` for the best head."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "judge a backbone's frozen features: many heads at once"
+    text = "measure a backbone's frozen features: linear heads, ridge regression, nearest neighbours"
     parser = options.add_command(commands, "probe", run, text, EPILOG)
     options.add_overrides(parser, "optimizer.lr=1e-3,1e-2 seed=0,1,2 out=DIR")
-    parser.add_argument("-m", "--multirun", action="store_true", help="not needed: lists are tried anyway")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="not needed: a probe always takes lists"
+    )
     options.add_force(parser)
     parser.add_argument("--out", type=Path, help="folder of the results")
 

@@ -1,4 +1,4 @@
-"""`frostline register`: make a run's network a version of a registered model in MLflow."""
+"""`frostline register`: register a run's network in MLflow."""
 
 import argparse
 from typing import Any
@@ -8,25 +8,24 @@ from frostline.commands import options
 EPILOG = f"""\
 examples:
   frostline register runs/finetune/NAME --name digits --alias champion
-                                        the best so far; what was champion before stays a version
+                                        and point the alias champion to it
   frostline register 5f0c… --name digits
-                                        by the run's id, as `frostline ui` shows it
+                                        by the run's id in MLflow
 
 {options.RUN_HELP}
 
-The model is a program of torch.export's, without a pickle: (N, channels, size, size) uint8 images in,
-(N, classes) probabilities out. It is tested before it is stored. Plain MLflow loads it with
-mlflow.pytorch.load_model("models:/digits@champion"); frostline need not be installed there. Registering the
-same weights again adds no second version."""
+The model takes (N, channels, size, size) uint8 images and returns (N, classes) probabilities. MLflow loads it
+without frostline and without a pickle: mlflow.pytorch.load_model("models:/digits@champion"). The same weights
+are not registered twice."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "make a run's network a version of a model in MLflow"
+    text = "register a run's network in MLflow, as a new version of a model"
     parser = options.add_command(commands, "register", run, text, EPILOG)
-    parser.add_argument("run", metavar="RUN", help="a run's folder, its id or its name; see below")
-    parser.add_argument("--name", required=True, help="of the model; created if there is none yet")
-    parser.add_argument("--alias", help="such as champion: models:/NAME@ALIAS is then this version")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, id or name")
+    parser.add_argument("--name", required=True, help="name of the model, new or existing")
+    parser.add_argument("--alias", help="alias of this version, such as champion")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
     parser = options.add_command(commands, "report", run, text)
     parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
     parser.add_argument(
-        "--artifacts", type=Path, default=Path("artifacts"), help="holds finetune/, evaluate/, timing/"
+        "--artifacts", type=Path, default=Path("artifacts"), help="folder with finetune/, evaluate/, timing/"
     )
     parser.add_argument("--out", type=Path, default=Path("artifacts/report"))
 

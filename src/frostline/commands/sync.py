@@ -6,18 +6,18 @@ from typing import Any
 from frostline.commands import options
 
 EPILOG = """\
-Runs write what they record to .frostline/journal first. A command that ends waits for a server that
-is unreachable or slow at most 1 % of its run time (FROSTLINE_WAIT=SECONDS waits longer), then the rest stays
-in the journal. `frostline sync` delivers it, and so does the next command that records or compares. Nothing
-is recorded twice.
+Runs write their records to .frostline/journal first. If the MLflow server is slow or unreachable, a command
+waits at most 1 % of its run time (or FROSTLINE_WAIT seconds) at its end, and leaves the rest in the journal.
+`frostline sync` delivers it, and so does the next command that records or compares. Nothing is recorded
+twice.
 
-Records are delivered to the store that their run had: for one of another MLFLOW_TRACKING_URI, set it.
-exit status: 2 if something is still pending for this store."""
+Records of runs with another MLFLOW_TRACKING_URI are delivered when that is set.
+exit status: 2 if records are still pending for this store."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "deliver to MLflow what it could not record when it happened"
+    text = "deliver pending records to MLflow"
     options.add_command(commands, "sync", run, text, EPILOG)
 
 

@@ -11,25 +11,27 @@ from frostline.console import signals
 from frostline.training.garbage import uncollected
 
 EPILOG = """\
-writes to out: metrics.json, weights.safetensors (the best epoch's), config.yaml, history.csv, training.json,
-predictions.csv; out is runs/COMMAND/NAME unless set."""
+output in out (default: runs/COMMAND/NAME): weights.safetensors (of the best epoch), metrics.json,
+predictions.csv, history.csv, config.yaml, training.json."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that trains."""
     options.add_overrides(parser, "freeze=gradual seed=1 out=DIR")
-    parser.add_argument("-m", "--multirun", action="store_true", help="run every combination: a=x,y b=1,2")
-    parser.add_argument("--fresh", action="store_true", help="with -m: forget what this sweep has done")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="run every combination of lists: a=x,y b=1,2"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="with -m: start over instead of resuming the sweep"
+    )
     options.add_force(parser)
-    parser.add_argument("--cfg", choices=["job"], help="print the composed config and stop")
+    parser.add_argument("--cfg", choices=["job"], help="print the composed config as YAML, and stop")
     stage = parser.add_argument_group("as a stage of a pipeline")
     options.add_resolved(stage)
     stage.add_argument("--data", type=Path, help="the prepared data's folder")
     stage.add_argument("--out", type=Path, help="folder of the results")
-    stage.add_argument("--timing", type=Path, help="file for the measured seconds")
-    stage.add_argument(
-        "--pretrained", type=Path, help="folder of the pretraining that weights=pretrain means"
-    )
+    stage.add_argument("--timing", type=Path, help="file for the training times")
+    stage.add_argument("--pretrained", type=Path, help="folder of the pretraining, for weights=pretrain")
 
 
 @uncollected()

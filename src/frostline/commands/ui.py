@@ -1,4 +1,4 @@
-"""`frostline ui`: open MLflow's pages of a project's runs."""
+"""`frostline ui`: serve MLflow with a project's runs."""
 
 import argparse
 from typing import Any
@@ -10,11 +10,9 @@ PORT = 5000
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "open the MLflow pages of this project's runs, on this machine only"
+    text = "serve MLflow with this project's runs, on this machine only"
     parser = options.add_command(commands, "ui", run, text)
-    parser.add_argument(
-        "--port", type=int, default=PORT, help="(default: %(default)s; taken: the next free one)"
-    )
+    parser.add_argument("--port", type=int, default=PORT, help="(default: %(default)s, or the next free one)")
 
 
 def run(arguments: argparse.Namespace) -> None:
