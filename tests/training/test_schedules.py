@@ -10,7 +10,7 @@ from frostline.base import project
 from frostline.console.errors import FrostlineError
 from frostline.training import schedules
 
-READY = sorted((project.conf_dir() / "freeze").glob("*.yaml"))
+READY = list(project.conf_files("freeze").values())
 
 
 @pytest.fixture

@@ -15,6 +15,10 @@ from frostline.console.errors import FrostlineError
 
 PACKAGED_CONF = Path(__file__).parents[1] / "conf"
 CHECKOUT = Path(__file__).parents[3]
+LOCK = "frostline.lock"
+"""The folder that `frostline init` makes: what each stage of the project depends on of frostline's code."""
+OWN_GROUPS = ("freeze", "experiment")
+"""The config groups that make a `conf` folder without a config.yaml one for frostline."""
 SQLITE = "sqlite:///"
 DATABASE = "mlflow.db"
 GIB = 1 << 30
@@ -27,23 +31,53 @@ FEATURES_SHARE = 0.25
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the nearest folder with frostline configs from `start` (default: here) upwards, else `start`."""
+    """Return the nearest project from `start` (default: here) upwards, else `start`.
+
+    A project has a `frostline.lock`, or a `conf` folder with configs for frostline.
+    """
     here = (start or Path.cwd()).resolve()
-    return next((folder for folder in (here, *here.parents) if _is_conf(folder / "conf")), here)
+    return next((folder for folder in (here, *here.parents) if _is_project(folder)), here)
 
 
-def conf_dir() -> Path:
-    """Return the folder of configs: the project's own, else the checkout's, else the installed package's.
+def packaged_conf() -> Path:
+    """Return the folder of configs that comes with frostline: the checkout's or the installed package's.
 
     Raises:
         FrostlineError: there is none.
     """
-    for conf in (find_root() / "conf", CHECKOUT / "conf", PACKAGED_CONF):
-        if _is_conf(conf):
+    for conf in (CHECKOUT / "conf", PACKAGED_CONF):
+        if _is_whole_conf(conf):
             return conf
-    raise FrostlineError(
-        f"no conf/config.yaml in {find_root()} or beside the package; install frostline again"
-    )
+    raise FrostlineError(f"no conf/config.yaml in {PACKAGED_CONF.parent}; install frostline again")
+
+
+def conf_dirs() -> list[Path]:
+    """Return the folders of configs: the project's own if it has one, then frostline's.
+
+    A file of the project's folder replaces frostline's file of the same path.
+
+    Raises:
+        FrostlineError: frostline's configs are missing.
+    """
+    root, packaged = find_root(), packaged_conf()
+    own = root / "conf"
+    layered = own.is_dir() and _is_project(root) and own.resolve() != packaged.resolve()
+    return [own, packaged] if layered else [packaged]
+
+
+def writable_conf() -> Path | None:
+    """Return the project's folder of configs, which may not exist yet; None: frostline can't use it."""
+    root = find_root()
+    folder = root / "conf"
+    taken = (folder / "config.yaml").exists() and not _is_project(root)  # by another Hydra application
+    writable = os.access(folder if folder.is_dir() else root, os.W_OK)
+    return folder if writable and not taken else None
+
+
+def conf_files(group: str) -> dict[str, Path]:
+    """Return option → file of a config group, such as ``freeze``; {} if there is no such group."""
+    files = {path.stem: path for conf in reversed(conf_dirs()) for path in (conf / group).glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def home() -> Path:
@@ -182,6 +216,14 @@ def experiment() -> str:
     return name
 
 
-def _is_conf(folder: Path) -> bool:
-    """Return whether `folder` has frostline configs; many projects have a config.yaml, but no schedules."""
+def _is_project(folder: Path) -> bool:
+    """Return whether `folder` is a project of frostline; another Hydra application may have a `conf`, too."""
+    conf = folder / "conf"
+    if (folder / LOCK).is_dir() or _is_whole_conf(conf):
+        return True
+    return not (conf / "config.yaml").exists() and any((conf / group).is_dir() for group in OWN_GROUPS)
+
+
+def _is_whole_conf(folder: Path) -> bool:
+    """Return whether `folder` has all of frostline's configs."""
     return (folder / "config.yaml").is_file() and (folder / "freeze").is_dir()

@@ -75,16 +75,20 @@ _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Initialize Hydra on `conf/` during the block; may be nested."""
+    """Initialize Hydra on the project's configs and frostline's during the block; may be nested."""
     singleton = GlobalHydra.instance()
     before = singleton.hydra
     singleton.clear()
     try:
-        with initialize_config_dir(str(project.conf_dir()), version_base="1.3", job_name="frostline"):
+        *own, packaged = project.conf_dirs()
+        with initialize_config_dir(str(packaged), version_base="1.3", job_name="frostline"):
             repository: Any = _loader().repository
             repository.sources = [
-                _CheckedFiles(source.provider, source.path) if source.scheme() == "file" else source
-                for source in repository.sources
+                *(_CheckedFiles("project", f"file://{folder}") for folder in own),
+                *(
+                    _CheckedFiles(source.provider, source.path) if source.scheme() == "file" else source
+                    for source in repository.sources
+                ),
             ]
             yield
     finally:

@@ -150,7 +150,7 @@ def options(group: str) -> list[str]:
     """Return the options of a config group; [] if it does not exist."""
     if not re.fullmatch(r"\w+(/\w+)*", group):
         return []
-    return sorted(path.stem for path in (project.conf_dir() / group).glob("*.yaml"))
+    return list(project.conf_files(group))
 
 
 def _group(key: str) -> str | None:

@@ -40,10 +40,10 @@ def write(name: str, stage: str, trial: Trial, trials: int, job: SweepJob) -> Pa
         job: the trial's composed experiment.
 
     Returns:
-        The file; None where the project has no `conf` folder.
+        The file; None if the project has no folder of configs to write to.
     """
-    folder = project.find_root() / "conf"
-    if not folder.is_dir():
+    folder = project.writable_conf()
+    if folder is None:
         return None
     path = folder / "experiment" / f"{name}-best.yaml"
     chosen = [

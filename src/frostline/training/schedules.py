@@ -56,9 +56,9 @@ def _read(path: Path) -> Any:
 def _ready(name: str) -> Path:
     if name not in _names():
         raise FrostlineError(f"no freeze schedule {name!r}; {allowed(name, _names())}")
-    return project.conf_dir() / "freeze" / f"{name}.yaml"
+    return project.conf_files("freeze")[name]
 
 
 def _names() -> list[str]:
     """Return the names of the ready-made schedules."""
-    return [path.stem for path in (project.conf_dir() / "freeze").glob("*.yaml")]
+    return list(project.conf_files("freeze"))

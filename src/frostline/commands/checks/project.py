@@ -24,9 +24,10 @@ def configs() -> Iterator[Finding]:
     from frostline.pipeline.compose.study import overrides, read_selection
 
     try:
-        folder = project.conf_dir()
+        folders = project.conf_dirs()
         compose.experiment([])
-        yield Finding("conf", "ok", f"{folder}, {len(list(folder.rglob('*.yaml')))} files")
+        counts = (f"{folder}, {len(list(folder.rglob('*.yaml')))} files" for folder in folders)
+        yield Finding("conf", "ok", ", over ".join(counts))
     except FrostlineError as error:
         yield Finding("conf", "broken", str(error), "git checkout conf")
         return

@@ -288,8 +288,8 @@ def _file_of(key: Sequence[str], params: Mapping[str, Any], choices: Mapping[str
         return PARAMS
     experiment = params.get("experiment") or choices.get("experiment")
     if experiment and experiment != "null":
-        path = project.conf_dir() / "experiment" / f"{experiment}.yaml"
-        if path.is_file() and _has_value(read_yaml(path), key):
+        path = project.conf_files("experiment").get(str(experiment))
+        if path and _has_value(read_yaml(path), key):
             return f"conf/experiment/{path.name}"
     package = key[:2] if key[0] == "pretrain" else key[:1]
     group = "dataset" if package == ["source"] else package[-1]
