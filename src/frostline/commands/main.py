@@ -137,6 +137,11 @@ def _report_error(error: FrostlineError) -> int:
     except OSError:
         terminal.discard_output(sys.stdout)
     print(f"frostline: error: {shorten_words(str(error))}", file=sys.stderr)
+    if os.environ.get("DVC_EXP_NAME"):
+        from frostline.pipeline import exp_params
+
+        if sentence := exp_params.restore():
+            print(f"frostline: {sentence}", file=sys.stderr)
     match error:
         case GateFailed():
             return EXIT_GATE
