@@ -166,11 +166,11 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
             axes.plot([1, ends], [place, place], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.35)
             axes.plot([ends], [place], marker=marker, markersize=7, color=colour)
             label = f"{name}: {figure['what']}" + (" (GPU)" if device == "cuda" else "")
-            canvas.write_text(axes, (-0.03, place), label, size=9, in_rows=True, ha="right", va="center")
+            canvas.write_text(axes, (-0.03, place), label, fontsize=9, in_rows=True, ha="right", va="center")
             unit = figure["unit"] if figure["unit"] == "×" else f" {figure['unit']}"
             said = f"{_rounded(figure['value'])}{unit}   target {_target(figure)}"
             canvas.write_text(
-                axes, (1.03, place), said, size=9, colour=colour, in_rows=True, ha="left", va="center"
+                axes, (1.03, place), said, fontsize=9, color=colour, in_rows=True, ha="left", va="center"
             )
         axes.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8])
         axes.set_xticklabels(["1/8", "1/4", "1/2", "target", "2×", "4×", "8×"])
@@ -180,8 +180,8 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
             axes,
             (0, 1 + 0.3 / height),
             "How far each target is met: right of the line is better",
-            size=12,
-            bold=True,
+            fontsize=12,
+            fontweight="bold",
             va="bottom",
         )
         (out / f"{PICTURE}.png").write_bytes(canvas.png(picture))

@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 FORWARDED = ("FROSTLINE_", "MLFLOW_")
 """Prefixes of the environment variables that a worker gets from the command; the others are its node's."""
 LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class RaySweep:
+    """What the jobs of a sweep have in common."""
+
+    hydra_context: HydraContext
+    config: DictConfig
+    task_function: TaskFunction
+    singletons: Any
+    """Hydra's, of the command's process."""
+    folder: str
+    """The command's working directory."""
+    variables: Mapping[str, str]
+    """The environment variables to set."""
 
 
 class RayLauncher(Launcher):
@@ -42,12 +58,19 @@ class RayLauncher(Launcher):
 
         assert self.config is not None
         variables = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED)}
-        common = (self.hydra_context, self.config, self.task_function, Singleton.get_state())
+        sweep = RaySweep(
+            self.hydra_context,
+            self.config,
+            self.task_function,
+            Singleton.get_state(),
+            str(Path.cwd()),
+            variables,
+        )
         ray.init(**init)
         try:
             task = ray.remote(worker).options(**self.remote)
             jobs = [
-                task.remote(number, [*overrides], *common, str(Path.cwd()), variables)
+                task.remote(number, [*overrides], sweep)
                 for number, overrides in enumerate(job_overrides, initial_job_idx)
             ]
             ray.wait(jobs, num_returns=len(jobs))
@@ -69,31 +92,22 @@ def _local(init: Mapping[str, Any], slots: float) -> dict[str, Any]:
     return {"num_cpus": max(1, round(slots)), **init, **fixed}
 
 
-def worker(
-    number: int,
-    overrides: list[str],
-    hydra_context: HydraContext,
-    config: DictConfig,
-    task_function: TaskFunction,
-    singletons: Any,
-    folder: str,
-    variables: Mapping[str, str],
-) -> JobReturn:
+def worker(number: int, overrides: list[str], sweep: RaySweep) -> JobReturn:
     """Run a job in a process of Ray's."""
     # Not at the top: Hydra imports all plug-ins in other programs, too, which need none of frostline.
     from frostline.pipeline import session
 
-    os.chdir(folder)
-    os.environ |= variables
+    os.chdir(sweep.folder)
+    os.environ |= sweep.variables
     setup_globals()
-    Singleton.set_state(singletons)
-    composed = hydra_context.config_loader.load_sweep_config(config, overrides)
+    Singleton.set_state(sweep.singletons)
+    composed = sweep.hydra_context.config_loader.load_sweep_config(sweep.config, overrides)
     with open_dict(composed):
         composed.hydra.job.id, composed.hydra.job.num = f"{composed.hydra.job.name}_{number}", number
     try:
         return run_job(
-            hydra_context=hydra_context,
-            task_function=task_function,
+            hydra_context=sweep.hydra_context,
+            task_function=sweep.task_function,
             config=composed,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",

@@ -1,29 +1,29 @@
 """Output folders of runs and of trials."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.tiny import run_config
 
-from frostline.pipeline.output_folders import out_folder
+from frostline.pipeline.output_folders import PlannedRun, out_folder
 
 
 def test_where_results_go():
     config = run_config()
-    assert out_folder("out", "finetune", "name", "", config) == Path("out")
-    assert out_folder("out", "finetune", "name", "freeze=full,seed=1", config) == Path(
-        "out/freeze=full,seed=1"
-    )
-    one = out_folder(None, "finetune", "mlp·full·digits·s0", "", config)
+    run = PlannedRun("finetune", "mlp·full·digits·s0", config)
+    assert out_folder(run, "out") == Path("out")
+    assert out_folder(run, "out", "freeze=full,seed=1") == Path("out/freeze=full,seed=1")
+    one = out_folder(run, None)
     assert str(one).startswith("runs/finetune/mlp-full-digits-s0-")
-    changed = out_folder(None, "finetune", "mlp·full·digits·s0", "", run_config({"trainer.epochs": 4}))
-    assert one != changed
+    changed = replace(run, config=run_config({"trainer.epochs": 4}))
+    assert one != out_folder(changed, None)
 
 
 def test_draws_with_equal_labels_have_different_folders():
-    configs = [run_config({"optimizer.lr": lr}) for lr in (0.00031622, 0.00031623)]
+    runs = [PlannedRun("finetune", "n", run_config({"optimizer.lr": lr})) for lr in (0.00031622, 0.00031623)]
     label = "optimizer.lr=0.000316"
-    one, other = (out_folder("out", "finetune", "n", label, each, drawn=True) for each in configs)
+    one, other = (out_folder(run, "out", label, drawn=True) for run in runs)
     assert one != other
     assert one.name.startswith(f"{label}-")
     assert other.parent == Path("out")
@@ -31,9 +31,10 @@ def test_draws_with_equal_labels_have_different_folders():
 
 @pytest.mark.parametrize("label", ["dataset.root='/a b/c'", "../../etc", "a/b", "ü" * 300, "x=" + "y" * 300])
 def test_a_label_stays_one_folder_below_out(label):
-    out = out_folder("out", "finetune", "name", label, run_config())
+    run = PlannedRun("finetune", "name", run_config())
+    out = out_folder(run, "out", label)
     assert out.parent == Path("out")
     assert len(out.name.encode()) < 255
     assert out.resolve().is_relative_to(Path("out").resolve())
-    other = out_folder("out", "finetune", "name", label + "z", run_config())
+    other = out_folder(run, "out", label + "z")
     assert other != out

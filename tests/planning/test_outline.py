@@ -36,8 +36,9 @@ def sizes(network):
 def outlined(network, phases, lr=0.1, costs=None, cuts=None, views=1, **arguments):
     plan = made(network, phases, **arguments)
     costs, cuts = costs or [None] * len(phases), cuts or [None] * len(phases)
+    executions = [outline.PhaseExecution(cost, cut, views) for cost, cut in zip(costs, cuts, strict=True)]
     counts = sizes(network)
-    return outline.groups(plan, counts), outline.phases(plan, counts, lr, 20, costs, cuts, views)
+    return outline.groups(plan, counts), outline.phases(plan, counts, lr, 20, executions)
 
 
 def test_groups_and_what_trains(network):

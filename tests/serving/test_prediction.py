@@ -13,8 +13,8 @@ from tests.tiny import RESNET, run_config
 from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
-from frostline.runs import trained_run
-from frostline.serving import prediction as predicting
+from frostline.runs.trained_run import TrainedRun
+from frostline.serving import prediction
 
 
 def rows(text):
@@ -37,10 +37,10 @@ def tested(photo_run):
 
 def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys):
     paths = [str(photos / name) for name in tested]
-    assert predicting.run(trained_run.TrainedRun.read(photo_run), paths) == 0
-    said = rows(capsys.readouterr().out)
-    assert [row["image"] for row in said] == paths
-    for row, measured in zip(said, tested.values(), strict=True):
+    assert cli.main(["predict", str(photo_run), *paths]) == 0
+    predictions = rows(capsys.readouterr().out)
+    assert [row["image"] for row in predictions] == paths
+    for row, measured in zip(predictions, tested.values(), strict=True):
         assert row["prediction"] == measured["prediction"]
         assert float(row["confidence"]) == pytest.approx(float(measured["confidence"]), abs=1e-6)
         assert row["error"] == ""
@@ -48,21 +48,17 @@ def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys
 
 def test_a_folder_means_its_pictures_and_the_batch_size_changes_nothing(photo_run, photos, tested, tmp_path):
     one, other = tmp_path / "one.json", tmp_path / "other.json"
-    assert predicting.run(trained_run.TrainedRun.read(photo_run), [str(photos)], "json", one, top_k=2) == 0
-    assert (
-        predicting.run(
-            trained_run.TrainedRun.read(photo_run), [str(photos)], "json", other, top_k=2, batch_size=3
-        )
-        == 0
-    )
-    said = json.loads(one.read_text())
-    assert [each["image"] for each in said] == sorted(str(path) for path in photos.rglob("*.*"))
-    for mine, its in zip(said, json.loads(other.read_text()), strict=True):
-        (first, second), again = mine["predictions"], its["predictions"]
+    words = ["predict", str(photo_run), str(photos), "--format", "json", "--top-k", "2", "--out"]
+    assert cli.main([*words, str(one)]) == 0
+    assert cli.main([*words, str(other), "--batch-size", "3"]) == 0
+    rows_of_one, rows_of_other = json.loads(one.read_text()), json.loads(other.read_text())
+    assert [row["image"] for row in rows_of_one] == sorted(str(path) for path in photos.rglob("*.*"))
+    for row, other_row in zip(rows_of_one, rows_of_other, strict=True):
+        (first, second), again = row["predictions"], other_row["predictions"]
         assert {first["class"], second["class"]} == {"cat", "dog & más"}
         assert first["confidence"] + second["confidence"] == pytest.approx(1)
         assert first["confidence"] == pytest.approx(again[0]["confidence"], abs=1e-6)
-        if measured := tested.get(mine["image"].removeprefix(f"{photos}/")):
+        if measured := tested.get(row["image"].removeprefix(f"{photos}/")):
             assert first["class"] == measured["prediction"]
 
 
@@ -138,12 +134,12 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     config = run_config({**changes, "trainer": trainer})
     config = config.model_copy(update={"freeze_name": "linear_probe"})
     standalone.finetune(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
-    found = trained_run.TrainedRun.read(tmp_path / "run")
+    found = TrainedRun.read(tmp_path / "run")
     measured = [float(row["confidence"]) for row in read_csv(tmp_path / "run" / "predictions.csv")]
-    monkeypatch.setattr(predicting, "scratch", lambda: tmp_path / "other")
+    monkeypatch.setattr(prediction, "scratch", lambda: tmp_path / "other")
     pixels, _ = found.images(10_000)
     assert len(pixels) == len(measured)
-    in_two = predicting.Network(found).probabilities(pixels).max(1).values.tolist()
+    in_two = prediction.Network(found).probabilities(pixels).max(1).values.tolist()
     assert in_two == pytest.approx(measured, abs=1e-6)
     in_one = found.served()(pixels).max(1).values.tolist()
     assert in_one != pytest.approx(measured, abs=1e-3)

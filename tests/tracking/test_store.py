@@ -99,6 +99,12 @@ def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
     assert run.info.artifact_uri.startswith((place / "mlartifacts").as_uri())
 
 
+def annotate(store, *evaluated):
+    from frostline.tracking.store import EvaluatedRun
+
+    store.annotate(EvaluatedRun(*evaluated))
+
+
 def finished(store, accuracy, loss, about, when=1000, **tags):
     run = begin(store, about, when)
     run.metrics({"best/val/accuracy": accuracy, "best/val/loss": loss, "lr": 0.1})
@@ -112,7 +118,7 @@ def test_seeds_of_one_setting_lie_under_what_they_came_to(store):
     finished(store, 0.9, 0.3, info(number=1, backbone="mlp"))
     finished(store, 0.5, 0.9, info("mlp·full·digits·lr0.5", config={"lr": 0.5}, number=0))
     finished(store, 0.1, 0.9, info(number=2), **{"trial.state": "pruned"})
-    store.annotate("", {"study": "tiny", "seed": "0"}, {}, {})  # of weights that nobody made
+    annotate(store, "", {"study": "tiny", "seed": "0"}, {}, {})  # of weights that nobody made
     found = runs(store)
     group, other = found["mlp·full·digits"], found["mlp·full·digits·lr0.5·s0"]
     (study,) = runs(store, "study").values()
@@ -142,7 +148,7 @@ def test_seeds_of_one_setting_lie_under_what_they_came_to(store):
 def test_what_is_measured_later_counts_too(store):
     for number in range(2):
         finished(store, 0.8, 0.5, info(number=number), **{"weights.sha256": f"w{number}"})
-        store.annotate(f"w{number}", {"study": "tiny"}, {"test/accuracy": 0.7 + number / 10}, {})
+        annotate(store, f"w{number}", {"study": "tiny"}, {"test/accuracy": 0.7 + number / 10}, {})
     metrics = runs(store)["mlp·full·digits"].data.metrics
     assert metrics["test/accuracy"] == pytest.approx(0.75)
 
@@ -269,7 +275,7 @@ def test_mistakes_are_drawn_for_the_run_that_made_them(store):
     run.tags({"weights.sha256": "cafe"})
     run.end("FINISHED")
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    store.annotate("cafe", {}, {}, {}, [Mistake("3", "cat", "dog", 0.9, picture)])
+    annotate(store, "cafe", {}, {}, {}, [Mistake("3", "cat", "dog", 0.9, picture)])
     store.plots.record(*store.plots.draw())
     (found,) = runs(store).values()
     assert [f.path for f in store.client.list_artifacts(found.info.run_id)] == ["mistakes.png"]
@@ -304,8 +310,8 @@ def test_results_go_to_their_own_run_whatever_the_clock_says(store):
         run = store.begin(info("mlp"), "1@1.0", when=when, place=place, around={})
         run.tags({"weights.sha256": "cafe"})
         run.end("FINISHED", when=when + 1000)
-        given = {"test/accuracy": when / 10_000_000}
-        store.annotate("cafe", {"study": "tiny"}, given, {}, (), place if when < 2_000_000 else None)
+        values = {"test/accuracy": when / 10_000_000}
+        annotate(store, "cafe", {"study": "tiny"}, values, {}, (), place if when < 2_000_000 else None)
     measured = {
         run.info.start_time: run.data.metrics for run in store.search({"weights.sha256": "cafe"}, limit=9)
     }
@@ -315,7 +321,7 @@ def test_results_go_to_their_own_run_whatever_the_clock_says(store):
     run = store.begin(info("mlp"), "1@1.0", when=500_000, place="journal/2", around={})
     run.tags({"weights.sha256": "cafe"})
     run.end("FINISHED", when=600_000)
-    store.annotate("cafe", {"study": "tiny"}, {"test/accuracy": 0.3}, {})
+    annotate(store, "cafe", {"study": "tiny"}, {"test/accuracy": 0.3}, {})
     measured = {
         run.info.start_time: run.data.metrics for run in store.search({"weights.sha256": "cafe"}, limit=9)
     }
@@ -329,10 +335,9 @@ def test_results_go_to_the_run_that_they_measure(store):
         run.tags({"weights.sha256": "cafe"})
         run.end("FINISHED")
     for seed in "01":
-        store.annotate(
-            "cafe", {"study": "tiny", "arm": "zero_shot", "seed": seed}, {"test/accuracy": float(seed)}, {}
-        )
-    store.annotate("cafe", {"study": "another", "arm": ""}, {"test/accuracy": 7.0}, {"metrics.json": b"{}"})
+        tags = {"study": "tiny", "arm": "zero_shot", "seed": seed}
+        annotate(store, "cafe", tags, {"test/accuracy": float(seed)}, {})
+    annotate(store, "cafe", {"study": "another", "arm": ""}, {"test/accuracy": 7.0}, {"metrics.json": b"{}"})
     assert {name: run.data.metrics["test/accuracy"] for name, run in runs(store).items()} == {
         "zero_shot s0": 0.0,
         "zero_shot s1": 1.0,

@@ -2,11 +2,22 @@
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.commands import options
-from frostline.console.errors import FrostlineError
+from frostline.console.errors import FrostlineError, resource_errors
+from frostline.console.progress import Advance, shown
+
+if TYPE_CHECKING:
+    from frostline.data.reading.decode import Note
+    from frostline.serving.prediction import Prediction
+
+CONVERTED: "tuple[Note, ...]" = ("16-bit", "dim", "cmyk")
+"""The notes on converted pixels, which are printed as warnings."""
+BAD_SHOWN = 10
+"""Errors printed on standard error; further ones are only counted."""
 
 EPILOG = f"""\
 examples:
@@ -46,11 +57,13 @@ def add(commands: Any) -> None:
     )
 
 
+@resource_errors("predicting", ["--batch-size"])
 def run(arguments: argparse.Namespace) -> None:
     """Print or write a prediction for each image.
 
     Raises:
-        FrostlineError: some images could not be used; the others' predictions are written.
+        FrostlineError: there is no such model, a folder has no image, or the model has too few classes.
+            Also if some images could not be used, after the others' predictions are written.
     """
     from frostline.serving import resolve
 
@@ -58,17 +71,63 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.runs.trained_run import TrainedRun
     from frostline.serving import prediction
 
-    failed = prediction.run(
-        TrainedRun.read(folder),
-        arguments.images,
-        arguments.format,
-        arguments.out,
-        arguments.top_k,
-        arguments.batch_size,
-    )
-    if failed:
-        sys.stdout.flush()
-        what = "1 image" if failed == 1 else f"{failed} images"
+    trained = TrainedRun.read(folder)
+    paths = prediction.image_files(arguments.images)
+    if arguments.top_k > (classes := len(trained.classes)):
+        raise FrostlineError(
+            f"--top-k: found {arguments.top_k}, and the model knows {classes} classes; give fewer"
+        )
+    predictions = prediction.predict(trained, paths, arguments.top_k, arguments.batch_size)
+    lines = prediction.csv_lines if arguments.format == "csv" else prediction.json_lines
+    problems = Problems()
+    with shown("predict", len(paths)) as advance:
+        _write(lines(problems.of(predictions, advance), arguments.top_k), arguments.out)
+    problems.print_warnings()
+    if problems.errors:
+        what = "1 image" if problems.errors == 1 else f"{problems.errors} images"
         raise FrostlineError(
             f"predict: {what} could not be used; the error column says why, the other rows are complete"
         )
+
+
+def _write(lines: Iterable[str], out: Path | None) -> None:
+    """Write the file `out`, or print each line when it comes."""
+    if out:
+        from frostline.base.files import write_text
+
+        write_text(out, "".join(lines))
+        return
+    for line in lines:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+class Problems:
+    """Counts images that could not be used, and collects the names of those that were converted."""
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self._converted: dict[Note, list[str]] = {note: [] for note in CONVERTED}
+
+    def of(self, predictions: "Iterable[Prediction]", advance: Advance) -> "Iterator[Prediction]":
+        """Pass predictions on, and print the first errors on standard error."""
+        from frostline.data.reading.decode import printable
+
+        for prediction in predictions:
+            if prediction.error:
+                self.errors += 1
+                if self.errors <= BAD_SHOWN:
+                    print(f"frostline: {printable(prediction.image)} {prediction.error}", file=sys.stderr)
+            for note in CONVERTED:
+                if note in prediction.notes:
+                    self._converted[note].append(prediction.image)
+            yield prediction
+            advance(1)
+
+    def print_warnings(self) -> None:
+        """Print a sentence for each kind of conversion on standard error."""
+        from frostline.preparation.examine import noted
+
+        for note, names in self._converted.items():
+            for sentence in noted(note, names):
+                print(f"frostline: warning: {sentence}", file=sys.stderr)

@@ -15,7 +15,7 @@ from frostline.base.run_folder import OUTPUTS, check_out
 from frostline.config import stage_configs
 from frostline.console.errors import resource_errors
 from frostline.console.progress import shown
-from frostline.pipeline.output_folders import out_folder
+from frostline.pipeline.output_folders import PlannedRun, out_folder
 from frostline.pipeline.session import make_services, writing
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
 from frostline.training.services import Services, Watch, unwatched
@@ -97,7 +97,8 @@ class Job:
         name = run_name(config, config.seeds[0])
         drawn = composed.sweep.sampler.kind != "grid"
         pretraining = pretraining_config(composed, choices) if self.stage == "finetune" else None
-        out = out_folder(composed.out, self.stage, name, label, config, pretraining, drawn=drawn)
+        planned = PlannedRun(self.stage, name, config, pretraining)
+        out = out_folder(planned, composed.out, label, drawn=drawn)
         with writing(out, wait=bool(label)):
             checked = not (self.force or label)
             if checked:

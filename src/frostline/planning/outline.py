@@ -100,6 +100,17 @@ class PhaseOutline:
     """Why no features are reused, as a clause; None: they are, or the reason is unknown."""
 
 
+@dataclass(frozen=True)
+class PhaseExecution:
+    """How a phase runs; the defaults: it is unknown."""
+
+    cost: Cost | None = None
+    split: Split | NoSplit | None = None
+    """The split point whose features the phase reuses, or why it reuses none."""
+    views: int = 1
+    """Augmented views of each image, if features are reused."""
+
+
 def groups(plan: FreezePlan, sizes: Mapping[str, int]) -> list[GroupOutline]:
     """Describe the groups of a plan.
 
@@ -127,9 +138,7 @@ def phases(
     sizes: Mapping[str, int],
     lr: float,
     batch_size: int,
-    costs: Sequence[Cost | None],
-    cuts: Sequence[Split | NoSplit | None],
-    views: int = 1,
+    executions: Sequence[PhaseExecution],
 ) -> list[PhaseOutline]:
     """Describe the phases of a plan.
 
@@ -138,17 +147,15 @@ def phases(
         sizes: parameter → number of elements.
         lr: the base learning rate.
         batch_size: images per step of phases without a batch size.
-        costs: cost of each phase.
-        cuts: split of each phase; None: unknown.
-        views: augmented views of each image.
+        executions: how each phase runs.
     """
     outlines: list[PhaseOutline] = []
     starts: tuple[int, ...] = ()
-    for index, (phase, cost, cut) in enumerate(zip(plan.phases, costs, cuts, strict=True)):
+    for index, (phase, execution) in enumerate(zip(plan.phases, executions, strict=True)):
         starts = (*starts, plan.end_of(starts) if starts else 0)
         first, last = starts[-1], plan.end_of(starts) - 1
         trained = sum(sizes[name] for name in plan.trained(index))
-        course = _course(plan, starts, lr)
+        course, split = _course(plan, starts, lr), execution.split
         triples = _course(plan, starts, lr, (first, (first + last) // 2, last))
         outlines.append(
             PhaseOutline(
@@ -165,10 +172,10 @@ def phases(
                 batch_size=phase.batch_size or batch_size,
                 rates={group: (begin, middle, end) for group, (begin, middle, end) in triples.rates.items()},
                 course=course,
-                cost=cost,
+                cost=execution.cost,
                 gradients=BYTES * trained,
-                features=_features(plan, cut, views) if isinstance(cut, Split) else None,
-                whole=cut.reason if isinstance(cut, NoSplit) else None,
+                features=_features(plan, split, execution.views) if isinstance(split, Split) else None,
+                whole=split.reason if isinstance(split, NoSplit) else None,
             )
         )
     return outlines
@@ -201,12 +208,12 @@ def _spread(begin: int, end: int) -> Iterator[int]:
         yield begin + round(i * (end - begin) / (COURSE_POINTS - 1))
 
 
-def _features(plan: FreezePlan, cut: Split, views: int) -> FeaturesOutline:
+def _features(plan: FreezePlan, split: Split, views: int) -> FeaturesOutline:
     places = sorted(plan.layers.places.items(), key=lambda item: item[1].depth)
-    rest = {_section(place) for name, place in places if name not in cut.prefix}
+    rest = {_section(place) for name, place in places if name not in split.prefix}
     in_order = dict.fromkeys(_section(place) for _, place in places)
     once = takewhile(lambda section: section not in rest, in_order)
-    return FeaturesOutline(cut.name, cut.shape, cut.bytes, views, tuple(once))
+    return FeaturesOutline(split.name, split.shape, split.bytes, views, tuple(once))
 
 
 def _section(place: Place) -> str:

@@ -142,19 +142,12 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         _CACHE[key] = list(zip(_cuts(reuse, network, plan), whole, strict=True))
         while len(_CACHE) > CACHE_SIZE:
             del _CACHE[next(iter(_CACHE))]
-    cuts, costs = [], []
-    for (cut, behind), whole_cost in _CACHE[key]:
-        cuts.append(reuse.within_limit(cut, images) if isinstance(cut, Split) else cut)
-        costs.append(behind if behind and isinstance(cuts[-1], Split) else whole_cost)
-    phases = outline.phases(
-        plan,
-        sizes,
-        run.optimizer.lr,
-        run.trainer.batch_size,
-        costs,
-        cuts,
-        reuse.views or 1,
-    )
+    executions = []
+    for (split, behind), whole_cost in _CACHE[key]:
+        used = reuse.within_limit(split, images) if isinstance(split, Split) else split
+        phase_cost = behind if behind and isinstance(used, Split) else whole_cost
+        executions.append(outline.PhaseExecution(phase_cost, used, reuse.views or 1))
+    phases = outline.phases(plan, sizes, run.optimizer.lr, run.trainer.batch_size, executions)
     last = phases[-1] if phases else None
     return Plan(
         backbone=backbone_name(run),

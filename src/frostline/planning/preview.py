@@ -24,8 +24,8 @@ def preview(
     plan = schedule.plan_for(network, epochs, steps_per_epoch)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     lines: list[str] = []
-    unknown = [None] * len(plan.phases)
-    for phase in outline.phases(plan, sizes, lr, batch_size=1, costs=unknown, cuts=unknown):
+    unknown = [outline.PhaseExecution()] * len(plan.phases)
+    for phase in outline.phases(plan, sizes, lr, 1, unknown):
         lines.append(
             f"phase {phase.index}: epochs {phase.first_epoch:.4g}–{phase.first_epoch + phase.epochs:.4g},"
             f" {phase.steps} steps, ends {phase.ends}; {phase.parameters:,} parameters train"

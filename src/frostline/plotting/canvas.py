@@ -152,22 +152,20 @@ def write_text(
     place: tuple[float, float],
     text: str,
     *,
-    size: float = 10,
-    colour: str = theme.INK.light,
-    bold: bool = False,
     in_rows: bool = False,
-    **how: Any,
+    **properties: Any,
 ) -> None:
-    """Write `text` at `place` in axes coordinates; if `in_rows`, the height is in data units."""
-    axes.text(
-        *place,
-        text,
-        fontsize=size,
-        color=colour,
-        fontweight="bold" if bold else "normal",
-        transform=axes.get_yaxis_transform() if in_rows else axes.transAxes,
-        **how,
-    )
+    """Write `text` at `place` in axes coordinates; if `in_rows`, the height is in data units.
+
+    Args:
+        axes: the axes to write into.
+        place: x and y.
+        text: the text.
+        in_rows: see above.
+        properties: those of matplotlib's text, such as `fontsize` and `ha`.
+    """
+    transform = axes.get_yaxis_transform() if in_rows else axes.transAxes
+    axes.text(*place, text, transform=transform, **{"fontsize": 10, "color": theme.INK.light, **properties})
 
 
 def spread_apart(positions: Sequence[float], gap: float) -> list[float]:

@@ -12,7 +12,7 @@ from frostline.config import stage_configs
 from frostline.config.compose import SweepJob
 from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import session, standalone
-from frostline.pipeline.output_folders import out_folder
+from frostline.pipeline.output_folders import PlannedRun, out_folder
 from frostline.training.services import TRIAL_STATE, Services
 
 if TYPE_CHECKING:
@@ -75,12 +75,9 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
     names = [run_name(run, run.seeds[0]) for run in runs]
     outs = [
         out_folder(
+            PlannedRun("finetune", name, run, standalone.pretraining_config(job.composed, job.choices)),
             job.composed.out,
-            "finetune",
-            name,
             job.label,
-            run,
-            standalone.pretraining_config(job.composed, job.choices),
         )
         for job, name, run in zip(jobs, names, runs, strict=True)
     ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from frostline.reporting import words
+from frostline.reporting.verdict import Verdict
 from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToThreshold
 
 
@@ -113,23 +114,27 @@ class Summary:
         return comparison.outcome if comparison else "undecided"
 
     @property
+    def verdict(self) -> Verdict:
+        """The verdict on the chosen arm."""
+        chosen, baseline = self.chosen, self.baseline
+        return Verdict(
+            self.outcome,
+            arm=chosen.name if chosen else None,
+            gain=chosen.comparison.gain if chosen and chosen.comparison else None,
+            accuracy=chosen.accuracy if chosen else None,
+            baseline=baseline.accuracy if baseline else None,
+            measured=self.measured,
+        )
+
+    @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
-        chosen, baseline = self.chosen, self.baseline
-        return words.verdict_sentence(
-            self.outcome,
-            chosen.name if chosen else None,
-            chosen.comparison.gain if chosen and chosen.comparison else None,
-            chosen.accuracy if chosen else None,
-            baseline.accuracy if baseline else None,
-            self.measured,
-        )
+        return self.verdict.sentence
 
     @property
     def headline(self) -> str:
         """The verdict in a few words."""
-        comparison = self.chosen.comparison if self.chosen else None
-        return words.headline(self.outcome, comparison.gain if comparison else None, self.measured)
+        return self.verdict.headline
 
     @property
     def measured(self) -> str:

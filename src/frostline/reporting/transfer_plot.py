@@ -78,7 +78,7 @@ def result_line(summary: Summary) -> str:
     if arm is None or baseline is None or arm.comparison is None:
         return "There is nothing to compare: a transfer needs an arm and its from-scratch baseline."
     gain = arm.comparison.gain
-    own, base = (words.percent(each.accuracy.mean) for each in (arm, baseline))
+    own, base = (words.percent(summarized.accuracy.mean) for summarized in (arm, baseline))
     parts = [f"{arm.name} {own} against {base} from scratch", f"gain {words.points(gain.mean)} points"]
     if between := words.gain_interval(gain):
         parts += [f"95 % interval {between}", words.p_value(gain.p)]
@@ -158,9 +158,8 @@ def _names_at_ends(axes: "Axes", summary: Summary, colours: dict[str, theme.Colo
         colour = colours[arm.name].light
         leader: Style = {"color": colour, "linewidth": 0.8, "clip_on": False, "transform": axes.transAxes}
         axes.plot([1.0, 1.04], [end, place], **leader)
-        write_text(
-            axes, (1.05, place), short_name(arm.name), colour=colour, bold=arm is summary.chosen, va="center"
-        )
+        weight = _weight(bold=arm is summary.chosen)
+        write_text(axes, (1.05, place), short_name(arm.name), color=colour, fontweight=weight, va="center")
 
 
 def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
@@ -189,9 +188,9 @@ def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
         facts.insert(0, (f"{words.points(jumpstart.mean)} points", "before any training"))
     for row, (number, meaning) in enumerate(facts):
         y = (0.86 - 0.5 * row) * inch
-        write_text(axes, (0.98, y), number, size=12, bold=True, ha="right", bbox=TEXT_BACKGROUND)
+        write_text(axes, (0.98, y), number, fontsize=12, fontweight="bold", ha="right", bbox=TEXT_BACKGROUND)
         write_text(
-            axes, (0.98, y - 0.2 * inch), meaning, size=9, colour=SOFT, ha="right", bbox=TEXT_BACKGROUND
+            axes, (0.98, y - 0.2 * inch), meaning, fontsize=9, color=SOFT, ha="right", bbox=TEXT_BACKGROUND
         )
 
 
@@ -250,21 +249,29 @@ def _bar(axes: "Axes", row: int, arm: ArmSummary, base: float | None, colour: st
 
 def _row_text(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: bool) -> None:
     in_row: Style = {"in_rows": True, "va": "center"}
+    weight = _weight(bold=bold)
     bottom, top = axes.get_ylim()
     inch = (bottom - top) / inches_high(axes)
-    write_text(axes, (-0.07, row), short_name(arm.name), colour=colour, bold=bold, ha="right", **in_row)
+    write_text(
+        axes, (-0.07, row), short_name(arm.name), color=colour, fontweight=weight, ha="right", **in_row
+    )
     accuracy, gain = words.percent(arm.accuracy.mean), arm.comparison.gain if arm.comparison else None
-    write_text(axes, (1.08, row - 0.09 * inch if gain else row), accuracy, size=11, bold=bold, **in_row)
+    place = (1.08, row - 0.09 * inch if gain else row)
+    write_text(axes, place, accuracy, fontsize=11, fontweight=weight, **in_row)
     if gain:
         between = f" ({words.gain_interval(gain)})" if gain.n > 1 else ""
         write_text(
             axes,
             (1.08, row + 0.12 * inch),
             words.points(gain.mean) + between,
-            size=8.5,
-            colour=SOFT,
+            fontsize=8.5,
+            color=SOFT,
             **in_row,
         )
+
+
+def _weight(*, bold: bool) -> str:
+    return "bold" if bold else "normal"
 
 
 def short_name(name: str) -> str:

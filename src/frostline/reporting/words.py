@@ -1,9 +1,9 @@
-"""Numbers and verdicts as text, the same in the page, the Markdown and the plots."""
+"""Numbers as text, the same in the page, the Markdown and the plots."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
+from frostline.stats.transfer import Estimate, Gain, TimeToThreshold
 
 MINUS = "−"
 NOTHING = "–"
@@ -109,49 +109,3 @@ def missed(when: TimeToThreshold) -> str:
 def counted(n: int, noun: str) -> str:
     """Return a count with its noun: ``1 seed``, ``5 seeds``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def headline(outcome: Outcome, gain: Gain | None, measured: str = "test") -> str:
-    """Return the verdict in a few words: ``Transfer helped: +7.2 points of test accuracy``."""
-    if outcome == "undecided" or gain is None:
-        return "Undecided: this study can't tell whether transfer helped"
-    return f"Transfer {outcome}: {points(gain.mean)} points of {measured} accuracy"
-
-
-def verdict_sentence(
-    outcome: Outcome,
-    arm: str | None,
-    gain: Gain | None,
-    own: Estimate | None,
-    baseline: Estimate | None,
-    measured: str = "test",
-) -> str:
-    """Return the verdict in one sentence: whether transfer helped, by how much, with its uncertainty.
-
-    Args:
-        outcome: `stats.transfer.verdict` of `gain`.
-        arm: the arm that represents the transfer; None where there is none.
-        gain: its paired gain in accuracy; None without a baseline.
-        own: its accuracy.
-        baseline: the baseline's accuracy.
-        measured: the split, test or validation.
-    """
-    if arm is None or own is None:
-        return "Undecided: the study has no arm besides the one trained from scratch."
-    if gain is None or baseline is None:
-        return f"Undecided: {arm} has no from-scratch baseline with the same seeds to be compared with."
-    amount = f"{points(gain.mean)} points of {measured} accuracy"
-    between = f"{percent(own.mean)} against {percent(baseline.mean)} from scratch"
-    if gain.p is None:
-        return (
-            f"Undecided: a single seed of {arm} shows {amount} ({between}) and no interval; run more seeds."
-        )
-    if gain.std == 0:
-        sure = f"the same in all {counted(gain.n, 'seed')}, {p_value(gain.p)} by sign flips"
-    else:
-        sure = f"95 % interval {gain_interval(gain)}, {p_value(gain.p)}, {counted(gain.n, 'paired seed')}"
-    if outcome == "undecided":
-        return f"Undecided: {arm} shows {amount} ({between}; {sure}), which may well be chance."
-    change = "gains" if outcome == "helped" else "loses"
-    amount = f"{points(gain.mean, signed=False)} points of {measured} accuracy"
-    return f"Transfer {outcome}: {arm} {change} {amount} ({between}; {sure})."

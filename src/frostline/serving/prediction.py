@@ -1,23 +1,20 @@
-"""`frostline predict`: predicts the classes of image files, computed as in evaluation."""
+"""Predict the classes of image files, computed as in evaluation."""
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from frostline.base.files import write_text
 from frostline.base.formats import csv_text
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
-from frostline.console.errors import FrostlineError, resource_errors
-from frostline.console.progress import shown
+from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images, normalise, to_pixels
 from frostline.data.reading.checks import tally
@@ -26,24 +23,18 @@ from frostline.data.reading.decode import (
     BadImage,
     Note,
     decode,
-    printable,
     read_bytes,
     suffix,
 )
 from frostline.evaluation.evaluate import split_for_inference
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import BATCH
-from frostline.preparation.examine import noted
 from frostline.runs.trained_run import TrainedRun
 from frostline.training import machine
 from frostline.training.inference import logits_behind, logits_of, reuse_of
 from frostline.training.services import Services
 
 T = TypeVar("T")
-CONVERTED: tuple[Note, ...] = ("16-bit", "dim", "cmyk")
-"""The notes on converted pixels, which are printed as warnings."""
-BAD_SHOWN = 10
-"""Errors printed on standard error; further ones are only counted."""
 
 
 @dataclass(frozen=True)
@@ -58,66 +49,6 @@ class Prediction:
     """The reason, as a clause that follows the file's name."""
     notes: tuple[Note, ...] = ()
     """Conversions of its pixels that the user should know about."""
-
-
-@resource_errors("predicting", ["--batch-size"])
-def run(
-    trained: TrainedRun,
-    inputs: Sequence[str],
-    form: Literal["csv", "json"] = "csv",
-    out: Path | None = None,
-    top_k: int = 1,
-    batch_size: int | None = None,
-) -> int:
-    """Predict image files and write a row for each, in the order of `inputs`; a folder's files by name.
-
-    Args:
-        trained: the run.
-        inputs: files, and folders of files.
-        form: csv or json.
-        out: the file; None: standard output, batch by batch.
-        top_k: number of most likely classes to write.
-        batch_size: images per forward pass; None: the run's.
-
-    Returns:
-        The number of files that could not be used.
-
-    Raises:
-        FrostlineError: a folder has no image, or there are fewer classes than `top_k`.
-    """
-    paths = image_files(inputs)
-    if top_k > len(trained.classes):
-        raise FrostlineError(
-            f"--top-k: found {top_k}, and the model knows {len(trained.classes)} classes; give fewer"
-        )
-    bad = 0
-    converted: dict[Note, list[str]] = {note: [] for note in CONVERTED}
-
-    def checked(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        nonlocal bad
-        with shown("predict", len(paths)) as advance:
-            for prediction in predictions:
-                if prediction.error:
-                    bad += 1
-                    if bad <= BAD_SHOWN:
-                        print(f"frostline: {printable(prediction.image)} {prediction.error}", file=sys.stderr)
-                for note in CONVERTED:
-                    if note in prediction.notes:
-                        converted[note].append(prediction.image)
-                yield prediction
-                advance(1)
-
-    text = (_csv if form == "csv" else _json)(checked(predict(trained, paths, top_k, batch_size)), top_k)
-    if out:
-        write_text(out, "".join(text))
-    else:
-        for piece in text:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    for note, names in converted.items():
-        for sentence in noted(note, names):
-            print(f"frostline: warning: {sentence}", file=sys.stderr)
-    return bad
 
 
 def image_files(inputs: Sequence[str]) -> list[Path]:
@@ -241,7 +172,8 @@ def _prefetched(items: Iterator[T]) -> Iterator[T]:
             yield ready
 
 
-def _csv(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
+def csv_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
+    """Yield the lines of a CSV file, the header first."""
     more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in ("prediction", "confidence")]
     yield csv_text(["image", "prediction", "confidence", *more, "error"], [])
     for prediction in predictions:
@@ -250,7 +182,7 @@ def _csv(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
         yield row
 
 
-def _json(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
+def json_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
     """Yield a JSON list, a line per image."""
     before = "[\n  "
     for prediction in predictions:

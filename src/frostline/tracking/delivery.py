@@ -15,7 +15,7 @@ from frostline.console.errors import FrostlineError
 from frostline.tracking import journal
 from frostline.tracking.journal import Claim, Header, Record
 from frostline.tracking.mlflow_errors import REFUSALS, reason
-from frostline.tracking.store import Store
+from frostline.tracking.store import EvaluatedRun, Store
 from frostline.tracking.stored_run import StoredRun
 from frostline.training.services import RunInfo
 
@@ -240,7 +240,7 @@ class Delivery:
                 self._waiting.add(key)
             case "annotate" if not again:
                 self._flush()
-                if not self.store.annotate(*arguments, when=when) and self._others_pending():
+                if not self.store.annotate(EvaluatedRun(*arguments), when=when) and self._others_pending():
                     raise Unreachable(LookupError("its run is not delivered yet"))
             case "model" if not again:
                 self._flush()

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,23 @@ JOURNAL = "journal"
 """The tag with a run's place in a journal, by which a repeated delivery finds the run."""
 
 Client = MlflowClient
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """Results that were measured after a run had ended."""
+
+    weights_sha256: str
+    """The hash of the weights that were evaluated."""
+    tags: Mapping[str, str]
+    """Those that distinguish the run from others with these weights."""
+    values: Mapping[str, float]
+    files: Mapping[str, bytes]
+    """Path → content."""
+    mistakes: Sequence[Mistake] = ()
+    """The images to draw."""
+    place: str | None = None
+    """The run's place in a journal; None: another process trained it."""
 
 
 class Store:
@@ -176,42 +194,28 @@ class Store:
         """Return the ids of the runs with this place in a journal; several if a request was repeated."""
         return sorted(str(run.info.run_id) for run in self.search({JOURNAL: place}, limit=100))
 
-    def annotate(
-        self,
-        weights_sha256: str,
-        tags: Mapping[str, str],
-        values: Mapping[str, float],
-        files: Mapping[str, bytes],
-        mistakes: Sequence[Mistake] = (),
-        place: str | None = None,
-        *,
-        when: int | None = None,
-    ) -> bool:
-        """Add final values, files and plots to the run with these tags that made these weights.
+    def annotate(self, evaluated: EvaluatedRun, *, when: int | None = None) -> bool:
+        """Add an evaluation to the run that made its weights.
 
         Args:
-            weights_sha256: the hash of the weights that were evaluated.
-            tags: those that distinguish the run from others with these weights.
-            values: name → value.
-            files: path → content.
-            mistakes: the images to draw.
-            place: the run's place in a journal; None: another process trained it. Of several runs, the newest
-                without these values is used, since clocks may have been set back.
+            evaluated: the results. Of several runs, the newest without these values is used, since clocks may
+                have been set back.
             when: milliseconds since 1970; None: now.
 
         Returns:
             Whether there is such a run.
         """
-        wanted = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
-        runs = self.search({**wanted, JOURNAL: place}) if place else []
-        if runs := runs or self.search(wanted, limit=1000):
-            runs.sort(key=lambda run: values.keys() <= run.data.metrics.keys())
+        tags = {"weights.sha256": evaluated.weights_sha256}
+        tags |= {key: value for key, value in evaluated.tags.items() if value}
+        runs = self.search({**tags, JOURNAL: evaluated.place}) if evaluated.place else []
+        if runs := runs or self.search(tags, limit=1000):
+            runs.sort(key=lambda run: evaluated.values.keys() <= run.data.metrics.keys())
             run_id = runs[0].info.run_id
             run = StoredRun(self, run_id)
-            run.metrics(values, when=when)
+            run.metrics(evaluated.values, when=when)
             run.flush()
-            run.files(files)
-            self.plots.add(run_id, PendingPlots(dict(files), mistakes))
+            run.files(evaluated.files)
+            self.plots.add(run_id, PendingPlots(dict(evaluated.files), evaluated.mistakes))
             if "setting" in runs[0].data.tags:
                 seed_groups.gather(self, run_id, when)
         return bool(runs)

@@ -1,0 +1,60 @@
+"""The verdict of a study: whether transfer helped, by how much, with its uncertainty."""
+
+from dataclasses import dataclass
+
+from frostline.reporting import words
+from frostline.stats.transfer import Estimate, Gain, Outcome
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on the arm that represents the transfer."""
+
+    outcome: Outcome
+    """`stats.transfer.verdict` of `gain`."""
+    arm: str | None
+    """None: there is no arm besides the baseline."""
+    gain: Gain | None
+    """The arm's paired gain in accuracy; None without a baseline."""
+    accuracy: Estimate | None
+    """The arm's."""
+    baseline: Estimate | None
+    """The baseline's accuracy."""
+    measured: str = "test"
+    """The split: test or validation."""
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words: ``Transfer helped: +7.2 points of test accuracy``."""
+        if self.outcome == "undecided" or self.gain is None:
+            return "Undecided: this study can't tell whether transfer helped"
+        return f"Transfer {self.outcome}: {words.points(self.gain.mean)} points of {self.measured} accuracy"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one sentence."""
+        arm, gain = self.arm, self.gain
+        if arm is None or self.accuracy is None:
+            return "Undecided: the study has no arm besides the one trained from scratch."
+        if gain is None or self.baseline is None:
+            return f"Undecided: {arm} has no from-scratch baseline with the same seeds to be compared with."
+        amount = f"{words.points(gain.mean)} points of {self.measured} accuracy"
+        pair = f"{words.percent(self.accuracy.mean)} against {words.percent(self.baseline.mean)} from scratch"
+        if gain.p is None:
+            return (
+                f"Undecided: a single seed of {arm} shows {amount} ({pair}) and no interval; run more seeds."
+            )
+        certainty = _certainty(gain)
+        if self.outcome == "undecided":
+            return f"Undecided: {arm} shows {amount} ({pair}; {certainty}), which may well be chance."
+        change = "gains" if self.outcome == "helped" else "loses"
+        amount = f"{words.points(gain.mean, signed=False)} points of {self.measured} accuracy"
+        return f"Transfer {self.outcome}: {arm} {change} {amount} ({pair}; {certainty})."
+
+
+def _certainty(gain: Gain) -> str:
+    """Return the interval, the p-value and the number of pairs of seeds."""
+    if gain.std == 0:
+        return f"the same in all {words.counted(gain.n, 'seed')}, {words.p_value(gain.p)} by sign flips"
+    pairs = words.counted(gain.n, "paired seed")
+    return f"95 % interval {words.gain_interval(gain)}, {words.p_value(gain.p)}, {pairs}"
