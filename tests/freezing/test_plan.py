@@ -149,7 +149,7 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             {"head": "head"},
             GRADUAL[-1:],
-            "freeze.groups: 6 parameters are in no group, hidden.0.weight the first",
+            "freeze.groups: 6 parameters are in no group, such as hidden.0.weight",
         ),
         (
             {**GROUPS, "more": "head"},
@@ -158,7 +158,7 @@ def test_a_schedule_without_phases_trains_nothing():
         ),
         ({"x": "stem", "rest": "*"}, [], "freeze.groups.x: 'stem' matches no parameter of this network"),
         ({"x": "stage:7", "rest": "*"}, [], "freeze.groups.x: 'stage:7': the network has 3 stages"),
-        ({"layer_decay": "head", "rest": "*"}, [], "freeze.groups.layer_decay: the name is taken"),
+        ({"layer_decay": "head", "rest": "*"}, [], "freeze.groups.layer_decay: the name is reserved"),
         (
             {"a\nb": "head", "rest": "*"},
             [],
@@ -180,7 +180,7 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             GROUPS,
             [{"train": "all", "until": "end"}] * 2,
-            "freeze.phases.0.until: only the last phase has no end",
+            "freeze.phases.0.until: only the last phase may have `end`",
         ),
         (
             GROUPS,
@@ -218,7 +218,7 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             GROUPS,
             [{"train": ["head"], "until": "0%"}, GRADUAL[-1]],
-            "freeze.phases.0.until: 0% of a run is no phase; give it more, or remove it",
+            "freeze.phases.0.until: found 0%; give more than 0%, or remove the phase",
         ),
         (
             GROUPS,
@@ -228,7 +228,7 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             GROUPS,
             [{**GRADUAL[-1], "batch_size": 8}],
-            "freeze.phases.0.batch_size: these batches are made elsewhere; remove it",
+            "freeze.phases.0.batch_size: the DataLoader's batch size can't be changed; remove it",
         ),
     ],
 )

@@ -123,7 +123,10 @@ def test_an_optimizer_of_less_than_all_is_refused(model):
             r"0\.optimizer\.head\.momentum: found 'x'; give something like",
         ),
         ({"optimizer": {"haed": {}}}, r"0\.optimizer: no group 'haed'; did you mean 'head'"),
-        ({"optimizer": {"head": {"lr": 1.0}}}, r"0\.optimizer\.head\.lr: set rates by lr, not here"),
+        (
+            {"optimizer": {"head": {"lr": 1.0}}},
+            r"0\.optimizer\.head\.lr: not allowed here; set learning rates by lr",
+        ),
         (
             {"schedule": {"kind": "cosine", "warmup": 0.0, "final": 0.0, "momentum": [0.9, 0.8]}},
             "only one_cycle moves it, not cosine",

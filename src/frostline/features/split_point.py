@@ -1,14 +1,16 @@
 """Split a network at its split point: the frozen prefix runs once, the rest trains on its output (features).
 
-The split works for any architecture. One forward pass of a stand-in image is recorded: the modules called
-before the first module that trains are the prefix. To run the rest, the network's own `forward` runs on the
-stand-in. Each prefix module returns its recorded output instead of computing it, until the features of the
-batch replace the output of the last prefix module, or the input of the first trained one. Everything between
-the modules (pooling, class tokens, dropout) is therefore done by the network's own code. Before a split is
-used, a test on images shows that it gives the same logits as the whole network.
+The split works for any architecture:
 
-The code calls `network.forward`, not the network, because a network compiled by torch.compile would ignore
-the replaced modules.
+1. One forward pass of an example image, the stand-in, is recorded. The modules that are called before the
+   first one that trains are the prefix.
+2. `Split.features` runs the network until the prefix has been computed, and returns its output.
+3. `Split.rest` runs the network's own `forward` on the stand-in. Each prefix module returns its recorded
+   output instead of computing it; then the features replace the output of the last prefix module, or the
+   input of the first trained one. Code between modules (pooling, class tokens) runs as usual.
+4. Before a split is used, `first_verified` compares its logits with those of the whole network.
+
+`network.forward` is called instead of the network, since torch.compile would ignore the replaced modules.
 """
 
 import hashlib
@@ -29,26 +31,26 @@ ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
 ROUNDING_BF16 = 3e-2
 """As `ROUNDING`, for all other dtypes."""
 OUTPUTS = 3
-"""Layers below the split point whose outputs are candidates: the last one may be dropped at random."""
+"""Layers below the split point whose outputs are candidates; the last one may be a dropout layer."""
 BRANCHES = 2
-"""Outputs that are joined into one candidate, for networks with two branches, such as CrossViT."""
+"""Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
 """Operations that a byte of features has to save. A core computes about 50 operations while it reads one
-byte from a disk; the features of a stem save fewer."""
+byte from a disk."""
 ALL_TRAINS = "all of it trains"
 
 
 @dataclass(frozen=True)
 class NoSplit:
-    """There is no usable split: the whole network runs at every step."""
+    """No split is possible: the whole network runs at every step."""
 
     reason: str
-    """Why, as a clause."""
+    """The reason, as a clause."""
 
 
 @dataclass
 class Split:
-    """A network in two parts: `features` runs the frozen prefix, `rest` everything after it."""
+    """A network in two parts: `features` runs the frozen prefix, `rest` all after it."""
 
     network: nn.Module
     module: str
@@ -61,7 +63,7 @@ class Split:
     flops: int
     """Floating-point operations of the prefix for one image."""
     prefix: frozenset[str]
-    """Names of the parameters and buffers that the features depend on, or may depend on."""
+    """Names of the parameters and buffers that the features may depend on."""
     stand_in: Tensor = field(repr=False)
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
     """The prefix's modules in call order, each with its output for the stand-in."""
@@ -169,14 +171,14 @@ def first_verified(cuts: Sequence[Split], images: Tensor) -> Split | NoSplit:
     """Return the first split whose two parts give the same logits as the whole network on images.
 
     Args:
-        cuts: from `worthwhile_splits`, under the precision of the run.
+        cuts: from `worthwhile_splits`, in the run's precision.
         images: (N, C, H, W) with N ≥ 3; each split is tested with two batch sizes.
     """
     return first_valid(cuts, lambda cut: _is_equivalent(cut, images))
 
 
 def first_valid(cuts: Sequence[Split], holds: Callable[[Split], bool]) -> Split | NoSplit:
-    """Return the first split for which `holds` is true, or the reason that there is none."""
+    """Return the first split for which `holds` is true, or the reason why there is none."""
     most = f"{cuts[0].module} need more than its {cuts[0].side}"
     nowhere = NoSplit(f"the layers behind {most}, so no two parts make the whole")
     return next((cut for cut in cuts if holds(cut)), nowhere)
@@ -185,7 +187,7 @@ def first_valid(cuts: Sequence[Split], holds: Callable[[Split], bool]) -> Split 
 def worthwhile_splits(
     network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor
 ) -> list[Split] | NoSplit:
-    """Return the `candidate_splits` whose features are faster to read than to compute; at least one."""
+    """Return the `candidate_splits` whose features are faster to read than to compute, if there are any."""
     splits = candidate_splits(network, plan, phase, stand_in)
     if isinstance(splits, NoSplit):
         return splits
@@ -276,7 +278,7 @@ def candidate_splits(
 
 
 def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
-    """Return the layers whose output changes from step to step, each with the reason."""
+    """Return the layers whose output changes from step to step, and the reason of each."""
     trained, statistics = plan.trained(phase), plan.moving_statistics(phase)
     changing_layers: dict[nn.Module, str] = {}
     for name, module in network.named_modules():

@@ -1,4 +1,4 @@
-"""Build the plan of a run from a freeze schedule and the layers of a network."""
+"""Builds a freeze plan, which says what trains at each step, from a schedule and a network's layers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -17,10 +17,14 @@ MONITORS = ("val/loss", "val/accuracy")
 
 
 def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict[str, tuple[str, ...]]:
-    """Assign every tensor of `layers` to the first group with a pattern that matches it.
+    """Return the tensors of each group: a tensor belongs to the first group with a pattern that matches it.
+
+    Args:
+        patterns: group → pattern or patterns, in order.
+        layers: the layers of the network.
 
     Raises:
-        FrostlineError: a pattern is unknown or matches nothing, a group is empty, a parameter is in no group.
+        FrostlineError: a pattern is unknown or matches nothing, a group is empty, a parameter has no group.
     """
     groups: dict[str, tuple[str, ...]] = {}
     free = dict.fromkeys(layers.places)
@@ -30,7 +34,7 @@ def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -
                 f"freeze.groups: found {group!r} as a group's name; must be one line of printable characters"
             )
         if group in ("all", LAYER_DECAY) and not (group == "all" and len(patterns) == 1):
-            raise FrostlineError(f"freeze.groups.{group}: the name is taken; choose another")
+            raise FrostlineError(f"freeze.groups.{group}: the name is reserved; choose another")
         matched: set[str] = set()
         for pattern in [own] if isinstance(own, str) else own:
             try:
@@ -53,8 +57,8 @@ def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -
     unassigned = [name for name in free if name in layers.parameters]
     if unassigned:
         raise FrostlineError(
-            f"freeze.groups: {len(unassigned)} parameters are in no group, {unassigned[0]} the first;"
-            " end with rest: '*'"
+            f"freeze.groups: {len(unassigned)} parameters are in no group, such as {unassigned[0]};"
+            " add a last group, rest: '*'"
         )
     return groups
 
@@ -72,13 +76,13 @@ def build_plan(
     Args:
         schedule: the groups and phases.
         layers: the layers of the network.
-        default: the curve of phases that have none (optimizer.schedule).
+        default: the learning-rate curve of phases that set none (optimizer.schedule).
         epochs: length of the run.
         steps_per_epoch: optimizer steps per epoch.
-        steps_at: batch size → steps per epoch; None: the batch size can't change.
+        steps_at: returns the steps per epoch with a batch size; None: the batch size can't change.
 
     Raises:
-        FrostlineError: the schedule does not fit the network or the run; the sentence names the key.
+        FrostlineError: the schedule does not fit the network or the run; the message names the key.
     """
     groups = assign_groups(schedule.groups, layers)
     schedule = resolve_inheritance(schedule)
@@ -139,7 +143,7 @@ def _check_options(
     _check_groups(key, options, train, groups)
     for group, settings in options.items():
         for name in settings.keys() & {"lr", "params", "name"}:
-            raise FrostlineError(f"{key}.{group}.{name}: set rates by lr, not here")
+            raise FrostlineError(f"{key}.{group}.{name}: not allowed here; set learning rates by lr")
 
 
 def _check_groups(
@@ -154,7 +158,7 @@ def _check_groups(
 
 def _check_end(key: str, until: object, *, last: bool) -> None:
     if not last and until == "end":
-        raise FrostlineError(f"{key}.until: only the last phase has no end")
+        raise FrostlineError(f"{key}.until: only the last phase may have `end`; give a length, such as 30%")
     if last and until != "end" and not hasattr(until, "max"):
         raise FrostlineError(
             f"{key}.until: the last phase must run to the end; write until: end, or, to stop early,"
@@ -165,35 +169,43 @@ def _check_end(key: str, until: object, *, last: bool) -> None:
 def _steps_per_epoch(
     key: str, batch_size: int | None, steps_per_epoch: int, steps_at: Callable[[int], int] | None
 ) -> int:
-    """Return the steps per epoch with the phase's batch size; None: with the run's own."""
+    """Return the steps per epoch with the phase's batch size, by default the run's."""
     if batch_size is None:
         return steps_per_epoch
     if steps_at is None:
-        raise FrostlineError(f"{key}.batch_size: these batches are made elsewhere; remove it")
+        raise FrostlineError(f"{key}.batch_size: the DataLoader's batch size can't be changed; remove it")
     return steps_at(batch_size)
 
 
 def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: bool) -> int | None:
-    """Return the maximum steps of a phase, at least one; whole epochs if any phase changes the batch size."""
+    """Return the most steps that a phase takes, at least one; None: to the end of the run.
+
+    Args:
+        key: the phase's key, for errors.
+        until: the phase's `until`.
+        epochs: length of the run.
+        steps_per_epoch: with the phase's batch size.
+        whole: whether phases take whole epochs, since one of them changes the batch size.
+    """
     if until == "end":
         return None
     until = getattr(until, "max", until)
     if isinstance(until, str):
         length = float(until.removesuffix("%")) / 100 * epochs
         if length == 0:
-            raise FrostlineError(f"{key}.until: {until} of a run is no phase; give it more, or remove it")
+            raise FrostlineError(f"{key}.until: found {until}; give more than 0%, or remove the phase")
         return max(1, round(length)) * steps_per_epoch if whole else max(1, round(length * steps_per_epoch))
     steps = getattr(until, "steps", None)
     length = until.epochs if steps is None else steps / steps_per_epoch
     if whole and length != int(length):
         raise FrostlineError(
-            f"{key}.until: {length:.4g} epochs; where a batch_size changes, phases take whole epochs"
+            f"{key}.until: found {length:.4g} epochs; if a phase sets batch_size, all phases take whole epochs"
         )
     return int(steps) if steps is not None else max(1, round(length * steps_per_epoch))
 
 
 def _early(key: str, until: Any) -> PlateauRule | ReachRule | None:
-    """Return the early stopping rule of a phase."""
+    """Return the rule that ends a phase early, if it has one."""
     kind = next((kind for kind in ("plateau", "reaches") if hasattr(until, kind)), None)
     if kind is None:
         return None

@@ -1,6 +1,7 @@
-"""Trains one network with one seed, for the stages `pretrain` and `finetune`.
+"""Trains one network with one seed, and writes its run folder; for the stages `pretrain` and `finetune`.
 
-A run writes `weights.safetensors` (of the best epoch), `history.csv`, `training.json` and `config.yaml`.
+It writes `weights.safetensors` (of the best epoch), `history.csv`, `training.json` and `config.yaml`. The
+epochs themselves are in `training.trainer`.
 """
 
 import os
@@ -59,17 +60,17 @@ def train(
 ) -> dict[str, Any]:
     """Train one network with one seed and write its files to `out`.
 
-    An interrupted run resumes from its last checkpoint; a finished run that its stage has not published yet
-    is not repeated. Both are stored in the scratch folder, under a key of everything that the result depends
-    on. If two processes want the same run, one waits for the other.
+    An interrupted run resumes from its last checkpoint. A finished run whose stage was interrupted is not
+    repeated. Both are in the scratch folder, below a hash of everything that the result depends on. If two
+    processes start the same run, the second waits and uses the first one's result.
 
     Returns:
-        The measured times: train_seconds, epoch_seconds (cumulative), images_per_second.
+        The measured times: train_seconds, epoch_seconds (cumulative, per epoch), images_per_second.
 
     Raises:
-        FrostlineError: the schedule, the weights or the data do not fit together; before any training.
-        TrainingFailed: a loss is not finite, or memory or disk ran out.
-        Pruned: `services.watch` ended it.
+        FrostlineError: schedule, weights and data do not fit together; raised before training.
+        TrainingFailed: the loss is NaN or infinite, or memory or disk ran out.
+        Pruned: `services.watch` stopped the trial.
     """
     key = scratch_key(run, seed, start, material)
     scratch = services.scratch / "resume" / key
@@ -84,7 +85,7 @@ def train(
                     _train(run, seed, start, material, work, scratch, services, title)
                     write_checksums(work)
             except Pruned:
-                shutil.rmtree(scratch, ignore_errors=True)  # nobody resumes it
+                shutil.rmtree(scratch, ignore_errors=True)  # a pruned trial is not resumed
                 raise
         out.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
@@ -94,7 +95,7 @@ def train(
 
 
 def forget(run: Run, start: InitialWeights, material: Material, services: Services) -> None:
-    """Remove the checkpoints of a run, once the stage's results are published."""
+    """Remove the checkpoints of all seeds of a run; its stage has published the results."""
     for seed in run.seeds:
         key = scratch_key(run, seed, start, material)
         with exclusive(_lock(services, key)):
@@ -121,8 +122,8 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
     """Return the freeze plan of a run.
 
     Args:
-        run: its config.
-        network: with the run's adapter, if it has one: see `models.lora.adapt`.
+        run: the run's config.
+        network: the network, with its adapter if the run has one (`models.lora.adapt`).
         images: number of training images.
     """
     steps = len(batches.sizes(images, run.trainer.batch_size))
@@ -210,7 +211,7 @@ def _train(
 def _execution(
     run: Run, network: torch.nn.Module, spec: InputSpec, services: Services
 ) -> tuple[Execution, str | None]:
-    """Return how the network is computed, and why it can't train in bfloat16 if the config asks for it."""
+    """Return precision and memory format, and the reason if the network can't train in bfloat16 as set."""
     device, precision = device_of(run.trainer.device), run.trainer.precision
     execution, reason = execution_of(network, precision, device, spec.shape), None
     if precision == "bf16" and execution.trains == "fp32":
@@ -221,7 +222,7 @@ def _execution(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """All that a fit needs."""
+    """What `fit` trains, and on which data."""
 
     classifier: "Classifier"
     data: "ImageData"
@@ -231,7 +232,7 @@ class _Prepared:
 
 
 def _prepare(run: Run, seed: int, start: InitialWeights, material: Material, services: Services) -> _Prepared:
-    """Build the network, its freeze plan and its data; refuse what does not fit together."""
+    """Build the network, its freeze plan and its data; raise an error if they do not fit together."""
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
 
@@ -282,7 +283,7 @@ def _record_late(
 
 
 def say_head(run: Run, report: LoadReport, services: Services) -> None:
-    """Print the head's notice, if its start is not what the config suggests."""
+    """Print a notice if the head's initial weights are not what the config suggests."""
     if report.head.notice:
         warning = "frostline: warning: " if report.head.warns else ""
         services.say(f"{warning}{run.stage} {run.arm or run.freeze_name}: {report.head.notice}")
@@ -291,7 +292,7 @@ def say_head(run: Run, report: LoadReport, services: Services) -> None:
 def penalty_of(
     config: Regularizer, network: torch.nn.Module, report: LoadReport
 ) -> regularizers.StartPenalty | None:
-    """Return the penalty of a regularizer for a network at its start; None: none."""
+    """Return the regularizer's penalty, if it has one, for a network with its initial weights."""
     match config:
         case L2Sp():
             new = {*report.reset, *report.missing}

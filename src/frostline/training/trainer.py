@@ -1,4 +1,4 @@
-"""Runs one Lightning fit: history, best epoch, and checkpoints from which a killed run resumes."""
+"""Trains a classifier with Lightning's `Trainer`: history, best epoch, and checkpoints to resume from."""
 
 import logging
 import math
@@ -40,13 +40,13 @@ from frostline.training.thaw import freeze_all
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
 METRICS = HISTORY[4:]
 BEST_WEIGHTS = "best.safetensors"
-"""The best epoch's weights of a run whose loss became NaN, in its checkpoint folder."""
+"""If the loss becomes NaN: the file of the best epoch's weights, in the checkpoint folder."""
 SAVE_EVERY_SECONDS = 10.0
-"""The least time between two checkpoints, and before the first."""
+"""Shortest time between two checkpoints, and before the first."""
 SAVE_SHARE = 0.02
-"""The largest share of the time that saving checkpoints may take."""
+"""Largest share of the run time that checkpoints may take."""
 SAVE_INSIDE_SECONDS = 60.0
-"""The least time before a checkpoint inside an epoch; shorter epochs are saved only at their end."""
+"""Shortest time before a checkpoint inside an epoch; shorter epochs are saved at their end only."""
 
 Row = dict[str, float | int | None]
 
@@ -86,16 +86,16 @@ def fit(
     Args:
         classifier: the network with its freeze plan.
         data: training and validation images.
-        config: number of epochs, device, and the metric that chooses the best epoch.
-        resume: the folder for checkpoints; the caller removes it when the result is published.
-        on_epoch: called with each row of the history; a resumed run repeats its earlier rows.
-        averaging: validate and return the weights themselves, or their average along the run.
+        config: number of epochs, device, and the metric that selects the best epoch.
+        resume: the folder of checkpoints; the caller removes it after publishing the result.
+        on_epoch: called with each row of the history, in a resumed run also with the earlier rows.
+        averaging: how weights are averaged during the run; the average is validated and returned.
         execution: precision and memory format.
-        reuse: computes frozen layers once; None: the whole network runs at every step.
+        reuse: computes and caches the features; None: the whole network runs at every step.
 
     Raises:
-        FrostlineError: the device is missing, or the batches are too small for the network.
-        TrainingFailed: the loss is not finite; the best epoch's weights are written to `resume`.
+        FrostlineError: the device is missing, or the batches are too small for BatchNorm.
+        TrainingFailed: the loss is NaN or infinite; the best epoch's weights are in `resume`.
     """
     machine.pin(config.threads)
     result = Fit()
@@ -156,7 +156,7 @@ def fit(
 
 
 class _History(pl.Callback):
-    """Writes the history, the time, and the best epoch's weights into a `Fit`."""
+    """Collects the history, the times and the best epoch's weights in a `Fit`."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class _History(pl.Callback):
 
 
 class _NotFinite(Exception):
-    """A loss is not finite; the message says which one and when."""
+    """The loss is NaN or infinite; the message says which loss and when."""
 
 
 class _Checkpoint(Checkpoint):
@@ -255,8 +255,8 @@ class _Checkpoint(Checkpoint):
 
     @classmethod
     def latest(cls, folder: Path) -> str | None:
-        (folder / cls.PARTIAL).unlink(missing_ok=True)  # a killed process's
-        # A process that was killed inside `_save` may have left two; both give the same result.
+        (folder / cls.PARTIAL).unlink(missing_ok=True)  # of a killed process
+        # There are two if a process was killed inside `_save`; both give the same result.
         for path in sorted(folder.glob(f"*{cls.ENDING}")):
             if path.stem == sha256_of(path):
                 return str(path)
@@ -266,7 +266,7 @@ class _Checkpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Resumed after an epoch's last step, Lightning would skip the validation.
+        # Not after an epoch's last step: Lightning, resuming there, would skip the validation.
         if not trainer.is_last_batch:
             self._save(trainer, SAVE_INSIDE_SECONDS)
 
@@ -299,7 +299,7 @@ class _Checkpoint(Checkpoint):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide Lightning's advice, which frostline's users can't follow."""
+    """Hide Lightning's warnings and tips, which concern code that frostline's users do not write."""
     loggers = [
         logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
     ]
@@ -318,7 +318,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
-    """Turn errors inside Lightning into frostline's, and its exits back into signals."""
+    """Turn Lightning's errors into frostline's, and its SystemExit into the signal that caused it."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -336,7 +336,7 @@ def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
             raise
         raise FrostlineError(
             "trainer.batch_size: BatchNorm can't normalise a single image of this size;"
-            " raise it, or input.size, or set bn: eval in the freeze schedule"
+            " raise trainer.batch_size or input.size, or set bn: eval in the freeze schedule"
         ) from None
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
