@@ -199,7 +199,7 @@ def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: b
     length = until.epochs if steps is None else steps / steps_per_epoch
     if whole and length != int(length):
         raise FrostlineError(
-            f"{key}.until: found {length:.4g} epochs; if a phase sets batch_size, all phases take whole epochs"
+            f"{key}.until: found {length:.4g} epochs; if a phase sets batch_size, phases take whole epochs"
         )
     return int(steps) if steps is not None else max(1, round(length * steps_per_epoch))
 
