@@ -136,10 +136,6 @@ def remove_leftovers(folder: Path, locked_key: str | None = None) -> None:
     """Remove temporary files and folders of killed processes: `.<key>.…` in `folder`, beside `<key>.lock`.
 
     What another process is writing stays, since that process holds the lock.
-
-    Args:
-        folder: the folder of files and their locks.
-        locked_key: the key whose lock the caller holds.
     """
     for path in folder.glob(".*"):
         key, dot, _ = path.name[1:].partition(".")
@@ -169,7 +165,6 @@ def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
     folder is beside `out`, on the same file system.
 
     Args:
-        out: the folder to write.
         replaced: names in `out` that are removed unless the block writes them.
 
     Raises:

@@ -55,7 +55,6 @@ def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:
     """Return the rows of the CSV at `path` as dictionaries of text.
 
     Args:
-        path: the file.
         columns: required columns; others are read too.
 
     Raises:

@@ -25,7 +25,6 @@ def locate(root: Path, key: str) -> Path:
     """Return the path of the file `key` under `root`, whichever Unicode form its names have there.
 
     Args:
-        root: a folder.
         key: a path under it, with '/' between folders; returned unchanged if no such file exists.
     """
     path = root / key

@@ -46,7 +46,6 @@ def check_config(folder: Path, record: Mapping[str, Any]) -> None:
     """Raise an error if a run's config.yaml was edited after the run.
 
     Args:
-        folder: the run's folder.
         record: the content of its training.json.
 
     Raises:

@@ -34,7 +34,6 @@ def share_of(launcher: str, workers: int) -> Share:
 
     Args:
         launcher: the name of its class.
-        workers: their number.
     """
     if workers > 1 and launcher == "JoblibLauncher":
         return Share(workers, tuple(devices.visible_gpus()))
@@ -48,8 +47,6 @@ def fitting_workers(*, gpus: int, per_gpu: int, cores: int, threads: int, trials
 
     Args:
         gpus: number of GPUs that trials can use; 0: they run on the CPU.
-        per_gpu: workers per GPU.
-        cores: cores of this machine.
         threads: threads of a trial, at least.
         trials: number of trials, if known: an upper bound.
     """

@@ -68,7 +68,6 @@ def prune(limit: int | None, form: Format) -> None:
 
     Args:
         limit: in bytes; None: the cache's limit.
-        form: of the output.
     """
     limit = project.features_limit() if limit is None else limit
     folder = project.features_dir()

@@ -91,7 +91,6 @@ def ui_path(comparison: "Comparison", experiment: str) -> str:
     """Return the path in MLflow's UI of the page that compares the same runs.
 
     Args:
-        comparison: the compared runs.
         experiment: id of their MLflow experiment.
     """
     ids = [run.id for line in comparison.lines for run in line.runs]

@@ -24,7 +24,6 @@ def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "")
 
     Args:
         commands: what `ArgumentParser.add_subparsers` returned.
-        name: what is typed.
         run: called with the parsed arguments.
         text: one line of help.
         epilog: help below the options, printed as it is.

@@ -12,7 +12,6 @@ def print_probe(result: ProbeResult, out: Path) -> None:
     """Print the accuracies of a probe's heads, the best first, and of the closed-form probes.
 
     Args:
-        result: the result of the probe.
         out: the folder that it was written to.
     """
     console = tables.stdout_console()

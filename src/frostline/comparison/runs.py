@@ -22,11 +22,7 @@ TRAINED = ("pretrain", "finetune")
 
 
 class Results:
-    """The finished runs of a store.
-
-    Args:
-        store: an open one.
-    """
+    """The finished runs of a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -35,7 +31,6 @@ class Results:
         """Return the finished training runs with these tags, oldest first.
 
         Args:
-            tags: required tags.
             conditions: more MLflow filters.
         """
         runs = self._store.search(

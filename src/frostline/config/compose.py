@@ -128,7 +128,6 @@ def multirun(
 
     Args:
         overrides: overrides as typed; lists and intervals are swept.
-        task: runs a trial.
         run_batched: may run jobs of a grid on this machine in a batch; calls back with the number of each and
             the result that `task` would return.
         fresh: discard the results of an earlier command.
@@ -256,8 +255,6 @@ def compose_points(
     Hydra takes 0.1 s to compose, so it composes once per choice of options; values are updated afterwards.
 
     Args:
-        fixed: overrides that all points share.
-        points: the overrides of each point.
         made: configs that earlier calls with the same `fixed` composed; updated.
     """
     found = []

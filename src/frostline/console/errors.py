@@ -97,7 +97,6 @@ def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
     """Turn a full disk, in the block, into a sentence that says how much space is needed.
 
     Args:
-        folder: where the block writes.
         need: what needs how much, such as ``the features need 3 MiB``.
         advice: how to make room, such as ``make room (frostline cache clear), and run again``.
 

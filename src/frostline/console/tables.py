@@ -31,7 +31,6 @@ def table(headers: "Sequence[str | Column]", rows: Iterable[Sequence[str]], titl
     Args:
         headers: a name for each column, or a column with options.
         rows: as many cells as there are columns; fewer leave the last ones empty.
-        title: a line above the table.
     """
     from rich.table import Table
 

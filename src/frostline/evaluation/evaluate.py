@@ -126,11 +126,7 @@ def measure(
     """Evaluate the network of a run and write metrics.json and predictions.csv to `out`.
 
     Args:
-        config: the run's config.
-        seed: the run's seed.
         data: the folder of the prepared data.
-        run_folder: the run's folder.
-        out: the folder to write to.
         services: progress, tracker and feature cache.
         index: the index of the run's own test split, if `data` has other images now: only that is evaluated.
 
@@ -159,11 +155,8 @@ class Evaluator:
 
     Args:
         config: the config of the first network's run.
-        seed: its seed.
-        index: the index of the prepared data.
         data: the folder of the prepared data.
         state: the weights of the first network.
-        spec: its input.
         services: scratch folder, feature cache and tracker.
         images: number of training images of the run, if `index` is of other data and only its test split is
             evaluated.
@@ -273,11 +266,7 @@ def split_for_inference(
     So evaluation can use the features that training cached. None: the whole network has to run.
 
     Args:
-        config: the run's config.
-        network: with its trained weights.
         count: number of training images.
-        reuse: the run's feature reuse.
-        images: images on which split points are tested.
     """
     if isinstance(config.features, NoFeatures) or not isinstance(config.adapter, NoAdapter):
         return None

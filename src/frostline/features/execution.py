@@ -48,7 +48,6 @@ def run_layers(part: Callable[[Tensor], Tensor], features: Tensor, precision: Pr
     """Run the layers after the split point in their own precision, whatever the dtype of the features.
 
     Args:
-        part: the layers.
         features: (N, …), on the device that runs the layers.
         precision: from `precision_behind`.
     """
@@ -64,7 +63,6 @@ def precision_behind(trained: Iterable[str], network: nn.Module, precision: Prec
     Args:
         trained: names of the parameters that train.
         network: the network that they belong to.
-        precision: precision of a network that trains.
     """
     owners = (network.get_submodule(name.rpartition(".")[0]) for name in trained)
     return "fp32" if all(isinstance(owner, nn.Linear) for owner in owners) else precision
@@ -85,9 +83,7 @@ def execution_of(
     A network for which `undefined_gradient` returns a layer always trains in float32 on a CPU.
 
     Args:
-        network: any network.
         precision: `trainer.precision`.
-        device: the device that runs it.
         image: (C, H, W) of its input; None: only `frozen` and `channels_last` are needed.
     """
     execution = _execution_of(network, precision, device)

@@ -47,7 +47,6 @@ def header(
     Args:
         about: plain JSON data.
         dtype: safetensors' name.
-        shape: shape of the features.
         size: size of the features in bytes.
         sha256: hash of the features' bytes, in hex.
     """

@@ -14,7 +14,6 @@ class Recording:
 
     Args:
         frozen: modules that neither change nor contain a module that does.
-        changing: the layers that change.
     """
 
     def __init__(self, frozen: Set[nn.Module], changing: Container[nn.Module]) -> None:

@@ -61,7 +61,6 @@ class FeatureExtractor:
 
         Args:
             network: prepared for the phase by `training.thaw.apply_phase`; may be on the meta device.
-            plan: the plan of the run.
             phase: index of the phase whose split point is wanted.
             stand_in: (N, C, H, W) images to record the forward pass of; None: black images.
         """
@@ -85,9 +84,7 @@ class FeatureExtractor:
 
         Args:
             network: prepared for the phase by `training.thaw.apply_phase`, on the training device.
-            plan: the plan of the run.
             phase: index of the phase whose split point is wanted.
-            images: the training images.
         """
         shown = self.sample_images(network, images)
         cuts = self.candidate_splits(network, plan, phase, shown[:1])
@@ -108,8 +105,6 @@ class FeatureExtractor:
         """Return the features of N images, (N, *split.shape), on the CPU; memory-mapped if they are large.
 
         Args:
-            split: a verified split.
-            images: N images.
             view: number of the augmented view, from 0; None: without augmentation.
         """
         return self.cached_features(split, images, view)[0]

@@ -208,7 +208,6 @@ def candidate_splits(
 
     Args:
         network: in the state of the phase; may be on torch's meta device.
-        plan: the plan of the run.
         phase: index of the phase whose split point is wanted.
         stand_in: (N, C, H, W), one image or a few.
     """

@@ -56,7 +56,6 @@ def read(path: Path, key: str | None) -> tuple[State, str]:
     """Read the state dict in a file that torch saved.
 
     Args:
-        path: the file.
         key: name of the state dict, such as ``model_ema``; None: the only one.
 
     Returns:

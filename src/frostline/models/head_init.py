@@ -114,8 +114,6 @@ def check_trained(head: HeadInit, names: Collection[str], trained: Collection[st
     """Refuse a head that starts at zero and never trains: no gradient would reach the layers below.
 
     Args:
-        head: its initialization.
-        names: names of its tensors.
         trained: names of all tensors that any phase trains.
 
     Raises:

@@ -69,7 +69,6 @@ def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
 
     Args:
         network: with its initial weights and ordinary tensor names.
-        run: the config with adapter and backbone.
         seed: of the adapters' initial matrices.
 
     Raises:
@@ -111,7 +110,6 @@ def merged(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
 
     Args:
         network: the network with adapters; it is not changed.
-        state: a state dict of this network.
 
     Returns:
         The state dict of the network without adapters, on the CPU.

@@ -173,11 +173,7 @@ def create_network(
     """Build the network and load its initial weights.
 
     Args:
-        backbone: config of the network.
-        start: initial weights.
-        spec: input of the network.
         classes: classes of the data set, in the order of the network's outputs.
-        seed: of random weights.
         trains: whether the run trains anything; see `models.head_init.choose_head_init`.
 
     Raises:

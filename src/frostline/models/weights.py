@@ -133,7 +133,6 @@ def load_entry(
     """Read weights like `load`, from a file that may contain several.
 
     Args:
-        path: the file.
         key: name of the weights; see `checkpoints.read`.
         say: receives the name of the weights in the file.
 
@@ -215,8 +214,6 @@ def match_names(
 
     Args:
         state: name → tensor, as in the file.
-        model: the network.
-        head: names of the tensors of its head.
         key: the prefix to use, without its dot, if several match.
         say: receives what is stripped or left out.
         reset_head: whether the file's head is ignored.

@@ -39,7 +39,6 @@ def out_folder(run: PlannedRun, out: str | None, label: str = "", *, drawn: bool
     In a sweep, where the folder holds another run, this run's folder gets a hash at its end.
 
     Args:
-        run: the run.
         out: the experiment's `out`, if set.
         label: in a sweep, the overrides that distinguish the run; else empty.
         drawn: whether values were sampled from an interval: labels have three digits, so two may be equal.

@@ -33,7 +33,6 @@ def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
     images are measured: the new test split may have images that the run trained on.
 
     Args:
-        folder: the run's.
         out: the folder of the metrics and predictions; None: the run's.
         force: overwrite other metrics, and accept an edited config.yaml.
 

@@ -55,7 +55,6 @@ def writing(out: Path, *, wait: bool = False) -> Iterator[None]:
     """Lock the output folder `out` for the block, and end with the DVC process that started this one.
 
     Args:
-        out: the folder.
         wait: whether to wait for another run that writes there, such as another command's trial with the
             same values.
 

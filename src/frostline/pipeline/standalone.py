@@ -77,11 +77,9 @@ class Job:
         """Train once, and measure.
 
         Args:
-            composed: the experiment.
             choices: the option chosen in each group.
             label: in a sweep, the overrides that distinguish this job; becomes a folder below `out`.
             watch: called with each epoch's row, and may end the run.
-            tags: for MLflow.
 
         Raises:
             Pruned: `watch` ended it.
@@ -149,8 +147,6 @@ def with_pretrained_weights(
     The pretraining runs first unless it is cached; runs with the same pretraining share it.
 
     Args:
-        config: the run's.
-        composed: the experiment.
         choices: the option chosen in each group.
         services: the run's; the pretraining has its own.
         classes: the target's.

@@ -50,7 +50,6 @@ def phase_costs(network: nn.Module, plan: FreezePlan, shape: Sequence[int]) -> l
 
     Args:
         network: the network of the plan; it is not changed.
-        plan: the plan of the run.
         shape: (C, H, W) of an image.
     """
     try:
@@ -103,7 +102,6 @@ def _counted(sketch: nn.Module, images: Tensor, forwards: Callable[[Tensor], Ten
 
     Args:
         sketch: the network on the meta device.
-        images: images or features.
         forwards: images or features → logits.
         once: FLOPs before the first step.
     """

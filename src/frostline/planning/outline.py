@@ -115,7 +115,6 @@ def groups(plan: FreezePlan, sizes: Mapping[str, int]) -> list[GroupOutline]:
     """Describe the groups of a plan.
 
     Args:
-        plan: the plan of the run.
         sizes: parameter → number of elements.
     """
     total = sum(sizes.values())
@@ -143,7 +142,6 @@ def phases(
     """Describe the phases of a plan.
 
     Args:
-        plan: the plan of the run.
         sizes: parameter → number of elements.
         lr: the base learning rate.
         batch_size: images per step of phases without a batch size.

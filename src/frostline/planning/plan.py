@@ -76,7 +76,6 @@ def make(
     """Make the plan of a run.
 
     Args:
-        composed: the experiment.
         choices: the selected option of each config group.
         stage: pretrain or finetune.
         images: number of training images; None: that of the data set, which is prepared for this.
@@ -124,10 +123,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     """Describe the plan of a run.
 
     Args:
-        run: config of the run.
-        plan: its freeze plan.
         network: its network, which may be on the meta device; it is not changed.
-        spec: input of the network.
         images: number of training images.
     """
     from frostline.training.inference import reuse_of

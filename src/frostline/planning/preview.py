@@ -12,10 +12,8 @@ def preview(
     """Return what a schedule trains in each phase, and at which learning rates, as text.
 
     Args:
-        schedule: the callback.
         network: any network; it is not changed.
         epochs: length of the run.
-        steps_per_epoch: optimizer steps per epoch.
         lr: learning rate of the optimizer.
 
     Raises:

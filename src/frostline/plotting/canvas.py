@@ -89,8 +89,6 @@ def svg(figure: "Figure", name: str, description: str) -> str:
     """Return `figure` as an SVG element for a page: transparent, in the page's colours, with unique ids.
 
     Args:
-        figure: the figure.
-        name: the prefix of its ids, unique in the page.
         description: the text for screen readers.
     """
     import matplotlib
@@ -158,10 +156,7 @@ def write_text(
     """Write `text` at `place` in axes coordinates; if `in_rows`, the height is in data units.
 
     Args:
-        axes: the axes to write into.
         place: x and y.
-        text: the text.
-        in_rows: see above.
         properties: those of matplotlib's text, such as `fontsize` and `ha`.
     """
     transform = axes.get_yaxis_transform() if in_rows else axes.transAxes

@@ -141,7 +141,6 @@ def knn(
         labels: (N,) int64.
         classes: K.
         queries: (M, D).
-        k: number of neighbours.
         temperature: T, above 0.
 
     Returns:

@@ -63,7 +63,6 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
     Args:
         runs: each with one seed, equal except for `overrides.HEAD_KEYS`, in the order of heads.csv.
         data: the folder of the prepared data.
-        out: the folder to write to.
         services: progress, tracker and feature cache.
 
     Raises:

@@ -26,11 +26,8 @@ def summarise(
     """Compare `arms` with the from-scratch baseline among them, the arm `scratch`.
 
     Args:
-        study: its name.
         monitor: what chose each run's best epoch.
-        seeds: of the study.
         arms: at least one.
-        omitted: omitted arms, and why.
     """
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)
     longest = max(len(run.val_accuracy) - 1 for arm in arms for run in arm.runs.values())

@@ -22,7 +22,6 @@ class Served(nn.Module):
 
     Args:
         network: (N, C, H, W) float32 → (N, K) logits.
-        spec: its input.
     """
 
     mean: Tensor
@@ -53,7 +52,6 @@ def largest_difference(served: Served, written: Predictor, images: Tensor) -> fl
     """Return the largest difference of a probability, on a batch of all images and of one.
 
     Args:
-        served: the network.
         written: the exported network.
         images: (N, C, H, W) uint8, N ≥ 1.
     """

@@ -27,7 +27,6 @@ def validated(model: type[Model], data: Any, where: str = "") -> Model:
     """Return `data` as a `model`.
 
     Args:
-        model: the schema.
         data: plain dictionaries, lists and scalars.
         where: a prefix for errors, such as a file's name; empty for configs composed by Hydra.
 
@@ -77,9 +76,7 @@ def unknown_key(key: str, name: str, names: Iterable[str]) -> str:
     """Return a sentence for an unknown key: what is allowed, or what to do instead.
 
     Args:
-        key: the whole key.
         name: its unknown part, in the form of `names`.
-        names: allowed names.
     """
     if instead := UNSUPPORTED.get(key.rpartition(".")[2]):
         return f"{key}: {instead}"

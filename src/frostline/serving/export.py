@@ -42,9 +42,7 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
     """Export the network of a run to the file `out`, if the exported network gives the same outputs.
 
     Args:
-        trained: the run.
         form: a key of FORMATS.
-        out: the file.
 
     Raises:
         FrostlineError: a package is missing, the format can't express the network, or the outputs differ by

@@ -77,7 +77,6 @@ def predict(
     """Yield a prediction for each file, in order; batches are decoded in the background.
 
     Args:
-        trained: the run.
         paths: the image files.
         top_k: number of most likely classes.
         batch_size: images per forward pass; None: the run's.
@@ -105,7 +104,6 @@ class Network:
     """A trained network, in the precision and with the split point of its run's evaluation.
 
     Args:
-        trained: the run.
         batch_size: images per forward pass; None: the run's.
     """
 

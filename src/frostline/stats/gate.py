@@ -67,9 +67,6 @@ def check_names(
 
     Args:
         gate: metric → bound.
-        arms: the arms of the study.
-        omitted: omitted arms, and why.
-        reset_heads: arms whose head is reset, which have no jumpstart.
 
     Raises:
         FrostlineError: a name is unknown; the sentence gives the nearest ones.

@@ -103,8 +103,6 @@ def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
 
     Args:
         trials: those that no other trial repeats.
-        budget: the sweep's.
-        objective: the first.
     """
     counts: Counter[str] = Counter(trial.state for trial in trials)
     ended = sum(counts[state] for state in ENDED)

@@ -24,7 +24,6 @@ def write(
     Args:
         name: the study's name.
         trials: those that no other trial repeats.
-        space: the search space.
         settings: the sweep's config.
         importances: parameter → share of the first objective's variance.
     """

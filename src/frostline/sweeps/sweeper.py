@@ -37,11 +37,7 @@ EACH_EPOCH = ("val/accuracy", "val/loss")
 
 
 class WorkersLostError(Exception):
-    """A launcher could not start workers, or lost some of them.
-
-    Args:
-        cause: what the launcher raised.
-    """
+    """A launcher could not start workers, or lost some of them."""
 
     def __init__(self, cause: Exception) -> None:
         (first, *_) = str(cause).strip().splitlines() or [""]
@@ -82,7 +78,6 @@ def sweep(job: SweepTask, arguments: Sequence[str], launch: Launch | None, launc
     """Run a sweep, or resume one.
 
     Args:
-        job: runs a trial.
         arguments: overrides in Hydra's syntax.
         launch: starts workers; None: this process is the only worker.
         launcher: the class name of the launcher.

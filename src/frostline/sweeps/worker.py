@@ -43,7 +43,6 @@ class Worker:
         run: trains for (experiment, choices, label, watch, tags); returns an object with `out` and `metrics`.
         name: the study's name.
         settings: the sweep's config.
-        space: the search space.
         fixed: the overrides that all trials have in common.
         base: everything else that results depend on; see `Study`.
         until: the time, in seconds since 1970, after which no trial begins; None: no limit.
@@ -64,9 +63,6 @@ class Worker:
     @store_failures()
     def __call__(self, number: int = 0) -> None:
         """Run trials.
-
-        Args:
-            number: this worker's number.
 
         Raises:
             KeyboardInterrupt: the user interrupted it; the next worker repeats its trial.

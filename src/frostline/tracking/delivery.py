@@ -310,7 +310,6 @@ def store_model(store: Store, run_id: str | None, name: str) -> None:
     """Store a run's network from its copy of the run's files, and delete the copy.
 
     Args:
-        store: the run's store.
         run_id: the run; None: it is not recorded, so nothing is stored.
         name: of the folder in the project's `.frostline/models`; one that does not exist was stored before.
     """

@@ -27,8 +27,6 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
     """Write a finished run's network into a new folder as an MLflow model, and check it.
 
     Args:
-        trained: the run.
-        folder: the folder to create.
         about: MLflow's metadata, to which the signature and the rest of MLmodel are added.
 
     Returns:

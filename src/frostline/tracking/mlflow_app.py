@@ -65,7 +65,6 @@ class Guarded:
     """An ASGI application that serves only the paths that show runs and models, to its own pages.
 
     Args:
-        app: the application.
         port: the port of this server, which its origin contains.
     """
 
@@ -107,9 +106,7 @@ def main(store: str, artifacts: str, port: int) -> None:
     """Serve MLflow's store.
 
     Args:
-        store: its URI.
         artifacts: the URI below which new experiments store their artifacts.
-        port: the port to listen on.
     """
     import uvicorn
     from mlflow.server import constants

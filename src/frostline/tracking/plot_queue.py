@@ -25,11 +25,7 @@ class PendingPlots:
 
 
 class PlotQueue:
-    """The runs of a store whose plots are still to be drawn; `len` is their number.
-
-    Args:
-        store: records the plots.
-    """
+    """The runs of a store whose plots are still to be drawn; `len` is their number."""
 
     def __init__(self, store: "Store") -> None:
         self._store = store

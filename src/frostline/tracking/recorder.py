@@ -152,7 +152,6 @@ class Watchdog:
 
     Args:
         listener: knows when the owner closed the pipe.
-        deliverer: delivers the records.
     """
 
     def __init__(self, listener: Listener, deliverer: "Deliverer") -> None:
@@ -210,7 +209,6 @@ def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
     Plots are drawn when nothing else is pending; after the end, those of the best runs for a limited time.
 
     Args:
-        stream: the pipe from the owner.
         progress: called after each record and plot.
     """
     listener = Listener(stream)

@@ -50,12 +50,7 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
-    """Draw accuracy and loss by epoch, and where each phase begins.
-
-    Args:
-        history: the rows of history.csv.
-        trained: what trains in each phase.
-    """
+    """Draw accuracy and loss by epoch, and where each phase begins."""
     epochs = int(history[-1]["epoch"])
     with new_figure(9, 3.6) as figure:
         figure.set_layout_engine("constrained")

@@ -21,8 +21,6 @@ def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str
     """Return a run's tags.
 
     Args:
-        about: the run.
-        process: the one that trains it.
         around: its `surroundings`.
     """
     fixed = {

@@ -170,7 +170,6 @@ class Store:
         """Open a run under its study's parent run, and close the runs of dead processes.
 
         Args:
-            about: the run.
             process: the one that trains the run, as `processes.process_key` names it.
             when: milliseconds since 1970.
             place: the run's place in a journal, under which it may have been opened before.

@@ -35,7 +35,6 @@ class StoredRun:
     """One run in the store; without an id it is not recorded, and its methods do nothing.
 
     Args:
-        store: the run's store.
         run_id: None: the run is looked up by its place.
         place: the run's place in a journal.
     """

@@ -25,7 +25,6 @@ class Graphs:
 
     Args:
         network: the compiled module, not its wrapper.
-        phases: number of phases.
     """
 
     def __init__(self, network: nn.Module, phases: int) -> None:

@@ -80,13 +80,8 @@ class ImageData(pl.LightningDataModule):
     """Training and validation images of one run.
 
     Args:
-        train: images to train on.
-        val: images to validate on.
         spec: the network's input.
         trainer: batch sizes and sampling.
-        augmentation: of training images.
-        seed: the run's.
-        classes: number of classes.
     """
 
     def __init__(
@@ -148,9 +143,7 @@ class ImageData(pl.LightningDataModule):
 
         Args:
             rows: (N,) of the training images.
-            step: the optimizer step.
             coming: the rows of the next step; None: not known yet.
-            device: the training device.
         """
         if self._cached:  # there is nothing to prepare
             return self.training_images(rows, step, device)
@@ -169,7 +162,6 @@ class ImageData(pl.LightningDataModule):
         Args:
             rows: (N,) of the training images.
             step: seeds the augmentation, so that a resumed run sees the same images.
-            device: the training device.
 
         Returns:
             Images, (N, C, H, W) float32, and labels; mixed labels are (N, K) shares.

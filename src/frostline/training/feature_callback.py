@@ -24,8 +24,6 @@ class FeatureReuse(pl.Callback):
     Args:
         freezing: knows the current phase.
         reuse: computes and caches features.
-        train: training images.
-        val: validation images.
         averages: validation measures an average of the weights, whose layers that froze in the middle of the
             run differ from those that computed the features.
     """
@@ -112,7 +110,6 @@ def held_on(features: Tensor, device: torch.device) -> Tensor:
 
     Args:
         features: (N, …).
-        device: the training device.
     """
     if device.type != "cuda":
         return features

@@ -100,7 +100,6 @@ class FreezeSchedule(pl.Callback):
         Args:
             network: not changed.
             epochs: length of the run.
-            steps_per_epoch: optimizer steps.
 
         Raises:
             FrostlineError: the schedule does not fit the network or the run.

@@ -24,7 +24,6 @@ def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.
     """Read the weights that a training stage wrote, and their network's input.
 
     Args:
-        path: the file.
         index: the index of the prepared data.
         data: its folder, for the error message.
 
@@ -93,7 +92,6 @@ def logits_behind(
     Args:
         split: the network, split, on the device to use.
         features: (N, …) at the split point.
-        precision: of the layers behind it.
         batch_size: images per forward pass.
     """
     split.network.eval()

@@ -15,7 +15,6 @@ def network_of(module: pl.LightningModule, attribute: str) -> nn.Module:
     """Return the module's network, without the wrapper of torch.compile.
 
     Args:
-        module: the run's.
         attribute: path to the network; empty: the child that has all of the module's parameters, else the
             module itself.
 

@@ -75,10 +75,6 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: images to logits.
-        plan: the freeze plan.
-        optimizer: its config.
-        loss: its config.
-        seed: the run's.
         class_counts: (K,) int64, training images per class; None: for losses without class weights.
         penalty: returns the regularization term that is added to the loss; None: no term.
     """

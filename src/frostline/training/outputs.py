@@ -36,14 +36,10 @@ def write_outputs(
     """Write a finished run's files to `out`; return the sha256 of its weights.
 
     Args:
-        run: its config.
-        seed: the run's.
         material: the data that it was trained on.
         result: a `training.trainer.Fit`, or an object with its attributes.
-        plan: its freeze plan.
         report: how its initial weights were loaded.
         images: number of training images.
-        out: the folder.
         more: further keys of training.json.
     """
     weights.save(

@@ -70,8 +70,6 @@ def split(
     from the start: without a gradient, neither decay nor momentum changes them.
 
     Args:
-        plan: a run's.
-        network: the plan's.
         groups: an optimizer's `param_groups`.
 
     Returns:
@@ -131,7 +129,6 @@ def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:
 
     Args:
         plan: a run's.
-        group: any group of the optimizer.
 
     Raises:
         FrostlineError: it does; the message names the key.

@@ -54,7 +54,6 @@ def recalibrate(network: nn.Module, plan: FreezePlan, phase: int, batches: Itera
     Args:
         network: the plan's network.
         plan: the run's plan.
-        phase: whose groups are recalibrated.
         batches: network inputs, (N, C, H, W) each.
     """
     modules = _with_statistics(network, plan.statistics(phase))

@@ -33,7 +33,6 @@ def sweep_alphas(
         end: the weights of its best epoch, on the CPU.
         val: images (N, C, H, W) uint8 and labels (N,).
         spec: the network's input.
-        config: the values of α.
         trainer: monitor, batch size, device and precision.
 
     Returns:

@@ -35,8 +35,6 @@ class PixelFile:
     """A memory-mapped file of images, (N, C, H, W) uint8.
 
     Args:
-        path: path of the file.
-        mapped: its images.
         sums: (N,) uint32, CRC-32 of each image.
         make: image number → its pixels, from the source.
     """
@@ -90,7 +88,6 @@ def open_or_make(
     folder, an existing file is used, and a missing one is made for this process only.
 
     Args:
-        path: path of the file.
         shape: (N, C, H, W) of all images.
         make: image number → its pixels.
         make_all: yields the pixels of all images in order.

@@ -137,10 +137,8 @@ def load_pixels(
     Args:
         dataset: config of the data set; keys of an index of files are relative to its root.
         index: index of the prepared data set.
-        folder: folder of the index.
         rows: (N,) positions in the index.
         spec: input of the network, without mean and std, which `normalise` uses.
-        progress: shows the resized images.
         scratch: folder of the cache; None: the project's.
 
     Returns:
@@ -182,7 +180,6 @@ def thumbnails(
     Args:
         dataset: config of the data set; keys of an index of files are relative to its root.
         index: index of the prepared data set.
-        folder: folder of the index.
         rows: (n,) positions in the index.
         side: maximum side in pixels; larger images are reduced.
 

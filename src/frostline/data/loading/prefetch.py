@@ -28,8 +28,6 @@ class Prefetcher(Generic[T]):
         """Return the batch of a step.
 
         Args:
-            rows: rows of its images.
-            step: the optimizer step.
             coming: rows of the next step; None: not known yet.
         """
         ready, self._coming = self._coming, None

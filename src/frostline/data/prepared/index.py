@@ -92,7 +92,6 @@ class Index:
         """Write index.csv, dataset.json and, for arrays, images.npy; equal indexes give equal bytes.
 
         Args:
-            folder: where to write the files.
             images: (N, H, W) or (N, H, W, 3), in the order of the index; None if `storage` is files.
         """
         assert (images is not None) == (self.storage == "arrays")

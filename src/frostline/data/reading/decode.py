@@ -120,7 +120,6 @@ def decode(content: bytes, name: str, at_least: int | None = None) -> DecodedIma
     orientation is applied.
 
     Args:
-        content: bytes of the file.
         name: name of the file, for errors and to check its suffix.
         at_least: minimum side in pixels; a JPEG is decoded at a half, a quarter or an eighth of its size,
             which is faster, if no side gets shorter than this.

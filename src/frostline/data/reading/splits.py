@@ -83,7 +83,6 @@ def take_shots(
     Args:
         labels: (N,) int.
         k: rows per class.
-        seed: of the draw.
         names: class names for errors; None: class numbers.
 
     Returns:
@@ -115,7 +114,6 @@ def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int6
     Args:
         labels: (N,) int.
         share: 0…1, above 0.
-        seed: of the draw.
 
     Returns:
         Positions in `labels`, ascending.

@@ -28,7 +28,6 @@ def run(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[s
     """Write `<stage>.yaml` for each stage of the study into `out`.
 
     Args:
-        params: the selection, params.yaml.
         arms: in the report's order, then the selection's own; duplicates are dropped.
         out: the folder of resolved files.
 
@@ -62,7 +61,6 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     Images are listed, not read.
 
     Args:
-        made: the study.
         arms: their names.
 
     Returns:
@@ -130,12 +128,7 @@ class _Checker:
         return InitialWeights(state, spec, self.classes, "the pretraining", None)
 
     def run(self, config: schema.Run, pretrained: "InitialWeights | None") -> "HeadInit":
-        """Check a run; return how its head starts.
-
-        Args:
-            config: the run's.
-            pretrained: the weights that weights=pretrain stands for.
-        """
+        """Check a run; return how its head starts."""
         import torch
 
         from frostline.models.backbones import build

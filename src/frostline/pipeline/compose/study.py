@@ -67,7 +67,6 @@ class Study:
 
         Args:
             stage: pretrain: keys of the run are below the key pretrain.
-            arm: the arm that the block checks.
         """
         choices = {**self.choices, "freeze": "full" if arm == BASELINE else arm} if arm else self.choices
         with _located(self.params, choices, stage, arm):

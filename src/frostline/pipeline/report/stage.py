@@ -39,7 +39,6 @@ def run(config: Report, artifacts: Path, out: Path) -> Result:
     give the same bytes; metrics.json, curves.csv and transfer.png contain no measured times.
 
     Args:
-        config: what to compare.
         artifacts: the folder with finetune/, timing/ and evaluate/.
         out: a folder; created if absent.
 
