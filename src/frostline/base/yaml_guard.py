@@ -53,7 +53,6 @@ def check(text: str, name: str) -> None:
 
     Args:
         text: the file's content.
-        name: the file's name, for the error.
 
     Raises:
         FrostlineError: it is; syntax errors are left to the loader.

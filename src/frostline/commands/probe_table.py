@@ -9,11 +9,7 @@ from frostline.probing.results import Configuration, ProbeResult, label, short
 
 
 def print_probe(result: ProbeResult, out: Path) -> None:
-    """Print the accuracies of a probe's heads, the best first, and of the closed-form probes.
-
-    Args:
-        out: the folder that it was written to.
-    """
+    """Print the accuracies of a probe's heads, the best first, and of the closed-form probes."""
     console = tables.stdout_console()
     counts = ", ".join(f"{count} {split}" for split, count in result.images.items())
     took = f"took {result.features_seconds:.1f} s" if result.features_seconds else "were cached"

@@ -62,7 +62,6 @@ def precision_behind(trained: Iterable[str], network: nn.Module, precision: Prec
 
     Args:
         trained: names of the parameters that train.
-        network: the network that they belong to.
     """
     owners = (network.get_submodule(name.rpartition(".")[0]) for name in trained)
     return "fp32" if all(isinstance(owner, nn.Linear) for owner in owners) else precision

@@ -92,7 +92,6 @@ def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
     read it.
 
     Args:
-        folder: the cache's folder.
         limit: bytes on disk.
         keep: a key that is never removed.
     """
@@ -118,7 +117,6 @@ def remove_leftovers(folder: Path, held: str | None = None) -> None:
     """Remove the partial files of killed writers, but not those that another process is writing.
 
     Args:
-        folder: the cache's folder.
         held: the key whose lock the caller holds.
     """
     for path in folder.glob(f".*{PARTIAL}"):

@@ -74,7 +74,6 @@ def build_plan(
     """Build the plan of a run.
 
     Args:
-        schedule: the groups and phases.
         layers: the layers of the network.
         default: the learning-rate curve of phases that set none (optimizer.schedule).
         epochs: length of the run.

@@ -149,7 +149,6 @@ def with_pretrained_weights(
     Args:
         choices: the option chosen in each group.
         services: the run's; the pretraining has its own.
-        classes: the target's.
 
     Raises:
         FrostlineError: the source's head can't be used for these classes, or the schedule does not fit the

@@ -52,7 +52,6 @@ def draw(plan: Plan, suffix: str = ".png") -> bytes:
     """Return the plot of a plan as a file.
 
     Args:
-        plan: the plan as plain data.
         suffix: ``.png`` or ``.svg``.
     """
     with new_figure(*size(plan)) as figure:

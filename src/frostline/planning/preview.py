@@ -13,8 +13,6 @@ def preview(
 
     Args:
         network: any network; it is not changed.
-        epochs: length of the run.
-        lr: learning rate of the optimizer.
 
     Raises:
         FrostlineError: the schedule does not fit the network or the run.

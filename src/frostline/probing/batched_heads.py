@@ -103,7 +103,6 @@ def train_heads(
         labels: (N,) int64, from 0 to K − 1.
         val_features: (M, D).
         val_labels: (M,) int64.
-        recipe: the shared hyperparameters.
         on_epoch: called after each epoch with the number of heads in the batch.
 
     Returns:

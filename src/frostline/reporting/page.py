@@ -38,9 +38,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
     """Return the page as HTML.
 
     Args:
-        summary: the results of the study.
         arms: its runs, for the plots and the tables by class.
-        checks: the gate's checks.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -52,7 +52,6 @@ def largest_difference(served: Served, written: Predictor, images: Tensor) -> fl
     """Return the largest difference of a probability, on a batch of all images and of one.
 
     Args:
-        written: the exported network.
         images: (N, C, H, W) uint8, N ≥ 1.
     """
     parts = (images, images[:1])

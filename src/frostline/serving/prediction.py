@@ -77,7 +77,6 @@ def predict(
     """Yield a prediction for each file, in order; batches are decoded in the background.
 
     Args:
-        paths: the image files.
         top_k: number of most likely classes.
         batch_size: images per forward pass; None: the run's.
     """

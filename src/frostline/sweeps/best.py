@@ -33,11 +33,9 @@ def write(name: str, stage: str, trial: Trial, trials: int, job: SweepJob) -> Pa
     """Write the experiment that repeats a trial to the byte.
 
     Args:
-        name: the study's name.
         stage: the command that runs the experiment.
         trial: the study's best trial.
         trials: the number of the study's trials.
-        job: the trial's composed experiment.
 
     Returns:
         The file; None if the project has no folder of configs to write to.

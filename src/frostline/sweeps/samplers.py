@@ -11,7 +11,6 @@ def sampler(settings: schema.Sweep, trials: int, worker: int) -> optuna.samplers
     """Return the sampler of a sweep.
 
     Args:
-        settings: the sweep's config.
         trials: how many the study has already. They are part of the seed: with the same seed, a resumed sweep
             would draw its first trials again.
         worker: the number of the worker that draws; each has a seed of its own.

@@ -63,7 +63,6 @@ class Study:
     """The trials of one sweep.
 
     Args:
-        name: the study's name in its store.
         settings: the sweep's config: sampler, pruner, objectives, limits.
         base: everything else that the trials' results depend on; plain data.
         worker: the number of this process among several; each has a sampler seed of its own.

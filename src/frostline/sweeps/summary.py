@@ -22,9 +22,7 @@ def write(
     """Write the table, the plots and the report; return their folder.
 
     Args:
-        name: the study's name.
         trials: those that no other trial repeats.
-        settings: the sweep's config.
         importances: parameter → share of the first objective's variance.
     """
     folder = Path("runs", "sweeps", name)

@@ -41,13 +41,10 @@ class Worker:
 
     Args:
         run: trains for (experiment, choices, label, watch, tags); returns an object with `out` and `metrics`.
-        name: the study's name.
         settings: the sweep's config.
-        fixed: the overrides that all trials have in common.
         base: everything else that results depend on; see `Study`.
         until: the time, in seconds since 1970, after which no trial begins; None: no limit.
         owns_terminal: whether no other worker writes to the terminal.
-        share: this worker's share of the machine.
     """
 
     run: Callable[..., Any]

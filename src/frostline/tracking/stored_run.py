@@ -36,7 +36,6 @@ class StoredRun:
 
     Args:
         run_id: None: the run is looked up by its place.
-        place: the run's place in a journal.
     """
 
     def __init__(self, store: "Store", run_id: str | None, place: str = "") -> None:

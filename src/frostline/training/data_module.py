@@ -80,7 +80,6 @@ class ImageData(pl.LightningDataModule):
     """Training and validation images of one run.
 
     Args:
-        spec: the network's input.
         trainer: batch sizes and sampling.
     """
 

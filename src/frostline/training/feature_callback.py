@@ -22,8 +22,6 @@ class FeatureReuse(pl.Callback):
     """Gives the classifier the features of each phase. Must directly follow `FreezeSchedule`.
 
     Args:
-        freezing: knows the current phase.
-        reuse: computes and caches features.
         averages: validation measures an average of the weights, whose layers that froze in the middle of the
             run differ from those that computed the features.
     """

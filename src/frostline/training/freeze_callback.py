@@ -64,7 +64,6 @@ class FreezeSchedule(pl.Callback):
         """Return the callback for an existing plan.
 
         Args:
-            plan: the run's.
             network: the attribute of the module that holds the network.
             inputs: yields the network inputs of one epoch.
         """
@@ -99,7 +98,6 @@ class FreezeSchedule(pl.Callback):
 
         Args:
             network: not changed.
-            epochs: length of the run.
 
         Raises:
             FrostlineError: the schedule does not fit the network or the run.

@@ -127,9 +127,6 @@ def _course(plan: FreezePlan, slot: Slot) -> str:
 def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:
     """Refuse a plan that sets options which the optimizer does not have.
 
-    Args:
-        plan: a run's.
-
     Raises:
         FrostlineError: it does; the message names the key.
     """

@@ -17,7 +17,6 @@ class StartPenalty(nn.Module):
 
     Args:
         network: at its start.
-        alpha: pull towards the start.
         beta: pull of the new tensors towards zero.
         new: names of the parameters without pretrained values; empty: eq. 2.
     """

@@ -122,7 +122,6 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
     """Return the freeze plan of a run.
 
     Args:
-        run: the run's config.
         network: the network, with its adapter if the run has one (`models.lora.adapt`).
         images: number of training images.
     """

@@ -52,8 +52,6 @@ def recalibrate(network: nn.Module, plan: FreezePlan, phase: int, batches: Itera
     As torch.optim.swa_utils.update_bn does. Other layers are in eval mode, and afterwards the whole network.
 
     Args:
-        network: the plan's network.
-        plan: the run's plan.
         batches: network inputs, (N, C, H, W) each.
     """
     modules = _with_statistics(network, plan.statistics(phase))

@@ -85,7 +85,6 @@ def fit(
 
     Args:
         classifier: the network with its freeze plan.
-        data: training and validation images.
         config: number of epochs, device, and the metric that selects the best epoch.
         resume: the folder of checkpoints; the caller removes it after publishing the result.
         on_epoch: called with each row of the history, in a resumed run also with the earlier rows.

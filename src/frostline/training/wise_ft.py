@@ -32,7 +32,6 @@ def sweep_alphas(
         start: the run's initial weights, on the CPU.
         end: the weights of its best epoch, on the CPU.
         val: images (N, C, H, W) uint8 and labels (N,).
-        spec: the network's input.
         trainer: monitor, batch size, device and precision.
 
     Returns:

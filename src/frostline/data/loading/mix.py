@@ -33,7 +33,6 @@ def mix(
         labels: (N,) int64.
         classes: K.
         config: `mixup` and `cutmix`, the α of Beta(α, α), from which the proportion is drawn; not both 0.
-        seed: of the random numbers.
 
     Returns:
         The images, a new tensor, and the (N, K) float32 target probabilities.

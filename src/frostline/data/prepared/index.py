@@ -186,7 +186,6 @@ def training_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[n
     """Return the positions of a run's training images, ascending.
 
     Args:
-        index: index of the data set.
         dataset: its `shots` or `fraction` limits the images; if both are null, all are used.
         seed: seed of the draw; for the same seed, a larger subset contains a smaller one.
 

@@ -60,9 +60,6 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
     Images are listed, not read.
 
-    Args:
-        arms: their names.
-
     Returns:
         The omitted arms with their reasons: nothing trains, and the weights have no class of the target. And
         the arms whose head is reset.
@@ -166,9 +163,7 @@ def check_run(
     Lengths in steps are not checked: the number of steps per epoch depends on the data.
 
     Args:
-        run: the run's config.
         start: initial weights; only their input specification is used.
-        classes: the data set's.
         report: how the initial weights fit the network.
 
     Raises:

@@ -178,7 +178,6 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
     trains everything.
 
     Args:
-        params: the content of params.yaml.
         arms: in the report's order.
 
     Raises:
