@@ -72,6 +72,7 @@ class Study:
         self, name: str, settings: schema.Sweep, space: Space, base: Mapping[str, Any], worker: int = 0
     ) -> None:
         self.name, self.settings, self.space, self.base, self.worker = name, settings, space, base, worker
+        self._storage: Any = None
         self._study: optuna.Study | None = None
         self._used: int | None = None
 
@@ -94,11 +95,16 @@ class Study:
         """
         self._hold_usage_lock(exclusive=fresh)
         with storage.locked(self.store):
-            self._set_aside_if_damaged()
+            own = self._own_file()
+            if own is not None and own.is_file() and (flaw := storage.corruption(own)):
+                self._set_aside(own, flaw)
             if fresh:
                 self._delete()
                 self._hold_usage_lock()
             study = self._opened()
+            if own is not None and (trial := _altered_trial(study)) is not None:
+                self._set_aside(own, f"trial {trial}: not as written")
+                study = self._opened()
             stored = study.user_attrs.get("settings")
             wanted = json.loads(canonical_json(self._identity()))
             if stored is None:
@@ -231,27 +237,22 @@ class Study:
                 f"--fresh: the study {self.name} is in use by another command; end it, or wait for it"
             ) from None
 
-    def _set_aside_if_damaged(self) -> None:
-        """Rename the project's own store if it is damaged; one that the config names is left as it is."""
-        path = Path(self.store.removeprefix(project.SQLITE))
-        if self.settings.store is not None or not path.is_file():
-            return
-        if flaw := storage.corruption(path) or self._altered():
-            for suffix in ("-journal", "-wal", "-shm"):  # they belong to the damaged file
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-            set_aside(path, f"is damaged ({flaw})")
+    def _own_file(self) -> Path | None:
+        """Return the file of the project's own store; None: the config names one, which is never renamed."""
+        return Path(self.store.removeprefix(project.SQLITE)) if self.settings.store is None else None
 
-    def _altered(self) -> str | None:
-        """Name a complete trial that differs from what was recorded; None: there is none."""
-        try:
-            trials = optuna.load_study(study_name=self.name, storage=storage.open_storage(self.store)).trials
-        except KeyError:
-            return None
-        altered = (trial for trial in trials if not is_intact(trial))
-        return next((f"trial {trial.number}: not as written" for trial in altered), None)
+    def _set_aside(self, file: Path, flaw: str) -> None:
+        """Rename a damaged store, after closing it."""
+        if self._storage is not None:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+        self._storage = self._study = None
+        for suffix in ("-journal", "-wal", "-shm"):  # they belong to the damaged file
+            file.with_name(file.name + suffix).unlink(missing_ok=True)
+        set_aside(file, f"is damaged ({flaw})")
 
     def _delete(self) -> None:
-        opened = storage.open_storage(self.store)
+        opened = self._opened_storage()
         try:
             study = optuna.load_study(study_name=self.name, storage=opened)
         except KeyError:
@@ -264,13 +265,18 @@ class Study:
             )
         optuna.delete_study(study_name=self.name, storage=opened)
 
+    def _opened_storage(self) -> Any:
+        if self._storage is None:
+            self._storage = storage.open_storage(self.store)
+        return self._storage
+
     def _opened(self) -> optuna.Study:
         if self._study is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # some of Optuna's options are experimental
                 study = optuna.create_study(
                     study_name=self.name,
-                    storage=storage.open_storage(self.store),
+                    storage=self._opened_storage(),
                     directions=[direction(name) for name in self.settings.objectives],
                     pruner=samplers.pruner(self.settings.pruner),
                     load_if_exists=True,
@@ -296,6 +302,12 @@ class Study:
 
     def _by_key(self, point: Point) -> dict[str, Parameter]:
         return {parameter.key: parameter for parameter in self.space.parameters if parameter.key in point}
+
+
+def _altered_trial(study: optuna.Study) -> int | None:
+    """Return the number of a complete trial that differs from what was recorded; None: there is none."""
+    altered = (trial.number for trial in study.get_trials(deepcopy=False) if not is_intact(trial))
+    return next(altered, None)
 
 
 def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
