@@ -35,7 +35,7 @@ THEIR_GRADUAL = {
 }
 
 Step = dict[str, Any]
-"""Of one step: ``rates`` and ``momenta`` of what trains, ``moved``: the statistics that moved."""
+"""A step: ``rates`` and ``momenta`` of trainable parameters, ``moved``: the statistics that changed."""
 
 
 def network(norm: bool = True) -> Any:

@@ -73,7 +73,7 @@ def colour_pictures(images: int, size: int) -> Path:
 
 
 def given(overrides: Sequence[str]) -> Path:
-    """Return the folder of what a run of frostline with these overrides would train on; made once.
+    """Return the folder of the prepared data that a run with these overrides would train on; made once.
 
     Raises:
         subprocess.CalledProcessError: frostline can't make it.

@@ -81,7 +81,7 @@ def replaced(holder: Any, **values: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted(stop: int | None = None) -> Iterator[list[int]]:
-    """Count the optimizer steps that runs take, each of which may write a checkpoint; stop after so many.
+    """Count the optimizer steps of runs, and stop after so many; each step may write a checkpoint.
 
     Raises:
         Stopped: after `stop` steps.

@@ -298,7 +298,7 @@ def pinned(lock: str) -> list[str]:
 
 
 def installed(folder: Path) -> Path:
-    """Make `ENVIRONMENT` of a folder of wheels, on top of what this Python has; return its interpreter."""
+    """Make `ENVIRONMENT` from a folder of wheels and this Python's packages; return its interpreter."""
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
     venv.create(ENVIRONMENT, system_site_packages=True, with_pip=True, symlinks=True)
     python = ENVIRONMENT / "bin" / "python"

@@ -22,7 +22,7 @@ THREADS = 2
 TIMEOUT = 7200.0
 """Seconds that a competitor may take."""
 LAST_WORDS = 200
-"""Characters that are kept of what a failed competitor said last."""
+"""Characters to keep of the last output of a failed competitor."""
 FREED_MEMORY_IS_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 """As frostline asks glibc by itself; the hand-written loops, which are to be the best, get it, too."""
 

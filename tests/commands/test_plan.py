@@ -1,4 +1,4 @@
-"""`frostline plan`: the table and the JSON of what would train."""
+"""`frostline plan`: its table and its JSON."""
 
 import json
 import re

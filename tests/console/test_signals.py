@@ -69,7 +69,7 @@ def test_a_group_that_is_signalled_after_its_process(shell):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_as_soon_as_it_runs(shell, number):
-    """A cold Python, amid the imports of frostline or of what a run needs."""
+    """A cold Python, during the imports of frostline or of a run's libraries."""
     settings = environment(shell.folder / "x", PYTHONPATH=str(SRC))
     command = [sys.executable, "-X", "importtime", "-m", "frostline", "finetune", *LONG]
     pipe = subprocess.PIPE

@@ -28,7 +28,7 @@ def publish_model(folder: Path, name: str, hub_id: str) -> dict[str, torch.Tenso
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the hub's address, and the list of what is asked of it."""
+    """Yield the hub's address, and the list of its requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

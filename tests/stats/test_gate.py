@@ -15,7 +15,7 @@ ARMS = ["scratch", "full"]
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    """A report.json with two arms, of which one has a gain."""
+    """A report.json with two arms; one has a gain."""
     accuracy = {"mean": 0.8312, "std": 0.01, "low": 0.81, "high": 0.85, "n": 5}
     arms: dict[str, Any] = {
         "scratch": {"test": {"accuracy": accuracy}, "gain": None, "epochs": 40},

@@ -31,7 +31,7 @@ def commands(name):
 
 
 def composed(words, conf=CONF):
-    """Hydra's own part of what a sweep's words compose to."""
+    """Hydra's own part of the config that a sweep's words compose."""
     fixed = [word for word in words if not re.search(r"=\S+,\S", word)]
     with initialize_config_dir(str(conf), version_base="1.3"):
         return hydra_compose("config", fixed, return_hydra_config=True).hydra

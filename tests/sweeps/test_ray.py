@@ -1,4 +1,4 @@
-"""Ray for real: on this machine alone, and as a cluster of two nodes of which one is killed.
+"""Ray for real: on this machine alone, and as a cluster of two nodes; one is killed.
 
 Nodes that `ray start` makes listen on every address of the machine, so all of this is in a network namespace
 that has nothing but loopback. One address there stands for an outside one.

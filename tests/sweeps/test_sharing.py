@@ -149,7 +149,7 @@ def test_workers_of_other_launchers_keep_what_those_give_them(monkeypatch):
     monkeypatch.setenv(devices.VISIBLE, "0,1")
     assert share_of("JoblibLauncher", 2) == Share(2, ("0", "1"))
     assert share_of("JoblibLauncher", 1) == ALL
-    # submitit gives all jobs of this machine the same GPUs, of which each takes one.
+    # submitit gives all jobs of this machine the same GPUs; each job takes one.
     assert share_of("LocalLauncher", 2) == Share(2)
     assert share_of("SlurmLauncher", 2) == share_of("RayLauncher", 2) == share_of("", 1) == ALL
 

@@ -34,7 +34,7 @@ def trials(folder):
 
 
 def all_of(folder, query):
-    """The first cells of what a query of the study's store finds, none while there is nothing yet."""
+    """The first column of a query's rows from the study's store; empty while there is none."""
     for store in (folder / ".frostline/sweeps").glob("*.db"):
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as rows:
             return [cell for (cell, *_) in rows.execute(query)]

@@ -1,4 +1,4 @@
-"""Pictures of a run: what is drawn of which files, and that odd runs draw too."""
+"""Plots of a run: which files they are drawn from, and plots of odd runs."""
 
 import csv
 import io

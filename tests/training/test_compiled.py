@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from frostline.training.freeze_callback import FreezeSchedule
 
-# Lightning's advice, and its use of what torch has deprecated.
+# Lightning's advice, and its use of deprecated functions of torch.
 pytestmark = pytest.mark.filterwarnings("ignore:::pytorch_lightning", "ignore:.*LeafSpec")
 STEPS, EPOCHS, BATCH = 3, 4, 10
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}

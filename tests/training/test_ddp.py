@@ -118,7 +118,7 @@ def test_two_processes_stay_equal_and_do_what_one_does(tmp_path):
         assert same(a, b), f"step {step}"
         for key in c:
             torch.testing.assert_close(a[key], c[key], rtol=1e-4, atol=1e-5, msg=f"step {step}: {key}")
-    # Each gradient is all-reduced once, by one wrapper: of what trains, and of nothing else.
+    # One wrapper all-reduces each trainable parameter's gradient once, and no other.
     weights = one["states"][0]
     elements = [sum(weights[key].numel() for key in keys) for keys in one["trained"]]
     ends = [*starts[1:], STEPS * EPOCHS]

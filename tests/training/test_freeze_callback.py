@@ -133,7 +133,7 @@ def test_rates_follow_the_plan_at_every_step(tmp_path):
 
 @pytest.mark.parametrize("name", ["lamb", "adan"])
 def test_an_optimizer_that_counts_by_group_counts_the_steps_that_a_group_trains(name, tmp_path):
-    # Else the moments of what thaws late would go without their bias correction.
+    # Else parameters that are unfrozen late would get no bias correction.
     schedule = phases(
         {"train": ["head"], "until": {"steps": 2}},
         {"train": "all", "until": {"steps": 3}},

@@ -57,4 +57,4 @@ def test_training_collects_it_and_leaks_nothing(tmp_path):
     settings = environment(tmp_path / "x", PYTHONPATH=str(SRC))
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=settings, check=True, capture_output=True, text=True)
-    assert "leaked" not in done.stderr  # as torch's libraries say at the end of what nothing collects
+    assert "leaked" not in done.stderr  # torch's libraries say so at exit about uncollected objects

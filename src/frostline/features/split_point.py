@@ -83,7 +83,7 @@ class Split:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def fingerprint(self) -> str:
-        """Return the sha256 of what the features depend on: the names and bytes of the prefix's tensors."""
+        """Return the sha256 of all that features depend on: names and bytes of the prefix's tensors."""
         named = self.network.named_parameters, self.network.named_buffers
         state = {name: tensor for tensors in named for name, tensor in tensors(remove_duplicate=False)}
         digest = hashlib.sha256()

@@ -143,7 +143,7 @@ def _states(content: Any, name: str, depth: int) -> Iterator[tuple[str, State]]:
 
 
 def _is_state(content: Mapping[Any, Any]) -> bool:
-    """Return whether the content maps names to tensors, at least one of which is not a scalar."""
+    """Return whether the content maps names to tensors, not all of them scalars."""
     return (
         all(isinstance(key, str) for key in content)
         and all(isinstance(value, torch.Tensor | None) for value in content.values())

@@ -131,7 +131,7 @@ def freeze_all(network: nn.Module) -> None:
 
 
 def _whose_tensors_are(network: nn.Module, names: Set[str]) -> list[nn.Module]:
-    """Return the layers all of whose parameters are in `names`; the innermost last."""
+    """Return the layers whose parameters are all in `names`; the innermost last."""
     layers = []
     for prefix, module in network.named_modules():
         held = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters()]

@@ -111,7 +111,7 @@ def test_cmyk_becomes_rgb():
 def test_exif_orientations_are_undone(orientation, kind):
     upright = Image.new("L", (32, 16))
     upright.paste(200, (0, 0, 16, 8))
-    # What a camera held at that angle stores: the inverse of what a viewer does.
+    # What a camera held at that angle stores; a viewer does the inverse.
     stored = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,

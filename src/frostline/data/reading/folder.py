@@ -215,7 +215,7 @@ def _check_depth(folders: Sequence[_ClassFolder], place: str) -> None:
 
 
 def _check_splits_names(root: Path, split: str, folders: Sequence[str], place: str) -> None:
-    """Refuse splits of which only one has a known name, such as train beside eval with the same folders."""
+    """Refuse splits if only one has a known name, such as train beside eval with the same folders."""
     inside = {name: set(_only_folders(root / name)) for name in folders}
     free = " or ".join(name for name in ("train", "val", "test") if name != SPLIT_FOLDERS[split.lower()])
     for folder in folders:

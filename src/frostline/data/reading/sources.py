@@ -227,7 +227,7 @@ _CLOTHES = (
 )
 
 
-# ── validation of what a kind returns ───────────────────────────────────────────────────────────────────────
+# ── validation of a kind's output ───────────────────────────────────────────────────────────────────────────
 
 
 def _checked(source: Any, place: str) -> Source:
