@@ -18,7 +18,7 @@ from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
 from frostline.pipeline.finetune import stage as finetune
 from frostline.schema import Evaluate
-from frostline.training.services import NoTracker, Services
+from frostline.training.services import Services, Tracker
 
 SEEDS = [0, 1]
 
@@ -102,7 +102,7 @@ def test_measured_again_it_is_the_same_whatever_the_batches(arm, digits, tmp_pat
         assert metrics[split] == pytest.approx(first[split], rel=1e-4)
 
 
-class Heard(NoTracker):
+class Heard(Tracker):
     """Keeps what it is told of a run that was measured."""
 
     def annotate(self, weights_sha256, tags, values, folder, mistakes=()):

@@ -8,7 +8,7 @@ import pytest
 
 from frostline.pipeline import session
 from frostline.pipeline.output_folders import short_label
-from frostline.training.services import LabelledTracker, NoTracker, RunInfo
+from frostline.training.services import LabelledTracker, RunInfo, Tracker
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -24,12 +24,12 @@ def test_a_sweeps_label_is_added_to_the_runs_name():
     assert short_label("freeze=full,optimizer.lr=0.1,seed=2,trainer.epochs=3") == "lr0.1·epochs3"
     assert short_label("optimizer.lr=3e-4,optimizer=sgd") == "lr3e-4·optimizer=sgd"
     assert short_label("freeze=full") == short_label("") == ""
-    assert isinstance(session.make_services("freeze=full").tracker, NoTracker)
+    assert type(session.make_services("freeze=full").tracker) is Tracker
     tracker = session.make_services("optimizer.lr=0.1").tracker
     assert isinstance(tracker, LabelledTracker)
     names = []
     heard = LabelledTracker(
-        type("Heard", (NoTracker,), {"run": lambda self, about: names.append(about.name)})(), tracker.label
+        type("Heard", (Tracker,), {"run": lambda self, about: names.append(about.name)})(), tracker.label
     )
     heard.run(RunInfo("mlp·full·digits", "finetune", "study", {}, {}, "training", {}, 0))
     assert names == ["mlp·full·digits·lr0.1·s0"]

@@ -367,11 +367,3 @@ def test_a_tie_goes_to_the_lower_loss_then_to_the_earlier_epoch(digits):
     (fit,) = train_heads([sure], *one, ADAMW)
     assert {row["val/accuracy"] for row in fit.history} == {1.0}
     assert fit.best_epoch == 3
-
-
-def test_a_setting_that_the_squared_error_does_not_know_is_refused(digits):
-    recipe = dataclasses.replace(ADAMW, loss="mse")
-    with pytest.raises(ValueError, match="mse has no label smoothing and no class weights"):
-        train_heads([head(0, label_smoothing=0.1)], *digits, recipe)
-    with pytest.raises(ValueError, match="mse has no label smoothing and no class weights"):
-        train_heads([head(0)], *digits, dataclasses.replace(recipe, class_weights=WEIGHTS))

@@ -15,7 +15,7 @@ from frostline.commands import main as cli
 from frostline.evaluation import evaluate
 from frostline.probing import batched_finetune as together
 from frostline.probing import probe, results
-from frostline.training.services import NoTracker, Services
+from frostline.training.services import Services, Tracker
 
 TINY = [
     *("dataset=digits", "backbone=timm", "backbone.name=test_resnet", "input.size=32"),
@@ -188,7 +188,7 @@ def test_a_head_that_fails_does_not_affect_the_others(frostline, place):
     assert not (place / "gone").exists()
 
 
-class Heard(NoTracker):
+class Heard(Tracker):
     """Remembers what is recorded."""
 
     def __init__(self):

@@ -23,7 +23,7 @@ from frostline.pipeline.pretrain import stage as pretrain
 from frostline.tracking.tracker import contents
 from frostline.training import run as training
 from frostline.training.material import load_material
-from frostline.training.services import NoTracker, Services
+from frostline.training.services import Services, Tracker
 
 # Three phases in 8 epochs of 5 steps; the second rises to a rate that is far too high, until it is noticed.
 GRADUAL = {
@@ -71,7 +71,7 @@ def services(scratch, progress=None):
     return Services(scratch, progress) if progress else Services(scratch)
 
 
-class Told(NoTracker):
+class Told(Tracker):
     """A tracker that writes down what it is told, a line each."""
 
     def __init__(self, path):

@@ -51,7 +51,8 @@ def _checks() -> "tuple[Check, ...]":
 
 def _findings(check: "Check") -> "Iterator[Finding]":
     """Yield what a check finds; a check that raises is itself a finding."""
-    from frostline.commands.checks.finding import Finding, first_line
+    from frostline.commands.checks.finding import Finding
+    from frostline.console.errors import first_line
 
     try:
         yield from check()

@@ -61,6 +61,11 @@ def allowed(name: str, options: Iterable[str], *, limit: int = 20) -> str:
     return guess or f"{len(names)} names are allowed, such as {', '.join(names[:limit])}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, 200 characters at most, or the name of its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def shorten_words(sentence: str) -> str:
     """Return an error's sentence with very long words shortened."""
     return re.sub(rf"\S{{{LONGEST_WORD},}}", lambda m: f"{m[0][:60]}… ({len(m[0]):,} characters)", sentence)
@@ -135,7 +140,7 @@ def memory_sentence(error: BaseException, doing: str = "") -> str:
 
 def import_sentence(error: ImportError) -> str:
     """Return a sentence: which package can't be imported, why, and how to install it."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     if is_out_of_memory(error):
         return (
             f"{memory_sentence(error, 'importing packages')}; close other programs, or raise the limit: torch"

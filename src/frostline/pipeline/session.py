@@ -15,7 +15,7 @@ from frostline.base.processes import end_with_dvc
 from frostline.console import signals
 from frostline.console.progress import say_once, shown
 from frostline.pipeline.output_folders import short_label
-from frostline.training.services import LabelledTracker, NoTracker, Services, Tracker, Watch, unwatched
+from frostline.training.services import LabelledTracker, Services, Tracker, Watch, unwatched
 
 if TYPE_CHECKING:
     from frostline.tracking.tracker import JournalTracker
@@ -29,7 +29,7 @@ def make_services(
     FROSTLINE_TRACKING=off records nothing. Call it before the imports that training needs: the recorder, a
     process of its own, starts meanwhile.
     """
-    tracker: Tracker = NoTracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
+    tracker: Tracker = Tracker() if os.environ.get("FROSTLINE_TRACKING") == "off" else _recorder()
     if (short := short_label(label)) or tags:
         tracker = LabelledTracker(tracker, short, tags or {})
     return Services(project.scratch(), shown, say_once, tracker, watch)

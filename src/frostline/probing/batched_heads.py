@@ -107,13 +107,7 @@ def train_heads(
 
     Returns:
         A fit per head, in the order of `heads`.
-
-    Raises:
-        ValueError: `mse` with label smoothing or class weights.
     """
-    smoothed = any(head.label_smoothing for head in heads) or recipe.class_weights is not None
-    if recipe.loss == "mse" and smoothed:
-        raise ValueError("mse has no label smoothing and no class weights; remove them")
     views = [features] if isinstance(features, Tensor) else list(features)
     width = val_features.shape[1]
     if more := -width % (ALIGNMENT // val_features.element_size()):

@@ -51,12 +51,7 @@ def ridge(
         penalties: above 0, for the loss summed over the images, as scikit-learn's `alpha`.
         val_features: (M, D).
         val_labels: (M,) int64.
-
-    Raises:
-        ValueError: `penalties` is empty, or one is not above 0.
     """
-    if not penalties or not all(penalty > 0 for penalty in penalties):
-        raise ValueError(f"penalties: found {list(penalties)}; give numbers above 0")
     # The intercept makes the residuals sum to 0, so it drops out when X and Y are centred: b = ȳ − Wx̄.
     # With XᵀX = V diag(s) Vᵀ,  Wᵀ = (XᵀX + λI)⁻¹XᵀY = V diag(1/(s + λ)) VᵀXᵀY.
     # Fewer images than dimensions have the smaller XXᵀ = U diag(s) Uᵀ, and
@@ -116,9 +111,6 @@ def choose_k(
     """Choose from `ks` by the validation accuracy of `knn`, with one neighbour search; ties: the largest.
 
     The arguments are those of `ridge` and `knn`.
-
-    Raises:
-        ValueError: as `knn`.
     """
     right = [0] * len(ks)
     truths = iter(val_labels.split(_rows(features)))
@@ -145,9 +137,6 @@ def knn(
 
     Returns:
         (M, K), each class's share of the votes.
-
-    Raises:
-        ValueError: `k` is not from 1 to N, or `temperature` is not above 0.
     """
     return torch.cat([shares for (shares,) in _votes(features, labels, classes, queries, [k], temperature)])
 
@@ -156,11 +145,6 @@ def _votes(
     features: Tensor, labels: Tensor, classes: int, queries: Tensor, ks: Sequence[int], temperature: float
 ) -> Iterator[list[Tensor]]:
     """Yield the shares of the votes, (m, K) for each k, for a block of queries at a time."""
-    for k in ks:
-        if not 1 <= k <= len(features):
-            raise ValueError(f"k: found {k}; give 1 to {len(features)}, the images that vote")
-    if temperature <= 0:
-        raise ValueError(f"temperature: found {temperature}; give a number above 0")
     # Dividing the products by the norms avoids a normalised copy of all features.
     lengths = features.norm(dim=1).clamp(min=torch.finfo(features.dtype).tiny)
     for query in queries.split(_rows(features)):

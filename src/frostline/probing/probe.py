@@ -46,7 +46,7 @@ from frostline.training.losses import hits
 from frostline.training.material import Material, load_material
 from frostline.training.outputs import write_outputs
 from frostline.training.run_info import backbone_name, run_info
-from frostline.training.services import NoTracker, RunInfo, Services
+from frostline.training.services import RunInfo, Services, Tracker
 
 PENALTIES = tuple(10 ** (half / 2) for half in range(-8, 13))
 """Of ridge regression, for the loss summed over the images."""
@@ -84,7 +84,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
             winner = max(configurations[0].heads, key=lambda head: _rank([head], first.trainer.monitor))
             chosen = _fit_closed_form(winner.group, services)
             _write_run(winner, material, work)
-            quiet = replace(services, progress=watch, tracker=NoTracker())
+            quiet = replace(services, progress=watch, tracker=Tracker())
             measured = evaluate.measure(winner.run, winner.seed, data, work, work, quiet)
             images = _test_images(first, material, data, services)
             test = [

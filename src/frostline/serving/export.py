@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from frostline.base.run_folder import WEIGHTS
-from frostline.console.errors import FrostlineError
+from frostline.console.errors import FrostlineError, first_line
 from frostline.models import weights
 from frostline.models.weights import METADATA
 from frostline.runs.trained_run import TrainedRun
@@ -66,10 +66,9 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
             except FrostlineError:
                 raise
             except Exception as error:
-                reason = (str(error).strip().splitlines() or [""])[0][:200]
                 raise FrostlineError(
-                    f"--format: {form} can't express this network ({type(error).__name__}: {reason});"
-                    " try another format"
+                    f"--format: {form} can't express this network ({type(error).__name__}:"
+                    f" {first_line(error)}); try another format"
                 ) from error
             difference = largest_difference(served, written, images)
         if not difference <= TOLERANCE:

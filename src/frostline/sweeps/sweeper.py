@@ -13,6 +13,7 @@ from frostline.base.formats import read_json
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
 from frostline.base.processes import sharing_cores
+from frostline.base.run_folder import CONFIG, METRICS, WEIGHTS
 from frostline.base.sharing import Share, share_of
 from frostline.config import compose
 from frostline.config.compose import FailedJob, SweepJob, SweepTask
@@ -24,14 +25,12 @@ from frostline.sweeps import best, live, summary
 from frostline.sweeps.storage import store_failures
 from frostline.sweeps.study import Study, sampling_config
 from frostline.sweeps.trial import ENDED, PROCESS, TRANSIENT, Trial
-from frostline.sweeps.worker import CONFIG, Worker, label_of, objectives_of, repeated_failure, results_of
+from frostline.sweeps.worker import Worker, label_of, objectives_of, repeated_failure, results_of
 
 Launch = Callable[[Worker, Sequence[str], int], None]
 LOSSES = 3
 """Launches in a row that lose workers while no trial ends, after which a sweep gives up."""
 POLL_SECONDS = 1.0
-WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
-"""Names in a run folder."""
 EACH_EPOCH = ("val/accuracy", "val/loss")
 """The objectives that a trial reports after each epoch."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from frostline import schema
 from frostline.base.hashes import sha256_of
+from frostline.base.run_folder import CONFIG
 from frostline.base.sharing import ALL, Share
 from frostline.config import compose
 from frostline.config.overrides import from_hydra
@@ -29,8 +30,6 @@ from frostline.training.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, 
 Row = Mapping[str, float | int | None]
 RESULTS = ("name", "out", "metrics")
 """The user attributes of a complete trial that describe its run."""
-CONFIG = "config.yaml"
-"""The config's name in a run folder; the user attribute of that name is its sha256."""
 REASON_LIMIT = 500
 """Characters of a failure's reason that are stored."""
 

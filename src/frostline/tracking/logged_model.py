@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from frostline.console.errors import FrostlineError
+from frostline.console.errors import FrostlineError, first_line
 
 if TYPE_CHECKING:
     from frostline.runs.trained_run import TrainedRun
@@ -68,7 +68,11 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
                 serialization_format="pt2",
             )
         except Exception as error:
-            raise _cannot("torch.export can't write this network", error) from error
+            raise FrostlineError(
+                f"register: torch.export can't write this network ({type(error).__name__}:"
+                f" {first_line(error)}); frostline predict and frostline export --format safetensors take the"
+                " run's folder"
+            ) from error
         # An exported program can't move to another device, but MLflow would try to.
         about.flavors["python_function"]["config"] = {"device": "cpu"}
         shutil.copytree(trained.folder, folder / RUN, ignore=_but_the_run)
@@ -81,14 +85,6 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
             f" and {TOLERANCE:.0e} is allowed; report this with the run's config.yaml"
         )
     return difference, tried_on
-
-
-def _cannot(what: str, error: Exception) -> FrostlineError:
-    reason = (str(error).strip().splitlines() or [""])[0][:200]
-    return FrostlineError(
-        f"register: {what} ({type(error).__name__}: {reason}); frostline predict and frostline export"
-        " --format safetensors take the run's folder"
-    )
 
 
 def _but_the_run(folder: str, names: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ from frostline.base.run_folder import FILES
 from frostline.console.errors import Pruned
 from frostline.tracking import journal, recorder
 from frostline.tracking.journal import Journal
-from frostline.training.services import TRIAL_STATE, Mistake, Recorded, RunInfo
+from frostline.training.services import TRIAL_STATE, Mistake, Recorded, RunInfo, Tracker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,8 +46,8 @@ RECORDED_FILES = (".csv", ".json", ".yaml")
 """Suffixes of the files in a run folder that are recorded; DVC stores the weights."""
 
 
-class JournalTracker:
-    """Records runs through a journal and the recorder process; implements `services.Tracker`."""
+class JournalTracker(Tracker):
+    """Records runs through a journal and the recorder process."""
 
     _journal: Journal | None
     """None: the tracker is closed, or no journal can be written."""
@@ -192,8 +192,8 @@ class JournalTracker:
         os.close(woken)
 
 
-class JournalRun:
-    """A run that is being recorded; implements `services.Recorded`."""
+class JournalRun(Recorded):
+    """A run that is being recorded."""
 
     def __init__(self, tracker: JournalTracker, key: int) -> None:
         self._tracker, self._key = tracker, key

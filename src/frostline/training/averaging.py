@@ -33,7 +33,7 @@ class Ema:
 
     def seed(self, state: State) -> None:
         """Restart from `state`, with every tensor frozen."""
-        self.average = _copy(state)
+        self.average = copied(state)
         self._since = {}
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class Swa:
         """Add a state."""
         self.count += 1
         if self.count == 1:
-            self.average = _copy(state)
+            self.average = copied(state)
         else:
             _approach(self.average, state, list(state), 1 / self.count)
 
@@ -135,7 +135,8 @@ def greedy_soup(scores: Mapping[int, Score], score: Callable[[Sequence[int]], Sc
     return chosen
 
 
-def _copy(state: State) -> dict[str, Tensor]:
+def copied(state: State) -> dict[str, Tensor]:
+    """Return a copy of a state that training does not change."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 

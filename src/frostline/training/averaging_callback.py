@@ -10,7 +10,7 @@ from torch import Tensor
 
 from frostline import schema
 from frostline.training import thaw
-from frostline.training.averaging import Ema, Swa
+from frostline.training.averaging import Ema, Swa, copied
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier
 
@@ -43,8 +43,8 @@ class Averaging(pl.Callback):
         self.measured = None
         if trainer.sanity_checking or (average := self.average(trainer, pl_module)) is None:
             return
-        self._trained = _copy(pl_module.network.state_dict())
-        self.measured = _copy(average)
+        self._trained = copied(pl_module.network.state_dict())
+        self.measured = copied(average)
         pl_module.network.load_state_dict(average)
 
     @torch.inference_mode(False)
@@ -149,7 +149,3 @@ def averaging_of(config: schema.Averaging, freezing: FreezeSchedule) -> Averagin
             return SwaAveraging(freezing, config)
         case _:
             return None
-
-
-def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}

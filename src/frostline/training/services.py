@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from frostline.console.progress import Progress, Say, no_output, no_progress
 
@@ -49,8 +49,8 @@ class Mistake:
     """The image, (H, W) grey or (H, W, 3) RGB."""
 
 
-class Recorded(Protocol):
-    """A run that is being recorded."""
+class Recorded:
+    """A run that is being recorded; the methods of this class do nothing."""
 
     def planned(
         self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
@@ -73,11 +73,12 @@ class Recorded(Protocol):
         """Link the run whose weights, given by their hash, this one starts from."""
 
 
-class Tracker(Protocol):
-    """Opens recorded runs."""
+class Tracker:
+    """Opens recorded runs; this class records nothing."""
 
     def run(self, about: "RunInfo") -> AbstractContextManager[Recorded]:
         """Record a run; it is marked as failed if the block raises."""
+        return nullcontext(Recorded())
 
     def annotate(
         self,
@@ -120,48 +121,8 @@ class RunInfo:
         return self.setting if self.seed is None else f"{self.setting}·s{self.seed}"
 
 
-class _Unrecorded:
-    def planned(
-        self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
-    ) -> None:
-        pass
-
-    def epoch(self, row: Mapping[str, float | int | None]) -> None:
-        pass
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        pass
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        pass
-
-    def finished(self, folder: Path) -> None:
-        pass
-
-    def started_from(self, sha256: str) -> None:
-        pass
-
-
-class NoTracker:
-    """Records nothing."""
-
-    def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
-        """Return a run that records nothing."""
-        return nullcontext(_Unrecorded())
-
-    def annotate(
-        self,
-        weights_sha256: str,
-        tags: Mapping[str, str],
-        values: Mapping[str, float],
-        folder: Path,
-        mistakes: Sequence[Mistake] = (),
-    ) -> None:
-        """Do nothing."""
-
-
 @dataclass(frozen=True)
-class LabelledTracker:
+class LabelledTracker(Tracker):
     """A tracker that adds a sweep's label to the names of runs, and tags."""
 
     tracker: Tracker
@@ -192,5 +153,5 @@ class Services:
     scratch: Path
     progress: Progress = no_progress
     say: Say = no_output
-    tracker: Tracker = field(default_factory=NoTracker)
+    tracker: Tracker = field(default_factory=Tracker)
     watch: Watch = unwatched

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from frostline import __version__
 from frostline.base import project
-from frostline.commands.checks.finding import Finding, State, first_line, shell, some
+from frostline.commands.checks.finding import Finding, State, shell, some
+from frostline.console.errors import first_line
 
 SUPPORTED = ((3, 11), (3, 13))
 

@@ -31,8 +31,3 @@ def some(names: list[str]) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, 200 characters at most."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

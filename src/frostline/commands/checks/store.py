@@ -12,8 +12,9 @@ from http import HTTPStatus
 from pathlib import Path
 
 from frostline.base import project
-from frostline.commands.checks.finding import Finding, first_line, shell
+from frostline.commands.checks.finding import Finding, shell
 from frostline.commands.checks.project import held_by
+from frostline.console.errors import first_line
 from frostline.tracking import local_store
 
 ANSWER_SECONDS = 5.0
