@@ -1,4 +1,4 @@
-"""frostline: config-driven transfer-learning experiments that measure what the transfer bought."""
+"""frostline: fine-tune image classifiers under freeze schedules, and compare with training from scratch."""
 
 from typing import TYPE_CHECKING, Any
 
