@@ -63,16 +63,16 @@ def paths(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str | None
         {key: path} for the keys that exist; None: null or missing.
     """
     hydra_overrides = [to_hydra(override) for override in overrides]
-    found: dict[str, str | None] = {}
+    values: dict[str, str | None] = {}
     with session(), readable_errors(hydra_overrides):
         config = hydra_session.compose_config(hydra_overrides)
         for key in keys:
             group, _, name = key.partition(".")
             if OmegaConf.is_missing(config[group], name):
-                found[key] = None
+                values[key] = None
             elif name in config[group]:
-                found[key] = config[group][name]
-    return found
+                values[key] = config[group][name]
+    return values
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def multirun(
 
     Args:
         overrides: overrides as typed; lists and intervals are swept.
+        task: runs a trial; its `stage`, if any, is the stage of the sweep.
         run_batched: may run jobs of a grid on this machine in a batch; calls back with the number of each and
             the result that `task` would return.
         fresh: discard the results of an earlier command.
@@ -140,35 +141,48 @@ def multirun(
     """
     hydra_overrides = [to_hydra(override, sweep=True) for override in overrides]
     with session(), readable_errors(hydra_overrides):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
         parsed = hydra_session.parse_overrides(hydra_overrides)
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):
                 raise FrostlineError(f"{from_hydra(str(override.input_line))}: an empty sweep; name a value")
-        fixed = frozenset(_as_text(override) for override in parsed if not override.is_sweep_override())
-        hydra_session.compose_config([str(o.input_line) for o in parsed if not o.is_sweep_override()])
-        hydras = {o.key_or_group: str(o.value()) for o in parsed if o.key_or_group.startswith("hydra")}
-        if "hydra/sweeper" not in hydras:
-            workers = space_of(hydra_overrides)[2].workers
-            if workers == "auto":
-                workers = _fitting_workers(
-                    hydra_overrides, getattr(task, "stage", ""), hydras.get("hydra/launcher")
-                )
-                hydra_overrides += [f"sweep.workers={workers}"]
-            if workers != 1 and "hydra/launcher" not in hydras:
-                hydra_overrides += ["hydra/launcher=joblib"]
+        shared = [override for override in parsed if not override.is_sweep_override()]
+        hydra_session.compose_config([str(override.input_line) for override in shared])  # only for its errors
+        launching = _launching(hydra_overrides, parsed, getattr(task, "stage", None))
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
         batches = hydra.multirun(
             config_name="config",
-            task_function=SweepTask(task, fixed, run_batched, fresh),
-            overrides=hydra_overrides,
+            task_function=SweepTask(task, frozenset(map(_as_text, shared)), run_batched, fresh),
+            overrides=[*hydra_overrides, *launching],
             with_log_configuration=False,
         )
         # JobReturn.return_value raises what else the job raised.
         return [getattr(job, "return_value", job) for job in _flattened(batches)]
 
 
-def _fitting_workers(hydra_overrides: Sequence[str], stage: str, launcher: str | None) -> int:
+def _launching(hydra_overrides: Sequence[str], parsed: Sequence[Override], stage: str | None) -> list[str]:
+    """Return the overrides that a sweep with frostline's sweeper needs for its number of workers.
+
+    Args:
+        hydra_overrides: the sweep's overrides in Hydra's syntax.
+        parsed: the same, parsed.
+        stage: the stage that each trial runs.
+    """
+    groups = {o.key_or_group: str(o.value()) for o in parsed if o.key_or_group.startswith("hydra/")}
+    if "hydra/sweeper" in groups:  # one of Hydra's own
+        return []
+    _, _, sweep = space_of(hydra_overrides)
+    if sweep.workers == "auto":
+        workers = _fitting_workers(hydra_overrides, stage, groups.get("hydra/launcher"))
+        overrides = [f"sweep.workers={workers}"]
+    else:
+        workers, overrides = sweep.workers, []
+    if workers != 1 and "hydra/launcher" not in groups:
+        overrides.append("hydra/launcher=joblib")
+    return overrides
+
+
+def _fitting_workers(hydra_overrides: Sequence[str], stage: str | None, launcher: str | None) -> int:
     """Return the number of workers on this machine for `sweep.workers=auto`.
 
     Raises:
@@ -248,29 +262,29 @@ Composed = dict[tuple[str, ...], DictConfig]
 
 
 def compose_points(
-    fixed: Sequence[str], points: Sequence[Sequence[str]], made: Composed | None = None
+    fixed: Sequence[str], points: Sequence[Sequence[str]], composed: Composed | None = None
 ) -> list[tuple[Experiment, dict[str, str]]]:
     """Compose the fixed overrides with those of each point, to find errors before anything runs.
 
     Hydra takes 0.1 s to compose, so it composes once per choice of options; values are updated afterwards.
 
     Args:
-        made: configs that earlier calls with the same `fixed` composed; updated.
+        composed: configs that earlier calls with the same `fixed` composed; updated.
     """
-    found = []
-    made = {} if made is None else made
+    experiments = []
+    composed = {} if composed is None else composed
     with session(), readable_errors(fixed):
         for point in points:
             parsed = hydra_session.parse_overrides(point)
             plain = [override for override in parsed if _is_value(override)]
             choices = [text for text, override in zip(point, parsed, strict=True) if override not in plain]
             shape = (*choices, *(_key(override) for override in plain))
-            if shape not in made:
-                made[shape] = hydra_session.compose_config([*fixed, *point])
+            if shape not in composed:
+                composed[shape] = hydra_session.compose_config([*fixed, *point])
             for override in plain:
-                OmegaConf.update(made[shape], _key(override), override.value())
-            found.append(_experiment(made[shape]))
-    return found
+                OmegaConf.update(composed[shape], _key(override), override.value())
+            experiments.append(_experiment(composed[shape]))
+    return experiments
 
 
 def _is_value(override: Override) -> bool:
@@ -319,7 +333,7 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
     hydra_overrides = [to_hydra(text, sweep=text.partition("=")[0].lstrip("+") in keys) for text in overrides]
     with session(), readable_errors(hydra_overrides):
         parsed = hydra_session.parse_overrides(hydra_overrides)
-        lists = {each.key_or_group: each for each in parsed if each.is_sweep_override()}
+        lists = {override.key_or_group: override for override in parsed if override.is_sweep_override()}
         values: dict[str, list[Any]] = {}
         for key, override in lists.items():
             typed = from_hydra(str(override.input_line))
@@ -329,19 +343,19 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
             if not values[key]:
                 raise FrostlineError(f"{typed}: no list; name values, such as {key}=1,2")
         first = [
-            f"{each.get_key_element()}={next(each.sweep_string_iterator())}"
-            if each in lists.values()
+            f"{_key(override)}={next(override.sweep_string_iterator())}"
+            if override in lists.values()
             else text
-            for text, each in zip(hydra_overrides, parsed, strict=True)
+            for text, override in zip(hydra_overrides, parsed, strict=True)
         ]
         config = hydra_session.compose_config(first)
         _, choices = _experiment(config)
-        found = []
+        experiments = []
         for combination in product(*values.values()):
             for key, value in zip(values, combination, strict=True):
                 OmegaConf.update(config, key, value)
-            found.append(_experiment(config)[0])
-        return found, choices
+            experiments.append(_experiment(config)[0])
+        return experiments, choices
 
 
 def _as_text(override: Override) -> str:
