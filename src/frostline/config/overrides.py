@@ -7,19 +7,9 @@ from typing import Any
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError, allowed
+from frostline.schema.stages import Pretrain
 
-PRETRAIN_GROUPS = (
-    "weights",
-    "freeze",
-    "optimizer",
-    "loss",
-    "adapter",
-    "regularizer",
-    "averaging",
-    "augment",
-    "features",
-    "trainer",
-)
+PRETRAIN_GROUPS = tuple(name for name in Pretrain.model_fields if name != "seed")
 """The config groups that pretraining has too, under `pretrain.`."""
 HEAD_KEYS = ("optimizer.lr", "optimizer.weight_decay", "loss.label_smoothing", "seed")
 """The keys in which runs with batched heads may differ."""
