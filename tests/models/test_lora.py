@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import RESNET, Bench, run_config, same, tensors
 
+from frostline.config.overrides import to_hydra
 from frostline.console.errors import FrostlineError
 from frostline.freezing.layers import layers_of
 from frostline.models import lora
@@ -201,3 +202,9 @@ def test_an_adapter_that_does_not_fit_is_one_sentence_before_any_training(change
     with pytest.raises(FrostlineError) as caught:
         check_run(run_config({**config(VIT, LORA), **changes}))
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha"])
+def test_other_adapters_are_refused_and_lora_is_named(kind):
+    with pytest.raises(FrostlineError, match=f"^adapter: no option '{kind}'; did you mean 'lora'"):
+        to_hydra(f"adapter={kind}")
