@@ -29,11 +29,7 @@ def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "")
         epilog: help below the options, printed as it is.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(command=run)
     return parser

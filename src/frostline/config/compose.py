@@ -18,12 +18,7 @@ from frostline.config.hydra_session import readable_errors, session
 from frostline.config.overrides import from_hydra, options, to_hydra
 from frostline.config.space import MOST_POINTS, Interval, Parameter, Space, Values, as_overrides
 from frostline.console.errors import FrostlineError
-from frostline.schema import (
-    Conditional,
-    Experiment,
-    Strict,
-    Sweep,
-)
+from frostline.schema import Conditional, Experiment, Strict, Sweep
 from frostline.schema.validation import validated
 
 Task = Callable[..., Any]

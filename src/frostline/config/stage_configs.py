@@ -3,12 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from frostline.config.overrides import PRETRAIN_GROUPS
-from frostline.schema import (
-    Evaluate,
-    Experiment,
-    Prepare,
-    Run,
-)
+from frostline.schema import Evaluate, Experiment, Prepare, Run
 
 
 def prepare_config(composed: Experiment, role: str) -> Prepare:

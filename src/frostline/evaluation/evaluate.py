@@ -26,13 +26,7 @@ from frostline.models.input_spec import InputSpec
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.schema.validation import validated
 from frostline.training import machine, thaw
-from frostline.training.inference import (
-    logits_behind,
-    logits_of,
-    network_with,
-    read_weights,
-    reuse_of,
-)
+from frostline.training.inference import logits_behind, logits_of, network_with, read_weights, reuse_of
 from frostline.training.run import plan_of
 from frostline.training.run_info import backbone_name
 from frostline.training.services import Mistake, RunInfo, Services

@@ -136,11 +136,7 @@ def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
 
 
 def with_pretrained_weights(
-    config: Run,
-    composed: Experiment,
-    choices: Mapping[str, str],
-    services: Services,
-    classes: Sequence[str],
+    config: Run, composed: Experiment, choices: Mapping[str, str], services: Services, classes: Sequence[str]
 ) -> Run:
     """Return `config` with the path of pretrained weights where it has `weights=pretrain`.
 

@@ -96,13 +96,7 @@ def _phases(plan: Plan) -> Table:
 
 def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
     """A line for each group that trains; what the phase is as a whole stands in the first."""
-    whole = [
-        str(phase.index),
-        _epochs(phase),
-        str(phase.steps),
-        f"{phase.parameters:,}",
-        _share(phase.share),
-    ]
+    whole = [str(phase.index), _epochs(phase), str(phase.steps), f"{phase.parameters:,}", _share(phase.share)]
     batch_norm = phase.batch_norm
     for group, rates in phase.rates.items():
         yield *whole, group, *map(_rate, rates), batch_norm

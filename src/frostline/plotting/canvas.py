@@ -146,12 +146,7 @@ def inches_high(axes: "Axes") -> float:
 
 
 def write_text(
-    axes: "Axes",
-    place: tuple[float, float],
-    text: str,
-    *,
-    in_rows: bool = False,
-    **properties: Any,
+    axes: "Axes", place: tuple[float, float], text: str, *, in_rows: bool = False, **properties: Any
 ) -> None:
     """Write `text` at `place` in axes coordinates; if `in_rows`, the height is in data units.
 

@@ -127,11 +127,7 @@ def to_json(result: ProbeResult, out: Path) -> dict[str, Any]:
             {**each.values, "val": each.val, "seeds": len(each.heads), "failed": each.failed}
             for each in result.configurations
         ],
-        "best": {
-            **values_of(winner.run),
-            "test": result.test,
-            "weights_sha256": sha256_of(out / WEIGHTS),
-        },
+        "best": {**values_of(winner.run), "test": result.test, "weights_sha256": sha256_of(out / WEIGHTS)},
         "ridge": {"penalty": result.ridge.chosen, **_accuracies(result.ridge)},
         "knn": {"k": result.knn.chosen, "temperature": TEMPERATURE, **_accuracies(result.knn)},
     }

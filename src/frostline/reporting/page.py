@@ -59,10 +59,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         dark=theme.css_variables("dark"),
         colours=theme.arm_colours([arm.name for arm in arms]),
         tiles=_tiles(summary, checks),
-        plots={
-            "wide": transfer_svg(summary, portrait=False),
-            "tall": transfer_svg(summary, portrait=True),
-        },
+        plots={"wide": transfer_svg(summary, portrait=False), "tall": transfer_svg(summary, portrait=True)},
         headers=tables.headers(summary),
         rows=tables.arm_rows(summary),
         learning=_learning(summary, arms),
@@ -91,7 +88,7 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
                 f"Gain on {summary.measured}",
                 f"{words.points(gain.mean)} points",
                 f"95 %: {between}" if between else "one seed",
-            ),
+            )
         ]
         if jumpstart:
             tiles.append(Tile("Jumpstart", f"{words.points(jumpstart.mean)} points", "before any training"))

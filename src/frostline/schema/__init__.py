@@ -29,14 +29,7 @@ from frostline.schema.network import (
     Weights,
 )
 from frostline.schema.stages import Evaluate, Experiment, Omitted, Prepare, Report, Run
-from frostline.schema.sweep import (
-    CmaEsSampler,
-    Conditional,
-    Nsga2Sampler,
-    Pruner,
-    Sweep,
-    TpeSampler,
-)
+from frostline.schema.sweep import CmaEsSampler, Conditional, Nsga2Sampler, Pruner, Sweep, TpeSampler
 from frostline.schema.training import (
     AutoFeatures,
     Averaging,

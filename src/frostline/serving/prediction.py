@@ -18,14 +18,7 @@ from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images, normalise, to_pixels
 from frostline.data.reading.checks import tally
-from frostline.data.reading.decode import (
-    IMAGE_SUFFIXES,
-    BadImage,
-    Note,
-    decode,
-    read_bytes,
-    suffix,
-)
+from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, Note, decode, read_bytes, suffix
 from frostline.evaluation.evaluate import split_for_inference
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import BATCH

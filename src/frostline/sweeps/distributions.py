@@ -1,12 +1,7 @@
 """Optuna's distributions of a search space's parameters."""
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from frostline.config.space import Interval, Parameter, Value, Values
 

@@ -59,10 +59,7 @@ def open_storage(store: str) -> Any:
 def locked(store: str) -> Iterator[None]:
     """Lock a store against this project's other processes, PostgreSQL against those of all machines."""
     key = content_key(store)
-    with (
-        exclusive(project.scratch() / "locks" / f"sweep-{key[:16]}.lock"),
-        contextlib.ExitStack() as stack,
-    ):
+    with exclusive(project.scratch() / "locks" / f"sweep-{key[:16]}.lock"), contextlib.ExitStack() as stack:
         if store.startswith("postgresql"):
             with _opening(store):
                 engine = sqlalchemy.create_engine(store, poolclass=sqlalchemy.NullPool)

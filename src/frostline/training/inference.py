@@ -44,15 +44,7 @@ def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> Featur
         services.say(f"{run.stage} {run.arm or run.freeze_name}: {text}")
 
     return FeatureExtractor(
-        cache,
-        run.features,
-        run.backbone,
-        spec,
-        run.augment,
-        run.trainer,
-        seed,
-        services.progress,
-        say,
+        cache, run.features, run.backbone, spec, run.augment, run.trainer, seed, services.progress, say
     )
 
 

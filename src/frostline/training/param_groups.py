@@ -59,9 +59,7 @@ def by_decay(layers: Layers, network: nn.Module, weight_decay: float) -> list[di
 
 
 def split(
-    plan: FreezePlan,
-    network: nn.Module,
-    groups: Sequence[Mapping[str, Any]],
+    plan: FreezePlan, network: nn.Module, groups: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Slot | None], list[dict[str, Any]]]:
     """Split an optimizer's groups so that each is in one group of the plan, with layer decay in one layer.
 
