@@ -5,11 +5,22 @@ from typing import Any
 
 from frostline.commands import options, training
 
+EPILOG = f"""\
+examples:
+  frostline finetune dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
+                     freeze=linear_probe out=DIR                  on your own images
+  frostline finetune experiment=NAME trainer.epochs=10 optimizer.lr=0.0003
+                                                                  with other hyperparameters
+  frostline finetune -m freeze=linear_probe,full seed=0,1,2       a sweep; run it again to resume
+  frostline finetune --cfg job                                    all keys and their values
+
+{training.EPILOG}"""
+
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
     text = "fine-tune a network under a freeze schedule"
-    parser = options.add_command(commands, "finetune", run, text, training.EPILOG)
+    parser = options.add_command(commands, "finetune", run, text, EPILOG)
     training.add_options(parser)
 
 

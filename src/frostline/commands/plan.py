@@ -9,12 +9,21 @@ from frostline.commands import options
 CLASSES = 10
 """Default of `--classes`: as many as the data sets have that come with frostline."""
 PLOT_SUFFIXES = (".svg", ".png")
+EPILOG = """\
+examples:
+  frostline plan freeze=gradual                                   the study of params.yaml, with this schedule
+  frostline plan experiment=null freeze=gradual backbone=resnet18 --images 1000
+                                                                  without params.yaml and a data set
+  frostline plan freeze=gradual --picture plan.svg                plot it, too
+  frostline plan freeze=lp_ft --format yaml                       print the schedule, to write your own
+
+FLOPs are per image: "once" of frozen layers whose output is cached, "forward" and "backward" of each step."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
     text = "print what a run would train when, its learning rates and its cost, without training"
-    parser = options.add_command(commands, "plan", run, text)
+    parser = options.add_command(commands, "plan", run, text, EPILOG)
     options.add_overrides(parser, "freeze=gradual backbone=resnet18")
     parser.add_argument(
         "--stage", choices=["pretrain", "finetune"], default="finetune", help="default: %(default)s"
