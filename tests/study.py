@@ -52,18 +52,23 @@ def clone(root: Path, without: Sequence[str] = ARMS_LEFT_OUT) -> Path:
     for name, units in (("tiny", 32), ("tinier", 24)):
         (root / f"conf/backbone/{name}.yaml").write_text(BACKBONE.format(units=units))
     replace(root / "params.yaml", "experiment: mnist_to_digits", "experiment: tiny")
-    pipeline = (root / "dvc.yaml").read_text()
-    for arm in without:
+    leave_out(root / "dvc.yaml", without)
+    (root.parent / ".gitconfig").write_text("[user]\nname = a\nemail = a@b\n")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        run(["git", *words], root)
+    return root
+
+
+def leave_out(path: Path, arms: Sequence[str]) -> None:
+    """Take arms out of a dvc.yaml."""
+    pipeline = path.read_text()
+    for arm in arms:
         lines = [
             f"{line} ".replace(f" {arm} ", " ").rstrip() if "--arms" in line else line
             for line in pipeline.splitlines()
         ]
         pipeline = "".join(f"{line}\n" for line in lines if arm not in line)
-    (root / "dvc.yaml").write_text(pipeline)
-    (root.parent / ".gitconfig").write_text("[user]\nname = a\nemail = a@b\n")
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
-        run(["git", *words], root)
-    return root
+    path.write_text(pipeline)
 
 
 def replace(path: Path, old: str, new: str) -> None:

@@ -20,6 +20,7 @@ from frostline.commands import (
     export,
     finetune,
     gate,
+    init,
     plan,
     predict,
     prepare,
@@ -29,7 +30,9 @@ from frostline.commands import (
     report,
     sync,
     ui,
+    upgrade,
 )
+from frostline.commands.project_lock import check_lock
 from frostline.console import signals, terminal
 from frostline.console.errors import (
     FrostlineError,
@@ -45,6 +48,8 @@ from frostline.console.errors import (
 
 EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
 COMMANDS = (
+    init,
+    upgrade,
     compose,
     prepare,
     plan,
@@ -77,6 +82,7 @@ examples:
   frostline compare --study NAME                                  compare the runs of a study
   frostline ui                                                    compare runs in the browser
   frostline predict RUN FOLDER                                    classify images
+  frostline init NAME --source DIR --target DIR                   begin a study in your own project
   dvc repro                                                       run the study that params.yaml selects
 
 KEY=VALUE is a Hydra override: a file of conf/ (freeze=gradual is conf/freeze/gradual.yaml) or a value
@@ -111,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     """Run the command; what goes wrong becomes a sentence and an exit status."""
     try:
+        check_lock(arguments)
         status = arguments.command(arguments)
         sys.stdout.flush()
         signals.mark_complete()

@@ -31,7 +31,7 @@ def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "")
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, command_name=name)
     return parser
 
 

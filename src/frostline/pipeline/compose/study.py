@@ -33,8 +33,8 @@ from frostline.stats.transfer import BASELINE
 PARAMS = "params.yaml"
 WATCHED = "data"
 """The key of params.yaml that is no choice of conf/: the paths that DVC watches, as dvc.yaml reads them."""
-PACKAGES = "requirements.lock"
-"""The path that DVC watches for data and weights that come with packages."""
+PACKAGES = ("requirements.lock", f"{project.LOCK}/packages")
+"""The paths that DVC watches for data and weights that come with packages: in a clone, in other projects."""
 ARM_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z0-9_.-]*", re.IGNORECASE)
 """Names that a shell, DVC's stages and Hydra's overrides take without quotes."""
 WATCHES = {"source": "source.root", "target": "dataset.root", "weights": "weights.path"}
@@ -44,7 +44,7 @@ WATCHES = {"source": "source.root", "target": "dataset.root", "weights": "weight
 class _Paths(Strict):
     source: str
     target: str
-    weights: str = PACKAGES
+    weights: str = PACKAGES[0]
 
 
 class _Watched(Strict):
@@ -101,7 +101,7 @@ def overrides(params: Mapping[str, Any]) -> list[str]:
     for name, key in WATCHES.items():
         path = getattr(watched, name)
         _check_watched(name, path, composed)
-        if composed.get(key) is None and path != PACKAGES:
+        if composed.get(key) is None and path not in PACKAGES:
             selected.append(f"{key}={path}")
     return selected
 
@@ -151,12 +151,12 @@ def own_arm(params: Mapping[str, Any]) -> list[str]:
 
 def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> None:
     """Refuse a path that DVC does not watch, or that no data set or weights read."""
-    key, read, watches = f"{PARAMS}: {WATCHED}.{name}", WATCHES[name], path != PACKAGES
+    key, read, watches = f"{PARAMS}: {WATCHED}.{name}", WATCHES[name], path not in PACKAGES
     group, option = read.partition(".")[0], "file" if name == "weights" else "image_folder"
     if watches and read not in composed:
         raise FrostlineError(
             f"{key}: found {path!r}, which nothing reads, since there is no {read}; set"
-            f" {WATCHED}.{name}: {PACKAGES}, or {group}: {option}"
+            f" {WATCHED}.{name}: {_packages()}, or {group}: {option}"
         )
     used = composed.get(read)
     if used is not None and (not watches or _absolute(path) != _absolute(used)):
@@ -164,6 +164,11 @@ def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> 
             f"{key}: found {path!r}, but {read} is {used!r}, where DVC would not see a change; set"
             f" {WATCHED}.{name}: {used}, or, for one run, dvc exp run -S '{WATCHED}.{name}={used}'"
         )
+
+
+def _packages() -> str:
+    """Return the path that stands for packages in this project."""
+    return PACKAGES[(project.find_root() / project.LOCK).is_dir()]
 
 
 def _absolute(path: str) -> Path:
@@ -225,7 +230,7 @@ def _name_watched_key(sentence: str, params: Mapping[str, Any]) -> str:
     for name, key in WATCHES.items():
         if WATCHED in params and sentence.startswith(f"{key}: needs a value"):
             own = f"{WATCHED}.{name}"
-            return f"{PARAMS}: {own}: found {PACKAGES}, but {key} needs a path; set {own} to it"
+            return f"{PARAMS}: {own}: found {_packages()}, but {key} needs a path; set {own} to it"
     return sentence
 
 
@@ -274,7 +279,7 @@ def _located(
         if stage == "pretrain" and parts[0] in PRETRAIN_GROUPS:
             parts, text = ["pretrain", *parts], f"pretrain.{text}"
         for name, read in WATCHES.items():
-            if key == read and _has_value(params, [WATCHED, name]) and params[WATCHED][name] != PACKAGES:
+            if key == read and _has_value(params, [WATCHED, name]) and params[WATCHED][name] not in PACKAGES:
                 parts, text = [WATCHED, name], f"{WATCHED}.{name}{text.removeprefix(key)}"
         about = f"arm {arm}: " if arm else ""
         raise FrostlineError(f"{_file_of(parts, params, choices)}: {about}{text}") from None

@@ -1,0 +1,42 @@
+"""`frostline init`: begin a study in a project of your own."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+
+EPILOG = """\
+examples:
+  frostline init my-study --source photos_a --target photos_b    two folders of images, a folder per class
+  frostline init my-digits --from mnist_to_digits                a copy of an experiment that comes along
+
+writes into the current folder: params.yaml, dvc.yaml, conf/experiment/NAME.yaml, frostline.lock/, a README,
+and lines of .gitignore and .dvcignore. Nothing that exists is replaced, unless --force lists it. Then run
+`dvc repro`; the report is artifacts/report/index.html."""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "begin a study in a project of your own: write its DVC pipeline and configs"
+    parser = options.add_command(commands, "init", run, text, EPILOG)
+    parser.add_argument("study", metavar="NAME", help="of the study, such as my-study")
+    parser.add_argument("--source", type=Path, metavar="DIR", help="images to pretrain on")
+    parser.add_argument("--target", type=Path, metavar="DIR", help="images to fine-tune on")
+    parser.add_argument("--from", dest="experiment", metavar="EXPERIMENT", help="an experiment to copy")
+    parser.add_argument("--force", action="store_true", help="replace files that exist, and list them")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the study's files and print what to do next."""
+    from frostline.projects.study import Study, begin
+
+    study = Study(arguments.study, arguments.source, arguments.target, arguments.experiment)
+    written = begin(study, Path.cwd(), force=arguments.force)
+    done = {"wrote": written.new, "replaced": written.replaced, "added lines to": written.extended}
+    for verb, names in done.items():
+        if names:
+            print(f"{verb} {', '.join(names)}")
+    print("\nnext:")
+    for note in (*written.notes, "dvc repro    (run the study; then open artifacts/report/index.html)"):
+        print(f"  {note}")

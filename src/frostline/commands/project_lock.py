@@ -1,0 +1,40 @@
+"""Tell the user if the installed frostline is not the one that the project's results depend on."""
+
+import argparse
+import sys
+
+STUDY_STAGES = ("compose", "report", "gate")
+"""Commands that are stages of a study even without `--resolved`."""
+SILENT = ("init", "upgrade")
+
+
+def check_lock(arguments: argparse.Namespace) -> None:
+    """Compare the project's `frostline.lock` with the installed code.
+
+    A command of one's own continues with a note. A stage of the study is refused, since DVC would record its
+    result under the code of the lock.
+
+    Raises:
+        FrostlineError: the command is a stage whose code differs.
+    """
+    from frostline.base import project
+
+    name = arguments.command_name
+    root = project.find_root()
+    if name in SILENT or not (root / project.LOCK).is_dir():
+        return
+    from frostline import __version__
+    from frostline.console.errors import FrostlineError
+    from frostline.projects import lock
+
+    if not (differing := lock.changed(root)):
+        return
+    sentence = (
+        f"{root / project.LOCK}: this project uses frostline {lock.locked_version(root)}; the installed"
+        f" {__version__} has other code for {', '.join(differing)}; frostline upgrade accepts it, and"
+        " dvc repro then runs these stages again"
+    )
+    is_stage = name in STUDY_STAGES or getattr(arguments, "resolved", None) is not None
+    if is_stage and name in differing:
+        raise FrostlineError(sentence)
+    print(f"frostline: note: {sentence}", file=sys.stderr)

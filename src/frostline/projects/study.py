@@ -1,0 +1,194 @@
+"""The files of a study in a user's project: what `frostline init` writes."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from frostline.base import project
+from frostline.base.code import FOLDERS
+from frostline.base.files import write_text
+from frostline.console.errors import FrostlineError, allowed
+from frostline.projects import lock
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "__pycache__/")
+"""Lines of .gitignore and .dvcignore: what runs make beside the study's outputs, which DVC has to see."""
+PACKAGED_DATA = f"{project.LOCK}/{lock.PACKAGES}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study to begin."""
+
+    name: str
+    """Of the study and of its experiment."""
+    source: Path | None = None
+    """The folder of images to pretrain on; None: a data set that comes with a package."""
+    target: Path | None = None
+    """The folder of images to fine-tune on."""
+    experiment: str | None = None
+    """The experiment that is copied; None: two image folders."""
+
+    def check(self) -> None:
+        """Refuse names and folders that can't work.
+
+        Raises:
+            FrostlineError: with the option that is wrong.
+        """
+        if not NAME.fullmatch(self.name):
+            raise FrostlineError(
+                f"NAME: found {self.name!r}; give letters, digits, - and _, beginning with a letter"
+            )
+        if self.experiment is not None:
+            known = list(project.conf_files("experiment"))
+            if self.experiment not in known:
+                raise FrostlineError(
+                    f"--from: no experiment {self.experiment!r}; {allowed(self.experiment, known)}"
+                )
+            return
+        for option, folder in (("--source", self.source), ("--target", self.target)):
+            if folder is None:
+                raise FrostlineError(
+                    f"{option}: missing; give the folders of both data sets, or --from EXPERIMENT to copy one"
+                )
+            if not folder.expanduser().is_dir():
+                near = [path.name for path in folder.expanduser().absolute().parent.glob("*/")]
+                hint = f"; {allowed(folder.name, near)}" if near else ""
+                raise FrostlineError(f"{option}: there is no folder {folder}{hint}")
+
+    def contents(self) -> dict[str, str]:
+        """Return path → content of the study's files, without the lock."""
+        folders = {"source": self.source, "target": self.target}
+        data = {role: str(folder) if folder else PACKAGED_DATA for role, folder in folders.items()}
+        values = {"name": self.name, "data": data | {"weights": PACKAGED_DATA}}
+        return {
+            "params.yaml": render("params.yaml", values),
+            "dvc.yaml": pipeline(in_project=True),
+            f"conf/experiment/{self.name}.yaml": self._experiment(values),
+            "README.md": render("README.md", values),
+        }
+
+    def _experiment(self, values: Mapping[str, Any]) -> str:
+        if self.experiment is None:
+            return render("experiment.yaml", values)
+        text = project.conf_files("experiment")[self.experiment].read_text(encoding="utf-8")
+        return re.sub(r"^study: .*$", f"study: {self.name}", text, flags=re.MULTILINE)
+
+
+@dataclass
+class Written:
+    """What `begin` did."""
+
+    new: list[str]
+    replaced: list[str]
+    extended: list[str]
+    """Files that got more lines."""
+    notes: list[str] = field(default_factory=list)
+    """What the user has to do before `dvc repro`."""
+
+
+def begin(study: Study, root: Path, *, force: bool = False) -> Written:
+    """Write a study's files into `root` and make it a DVC repository if it is in a git repository.
+
+    Args:
+        study: the study.
+        root: the project's folder.
+        force: whether to replace files that exist.
+
+    Raises:
+        FrostlineError: the study is wrong, or files exist; nothing is written then.
+    """
+    study.check()
+    contents = study.contents()
+    if (root / "README.md").exists():
+        contents[f"{study.name}.md"] = contents.pop("README.md")  # the README is the project's
+    names = [*contents, project.LOCK]
+    existing = [name for name in names if (root / name).exists()]
+    if existing and not force:
+        raise FrostlineError(
+            f"{root} already has {', '.join(existing)}; begin the study in another folder, or replace them"
+            " with --force"
+        )
+    for name, text in contents.items():
+        write_text(root / name, text)
+    lock.write(root)
+    ignored = {".gitignore": ("/artifacts/", *IGNORED), ".dvcignore": IGNORED}
+    return Written(
+        new=[name for name in names if name not in existing],
+        replaced=existing,
+        extended=[name for name, lines in ignored.items() if _extend(root / name, lines)],
+        notes=_prepare_dvc(root),
+    )
+
+
+def pipeline(*, in_project: bool) -> str:
+    """Return dvc.yaml: of a user's project, or of frostline's own repository, where code is in folders."""
+    if in_project:
+        comment = (
+            "frostline.lock/ says which code of frostline a stage depends on; frostline upgrade renews it."
+        )
+        code = {stage: [f"{project.LOCK}/{stage}"] for stage in FOLDERS}
+        run = "frostline"
+    else:
+        comment = "docs/pipeline.md explains what re-runs when. Written by `python -m frostline.projects`."
+        code = {
+            stage: [f"src/frostline/{folder}" for folder in sorted(folders)]
+            for stage, folders in FOLDERS.items()
+        }
+        run = "scripts/stage"
+    return render("dvc.yaml", {"comment": comment, "code": code, "run": run})
+
+
+def render(name: str, values: Mapping[str, Any]) -> str:
+    """Return a template with values filled in; missing values are errors."""
+    text = files("frostline.projects").joinpath("templates", f"{name}.j2").read_text(encoding="utf-8")
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["yaml"] = _yaml_scalar
+    return environment.from_string(text).render(values)
+
+
+def _yaml_scalar(value: str) -> str:
+    """Return a string as a YAML scalar, in quotes where it needs them."""
+    text: str = yaml.safe_dump(value, allow_unicode=True, width=1 << 20)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _extend(path: Path, lines: Sequence[str]) -> bool:
+    """Add the lines that a file lacks; return whether there were any."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    missing = [line for line in lines if line not in before.splitlines()]
+    if missing:
+        gap = "" if not before or before.endswith("\n") else "\n"
+        write_text(path, before + gap + "".join(f"{line}\n" for line in missing))
+    return bool(missing)
+
+
+def _prepare_dvc(root: Path) -> list[str]:
+    """Run `dvc init` in a git repository; return what the user has to do before `dvc repro`."""
+    top = _run(["git", "rev-parse", "--show-toplevel"], root)
+    if top is None:
+        return ["git init && dvc init    (for `dvc repro`; single runs and sweeps work without)"]
+    if (root / ".dvc").is_dir():
+        return []
+    below = [] if Path(top.strip()).resolve() == root.resolve() else ["--subdir"]
+    return (
+        ["dvc init"] if _run([sys.executable, "-m", "dvc", "init", "--quiet", *below], root) is None else []
+    )
+
+
+def _run(words: Sequence[str], folder: Path) -> str | None:
+    """Return what a program prints; None: it is not installed, or failed."""
+    try:
+        return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,70 @@
+"""frostline.lock: which code each stage of a project depends on."""
+
+import shutil
+
+import pytest
+
+import frostline
+from frostline.base import code, project
+from frostline.base.code import FOLDERS
+from frostline.console.errors import FrostlineError
+from frostline.projects import lock
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of frostline's code, which may be changed."""
+    copy = tmp_path / "frostline"
+    shutil.copytree(code.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(project.packaged_conf(), copy / "conf")
+    monkeypatch.setattr(code, "PACKAGE", copy)
+    monkeypatch.setattr(project, "packaged_conf", lambda: copy / "conf")
+    code.fingerprint.cache_clear()
+    yield copy
+    code.fingerprint.cache_clear()
+
+
+def test_a_new_lock_agrees_with_the_installed_code(tmp_path):
+    assert lock.changed(tmp_path) == []  # there is no lock
+    assert lock.write(tmp_path) == [*FOLDERS, "packages"]
+    assert lock.changed(tmp_path) == []
+    assert lock.write(tmp_path) == []
+    assert lock.locked_version(tmp_path) == frostline.__version__
+
+
+@pytest.mark.parametrize(
+    ("path", "stages"),
+    [
+        ("freezing/curves.py", ["compose", "pretrain", "finetune", "evaluate"]),
+        ("reporting/words.py", ["report"]),
+        ("conf/freeze/full.yaml", ["compose"]),
+        ("tracking/store.py", []),
+    ],
+)
+def test_a_change_of_the_code_names_the_stages_that_it_affects(tmp_path, package, path, stages):
+    lock.write(tmp_path)
+    with (package / path).open("a") as file:
+        file.write("# changed\n")
+    code.fingerprint.cache_clear()
+    assert lock.changed(tmp_path) == stages
+    assert lock.write(tmp_path) == stages
+    assert lock.changed(tmp_path) == []
+
+
+def test_a_version_with_the_same_code_changes_nothing(tmp_path, monkeypatch):
+    lock.write(tmp_path)
+    monkeypatch.setattr(frostline, "__version__", "9.9")
+    assert lock.changed(tmp_path) == []
+
+
+def test_data_of_another_package_version_is_read_again(tmp_path, monkeypatch):
+    lock.write(tmp_path)
+    monkeypatch.setattr(lock, "version", lambda package: "9.9")
+    assert lock.changed(tmp_path) == ["packages"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    lock.write(tmp_path)
+    (tmp_path / "frostline.lock" / "finetune").unlink()
+    with pytest.raises(FrostlineError, match=r"finetune: there is no such file; restore it with git"):
+        lock.changed(tmp_path)

@@ -1,0 +1,116 @@
+"""`frostline init`: a study's files in a folder of one's own."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from frostline.base.code import FOLDERS
+from frostline.console.errors import FrostlineError
+from frostline.projects.study import Study, begin, pipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with two data sets, outside of git."""
+    root = tmp_path / "my work"
+    for name in ("photos_a", "photos b: näher"):
+        (root / name / "cat").mkdir(parents=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    return root
+
+
+TWO = Study("mine", Path("photos_a"), Path("photos b: näher"))
+
+
+def test_the_files_of_a_study_on_two_folders(folder):
+    written = begin(TWO, folder)
+    names = ["params.yaml", "dvc.yaml", "conf/experiment/mine.yaml", "README.md", "frostline.lock"]
+    assert written.new == names
+    assert written.extended == [".gitignore", ".dvcignore"]
+    assert written.notes == ["git init && dvc init    (for `dvc repro`; single runs and sweeps work without)"]
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    assert params["experiment"] == "mine"
+    assert params["data"] == {
+        "source": "photos_a",
+        "target": "photos b: näher",
+        "weights": "frostline.lock/packages",
+    }
+    experiment = yaml.safe_load((folder / "conf/experiment/mine.yaml").read_text())
+    assert experiment["study"] == "mine"
+    assert {path.name for path in (folder / "frostline.lock").iterdir()} == {*FOLDERS, "packages"}
+
+
+def test_a_copy_of_an_experiment_reads_its_data_from_packages(folder):
+    begin(Study("digits", experiment="mnist_to_digits"), folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    assert set(params["data"].values()) == {"frostline.lock/packages"}
+    experiment = yaml.safe_load((folder / "conf/experiment/digits.yaml").read_text())
+    assert experiment["study"] == "digits"
+    assert experiment["dataset"]["shots"] == 10
+
+
+def test_the_stages_call_frostline_and_name_no_source_file(folder):
+    begin(TWO, folder)
+    stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
+    assert list(stages) == list(FOLDERS)
+    for name, entry in stages.items():
+        stage = entry.get("do", entry)
+        assert stage["cmd"].startswith(f"frostline {name}")
+        assert [dep for dep in stage["deps"] if dep.startswith("frostline")] == [f"frostline.lock/{name}"]
+        assert not [dep for dep in stage["deps"] if dep.startswith("src")]
+
+
+def test_the_pipeline_of_this_repository_is_made_from_the_same_template():
+    assert (ROOT / "dvc.yaml").read_text() == pipeline(in_project=False)
+
+
+def test_nothing_is_replaced_without_force(folder):
+    (folder / "README.md").write_text("# My own\n")
+    (folder / "dvc.yaml").write_text("stages: {}\n")
+    (folder / ".gitignore").write_text("secret")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(FrostlineError, match=r"already has dvc\.yaml; .* with --force$"):
+        begin(TWO, folder)
+    assert sorted(folder.rglob("*")) == before
+    written = begin(TWO, folder, force=True)
+    assert written.replaced == ["dvc.yaml"]
+    assert (folder / "README.md").read_text() == "# My own\n"
+    assert "mine.md" in written.new
+    lines = (folder / ".gitignore").read_text().splitlines()
+    assert lines[:2] == ["secret", "/artifacts/"]
+    again = begin(TWO, folder, force=True)
+    assert (again.new, again.extended) == ([], [])
+    assert (folder / ".gitignore").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("below", ["", "studies"])
+def test_a_git_repository_becomes_one_of_dvc(folder, below):
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    root = folder / below
+    root.mkdir(exist_ok=True)
+    assert begin(Study("mine", folder / "photos_a", folder / "photos_a"), root).notes == []
+    assert (root / ".dvc" / "config").is_file()
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        (Study("my study", Path("photos_a"), Path("photos_a")), r"^NAME: found 'my study'; give letters"),
+        (Study("../x", Path("photos_a"), Path("photos_a")), r"^NAME: found '\.\./x'"),
+        (Study("mine", Path("photo_a"), Path("photos_a")), r"^--source: there is no folder photo_a; did you"),
+        (Study("mine", Path("photos_a"), None), r"^--target: missing; give the folders of both data sets"),
+        (
+            Study("mine", experiment="mnist"),
+            r"^--from: no experiment 'mnist'; allowed: article_mlp, mnist_to_digits",
+        ),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(folder, study, message):
+    with pytest.raises(FrostlineError, match=message):
+        begin(study, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["photos b: näher", "photos_a"]
