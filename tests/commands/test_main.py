@@ -14,6 +14,7 @@ SRC = Path(__file__).parents[2] / "src"
 
 
 COMMANDS = (
+    "init",
     "compose",
     "prepare",
     "plan",
@@ -30,6 +31,7 @@ COMMANDS = (
     "register",
     "predict",
     "export",
+    "upgrade",
     "doctor",
 )
 

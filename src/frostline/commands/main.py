@@ -49,7 +49,6 @@ from frostline.console.errors import (
 EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
 COMMANDS = (
     init,
-    upgrade,
     compose,
     prepare,
     plan,
@@ -66,6 +65,7 @@ COMMANDS = (
     register,
     predict,
     export,
+    upgrade,
     doctor,
 )
 """In the order of `frostline --help`."""

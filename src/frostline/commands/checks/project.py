@@ -46,9 +46,7 @@ def dvc() -> Iterator[Finding]:
     if importlib.util.find_spec("dvc") is None:
         yield Finding("dvc", "broken", "not installed", "run scripts/setup")
     elif not (root / "dvc.yaml").is_file():
-        yield Finding(
-            "dvc", "note", f"no dvc.yaml in {root}: single runs work, studies need a clone of frostline"
-        )
+        yield Finding("dvc", "note", f"no dvc.yaml in {root}: single runs work; for a study, frostline init")
     elif _git(root, "rev-parse", "--git-dir") is None:
         fix = f"git init {shell(root)}"
         fix = fix if shutil.which("git") else f"install git, then: {fix}"
