@@ -36,7 +36,7 @@ COMMANDS = (
         *("probe", "dataset=digits", "backbone=efficientnet_lite0", "weights=imagenet"),
         *("optimizer.lr=1e-3,1e-2", "loss.label_smoothing=0,0.1", "seed=0,1", "out=runs/probe"),
     ),
-    ("evaluate", "run=runs/gradual", "out=runs/evaluated"),
+    ("evaluate", "runs/gradual", "--out", "runs/evaluated"),
     ("export", "runs/gradual", "--format", "onnx", "--out", "exported/model.onnx"),
     ("export", "runs/gradual", "--format", "safetensors", "--out", "exported/model.safetensors"),
 )
