@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tests.tiny import RESNET, Bench, run_config, same, tensors
 
+from frostline import schema
 from frostline.config.overrides import to_hydra
 from frostline.console.errors import FrostlineError
 from frostline.freezing.layers import layers_of
@@ -78,6 +79,14 @@ def test_lora_by_hand():
     merged = lora.merged(network, state)
     torch.testing.assert_close(merged[f"{name}.weight"], before[f"{name}.weight"] + 4 / 2 * b @ a)
     assert torch.equal(merged["norm.weight"], before["norm.weight"])
+
+
+@pytest.mark.parametrize("base", [torch.nn.Linear(6, 4), torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)])
+def test_the_weight_is_the_merged_one_for_networks_that_do_not_call_the_layer(base):
+    layer = moved(torch.nn.Sequential(lora.LowRank(base, schema.Lora(**LORA))))[0]
+    images = torch.randn(2, 6) if isinstance(base, torch.nn.Linear) else torch.randn(2, 3, 5, 5)
+    own = {"weight": layer.weight, "bias": layer.bias}
+    torch.testing.assert_close(torch.func.functional_call(base, own, images), layer(images))
 
 
 def test_the_first_matrices_are_drawn_from_the_seed_and_from_nothing_else():

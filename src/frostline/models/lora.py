@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from frostline import schema
@@ -20,8 +19,6 @@ OWN = ".lora_"
 """Part of names that only the tensors of adapters have."""
 BASE = ".base_layer."
 """Part of the names of a layer's own tensors when it has an adapter."""
-LAYERS = (nn.Linear, nn.Conv2d, Conv2dSame)
-"""Types of layers that can have an adapter. Not subclasses: they may use their weights in another way."""
 
 
 class LowRank(nn.Module):
@@ -54,11 +51,16 @@ class LowRank(nn.Module):
         result: Tensor = self.base_layer(x) + self.lora_b(self.lora_a(self.dropout(x))) * self.scale
         return result
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add the adapter to the layer's weight."""
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weight with the adapter added; some networks use it without calling the layer."""
         change = self.lora_b.weight.flatten(1) @ self.lora_a.weight.flatten(1)
-        self.base_layer.weight += change.view_as(self.base_layer.weight) * self.scale
+        return self.base_layer.weight + change.view_as(self.base_layer.weight) * self.scale
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias."""
+        return self.base_layer.bias
 
 
 def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
@@ -118,7 +120,7 @@ def merged(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
     network.load_state_dict(state)
     for module in network.modules():
         if isinstance(module, LowRank):
-            module.merge()
+            module.base_layer.weight.data.copy_(module.weight)
     return {
         name.replace(BASE, "."): tensor.detach().contiguous()
         for name, tensor in network.state_dict().items()
@@ -127,6 +129,10 @@ def merged(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def _targets(network: nn.Module, pattern: str) -> list[tuple[str, Any]]:
+    from timm.layers import Conv2dSame
+
+    # Not their subclasses, which may use their weights in another way.
+    kinds = (nn.Linear, nn.Conv2d, Conv2dSame)
     layers = layers_of(network)
     try:
         meant = layers.match(pattern)
@@ -137,7 +143,7 @@ def _targets(network: nn.Module, pattern: str) -> list[tuple[str, Any]]:
         for name, module in network.named_modules()
         if f"{name}.weight" in meant
         and not layers.places[f"{name}.weight"].head
-        and type(module) in LAYERS
+        and type(module) in kinds
         and getattr(module, "groups", 1) == 1
     ]
     if not targets:
