@@ -167,21 +167,23 @@ class Split:
         return logits
 
 
-def first_verified(cuts: Sequence[Split], images: Tensor) -> Split | NoSplit:
+def first_verified(splits: Sequence[Split], images: Tensor) -> Split | NoSplit:
     """Return the first split whose two parts give the same logits as the whole network on images.
 
     Args:
-        cuts: from `worthwhile_splits`, in the run's precision.
+        splits: from `worthwhile_splits`, in the run's precision.
         images: (N, C, H, W) with N ≥ 3; each split is tested with two batch sizes.
     """
-    return first_valid(cuts, lambda cut: _is_equivalent(cut, images))
+    return first_valid(splits, lambda split: _is_equivalent(split, images))
 
 
-def first_valid(cuts: Sequence[Split], holds: Callable[[Split], bool]) -> Split | NoSplit:
-    """Return the first split for which `holds` is true, or the reason why there is none."""
-    most = f"{cuts[0].module} need more than its {cuts[0].side}"
-    nowhere = NoSplit(f"the layers behind {most}, so no two parts make the whole")
-    return next((cut for cut in cuts if holds(cut)), nowhere)
+def first_valid(splits: Sequence[Split], is_valid: Callable[[Split], bool]) -> Split | NoSplit:
+    """Return the first split for which `is_valid` is true, or the reason why there is none."""
+    first = splits[0]
+    none_valid = NoSplit(
+        f"the layers behind {first.module} need more than its {first.side}, so no two parts make the whole"
+    )
+    return next((split for split in splits if is_valid(split)), none_valid)
 
 
 def worthwhile_splits(
@@ -213,27 +215,27 @@ def candidate_splits(
     """
     if plan.trained(phase).issuperset(name for name, _ in network.named_parameters()):
         return NoSplit(ALL_TRAINS)
-    moving = _changing_layers(network, plan, phase)
-    if network in moving:
-        return NoSplit(f"the network itself, not one of its layers, holds {moving[network]}")
-    if not moving:
+    changing = _changing_layers(network, plan, phase)
+    if network in changing:
+        return NoSplit(f"the network itself, not one of its layers, holds {changing[network]}")
+    if not changing:
         return NoSplit("nothing trains")
     names = {module: name for name, module in network.named_modules()}
-    around = {network.get_submodule(name) for module in moving for name in _ancestors(names[module])}
-    around -= moving.keys()
-    frozen = names.keys() - around - moving.keys()
-    recording = Recording(frozen, moving)
-    if not recording.run(network, frozen | moving.keys() | around, stand_in):
+    containers = {network.get_submodule(name) for module in changing for name in _ancestors(names[module])}
+    containers -= changing.keys()
+    frozen = names.keys() - containers - changing.keys()
+    recording = Recording(frozen, changing)
+    if not recording.run(network, frozen | changing.keys() | containers, stand_in):
         return NoSplit("the layers that train are never called, so where the frozen ones end can't be seen")
     calls, entered = recording.calls, recording.entered
     first = entered[-1][0]
     if not calls:
-        return NoSplit(f"no layer comes before {moving[first]}")
+        return NoSplit(f"no layer comes before {changing[first]}")
     called = {f"{names[module]}.{tensor}" for module, _ in calls for tensor in _tensors(module, own=False)}
     # A tensor outside the recorded calls may be used anywhere: its layer need not be called for that.
     anywhere = {
         f"{names[module]}.".lstrip(".") + tensor
-        for module in around | frozen
+        for module in containers | frozen
         for tensor in _tensors(module, own=True)
     } - called
     splits: dict[str, Split] = {}
@@ -248,7 +250,7 @@ def candidate_splits(
         }
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
         together = len(shapes) > 1
-        cut = Split(
+        split = Split(
             network,
             names[at],
             side,
@@ -260,7 +262,7 @@ def candidate_splits(
             calls=calls[:n],
             parts=shapes if together else (),
         )
-        splits.setdefault(cut.name, cut)
+        splits.setdefault(split.name, split)
 
     # From the split point outwards: the first trained layer, then the blocks that contain it.
     for module, args, count in reversed(entered):
@@ -306,17 +308,17 @@ def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
         yield from (name for name, _ in named(recurse=not own))
 
 
-def _is_equivalent(cut: Split, images: Tensor) -> bool:
+def _is_equivalent(split: Split, images: Tensor) -> bool:
     """Return whether the split gives the network's logits, in train and eval mode, for two batch sizes."""
-    network = cut.network
+    network = split.network
     modes = {module: module.training for module in network.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            training = _outputs_match(cut, images) and _outputs_match(cut, images[:-1])
+            training = _outputs_match(split, images) and _outputs_match(split, images[:-1])
             network.eval()
-            return training and _outputs_match(cut, images)
+            return training and _outputs_match(split, images)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
         return False
     finally:
@@ -331,19 +333,19 @@ def _rng_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def _outputs_match(cut: Split, images: Tensor) -> bool:
+def _outputs_match(split: Split, images: Tensor) -> bool:
     torch.manual_seed(0)
-    drawn = _rng_state(images.device)
-    features = cut.features(images)
-    if not torch.equal(_rng_state(images.device), drawn):
+    before = _rng_state(images.device)
+    features = split.features(images)
+    if not torch.equal(_rng_state(images.device), before):
         return False  # the prefix uses random numbers
-    if features.shape != (len(images), *cut.shape):
+    if features.shape != (len(images), *split.shape):
         return False
-    whole = cut.network.forward(images).float()
+    whole = split.network.forward(images).float()
     rounding = ROUNDING.get(features.dtype, ROUNDING_BF16) * float(whole.abs().max())
     for _ in range(2):  # the second pass shows whether the first changed the recorded outputs in place
         torch.manual_seed(0)
-        parts = cut.rest(features.clone()).float()
+        parts = split.rest(features.clone()).float()
         if parts.shape != whole.shape or not bool(((parts - whole).abs() <= rounding).all()):
             return False
     return True

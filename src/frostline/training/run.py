@@ -176,7 +176,7 @@ def _train(
             recorded.started_from(start.sha256)
         recorded.planned(run, plan, network, spec, images)
         reuse = reuse_of(run, seed, spec, services)
-        execution, instead = _execution(run, network, spec, services)
+        execution, fp32_reason = _execution(run, network, spec, services)
         result = fit(
             prepared.classifier,
             prepared.data,
@@ -189,14 +189,14 @@ def _train(
         )
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
-        more: dict[str, Any] = {"fp32_because": instead} if instead else {}
+        extra: dict[str, Any] = {"fp32_because": fp32_reason} if fp32_reason else {}
         if isinstance(run.averaging, WiseFt) and plan.phases:
             initial, val = prepared.initial, prepared.data.val
             plain = network_with(initial, run.backbone, spec, len(material.index.classes))
-            result.best_state, more["wise_ft"] = wise_ft.sweep_alphas(
+            result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(
                 plain, initial, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
             )
-        write_outputs(run, seed, material, result, plan, prepared.report, images, out, more)
+        write_outputs(run, seed, material, result, plan, prepared.report, images, out, extra)
         seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
         timing: dict[str, Any] = {
             "train_seconds": seconds,
@@ -271,8 +271,8 @@ def _record_late(
     )
     lora.adapt(network, run, seed)
     plan = plan_of(run, network, len(images))
-    about = replace(run_info(run, seed, material.index, key), late=True)
-    with services.tracker.run(about) as recorded:
+    info = replace(run_info(run, seed, material.index, key), late=True)
+    with services.tracker.run(info) as recorded:
         if start.sha256 is not None:
             recorded.started_from(start.sha256)
         recorded.planned(run, plan, network, material.spec, len(images))
