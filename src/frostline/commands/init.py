@@ -9,22 +9,22 @@ from frostline.commands import options
 EPILOG = """\
 examples:
   frostline init my-study --source photos_a --target photos_b    two folders of images, a folder per class
-  frostline init my-digits --from mnist_to_digits                a copy of an experiment that comes along
+  frostline init my-digits --from mnist_to_digits                a copy of an experiment of frostline
 
 writes into the current folder: params.yaml, dvc.yaml, conf/experiment/NAME.yaml, frostline.lock/, a README,
-and lines of .gitignore and .dvcignore. Nothing that exists is replaced, unless --force lists it. Then run
-`dvc repro`; the report is artifacts/report/index.html."""
+and lines of .gitignore and .dvcignore. Existing files are replaced with --force only. Then run `dvc repro`;
+the report is artifacts/report/index.html."""
 
 
 def add(commands: Any) -> None:
     """Add the command's parser."""
-    text = "begin a study in a project of your own: write its DVC pipeline and configs"
+    text = "begin a study in your own repository: write its DVC pipeline and configs"
     parser = options.add_command(commands, "init", run, text, EPILOG)
-    parser.add_argument("study", metavar="NAME", help="of the study, such as my-study")
+    parser.add_argument("study", metavar="NAME", help="name of the study")
     parser.add_argument("--source", type=Path, metavar="DIR", help="images to pretrain on")
     parser.add_argument("--target", type=Path, metavar="DIR", help="images to fine-tune on")
-    parser.add_argument("--from", dest="experiment", metavar="EXPERIMENT", help="an experiment to copy")
-    parser.add_argument("--force", action="store_true", help="replace files that exist, and list them")
+    parser.add_argument("--from", dest="experiment", metavar="EXPERIMENT", help="experiment to copy")
+    parser.add_argument("--force", action="store_true", help="replace existing files, and list them")
 
 
 def run(arguments: argparse.Namespace) -> None:
