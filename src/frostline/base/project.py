@@ -40,11 +40,7 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def packaged_conf() -> Path:
-    """Return the folder of configs that comes with frostline: the checkout's or the installed package's.
-
-    Raises:
-        FrostlineError: there is none.
-    """
+    """Return the folder of configs that comes with frostline: the checkout's or the installed package's."""
     for conf in (CHECKOUT / "conf", PACKAGED_CONF):
         if _is_whole_conf(conf):
             return conf
@@ -109,11 +105,7 @@ def project_scratch() -> Path:
 
 
 def _private_scratch(own: Path) -> Path:
-    """Return this user's substitute for the scratch folder `own`, in the system's temporary folder.
-
-    Raises:
-        FrostlineError: it belongs to another user.
-    """
+    """Return this user's substitute for the scratch folder `own`, in the system's temporary folder."""
     key = hashlib.sha256(os.fsencode(own)).hexdigest()[:16]
     private = Path(tempfile.gettempdir()) / f"frostline-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)

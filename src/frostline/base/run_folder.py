@@ -47,9 +47,6 @@ def check_config(folder: Path, record: Mapping[str, Any]) -> None:
 
     Args:
         record: the content of its training.json.
-
-    Raises:
-        FrostlineError: it was edited.
     """
     if sentence := edited_config(folder, record):
         raise FrostlineError(f"{sentence}, or accept the edited one with --force")
@@ -76,9 +73,6 @@ def check_out(
         config: the config of the run that is to be written, as plain data.
         ignored: keys that may differ, such as ``optimizer.lr``.
         grid: the first columns of a probe's heads.csv; None for other runs.
-
-    Raises:
-        FrostlineError: it does; the sentence names the first difference.
     """
     there = [name for name in OUTPUTS if (out / name).exists()]
     if not there:

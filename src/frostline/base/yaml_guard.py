@@ -53,9 +53,6 @@ def check(text: str, name: str) -> None:
 
     Args:
         text: the file's content.
-
-    Raises:
-        FrostlineError: it is; syntax errors are left to the loader.
     """
     import yaml
 
@@ -88,11 +85,7 @@ def check(text: str, name: str) -> None:
 
 
 def check_calls(text: str, where: str) -> None:
-    """Raise an error for interpolations such as ``${oc.env:NAME}``, which would leak secrets into records.
-
-    Raises:
-        FrostlineError: there is one; the sentence does not repeat its arguments.
-    """
+    """Raise an error for interpolations such as ``${oc.env:NAME}``, which would leak secrets into records."""
     names = [match[1] for match in _CALL.finditer(text)]
     while "${" in text:  # names that are interpolations, ${${a}:b}
         names += [body.partition(":")[0].strip() for body in _INNERMOST.findall(text) if ":" in body]

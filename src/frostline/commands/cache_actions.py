@@ -105,11 +105,7 @@ def clear(form: Format) -> None:
 
 
 def bytes_of(text: str) -> int:
-    """Return the number of bytes of a size such as ``5GiB``, ``0.5 TiB`` or ``0``.
-
-    Raises:
-        ValueError: `text` is no size.
-    """
+    """Return the number of bytes of a size such as ``5GiB``, ``0.5 TiB`` or ``0``."""
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})?", text.strip(), re.IGNORECASE)
     if not match or not (match[2] or float(match[1]) == 0):
         raise ValueError(f"found {text}; give a size such as 5GiB or 500MiB, or 0")

@@ -16,11 +16,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Check the bounds of the gate.
-
-    Raises:
-        GateFailed: a metric is below its bound.
-    """
+    """Check the bounds of the gate."""
     from frostline.schema import Report
     from frostline.stats import gate
 

@@ -84,9 +84,6 @@ def _opened(uri: str) -> Iterator[str]:
     """Yield the URI to serve a store by; create the default store if no run has yet.
 
     A read-only project is served as it is; if it was moved too, a copy of its store with corrected paths is.
-
-    Raises:
-        FrostlineError: the store can't be opened.
     """
     database = local_store.database(uri)
     if database is None:

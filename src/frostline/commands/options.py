@@ -53,11 +53,7 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """Return the whole number that an option's value means.
-
-    Raises:
-        ArgumentTypeError: it is below 1.
-    """
+    """Return the whole number that an option's value means."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"found {value}; give at least 1")
     return value
@@ -70,11 +66,7 @@ def overrides_with_out(arguments: argparse.Namespace) -> list[str]:
 
 
 def require(arguments: argparse.Namespace, *names: str) -> None:
-    """Refuse `--resolved` without the options that it needs.
-
-    Raises:
-        FrostlineError: one of them is missing.
-    """
+    """Refuse `--resolved` without the options that it needs."""
     if missing := [f"--{name}" for name in names if getattr(arguments, name) is None]:
         raise FrostlineError(f"--resolved: needs {' and '.join(missing)} too")
 

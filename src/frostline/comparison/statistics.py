@@ -77,9 +77,6 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
         results: at least one; of several with the same configuration and seed the last counts.
         metrics: metrics to compare; the configurations are sorted by the first.
         tested: the metric whose differences from the first configuration's are tested, paired by seed.
-
-    Raises:
-        ValueError: there is no run.
     """
     if not results:
         raise ValueError("there is no run to compare")

@@ -163,9 +163,6 @@ def check_expansion(data: Any) -> None:
 
     Args:
         data: plain data with unresolved interpolations.
-
-    Raises:
-        FrostlineError: there is one.
     """
     known: dict[str, int] = {}
 
@@ -283,11 +280,7 @@ def _launchers(group: str) -> str:
 
 
 def _check_hydra(config: DictConfig) -> None:
-    """Raise an error if a config makes Hydra instantiate, import or export anything.
-
-    Raises:
-        FrostlineError: it does.
-    """
+    """Raise an error if a config makes Hydra instantiate, import or export anything."""
     hydra = config.hydra
     for group, known in TARGETS.items():
         settings = OmegaConf.to_container(hydra[group], resolve=True)

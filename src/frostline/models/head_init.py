@@ -115,9 +115,6 @@ def check_trained(head: HeadInit, names: Collection[str], trained: Collection[st
 
     Args:
         trained: names of all tensors that any phase trains.
-
-    Raises:
-        FrostlineError: the head is new, and no phase trains it.
     """
     if head.start == "reset" and trained and not set(trained) & set(names):
         reason = head.notice.removeprefix("weights.head: ") or "the weights' head is not used"

@@ -94,11 +94,7 @@ def _input_of(about: Mapping[str, Any], path: Path) -> InputSpec:
 
 
 def expected_weights(backbone: schema.Backbone, weights: schema.Weights) -> InitialWeights:
-    """Return what `load_initial_weights` does, but only the shapes of weights that may need a download.
-
-    Raises:
-        FrostlineError: as `load_initial_weights` does.
-    """
+    """Return what `load_initial_weights` does, but only the shapes of weights that may need a download."""
     if not isinstance(weights, schema.ImagenetWeights):
         return load_initial_weights(backbone, weights)
     if not isinstance(backbone, schema.Timm) or backbone.name in PACKAGED:

@@ -76,9 +76,6 @@ def estimate(values: Sequence[float], *, bounds: tuple[float, float] = (-math.in
     """Return the mean of `values`, one a seed, with its interval: mean ± t · s / √n.
 
     The interval is clipped to `bounds`, the values that the quantity can take; coverage stays the same.
-
-    Raises:
-        ValueError: there is no value.
     """
     n = len(values)
     if n == 0:
@@ -171,9 +168,6 @@ def time_to_threshold(times: Sequence[float | None]) -> TimeToThreshold:
 
     The median is defined if more than half of the seeds reach it; a mean over those alone would flatter an
     arm that often fails.
-
-    Raises:
-        ValueError: there is no time.
     """
     if not times:
         raise ValueError("there is no time to summarise")
@@ -226,9 +220,6 @@ def t_central(t: float, df: int) -> float:
         odd df:   2/π · (θ + sin θ · (cos θ + 2/3 cos³ θ + … + 2·4⋯(df−3) / 3·5⋯(df−2) · cos^(df−2) θ))
         even df:  sin θ · (1 + 1/2 cos² θ + … + 1·3⋯(df−3) / 2·4⋯(df−2) · cos^(df−2) θ)
     (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4).
-
-    Raises:
-        ValueError: `df` is below 1.
     """
     if df < 1:
         raise ValueError(f"{df} degrees of freedom; at least 1 is needed")

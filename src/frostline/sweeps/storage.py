@@ -21,11 +21,7 @@ WAIT_SECONDS = 120.0
 
 @contextlib.contextmanager
 def store_failures() -> Iterator[None]:
-    """Turn a failure of a study's store, in the block or the decorated function, into one sentence.
-
-    Raises:
-        FrostlineError: the store failed.
-    """
+    """Turn a failure of a study's store, in the block or the decorated function, into one sentence."""
     try:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -37,11 +33,7 @@ def store_failures() -> Iterator[None]:
 
 
 def open_storage(store: str) -> Any:
-    """Open the store at an address.
-
-    Raises:
-        FrostlineError: it can't be opened.
-    """
+    """Open the store at an address."""
     with _opening(store):
         if store.endswith(".journal"):
             from optuna.storages import JournalStorage

@@ -17,9 +17,6 @@ def network_of(module: pl.LightningModule, attribute: str) -> nn.Module:
     Args:
         attribute: path to the network; empty: the child that has all of the module's parameters, else the
             module itself.
-
-    Raises:
-        FrostlineError: there is no network.
     """
     found: Any = module if attribute else _all_of(module)
     for name in attribute.split(".") if attribute else []:

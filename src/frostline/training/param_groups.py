@@ -123,11 +123,7 @@ def _course(plan: FreezePlan, slot: Slot) -> str:
 
 
 def check_options(plan: FreezePlan, group: Mapping[str, Any]) -> None:
-    """Refuse a plan that sets options which the optimizer does not have.
-
-    Raises:
-        FrostlineError: it does; the message names the key.
-    """
+    """Refuse a plan that sets options which the optimizer does not have."""
     names = group.keys() - {"params", "lr", "initial_lr", "name"}
     for index, phase in enumerate(plan.phases):
         key = f"freeze.phases.{index}"

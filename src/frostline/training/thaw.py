@@ -96,11 +96,7 @@ class Dropout:
         }
 
     def check(self, plan: FreezePlan) -> None:
-        """Refuse a plan that sets dropout or stochastic depth which the network does not have.
-
-        Raises:
-            FrostlineError: it does; the message names the key.
-        """
+        """Refuse a plan that sets dropout or stochastic depth which the network does not have."""
         for index, phase in enumerate(plan.phases):
             if phase.dropout is not None and not self._heads and not self._rates:
                 raise FrostlineError(
