@@ -15,8 +15,7 @@ from tests.tiny import RESNET as TIMM
 from torch import nn
 
 from frostline.commands import main as cli
-from frostline.planning import plan
-from frostline.planning import text as plan_text
+from frostline.planning import plan, text
 from frostline.training import schedules
 from frostline.training.inference import reuse_of
 from frostline.training.services import Services
@@ -262,11 +261,11 @@ def test_an_unknown_cost_is_said(project, capsys):
     spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
     made = plan.of_run(config, plan_of(config, network, 100), network, spec, 100)
     assert made.phases[0].cost is None
-    plan_text.show(made)
+    text.show(made)
     out = capsys.readouterr().out
     assert out.count("unknown") == 5
     assert once(out) == ["phase 0 runs all layers at every step: without data this network shows no cut"]
-    assert "FLOPs: unknown forward" in plan_text.as_yaml(made)
+    assert "FLOPs: unknown forward" in text.as_yaml(made)
     assert json.loads(made.as_json())["phases"][0]["cost"] is None
 
 

@@ -11,8 +11,7 @@ from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.input_spec import InputSpec
 from frostline.models.mlp import Mlp
-from frostline.planning import plan
-from frostline.planning import plot as plan_picture
+from frostline.planning import plan, plot
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure
 from frostline.schema import Freeze
@@ -48,7 +47,7 @@ def both():
 
 def test_a_line_for_each_group_in_each_phase(both):
     made = planned(GRADUAL)
-    plan_picture._rates(both[0], made)
+    plot._rates(both[0], made)
     wide = [line for line in both[0].get_lines() if line.get_linewidth() > 1]
     colours = [colour.light for colour in theme.ARMS]
     assert [line.get_color() for line in wide] == [*colours[:1], *colours[:2], *colours[:3]]
@@ -64,7 +63,7 @@ def test_a_line_for_each_group_in_each_phase(both):
 
 def test_what_trains_is_filled(both):
     made = planned(GRADUAL)
-    plan_picture._thaw(both[1], made)
+    plot._thaw(both[1], made)
     assert [label.get_text() for label in both[1].get_yticklabels()] == [
         "stage:0",
         "stage:1",
@@ -81,7 +80,7 @@ def test_what_trains_is_filled(both):
 
 def test_what_runs_once_is_hatched(both):
     made = planned(GRADUAL, hidden=[512, 64, 16])
-    plan_picture._thaw(both[1], made)
+    plot._thaw(both[1], made)
     hatched = [p for p in both[1].patches if p.get_hatch()]
     # Before the last stage, features take more room than they save arithmetic.
     assert [(round(p.get_y()), p.get_x(), p.get_width()) for p in hatched] == [
@@ -94,7 +93,7 @@ def test_what_runs_once_is_hatched(both):
 
 def test_groups_that_share_a_stage_share_its_row(both):
     made = planned([{"train": ["biases"], "until": "end"}], {"biases": "bias", "rest": "*"})
-    plan_picture._thaw(both[1], made)
+    plot._thaw(both[1], made)
     filled = [p for p in both[1].patches if p.get_alpha() is None]
     assert len(filled) == len(made["sections"])
     assert all(0.1 < p.get_height() < 0.3 for p in filled)
@@ -106,7 +105,7 @@ def test_words_give_way_where_room_is_short():
         axes = figure.subplots()
         for room, expected in ((4.0, texts[0]), (0.8, texts[1]), (0.2, texts[2]), (0.05, "")):
             label = axes.text(0, 0, "")
-            plan_picture._fit(label, texts, room)
+            plot._fit(label, texts, room)
             assert label.get_text() == expected
 
 
@@ -115,8 +114,8 @@ def overlaps(made):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    with new_figure(*plan_picture.size(made)) as figure:
-        plan_picture.fill(figure, made)
+    with new_figure(*plot.size(made)) as figure:
+        plot.fill(figure, made)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         beyond = {
@@ -167,10 +166,10 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_plans_are_drawn_and_no_word_lies_on_another(name):
     assert overlaps(ODD[name]) == []
-    assert plan_picture.draw(ODD[name]).startswith(b"\x89PNG")
+    assert plot.draw(ODD[name]).startswith(b"\x89PNG")
 
 
 def test_the_same_plan_draws_the_same_bytes():
     made = planned(GRADUAL)
     for suffix in (".png", ".svg"):
-        assert plan_picture.draw(made, suffix) == plan_picture.draw(made, suffix)
+        assert plot.draw(made, suffix) == plot.draw(made, suffix)

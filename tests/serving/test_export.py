@@ -8,8 +8,7 @@ import torch
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
 from frostline.runs import trained_run
-from frostline.serving import export as exporting
-from frostline.serving import resolve as located
+from frostline.serving import export, resolve
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def test_pt2_takes_any_number_of_images(photo_run, found, tmp_path, capsys):
     files = {"frostline.json": ""}
     theirs = torch.export.load(out, extra_files=files).module()
     with torch.no_grad():
-        ours = found.served()(images)
+        ours = found.serving_model()(images)
         for count in (5, 1):
             assert theirs(images[:count]) == pytest.approx(ours[:count], abs=1e-6)
     about = json.loads(files["frostline.json"])
@@ -45,13 +44,13 @@ def test_torchscript_is_refused_with_what_to_use_instead(photo_run, tmp_path, ca
 
 def test_onnx_takes_any_number_of_images(photo_run, found, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    exported = exporting.run(found, "onnx", tmp_path / "model.onnx")
-    assert exported.difference < exporting.TOLERANCE
+    exported = export.run(found, "onnx", tmp_path / "model.onnx")
+    assert exported.difference < export.TOLERANCE
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     images, _ = found.images(7)
     with torch.no_grad():
-        ours = found.served()(images).numpy()
+        ours = found.serving_model()(images).numpy()
     for count in (1, 7):
         (theirs,) = session.run(["probabilities"], {"images": images[:count].numpy()})
         assert theirs == pytest.approx(ours[:count], abs=1e-5)
@@ -60,27 +59,27 @@ def test_onnx_takes_any_number_of_images(photo_run, found, tmp_path):
 
 
 def test_safetensors_are_the_weights(photo_run, found, tmp_path):
-    exported = exporting.run(found, "safetensors", tmp_path / "model.safetensors")
+    exported = export.run(found, "safetensors", tmp_path / "model.safetensors")
     assert exported.difference == 0
     assert exported.file.read_bytes() == (photo_run / "weights.safetensors").read_bytes()
 
 
 def test_what_gives_something_else_is_not_written(photo_run, found, tmp_path, monkeypatch):
     """A network that draws numbers can't be a graph that gives the same."""
-    normalised = exporting.Served.forward
+    normalised = export.ServingModel.forward
 
     def noisy(self, images):
         return normalised(self, images) + 0.01 * torch.rand(1)
 
-    monkeypatch.setattr(exporting.Served, "forward", noisy)
+    monkeypatch.setattr(export.ServingModel, "forward", noisy)
     (tmp_path / "model.pt2").write_text("the one before")
     with pytest.raises(FrostlineError, match=r"^--format: as pt2 the network's probabilities differ by "):
-        exporting.run(found, "pt2", tmp_path / "model.pt2")
+        export.run(found, "pt2", tmp_path / "model.pt2")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the one before"]
 
 
 def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, found, tmp_path):
-    for name in located.FILES:
+    for name in resolve.FILES:
         (tmp_path / name).write_bytes((photo_run / name).read_bytes())
     images, said = trained_run.TrainedRun.read(tmp_path).images(4)
     assert said == "4 images of noise, since its data set is not here"
@@ -89,9 +88,9 @@ def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, found, tmp_
 
 def test_floats_are_refused(found):
     with pytest.raises(AssertionError, match="images have to be uint8, 0 to 255"):
-        found.served()(torch.rand(2, 3, 16, 16))
+        found.serving_model()(torch.rand(2, 3, 16, 16))
 
 
 def test_a_folder_is_no_file(photo_run, found, tmp_path):
     with pytest.raises(FrostlineError, match=r"is a folder; name a file, such as .*model\.onnx$"):
-        exporting.run(found, "onnx", tmp_path)
+        export.run(found, "onnx", tmp_path)

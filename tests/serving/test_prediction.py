@@ -141,7 +141,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     assert len(pixels) == len(measured)
     in_two = prediction.Network(found).probabilities(pixels).max(1).values.tolist()
     assert in_two == pytest.approx(measured, abs=1e-6)
-    in_one = found.served()(pixels).max(1).values.tolist()
+    in_one = found.serving_model()(pixels).max(1).values.tolist()
     assert in_one != pytest.approx(measured, abs=1e-3)
 
 

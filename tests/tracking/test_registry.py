@@ -15,7 +15,7 @@ from frostline.commands import main as cli
 from frostline.commands import register
 from frostline.console.errors import FrostlineError
 from frostline.runs import trained_run
-from frostline.serving import resolve as located
+from frostline.serving import resolve
 from frostline.training.services import RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
@@ -120,7 +120,7 @@ def test_plain_mlflow_loads_it(registered, plain, photo_run, run_id):
     network = plain.pytorch.load_model(f"runs:/{run_id}/model")
     generic = plain.pyfunc.load_model("models:/pets@champion")
     with torch.no_grad():
-        ours = found.served()(images)
+        ours = found.serving_model()(images)
         for count in (3, 1):
             assert network(images[:count]) == pytest.approx(ours[:count], abs=1e-6)
     assert generic.predict(images.numpy()) == pytest.approx(ours.numpy(), abs=1e-6)
@@ -232,7 +232,7 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
 )
 def test_what_is_not_there_is_one_sentence(registered, address, sentence):
     with pytest.raises(FrostlineError, match=sentence):
-        located.folder(address)
+        resolve.folder(address)
 
 
 def test_a_run_without_a_model_says_how_to_get_one(models, client):
@@ -243,7 +243,7 @@ def test_a_run_without_a_model_says_how_to_get_one(models, client):
     ):
         models.fetch(f"runs:/{run_id}/model")
     with pytest.raises(FrostlineError, match=r"^empty: this run made no weights; name one of a finished "):
-        located.folder("empty")
+        resolve.folder("empty")
 
 
 def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, client):
@@ -271,7 +271,7 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     run_id = client.create_run(models._store.experiment, run_name="kept").info.run_id
     store_model(models._store, run_id, name)
     assert not folder.exists()
-    kept = trained_run.TrainedRun.read(located.folder(f"runs:/{run_id}/model"))
+    kept = trained_run.TrainedRun.read(resolve.folder(f"runs:/{run_id}/model"))
     assert kept.sha256 == trained_run.TrainedRun.read(photo_run).sha256
     monkeypatch.delenv("FROSTLINE_MODELS")
     told.clear()
@@ -285,7 +285,7 @@ def test_without_a_store_none_is_made(tmp_path, monkeypatch):
         with pytest.raises(
             FrostlineError, match=rf"^{name}: no such folder, and there is no MLflow store at sqli"
         ):
-            located.folder(name)
+            resolve.folder(name)
     assert not list(tmp_path.iterdir())
 
 

@@ -365,7 +365,7 @@ NAMES = [
 def test_names_that_users_choose(store, capsys):
     """As a study, an arm, a run's name, a group of a schedule, a metric, a class and a data set."""
     from frostline.comparison.runs import Results
-    from frostline.tracking import metric_names as names
+    from frostline.tracking import metric_names
 
     results = Results(store)
     like = {name.replace(mark, "?") for name in NAMES for mark in "'\"`\n\\%_" if mark in name}
@@ -392,15 +392,15 @@ def test_names_that_users_choose(store, capsys):
         if len(name) < 250 and name.isprintable():
             assert len(results.named(name)) == 2
             assert len(results.named(f"{name}·s1")) == 1
-    assert {names.text(name) for name in NAMES} <= set(results.studies())
+    assert {metric_names.text(name) for name in NAMES} <= set(results.studies())
 
 
 def test_two_names_never_become_one(store):
-    from frostline.tracking import metric_names as names
+    from frostline.tracking import metric_names
 
     more = ("head_neck", "head neck", "head\tneck", "x" * 250, "x" * 251, "a", "A", "", ".", "__")
     many = {*NAMES, *more}
-    assert len({names.key(name) for name in many}) == len(many)
+    assert len({metric_names.key(name) for name in many}) == len(many)
     run = begin(store)
     run.metrics({f"lr/{name}": float(number) for number, name in enumerate(many)})
     run.end("FINISHED")
@@ -409,9 +409,9 @@ def test_two_names_never_become_one(store):
 
 
 def test_one_item_that_mlflow_refuses_costs_no_other(store, capsys, monkeypatch):
-    from frostline.tracking import metric_names as names
+    from frostline.tracking import metric_names
 
-    monkeypatch.setattr(names, "key", lambda name: name)  # a rule of MLflow's that is new to us
+    monkeypatch.setattr(metric_names, "key", lambda name: name)  # a rule of MLflow's that is new to us
     run = begin(store, info(config={"fine": 1, "bad+key": 2, "too": 3}))
     for epoch in range(50):
         run.epoch({"epoch": epoch, "val/loss": 1.0, "bad+loss": 2.0})

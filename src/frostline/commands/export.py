@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.runs.trained_run import TrainedRun
     from frostline.serving import export
 
-    made = export.run(TrainedRun.read(folder), arguments.format, arguments.out)
+    exported = export.run(TrainedRun.read(folder), arguments.format, arguments.out)
     print(
-        f"{made.file}: {size(made.file.stat().st_size)}, differs from the network by {made.difference:.1e}"
-        f" at most, on {made.tried_on}"
+        f"{exported.file}: {size(exported.file.stat().st_size)},"
+        f" differs from the network by {exported.difference:.1e} at most, on {exported.tried_on}"
     )

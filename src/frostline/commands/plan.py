@@ -63,19 +63,19 @@ def run(arguments: argparse.Namespace) -> None:
     composed, choices = compose.experiment(study.on_selection(arguments.overrides))
     from frostline.planning import plan, text
 
-    made = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
+    run_plan = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
     match arguments.format:
         case "table":
-            text.show(made)
+            text.show(run_plan)
         case "yaml":
-            print(text.as_yaml(made), end="")
+            print(text.as_yaml(run_plan), end="")
         case "json":
-            print(made.as_json(), end="")
+            print(run_plan.as_json(), end="")
     if arguments.picture:
         from frostline.base.files import write_bytes
         from frostline.planning import plot
 
-        write_bytes(arguments.picture, plot.draw(made.as_data(), arguments.picture.suffix))
+        write_bytes(arguments.picture, plot.draw(run_plan.as_data(), arguments.picture.suffix))
 
 
 def _plot_path(text: str) -> Path:

@@ -34,12 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
         composed, _ = compose.experiment(arguments.overrides)
         config = stage_configs.prepare_config(composed, "target")
         out = arguments.out or Path(composed.out or f"runs/prepare/{config.dataset.kind}")
-    from frostline.preparation import stage as prepare
+    from frostline.preparation import stage
 
     with writing(out):
-        index = prepare.run(config, out, shown)
+        index = stage.run(config, out, shown)
     if not arguments.resolved:
-        prepare.set_aside_if_damaged(config, project.scratch())
+        stage.set_aside_if_damaged(config, project.scratch())
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
     counts = ", ".join(f"{len(index.rows(split)) or 'no'} {split}" for split in ("train", "val", "test"))

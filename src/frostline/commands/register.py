@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
-    made = Models(Store()).register(TrainedRun.read(folder), arguments.name, arguments.alias)
-    what = f"{made.name} version {made.version}"
-    print(f"{what}{'' if made.new else ' has these weights already'}: {made.description}")
-    if made.difference is not None:
-        print(f"differs from the network by {made.difference:.1e} at most, on {made.tried_on}")
+    registered = Models(Store()).register(TrainedRun.read(folder), arguments.name, arguments.alias)
+    what = f"{registered.name} version {registered.version}"
+    print(f"{what}{'' if registered.new else ' has these weights already'}: {registered.description}")
+    if registered.difference is not None:
+        print(f"differs from the network by {registered.difference:.1e} at most, on {registered.tried_on}")
     if arguments.alias:
-        before = f" (before: version {made.moved})" if made.moved else ""
-        print(f"models:/{made.name}@{arguments.alias} is version {made.version}{before}")
+        before = f" (before: version {registered.moved})" if registered.moved else ""
+        print(f"models:/{registered.name}@{arguments.alias} is version {registered.version}{before}")

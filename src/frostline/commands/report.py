@@ -20,11 +20,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the report, and print its verdict, its table and where its page is."""
-    from frostline.pipeline.report import stage as report
+    from frostline.pipeline.report import stage
     from frostline.pipeline.session import writing
     from frostline.schema import Report
 
     with writing(arguments.out):
         config = options.read_resolved(arguments.resolved, Report)
-        result = report.run(config, arguments.artifacts, arguments.out)
+        result = stage.run(config, arguments.artifacts, arguments.out)
     print(f"{result.sentence}\n\n{result.table}\n{result.page}")

@@ -83,10 +83,10 @@ def plot(comparison: Comparison) -> str:
             values = [run.metrics[metric] for run in line.runs if metric in run.metrics]
             colour = theme.ARMS[2].light if line is comparison.lines[0] else theme.BASELINE_COLOUR.light
             axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.35, markersize=5, mew=0)
-            if found := line.results.get(metric):
-                if found.low is not None and found.high is not None:
-                    axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-                axes.plot([found.mean], [place], "D", color=colour, markersize=6)
+            if estimate := line.results.get(metric):
+                if estimate.low is not None and estimate.high is not None:
+                    axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2)
+                axes.plot([estimate.mean], [place], "D", color=colour, markersize=6)
         names = [_short_name(line) for line in reversed(comparison.lines)]
         axes.set_yticks(range(len(names)), names, fontsize=9)
         axes.set_ylim(-0.6, len(names) - 0.4)
@@ -99,13 +99,15 @@ def plot(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Return notes to the table, one sentence each."""
-    found = []
+    sentences = []
     if any(len(line.runs) > 1 for line in comparison.lines):
-        found.append("Means over seeds with 95 % Student t intervals, the best on the first metric first.")
+        sentences.append(
+            "Means over seeds with 95 % Student t intervals, the best on the first metric first."
+        )
     if any(line.p is not None for line in comparison.lines):
-        found.append("p: paired by seed, two-sided t-test, for all rows together (Holm).")
+        sentences.append("p: paired by seed, two-sided t-test, for all rows together (Holm).")
     elif len(comparison.lines) > 1:
-        found.append(
+        sentences.append(
             "One seed says nothing about chance: run each configuration with seed=0,1,2 for intervals and p."
         )
     rates = {
@@ -114,44 +116,44 @@ def notes(comparison: Comparison) -> list[str]:
     if len(rates) == 1 and comparison.tested == "test/accuracy":
         (rate,) = rates
         below = [line.name for line in comparison.lines if _mean(line) < rate]
-        found.append(
+        sentences.append(
             f"Always answering the test split's most frequent class is right for {words.percent(rate)}"
             + (f"; below that: {', '.join(below)}." if below else ".")
         )
     if comparison.unlisted:
         more = len(comparison.unlisted) - MOST_UNLISTED
         rest = f" and {more} more" if more > 0 else ""
-        found.append(f"Differ too: {', '.join(comparison.unlisted[:MOST_UNLISTED])}{rest}.")
-    return found
+        sentences.append(f"Differ too: {', '.join(comparison.unlisted[:MOST_UNLISTED])}{rest}.")
+    return sentences
 
 
 def _mean(line: Configuration) -> float:
     """Return the mean test accuracy; infinite if it was not measured."""
-    found = line.results.get("test/accuracy")
-    return found.mean if found else math.inf
+    accuracy = line.results.get("test/accuracy")
+    return accuracy.mean if accuracy else math.inf
 
 
 def _cells(comparison: Comparison, line: Configuration) -> list[str]:
-    found = [line.name, *(line.values[key] for key in comparison.varied), str(len(line.runs))]
-    found += [_result(metric, line.results[metric]) for metric in comparison.metrics]
+    cells = [line.name, *(line.values[key] for key in comparison.varied), str(len(line.runs))]
+    cells += [_result(metric, line.results[metric]) for metric in comparison.metrics]
     if len(comparison.lines) > 1:
-        found += [_gain(comparison.tested, line.gain), words.p_value(line.p) if line.p is not None else ""]
-    return found
+        cells += [_gain(comparison.tested, line.gain), words.p_value(line.p) if line.p is not None else ""]
+    return cells
 
 
 def _short_name(line: Configuration) -> str:
     return line.name if len(line.name) <= 44 else f"{line.name[:20]}…{line.name[-23:]}"
 
 
-def _result(metric: str, found: Estimate | None) -> str:
-    if found is None:
+def _result(metric: str, estimate: Estimate | None) -> str:
+    if estimate is None:
         return words.NOTHING
     if metric.endswith("seconds"):
-        return words.seconds(found.mean)
-    text = words.percent(found.mean) if is_share(metric) else f"{found.mean:.4g}"
-    if found.low is None or found.high is None:
+        return words.seconds(estimate.mean)
+    text = words.percent(estimate.mean) if is_share(metric) else f"{estimate.mean:.4g}"
+    if estimate.low is None or estimate.high is None:
         return text
-    between = words.interval(found) if is_share(metric) else f"{found.low:.4g} to {found.high:.4g}"
+    between = words.interval(estimate) if is_share(metric) else f"{estimate.low:.4g} to {estimate.high:.4g}"
     return f"{text} ({between})"
 
 

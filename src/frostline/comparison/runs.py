@@ -9,7 +9,7 @@ from frostline.base.hashes import content_key, sha256_cached
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.comparison.statistics import Result
 from frostline.console.errors import FrostlineError, allowed
-from frostline.tracking import metric_names as names
+from frostline.tracking import metric_names
 from frostline.tracking.seed_groups import counts
 from frostline.tracking.store import Store
 
@@ -49,10 +49,10 @@ class Results:
         if re.fullmatch(r"[0-9a-f]{32}", word):
             results = self.finished({}, f"attributes.run_id = '{word}'")
         else:
-            results = self.finished({}, names.equals("attributes.run_name", word))
+            results = self.finished({}, metric_names.equals("attributes.run_name", word))
             results = [run for run in results if run.name == word][-1:]
         if not results:
-            results = self.finished({}, names.begins("attributes.run_name", f"{word}·s"))
+            results = self.finished({}, metric_names.begins("attributes.run_name", f"{word}·s"))
             results = [run for run in results if run.name == f"{word}·s{run.seed}"]
         if not results:
             known = {run.name for run in self.finished({})}

@@ -106,7 +106,7 @@ def _configuration(runs: tuple[Result, ...], varied: Sequence[str], metrics: Seq
 
 def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:
     """Append values to names that several configurations share, until they are distinct."""
-    found = []
+    renamed = []
     for line in lines:
         alike = [other for other in lines if other.name == line.name]
         words = [line.name]
@@ -114,14 +114,14 @@ def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:
             if len(fewer := [other for other in alike if other.values[key] == value]) < len(alike):
                 alike = fewer
                 words.append(f"{key.rpartition('.')[2]}={value}")
-        found.append(replace(line, name="·".join(words)))
-    return found
+        renamed.append(replace(line, name="·".join(words)))
+    return renamed
 
 
 def _rank(line: Configuration, metrics: Sequence[str]) -> tuple[float, ...]:
     """Return the sort key, best first; a configuration without the metric is last."""
     means = [(metric, line.results[metric]) for metric in metrics]
-    return tuple(-score(metric, found.mean) if found else math.inf for metric, found in means)
+    return tuple(-score(metric, estimate.mean) if estimate else math.inf for metric, estimate in means)
 
 
 def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configuration]:
@@ -131,10 +131,10 @@ def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configurati
     first, *others = lines
     gains = [paired_gain(by_seed(line), by_seed(first)) for line in others]
     together = holm({str(i): gain.p for i, gain in enumerate(gains) if gain and gain.p is not None})
-    found = [first]
+    compared = [first]
     for i, (line, gain) in enumerate(zip(others, gains, strict=True)):
-        found.append(replace(line, gain=gain, p=together.get(str(i))))
-    return found
+        compared.append(replace(line, gain=gain, p=together.get(str(i))))
+    return compared
 
 
 def _varied_params(configurations: Sequence[Mapping[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -157,5 +157,5 @@ def _varied_params(configurations: Sequence[Mapping[str, str]]) -> tuple[tuple[s
     long = {
         key for key in different if max(len(of(params, key)) for params in configurations) > LONGEST_VALUE
     }
-    told = [key for key in different if key not in long and not decided(key)]
-    return tuple(told), tuple(key for key in different if key not in told)
+    listed = [key for key in different if key not in long and not decided(key)]
+    return tuple(listed), tuple(key for key in different if key not in listed)

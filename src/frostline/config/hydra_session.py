@@ -117,7 +117,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     """
     loader = _loader() if GlobalHydra.instance().hydra else None
     parser = OverridesParser.create(loader)
-    found = []
+    parsed = []
     for text in overrides:
         if len(text) > OVERRIDE_LENGTH:
             raise FrostlineError(
@@ -132,8 +132,8 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             # The parser and its functions raise exceptions of any class.
             raise FrostlineError(_parse_error(text, error)) from None
         _check_override(override)
-        found.append(override)
-    return found
+        parsed.append(override)
+    return parsed
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -168,8 +168,8 @@ def check_expansion(data: Any) -> None:
 
     def of_text(text: str, path: list[str]) -> int:
         size = 1 + len(text) // 100
-        while found := _REFERENCE.findall(text):
-            for body in found:
+        while bodies := _REFERENCE.findall(text):
+            for body in bodies:
                 if ":" not in body:
                     size += of_reference(body.strip(), path)
             text = _REFERENCE.sub("", text)

@@ -87,9 +87,9 @@ def _pairs(text: str) -> dict[int, int]:
     while place < len(text):
         character = text[place]
         if character in "'\"" and before in ",:([{":
-            found = re.compile(rf"(?:\\.|[^\\{character}])*{character}", re.DOTALL).match(text, place + 1)
-            if found:
-                pairs[place] = place = found.end() - 1
+            quoted = re.compile(rf"(?:\\.|[^\\{character}])*{character}", re.DOTALL).match(text, place + 1)
+            if quoted:
+                pairs[place] = place = quoted.end() - 1
         elif character in _CLOSING:
             opened.append(place)
         elif opened and character == _CLOSING[text[opened[-1]]]:

@@ -153,6 +153,6 @@ def _convolution_backward(
     torch's own formula ignores the groups in the gradient of the weights: for a depthwise convolution of C
     channels it counts C times too many.
     """
-    *_, transposed, _output_padding, _groups, wanted = arguments
+    *_, transposed, _output_padding, _groups, output_mask = arguments
     once = conv_flop_count(input_shape, weight_shape, grad_shape, transposed=transposed)
-    return once * sum(wanted[:2])
+    return once * sum(output_mask[:2])

@@ -202,8 +202,8 @@ def _thaw(axes: "Axes", plan: Plan) -> None:
         return
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
     steps = {phase["steps"] / phase["epochs"] for phase in plan["phases"]}
-    each = f" ({round(steps.pop())} an epoch)" if len(steps) == 1 else ""
-    axes.set_xlabel(f"optimizer steps{each}")
+    per_epoch = f" ({round(steps.pop())} an epoch)" if len(steps) == 1 else ""
+    axes.set_xlabel(f"optimizer steps{per_epoch}")
 
 
 def _stripes(groups: Mapping[str, int]) -> Iterator[tuple[str, float, float]]:

@@ -42,9 +42,9 @@ def as_yaml(plan: Plan) -> str:
     lines = [f"# {_headline(plan)}", f"# parameters: {', '.join(counts)}"]
     lines += yaml_text({"groups": plan.schedule["groups"]}, flow=True).splitlines()
     lines.append("phases:" if plan.phases else "phases: []")
-    for phase, given in zip(plan.phases, plan.schedule["phases"], strict=True):
+    for phase, schedule in zip(plan.phases, plan.schedule["phases"], strict=True):
         lines += [f"  # {fact}" for fact in _facts(plan, phase)]
-        lines += [f"  {line}" for line in yaml_text([given], flow=True).splitlines()]
+        lines += [f"  {line}" for line in yaml_text([schedule], flow=True).splitlines()]
     return "\n".join([*lines, ""])
 
 
@@ -125,10 +125,10 @@ def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str
 def _runs_once(phase: PhaseOutline) -> str:
     """Say which features the phase reuses, or why none; the run itself verifies this later."""
     if phase.features:
-        numbers, each = math.prod(phase.features.shape), "an image"
+        numbers, amount = math.prod(phase.features.shape), "an image"
         if phase.features.views > 1:
-            each = f"for each of an image's {phase.features.views} views"
-        features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {each}"
+            amount = f"for each of an image's {phase.features.views} views"
+        features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {amount}"
         return f"expects features at {phase.features.at}, {features}; the layers below run once"
     return f"runs all layers at every step: {phase.whole or 'without data this network shows no cut'}"
 

@@ -108,8 +108,8 @@ class Arm:
 
     def metric(self, split: str, name: str) -> dict[int, float]:
         """A metric on a split, by seed, for the seeds that have it."""
-        found = {seed: getattr(run.scores, split).get(name) for seed, run in self.runs.items()}
-        return {seed: value for seed, value in found.items() if value is not None}
+        values = {seed: getattr(run.scores, split).get(name) for seed, run in self.runs.items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
 
 def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:

@@ -81,8 +81,8 @@ def markdown_table(summary: Summary) -> str:
 
 def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
     """Return the names of the classes, and each arm's confusion over its seeds together."""
-    found = {name for arm in arms for run in arm.runs.values() for name in (*run.labels, *run.predictions)}
-    classes = sorted(found, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
+    names = {name for arm in arms for run in arm.runs.values() for name in (*run.labels, *run.predictions)}
+    classes = sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
     index = {name: place for place, name in enumerate(classes)}
 
     def pooled(arm: Arm) -> ByClass:

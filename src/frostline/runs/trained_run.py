@@ -24,7 +24,7 @@ from frostline.data.reading.decode import decode, read_bytes
 from frostline.data.reading.sources import root_of
 from frostline.models import weights
 from frostline.models.input_spec import InputSpec
-from frostline.runs.wrapper import Served
+from frostline.runs.serving_model import ServingModel
 from frostline.schema import ImageFolder, Prepare, Run
 from frostline.schema.validation import validated
 from frostline.training.inference import network_with
@@ -82,9 +82,9 @@ class TrainedRun:
         """Return the network, on the CPU, in eval mode."""
         return network_with(self.state, self.run.backbone, self.spec, len(self.classes)).eval()
 
-    def served(self) -> Served:
+    def serving_model(self) -> ServingModel:
         """Return the network with its serving wrapper: from pixels to probabilities."""
-        return Served(self.network(), self.spec).eval()
+        return ServingModel(self.network(), self.spec).eval()
 
     def about(self) -> dict[str, Any]:
         """Return the network's input, classes and hash as plain data, for use without frostline."""
@@ -121,10 +121,10 @@ class TrainedRun:
             yield to_pixels(decode(read_bytes(locate(root, key), key), key).image, self.spec)
 
     def _arrays(self, count: int) -> Iterator[np.ndarray]:
-        from frostline.preparation import stage as prepare
+        from frostline.preparation import stage
 
         whole = self.run.dataset.model_copy(update={"shots": None, "fraction": None})
-        index, data = prepare.cached(Prepare(dataset=whole), project.scratch())
+        index, data = stage.cached(Prepare(dataset=whole), project.scratch())
         if index.classes != self.classes:
             return
         rows = index.rows(index.held_out)

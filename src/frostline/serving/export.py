@@ -15,8 +15,8 @@ from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError, first_line
 from frostline.models import weights
 from frostline.models.weights import METADATA
+from frostline.runs.serving_model import TOLERANCE, TRACED, Predictor, ServingModel, largest_difference
 from frostline.runs.trained_run import TrainedRun
-from frostline.runs.wrapper import TOLERANCE, TRACED, Predictor, Served, largest_difference
 from frostline.training.inference import network_with
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
@@ -54,7 +54,7 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
         )
     if form == "onnx":
         _need_onnx()
-    served = trained.served()
+    model = trained.serving_model()
     images, tried_on = trained.images(CHECKED)
     write = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}[form]
     with tempfile.TemporaryDirectory(prefix="frostline-") as folder, torch.no_grad():
@@ -62,7 +62,7 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, which users can't act on
             try:
-                written = write(trained, served, images[torch.arange(TRACED) % len(images)], file)
+                written = write(trained, model, images[torch.arange(TRACED) % len(images)], file)
             except FrostlineError:
                 raise
             except Exception as error:
@@ -70,7 +70,7 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
                     f"--format: {form} can't express this network ({type(error).__name__}:"
                     f" {first_line(error)}); try another format"
                 ) from error
-            difference = largest_difference(served, written, images)
+            difference = largest_difference(model, written, images)
         if not difference <= TOLERANCE:
             raise FrostlineError(
                 f"--format: as {form} the network's probabilities differ by {difference:.1e} on {tried_on},"
@@ -83,11 +83,11 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
     return Exported(out, difference, tried_on)
 
 
-def _onnx(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
+def _onnx(trained: TrainedRun, model: ServingModel, example: Tensor, file: Path) -> Predictor:
     import onnxruntime
 
     program = torch.onnx.export(
-        served,
+        model,
         (example,),
         input_names=[INPUT],
         output_names=[OUTPUT],
@@ -102,17 +102,17 @@ def _onnx(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> P
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
-def _pt2(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
-    program = torch.export.export(served, (example,), dynamic_shapes=ANY_BATCH)
+def _pt2(trained: TrainedRun, model: ServingModel, example: Tensor, file: Path) -> Predictor:
+    program = torch.export.export(model, (example,), dynamic_shapes=ANY_BATCH)
     torch.export.save(program, file, extra_files={f"{METADATA}.json": json.dumps(trained.about())})
     return torch.export.load(file).module()
 
 
-def _safetensors(trained: TrainedRun, served: Served, example: Tensor, file: Path) -> Predictor:
+def _safetensors(trained: TrainedRun, model: ServingModel, example: Tensor, file: Path) -> Predictor:
     shutil.copyfile(trained.folder / WEIGHTS, file)
     state, _ = weights.load(file)
     network = network_with(state, trained.run.backbone, trained.spec, len(trained.classes))
-    return Served(network.eval(), trained.spec)
+    return ServingModel(network.eval(), trained.spec)
 
 
 def _need_onnx() -> None:

@@ -106,11 +106,11 @@ class Study:
                 self._set_aside(own, f"trial {trial}: not as written")
                 study = self._opened()
             stored = study.user_attrs.get("settings")
-            wanted = json.loads(canonical_json(self._identity()))
+            identity = json.loads(canonical_json(self._identity()))
             if stored is None:
-                study.set_user_attr("settings", wanted)
-            elif stored != wanted:
-                different = _first_difference(stored, wanted)
+                study.set_user_attr("settings", identity)
+            elif stored != identity:
+                different = _first_difference(stored, identity)
                 raise FrostlineError(
                     f"sweep.name: the study {self.name!r} was created with another {different};"
                     " add --fresh to start over, or choose another name"
@@ -310,8 +310,8 @@ def _altered_trial(study: optuna.Study) -> int | None:
     return next(altered, None)
 
 
-def _first_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    keys: Iterator[str] = (key for key in wanted if stored.get(key) != wanted[key])
+def _first_difference(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    keys: Iterator[str] = (key for key in identity if stored.get(key) != identity[key])
     names = {"base": "experiment (outside the search space)", "space": "search space", "seed": "sweep.seed"}
     key = next(keys)
     return names.get(key, f"sweep.{key}")

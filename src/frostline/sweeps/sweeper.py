@@ -234,14 +234,14 @@ def _wait(study: Study, worker: Worker, *, lost: bool) -> int:
         lost: whether workers were lost. The others may still run and be between two trials for a moment, so
             they are waited for.
     """
-    told, idle = False, 0
+    announced, idle = False, 0
     while True:
         over, remaining = worker.is_over(study), study.remaining()
         idle = 0 if remaining.running else idle + 1
         if idle > 1 if lost else over or remaining.open or not remaining.running:
             return 0 if over else remaining.open
-        if not told and remaining.running:
-            told = True
+        if not announced and remaining.running:
+            announced = True
             print(f"frostline: waiting for trials that run elsewhere: {remaining.running}", file=sys.stderr)
         time.sleep(POLL_SECONDS)
 

@@ -296,8 +296,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 @cache
 def _schemas() -> tuple[frozenset[str], str]:
     """Return the schemas that the installed MLflow knows, and the newest: the one that no other revises."""
-    found = find_spec("mlflow")
-    folder = Path(next(iter(found.submodule_search_locations or []), "")) if found else Path()
+    spec = find_spec("mlflow")
+    folder = Path(next(iter(spec.submodule_search_locations or []), "")) if spec else Path()
     revisions, before = set(), set()
     for file in folder.glob("store/db_migrations/versions/*.py"):
         text = file.read_text(encoding="utf-8")
@@ -312,7 +312,7 @@ def _holders(path: Path) -> str:
     """Return the processes that have the file open, as far as the system tells."""
     import psutil
 
-    def found() -> Iterator[str]:
+    def holders() -> Iterator[str]:
         for process in psutil.process_iter(["pid", "name"]):
             try:
                 if process.pid != os.getpid() and any(f.path == str(path) for f in process.open_files()):
@@ -320,7 +320,7 @@ def _holders(path: Path) -> str:
             except psutil.Error:
                 continue
 
-    names = list(found())
+    names = list(holders())
     return f" ({'; '.join(names[:4])})" if names else ""
 
 

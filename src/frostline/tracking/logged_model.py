@@ -40,9 +40,9 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
     import numpy as np
     import torch
 
-    from frostline.runs.wrapper import TOLERANCE, TRACED, largest_difference
+    from frostline.runs.serving_model import TOLERANCE, TRACED, largest_difference
 
-    served, spec = trained.served(), trained.spec
+    model, spec = trained.serving_model(), trained.spec
     images, tried_on = trained.images(CHECKED)
     example = images[torch.arange(TRACED) % len(images)].numpy()
     shape = (-1, spec.channels, spec.size, spec.size)
@@ -55,7 +55,7 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
         warnings.simplefilter("ignore")  # deprecation warnings between torch and MLflow
         try:
             mlflow.pytorch.save_model(
-                served,
+                model,
                 str(folder),
                 mlflow_model=about,
                 signature=signature,
@@ -78,7 +78,7 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
         shutil.copytree(trained.folder, folder / RUN, ignore=_but_the_run)
         about.save(str(folder / "MLmodel"))
         loaded = mlflow.pytorch.load_model(str(folder))
-    difference = largest_difference(served, loaded, images)
+    difference = largest_difference(model, loaded, images)
     if not difference <= TOLERANCE:
         raise FrostlineError(
             f"{trained.folder}: the stored model differs from the network by {difference:.1e} on {tried_on},"

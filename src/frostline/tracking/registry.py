@@ -202,10 +202,10 @@ class Models:
 
     def _stored(self, trained: "TrainedRun") -> LoggedModel | None:
         """An intact model of these weights that the store already has."""
-        found = self._store.client.search_logged_models(
+        models = self._store.client.search_logged_models(
             [self._store.experiment], f"name = '{NAME}' AND tags.`weights.sha256` = '{trained.sha256}'"
         )
-        ready = (model for model in found if str(model.status) == "READY")
+        ready = (model for model in models if str(model.status) == "READY")
         return next((model for model in ready if self._holds(str(model.artifact_location), trained)), None)
 
     def _holds(self, location: str, trained: "TrainedRun") -> bool:
@@ -220,19 +220,19 @@ class Models:
         """The newest recorded run that made these weights, preferably with this config."""
         run = trained.run
         tags = {"weights.sha256": trained.sha256, "stage": run.stage, "seed": str(run.seeds[0])}
-        found = self._store.search(tags | {"freeze": run.freeze_name}) or self._store.search(tags)
-        return found[0] if found else self._store.maker(trained.sha256)
+        runs = self._store.search(tags | {"freeze": run.freeze_name}) or self._store.search(tags)
+        return runs[0] if runs else self._store.maker(trained.sha256)
 
     def _version_with(self, name: str, trained: "TrainedRun") -> ModelVersion | None:
         """The newest version with these weights whose files are intact."""
         versions = self._store.client.search_model_versions(
             metric_names.equals("name", name), max_results=10_000
         )
-        same = [each for each in versions if each.tags.get("weights.sha256") == trained.sha256]
-        for each in sorted(same, key=lambda version: int(version.version), reverse=True):
-            location = self._store.client.get_model_version_download_uri(name, str(each.version))
+        same = [version for version in versions if version.tags.get("weights.sha256") == trained.sha256]
+        for version in sorted(same, key=lambda version: int(version.version), reverse=True):
+            location = self._store.client.get_model_version_download_uri(name, str(version.version))
             if self._holds(str(location), trained):
-                return each
+                return version
         return None
 
     def _point(self, name: str, alias: str, version: str) -> str | None:
@@ -252,12 +252,12 @@ class Models:
         try:
             model = client.get_registered_model(name)
         except MlflowException:
-            known = [each.name for each in client.search_registered_models(max_results=1000)]
+            known = [registered.name for registered in client.search_registered_models(max_results=1000)]
             raise FrostlineError(
                 f"{uri}: no model {name!r} is registered at {self._store.shown}; {allowed(name, known)}"
             ) from None
         try:
-            found = (
+            registered_version = (
                 client.get_model_version_by_alias(name, alias)
                 if at
                 else client.get_model_version(name, version)
@@ -266,10 +266,10 @@ class Models:
             if at:
                 raise FrostlineError(f"{uri}: no alias {alias!r}; {allowed(alias, model.aliases)}") from None
             versions = client.search_model_versions(metric_names.equals("name", name))
-            there = allowed(version, [str(each.version) for each in versions])
+            there = allowed(version, [str(registered.version) for registered in versions])
             raise FrostlineError(f"{uri}: no version {version!r}; {there}") from None
-        location = client.get_model_version_download_uri(name, str(found.version))
-        return Stored(str(location), found.tags.get("weights.sha256", ""))
+        location = client.get_model_version_download_uri(name, str(registered_version.version))
+        return Stored(str(location), registered_version.tags.get("weights.sha256", ""))
 
     def _of_run(self, rest: str, uri: str) -> "Stored":
         """The newest stored model of a run."""
@@ -287,15 +287,15 @@ class Models:
     def _run(self, text: str) -> Run:
         with suppress(MlflowException):
             return self._store.client.get_run(text)
-        found = self._store.search({}, metric_names.equals("attributes.run_name", text), limit=100)
-        found = [run for run in found if run.info.run_name == text]
-        found = [run for run in found if "weights.sha256" in run.data.tags] or found
-        if len(found) == 1:
-            return found[0]
-        if found:
-            ids = ", ".join(run.info.run_id for run in found[:3])
+        runs = self._store.search({}, metric_names.equals("attributes.run_name", text), limit=100)
+        runs = [run for run in runs if run.info.run_name == text]
+        runs = [run for run in runs if "weights.sha256" in run.data.tags] or runs
+        if len(runs) == 1:
+            return runs[0]
+        if runs:
+            ids = ", ".join(run.info.run_id for run in runs[:3])
             raise FrostlineError(
-                f"{text}: {len(found)} runs have this name; give an id, such as {ids}, or a folder"
+                f"{text}: {len(runs)} runs have this name; give an id, such as {ids}, or a folder"
             )
         recent = self._store.search({}, limit=1000)
         known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags}
@@ -318,7 +318,7 @@ class Models:
         if not cached.is_dir():
             with tempfile.TemporaryDirectory(prefix="frostline-") as scratch:
                 try:
-                    got = download_artifacts(
+                    files = download_artifacts(
                         artifact_uri=f"{location.rstrip('/')}/{RUN}",
                         dst_path=scratch,
                         tracking_uri=self._store.uri,
@@ -328,7 +328,7 @@ class Models:
                         return cached
                     raise
                 with publish(cached) as work:
-                    shutil.copytree(got, work, dirs_exist_ok=True)
+                    shutil.copytree(files, work, dirs_exist_ok=True)
         return cached
 
 

@@ -54,11 +54,11 @@ def parent_of(store: "Store", tags: Mapping[str, str]) -> str | None:
 def _create_parent(store: "Store", run: Run) -> str:
     """Create the parent run of a run's group, with the tags and parameters that its runs share."""
     tags = run.data.tags
-    wanted = {**{key: tags[key] for key in GROUP_TAGS}, "of": "seeds"}
+    group = {**{key: tags[key] for key in GROUP_TAGS}, "of": "seeds"}
     common = {str(key): tags[key] for key in ("arm", "backbone", "dataset", "freeze") if key in tags}
     name = str(run.info.run_name).removesuffix(f"·s{tags['seed']}")
     above = {"mlflow.parentRunId": store.study(tags["study"])}
-    parent, created = store.parent(name, wanted, {**common, **above})
+    parent, created = store.parent(name, group, {**common, **above})
     if created or not store.client.get_run(parent).data.params:
         params = [Param(key, value) for key, value in run.data.params.items() if key != "seed"]
         store.log_params(parent, params)

@@ -298,20 +298,19 @@ class Store:
         return self.parent(study, {"study": study, "stage": "study"})[0]
 
     def parent(
-        self, name: str, wanted: Mapping[str, str], more: Mapping[str, str] | None = None
+        self, name: str, tags: Mapping[str, str], more: Mapping[str, str] | None = None
     ) -> tuple[str, bool]:
-        """Return the id of the parent run with the tags `wanted`, and whether it was created now."""
+        """Return the id of the parent run with these tags, and whether it was created now."""
         with self._lock():
-            parents = self.search(wanted, limit=100, order="ASC")
+            parents = self.search(tags, limit=100, order="ASC")
             if created := not parents:
-                tags = {
-                    key: metric_names.text(value)
-                    for key, value in {**wanted, **(more or {}), **user()}.items()
-                }
+                all_tags = {**tags, **(more or {}), **user()}
                 self.client.create_run(
-                    self.experiment, tags=tags, run_name=metric_names.text(name, metric_names.KEY_LIMIT)
+                    self.experiment,
+                    tags={key: metric_names.text(value) for key, value in all_tags.items()},
+                    run_name=metric_names.text(name, metric_names.KEY_LIMIT),
                 )
-                parents = self.search(wanted, limit=100, order="ASC")
+                parents = self.search(tags, limit=100, order="ASC")
             first, *others = parents
             if first.info.status == "RUNNING":
                 self.client.set_terminated(first.info.run_id)
@@ -353,8 +352,8 @@ class Store:
 
     def _is_recorded(self, about: RunInfo) -> bool:
         """Whether the run is recorded in its study, as its arm, or is being recorded."""
-        wanted = {name: about.tags.get(name) for name in (RUN_KEY, "arm")} | {"study": about.study}
-        runs = self.search({name: value for name, value in wanted.items() if value}, limit=1000)
+        tags = {name: about.tags.get(name) for name in (RUN_KEY, "arm")} | {"study": about.study}
+        runs = self.search({name: value for name, value in tags.items() if value}, limit=1000)
         return any(run.info.status in ("FINISHED", "RUNNING") for run in runs)
 
     def _mark_killed(self, run: Run) -> None:

@@ -41,8 +41,8 @@ class StoredRun:
     def __init__(self, store: "Store", run_id: str | None, place: str = "") -> None:
         self._store, self.place = store, place
         self.id = run_id
-        if place and run_id is None and (found := store.at(place)):
-            self.id = found[0]
+        if place and run_id is None and (ids := store.at(place)):
+            self.id = ids[0]
         self._pending: list[Metric] = []
         self._plots = PendingPlots()
         self._flushed = time.monotonic()
@@ -95,8 +95,8 @@ class StoredRun:
 
     def started_from(self, sha256: str, *, when: int | None = None) -> None:
         """Record which run made the weights of this hash."""
-        made = self._store.maker(sha256)
-        known = {"start.run_id": made.info.run_id, "start.run_name": made.info.run_name} if made else {}
+        maker = self._store.maker(sha256)
+        known = {"start.run_id": maker.info.run_id, "start.run_name": maker.info.run_name} if maker else {}
         self.tags({"start.sha256": sha256, **known})
 
     def files(self, files: Mapping[str, bytes], *, when: int | None = None) -> None:

@@ -94,9 +94,9 @@ class JournalTracker(Tracker):
         mistakes: Sequence[Mistake] = (),
     ) -> None:
         """Add final values, files and a plot of mistakes to the run that made these weights."""
-        wanted = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
+        required = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
         place = next(
-            (place for place, known in reversed(self._runs) if wanted.items() <= known.items()), None
+            (place for place, known in reversed(self._runs) if required.items() <= known.items()), None
         )
         content = contents(folder)
         self.send(-1, "annotate", weights_sha256, dict(tags), dict(values), content, list(mistakes), place)
@@ -172,8 +172,8 @@ class JournalTracker(Tracker):
     def _launch(self) -> None:
         source = str(Path(frostline.__file__).parents[1])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-        self._progress, told = os.pipe()
-        woken, self._wake = os.pipe()
+        self._progress, stdout = os.pipe()
+        stdin, self._wake = os.pipe()
         os.write(self._wake, f"{process_key()}\n".encode())
         os.set_blocking(self._wake, False)
         self._process = subprocess.Popen(
@@ -183,13 +183,13 @@ class JournalTracker(Tracker):
                 "-m",
                 recorder.__name__,
             ],  # -P: a queue.py in the user's folder is not imported
-            stdin=woken,
-            stdout=told,
+            stdin=stdin,
+            stdout=stdout,
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is for the training, which says what becomes of the run
         )
-        os.close(told)
-        os.close(woken)
+        os.close(stdout)
+        os.close(stdin)
 
 
 class JournalRun(Recorded):
@@ -209,8 +209,8 @@ class JournalRun(Recorded):
         from frostline.planning.text import as_yaml
 
         self._phases = [PhaseMetrics.of(plan, phase, network) for phase in range(len(plan.phases))]
-        made = of_run(run, plan, network, spec, images)
-        files = {"plan.json": made.as_json().encode(), "plan.yaml": as_yaml(made).encode()}
+        run_plan = of_run(run, plan, network, spec, images)
+        files = {"plan.json": run_plan.as_json().encode(), "plan.yaml": as_yaml(run_plan).encode()}
         self._tracker.send(self._key, "files", files)
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:

@@ -94,11 +94,11 @@ def _other_database(uri: str, shown: str) -> Finding:
 
     try:
         seconds = {"connect_timeout": int(ANSWER_SECONDS)} if uri.startswith("postgresql") else {}
-        made = inspect(create_engine(uri, connect_args=seconds)).has_table("alembic_version")
+        has_tables = inspect(create_engine(uri, connect_args=seconds)).has_table("alembic_version")
     except Exception as error:  # each driver has its own
         fix = "start the database, or unset MLFLOW_TRACKING_URI to record in the project"
         return Finding("mlflow", "broken", f"{shown} is unreachable ({first_line(error)})", fix)
-    return Finding("mlflow", "ok", f"{shown}, {'answers' if made else 'made by the first run'}")
+    return Finding("mlflow", "ok", f"{shown}, {'answers' if has_tables else 'made by the first run'}")
 
 
 def _deleted(shown: str, uri: str, identity: object) -> Finding:

@@ -15,7 +15,7 @@ Predictor = Callable[[Tensor], Tensor]
 """(N, C, H, W) uint8 → (N, K) float32 probabilities."""
 
 
-class Served(nn.Module):
+class ServingModel(nn.Module):
     """Normalises images, runs a network on them, and returns probabilities.
 
     Resizing is not included: Pillow's algorithm, which training used, can't be written as torch operations.
@@ -48,11 +48,11 @@ class Served(nn.Module):
 
 
 @torch.no_grad()
-def largest_difference(served: Served, written: Predictor, images: Tensor) -> float:
+def largest_difference(model: ServingModel, written: Predictor, images: Tensor) -> float:
     """Return the largest difference of a probability, on a batch of all images and of one.
 
     Args:
         images: (N, C, H, W) uint8, N ≥ 1.
     """
     parts = (images, images[:1])
-    return max(float((served(part) - written(part)).abs().max()) for part in parts)
+    return max(float((model(part) - written(part)).abs().max()) for part in parts)
