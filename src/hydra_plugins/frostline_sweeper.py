@@ -10,11 +10,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-EXTRAS = {
-    "hydra_plugins.hydra_submitit_launcher": ("submitit", "hydra-submitit-launcher", "slurm"),
-    "hydra_plugins.frostline_ray": ("ray", "ray", "ray"),
+PACKAGES = {
+    "hydra_plugins.hydra_submitit_launcher": ("submitit", "hydra-submitit-launcher"),
+    "hydra_plugins.frostline_ray": ("ray", "ray"),
 }
-"""Launcher's module → module that it imports, package to install, frostline's extra."""
+"""Launcher's module → module that it imports, package to install."""
 
 
 class FrostlineSweeper(Sweeper):
@@ -62,10 +62,10 @@ class FrostlineSweeper(Sweeper):
 def _check_installed(launcher: str, name: str) -> None:
     from frostline.console.errors import FrostlineError
 
-    for module, (imported, package, extra) in EXTRAS.items():
+    for module, (imported, package) in PACKAGES.items():
         if launcher.startswith(f"{module}.") and not all(map(_is_installed, (module, imported))):
             raise FrostlineError(
-                f"hydra/launcher: {name} needs the package {package}; install frostline[{extra}], or choose"
+                f"hydra/launcher: {name} needs the package {package}; pip install {package}, or choose"
                 " another, such as joblib"
             )
 

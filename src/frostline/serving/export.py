@@ -120,5 +120,6 @@ def _need_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
             raise FrostlineError(
-                f"--format: onnx needs the package {name}; install frostline[onnx], or choose pt2"
+                f"--format: onnx needs the package {name}; pip install onnx onnxscript onnxruntime,"
+                " or choose pt2"
             )

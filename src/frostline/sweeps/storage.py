@@ -82,6 +82,6 @@ def _opening(store: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if isinstance(error, ImportError) and store.startswith("postgresql"):
-            reason = "the package psycopg is missing; install frostline[postgres]"
+            reason = "the package psycopg is missing; pip install 'psycopg[binary]'"
         shown = re.sub(r"(://[^:/@]+):[^@]*@", r"\1:…@", store)
         raise FrostlineError(f"sweep.store: {shown} can't be opened ({reason})") from None
