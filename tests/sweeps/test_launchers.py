@@ -149,7 +149,7 @@ def test_two_jobs_of_submitit_on_this_machine_share_the_trials(tmp_path):
     words = ["hydra/launcher=submitit_local", "sweep.workers=2", "seed=range(8)"]
     out, err = (process := light(tmp_path, *words)).communicate(timeout=100)
     assert process.returncode == 0, err
-    assert re.fullmatch(r"table and plots: runs/sweeps/\S+\n", err)
+    assert re.fullmatch(r"to repeat the best trial: .+\ntable and plots: runs/sweeps/\S+\n", err)
     assert out.splitlines()[-8:] == [f"seed={seed} {seed / 10}" for seed in range(8)]
     found = trials(tmp_path)
     check_each_point_ran_once(found, 8)
