@@ -64,6 +64,34 @@ def begin(store, about=None, when=1000):
     return store.begin(about or info(), process_key(), when=when)
 
 
+def shown(store, study="tiny"):
+    """The view that MLflow's pages show of a study, and its runs."""
+    from frostline.tracking import views
+
+    tags = store.client.get_experiment(store.experiment).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{views.key(study)}"])
+    found = store.client.search_runs([store.experiment], view["searchFilter"])
+    return view, {run.info.run_name for run in found}
+
+
+@pytest.mark.parametrize("study", ["tiny", 'Müller\'s "best" study'])
+def test_a_studys_view_shows_its_runs_and_then_their_means(store, study):
+    begin(store, info(study="another", number=0)).end("FINISHED")
+    first = begin(store, info(study=study, number=0))
+    first.end("FINISHED")
+    view, names = shown(store, study)
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`test/accuracy`", False)
+    assert names == {"mlp·full·digits·s0"}
+    begin(store, info(study=study, number=1)).end("FINISHED")
+    assert shown(store, study)[1] == {"mlp·full·digits"}
+    assert shown(store, "another")[1] == {"mlp·full·digits·s0"}
+
+
+def test_the_first_request_of_a_store_may_be_for_a_study(store):
+    """The store is opened under the lock that the study's run is created under."""
+    assert store.study("tiny") == store.study("tiny")
+
+
 def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
     begin(store, info(arm="full", number=0, threads="1", freeze="full")).end("FINISHED", when=5000)
     (run,) = runs(store).values()
@@ -392,7 +420,8 @@ def test_names_that_users_choose(store, capsys):
         if len(name) < 250 and name.isprintable():
             assert len(results.named(name)) == 2
             assert len(results.named(f"{name}·s1")) == 1
-    assert {metric_names.text(name) for name in NAMES} <= set(results.studies())
+    studies = {run.data.tags["study"] for run in store.search({"stage": "study"}, limit=100)}
+    assert {metric_names.text(name) for name in NAMES} <= studies
 
 
 def test_two_names_never_become_one(store):

@@ -15,7 +15,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError
@@ -54,7 +54,7 @@ def serve(port: int, page: str | None = None) -> None:
         if not _comes_up(server, port):
             raise _ended_error(server, log)
         here = f"http://{HOST}:{port}"
-        pages = [f"{here}{page}"] if page else _page_of_runs(port)
+        pages = [f"{here}{page}"] if page else _pages_of_runs(port)
         print(f"{here}  (Ctrl-C ends it)", *pages, sep="\n", flush=True)
         if page:
             webbrowser.open(f"{here}{page}")
@@ -140,17 +140,44 @@ def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
     raise FrostlineError(f"ui: the MLflow server did not start in {START_SECONDS:.0f} seconds; try again")
 
 
-def _page_of_runs(port: int) -> list[str]:
-    """Return the line with the address of the runs' table: MLflow's start page is about language models."""
+def _pages_of_runs(port: int) -> list[str]:
+    """Return lines with addresses: the newest study's view, and all runs.
+
+    MLflow's start page is about language models.
+    """
+    from frostline.tracking import views
+
+    here = f"http://{HOST}:{port}"
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
-    api = f"http://{HOST}:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
-        with DIRECTLY.open(api, timeout=5) as answer:
-            identity = json.load(answer)["experiment"]["experiment_id"]
+        experiment = _asked(f"{here}/api/2.0/mlflow/experiments/get-by-name?{query}")["experiment"]
+        identity = experiment["experiment_id"]
+        search = {
+            "experiment_ids": [identity],
+            "filter": "tags.study LIKE '%'",
+            "max_results": 1,
+            "order_by": ["attributes.start_time DESC"],
+        }
+        newest = _asked(f"{here}/api/2.0/mlflow/runs/search", search).get("runs", [])
     except OSError:  # The store has no such experiment.
         return []
-    page = f"/#/experiments/{identity}/runs?workflowType=machine_learning"
-    return [f"http://{HOST}:{port}{page}  (training runs)"]
+    tags = {tag["key"] for tag in experiment.get("tags", [])}
+    studies = [tag["value"] for run in newest for tag in run["data"]["tags"] if tag["key"] == "study"]
+    pages = [
+        f"{here}{views.page(identity, study)}  (study {study}, best first)"
+        for study in studies
+        if f"{views.PREFIX}{views.key(study)}" in tags
+    ]
+    return [*pages, f"{here}/#/experiments/{identity}/runs?workflowType=machine_learning  (training runs)"]
+
+
+def _asked(address: str, content: dict[str, object] | None = None) -> dict[str, Any]:
+    """Return the server's answer to a GET request, or to a POST request with content."""
+    body = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    with DIRECTLY.open(request, timeout=5) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 def _ended_error(server: subprocess.Popen[bytes], log: IO[bytes]) -> FrostlineError:

@@ -41,6 +41,7 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     store.log_metrics(
         parent, [Metric(metric_names.key(key), value, at, len(seeds)) for key, value in metrics.items()]
     )
+    store.show_study(run.data.tags["study"], means=True)
 
 
 def parent_of(store: "Store", tags: Mapping[str, str]) -> str | None:

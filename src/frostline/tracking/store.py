@@ -23,7 +23,7 @@ from frostline.base import project
 from frostline.base.locks import exclusive
 from frostline.base.processes import process_is_alive
 from frostline.console.errors import FrostlineError
-from frostline.tracking import journal, local_store, metric_names, seed_groups
+from frostline.tracking import journal, local_store, metric_names, seed_groups, views
 from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
 from frostline.tracking.run_tags import surroundings, tags_of, user
@@ -74,6 +74,8 @@ class Store:
         self.plots = PlotQueue(self)
         """The runs whose plots are not drawn yet."""
         self._warnings: set[str] = set()
+        self._viewed: dict[str, bool] = {}
+        """The studies whose view is recorded: whether it shows means over seeds."""
 
     @cached_property
     def _connection(self) -> tuple[Client, str]:
@@ -294,18 +296,27 @@ class Store:
         return [run for run in runs if tags.items() <= run.data.tags.items()][:limit]
 
     def study(self, study: str) -> str:
-        """Return the id of the study's parent run, which the first run creates."""
-        return self.parent(study, {"study": study, "stage": "study"})[0]
+        """Return the id of the study's parent run, which the first run creates, with the study's view."""
+        run_id = self.parent(study, {"study": study, "stage": "study"})[0]
+        self.show_study(study, means=bool(self.search({"study": study, "of": "seeds"})))
+        return run_id
+
+    def show_study(self, study: str, *, means: bool) -> None:
+        """Record the view that MLflow shows of a study; see `views.record`."""
+        if self._viewed.get(study) != means:
+            views.record(self.client, self.experiment, study, means=means)
+            self._viewed[study] = means
 
     def parent(
         self, name: str, tags: Mapping[str, str], more: Mapping[str, str] | None = None
     ) -> tuple[str, bool]:
         """Return the id of the parent run with these tags, and whether it was created now."""
+        client = self.client  # opened first: that takes the same lock
         with self._lock():
             parents = self.search(tags, limit=100, order="ASC")
             if created := not parents:
                 all_tags = {**tags, **(more or {}), **user()}
-                self.client.create_run(
+                client.create_run(
                     self.experiment,
                     tags={key: metric_names.text(value) for key, value in all_tags.items()},
                     run_name=metric_names.text(name, metric_names.KEY_LIMIT),
@@ -313,12 +324,12 @@ class Store:
                 parents = self.search(tags, limit=100, order="ASC")
             first, *others = parents
             if first.info.status == "RUNNING":
-                self.client.set_terminated(first.info.run_id)
+                client.set_terminated(first.info.run_id)
             # Another machine, or a repeated request, may have created one as well: all use the first.
             for other in others:
                 if not self.search({"mlflow.parentRunId": str(other.info.run_id)}):
                     with suppress(MlflowException):  # another machine has just deleted it
-                        self.client.delete_run(other.info.run_id)
+                        client.delete_run(other.info.run_id)
             return str(first.info.run_id), created
 
     @contextmanager
