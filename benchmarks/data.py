@@ -110,7 +110,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     material = load_material(run, place, start, Services(partial / "scratch"))
-    seed = run.seeds[0]
+    seed = run.seed
     parts = {
         "train": training_rows(index, run.dataset, derive(seed, "shots") % 2**31),
         "val": index.rows("val"),
@@ -126,7 +126,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
         "classes": np.array(len(index.classes)),
     }
     np.savez(partial / "arrays.npz", **arrays)
-    network, _ = create_network(run.backbone, start, spec, index.classes, seed)
+    network, _ = create_network(run, start, spec, index.classes)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
     weights.save(partial / "start.safetensors", state, {})

@@ -16,7 +16,7 @@ from frostline.config import compose
 from frostline.data.reading import sources
 from frostline.data.reading.sources import ArraySource
 from frostline.pipeline import standalone
-from frostline.training import run as training
+from frostline.training import run as training_run
 from frostline.training import trainer
 from frostline.training.module import Classifier
 
@@ -103,14 +103,14 @@ def counted(stop: int | None = None) -> Iterator[list[int]]:
 def timed(run: Callable[[], Path]) -> tuple[float, Path]:
     """Return the seconds of a run's training, as it tells MLflow, and the run's folder."""
     found: list[float] = []
-    train = training.train
+    train = training_run.train
 
     def telling(*arguments: Any) -> dict[str, Any]:
         timing = train(*arguments)
         found.append(timing["train_seconds"])
         return timing
 
-    with replaced(training, train=telling):
+    with replaced(training_run, train=telling):
         out = run()
     (seconds,) = found
     return seconds, out

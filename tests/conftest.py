@@ -55,13 +55,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> "Shared":
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """UCI digits, prepared once."""
-    from frostline.preparation import stage as prepare
+    from frostline.preparation.stage import prepare
     from frostline.schema import Prepare
     from tests.tiny import run_config
 
     out = tmp_path_factory.mktemp("data") / "digits"
     dataset = run_config().dataset.model_copy(update={"shots": None})
-    prepare.run(Prepare(dataset=dataset), out)
+    prepare(Prepare(dataset=dataset), out)
     return out
 
 

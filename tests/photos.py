@@ -43,13 +43,13 @@ def train(folder: Path) -> Path:
     """Fine-tune a small convolutional network on pictures in `folder`/photos; return the run's folder."""
     from frostline import schema
     from frostline.pipeline import standalone
-    from frostline.preparation import stage as prepare
+    from frostline.preparation.stage import prepare
     from frostline.training.services import Services
     from tests.data.trees import image_folder
     from tests.tiny import RESNET, run_config
 
     config = image_folder(plant(folder / "photos"), test=0.4)
-    prepare.run(config, folder / "data")
+    prepare(config, folder / "data")
     run = run_config(
         {
             "backbone": RESNET,

@@ -9,6 +9,7 @@ from frostline.features.execution import device_of, execution_of, has_bf16
 from frostline.freezing.curves import Curve
 from frostline.probing import batched_heads as heads
 from frostline.probing import closed_form as probes
+from frostline.probing.feature_set import FeatureSet
 from frostline.training import machine
 from frostline.training.feature_callback import held_on
 from tests.tiny import RESNET, Bench, same, tensors
@@ -70,7 +71,7 @@ def test_heads_learn_as_on_the_cpu(optimizer):
         start = torch.zeros(4, 32, device=device), torch.zeros(4, device=device)
         many = [heads.Head(lr, 0.01, 0.1, seed, *start) for lr in (1e-2, 1e-3) for seed in (0, 1)]
         x, y = features.to(device), labels.to(device)
-        return heads.train_heads(many, x, y, x, y, recipe)
+        return heads.train_heads(many, FeatureSet([x], y), FeatureSet([x], y), recipe)
 
     for there, here in zip(fits("cuda"), fits("cpu"), strict=True):
         assert there.failure is here.failure is None
@@ -82,9 +83,9 @@ def test_probes_without_training_answer_as_on_the_cpu():
     features[:, :4] += 3 * torch.eye(4)[labels]
 
     def answers(device):
-        x, y = features.to(device), labels.to(device)
-        fit = probes.ridge(x, y, 4, [0.1, 1.0], x, y)
-        return fit.penalty, fit.weight.cpu(), probes.choose_k(x, y, 4, [1, 5], 0.07, x, y).k
+        images = FeatureSet([features.to(device)], labels.to(device))
+        fit = probes.ridge(images, images, 4, [0.1, 1.0])
+        return fit.penalty, fit.weight.cpu(), probes.choose_k(images, images, 4, [1, 5], 0.07).k
 
     (penalty, weight, k), (other, expected, also) = answers("cuda"), answers("cpu")
     assert (penalty, k) == (other, also)

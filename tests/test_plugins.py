@@ -18,9 +18,9 @@ from frostline.evaluation import evaluate
 from frostline.freezing.layers import layers_of
 from frostline.models.backbones import build, default_input
 from frostline.models.input_spec import InputSpec
-from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.finetune.stage import finetune
 from frostline.training.services import Services
-from tests.tiny import files, run_config
+from tests.tiny import arm_of, files, run_config
 
 DOCS = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
 SPEC = InputSpec(16, 1, "bicubic", 1.0, (0.5,), (0.5,))
@@ -84,9 +84,9 @@ def test_it_trains_under_a_schedule_and_is_measured(shallow, digits, tmp_path):
     }
     backbone = {"kind": "plugin", "name": "shallow", "options": {"width": 8}}
     config = run_config({"backbone": backbone, "freeze": schedule, "input": {"size": None, "channels": None}})
-    finetune.run(config, digits, tmp_path / "out", Services(tmp_path / "scratch"))
+    finetune(arm_of(config), digits, tmp_path / "out", Services(tmp_path / "scratch"))
     trained = tmp_path / "out" / "seed-0"
-    evaluate.measure(config, 0, digits, trained, trained, Services(tmp_path / "scratch"))
+    evaluate.measure(config, digits, trained, trained, Services(tmp_path / "scratch"))
     assert {"metrics.json", "predictions.csv", "weights.safetensors"} <= files(trained).keys()
 
 

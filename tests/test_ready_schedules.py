@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
@@ -33,7 +33,7 @@ def layers(name):
 
 
 def planned(schedule, model="resnet18"):
-    return build_plan(load(schedule), layers(model), Curve("constant"), EPOCHS, STEPS)
+    return build_plan(load(schedule), layers(model), Curve("constant"), RunLength(EPOCHS, STEPS))
 
 
 def trained(plan, step):
@@ -60,7 +60,7 @@ def test_every_schedule_fits_every_family(name, model):
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"fastai_fine_tune", "norm_only"}))
 def test_most_fit_a_network_without_norms(name):
-    build_plan(load(name), layers_of(Mlp(8, [6, 5, 4, 3], 2)), Curve("constant"), EPOCHS, STEPS)
+    build_plan(load(name), layers_of(Mlp(8, [6, 5, 4, 3], 2)), Curve("constant"), RunLength(EPOCHS, STEPS))
 
 
 def test_lp_ft_probes_then_tunes_at_a_tenth():

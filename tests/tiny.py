@@ -66,7 +66,7 @@ RUN: dict[str, Any] = {
         "device": "cpu",
         "monitor": "val/accuracy",
     },
-    "seeds": [0],
+    "seed": 0,
 }
 
 
@@ -88,6 +88,11 @@ def run_config(changes: Changes = {}) -> schema.Run:  # noqa: B006  # it is not 
     return schema.Run.model_validate(config)
 
 
+def arm_of(run: schema.Run, seeds: Sequence[int] = (0,)) -> schema.Arm:
+    """An arm whose runs differ from `run` in their seeds only."""
+    return schema.Arm.model_validate({**run.model_dump(exclude={"seed"}), "seeds": list(seeds)})
+
+
 def random_images(count: int, seed: int = 0, size: int = 8, channels: int = 1, classes: int = 3) -> Any:
     """Images of noise whose classes can be told apart: each has a bright stripe of its own."""
     from frostline.data.loading.pixels import Images
@@ -105,7 +110,8 @@ class Bench:
 
     def __init__(self, changes: Changes, kind: type | None = None, train: int = 40, **arguments: Any) -> None:
         from frostline.models.backbones import build
-        from frostline.models.pretrained import NO_WEIGHTS, input_spec
+        from frostline.models.initial_weights import NO_WEIGHTS
+        from frostline.models.pretrained import input_spec
         from frostline.training.data_module import ImageData
         from frostline.training.module import Classifier
         from frostline.training.run import plan_of
@@ -125,11 +131,13 @@ class Bench:
     def fit(self, folder: Path, on_epoch: Callable[[Any], None] = lambda row: None, reuse: Any = None) -> Any:
         """Train; return the `Fit`."""
         from frostline.features.execution import device_of, execution_of
-        from frostline.training.trainer import fit
+        from frostline.training.trainer import callbacks_of, fit
 
         config, image = self.config, self.data.spec.shape
-        how = execution_of(self.network, config.trainer.precision, device_of(config.trainer.device), image)
-        return fit(self.classifier, self.data, config.trainer, folder, on_epoch, config.averaging, how, reuse)
+        device = device_of(config.trainer.device)
+        self.classifier.execution = execution_of(self.network, config.trainer.precision, device, image)
+        callbacks = callbacks_of(self.classifier, self.data, config.averaging, reuse, on_epoch)
+        return fit(self.classifier, self.data, config.trainer, folder, callbacks)
 
 
 def scripted(losses: Sequence[float], accuracies: Sequence[float] | None = None) -> type:

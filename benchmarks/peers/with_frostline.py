@@ -26,7 +26,7 @@ def main() -> None:
     from frostline.config import compose, stage_configs
     from frostline.models.pretrained import load_initial_weights
     from frostline.pipeline.standalone import prepared
-    from frostline.training import run as training
+    from frostline.training import run as training_run
     from frostline.training import trainer  # noqa: F401
     from frostline.training.material import load_material
     from frostline.training.services import Services
@@ -39,7 +39,7 @@ def main() -> None:
         run, data, load_initial_weights(run.backbone, run.weights), Services(Path(".frostline").resolve())
     )
     trained: list[float] = []
-    train = training.train
+    train = training_run.train
 
     def timed(*arguments: Any, **named: Any) -> Any:
         begun = time.perf_counter()
@@ -47,7 +47,7 @@ def main() -> None:
         trained.append(time.perf_counter() - begun)
         return timing
 
-    training.train = timed
+    training_run.train = timed
 
     def command(out: str, *more: str) -> float:
         begun = time.perf_counter()

@@ -214,7 +214,7 @@ def test_a_folder_with_another_run_is_overwritten_only_with_force(shell):
     error = shell.refused(*other)
     assert error.startswith("out: here holds a run with other settings (optimizer.lr is ")
     assert error.endswith(" there, 0.123 here); name another folder with out=, or overwrite it with --force")
-    assert "(seeds is [0] there, [1] here)" in shell.refused(
+    assert "(seed is 0 there, 1 here)" in shell.refused(
         "finetune", *WORDS, "out=here", "freeze=linear_probe", "seed=1"
     )
     assert "(stage is " in shell.refused("pretrain", *WORDS, "out=here")

@@ -47,7 +47,7 @@ def test_a_fine_tuning_writes_the_files_that_the_contract_lists(finished):
     assert list(predictions[0]) == ["id", "label", "prediction", "confidence"]
     assert len(predictions) == metrics["test"]["n"]
     config = yaml.safe_load((out / "config.yaml").read_text())
-    assert (config["freeze_name"], config["seeds"], config["arm"]) == ("full", [0], None)
+    assert (config["freeze_name"], config["seed"], config["arm"]) == ("full", 0, None)
 
 
 def test_its_weights_are_a_start(finished):

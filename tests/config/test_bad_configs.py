@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import RESNET, files, run_config
+from tests.tiny import RESNET, arm_of, files, run_config
 
 from frostline.config import compose
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.backbones import build
-from frostline.models.pretrained import NO_WEIGHTS, input_spec, weights_metadata
+from frostline.models.initial_weights import NO_WEIGHTS
+from frostline.models.pretrained import input_spec, weights_metadata
 from frostline.pipeline.compose.stage import check_run
-from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.finetune.stage import finetune
 from frostline.training.services import Services
 
 
@@ -99,7 +100,7 @@ def test_bad_weights(number, name, make, changes, sentence, digits, tmp_path):
     head = "reset" if number == 37 else "keep"
     config = run_config({**changes, "weights": {"kind": "file", "path": str(path), "head": head}})
     with pytest.raises(FrostlineError) as caught:
-        finetune.run(config, digits, tmp_path / "out", Services(tmp_path / "scratch"))
+        finetune(arm_of(config), digits, tmp_path / "out", Services(tmp_path / "scratch"))
     said = str(caught.value)
     assert sentence in said
     assert name in said or number == 36
@@ -112,7 +113,7 @@ def test_bad_weights(number, name, make, changes, sentence, digits, tmp_path):
 def test_36_a_head_of_another_size_is_taken_when_it_is_reset(digits, tmp_path):
     frostlines(tmp_path / "w.safetensors")
     kept = {"kind": "file", "path": str(tmp_path / "w.safetensors"), "head": "reset"}
-    finetune.run(run_config({"weights": kept}), digits, tmp_path / "out", Services(tmp_path / "scratch"))
+    finetune(arm_of(run_config({"weights": kept})), digits, tmp_path / "out", Services(tmp_path / "scratch"))
     assert (tmp_path / "out" / "seed-0" / "weights.safetensors").is_file()
 
 

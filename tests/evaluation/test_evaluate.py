@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from tests.tiny import RESNET, files, run_config
+from tests.tiny import RESNET, arm_of, files, run_config
 
 from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
@@ -16,7 +16,7 @@ from frostline.data.prepared.index import Index, training_rows
 from frostline.evaluation import evaluate
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
-from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.finetune.stage import finetune
 from frostline.schema import Evaluate
 from frostline.training.services import Services, Tracker
 
@@ -27,8 +27,8 @@ SEEDS = [0, 1]
 def arm(digits, tmp_path_factory):
     """Two seeds of a small convolutional network, measured."""
     folder = tmp_path_factory.mktemp("evaluated")
-    config = run_config({"arm": "full", "seeds": SEEDS, "backbone": RESNET, "input.size": 16})
-    finetune.run(config, digits, folder / "finetuned", Services(folder / "scratch"))
+    config = run_config({"arm": "full", "backbone": RESNET, "input.size": 16})
+    finetune(arm_of(config, SEEDS), digits, folder / "finetuned", Services(folder / "scratch"))
     wanted = Evaluate(study="tiny", arm="full", dataset=config.dataset, seeds=SEEDS, trainer=config.trainer)
     evaluate.run(wanted, digits, folder / "finetuned", folder / "out", Services(folder / "scratch"))
     return folder, config, wanted
@@ -96,7 +96,7 @@ def test_measured_again_it_is_the_same_whatever_the_batches(arm, digits, tmp_pat
     trainer = config.trainer.model_copy(update={"eval_batch_size": 13})
     other = config.model_copy(update={"trainer": trainer})
     trained = folder / "finetuned" / "seed-0"
-    metrics = evaluate.measure(other, 0, digits, trained, tmp_path, Services(tmp_path))
+    metrics = evaluate.measure(other, digits, trained, tmp_path, Services(tmp_path))
     first = json.loads((folder / "out" / "seed-0" / "metrics.json").read_text())
     for split in first:
         assert metrics[split] == pytest.approx(first[split], rel=1e-4)
@@ -116,7 +116,7 @@ def test_the_surest_mistakes_and_all_metrics_go_to_the_run(arm, digits, tmp_path
         monkeypatch.setattr(evaluate, "thumbnails", thumbnails_of_files_that_are_gone)
     heard = Heard()
     trained = folder / "finetuned" / "seed-0"
-    metrics = evaluate.measure(config, 0, digits, trained, tmp_path, Services(tmp_path, tracker=heard))
+    metrics = evaluate.measure(config, digits, trained, tmp_path, Services(tmp_path, tracker=heard))
     for split, prefix in (("test", "test"), ("val", "best/val")):
         assert metrics[split].items() - {("n", metrics[split]["n"])} <= {
             (key.removeprefix(f"{prefix}/"), value) for key, value in heard.values.items()
@@ -163,7 +163,7 @@ def test_weights_of_other_classes_are_refused(arm, digits, tmp_path):
     weights.save(path, state, {**about, "classes": list("abcdefghij")})
     (tmp_path / "training.json").write_text(json.dumps({"weights_sha256": sha256_of(path)}))
     with pytest.raises(FrostlineError, match=r"weights\.safetensors: not made from the data in "):
-        evaluate.measure(config, 0, digits, tmp_path, tmp_path / "out", Services(tmp_path))
+        evaluate.measure(config, digits, tmp_path, tmp_path / "out", Services(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "config.yaml"])

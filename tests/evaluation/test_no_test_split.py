@@ -5,13 +5,13 @@ import json
 import pytest
 from tests.data.trees import plant_splits
 from tests.shell import Shell
-from tests.tiny import run_config
+from tests.tiny import arm_of, run_config
 
 from frostline.base.formats import read_csv
 from frostline.evaluation import evaluate
-from frostline.pipeline.finetune import stage as finetune
-from frostline.pipeline.report import stage as report
-from frostline.preparation import stage as prepare
+from frostline.pipeline.finetune.stage import finetune
+from frostline.pipeline.report.stage import write_report
+from frostline.preparation.stage import prepare
 from frostline.schema import Evaluate, Prepare, Report
 from frostline.stats import gate
 from frostline.training.services import Services
@@ -27,15 +27,15 @@ def study(tmp_path_factory):
     services = Services(root / "scratch")
     split = {"val": 0.2, "test": None, "seed": 0}
     whole = run_config({"dataset": {"shots": None, "split": split}})
-    prepare.run(Prepare(dataset=whole.dataset), root / "data")
-    changes = {"dataset": {"split": split}, "seeds": SEEDS}
-    first = run_config({**changes, "trainer.epochs": 4, "seeds": [0]})
-    finetune.run(first, root / "data", root / "first", services)
+    prepare(Prepare(dataset=whole.dataset), root / "data")
+    changes = {"dataset": {"split": split}}
+    first = run_config({**changes, "trainer.epochs": 4})
+    finetune(arm_of(first), root / "data", root / "first", services)
     start = {"kind": "file", "path": str(root / "first/seed-0/weights.safetensors"), "head": "keep"}
     for arm in ARMS:
         config = run_config({**changes, "arm": arm, **({"weights": start} if arm == "full" else {})})
         out = root / "finetune" / arm
-        finetune.run(config, root / "data", out, services, timing=root / "timing" / f"{arm}.json")
+        finetune(arm_of(config, SEEDS), root / "data", out, services, timing=root / "timing" / f"{arm}.json")
         wanted = Evaluate(study="t", arm=arm, dataset=config.dataset, seeds=SEEDS, trainer=config.trainer)
         evaluate.run(wanted, root / "data", out, root / "evaluate" / arm, services)
     return root
@@ -53,7 +53,7 @@ def test_an_evaluation_has_no_test(study):
 
 def test_the_report_is_of_validation_and_says_so(study):
     config = Report(study="t", arms=ARMS, seeds=SEEDS, monitor="val/accuracy", gate={})
-    result = report.run(config, study, study / "report")
+    result = write_report(config, study, study / "report")
     written = json.loads((study / "report/report.json").read_text())
     assert "points of validation accuracy" in written["verdict"]["sentence"] == result.sentence
     assert written["notes"][0].startswith("There is no test split: accuracies and gains are on validation")
@@ -73,7 +73,7 @@ def test_the_report_is_of_validation_and_says_so(study):
 
 
 def test_a_gate_on_test_names_what_there_is(study):
-    report.run(
+    write_report(
         Report(study="t", arms=ARMS, seeds=SEEDS, monitor="val/accuracy", gate={}), study, study / "report"
     )
     with pytest.raises(

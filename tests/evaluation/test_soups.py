@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny import NOTHING, RESNET, run_config
+from tests.tiny import NOTHING, RESNET, arm_of, run_config
 
 from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
 from frostline.evaluation.soups import why_none
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
-from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.finetune.stage import finetune
 from frostline.schema import Evaluate
 from frostline.training.services import Services
 
@@ -24,10 +24,10 @@ def arm(digits, tmp_path_factory):
     services = Services(folder / "scratch")
     backbone = {"backbone": {"kind": "mlp", "hidden": [16], "activation": "relu", "dropout": 0.0}}
     first = run_config({**backbone, "dataset": {"shots": None}, "trainer.epochs": 4})
-    finetune.run(first, digits, folder / "first", services)
+    finetune(arm_of(first), digits, folder / "first", services)
     start = {"kind": "file", "path": str(folder / "first/seed-0/weights.safetensors"), "head": "keep"}
-    config = run_config({**backbone, "arm": "full", "seeds": SEEDS, "weights": start})
-    finetune.run(config, digits, folder / "finetuned", services)
+    config = run_config({**backbone, "arm": "full", "weights": start})
+    finetune(arm_of(config, SEEDS), digits, folder / "finetuned", services)
     wanted = Evaluate(study="t", arm="full", dataset=config.dataset, seeds=SEEDS, trainer=config.trainer)
     evaluate.run(wanted, digits, folder / "finetuned", folder / "out", services)
     return folder, config, json.loads((folder / "out/metrics.json").read_text())
@@ -68,10 +68,10 @@ def test_the_greedy_soup_is_on_validation_at_least_as_good_as_the_best_seed(arm)
 def test_a_network_with_running_statistics_makes_a_soup_too(digits, tmp_path):
     services = Services(tmp_path / "scratch")
     conv = {"backbone": RESNET, "input.size": 16, "trainer.epochs": 1}
-    finetune.run(run_config(conv), digits, tmp_path / "first", services)
+    finetune(arm_of(run_config(conv)), digits, tmp_path / "first", services)
     start = {"kind": "file", "path": str(tmp_path / "first/seed-0/weights.safetensors"), "head": "keep"}
-    config = run_config({**conv, "arm": "full", "seeds": [0, 1], "weights": start})
-    finetune.run(config, digits, tmp_path / "finetuned", services)
+    config = run_config({**conv, "arm": "full", "weights": start})
+    finetune(arm_of(config, [0, 1]), digits, tmp_path / "finetuned", services)
     wanted = Evaluate(study="t", arm="full", dataset=config.dataset, seeds=[0, 1], trainer=config.trainer)
     evaluate.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", services)
     soups = json.loads((tmp_path / "out/metrics.json").read_text())["soups"]

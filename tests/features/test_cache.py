@@ -229,7 +229,9 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read(cache):
 
 def test_leftovers_of_other_keys_go_when_room_is_made(cache):
     keep(cache, features())
-    (cache.folder / f".{'a' * 64}.x1y2.part").write_bytes(b"half")
+    key = "a" * 64
+    (cache.folder / f".{key}.x1y2.part").write_bytes(b"half")
+    (cache.folder / f"{key}.lock").touch()
     assert cache.prune(PLENTY) == []
     assert leftovers(cache) == []
 
@@ -358,7 +360,7 @@ def test_files_that_vanish_meanwhile(cache, monkeypatch):
     monkeypatch.setattr(Path, "stat", vanishing)
     assert cache.entries() == []
     monkeypatch.undo()
-    monkeypatch.setattr(feature_cache.files, "entries", lambda folder: listed)
+    monkeypatch.setattr(feature_cache.cache_files, "entries", lambda folder: listed)
     assert names(cache.prune(0)) == ["a", "b"]
 
 

@@ -15,8 +15,9 @@ from frostline.features.reuse import FeatureExtractor
 from frostline.freezing.curves import Curve
 from frostline.models.pretrained import create_network, input_spec, load_initial_weights
 from frostline.probing import batched_heads as heads
+from frostline.probing.feature_set import FeatureSet
 from frostline.schema import ImagenetWeights
-from frostline.training import thaw
+from frostline.training import trainable
 from frostline.training.run import plan_of
 
 SIZE, SEEDS = 64, 3
@@ -51,9 +52,9 @@ def features(digits, precision, folder):
     )
     start = load_initial_weights(config.backbone, ImagenetWeights(kind="imagenet"))
     spec = input_spec(config.backbone, start, config.input)
-    network, _ = create_network(config.backbone, start, spec, tuple("0123456789"), 0)
+    network, _ = create_network(config, start, spec, tuple("0123456789"))
     plan = plan_of(config, network, len(digits[0]))
-    thaw.apply_phase(network, plan, 0)
+    trainable.apply_phase(network, plan, 0)
     cache = FeatureCache(folder, 1 << 30)
     reuse = FeatureExtractor(cache, config.features, config.backbone, spec, config.augment, config.trainer, 0)
     split = reuse.split_network(network, plan, 0, digits[0])
@@ -66,7 +67,9 @@ def accuracy(digits, found):
     shape = (10, train.shape[1])
     begun = [heads.Head(0.003, 0.0, 0.0, seed, torch.zeros(shape), torch.zeros(10)) for seed in range(SEEDS)]
     recipe = heads.Recipe(15, 32, heads.Optimizer("adam"), Curve("cosine"), "val/accuracy")
-    fits = heads.train_heads(begun, train, digits[0].labels, test, digits[1].labels, recipe)
+    fits = heads.train_heads(
+        begun, FeatureSet([train], digits[0].labels), FeatureSet([test], digits[1].labels), recipe
+    )
     return statistics.mean(fit.history[-1]["val/accuracy"] for fit in fits)
 
 

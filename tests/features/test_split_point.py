@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from frostline.features.split_point import NoSplit, Split, candidate_splits, first_verified, worthwhile_splits
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.schema import Freeze
-from frostline.training import thaw
+from frostline.training import trainable
 
 PROBE = {"groups": {"head": "head", "rest": "*"}, "phases": [{"train": ["head"], "until": "end"}]}
 TOP = {
@@ -19,7 +19,9 @@ TOP = {
 
 
 def planned(network, schedule):
-    return build_plan(Freeze.model_validate(schedule), layers_of(network), Curve("constant"), 1, 10)
+    return build_plan(
+        Freeze.model_validate(schedule), layers_of(network), Curve("constant"), RunLength(1, 10)
+    )
 
 
 def pictures(count=3, size=64, channels=3):
@@ -28,7 +30,7 @@ def pictures(count=3, size=64, channels=3):
 
 def cut(network, schedule=PROBE, images=None, phase=0):
     plan = planned(network, schedule)
-    thaw.apply_phase(network, plan, phase)
+    trainable.apply_phase(network, plan, phase)
     images = pictures() if images is None else images
     cuts = worthwhile_splits(network, plan, phase, images[:1])
     return cuts if isinstance(cuts, NoSplit) else first_verified(cuts, images)
@@ -107,7 +109,7 @@ def test_networks_that_drop_at_random_are_cut_before_they_do(name, arguments, ex
     found = [cut(network, schedule) for schedule in (PROBE, TOP)]
     assert [f"{each.module}:{each.side}" for each in found] == list(expected)
     for each, schedule in zip(found, (PROBE, TOP), strict=True):
-        thaw.apply_phase(network, planned(network, schedule), 0)
+        trainable.apply_phase(network, planned(network, schedule), 0)
         parts_equal_the_whole(each)
 
 
@@ -263,7 +265,7 @@ def test_a_network_without_data_can_be_looked_at():
     with torch.device("meta"):
         network = timm.create_model("test_resnet", num_classes=5)
     plan = planned(network, TOP)
-    thaw.apply_phase(network, plan, 0)
+    trainable.apply_phase(network, plan, 0)
     found = candidate_splits(network, plan, 0, torch.empty(1, 3, 64, 64, device="meta"))
     assert "layer3:output" in [f"{each.module}:{each.side}" for each in found]
 
@@ -281,7 +283,7 @@ def test_two_branches_are_cut_where_both_end_and_nowhere_between():
 def test_looking_and_proving_leave_the_network_as_it_was():
     network = timm.create_model("test_resnet", num_classes=5)
     plan = planned(network, TOP)
-    thaw.apply_phase(network, plan, 0)
+    trainable.apply_phase(network, plan, 0)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     drawn = torch.get_rng_state()

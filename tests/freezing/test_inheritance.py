@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.inheritance import resolve_inheritance
 from frostline.freezing.layers import layers_of
@@ -62,7 +62,7 @@ def random_schedules(draw):
 
 
 def planned(schedule):
-    return build_plan(schedule, LAYERS, Curve("constant"), 20, 10, lambda batch: 200 // batch)
+    return build_plan(schedule, LAYERS, Curve("constant"), RunLength(20, 10, lambda batch: 200 // batch))
 
 
 @given(random_schedules())

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.console.errors import FrostlineError
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.freezing.plan import PlateauRule
@@ -19,7 +19,7 @@ FLAT = Curve("constant")
 
 def plan(phases, groups=GROUPS, epochs=10, steps=4):
     schedule = Freeze.model_validate({"groups": groups, "phases": phases})
-    return build_plan(schedule, LAYERS, FLAT, epochs, steps)
+    return build_plan(schedule, LAYERS, FLAT, RunLength(epochs, steps))
 
 
 GRADUAL = [
@@ -86,7 +86,7 @@ def test_what_is_not_given_is_as_before():
 
 def resized(phases, epochs=10):
     schedule = Freeze.model_validate({"groups": GROUPS, "phases": phases})
-    return build_plan(schedule, LAYERS, FLAT, epochs, 4, steps_at=lambda size: 128 // size)
+    return build_plan(schedule, LAYERS, FLAT, RunLength(epochs, 4, steps_at=lambda size: 128 // size))
 
 
 def test_a_batch_size_changes_the_steps_of_an_epoch_and_not_the_epochs():

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny import RESNET, Bench, run_config, same, tensors
+from tests.tiny import RESNET, Bench, arm_of, run_config, same, tensors
 
 from frostline import schema
 from frostline.config.overrides import to_hydra
@@ -13,7 +13,7 @@ from frostline.console.errors import FrostlineError
 from frostline.freezing.layers import layers_of
 from frostline.models import lora
 from frostline.pipeline.compose.stage import check_run
-from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.finetune.stage import finetune
 from frostline.training.module import Classifier
 from frostline.training.run import plan_of
 from frostline.training.services import Services
@@ -38,7 +38,7 @@ def adapted(backbone, adapter, **changes):
     bench = Bench({**config(backbone, {"kind": "none"}), **changes})
     before = tensors(bench.network)
     run = run_config(config(backbone, adapter))
-    lora.adapt(bench.network, run, seed=0)
+    lora.adapt(bench.network, run)
     return bench.network, before, run
 
 
@@ -92,7 +92,7 @@ def test_the_weight_is_the_merged_one_for_networks_that_do_not_call_the_layer(ba
 def test_the_first_matrices_are_drawn_from_the_seed_and_from_nothing_else():
     def first(seed):
         bench = Bench(config(VIT, {"kind": "none"}))
-        lora.adapt(bench.network, run_config(config(VIT, LORA)), seed)
+        lora.adapt(bench.network, run_config({**config(VIT, LORA), "seed": seed}))
         return tensors(bench.network)
 
     torch.manual_seed(0)
@@ -135,7 +135,7 @@ def starts(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("starts")
     for backbone in (RESNET, VIT):
         given = config(backbone, {"kind": "none"}, **{"weights": {"kind": "none"}, "trainer.epochs": 1})
-        finetune.run(run_config(given), digits, folder / backbone["name"], Services(folder / "scratch"))
+        finetune(arm_of(run_config(given)), digits, folder / backbone["name"], Services(folder / "scratch"))
     return lambda backbone: folder / backbone["name"] / "seed-0" / "weights.safetensors"
 
 
@@ -146,7 +146,7 @@ def test_a_run_leaves_ordinary_weights_whose_low_rank_change_is_in_what_trained(
     weights = {"kind": "file", "path": str(starts(backbone)), "head": "keep"}
     given = config(backbone, LORA, weights=weights, freeze=GRADUAL)
     run = run_config({**given, "trainer.monitor": "val/loss", "optimizer": {"lr": 0.003}})
-    finetune.run(run, digits, tmp_path / "out", Services(tmp_path / "scratch"))
+    finetune(arm_of(run), digits, tmp_path / "out", Services(tmp_path / "scratch"))
     done = json.loads((tmp_path / "out/seed-0/training.json").read_text())
     assert done["best_epoch"] > 1
     begun, ended = load_file(starts(backbone)), load_file(tmp_path / "out/seed-0/weights.safetensors")

@@ -9,20 +9,15 @@ import timm
 import torch
 from safetensors.torch import save_file
 from tests.models.hub import publish_model, serving
-from tests.tiny import RESNET
+from tests.tiny import NOTHING, RESNET, run_config
 
 from frostline import schema
 from frostline.console.errors import FrostlineError
 from frostline.models import pretrained
 from frostline.models.backbones import build
+from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.models.input_spec import InputSpec
-from frostline.models.pretrained import (
-    NO_WEIGHTS,
-    create_network,
-    input_spec,
-    load_initial_weights,
-    weights_metadata,
-)
+from frostline.models.pretrained import create_network, input_spec, load_initial_weights, weights_metadata
 from frostline.models.weights import save
 
 LITE0 = schema.Timm.model_validate({**RESNET, "name": "tf_efficientnet_lite0"})
@@ -31,6 +26,11 @@ VIT = schema.Timm.model_validate({**RESNET, "name": "test_vit"})
 MLP = schema.Mlp(kind="mlp", hidden=[6], activation="relu", dropout=0.0)
 IMAGENET = schema.ImagenetWeights(kind="imagenet")
 CLASSES = ("a", "b", "c")
+
+
+def created(backbone, start, spec, classes, trains=True):
+    run = run_config({} if trains else {"freeze": NOTHING}).model_copy(update={"backbone": backbone})
+    return create_network(run, start, spec, classes)
 
 
 def given(**values):
@@ -67,7 +67,7 @@ def test_the_packaged_weights_give_the_logits_of_timms_own_network(lite0):
     with torch.no_grad():
         assert torch.equal(ours(images), reference(images))
         # And in our network, whose head is another: the features before it.
-        network, report = create_network(LITE0, lite0, grey_to_rgb(64), CLASSES, seed=0)
+        network, report = created(LITE0, lite0, grey_to_rgb(64), CLASSES)
         features = network.eval().forward_head(network.forward_features(images), pre_logits=True)
         expected = reference.forward_head(reference.forward_features(images), pre_logits=True)
     assert torch.equal(features, expected)
@@ -110,7 +110,7 @@ def test_constants_for_other_channels_are_one_sentence(name):
 
 
 def test_an_rgb_stem_is_summed_for_grey_as_timm_does(lite0):
-    network, report = create_network(LITE0, lite0, grey(32), CLASSES, seed=0)
+    network, report = created(LITE0, lite0, grey(32), CLASSES)
     theirs = timm.create_model(
         "tf_efficientnet_lite0",
         num_classes=3,
@@ -131,7 +131,7 @@ def test_a_file_of_timms_is_summed_for_grey_too(tmp_path):
     save_file(theirs, tmp_path / "rgb.safetensors")
     start = load_initial_weights(TINY, from_file(tmp_path / "rgb.safetensors"))
     spec = input_spec(TINY, start, given(size=32, channels=1))
-    network, _ = create_network(TINY, start, spec, CLASSES, seed=0)
+    network, _ = created(TINY, start, spec, CLASSES)
     assert torch.equal(network.conv1[0].weight, theirs["conv1.0.weight"].sum(1, keepdim=True))
     assert spec.mean == (0.5,)
 
@@ -152,6 +152,7 @@ import sys, time, torch
 from frostline import schema
 from frostline.console.errors import FrostlineError
 from frostline.models.pretrained import create_network, input_spec, load_initial_weights
+from tests.tiny import run_config
 nothing = dict.fromkeys(("size", "channels", "interpolation", "crop", "mean", "std"))
 for line in sys.stdin:
     name, out = line.split()
@@ -160,7 +161,8 @@ for line in sys.stdin:
     try:
         start = load_initial_weights(backbone, schema.ImagenetWeights(kind="imagenet"))
         spec = input_spec(backbone, start, schema.Input(**nothing))
-        network, report = create_network(backbone, start, spec, ("a", "b"), seed=0)
+        run = run_config({"backbone": backbone.model_dump()})
+        network, report = create_network(run, start, spec, ("a", "b"))
         torch.save({"state": network.state_dict(), "reset": report.reset, "spec": spec.to_dict()}, out)
         said = "loaded"
     except FrostlineError as error:
@@ -221,7 +223,7 @@ def test_a_transformers_position_embedding_is_resampled_as_timm_does(tmp_path):
     theirs = timm.create_model("test_vit").state_dict()
     save_file(theirs, tmp_path / "vit.safetensors")
     start = load_initial_weights(VIT, from_file(tmp_path / "vit.safetensors"))
-    network, _ = create_network(VIT, start, input_spec(VIT, start, given(size=64)), CLASSES, seed=0)
+    network, _ = created(VIT, start, input_spec(VIT, start, given(size=64)), CLASSES)
     reference = timm.create_model(
         "test_vit",
         num_classes=3,
@@ -244,12 +246,12 @@ def test_a_pretrainings_file_brings_its_preprocessing_and_classes(tmp_path):
     start = load_initial_weights(MLP, weights)
     assert input_spec(MLP, start, given()) == grey()
     assert input_spec(MLP, start, given(size=8, std=[0.5])).std == (0.5,)
-    network, report = create_network(MLP, start, grey(), ("x", "y"), seed=0)
+    network, report = created(MLP, start, grey(), ("x", "y"))
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in network.state_dict().items())
     assert len(report.loaded) == 4
     assert start.sha256 is not None
     with pytest.raises(FrostlineError) as caught:
-        create_network(MLP, start, grey(), CLASSES, seed=0)
+        created(MLP, start, grey(), CLASSES)
     assert str(caught.value).endswith(
         "but the classes differ: only the data set has 'a', 'b', 'c' and only the weights have 'x', 'y'; a"
         " head can be kept for the same classes only: set weights.head=reset"
@@ -272,16 +274,16 @@ def test_a_heads_rows_are_matched_by_class_name(backbone, tmp_path):
     image = torch.rand(4, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         theirs = source(image)
-        network, report = create_network(backbone, start, grey(size), CLASSES, seed=0)
+        network, report = created(backbone, start, grey(size), CLASSES)
         assert report.head.start == "kept"
         assert torch.equal(network.eval()(image), theirs[:, [1, 2, 0]])
         # Nothing trains: a class that the weights do not know gets the mean of their logits.
         some = ("b", "new", "c")
-        network, report = create_network(backbone, start, grey(size), some, seed=0, trains=False)
+        network, report = created(backbone, start, grey(size), some, trains=False)
         assert report.head.start == "matched"
         expected = torch.stack([theirs[:, 2], theirs.mean(1), theirs[:, 0]], 1)
         assert torch.allclose(network.eval()(image), expected, atol=1e-4)
-    _, report = create_network(backbone, start, grey(size), some, seed=0)
+    _, report = created(backbone, start, grey(size), some)
     assert report.head.start == "reset"
 
 
@@ -289,7 +291,7 @@ def test_a_reset_head_starts_at_zero_and_the_rest_is_the_files(tmp_path):
     source = build(MLP, grey(), 2, seed=5)
     save(tmp_path / "w.safetensors", source.state_dict(), weights_metadata(grey(), ("x", "y"), MLP))
     start = load_initial_weights(MLP, from_file(tmp_path / "w.safetensors"))
-    network, report = create_network(MLP, start, grey(), CLASSES, seed=0)
+    network, report = created(MLP, start, grey(), CLASSES)
     assert report.reset == ("head.bias", "head.weight")
     assert not network.head.weight.any()
     assert torch.equal(network.hidden[0].weight, source.hidden[0].weight)
@@ -303,13 +305,13 @@ def test_weights_of_others_are_read(tmp_path, kind):
     start = load_initial_weights(TINY, from_file(path))
     spec = input_spec(TINY, start, given(size=32))
     assert (spec.channels, spec.mean) == (3, (0.5, 0.5, 0.5))
-    network, report = create_network(TINY, start, spec, CLASSES, seed=0)
+    network, report = created(TINY, start, spec, CLASSES)
     assert len(report.loaded) == len(theirs) - 2
     assert torch.equal(network.layer1[0].conv1.weight, theirs["layer1.0.conv1.weight"])
     with pytest.raises(
         FrostlineError, match=r"^weights\.head: the weights' head has 1000 outputs, the data set 3"
     ):
-        create_network(TINY, load_initial_weights(TINY, from_file(path, "keep")), spec, CLASSES, seed=0)
+        created(TINY, load_initial_weights(TINY, from_file(path, "keep")), spec, CLASSES)
 
 
 class Payload:
@@ -343,7 +345,7 @@ def test_weights_of_another_network_are_one_sentence(tmp_path):
     save_file(build(MLP, grey(), 2, seed=0).state_dict(), tmp_path / "w.safetensors")
     start = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
     with pytest.raises(FrostlineError) as caught:
-        create_network(TINY, start, grey(32), CLASSES, seed=0)
+        created(TINY, start, grey(32), CLASSES)
     assert "none of its 4 keys is in the network (head.bias, head.weight, hidden.0.bias, … there" in str(
         caught.value
     )

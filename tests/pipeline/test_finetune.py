@@ -2,13 +2,14 @@ import json
 
 import pytest
 import yaml
-from tests.tiny import ALL, PROBE, files, run_config, tensors
+from tests.tiny import ALL, PROBE, arm_of, files, run_config, tensors
 
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.backbones import build
-from frostline.models.pretrained import NO_WEIGHTS, input_spec
-from frostline.pipeline.finetune import stage as finetune
+from frostline.models.initial_weights import NO_WEIGHTS
+from frostline.models.pretrained import input_spec
+from frostline.pipeline.finetune.stage import finetune
 from frostline.training.services import Services
 
 
@@ -16,8 +17,14 @@ from frostline.training.services import Services
 def arm(digits, tmp_path_factory):
     """An arm of three seeds."""
     folder = tmp_path_factory.mktemp("arm")
-    config = run_config({"arm": "full", "seeds": [0, 1, 7]})
-    finetune.run(config, digits, folder / "out", Services(folder / "scratch"), folder / "timing.json")
+    config = run_config({"arm": "full"})
+    finetune(
+        arm_of(config, (0, 1, 7)),
+        digits,
+        folder / "out",
+        Services(folder / "scratch"),
+        folder / "timing.json",
+    )
     return folder
 
 
@@ -27,7 +34,7 @@ def test_an_arm_leaves_a_folder_a_seed(arm):
     assert list(json.loads((arm / "timing.json").read_text())["seeds"]) == ["0", "1", "7"]
     assert not files(arm / "scratch" / "resume")
     config = yaml.safe_load((arm / "out" / "seed-7" / "config.yaml").read_text())
-    assert config == {**run_config({"arm": "full"}).model_dump(), "seeds": [7]}
+    assert config == {**run_config({"arm": "full"}).model_dump(), "seed": 7}
 
 
 def test_each_seed_draws_its_own_weights_images_and_order(arm):
@@ -36,14 +43,14 @@ def test_each_seed_draws_its_own_weights_images_and_order(arm):
 
 
 def test_a_seed_does_not_depend_on_the_others(arm, digits, tmp_path):
-    finetune.run(run_config({"arm": "full", "seeds": [7]}), digits, tmp_path / "out", Services(tmp_path))
+    finetune(arm_of(run_config({"arm": "full"}), [7]), digits, tmp_path / "out", Services(tmp_path))
     alone = files(tmp_path / "out")
     assert alone == {name: content for name, content in files(arm / "out").items() if name in alone}
 
 
 def test_a_linear_probe_leaves_the_body_as_it_was(digits, tmp_path):
     config = run_config({"freeze": PROBE})
-    finetune.run(config, digits, tmp_path / "out", Services(tmp_path))
+    finetune(arm_of(config), digits, tmp_path / "out", Services(tmp_path))
     spec = input_spec(config.backbone, NO_WEIGHTS, config.input)
     start = tensors(build(config.backbone, spec, 10, seed=0))
     trained, _ = weights.load(tmp_path / "out" / "seed-0" / "weights.safetensors")
@@ -80,7 +87,7 @@ def test_a_linear_probe_leaves_the_body_as_it_was(digits, tmp_path):
 )
 def test_what_does_not_fit_is_one_sentence_before_any_training(changes, message, digits, tmp_path):
     with pytest.raises(FrostlineError) as caught:
-        finetune.run(run_config(changes), digits, tmp_path / "out", Services(tmp_path))
+        finetune(arm_of(run_config(changes)), digits, tmp_path / "out", Services(tmp_path))
     assert str(caught.value).startswith(message)
     assert not files(tmp_path / "resume")
     assert not (tmp_path / "out").exists()

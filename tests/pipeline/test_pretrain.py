@@ -1,14 +1,14 @@
 import json
 
 import pytest
-from tests.tiny import RESNET, files, run_config
+from tests.tiny import RESNET, arm_of, files, run_config
 
 from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
-from frostline.pipeline.finetune import stage as finetune
-from frostline.pipeline.pretrain import stage as pretrain
+from frostline.pipeline.finetune.stage import finetune
+from frostline.pipeline.pretrain.stage import pretrain
 from frostline.training.services import Services
 
 PRETRAIN = {"stage": "pretrain", "dataset": {"shots": None}, "trainer.epochs": 4, "trainer.batch_size": 32}
@@ -17,7 +17,7 @@ PRETRAIN = {"stage": "pretrain", "dataset": {"shots": None}, "trainer.epochs": 4
 @pytest.fixture(scope="module")
 def pretrained(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
-    pretrain.run(run_config(PRETRAIN), digits, folder / "out", Services(folder), folder / "timing.json")
+    pretrain(run_config(PRETRAIN), digits, folder / "out", Services(folder), folder / "timing.json")
     return folder
 
 
@@ -31,7 +31,7 @@ def test_a_pretraining_leaves_its_files_and_no_other(pretrained):
         "weights.safetensors",
     ]
     timing = json.loads((pretrained / "timing.json").read_text())["seeds"]["0"]
-    assert timing.keys() == {"train_seconds", "epoch_seconds", "images_per_second", "batches_ahead"}
+    assert timing.keys() == {"train_seconds", "epoch_seconds", "images_per_second"}
     assert len(timing["epoch_seconds"]) == 4
 
 
@@ -76,7 +76,7 @@ def test_its_weights_say_what_they_were_made_with(pretrained):
 def test_a_fine_tuning_starts_from_it(head, loaded, pretrained, digits, tmp_path):
     path = str(pretrained / "out" / "weights.safetensors")
     config = run_config({"weights": {"kind": "pretrain", "path": path, "head": head}})
-    finetune.run(config, digits, tmp_path / "out", Services(tmp_path))
+    finetune(arm_of(config), digits, tmp_path / "out", Services(tmp_path))
     report = json.loads((tmp_path / "out" / "seed-0" / "training.json").read_text())["load_report"]
     assert report["loaded"] == loaded
     assert report["reset"] == ([] if head == "keep" else ["head.bias", "head.weight"])
@@ -90,5 +90,5 @@ def test_weights_of_another_backbone_are_refused_before_any_training(pretrained,
     path = str(pretrained / "out" / "weights.safetensors")
     config = run_config({"backbone": RESNET, "weights": {"kind": "pretrain", "path": path, "head": "keep"}})
     with pytest.raises(FrostlineError, match=r"weights\.safetensors: none of its 4 keys is in the network"):
-        finetune.run(config, digits, tmp_path / "out", Services(tmp_path))
+        finetune(arm_of(config), digits, tmp_path / "out", Services(tmp_path))
     assert not (tmp_path / "out").exists()

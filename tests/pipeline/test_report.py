@@ -16,7 +16,7 @@ from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, read_csv
 from frostline.base.metrics import METRICS
 from frostline.console.errors import FrostlineError
-from frostline.pipeline.report import stage as report
+from frostline.pipeline.report.stage import write_report
 from frostline.schema import Report
 from frostline.stats import gate
 
@@ -39,7 +39,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That study's report."""
     out = tmp_path_factory.mktemp("out") / "report"
-    report.run(_config(), artifacts, out)
+    write_report(_config(), artifacts, out)
     return out
 
 
@@ -56,7 +56,7 @@ def test_leaves_its_files_and_no_other(made: Path) -> None:
 
 
 def test_the_result_is_what_a_command_prints(artifacts: Path, tmp_path: Path) -> None:
-    result = report.run(_config(), artifacts, tmp_path / "out")
+    result = write_report(_config(), artifacts, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.startswith(f"{result.sentence}\n\n{result.table}")
     assert result.page == tmp_path / "out" / "index.html"
@@ -67,8 +67,8 @@ def test_bytes_repeat(artifacts: Path, made: Path, tmp_path: Path) -> None:
     # In a process of its own, with another hash seed and another folder.
     script = (
         "import json, sys; from pathlib import Path; from frostline.schema import Report; "
-        "from frostline.pipeline.report import stage as report; "
-        "report.run(Report.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
+        "from frostline.pipeline.report.stage import write_report; "
+        "write_report(Report.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))"
     )
     again = tmp_path / "elsewhere"
     arguments = [_config().model_dump_json(), str(artifacts), str(again)]
@@ -85,7 +85,7 @@ def test_what_dvc_tracks_as_repeatable_holds_no_times(artifacts: Path, made: Pat
             clock["train_seconds"] *= 3
             clock["epoch_seconds"] = [3 * end for end in clock["epoch_seconds"]]
         write_text(path, canonical_json(content))
-    report.run(_config(), slower, tmp_path / "out")
+    write_report(_config(), slower, tmp_path / "out")
     for name in ("metrics.json", "curves.csv", "transfer.png"):
         assert (tmp_path / "out" / name).read_bytes() == (made / name).read_bytes(), name
     assert (tmp_path / "out" / "report.md").read_text() != (made / "report.md").read_text()
@@ -273,14 +273,14 @@ def test_the_page_is_for_light_and_dark_and_shows_each_arm(made: Path) -> None:
 
 def test_names_are_words_not_markup(tmp_path: Path) -> None:
     artifacts = write_study(tmp_path, classes=("a & <b>b</b>", "$x_1$", "ü"))
-    report.run(_config(study="<i>study</i> | $y$"), artifacts, tmp_path / "out")
+    write_report(_config(study="<i>study</i> | $y$"), artifacts, tmp_path / "out")
     assert "a & <b>b</b>" in _text(tmp_path / "out")
     assert "<b>b</b>" not in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_many_classes_show_the_most_telling(tmp_path: Path) -> None:
     artifacts = write_study(tmp_path, classes=[f"class {i:02}" for i in range(40)])
-    report.run(_config(), artifacts, tmp_path / "out")
+    write_report(_config(), artifacts, tmp_path / "out")
     assert "Of 40 classes, the 25 on which the arms differ most." in _text(tmp_path / "out")
 
 
@@ -298,7 +298,7 @@ def test_odd_studies_get_a_whole_report_too(
     shapes: Mapping[str, Shape], seeds: tuple[int, ...], headline: str, tmp_path: Path
 ) -> None:
     artifacts = write_study(tmp_path / "artifacts", shapes, seeds)
-    result = report.run(_config(shapes, seeds), artifacts, tmp_path / "out")
+    result = write_report(_config(shapes, seeds), artifacts, tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == LEFT
     page, text = _text(tmp_path / "out"), (tmp_path / "out" / "report.md").read_text()
     assert headline in page
@@ -363,7 +363,7 @@ def test_a_bad_input_is_one_sentence_with_its_file_and_stage(
     artifacts = write_study(tmp_path / "artifacts", arms)
     damage(artifacts)
     with pytest.raises(FrostlineError) as error:
-        report.run(_config(arms), artifacts, tmp_path / "out")
+        write_report(_config(arms), artifacts, tmp_path / "out")
     sentence = str(error.value)
     assert sentence.startswith(str(artifacts / path))
     assert found in sentence
@@ -375,7 +375,7 @@ def test_a_bad_input_is_one_sentence_with_its_file_and_stage(
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FrostlineError, match="nowhere is missing: run the pipeline's earlier stages"):
-        report.run(_config(), tmp_path / "nowhere", tmp_path / "out")
+        write_report(_config(), tmp_path / "nowhere", tmp_path / "out")
 
 
 def test_the_stage_loads_neither_torch_nor_pictures_before_it_runs() -> None:

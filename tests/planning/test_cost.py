@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from frostline.features.split_point import candidate_splits
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.planning import cost
 from frostline.schema import Freeze
-from frostline.training import thaw
+from frostline.training import trainable
 
 HEAD = {"train": ["head"], "until": "20%"}
 TOP = {"train": ["head", "top"], "until": "20%"}
@@ -29,7 +29,7 @@ def costs(network, *phases, groups=None, shape=(3, 32, 32)):
     groups = groups or {"head": "head", "top": "stage:-1", "rest": "*"}
     last = {**phases[-1], "until": "end"}
     schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
-    plan = build_plan(schedule, layers_of(network), Curve("constant"), 10, 10)
+    plan = build_plan(schedule, layers_of(network), Curve("constant"), RunLength(10, 10))
     return cost.phase_costs(network, plan, shape)
 
 
@@ -52,8 +52,8 @@ def behind(network, *phases, shape):
     groups = {"head": "head", "top": "stage:-1", "rest": "*"}
     last = {**phases[-1], "until": "end"}
     schedule = Freeze.model_validate({"groups": groups, "phases": [*phases[:-1], last]})
-    plan = build_plan(schedule, layers_of(network), Curve("constant"), 10, 10)
-    thaw.apply_phase(network, plan, len(phases) - 1)
+    plan = build_plan(schedule, layers_of(network), Curve("constant"), RunLength(10, 10))
+    trainable.apply_phase(network, plan, len(phases) - 1)
     images = torch.empty(3, *shape, device="meta")
     return {
         cut.name: cost.split_cost(cut) for cut in candidate_splits(network, plan, len(phases) - 1, images)

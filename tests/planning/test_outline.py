@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from frostline.features.split_point import NoSplit, Split
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
@@ -24,9 +24,8 @@ def made(network, phases, epochs=10, steps=5, curve=None, groups=None):
     groups = groups or {"head": "head", "rest": "*"}
     schedule = Freeze.model_validate({"groups": groups, "phases": phases})
     curve = curve or Curve("constant")
-    return build_plan(
-        schedule, layers_of(network), curve, epochs, steps, lambda batch: epochs * steps // batch
-    )
+    length = RunLength(epochs, steps, lambda batch: epochs * steps // batch)
+    return build_plan(schedule, layers_of(network), curve, length)
 
 
 def sizes(network):

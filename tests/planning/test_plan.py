@@ -230,7 +230,7 @@ def test_a_run_finds_what_is_expected(backbone, freeze, tmp_path):
     )
     made = plan.of_run(kept.config, kept.plan, kept.network, kept.data.spec, 20)
     expected = [p.features.at if p.features else f"whole network: {p.whole}" for p in made.phases]
-    reuse = reuse_of(kept.config, 0, kept.data.spec, Services(tmp_path))
+    reuse = reuse_of(kept.config, kept.data.spec, Services(tmp_path))
     assert kept.fit(tmp_path, reuse=reuse).features == expected
 
 
@@ -255,7 +255,8 @@ def test_an_unknown_cost_is_said(project, capsys):
 
     network = nn.Sequential(nn.Identity(), Looks(64, 4), nn.Linear(4, 2))
     config = run_config({"freeze": PROBE})
-    from frostline.models.pretrained import NO_WEIGHTS, input_spec
+    from frostline.models.initial_weights import NO_WEIGHTS
+    from frostline.models.pretrained import input_spec
     from frostline.training.run import plan_of
 
     spec = input_spec(config.backbone, NO_WEIGHTS, config.input)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 from tests.tiny import run_config
 
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.input_spec import InputSpec
@@ -27,7 +27,7 @@ def planned(phases, groups=GROUPS, hidden=HIDDEN, epochs=20, curve=None):
     network = Mlp(64, hidden, 10)
     schedule = Freeze.model_validate({"groups": groups, "phases": phases})
     run = run_config({"freeze": schedule.model_dump(exclude_none=True)})
-    made = build_plan(schedule, layers_of(network), curve or Curve("cosine", 0.1), epochs, 10)
+    made = build_plan(schedule, layers_of(network), curve or Curve("cosine", 0.1), RunLength(epochs, 10))
     return json.loads(json.dumps(asdict(plan.of_run(run, made, network, SPEC, 200))))
 
 

@@ -19,7 +19,7 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant, pl
 from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.console.progress import no_progress
 from frostline.data.prepared.index import Index
-from frostline.preparation import stage as prepare
+from frostline.preparation.stage import prepare, prepare_cached, set_aside_if_damaged
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -35,7 +35,7 @@ def counts(index: Index) -> tuple[int, ...]:
     ("kind", "sizes", "side"), [("mnist5k", (3000, 1000, 1000), 28), ("digits", (1078, 362, 357), 8)]
 )
 def test_a_packaged_data_set(kind, sizes, side, tmp_path):
-    index = prepare.run(packaged(kind), tmp_path / "out")
+    index = prepare(packaged(kind), tmp_path / "out")
     assert counts(index) == sizes
     assert index.warnings == ()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -62,7 +62,7 @@ def test_a_tree(tmp_path):
         assert (description, total) == ("reading pictures", 20)
         yield lambda n=1, note="": seen.append(n)
 
-    index = prepare.run(image_folder(root), tmp_path / "out", progress)
+    index = prepare(image_folder(root), tmp_path / "out", progress)
     assert sum(seen) == 20
     assert counts(index) == (12, 4, 4)
     assert (index.name, index.classes, index.keys[0]) == ("pictures", ("cat", "dog"), "cat/0.png")
@@ -76,7 +76,7 @@ def test_sizes_are_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     (root / "cat" / "a.jpg").write_bytes(encoded(picture(999), "JPEG", exif=exif))
-    index = prepare.run(image_folder(root), tmp_path / "out")
+    index = prepare(image_folder(root), tmp_path / "out")
     row = index.keys.index("cat/a.jpg")
     assert (index.widths[row], index.heights[row]) == (36, 40)
 
@@ -85,7 +85,7 @@ def test_bytes_repeat_and_name_no_place(tmp_path):
     for name in ("one", "two"):
         root = plant(tmp_path / name / "pictures")
         (root / "cat" / "x.jpg").write_bytes(b"")
-        prepare.run(image_folder(root, on_bad_image="skip"), tmp_path / name / "out")
+        prepare(image_folder(root, on_bad_image="skip"), tmp_path / name / "out")
     for file in ("index.csv", "dataset.json"):
         content = (tmp_path / "one" / "out" / file).read_bytes()
         assert content == (tmp_path / "two" / "out" / file).read_bytes()
@@ -98,7 +98,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path, monkeypat
     config = image_folder(root, on_bad_image="skip")
     for name, processors in (("one", 1), ("many", 8)):
         monkeypatch.setattr("frostline.base.parallel.processors", lambda n=processors: n)
-        prepare.run(config, tmp_path / name)
+        prepare(config, tmp_path / name)
     for file in ("index.csv", "dataset.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
 
@@ -106,10 +106,10 @@ def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path, monkeypat
 def test_an_earlier_result_survives_a_failure(tmp_path):
     root = plant(tmp_path / "pictures")
     out = tmp_path / "out"
-    before = prepare.run(image_folder(root), out)
+    before = prepare(image_folder(root), out)
     (root / "cat" / "x.jpg").write_bytes(b"")
     with pytest.raises(FrostlineError):
-        prepare.run(image_folder(root), out)
+        prepare(image_folder(root), out)
     assert Index.read(out).fingerprint == before.fingerprint
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -119,7 +119,7 @@ def test_an_earlier_result_survives_a_failure(tmp_path):
 
 def test_own_splits_are_kept(tmp_path):
     root = plant_splits(tmp_path / "pictures", ("train", "valid", "test"))
-    index = prepare.run(image_folder(root, val=None, test=None), tmp_path / "out")
+    index = prepare(image_folder(root, val=None, test=None), tmp_path / "out")
     assert counts(index) == (12, 12, 12)
     assert index.warnings == ()
     folder_of = {"train": "train", "val": "valid", "test": "test"}
@@ -128,7 +128,7 @@ def test_own_splits_are_kept(tmp_path):
 
 def test_a_share_for_an_own_split_is_not_used_and_says_so(tmp_path):
     root = plant_splits(tmp_path / "pictures", ("train", "val", "test"))
-    index = prepare.run(image_folder(root), tmp_path / "out")
+    index = prepare(image_folder(root), tmp_path / "out")
     assert counts(index) == (12, 12, 12)
     assert index.warnings == tuple(
         f"dataset.split.{split}=0.2 is not used: the data set has a {split} split of its own, which is kept "
@@ -139,7 +139,7 @@ def test_a_share_for_an_own_split_is_not_used_and_says_so(tmp_path):
 
 def test_a_missing_split_is_drawn_from_train(tmp_path):
     root = plant_splits(tmp_path / "pictures", ("train", "test"))
-    index = prepare.run(image_folder(root, val=0.2, test=None), tmp_path / "out")
+    index = prepare(image_folder(root, val=0.2, test=None), tmp_path / "out")
     assert counts(index) == (10, 2, 12)
     assert {index.keys[row].split("/")[0] for row in index.rows("val")} == {"train"}
     assert index.warnings == (
@@ -150,7 +150,7 @@ def test_a_missing_split_is_drawn_from_train(tmp_path):
 
 def test_a_test_split_that_is_drawn_from_train_is_announced(tmp_path):
     root = plant_splits(tmp_path / "pictures", ("train", "val"))
-    index = prepare.run(image_folder(root, val=None, test=0.5), tmp_path / "out")
+    index = prepare(image_folder(root, val=None, test=0.5), tmp_path / "out")
     assert counts(index) == (6, 12, 6)
     assert index.warnings == (
         "the data set has no test split of its own: 6 of its 12 training images are taken for one, "
@@ -160,7 +160,7 @@ def test_a_test_split_that_is_drawn_from_train_is_announced(tmp_path):
 
 def test_both_may_be_drawn_from_a_lone_train_folder(tmp_path):
     root = plant_splits(tmp_path / "pictures", ("train",))
-    index = prepare.run(image_folder(root), tmp_path / "out")
+    index = prepare(image_folder(root), tmp_path / "out")
     assert [warning[:27] for warning in index.warnings] == [
         "the data set has no val spl",
         "the data set has no test sp",
@@ -172,7 +172,7 @@ def test_a_data_set_may_have_no_test_split(tmp_path):
         ("own", plant_splits(tmp_path / "own", ("train", "val")), None),
         ("drawn", plant(tmp_path / "drawn"), 0.25),
     ):
-        index = prepare.run(image_folder(root, val=val, test=None), tmp_path / f"out-{name}")
+        index = prepare(image_folder(root, val=val, test=None), tmp_path / f"out-{name}")
         assert len(index.rows("test")) == 0
         assert index.held_out == "val"
         assert index.warnings == ()
@@ -189,12 +189,12 @@ def test_no_data_set_is_without_a_val_split(tmp_path):
             "validation"
         ),
     ):
-        prepare.run(image_folder(root, val=None), tmp_path / "out")
+        prepare(image_folder(root, val=None), tmp_path / "out")
 
 
 def test_the_seed_draws_the_split(tmp_path):
     root = plant(tmp_path / "pictures", images=20)
-    splits = [prepare.run(image_folder(root, seed=seed), tmp_path / f"{seed}").splits for seed in (0, 0, 1)]
+    splits = [prepare(image_folder(root, seed=seed), tmp_path / f"{seed}").splits for seed in (0, 0, 1)]
     assert (splits[0] == splits[1]).all()
     assert (splits[0] != splits[2]).any()
 
@@ -204,7 +204,7 @@ def test_copies_stay_in_one_split(tmp_path, seed):
     root = plant(tmp_path / "pictures", images=6)
     for i in range(6):
         Image.open(root / "cat" / f"{i}.png").save(root / "cat" / f"copy{i}.bmp")
-    index = prepare.run(image_folder(root, seed=seed), tmp_path / "out")
+    index = prepare(image_folder(root, seed=seed), tmp_path / "out")
     split_of = dict(zip(index.keys, index.splits, strict=True))
     assert all(split_of[f"cat/{i}.png"] == split_of[f"cat/copy{i}.bmp"] for i in range(6))
     assert index.warnings == (
@@ -222,32 +222,32 @@ def never(description: str, total: int):
 
 def test_a_second_run_reads_nothing(tmp_path):
     root = plant(tmp_path / "pictures")
-    index, folder = prepare.cached(image_folder(root), tmp_path / "scratch")
-    again, same = prepare.cached(image_folder(root), tmp_path / "scratch", never)
+    index, folder = prepare_cached(image_folder(root), tmp_path / "scratch")
+    again, same = prepare_cached(image_folder(root), tmp_path / "scratch", never)
     assert same == folder
     assert again.fingerprint == index.fingerprint == Index.read(folder).fingerprint
     assert folder.parent == tmp_path / "scratch" / "data"
 
 
 def test_the_cache_does_not_care_how_many_labels_a_run_may_use(tmp_path):
-    prepare.cached(packaged("digits", shots=3), tmp_path)
-    prepare.cached(packaged("digits", fraction=0.5), tmp_path, never)
+    prepare_cached(packaged("digits", shots=3), tmp_path)
+    prepare_cached(packaged("digits", fraction=0.5), tmp_path, never)
 
 
 def test_the_cache_notices_a_change(tmp_path):
     root = plant(tmp_path / "pictures")
-    before, folder = prepare.cached(image_folder(root), tmp_path / "scratch")
+    before, folder = prepare_cached(image_folder(root), tmp_path / "scratch")
     picture(999).save(root / "cat" / "new.png")
-    after, other = prepare.cached(image_folder(root), tmp_path / "scratch")
+    after, other = prepare_cached(image_folder(root), tmp_path / "scratch")
     assert other != folder
     assert len(after) == len(before) + 1
-    assert prepare.cached(image_folder(root, seed=1), tmp_path / "scratch")[1] != other
+    assert prepare_cached(image_folder(root, seed=1), tmp_path / "scratch")[1] != other
 
 
 @pytest.mark.parametrize("name", ["images.npy", "index.csv", "dataset.json", "checksums.json"])
 @pytest.mark.parametrize("how", ["empty", "cut", "zeroed", "garbage", "one byte", "missing"])
 def test_a_damaged_cache_is_set_aside_and_made_again(tmp_path, capsys, name, how):
-    index, folder = prepare.cached(packaged("digits"), tmp_path)
+    index, folder = prepare_cached(packaged("digits"), tmp_path)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     damaged = {
         "empty": b"",
@@ -261,7 +261,7 @@ def test_a_damaged_cache_is_set_aside_and_made_again(tmp_path, capsys, name, how
     else:
         (folder / name).write_bytes(damaged[how])
     capsys.readouterr()
-    again, same = prepare.cached(packaged("digits"), tmp_path)
+    again, same = prepare_cached(packaged("digits"), tmp_path)
     assert again.fingerprint == index.fingerprint
     assert {path.name: path.read_bytes() for path in same.iterdir()} == whole
     named = r"\w+\.\w+" if name == "checksums.json" else re.escape(name)
@@ -276,28 +276,28 @@ def test_a_damaged_cache_is_set_aside_and_made_again(tmp_path, capsys, name, how
 
 def test_the_command_prepare_sets_a_damaged_cache_aside(tmp_path, capsys):
     config = packaged("digits")
-    prepare.set_aside_if_damaged(config, tmp_path)
-    index, folder = prepare.cached(config, tmp_path)
-    prepare.set_aside_if_damaged(config, tmp_path)
+    set_aside_if_damaged(config, tmp_path)
+    index, folder = prepare_cached(config, tmp_path)
+    set_aside_if_damaged(config, tmp_path)
     assert capsys.readouterr().err == ""
     (folder / "images.npy").write_bytes(bytes((folder / "images.npy").stat().st_size))
-    prepare.set_aside_if_damaged(config, tmp_path)
+    set_aside_if_damaged(config, tmp_path)
     assert "is damaged (images.npy: not as written)" in capsys.readouterr().err
     assert not folder.exists()
-    assert prepare.cached(config, tmp_path)[0].fingerprint == index.fingerprint
+    assert prepare_cached(config, tmp_path)[0].fingerprint == index.fingerprint
 
 
 @pytest.mark.parametrize("there", ["nothing", "the data", "damaged data"])
 def test_the_cache_needs_no_right_to_write(tmp_path, read_only, capsys, there):
     config, scratch = image_folder(plant(tmp_path / "pictures")), tmp_path / "scratch"
-    expected = prepare.run(config, tmp_path / "out").fingerprint
+    expected = prepare(config, tmp_path / "out").fingerprint
     scratch.mkdir()
     if there != "nothing":
-        _, folder = prepare.cached(config, scratch)
+        _, folder = prepare_cached(config, scratch)
     if there == "damaged data":
         (folder / "index.csv").write_bytes(b"")
     read_only(scratch)
-    index, found = prepare.cached(config, scratch, never if there == "the data" else no_progress)
+    index, found = prepare_cached(config, scratch, never if there == "the data" else no_progress)
     assert index.fingerprint == Index.read(found).fingerprint == expected
     assert (found.parent == scratch / "data") == (there == "the data")
     assert ("can't be set aside" in capsys.readouterr().err) == (there == "damaged data")
@@ -309,15 +309,15 @@ def test_a_data_folder_needs_no_right_to_write(tmp_path, read_only):
     out.mkdir(mode=0o777)
     out.chmod(0o777)
     read_only(tmp_path / "pictures")
-    assert len(prepare.run(config, out / "prepared")) == 12
+    assert len(prepare(config, out / "prepared")) == 12
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
-    _, folder = prepare.cached(packaged("digits"), tmp_path)
+    _, folder = prepare_cached(packaged("digits"), tmp_path)
     left = folder.with_name(f".{folder.name}.abcdefgh")
     left.mkdir()
     (left / "images.npy").write_bytes(b"a part")
-    prepare.cached(packaged("digits"), tmp_path)
+    prepare_cached(packaged("digits"), tmp_path)
     assert not left.exists()
 
 
@@ -330,15 +330,15 @@ def test_a_full_disk_and_no_memory_are_one_sentence(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OutOfResources, match="the disk is full"):
-            prepare.run(image_folder(root), tmp_path / "out")
+            prepare(image_folder(root), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
     def no_memory(*arguments: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(prepare, "examine", no_memory)
+    monkeypatch.setattr("frostline.preparation.stage.examine", no_memory)
     with pytest.raises(OutOfResources, match="there is no memory to examine 12 images; close other programs"):
-        prepare.run(image_folder(root), tmp_path / "out")
+        prepare(image_folder(root), tmp_path / "out")
 
 
 def test_processes_side_by_side_prepare_once(tmp_path):
@@ -358,7 +358,7 @@ def _prepare_in_a_process(root: str, scratch: str) -> tuple[str, bool]:
         read = True
         yield lambda n=1, note="": None
 
-    index, _ = prepare.cached(image_folder(Path(root)), Path(scratch), progress)
+    index, _ = prepare_cached(image_folder(Path(root)), Path(scratch), progress)
     return index.fingerprint, read
 
 
@@ -390,9 +390,9 @@ def test_the_guides_plugin_works_as_installed(tmp_path):
     script = (
         "import sys; from pathlib import Path\n"
         "from frostline.config import compose, stage_configs\n"
-        "from frostline.preparation import stage as prepare\n"
+        "from frostline.preparation.stage import prepare\n"
         "config, _ = compose.experiment(sys.argv[2:])\n"
-        "index = prepare.run(stage_configs.prepare_config(config, 'target'), Path(sys.argv[1]))\n"
+        "index = prepare(stage_configs.prepare_config(config, 'target'), Path(sys.argv[1]))\n"
         "print(index.name, len(index), index.widths[0], *index.classes)"
     )
     source = Path(__file__).parents[2] / "src"
@@ -417,7 +417,7 @@ def test_the_configs_say_what_to_expect(name, tmp_path):
     text = (Path(__file__).parents[2] / "conf" / "dataset" / f"{name}.yaml").read_text()
     expected = tuple(int(n) for n in re.search(r"expect: (\d+) train, (\d+) val, (\d+) test", text).groups())
     config, _ = compose.experiment([f"dataset={name}"])
-    assert counts(prepare.run(stage_configs.prepare_config(config, "target"), tmp_path / "out")) == expected
+    assert counts(prepare(stage_configs.prepare_config(config, "target"), tmp_path / "out")) == expected
 
 
 def test_root_and_name_must_be_given():
@@ -439,7 +439,7 @@ def test_augmentations_compose():
 def test_trees_are_left_alone(tmp_path):
     root = plant(tmp_path / "pictures")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    prepare.run(image_folder(root), tmp_path / "out")
+    prepare(image_folder(root), tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     shutil.rmtree(root)
     assert Index.read(tmp_path / "out").classes == ("cat", "dog")

@@ -16,10 +16,17 @@ from frostline.probing import batched_heads as heads
 from frostline.probing import batched_losses
 from frostline.probing.batched_heads import Head, Recipe, train_heads
 from frostline.probing.batched_optimizers import Optimizer
+from frostline.probing.feature_set import FeatureSet
 from frostline.training.losses import CrossEntropy, half_mse, hits
 
 ADAMW = Recipe(3, 32, Optimizer("adamw"), Curve("cosine", 0.1), "val/accuracy")
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 0.2, 1.0, 1.0, 1.0])
+
+
+def fit_heads(given, features, labels, val_features, val_labels, *rest):
+    """Train heads on features, or several views of them."""
+    views = [features] if isinstance(features, torch.Tensor) else features
+    return train_heads(given, FeatureSet(views, labels), FeatureSet([val_features], val_labels), *rest)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +151,7 @@ def plain_loop(one, features, labels, val_features, val_labels, recipe):
     ids=lambda recipe: f"{recipe.optimizer.kind}-{recipe.curve.kind}",
 )
 def test_each_head_is_what_a_plain_loop_over_it_gives(digits, recipe):
-    fits = train_heads(several(), *digits, recipe)
+    fits = fit_heads(several(), *digits, recipe)
     for one, fit in zip(several(), fits, strict=True):
         history, best, state = plain_loop(one, *digits, recipe)
         assert fit.failure is None
@@ -161,7 +168,7 @@ def test_each_head_is_what_a_plain_loop_over_it_gives(digits, recipe):
 def test_half_squared_error_too(digits):
     recipe = dataclasses.replace(ADAMW, loss="mse")
     given = [head(0), head(1, lr=0.03, weight_decay=0.1)]
-    for one, fit in zip(given, train_heads(given, *digits, recipe), strict=True):
+    for one, fit in zip(given, fit_heads(given, *digits, recipe), strict=True):
         history, best, state = plain_loop(one, *digits, recipe)
         torch.testing.assert_close(fit.weight, state["weight"], rtol=1e-5, atol=1e-5)
         assert fit.best_epoch == best
@@ -171,7 +178,7 @@ def test_half_squared_error_too(digits):
 def test_the_history_has_a_runs_columns(digits):
     from frostline.training.trainer import HISTORY
 
-    (fit,) = train_heads([head(0)], *digits, ADAMW)
+    (fit,) = fit_heads([head(0)], *digits, ADAMW)
     assert all(tuple(row) == HISTORY for row in fit.history)
     first, *_, last = fit.history
     assert (first["epoch"], first["step"], first["phase"], first["lr"]) == (0, 0, None, None)
@@ -212,7 +219,7 @@ def test_the_gradient_of_the_squared_error_is_autograds():
 def test_heads_in_float64_stay_in_float64():
     features, labels, val_features, val_labels = random_data()
     given = [head(0, 3, 5), head(1, 3, 5)]
-    fits = train_heads(given, features.double(), labels, val_features.double(), val_labels, ADAMW)
+    fits = fit_heads(given, features.double(), labels, val_features.double(), val_labels, ADAMW)
     assert {fit.weight.dtype for fit in fits} == {torch.float64}
 
 
@@ -255,12 +262,12 @@ def some_heads(draw):
 @settings(max_examples=60, deadline=None)
 def test_order_and_company_change_no_bit(drawn, random):
     given, data, recipe = drawn
-    fits = train_heads(given, *data, recipe)
+    fits = fit_heads(given, *data, recipe)
     places = random.sample(range(len(given)), len(given))
-    for place, fit in zip(places, train_heads([given[i] for i in places], *data, recipe), strict=True):
+    for place, fit in zip(places, fit_heads([given[i] for i in places], *data, recipe), strict=True):
         assert same(fit, fits[place])
-    assert same(train_heads(given[:1], *data, recipe)[0], fits[0])
-    assert all(same(*pair) for pair in zip(train_heads(given[:-1], *data, recipe), fits, strict=False))
+    assert same(fit_heads(given[:1], *data, recipe)[0], fits[0])
+    assert all(same(*pair) for pair in zip(fit_heads(given[:-1], *data, recipe), fits, strict=False))
 
 
 @pytest.fixture(params=[1, 2])
@@ -274,18 +281,18 @@ def threads(request):
 @pytest.mark.usefixtures("threads")
 def test_a_head_among_twenty_four_on_real_digits_equals_a_standalone_one(digits):
     given = [head(i % 5, lr=0.001 * (1 + i), label_smoothing=i % 2 / 10) for i in range(24)]
-    fits = train_heads(given, *digits, ADAMW)
+    fits = fit_heads(given, *digits, ADAMW)
     for i in (0, 7, 14, 23):
-        assert same(train_heads([given[i]], *digits, ADAMW)[0], fits[i])
+        assert same(fit_heads([given[i]], *digits, ADAMW)[0], fits[i])
 
 
 def test_what_memory_does_not_hold_takes_turns(digits, monkeypatch):
     given = [head(i) for i in range(4)]
-    together = train_heads(given, *digits, ADAMW)
+    together = fit_heads(given, *digits, ADAMW)
     monkeypatch.setattr(heads, "MEMORY", 2**20)
     groups = list(heads._head_batches(given, digits[0], ADAMW))
     assert [len(group) for group in groups] == [3, 1]
-    assert all(map(same, together, train_heads(given, *digits, ADAMW)))
+    assert all(map(same, together, fit_heads(given, *digits, ADAMW)))
     monkeypatch.setattr(heads, "MEMORY", 1)
     assert [len(group) for group in heads._head_batches(given, digits[0], ADAMW)] == [1] * 4
 
@@ -294,27 +301,27 @@ def test_epochs_take_several_views_in_turn(digits):
     features, *rest = digits
     other = features.flip(1).contiguous()
     one = dataclasses.replace(ADAMW, epochs=1)
-    first = train_heads(several(), features, *rest, one)
-    assert all(map(same, train_heads(several(), [features, other], *rest, one), first))
-    mixed = train_heads(several(), [features, other], *rest, ADAMW)
+    first = fit_heads(several(), features, *rest, one)
+    assert all(map(same, fit_heads(several(), [features, other], *rest, one), first))
+    mixed = fit_heads(several(), [features, other], *rest, ADAMW)
     assert all(a.history[1] != b.history[2] for a, b in zip(mixed, mixed, strict=True))
-    assert all(map(same, mixed, train_heads(several(), [features, other, features], *rest, ADAMW)))
-    plain = train_heads(several(), features, *rest, ADAMW)
+    assert all(map(same, mixed, fit_heads(several(), [features, other, features], *rest, ADAMW)))
+    plain = fit_heads(several(), features, *rest, ADAMW)
     assert not any(map(same, mixed, plain))
 
 
 def test_it_tells_of_each_epoch_of_each_head(digits, monkeypatch):
     told = []
-    train_heads(several(), *digits, ADAMW, told.append)
+    fit_heads(several(), *digits, ADAMW, told.append)
     assert told == [4] * 3
     monkeypatch.setattr(heads, "MEMORY", 1)
     told.clear()
-    train_heads(several(), *digits, ADAMW, told.append)
+    fit_heads(several(), *digits, ADAMW, told.append)
     assert told == [1] * 12
 
 
 def test_no_heads_no_fits(digits):
-    assert train_heads([], *digits, ADAMW) == []
+    assert fit_heads([], *digits, ADAMW) == []
 
 
 # ── what can go wrong ───────────────────────────────────────────────────────────────────────────────────────
@@ -324,8 +331,8 @@ def test_a_head_that_fails_says_when_and_does_not_affect_the_others(digits):
     recipe = dataclasses.replace(ADAMW, optimizer=Optimizer("sgd", 0.9), curve=Curve("constant"))
     good = [head(0), head(1, weight_decay=0.1)]
     broken = head(2, lr=1e38)
-    fits = train_heads([good[0], broken, good[1]], *digits, recipe)
-    alone = train_heads(good, *digits, recipe)
+    fits = fit_heads([good[0], broken, good[1]], *digits, recipe)
+    alone = fit_heads(good, *digits, recipe)
     assert same(fits[0], alone[0])
     assert same(fits[2], alone[1])
     assert re.fullmatch(r"the loss became (inf|nan) at step [12], phase 0", fits[1].failure)
@@ -341,7 +348,7 @@ def test_a_head_that_fails_says_when_and_does_not_affect_the_others(digits):
 def test_it_stops_when_all_have_failed(digits):
     recipe = dataclasses.replace(ADAMW, epochs=10**6)
     bad = dataclasses.replace(head(0), bias=torch.full((10,), math.nan))
-    (fit,) = train_heads([bad], *digits, recipe)
+    (fit,) = fit_heads([bad], *digits, recipe)
     assert fit.failure == "val/loss is nan before the first step"
     assert fit.history == []
 
@@ -351,12 +358,12 @@ def test_a_validation_loss_that_is_not_finite_is_a_failure_too(digits):
     val_features = val_features.clone()
     val_features[0, 0] = math.inf
     silent = dataclasses.replace(head(0), weight=torch.zeros(10, 64))
-    (fit,) = train_heads([silent], features, labels, val_features, val_labels, ADAMW)
+    (fit,) = fit_heads([silent], features, labels, val_features, val_labels, ADAMW)
     assert fit.failure == "val/loss is nan before the first step"
 
 
 def test_a_tie_goes_to_the_lower_loss_then_to_the_earlier_epoch(digits):
-    (still,) = train_heads([head(0, lr=0.0)], *digits, ADAMW)
+    (still,) = fit_heads([head(0, lr=0.0)], *digits, ADAMW)
     assert still.best_epoch == 0
     features, labels, _, _ = digits
     # One image, right from the start: only the loss moves.
@@ -364,6 +371,6 @@ def test_a_tie_goes_to_the_lower_loss_then_to_the_earlier_epoch(digits):
     weight[labels[0]] = features[0]
     sure = dataclasses.replace(head(0), weight=weight)
     one = (features[:1], labels[:1], features[:1], labels[:1])
-    (fit,) = train_heads([sure], *one, ADAMW)
+    (fit,) = fit_heads([sure], *one, ADAMW)
     assert {row["val/accuracy"] for row in fit.history} == {1.0}
     assert fit.best_epoch == 3

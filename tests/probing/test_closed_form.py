@@ -7,8 +7,13 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from frostline.probing import closed_form as probes
 from frostline.probing.closed_form import choose_k, knn, ridge
+from frostline.probing.feature_set import FeatureSet
 
 PENALTIES = [1000.0, 0.1, 1.0, 10.0]
+
+
+def image_features(features, labels):
+    return FeatureSet([features], labels)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,7 @@ def sklearns_ridge(features, labels, penalty):
 def test_ridge_is_scikit_learns(digits, images):
     features, labels, val_features, val_labels = digits
     features, labels = features[:images], labels[:images]
-    fit = ridge(features, labels, 10, PENALTIES, val_features, val_labels)
+    fit = ridge(image_features(features, labels), image_features(val_features, val_labels), 10, PENALTIES)
     for penalty, accuracy in fit.accuracies:
         theirs = sklearns_ridge(features, labels, penalty).predict(val_features.double().numpy())
         assert accuracy == (theirs.argmax(1) == val_labels.numpy()).mean()
@@ -43,7 +48,12 @@ def test_ridge_is_scikit_learns(digits, images):
 
 def test_ridge_of_large_features_far_from_zero(digits):
     features, labels, val_features, val_labels = digits
-    fit = ridge(features * 100 + 3e4, labels, 10, [10.0], val_features * 100 + 3e4, val_labels)
+    fit = ridge(
+        image_features(features * 100 + 3e4, labels),
+        image_features(val_features * 100 + 3e4, val_labels),
+        10,
+        [10.0],
+    )
     best = sklearns_ridge(features * 100 + 3e4, labels, 10.0)
     np.testing.assert_allclose(fit.weight, best.coef_, atol=1e-8)
 
@@ -51,7 +61,10 @@ def test_ridge_of_large_features_far_from_zero(digits):
 def test_ties_go_to_the_larger_penalty():
     features = torch.tensor([[-1.0], [1.0]])
     labels = torch.tensor([0, 1])
-    assert ridge(features, labels, 2, [1.0, 7.0, 0.1], features, labels).penalty == 7.0
+    assert (
+        ridge(image_features(features, labels), image_features(features, labels), 2, [1.0, 7.0, 0.1]).penalty
+        == 7.0
+    )
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (200, 0.5), (1000, 0.01)])
@@ -60,7 +73,7 @@ def test_neighbours_are_scikit_learns(digits, k, temperature):
     theirs = KNeighborsClassifier(
         k, metric="cosine", algorithm="brute", weights=lambda far: np.exp(-far / temperature)
     ).fit(features.numpy(), labels.numpy())
-    shares = knn(features, labels, 10, queries, k, temperature)
+    shares = knn(image_features(features, labels), queries, 10, k, temperature)
     np.testing.assert_allclose(shares, theirs.predict_proba(queries.numpy()), atol=1e-9)
 
 
@@ -68,36 +81,38 @@ def test_neighbours_are_scikit_learns(digits, k, temperature):
 def test_k_is_what_knn_does_best_with(digits, chunk, monkeypatch):
     monkeypatch.setattr(probes, "CHUNK_BYTES", chunk)
     features, labels, queries, truth = digits
-    fit = choose_k(features, labels, 10, [1, 20, 5], 0.07, queries, truth)
+    fit = choose_k(image_features(features, labels), image_features(queries, truth), 10, [1, 20, 5], 0.07)
     assert [k for k, _ in fit.accuracies] == [1, 20, 5]
     for k, accuracy in fit.accuracies:
-        shares = knn(features, labels, 10, queries, k, 0.07)
+        shares = knn(image_features(features, labels), queries, 10, k, 0.07)
         assert accuracy == (shares.argmax(1) == truth).sum().item() / len(truth)
     assert dict(fit.accuracies)[fit.k] == max(accuracy for _, accuracy in fit.accuracies)
 
 
 def test_ties_go_to_more_neighbours():
     features, labels = torch.eye(3), torch.tensor([0, 1, 2])
-    assert choose_k(features, labels, 3, [2, 1], 1.0, features, labels).k == 2
+    assert choose_k(image_features(features, labels), image_features(features, labels), 3, [2, 1], 1.0).k == 2
 
 
 def test_neighbours_know_most_digits(digits):
     features, labels, queries, truth = digits
-    shares = knn(features, labels, 10, queries, 20, 0.07)
+    shares = knn(image_features(features, labels), queries, 10, 20, 0.07)
     assert (shares.argmax(1) == truth).float().mean() > 0.93
     torch.testing.assert_close(shares.sum(1), torch.ones(len(queries)))
 
 
 def test_a_small_temperature_leaves_the_nearest_alone(digits):
     features, labels, queries, _ = digits
-    shares = knn(features, labels, 10, queries, 20, 1e-6)
-    torch.testing.assert_close(shares, knn(features, labels, 10, queries, 1, 1.0), atol=1e-3, rtol=0)
+    shares = knn(image_features(features, labels), queries, 10, 20, 1e-6)
+    torch.testing.assert_close(
+        shares, knn(image_features(features, labels), queries, 10, 1, 1.0), atol=1e-3, rtol=0
+    )
 
 
 def test_a_feature_of_zeros_is_like_none(digits):
     features = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     labels = torch.tensor([0, 1, 2])
-    shares = knn(features, labels, 3, torch.tensor([[2.0, 0.0], [0.0, 0.0]]), 3, 1.0)
+    shares = knn(image_features(features, labels), torch.tensor([[2.0, 0.0], [0.0, 0.0]]), 3, 3, 1.0)
     torch.testing.assert_close(shares[0], torch.tensor([0.0, 1.0, -1.0]).softmax(0))
     torch.testing.assert_close(shares[1], torch.full((3,), 1 / 3))
 
@@ -105,11 +120,11 @@ def test_a_feature_of_zeros_is_like_none(digits):
 def test_blocks_change_nothing_but_rounding(digits, monkeypatch):
     features, labels, queries, truth = digits
     fit, shares = (
-        ridge(features, labels, 10, PENALTIES, queries, truth),
-        knn(features, labels, 10, queries, 20, 1.0),
+        ridge(image_features(features, labels), image_features(queries, truth), 10, PENALTIES),
+        knn(image_features(features, labels), queries, 10, 20, 1.0),
     )
     monkeypatch.setattr(probes, "CHUNK_BYTES", 70_000)
-    again = ridge(features, labels, 10, PENALTIES, queries, truth)
+    again = ridge(image_features(features, labels), image_features(queries, truth), 10, PENALTIES)
     assert again.accuracies == fit.accuracies
     torch.testing.assert_close(again.weight, fit.weight)
-    torch.testing.assert_close(knn(features, labels, 10, queries, 20, 1.0), shares)
+    torch.testing.assert_close(knn(image_features(features, labels), queries, 10, 20, 1.0), shares)

@@ -8,7 +8,7 @@ from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
-from frostline.training import run as training
+from frostline.training import run as training_run
 from frostline.training.material import load_material
 from frostline.training.services import Services
 
@@ -34,7 +34,7 @@ PHASE = {
 def together(configs, digits, folder):
     services, start = Services(folder), load_initial_weights(configs[0].backbone, configs[0].weights)
     given = load_material(configs[0], digits, start, services)
-    groups = heads.group_by_features(configs, start, given, services)
+    groups = heads.group_by_features(configs, given, services)
     return heads.train(groups, services), given, start
 
 
@@ -57,15 +57,13 @@ def together(configs, digits, folder):
 )
 def test_each_equals_a_standalone_run(changes, digits, tmp_path):
     configs = [
-        run_config(
-            {**NETWORK, **changes, "seeds": [seed], "optimizer.lr": lr, "optimizer.weight_decay": decay}
-        )
+        run_config({**NETWORK, **changes, "seed": seed, "optimizer.lr": lr, "optimizer.weight_decay": decay})
         for seed, lr, decay in ((0, 0.01, 0.0), (1, 0.02, 0.1))
     ]
-    found, given, start = together(configs, digits, tmp_path)
-    by_seed = {each.seed: each for each in found}
+    found, given, _ = together(configs, digits, tmp_path)
+    by_seed = {head.run.seed: head for head in found}
     trained = by_seed[1]
-    training.train(configs[1], 1, start, given, tmp_path / "alone", Services(tmp_path), "alone")
+    training_run.train(configs[1], given, tmp_path / "alone", Services(tmp_path), "alone")
     rows = read_csv(tmp_path / "alone" / "history.csv")
     for row, other in zip(trained.history, rows, strict=True):
         expected = {

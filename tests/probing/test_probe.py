@@ -104,9 +104,9 @@ def test_a_grid_of_heads_writes_a_table_and_the_best_as_a_run(frostline, place):
     assert int(winner["seed"]) == best["seed"]
     assert best["test"]["accuracy"]["n"] == 2
     config = yaml.safe_load((place / "grid" / "config.yaml").read_text())
-    assert (config["freeze_name"], config["seeds"], config["optimizer"]["lr"]) == (
+    assert (config["freeze_name"], config["seed"], config["optimizer"]["lr"]) == (
         "linear_probe",
-        [best["seed"]],
+        best["seed"],
         best["optimizer.lr"],
     )
 
@@ -236,7 +236,7 @@ def test_one_run_is_recorded_and_the_test_split_read_after_all_is_chosen(digits,
                 "dataset.shots": None,
                 "optimizer.lr": lr,
                 "loss.label_smoothing": smoothing,
-                "seeds": [seed],
+                "seed": seed,
             }
         )
         for lr in (0.01, 0.1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.reporting.study import DEFAULT, MONITOR, SEEDS, write_study
 
-from frostline.pipeline.report import stage as report
+from frostline.pipeline.report.stage import write_report
 from frostline.plotting import theme
 from frostline.schema import Report
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ui, pytest.mark.skipif(CHROMIUM is None, reason="no Ch
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     config = Report(study="study", arms=list(DEFAULT), seeds=list(SEEDS), monitor=MONITOR, gate={})
-    return report.run(config, write_study(folder / "artifacts"), folder / "out").page
+    return write_report(config, write_study(folder / "artifacts"), folder / "out").page
 
 
 @pytest.fixture(scope="module")

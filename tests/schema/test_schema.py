@@ -58,7 +58,7 @@ def test_no_model_holds_a_plain_dictionary_of_its_own():
 
 def test_unions_are_told_apart_by_their_kind():
     for name in ("Dataset", "Backbone", "Weights", "Loss", "Adapter", "Regularizer", "Averaging"):
-        union, field = typing.get_args(getattr(schema, name))
+        union, field = typing.get_args(getattr(schema, name, None) or getattr(schema.training, name))
         assert field.discriminator == "kind"
         kinds = [
             kind

@@ -54,7 +54,10 @@ def test_what_is_right_comes_back_as_a_model():
         ({"dataset__split__val": 1.0}, "dataset.split.val: found 1.0, must be less than 1"),
         ({"backbone__hidden": [16, 0]}, "backbone.hidden.1: found 0, must be greater than or equal to 1"),
         ({"study": "", "stage": "x"}, "stage: found 'x'; allowed: finetune, pretrain"),
-        ({"seeds": []}, "seeds: found [], must have at least one item"),
+        (
+            {"averaging": {"kind": "wise_ft", "alphas": []}},
+            "averaging.alphas: found [], must have at least one item",
+        ),
         (
             {"backbone__activation": "rellu"},
             "backbone.activation: found 'rellu'; did you mean 'relu'?"
@@ -115,8 +118,15 @@ def test_every_mistake_is_named_at_once_and_only_once():
 
 
 def test_a_file_is_named():
-    with pytest.raises(FrostlineError, match=r"^a/run\.yaml: seeds: found 3, must be a valid list"):
-        validated(schema.Run, changed(seeds=3), "a/run.yaml")
+    with pytest.raises(FrostlineError, match=r"^a/run\.yaml: seed: found '3', must be a valid integer"):
+        validated(schema.Run, changed(seed="3"), "a/run.yaml")
+
+
+def test_a_run_of_an_earlier_config_has_its_one_seed_in_a_list():
+    earlier = {key: value for key, value in RUN.items() if key != "seed"}
+    assert validated(schema.Run, {**earlier, "seeds": [7]}) == run_config({"seed": 7})
+    with pytest.raises(FrostlineError, match=r"seeds: unknown key; did you mean .seed"):
+        validated(schema.Run, {**earlier, "seeds": [0, 1]})
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 3])

@@ -16,7 +16,7 @@ from tests.sweeps.test_sweeper import COMPLETE, asked, rows, trials
 from frostline.config import compose, stage_configs
 from frostline.console.errors import OutOfResources
 from frostline.pipeline import standalone
-from frostline.pipeline.output_folders import PlannedRun, out_folder, safe_name
+from frostline.pipeline.output_folders import out_folder, safe_name
 
 WORDS = [*TINY, "weights=none", "-m"]
 
@@ -45,8 +45,7 @@ def test_runs_from_different_pretrainings_have_folders_of_their_own():
     outs = set()
     for experiment, choices in composed:
         run = stage_configs.finetune_config(experiment, choices)
-        pretraining = standalone.pretraining_config(experiment, choices)
-        outs.add(out_folder(PlannedRun("finetune", "n", run, pretraining), None))
+        outs.add(out_folder(run, None, pretraining=standalone.pretraining_config(experiment, choices)))
     assert len(outs) == 2
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from frostline.tracking import journal
-from frostline.training.services import Mistake, RunInfo
+from frostline.training.services import Misclassified, RunInfo
 
 ABOUT = RunInfo(
     "mlp·full·digits",
@@ -48,7 +48,7 @@ def test_what_is_written_is_read(written):
     assert records[3].arguments == [{"a.csv": b"\x00\xff\n"}]
     assert all(record.run == 0 for record in records[1:])
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    written.append(-1, "annotate", [Mistake("a", "cat", "dog", 0.5, image)])
+    written.append(-1, "annotate", [Misclassified("a", "cat", "dog", 0.5, image)])
     *_, (_, last) = journal.read(written.path)
     (mistake,) = last.arguments[0]
     assert (mistake.label, mistake.prediction) == ("cat", "dog")

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from frostline.tracking.mistakes_plot import GAP, LINE, SIDE, _fitted, _width, draw
-from frostline.training.services import Mistake
+from frostline.training.services import Misclassified
 
 
 def mistake(picture, label="cat", prediction="dog"):
-    return Mistake("an id", label, prediction, 0.98765, picture)
+    return Misclassified("an id", label, prediction, 0.98765, picture)
 
 
 def opened(png: bytes) -> np.ndarray:

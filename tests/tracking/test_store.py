@@ -15,7 +15,7 @@ from tests.flaky import free_port, mlflow_server
 from tests.forks import FORKS
 
 from frostline.base.processes import process_key
-from frostline.training.services import Mistake, RunInfo
+from frostline.training.services import Misclassified, RunInfo
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -303,7 +303,7 @@ def test_mistakes_are_drawn_for_the_run_that_made_them(store):
     run.tags({"weights.sha256": "cafe"})
     run.end("FINISHED")
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    annotate(store, "cafe", {}, {}, {}, [Mistake("3", "cat", "dog", 0.9, picture)])
+    annotate(store, "cafe", {}, {}, {}, [Misclassified("3", "cat", "dog", 0.9, picture)])
     store.plots.record(*store.plots.draw())
     (found,) = runs(store).values()
     assert [f.path for f in store.client.list_artifacts(found.info.run_id)] == ["mistakes.png"]

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny import NOTHING, files, run_config
+from tests.tiny import NOTHING, arm_of, files, run_config
 
 from frostline.console.errors import FrostlineError
 from frostline.models.backbones import build
 from frostline.models.weights import LoadReport
 from frostline.pipeline.compose import study
 from frostline.pipeline.compose.stage import check_run
-from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.finetune.stage import finetune
 from frostline.training.run import penalty_of
 from frostline.training.services import Services
 
@@ -27,7 +27,7 @@ def start(digits, tmp_path_factory):
     """Weights to start from: trained for an epoch on all labels."""
     folder = tmp_path_factory.mktemp("start")
     config = run_config({"dataset": {"shots": None}, "trainer.epochs": 1})
-    finetune.run(config, digits, folder / "out", Services(folder / "scratch"))
+    finetune(arm_of(config), digits, folder / "out", Services(folder / "scratch"))
     return folder / "out/seed-0/weights.safetensors"
 
 
@@ -42,7 +42,7 @@ def test_wise_ft_keeps_the_point_on_the_way_that_validation_likes_best(digits, s
     outs = {}
     for name, averaging in (("plain", {"kind": "none"}), ("wise", WISE_FT)):
         config = run_config({"weights": from_file(start), "averaging": averaging, "trainer.epochs": 5})
-        finetune.run(config, digits, tmp_path / name, Services(tmp_path / "scratch"))
+        finetune(arm_of(config), digits, tmp_path / name, Services(tmp_path / "scratch"))
         outs[name] = files(tmp_path / name / "seed-0")
     # The training is the same one.
     assert outs["plain"]["history.csv"] == outs["wise"]["history.csv"]
@@ -64,7 +64,7 @@ def test_wise_ft_keeps_the_point_on_the_way_that_validation_likes_best(digits, s
 
 def test_where_nothing_trains_there_is_nothing_to_mix(digits, start, tmp_path):
     config = run_config({"weights": from_file(start), "averaging": WISE_FT, "freeze": NOTHING})
-    finetune.run(config, digits, tmp_path / "out", Services(tmp_path / "scratch"))
+    finetune(arm_of(config), digits, tmp_path / "out", Services(tmp_path / "scratch"))
     assert "wise_ft" not in json.loads((tmp_path / "out/seed-0/training.json").read_text())
 
 
@@ -83,7 +83,8 @@ def test_what_is_new_is_pulled_to_zero_and_the_rest_to_its_start():
 
 
 def compose_spec():
-    from frostline.models.pretrained import NO_WEIGHTS, input_spec
+    from frostline.models.initial_weights import NO_WEIGHTS
+    from frostline.models.pretrained import input_spec
 
     config = run_config()
     return input_spec(config.backbone, NO_WEIGHTS, config.input)
@@ -95,7 +96,7 @@ def test_a_run_that_is_held_stays_nearer_to_its_start(digits, start, tmp_path):
             {"weights": from_file(start), "regularizer": regularizer, "trainer.monitor": "val/loss"}
         )
         out = tmp_path / regularizer["kind"]
-        finetune.run(config, digits, out, Services(tmp_path / "scratch"))
+        finetune(arm_of(config), digits, out, Services(tmp_path / "scratch"))
         begun, ended = load_file(start), load_file(out / "seed-0/weights.safetensors")
         assert json.loads((out / "seed-0/training.json").read_text())["best_epoch"] > 0
         return sum((begun[name] - ended[name]).square().sum().item() for name in begun)
@@ -124,8 +125,8 @@ def test_what_goes_back_to_the_start_is_refused_where_that_is_random(changes, se
         f", and weights=none are random; set {key}=none, or choose other weights"
     )
     with pytest.raises(FrostlineError, match=f"^{sentence}"):
-        finetune.run(config, digits, tmp_path / "out", Services(tmp_path / "scratch"))
-    check_run(study.from_scratch(config))
+        finetune(arm_of(config), digits, tmp_path / "out", Services(tmp_path / "scratch"))
+    check_run(study.from_scratch(arm_of(config)).run(0))
 
 
 def test_the_from_scratch_baseline_has_no_penalty():

@@ -7,7 +7,7 @@ from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
 
 from frostline.features.cache import FeatureCache
 from frostline.features.reuse import FeatureExtractor
-from frostline.training import thaw
+from frostline.training import trainable
 
 NETWORK = {"backbone": RESNET, "input": {"size": 32, "channels": 3}}
 GRADUAL = {
@@ -152,7 +152,7 @@ def test_views_are_drawn_once_and_taken_in_turn(tmp_path):
     assert same(weights, again)
     assert len(list((tmp_path / "features").glob("*.safetensors"))) == 3 + 1
     reuse, plan = reuse_of(bench, tmp_path), bench.plan
-    thaw.apply_phase(bench.network, plan, 0)
+    trainable.apply_phase(bench.network, plan, 0)
     split = reuse.split_network(bench.network, plan, 0, bench.data.train)
     first, second = (reuse.features(split, bench.data.train, view) for view in (0, 1))
     plain = reuse.features(split, bench.data.train)
@@ -200,7 +200,7 @@ def test_a_key_is_made_of_all_that_features_depend_on(tmp_path):
     def key(changes):
         other = Bench({**NETWORK, "freeze": PROBE, **changes})
         reuse = reuse_of(other, tmp_path)
-        thaw.apply_phase(other.network, other.plan, 0)
+        trainable.apply_phase(other.network, other.plan, 0)
         split = reuse.split_network(other.network, other.plan, 0, other.data.train)
         before = {entry.key for entry in reuse.cache.entries()}
         reuse.features(split, other.data.train)

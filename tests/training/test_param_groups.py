@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from frostline.console.errors import FrostlineError
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.schema import Freeze
@@ -16,7 +16,7 @@ def planned(model, **phase):
         "groups": {"head": "head", "rest": "*"},
         "phases": [{"train": "all", "until": "end", **phase}],
     }
-    return build_plan(Freeze.model_validate(schedule), layers_of(model), Curve("constant"), 1, 10)
+    return build_plan(Freeze.model_validate(schedule), layers_of(model), Curve("constant"), RunLength(1, 10))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_no_phase_tells_apart_is_one_group(phases, decay, groups, model):
         "groups": {"head": "head", "rest": "*"},
         "phases": [{**phase, "until": end} for phase, end in zip(phases, ends, strict=True)],
     }
-    plan = build_plan(Freeze.model_validate(schedule), layers_of(model), Curve("constant"), 1, 10)
+    plan = build_plan(Freeze.model_validate(schedule), layers_of(model), Curve("constant"), RunLength(1, 10))
     optimizer = torch.optim.AdamW(by_decay(plan.layers, model, decay))
     slots, found = split(plan, model, optimizer.param_groups)
     assert len(slots) == len(found) == groups

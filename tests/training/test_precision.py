@@ -7,12 +7,12 @@ import pytest
 import timm
 import torch
 from benchmarks.bf16_gradients import differing, new_memory_holds
-from tests.tiny import Bench, in_process, run_config
+from tests.tiny import Bench, arm_of, in_process, run_config
 from torch import nn
 from torch.nn import functional as F
 
 from frostline.features.execution import Execution, execution_of, undefined_gradient
-from frostline.pipeline.finetune import stage as finetune
+from frostline.pipeline.finetune.stage import finetune
 from frostline.training import run
 from frostline.training.services import Services
 
@@ -107,7 +107,7 @@ def trained(changes, data, folder, fill):
     """Run in a process of its own, where new memory holds a byte."""
     torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
     with new_memory_holds(fill):
-        finetune.run(run_config(changes), data, folder / "out", Services(folder / "scratch"))
+        finetune(arm_of(run_config(changes)), data, folder / "out", Services(folder / "scratch"))
 
 
 @pytest.mark.parametrize("asked", ["auto", "bf16"])

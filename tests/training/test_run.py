@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.damage import DAMAGE
-from tests.tiny import NOTHING, RESNET, SGD, Started, files, in_process, run_config
+from tests.tiny import NOTHING, RESNET, SGD, Started, arm_of, files, in_process, run_config
 
 from frostline.base.run_folder import HISTORY, WEIGHTS
 from frostline.console.errors import TrainingFailed
-from frostline.pipeline.finetune import stage as finetune
-from frostline.pipeline.pretrain import stage as pretrain
+from frostline.pipeline.finetune.stage import finetune
+from frostline.pipeline.pretrain.stage import pretrain
 from frostline.tracking.tracker import contents
-from frostline.training import run as training
+from frostline.training import run as training_run
 from frostline.training.material import load_material
 from frostline.training.services import Services, Tracker
 
@@ -149,7 +149,7 @@ def run(stage, config, data, folder, end=None, out="out"):
             kill()
         share(source, target)
 
-    share, training.link_or_copy = training.link_or_copy, shared
+    share, training_run.link_or_copy = training_run.link_or_copy, shared
     lit_module.Classifier.on_train_batch_start, pl.Trainer.save_checkpoint = counted, saved
     stage(config, data, folder / out, Services(folder / "scratch", progress, tracker=Told(folder / "told")))
 
@@ -166,8 +166,8 @@ def undisturbed(digits, tmp_path_factory):
     def outs(name, config):
         if name not in known:
             folder = tmp_path_factory.mktemp(name)
-            assert in_process(run, finetune.run, config, digits, folder) == (0, "")
-            assert steps_of(folder) == STEPS * len(config.seeds)
+            assert in_process(run, finetune, arm_of(config), digits, folder) == (0, "")
+            assert steps_of(folder) == STEPS
             known[name] = files(folder / "out")
         return known[name]
 
@@ -179,9 +179,9 @@ def undisturbed(digits, tmp_path_factory):
 
 def test_the_same_run_in_two_processes_and_folders_writes_the_same_bytes(digits, tmp_path):
     config = run_config({**MLP, "stage": "pretrain"})
-    other = config.model_copy(update={"seeds": [1]})
+    other = config.model_copy(update={"seed": 1})
     runs = {"one": config, "some other folder": config, "seed": other}
-    started = [Started(run, pretrain.run, c, digits, tmp_path / name) for name, c in runs.items()]
+    started = [Started(run, pretrain, c, digits, tmp_path / name) for name, c in runs.items()]
     assert [process.wait() for process in started] == [(0, "")] * 3
     one, two, seed = (files(tmp_path / name / "out") for name in runs)
     assert sorted(one) == [
@@ -221,10 +221,10 @@ def test_the_same_run_in_two_processes_and_folders_writes_the_same_bytes(digits,
 def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed):
     config = run_config({"mlp": MLP, "conv": CONV, "ema": EMA, "swa": SWA}[name])
     expected = undisturbed(name, config)
-    assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path, end) == (-signal.SIGKILL, "")
     assert not (tmp_path / "out").exists()
     before = steps_of(tmp_path)
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) - before == left
     assert files(tmp_path / "out") == expected
     assert not files(tmp_path / "scratch" / "resume")
@@ -239,12 +239,15 @@ def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_pat
 )
 def test_a_run_from_weights_resumes_to_the_same_bytes(name, base, changes, digits, tmp_path, undisturbed):
     first = tmp_path / "first"
-    assert in_process(run, pretrain.run, run_config({**base, "stage": "pretrain"}), digits, first) == (0, "")
+    assert in_process(run, pretrain, run_config({**base, "stage": "pretrain"}), digits, first) == (0, "")
     weights = {"kind": "file", "path": str(first / "out" / "weights.safetensors"), "head": "reset"}
     config = run_config({**base, "weights": weights, **changes})
     expected = undisturbed(name, config)
-    assert in_process(run, finetune.run, config, digits, tmp_path, ("step", 28)) == (-signal.SIGKILL, "")
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path, ("step", 28)) == (
+        -signal.SIGKILL,
+        "",
+    )
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) == 29 + 15
     assert files(tmp_path / "out") == expected
 
@@ -270,10 +273,10 @@ def test_a_run_that_stops_early_resumes_to_the_same_bytes(end, digits, tmp_path)
     config = run_config({**MLP, **changes})
     for folder in ("whole", "killed"):
         (tmp_path / folder).mkdir()
-    assert in_process(run, finetune.run, config, digits, tmp_path / "whole") == (0, "")
-    killed = in_process(run, finetune.run, config, digits, tmp_path / "killed", end)
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path / "whole") == (0, "")
+    killed = in_process(run, finetune, arm_of(config), digits, tmp_path / "killed", end)
     assert killed == (-signal.SIGKILL, "")
-    assert in_process(run, finetune.run, config, digits, tmp_path / "killed") == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path / "killed") == (0, "")
     outs = files(tmp_path / "whole" / "out")
     assert files(tmp_path / "killed" / "out") == outs
     told = json.loads(outs["seed-0/training.json"])
@@ -285,21 +288,22 @@ def test_a_run_that_stops_early_resumes_to_the_same_bytes(end, digits, tmp_path)
 def test_a_run_killed_twice_resumes_twice(digits, tmp_path, undisturbed):
     config = run_config(MLP)
     for end in (("step", 12), ("step", 27)):
-        assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+        assert in_process(run, finetune, arm_of(config), digits, tmp_path, end) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) == 13 + 18 + 15
     assert files(tmp_path / "out") == undisturbed("mlp", config)
 
 
 def test_a_seed_that_is_done_is_not_trained_again(digits, tmp_path, undisturbed):
-    config = run_config({**MLP, "seeds": [0, 1]})
+    config = run_config(MLP)
+    arm = arm_of(config, [0, 1])
     end = ("publishing", "seed-1")
-    assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune, arm, digits, tmp_path, end) == (-signal.SIGKILL, "")
     assert steps_of(tmp_path) == 2 * STEPS
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm, digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) == 2 * STEPS
     alone = {f: c for f, c in files(tmp_path / "out").items() if f.startswith("seed-0")}
-    assert alone == undisturbed("mlp", run_config(MLP))
+    assert alone == undisturbed("mlp", config)
 
 
 def test_a_run_that_ended_in_a_killed_process_is_recorded_as_it_was(digits, tmp_path):
@@ -309,11 +313,11 @@ def test_a_run_that_ended_in_a_killed_process_is_recorded_as_it_was(digits, tmp_
         return [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
 
     config = run_config(MLP)
-    assert in_process(run, finetune.run, config, digits, tmp_path, ("publishing", "seed-0"))[0] != 0
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path, ("publishing", "seed-0"))[0] != 0
     (begin, *first) = told()
     assert [what for what, *_ in first] == ["planned", *["epoch"] * 9, "metrics", "tags", "finished", "end"]
     (tmp_path / "told").unlink()
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) == STEPS
     assert told() == [[*begin[:-1], True], *first]
     assert begin[-1] is False
@@ -322,7 +326,7 @@ def test_a_run_that_ended_in_a_killed_process_is_recorded_as_it_was(digits, tmp_
 
 def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, undisturbed):
     config = run_config(MLP)
-    started = [Started(run, finetune.run, config, digits, tmp_path, None, out) for out in ("a", "b")]
+    started = [Started(run, finetune, arm_of(config), digits, tmp_path, None, out) for out in ("a", "b")]
     assert [process.wait() for process in started] == [(0, "")] * 2
     assert steps_of(tmp_path) in (STEPS, 2 * STEPS)  # the first may have finished, and tidied up, before
     assert files(tmp_path / "a") == files(tmp_path / "b") == undisturbed("mlp", config)
@@ -334,11 +338,14 @@ def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, un
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, undisturbed):
     config = run_config(MLP)
-    assert in_process(run, finetune.run, config, digits, tmp_path, ("step", 18)) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path, ("step", 18)) == (
+        -signal.SIGKILL,
+        "",
+    )
     (checkpoint,) = tmp_path.glob("scratch/resume/*/*.ckpt")
     DAMAGE[kind](checkpoint)
     before = steps_of(tmp_path)
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) - before == STEPS
     assert files(tmp_path / "out") == undisturbed("mlp", config)
 
@@ -365,22 +372,25 @@ def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, caps
 def test_a_damaged_result_that_was_not_published_is_made_again(name, kind, digits, tmp_path, undisturbed):
     config = run_config(MLP)
     end = ("publishing", "seed-0")
-    assert in_process(run, finetune.run, config, digits, tmp_path, end) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path, end) == (-signal.SIGKILL, "")
     (path,) = tmp_path.glob(f"scratch/resume/*/done/{name}")
     DAMAGE[kind](path)
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert files(tmp_path / "out") == undisturbed("mlp", config)
 
 
 def test_of_two_checkpoints_a_sound_one_is_taken(digits, tmp_path, undisturbed):
     """A process that is killed between two steps of saving leaves both."""
     config = run_config(MLP)
-    assert in_process(run, finetune.run, config, digits, tmp_path, ("step", 18)) == (-signal.SIGKILL, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path, ("step", 18)) == (
+        -signal.SIGKILL,
+        "",
+    )
     (checkpoint,) = tmp_path.glob("scratch/resume/*/*.ckpt")
     (checkpoint.parent / f"{'0' * 64}.ckpt").write_bytes(checkpoint.read_bytes()[:-9])
     (checkpoint.parent / "last.partial").write_bytes(b"half")
     before = steps_of(tmp_path)
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert steps_of(tmp_path) - before == 25
     assert files(tmp_path / "out") == undisturbed("mlp", config)
 
@@ -389,24 +399,24 @@ def test_of_two_checkpoints_a_sound_one_is_taken(digits, tmp_path, undisturbed):
 
 
 def test_a_checkpoint_belongs_to_all_that_the_result_depends_on(digits, tmp_path, monkeypatch):
-    from frostline.models.pretrained import NO_WEIGHTS
+    from frostline.models.initial_weights import NO_WEIGHTS
 
-    def key(changes={}, seed=0):  # noqa: B006
+    def key(changes={}):  # noqa: B006
         config = run_config({**MLP, **changes})
         given = load_material(config, digits, NO_WEIGHTS, services(tmp_path))
-        return training.scratch_key(config, seed, NO_WEIGHTS, given)
+        return training_run.scratch_key(config, given)
 
     others = [
         key({"optimizer": {"lr": 0.02}}),
         key({"trainer.batch_size": 21}),
         key({"dataset": {"shots": 9}}),
         key({"input.mean": [0.5]}),
-        key(seed=1),
+        key({"seed": 1}),
     ]
-    assert key({"study": "another", "arm": "full", "seeds": [0, 1]}) == key()
+    assert key({"study": "another", "arm": "full"}) == key()
     assert len({key(), *others}) == 6
     before = key()
-    monkeypatch.setattr(training, "code", lambda stage: ["another version"])
+    monkeypatch.setattr(training_run, "code_versions", lambda stage: ["another version"])
     assert key() != before
 
 
@@ -416,7 +426,7 @@ def test_a_checkpoint_belongs_to_all_that_the_result_depends_on(digits, tmp_path
 def test_a_loss_that_is_not_a_number_publishes_nothing_and_keeps_the_checkpoint(digits, tmp_path):
     schedule = {**GRADUAL, "phases": [*GRADUAL["phases"][:2], {**GRADUAL["phases"][2], "lr": {"head": 1e38}}]}
     config = run_config({**MLP, "freeze": schedule})
-    status, said = in_process(run, finetune.run, config, digits, tmp_path)
+    status, said = in_process(run, finetune, arm_of(config), digits, tmp_path)
     assert status == 2
     assert said.startswith("TrainingFailed: the loss became ")
     advice = "; lower optimizer.lr, or set optimizer.clip_norm=1.0"
@@ -432,7 +442,7 @@ def run_in_a_small_space(config, data, folder, limit, saves):
 
     trainer.SAVE_EVERY_SECONDS, trainer.SAVE_SHARE = (0.0, 1e9) if saves else (1e9, 1.0)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    finetune.run(config, data, folder / "out", services(folder / "scratch"))
+    finetune(arm_of(config), data, folder / "out", services(folder / "scratch"))
 
 
 @pytest.mark.parametrize("saves", [True, False], ids=["checkpoint", "weights"])
@@ -447,7 +457,7 @@ def test_a_full_disk_is_one_sentence_and_publishes_nothing(saves, digits, tmp_pa
     )
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
     assert not [name for name in files(tmp_path) if name.endswith((".partial", ".ckpt", ".safetensors"))]
-    assert in_process(run, finetune.run, config, digits, tmp_path) == (0, "")
+    assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert files(tmp_path / "out") == undisturbed("mlp", config)
 
 
@@ -455,7 +465,7 @@ def run_in_little_memory(config, data, folder, spare):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + spare
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    finetune.run(config, data, folder / "out", services(folder / "scratch"))
+    finetune(arm_of(config), data, folder / "out", services(folder / "scratch"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
@@ -499,10 +509,10 @@ def test_test_images_have_no_part_in_training(digits, tmp_path):
 
     config = run_config({"trainer.epochs": 2})
     for name, data in (("clean", digits), ("poisoned", spoilt)):
-        finetune.run(config, data, tmp_path / name, services(tmp_path / f"scratch-{name}"))
+        finetune(arm_of(config), data, tmp_path / name, services(tmp_path / f"scratch-{name}"))
     assert files(tmp_path / "clean") == files(tmp_path / "poisoned")
     with pytest.raises(FrostlineError, match=r"images\.npy has changed since prepare wrote it"):
-        evaluate.measure(config, 0, spoilt, tmp_path / "clean" / "seed-0", tmp_path, services(tmp_path))
+        evaluate.measure(config, spoilt, tmp_path / "clean" / "seed-0", tmp_path, services(tmp_path))
 
 
 def test_a_run_says_what_it_did(digits, tmp_path):
@@ -514,7 +524,7 @@ def test_a_run_says_what_it_did(digits, tmp_path):
         yield lambda n=1, note="": told.append((n, note))
 
     config = run_config({**MLP, "arm": "gradual", "trainer.epochs": 6})
-    finetune.run(config, digits, tmp_path / "out", services(tmp_path / "scratch", progress))
+    finetune(arm_of(config), digits, tmp_path / "out", services(tmp_path / "scratch", progress))
     assert told[0] == ("finetune gradual · seed 0 (1/1)", 6)
     # The network before training is measured, too, but is no epoch.
     assert [n for n, _ in told[1:]] == [0, 1, 1, 1, 1, 1, 1]
@@ -535,17 +545,17 @@ def test_a_run_says_what_it_did(digits, tmp_path):
 
 def test_nothing_trains_and_the_weights_are_those_of_the_start(digits, tmp_path):
     config = run_config({"freeze": NOTHING})
-    finetune.run(config, digits, tmp_path / "first", services(tmp_path / "scratch"))
+    finetune(arm_of(config), digits, tmp_path / "first", services(tmp_path / "scratch"))
     weights = tmp_path / "first" / "seed-0" / "weights.safetensors"
     again = run_config({"freeze": NOTHING, "weights": {"kind": "file", "path": str(weights), "head": "keep"}})
-    finetune.run(again, digits, tmp_path / "second", services(tmp_path / "scratch"))
+    finetune(arm_of(again), digits, tmp_path / "second", services(tmp_path / "scratch"))
     assert (tmp_path / "second" / "seed-0" / "weights.safetensors").read_bytes() == weights.read_bytes()
 
 
 def test_an_error_inside_training_leaves_the_old_results_alone(digits, tmp_path):
-    finetune.run(run_config(), digits, tmp_path / "out", services(tmp_path / "scratch"))
+    finetune(arm_of(run_config()), digits, tmp_path / "out", services(tmp_path / "scratch"))
     before = files(tmp_path / "out")
     config = run_config({"optimizer": {"lr": 1e38}})
     with pytest.raises(TrainingFailed):
-        finetune.run(config, digits, tmp_path / "out", services(tmp_path / "scratch"))
+        finetune(arm_of(config), digits, tmp_path / "out", services(tmp_path / "scratch"))
     assert files(tmp_path / "out") == before

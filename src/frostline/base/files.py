@@ -90,8 +90,8 @@ def _damage(folder: Path) -> str | None:
         expected = None
     if not isinstance(expected, dict) or not expected:
         return f"is damaged ({CHECKSUMS} is missing or not as written)"
-    found = {path.relative_to(folder).as_posix(): sha256_cached(path) for path in _checked_files(folder)}
-    differing = sorted(name for name in {*expected, *found} if found.get(name) != expected.get(name))
+    actual = {path.relative_to(folder).as_posix(): sha256_cached(path) for path in _checked_files(folder)}
+    differing = sorted(name for name in {*expected, *actual} if actual.get(name) != expected.get(name))
     return f"is damaged ({', '.join(differing)}: not as written)" if differing else None
 
 

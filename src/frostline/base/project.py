@@ -109,8 +109,8 @@ def _private_scratch(own: Path) -> Path:
     key = hashlib.sha256(os.fsencode(own)).hexdigest()[:16]
     private = Path(tempfile.gettempdir()) / f"frostline-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
-    found = private.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = private.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise FrostlineError(
             f"{private} belongs to another user; remove it, or set TMPDIR to a folder of yours"
         )

@@ -81,15 +81,15 @@ def check_out(
     if CONFIG not in there:
         raise FrostlineError(f"out: {out} holds {there[0]}, but no {CONFIG} of a run; {advice}")
     try:
-        found = read_yaml(out / CONFIG)
+        written = read_yaml(out / CONFIG)
     except FrostlineError as error:
         raise FrostlineError(f"out: {error}; or {advice}") from None
-    if not isinstance(found, dict) or "stage" not in found:
+    if not isinstance(written, dict) or "stage" not in written:
         raise FrostlineError(f"out: {out / CONFIG} was not written by a frostline run; {advice}")
     if (PROBE in there) != (grid is not None):
-        what = "a probe" if PROBE in there else f"a run of {found['stage']}"
+        what = "a probe" if PROBE in there else f"a run of {written['stage']}"
         raise FrostlineError(f"out: {out} holds {what}; {advice}")
-    old, new = _flat(found), _flat(config)
+    old, new = _flat(written), _flat(config)
     if new.get("weights.kind") == "pretrain":
         for flat in (old, new):
             flat[PRETRAINED] = Path(flat[PRETRAINED]).parent.name if flat.get(PRETRAINED) else None

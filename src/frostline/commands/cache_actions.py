@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from frostline.base import project
-from frostline.base.files import DAMAGED
+from frostline.base.files import DAMAGED, remove_leftovers
 from frostline.base.formats import canonical_json
 from frostline.base.locks import exclusive
 from frostline.console import tables
 from frostline.console.errors import ResourceLocked
 from frostline.console.units import UNITS, size
-from frostline.features import files as feature_files
-from frostline.features.files import Entry
+from frostline.features import cache_files
+from frostline.features.cache_files import Entry
 
 Format = Literal["table", "json"]
 
@@ -41,7 +41,7 @@ class Pixels:
 def show(form: Format) -> None:
     """Print what is cached, the most recently used first, and the limit."""
     limit = project.features_limit()
-    entries, pixels = feature_files.entries(project.features_dir()), _pixels()
+    entries, pixels = cache_files.entries(project.features_dir()), _pixels()
     total = sum(entry.bytes for entry in entries)
     if form == "json":
         features = {
@@ -71,9 +71,9 @@ def prune(limit: int | None, form: Format) -> None:
     """
     limit = project.features_limit() if limit is None else limit
     folder = project.features_dir()
-    feature_files.remove_leftovers(folder)
-    removed = feature_files.prune(folder, limit)
-    rest = sum(entry.bytes for entry in feature_files.entries(folder))
+    remove_leftovers(folder)
+    removed = cache_files.prune(folder, limit)
+    rest = sum(entry.bytes for entry in cache_files.entries(folder))
     freed = sum(entry.bytes for entry in removed)
     if form == "json":
         print(canonical_json({"removed": _as_data(removed), "freed": freed, "bytes": rest}), end="")
@@ -89,8 +89,8 @@ def prune(limit: int | None, form: Format) -> None:
 def clear(form: Format) -> None:
     """Remove all features and pixels except those that are being written; print how much was removed."""
     folder = project.features_dir()
-    feature_files.remove_leftovers(folder)
-    removed = feature_files.prune(folder, 0)
+    remove_leftovers(folder)
+    removed = cache_files.prune(folder, 0)
     pixels = _clear_pixels()
     for damaged in (project.scratch() / "data").glob(f"*{DAMAGED}"):
         shutil.rmtree(damaged, ignore_errors=True)

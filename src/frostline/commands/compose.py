@@ -29,9 +29,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the resolved configs and print which arms run and which are omitted."""
-    from frostline.pipeline.compose import stage
+    from frostline.pipeline.compose.stage import compose_study
 
-    arms, omitted = stage.run(arguments.params, arguments.arms, arguments.out)
+    arms, omitted = compose_study(arguments.params, arguments.arms, arguments.out)
     print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
     for arm, reason in omitted.items():
         print(f"{arm} is omitted, since {reason}")

@@ -34,12 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
         composed, _ = compose.experiment(arguments.overrides)
         config = stage_configs.prepare_config(composed, "target")
         out = arguments.out or Path(composed.out or f"runs/prepare/{config.dataset.kind}")
-    from frostline.preparation import stage
+    from frostline.preparation.stage import prepare, set_aside_if_damaged
 
     with writing(out):
-        index = stage.run(config, out, shown)
+        index = prepare(config, out, shown)
     if not arguments.resolved:
-        stage.set_aside_if_damaged(config, project.scratch())
+        set_aside_if_damaged(config, project.scratch())
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
     counts = ", ".join(f"{len(index.rows(split)) or 'no'} {split}" for split in ("train", "val", "test"))

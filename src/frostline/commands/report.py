@@ -20,11 +20,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the report, and print its verdict, its table and where its page is."""
-    from frostline.pipeline.report import stage
+    from frostline.pipeline.report.stage import write_report
     from frostline.pipeline.session import writing
     from frostline.schema import Report
 
     with writing(arguments.out):
         config = options.read_resolved(arguments.resolved, Report)
-        result = stage.run(config, arguments.artifacts, arguments.out)
+        result = write_report(config, arguments.artifacts, arguments.out)
     print(f"{result.sentence}\n\n{result.table}\n{result.page}")

@@ -52,23 +52,26 @@ def train(arguments: argparse.Namespace, stage: str) -> None:
 def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:
     """Run a stage of the pipeline: all paths are arguments, and nothing is composed."""
     from frostline.pipeline.session import make_services, writing
-    from frostline.schema import PretrainWeights, Run
+    from frostline.schema import Arm, PretrainWeights, Run
 
     options.require(arguments, "data", "out")
     if options.write_if_omitted(arguments.resolved, arguments.out, arguments.timing):
         return
-    config = options.read_resolved(arguments.resolved, Run)
+    config = options.read_resolved(arguments.resolved, Run if stage == "pretrain" else Arm)
     if isinstance(config.weights, PretrainWeights) and config.weights.path is None and arguments.pretrained:
         path = str(arguments.pretrained / "weights.safetensors")
         config = config.model_copy(update={"weights": config.weights.model_copy(update={"path": path})})
     with writing(arguments.out):
         # Before the imports that training needs: the recorder starts beside them.
         services = make_services()
-        from frostline.pipeline.finetune import stage as finetune
-        from frostline.pipeline.pretrain import stage as pretrain
+        from frostline.pipeline.finetune.stage import finetune
+        from frostline.pipeline.pretrain.stage import pretrain
 
-        run = pretrain.run if stage == "pretrain" else finetune.run
-        run(config, arguments.data, arguments.out, services, arguments.timing)
+        paths_and_services = arguments.data, arguments.out, services, arguments.timing
+        if isinstance(config, Run):
+            pretrain(config, *paths_and_services)
+        elif isinstance(config, Arm):
+            finetune(config, *paths_and_services)
 
 
 def _sweep(arguments: argparse.Namespace, stage: str) -> None:

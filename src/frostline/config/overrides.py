@@ -7,9 +7,9 @@ from typing import Any
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError, allowed
-from frostline.schema.stages import Pretrain
+from frostline.schema.stages import Hyperparameters
 
-PRETRAIN_GROUPS = tuple(name for name in Pretrain.model_fields if name != "seed")
+PRETRAIN_GROUPS = tuple(Hyperparameters.model_fields)
 """The config groups that pretraining has too, under `pretrain.`."""
 HEAD_KEYS = ("optimizer.lr", "optimizer.weight_decay", "loss.label_smoothing", "seed")
 """The keys in which runs with batched heads may differ."""

@@ -1,9 +1,9 @@
 """The config of each stage, derived from an experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from frostline.config.overrides import PRETRAIN_GROUPS
-from frostline.schema import Evaluate, Experiment, Prepare, Run
+from frostline.schema import Arm, Evaluate, Experiment, Hyperparameters, Prepare, Run
 
 
 def prepare_config(composed: Experiment, role: str) -> Prepare:
@@ -22,32 +22,39 @@ def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
         dataset=composed.source,
         backbone=composed.backbone,
         input=composed.input,
-        seeds=[composed.pretrain.seed],
-        **{name: getattr(composed.pretrain, name) for name in PRETRAIN_GROUPS},
+        seed=composed.pretrain.seed,
+        **_hyperparameters(composed.pretrain),
     )
 
 
-def finetune_config(
-    composed: Experiment,
-    choices: Mapping[str, str],
-    arm: str | None = None,
-    seeds: Sequence[int] | None = None,
-) -> Run:
-    """Return the config of an experiment's fine-tuning: a run, or with `arm` and `seeds` an arm."""
-    return Run(
-        study=composed.study,
-        stage="finetune",
-        arm=arm,
-        freeze_name=choices.get("freeze", "full"),
-        dataset=composed.dataset,
-        backbone=composed.backbone,
-        input=composed.input,
-        seeds=list(seeds) if seeds is not None else [composed.seed],
-        **{name: getattr(composed, name) for name in PRETRAIN_GROUPS},
-    )
+def finetune_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
+    """Return the config of an experiment's fine-tuning, as a single run."""
+    return Run(**_finetuning(composed, choices, None), seed=composed.seed)
 
 
-def evaluate_config(run: Run) -> Evaluate:
+def arm_config(composed: Experiment, choices: Mapping[str, str], arm: str) -> Arm:
+    """Return the config of an experiment's fine-tuning, as an arm of its study."""
+    return Arm(**_finetuning(composed, choices, arm), seeds=composed.seeds)
+
+
+def evaluate_config(arm: Arm) -> Evaluate:
     """Return the config of evaluating an arm."""
-    assert run.arm is not None
-    return Evaluate(study=run.study, arm=run.arm, dataset=run.dataset, seeds=run.seeds, trainer=run.trainer)
+    assert arm.arm is not None
+    return Evaluate(study=arm.study, arm=arm.arm, dataset=arm.dataset, seeds=arm.seeds, trainer=arm.trainer)
+
+
+def _finetuning(composed: Experiment, choices: Mapping[str, str], arm: str | None) -> dict[str, Any]:
+    return {
+        "study": composed.study,
+        "stage": "finetune",
+        "arm": arm,
+        "freeze_name": choices.get("freeze", "full"),
+        "dataset": composed.dataset,
+        "backbone": composed.backbone,
+        "input": composed.input,
+        **_hyperparameters(composed),
+    }
+
+
+def _hyperparameters(config: Hyperparameters) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in Hyperparameters.model_fields}

@@ -12,25 +12,33 @@ from numpy.typing import NDArray
 from frostline.base import omitted
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
-from frostline.base.metrics import classification_metrics, held_out, spread
+from frostline.base.metrics import Spread, classification_metrics, held_out, spread
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited_config, verified
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, thumbnails
-from frostline.data.prepared.index import Index, training_rows
+from frostline.data.loading.pixels import Images, images_key, load_pixels, thumbnails
+from frostline.data.prepared.index import Index, PreparedData, training_rows
 from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
-from frostline.models.input_spec import InputSpec
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.schema.validation import validated
-from frostline.training import machine, thaw
-from frostline.training.inference import logits_behind, logits_of, network_with, read_weights, reuse_of
+from frostline.training import machine, trainable
+from frostline.training.inference import (
+    TrainedWeights,
+    logits_behind,
+    logits_of,
+    network_with,
+    read_weights,
+    reuse_of,
+)
 from frostline.training.run import plan_of
 from frostline.training.run_info import backbone_name
-from frostline.training.services import Mistake, RunInfo, Services
+from frostline.training.services import Misclassified, RunInfo, Services
 
+Metrics = dict[str, dict[str, float]]
+"""Split → metric → value."""
 MAJORITY = "test/majority_rate"
 """MLflow's metric for the accuracy of always predicting the most frequent class."""
 SPLITS = ("test", "val", "train")
@@ -40,12 +48,12 @@ MISTAKES, THUMBNAIL = 24, 160
 
 
 @resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
-def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Services) -> None:
+def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Services) -> None:
     """Evaluate each seed of an arm in the folder `finetuned`; write files per seed and a summary to `out`.
 
     `out` gets metrics.json (mean, std and n over the seeds for each split and metric, each seed's values, and
     those of their soups), and seed-<s>/{metrics.json, predictions.csv} for each seed. For an omitted arm it
-    gets the reason.
+    gets the reason. `folder` is that of the prepared data.
 
     Raises:
         FrostlineError: a seed's weights or the prepared data are missing, or do not belong together.
@@ -54,75 +62,64 @@ def run(config: Evaluate, data: Path, finetuned: Path, out: Path, services: Serv
         omitted.write(out, reason)
         return
     omitted.remove_reason(out)
-    measured: dict[str, dict[str, dict[str, float]]] = {}
+    measured: dict[str, Metrics] = {}
     runs = {seed: _read_run(finetuned / f"seed-{seed}") for seed in config.seeds}
-    trained = runs[config.seeds[0]]
-    tags = {
-        "arm": config.arm,
-        "backbone": backbone_name(trained),
-        "dataset": config.dataset.kind,
-        "freeze": trained.freeze_name,
-    }
-    index = Index.read(data)
-    dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    info = RunInfo(
-        f"evaluate·{config.arm}·{config.dataset.kind}",
-        "evaluate",
-        config.study,
-        config.model_dump(),
-        dataset,
-        "evaluation",
-        tags,
-    )
+    data = PreparedData.read(config.dataset, folder)
     with (
         publish(out) as work,
-        services.tracker.run(info) as recorded,
+        services.tracker.run(_info(config, runs[config.seeds[0]], data.index)) as recorded,
         services.progress(f"evaluate {config.arm}", len(config.seeds)) as advance,
     ):
         for seed in config.seeds:
-            folder = work / f"seed-{seed}"
-            folder.mkdir()
-            weights = finetuned / f"seed-{seed}"
-            measured[str(seed)] = measure(runs[seed], seed, data, weights, folder, services)
-            split = held_out(measured[str(seed)])
-            advance(1, f"seed {seed}: {split}/accuracy {measured[str(seed)][split]['accuracy']:.4f}")
-        splits = [split for split in SPLITS if split != "test" or index.held_out == "test"]
-        summary = {split: _summary([m[split] for m in measured.values()]) for split in splits}
+            (seed_out := work / f"seed-{seed}").mkdir()
+            metrics = measure(runs[seed], folder, finetuned / f"seed-{seed}", seed_out, services)
+            split = held_out(metrics)
+            advance(1, f"seed {seed}: {split}/accuracy {metrics[split]['accuracy']:.4f}")
+            measured[str(seed)] = metrics
+        summary = {split: _summary([m[split] for m in measured.values()]) for split in _splits(data.index)}
         accuracies = {seed: measured[str(seed)]["val"]["accuracy"] for seed in runs}
         mixed = soups(runs, accuracies, data, lambda seed: finetuned / f"seed-{seed}" / WEIGHTS, services)
         write_text(work / METRICS, canonical_json({**summary, "seeds": measured, "soups": mixed}))
-        recorded.metrics(
-            {
-                f"{split}/{name}/{what}": v
-                for split in splits
-                for name, s in summary[split].items()
-                for what, v in s.items()
-            }
-            | {
-                f"soup/{kind}/test/accuracy": s["test"]["accuracy"]
-                for kind, s in mixed.items()
-                if "test" in s
-            }
-        )
+        recorded.metrics(_tracker_metrics(summary, mixed))
         recorded.finished(work)
 
 
+def _info(config: Evaluate, run: Run, index: Index) -> RunInfo:
+    """Return what the tracker is told when the evaluation of an arm starts; `run`: one of the arm's."""
+    tags = {
+        "arm": config.arm,
+        "backbone": backbone_name(run),
+        "dataset": config.dataset.kind,
+        "freeze": run.freeze_name,
+    }
+    dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
+    name = f"evaluate·{config.arm}·{config.dataset.kind}"
+    return RunInfo(name, "evaluate", config.study, config.model_dump(), dataset, "evaluation", tags)
+
+
+def _tracker_metrics(
+    summary: Mapping[str, Mapping[str, Spread]], mixed: Mapping[str, Any]
+) -> dict[str, float]:
+    """Return the metrics of an arm and of its soups that the tracker records."""
+    values: dict[str, float] = {
+        f"{split}/{name}/{what}": value
+        for split, metrics in summary.items()
+        for name, spread_ in metrics.items()
+        for what, value in spread_.items()
+    }
+    for kind, soup in mixed.items():
+        if "test" in soup:
+            values[f"soup/{kind}/test/accuracy"] = soup["test"]["accuracy"]
+    return values
+
+
 @resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
-def measure(
-    config: Run,
-    seed: int,
-    data: Path,
-    run_folder: Path,
-    out: Path,
-    services: Services,
-    index: Index | None = None,
-) -> dict[str, dict[str, float]]:
+def measure(run: Run, folder: Path, run_folder: Path, out: Path, services: Services) -> Metrics:
     """Evaluate the network of a run and write metrics.json and predictions.csv to `out`.
 
     Args:
-        data: the folder of the prepared data.
+        folder: the folder of the prepared data.
         services: progress, tracker and feature cache.
-        index: the index of the run's own test split, if `data` has other images now: only that is evaluated.
 
     Returns:
         split → metric → value; without test if the data set has no test split. The train split consists of
@@ -131,62 +128,72 @@ def measure(
     Raises:
         FrostlineError: the weights are not the ones that the run trained, or were trained on other data.
     """
+    record, data = verified(run_folder), PreparedData.read(run.dataset, folder)
+    if record.get("data", {}).get("fingerprint") not in (None, data.index.fingerprint):
+        raise FrostlineError(
+            f"{run_folder}: was trained on other images than {folder} holds now; train it again on these"
+        )
+    evaluator = Evaluator(run, data, read_weights(run_folder / WEIGHTS, data), services)
+    return evaluator.measure(run, str(record["weights_sha256"]), out)
+
+
+@resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
+def measure_test(run: Run, data: PreparedData, run_folder: Path, out: Path, services: Services) -> Metrics:
+    """Do what `measure` does for the test split alone, since the images of other splits have changed.
+
+    Args:
+        run: the run's config.
+        data: the prepared data, with the test split that the run had.
+        run_folder: the run's folder.
+        out: the folder to write to.
+        services: progress, tracker and feature cache.
+    """
     record = verified(run_folder)
-    images = None if index is None else int(record["training_images"])
-    if index is None:
-        index = Index.read(data)
-        if record.get("data", {}).get("fingerprint") not in (None, index.fingerprint):
-            raise FrostlineError(
-                f"{run_folder}: was trained on other images than {data} holds now; train it again on these"
-            )
-    state, spec = read_weights(run_folder / WEIGHTS, index, data)
-    evaluator = Evaluator(config, seed, index, data, state, spec, services, images)
-    return evaluator.measure(config, seed, str(record["weights_sha256"]), out)
+    weights, images = read_weights(run_folder / WEIGHTS, data), int(record["training_images"])
+    evaluator = Evaluator(run, data, weights, services, images)
+    return evaluator.measure(run, str(record["weights_sha256"]), out)
 
 
 class Evaluator:
     """Evaluates networks on the splits of a data set; they may differ only in their heads.
 
     Args:
-        config: the config of the first network's run.
-        data: the folder of the prepared data.
-        state: the weights of the first network.
+        run: the config of the first network's run.
+        weights: the weights of the first network.
         services: scratch folder, feature cache and tracker.
-        images: number of training images of the run, if `index` is of other data and only its test split is
+        images: number of training images of the run, if `data` has other ones and only its test split is
             evaluated.
     """
 
     def __init__(
         self,
-        config: Run,
-        seed: int,
-        index: Index,
-        data: Path,
-        state: Mapping[str, torch.Tensor],
-        spec: InputSpec,
+        run: Run,
+        data: PreparedData,
+        weights: TrainedWeights,
         services: Services,
         images: int | None = None,
     ) -> None:
-        machine.pin(config.trainer.threads)
-        self._index, self._data, self._spec = index, data, spec
-        self._trainer, self._services = config.trainer, services
-        self._network = network_with(state, config.backbone, spec, len(index.classes))
-        self._splits = [split for split in SPLITS if split != "test" or index.held_out == "test"]
+        machine.pin(run.trainer.threads)
+        index, spec = data.index, weights.spec
+        self._data, self._spec = data, spec
+        self._trainer, self._services = run.trainer, services
+        self._network = network_with(weights.state, run.backbone, spec, len(index.classes))
+        self._splits = _splits(index)
         self._rows = {split: index.rows(split) for split in self._splits}
         if images is None:
-            self._rows["train"] = training_rows(index, config.dataset, derive(seed, "shots") % 2**31)
+            self._rows["train"] = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
             images = len(self._rows["train"])
         else:
             self._splits = ["test"]
             self._rows = {"test": self._rows["test"]}
         self._images = {}
         for split, rows in self._rows.items():
-            pixels = load_pixels(config.dataset, index, data, rows, spec, scratch=services.scratch)
+            pixels = load_pixels(data, rows, spec, scratch=services.scratch)
             labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
             self._images[split] = Images(pixels, labels, images_key(index, rows, spec), index.name, split)
-        self._reuse = reuse_of(config, seed, spec, services)
+        self._reuse = reuse_of(run, spec, services)
         self._parts = split_for_inference(
-            config, self._network, images, self._reuse, self._images[self._splits[0]]
+            run, self._network, images, self._reuse, self._images[self._splits[0]]
         )
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -194,12 +201,11 @@ class Evaluator:
         unexpected = self._network.load_state_dict(state, strict=False).unexpected_keys
         assert not unexpected, unexpected
 
-    def measure(self, config: Run, seed: int, weights_sha256: str, out: Path) -> dict[str, dict[str, float]]:
+    def measure(self, run: Run, weights_sha256: str, out: Path) -> Metrics:
         """Do what `evaluate.measure` does, with the weights that were loaded last.
 
         Args:
-            config: their run's config.
-            seed: their run's seed.
+            run: their run's config.
             weights_sha256: the hash of their file.
             out: the folder for metrics.json and predictions.csv.
         """
@@ -207,37 +213,56 @@ class Evaluator:
         metrics = {
             split: classification_metrics(logits[split], self._images[split].labels) for split in self._splits
         }
-        split = self._index.held_out
-        predicted = self._rows[split], logits[split]
-        majority = self._majority(config, seed, split, metrics[split]["accuracy"])
+        split = self._data.index.held_out
+        majority = self._majority(run, split, metrics[split]["accuracy"])
         write_text(out / METRICS, canonical_json(metrics))
-        write_text(
-            out / PREDICTIONS,
-            csv_text(["id", "label", "prediction", "confidence"], _predictions(self._index, *predicted)),
-        )
+        rows = _predictions(self._data.index, self._rows[split], logits[split])
+        write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], rows))
         self._services.tracker.annotate(
             weights_sha256,
-            {"study": config.study, "stage": config.stage, "arm": config.arm or "", "seed": str(seed)},
+            {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)},
             {f"test/{k}": v for k, v in metrics.get("test", {}).items()}
             | {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"}
             | ({MAJORITY: majority} if split == "test" else {}),
             out,
-            _mistakes(config, self._index, self._data, *predicted, self._images[split].pixels),
+            self._mistakes(split, logits[split]),
         )
         return metrics
 
-    def _majority(self, config: Run, seed: int, split: str, accuracy: float) -> float:
+    def _majority(self, run: Run, split: str, accuracy: float) -> float:
         """Return the accuracy of always predicting the most frequent class; warn below it."""
         counts = torch.as_tensor(self._images[split].labels).bincount()
         rate = float(counts.max()) / int(counts.sum())
         if accuracy < rate:
-            name = self._index.classes[int(counts.argmax())]
-            run = f"{config.stage} {config.arm or config.freeze_name}, seed {seed}"
+            name = self._data.index.classes[int(counts.argmax())]
             self._services.say(
-                f"frostline: warning: {run}: {split} accuracy {accuracy:.4f} is below {rate:.4f}, the"
-                f" accuracy of always predicting {name!r}"
+                f"frostline: warning: {run.stage} {run.arm or run.freeze_name}, seed {run.seed}:"
+                f" {split} accuracy {accuracy:.4f} is below {rate:.4f}, the accuracy of always predicting"
+                f" {name!r}"
             )
         return rate
+
+    def _mistakes(self, split: str, logits: torch.Tensor) -> list[Misclassified]:
+        """Return the most confident mistakes, the most confident first, with the data set's images."""
+        index, rows = self._data.index, self._rows[split]
+        confidence, best = (tensor.numpy() for tensor in logits.double().softmax(1).max(1))
+        wrong = np.flatnonzero(best != index.labels[rows])
+        chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+        try:
+            images = thumbnails(self._data, rows[chosen], THUMBNAIL)
+        except FrostlineError:  # A file is gone: show the network's pixels.
+            pixels = self._images[split].pixels[torch.as_tensor(chosen)].permute(0, 2, 3, 1).numpy()
+            images = list(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        return [
+            Misclassified(
+                index.keys[row],
+                index.classes[index.labels[row]],
+                index.classes[best[i]],
+                confidence[i],
+                image,
+            )
+            for row, i, image in zip(rows[chosen], chosen, images, strict=True)
+        ]
 
     def _logits(self, split: str) -> torch.Tensor:
         if self._parts is None:
@@ -269,9 +294,9 @@ def split_for_inference(
         return None
     network.to(device_of(config.trainer.device))
     last = len(plan.phases) - 1
-    thaw.apply_phase(network, plan, last)
+    trainable.apply_phase(network, plan, last)
     split = reuse.split_network(network, plan, last, images)
-    thaw.release(network)
+    trainable.release(network)
     if not isinstance(split, Split):
         return None
     return split, precision_behind(plan.trained(last), network, reuse.execution(network).trains)
@@ -284,27 +309,11 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
         yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
 
 
-def _mistakes(
-    config: Run, index: Index, data: Path, rows: NDArray[np.int64], logits: torch.Tensor, pixels: ImageStack
-) -> list[Mistake]:
-    """Return the most confident mistakes, the most confident first, with the data set's images."""
-    confidence, best = (tensor.numpy() for tensor in logits.double().softmax(1).max(1))
-    wrong = np.flatnonzero(best != index.labels[rows])
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-    try:
-        shown = thumbnails(config.dataset, index, data, rows[chosen], THUMBNAIL)
-    except FrostlineError:  # A file is gone: show the network's pixels.
-        seen = pixels[torch.as_tensor(chosen)].permute(0, 2, 3, 1).numpy()
-        shown = list(seen[..., 0] if seen.shape[-1] == 1 else seen)
-    return [
-        Mistake(
-            index.keys[row], index.classes[index.labels[row]], index.classes[best[i]], confidence[i], image
-        )
-        for row, i, image in zip(rows[chosen], chosen, shown, strict=True)
-    ]
+def _splits(index: Index) -> list[str]:
+    return [split for split in SPLITS if split != "test" or index.held_out == "test"]
 
 
-def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
     return {name: spread([v[name] for v in values]) for name in values[0]}
 
 
@@ -317,7 +326,7 @@ def _read_run(folder: Path) -> Run:
     return validated(Run, read_yaml(path), str(path))
 
 
-def read_metrics(out: Path) -> dict[str, dict[str, float]]:
+def read_metrics(out: Path) -> Metrics:
     """Return the metrics that `measure` wrote to `out`."""
-    metrics: dict[str, dict[str, float]] = read_json(out / METRICS)
+    metrics: Metrics = read_json(out / METRICS)
     return metrics

@@ -9,7 +9,7 @@ import torch
 
 from frostline.base.metrics import classification_metrics
 from frostline.data.loading.pixels import load_pixels
-from frostline.data.prepared.index import Index
+from frostline.data.prepared.index import PreparedData
 from frostline.schema import NoWeights, Run
 from frostline.training import averaging
 from frostline.training.inference import logits_of, network_with, read_weights
@@ -21,7 +21,7 @@ Metrics = dict[str, float]
 def soups(
     runs: Mapping[int, Run],
     accuracies: Mapping[int, float],
-    data: Path,
+    data: PreparedData,
     weights_of: Callable[[int], Path],
     services: Services,
 ) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def soups(
     Args:
         runs: seed → config of its run.
         accuracies: seed → validation accuracy.
-        data: the folder of the prepared data.
+        data: the prepared data.
         weights_of: seed → the file of its weights.
         services: the scratch folder, for pixels.
 
@@ -43,15 +43,15 @@ def soups(
     """
     if reason := why_none(runs):
         return {"skipped": reason}
-    index = Index.read(data)
+    index = data.index
 
     @cache  # the greedy soup is often the uniform one
     def measured(seeds: tuple[int, ...], split: str) -> Metrics:
         run, rows = runs[seeds[0]], index.rows(split)
-        _, spec = read_weights(weights_of(seeds[0]), index, data)
-        state = averaging.uniform_soup(read_weights(weights_of(seed), index, data)[0] for seed in seeds)
+        spec = read_weights(weights_of(seeds[0]), data).spec
+        state = averaging.uniform_soup(read_weights(weights_of(seed), data).state for seed in seeds)
         network = network_with(state, run.backbone, spec, len(index.classes))
-        pixels = load_pixels(run.dataset, index, data, rows, spec, scratch=services.scratch)
+        pixels = load_pixels(data, rows, spec, scratch=services.scratch)
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
         return classification_metrics(logits_of(network, pixels, spec, run.trainer), labels)
 

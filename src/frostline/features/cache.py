@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline.base.files import set_aside
+from frostline.base.files import remove_leftovers, set_aside
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, full_disk
-from frostline.features import files
-from frostline.features.files import Entry, hash_in, header, lock_of, path_of, remove_leftovers
+from frostline.features import cache_files
+from frostline.features.cache_files import Entry, hash_in, header, lock_of, path_of
 
 __all__ = ["DTYPES", "MAPPED_BYTES", "Entry", "FeatureCache"]
 
@@ -89,19 +89,19 @@ class FeatureCache:
                     return cached, True
             except _Damaged as damage:
                 set_aside(path_of(self.folder, key), f"is damaged ({damage})")
-            remove_leftovers(self.folder, held=key)
+            remove_leftovers(self.folder, locked_key=key)
             made = self._write(key, wanted, produce)
-            files.prune(self.folder, self.limit, keep=key)
+            cache_files.prune(self.folder, self.limit, keep=key)
             return made, False
 
     def entries(self) -> list[Entry]:
         """Return the cached entries, the most recently used first."""
-        return files.entries(self.folder)
+        return cache_files.entries(self.folder)
 
     def prune(self, limit: int) -> list[Entry]:
         """Remove the least recently used entries until `limit` bytes remain at most; return them."""
         remove_leftovers(self.folder)
-        return files.prune(self.folder, limit)
+        return cache_files.prune(self.folder, limit)
 
     def clear(self) -> list[Entry]:
         """Remove all entries; return them."""
@@ -133,7 +133,9 @@ class FeatureCache:
         with self._full_disk(wanted):
             if shutil.disk_usage(self.folder).free < wanted.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=f".{key}.", suffix=files.PARTIAL)
+            handle, temporary = tempfile.mkstemp(
+                dir=self.folder, prefix=f".{key}.", suffix=cache_files.PARTIAL
+            )
         try:
             with os.fdopen(handle, "w+b", buffering=0) as stream:
                 with self._full_disk(wanted):
@@ -181,7 +183,7 @@ class _Request:
         """Size of the features in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def header(self, sha256: str = files.NO_HASH) -> bytes:
+    def header(self, sha256: str = cache_files.NO_HASH) -> bytes:
         return header(self.about, DTYPES[self.dtype], self.shape, self.size, sha256)
 
     def __str__(self) -> str:

@@ -60,7 +60,7 @@ class FeatureExtractor:
         """Return the possible splits of the network, best first, not verified; or why there is none.
 
         Args:
-            network: prepared for the phase by `training.thaw.apply_phase`; may be on the meta device.
+            network: prepared for the phase by `training.trainable.apply_phase`; may be on the meta device.
             phase: index of the phase whose split point is wanted.
             stand_in: (N, C, H, W) images to record the forward pass of; None: black images.
         """
@@ -83,7 +83,7 @@ class FeatureExtractor:
         """Return the verified split of the network for a phase, or why its features are not reused.
 
         Args:
-            network: prepared for the phase by `training.thaw.apply_phase`, on the training device.
+            network: prepared for the phase by `training.trainable.apply_phase`, on the training device.
             phase: index of the phase whose split point is wanted.
         """
         shown = self.sample_images(network, images)

@@ -15,9 +15,9 @@ The split works for any architecture:
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -227,55 +227,89 @@ def candidate_splits(
     recording = Recording(frozen, changing)
     if not recording.run(network, frozen | changing.keys() | containers, stand_in):
         return NoSplit("the layers that train are never called, so where the frozen ones end can't be seen")
-    calls, entered = recording.calls, recording.entered
-    first = entered[-1][0]
-    if not calls:
+    first = recording.entered[-1][0]
+    if not recording.calls:
         return NoSplit(f"no layer comes before {changing[first]}")
-    called = {f"{names[module]}.{tensor}" for module, _ in calls for tensor in _tensors(module, own=False)}
-    # A tensor outside the recorded calls may be used anywhere: its layer need not be called for that.
-    anywhere = {
-        f"{names[module]}.".lstrip(".") + tensor
-        for module in containers | frozen
-        for tensor in _tensors(module, own=True)
-    } - called
+    splitter = _Splitter(network, stand_in, recording, containers | frozen)
     splits: dict[str, Split] = {}
-
-    def note(at: nn.Module, side: Literal["input", "output"], values: Sequence[Any], n: int) -> None:
-        """Add the split after the first n calls, if its values have one entry per image."""
-        tensors = [value for value in values if isinstance(value, Tensor) and value.ndim > 1]
-        if not n or len(tensors) < len(values) or any(len(tensor) != len(stand_in) for tensor in tensors):
-            return
-        below = {
-            f"{names[module]}.{tensor}" for module, _ in calls[:n] for tensor in _tensors(module, own=False)
-        }
-        shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
-        together = len(shapes) > 1
-        split = Split(
-            network,
-            names[at],
-            side,
-            shape=(sum(map(math.prod, shapes)),) if together else shapes[0],
-            dtype=tensors[0].dtype,
-            flops=recording.flops[n] // len(stand_in),
-            prefix=frozenset(anywhere | below),
-            stand_in=stand_in,
-            calls=calls[:n],
-            parts=shapes if together else (),
-        )
-        splits.setdefault(split.name, split)
-
-    # From the split point outwards: the first trained layer, then the blocks that contain it.
-    for module, args, count in reversed(entered):
-        if module is not network:
-            note(module, "input", args[:1], count if args else 0)
-        for n in range(count, max(count - OUTPUTS, 0), -1):
-            note(calls[n - 1][0], "output", [calls[n - 1][1]], n)
-    if len(calls) >= BRANCHES:
-        note(calls[-1][0], "output", [output for _, output in calls[-BRANCHES:]], len(calls))
+    for place in splitter.places():
+        if (split := splitter.split(place)) is not None:
+            splits.setdefault(split.name, split)
     if not splits:
         return NoSplit(f"what {names[first]} is given is not one tensor with an entry for each image")
     # The sort is stable: among equals, the one nearest to the split point comes first.
     return sorted(splits.values(), key=lambda split: (-split.flops, split.bytes))
+
+
+class _Place(NamedTuple):
+    """A place in a forward pass, after some calls of frozen modules."""
+
+    module: nn.Module
+    side: Literal["input", "output"]
+    values: Sequence[Any]
+    """What passes through it."""
+    calls: int
+    """The number of earlier calls."""
+
+
+class _Splitter:
+    """Splits a network at the places of a recorded forward pass.
+
+    Args:
+        unchanged: modules that do not change themselves, though layers inside them may.
+    """
+
+    def __init__(
+        self, network: nn.Module, stand_in: Tensor, recording: Recording, unchanged: Set[nn.Module]
+    ) -> None:
+        self.network, self.stand_in, self.recording = network, stand_in, recording
+        self.names = {module: name for name, module in network.named_modules()}
+        # A tensor outside the recorded calls may be used anywhere: its layer need not be called for that.
+        self.anywhere = {
+            f"{self.names[module]}.".lstrip(".") + tensor
+            for module in unchanged
+            for tensor in _tensors(module, own=True)
+        } - self._called(len(recording.calls))
+
+    def places(self) -> Iterator[_Place]:
+        """Yield places from the split point outwards: the first trained layer, then the blocks around it."""
+        calls = self.recording.calls
+        for module, args, count in reversed(self.recording.entered):
+            if module is not self.network:
+                yield _Place(module, "input", args[:1], count if args else 0)
+            for n in range(count, max(count - OUTPUTS, 0), -1):
+                yield _Place(calls[n - 1][0], "output", [calls[n - 1][1]], n)
+        if len(calls) >= BRANCHES:
+            yield _Place(calls[-1][0], "output", [output for _, output in calls[-BRANCHES:]], len(calls))
+
+    def split(self, place: _Place) -> Split | None:
+        """Return the split at a place, if what passes through it has one entry per image."""
+        n, images = place.calls, len(self.stand_in)
+        tensors = [value for value in place.values if isinstance(value, Tensor) and value.ndim > 1]
+        if not n or len(tensors) < len(place.values) or any(len(tensor) != images for tensor in tensors):
+            return None
+        shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+        together = len(shapes) > 1
+        return Split(
+            self.network,
+            self.names[place.module],
+            place.side,
+            shape=(sum(map(math.prod, shapes)),) if together else shapes[0],
+            dtype=tensors[0].dtype,
+            flops=self.recording.flops[n] // images,
+            prefix=frozenset(self.anywhere | self._called(n)),
+            stand_in=self.stand_in,
+            calls=self.recording.calls[:n],
+            parts=shapes if together else (),
+        )
+
+    def _called(self, count: int) -> set[str]:
+        """Return the names of the tensors of the first `count` calls."""
+        return {
+            f"{self.names[module]}.{tensor}"
+            for module, _ in self.recording.calls[:count]
+            for tensor in _tensors(module, own=False)
+        }
 
 
 def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:

@@ -1,6 +1,7 @@
 """Builds a freeze plan, which says what trains at each step, from a schedule and a network's layers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -63,22 +64,23 @@ def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -
     return groups
 
 
-def build_plan(
-    schedule: "schema.Freeze",
-    layers: Layers,
-    default: Curve,
-    epochs: int,
-    steps_per_epoch: int,
-    steps_at: Callable[[int], int] | None = None,
-) -> FreezePlan:
+@dataclass(frozen=True)
+class RunLength:
+    """The length of a run."""
+
+    epochs: int
+    steps_per_epoch: int
+    """Optimizer steps."""
+    steps_at: Callable[[int], int] | None = None
+    """Batch size → steps per epoch; None: the batch size can't change."""
+
+
+def build_plan(schedule: "schema.Freeze", layers: Layers, default: Curve, length: RunLength) -> FreezePlan:
     """Build the plan of a run.
 
     Args:
         layers: the layers of the network.
         default: the learning-rate curve of phases that set none (optimizer.schedule).
-        epochs: length of the run.
-        steps_per_epoch: optimizer steps per epoch.
-        steps_at: returns the steps per epoch with a batch size; None: the batch size can't change.
 
     Raises:
         FrostlineError: the schedule does not fit the network or the run; the message names the key.
@@ -97,11 +99,11 @@ def build_plan(
             f"{key}.lr", [group for group in lr if group != LAYER_DECAY], train, groups, LAYER_DECAY
         )
         _check_options(f"{key}.optimizer", options, train, groups)
-        steps = _steps_per_epoch(key, phase.batch_size, steps_per_epoch, steps_at)
+        steps = _steps_per_epoch(key, phase.batch_size, length)
         phases.append(
             PhasePlan(
                 train=train,
-                length=_length(key, phase.until, epochs, steps, whole=whole),
+                length=_length(key, phase.until, length.epochs, steps, whole=whole),
                 early_stop=_early(key, phase.until),
                 lr={group: lr.get(group, 1.0) for group in train},
                 layer_decay=lr.get(LAYER_DECAY, 1.0),
@@ -117,12 +119,13 @@ def build_plan(
             )
         )
     budget = sum(Fraction(phase.length or 0, phase.steps_per_epoch) for phase in phases[:-1])
-    if phases and budget >= epochs:
+    if phases and budget >= length.epochs:
         raise FrostlineError(
             f"freeze.phases: the phases before the last take {float(budget):.4g} epochs, but the run has"
-            f" {epochs} (trainer.epochs), {steps_per_epoch} steps each; shorten them or raise trainer.epochs"
+            f" {length.epochs} (trainer.epochs), {length.steps_per_epoch} steps each; shorten them or raise"
+            " trainer.epochs"
         )
-    return FreezePlan(layers, groups, tuple(phases), epochs, steps_per_epoch)
+    return FreezePlan(layers, groups, tuple(phases), length.epochs, length.steps_per_epoch)
 
 
 def _check_train(key: str, train: Sequence[str], groups: Mapping[str, tuple[str, ...]]) -> None:
@@ -165,15 +168,13 @@ def _check_end(key: str, until: object, *, last: bool) -> None:
         )
 
 
-def _steps_per_epoch(
-    key: str, batch_size: int | None, steps_per_epoch: int, steps_at: Callable[[int], int] | None
-) -> int:
+def _steps_per_epoch(key: str, batch_size: int | None, length: RunLength) -> int:
     """Return the steps per epoch with the phase's batch size, by default the run's."""
     if batch_size is None:
-        return steps_per_epoch
-    if steps_at is None:
+        return length.steps_per_epoch
+    if length.steps_at is None:
         raise FrostlineError(f"{key}.batch_size: the DataLoader's batch size can't be changed; remove it")
-    return steps_at(batch_size)
+    return length.steps_at(batch_size)
 
 
 def _length(key: str, until: Any, epochs: int, steps_per_epoch: int, *, whole: bool) -> int | None:

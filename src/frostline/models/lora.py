@@ -63,7 +63,7 @@ class LowRank(nn.Module):
         return self.base_layer.bias
 
 
-def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
+def adapt(network: nn.Module, run: schema.Run) -> None:
     """Add an adapter to each layer that `run.adapter` selects, in place; the output does not change at first.
 
     Linear and convolutional layers get one, but neither the head, which trains as it is, nor grouped
@@ -71,7 +71,7 @@ def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
 
     Args:
         network: with its initial weights and ordinary tensor names.
-        seed: of the adapters' initial matrices.
+        run: its seed draws the adapters' initial matrices.
 
     Raises:
         FrostlineError: the backbone is not timm's, or no layer is selected.
@@ -85,7 +85,7 @@ def adapt(network: nn.Module, run: schema.Run, seed: int) -> None:
         )
     targets = _targets(network, config.layers)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "adapter"))
+        torch.manual_seed(derive(run.seed, "adapter"))
         for name, layer in targets:
             network.set_submodule(name, LowRank(layer, config))
 

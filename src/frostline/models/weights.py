@@ -16,6 +16,7 @@ from frostline.console.errors import FrostlineError
 from frostline.console.progress import Say, no_output
 from frostline.models import checkpoints
 from frostline.models.head_init import RANDOM, HeadInit
+from frostline.models.initial_weights import InitialWeights
 
 METADATA = "frostline"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
@@ -201,27 +202,20 @@ def _about(path: Path, text: str) -> dict[str, Any] | None:
 
 
 def match_names(
-    state: Mapping[str, torch.Tensor],
-    model: nn.Module,
-    head: Collection[str],
-    key: str | None,
-    say: Say,
-    *,
-    reset_head: bool,
-    source: str,
+    start: InitialWeights, model: nn.Module, head: Collection[str], say: Say, *, reset_head: bool
 ) -> Mapping[str, torch.Tensor]:
-    """Return the weights under the network's names, if they differ only by a prefix or the head.
+    """Return the weights of a file under the network's names, if they differ only by a prefix or the head.
 
     Args:
-        state: name → tensor, as in the file.
-        key: the prefix to use, without its dot, if several match.
+        start: the weights as in the file.
         say: receives what is stripped or left out.
         reset_head: whether the file's head is ignored.
-        source: name of the weights in messages.
 
     Raises:
-        FrostlineError: several prefixes match, and `key` is none of them.
+        FrostlineError: several prefixes match, and `start.key` is none of them.
     """
+    assert start.state is not None
+    state, source = start.state, start.source
     own = model.state_dict()
     body = own.keys() - set(head)
     by_prefix = {
@@ -229,7 +223,7 @@ def match_names(
     }
     if not by_prefix:
         return state
-    key = checkpoints.choose(by_prefix, key, source.removeprefix("weights.path: "))
+    key = checkpoints.choose(by_prefix, start.key, source.removeprefix("weights.path: "))
     if key:
         inside = {name.removeprefix(f"{key}."): t for name, t in state.items() if name.startswith(f"{key}.")}
         others = (

@@ -1,7 +1,6 @@
 """Output folders of runs, and names that file systems take."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,9 @@ NAME_BYTES = 200
 """Length limit of a run folder's name; file systems take 255."""
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run that has no folder yet."""
-
-    stage: str
-    """pretrain or finetune."""
-    name: str
-    config: Run
-    pretraining: Run | None = None
-    """The config of the pretraining that runs first, if any."""
-
-    @property
-    def content(self) -> Any:
-        """What the run's result depends on, as plain data."""
-        content = self.config.model_dump()
-        return content if self.pretraining is None else [content, self.pretraining.model_dump()]
-
-
-def out_folder(run: PlannedRun, out: str | None, label: str = "", *, drawn: bool = False) -> Path:
+def out_folder(
+    run: Run, out: str | None, label: str = "", pretraining: Run | None = None, *, drawn: bool = False
+) -> Path:
     """Return a run's output folder: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>.
 
     In a sweep, where the folder holds another run, this run's folder gets a hash at its end.
@@ -41,31 +24,36 @@ def out_folder(run: PlannedRun, out: str | None, label: str = "", *, drawn: bool
     Args:
         out: the experiment's `out`, if set.
         label: in a sweep, the overrides that distinguish the run; else empty.
+        pretraining: config of the pretraining that runs first, if any.
         drawn: whether values were sampled from an interval: labels have three digits, so two may be equal.
     """
+    content: Any = run.model_dump()
+    if pretraining is not None:
+        content = [content, pretraining.model_dump()]
     if out is None:
-        return named_folder(run.stage, run.name, run.content)
+        from frostline.training.run_info import run_name
+
+        return named_folder(run.stage, run_name(run), content)
     if not label:
         return Path(out)
-    plain = Path(out) / safe_name(label)
-    hashed = plain.with_name(f"{plain.name}-{content_key(run.content)[:8]}")
-    return hashed if drawn or _holds_another(plain, run) else plain
+    plain, hashed = Path(out) / safe_name(label), Path(out) / f"{safe_name(label)}-{content_key(content)[:8]}"
+    return hashed if drawn or _holds_another(plain, run, pretraining) else plain
 
 
-def _holds_another(folder: Path, run: PlannedRun) -> bool:
+def _holds_another(folder: Path, config: Run, pretraining: Run | None) -> bool:
     """Return whether `folder` holds a run that is not, or may not be, this one."""
     if not (folder / "config.yaml").is_file():
         return False
     try:
         there = validated(Run, read_yaml(folder / "config.yaml"))
-        if run.pretraining is not None:
+        if pretraining is not None:
             weights = Path(getattr(there.weights, "path", None) or "")
             source = validated(Run, read_yaml(weights.parent / "config.yaml"))
-            if _comparable(source) != _comparable(run.pretraining):
+            if _comparable(source) != _comparable(pretraining):
                 return True
     except FrostlineError:
         return True
-    return _comparable(there) != _comparable(run.config)
+    return _comparable(there) != _comparable(config)
 
 
 def _comparable(run: Run) -> dict[str, Any]:

@@ -53,10 +53,15 @@ def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
     target = out or folder
     with session.writing(target):
         services = session.make_services()
+        from frostline.data.prepared.index import PreparedData
         from frostline.evaluation import evaluate
 
         with publish(target) as work:
-            measured = evaluate.measure(config, config.seeds[0], data, folder, work, services, own)
+            if own is None:
+                measured = evaluate.measure(config, data, folder, work, services)
+            else:
+                own_data = PreparedData(config.dataset, own, data)
+                measured = evaluate.measure_test(config, own_data, folder, work, services)
             recorded = _recorded(target)
             if recorded and not force:
                 _compare(target, recorded, measured)

@@ -15,7 +15,7 @@ from frostline.base.run_folder import OUTPUTS, check_out
 from frostline.config import stage_configs
 from frostline.console.errors import resource_errors
 from frostline.console.progress import shown
-from frostline.pipeline.output_folders import PlannedRun, out_folder
+from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
 from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
 from frostline.training.services import Services, Watch, unwatched
@@ -87,23 +87,22 @@ class Job:
         """
         services = make_services(label, watch, tags)
         from frostline.evaluation import evaluate
-        from frostline.pipeline.pretrain import stage as pretrain
+        from frostline.pipeline.pretrain.stage import pretrain
         from frostline.training.run_info import run_name
 
         make = stage_configs.pretrain_config if self.stage == "pretrain" else stage_configs.finetune_config
         config = make(composed, choices)
-        name = run_name(config, config.seeds[0])
+        name = run_name(config)
         drawn = composed.sweep.sampler.kind != "grid"
         pretraining = pretraining_config(composed, choices) if self.stage == "finetune" else None
-        planned = PlannedRun(self.stage, name, config, pretraining)
-        out = out_folder(planned, composed.out, label, drawn=drawn)
+        out = out_folder(config, composed.out, label, pretraining, drawn=drawn)
         with writing(out, wait=bool(label)):
             checked = not (self.force or label)
             if checked:
                 check_out(out, config.model_dump())
             index, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
-                pretrain.run(config, data, out, services)
+                pretrain(config, data, out, services)
             else:
                 config = with_pretrained_weights(config, composed, choices, services, index.classes)
                 if checked:  # Again, with the path of the pretrained weights.
@@ -117,17 +116,16 @@ def finetune(config: Run, data: Path, out: Path, services: Services) -> None:
     """Fine-tune once on the prepared data in `data`, measure, and write everything to `out`."""
     from frostline.evaluation import evaluate
     from frostline.models.pretrained import load_initial_weights
-    from frostline.training import run as training
     from frostline.training.material import load_material
+    from frostline.training.run import forget, train
 
     start = load_initial_weights(config.backbone, config.weights)
     material = load_material(config, data, start, services)
-    seed = config.seeds[0]
     with publish(out, OUTPUTS) as work:
-        title = f"finetune {config.freeze_name} · seed {seed}"
-        training.train(config, seed, start, material, work, services, title)
-        evaluate.measure(config, seed, data, work, work, services)
-    training.forget(config, start, material, services)
+        title = f"finetune {config.freeze_name} · seed {config.seed}"
+        train(config, material, work, services, title)
+        evaluate.measure(config, data, work, work, services)
+    forget(config, material, services)
 
 
 def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
@@ -153,8 +151,8 @@ def with_pretrained_weights(
     from frostline.models.head_init import choose_head_init
     from frostline.models.pretrained import load_initial_weights
     from frostline.pipeline.compose.stage import check_run
-    from frostline.pipeline.pretrain import stage as pretrain
-    from frostline.training import run as training
+    from frostline.pipeline.pretrain.stage import pretrain
+    from frostline.training.run import code_versions
 
     if not _pretrains(config.weights):
         return config
@@ -166,14 +164,14 @@ def with_pretrained_weights(
     pretraining = stage_configs.pretrain_config(composed, choices)
     start = load_initial_weights(pretraining.backbone, pretraining.weights).sha256
     key = content_key(
-        [pretraining.model_dump(exclude={"study"}), index.fingerprint, start, training.code("pretrain")]
+        [pretraining.model_dump(exclude={"study"}), index.fingerprint, start, code_versions("pretrain")]
     )[:16]
     folder = services.scratch / "pretrain" / key
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
         if not is_intact(folder):
             check_run(config, classes=classes)
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
-            pretrain.run(pretraining, data, folder, make_services(), sealed=True)
+            pretrain(pretraining, data, folder, make_services(), sealed=True)
     # Relative: the run's config.yaml has it, and must not depend on where the project lies.
     path = os.path.relpath(folder / "weights.safetensors")
     weights = config.weights.model_copy(update={"path": path})
@@ -192,10 +190,10 @@ def _pretrains(weights: Weights) -> bool:
 
 def prepared_from(config: Prepare) -> "tuple[Index, Path]":
     """Return the index and folder of a config's data set; prepare it unless it is cached."""
-    from frostline.preparation import stage as prepare
+    from frostline.preparation.stage import prepare_cached
 
     remove_leftovers(project.scratch() / "pixels")
-    index, data = prepare.cached(config, project.scratch(), shown)
+    index, data = prepare_cached(config, project.scratch(), shown)
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
     return index, data

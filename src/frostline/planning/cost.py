@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from frostline.features.split_point import Split
 from frostline.freezing.plan import FreezePlan
-from frostline.training.thaw import apply_phase
+from frostline.training.trainable import apply_phase
 
 IMAGES = 2
 """Size of the batch that is counted: BatchNorm can't train on a single value per channel."""
@@ -63,7 +63,7 @@ def split_cost(cut: Split) -> Cost | None:
     """Return the cost of a phase that reuses features; None: the layers after the split need more than these.
 
     Args:
-        cut: a split of a network on the meta device, prepared by `training.thaw.apply_phase`. The batch size
+        cut: a split of a network on the meta device, prepared by `trainable.apply_phase`. The batch size
             of its stand-in differs from `IMAGES`, so that its outputs can't replace the features.
     """
     assert len(cut.stand_in) != IMAGES

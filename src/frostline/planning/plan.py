@@ -14,7 +14,7 @@ from frostline.planning import cost, outline
 from frostline.planning.cost import Cost
 from frostline.planning.outline import GroupOutline, PhaseOutline, SectionOutline
 from frostline.schema import Experiment, PretrainWeights, Run
-from frostline.training import thaw
+from frostline.training import trainable
 from frostline.training.services import Services
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def make(
     from frostline.config import stage_configs
     from frostline.models import lora
     from frostline.models.backbones import build
-    from frostline.models.pretrained import NO_WEIGHTS, input_spec
+    from frostline.models.initial_weights import NO_WEIGHTS
+    from frostline.models.pretrained import input_spec
     from frostline.training.run import plan_of
 
     source = stage == "pretrain"
@@ -100,7 +101,7 @@ def make(
     spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
-        lora.adapt(network, run, seed=0)
+        lora.adapt(network, run)
     head = "" if images else _head(composed, run, source=source)
     return replace(of_run(run, plan_of(run, network, count), network, spec, count), head=head)
 
@@ -129,7 +130,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     from frostline.training.inference import reuse_of
     from frostline.training.run_info import backbone_name
 
-    reuse = reuse_of(run, run.seeds[0], spec, Services(project.scratch()))
+    reuse = reuse_of(run, spec, Services(project.scratch()))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     shape = (spec.channels, spec.size, spec.size)
     key = _key(run, plan, spec, sizes)
@@ -185,13 +186,13 @@ def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]
 def _cuts(reuse: "FeatureExtractor", network: "nn.Module", plan: FreezePlan) -> Iterator[_Cut]:
     try:
         sketch = cost.copy_to_meta(network)
-        dropout = thaw.Dropout(sketch)
+        dropout = trainable.Dropout(sketch)
     except Exception:  # The network's own code may raise anything.
         yield from [(None, None)] * len(plan.phases)
         return
     for index, phase in enumerate(plan.phases):
         dropout.set(phase.dropout, phase.drop_path)
-        thaw.apply_phase(sketch, plan, index)
+        trainable.apply_phase(sketch, plan, index)
         yield _cut(reuse, sketch, plan, index)
 
 
@@ -218,8 +219,8 @@ def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
     from frostline.config import stage_configs
     from frostline.console.progress import shown
     from frostline.data.prepared.index import training_rows
-    from frostline.preparation.stage import cached
+    from frostline.preparation.stage import prepare_cached
 
-    index, _ = cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
-    rows = training_rows(index, run.dataset, derive(run.seeds[0], "shots") % 2**31)
+    index, _ = prepare_cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
+    rows = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
     return len(rows), len(index.classes)

@@ -37,7 +37,7 @@ NAMED = 5
 
 
 @resource_errors()
-def run(config: schema.Prepare, out: Path, progress: Progress = no_progress) -> Index:
+def prepare(config: schema.Prepare, out: Path, progress: Progress = no_progress) -> Index:
     """Prepare a data set.
 
     Args:
@@ -55,7 +55,9 @@ def run(config: schema.Prepare, out: Path, progress: Progress = no_progress) -> 
 
 
 @resource_errors()
-def cached(config: schema.Prepare, scratch: Path, progress: Progress = no_progress) -> tuple[Index, Path]:
+def prepare_cached(
+    config: schema.Prepare, scratch: Path, progress: Progress = no_progress
+) -> tuple[Index, Path]:
     """Prepare a data set, or return it from the cache if neither config nor data have changed.
 
     Files are identified by name, size and modification times, arrays by content. The cached output is
@@ -63,15 +65,15 @@ def cached(config: schema.Prepare, scratch: Path, progress: Progress = no_progre
     damaged. If `scratch` is read-only, a missing output is prepared for this process only.
 
     Args:
-        config: as in `run`.
+        config: as in `prepare`.
         scratch: folder of the cache; outputs are in `data/`.
-        progress: as in `run`.
+        progress: as in `prepare`.
 
     Returns:
         The index, and its folder.
 
     Raises:
-        FrostlineError: as in `run`.
+        FrostlineError: as in `prepare`.
     """
     source = open_source(config.dataset)
     out = _cache_folder(config.dataset, source, scratch)
@@ -105,7 +107,7 @@ def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Pat
 
 
 def _verified(folder: Path) -> Index | None:
-    """Read the output of `cached`; set it aside if it is damaged. None: there is no sound one."""
+    """Read the output of `prepare_cached`; set it aside if it is damaged. None: there is no sound one."""
     return Index.read(folder) if is_intact(folder) else None
 
 
@@ -213,7 +215,7 @@ def _splits(
             taken.append((split, share))
     drawn = np.flatnonzero(splits == "train")
     splits[drawn] = stratified_split(
-        labels[drawn], shares["val"], shares["test"], dataset.split.seed, groups=groups[drawn], names=classes
+        labels[drawn], shares, dataset.split.seed, groups=groups[drawn], names=classes
     )
     for split, share in taken:
         count = int((splits == split).sum())

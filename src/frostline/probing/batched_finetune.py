@@ -12,7 +12,7 @@ from frostline.config import stage_configs
 from frostline.config.compose import SweepJob
 from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import session, standalone
-from frostline.pipeline.output_folders import PlannedRun, out_folder
+from frostline.pipeline.output_folders import out_folder
 from frostline.training.services import TRIAL_STATE, Services
 
 if TYPE_CHECKING:
@@ -72,14 +72,10 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
     first = jobs[0]
     runs = [stage_configs.finetune_config(job.composed, job.choices) for job in jobs]
     heads.check(runs[0])
-    names = [run_name(run, run.seeds[0]) for run in runs]
+    names = [run_name(run) for run in runs]
     outs = [
-        out_folder(
-            PlannedRun("finetune", name, run, standalone.pretraining_config(job.composed, job.choices)),
-            job.composed.out,
-            job.label,
-        )
-        for job, name, run in zip(jobs, names, runs, strict=True)
+        out_folder(run, job.composed.out, job.label, standalone.pretraining_config(job.composed, job.choices))
+        for job, run in zip(jobs, runs, strict=True)
     ]
     with ExitStack() as locks:
         for out in dict.fromkeys(outs):
@@ -91,7 +87,7 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
         runs = [run.model_copy(update={"weights": weights}) for run in runs]
         start = load_initial_weights(runs[0].backbone, weights)
         material = load_material(runs[0], data, start, services)
-        groups = heads.group_by_features(runs, start, material, services)
+        groups = heads.group_by_features(runs, material, services)
         services.say(f"{len(jobs)} runs at once: nothing but their heads differs")
         trained = {id(head.run): head for head in heads.train(groups, services)}
         best = _best([trained[id(run)] for run in runs], first.composed.sweep.objectives[0])
@@ -102,9 +98,9 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
                 if head.fit.failure or head is best:
                     continue
                 if head.group not in evaluators:
-                    evaluators[head.group] = _evaluator(head, material, data, services)
+                    evaluators[head.group] = _evaluator(head, material, services)
                 job_services = session.make_services(job.label, tags={TRIAL_STATE: "running"})
-                metrics = _write_run(head, start.sha256, material, evaluators[head.group], out, job_services)
+                metrics = _write_run(head, material, evaluators[head.group], out, job_services)
                 on_done(number, standalone.Done(job.label or name, out, metrics))
                 split = held_out(metrics)
                 advance(1, f"{split}/accuracy {metrics[split]['accuracy']:.4f}")
@@ -121,36 +117,33 @@ def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None
     return max(sound, key=value, default=None)
 
 
-def _evaluator(head: "TrainedHead", material: "Material", data: Path, services: Services) -> "Evaluator":
+def _evaluator(head: "TrainedHead", material: "Material", services: Services) -> "Evaluator":
     """Return the evaluator of a head's feature group."""
     from frostline.evaluation.evaluate import Evaluator
+    from frostline.training.inference import TrainedWeights
 
-    return Evaluator(head.run, head.seed, material.index, data, head.best_state, material.spec, services)
+    weights = TrainedWeights(head.best_state, material.spec)
+    return Evaluator(head.run, material.data, weights, services)
 
 
 def _write_run(
-    head: "TrainedHead",
-    start: str | None,
-    material: "Material",
-    evaluator: "Evaluator",
-    out: Path,
-    services: Services,
+    head: "TrainedHead", material: "Material", evaluator: "Evaluator", out: Path, services: Services
 ) -> Any:
     """Write, record and evaluate a run as `standalone.finetune` does; return its metrics."""
-    from frostline.training.outputs import record_outputs, write_outputs
+    from frostline.training.outputs import TrainedNetwork, record_outputs, write_outputs
     from frostline.training.run_info import run_info
 
-    run, seed, group = head.run, head.seed, head.group
-    count = len(group.train)
+    run, group = head.run, head.group
+    trained = TrainedNetwork(head, group.plan, group.report, len(group.train))
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, OUTPUTS) as work:
-        with services.tracker.run(run_info(run, seed, material.index)) as recorded:
-            if start is not None:
-                recorded.started_from(start)
-            recorded.planned(run, group.plan, group.cut.network, material.spec, count)
+        with services.tracker.run(run_info(run, material.index)) as recorded:
+            if material.start.sha256 is not None:
+                recorded.started_from(material.start.sha256)
+            recorded.planned(run, group.plan, group.cut.network, material.spec, trained.images)
             for row in head.history:
                 recorded.epoch(row)
-            sha256 = write_outputs(run, seed, material, head, group.plan, group.report, count, work, {})
+            sha256 = write_outputs(run, material, trained, work)
             record_outputs(recorded, group.plan, timing, work)
         evaluator.load(head.head_state)
-        return evaluator.measure(run, seed, sha256, work)
+        return evaluator.measure(run, sha256, work)

@@ -22,6 +22,7 @@ from frostline.data.loading import batches
 from frostline.freezing.curves import Curve
 from frostline.probing.batched_losses import CrossEntropy, Mse, hits
 from frostline.probing.batched_optimizers import Adam, Optimizer, Sgd
+from frostline.probing.feature_set import FeatureSet
 
 MEMORY = 256 * 2**20
 """Bytes for the parameters and gathered features of the heads in a batch; further heads wait."""
@@ -86,10 +87,8 @@ class HeadFit:
 @torch.no_grad()
 def train_heads(
     heads: Sequence[Head],
-    features: Tensor | Sequence[Tensor],
-    labels: Tensor,
-    val_features: Tensor,
-    val_labels: Tensor,
+    train: FeatureSet,
+    val: FeatureSet,
     recipe: Recipe,
     on_epoch: Callable[[int], None] = lambda heads: None,
 ) -> list[HeadFit]:
@@ -99,28 +98,26 @@ def train_heads(
 
     Args:
         heads: heads with the same K and D.
-        features: (N, D) float32, or float64 for all; or several augmented views, which epochs use in turn.
-        labels: (N,) int64, from 0 to K − 1.
-        val_features: (M, D).
-        val_labels: (M,) int64.
+        train: training images, float32, or float64 for all; epochs use augmented views in turn.
         on_epoch: called after each epoch with the number of heads in the batch.
 
     Returns:
         A fit per head, in the order of `heads`.
     """
-    views = [features] if isinstance(features, Tensor) else list(features)
-    width = val_features.shape[1]
-    if more := -width % (ALIGNMENT // val_features.element_size()):
+    width = val.features.shape[1]
+    if more := -width % (ALIGNMENT // val.features.element_size()):
         # The gradient of the padding is zero, so it stays zero.
-        views = [functional.pad(view, (0, more)) for view in views]
-        val_features = functional.pad(val_features, (0, more))
+        train, val = (
+            FeatureSet([functional.pad(view, (0, more)) for view in part.views], part.labels)
+            for part in (train, val)
+        )
         heads = [replace(head, weight=functional.pad(head.weight, (0, more))) for head in heads]
     results: list[HeadFit] = []
-    for group in _head_batches(heads, views[0], recipe):
+    for group in _head_batches(heads, train.features, recipe):
         # For a single head MKL uses another kernel with other rounding, so train two copies of it.
         members = group if len(group) > 1 else [*group, *group]
         advance = partial(on_epoch, len(group))
-        fits = _HeadBatch(members, views, labels, val_features, val_labels, recipe).train(advance)
+        fits = _HeadBatch(members, train, val, recipe).train(advance)
         results += fits[: len(group)]
     for fit in results:
         fit.weight, fit.bias = fit.weight[:, :width].clone(), fit.bias.clone()
@@ -146,16 +143,14 @@ class _HeadBatch:
     def __init__(
         self,
         heads: Sequence[Head],
-        views: Sequence[Tensor],
-        labels: Tensor,
-        val_features: Tensor,
-        val_labels: Tensor,
+        train: FeatureSet,
+        val: FeatureSet,
         recipe: Recipe,
     ) -> None:
-        features = views[0]
+        features = train.features
         self.heads, self.recipe = heads, recipe
-        self.views, self.labels = views, labels
-        self.val_features, self.val_labels = val_features, val_labels
+        self.views, self.labels = train.views, train.labels
+        self.val_features, self.val_labels = val.features, val.labels
         self.shape = heads[0].weight.shape
         flat = torch.stack([torch.cat([head.weight.flatten(), head.bias]) for head in heads]).to(features)
         more = -flat.shape[1] % (ALIGNMENT // flat.element_size())

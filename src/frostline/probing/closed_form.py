@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from frostline.probing.feature_set import FeatureSet
 from frostline.training.losses import hits
 
 CHUNK_BYTES = 64 * 2**20
@@ -30,14 +31,7 @@ class RidgeFit:
     """(penalty, validation accuracy) of all penalties, in their order."""
 
 
-def ridge(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    penalties: Sequence[float],
-    val_features: Tensor,
-    val_labels: Tensor,
-) -> RidgeFit:
+def ridge(train: FeatureSet, val: FeatureSet, classes: int, penalties: Sequence[float]) -> RidgeFit:
     """Fit one-hot labels by ridge regression and choose the penalty by validation accuracy.
 
     Minimises ‖Y − XWᵀ − 1bᵀ‖² + λ‖W‖² (Hoerl & Kennard 1970) for each λ of `penalties`, all from one
@@ -45,49 +39,57 @@ def ridge(
     float64, a block of rows at a time.
 
     Args:
-        features: (N, D).
-        labels: (N,) int64.
+        train: N images.
+        val: M images.
         classes: K.
         penalties: above 0, for the loss summed over the images, as scikit-learn's `alpha`.
-        val_features: (M, D).
-        val_labels: (M,) int64.
     """
     # The intercept makes the residuals sum to 0, so it drops out when X and Y are centred: b = ȳ − Wx̄.
-    # With XᵀX = V diag(s) Vᵀ,  Wᵀ = (XᵀX + λI)⁻¹XᵀY = V diag(1/(s + λ)) VᵀXᵀY.
-    # Fewer images than dimensions have the smaller XXᵀ = U diag(s) Uᵀ, and
-    # Wᵀ = Xᵀ(XXᵀ + λI)⁻¹Y = XᵀU diag(1/(s + λ)) UᵀY.
-    # Either way Wᵀ = basis · diag(1/(s + λ)) · target, where only the middle factor depends on λ.
-    count, width = features.shape
-    mean = torch.stack([rows.sum(0) for rows in _blocks(features)]).sum(0) / count
-    truth = functional.one_hot(labels, classes).double()
+    mean = torch.stack([rows.sum(0) for rows in _blocks(train.features)]).sum(0) / len(train)
+    truth = functional.one_hot(train.labels, classes).double()
     share = truth.mean(0)
-    if count < width:
-        centred = features.double() - mean
-        values, basis = torch.linalg.eigh(centred @ centred.T)
-        basis, target = centred.T @ basis, basis.T @ (truth - share)
-    else:
-        gram = features.new_zeros(width, width, dtype=torch.float64)
-        moment = features.new_zeros(width, classes, dtype=torch.float64)
-        begin = 0
-        for rows in _blocks(features):
-            rows = rows - mean
-            gram += rows.T @ rows
-            moment += rows.T @ (truth[begin : begin + len(rows)] - share)
-            begin += len(rows)
-        values, basis = torch.linalg.eigh(gram)
-        target = basis.T @ moment
-    # Rounding makes eigenvalues that are 0 slightly negative.
-    values = values.clamp(min=0)[:, None]
-    seen = torch.cat([(rows - mean) @ basis for rows in _blocks(val_features)])
-    right = [int(hits(seen @ (target / (values + penalty)) + share, val_labels)) for penalty in penalties]
+    values, basis, target = _decomposed(train.features, mean, truth - share)
+    seen = torch.cat([(rows - mean) @ basis for rows in _blocks(val.features)])
+    right = [int(hits(seen @ (target / (values + penalty)) + share, val.labels)) for penalty in penalties]
     best = max(zip(right, penalties, strict=True))[1]
     weight = (basis @ (target / (values + best))).T
     return RidgeFit(
         penalty=best,
         weight=weight.float(),
         bias=(share - weight @ mean).float(),
-        accuracies=tuple((p, r / len(val_labels)) for p, r in zip(penalties, right, strict=True)),
+        accuracies=tuple((p, r / len(val)) for p, r in zip(penalties, right, strict=True)),
     )
+
+
+def _decomposed(features: Tensor, mean: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return s, B and T of Wᵀ = B · diag(1/(s + λ)) · T, of which only the middle factor depends on λ.
+
+    Args:
+        features: (N, D).
+        mean: (D,) float64, of the features.
+        truth: (N, K) float64, Y centred.
+    """
+    # With XᵀX = V diag(s) Vᵀ,  Wᵀ = (XᵀX + λI)⁻¹XᵀY = V diag(1/(s + λ)) VᵀXᵀY.
+    # Fewer images than dimensions have the smaller XXᵀ = U diag(s) Uᵀ, and
+    # Wᵀ = Xᵀ(XXᵀ + λI)⁻¹Y = XᵀU diag(1/(s + λ)) UᵀY.
+    count, width = features.shape
+    if count < width:
+        centred = features.double() - mean
+        values, basis = torch.linalg.eigh(centred @ centred.T)
+        basis, target = centred.T @ basis, basis.T @ truth
+    else:
+        gram = features.new_zeros(width, width, dtype=torch.float64)
+        moment = features.new_zeros(width, truth.shape[1], dtype=torch.float64)
+        begin = 0
+        for rows in _blocks(features):
+            rows = rows - mean
+            gram += rows.T @ rows
+            moment += rows.T @ truth[begin : begin + len(rows)]
+            begin += len(rows)
+        values, basis = torch.linalg.eigh(gram)
+        target = basis.T @ moment
+    # Rounding makes eigenvalues that are 0 slightly negative.
+    return values.clamp(min=0)[:, None], basis, target
 
 
 @dataclass(frozen=True)
@@ -100,51 +102,43 @@ class KnnFit:
 
 
 def choose_k(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    ks: Sequence[int],
-    temperature: float,
-    val_features: Tensor,
-    val_labels: Tensor,
+    train: FeatureSet, val: FeatureSet, classes: int, ks: Sequence[int], temperature: float
 ) -> KnnFit:
     """Choose from `ks` by the validation accuracy of `knn`, with one neighbour search; ties: the largest.
 
     The arguments are those of `ridge` and `knn`.
     """
     right = [0] * len(ks)
-    truths = iter(val_labels.split(_rows(features)))
-    for votes in _votes(features, labels, classes, val_features, ks, temperature):
+    truths = iter(val.labels.split(_rows(train.features)))
+    for votes in _votes(train, val.features, classes, ks, temperature):
         truth = next(truths)
         right = [before + int(hits(shares, truth)) for before, shares in zip(right, votes, strict=True)]
     best = max(zip(right, ks, strict=True))[1]
-    return KnnFit(best, tuple((k, r / len(val_labels)) for k, r in zip(ks, right, strict=True)))
+    return KnnFit(best, tuple((k, r / len(val)) for k, r in zip(ks, right, strict=True)))
 
 
-def knn(
-    features: Tensor, labels: Tensor, classes: int, queries: Tensor, k: int, temperature: float
-) -> Tensor:
+def knn(train: FeatureSet, queries: Tensor, classes: int, k: int, temperature: float) -> Tensor:
     """Classify queries by their `k` nearest neighbours by cosine, with weights exp(cosine/T).
 
     Wu et al. 2018, section 3.4, as DINO's evaluation does it (Caron et al. 2021: k = 20, T = 0.07).
 
     Args:
-        features: (N, D), of the neighbours.
-        labels: (N,) int64.
-        classes: K.
+        train: the N neighbours.
         queries: (M, D).
+        classes: K.
         temperature: T, above 0.
 
     Returns:
         (M, K), each class's share of the votes.
     """
-    return torch.cat([shares for (shares,) in _votes(features, labels, classes, queries, [k], temperature)])
+    return torch.cat([shares for (shares,) in _votes(train, queries, classes, [k], temperature)])
 
 
 def _votes(
-    features: Tensor, labels: Tensor, classes: int, queries: Tensor, ks: Sequence[int], temperature: float
+    train: FeatureSet, queries: Tensor, classes: int, ks: Sequence[int], temperature: float
 ) -> Iterator[list[Tensor]]:
     """Yield the shares of the votes, (m, K) for each k, for a block of queries at a time."""
+    features, labels = train.features, train.labels
     # Dividing the products by the norms avoids a normalised copy of all features.
     lengths = features.norm(dim=1).clamp(min=torch.finfo(features.dtype).tiny)
     for query in queries.split(_rows(features)):

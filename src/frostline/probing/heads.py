@@ -23,12 +23,13 @@ from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NoSplit, Split, candidate_splits
 from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
-from frostline.models.pretrained import InitialWeights, create_network
+from frostline.models.pretrained import create_network
 from frostline.models.weights import LoadReport, detached
 from frostline.probing.batched_heads import Head, HeadFit, Recipe, Row, train_heads
 from frostline.probing.batched_optimizers import Optimizer
+from frostline.probing.feature_set import FeatureSet
 from frostline.schema import CrossEntropy, NoFeatures, Run
-from frostline.training import machine, thaw
+from frostline.training import machine, trainable
 from frostline.training.inference import reuse_of
 from frostline.training.material import Material
 from frostline.training.param_groups import decaying
@@ -56,7 +57,6 @@ class FeatureGroup:
     """Runs whose heads train on the same features."""
 
     runs: list[Run]
-    """Each with one seed."""
     cut: Split
     """The first seed's network, split before its head."""
     plan: FreezePlan
@@ -82,7 +82,7 @@ class FeatureGroup:
 
 @dataclass
 class TrainedHead:
-    """A run whose head is trained; `write_outputs` takes it as a `training.trainer.Fit`."""
+    """A run whose head is trained; a `training.outputs.FitResult`."""
 
     run: Run
     group: FeatureGroup
@@ -90,11 +90,6 @@ class TrainedHead:
     seconds: float
     """The training time of its feature group, divided by the number of heads."""
     starts: tuple[int, ...] = (0,)
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return self.run.seeds[0]
 
     @property
     def history(self) -> list[Row]:
@@ -140,15 +135,12 @@ class TrainedHead:
 
 
 @resource_errors()
-def group_by_features(
-    runs: Sequence[Run], start: InitialWeights, material: Material, services: Services
-) -> list[FeatureGroup]:
+def group_by_features(runs: Sequence[Run], material: Material, services: Services) -> list[FeatureGroup]:
     """Group the runs that share features, mostly all of them; no features are computed yet.
 
     Args:
-        runs: each with one seed, equal except for `overrides.HEAD_KEYS`.
-        start: their network's initial weights.
-        material: their training and validation data.
+        runs: equal except for `overrides.HEAD_KEYS`.
+        material: their training and validation data, and initial weights.
         services: feature cache and messages.
 
     Raises:
@@ -160,9 +152,9 @@ def group_by_features(
     groups: dict[object, FeatureGroup] = {}
     of_seed: dict[int, FeatureGroup] = {}
     for run in runs:
-        seed = run.seeds[0]
+        seed = run.seed
         if seed not in of_seed:
-            group = _feature_group(run, start, material, services)
+            group = _feature_group(run, material, services)
             own_seed = seed if group.reuse.views else None
             key = group.cut.module, group.cut.fingerprint(), group.train.key, own_seed
             of_seed[seed] = groups.setdefault(key, group)
@@ -189,10 +181,8 @@ def train(groups: Sequence[FeatureGroup], services: Services) -> list[TrainedHea
             device = device_of(group.runs[0].trainer.device)
             fits = train_heads(
                 [_head(group, run) for run in group.runs],
-                [view.to(device).float() for view in group.views],
-                group.train.labels.to(device),
-                group.validation.to(device).float(),
-                group.val.labels.to(device),
+                FeatureSet([view.to(device).float() for view in group.views], group.train.labels.to(device)),
+                FeatureSet([group.validation.to(device).float()], group.val.labels.to(device)),
                 _recipe(group),
                 advance,
             )
@@ -259,17 +249,17 @@ def _optimizer(run: Run) -> Optimizer:
     return Optimizer("adamw" if decoupled else "adam", betas=settings["betas"], eps=settings["eps"])
 
 
-def _feature_group(run: Run, start: InitialWeights, material: Material, services: Services) -> FeatureGroup:
+def _feature_group(run: Run, material: Material, services: Services) -> FeatureGroup:
     """Return the feature group of a run: its network, split before the head, and its images; no runs yet."""
-    seed, index, spec = run.seeds[0], material.index, material.spec
+    seed, index, spec = run.seed, material.index, material.spec
     rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
-    network, report = create_network(run.backbone, start, spec, index.classes, seed)
+    network, report = create_network(run, material.start, spec, index.classes)
     say_head(run, report, services)
     plan = plan_of(run, network, len(rows))
     images, val = material.images("train", rows), material.images("val", index.rows("val"))
-    reuse = reuse_of(run, seed, spec, services)
+    reuse = reuse_of(run, spec, services)
     network.to(device_of(run.trainer.device))
-    thaw.apply_phase(network, plan, 0)
+    trainable.apply_phase(network, plan, 0)
     cut = _cut(run, network, plan, images, reuse)
     weight, bias = (
         network.get_parameter(f"{cut.module}.{name}").detach().cpu().clone() for name in ("weight", "bias")
@@ -328,13 +318,13 @@ def _head(group: FeatureGroup, run: Run) -> Head:
     place = plan.layers.places[name]
     decays = name in decaying(plan.layers, group.cut.network)
     decay = plan.options(0, trained_group, decays=decays).get("weight_decay", run.optimizer.weight_decay)
-    weight, bias = group.starts[run.seeds[0]]
+    weight, bias = group.starts[run.seed]
     device = device_of(run.trainer.device)
     return Head(
         lr=run.optimizer.lr * plan.scale(0, trained_group, place.depth),
         weight_decay=decay if decays else 0.0,
         label_smoothing=run.loss.label_smoothing if isinstance(run.loss, CrossEntropy) else 0.0,
-        seed=run.seeds[0],
+        seed=run.seed,
         weight=weight.to(device),
         bias=bias.to(device),
     )

@@ -15,7 +15,7 @@ from torch.nn import functional
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text
 from frostline.base.hashes import sha256_of
-from frostline.base.metrics import classification_metrics, score, spread
+from frostline.base.metrics import Spread, classification_metrics, score, spread
 from frostline.base.run_folder import HEADS, OUTPUTS, PROBE, WEIGHTS
 from frostline.config.overrides import HEAD_KEYS
 from frostline.console.errors import TrainingFailed, resource_errors
@@ -27,6 +27,7 @@ from frostline.features.execution import device_of
 from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
 from frostline.probing.closed_form import choose_k, knn, ridge
+from frostline.probing.feature_set import FeatureSet
 from frostline.probing.heads import FeatureGroup, TrainedHead
 from frostline.probing.results import (
     HYPERPARAMETERS,
@@ -44,7 +45,7 @@ from frostline.probing.results import (
 from frostline.schema import Run
 from frostline.training.losses import hits
 from frostline.training.material import Material, load_material
-from frostline.training.outputs import write_outputs
+from frostline.training.outputs import TrainedNetwork, write_outputs
 from frostline.training.run_info import backbone_name, run_info
 from frostline.training.services import RunInfo, Services, Tracker
 
@@ -61,7 +62,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
     split is read, for the heads of that configuration and the closed-form probes.
 
     Args:
-        runs: each with one seed, equal except for `overrides.HEAD_KEYS`, in the order of heads.csv.
+        runs: equal except for `overrides.HEAD_KEYS`, in the order of heads.csv.
         data: the folder of the prepared data.
         services: progress, tracker and feature cache.
 
@@ -75,7 +76,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
     with publish(out, OUTPUTS) as work:
         start = load_initial_weights(first.backbone, first.weights)
         material = load_material(first, data, start, services)
-        groups = heads.group_by_features(runs, start, material, replace(services, progress=watch))
+        groups = heads.group_by_features(runs, material, replace(services, progress=watch))
         with services.tracker.run(_info(runs, material.index)) as recorded:
             if start.sha256 is not None:
                 recorded.started_from(start.sha256)
@@ -85,24 +86,19 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
             chosen = _fit_closed_form(winner.group, services)
             _write_run(winner, material, work)
             quiet = replace(services, progress=watch, tracker=Tracker())
-            measured = evaluate.measure(winner.run, winner.seed, data, work, work, quiet)
-            images = _test_images(first, material, data, services)
-            test = [
-                measured["test"] if head is winner else _measured(head, images)
-                for head in configurations[0].heads
-                if images
-            ]
+            measured = evaluate.measure(winner.run, data, work, work, quiet)
+            images = _test_images(material, services)
             closed, near = _closed_form_probes(chosen, winner.group, images)
             result = ProbeResult(
                 configurations=configurations,
                 winner=winner,
-                test={name: spread([each[name] for each in test]) for name in (test[0] if test else ())},
+                test=_test_spread(configurations[0], winner, measured, images),
                 ridge=closed,
                 knn=near,
                 images={
-                    each.split: len(each)
-                    for each in (winner.group.train, winner.group.val, images)
-                    if each is not None
+                    part.split: len(part)
+                    for part in (winner.group.train, winner.group.val, images)
+                    if part is not None
                 },
                 features_seconds=watch.seconds,
                 train_seconds=sum(head.seconds for head in trained),
@@ -143,7 +139,7 @@ def _ranked(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> list[Configu
             if key in HYPERPARAMETERS and value is not None
         }
         by_values.setdefault(tuple(values.values()), Configuration(values, [])).heads.append(of_run[id(run)])
-    complete = [each for each in by_values.values() if not each.failed]
+    complete = [configuration for configuration in by_values.values() if not configuration.failed]
     if not complete:
         reason = next(head.fit.failure for head in trained if head.fit.failure)
         raise TrainingFailed(
@@ -151,8 +147,8 @@ def _ranked(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> list[Configu
             " lower optimizer.lr, or set optimizer.clip_norm=1.0"
         )
     monitor = runs[0].trainer.monitor
-    complete.sort(key=lambda each: _rank(each.heads, monitor), reverse=True)
-    return [*complete, *(each for each in by_values.values() if each.failed)]
+    complete.sort(key=lambda configuration: _rank(configuration.heads, monitor), reverse=True)
+    return [*complete, *(configuration for configuration in by_values.values() if configuration.failed)]
 
 
 def _rank(several: Sequence[TrainedHead], monitor: str) -> tuple[float, ...]:
@@ -167,7 +163,7 @@ def _rank(several: Sequence[TrainedHead], monitor: str) -> tuple[float, ...]:
 class _ClosedForm:
     """The closed-form probes, with the hyperparameters that validation chose."""
 
-    train: Tensor
+    train: FeatureSet
     penalty: float
     weight: Tensor
     bias: Tensor
@@ -180,15 +176,15 @@ def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
     device = device_of(group.runs[0].trainer.device)
     # Without augmentation, even if heads are trained on augmented views.
     plain = group.reuse.features(group.cut, group.train)
-    train, val = plain.to(device).float(), group.validation.to(device).float()
-    labels, truth = group.train.labels.to(device), group.val.labels.to(device)
-    weight, _ = group.starts[group.runs[0].seeds[0]]
+    train = FeatureSet([plain.to(device).float()], group.train.labels.to(device))
+    val = FeatureSet([group.validation.to(device).float()], group.val.labels.to(device))
+    weight, _ = group.starts[group.runs[0].seed]
     classes = len(weight)
     with services.progress("ridge regression, nearest neighbours", 2) as advance:
-        fit = ridge(train, labels, classes, PENALTIES, val, truth)
+        fit = ridge(train, val, classes, PENALTIES)
         advance(1)
         ks = [k for k in KS if k <= len(train)]
-        near = choose_k(train, labels, classes, ks, TEMPERATURE, val, truth)
+        near = choose_k(train, val, classes, ks, TEMPERATURE)
         advance(1)
     ridge_val, knn_val = dict(fit.accuracies)[fit.penalty], dict(near.accuracies)[near.k]
     return _ClosedForm(train, fit.penalty, fit.weight, fit.bias, ridge_val, near.k, knn_val)
@@ -197,14 +193,31 @@ def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
 # ── the test split ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _test_images(run: Run, material: Material, data: Path, services: Services) -> Images | None:
+def _test_images(material: Material, services: Services) -> Images | None:
     index, spec = material.index, material.spec
     rows = index.rows("test")
     if not len(rows):
         return None
-    pixels = load_pixels(run.dataset, index, data, rows, spec, services.progress, services.scratch)
+    pixels = load_pixels(material.data, rows, spec, services.progress, services.scratch)
     labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
     return Images(pixels, labels, images_key(index, rows, spec), index.name, "test")
+
+
+def _test_spread(
+    best: Configuration, winner: TrainedHead, measured: evaluate.Metrics, images: Images | None
+) -> dict[str, Spread]:
+    """Return the test metrics of the best configuration's heads; empty without a test split.
+
+    Args:
+        best: the best configuration.
+        winner: its best head.
+        measured: the winner's metrics, of its whole network.
+        images: the test images.
+    """
+    if images is None:
+        return {}
+    test = [measured["test"] if head is winner else _measured(head, images) for head in best.heads]
+    return {name: spread([metrics[name] for metrics in test]) for name in test[0]}
 
 
 def _measured(head: TrainedHead, images: Images) -> dict[str, float]:
@@ -225,12 +238,10 @@ def _closed_form_probes(
             ClosedFormProbe("ridge", chosen.penalty, chosen.ridge_val, None),
             ClosedFormProbe("knn", chosen.k, chosen.knn_val, None),
         ]
-    device = chosen.train.device
+    device = chosen.bias.device
     features = group.reuse.features(group.cut, images).to(device).float()
     labels = images.labels.to(device)
-    shares = knn(
-        chosen.train, group.train.labels.to(device), len(chosen.bias), features, chosen.k, TEMPERATURE
-    )
+    shares = knn(chosen.train, features, len(chosen.bias), chosen.k, TEMPERATURE)
     of_ridge, of_knn = (
         int(hits(logits, labels)) / len(labels)
         for logits in (functional.linear(features, chosen.weight, chosen.bias), shares)
@@ -245,13 +256,14 @@ def _closed_form_probes(
 
 
 def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
-    group, count = winner.group, len(winner.group.train)
-    write_outputs(winner.run, winner.seed, material, winner, group.plan, group.report, count, out, {})
+    group = winner.group
+    trained = TrainedNetwork(winner, group.plan, group.report, len(group.train))
+    write_outputs(winner.run, material, trained, out)
 
 
 def _info(runs: Sequence[Run], index: Index) -> RunInfo:
     """Return the probe's info for the tracker; config keys that differ between runs become lists."""
-    info = run_info(runs[0], runs[0].seeds[0], index)
+    info = run_info(runs[0], index)
     config: dict[str, Any] = {**info.config}
     for key in HEAD_KEYS:
         values = list(dict.fromkeys(values_of(run)[key] for run in runs))

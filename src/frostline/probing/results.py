@@ -89,14 +89,14 @@ def values_of(run: Run) -> dict[str, Any]:
         "optimizer.lr": run.optimizer.lr,
         "optimizer.weight_decay": run.optimizer.weight_decay,
         "loss.label_smoothing": getattr(run.loss, "label_smoothing", None),
-        "seed": run.seeds[0],
+        "seed": run.seed,
     }
 
 
 def label(result: ProbeResult) -> str:
     """Return the winner's hyperparameters, such as ``lr=0.01 seed=1``."""
     values = {key: result.configurations[0].values[key] for key in result.varied} | {
-        "seed": result.winner.seed
+        "seed": result.winner.run.seed
     }
     return " ".join(f"{short(key)}={value:g}" for key, value in values.items())
 
@@ -124,8 +124,13 @@ def to_json(result: ProbeResult, out: Path) -> dict[str, Any]:
     return {
         "features": {"at": cut.name, "width": cut.shape[0], "images": result.images},
         "settings": [
-            {**each.values, "val": each.val, "seeds": len(each.heads), "failed": each.failed}
-            for each in result.configurations
+            {
+                **configuration.values,
+                "val": configuration.val,
+                "seeds": len(configuration.heads),
+                "failed": configuration.failed,
+            }
+            for configuration in result.configurations
         ],
         "best": {**values_of(winner.run), "test": result.test, "weights_sha256": sha256_of(out / WEIGHTS)},
         "ridge": {"penalty": result.ridge.chosen, **_accuracies(result.ridge)},
@@ -134,26 +139,26 @@ def to_json(result: ProbeResult, out: Path) -> dict[str, Any]:
 
 
 def _accuracies(other: ClosedFormProbe) -> dict[str, dict[str, float]]:
-    found = {"val": other.val, "test": other.test}
-    return {split: {"accuracy": value} for split, value in found.items() if value is not None}
+    accuracies = {"val": other.val, "test": other.test}
+    return {split: {"accuracy": value} for split, value in accuracies.items() if value is not None}
 
 
 def tracker_metrics(result: ProbeResult) -> dict[str, float]:
     """Return the metrics that the tracker records."""
     best = result.configurations[0]
-    found = {
-        "heads": float(sum(len(each.heads) for each in result.configurations)),
+    values = {
+        "heads": float(sum(len(configuration.heads) for configuration in result.configurations)),
         "features_seconds": result.features_seconds,
         "train_seconds": result.train_seconds,
         "ridge/penalty": result.ridge.chosen,
         "knn/k": result.knn.chosen,
     }
     for split, metrics in (("val", best.val), ("test", result.test)):
-        found |= {f"{split}/{name}/{what}": v for name, s in metrics.items() for what, v in s.items()}
+        values |= {f"{split}/{name}/{what}": v for name, s in metrics.items() for what, v in s.items()}
     for other in (result.ridge, result.knn):
-        found |= {f"{other.name}/{split}/accuracy": s["accuracy"] for split, s in _accuracies(other).items()}
+        values |= {f"{other.name}/{split}/accuracy": s["accuracy"] for split, s in _accuracies(other).items()}
     if result.varied:
-        for each in result.configurations:
-            name = " ".join(f"{short(key)} {each.values[key]:g}" for key in result.varied)
-            found |= {f"{name}/val/{metric}": s["mean"] for metric, s in each.val.items() if s["n"]}
-    return found
+        for configuration in result.configurations:
+            name = " ".join(f"{short(key)} {configuration.values[key]:g}" for key in result.varied)
+            values |= {f"{name}/val/{metric}": s["mean"] for metric, s in configuration.val.items() if s["n"]}
+    return values

@@ -60,7 +60,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
 
     def check() -> None:
         if not force:
-            check_out(out, runs[0].model_dump(), (*HEAD_KEYS, "seeds"), grid)
+            check_out(out, runs[0].model_dump(), HEAD_KEYS, grid)
 
     with session.writing(out):
         check()

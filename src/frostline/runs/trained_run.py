@@ -19,6 +19,7 @@ from frostline.base.names import locate
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import load_pixels, to_pixels
+from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.checks import check_keys
 from frostline.data.reading.decode import decode, read_bytes
 from frostline.data.reading.sources import root_of
@@ -121,12 +122,12 @@ class TrainedRun:
             yield to_pixels(decode(read_bytes(locate(root, key), key), key).image, self.spec)
 
     def _arrays(self, count: int) -> Iterator[np.ndarray]:
-        from frostline.preparation import stage
+        from frostline.preparation.stage import prepare_cached
 
         whole = self.run.dataset.model_copy(update={"shots": None, "fraction": None})
-        index, data = stage.cached(Prepare(dataset=whole), project.scratch())
+        index, folder = prepare_cached(Prepare(dataset=whole), project.scratch())
         if index.classes != self.classes:
             return
         rows = index.rows(index.held_out)
         rows = rows[:: max(1, len(rows) // count)][:count]
-        yield from load_pixels(self.run.dataset, index, data, rows, self.spec)[:].numpy()
+        yield from load_pixels(PreparedData(self.run.dataset, index, folder), rows, self.spec)[:].numpy()

@@ -28,7 +28,16 @@ from frostline.schema.network import (
     Timm,
     Weights,
 )
-from frostline.schema.stages import Evaluate, Experiment, Omitted, Prepare, Report, Run
+from frostline.schema.stages import (
+    Arm,
+    Evaluate,
+    Experiment,
+    Hyperparameters,
+    Omitted,
+    Prepare,
+    Report,
+    Run,
+)
 from frostline.schema.sweep import CmaEsSampler, Conditional, Nsga2Sampler, Pruner, Sweep, TpeSampler
 from frostline.schema.training import (
     AutoFeatures,

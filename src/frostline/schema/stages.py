@@ -1,6 +1,6 @@
 """Configs of an experiment and of each stage of the pipeline."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,20 +20,8 @@ from frostline.schema.training import (
 from frostline.schema.types import Seed, Strict
 
 
-def _balanced_once(config: "Pretrain | Experiment | Run") -> Any:
-    """Reject class weights with balanced sampling: both correct for class imbalance."""
-    weights = getattr(config.loss, "class_weights", None)
-    if weights is not None and config.trainer.sampling == "balanced":
-        found = weights if isinstance(weights, str) else weights.model_dump()
-        raise ValueError(
-            f"loss.class_weights={found} and trainer.sampling=balanced both correct for class imbalance; set "
-            "loss.class_weights=null or trainer.sampling=shuffle"
-        )
-    return config
-
-
-class Pretrain(Strict):
-    """Pretraining on the source data."""
+class Hyperparameters(Strict):
+    """Initial weights and all hyperparameters of one training."""
 
     weights: Weights
     freeze: Freeze
@@ -45,14 +33,30 @@ class Pretrain(Strict):
     augment: Augment
     features: Features
     trainer: Trainer
+
+    @model_validator(mode="after")
+    def _balanced_once(self) -> Self:
+        """Reject class weights with balanced sampling: both correct for class imbalance."""
+        weights = getattr(self.loss, "class_weights", None)
+        if weights is not None and self.trainer.sampling == "balanced":
+            value = weights if isinstance(weights, str) else weights.model_dump()
+            raise ValueError(
+                f"loss.class_weights={value} and trainer.sampling=balanced both correct for class imbalance;"
+                " set loss.class_weights=null or trainer.sampling=shuffle"
+            )
+        return self
+
+
+class Pretrain(Hyperparameters):
+    """Pretraining on the source data."""
+
     seed: Seed
 
-    _balanced = model_validator(mode="after")(_balanced_once)
+
+# Pydantic orders fields by base class, the last one first: written configs begin with names and data.
 
 
-class Experiment(Strict):
-    """Everything that Hydra composes: a transfer from `source` to `dataset`."""
-
+class _Transfer(Strict):
     study: Annotated[str, Field(min_length=1)]
     """The name of the study, which groups runs in MLflow."""
     source: Dataset
@@ -62,16 +66,11 @@ class Experiment(Strict):
     backbone: Backbone
     input: Input
     pretrain: Pretrain
-    weights: Weights
-    freeze: Freeze
-    optimizer: Optimizer
-    loss: Loss
-    adapter: Adapter
-    regularizer: Regularizer
-    averaging: Averaging
-    augment: Augment
-    features: Features
-    trainer: Trainer
+
+
+class Experiment(Hyperparameters, _Transfer):
+    """Everything that Hydra composes: a transfer from `source` to `dataset`."""
+
     seed: Seed
     """The seed of a single run: of its shots, initial weights and batches."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
@@ -83,12 +82,8 @@ class Experiment(Strict):
     out: str | None
     """Folder for the results of a single run; null: runs/<stage>/<name>."""
 
-    _balanced = model_validator(mode="after")(_balanced_once)
 
-
-class Run(Strict):
-    """The config of training: a `pretrain`, or an arm's `finetune` for each seed."""
-
+class _Task(Strict):
     study: str
     stage: Literal["pretrain", "finetune"]
     arm: str | None
@@ -98,19 +93,32 @@ class Run(Strict):
     dataset: Dataset
     backbone: Backbone
     input: Input
-    weights: Weights
-    freeze: Freeze
-    optimizer: Optimizer
-    loss: Loss
-    adapter: Adapter
-    regularizer: Regularizer
-    averaging: Averaging
-    augment: Augment
-    features: Features
-    trainer: Trainer
+
+
+class Run(Hyperparameters, _Task):
+    """The config of one training run, a `pretrain` or a `finetune`."""
+
+    seed: Seed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, data: Any) -> Any:
+        """Read the config.yaml of earlier runs, which has `seeds: [0]`."""
+        match data:
+            case {"seeds": [seed], **rest} if "seed" not in rest:
+                return {**rest, "seed": seed}
+        return data
+
+
+class Arm(Hyperparameters, _Task):
+    """The config of a study's arm: one `finetune` per seed."""
+
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
-    _balanced = model_validator(mode="after")(_balanced_once)
+    def run(self, seed: int) -> Run:
+        """Return the config of the run with one of the seeds."""
+        shared = {name: getattr(self, name) for name in Run.model_fields if name != "seed"}
+        return Run(**shared, seed=seed)
 
 
 class Prepare(Strict):

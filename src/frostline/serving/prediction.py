@@ -107,7 +107,7 @@ class Network:
         self._images = trained.training_images
         self._spec = trained.spec
         self._network = trained.network().to(device_of(trainer.device))
-        self._reuse = reuse_of(self._run, self._run.seeds[0], self._spec, Services(scratch()))
+        self._reuse = reuse_of(self._run, self._spec, Services(scratch()))
         self._execution = self._reuse.execution(self._network)
         self._parts: Any = None
         self._tried = False

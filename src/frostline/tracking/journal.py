@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.base import project
 from frostline.base.processes import process_key
 from frostline.tracking import local_store
-from frostline.training.services import Mistake, RunInfo
+from frostline.training.services import Misclassified, RunInfo
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -343,7 +343,7 @@ def _plain(value: Any) -> Any:
             return {"$bytes": base64.b64encode(value).decode()}
         case RunInfo():
             return {"$run": {field.name: getattr(value, field.name) for field in fields(value)}}
-        case Mistake():
+        case Misclassified():
             return {"$mistake": {field.name: getattr(value, field.name) for field in fields(value)}}
         case np.ndarray():
             return {"$array": [str(value.dtype), value.shape, value.tobytes()]}
@@ -365,7 +365,7 @@ def _from_plain(value: dict[str, Any]) -> Any:
         case {"$run": values}:
             return RunInfo(**values)
         case {"$mistake": values}:
-            return Mistake(**values)
+            return Misclassified(**values)
         case {"$array": [dtype, shape, content]}:
             return np.frombuffer(content, dtype).reshape(shape)
     return value

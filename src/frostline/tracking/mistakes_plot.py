@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from frostline.plotting import theme
 
 if TYPE_CHECKING:
-    from frostline.training.services import Mistake
+    from frostline.training.services import Misclassified
 
 # Pillow rather than matplotlib, which takes a second for as many axes.
 COLUMNS = 6
@@ -22,7 +22,7 @@ LETTERS = 15
 """Height in pixels."""
 
 
-def draw(mistakes: "Sequence[Mistake]") -> bytes:
+def draw(mistakes: "Sequence[Misclassified]") -> bytes:
     """Return a PNG of `mistakes` in their order, at least one."""
     columns = min(COLUMNS, len(mistakes))
     rows = -(-len(mistakes) // COLUMNS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from frostline.console.errors import FrostlineError
 from frostline.tracking.mlflow_errors import reason
-from frostline.training.services import Mistake
+from frostline.training.services import Misclassified
 
 if TYPE_CHECKING:
     from frostline.tracking.store import Store
@@ -19,7 +19,7 @@ class PendingPlots:
     """The data of a run's plots that are not drawn yet."""
 
     files: dict[str, bytes] = field(default_factory=dict)
-    mistakes: Sequence[Mistake] = ()
+    mistakes: Sequence[Misclassified] = ()
     val_accuracy: float = 0.0
     """The plots of runs with the highest are drawn first."""
 

@@ -219,7 +219,7 @@ class Models:
     def _maker(self, trained: "TrainedRun") -> Run | None:
         """The newest recorded run that made these weights, preferably with this config."""
         run = trained.run
-        tags = {"weights.sha256": trained.sha256, "stage": run.stage, "seed": str(run.seeds[0])}
+        tags = {"weights.sha256": trained.sha256, "stage": run.stage, "seed": str(run.seed)}
         runs = self._store.search(tags | {"freeze": run.freeze_name}) or self._store.search(tags)
         return runs[0] if runs else self._store.maker(trained.sha256)
 

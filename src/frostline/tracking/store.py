@@ -28,7 +28,14 @@ from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
 from frostline.tracking.run_tags import surroundings, tags_of, user
 from frostline.tracking.stored_run import StoredRun
-from frostline.training.services import RUN_KEY, TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Mistake, RunInfo
+from frostline.training.services import (
+    RUN_KEY,
+    TRIAL_AGAIN,
+    TRIAL_NUMBER,
+    TRIAL_STATE,
+    Misclassified,
+    RunInfo,
+)
 
 PARAMS_BATCH, METRICS_BATCH = 100, 900
 """Items of a request; a server takes at most 100 and 1,000."""
@@ -51,7 +58,7 @@ class EvaluatedRun:
     values: Mapping[str, float]
     files: Mapping[str, bytes]
     """Path → content."""
-    mistakes: Sequence[Mistake] = ()
+    mistakes: Sequence[Misclassified] = ()
     """The images to draw."""
     place: str | None = None
     """The run's place in a journal; None: another process trained it."""

@@ -29,7 +29,7 @@ from frostline.base.run_folder import FILES
 from frostline.console.errors import Pruned
 from frostline.tracking import journal, recorder
 from frostline.tracking.journal import Journal
-from frostline.training.services import TRIAL_STATE, Mistake, Recorded, RunInfo, Tracker
+from frostline.training.services import TRIAL_STATE, Misclassified, Recorded, RunInfo, Tracker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,7 +91,7 @@ class JournalTracker(Tracker):
         tags: Mapping[str, str],
         values: Mapping[str, float],
         folder: Path,
-        mistakes: Sequence[Mistake] = (),
+        mistakes: Sequence[Misclassified] = (),
     ) -> None:
         """Add final values, files and a plot of mistakes to the run that made these weights."""
         required = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}

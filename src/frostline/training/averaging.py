@@ -67,7 +67,7 @@ class Swa:
     """The plain mean of a run's weights at several times (Izmailov et al. 2018, algorithm 1).
 
     After the n-th, ``average ← (average·(n − 1) + weights)/n``. BatchNorm's statistics must be recalibrated
-    for the averaged weights: see `training.thaw.recalibrate`.
+    for the averaged weights: see `training.trainable.recalibrate`.
     """
 
     def __init__(self) -> None:

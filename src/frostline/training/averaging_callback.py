@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frostline import schema
-from frostline.training import thaw
+from frostline.training import trainable
 from frostline.training.averaging import Ema, Swa, copied
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier
@@ -128,7 +128,7 @@ class SwaAveraging(Averaging):
             return self.swa.average
         mean = copy.deepcopy(module.network)
         mean.load_state_dict(self.swa.average)
-        thaw.recalibrate(mean, plan, phase, self.freezing.inputs(trainer))
+        trainable.recalibrate(mean, plan, phase, self.freezing.inputs(trainer))
         return mean.state_dict()
 
     def state_dict(self) -> dict[str, Any]:

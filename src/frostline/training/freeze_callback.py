@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from frostline import schema
 from frostline.base.metrics import score
 from frostline.console.errors import FrostlineError
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.freezing.plan import FreezePlan, PhasePlan
-from frostline.training import param_groups, thaw
+from frostline.training import param_groups, trainable
 from frostline.training.compiled import Graphs, is_compiled
 from frostline.training.lightning_run import inputs_of_batches, network_of, run_length, single_optimizer
 
@@ -87,7 +87,7 @@ class FreezeSchedule(pl.Callback):
         """The step of the run, and the batch of the epoch, until which nothing changes."""
         self._set: tuple[float, float | None] | None = None
         """The curve factor and momentum that the optimizer has; None: to be set."""
-        self.dropout: thaw.Dropout | None = None
+        self.dropout: trainable.Dropout | None = None
         self._step_counters: dict[str, Any] = {}
         """Frozen optimizer group → its step counter when it froze; None: it had none yet."""
         self._graphs: Graphs | None = None
@@ -103,7 +103,9 @@ class FreezeSchedule(pl.Callback):
             FrostlineError: the schedule does not fit the network or the run.
         """
         assert self._schedule is not None
-        return build_plan(self._schedule, layers_of(network), self._default, epochs, steps_per_epoch)
+        return build_plan(
+            self._schedule, layers_of(network), self._default, RunLength(epochs, steps_per_epoch)
+        )
 
     @property
     def phase(self) -> int:
@@ -215,7 +217,7 @@ class FreezeSchedule(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Undo the changes to the module; `requires_grad` stays as the last phase set it."""
         if stage == "fit" and vars(pl_module).pop("configure_optimizers", None):
-            thaw.release(self._network(pl_module))
+            trainable.release(self._network(pl_module))
             self._network(pl_module).train()
             if self.dropout:
                 self.dropout.set(None, None)
@@ -294,9 +296,9 @@ class FreezeSchedule(pl.Callback):
                 raise FrostlineError(
                     "freeze.phases: empty, so nothing trains; use Trainer.validate instead of fit"
                 )
-            length = run_length(trainer)
-            self.plan = build_plan(self._schedule, layers_of(network), self._default, *length)
-        self.dropout = thaw.Dropout(network)
+            length = RunLength(*run_length(trainer))
+            self.plan = build_plan(self._schedule, layers_of(network), self._default, length)
+        self.dropout = trainable.Dropout(network)
         self.dropout.check(self.plan)
         param_groups.check_options(self.plan, optimizer.param_groups[0])
         self.slots, groups = param_groups.split(self.plan, network, optimizer.param_groups)
@@ -337,10 +339,10 @@ class FreezeSchedule(pl.Callback):
         """Apply the current phase to network and optimizer; `first`: the phase has just started."""
         network, phase = self._network(module), self.plan.phases[self.phase]
         if first and phase.bn == "recalibrate":
-            thaw.recalibrate(network, self.plan, self.phase, self.inputs(trainer))
+            trainable.recalibrate(network, self.plan, self.phase, self.inputs(trainer))
         if self.dropout:
             self.dropout.set(phase.dropout, phase.drop_path)
-        thaw.apply_phase(network, self.plan, self.phase)
+        trainable.apply_phase(network, self.plan, self.phase)
         for slot, base, group in zip(self.slots, self._bases, self._groups(trainer), strict=True):
             if slot is not None:
                 options = self.plan.options(self.phase, slot.group, decays=slot.decays)

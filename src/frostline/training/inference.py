@@ -1,6 +1,7 @@
 """Logits of a trained network on prepared images, for evaluation, soups and WiSE-FT."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from frostline.base import project
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import ImageStack, normalise
-from frostline.data.prepared.index import Index
+from frostline.data.prepared.index import PreparedData
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Precision, autocast, device_of, execution_of, run_layers
 from frostline.features.reuse import FeatureExtractor
@@ -20,23 +21,27 @@ from frostline.schema import Backbone, Run, Trainer
 from frostline.training.services import Services
 
 
-def read_weights(path: Path, index: Index, data: Path) -> tuple[dict[str, torch.Tensor], InputSpec]:
-    """Read the weights that a training stage wrote, and their network's input.
+@dataclass(frozen=True)
+class TrainedWeights:
+    """The weights of a trained network, and its input."""
 
-    Args:
-        index: the index of the prepared data.
-        data: its folder, for the error message.
+    state: Mapping[str, torch.Tensor]
+    spec: InputSpec
+
+
+def read_weights(path: Path, data: PreparedData) -> TrainedWeights:
+    """Read the weights that a training stage wrote.
 
     Raises:
         FrostlineError: they belong to other data.
     """
     state, about = weights.load(path)
-    if about is None or tuple(about["classes"]) != index.classes:
-        raise FrostlineError(f"{path}: not made from the data in {data}; run the training stage again")
-    return state, InputSpec.from_dict(about["input"])
+    if about is None or tuple(about["classes"]) != data.index.classes:
+        raise FrostlineError(f"{path}: not made from the data in {data.folder}; run the training stage again")
+    return TrainedWeights(state, InputSpec.from_dict(about["input"]))
 
 
-def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> FeatureExtractor:
+def reuse_of(run: Run, spec: InputSpec, services: Services) -> FeatureExtractor:
     """Return the feature reuse of a run."""
     cache = FeatureCache(services.scratch / "features", project.features_limit())
 
@@ -44,7 +49,7 @@ def reuse_of(run: Run, seed: int, spec: InputSpec, services: Services) -> Featur
         services.say(f"{run.stage} {run.arm or run.freeze_name}: {text}")
 
     return FeatureExtractor(
-        cache, run.features, run.backbone, spec, run.augment, run.trainer, seed, services.progress, say
+        cache, run.features, run.backbone, spec, run.augment, run.trainer, run.seed, services.progress, say
     )
 
 

@@ -18,14 +18,14 @@ def network_of(module: pl.LightningModule, attribute: str) -> nn.Module:
         attribute: path to the network; empty: the child that has all of the module's parameters, else the
             module itself.
     """
-    found: Any = module if attribute else _all_of(module)
+    network: Any = module if attribute else _all_of(module)
     for name in attribute.split(".") if attribute else []:
-        found = getattr(found, name, None)
-    if not isinstance(found, nn.Module):
+        network = getattr(network, name, None)
+    if not isinstance(network, nn.Module):
         raise FrostlineError(
             f"FreezeSchedule(network={attribute!r}): {type(module).__name__} has no such network"
         )
-    wrapped: nn.Module = getattr(found, "_orig_mod", found)
+    wrapped: nn.Module = getattr(network, "_orig_mod", network)
     return wrapped
 
 
@@ -35,13 +35,13 @@ def single_optimizer(configured: Any) -> Optimizer:
     Raises:
         FrostlineError: it returned none, several, or a scheduler.
     """
-    found = _unwrapped(configured)
-    if not isinstance(found, Optimizer):
+    optimizer = _unwrapped(configured)
+    if not isinstance(optimizer, Optimizer):
         raise FrostlineError(
             "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets"
             " the rates; write them into its phases"
         )
-    return found
+    return optimizer
 
 
 def run_length(trainer: pl.Trainer) -> tuple[int, int]:
@@ -57,15 +57,15 @@ def run_length(trainer: pl.Trainer) -> tuple[int, int]:
             "a freeze schedule needs to know how long the run is; set Trainer(max_epochs=…), and"
             " limit_train_batches where the training data has no length"
         )
-    each = ceil(batches / trainer.accumulate_grad_batches)
-    epochs, over = divmod(int(steps), each)
+    steps_per_epoch = ceil(batches / trainer.accumulate_grad_batches)
+    epochs, over = divmod(int(steps), steps_per_epoch)
     if over or not epochs:
         raise FrostlineError(
-            f"a freeze schedule needs a run of whole epochs, of {each} steps here; set"
-            f" Trainer(max_epochs={epochs + 1}), or max_steps={(epochs + 1) * each}, instead of"
+            f"a freeze schedule needs a run of whole epochs, of {steps_per_epoch} steps here; set"
+            f" Trainer(max_epochs={epochs + 1}), or max_steps={(epochs + 1) * steps_per_epoch}, instead of"
             f" max_steps={trainer.max_steps}"
         )
-    return epochs, each
+    return epochs, steps_per_epoch
 
 
 def inputs_of_batches(trainer: pl.Trainer) -> Iterator[Tensor]:

@@ -38,10 +38,10 @@ class CrossEntropy(nn.Module):
         """Return the loss, a scalar."""
         if self.weights is None:
             return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        each = functional.cross_entropy(
+        losses = functional.cross_entropy(
             logits, labels, self.weights, reduction="none", label_smoothing=self.label_smoothing
         )
-        return each.mean()
+        return losses.mean()
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:

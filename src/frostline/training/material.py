@@ -1,4 +1,4 @@
-"""The prepared data that the seeds of a run train and validate on."""
+"""What the seeds of a run share: prepared data at the network's resolution, and initial weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +9,30 @@ import torch
 
 from frostline.console.errors import resource_errors
 from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, select
-from frostline.data.prepared.index import Index
+from frostline.data.prepared.index import Index, PreparedData
+from frostline.models.initial_weights import InitialWeights
 from frostline.models.input_spec import InputSpec
-from frostline.models.pretrained import InitialWeights, input_spec
+from frostline.models.pretrained import input_spec
 from frostline.schema import Run
 from frostline.training.services import Services
 
 
 @dataclass(frozen=True)
 class Material:
-    """Prepared data at the network's resolution; the seeds of a run share it."""
+    """Prepared data at the network's resolution, and initial weights."""
 
-    index: Index
+    data: PreparedData
     rows: torch.Tensor
     """(N,) the loaded rows of the index, sorted: train and val, never test."""
     pixels: ImageStack
     """(N, C, H, W) uint8."""
     spec: InputSpec
+    start: InitialWeights
+
+    @property
+    def index(self) -> Index:
+        """The index of the prepared data."""
+        return self.data.index
 
     def images(self, split: str, rows: Any) -> Images:
         """Return the images of some index rows, all of one split."""
@@ -40,12 +47,11 @@ class Material:
 
 
 @resource_errors("loading the images", ["input.size"])
-def load_material(run: Run, data: Path, start: InitialWeights, services: Services) -> Material:
-    """Load the train and val images of the prepared data in the folder `data`."""
-    index = Index.read(data)
+def load_material(run: Run, folder: Path, start: InitialWeights, services: Services) -> Material:
+    """Load the train and val images of the prepared data in `folder`."""
+    data = PreparedData.read(run.dataset, folder)
+    index = data.index
     spec = input_spec(run.backbone, start, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    pixels = load_pixels(
-        run.dataset, index, data, rows, spec, progress=services.progress, scratch=services.scratch
-    )
-    return Material(index, torch.as_tensor(rows), pixels, spec)
+    pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
+    return Material(data, torch.as_tensor(rows), pixels, spec, start)

@@ -1,13 +1,15 @@
 """The files that a training run writes, and what the tracker records of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_csv, read_json, yaml_text
 from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import CONFIG, HISTORY, TRAINING, WEIGHTS
+from frostline.features.execution import Execution
 from frostline.freezing.plan import FreezePlan
 from frostline.models import weights
 from frostline.models.pretrained import weights_metadata
@@ -16,49 +18,75 @@ from frostline.schema import Run
 from frostline.training.material import Material
 from frostline.training.services import Recorded
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 OUTPUTS = (WEIGHTS, HISTORY, TRAINING, CONFIG)
 """The files of a training run that its stage publishes."""
 TIMING = "timing.json"
 """The measured times of a training run; stays in the scratch folder."""
 
 
-def write_outputs(
-    run: Run,
-    seed: int,
-    material: Material,
-    result: Any,
-    plan: FreezePlan,
-    report: LoadReport,
-    images: int,
-    out: Path,
-    more: Mapping[str, Any],
-) -> str:
-    """Write a finished run's files to `out`; return the sha256 of its weights.
+class FitResult(Protocol):
+    """The result of a fit: of `training.trainer.Fit`, or of a head trained in a batch."""
 
-    Args:
-        material: the data that it was trained on.
-        result: a `training.trainer.Fit`, or an object with its attributes.
-        report: how its initial weights were loaded.
-        images: number of training images.
-        more: further keys of training.json.
-    """
-    weights.save(
-        out / WEIGHTS,
-        result.best_state,
-        weights_metadata(material.spec, material.index.classes, run.backbone),
-    )
-    columns = list(result.history[0])
-    write_text(out / HISTORY, csv_text(columns, ([row[c] for c in columns] for row in result.history)))
-    write_text(out / CONFIG, yaml_text(run.model_copy(update={"seeds": [seed]}).model_dump()))
-    sha256, index = sha256_of(out / WEIGHTS), material.index
-    data = {
-        "fingerprint": index.fingerprint,
-        "images": len(index),
-        "held_out": index.digest(index.rows(index.held_out)),
+    @property
+    def history(self) -> Sequence[Mapping[str, Any]]:
+        """A row per epoch; the first is the network before training."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights are saved."""
+
+    @property
+    def best_state(self) -> "Mapping[str, Tensor]":
+        """The network's weights after its best epoch."""
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """The first step of each phase."""
+
+    @property
+    def features(self) -> Sequence[str]:
+        """For each phase: its split point, or why the whole network ran."""
+
+    @property
+    def execution(self) -> Execution:
+        """Precision and memory format."""
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A fit, with what its network started from."""
+
+    fit: FitResult
+    plan: FreezePlan
+    report: LoadReport
+    """How the initial weights were loaded."""
+    images: int
+    """Number of training images."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of training.json."""
+
+
+def write_outputs(run: Run, material: Material, trained: TrainedNetwork, out: Path) -> str:
+    """Write a finished run's files to the folder `out`; return the sha256 of its weights."""
+    fit, index = trained.fit, material.index
+    weights.save(out / WEIGHTS, fit.best_state, weights_metadata(material.spec, index.classes, run.backbone))
+    columns = list(fit.history[0])
+    write_text(out / HISTORY, csv_text(columns, ([row[c] for c in columns] for row in fit.history)))
+    write_text(out / CONFIG, yaml_text(run.model_dump()))
+    sha256 = sha256_of(out / WEIGHTS)
+    record = {
+        "config_sha256": sha256_of(out / CONFIG),
+        "data": {
+            "fingerprint": index.fingerprint,
+            "images": len(index),
+            "held_out": index.digest(index.rows(index.held_out)),
+        },
+        "weights_sha256": sha256,
     }
-    record = {"config_sha256": sha256_of(out / CONFIG), "data": data}
-    done = _training(result, plan, report, images, sha256) | record | dict(more)
-    write_text(out / TRAINING, canonical_json(done))
+    write_text(out / TRAINING, canonical_json(_training(trained) | record | dict(trained.more)))
     return sha256
 
 
@@ -81,10 +109,9 @@ def record_outputs(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, An
     recorded.finished(out)
 
 
-def _training(
-    result: Any, plan: FreezePlan, report: LoadReport, images: int, weights_sha256: str
-) -> dict[str, Any]:
-    """Return the content of training.json that the caller does not add."""
+def _training(trained: TrainedNetwork) -> dict[str, Any]:
+    """Return the content of training.json that tells how the network was trained."""
+    fit, plan, report = trained.fit, trained.plan, trained.report
     phases = [
         {
             "index": i,
@@ -93,17 +120,16 @@ def _training(
             "first_epoch": step // plan.steps_per_epoch + 1,
             "trainable_parameters": len(plan.trained(i)),
         }
-        for i, step in enumerate(result.starts)
+        for i, step in enumerate(fit.starts)
     ]
     return {
-        "best_epoch": result.best_epoch,
-        "epochs": len(result.history) - 1,
-        "steps": result.history[-1]["step"],
-        "training_images": images,
+        "best_epoch": fit.best_epoch,
+        "epochs": len(fit.history) - 1,
+        "steps": fit.history[-1]["step"],
+        "training_images": trained.images,
         "phases": phases,
-        "features": result.features,
-        "precision": {"frozen": result.execution.frozen, "trains": result.execution.trains},
-        "weights_sha256": weights_sha256,
+        "features": fit.features,
+        "precision": {"frozen": fit.execution.frozen, "trains": fit.execution.trains},
         "head": report.head.to_dict(),
         "load_report": {key: len(names) for key, names in report.to_dict().items()}
         | {"reset": list(report.reset)},

@@ -99,13 +99,13 @@ def split(
             " first; give it all of them: what is frozen has no gradient, so the optimizer leaves it alone"
         )
     seen: dict[str, int] = {}
-    found: list[dict[str, Any]] = []
+    new_groups: list[dict[str, Any]] = []
     for (number, slot), parameters in members.items():
         name = slot.name if slot else str(groups[number].get("name", "other"))
         seen[name] = seen.get(name, 0) + 1
         unique = name if seen[name] == 1 else f"{name}/{seen[name]}"
-        found.append({**groups[number], "params": parameters, "name": unique})
-    return [slot for _, slot in members], found
+        new_groups.append({**groups[number], "params": parameters, "name": unique})
+    return [slot for _, slot in members], new_groups
 
 
 def _course(plan: FreezePlan, slot: Slot) -> str:

@@ -1,4 +1,4 @@
-"""Trains one network with one seed, and writes its run folder; for the stages `pretrain` and `finetune`.
+"""Trains one network, and writes its run folder; for the stages `pretrain` and `finetune`.
 
 It writes `weights.safetensors` (of the best epoch), `history.csv`, `training.json` and `config.yaml`. The
 epochs themselves are in `training.trainer`.
@@ -33,32 +33,31 @@ from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
 from frostline.data.prepared.index import training_rows
 from frostline.features.execution import Execution, device_of, execution_of, undefined_gradient
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import build_curve
 from frostline.freezing.plan import FreezePlan
 from frostline.models import lora
 from frostline.models.head_init import check_trained
 from frostline.models.input_spec import InputSpec
-from frostline.models.pretrained import InitialWeights, check_initial_weights, create_network
+from frostline.models.pretrained import check_initial_weights, create_network
 from frostline.models.weights import LoadReport
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.training import machine, regularizers, wise_ft
 from frostline.training.inference import network_with, reuse_of
 from frostline.training.material import Material
-from frostline.training.outputs import OUTPUTS, TIMING, record_outputs, write_outputs
+from frostline.training.outputs import OUTPUTS, TIMING, TrainedNetwork, record_outputs, write_outputs
 from frostline.training.run_info import run_info
 from frostline.training.services import Services
 
 if TYPE_CHECKING:
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
+    from frostline.training.trainer import Fit
 
 
 @resource_errors("training")
-def train(
-    run: Run, seed: int, start: InitialWeights, material: Material, out: Path, services: Services, title: str
-) -> dict[str, Any]:
-    """Train one network with one seed and write its files to `out`.
+def train(run: Run, material: Material, out: Path, services: Services, title: str) -> dict[str, Any]:
+    """Train one network and write its files to `out`.
 
     An interrupted run resumes from its last checkpoint. A finished run whose stage was interrupted is not
     repeated. Both are in the scratch folder, below a hash of everything that the result depends on. If two
@@ -72,17 +71,16 @@ def train(
         TrainingFailed: the loss is NaN or infinite, or memory or disk ran out.
         Pruned: `services.watch` stopped the trial.
     """
-    key = scratch_key(run, seed, start, material)
-    scratch = services.scratch / "resume" / key
+    scratch = _scratch(run, material, services)
     done = scratch / "done"
-    with exclusive(_lock(services, key)):
+    with exclusive(_lock(scratch)):
         remove_temporary(scratch)
         if is_intact(done):
-            _record_late(run, seed, start, material, done, services, key)
+            _record_late(run, material, done, services)
         else:
             try:
                 with publish(done) as work:
-                    _train(run, seed, start, material, work, scratch, services, title)
+                    _train(run, material, work, services, title)
                     write_checksums(work)
             except Pruned:
                 shutil.rmtree(scratch, ignore_errors=True)  # a pruned trial is not resumed
@@ -94,28 +92,32 @@ def train(
     return timing
 
 
-def forget(run: Run, start: InitialWeights, material: Material, services: Services) -> None:
-    """Remove the checkpoints of all seeds of a run; its stage has published the results."""
-    for seed in run.seeds:
-        key = scratch_key(run, seed, start, material)
-        with exclusive(_lock(services, key)):
-            shutil.rmtree(services.scratch / "resume" / key, ignore_errors=True)
+def forget(run: Run, material: Material, services: Services) -> None:
+    """Remove the checkpoints of a run; its stage has published the results."""
+    scratch = _scratch(run, material, services)
+    with exclusive(_lock(scratch)):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def scratch_key(run: Run, seed: int, start: InitialWeights, material: Material) -> str:
+def scratch_key(run: Run, material: Material) -> str:
     """Return the hash of everything that a run's result depends on."""
-    config = run.model_dump(exclude={"seeds", "study", "arm"})
-    inputs = [start.sha256, material.index.fingerprint, material.spec.to_dict()]
-    return content_key([config, seed, inputs, code(run.stage)])[:24]
+    config = run.model_dump(exclude={"study", "arm"})
+    inputs = [material.start.sha256, material.index.fingerprint, material.spec.to_dict()]
+    return content_key([config, inputs, code_versions(run.stage)])[:24]
 
 
-def code(stage: str) -> list[str]:
+def code_versions(stage: str) -> list[str]:
     """Return the fingerprint of a stage's code and the versions of the libraries that it trains with."""
     return [fingerprint(stage), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
 
 
-def _lock(services: Services, key: str) -> Path:
-    return services.scratch / "locks" / f"run-{key}.lock"
+def _scratch(run: Run, material: Material, services: Services) -> Path:
+    """Return the folder of a run's checkpoints, named by its `scratch_key`."""
+    return services.scratch / "resume" / scratch_key(run, material)
+
+
+def _lock(scratch: Path) -> Path:
+    return scratch.parents[1] / "locks" / f"run-{scratch.name}.lock"
 
 
 def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
@@ -125,44 +127,31 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
         network: the network, with its adapter if the run has one (`models.lora.adapt`).
         images: number of training images.
     """
-    steps = len(batches.sizes(images, run.trainer.batch_size))
+
+    def steps(batch_size: int) -> int:
+        return len(batches.sizes(images, batch_size))
+
+    length = RunLength(run.trainer.epochs, steps(run.trainer.batch_size), steps)
     curve = build_curve(run.optimizer.schedule)
-    plan = build_plan(
-        run.freeze,
-        lora.layers_for(run, network),
-        curve,
-        run.trainer.epochs,
-        steps,
-        steps_at=lambda batch_size: len(batches.sizes(images, batch_size)),
-    )
-    return lora.plan_for(run, plan)
+    return lora.plan_for(run, build_plan(run.freeze, lora.layers_for(run, network), curve, length))
 
 
-def _train(
-    run: Run,
-    seed: int,
-    start: InitialWeights,
-    material: Material,
-    out: Path,
-    scratch: Path,
-    services: Services,
-    title: str,
-) -> None:
+def _train(run: Run, material: Material, out: Path, services: Services, title: str) -> None:
     import timm.optim  # noqa: F401  # before `machine.pin`, which turns garbage collection on again
 
-    from frostline.training.trainer import fit
+    from frostline.training.trainer import callbacks_of, fit
 
     machine.pin(run.trainer.threads)
     if run.trainer.threads > (cores := os.cpu_count() or 1):
         services.say(
             f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
         )
-    prepared = _prepare(run, seed, start, material, services)
-    network, plan, images = prepared.classifier.network, prepared.classifier.plan, len(prepared.data.train)
-    spec = material.spec
+    setup = _set_up(run, material, services)
+    plan, images = setup.classifier.plan, len(setup.data.train)
+    scratch = _scratch(run, material, services)
     epochs = run.trainer.epochs if plan.phases else 0
     with (
-        services.tracker.run(run_info(run, seed, material.index, scratch.name)) as recorded,
+        services.tracker.run(run_info(run, material.index, scratch.name)) as recorded,
         services.progress(title, epochs or 1) as advance,
     ):
 
@@ -172,39 +161,36 @@ def _train(
             advance(1 if row["epoch"] or not epochs else 0, f"val/accuracy {row['val/accuracy']:.4f}")
             services.watch(row)
 
-        if start.sha256 is not None:
-            recorded.started_from(start.sha256)
-        recorded.planned(run, plan, network, spec, images)
-        reuse = reuse_of(run, seed, spec, services)
-        execution, fp32_reason = _execution(run, network, spec, services)
-        result = fit(
-            prepared.classifier,
-            prepared.data,
-            run.trainer,
-            scratch,
-            on_epoch,
-            run.averaging,
-            execution,
-            reuse,
-        )
+        if material.start.sha256 is not None:
+            recorded.started_from(material.start.sha256)
+        network = setup.classifier.network
+        recorded.planned(run, plan, network, material.spec, images)
+        setup.classifier.execution, fp32_reason = _execution(run, network, material.spec, services)
+        reuse = reuse_of(run, material.spec, services)
+        callbacks = callbacks_of(setup.classifier, setup.data, run.averaging, reuse, on_epoch)
+        result = fit(setup.classifier, setup.data, run.trainer, scratch, callbacks)
+        extra: dict[str, Any] = {"fp32_because": fp32_reason} if fp32_reason else {}
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
-        extra: dict[str, Any] = {"fp32_because": fp32_reason} if fp32_reason else {}
         if isinstance(run.averaging, WiseFt) and plan.phases:
-            initial, val = prepared.initial, prepared.data.val
-            plain = network_with(initial, run.backbone, spec, len(material.index.classes))
-            result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(
-                plain, initial, result.best_state, (val.pixels, val.labels), spec, run.averaging, run.trainer
-            )
-        write_outputs(run, seed, material, result, plan, prepared.report, images, out, extra)
-        seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
-        timing: dict[str, Any] = {
-            "train_seconds": seconds,
-            "epoch_seconds": result.epoch_seconds,
-            "images_per_second": result.images / seconds if seconds else 0.0,
-        }
+            classes = len(material.index.classes)
+            plain = network_with(setup.initial, run.backbone, material.spec, classes)
+            ends = setup.initial, result.best_state
+            result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(plain, ends, setup.data, run)
+        write_outputs(run, material, TrainedNetwork(result, plan, setup.report, images, extra), out)
+        timing = _timing(result)
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(recorded, plan, timing, out)
+
+
+def _timing(result: "Fit") -> dict[str, Any]:
+    """Return the content of timing.json."""
+    seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
+    return {
+        "train_seconds": seconds,
+        "epoch_seconds": result.epoch_seconds,
+        "images_per_second": result.images / seconds if seconds else 0.0,
+    }
 
 
 def _execution(
@@ -220,7 +206,7 @@ def _execution(
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class _Setup:
     """What `fit` trains, and on which data."""
 
     classifier: "Classifier"
@@ -230,20 +216,18 @@ class _Prepared:
     report: LoadReport
 
 
-def _prepare(run: Run, seed: int, start: InitialWeights, material: Material, services: Services) -> _Prepared:
+def _set_up(run: Run, material: Material, services: Services) -> _Setup:
     """Build the network, its freeze plan and its data; raise an error if they do not fit together."""
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
 
     index, spec = material.index, material.spec
-    rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
+    rows = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
     check_initial_weights(run)
-    network, report = create_network(
-        run.backbone, start, spec, index.classes, seed, trains=bool(run.freeze.phases)
-    )
+    network, report = create_network(run, material.start, spec, index.classes)
     say_head(run, report, services)
     initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    lora.adapt(network, run, seed)
+    lora.adapt(network, run)
     plan = plan_of(run, network, len(rows))
     trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
     check_trained(report.head, report.reset, trained)
@@ -253,28 +237,24 @@ def _prepare(run: Run, seed: int, start: InitialWeights, material: Material, ser
         plan,
         run.optimizer,
         run.loss,
-        seed,
+        run.seed,
         class_counts=counts(images.labels, len(index.classes)),
         penalty=penalty_of(run.regularizer, network, report),
     )
-    data = ImageData(images, val, spec, run.trainer, run.augment, seed, len(index.classes))
-    return _Prepared(classifier, data, initial, report)
+    data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, len(index.classes))
+    return _Setup(classifier, data, initial, report)
 
 
-def _record_late(
-    run: Run, seed: int, start: InitialWeights, material: Material, done: Path, services: Services, key: str
-) -> None:
+def _record_late(run: Run, material: Material, done: Path, services: Services) -> None:
     """Record a run that a killed process finished, unless that process's recorder already did."""
-    images = training_rows(material.index, run.dataset, derive(seed, "shots") % 2**31)
-    network, _ = create_network(
-        run.backbone, start, material.spec, material.index.classes, seed, trains=bool(run.freeze.phases)
-    )
-    lora.adapt(network, run, seed)
+    images = training_rows(material.index, run.dataset, derive(run.seed, "shots") % 2**31)
+    network, _ = create_network(run, material.start, material.spec, material.index.classes)
+    lora.adapt(network, run)
     plan = plan_of(run, network, len(images))
-    info = replace(run_info(run, seed, material.index, key), late=True)
+    info = replace(run_info(run, material.index, scratch_key(run, material)), late=True)
     with services.tracker.run(info) as recorded:
-        if start.sha256 is not None:
-            recorded.started_from(start.sha256)
+        if material.start.sha256 is not None:
+            recorded.started_from(material.start.sha256)
         recorded.planned(run, plan, network, material.spec, len(images))
         for row in read_csv(done / HISTORY):
             recorded.epoch({name: float(text) if text else None for name, text in row.items()})

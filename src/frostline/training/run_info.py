@@ -12,9 +12,9 @@ def setting_name(run: Run) -> str:
     return "·".join([backbone_name(run), what, run.dataset.kind])
 
 
-def run_name(run: Run, seed: int) -> str:
+def run_name(run: Run) -> str:
     """Return the name of a run, such as ``resnet10t·full·digits·s0``."""
-    return f"{setting_name(run)}·s{seed}"
+    return f"{setting_name(run)}·s{run.seed}"
 
 
 def backbone_name(run: Run) -> str:
@@ -22,19 +22,20 @@ def backbone_name(run: Run) -> str:
     return getattr(run.backbone, "name", run.backbone.kind)
 
 
-def run_info(run: Run, seed: int, index: Index, key: str | None = None) -> RunInfo:
+def run_info(run: Run, index: Index, key: str | None = None) -> RunInfo:
     """Return what the tracker is told when a run starts; `key`: its `scratch_key`."""
     tags = {
         "arm": run.arm or "",
         "backbone": backbone_name(run),
         "dataset": run.dataset.kind,
         "freeze": run.freeze_name,
-        "seed": str(seed),
+        "seed": str(run.seed),
         "threads": str(run.trainer.threads),
         "device": devices.device_label(run.trainer.device),
     }
     if key is not None:
         tags[RUN_KEY] = key
-    config = {**run.model_dump(exclude={"seeds"}), "seed": seed}
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    return RunInfo(setting_name(run), run.stage, run.study, config, dataset, "training", tags, seed)
+    return RunInfo(
+        setting_name(run), run.stage, run.study, run.model_dump(), dataset, "training", tags, run.seed
+    )

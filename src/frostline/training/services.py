@@ -37,7 +37,7 @@ TRIAL_STATE = "trial.state"
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Misclassified:
     """A misclassified image."""
 
     id: str
@@ -86,7 +86,7 @@ class Tracker:
         tags: Mapping[str, str],
         values: Mapping[str, float],
         folder: Path,
-        mistakes: Sequence[Mistake] = (),
+        mistakes: Sequence[Misclassified] = (),
     ) -> None:
         """Add metrics, the files of `folder` and a plot of `mistakes` to the run that made the weights.
 
@@ -140,7 +140,7 @@ class LabelledTracker(Tracker):
         tags: Mapping[str, str],
         values: Mapping[str, float],
         folder: Path,
-        mistakes: Sequence[Mistake] = (),
+        mistakes: Sequence[Misclassified] = (),
     ) -> None:
         """Pass the call on."""
         self.tracker.annotate(weights_sha256, tags, values, folder, mistakes)

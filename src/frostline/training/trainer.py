@@ -35,7 +35,7 @@ from frostline.training.driven_schedule import DrivenFreezeSchedule
 from frostline.training.feature_callback import FeatureReuse
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, NotFinite
-from frostline.training.thaw import freeze_all
+from frostline.training.trainable import freeze_all
 
 HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
 METRICS = HISTORY[4:]
@@ -71,33 +71,35 @@ class Fit:
     """For each phase: its split point, such as ``fc:input``, or ``whole network: …`` with the reason."""
 
 
-def fit(
+OnEpoch = Callable[[Row], None]
+"""Called with each row of the history; a resumed run repeats its earlier rows."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a fit calls at each step and epoch."""
+
+    freezing: DrivenFreezeSchedule
+    reuse: FeatureReuse | None
+    """Computes frozen layers once; None: the whole network runs at every step."""
+    averaging: Averaging | None
+    """Validate and return an average of the weights; None: the weights themselves."""
+    on_epoch: OnEpoch
+
+    @property
+    def of_steps(self) -> list[Any]:
+        """In their order; `FeatureReuse` and `Averaging` follow the freeze schedule."""
+        return [self.freezing, *(callback for callback in (self.reuse, self.averaging) if callback)]
+
+
+def callbacks_of(
     classifier: Classifier,
     data: ImageData,
-    config: schema.Trainer,
-    resume: Path,
-    on_epoch: Callable[[Row], None],
     averaging: schema.Averaging,
-    execution: Execution,
-    reuse: FeatureExtractor | None = None,
-) -> Fit:
-    """Train `classifier`; resume from the checkpoint in the folder `resume` if there is one.
-
-    Args:
-        classifier: the network with its freeze plan.
-        config: number of epochs, device, and the metric that selects the best epoch.
-        resume: the folder of checkpoints; the caller removes it after publishing the result.
-        on_epoch: called with each row of the history, in a resumed run also with the earlier rows.
-        averaging: how weights are averaged during the run; the average is validated and returned.
-        execution: precision and memory format.
-        reuse: computes and caches the features; None: the whole network runs at every step.
-
-    Raises:
-        FrostlineError: the device is missing, or the batches are too small for BatchNorm.
-        TrainingFailed: the loss is NaN or infinite; the best epoch's weights are in `resume`.
-    """
-    machine.pin(config.threads)
-    result = Fit()
+    reuse: FeatureExtractor | None,
+    on_epoch: OnEpoch,
+) -> Callbacks:
+    """Return the callbacks of a run."""
     freezing = DrivenFreezeSchedule.of(
         classifier.plan,
         "network",
@@ -107,18 +109,34 @@ def fit(
     reusing = None
     if reuse:
         reusing = FeatureReuse(freezing, reuse, data.train, data.val, averages=average is not None)
-    recorder = _History(result, config.monitor, on_epoch, average, reusing)
-    callbacks: list[pl.Callback] = [recorder]
-    if classifier.plan.phases:
-        step_callbacks = [freezing, *(each for each in (reusing, average) if each)]
-        classifier.step_callbacks = step_callbacks
-        callbacks = [*step_callbacks, recorder, _Checkpoint(resume)]
+    return Callbacks(freezing, reusing, average, on_epoch)
+
+
+def fit(
+    classifier: Classifier, data: ImageData, config: schema.Trainer, resume: Path, callbacks: Callbacks
+) -> Fit:
+    """Train `classifier`; resume from the checkpoint in the folder `resume` if there is one.
+
+    Args:
+        classifier: the network with its freeze plan and execution.
+        data: training and validation images.
+        config: number of epochs, device, and the metric that chooses the best epoch.
+        resume: the folder for checkpoints; the caller removes it when the result is published.
+        callbacks: made for this classifier and these data.
+
+    Raises:
+        FrostlineError: the device is missing, or the batches are too small for the network.
+        TrainingFailed: the loss is not finite; the best epoch's weights are written to `resume`.
+    """
+    machine.pin(config.threads)
+    result, plan = Fit(execution=classifier.execution), classifier.plan
+    recorder = _History(result, config.monitor, callbacks)
     device = device_of(config.device)
-    classifier.execution = result.execution = execution
     classifier.execution.arrange(classifier.network)
     classifier.steps_at_once = config.steps_per_execution
+    classifier.step_callbacks = callbacks.of_steps if plan.phases else ()
     data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
-    resized = any(phase.batch_size for phase in classifier.plan.phases)
+    resized = any(phase.batch_size for phase in plan.phases)
     checkpoint = _Checkpoint.latest(resume)
     clipped = classifier.optimizer_config.clip_norm is not None
     compiled = compiling(classifier.network, wanted=config.compile)
@@ -131,42 +149,36 @@ def fit(
             # Validate fully before the first step: this is epoch 0 of the history.
             num_sanity_val_steps=0 if checkpoint else -1,
             reload_dataloaders_every_n_epochs=1 if resized else 0,
-            callbacks=callbacks,
+            callbacks=[*callbacks.of_steps, recorder, _Checkpoint(resume)] if plan.phases else [recorder],
             logger=False,
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_checkpointing=bool(plan.phases),
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=resume,
         )
         if resized:
-            data.coming_size = lambda: freezing.coming(trainer.global_step).batch_size or config.batch_size
-        if classifier.plan.phases:
+            coming = callbacks.freezing.coming
+            data.coming_size = lambda: coming(trainer.global_step).batch_size or config.batch_size
+        if plan.phases:
             try:
                 trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             except NotFinite as broken:
-                place = f"step {trainer.global_step}, phase {freezing.phase}"
+                place = f"step {trainer.global_step}, phase {callbacks.freezing.phase}"
                 raise _NotFinite(f"{broken} at {place}") from None
         else:
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
-    result.starts, result.images = freezing.starts, classifier.images
-    result.features = reusing.said if reusing else []
+    result.starts, result.images = callbacks.freezing.starts, classifier.images
+    result.features = callbacks.reuse.said if callbacks.reuse else []
     return result
 
 
 class _History(pl.Callback):
     """Collects the history, the times and the best epoch's weights in a `Fit`."""
 
-    def __init__(
-        self,
-        result: Fit,
-        monitor: str,
-        on_epoch: Callable[[Row], None],
-        averaging: Averaging | None,
-        reusing: FeatureReuse | None,
-    ) -> None:
-        self.result, self.monitor, self.on_epoch, self.averaging = result, monitor, on_epoch, averaging
-        self.reusing = reusing
+    def __init__(self, result: Fit, monitor: str, callbacks: Callbacks) -> None:
+        self.result, self.monitor, self.on_epoch = result, monitor, callbacks.on_epoch
+        self.averaging, self.reuse = callbacks.averaging, callbacks.reuse
         self._best: tuple[float, ...] | None = None
         self._begun = time.perf_counter()
         self._before = 0.0
@@ -174,7 +186,7 @@ class _History(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The first phase's features are computed during epoch 0, before this hook; count them as training.
-        self._begun = time.perf_counter() - (self.reusing.seconds if self.reusing else 0.0)
+        self._begun = time.perf_counter() - (self.reuse.seconds if self.reuse else 0.0)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not (trainer.sanity_checking or trainer.state.fn == TrainerFn.VALIDATING):
@@ -322,14 +334,14 @@ def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
     try:
         yield
     except _NotFinite as broken:
-        kept = ""
+        where = ""
         if result.best_state:
             weights.save(resume / BEST_WEIGHTS, result.best_state, {})
-            kept = (
+            where = (
                 f"; the weights of the best epoch so far, {result.best_epoch}, are in {resume / BEST_WEIGHTS}"
             )
         advice = "lower optimizer.lr" if clipped else "lower optimizer.lr, or set optimizer.clip_norm=1.0"
-        raise TrainingFailed(f"{broken}; {advice}{kept}") from None
+        raise TrainingFailed(f"{broken}; {advice}{where}") from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -8,20 +8,15 @@ from torch import Tensor
 
 from frostline import schema
 from frostline.base.metrics import classification_metrics, score
-from frostline.data.loading.pixels import ImageStack
-from frostline.models.input_spec import InputSpec
 from frostline.training.averaging import Score, best_alpha, interpolate
+from frostline.training.data_module import ImageData
 from frostline.training.inference import logits_of
+
+Weights = Mapping[str, Tensor]
 
 
 def sweep_alphas(
-    network: torch.nn.Module,
-    start: Mapping[str, Tensor],
-    end: Mapping[str, Tensor],
-    val: tuple[ImageStack, Tensor],
-    spec: InputSpec,
-    config: schema.WiseFt,
-    trainer: schema.Trainer,
+    network: torch.nn.Module, ends: tuple[Weights, Weights], data: ImageData, run: schema.Run
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Validate (1 − α)·start + α·end for each α, and choose the best by `trainer.monitor`.
 
@@ -29,23 +24,22 @@ def sweep_alphas(
 
     Args:
         network: is loaded with the interpolated weights.
-        start: the run's initial weights, on the CPU.
-        end: the weights of its best epoch, on the CPU.
-        val: images (N, C, H, W) uint8 and labels (N,).
-        trainer: monitor, batch size, device and precision.
+        ends: the run's initial weights and those of its best epoch, on the CPU.
 
     Returns:
         The weights of the best α; and for training.json: alpha, and the curve, a row per α.
     """
-    pixels, labels = val
+    assert isinstance(run.averaging, schema.WiseFt)
+    start, end = ends
     curve: list[dict[str, float]] = []
 
     def measured(alpha: float) -> Score:
         network.load_state_dict(interpolate(start, end, alpha))
-        metrics = classification_metrics(logits_of(network, pixels, spec, trainer), labels)
+        logits = logits_of(network, data.val.pixels, data.spec, run.trainer)
+        metrics = classification_metrics(logits, data.val.labels)
         row = {"alpha": alpha, "val/accuracy": metrics["accuracy"], "val/loss": metrics["loss"]}
         curve.append(row)
-        return tuple(score(name, row[name]) for name in (trainer.monitor, "val/loss"))
+        return tuple(score(name, row[name]) for name in (run.trainer.monitor, "val/loss"))
 
-    best = best_alpha(config.alphas, measured)
+    best = best_alpha(run.averaging.alphas, measured)
     return interpolate(start, end, best), {"alpha": best, "curve": curve}

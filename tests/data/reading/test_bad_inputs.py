@@ -17,7 +17,7 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant, pl
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index
 from frostline.data.reading.decode import read_bytes
-from frostline.preparation import stage as prepare
+from frostline.preparation.stage import prepare, prepare_cached
 
 DOCS = Path(__file__).parents[3] / "docs" / "data.md"
 ROW = re.compile(r"^\| (\d+) \| .* \| (stops|warns|fine) \| (?:`(.*)` )?\|$", re.MULTILINE)
@@ -400,7 +400,7 @@ def test_stops(number, damage, tree, request):
     if number == 18:
         request.getfixturevalue("mortal")
     with pytest.raises(FrostlineError) as raised:
-        prepare.run(image_folder(tree), out)
+        prepare(image_folder(tree), out)
     sentence = str(raised.value)
     assert TABLE[number][1] in sentence
     assert (named or "") in sentence
@@ -412,7 +412,7 @@ def test_stops(number, damage, tree, request):
 @pytest.mark.parametrize(("number", "damage"), numbered("warns"))
 def test_warns(number, damage, tree):
     named = damage(tree)
-    index = prepare.run(image_folder(tree), tree.parent / "out")
+    index = prepare(image_folder(tree), tree.parent / "out")
     (warning,) = (w for w in index.warnings if "is not used" not in w and "of its own" not in w)
     assert warning.startswith("1 ")
     assert TABLE[number][1] in warning
@@ -422,7 +422,7 @@ def test_warns(number, damage, tree):
 @pytest.mark.parametrize(("number", "damage"), numbered("fine"))
 def test_fine(number, damage, tree):
     damage(tree)
-    index = prepare.run(image_folder(tree), tree.parent / "out")
+    index = prepare(image_folder(tree), tree.parent / "out")
     assert index.warnings == ()
     assert len(index) == sum(path.is_file() for path in tree.rglob("*"))
 
@@ -438,7 +438,7 @@ def test_34_label_out_of_range(tmp_path, install_dataset):
         """
     )
     with pytest.raises(FrostlineError, match=re.escape(TABLE[34][1])) as raised:
-        prepare.run(packaged("plugin", name=name, options={}), tmp_path / "out")
+        prepare(packaged("plugin", name=name, options={}), tmp_path / "out")
     assert str(raised.value).startswith(f"dataset.name: {name}: row 4 ")
 
 
@@ -452,7 +452,7 @@ WHOLE_CLASSES = {class_that_links_to_the_root, newline_in_a_class}
 )
 def test_skip_leaves_a_bad_image_out_and_says_so(number, damage, tree):
     named = damage(tree)
-    index = prepare.run(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
+    index = prepare(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
     assert index.skipped[0].key == named.split(" ")[0]
     assert TABLE[number][1] in index.skipped[0].reason
     assert any("skipped (dataset.json lists all)" in warning for warning in index.warnings)
@@ -461,9 +461,9 @@ def test_skip_leaves_a_bad_image_out_and_says_so(number, damage, tree):
 
 
 def test_skip_changes_the_fingerprint(tree):
-    healthy = prepare.run(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
+    healthy = prepare(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
     empty_file(tree)
-    skipping = prepare.run(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
+    skipping = prepare(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
     assert healthy.keys == skipping.keys
     assert healthy.fingerprint != skipping.fingerprint
 
@@ -472,7 +472,7 @@ def test_skip_still_stops_where_a_class_loses_all_its_images(tree):
     for path in (tree / "cat").iterdir():
         path.write_bytes(b"")
     with pytest.raises(FrostlineError, match="has no images of 'cat': add some or remove the class"):
-        prepare.run(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
+        prepare(image_folder(tree, on_bad_image="skip"), tree.parent / "out")
 
 
 def test_all_bad_files_are_reported_at_once_and_listed(tree):
@@ -481,13 +481,13 @@ def test_all_bad_files_are_reported_at_once_and_listed(tree):
     dangling_link(tree)
     out = tree.parent / "out"
     with pytest.raises(FrostlineError) as raised:
-        prepare.run(image_folder(tree), out)
+        prepare(image_folder(tree), out)
     listing = tree.parent / "out.bad-images.csv"
     assert "has 8 files that can't be used: cat/bad0.jpg is empty" in str(raised.value)
     assert f"and 3 more (.jpg ×8 in all), all listed in {listing}" in str(raised.value)
     assert listing.read_text().splitlines()[0] == "key,reason"
     assert len(listing.read_text().splitlines()) == 9
-    prepare.run(image_folder(tree, on_bad_image="skip"), out)
+    prepare(image_folder(tree, on_bad_image="skip"), out)
     assert not listing.exists()
 
 
@@ -505,9 +505,9 @@ def test_a_root_in_a_folder_that_may_not_be_entered(tree, mortal):
         locked.chmod(0o000 if os.getuid() != 0 else 0o700)
     for root in (locked, locked / "photos"):
         with pytest.raises(FrostlineError, match=r"can't be read \(permission denied\): give yourself"):
-            prepare.run(image_folder(root), tree.parent / "out")
+            prepare(image_folder(root), tree.parent / "out")
         with pytest.raises(FrostlineError, match=r"can't be read \(permission denied\): give yourself"):
-            prepare.cached(image_folder(root), tree.parent / "scratch")
+            prepare_cached(image_folder(root), tree.parent / "scratch")
 
 
 @contextmanager
@@ -526,10 +526,10 @@ def test_a_socket(tree):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tree / "cat" / "s.jpg"))
         with pytest.raises(FrostlineError, match=r"cat/s\.jpg is a socket, not a file: remove it"):
-            prepare.run(image_folder(tree), tree.parent / "out")
+            prepare(image_folder(tree), tree.parent / "out")
 
 
 def test_a_name_that_is_not_utf8(tree):
     Path(os.fsdecode(os.fsencode(tree / "cat") + b"/\xff.png")).write_bytes(encoded(picture(901), "PNG"))
     with pytest.raises(FrostlineError, match=r"cat/\\udcff\.png has a name that is not UTF-8: rename it"):
-        prepare.run(image_folder(tree), tree.parent / "out")
+        prepare(image_folder(tree), tree.parent / "out")

@@ -7,7 +7,7 @@ from tests.data.trees import encoded, image_folder, picture, plant, plant_splits
 
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.folder import scan
-from frostline.preparation import stage as prepare
+from frostline.preparation.stage import prepare
 
 
 def test_classes_are_numbered_by_name_and_files_are_in_order(tmp_path):
@@ -55,7 +55,7 @@ def test_a_link_that_leaves_the_data_set_is_refused(tmp_path, place, kind):
         f"is a link to {target}, outside the data set: copy what it points to in its place",
     )
     with pytest.raises(FrostlineError, match=r"a file that can't be used: .* outside the data set"):
-        prepare.run(image_folder(root), tmp_path / "out")
+        prepare(image_folder(root), tmp_path / "out")
 
 
 @pytest.mark.parametrize("store", ["cache/files/md5/01/" + "a" * 30, "repo/.git/annex/objects/Xy/1.png"])

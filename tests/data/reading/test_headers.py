@@ -12,7 +12,7 @@ from tests.data.trees import encoded, image_folder, picture, plant
 from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.data.reading.decode import BadImage, decode
 from frostline.data.reading.headers import read_header
-from frostline.preparation import stage as prepare
+from frostline.preparation.stage import prepare
 
 GREY, COLOUR, CMYK, YCBCR = 1, 2, 5, 6
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2
@@ -260,8 +260,8 @@ def test_prepare_names_such_files_and_can_skip_them(tmp_path):
     with pytest.raises(
         FrostlineError, match=r"2 files that can't be used: cat/a.tif has 4 channels, .*b.tif"
     ):
-        prepare.run(image_folder(tmp_path / "photos"), tmp_path / "out")
-    index = prepare.run(image_folder(tmp_path / "photos", on_bad_image="skip"), tmp_path / "out")
+        prepare(image_folder(tmp_path / "photos"), tmp_path / "out")
+    index = prepare(image_folder(tmp_path / "photos", on_bad_image="skip"), tmp_path / "out")
     assert [problem.key for problem in index.skipped] == ["cat/a.tif", "cat/b.tif"]
 
 
@@ -269,7 +269,7 @@ def test_prepare_warns_of_bits_and_of_values_that_use_few_of_them(tmp_path):
     plant(tmp_path / "photos")
     (tmp_path / "photos/cat/a.tif").write_bytes(tiff(noise(3, "uint16"), COLOUR))
     (tmp_path / "photos/dog/b.tif").write_bytes(tiff(noise(1, "uint16") >> 5, GREY))
-    warnings = prepare.run(image_folder(tmp_path / "photos"), tmp_path / "out").warnings
+    warnings = prepare(image_folder(tmp_path / "photos"), tmp_path / "out").warnings
     assert "2 images have more than 8 bits a channel, scaled to 8: cat/a.tif, dog/b.tif" in warnings
     assert any(text.startswith("16-bit image reaches", 2) and text.endswith("dog/b.tif") for text in warnings)
 

@@ -16,8 +16,8 @@ from frostline.base.formats import csv_text, read_csv
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index
 from frostline.data.reading.sources import open_source
-from frostline.pipeline.report import stage as report
-from frostline.preparation import stage as prepare
+from frostline.pipeline.report.stage import write_report
+from frostline.preparation.stage import prepare
 from frostline.reporting.words import markdown
 from frostline.schema import Report
 
@@ -30,7 +30,7 @@ FORMULAS = ("=cmd|' /C calc'!A0", "@SUM(1)", "+x", "-x", "=1+1", "'=x")
 @pytest.mark.parametrize("key", ["../secret.png", "/etc/passwd", "cat/../../secret.png", ".."])
 def test_an_index_that_leads_out_of_the_data_set_is_refused(tmp_path, key):
     """Even one whose fingerprint fits."""
-    index = prepare.run(image_folder(plant(tmp_path / "photos")), tmp_path / "out")
+    index = prepare(image_folder(plant(tmp_path / "photos")), tmp_path / "out")
     index.keys[3] = key
     summary = json.loads((tmp_path / "out" / "dataset.json").read_text())
     text = (tmp_path / "out" / "index.csv").read_text().splitlines()
@@ -67,7 +67,7 @@ def test_numbers_are_no_formulas():
 
 def test_classes_that_look_like_formulas_stay_what_they_are(tmp_path):
     root = plant(tmp_path / "photos", ("=cmd()", "@x", "-1"))
-    prepare.run(image_folder(root), tmp_path / "out")
+    prepare(image_folder(root), tmp_path / "out")
     index = Index.read(tmp_path / "out")
     assert index.classes == ("-1", "=cmd()", "@x")
     assert index.keys[-1] == "@x/5.png"
@@ -114,7 +114,7 @@ def test_a_report_shows_hostile_names_and_runs_none(tmp_path):
     study = "<script>alert(1)</script> [x](http://evil) \\1 | `id`"
     arms = ["scratch", "zero_shot", "linear_probe", "full", "gradual"]
     config = Report(study=study, arms=arms, seeds=[0, 1], monitor="val/accuracy", gate={})
-    report.run(config, tmp_path / "artifacts", tmp_path / "out")
+    write_report(config, tmp_path / "artifacts", tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<script" not in page
     assert "<img" not in page
@@ -130,6 +130,6 @@ def test_images_with_hostile_names_are_read(tmp_path):
     root = plant(tmp_path / "photos")
     for i, name in enumerate(HOSTILE):
         picture(700 + i).save(root / "cat" / f"{name}.png")
-    index = prepare.run(image_folder(root), tmp_path / "out")
+    index = prepare(image_folder(root), tmp_path / "out")
     assert Index.read(tmp_path / "out").keys == index.keys
     assert np.isin([f"cat/{name}.png" for name in HOSTILE], index.keys).all()

@@ -21,7 +21,7 @@ labelled = st.lists(st.tuples(st.integers(0, 9), st.integers(3, 40)), min_size=1
 
 @given(labelled, maybe_shares, maybe_shares, seeds)
 def test_each_class_is_in_each_split_by_its_share(labels, val, test, seed):
-    splits = stratified_split(labels, val, test, seed)
+    splits = stratified_split(labels, {"val": val, "test": test}, seed)
     for label in np.unique(labels):
         of_class = splits[labels == label]
         n = len(of_class)
@@ -42,14 +42,15 @@ def test_a_class_keeps_its_rows_whatever_other_classes_do(labels, val, test, see
     kept = random.choice(np.unique(labels).tolist())
     alone = labels[labels == kept]
     assert (
-        stratified_split(labels, val, test, seed)[labels == kept] == stratified_split(alone, val, test, seed)
+        stratified_split(labels, {"val": val, "test": test}, seed)[labels == kept]
+        == stratified_split(alone, {"val": val, "test": test}, seed)
     ).all()
 
 
 @given(labelled, shares, seeds)
 def test_the_share_of_val_does_not_move_the_test_rows(labels, test, seed):
-    with_val = stratified_split(labels, 0.2, test, seed)
-    without = stratified_split(labels, None, test, seed)
+    with_val = stratified_split(labels, {"val": 0.2, "test": test}, seed)
+    without = stratified_split(labels, {"val": None, "test": test}, seed)
     moved = (with_val == "test") ^ (without == "test")
     # But for a test row that val needs, or that rounding gives away: one a class at most.
     assert all(moved[labels == label].sum() <= 1 for label in np.unique(labels))
@@ -59,30 +60,33 @@ def test_the_share_of_val_does_not_move_the_test_rows(labels, test, seed):
 def test_groups_stay_together_and_no_split_is_empty(groups, most, val, test, seed, data):
     sizes = data.draw(st.lists(st.integers(1, most), min_size=groups, max_size=groups))
     members = np.random.default_rng(seed).permutation(np.repeat(np.arange(groups), sizes))
-    splits = stratified_split(np.zeros(len(members), int), val, test, seed, groups=members)
+    splits = stratified_split(np.zeros(len(members), int), {"val": val, "test": test}, seed, groups=members)
     assert all(len(set(splits[members == group])) == 1 for group in range(groups))
     assert set(splits) == set(SPLITS)
 
 
 @given(labelled, shares, shares, seeds)
 def test_groups_of_one_change_nothing(labels, val, test, seed):
-    alone = stratified_split(labels, val, test, seed, groups=np.arange(len(labels)) * 7)
-    assert (alone == stratified_split(labels, val, test, seed)).all()
+    alone = stratified_split(labels, {"val": val, "test": test}, seed, groups=np.arange(len(labels)) * 7)
+    assert (alone == stratified_split(labels, {"val": val, "test": test}, seed)).all()
 
 
 def test_exact_counts_of_a_round_case():
-    splits = stratified_split(np.repeat([0, 1], 50), 0.2, 0.2, 0)
+    splits = stratified_split(np.repeat([0, 1], 50), {"val": 0.2, "test": 0.2}, 0)
     assert [(splits[:50] == s).sum() for s in SPLITS] == [30, 10, 10]
 
 
 def test_seeds_differ():
     labels = np.repeat([0, 1], 100)
-    assert (stratified_split(labels, 0.2, 0.2, 0) != stratified_split(labels, 0.2, 0.2, 1)).any()
+    assert (
+        stratified_split(labels, {"val": 0.2, "test": 0.2}, 0)
+        != stratified_split(labels, {"val": 0.2, "test": 0.2}, 1)
+    ).any()
 
 
 def test_the_draw_is_pinned():
     """These rows are part of every study's result: they may not change with a version of numpy."""
-    splits = stratified_split([0] * 10 + [1] * 6, 0.2, 0.2, 0)
+    splits = stratified_split([0] * 10 + [1] * 6, {"val": 0.2, "test": 0.2}, 0)
     assert "".join(split[1] for split in splits) == PINNED_SPLIT
     assert take_shots([0, 1] * 8, 2, 0).tolist() == PINNED_SHOTS
     assert take_fraction([0, 1] * 8, 0.4, 3).tolist() == PINNED_FRACTION
@@ -101,12 +105,15 @@ def test_a_class_that_is_too_small_is_named():
             "3, do without a test split (dataset.split.test=null; 2 are enough then), or remove the class"
         ),
     ):
-        stratified_split([0, 0, 0, 1, 1], 0.2, 0.2, 0, names=["cat", "fox"])
+        stratified_split([0, 0, 0, 1, 1], {"val": 0.2, "test": 0.2}, 0, names=["cat", "fox"])
 
 
 def test_the_advice_on_a_small_class_works():
     labels = [0, 0, 0, 1, 1]
-    for split in (stratified_split(labels, 0.2, None, 0), stratified_split([*labels, 1], 0.2, 0.2, 0)):
+    for split in (
+        stratified_split(labels, {"val": 0.2, "test": None}, 0),
+        stratified_split([*labels, 1], {"val": 0.2, "test": 0.2}, 0),
+    ):
         assert len(split)
 
 
@@ -119,21 +126,21 @@ def test_all_classes_that_are_too_small_are_named():
             "val, test: add some, to have at least 3 of each, or remove the classes"
         ),
     ):
-        stratified_split(labels, 0.2, 0.2, 0, names=["cat", "dog", "fox", "owl"])
+        stratified_split(labels, {"val": 0.2, "test": 0.2}, 0, names=["cat", "dog", "fox", "owl"])
     with pytest.raises(FrostlineError, match=r"12 classes have too few .*'4' \(1\) and 7 more, too few"):
-        stratified_split(list(range(12)), 0.2, 0.2, 0)
+        stratified_split(list(range(12)), {"val": 0.2, "test": 0.2}, 0)
 
 
 def test_copies_do_not_count():
     with pytest.raises(FrostlineError, match="class '0' has 1 different image, too few"):
-        stratified_split([0, 0, 0], 0.2, None, 0, groups=[5, 5, 5])
+        stratified_split([0, 0, 0], {"val": 0.2, "test": None}, 0, groups=[5, 5, 5])
 
 
 def test_shares_must_leave_something_to_train_on():
     with pytest.raises(
         FrostlineError, match=r"dataset\.split\.val=0\.5 \+ dataset\.split\.test=0\.5: leaves no"
     ):
-        stratified_split([0, 0, 0], 0.5, 0.5, 0)
+        stratified_split([0, 0, 0], {"val": 0.5, "test": 0.5}, 0)
 
 
 @given(labelled, st.integers(1, 3), seeds)

@@ -8,7 +8,7 @@ import yaml
 from tests.tiny import files
 
 from frostline.console.errors import FrostlineError
-from frostline.pipeline.compose import stage as compose
+from frostline.pipeline.compose.stage import compose_study
 
 CONF = Path(__file__).parents[3] / "conf"
 ARMS = ["scratch", "full"]
@@ -24,7 +24,7 @@ def project(tmp_path, monkeypatch):
 
 
 def resolve(arms=ARMS, out="resolved"):
-    compose.run(Path("params.yaml"), arms, Path(out))
+    compose_study(Path("params.yaml"), arms, Path(out))
     return {path.stem: yaml.safe_load(path.read_text()) for path in Path(out).glob("*.yaml")}
 
 

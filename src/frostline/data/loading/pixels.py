@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from frostline import schema
 from frostline.base import project
 from frostline.base.hashes import content_key
 from frostline.base.names import locate
@@ -20,7 +19,7 @@ from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, no_progress
 from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
-from frostline.data.prepared.index import IMAGES_FILE, Index
+from frostline.data.prepared.index import IMAGES_FILE, Index, PreparedData
 from frostline.data.reading.decode import BadImage, decode, read_bytes, to_channels
 from frostline.data.reading.sources import place_of, root_of
 from frostline.models.input_spec import InputSpec
@@ -120,9 +119,7 @@ def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Ten
 
 
 def load_pixels(
-    dataset: schema.Dataset,
-    index: Index,
-    folder: Path,
+    data: PreparedData,
     rows: Sequence[int] | NDArray[np.int64],
     spec: InputSpec,
     progress: Progress = no_progress,
@@ -135,8 +132,6 @@ def load_pixels(
     size are neither resized nor cached.
 
     Args:
-        dataset: config of the data set; keys of an index of files are relative to its root.
-        index: index of the prepared data set.
         rows: (N,) positions in the index.
         spec: input of the network, without mean and std, which `normalise` uses.
         scratch: folder of the cache; None: the project's.
@@ -147,6 +142,7 @@ def load_pixels(
     Raises:
         FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
     """
+    index, folder = data.index, data.folder
     rows = np.asarray(rows, dtype=np.int64)
     if index.storage == "arrays":
         images = index.images(folder)
@@ -154,7 +150,7 @@ def load_pixels(
             return torch.from_numpy(_channels_first(_unchanged(images, index, rows, folder), spec.channels))
         work = partial(_pixels_of_array, images, index, folder, spec)
     else:
-        work = partial(_pixels_of_file, root_of(dataset), index, place_of(dataset), spec)
+        work = partial(_pixels_of_file, root_of(data.dataset), index, place_of(data.dataset), spec)
     cache = (project.scratch() if scratch is None else scratch) / "pixels"
     geometry = [spec.size, spec.channels, spec.interpolation, spec.crop]
     key = content_key(
@@ -172,14 +168,10 @@ def load_pixels(
     return chosen[:] if chosen.numel() <= IN_MEMORY else chosen
 
 
-def thumbnails(
-    dataset: schema.Dataset, index: Index, folder: Path, rows: NDArray[np.int64], side: int
-) -> list[Pixels]:
+def thumbnails(data: PreparedData, rows: NDArray[np.int64], side: int) -> list[Pixels]:
     """Return uncropped thumbnails of images, to show to people.
 
     Args:
-        dataset: config of the data set; keys of an index of files are relative to its root.
-        index: index of the prepared data set.
         rows: (n,) positions in the index.
         side: maximum side in pixels; larger images are reduced.
 
@@ -189,11 +181,11 @@ def thumbnails(
     Raises:
         FrostlineError: an image is missing or damaged.
     """
-    if index.storage == "arrays":
-        images = [Image.fromarray(image) for image in index.images(folder)[rows]]
+    if data.index.storage == "arrays":
+        images = [Image.fromarray(image) for image in data.index.images(data.folder)[rows]]
     else:
-        root = root_of(dataset)
-        keys = [index.keys[row] for row in rows]
+        root = root_of(data.dataset)
+        keys = [data.index.keys[row] for row in rows]
         images = [decode(read_bytes(locate(root, key), key), key, at_least=side).image for key in keys]
     return [_no_larger(image, side) for image in images]
 

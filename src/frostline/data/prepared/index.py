@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,6 +180,22 @@ class Index:
         if len(images) != len(self) or images.dtype != np.uint8:
             raise FrostlineError(f"{path} doesn't belong to {INDEX_FILE} beside it: run prepare again")
         return images
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A prepared data set with all that its images are read from."""
+
+    dataset: schema.Dataset
+    """Its config; keys of an index of files are relative to its root."""
+    index: Index
+    folder: Path
+    """The index's folder."""
+
+    @classmethod
+    def read(cls, dataset: schema.Dataset, folder: Path) -> Self:
+        """Read the index in `folder`; raises what `Index.read` does."""
+        return cls(dataset, Index.read(folder), folder)
 
 
 def training_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ Rows are ordered by raw PCG64 output. NumPy guarantees that the raw streams of i
 class has its own stream, so adding or removing a class does not change the others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,7 @@ _FOR_SPLIT, _FOR_SUBSET = 0, 1
 
 def stratified_split(
     labels: ArrayLike,
-    val: float | None,
-    test: float | None,
+    shares: Mapping[str, float | None],
     seed: int,
     *,
     groups: ArrayLike | None = None,
@@ -39,8 +38,7 @@ def stratified_split(
 
     Args:
         labels: (N,) int, class of each row.
-        val: share of val, 0…1; None: no val split.
-        test: share of test, 0…1; None: no test split.
+        shares: those of val and test, 0…1; None: no such split.
         seed: of the order in which rows are drawn.
         groups: (N,) int; rows of a group have the same label and stay in the same split, so counts may differ
             by the size of a group. None: each row is its own group.
@@ -54,20 +52,20 @@ def stratified_split(
     """
     labels = _labels(labels)
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    shares = {name: share for name, share in (("val", val), ("test", test)) if share is not None}
-    if sum(shares.values()) >= 1:
-        total = " + ".join(f"dataset.split.{name}={share:g}" for name, share in shares.items())
+    held_out = {name: share for name in ("val", "test") if (share := shares[name]) is not None}
+    if sum(held_out.values()) >= 1:
+        total = " + ".join(f"dataset.split.{name}={share:g}" for name, share in held_out.items())
         raise FrostlineError(f"{total}: leaves no images to train on; the shares must add up to less than 1")
-    shares = {"train": 1 - sum(shares.values()), **shares}
+    all_shares = {"train": 1 - sum(held_out.values()), **held_out}
     splits = np.full(len(labels), "train", dtype="<U5")
-    _check_sizes(labels, groups, shares, names)
+    _check_sizes(labels, groups, all_shares, names)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         units = _units(_shuffled(rows, seed, _FOR_SPLIT, int(label)), groups)
-        counts = _largest_remainder(len(rows), shares)
+        counts = _largest_remainder(len(rows), all_shares)
         for split in ("test", "val"):
-            if split in shares:
-                later = 1 if split == "val" or "val" not in shares else 2
+            if split in held_out:
+                later = 1 if split == "val" or "val" not in held_out else 2
                 taken, units = _take(units, counts[split], leave=later)
                 splits[taken] = split
     return splits

@@ -17,14 +17,14 @@ from frostline.stats.transfer import BASELINE
 
 if TYPE_CHECKING:
     from frostline.models.head_init import HeadInit
-    from frostline.models.pretrained import InitialWeights
+    from frostline.models.initial_weights import InitialWeights
     from frostline.models.weights import LoadReport
 
 ANY_CLASSES = ("a", "b")
 """Classes of a network that is checked without its data set."""
 
 
-def run(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[str, str]]:
+def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[str, str]]:
     """Write `<stage>.yaml` for each stage of the study into `out`.
 
     Args:
@@ -79,13 +79,17 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     omitted, reset = {}, []
     for arm in arms:
         with made.located(arm=arm):
-            config = validated(schema.Run, made.resolved[f"finetune-{arm}"])
+            config = _first_run(validated(schema.Arm, made.resolved[f"finetune-{arm}"]))
             try:
                 if not checker.run(config, pretrained).is_informed:
                     reset.append(arm)
             except NoSharedClasses as error:
                 omitted[arm] = error.reason
     return omitted, reset
+
+
+def _first_run(arm: schema.Arm) -> schema.Run:
+    return arm.run(arm.seeds[0])
 
 
 def _classes(made: Study, role: str) -> tuple[str, ...]:
@@ -116,7 +120,8 @@ class _Checker:
         import torch
 
         from frostline.models.backbones import build
-        from frostline.models.pretrained import InitialWeights, expected_weights, input_spec
+        from frostline.models.initial_weights import InitialWeights
+        from frostline.models.pretrained import expected_weights, input_spec
 
         self.run(config, None)
         spec = input_spec(config.backbone, expected_weights(config.backbone, config.weights), config.input)
@@ -145,9 +150,7 @@ class _Checker:
         if key not in self.reports:
             build(config.backbone, spec, len(self.classes), seed=0)  # Tests it on an image, too.
             with torch.device(start.device):
-                _, self.reports[key] = create_network(
-                    config.backbone, start, spec, self.classes, seed=0, trains=trains
-                )
+                _, self.reports[key] = create_network(config, start, spec, self.classes)
         check_run(config, start, self.classes, self.reports[key])
         return self.reports[key].head
 
@@ -172,13 +175,14 @@ def check_run(
     """
     import torch
 
-    from frostline.freezing.build import build_plan
+    from frostline.freezing.build import RunLength, build_plan
     from frostline.freezing.curves import build_curve
     from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.head_init import check_trained
+    from frostline.models.initial_weights import NO_WEIGHTS
     from frostline.models.optimizers import make_optimizer
-    from frostline.models.pretrained import NO_WEIGHTS, check_initial_weights, input_spec
+    from frostline.models.pretrained import check_initial_weights, input_spec
 
     many_steps = 10**6
     spec = input_spec(run.backbone, start or NO_WEIGHTS, run.input)
@@ -186,8 +190,10 @@ def check_run(
         network = build(run.backbone, spec, len(classes), seed=0)
     curve = build_curve(run.optimizer.schedule)
     check_initial_weights(run)
-    lora.adapt(network, run, seed=0)
-    plan = build_plan(run.freeze, lora.layers_for(run, network), curve, run.trainer.epochs, many_steps)
+    lora.adapt(network, run)
+    plan = build_plan(
+        run.freeze, lora.layers_for(run, network), curve, RunLength(run.trainer.epochs, many_steps)
+    )
     make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
     if report is not None:
         trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}

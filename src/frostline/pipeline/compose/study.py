@@ -14,6 +14,7 @@ from frostline.config import compose, stage_configs
 from frostline.config.overrides import PRETRAIN_GROUPS, from_hydra, to_overrides
 from frostline.console.errors import FrostlineError
 from frostline.schema import (
+    Arm,
     Experiment,
     Input,
     NoAdapter,
@@ -22,7 +23,6 @@ from frostline.schema import (
     NoWeights,
     PretrainWeights,
     Report,
-    Run,
     Strict,
     Weights,
     WiseFt,
@@ -214,11 +214,11 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         freeze = "full" if arm == BASELINE else arm
         with _located(params, {**choices, "freeze": freeze}, arm=arm):
             composed, chosen = compose.experiment([*selected, f"freeze={freeze}"])
-            run = stage_configs.finetune_config(composed, chosen, arm=arm, seeds=composed.seeds)
+            config = stage_configs.arm_config(composed, chosen, arm)
         if arm == BASELINE:
-            run = from_scratch(_with_input_of(base.weights, run))
-        resolved[f"finetune-{arm}"] = run.model_dump()
-        resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(run).model_dump()
+            config = from_scratch(_with_input_of(base.weights, config))
+        resolved[f"finetune-{arm}"] = config.model_dump()
+        resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(config).model_dump()
     report = Report(
         study=base.study, arms=list(arms), seeds=base.seeds, monitor=base.trainer.monitor, gate=base.gate
     )
@@ -234,14 +234,14 @@ def _name_watched_key(sentence: str, params: Mapping[str, Any]) -> str:
     return sentence
 
 
-def _with_input_of(weights: Weights, run: Run) -> Run:
-    """Return a run with the input that a file of weights was trained on, whatever its own weights are."""
+def _with_input_of(weights: Weights, arm: Arm) -> Arm:
+    """Return an arm with the input that a file of weights was trained on, whatever its own weights are."""
     if getattr(weights, "path", None) is None:
-        return run
+        return arm
     from frostline.models.pretrained import input_spec, load_initial_weights
 
-    spec = input_spec(run.backbone, load_initial_weights(run.backbone, weights), run.input).to_dict()
-    return run.model_copy(update={"input": validated(Input, spec)})
+    spec = input_spec(arm.backbone, load_initial_weights(arm.backbone, weights), arm.input).to_dict()
+    return arm.model_copy(update={"input": validated(Input, spec)})
 
 
 def pretrains(composed: Experiment) -> bool:
@@ -249,16 +249,16 @@ def pretrains(composed: Experiment) -> bool:
     return isinstance(composed.weights, PretrainWeights) and composed.weights.path is None
 
 
-def from_scratch(run: Run) -> Run:
-    """Return a run from random weights, without what keeps a run near its initial weights."""
+def from_scratch(arm: Arm) -> Arm:
+    """Return an arm from random weights, without what keeps a run near its initial weights."""
     changes: dict[str, Any] = {
         "weights": NoWeights(kind="none"),
         "adapter": NoAdapter(kind="none"),
         "regularizer": NoRegularizer(kind="none"),
     }
-    if isinstance(run.averaging, WiseFt):
+    if isinstance(arm.averaging, WiseFt):
         changes["averaging"] = NoAveraging(kind="none")
-    return run.model_copy(update=changes)
+    return arm.model_copy(update=changes)
 
 
 # ── in which file a key is ──────────────────────────────────────────────────────────────────────────────────

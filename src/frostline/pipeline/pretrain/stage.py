@@ -9,12 +9,12 @@ from frostline.base.run_folder import OUTPUTS
 from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
-from frostline.training import run as training
 from frostline.training.material import load_material
+from frostline.training.run import forget, train
 from frostline.training.services import Services
 
 
-def run(
+def pretrain(
     config: Run,
     data: Path,
     out: Path,
@@ -35,14 +35,12 @@ def run(
     start = load_initial_weights(config.backbone, config.weights)
     material = load_material(config, data, start, services)
     omitted.remove_reason(out)
-    seed = config.seeds[0]
     with publish(out, OUTPUTS) as work:
-        seconds = training.train(
-            config, seed, start, material, work, services, f"pretrain on {material.index.name}"
-        )
-        evaluate.measure(config, seed, data, work, work, services)
+        title = f"pretrain on {material.index.name}"
+        seconds = train(config, material, work, services, title)
+        evaluate.measure(config, data, work, work, services)
         if sealed:
             write_checksums(work)
         if timing is not None:
-            write_text(timing, canonical_json({"seeds": {str(seed): seconds}}))
-    training.forget(config, start, material, services)
+            write_text(timing, canonical_json({"seeds": {str(config.seed): seconds}}))
+    forget(config, material, services)

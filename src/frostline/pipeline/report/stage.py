@@ -32,7 +32,7 @@ class Result:
     """The report to open in a browser."""
 
 
-def run(config: Report, artifacts: Path, out: Path) -> Result:
+def write_report(config: Report, artifacts: Path, out: Path) -> Result:
     """Compare the arms of a study, and write the report into `out`.
 
     It writes index.html, report.md, report.json, metrics.json, curves.csv and transfer.png. The same inputs

@@ -9,8 +9,6 @@ from typing import Any
 
 from frostline.base.files import DAMAGED
 from frostline.base.formats import parsed_json
-from frostline.base.locks import exclusive
-from frostline.console.errors import FrostlineError
 
 ENDING = ".safetensors"
 PARTIAL = ".part"
@@ -111,21 +109,6 @@ def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
             removed.append(entry)
             excess -= entry.bytes
     return removed
-
-
-def remove_leftovers(folder: Path, held: str | None = None) -> None:
-    """Remove the partial files of killed writers, but not those that another process is writing.
-
-    Args:
-        held: the key whose lock the caller holds.
-    """
-    for path in folder.glob(f".*{PARTIAL}"):
-        key = path.name.split(".")[1]
-        if key == held:
-            path.unlink(missing_ok=True)
-        else:
-            with suppress(FrostlineError), exclusive(lock_of(folder, key), otherwise="being written"):
-                path.unlink(missing_ok=True)
 
 
 def _entry(path: Path) -> Entry:

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from frostline.console.errors import FrostlineError
-from frostline.freezing.build import build_plan
+from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
 from frostline.models.mlp import Mlp
 from frostline.schema import Freeze
-from frostline.training import thaw
+from frostline.training import trainable
 
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
 
@@ -19,7 +19,7 @@ GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
 def planned(model, *phases, groups=GROUPS):
     phases = [{**phase, "until": {"steps": 1}} for phase in phases[:-1]] + [{**phases[-1], "until": "end"}]
     schedule = Freeze.model_validate({"groups": groups, "phases": phases})
-    return build_plan(schedule, layers_of(model), Curve("constant"), 10, 10)
+    return build_plan(schedule, layers_of(model), Curve("constant"), RunLength(10, 10))
 
 
 def statistics_that_move(model):
@@ -42,7 +42,7 @@ def statistics_that_move(model):
 def test_statistics_move_in_the_groups_that_train(phase, moves):
     model = timm.create_model("test_resnet")
     plan = planned(model, phase)
-    thaw.apply_phase(model, plan, 0)
+    trainable.apply_phase(model, plan, 0)
     expected = {n for n, _ in model.named_buffers() if n.split(".")[0] in moves.split()}
     assert statistics_that_move(model) == expected
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -52,9 +52,9 @@ def test_statistics_move_in_the_groups_that_train(phase, moves):
 def test_a_later_phase_freezes_again_and_forgets_the_gradients():
     model = timm.create_model("test_resnet")
     plan = planned(model, {"train": "all"}, {"train": ["head"]})
-    thaw.apply_phase(model, plan, 0)
+    trainable.apply_phase(model, plan, 0)
     model(torch.rand(2, 3, 32, 32)).sum().backward()
-    thaw.apply_phase(model, plan, 1)
+    trainable.apply_phase(model, plan, 1)
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {"fc.weight", "fc.bias"}
     assert statistics_that_move(model) == set()
 
@@ -64,7 +64,7 @@ def test_what_trains_or_lies_between_frozen_and_trained_layers_is_in_training_mo
         nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(2, 2)
     )
     plan = planned(model, {"train": ["head"]}, groups={"head": "head", "rest": "*"})
-    thaw.apply_phase(model, plan, 0)
+    trainable.apply_phase(model, plan, 0)
     assert [module.training for module in model] == [False, False, True, True, True]
 
 
@@ -72,16 +72,16 @@ def test_frozen_statistics_stand_still_whoever_calls_train():
     model = timm.create_model("test_resnet")
     plan = planned(model, {"train": ["head"]}, {"train": "all"})
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    thaw.apply_phase(model, plan, 0)
+    trainable.apply_phase(model, plan, 0)
     for call in (model.train, model.eval, model.layer4.train, copy.deepcopy(model).train, model.train):
         call()
         assert not any(norm.training for norm in norms)
     assert model.fc.training
     assert statistics_that_move(copy.deepcopy(model).train()) == set()
-    thaw.apply_phase(model, plan, 1)
+    trainable.apply_phase(model, plan, 1)
     assert all(norm.training for norm in norms)
-    thaw.apply_phase(model, plan, 0)
-    thaw.release(model)
+    trainable.apply_phase(model, plan, 0)
+    trainable.release(model)
     model.train()
     assert all(norm.training for norm in norms)
 
@@ -91,13 +91,13 @@ def test_recalibrated_statistics_are_those_of_the_images():
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
     plan = planned(model, {"train": "all", "bn": "recalibrate"}, groups={"all": "*"})
     images = 3 + 2 * torch.randn(64, 2, 4, 4)
-    thaw.recalibrate(model, plan, 0, images.split(16))
+    trainable.recalibrate(model, plan, 0, images.split(16))
     norm = model[0]
     assert torch.allclose(norm.running_mean, images.mean((0, 2, 3)), atol=1e-5)
     expected = torch.stack([part.var((0, 2, 3)) for part in images.split(16)]).mean(0)
     assert torch.allclose(norm.running_var, expected, atol=1e-4)
     assert norm.momentum == 0.1
-    thaw.apply_phase(model, plan, 0)
+    trainable.apply_phase(model, plan, 0)
     before = norm.running_mean.clone()
     model(images)
     assert torch.equal(norm.running_mean, before)
@@ -107,7 +107,7 @@ def test_statistics_of_what_is_frozen_are_not_recalibrated():
     model = timm.create_model("test_resnet")
     plan = planned(model, {"train": ["top"], "bn": "recalibrate"})
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    thaw.recalibrate(model, plan, 0, [torch.rand(4, 3, 32, 32)])
+    trainable.recalibrate(model, plan, 0, [torch.rand(4, 3, 32, 32)])
     moved = {name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])}
     assert moved == {name for name in before if name.startswith("layer4")}
 
@@ -120,7 +120,7 @@ def test_dropout_before_the_head_can_be_set_and_goes_back(name):
     torch.manual_seed(0)
     model = Mlp(3 * 32**2, [8], 10, dropout=0.1) if name == "mlp" else timm.create_model(name, drop_rate=0.1)
     model.train()
-    dropout = thaw.Dropout(model)
+    dropout = trainable.Dropout(model)
     images = torch.rand(2, 3, 32, 32) if name != "test_vit" else torch.rand(2, 3, 160, 160)
 
     def draws():
@@ -143,7 +143,7 @@ def test_stochastic_depth_keeps_its_slope():
     model = timm.create_model("resnet18", drop_path_rate=0.2)
     paths = [m for m in model.modules() if type(m).__name__ == "DropPath"]
     before = [m.drop_prob for m in paths]
-    dropout = thaw.Dropout(model)
+    dropout = trainable.Dropout(model)
     dropout.set(None, 0.1)
     assert [m.drop_prob for m in paths] == pytest.approx([p / 2 for p in before])
     dropout.set(None, 0.0)
@@ -157,16 +157,16 @@ def test_what_a_network_lacks_is_refused_by_name():
     with pytest.raises(
         FrostlineError, match=r"freeze\.phases\.0\.dropout: this network has none before its head"
     ):
-        thaw.Dropout(model).check(planned(model, {"train": "all", "dropout": 0.1}, groups={"a": "*"}))
+        trainable.Dropout(model).check(planned(model, {"train": "all", "dropout": 0.1}, groups={"a": "*"}))
     model = timm.create_model("test_resnet")
     with pytest.raises(
         FrostlineError, match=r"phases\.0\.drop_path: .* set backbone\.drop_path_rate above 0"
     ):
-        thaw.Dropout(model).check(planned(model, {"train": "all", "drop_path": 0.1}))
+        trainable.Dropout(model).check(planned(model, {"train": "all", "drop_path": 0.1}))
 
 
 def test_all_is_frozen():
     model = timm.create_model("test_resnet")
-    thaw.freeze_all(model)
+    trainable.freeze_all(model)
     assert not any(p.requires_grad for p in model.parameters())
     assert statistics_that_move(model) == set()
