@@ -39,11 +39,11 @@ def say(capsys):
 
     def say(*words: str, status: int = 0) -> str:
         try:
-            got = main(["cache", *words])
+            exit_status = main(["cache", *words])
         except SystemExit as left:
-            got = left.code
+            exit_status = left.code
         out, err = capsys.readouterr()
-        assert got == status, err
+        assert exit_status == status, err
         return err if status else out
 
     return say
@@ -69,14 +69,14 @@ def rows(text: str) -> list[list[str]]:
     return [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
 
 
-def test_nothing_is_kept_yet(say, here):
+def test_an_empty_cache(say, here):
     assert say() == cache_actions.NO_FEATURES + "\n"
     assert say("prune").startswith("nothing to remove: 0 B of features, and ")
     assert say("clear").startswith("removed 0 files of features and 0 of pixels: freed 0 B; ")
     assert list(here.iterdir()) == []
 
 
-def test_what_is_kept_is_listed_the_most_recently_used_first(say, monkeypatch):
+def test_cached_features_are_listed_the_most_recently_used_first(say, monkeypatch):
     keep("train", seconds_ago=2 * DAY + HOUR)
     key = keep("val", images=400, seconds_ago=3 * MINUTE).stem
     (project.features_dir() / f"{'f' * 64}.safetensors").write_bytes(b"{}")

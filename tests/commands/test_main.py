@@ -114,15 +114,15 @@ def test_a_study_by_hand(shell):
     ]
     shell("pretrain", *words, "--timing", "artifacts/timing/pretrain.json")
     for arm in ("scratch", "full"):
-        given = ["--data", f"{data}/target", "--pretrained", "artifacts/pretrain"]
+        inputs = ["--data", f"{data}/target", "--pretrained", "artifacts/pretrain"]
         outs = ["--out", f"artifacts/finetune/{arm}", "--timing", f"artifacts/timing/{arm}.json"]
-        shell("finetune", "--resolved", f"{resolved}/finetune-{arm}.yaml", *given, *outs)
-        given = ["--data", f"{data}/target", "--finetuned", f"artifacts/finetune/{arm}"]
+        shell("finetune", "--resolved", f"{resolved}/finetune-{arm}.yaml", *inputs, *outs)
+        inputs = ["--data", f"{data}/target", "--finetuned", f"artifacts/finetune/{arm}"]
         shell(
             "evaluate",
             "--resolved",
             f"{resolved}/evaluate-{arm}.yaml",
-            *given,
+            *inputs,
             "--out",
             f"artifacts/evaluate/{arm}",
         )

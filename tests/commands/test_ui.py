@@ -94,7 +94,7 @@ def test_the_pages_of_a_sweep_in_a_browser(start, shell, tmp_path):
     assert page == f"{url}/#/experiments/1/runs?workflowType=machine_learning  (training runs)\n"
     processes = [psutil.Process(ui.pid), *psutil.Process(ui.pid).children(recursive=True)]
     memory = [process.memory_full_info() for process in processes]
-    assert sum(getattr(each, "pss", each.rss) for each in memory) < MOST_BYTES
+    assert sum(getattr(usage, "pss", usage.rss) for usage in memory) < MOST_BYTES
     runs = search(url)
     names = [next(name for name in runs if f"lr{rate}" in name.split("·")) for rate in RATES]
     with chromium() as browser:
@@ -168,8 +168,10 @@ def the_picture(view, file, shoot):
     view.get_by_text(file.name, exact=True).first.click()
     with Image.open(file) as picture:
         size = list(picture.size)
-    found = "size => [...document.images].some(i => i.naturalWidth == size[0] && i.naturalHeight == size[1])"
-    view.wait_for_function(found, arg=size)
+    condition = (
+        "size => [...document.images].some(i => i.naturalWidth == size[0] && i.naturalHeight == size[1])"
+    )
+    view.wait_for_function(condition, arg=size)
     shoot()
 
 
@@ -295,7 +297,7 @@ def test_a_teams_server_is_named_not_started(start):
     assert ui.wait(timeout=20) == 0
 
 
-def test_a_store_that_is_no_database_is_told_in_a_sentence(start, tmp_path):
+def test_a_store_that_is_no_database_is_an_error_of_one_sentence(start, tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database")
     ui, _ = start(0, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'mlflow.db'}")
     _, errors = ui.communicate(timeout=90)

@@ -56,7 +56,7 @@ def test_the_last_of_several_runs_with_one_seed_counts():
     assert [run.metrics["test/accuracy"] for run in made.lines[0].runs] == [0.6, 0.2]
 
 
-def test_what_differs_is_told_but_not_what_a_name_says_or_decides():
+def test_parameters_that_a_name_contains_or_determines_get_no_column():
     same = {"trainer_batch": "32"}
     made = compare(
         [
@@ -76,7 +76,7 @@ def test_what_differs_is_told_but_not_what_a_name_says_or_decides():
     assert (made.varied, made.unlisted) == (("optimizer.lr",), ("freeze.x",))
 
 
-def test_equal_names_are_told_apart():
+def test_equal_names_become_distinct():
     runs = [result(k, 0, 0.5, name="full", trainer_epochs=k, lr="1") for k in ("3", "4")]
     assert {line.name for line in compare(runs, METRICS, METRICS[0]).lines} == {
         "full·epochs=3",

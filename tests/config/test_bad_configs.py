@@ -112,8 +112,10 @@ def test_bad_weights(number, name, make, changes, sentence, digits, tmp_path):
 
 def test_36_a_head_of_another_size_is_taken_when_it_is_reset(digits, tmp_path):
     frostlines(tmp_path / "w.safetensors")
-    kept = {"kind": "file", "path": str(tmp_path / "w.safetensors"), "head": "reset"}
-    finetune(arm_of(run_config({"weights": kept})), digits, tmp_path / "out", Services(tmp_path / "scratch"))
+    weights = {"kind": "file", "path": str(tmp_path / "w.safetensors"), "head": "reset"}
+    finetune(
+        arm_of(run_config({"weights": weights})), digits, tmp_path / "out", Services(tmp_path / "scratch")
+    )
     assert (tmp_path / "out" / "seed-0" / "weights.safetensors").is_file()
 
 

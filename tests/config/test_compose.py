@@ -220,8 +220,8 @@ def test_points_of_a_sweep_compose_as_each_would_alone():
     ]
     points += [["dataset.shots=null"], ["dataset.shots=3"], ["dataset.shots=null"], ["out='a b'"], []]
     fixed = ["backbone=mlp", "trainer.epochs=3"]
-    found = compose.compose_points(fixed, points)
-    assert found == [compose.experiment([*fixed, *point]) for point in points]
+    composed = compose.compose_points(fixed, points)
+    assert composed == [compose.experiment([*fixed, *point]) for point in points]
 
 
 def test_a_point_that_is_wrong_is_found_before_anything_runs():

@@ -56,8 +56,8 @@ def commands(name):
 
 
 def test_the_files_are_counted():
-    found = {group: sum(option.startswith(f"{group}/") for option in OPTIONS) for group in COUNTS}
-    assert found == COUNTS
+    counts = {group: sum(option.startswith(f"{group}/") for option in OPTIONS) for group in COUNTS}
+    assert counts == COUNTS
     assert len(FILES) == sum(COUNTS.values()) + 1
     assert not [p for p in CONF.rglob("*") if p.is_file() and p.suffix != ".yaml"]
 

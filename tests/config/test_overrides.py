@@ -154,7 +154,7 @@ def test_what_was_typed_comes_back():
         assert from_hydra(to_hydra(typed)) == typed
 
 
-def test_a_selection_leaves_nulls_out():
+def test_a_selection_omits_nulls():
     params = {
         "experiment": "x",
         "backbone": None,

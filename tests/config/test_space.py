@@ -92,5 +92,5 @@ def test_the_first_point_is_one_of_the_space():
 
 @given(st.floats(1e-12, 1e12, allow_nan=False))
 def test_numbers_are_written_so_that_they_read_the_same(value):
-    ((_, _, text),) = [each.partition("=") for each in as_overrides({"optimizer.lr": value})]
+    ((_, _, text),) = [override.partition("=") for override in as_overrides({"optimizer.lr": value})]
     assert float(text) == value

@@ -157,8 +157,8 @@ def test_inside_each_part_of_a_run(shell, place, number, no_runs):
     assert not (shell.folder / "out").exists()
     assert left(shell.folder) == []
     with sqlite3.connect(store, timeout=30) as connection:
-        found = connection.execute("select status from runs where name like 'mlp%'").fetchall()
-    assert [state for (state,) in found] == states
+        statuses = connection.execute("select status from runs where name like 'mlp%'").fetchall()
+    assert [state for (state,) in statuses] == states
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

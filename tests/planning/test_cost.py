@@ -60,12 +60,12 @@ def behind(network, *phases, shape):
     }
 
 
-def test_what_lies_behind_features_by_hand():
+def test_cost_behind_a_split_point_by_hand():
     (whole,) = costs(Mlp(64, [16, 8], 10), TOP, shape=(1, 8, 8))
     cuts = behind(Mlp(64, [16, 8], 10), TOP, shape=(1, 8, 8))
-    found = cuts["hidden.1:input"]
-    assert (found.once, found.forward) == (2 * 1024, 2 * (128 + 80))
-    assert (found.backward, found.activations) == (whole.backward, whole.activations)
+    cost = cuts["hidden.1:input"]
+    assert (cost.once, cost.forward) == (2 * 1024, 2 * (128 + 80))
+    assert (cost.backward, cost.activations) == (whole.backward, whole.activations)
 
 
 def test_features_that_do_not_hold_all_that_comes_behind_have_no_cost():
@@ -76,13 +76,13 @@ def test_features_that_do_not_hold_all_that_comes_behind_have_no_cost():
     assert cuts["layer3:output"].once == cuts["layer4:input"].once > 0
 
 
-def test_the_rest_of_a_sequence_is_not_kept():
+def test_activations_of_unused_tokens_are_not_counted():
     """Of a vision transformer's tokens the head sees one."""
     network = timm.create_model("test_vit", num_classes=3)
     (whole,) = costs(network, HEAD, shape=(3, 160, 160))
-    found = behind(network, HEAD, shape=(3, 160, 160))["head:input"]
-    assert found.once + found.forward == whole.forward
-    assert found.activations == 64 * FLOAT < whole.activations
+    cost = behind(network, HEAD, shape=(3, 160, 160))["head:input"]
+    assert cost.once + cost.forward == whole.forward
+    assert cost.activations == 64 * FLOAT < whole.activations
 
 
 class Convolutions(nn.Module):
@@ -112,7 +112,7 @@ def test_convolutions_by_hand_depthwise_ones_too(groups):
     assert full.activations == (4 * 36 + 8 * 36 + 8) * FLOAT
 
 
-def test_what_lies_below_all_that_trains_costs_no_backward():
+def test_layers_below_all_that_train_cost_no_backward():
     """Biases alone: gradients of the inputs, none of the weights."""
     groups = {"biases": "bias - stage:0", "rest": "*"}
     (only,) = costs(Mlp(64, [16, 8], 10), {**ALL, "train": ["biases"]}, groups=groups, shape=(1, 8, 8))
@@ -142,16 +142,16 @@ def test_any_fully_connected_network(hidden, classes, probe):
     widths = [4, *hidden, classes]
     products = [n * m for n, m in pairwise(widths)]
     groups = {"head": "head", "rest": "*"} if hidden else {"head": "*"}
-    (found,) = costs(
+    (cost,) = costs(
         Mlp(4, hidden, classes),
         {**ALL, "train": ["head"] if probe else "all"},
         groups=groups,
         shape=(1, 2, 2),
     )
-    assert found.forward == 2 * sum(products)
+    assert cost.forward == 2 * sum(products)
     down = products[-1:] if probe else [products[0], *(2 * n for n in products[1:])]
-    assert found.backward == 2 * sum(down)
-    assert found.activations == FLOAT * (widths[-2] if probe else sum(widths[:-1]))
+    assert cost.backward == 2 * sum(down)
+    assert cost.activations == FLOAT * (widths[-2] if probe else sum(widths[:-1]))
 
 
 def test_the_network_stays_as_it_is():
@@ -168,8 +168,8 @@ def test_the_network_stays_as_it_is():
 
 def test_frozen_batch_norm_keeps_nothing():
     network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 1024, 2))
-    (found,) = costs(network, {**ALL, "train": ["head"]}, groups={"head": "head", "rest": "*"})
-    assert found.activations == 6 * 1024 * FLOAT
+    (cost,) = costs(network, {**ALL, "train": ["head"]}, groups={"head": "head", "rest": "*"})
+    assert cost.activations == 6 * 1024 * FLOAT
 
 
 class Looks(nn.Module):
@@ -198,16 +198,16 @@ def test_a_network_that_needs_data_has_no_known_cost(kind):
 def test_a_run_agrees():
     """What autograd keeps in a real step on real images, by its own account of storages."""
     network = timm.create_model("test_resnet", num_classes=3)
-    (found,) = costs(network, ALL, groups={"all": "*"})
+    (estimate,) = costs(network, ALL, groups={"all": "*"})
     own = {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
-    kept = {}
+    saved = {}
 
     def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = network.train()(torch.zeros(cost.IMAGES, 3, 32, 32))
-    kept = {k: t.untyped_storage().nbytes() for k, t in kept.items() if k not in own}
-    assert found.activations == sum(kept.values()) // cost.IMAGES
+    saved = {k: t.untyped_storage().nbytes() for k, t in saved.items() if k not in own}
+    assert estimate.activations == sum(saved.values()) // cost.IMAGES
     assert logits.shape == (cost.IMAGES, 3)

@@ -55,8 +55,8 @@ def test_groups_and_what_trains(network):
 
 def test_sections_go_from_the_input_to_the_head(network):
     plan = made(network, [], groups={"biases": "bias", "head": "head", "rest": "*"})
-    found = outline.sections(plan, sizes(network))
-    assert [(section.name, section.groups) for section in found] == [
+    sections = outline.sections(plan, sizes(network))
+    assert [(section.name, section.groups) for section in sections] == [
         ("stage:0", {"rest": 12, "biases": 3}),
         ("stage:1", {"rest": 6, "biases": 2}),
         ("head", {"head": 10, "biases": 5}),
@@ -142,14 +142,14 @@ def test_a_phase_may_have_batches_of_its_own(network):
     assert (second.batch_size, second.steps, second.first_epoch, second.epochs) == (10, 25, 5.0, 5.0)
 
 
-def test_costs_lie_with_their_phases(network):
+def test_each_phase_has_its_cost(network):
     phases = [{"train": ["head"], "until": "20%"}, {"train": "all", "until": "end"}]
     cost = Cost(forward=1, backward=2, activations=3)
     _, (first, second) = outlined(network, phases, costs=[None, cost])
     assert (first.cost, second.cost) == (None, cost)
 
 
-def test_what_runs_once_lies_with_its_phase(network):
+def test_each_phase_has_the_sections_that_run_once(network):
     phases = [{"train": ["head"], "until": "20%"}] * 2 + [{"train": "all", "until": "end"}]
     prefix = frozenset(name for name in sizes(network) if name.startswith("hidden"))
     cut = Split(network, "head", "input", (2,), torch.float32, 36, prefix, torch.zeros(1, 4), ())
@@ -159,7 +159,7 @@ def test_what_runs_once_lies_with_its_phase(network):
     assert [phase.whole for phase in (first, second, third)] == [None, "it trains", None]
 
 
-def test_batch_norm_is_told_from_none():
+def test_batch_norm_is_distinguished_from_none():
     network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     phases = [
         {"train": ["head"], "until": "20%"},
@@ -167,8 +167,8 @@ def test_batch_norm_is_told_from_none():
         {"train": "all", "until": "20%", "bn": "recalibrate"},
         {"train": "all", "until": "end", "bn": "eval"},
     ]
-    _, found = outlined(network, phases)
-    assert [phase.batch_norm for phase in found] == ["none", "moves", "recalibrate", "eval"]
+    _, outlines = outlined(network, phases)
+    assert [phase.batch_norm for phase in outlines] == ["none", "moves", "recalibrate", "eval"]
 
 
 def test_nothing_trains(network):

@@ -169,7 +169,7 @@ def test_the_yaml_is_a_schedule_with_the_same_plan(run, project, freeze):
     ) == yaml.safe_load(text)
 
 
-def test_the_yaml_says_what_each_phase_comes_to(run):
+def test_the_yaml_describes_each_phase_in_comments(run):
     lines = run("freeze=own", "trainer.epochs=20", *RESNET, "--format", "yaml").splitlines()
     assert lines[0].startswith("# freeze=own on test_resnet, ")
     assert lines[1].startswith("# parameters: head ")
@@ -219,7 +219,7 @@ def test_json_holds_what_runs_once(run):
 @pytest.mark.parametrize("freeze", ["linear_probe", "gradual", "norm_only"])
 def test_a_run_finds_what_is_expected(backbone, freeze, tmp_path):
     size = 160 if backbone == "test_vit" else 64
-    kept = Bench(
+    bench = Bench(
         {
             "backbone": {**TIMM, "name": backbone},
             "input": {"size": size, "channels": 3},
@@ -228,10 +228,10 @@ def test_a_run_finds_what_is_expected(backbone, freeze, tmp_path):
         },
         train=20,
     )
-    made = plan.of_run(kept.config, kept.plan, kept.network, kept.data.spec, 20)
+    made = plan.of_run(bench.config, bench.plan, bench.network, bench.data.spec, 20)
     expected = [p.features.at if p.features else f"whole network: {p.whole}" for p in made.phases]
-    reuse = reuse_of(kept.config, kept.data.spec, Services(tmp_path))
-    assert kept.fit(tmp_path, reuse=reuse).features == expected
+    reuse = reuse_of(bench.config, bench.data.spec, Services(tmp_path))
+    assert bench.fit(tmp_path, reuse=reuse).features == expected
 
 
 def test_the_guide_shows_what_is_printed(run):

@@ -164,7 +164,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_plans_are_drawn_and_no_word_lies_on_another(name):
+def test_unusual_plans_are_drawn_without_overlapping_words(name):
     assert overlaps(ODD[name]) == []
     assert plot.draw(ODD[name]).startswith(b"\x89PNG")
 

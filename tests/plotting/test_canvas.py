@@ -31,17 +31,17 @@ def test_an_svg_has_its_own_ids_and_the_pages_colours() -> None:
         axes = figure.add_axes((0.2, 0.2, 0.7, 0.7))
         axes.plot([0, 1], [0, 1], color=theme.ARMS[0].light)
         axes.text(0, 0, "$x$ & <b>")
-        found = svg(figure, "mine", 'says "so" & <so>')
-    assert found.startswith(
+        element = svg(figure, "mine", 'says "so" & <so>')
+    assert element.startswith(
         '<svg viewBox="0 0 144 144" role="img" aria-label="says &#34;so&#34; &amp; &lt;so&gt;"'
     )
-    assert "var(--arm-1)" in found
-    assert theme.ARMS[0].light not in found
-    assert found.count('id="') == found.count('id="mine-')
-    assert 'width="' not in found.split(">", 1)[0]
+    assert "var(--arm-1)" in element
+    assert theme.ARMS[0].light not in element
+    assert element.count('id="') == element.count('id="mine-')
+    assert 'width="' not in element.split(">", 1)[0]
 
 
-def test_a_users_matplotlib_settings_do_not_show() -> None:
+def test_a_users_matplotlibrc_has_no_effect() -> None:
     import matplotlib
 
     def drawn() -> str:

@@ -76,10 +76,10 @@ def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
 
 def test_without_a_baseline_there_is_nothing_to_gain(tmp_path: Path) -> None:
     study = _made_up(tmp_path, {"full": DEFAULT["full"]})
-    found = as_json(study)
+    numbers = as_json(study)
     assert study.notes == ["There is no arm named scratch, so no gain can be measured."]
-    assert found["twin"] is None
-    assert found["arms"]["full"]["gain"] is found["arms"]["full"]["epochs_to_twin"] is None
+    assert numbers["twin"] is None
+    assert numbers["arms"]["full"]["gain"] is numbers["arms"]["full"]["epochs_to_twin"] is None
 
 
 def test_the_baseline_alone_is_undecided(tmp_path: Path) -> None:

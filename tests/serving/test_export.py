@@ -12,27 +12,27 @@ from frostline.serving import export, resolve
 
 
 @pytest.fixture(scope="module")
-def found(photo_run):
+def trained(photo_run):
     return trained_run.TrainedRun.read(photo_run)
 
 
-def test_pt2_takes_any_number_of_images(photo_run, found, tmp_path, capsys):
+def test_pt2_takes_any_number_of_images(photo_run, trained, tmp_path, capsys):
     out = tmp_path / "new" / "model.pt2"
     assert cli.main(["export", str(photo_run), "--format", "pt2", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{out}: ")
     assert said.endswith(" at most, on 16 of its images\n")
-    images, _ = found.images(5)
+    images, _ = trained.images(5)
     files = {"frostline.json": ""}
     theirs = torch.export.load(out, extra_files=files).module()
     with torch.no_grad():
-        ours = found.serving_model()(images)
+        ours = trained.serving_model()(images)
         for count in (5, 1):
             assert theirs(images[:count]) == pytest.approx(ours[:count], abs=1e-6)
     about = json.loads(files["frostline.json"])
     assert about["classes"] == ["cat", "dog & más"]
     assert about["input"]["size"] == 16
-    assert about["weights_sha256"] == found.sha256
+    assert about["weights_sha256"] == trained.sha256
 
 
 def test_torchscript_is_refused_with_what_to_use_instead(photo_run, tmp_path, capsys):
@@ -42,15 +42,15 @@ def test_torchscript_is_refused_with_what_to_use_instead(photo_run, tmp_path, ca
     assert "torchscript is deprecated by torch; write pt2 or onnx instead" in capsys.readouterr().err
 
 
-def test_onnx_takes_any_number_of_images(photo_run, found, tmp_path):
+def test_onnx_takes_any_number_of_images(photo_run, trained, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    exported = export.run(found, "onnx", tmp_path / "model.onnx")
+    exported = export.run(trained, "onnx", tmp_path / "model.onnx")
     assert exported.difference < export.TOLERANCE
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    images, _ = found.images(7)
+    images, _ = trained.images(7)
     with torch.no_grad():
-        ours = found.serving_model()(images).numpy()
+        ours = trained.serving_model()(images).numpy()
     for count in (1, 7):
         (theirs,) = session.run(["probabilities"], {"images": images[:count].numpy()})
         assert theirs == pytest.approx(ours[:count], abs=1e-5)
@@ -58,13 +58,13 @@ def test_onnx_takes_any_number_of_images(photo_run, found, tmp_path):
     assert about["classes"] == ["cat", "dog & más"]
 
 
-def test_safetensors_are_the_weights(photo_run, found, tmp_path):
-    exported = export.run(found, "safetensors", tmp_path / "model.safetensors")
+def test_safetensors_are_the_weights(photo_run, trained, tmp_path):
+    exported = export.run(trained, "safetensors", tmp_path / "model.safetensors")
     assert exported.difference == 0
     assert exported.file.read_bytes() == (photo_run / "weights.safetensors").read_bytes()
 
 
-def test_what_gives_something_else_is_not_written(photo_run, found, tmp_path, monkeypatch):
+def test_what_gives_something_else_is_not_written(photo_run, trained, tmp_path, monkeypatch):
     """A network that draws numbers can't be a graph that gives the same."""
     normalised = export.ServingModel.forward
 
@@ -74,11 +74,11 @@ def test_what_gives_something_else_is_not_written(photo_run, found, tmp_path, mo
     monkeypatch.setattr(export.ServingModel, "forward", noisy)
     (tmp_path / "model.pt2").write_text("the one before")
     with pytest.raises(FrostlineError, match=r"^--format: as pt2 the network's probabilities differ by "):
-        export.run(found, "pt2", tmp_path / "model.pt2")
+        export.run(trained, "pt2", tmp_path / "model.pt2")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the one before"]
 
 
-def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, found, tmp_path):
+def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, trained, tmp_path):
     for name in resolve.FILES:
         (tmp_path / name).write_bytes((photo_run / name).read_bytes())
     images, said = trained_run.TrainedRun.read(tmp_path).images(4)
@@ -86,11 +86,11 @@ def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, found, tmp_
     assert images.shape == (4, 3, 16, 16)
 
 
-def test_floats_are_refused(found):
+def test_floats_are_refused(trained):
     with pytest.raises(AssertionError, match="images have to be uint8, 0 to 255"):
-        found.serving_model()(torch.rand(2, 3, 16, 16))
+        trained.serving_model()(torch.rand(2, 3, 16, 16))
 
 
-def test_a_folder_is_no_file(photo_run, found, tmp_path):
+def test_a_folder_is_no_file(photo_run, trained, tmp_path):
     with pytest.raises(FrostlineError, match=r"is a folder; name a file, such as .*model\.onnx$"):
-        export.run(found, "onnx", tmp_path)
+        export.run(trained, "onnx", tmp_path)

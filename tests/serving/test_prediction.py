@@ -29,10 +29,10 @@ def photos(photo_run):
 @pytest.fixture
 def tested(photo_run):
     """The test images as evaluate measured them: path below photos/ → row."""
-    found = {row["id"]: row for row in read_csv(photo_run / "predictions.csv")}
-    assert len(found) == 16
-    assert {name.rpartition(".")[2] for name in found} == {"png", "jpeg", "gif", "webp"}
-    return found
+    rows_of_test = {row["id"]: row for row in read_csv(photo_run / "predictions.csv")}
+    assert len(rows_of_test) == 16
+    assert {name.rpartition(".")[2] for name in rows_of_test} == {"png", "jpeg", "gif", "webp"}
+    return rows_of_test
 
 
 def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys):
@@ -46,7 +46,9 @@ def test_test_images_get_what_the_run_measured(photo_run, photos, tested, capsys
         assert row["error"] == ""
 
 
-def test_a_folder_means_its_pictures_and_the_batch_size_changes_nothing(photo_run, photos, tested, tmp_path):
+def test_a_folder_stands_for_its_images_and_the_batch_size_changes_nothing(
+    photo_run, photos, tested, tmp_path
+):
     one, other = tmp_path / "one.json", tmp_path / "other.json"
     words = ["predict", str(photo_run), str(photos), "--format", "json", "--top-k", "2", "--out"]
     assert cli.main([*words, str(one)]) == 0
@@ -62,7 +64,7 @@ def test_a_folder_means_its_pictures_and_the_batch_size_changes_nothing(photo_ru
             assert first["class"] == measured["prediction"]
 
 
-def test_what_was_done_to_the_pixels_is_told(photo_run, tmp_path, capsys):
+def test_conversions_of_pixels_are_warned_about(photo_run, tmp_path, capsys):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 65536, (20, 20, 4), dtype=np.uint16)
     files = {
@@ -134,14 +136,14 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     config = run_config({**changes, "trainer": trainer})
     config = config.model_copy(update={"freeze_name": "linear_probe"})
     standalone.finetune(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
-    found = TrainedRun.read(tmp_path / "run")
+    trained = TrainedRun.read(tmp_path / "run")
     measured = [float(row["confidence"]) for row in read_csv(tmp_path / "run" / "predictions.csv")]
     monkeypatch.setattr(prediction, "scratch", lambda: tmp_path / "other")
-    pixels, _ = found.images(10_000)
+    pixels, _ = trained.images(10_000)
     assert len(pixels) == len(measured)
-    in_two = prediction.Network(found).probabilities(pixels).max(1).values.tolist()
+    in_two = prediction.Network(trained).probabilities(pixels).max(1).values.tolist()
     assert in_two == pytest.approx(measured, abs=1e-6)
-    in_one = found.serving_model()(pixels).max(1).values.tolist()
+    in_one = trained.serving_model()(pixels).max(1).values.tolist()
     assert in_one != pytest.approx(measured, abs=1e-3)
 
 

@@ -49,12 +49,14 @@ def test_a_launchers_file_says_what_to_expect_and_its_commands_choose_it(name):
 
     assert re.match(r"# [A-Z]\w*", head(name))
     assert commands(name)
-    known = {f"{each.__module__}.{each.__qualname__}" for each in Plugins.instance().discover(Launcher)}
+    known = {
+        f"{launcher.__module__}.{launcher.__qualname__}" for launcher in Plugins.instance().discover(Launcher)
+    }
     for command in commands(name):
         assert command[:3] == ["frostline", "finetune", "-m"]
-        given = [to_hydra(word, sweep=True) for word in command[3:]]
-        _, space, settings = compose.space_of(given)
-        hydra = composed(given)
+        overrides = [to_hydra(word, sweep=True) for word in command[3:]]
+        _, space, settings = compose.space_of(overrides)
+        hydra = composed(overrides)
         assert hydra.runtime.choices["hydra/launcher"] == name
         assert hydra.launcher._target_ in known
         assert settings.workers > 1
@@ -68,11 +70,11 @@ def test_the_guides_commands_compose():
     commands = re.findall(r"frostline finetune -m (.+)", GUIDE)
     assert len(commands) == 3
     for command in commands:
-        given = [to_hydra(word, sweep=True) for word in shlex.split(command)]
-        _, space, settings = compose.space_of(given)
+        overrides = [to_hydra(word, sweep=True) for word in shlex.split(command)]
+        _, space, settings = compose.space_of(overrides)
         assert len(space.combinations()) == 8
         assert settings.store
-        assert composed(given).launcher._target_
+        assert composed(overrides).launcher._target_
     assert set(re.findall(r"^\| `(\w+)` \|", GUIDE, flags=re.MULTILINE)) == set(LAUNCHERS)
 
 
@@ -105,7 +107,7 @@ def test_without_its_package_a_launcher_is_one_sentence(shell):
         )
 
 
-def test_slurm_gets_the_settings_and_a_queue_that_takes_no_jobs_is_one_sentence(shell):
+def test_slurm_gets_the_options_and_a_queue_that_refuses_jobs_is_an_error_of_one_sentence(shell):
     """`sbatch` stands in for a cluster's: it keeps the script that it is given, and refuses it."""
     programs = shell.folder / "bin"
     programs.mkdir()
@@ -114,7 +116,9 @@ def test_slurm_gets_the_settings_and_a_queue_that_takes_no_jobs_is_one_sentence(
         (programs / name).write_text(f"#!/bin/sh\n{does}\n")
         (programs / name).chmod(0o755)
     settings = ["hydra/launcher=submitit_slurm", "sweep.workers=3"]
-    settings += [f"hydra.launcher.{each}" for each in ("partition=gpu", "gpus_per_node=2", "timeout_min=90")]
+    settings += [
+        f"hydra.launcher.{option}" for option in ("partition=gpu", "gpus_per_node=2", "timeout_min=90")
+    ]
     path = f"{programs}:{environment(shell.folder)['PATH']}"
     with shell.start("finetune", *WORDS, "seed=0,1,2", *settings, PATH=path) as process:
         _, err = process.communicate(timeout=60)
@@ -126,14 +130,14 @@ def test_slurm_gets_the_settings_and_a_queue_that_takes_no_jobs_is_one_sentence(
         assert f"#SBATCH --{directive}\n" in directives
 
 
-def check_each_point_ran_once(found, count, killed=0):
+def check_each_point_ran_once(trials, count, killed=0):
     """Every point has one trial that is complete; the others' processes were killed."""
-    states = [trial.state.name for trial in found]
+    states = [trial.state.name for trial in trials]
     assert (states.count("COMPLETE"), states.count("FAIL"), len(states)) == (count, killed, count + killed)
-    points = {json.dumps(trial.params) for trial in found if trial.state.name == "COMPLETE"}
+    points = {json.dumps(trial.params) for trial in trials if trial.state.name == "COMPLETE"}
     assert len(points) == count
-    dead = [trial for trial in found if trial.state.name == "FAIL"]
-    again = [trial.user_attrs["again"] for trial in found if "again" in trial.user_attrs]
+    dead = [trial for trial in trials if trial.state.name == "FAIL"]
+    again = [trial.user_attrs["again"] for trial in trials if "again" in trial.user_attrs]
     assert sorted(again) == [trial.number for trial in dead]
 
 
@@ -151,7 +155,7 @@ def test_two_jobs_of_submitit_on_this_machine_share_the_trials(tmp_path):
     assert process.returncode == 0, err
     assert re.fullmatch(r"to repeat the best trial: .+\ntable and plots: runs/sweeps/\S+\n", err)
     assert out.splitlines()[-8:] == [f"seed={seed} {seed / 10}" for seed in range(8)]
-    found = trials(tmp_path)
-    check_each_point_ran_once(found, 8)
-    assert len({trial.user_attrs["process"] for trial in found}) == 2
+    stored = trials(tmp_path)
+    check_each_point_ran_once(stored, 8)
+    assert len({trial.user_attrs["process"] for trial in stored}) == 2
     assert len(list((tmp_path / ".frostline/multirun/submitit").glob("*/*_result.pkl"))) == 2

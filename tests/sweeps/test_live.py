@@ -85,7 +85,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
         taken = study.ask()
         taken.report(2, 0.5)
         time.sleep(0.5)
-        assert [each.reported for each in study.trials() if each.state == "running"] == [(2, 0.5)]
+        assert [trial.reported for trial in study.trials() if trial.state == "running"] == [(2, 0.5)]
         taken.complete([0.75], {})
         time.sleep(0.5)
     lines = capsys.readouterr().err.splitlines()

@@ -25,11 +25,11 @@ def sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeper, "POLL_SECONDS", 0.2)
 
     def sweep(run, *seeds, **changes):
-        given, space = settings(**changes), Space((Parameter("seed", Values(seeds)),))
-        study = studies.Study("s", given, space, {})
+        config, space = settings(**changes), Space((Parameter("seed", Values(seeds)),))
+        study = studies.Study("s", config, space, {})
         study.begin()
         study.enqueue_missing()
-        return study, Worker(run, "s", given, space, FIXED, {})
+        return study, Worker(run, "s", config, space, FIXED, {})
 
     return sweep
 
@@ -59,7 +59,7 @@ def states(study):
     return {(trial.point["seed"], trial.state, trial.superseded) for trial in study.trials()}
 
 
-def test_what_a_lost_worker_leaves_is_worked_off_and_nothing_is_run_twice(sweep, capsys):
+def test_trials_of_a_lost_worker_are_run_and_none_is_run_twice(sweep, capsys):
     study, worker = sweep(light.fatal, "0", "1")
     sweeper._run_workers(study, worker, launcher(worker, 1))
     assert states(study) == {("0", "complete", False), ("1", "failed", True), ("1", "complete", False)}
@@ -94,7 +94,7 @@ def test_workers_that_can_t_start_are_one_sentence(sweep):
     )
 
 
-def test_workers_that_go_on_when_the_launcher_gives_up_are_waited_for(sweep, capsys):
+def test_workers_that_still_run_when_the_launcher_gives_up_are_waited_for(sweep, capsys):
     study, worker = sweep(light.measure, "0", "1", "2", "3", "4")
     sent = []
 
@@ -111,7 +111,7 @@ def test_workers_that_go_on_when_the_launcher_gives_up_are_waited_for(sweep, cap
     process.join(60)
 
 
-def test_a_silent_machines_trial_is_waited_for_and_run_again(sweep, monkeypatch, capsys):
+def test_a_trial_without_heartbeat_is_waited_for_and_run_again(sweep, monkeypatch, capsys):
     monkeypatch.setattr(trials, "SILENCE_SECONDS", 1.0)
     study, worker = sweep(light.measure, "0")
     taken = study.ask()

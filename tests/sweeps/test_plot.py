@@ -32,7 +32,7 @@ TRIALS = [
         (Parameter("only", Values(("3",))), "3", 0.0),
     ],
 )
-def test_a_value_lies_where_its_scale_says(parameter, value, height):
+def test_a_value_is_placed_by_its_scale(parameter, value, height):
     scale, names = plot._scale(parameter)
     assert scale(value) == pytest.approx(height)
     assert all(0 <= place <= 1.0001 for place, _ in names)

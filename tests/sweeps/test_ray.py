@@ -70,7 +70,7 @@ def listening(within):
 
 
 @pytest.mark.slow
-def test_a_ray_of_this_machine_is_reached_from_nowhere_else_and_leaves_no_token(within, scratch, tmp_path):
+def test_a_local_ray_is_unreachable_from_other_machines_and_writes_no_token(within, scratch, tmp_path):
     words = ["hydra/launcher=ray", "sweep.workers=2", "seed=range(8)"]
     process = light(tmp_path, *words, within=within, **scratch, **NOT_LAST)
     addresses = set()
@@ -106,14 +106,14 @@ class Node:
         return self
 
     def pids(self):
-        return {each.pid for each in psutil.Process(self.process.pid).children(recursive=True)}
+        return {process.pid for process in psutil.Process(self.process.pid).children(recursive=True)}
 
     def kill(self):
         """SIGKILL all of it at once, what its workers have started too."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            for each in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    each.kill()
+                    process.kill()
         self.process.wait()
 
 
@@ -175,10 +175,10 @@ def test_a_node_that_is_killed_in_the_middle_costs_a_sweep_nothing(
     pipe = subprocess.PIPE
     command = [*within, sys.executable, "-m", "frostline", "finetune", *words]
     process = subprocess.Popen(command, cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True)
-    while not (found := held_in_the_middle(folder, cluster)):
+    while not (held := held_in_the_middle(folder, cluster)):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
-    number, victim = found
+    number, victim = held
     while runs(folder, trial_number=number) != ["RUNNING"]:  # what records it is a process of its own
         time.sleep(0.1)
     cluster.kill()

@@ -34,10 +34,10 @@ def light(shell, *words, **variables):
 
 def used(trials):
     """Process → the GPUs that its trials could use."""
-    found = {}
+    gpus = {}
     for trial in trials:
-        found.setdefault(trial.user_attrs["process"], set()).add(trial.user_attrs.get(devices.VISIBLE))
-    return found
+        gpus.setdefault(trial.user_attrs["process"], set()).add(trial.user_attrs.get(devices.VISIBLE))
+    return gpus
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_a_process_keeps_its_first_gpu():
         "devices.bind(0, ['0', '1', 'GPU-c']); print(os.environ['CUDA_VISIBLE_DEVICES'])"
     )
     settings = {**os.environ, "PYTHONPATH": str(SRC)}
-    found = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, check=True)
-    assert found.stdout == b"1\n"
+    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, check=True)
+    assert done.stdout == b"1\n"
 
 
 @pytest.mark.slow
 def test_each_worker_has_a_gpu_to_itself(shell):
     by_process = used(light(shell, "seed=range(6)", "sweep.workers=3", CUDA_VISIBLE_DEVICES=GPUS, MEET="3"))
-    assert sorted(by_process.values(), key=str) == sorted([{each} for each in GPUS.split(",")], key=str)
+    assert sorted(by_process.values(), key=str) == sorted([{gpu} for gpu in GPUS.split(",")], key=str)
 
 
 @pytest.mark.slow

@@ -90,16 +90,16 @@ def test_the_points_of_a_grid_are_asked_for_once_in_their_order(store, place):
 def test_a_random_search_has_as_many_trials_as_it_may_and_the_same_whoever_draws_them(place):
     one = begun(LINE, name="one", sampler={"kind": "random"}, trials=4)
     expected = [LINE.random(0, number) for number in range(4)]
-    found = []
+    points = []
     for worker in (0, 1, 0, 1):
         taken = begun(LINE, name="one", worker=worker, sampler={"kind": "random"}, trials=4).ask()
-        found.append(taken.point)
+        points.append(taken.point)
         taken.complete([0.0], {})
-    assert found == expected
+    assert points == expected
     assert one.ask() is None
 
 
-def test_more_trials_go_on_where_fewer_ended(place):
+def test_a_larger_number_of_trials_resumes_the_study(place):
     made = begun(LINE, sampler={"kind": "random"}, trials=2)
     while taken := made.ask():
         taken.complete([0.0], {})
@@ -116,7 +116,7 @@ def test_more_trials_go_on_where_fewer_ended(place):
     ],
     ids=lambda sampler: sampler["kind"],
 )
-def test_samplers_that_learn_draw_inside_the_space_and_not_twice_the_same_when_they_go_on(sampler, place):
+def test_adaptive_samplers_draw_inside_the_space_and_nothing_twice_when_resumed(sampler, place):
     space = Space(
         (
             Parameter("optimizer", Values(("sgd", "adamw"))),
@@ -233,18 +233,18 @@ def test_trials_of_a_batch_are_added(place):
 
 
 @pytest.mark.timeout(60)  # of names, fANOVA tries every combination: 2⁴⁰ of them
-def test_what_mattered_most_is_told_though_lists_are_long(place):
+def test_importances_are_computed_for_long_lists(place):
     rates = tuple(f"{rate / 10}" for rate in range(40))
     parameters = Parameter("lr", Values(rates)), Parameter("decay", Interval(0.0, 1.0)), SEED
     made = begun(Space(parameters), sampler={"kind": "random"}, trials=80)
     for number in range(80):
         point = made.space.random(0, number)
         made.add_completed(point, [float(point["lr"]) + point["decay"]], {})
-    found = made.importances()
-    assert [*found][:2] == ["lr", "decay"]
-    assert found["lr"] > 0.8
-    assert found["seed"] < 0.02
-    assert sum(found.values()) == pytest.approx(1)
+    importances = made.importances()
+    assert [*importances][:2] == ["lr", "decay"]
+    assert importances["lr"] > 0.8
+    assert importances["seed"] < 0.02
+    assert sum(importances.values()) == pytest.approx(1)
 
 
 def test_one_parameter_or_few_trials_say_nothing(place):
@@ -271,15 +271,15 @@ def test_a_pruner_stops_what_is_worse_than_the_others_were(place):
 @pytest.mark.parametrize("kind", ["median", "halving", "hyperband", "patience"])
 def test_each_pruner_stops_what_is_hopeless_and_not_what_is_best(kind, place):
     pruner = {**PRUNER, "kind": kind}
-    given = {"sampler": {"kind": "random"}, "trials": 40, "store": "s.journal", "pruner": pruner}
-    made = begun(LINE, **given)
+    config = {"sampler": {"kind": "random"}, "trials": 40, "store": "s.journal", "pruner": pruner}
+    made = begun(LINE, **config)
     for number in range(6):
         taken = made.ask()
         if any(taken.report(epoch, epoch / 10 + number / 1000) for epoch in range(1, 10)):
             taken.pruned()
         else:
             taken.complete([0.9 + number / 1000], {})
-    other = study(LINE, worker=1, **given)  # as another process has it
+    other = study(LINE, worker=1, **config)  # as another process has it
     stopped = []
     for _ in range(4):
         hopeless = other.ask()
@@ -293,8 +293,8 @@ def test_each_pruner_stops_what_is_hopeless_and_not_what_is_best(kind, place):
 def test_a_trial_that_was_ended_as_dead_stays_so(place):
     made = begun()
     taken = [made.ask() for _ in range(3)]
-    for each in taken:
-        made._opened().tell(each.number, state=TrialState.FAIL)
+    for running in taken:
+        made._opened().tell(running.number, state=TrialState.FAIL)
     assert taken[0].report(1, 0.9)
     taken[0].pruned()
     taken[1].complete([0.9], {"label": "late"})

@@ -91,9 +91,9 @@ space:
 """
     )
     out, _ = shell("finetune", *WORDS, "sweep=mine")
-    assert len(found := rows(out)) == 6
-    assert all(("optimizer.momentum" in name) == ("optimizer=sgd" in name) for name in found)
-    assert {name.split(",")[0] for name in found} == {"optimizer=sgd", "optimizer=adamw"}
+    assert len(trials := rows(out)) == 6
+    assert all(("optimizer.momentum" in name) == ("optimizer=sgd" in name) for name in trials)
+    assert {name.split(",")[0] for name in trials} == {"optimizer=sgd", "optimizer=adamw"}
 
 
 def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell):
@@ -134,8 +134,8 @@ def test_the_best_of_batched_heads_is_repeated_to_the_byte_too(shell):
     values = [float(cells[0]) for cells in table.values()]
     assert float(best["val/accuracy"]) == pytest.approx(max(values), abs=1e-4)
     for name in FILES:
-        kept = (shell.folder / best["out"] / name).read_bytes()
-        assert (shell.folder / "again" / name).read_bytes() == kept, name
+        before = (shell.folder / best["out"] / name).read_bytes()
+        assert (shell.folder / "again" / name).read_bytes() == before, name
 
 
 def test_hopeless_trials_are_pruned_and_marked_so(shell):
@@ -195,7 +195,7 @@ def test_other_data_are_another_study(shell):
         ),
     ],
 )
-def test_settings_that_make_no_sense_are_one_sentence(words, sentence, shell):
+def test_invalid_sweep_configs_are_errors_of_one_sentence(words, sentence, shell):
     assert shell.refused("finetune", *WORDS, *words.split()).startswith(sentence)
     assert not (shell.folder / "runs").exists()
 

@@ -37,11 +37,11 @@ def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def work(run, space=SEEDS, until=None, **changes):
-        given = settings(**changes)
-        study = Study("s", given, space, {})
+        config = settings(**changes)
+        study = Study("s", config, space, {})
         study.begin()
         study.enqueue_missing()
-        Worker(run, "s", given, space, FIXED, {}, until)()
+        Worker(run, "s", config, space, FIXED, {}, until)()
         return study
 
     return work
@@ -213,8 +213,8 @@ def test_labels_are_short_and_kinds_leave_numbers_out():
 
 
 def test_objectives_are_read_from_validation():
-    given = settings(objectives=["val/loss", "val/accuracy"])
-    assert objectives_of(measured(0.75).metrics, given) == [0.25, 0.75]
+    config = settings(objectives=["val/loss", "val/accuracy"])
+    assert objectives_of(measured(0.75).metrics, config) == [0.25, 0.75]
 
 
 @pytest.mark.parametrize(("objective", "best"), [("val/accuracy", 1), ("val/loss", 0)])
@@ -222,9 +222,9 @@ def test_the_best_is_by_the_first_objective_and_of_equals_the_earliest(objective
     values = [[0.2, 9.0], [0.8, 0.0], [0.8, 5.0]]
     trials = [Trial(number, {}, "complete", value) for number, value in enumerate(values)]
     trials += [Trial(3, {}, "pruned"), Trial(4, {}, "failed")]
-    given = settings(objectives=[objective, "val/ece"])
-    assert best_of(trials, given).number == best
-    assert best_of(trials[3:], given) is None
+    config = settings(objectives=[objective, "val/ece"])
+    assert best_of(trials, config).number == best
+    assert best_of(trials[3:], config) is None
 
 
 def test_of_equals_the_best_is_one_that_can_be_repeated_to_the_byte():

@@ -85,9 +85,9 @@ def test_a_full_disk_costs_no_record(written, monkeypatch):
     written.append(0, "tags", {"b": "2"})
     monkeypatch.setattr(journal, "_write", write)
     written.append(0, "end", "FINISHED")
-    found = [record for _, record in journal.read(written.path) if record]
-    assert [record.what for record in found][4:] == ["tags", "tags", "end"]
-    assert [record.arguments[0] for record in found][4:] == [{"a": "1"}, {"b": "2"}, "FINISHED"]
+    records = [record for _, record in journal.read(written.path) if record]
+    assert [record.what for record in records][4:] == ["tags", "tags", "end"]
+    assert [record.arguments[0] for record in records][4:] == [{"a": "1"}, {"b": "2"}, "FINISHED"]
 
 
 def test_who_is_at_work(written):
@@ -107,11 +107,11 @@ def test_who_is_at_work(written):
 
 
 def test_what_is_pending(written, monkeypatch):
-    (found,) = journal.pending()
-    assert (found.records, found.live, found.here) == (3, True, True)
+    (pending,) = journal.pending()
+    assert (pending.records, pending.live, pending.here) == (3, True, True)
     written.close()
-    (found,) = journal.pending()
-    assert not found.live
+    (pending,) = journal.pending()
+    assert not pending.live
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
     assert not journal.pending()[0].here
     other = journal.Journal()
@@ -120,25 +120,25 @@ def test_what_is_pending(written, monkeypatch):
     other.close()
 
 
-def test_doctor_says_what_is_pending(written, monkeypatch):
+def test_doctor_lists_pending_records(written, monkeypatch):
     from frostline.commands.checks import store
 
     assert list(store.journals()) == []  # it is being recorded
     written.close()
-    (found,) = store.journals()
-    assert (found.state, found.fix) == ("note", "frostline sync")
-    assert found.message.startswith("3 records are pending in ")
+    (finding,) = store.journals()
+    assert (finding.state, finding.fix) == ("note", "frostline sync")
+    assert finding.message.startswith("3 records are pending in ")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
-    (found,) = store.journals()
-    assert found.message.endswith(" for mlflow.db")
-    assert found.fix == "env -u MLFLOW_TRACKING_URI frostline sync"
+    (finding,) = store.journals()
+    assert finding.message.endswith(" for mlflow.db")
+    assert finding.fix == "env -u MLFLOW_TRACKING_URI frostline sync"
     content = written.path.read_bytes()
     written.path.write_bytes(b"x" + content[1:])
-    (found,) = store.journals()
-    assert found.message.endswith(" is damaged, and its store is unknown")
+    (finding,) = store.journals()
+    assert finding.message.endswith(" is damaged, and its store is unknown")
 
 
-def test_a_name_that_no_database_takes_is_told_before_training(tmp_path, monkeypatch):
+def test_a_name_that_no_database_accepts_is_an_error_before_training(tmp_path, monkeypatch):
     from frostline.base import project
     from frostline.console.errors import FrostlineError
 

@@ -16,7 +16,7 @@ def test_what_is_sampled_is_what_the_machine_does():
     until = time.process_time() + 0.3
     while time.process_time() < until:  # one core is busy
         pass
-    found = load.sample()
+    sample = load.sample()
     assert {
         CPU,
         MEMORY,
@@ -26,9 +26,9 @@ def test_what_is_sampled_is_what_the_machine_does():
         "system/disk_available_megabytes",
         "system/network_receive_megabytes",
         "system/network_transmit_megabytes",
-    } <= found.keys()
-    assert 0.3 * 100 / psutil.cpu_count() < found[CPU] <= 100
-    assert 0.5 < found[MEMORY] * 1e6 / psutil.virtual_memory().used < 2
+    } <= sample.keys()
+    assert 0.3 * 100 / psutil.cpu_count() < sample[CPU] <= 100
+    assert 0.5 < sample[MEMORY] * 1e6 / psutil.virtual_memory().used < 2
 
 
 def test_it_is_due_after_the_interval(monkeypatch):
@@ -48,9 +48,9 @@ def test_sensors_that_fail_are_omitted(monkeypatch):
 
     monkeypatch.setattr(machine_load, "NetworkMonitor", Broken)
     monkeypatch.setattr(psutil, "disk_usage", lambda path: 1 / 0)
-    found = MachineLoad().sample()
-    assert CPU in found
-    assert not [key for key in found if "network" in key or "disk" in key]
+    sample = MachineLoad().sample()
+    assert CPU in sample
+    assert not [key for key in sample if "network" in key or "disk" in key]
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(None, True), ("true", True), ("false", False), ("0", False)])

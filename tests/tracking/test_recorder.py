@@ -79,20 +79,20 @@ assert not [name for name in sys.modules if name.startswith("mlflow")]
 """
     output = program(tmp_path, code).communicate(timeout=100)
     assert output == ("", "")
-    found = recorded(tmp_path)
-    assert {name: status for name, (status, _, _) in found.items()} == {
+    runs = recorded(tmp_path)
+    assert {name: status for name, (status, _, _) in runs.items()} == {
         "fine": "FINISHED",
         "ValueError": "FAILED",
         "KeyboardInterrupt": "KILLED",
         "SystemExit": "KILLED",
     }
-    assert found["fine"][2] == {"val/loss": 0.5, "best/val/loss": 0.5}
-    assert found["ValueError"][1]["error"] == "the loss became nan"
-    assert found["KeyboardInterrupt"][1]["error"] == "KeyboardInterrupt"
-    assert found["SystemExit"][1]["error"] == "ended with status 143"
+    assert runs["fine"][2] == {"val/loss": 0.5, "best/val/loss": 0.5}
+    assert runs["ValueError"][1]["error"] == "the loss became nan"
+    assert runs["KeyboardInterrupt"][1]["error"] == "KeyboardInterrupt"
+    assert runs["SystemExit"][1]["error"] == "ended with status 143"
 
 
-def test_a_trial_says_what_became_of_it(tmp_path, no_runs):
+def test_a_trial_has_its_final_state_as_a_tag(tmp_path, no_runs):
     shutil.copy(no_runs, tmp_path)
     code = """
 from frostline.console.errors import Pruned
@@ -107,17 +107,17 @@ for error in (None, Pruned("after epoch 2"), ValueError("no")):
         assert caught is error
 """
     assert program(tmp_path, code).communicate(timeout=100) == ("", "")
-    found = recorded(tmp_path)
+    runs = recorded(tmp_path)
     states = {
-        name.partition("·")[0]: (status, tags["trial.state"]) for name, (status, tags, _) in found.items()
+        name.partition("·")[0]: (status, tags["trial.state"]) for name, (status, tags, _) in runs.items()
     }
     assert states == {
         "NoneType": ("FINISHED", "complete"),
         "Pruned": ("FINISHED", "pruned"),
         "ValueError": ("FAILED", "failed"),
     }
-    assert {tags["trial.number"] for _, tags, _ in found.values()} == {"7"}
-    assert found["Pruned·lr=0.1"][1]["pruned"] == "after epoch 2"
+    assert {tags["trial.number"] for _, tags, _ in runs.values()} == {"7"}
+    assert runs["Pruned·lr=0.1"][1]["pruned"] == "after epoch 2"
 
 
 def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, no_runs):
@@ -226,9 +226,9 @@ recorder.PATIENCE_SECONDS = 10.0
     assert said == (
         "frostline: MLflow has no plots of 8 runs, since many ended at once; the best runs have theirs\n"
     )
-    found = recorded(tmp_path)
-    assert {status for status, _, _ in found.values()} == {"FINISHED"}
-    assert len(found) == 8
+    runs = recorded(tmp_path)
+    assert {status for status, _, _ in runs.values()} == {"FINISHED"}
+    assert len(runs) == 8
 
 
 def test_a_recorder_that_dies_costs_nothing(tmp_path, no_runs):
@@ -286,13 +286,13 @@ with JournalTracker().run(info("next")):
     pass
 """
     assert program(tmp_path, code).communicate(timeout=100) == ("", "")
-    found = recorded(tmp_path)
-    assert {name: status for name, (status, _, _) in found.items()} == {
+    runs = recorded(tmp_path)
+    assert {name: status for name, (status, _, _) in runs.items()} == {
         "killed": "KILLED",
         "next": "FINISHED",
     }
-    assert found["killed"][2] == {"val/loss": 1.0}
-    assert found["killed"][1]["git.commit"] == "unknown"  # its recorder had no time to look
+    assert runs["killed"][2] == {"val/loss": 1.0}
+    assert runs["killed"][1]["git.commit"] == "unknown"  # its recorder had no time to look
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         select = "SELECT start_time, end_time FROM runs WHERE name IN ('killed', 'next') ORDER BY start_time"
         times = store.execute(select).fetchall()
@@ -354,7 +354,7 @@ def test_weights_are_not_sent(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_a_real_run_leaves(tmp_path, warm):
+def test_what_a_real_run_records(tmp_path, warm):
     """Pretraining and fine-tuning by one command: two runs, and the second knows what it came from."""
     words = "backbone=mlp source=digits input.size=8 pretrain.trainer.epochs=2 trainer.epochs=3"
     words += " pretrain.trainer.threads=1 trainer.threads=1"
@@ -403,8 +403,8 @@ def test_what_a_real_run_leaves(tmp_path, warm):
     assert frozen == [True, False, False]
     history = client.get_metric_history(second.info.run_id, "val/accuracy")
     assert [point.step for point in history] == [0, 1, 2, 3]
-    (given,) = second.inputs.dataset_inputs
-    assert given.dataset.name == "digits"
+    (dataset_input,) = second.inputs.dataset_inputs
+    assert dataset_input.dataset.name == "digits"
     for run in (first, second):
         files = {f.path for f in client.list_artifacts(run.info.run_id)}
         expected = {"config.yaml", "history.csv", "training.json", "metrics.json", "predictions.csv"}

@@ -40,7 +40,7 @@ def run_id(place, photo_run):
     """Of the run on pictures, as the recorder leaves it."""
     from frostline.tracking.store import Store
 
-    found = trained_run.TrainedRun.read(photo_run)
+    trained = trained_run.TrainedRun.read(photo_run)
     tags = {"seed": "0", "freeze": "full"}
     dataset = {"name": "photos", "kind": "image_folder", "fingerprint": FINGERPRINT}
     store = Store()
@@ -49,7 +49,7 @@ def run_id(place, photo_run):
         process_key(),
         when=1,
     )
-    run.tags({"weights.sha256": found.sha256})
+    run.tags({"weights.sha256": trained.sha256})
     run.end("FINISHED", when=5000)
     return run.id
 
@@ -72,7 +72,7 @@ def registered(models, photo_run, run_id):
     return models.register(trained_run.TrainedRun.read(photo_run), "pets", "champion")
 
 
-def test_a_version_says_what_it_is(registered, client, photo_run, run_id):
+def test_a_version_is_described(registered, client, photo_run, run_id):
     assert (registered.name, registered.version, registered.new, registered.moved) == (
         "pets",
         "1",
@@ -115,12 +115,12 @@ def plain(place, monkeypatch):
 
 
 def test_plain_mlflow_loads_it(registered, plain, photo_run, run_id):
-    found = trained_run.TrainedRun.read(photo_run)
-    images, _ = found.images(3)
+    trained = trained_run.TrainedRun.read(photo_run)
+    images, _ = trained.images(3)
     network = plain.pytorch.load_model(f"runs:/{run_id}/model")
     generic = plain.pyfunc.load_model("models:/pets@champion")
     with torch.no_grad():
-        ours = found.serving_model()(images)
+        ours = trained.serving_model()(images)
         for count in (3, 1):
             assert network(images[:count]) == pytest.approx(ours[:count], abs=1e-6)
     assert generic.predict(images.numpy()) == pytest.approx(ours.numpy(), abs=1e-6)
@@ -132,7 +132,7 @@ def test_plain_mlflow_loads_it(registered, plain, photo_run, run_id):
     assert "Tensor('uint8', (-1, 3, 16, 16))" in str(info.signature)
     assert "Tensor('float32', (-1, 2))" in str(info.signature)
     assert info.metadata["classes"] == ["cat", "dog & más"]
-    assert info.metadata["input"]["interpolation"] == found.spec.interpolation
+    assert info.metadata["input"]["interpolation"] == trained.spec.interpolation
     example = generic.input_example
     assert (example.shape, example.dtype) == ((2, 3, 16, 16), "uint8")
     assert generic.predict(example).shape == (2, 2)
@@ -180,7 +180,7 @@ def test_the_same_weights_become_no_second_version(registered, photo_run, client
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("pets version 1 has these weights already: full·test_resnet·s0: test accuracy")
     assert said[1:] == ["models:/pets@best is version 1"]
-    assert [each.version for each in client.search_model_versions("name = 'pets'")] == [1]
+    assert [version.version for version in client.search_model_versions("name = 'pets'")] == [1]
 
 
 def test_another_name_shares_the_stored_model(registered, models, photo_run, place):
@@ -246,7 +246,7 @@ def test_a_run_without_a_model_says_how_to_get_one(models, client):
         resolve.folder("empty")
 
 
-def test_a_name_that_the_registry_refuses_leaves_nothing(registered, photo_run, client):
+def test_a_name_that_the_registry_refuses_stores_nothing(registered, photo_run, client):
     before = len(client.search_registered_models())
     with pytest.raises(FrostlineError, match=r"^--name: found 'a/b'; "):
         register.run(cli.parse(["register", str(photo_run), "--name", "a/b"]))
@@ -271,8 +271,8 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     run_id = client.create_run(models._store.experiment, run_name="kept").info.run_id
     store_model(models._store, run_id, name)
     assert not folder.exists()
-    kept = trained_run.TrainedRun.read(resolve.folder(f"runs:/{run_id}/model"))
-    assert kept.sha256 == trained_run.TrainedRun.read(photo_run).sha256
+    stored = trained_run.TrainedRun.read(resolve.folder(f"runs:/{run_id}/model"))
+    assert stored.sha256 == trained_run.TrainedRun.read(photo_run).sha256
     monkeypatch.delenv("FROSTLINE_MODELS")
     told.clear()
     tracker.JournalRun(pipe, 0).finished(photo_run)
@@ -295,11 +295,11 @@ def test_weights_that_are_not_those_registered_are_refused(place, photo_run, tmp
     from frostline.tracking.registry import Models
     from frostline.tracking.store import Store
 
-    found, name = trained_run.TrainedRun.read(photo_run), f"damaged {damage}"
+    trained, name = trained_run.TrainedRun.read(photo_run), f"damaged {damage}"
     copy = tmp_path / "copy"
     shutil.copytree(place, copy)
     monkeypatch.chdir(copy)
-    made = Models(Store()).register(found, name, "champion")
+    made = Models(Store()).register(trained, name, "champion")
     address = f"models:/{name}@champion"
     weights = Models().fetch(address) / "weights.safetensors"
     assert weights.is_relative_to(copy)
@@ -319,6 +319,6 @@ def test_weights_that_are_not_those_registered_are_refused(place, photo_run, tmp
     with pytest.raises(FrostlineError) as told:
         Models().fetch(address)
     assert "frostline register" in str(told.value)
-    again = Models(Store()).register(found, name, "champion")
+    again = Models(Store()).register(trained, name, "champion")
     assert (again.new, again.version, again.moved) == (True, "2", made.version)
     assert Models().fetch(address).is_dir()

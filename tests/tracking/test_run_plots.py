@@ -48,10 +48,10 @@ def test_what_is_drawn_is_what_there_is(tmp_path):
 def test_the_table_of_classes_is_scikit_learns():
     from sklearn.metrics import classification_report
 
-    given = [row for row in rows(7) if row["label"] != "3"]
-    truth, guesses = ([row[key] for row in given] for key in ("label", "prediction"))
+    predictions = [row for row in rows(7) if row["label"] != "3"]
+    truth, guesses = ([row[key] for row in predictions] for key in ("label", "prediction"))
     expected = classification_report(truth, guesses, output_dict=True, zero_division=0)
-    text = csv_text(PER_CLASS, per_class(*_counted(given)))
+    text = csv_text(PER_CLASS, per_class(*_counted(predictions)))
     table = list(csv.DictReader(io.StringIO(text)))
     assert sorted(table, key=lambda row: float(row["f1"])) == table
     for row in table:

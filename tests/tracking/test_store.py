@@ -92,7 +92,7 @@ def test_the_first_request_of_a_store_may_be_for_a_study(store):
     assert store.study("tiny") == store.study("tiny")
 
 
-def test_a_run_is_named_tagged_and_lies_under_its_study(store, place):
+def test_a_run_is_named_tagged_and_below_its_study(store, place):
     begin(store, info(arm="full", number=0, threads="1", freeze="full")).end("FINISHED", when=5000)
     (run,) = runs(store).values()
     (parent,) = runs(store, "study").values()
@@ -140,18 +140,20 @@ def finished(store, accuracy, loss, about, when=1000, **tags):
     run.end("FINISHED")
 
 
-def test_seeds_of_one_setting_lie_under_what_they_came_to(store):
+def test_seeds_of_one_configuration_are_below_a_run_with_their_means(store):
     finished(store, 0.8, 0.5, info(number=0, backbone="mlp"))
     assert runs(store, "finetune").keys() == {"mlp·full·digits·s0"}  # a seed alone has no group
     finished(store, 0.9, 0.3, info(number=1, backbone="mlp"))
     finished(store, 0.5, 0.9, info("mlp·full·digits·lr0.5", config={"lr": 0.5}, number=0))
     finished(store, 0.1, 0.9, info(number=2), **{"trial.state": "pruned"})
     annotate(store, "", {"study": "tiny", "seed": "0"}, {}, {})  # of weights that nobody made
-    found = runs(store)
-    group, other = found["mlp·full·digits"], found["mlp·full·digits·lr0.5·s0"]
+    by_name = runs(store)
+    group, other = by_name["mlp·full·digits"], by_name["mlp·full·digits·lr0.5·s0"]
     (study,) = runs(store, "study").values()
     assert group.data.tags["mlflow.parentRunId"] == other.data.tags["mlflow.parentRunId"] == study.info.run_id
-    under = {name for name, run in found.items() if run.data.tags["mlflow.parentRunId"] == group.info.run_id}
+    under = {
+        name for name, run in by_name.items() if run.data.tags["mlflow.parentRunId"] == group.info.run_id
+    }
     assert under == {f"mlp·full·digits·s{seed}" for seed in range(3)}
     assert group.data.metrics == pytest.approx(
         {
@@ -192,10 +194,10 @@ def test_the_commit_and_whether_it_is_all(store, place):
     begin(store, info("clean")).end("FINISHED")
     (place / "file").write_text("2")
     begin(store, info("dirty")).end("FINISHED")
-    found = {
+    stored = {
         name: (run.data.tags["git.commit"], run.data.tags["git.dirty"]) for name, run in runs(store).items()
     }
-    assert found == {"clean": (commit, "false"), "dirty": (commit, "true")}
+    assert stored == {"clean": (commit, "false"), "dirty": (commit, "true")}
 
 
 def test_parameters_are_complete_and_long_ones_are_not_cut(store):
@@ -236,21 +238,21 @@ def test_curves_last_values_and_the_data_set(store):
         run.epoch(row, when=1000 + epoch)
     run.metrics({"best/val/loss": 1 / 40, "best/epoch": 39.0})
     run.end("FINISHED")
-    (found,) = runs(store).values()
-    curve = store.client.get_metric_history(found.info.run_id, "val/loss")
+    (stored,) = runs(store).values()
+    curve = store.client.get_metric_history(stored.info.run_id, "val/loss")
     assert [(m.step, m.value, m.timestamp) for m in curve] == [(e, 1 / (e + 1), 1000 + e) for e in range(40)]
-    assert len(store.client.get_metric_history(found.info.run_id, "phase")) == 39
-    assert {key: v for key, v in found.data.metrics.items() if not key.startswith("system/")} == {
+    assert len(store.client.get_metric_history(stored.info.run_id, "phase")) == 39
+    assert {key: v for key, v in stored.data.metrics.items() if not key.startswith("system/")} == {
         "phase": 0,
         "lr": 0.1,
         "val/loss": 1 / 40,
         "best/val/loss": 1 / 40,
         "best/epoch": 39,
     }
-    (given,) = found.inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest) == ("digits", ("ab12" * 16)[:36])
-    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
-    assert found.data.tags["dataset.fingerprint"] == "ab12" * 16
+    (dataset_input,) = stored.inputs.dataset_inputs
+    assert (dataset_input.dataset.name, dataset_input.dataset.digest) == ("digits", ("ab12" * 16)[:36])
+    assert [(tag.key, tag.value) for tag in dataset_input.tags] == [("mlflow.data.context", "training")]
+    assert stored.data.tags["dataset.fingerprint"] == "ab12" * 16
 
 
 def test_files_and_the_plots_of_them(store):
@@ -268,14 +270,14 @@ def test_files_and_the_plots_of_them(store):
     run.end("FINISHED")
     assert len(store.plots) == 1  # drawn later: it takes what training wants
     store.plots.record(*store.plots.draw())
-    (found,) = runs(store).values()
-    listed = {f.path for f in store.client.list_artifacts(found.info.run_id)}
+    (stored,) = runs(store).values()
+    listed = {f.path for f in store.client.list_artifacts(stored.info.run_id)}
     assert listed == {
         "history.csv", "config.yaml", "seed-0", "curves.png", "confusion.png",
         "per_class.csv", "per_class.html",
     }  # fmt: skip
     for name in ("curves.png", "confusion.png"):
-        path = store.client.download_artifacts(found.info.run_id, name)
+        path = store.client.download_artifacts(stored.info.run_id, name)
         assert Path(path).read_bytes().startswith(PNG)
 
 
@@ -305,9 +307,9 @@ def test_mistakes_are_drawn_for_the_run_that_made_them(store):
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
     annotate(store, "cafe", {}, {}, {}, [Misclassified("3", "cat", "dog", 0.9, picture)])
     store.plots.record(*store.plots.draw())
-    (found,) = runs(store).values()
-    assert [f.path for f in store.client.list_artifacts(found.info.run_id)] == ["mistakes.png"]
-    path = store.client.download_artifacts(found.info.run_id, "mistakes.png")
+    (stored,) = runs(store).values()
+    assert [f.path for f in store.client.list_artifacts(stored.info.run_id)] == ["mistakes.png"]
+    path = store.client.download_artifacts(stored.info.run_id, "mistakes.png")
     assert Path(path).read_bytes().startswith(PNG)
 
 
@@ -324,12 +326,12 @@ def test_lineage_goes_to_the_run_that_made_the_weights(store):
     unknown = begin(store, info("from a file"))
     unknown.started_from("f00d")
     unknown.end("FINISHED")
-    found = runs(store)
+    by_name = runs(store)
     for name in ("zero_shot", "full"):
-        tags = found[name].data.tags
-        assert (tags["start.run_name"], tags["start.run_id"]) == ("pretrain", found["pretrain"].info.run_id)
-    assert found["from a file"].data.tags["start.sha256"] == "f00d"
-    assert "start.run_id" not in found["from a file"].data.tags
+        tags = by_name[name].data.tags
+        assert (tags["start.run_name"], tags["start.run_id"]) == ("pretrain", by_name["pretrain"].info.run_id)
+    assert by_name["from a file"].data.tags["start.sha256"] == "f00d"
+    assert "start.run_id" not in by_name["from a file"].data.tags
 
 
 def test_results_go_to_their_own_run_whatever_the_clock_says(store):
@@ -433,8 +435,8 @@ def test_two_names_never_become_one(store):
     run = begin(store)
     run.metrics({f"lr/{name}": float(number) for number, name in enumerate(many)})
     run.end("FINISHED")
-    (found,) = runs(store).values()
-    assert sorted(found.data.metrics.values()) == [float(number) for number in range(len(many))]
+    (stored,) = runs(store).values()
+    assert sorted(stored.data.metrics.values()) == [float(number) for number in range(len(many))]
 
 
 def test_one_item_that_mlflow_refuses_costs_no_other(store, capsys, monkeypatch):
@@ -446,12 +448,12 @@ def test_one_item_that_mlflow_refuses_costs_no_other(store, capsys, monkeypatch)
         run.epoch({"epoch": epoch, "val/loss": 1.0, "bad+loss": 2.0})
     run.tags({"good": "1", "bad+tag": "2"})
     run.end("FINISHED")
-    (found,) = runs(store).values()
-    assert found.info.status == "FINISHED"
-    assert found.data.params == {"fine": "1", "too": "3"}
-    assert found.data.metrics == {"val/loss": 1.0}
-    assert len(store.client.get_metric_history(found.info.run_id, "val/loss")) == 50
-    assert found.data.tags["good"] == "1"
+    (stored,) = runs(store).values()
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params == {"fine": "1", "too": "3"}
+    assert stored.data.metrics == {"val/loss": 1.0}
+    assert len(store.client.get_metric_history(stored.info.run_id, "val/loss")) == 50
+    assert stored.data.tags["good"] == "1"
     said = capsys.readouterr().err.strip().splitlines()
     assert [line.partition(" (")[0] for line in said] == [
         f"frostline: warning: MLflow refused the {what}"
@@ -464,8 +466,8 @@ def test_values_that_are_not_finite(store):
     for epoch, value in enumerate([1.0, float("inf"), float("-inf"), float("nan"), 2.0]):
         run.epoch({"epoch": epoch, "val/loss": value})
     run.end("FINISHED")
-    (found,) = runs(store).values()
-    history = store.client.get_metric_history(found.info.run_id, "val/loss")
+    (stored,) = runs(store).values()
+    history = store.client.get_metric_history(stored.info.run_id, "val/loss")
     assert [str(point.value) for point in history] == ["1.0", "nan", "nan", "nan", "2.0"]
 
 
@@ -483,15 +485,15 @@ def test_open_runs_of_a_dead_process_are_marked_killed(store):
     assert status == {"dead": "KILLED", "reused": "KILLED", "alive": "RUNNING", "next": "FINISHED"}
 
 
-def test_a_trial_of_a_silent_machine_is_killed_when_another_repeats_it(store):
+def test_a_trial_without_heartbeat_is_marked_killed_when_another_repeats_it(store):
     for number in "34":
         begin(store, info(number, host="another", **{"trial.number": number, "trial.state": "running"}))
     begin(store, info("of another study", "s2", host="another", **{"trial.number": "3"}))
     begin(store, info("again", **{"trial.number": "5", "trial.again": "3"})).end("FINISHED")
-    found = runs(store)
-    status = {name: run.info.status for name, run in found.items()}
+    by_name = runs(store)
+    status = {name: run.info.status for name, run in by_name.items()}
     assert status == {"3": "KILLED", "4": "RUNNING", "of another study": "RUNNING", "again": "FINISHED"}
-    assert [found[name].data.tags["trial.state"] for name in "34"] == ["killed", "running"]
+    assert [by_name[name].data.tags["trial.state"] for name in "34"] == ["killed", "running"]
 
 
 def test_a_run_that_ended_elsewhere_is_recorded_unless_it_is(store):
@@ -515,9 +517,9 @@ def test_an_error_longer_than_a_tag_may_be(store):
     run = begin(store)
     run.tags({"error": "x" * 20_000})
     run.end("FAILED")
-    (found,) = runs(store).values()
-    assert found.info.status == "FAILED"
-    assert len(found.data.tags["error"]) == 5000
+    (stored,) = runs(store).values()
+    assert stored.info.status == "FAILED"
+    assert len(stored.data.tags["error"]) == 5000
 
 
 # ── several processes ───────────────────────────────────────────────────────────────────────────────────
@@ -543,9 +545,9 @@ def test_sixteen_processes_on_a_store_that_is_not_there_yet(place):
     from frostline.tracking.store import Store
 
     store = Store()
-    found = runs(store)
-    assert set(found) == {f"run {n}" for n in range(16)}
-    for run in found.values():
+    by_name = runs(store)
+    assert set(by_name) == {f"run {n}" for n in range(16)}
+    for run in by_name.values():
         counts = [len(store.client.get_metric_history(run.info.run_id, key)) for key in "abcd"]
         assert counts == [50] * 4
     assert len(runs(store, "study")) == 1
@@ -556,14 +558,14 @@ def bring(number: int, barrier) -> None:
 
     store = Store()
     store.connect()
-    for each in range(20):
+    for index in range(20):
         barrier.wait(60)
-        store.begin(info(f"run {number} {each}", fingerprint=f"{each:x<64}"), process_key(), when=1000).end(
+        store.begin(info(f"run {number} {index}", fingerprint=f"{index:x<64}"), process_key(), when=1000).end(
             "FINISHED"
         )
 
 
-def test_processes_that_bring_new_data_sets_at_the_same_time(store):
+def test_processes_that_record_new_data_sets_at_the_same_time(store):
     barrier = FORKS.Barrier(3)
     processes = [FORKS.Process(target=bring, args=(n, barrier)) for n in range(3)]
     for process in processes:
@@ -571,9 +573,9 @@ def test_processes_that_bring_new_data_sets_at_the_same_time(store):
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 3
-    found = runs(store)
-    assert len(found) == 60
-    for name, run in found.items():
+    by_name = runs(store)
+    assert len(by_name) == 60
+    for name, run in by_name.items():
         assert [one.dataset.digest for one in run.inputs.dataset_inputs] == [f"{name.split()[-1]:x<36}"]
 
 
@@ -614,11 +616,11 @@ def test_a_server_takes_it_all(server, place, monkeypatch, capsys):
         run.epoch({"epoch": epoch, "val/loss": 1.0})
     run.files({"config.yaml": b"a: 1\n"})
     run.end("FINISHED")
-    (found,) = runs(store).values()
-    assert found.data.params["a.b"] == "1"
+    (stored,) = runs(store).values()
+    assert stored.data.params["a.b"] == "1"
     # The client fetches long histories in pages.
-    assert len(store.client.get_metric_history(found.info.run_id, "val/loss")) == 1200
-    assert {f.path for f in store.client.list_artifacts(found.info.run_id)} == {
+    assert len(store.client.get_metric_history(stored.info.run_id, "val/loss")) == 1200
+    assert {f.path for f in store.client.list_artifacts(stored.info.run_id)} == {
         "config.yaml",
         "long_params.json",
     }

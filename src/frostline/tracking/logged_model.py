@@ -37,20 +37,14 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
         FrostlineError: torch.export can't export the network, or the export gives other results.
     """
     import mlflow.pytorch
-    import numpy as np
+    import numpy
     import torch
 
     from frostline.runs.serving_model import TOLERANCE, TRACED, largest_difference
 
-    model, spec = trained.serving_model(), trained.spec
+    model = trained.serving_model()
     images, tried_on = trained.images(CHECKED)
     example = images[torch.arange(TRACED) % len(images)].numpy()
-    shape = (-1, spec.channels, spec.size, spec.size)
-    # Without names, since MLflow would pass a dictionary to the network.
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), shape)]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, len(trained.classes)))]),
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation warnings between torch and MLflow
         try:
@@ -58,11 +52,11 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
                 model,
                 str(folder),
                 mlflow_model=about,
-                signature=signature,
+                signature=_signature(trained),
                 input_example=example,
                 pip_requirements=[
                     f"torch=={torch.__version__.partition('+')[0]}",
-                    f"numpy=={np.__version__}",
+                    f"numpy=={numpy.__version__}",
                 ],
                 metadata=trained.about(),
                 serialization_format="pt2",
@@ -85,6 +79,16 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
             f" and {TOLERANCE:.0e} is allowed; report this with the run's config.yaml"
         )
     return difference, tried_on
+
+
+def _signature(trained: "TrainedRun") -> ModelSignature:
+    """Return the shapes of images and probabilities; without names, or MLflow would pass a dictionary."""
+    import numpy as np
+
+    spec = trained.spec
+    images = TensorSpec(np.dtype(np.uint8), (-1, spec.channels, spec.size, spec.size))
+    probabilities = TensorSpec(np.dtype(np.float32), (-1, len(trained.classes)))
+    return ModelSignature(Schema([images]), Schema([probabilities]))
 
 
 def _but_the_run(folder: str, names: list[str]) -> list[str]:

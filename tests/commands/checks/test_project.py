@@ -31,9 +31,9 @@ def summaries(check) -> list[tuple[str, str]]:
 )
 def test_each_break(healthy, break_it, check, state, words):
     break_it(healthy)
-    ((given, said),) = summaries(check)
-    assert given == state
-    assert words in said
+    ((state_found, message),) = summaries(check)
+    assert state_found == state
+    assert words in message
 
 
 def test_little_room(healthy, monkeypatch):

@@ -153,9 +153,9 @@ def test_damage(place):
 
 def test_a_folder_in_place_of_the_store(tmp_path):
     (tmp_path / "mlflow.db").mkdir()
-    found = local_store.problem(tmp_path / "mlflow.db")
-    assert found.reason == "is a folder, not a file"
-    assert found.fix.startswith("move it aside: mv ")
+    problem = local_store.problem(tmp_path / "mlflow.db")
+    assert problem.reason == "is a folder, not a file"
+    assert problem.fix.startswith("move it aside: mv ")
 
 
 def test_another_programs_database(place):
@@ -320,7 +320,7 @@ def test_what_a_server_answers(server, monkeypatch, status, text, state, words, 
     assert fix in finding.fix
 
 
-def test_a_server_is_told_who_asks(server, monkeypatch):
+def test_requests_to_a_server_carry_the_credentials(server, monkeypatch):
     monkeypatch.setattr(server, "text", json.dumps({"experiment": {"lifecycle_stage": "active"}}))
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
