@@ -24,6 +24,8 @@ defaults:
   - override /freeze: mine
 
 study: mine
+source: {root: photos_a}
+dataset: {root: photos_b}
 input: {size: 8, channels: 1}
 pretrain:
   trainer: {epochs: 2, batch_size: 8, threads: 1}
@@ -144,13 +146,14 @@ def test_dvc_experiments_work(project):
     output = project.run("dvc", "exp", "run", "-S", "optimizer.lr=0.02", "-n", "faster")
     assert {"compose", "finetune", "evaluate", "report"} <= ran(output)
     assert "pretrain" not in ran(output)
-    assert "faster" in project.run("dvc", "exp", "show", "--no-pager")
+    assert "faster" in project.run("dvc", "exp", "show", "--csv")
     project.run("git", "checkout", "-q", ".")
-    project.run("dvc", "checkout")
+    assert ran(project.run("dvc", "repro")) <= {"compose"}  # git and DVC's cache do not have resolved configs
 
 
 def test_the_line_that_a_sweep_prints_repeats_its_best_trial(project):
-    output = project.run("frostline", "finetune", "-m", "weights=none", "optimizer.lr=1e-3,1e-1", "seed=0")
+    run = ("experiment=mine", "weights=none", "optimizer.lr=1e-3,1e-1", "seed=0")
+    output = project.run("frostline", "finetune", "-m", *run)
     (line,) = re.findall(r"to repeat the best trial: (.*)", output)
     best = (project.root / "conf/experiment").glob("*-best.yaml")
     assert f"experiment={next(best).stem}" in line
@@ -172,14 +175,13 @@ def test_an_upgrade_re_runs_exactly_the_stages_whose_code_changed(project):
     note = project.run("frostline", "plan")
     assert "has other code for report; frostline upgrade accepts it" in note
     assert ran(project.run("dvc", "repro")) == set()  # the results belong to the lock's code
-    replace(project.root / "params.yaml", "optimizer: {lr: null,", "optimizer: {lr: 0.03,")
+    replace(project.root / "params.yaml", "\noptimizer: {lr: null,", "\noptimizer: {lr: 0.03,")
     refused = project.run("dvc", "repro", status=255)
     assert "error: " in refused
     assert "has other code for report" in refused.rpartition("Running stage 'report'")[2]
     project.run("git", "checkout", "-q", ".")
-    project.run("dvc", "checkout")
 
     assert "dvc repro runs again: report" in project.run("frostline", "upgrade")
-    assert ran(project.run("dvc", "repro")) == {"report", "gate"} - {"gate"}
+    assert ran(project.run("dvc", "repro")) - {"compose"} == {"report"}
     assert "nothing runs again" in project.run("frostline", "upgrade")
     assert "other code" not in project.run("frostline", "plan")

@@ -42,6 +42,10 @@ def test_the_files_of_a_study_on_two_folders(folder):
     }
     experiment = yaml.safe_load((folder / "conf/experiment/mine.yaml").read_text())
     assert experiment["study"] == "mine"
+    assert (experiment["source"], experiment["dataset"]) == (
+        {"root": "photos_a"},
+        {"root": "photos b: näher"},
+    )
     assert {path.name for path in (folder / "frostline.lock").iterdir()} == {*FOLDERS, "packages"}
 
 

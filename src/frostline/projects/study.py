@@ -21,6 +21,8 @@ from frostline.projects import lock
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "__pycache__/")
 """Lines of .gitignore and .dvcignore: what runs make beside the study's outputs, which DVC has to see."""
+BEST_TRIALS = "/conf/experiment/*-best.yaml"
+"""What sweeps add to `conf`, on which the stage `compose` depends as a whole."""
 PACKAGED_DATA = f"{project.LOCK}/{lock.PACKAGES}"
 
 
@@ -120,7 +122,7 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
     for name, text in contents.items():
         write_text(root / name, text)
     lock.write(root)
-    ignored = {".gitignore": ("/artifacts/", *IGNORED), ".dvcignore": IGNORED}
+    ignored = {".gitignore": ("/artifacts/", *IGNORED), ".dvcignore": (*IGNORED, BEST_TRIALS)}
     return Written(
         new=[name for name in names if name not in existing],
         replaced=existing,
