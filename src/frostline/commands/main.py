@@ -177,8 +177,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if hasattr(arguments, "overrides") and len(late) == len(rest):
         arguments.overrides += late
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.prog = f"{parser.prog} {arguments.command_name}"
+        parser.error(_unknown_words(arguments, rest))
     return arguments
+
+
+def _unknown_words(arguments: argparse.Namespace, words: Sequence[str]) -> str:
+    """Return a sentence for words that no option takes; dashes before a key are a habit from other tools."""
+    from frostline.config import hints
+
+    values = [word for word in getattr(arguments, "overrides", []) if "=" not in word]
+    hint = hints.of_flag(words[0], values) if hasattr(arguments, "overrides") else None
+    return hint or f"unrecognized arguments: {' '.join(words)}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,6 +32,7 @@ from frostline.base import project
 from frostline.base.formats import yaml_error
 from frostline.base.processes import cores
 from frostline.base.yaml_guard import NODES, check_calls, read_checked
+from frostline.config import hints
 from frostline.config.overrides import from_hydra, options
 from frostline.console.errors import FrostlineError, allowed
 from frostline.schema import Phase, Plateau, Rate
@@ -358,6 +359,8 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.match(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))
         key = re.sub(r"\[(\d+)\]", r".\1", from_hydra(inner[1] if inner else match[1]))
+        if hint := hints.of_key(key, overrides):
+            return hint
         *_, above, last = ["", *key.split(".")]
         if above in FREE_KEYS or last in OPTIONAL_KEYS:
             return f"{key}: not there yet; add it with a plus, +{key}=…"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from frostline.base import project
+from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 from frostline.schema.stages import Hyperparameters
 
@@ -46,6 +47,8 @@ def to_hydra(override: str, sweep: bool = False) -> str:
         raise FrostlineError(f"{override!r} is not an override; write key=value, such as seed=1")
     if not equals:
         return override
+    if hint := hints.of_text(override):
+        raise FrostlineError(hint)
     if group := _group(bare):
         if value.startswith(("{", "${")):
             return override
@@ -161,7 +164,8 @@ def _check_option(key: str, group: str, option: str) -> None:
     if option not in options(group) and not (key == "experiment" and option == "null"):
         several = "; to run several, add -m" if "," in option else ""
         shown = option if len(option) <= 100 else f"{option[:99]}…"
-        raise FrostlineError(f"{key}: no option {shown!r}; {allowed(option, options(group))}{several}")
+        instead = hints.of_option(key, group, option) or allowed(option, options(group))
+        raise FrostlineError(f"{key}: no option {shown!r}; {instead}{several}")
 
 
 def _is_path(key: str) -> bool:

@@ -1,0 +1,82 @@
+"""What a user probably means by an override that frostline does not know, as an override that works."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+SYNONYMS = {
+    "optimizer.lr": ("lr", "learning_rate"),
+    "optimizer.weight_decay": ("weight_decay", "wd"),
+    "trainer.epochs": ("epochs", "max_epochs", "num_epochs"),
+    "trainer.batch_size": ("batch_size", "bs"),
+    "trainer.device": ("device", "accelerator"),
+    "trainer.precision": ("precision",),
+    "trainer.threads": ("threads",),
+    "input.size": ("size", "image_size", "img_size", "imgsz", "resolution"),
+    "input.channels": ("channels", "in_chans"),
+    "loss.label_smoothing": ("label_smoothing",),
+    "dataset.root": ("root", "data", "data_dir", "data_path"),
+    "dataset.shots": ("shots",),
+    "weights.path": ("checkpoint", "ckpt", "ckpt_path"),
+    "backbone": ("model", "arch", "network", "net"),
+}
+"""Key → what users of other tools call it."""
+KEYS = {synonym: key for key, synonyms in SYNONYMS.items() for synonym in synonyms}
+INTERVALS = {
+    "uniform": "interval({})",
+    "loguniform": "tag(log, interval({}))",
+    "log_uniform": "tag(log, interval({}))",
+}
+"""What other tools call a distribution → Hydra's form of it."""
+
+
+def of_key(key: str, overrides: Sequence[str]) -> str | None:
+    """Return a sentence if an unknown key is what other tools call one of frostline's.
+
+    Args:
+        key: the unknown key.
+        overrides: those that were typed, one with the key among them.
+    """
+    if key not in KEYS:
+        return None
+    values = [value for name, _, value in (o.lstrip("+~").partition("=") for o in overrides) if name == key]
+    return f"{key}: unknown key; write {KEYS[key]}={values[0] if values else '…'}"
+
+
+def of_option(key: str, group: str, option: str) -> str | None:
+    """Return what to write instead of an option that a group does not have.
+
+    Args:
+        key: as typed: ``source`` for a data set of the group ``dataset``.
+        option: a model of timm, or a folder of images.
+    """
+    if group == "backbone":
+        import timm
+
+        if timm.is_model(option):
+            return f"write {key}=timm {key}.name={option}"
+    if group == "dataset" and Path(option).expanduser().is_dir():
+        return f"for a folder of images, write {key}=image_folder {key}.root={option}"
+    return None
+
+
+def of_text(text: str) -> str | None:
+    """Return a sentence for a text that is no override but another tool's form of a search space."""
+    match = re.fullmatch(r"([\w.]+)=(\w+)\((.*)\)", text)
+    if match is None or match[2] not in INTERVALS:
+        return None
+    return f"{text!r} is not an override; write '{match[1]}={INTERVALS[match[2]].format(match[3])}', with -m"
+
+
+def of_flag(word: str, values: Sequence[str]) -> str | None:
+    """Return a sentence for an option with dashes, such as ``--lr``, that should be an override.
+
+    Args:
+        word: what was typed.
+        values: the words after it.
+    """
+    name, _, value = word.lstrip("-").replace("-", "_").partition("=")
+    key = KEYS.get(name, name)
+    if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
+        return None
+    return f"{word}: no such option; write {key}={value or next(iter(values), '…')}"
