@@ -13,6 +13,7 @@ from frostline.data.loading.mix import mix
 from frostline.freezing.curves import Curve
 from frostline.probing import batched_heads as heads
 from frostline.probing import closed_form as probes
+from frostline.probing.feature_set import FeatureSet
 from frostline.training.averaging import Ema
 from frostline.training.losses import CrossEntropy
 
@@ -59,15 +60,15 @@ def test_heads_that_are_trained_at_once(loss, optimizer):
     many = [heads.Head(1e-3, 0.1, smoothing, seed, *head) for seed in (0, 1)]
     settings = heads.Optimizer(optimizer, momentum=0.9)
     recipe = heads.Recipe(1, 8, settings, Curve("constant"), "val/loss", loss, weights, clip_norm=1.0)
-    features = torch.zeros(32, 16, device=CUDA)
-    group = heads._HeadBatch(many, [features], labels(), features, labels(), recipe)
+    images = FeatureSet([torch.zeros(32, 16, device=CUDA)], labels())
+    group = heads._HeadBatch(many, images, images, recipe)
     assert group._epoch(0)[0].is_cuda
     assert group._validate()[0].is_cuda
 
 
 def test_neighbours():
     features = torch.zeros(32, 16, device=CUDA)
-    assert probes.knn(features, labels(), 4, features, 3, 0.07).is_cuda
+    assert probes.knn(FeatureSet([features], labels()), features, 4, 3, 0.07).is_cuda
 
 
 def test_the_loss_and_an_average():

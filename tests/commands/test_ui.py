@@ -89,7 +89,10 @@ def test_the_pages_of_a_sweep_in_a_browser(start, shell, tmp_path):
     """From an empty folder: one server, browser and sweep for all pages, and a screenshot of each."""
     ui, _ = start(0, shell.folder, http_proxy="http://127.0.0.1:9")  # where nothing is
     shell(*SWEEP, FROSTLINE_TRACKING="on")
-    address, page = ui.stdout.readline(), ui.stdout.readline()
+    lines = [ui.stdout.readline()]
+    while "(training runs)" not in lines[-1]:  # after the study's view, if the sweep has begun it
+        lines.append(ui.stdout.readline())
+    address, page = lines[0], lines[-1]
     url = re.fullmatch(r"(http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", address)[1]
     assert page == f"{url}/#/experiments/1/runs?workflowType=machine_learning  (training runs)\n"
     processes = [psutil.Process(ui.pid), *psutil.Process(ui.pid).children(recursive=True)]

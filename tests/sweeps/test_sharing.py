@@ -188,8 +188,6 @@ def test_a_share_of_the_cores_is_the_default_of_trainer_threads(monkeypatch):
 @pytest.mark.slow
 def test_the_threads_that_a_trial_had_are_in_its_config_and_in_the_best_experiment(shell):
     """On two cores or more: a ResNet takes all of them alone, and half of them beside another worker."""
-    (shell.folder / "conf").mkdir()
-    (shell.folder / "conf/config.yaml").write_text((SRC.parent / "conf/config.yaml").read_text())
     words = [word for word in WORDS if not word.startswith(("trainer.threads", "backbone", "input."))]
     words += ["backbone=resnet10t", "input.size=8", "seed=0,1", "sweep.workers=2", "trainer.epochs=1"]
     shell("finetune", *words)

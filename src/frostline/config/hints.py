@@ -50,7 +50,7 @@ def of_option(key: str, group: str, option: str) -> str | None:
         key: as typed: ``source`` for a data set of the group ``dataset``.
         option: a model of timm, or a folder of images.
     """
-    if group == "backbone":
+    if group == "backbone" and re.search(r"[a-z][\d_]", option):  # to import timm takes a second
         import timm
 
         if timm.is_model(option):
