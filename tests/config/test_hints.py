@@ -67,7 +67,11 @@ def test_a_distribution_of_another_tool_becomes_hydras(name):
         ("--freeze", ["full"], "--freeze: no such option; write freeze=full"),
         ("--lr=0.1", [], "--lr=0.1: no such option; write optimizer.lr=0.1"),
         ("--batch-size", [], "--batch-size: no such option; write trainer.batch_size=…"),
+        ("--seed", ["3"], "--seed: no such option; write seed=3"),
+        ("--input.size", ["32"], "--input.size: no such option; write input.size=32"),
+        ("--nope", [], None),
         ("-5", [], None),
+        ("--../x", [], None),
     ],
 )
 def test_an_option_with_dashes_becomes_an_override(word, values, sentence):

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from frostline.base import project
+
 SYNONYMS = {
     "optimizer.lr": ("lr", "learning_rate"),
     "optimizer.weight_decay": ("weight_decay", "wd"),
@@ -22,6 +24,8 @@ SYNONYMS = {
 }
 """Key → what users of other tools call it."""
 KEYS = {synonym: key for key, synonyms in SYNONYMS.items() for synonym in synonyms}
+PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "source", "study")
+"""Keys at the top that choose no option of a group."""
 INTERVALS = {
     "uniform": "interval({})",
     "loguniform": "tag(log, interval({}))",
@@ -77,6 +81,7 @@ def of_flag(word: str, values: Sequence[str]) -> str | None:
     """
     name, _, value = word.lstrip("-").replace("-", "_").partition("=")
     key = KEYS.get(name, name)
-    if not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
+    group = key.partition(".")[0]
+    if group not in PLAIN_KEYS and not (group.isidentifier() and project.conf_files(group)):
         return None
     return f"{word}: no such option; write {key}={value or next(iter(values), '…')}"
