@@ -136,8 +136,10 @@ def measured(failure: Failure, seconds: float) -> dict[str, float]:
 
 
 def state(row: dict[str, Any], when: str = "") -> str:
-    missing = f"{row[f'missing_epochs{when}']:.0f} epochs missing"
-    return "complete" if row[f"finished{when}"] and missing.startswith("0 ") else missing
+    missing = row[f"missing_epochs{when}"]
+    if row[f"finished{when}"] and not missing:
+        return "complete"
+    return f"{missing:.0f} epochs pending" if missing else "its end is pending"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
