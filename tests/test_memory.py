@@ -37,7 +37,7 @@ def frostline(folder: Path, limit: int | None, path: Path | None = None) -> tupl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit addresses")
-@pytest.mark.parametrize("mebibytes", [300, 1500])
+@pytest.mark.parametrize("mebibytes", [300, 1500, 2900, 3400])
 def test_a_limit_that_torch_does_not_fit_in_is_one_sentence(mebibytes, tmp_path):
     status, error = frostline(tmp_path, mebibytes << 20)
     assert status == 2

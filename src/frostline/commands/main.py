@@ -40,6 +40,7 @@ from frostline.console.errors import (
     OutOfResources,
     TrainingFailed,
     allowed,
+    check_addresses,
     import_sentence,
     is_out_of_memory,
     memory_sentence,
@@ -69,6 +70,8 @@ COMMANDS = (
     doctor,
 )
 """In the order of `frostline --help`."""
+NETWORK_COMMANDS = ("evaluate", "predict", "export", "register")
+"""Commands without overrides that import torch."""
 DESCRIPTION = """\
 Fine-tune image classifiers under a freeze schedule, and compare them with training from scratch."""
 EPILOG = """\
@@ -118,6 +121,8 @@ def _run(arguments: argparse.Namespace) -> int:
     """Run the command; what goes wrong becomes a sentence and an exit status."""
     try:
         check_lock(arguments)
+        if hasattr(arguments, "overrides") or arguments.command_name in NETWORK_COMMANDS:
+            check_addresses()
         status = arguments.command(arguments)
         sys.stdout.flush()
         signals.mark_complete()

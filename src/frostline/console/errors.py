@@ -124,6 +124,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(text in str(error).lower() for text in NO_MEMORY)
 
 
+TORCH_ADDRESSES = 7 << 29
+"""Bytes of addresses below which torch can't be imported."""
+
+
 def memory_sentence(error: BaseException, doing: str = "") -> str:
     """Return a sentence with the amount that was needed, if known, and the limit of the process, if any."""
     match = re.search(r"(?:allocate|mmap) (\d+) bytes|allocate (\d[\d.]*) ?([KMGT]i?B)", str(error))
@@ -136,6 +140,17 @@ def memory_sentence(error: BaseException, doing: str = "") -> str:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     limited = "" if limit == resource.RLIM_INFINITY else f" (ulimit -v allows the process {size(limit)})"
     return f"out of memory{what}{limited}"
+
+
+def check_addresses() -> None:
+    """Refuse a limit of addresses in which importing torch aborts the process instead of raising an error.
+
+    Raises:
+        FrostlineError: the limit is below `TORCH_ADDRESSES`.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < TORCH_ADDRESSES:
+        raise FrostlineError(import_sentence(ImportError("cannot allocate memory")))
 
 
 def import_sentence(error: ImportError) -> str:
