@@ -6,6 +6,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -169,9 +170,12 @@ def test_experiments_change_what_they_name(study):
 
 
 def test_an_experiment_that_does_not_exist_is_refused(study):
-    result = study.dvc("exp", "run", "-S", "experiment=nope", check=False)
+    before = (study.root / "params.yaml").read_bytes()
+    cold = Study(study.root, sys.executable)  # a warm Python is no child of dvc, whose words are looked up
+    result = cold.dvc("exp", "run", "-S", "experiment=nope", check=False)
     assert result.returncode != 0
     assert "experiment: no option 'nope'; allowed: article_mlp, mnist_to_digits, tiny" in result.stdout
+    assert (study.root / "params.yaml").read_bytes() == before
 
 
 @pytest.mark.slow
