@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -37,17 +37,7 @@ def clone(root: Path, without: Sequence[str] = ARMS_LEFT_OUT) -> Path:
         root: where to.
         without: arms that the pipeline is to leave out.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith(("tests/", "docs/")):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
+    copy_tracked(root, lambda name: name != "dvc.lock" and not name.startswith(("tests/", "docs/")))
     (root / "conf/experiment/tiny.yaml").write_text(EXPERIMENT)
     for name, units in (("tiny", 32), ("tinier", 24)):
         (root / f"conf/backbone/{name}.yaml").write_text(BACKBONE.format(units=units))
@@ -57,6 +47,21 @@ def clone(root: Path, without: Sequence[str] = ARMS_LEFT_OUT) -> Path:
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         run(["git", *words], root)
     return root
+
+
+def copy_tracked(root: Path, wanted: Callable[[str], bool]) -> None:
+    """Copy the wanted files that git tracks or would track into `root`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and wanted(name):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
 
 
 def leave_out(path: Path, arms: Sequence[str]) -> None:

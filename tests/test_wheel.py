@@ -1,7 +1,6 @@
 """frostline installed from its wheel, used in a project of one's own: from `frostline init` to an upgrade."""
 
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.study import ROOT, environment, leave_out, replace
+from tests.study import ROOT, copy_tracked, environment, leave_out, replace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EXPERIMENT = """\
@@ -39,12 +38,7 @@ BACKBONE = "kind: mlp\nhidden: [16]\nactivation: relu\ndropout: 0.0\n"
 def wheel(tmp_path_factory):
     """The wheel of what git tracks or would track."""
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file() and name.startswith(("src/", "conf/", "README", "LICENSE", "pyproject")):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, source / name)
+    copy_tracked(source, lambda name: name.startswith(("src/", "conf/", "README", "LICENSE", "pyproject")))
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=source, capture_output=True, check=True)
     (path,) = folder.glob("*.whl")

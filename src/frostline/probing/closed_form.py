@@ -62,7 +62,7 @@ def ridge(train: FeatureSet, val: FeatureSet, classes: int, penalties: Sequence[
 
 
 def _decomposed(features: Tensor, mean: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return s, B and T of Wᵀ = B · diag(1/(s + λ)) · T, of which only the middle factor depends on λ.
+    """Return s, B and T of Wᵀ = B · diag(1/(s + λ)) · T; B and T do not depend on λ.
 
     Args:
         features: (N, D).

@@ -305,7 +305,8 @@ class Store:
     def study(self, study: str) -> str:
         """Return the id of the study's parent run, which the first run creates, with the study's view."""
         run_id = self.parent(study, {"study": study, "stage": "study"})[0]
-        self.show_study(study, means=bool(self.search({"study": study, "of": "seeds"})))
+        if study not in self._viewed:
+            self.show_study(study, means=bool(self.search({"study": study, "of": "seeds"})))
         return run_id
 
     def show_study(self, study: str, *, means: bool) -> None:

@@ -5,11 +5,13 @@ MLflow opens the state in the experiment's tag ``mlflow.sharedViewState.KEY`` wi
 """
 
 import json
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING
 
 from frostline.base.hashes import content_key
 from frostline.tracking import metric_names
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient  # `frostline ui` needs addresses alone, and MLflow takes two seconds
 
 PREFIX = "mlflow.sharedViewState."
 COLUMNS = (
@@ -32,7 +34,7 @@ def page(experiment: str, study: str) -> str:
     return f"/#/experiments/{experiment}/runs?viewStateShareKey={key(study)}&workflowType=machine_learning"
 
 
-def record(client: MlflowClient, experiment: str, study: str, *, means: bool) -> None:
+def record(client: "MlflowClient", experiment: str, study: str, *, means: bool) -> None:
     """Record the view of a study in a tag of the experiment: its runs, the best first.
 
     Args:
