@@ -15,10 +15,9 @@ Removed files are computed again when a run needs them; active runs are not dist
 variable FROSTLINE_CACHE_GIB sets the limit of features (default: 20, or a quarter of the free disk space)."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser, and those of its actions."""
-    text = "list cached features and images, or free disk space"
-    parser = options.add_command(commands, "cache", run, text, EPILOG)
+    parser = options.add_command(commands, "cache", run, summary, EPILOG)
     _add_format(parser, "table")
     actions = parser.add_subparsers(metavar="ACTION")
     text = "remove the least recently used features until the rest fits into --to"

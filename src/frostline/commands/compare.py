@@ -38,10 +38,9 @@ Rows are sorted by the first metric. Each row is compared with the first by a t-
 by seed; p is corrected for the number of rows (Holm)."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "compare finished runs, grouped over seeds"
-    parser = options.add_command(commands, "compare", run, text, EPILOG)
+    parser = options.add_command(commands, "compare", run, summary, EPILOG)
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a run's folder, id or name; a name without seed: all seeds"
     )

@@ -9,10 +9,9 @@ from frostline.commands import options
 ARMS = ["scratch", "zero_shot", "linear_probe", "full"]
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "write the config of every pipeline stage from params.yaml and conf/"
-    parser = options.add_command(commands, "compose", run, text)
+    parser = options.add_command(commands, "compose", run, summary)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     parser.add_argument(
         "--arms",

@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 Check = Callable[[], "Iterator[Finding]"]
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "check this machine, the environment and the project (exit status 1: something is broken)"
-    options.add_command(commands, "doctor", run, text)
+    options.add_command(commands, "doctor", run, summary)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,10 +9,9 @@ from frostline.console.errors import FrostlineError
 from frostline.training.garbage import uncollected
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "measure a trained network on its test split"
-    parser = options.add_command(commands, "evaluate", run, text)
+    parser = options.add_command(commands, "evaluate", run, summary)
     parser.add_argument("run", type=Path, nargs="?", help="folder of a finished run")
     parser.add_argument("--out", type=Path, help="folder for metrics and predictions (default: the run's)")
     parser.add_argument(

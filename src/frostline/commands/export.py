@@ -19,10 +19,9 @@ safetensors: the weights, under timm's names.
 The file is read again and compared with the network on test images; if they differ, it is removed."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "export a trained network as ONNX, PT2 or safetensors"
-    parser = options.add_command(commands, "export", run, text, EPILOG)
+    parser = options.add_command(commands, "export", run, summary, EPILOG)
     parser.add_argument(
         "run", metavar="RUN", help="a run's folder or a model, such as models:/digits@champion"
     )

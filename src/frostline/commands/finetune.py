@@ -17,10 +17,9 @@ examples:
 {training.EPILOG}"""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "fine-tune a network under a freeze schedule"
-    parser = options.add_command(commands, "finetune", run, text, EPILOG)
+    parser = options.add_command(commands, "finetune", run, summary, EPILOG)
     training.add_options(parser)
 
 

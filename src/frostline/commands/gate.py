@@ -7,10 +7,9 @@ from typing import Any
 from frostline.commands import options
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "exit with status 4 if a metric of the report is below its bound"
-    parser = options.add_command(commands, "gate", run, text)
+    parser = options.add_command(commands, "gate", run, summary)
     parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
     parser.add_argument("--report", type=Path, default=Path("artifacts/report/report.json"))
 

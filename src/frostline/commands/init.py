@@ -16,10 +16,9 @@ and lines of .gitignore and .dvcignore. Existing files are replaced with --force
 the report is artifacts/report/index.html."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "begin a study in your own repository: write its DVC pipeline and configs"
-    parser = options.add_command(commands, "init", run, text, EPILOG)
+    parser = options.add_command(commands, "init", run, summary, EPILOG)
     parser.add_argument("study", metavar="NAME", help="name of the study")
     parser.add_argument("--source", type=Path, metavar="DIR", help="images to pretrain on")
     parser.add_argument("--target", type=Path, metavar="DIR", help="images to fine-tune on")

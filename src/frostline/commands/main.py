@@ -7,31 +7,11 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from frostline import __version__
-from frostline.commands import (
-    cache,
-    compare,
-    compose,
-    doctor,
-    evaluate,
-    export,
-    finetune,
-    gate,
-    init,
-    plan,
-    predict,
-    prepare,
-    pretrain,
-    probe,
-    register,
-    report,
-    sync,
-    ui,
-    upgrade,
-)
 from frostline.commands.project_lock import check_lock
 from frostline.console import signals, terminal
 from frostline.console.errors import (
@@ -48,28 +28,28 @@ from frostline.console.errors import (
 )
 
 EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
-COMMANDS = (
-    finetune,
-    plan,
-    probe,
-    pretrain,
-    prepare,
-    evaluate,
-    compare,
-    ui,
-    predict,
-    register,
-    export,
-    init,
-    compose,
-    report,
-    gate,
-    upgrade,
-    cache,
-    sync,
-    doctor,
-)
-"""In the order of `frostline --help`."""
+COMMANDS = {
+    "finetune": "fine-tune a network under a freeze schedule",
+    "plan": "print what a run would train when, its learning rates and its cost, without training",
+    "probe": "measure a backbone's frozen features: linear heads, ridge regression, nearest neighbours",
+    "pretrain": "pretrain a network on the source data set",
+    "prepare": "check every image of a data set, split it, write its index",
+    "evaluate": "measure a trained network on its test split",
+    "compare": "compare finished runs, grouped over seeds",
+    "ui": "serve MLflow with this project's runs, on this machine only",
+    "predict": "classify images with a trained network, as CSV or JSON",
+    "register": "register a run's network in MLflow, as a new version of a model",
+    "export": "export a trained network as ONNX, PT2 or safetensors",
+    "init": "begin a study in your own repository: write its DVC pipeline and configs",
+    "compose": "write the config of every pipeline stage from params.yaml and conf/",
+    "report": "compare a study's arms with the from-scratch baseline: page, table, plot, JSON, CSV",
+    "gate": "exit with status 4 if a metric of the report is below its bound",
+    "upgrade": "let this project use the installed frostline; dvc repro then re-runs what changed",
+    "cache": "list cached features and images, or free disk space",
+    "sync": "deliver pending records to MLflow",
+    "doctor": "check this machine, the environment and the project (exit status 1: something is broken)",
+}
+"""What each does, in the order of `frostline --help`. Each has a module, imported when it is needed."""
 NETWORK_COMMANDS = ("evaluate", "predict", "export", "register")
 """Commands without overrides that import torch."""
 DESCRIPTION = """\
@@ -167,7 +147,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if match := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
-            names = re.findall(r"\w+", match[3])
+            names = re.findall(r"[\w-]+", match[3])
             what = "no command" if match[1] == "COMMAND" else f"{match[1]}: there is no"
             message = f"{what} {match[2]!r}; {allowed(match[2], names, limit=len(names))}"
         self.exit(EXIT_USER, f"frostline: error: {shorten_words(message)}; see {self.prog} --help\n")
@@ -175,8 +155,9 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the parsed arguments; `command` is the function to call with them."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    parser = command_parser([word for word in words if not word.startswith("-")][:1])
+    arguments, rest = parser.parse_known_args(words)
     # argparse takes no override that stands behind an option's: finetune a=1 -m b=1,2
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if hasattr(arguments, "overrides") and len(late) == len(rest):
@@ -196,11 +177,20 @@ def _unknown_words(arguments: argparse.Namespace, words: Sequence[str]) -> str:
     return hint or f"unrecognized arguments: {' '.join(words)}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser(commands: Collection[str]) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    Args:
+        commands: whose options are needed. Of the others, `--help` has the summary; their modules are not
+            imported.
+    """
     style = argparse.RawDescriptionHelpFormatter
     parser = _Parser("frostline", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)
     parser.add_argument("--version", action="version", version=f"frostline {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(commands)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        if name in commands:
+            import_module(f"frostline.commands.{name.replace('-', '_')}").add(subparsers, summary)
+        else:
+            subparsers.add_parser(name, help=summary)
     return parser

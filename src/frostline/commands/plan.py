@@ -20,10 +20,9 @@ examples:
 FLOPs are per image: "once" of frozen layers whose output is cached, "forward" and "backward" of each step."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "print what a run would train when, its learning rates and its cost, without training"
-    parser = options.add_command(commands, "plan", run, text, EPILOG)
+    parser = options.add_command(commands, "plan", run, summary, EPILOG)
     options.add_overrides(parser, "freeze=gradual backbone=resnet18")
     parser.add_argument(
         "--stage", choices=["pretrain", "finetune"], default="finetune", help="default: %(default)s"

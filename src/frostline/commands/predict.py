@@ -32,10 +32,9 @@ image, prediction, confidence, with --top-k also those of the next classes, and 
 read, error says why, the others are classified, and the exit status is 2."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "classify images with a trained network, as CSV or JSON"
-    parser = options.add_command(commands, "predict", run, text, EPILOG)
+    parser = options.add_command(commands, "predict", run, summary, EPILOG)
     parser.add_argument(
         "model", metavar="RUN", help="a run's folder or a model, such as models:/digits@champion"
     )

@@ -8,10 +8,9 @@ from typing import Any
 from frostline.commands import options
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "check every image of a data set, split it, write its index"
-    parser = options.add_command(commands, "prepare", run, text)
+    parser = options.add_command(commands, "prepare", run, summary)
     options.add_overrides(parser, "dataset=image_folder dataset.root=DIR out=DIR")
     options.add_resolved(parser)
     parser.add_argument("--out", type=Path, help="folder of the index")

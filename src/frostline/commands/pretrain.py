@@ -6,10 +6,9 @@ from typing import Any
 from frostline.commands import options, training
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "pretrain a network on the source data set"
-    parser = options.add_command(commands, "pretrain", run, text, training.EPILOG)
+    parser = options.add_command(commands, "pretrain", run, summary, training.EPILOG)
     training.add_options(parser)
 
 

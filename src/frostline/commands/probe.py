@@ -25,10 +25,9 @@ output in out (default: runs/probe/NAME): probe.json, heads.csv (a row per head)
 `frostline finetune` for the best head."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "measure a backbone's frozen features: linear heads, ridge regression, nearest neighbours"
-    parser = options.add_command(commands, "probe", run, text, EPILOG)
+    parser = options.add_command(commands, "probe", run, summary, EPILOG)
     options.add_overrides(parser, "optimizer.lr=1e-3,1e-2 seed=0,1,2 out=DIR")
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="not needed: a probe always takes lists"

@@ -19,10 +19,9 @@ without frostline and without a pickle: mlflow.pytorch.load_model("models:/digit
 are not registered twice."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "register a run's network in MLflow, as a new version of a model"
-    parser = options.add_command(commands, "register", run, text, EPILOG)
+    parser = options.add_command(commands, "register", run, summary, EPILOG)
     parser.add_argument("run", metavar="RUN", help="a run's folder, id or name")
     parser.add_argument("--name", required=True, help="name of the model, new or existing")
     parser.add_argument("--alias", help="alias of this version, such as champion")

@@ -7,10 +7,9 @@ from typing import Any
 from frostline.commands import options
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "compare a study's arms with the from-scratch baseline: page, table, plot, JSON, CSV"
-    parser = options.add_command(commands, "report", run, text)
+    parser = options.add_command(commands, "report", run, summary)
     parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
     parser.add_argument(
         "--artifacts", type=Path, default=Path("artifacts"), help="folder with finetune/, evaluate/, timing/"

@@ -15,10 +15,9 @@ Records of runs with another MLFLOW_TRACKING_URI are delivered when that is set.
 exit status: 2 if records are still pending for this store."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "deliver pending records to MLflow"
-    options.add_command(commands, "sync", run, text, EPILOG)
+    options.add_command(commands, "sync", run, summary, EPILOG)
 
 
 def run(arguments: argparse.Namespace) -> None:

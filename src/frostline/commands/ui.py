@@ -8,10 +8,9 @@ from frostline.commands import options
 PORT = 5000
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "serve MLflow with this project's runs, on this machine only"
-    parser = options.add_command(commands, "ui", run, text)
+    parser = options.add_command(commands, "ui", run, summary)
     parser.add_argument("--port", type=int, default=PORT, help="(default: %(default)s, or the next free one)")
 
 

@@ -11,10 +11,9 @@ installed, this command records that one; `dvc repro` then runs exactly the stag
 those after them if their results change."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    text = "let this project use the installed frostline; dvc repro then re-runs what changed"
-    options.add_command(commands, "upgrade", run, text, EPILOG)
+    options.add_command(commands, "upgrade", run, summary, EPILOG)
 
 
 def run(arguments: argparse.Namespace) -> None:
