@@ -55,10 +55,14 @@ def test_an_experiment_gives_way_to_what_is_typed():
         (["+optimizer.lrr=3"], "optimizer.lrr: unknown key; did you mean 'lr'?"),
         (["optimizer.lrr=3"], "optimizer.lrr: unknown key; did you mean 'optimizer.lr'"),
         (
-            ["trainer.accumulate=4"],
-            "trainer.accumulate: gradients can't be accumulated; set trainer.batch_size",
+            ["trainer.accumulate_grad_batches=4"],
+            "trainer.accumulate_grad_batches: unknown key; write trainer.accumulate=4",
         ),
-        (["+trainer.accumulate_grad_batches=4"], "trainer.accumulate_grad_batches: gradients can't be accum"),
+        (
+            ["+trainer.grad_accumulation=4"],
+            "trainer.grad_accumulation: unknown key; did you mean 'accumulate'?",
+        ),
+        (["trainer.accumulate=0"], "trainer.accumulate: found 0, must be greater than or equal to 1"),
         (["optimzer=adam"], "optimzer: unknown key; did you mean 'optimizer'?"),
         (["a b"], "'a b' is not an override; write key=value, such as seed=1"),
         (["=3"], "'=3' is not an override; write key=value"),

@@ -77,7 +77,7 @@ def test_what_is_right_comes_back_as_a_model():
             "input.size: found [32, 64]; images are resized and cropped to a square: set input.size=32",
         ),
         ({"input__size": []}, "input.size: found []; images are resized and cropped to a square: set input"),
-        ({"trainer__accumulate": 4}, "trainer.accumulate: gradients can't be accumulated; set trainer.batch"),
+        ({"trainer__accumulate": 0}, "trainer.accumulate: found 0, must be greater than or equal to 1"),
         ({"trainer__threads": 1000000}, "trainer.threads: found 1000000, must be less than or equal to 1024"),
         ({"trainer__threads": 0}, "trainer.threads: found 0, must be greater than or equal to 1"),
         ({"dataset__fraction": 0.5}, "dataset: shots and fraction are both set; set one of them to null"),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
+from tests.tiny import ALL, PROBE, RESNET, SGD, Bench, same, tensors
 from torch import nn
 
 from frostline.training.module import Classifier
@@ -110,6 +110,34 @@ def test_gradients_are_clipped_to_the_norm_under_a_fused_optimizer(precision, tm
     bench.fit(tmp_path)
     assert norms == pytest.approx([0.01] * len(norms), rel=1e-3)
     assert norms
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "loss": {**CROSS_ENTROPY, "label_smoothing": 0.1, "class_weights": "balanced"},
+            "optimizer": {"clip_norm": 0.1},
+        },
+        {"augment": {"flip": 0.5, "mixup": 0.2}},
+        {"backbone": {**RESNET, "name": "test_vit"}, "input.size": 32, "features": {"kind": "off"}},
+    ],
+    ids=["weighted loss, clipped", "augmented, mixed", "transformer"],
+)
+def test_accumulated_gradients_are_those_of_the_larger_batch(changes, tmp_path):
+    changes = {**changes, "trainer.epochs": 2, "optimizer": {**SGD, **changes.get("optimizer", {})}}
+    counts = {"class_counts": torch.tensor([14, 13, 13])}
+    whole = Bench({**changes, "trainer.batch_size": 12}, **counts)
+    parts = Bench({**changes, "trainer.batch_size": 4, "trainer.accumulate": 3}, **counts)
+    for bench in (whole, parts):
+        bench.classifier.penalty = StartPenalty(bench.network, 0.1, 0.0, ())
+    expected, found = whole.fit(tmp_path / "whole"), parts.fit(tmp_path / "parts")
+    # Ten images are left for the last step: three batches of 3, 3 and 4 images.
+    assert [row["step"] for row in found.history] == [0, 4, 8] == [row["step"] for row in expected.history]
+    torch.testing.assert_close(tensors(parts.network), tensors(whole.network), rtol=1e-4, atol=1e-6)
+    for row, other in zip(expected.history[1:], found.history[1:], strict=True):
+        assert other == pytest.approx(row, rel=1e-4)
+    assert found.images == expected.images == 80
 
 
 # ── randomness ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,13 @@ SYNONYMS = {
     "optimizer.weight_decay": ("weight_decay", "wd"),
     "trainer.epochs": ("epochs", "max_epochs", "num_epochs"),
     "trainer.batch_size": ("batch_size", "bs"),
+    "trainer.accumulate": (
+        "accumulate",
+        "accumulate_grad_batches",
+        "grad_accumulation",
+        "gradient_accumulation_steps",
+        "grad_accum_steps",
+    ),
     "trainer.device": ("device", "accelerator"),
     "trainer.precision": ("precision",),
     "trainer.threads": ("threads",),
@@ -41,10 +48,11 @@ def of_key(key: str, overrides: Sequence[str]) -> str | None:
         key: the unknown key.
         overrides: those that were typed, one with the key among them.
     """
-    if key not in KEYS:
+    group, _, name = key.rpartition(".")
+    if name not in KEYS or (group and group != KEYS[name].rpartition(".")[0]):
         return None
-    values = [value for name, _, value in (o.lstrip("+~").partition("=") for o in overrides) if name == key]
-    return f"{key}: unknown key; write {KEYS[key]}={values[0] if values else '…'}"
+    values = [value for typed, _, value in (o.lstrip("+~").partition("=") for o in overrides) if typed == key]
+    return f"{key}: unknown key; write {KEYS[name]}={values[0] if values else '…'}"
 
 
 def of_option(key: str, group: str, option: str) -> str | None:

@@ -144,7 +144,7 @@ def phases(
     Args:
         sizes: parameter → number of elements.
         lr: the base learning rate.
-        batch_size: images per step of phases without a batch size.
+        batch_size: images per batch of phases without a batch size.
         executions: how each phase runs.
     """
     outlines: list[PhaseOutline] = []

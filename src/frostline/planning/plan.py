@@ -40,6 +40,8 @@ class Plan:
     images: int
     """Number of training images."""
     batch_size: int
+    accumulate: int
+    """Batches per optimizer step."""
     epochs: int
     """Number of epochs; the maximum if `may_stop`."""
     steps_per_epoch: int
@@ -155,6 +157,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         input=shape,
         images=images,
         batch_size=run.trainer.batch_size,
+        accumulate=run.trainer.accumulate or 1,
         epochs=round(last.first_epoch + last.epochs) if last else run.trainer.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         groups=outline.groups(plan, sizes),

@@ -53,9 +53,10 @@ def _headline(plan: Plan) -> str:
     length = (
         f"{most}{plan.epochs} epochs of {plan.steps_per_epoch} steps" if plan.phases else "nothing trains"
     )
+    batches = f"{plan.batch_size}, {plan.accumulate} per step" if plan.accumulate > 1 else plan.batch_size
     return (
         f"freeze={plan.freeze} on {plan.backbone}, {plan.parameters:,} parameters;"
-        f" {plan.images:,} images of {plan.dataset} in batches of {plan.batch_size}: {length}"
+        f" {plan.images:,} images of {plan.dataset} in batches of {batches}: {length}"
     )
 
 

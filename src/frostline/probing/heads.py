@@ -334,7 +334,7 @@ def _recipe(group: FeatureGroup) -> Recipe:
     run, phase = group.runs[0], group.plan.phases[0]
     return Recipe(
         epochs=run.trainer.epochs,
-        batch_size=phase.batch_size or run.trainer.batch_size,
+        batch_size=run.trainer.images_per_step(phase.batch_size),
         optimizer=_optimizer(run),
         curve=phase.curve,
         monitor=run.trainer.monitor,

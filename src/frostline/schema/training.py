@@ -89,8 +89,8 @@ class Phase(Strict):
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Maximum rate of stochastic depth; not given, in the first phase: the backbone's."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Images per optimizer step; not given, in the first phase: trainer.batch_size. Phases with this key last
-    whole epochs."""
+    """Images per batch; not given, in the first phase: trainer.batch_size. Phases with this key last whole
+    epochs."""
     restore: Literal["best", "none"] | None = None
     """best: the phase ends with the weights of its best epoch, by its plateau's metric, else val/loss."""
     schedule: Rate | None = None
@@ -262,7 +262,10 @@ class Trainer(Strict):
     epochs: Annotated[int, Field(ge=1)]
     """Passes over the training images, of all phases together."""
     batch_size: Annotated[int, Field(ge=1)]
-    """Images per optimizer step."""
+    """Images per forward and backward pass, and per optimizer step if `accumulate` is 1."""
+    accumulate: Annotated[int, Field(ge=1)] | None = None
+    """Batches per optimizer step, as Lightning's `accumulate_grad_batches`: a step trains on
+    accumulate · batch_size images, and needs the memory of batch_size; not given: 1."""
     eval_batch_size: Annotated[int, Field(ge=1)]
     """Images per forward pass on validation and test; changes results by rounding only."""
     steps_per_execution: Annotated[int, Field(ge=1)] | None
@@ -282,3 +285,7 @@ class Trainer(Strict):
     device: Literal["auto", "cpu", "cuda"]
     monitor: Literal["val/accuracy", "val/loss"]
     """Selects the best epoch, whose weights are saved; ties: the lower val/loss, then the earlier epoch."""
+
+    def images_per_step(self, batch_size: int | None = None) -> int:
+        """Return the images of an optimizer step, of a phase with its own batch size if it has one."""
+        return (batch_size or self.batch_size) * (self.accumulate or 1)

@@ -11,14 +11,6 @@ from pydantic_core import ErrorDetails
 from frostline.console.errors import FrostlineError, allowed
 
 Model = TypeVar("Model", bound=BaseModel)
-ACCUMULATED = (
-    "gradients can't be accumulated; set trainer.batch_size to the images of a whole optimizer step, and, if"
-    " memory runs out, lower input.size"
-)
-UNSUPPORTED = dict.fromkeys(
-    ("accumulate", "accumulate_grad_batches", "grad_accumulation", "gradient_accumulation_steps"), ACCUMULATED
-)
-"""{key of other tools: what to do instead}."""
 REASONS = {"model_type": "must be keys with values", "too_short": "must have at least one item"}
 """Plainer texts for some error types of pydantic."""
 
@@ -73,13 +65,11 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
 
 
 def unknown_key(key: str, name: str, names: Iterable[str]) -> str:
-    """Return a sentence for an unknown key: what is allowed, or what to do instead.
+    """Return a sentence for an unknown key: what is allowed.
 
     Args:
         name: its unknown part, in the form of `names`.
     """
-    if instead := UNSUPPORTED.get(key.rpartition(".")[2]):
-        return f"{key}: {instead}"
     return f"{key}: unknown key; {allowed(name, names)}"
 
 

@@ -100,10 +100,11 @@ class ImageData(pl.LightningDataModule):
             not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= MAX_NORMALISED
         )
         self._augments, self.balanced = augments(augmentation), trainer.sampling == "balanced"
-        self.coming_size: Callable[[], int] = lambda: trainer.batch_size
-        """Returns the batch size of the next epoch; called whenever Lightning asks for the loader."""
-        self._batch_size = trainer.batch_size
-        self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._batch_size)))
+        self.coming_size: Callable[[], int] = trainer.images_per_step
+        """Returns the images per step of the next epoch; called whenever Lightning asks for the loader."""
+        self._step_size = trainer.images_per_step()
+        self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._step_size)))
+        self.accumulate = trainer.accumulate or 1
         self.eval_batch_size = trainer.eval_batch_size
         self.val_batches = ValBatches(val, trainer.eval_batch_size)
         self._normalised: Tensor | None = None
@@ -116,7 +117,7 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Steps:
         """Return the next epoch's steps."""
-        self._batch_size = self.coming_size()
+        self._step_size = self.coming_size()
         return self.steps
 
     def val_dataloader(self) -> ValBatches:
@@ -124,15 +125,15 @@ class ImageData(pl.LightningDataModule):
         return self.val_batches
 
     def training_rows(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return the rows of each training batch of an epoch, counted from 0: a function of (seed, epoch)."""
-        key = epoch, self._batch_size
+        """Return the rows of each optimizer step of an epoch, counted from 0: a function of (seed, epoch)."""
+        key = epoch, self._step_size
         if self._drawn is None or self._drawn[0] != key:
             stream = generator(self.seed, "order", epoch)
             if self.balanced:
                 order = balanced_order(self.train.labels, stream)
             else:
                 order = torch.randperm(len(self.train), generator=stream)
-            self._drawn = key, batches.batches(order, self._batch_size)
+            self._drawn = key, batches.batches(order, self._step_size)
         return self._drawn[1]
 
     def batch(
@@ -156,7 +157,7 @@ class ImageData(pl.LightningDataModule):
             self.ahead.close()
 
     def training_images(self, rows: Tensor, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return a batch as the network trains on it: augmented, normalised, mixed.
+        """Return a step's images as the network trains on them: augmented, normalised, mixed.
 
         Args:
             rows: (N,) of the training images.
@@ -190,7 +191,8 @@ class ImageData(pl.LightningDataModule):
     def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
         """Yield the images of an epoch's training batches, augmented as at `step`."""
         for rows in self.training_rows(epoch):
-            yield self.training_images(rows, step, device)[0]
+            images, _ = self.training_images(rows, step, device)
+            yield from batches.parts(images, self.accumulate)
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from frostline import schema
 from frostline.base.seeds import derive, seed_dropout
+from frostline.data.loading import batches
 from frostline.data.loading.class_balance import class_weights
 from frostline.features.execution import Execution, Precision, autocast, run_layers
 from frostline.features.split_point import Split
@@ -184,7 +185,7 @@ class Classifier(pl.LightningModule):
         return data
 
     def _step(self, rows: Tensor, coming: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
-        """Take an optimizer step on the rows of a batch; `coming`: the rows of the epoch's next step."""
+        """Take an optimizer step on some rows; `coming`: the rows of the epoch's next step."""
         trainer = self.trainer
         for callback in self.step_callbacks:
             callback.before_step(trainer, self)
@@ -195,18 +196,25 @@ class Classifier(pl.LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
         if self.reused:
-            logits = self.reused.training(rows, self.current_epoch, self.device)
-            labels = self._data.train.labels.index_select(0, rows).to(self.device)
+            inputs, labels = rows, self._data.train.labels.index_select(0, rows).to(self.device)
         else:
-            images, labels = self._data.batch(rows, step, coming, self.device)
-            logits = self.forward(images)  # Module.__call__ takes as long as a small layer
-        loss = self._loss(logits, labels)
-        if self.penalty is not None:
-            loss = loss + self.penalty()
-        # On a GPU this would synchronize at every step; there the loss is checked at the end of the epoch.
-        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-            raise NotFinite(f"the loss became {loss.item()}")
-        loss.backward()
+            inputs, labels = self._data.batch(rows, step, coming, self.device)
+        for number, (part, truth) in enumerate(self._parts(inputs, labels)):
+            # Module.__call__ takes as long as a small layer
+            logits = (
+                self.reused.training(part, self.current_epoch, self.device)
+                if self.reused
+                else self.forward(part)
+            )
+            loss = self._loss(logits, truth)
+            if len(part) < len(rows):
+                loss = loss * (len(part) / len(rows))
+            if number == 0 and self.penalty is not None:
+                loss = loss + self.penalty()
+            # On a GPU this would synchronize each time; there the loss is checked at the end of the epoch.
+            if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+                raise NotFinite(f"the loss became {loss.item()}")
+            loss.backward()
         if self.optimizer_config.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.optimizer_config.clip_norm)
         optimizer.step()
@@ -215,6 +223,12 @@ class Classifier(pl.LightningModule):
         progress.increment_completed()
         for callback in self.step_callbacks:
             callback.after_step(trainer, self)
+
+    def _parts(self, inputs: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the batches of a step: those whose gradients are accumulated, or one."""
+        if (number := self._data.accumulate) == 1:
+            return ((inputs, labels),)
+        return zip(batches.parts(inputs, number), batches.parts(labels, number), strict=True)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss, and add it to the epoch's totals."""

@@ -129,7 +129,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
     """
 
     def steps(batch_size: int) -> int:
-        return len(batches.sizes(images, batch_size))
+        return len(batches.sizes(images, run.trainer.images_per_step(batch_size)))
 
     length = RunLength(run.trainer.epochs, steps(run.trainer.batch_size), steps)
     curve = build_curve(run.optimizer.schedule)

@@ -158,7 +158,7 @@ def fit(
         )
         if resized:
             coming = callbacks.freezing.coming
-            data.coming_size = lambda: coming(trainer.global_step).batch_size or config.batch_size
+            data.coming_size = lambda: config.images_per_step(coming(trainer.global_step).batch_size)
         if plan.phases:
             try:
                 trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
