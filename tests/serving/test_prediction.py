@@ -182,3 +182,33 @@ def test_mistakes_are_one_sentence(photo_run, tmp_path, words, sentence, capsys)
     (line,) = err.splitlines()
     with pytest.raises(FrostlineError, match=sentence):
         raise FrostlineError(line.removeprefix("frostline: error: "))
+
+
+def test_a_sheet_shows_the_images_with_their_classes(photo_run, photos, tmp_path, capsys):
+    (tmp_path / "no picture.png").write_text("text")
+    page, table = tmp_path / "sheet.html", tmp_path / "rows.csv"
+    words = ["predict", str(photo_run), str(photos / "cat"), str(tmp_path / "no picture.png")]
+    assert cli.main([*words, "--html", str(page), "--out", str(table)]) == 2
+    html = page.read_text()
+    assert html.count("<img") == 20
+    assert html.count('class="bar') == 2 * 20  # two classes
+    assert "dog &amp; más" in html
+    assert "no picture.png" in html
+    assert "dog & más" not in html
+    # The rows are the same as without a sheet.
+    assert str(page) in capsys.readouterr().err
+    with_sheet = table.read_text()
+    assert cli.main([*words, "--out", str(table)]) == 2
+    assert table.read_text() == with_sheet
+
+
+def test_a_sheet_has_a_limited_number_of_images(photo_run, photos, tmp_path, monkeypatch):
+    from frostline.sheets import predictions
+
+    monkeypatch.setattr(predictions, "MOST_IMAGES", 3)
+    words = ["predict", str(photo_run), str(photos), "--html", str(tmp_path / "s.html")]
+    assert cli.main([*words, "--out", str(tmp_path / "rows.csv")]) == 0
+    html = (tmp_path / "s.html").read_text()
+    assert html.count("<img") == 3
+    assert "the first 3 of 40 images" in html
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 41

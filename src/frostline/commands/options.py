@@ -59,6 +59,14 @@ def positive(text: str) -> int:
     return value
 
 
+def html_path(text: str) -> Path:
+    """Return the path of the HTML page that an option names."""
+    path = Path(text)
+    if path.suffix != ".html":
+        raise argparse.ArgumentTypeError(f"found {text}; name a file that ends in .html")
+    return path
+
+
 def overrides_with_out(arguments: argparse.Namespace) -> list[str]:
     """Return the overrides; `--out DIR` means what `out=DIR` does."""
     out = [f"out={arguments.out}"] if arguments.out else []

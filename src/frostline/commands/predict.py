@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,16 @@ EPILOG = f"""\
 examples:
   frostline predict models:/digits@champion FOLDER --out predictions.csv
   frostline predict runs/finetune/NAME one.jpg two.png --top-k 3 --format json
+  frostline predict runs/finetune/NAME FOLDER --html sheet.html --out predictions.csv
 
 {options.RUN_HELP}
 
 Images are resized and normalized as in training; a test image gets the prediction in the run's
 predictions.csv. A folder means all image files in it and its subfolders. The output has a row per image:
 image, prediction, confidence, with --top-k also those of the next classes, and error. If an image can't be
-read, error says why, the others are classified, and the exit status is 2."""
+read, error says why, the others are classified, and the exit status is 2.
+
+--html also writes the images with their most probable classes as one HTML page that needs no other file."""
 
 
 def add(commands: Any, summary: str) -> None:
@@ -41,6 +45,9 @@ def add(commands: Any, summary: str) -> None:
     parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files or folders")
     parser.add_argument("--format", choices=["csv", "json"], default="csv", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
+    parser.add_argument(
+        "--html", type=options.html_path, metavar="FILE", help="also write a sheet of the images"
+    )
     parser.add_argument(
         "--top-k",
         type=options.positive,
@@ -76,11 +83,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise FrostlineError(
             f"--top-k: found {arguments.top_k}, and the model knows {classes} classes; give fewer"
         )
-    predictions = prediction.predict(trained, paths, arguments.top_k, arguments.batch_size)
+    sheet = _Sheet(arguments.html, classes)
+    top_k = max(arguments.top_k, sheet.top_k)
+    predictions = prediction.predict(trained, paths, top_k, arguments.batch_size)
     lines = prediction.csv_lines if arguments.format == "csv" else prediction.json_lines
     problems = Problems()
     with shown("predict", len(paths)) as advance:
-        _write(lines(problems.of(predictions, advance), arguments.top_k), arguments.out)
+        rows = sheet.of(problems.of(predictions, advance), arguments.top_k)
+        _write(lines(rows, arguments.top_k), arguments.out)
+    sheet.write(paths, arguments.model)
     problems.print_warnings()
     if problems.errors:
         what = "1 image" if problems.errors == 1 else f"{problems.errors} images"
@@ -99,6 +110,41 @@ def _write(lines: Iterable[str], out: Path | None) -> None:
     for line in lines:
         sys.stdout.write(line)
         sys.stdout.flush()
+
+
+class _Sheet:
+    """Collects predictions for the HTML sheet at `path`.
+
+    Args:
+        path: None: there is no sheet.
+        classes: number of classes.
+    """
+
+    def __init__(self, path: Path | None, classes: int) -> None:
+        from frostline.sheets.predictions import BARS
+
+        self._path, self._collected = path, list["Prediction"]()
+        self.top_k = min(BARS, classes) if path else 0
+        """Classes per image that it needs."""
+
+    def of(self, predictions: "Iterable[Prediction]", top_k: int) -> "Iterator[Prediction]":
+        """Pass predictions on with their `top_k` most likely classes."""
+        from frostline.sheets.predictions import MOST_IMAGES
+
+        for prediction in predictions:
+            if self._path and len(self._collected) < MOST_IMAGES:
+                self._collected.append(prediction)
+            yield replace(prediction, best=prediction.best[:top_k])
+
+    def write(self, paths: Sequence[Path], model: str) -> None:
+        """Write the sheet, if there is one, and print its path on standard error."""
+        if not self._path:
+            return
+        from frostline.base.files import write_text
+        from frostline.sheets.predictions import sheet_of
+
+        write_text(self._path, sheet_of(self._collected, paths, model).page())
+        print(f"frostline: the sheet of images: {self._path}", file=sys.stderr)
 
 
 class Problems:

@@ -1,0 +1,49 @@
+"""`frostline show`: a sheet of labelled training images as the network sees them."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from frostline.commands import options
+from frostline.training.garbage import uncollected
+
+COUNT = 24
+"""Images of a sheet unless `--count` says otherwise."""
+EPILOG = """\
+examples:
+  frostline show dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
+  frostline show dataset=digits augment=light --count 12 --out digits.html
+
+It takes the overrides of `frostline finetune`, trains nothing, and prints the path of the HTML page that it
+writes. With augmentation, each image is followed by views as training would draw them."""
+
+
+def add(commands: Any, summary: str) -> None:
+    """Add the command's parser."""
+    parser = options.add_command(commands, "show", run, summary, EPILOG)
+    options.add_overrides(parser, "dataset=digits augment=light")
+    parser.add_argument(
+        "--out", type=options.html_path, metavar="FILE", help="(default: runs/show/NAME.html)"
+    )
+    parser.add_argument(
+        "--count",
+        type=options.positive,
+        metavar="N",
+        default=COUNT,
+        help="number of images (default: %(default)s)",
+    )
+
+
+@uncollected()
+def run(arguments: argparse.Namespace) -> None:
+    """Write the sheet, and print its path."""
+    from frostline.base.files import write_text
+    from frostline.config import compose
+
+    composed, choices = compose.experiment(arguments.overrides)
+    from frostline.sheets.training_images import show
+
+    shown = show(composed, choices, arguments.count)
+    path: Path = arguments.out or shown.file
+    write_text(path, shown.sheet.page())
+    print(path)

@@ -1,0 +1,104 @@
+"""`frostline show`: the images are those that a run trains on, and nothing else changes."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tests.photos import plant
+
+from frostline.commands import main as cli
+from frostline.config import compose, stage_configs
+from frostline.data.loading.pixels import load_pixels, normalise
+from frostline.data.prepared.index import PreparedData
+from frostline.models.initial_weights import NO_WEIGHTS
+from frostline.models.pretrained import input_spec
+from frostline.pipeline import standalone
+from frostline.sheets.training_images import VIEWS, _denormalised, pixels_of, show
+
+DIGITS = ["dataset=digits", "weights=none", "backbone=mlp", "input.size=8"]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return plant(tmp_path / "my photos")
+
+
+def folder_of(photos, *more):
+    return [
+        *("dataset=image_folder", f"dataset.root={photos}", "weights=none", "backbone=resnet10t"),
+        *("input.size=16", *more),
+    ]
+
+
+def test_the_pixels_are_those_of_a_run(photos):
+    composed, choices = compose.experiment(folder_of(photos))
+    run = stage_configs.finetune_config(composed, choices)
+    _, folder = standalone.prepared(composed, "target")
+    data = PreparedData.read(run.dataset, folder)
+    spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
+    rows = data.index.rows("train")[::3]
+    assert torch.equal(pixels_of(data, rows, spec), load_pixels(data, rows, spec))
+
+
+def test_denormalised_is_what_was_normalised(photos):
+    composed, _ = compose.experiment(folder_of(photos, "input.mean=[0.1,0.5,0.9]", "input.std=[0.2,0.3,1]"))
+    spec = input_spec(composed.backbone, NO_WEIGHTS, composed.input)
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    assert torch.equal(_denormalised(normalise(pixels, spec), spec), pixels)
+
+
+def test_without_augmentation_each_image_is_shown_once(photos):
+    sheet = show(*compose.experiment(folder_of(photos)), count=6).sheet
+    assert [len(card.pictures) for card in sheet.cards] == [1] * 6
+    assert [card.title for card in sheet.cards] == ["cat"] * 3 + ["dog & más"] * 3
+    assert "6 of 24 training images, 2 classes" in sheet.title
+    assert "16×16 px, RGB" in sheet.subtitle
+    assert all(re.fullmatch(r"\d+×\d+ px", card.note) for card in sheet.cards)
+
+
+def test_augmented_views_follow_the_plain_image(photos):
+    sheet = show(*compose.experiment(folder_of(photos, "augment=photo")), count=2).sheet
+    for card in sheet.cards:
+        plain, *views = card.pictures
+        assert len(views) == VIEWS
+        assert all(not np.array_equal(plain, view) for view in views)
+    assert "augment=photo" in sheet.subtitle
+
+
+def test_mixed_images_have_the_shares_of_their_labels(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    sheet = show(*compose.experiment([*DIGITS, "augment=mixed"]), count=4).sheet
+    shares = [re.findall(r"(\d+) %", caption) for card in sheet.cards for caption in card.captions[1:]]
+    assert all(sum(map(int, parts)) in (99, 100, 101) for parts in shares)
+    assert any(len(parts) == 2 for parts in shares)
+
+
+def test_more_images_than_there_are(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    sheet = show(*compose.experiment([*DIGITS, "dataset.shots=2"]), count=500).sheet
+    assert len(sheet) == 20
+
+
+def test_the_command_writes_the_same_page_again_and_no_run(photos, tmp_path, capsys):
+    words = ["show", *folder_of(photos.name, "augment=light"), "--count", "4"]
+    assert cli.main(words) == 0
+    path = tmp_path / capsys.readouterr().out.strip()
+    first = path.read_bytes()
+    assert path.parent == tmp_path / "runs" / "show"
+    shutil.rmtree(tmp_path / "runs")
+    assert cli.main(words) == 0
+    assert path.read_bytes() == first
+    assert [file.name for file in (tmp_path / "runs").rglob("*.*")] == [path.name]
+    assert b"dog &amp; m\xc3\xa1s" in first
+
+
+def test_what_can_not_be_shown_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["show", "dataset=image_folder", "dataset.root=nowhere"]) == 2
+    assert "dataset.root: nowhere doesn't exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["show", "--out", "sheet.jpg"])
+    assert "--out: found sheet.jpg; name a file that ends in .html" in capsys.readouterr().err
