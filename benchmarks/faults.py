@@ -14,13 +14,11 @@ import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +29,8 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from tests.flaky import free_port, mlflow_server  # noqa: E402
 
 from benchmarks import rivals  # noqa: E402  (run as a program, from anywhere)
 
@@ -203,60 +203,24 @@ def orphaned(side: Side) -> dict[str, bool]:
         return {"dvc repro killed: no training runs on": not left}
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """Run an MLflow server on loopback; give its address, and how to stop and start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    words += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
-    words += ["--artifacts-destination", str(folder / "artifacts")]
-    quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start() -> None:
-        pipe = subprocess.DEVNULL
-        running.append(
-            subprocess.Popen(words, cwd=folder, env=quiet, stdout=pipe, stderr=pipe, start_new_session=True)
-        )
-        for _ in range(600):
-            with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
-                return
-            time.sleep(0.1)
-        raise SystemExit("the MLflow server did not start")
-
-    def stop() -> None:
-        process = running.pop()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    start()
-    try:
-        yield address, stop, start
-    finally:
-        if running:
-            stop()
-
-
 def after_outage(side: Side) -> dict[str, bool]:
     """Take the MLflow server away for a while in the middle of a run; look what it has in the end."""
-    with empty_folder() as folder, empty_folder() as place, server(place) as (uri, stop, start):
-        process = side.start(folder, uri)
-        there = side.has_checkpoint(folder)
-        while process.poll() is None and not there():
-            time.sleep(0.02)
-        stop()
+    with empty_folder() as folder, empty_folder() as place:
+        uri = f"http://127.0.0.1:{(port := free_port())}"
+        with mlflow_server(place, port):
+            process = side.start(folder, uri)
+            there = side.has_checkpoint(folder)
+            while process.poll() is None and not there():
+                time.sleep(0.02)
         time.sleep(OUTAGE_SECONDS)
-        start()
-        _, errors = process.communicate(timeout=TIMEOUT)
+        with mlflow_server(place, port):
+            _, errors = process.communicate(timeout=TIMEOUT)
+            if side.name == OURS:  # what its message says to do, if it says so
+                words = [sys.executable, "-m", "frostline", "sync"]
+                with side.start(folder, uri, words) as sync:
+                    sync.communicate(timeout=TIMEOUT)
         done = process.returncode == 0
-        if side.name == OURS:  # what its message says to do, if it says so
-            words = [sys.executable, "-m", "frostline", "sync"]
-            with side.start(folder, uri, words) as sync:
-                sync.communicate(timeout=TIMEOUT)
-        with closing(sqlite3.connect(place / "server.db")) as store:
+        with closing(sqlite3.connect(place / "team.db")) as store:
             (points,) = store.execute(
                 "SELECT count(DISTINCT step) FROM metrics WHERE key = 'val/accuracy'"
             ).fetchone()

@@ -25,9 +25,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[int]:
+def mlflow_server(folder: Path, port: int | None = None) -> Iterator[int]:
     """Run a server that stores everything in `folder`; yields its port."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/team.db", "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "files")]

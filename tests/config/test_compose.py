@@ -71,6 +71,7 @@ def test_an_experiment_gives_way_to_what_is_typed():
             "freeze: no option 'gradul'; did you mean 'gradual'?",
         ),
         (["dataset=mnist"], "dataset: no option 'mnist'; did you mean 'mnist5k'"),
+        (["experiment=nul"], "experiment: no option 'nul'; allowed: article_mlp, mnist_to_digits"),
         (["pretrain.loss=l2"], "pretrain.loss: no option 'l2'; allowed: cross_entropy, mse"),
         (["dataset=image_folder"], "dataset.root: needs a value; add dataset.root=…"),
         (["backbone=timm"], "backbone.name: needs a value; add backbone.name=…"),
@@ -99,6 +100,11 @@ def test_a_wrong_override_is_one_sentence(overrides, sentence):
         compose.experiment(overrides)
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
+
+
+def test_null_is_no_experiment():
+    assert compose.experiment(["experiment=null", "seed=3"])[0] == compose.experiment(["seed=3"])[0]
+    assert compose.composed_yaml(["experiment=null"]) == compose.composed_yaml([])
 
 
 def test_free_and_optional_keys_are_added_with_a_plus():

@@ -28,7 +28,7 @@ def test_the_examples_in_the_docstrings():
         ("source.shots=3", "source.shots=3"),
         ("pretrain.trainer=default", "trainer@pretrain.trainer=default"),
         ("pretrain.trainer.epochs=3", "pretrain.trainer.epochs=3"),
-        ("experiment=null", "experiment=null"),
+        ("experiment=null", "~experiment"),
         ("study=a study", "study=a study"),
         ("study=straße (1)", "study='straße (1)'"),
         ("out=null", "out=null"),

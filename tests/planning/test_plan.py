@@ -265,7 +265,9 @@ def test_an_unknown_cost_is_said(project, capsys):
     text.show(made)
     out = capsys.readouterr().out
     assert out.count("unknown") == 5
-    assert once(out) == ["phase 0 runs all layers at every step: without data this network shows no cut"]
+    assert once(out) == [
+        "phase 0 runs all layers at every step: without data this network shows no split point"
+    ]
     assert "FLOPs: unknown forward" in text.as_yaml(made)
     assert json.loads(made.as_json())["phases"][0]["cost"] is None
 

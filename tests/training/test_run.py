@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import time
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 from tests.damage import DAMAGE
 from tests.tiny import NOTHING, RESNET, SGD, Started, arm_of, files, in_process, run_config
 
+from frostline.base import code
 from frostline.base.run_folder import HISTORY, WEIGHTS
 from frostline.console.errors import TrainingFailed
 from frostline.pipeline.finetune.stage import finetune
@@ -332,6 +334,31 @@ def test_two_processes_that_want_the_same_run_train_it_once(digits, tmp_path, un
     assert files(tmp_path / "a") == files(tmp_path / "b") == undisturbed("mlp", config)
 
 
+def run_in(package, *arguments):
+    """`run`, with the code of another copy of the package as that which results depend on."""
+    code.PACKAGE = package
+    code.fingerprint.cache_clear()
+    run(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("file", "left"), [("reporting/words.py", 25), ("console/progress.py", 25), ("training/losses.py", STEPS)]
+)
+def test_a_killed_run_resumes_unless_code_that_computes_has_changed(
+    file, left, digits, tmp_path, undisturbed
+):
+    package, config = tmp_path / "frostline", run_config(MLP)
+    shutil.copytree(code.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    arguments = package, finetune, arm_of(config), digits, tmp_path
+    assert in_process(run_in, *arguments, ("step", 18)) == (-signal.SIGKILL, "")
+    with (package / file).open("a") as source:
+        source.write("# another wording\n")
+    before = steps_of(tmp_path)
+    assert in_process(run_in, *arguments) == (0, "")
+    assert steps_of(tmp_path) - before == left
+    assert files(tmp_path / "out") == undisturbed("mlp", config)
+
+
 # ── damaged caches ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -538,7 +565,7 @@ def test_a_run_says_what_it_did(digits, tmp_path):
         "train": ["head"],
         "first_step": 0,
         "first_epoch": 1,
-        "trainable_parameters": 2,
+        "trainable_parameters": 8 * 10 + 10,
     }
     assert (second["train"], second["first_step"], second["first_epoch"]) == (["head", "top"], 7, 2)
 

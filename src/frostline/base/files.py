@@ -196,7 +196,7 @@ def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
 def _exchange_folders(work: Path, out: Path, replaced: Collection[str]) -> bool:
     """Replace `out` by `work` plus the files of `out` that stay, in one rename; False: nothing changed."""
     if Path.cwd().is_relative_to(out.resolve()):
-        return False  # the shell in it would be left in a deleted folder
+        return False  # a shell in `out` would then be in a deleted folder
     try:
         for source in out.rglob("*"):
             name = source.relative_to(out)
@@ -254,7 +254,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def remove_temporary(folder: Path, name: str | None = None) -> None:
-    """Remove temporary files that `publish` and `write_bytes` of killed processes left in `folder`.
+    """Remove leftover files of killed processes, of `publish` and `write_bytes`, from `folder`.
 
     Args:
         folder: need not exist.

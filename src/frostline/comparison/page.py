@@ -7,10 +7,11 @@ from frostline.base.formats import csv_text
 from frostline.comparison.statistics import Comparison, Configuration, is_share
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, percent_axis, svg
+from frostline.plotting.templates import page
 from frostline.reporting import words
 from frostline.stats.transfer import Estimate, Gain
 
-HERE = Path(__file__).parent
+TEMPLATE = Path(__file__).parent / "page.html.j2"
 MAJORITY = "test/majority_rate"
 """The metric that `evaluation.evaluate` logs to MLflow."""
 MOST_UNLISTED = 6
@@ -52,16 +53,9 @@ def csv(comparison: Comparison) -> str:
 
 def html(comparison: Comparison, title: str) -> str:
     """Return one self-contained page: plot, table and notes."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("page.html.j2").render(
+    return page(
+        TEMPLATE,
         title=title,
-        css=theme.style_sheet(),
-        light=theme.css_variables("light"),
-        dark=theme.css_variables("dark"),
         plot=plot(comparison),
         headers=headers(comparison),
         rows=cells(comparison),

@@ -52,6 +52,8 @@ def to_hydra(override: str, sweep: bool = False) -> str:
     if group := _group(bare):
         if value.startswith(("{", "${")):
             return override
+        if group == "experiment" and value == "null":
+            return "~experiment"  # Hydra has no other way to choose no option
         for option in split(value) if sweep else [value]:
             _check_option(bare, group, option.strip(" '\""))
         return override if group == bare else f"{mark}{group}@{bare}={value}"
@@ -161,7 +163,7 @@ def _check_option(key: str, group: str, option: str) -> None:
         raise FrostlineError(
             f"{key}: takes one option; to run several, add -m and write {key}={option[1:-1]}"
         )
-    if option not in options(group) and not (key == "experiment" and option == "null"):
+    if option not in options(group):
         several = "; to run several, add -m" if "," in option else ""
         shown = option if len(option) <= 100 else f"{option[:99]}…"
         instead = hints.of_option(key, group, option) or allowed(option, options(group))

@@ -24,7 +24,7 @@ from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.schema.validation import validated
-from frostline.training import machine, trainable
+from frostline.training import garbage, machine, trainable
 from frostline.training.inference import (
     TrainedWeights,
     logits_behind,
@@ -173,6 +173,7 @@ class Evaluator:
         services: Services,
         images: int | None = None,
     ) -> None:
+        garbage.collect()  # all is imported; what follows makes objects to collect
         machine.pin(run.trainer.threads)
         index, spec = data.index, weights.spec
         self._data, self._spec = data, spec
@@ -267,8 +268,8 @@ class Evaluator:
     def _logits(self, split: str) -> torch.Tensor:
         if self._parts is None:
             return logits_of(self._network, self._images[split].pixels, self._spec, self._trainer)
-        cut, precision = self._parts
-        return logits_behind(cut, self._features[split], precision, self._trainer.eval_batch_size)
+        split_point, precision = self._parts
+        return logits_behind(split_point, self._features[split], precision, self._trainer.eval_batch_size)
 
     @cached_property
     def _features(self) -> dict[str, torch.Tensor]:

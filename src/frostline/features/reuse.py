@@ -87,11 +87,11 @@ class FeatureExtractor:
             phase: index of the phase whose split point is wanted.
         """
         shown = self.sample_images(network, images)
-        cuts = self.candidate_splits(network, plan, phase, shown[:1])
-        if isinstance(cuts, NoSplit):
-            return cuts
+        candidates = self.candidate_splits(network, plan, phase, shown[:1])
+        if isinstance(candidates, NoSplit):
+            return candidates
         with autocast(self.execution(network).frozen, shown.device):
-            split = split_point.first_verified(cuts, shown)
+            split = split_point.first_verified(candidates, shown)
         return split if isinstance(split, NoSplit) else self.within_limit(split, len(images))
 
     def sample_images(self, network: nn.Module, images: Images) -> Tensor:
@@ -143,13 +143,13 @@ class FeatureExtractor:
 
         return self.cache.get(about, shape, split.dtype, produce)
 
-    def within_limit(self, cut: Split, count: int) -> Split | NoSplit:
-        """Return `cut`, unless the features of `count` images exceed the cache's limit."""
-        needed, limit = cut.bytes * count * (self.views or 1), self.cache.limit
+    def within_limit(self, split: Split, count: int) -> Split | NoSplit:
+        """Return `split`, unless the features of `count` images exceed the cache's limit."""
+        needed, limit = split.bytes * count * (self.views or 1), self.cache.limit
         if needed <= limit:
-            return cut
+            return split
         return NoSplit(
-            f"features at {cut.name} would take {size(needed)}, and {size(limit)} may be kept;"
+            f"features at {split.name} would take {size(needed)}, and {size(limit)} may be kept;"
             f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
         )
 

@@ -12,6 +12,8 @@ from functools import cached_property
 from math import ceil
 from typing import Any
 
+from torch import nn
+
 from frostline.base.metrics import score
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import Layers
@@ -204,6 +206,11 @@ class FreezePlan:
         """Return the parameters that train in `phase`."""
         names = (name for group in self.phases[phase].train for name in self.groups[group])
         return self.layers.parameters.intersection(names)
+
+    def trained_size(self, phase: int, network: nn.Module) -> int:
+        """Return how many numbers the parameters that train in `phase` have."""
+        trained = self.trained(phase)
+        return sum(tensor.numel() for name, tensor in network.named_parameters() if name in trained)
 
     def moving_statistics(self, phase: int) -> frozenset[str]:
         """Return the running statistics that `phase` updates: those of its groups if `bn` is train."""

@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import torch
+from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 
 from frostline import schema
 from frostline.console.errors import FrostlineError, allowed
@@ -15,8 +16,6 @@ def make_optimizer(config: schema.Optimizer, groups: list[dict[str, Any]]) -> to
     Raises:
         FrostlineError: there is no such optimizer, or it does not take the options.
     """
-    from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
-
     names = [str(name) for name in list_optimizers()]
     if config.name not in names:
         raise FrostlineError(f"optimizer.name: no optimizer {config.name!r}; {allowed(config.name, names)}")

@@ -59,21 +59,21 @@ def phase_costs(network: nn.Module, plan: FreezePlan, shape: Sequence[int]) -> l
     return [_of_phase(sketch, plan, phase, shape) for phase in range(len(plan.phases))]
 
 
-def split_cost(cut: Split) -> Cost | None:
+def split_cost(split: Split) -> Cost | None:
     """Return the cost of a phase that reuses features; None: the layers after the split need more than these.
 
     Args:
-        cut: a split of a network on the meta device, prepared by `trainable.apply_phase`. The batch size
+        split: a split of a network on the meta device, prepared by `trainable.apply_phase`. The batch size
             of its stand-in differs from `IMAGES`, so that its outputs can't replace the features.
     """
-    assert len(cut.stand_in) != IMAGES
+    assert len(split.stand_in) != IMAGES
     try:
-        features = cut.stand_in.new_empty((IMAGES, *cut.shape), dtype=cut.dtype)
-        return _counted(cut.network, features, cut.rest, cut.flops)
+        features = split.stand_in.new_empty((IMAGES, *split.shape), dtype=split.dtype)
+        return _counted(split.network, features, split.rest, split.flops)
     except Exception:  # as above
         return None
     finally:
-        cut.network.zero_grad(set_to_none=True)
+        split.network.zero_grad(set_to_none=True)
 
 
 def copy_to_meta(network: nn.Module) -> nn.Module:

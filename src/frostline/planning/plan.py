@@ -138,7 +138,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     key = _key(run, plan, spec, sizes)
     if key not in _CACHE:
         whole = cost.phase_costs(network, plan, shape)
-        _CACHE[key] = list(zip(_cuts(reuse, network, plan), whole, strict=True))
+        _CACHE[key] = list(zip(_splits_and_costs(reuse, network, plan), whole, strict=True))
         while len(_CACHE) > CACHE_SIZE:
             del _CACHE[next(iter(_CACHE))]
     executions = []
@@ -166,10 +166,10 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     )
 
 
-_Cut = tuple[Split | NoSplit | None, Cost | None]
+_Features = tuple[Split | NoSplit | None, Cost | None]
 """The split of a phase, None: unknown, and the cost of a step on its features."""
 
-_CACHE: dict[str, list[tuple[_Cut, Cost | None]]] = {}
+_CACHE: dict[str, list[tuple[_Features, Cost | None]]] = {}
 """`_key` → split and cost without reuse of each phase. The trials of a sweep mostly share a key."""
 CACHE_SIZE = 64
 """Maximum number of entries, since each holds a network on the meta device."""
@@ -186,7 +186,9 @@ def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]
     return content_key([*configs, run.trainer.precision])
 
 
-def _cuts(reuse: "FeatureExtractor", network: "nn.Module", plan: FreezePlan) -> Iterator[_Cut]:
+def _splits_and_costs(
+    reuse: "FeatureExtractor", network: "nn.Module", plan: FreezePlan
+) -> Iterator[_Features]:
     try:
         sketch = cost.copy_to_meta(network)
         dropout = trainable.Dropout(sketch)
@@ -196,24 +198,26 @@ def _cuts(reuse: "FeatureExtractor", network: "nn.Module", plan: FreezePlan) -> 
     for index, phase in enumerate(plan.phases):
         dropout.set(phase.dropout, phase.drop_path)
         trainable.apply_phase(sketch, plan, index)
-        yield _cut(reuse, sketch, plan, index)
+        yield _split_and_cost(reuse, sketch, plan, index)
 
 
-def _cut(reuse: "FeatureExtractor", sketch: "nn.Module", plan: FreezePlan, phase: int) -> _Cut:
+def _split_and_cost(
+    reuse: "FeatureExtractor", sketch: "nn.Module", plan: FreezePlan, phase: int
+) -> _Features:
     try:
-        cuts = reuse.candidate_splits(sketch, plan, phase)
+        candidates = reuse.candidate_splits(sketch, plan, phase)
     except Exception:  # As above.
         return None, None
-    if isinstance(cuts, NoSplit):
-        return cuts, None
+    if isinstance(candidates, NoSplit):
+        return candidates, None
     costs: dict[str, Cost | None] = {}
 
-    def holds(cut: Split) -> bool:
-        costs[cut.name] = cost.split_cost(cut)
-        return costs[cut.name] is not None
+    def holds(split: Split) -> bool:
+        costs[split.name] = cost.split_cost(split)
+        return costs[split.name] is not None
 
-    cut = first_valid(cuts, holds)
-    return cut, costs[cut.name] if isinstance(cut, Split) else None
+    split = first_valid(candidates, holds)
+    return split, costs[split.name] if isinstance(split, Split) else None
 
 
 def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:

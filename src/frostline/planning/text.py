@@ -131,7 +131,7 @@ def _runs_once(phase: PhaseOutline) -> str:
             amount = f"for each of an image's {phase.features.views} views"
         features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {amount}"
         return f"expects features at {phase.features.at}, {features}; the layers below run once"
-    return f"runs all layers at every step: {phase.whole or 'without data this network shows no cut'}"
+    return f"runs all layers at every step: {phase.whole or 'without data this network shows no split point'}"
 
 
 def _span(phases: Sequence[PhaseOutline]) -> str:

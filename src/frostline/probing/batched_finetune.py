@@ -134,13 +134,14 @@ def _write_run(
     from frostline.training.run_info import run_info
 
     run, group = head.run, head.group
-    trained = TrainedNetwork(head, group.plan, group.report, len(group.train))
+    network = group.split_point.network
+    trained = TrainedNetwork(head, network, group.plan, group.report, len(group.train))
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, OUTPUTS) as work:
         with services.tracker.run(run_info(run, material.index)) as recorded:
             if material.start.sha256 is not None:
                 recorded.started_from(material.start.sha256)
-            recorded.planned(run, group.plan, group.cut.network, material.spec, trained.images)
+            recorded.planned(run, group.plan, network, material.spec, trained.images)
             for row in head.history:
                 recorded.epoch(row)
             sha256 = write_outputs(run, material, trained, work)

@@ -29,7 +29,7 @@ from frostline.probing.batched_heads import Head, HeadFit, Recipe, Row, train_he
 from frostline.probing.batched_optimizers import Optimizer
 from frostline.probing.feature_set import FeatureSet
 from frostline.schema import CrossEntropy, NoFeatures, Run
-from frostline.training import machine, trainable
+from frostline.training import garbage, machine, trainable
 from frostline.training.inference import reuse_of
 from frostline.training.material import Material
 from frostline.training.param_groups import decaying
@@ -57,7 +57,7 @@ class FeatureGroup:
     """Runs whose heads train on the same features."""
 
     runs: list[Run]
-    cut: Split
+    split_point: Split
     """The first seed's network, split before its head."""
     plan: FreezePlan
     report: LoadReport
@@ -72,12 +72,12 @@ class FeatureGroup:
     def views(self) -> list[Tensor]:
         """(N, D) features of the training images, one tensor per augmented view."""
         views = [None] if self.reuse.views is None else list(range(self.reuse.views))
-        return [self.reuse.features(self.cut, self.train, view) for view in views]
+        return [self.reuse.features(self.split_point, self.train, view) for view in views]
 
     @cached_property
     def validation(self) -> Tensor:
         """(M, D) features of the validation images."""
-        return self.reuse.features(self.cut, self.val)
+        return self.reuse.features(self.split_point, self.val)
 
 
 @dataclass
@@ -109,13 +109,13 @@ class TrainedHead:
     @property
     def head_state(self) -> dict[str, Tensor]:
         """The best epoch's head, with its parameter names in the network."""
-        head = self.group.cut.module
+        head = self.group.split_point.module
         return {f"{head}.weight": self.fit.weight.cpu(), f"{head}.bias": self.fit.bias.cpu()}
 
     @property
     def best_state(self) -> dict[str, Tensor]:
         """The whole network with the best epoch's head."""
-        network = self.group.cut.network
+        network = self.group.split_point.network
         return {name: detached(tensor) for name, tensor in network.state_dict().items()} | self.head_state
 
     @property
@@ -126,12 +126,12 @@ class TrainedHead:
     @property
     def features(self) -> list[str]:
         """The split point, as `Fit.features`."""
-        return [self.group.cut.name]
+        return [self.group.split_point.name]
 
     @property
     def execution(self) -> Execution:
         """The network's execution; the head itself is trained in float32."""
-        return self.group.reuse.execution(self.group.cut.network)
+        return self.group.reuse.execution(self.group.split_point.network)
 
 
 @resource_errors()
@@ -148,6 +148,7 @@ def group_by_features(runs: Sequence[Run], material: Material, services: Service
         FrostlineError: the config is invalid otherwise.
     """
     check(runs[0])
+    garbage.collect()  # all is imported; what follows makes objects to collect
     machine.pin(runs[0].trainer.threads)
     groups: dict[object, FeatureGroup] = {}
     of_seed: dict[int, FeatureGroup] = {}
@@ -156,7 +157,7 @@ def group_by_features(runs: Sequence[Run], material: Material, services: Service
         if seed not in of_seed:
             group = _feature_group(run, material, services)
             own_seed = seed if group.reuse.views else None
-            key = group.cut.module, group.cut.fingerprint(), group.train.key, own_seed
+            key = group.split_point.module, group.split_point.fingerprint(), group.train.key, own_seed
             of_seed[seed] = groups.setdefault(key, group)
             of_seed[seed].starts |= group.starts
         of_seed[seed].runs.append(run)
@@ -260,22 +261,25 @@ def _feature_group(run: Run, material: Material, services: Services) -> FeatureG
     reuse = reuse_of(run, spec, services)
     network.to(device_of(run.trainer.device))
     trainable.apply_phase(network, plan, 0)
-    cut = _cut(run, network, plan, images, reuse)
-    weight, bias = (
-        network.get_parameter(f"{cut.module}.{name}").detach().cpu().clone() for name in ("weight", "bias")
-    )
-    return FeatureGroup([], cut, plan, report, reuse, images, val, {seed: (weight, bias)})
+    split_point = _head_input(run, network, plan, images, reuse)
+    head = network.get_submodule(split_point.module)
+    weight, bias = (head.get_parameter(name).detach().cpu().clone() for name in ("weight", "bias"))
+    return FeatureGroup([], split_point, plan, report, reuse, images, val, {seed: (weight, bias)})
 
 
-def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: FeatureExtractor) -> Split:
+def _head_input(
+    run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: FeatureExtractor
+) -> Split:
     """Return the network, split before the linear layer that alone is trained."""
     below = any(not plan.layers.places[name].head for name in plan.trained(0))
     if below or len(plan.phases[0].train) > 1:
         raise NotBatchable("freeze", "training more than the head", "set freeze=linear_probe")
     tried = reuse.sample_images(network, images)
     with autocast(reuse.execution(network).frozen, tried.device):
-        cuts = candidate_splits(network, plan, 0, tried[:1])
-    heads = [] if isinstance(cuts, NoSplit) else [cut for cut in cuts if _is_linear_head(cut, plan, tried)]
+        candidates = candidate_splits(network, plan, 0, tried[:1])
+    if isinstance(candidates, NoSplit):
+        candidates = []
+    heads = [split for split in candidates if _is_linear_head(split, plan, tried)]
     if not heads:
         found = f"the head of {backbone_name(run)}, which is not one linear layer behind others,"
         raise NotBatchable("backbone", found, "choose another")
@@ -286,12 +290,13 @@ def _cut(run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: 
 
 
 @torch.no_grad()
-def _is_linear_head(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
+def _is_linear_head(split: Split, plan: FreezePlan, images: Tensor) -> bool:
     """Return whether one linear layer on the features, the only trained layer, gives the network's logits."""
-    network, head = cut.network, cut.network.get_submodule(cut.module)
-    if plan.trained(0) != {f"{cut.module}.weight", f"{cut.module}.bias"} or not isinstance(head, nn.Linear):
+    network, head = split.network, split.network.get_submodule(split.module)
+    alone = plan.trained(0) == {f"{split.module}.weight", f"{split.module}.bias"}
+    if not alone or not isinstance(head, nn.Linear):
         return False
-    if cut.side != "input" or len(cut.shape) != 1:
+    if split.side != "input" or len(split.shape) != 1:
         return False
     # A zero head would hide layers behind it, so draw another. In float32, whatever the run's precision.
     before = [(tensor, tensor.clone()) for tensor in head.parameters()]
@@ -301,7 +306,7 @@ def _is_linear_head(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
             tensor.copy_(torch.randn(tensor.shape, generator=stream))
         for training in (False, True):
             network.train(training)
-            whole, parts = network(images), head(cut.features(images))
+            whole, parts = network(images), head(split.features(images))
             if not isinstance(whole, Tensor) or whole.shape != parts.shape:
                 return False
             if not bool(((whole - parts).abs() <= ROUNDING * whole.abs().max()).all()):
@@ -313,10 +318,10 @@ def _is_linear_head(cut: Split, plan: FreezePlan, images: Tensor) -> bool:
 
 
 def _head(group: FeatureGroup, run: Run) -> Head:
-    plan, name = group.plan, f"{group.cut.module}.weight"
+    plan, name = group.plan, f"{group.split_point.module}.weight"
     (trained_group,) = plan.phases[0].train
     place = plan.layers.places[name]
-    decays = name in decaying(plan.layers, group.cut.network)
+    decays = name in decaying(plan.layers, group.split_point.network)
     decay = plan.options(0, trained_group, decays=decays).get("weight_decay", run.optimizer.weight_decay)
     weight, bias = group.starts[run.seed]
     device = device_of(run.trainer.device)

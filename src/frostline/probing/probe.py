@@ -175,7 +175,7 @@ class _ClosedForm:
 def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
     device = device_of(group.runs[0].trainer.device)
     # Without augmentation, even if heads are trained on augmented views.
-    plain = group.reuse.features(group.cut, group.train)
+    plain = group.reuse.features(group.split_point, group.train)
     train = FeatureSet([plain.to(device).float()], group.train.labels.to(device))
     val = FeatureSet([group.validation.to(device).float()], group.val.labels.to(device))
     weight, _ = group.starts[group.runs[0].seed]
@@ -222,7 +222,7 @@ def _test_spread(
 
 def _measured(head: TrainedHead, images: Images) -> dict[str, float]:
     """Return a head's metrics, as `evaluation` computes them for its network."""
-    features = head.group.reuse.features(head.group.cut, images)
+    features = head.group.reuse.features(head.group.split_point, images)
     trainer, device = head.run.trainer, device_of(head.run.trainer.device)
     weight, bias = head.fit.weight.to(device), head.fit.bias.to(device)
     parts = features.split(trainer.eval_batch_size)
@@ -239,7 +239,7 @@ def _closed_form_probes(
             ClosedFormProbe("knn", chosen.k, chosen.knn_val, None),
         ]
     device = chosen.bias.device
-    features = group.reuse.features(group.cut, images).to(device).float()
+    features = group.reuse.features(group.split_point, images).to(device).float()
     labels = images.labels.to(device)
     shares = knn(chosen.train, features, len(chosen.bias), chosen.k, TEMPERATURE)
     of_ridge, of_knn = (
@@ -257,7 +257,8 @@ def _closed_form_probes(
 
 def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
     group = winner.group
-    trained = TrainedNetwork(winner, group.plan, group.report, len(group.train))
+    network = group.split_point.network
+    trained = TrainedNetwork(winner, network, group.plan, group.report, len(group.train))
     write_outputs(winner.run, material, trained, out)
 
 

@@ -120,9 +120,9 @@ def csv_rows(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> Iterator[li
 
 def to_json(result: ProbeResult, out: Path) -> dict[str, Any]:
     """Return the content of probe.json."""
-    winner, cut = result.winner, result.winner.group.cut
+    winner, split_point = result.winner, result.winner.group.split_point
     return {
-        "features": {"at": cut.name, "width": cut.shape[0], "images": result.images},
+        "features": {"at": split_point.name, "width": split_point.shape[0], "images": result.images},
         "settings": [
             {
                 **configuration.values,

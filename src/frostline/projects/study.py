@@ -5,17 +5,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
 
 from frostline.base import project
 from frostline.base.code import FOLDERS
 from frostline.base.files import write_text
 from frostline.console.errors import FrostlineError, allowed
+from frostline.plotting.templates import templates
 from frostline.projects import lock
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -23,6 +22,7 @@ IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "__pycache_
 """Lines of .gitignore and .dvcignore: what runs make beside the study's outputs, which DVC has to see."""
 BEST_TRIALS = "/conf/experiment/*-best.yaml"
 """What sweeps add to `conf`, on which the stage `compose` depends as a whole."""
+TEMPLATES = Path(__file__).parent / "templates"
 PACKAGED_DATA = f"{project.LOCK}/{lock.PACKAGES}"
 
 
@@ -151,12 +151,9 @@ def pipeline(*, in_project: bool) -> str:
 
 def render(name: str, values: Mapping[str, Any]) -> str:
     """Return a template with values filled in; missing values are errors."""
-    text = files("frostline.projects").joinpath("templates", f"{name}.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+    environment = templates(TEMPLATES)
     environment.filters["yaml"] = _yaml_scalar
-    return environment.from_string(text).render(values)
+    return environment.get_template(f"{name}.j2").render(values)
 
 
 def _yaml_scalar(value: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.plotting import theme
+from frostline.plotting.templates import page
 from frostline.reporting import tables, words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.learning_plot import learning_svg, trained_groups
@@ -16,7 +17,7 @@ from frostline.reporting.tables import ByClass
 from frostline.reporting.transfer_plot import transfer_svg
 from frostline.stats.gate import Check
 
-HERE = Path(__file__).parent
+TEMPLATE = Path(__file__).parent / "page.html.j2"
 MOST_CLASSES = 25
 """With more classes, only those in which the arms differ most are shown."""
 MOST_COUNTED = 12
@@ -40,23 +41,10 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
     Args:
         arms: its runs, for the plots and the tables by class.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["unbroken"] = _unbroken
     classes, confusions = tables.by_class(arms)
-    return environment.get_template("page.html.j2").render(
+    return page(
+        TEMPLATE,
         summary=summary,
-        css=theme.style_sheet(),
-        light=theme.css_variables("light"),
-        dark=theme.css_variables("dark"),
         colours=theme.arm_colours([arm.name for arm in arms]),
         tiles=_tiles(summary, checks),
         plots={"wide": transfer_svg(summary, portrait=False), "tall": transfer_svg(summary, portrait=True)},
@@ -69,6 +57,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         most_classes=MOST_CLASSES,
         checks=checks,
         words=words,
+        unbroken=_unbroken,
     )
 
 

@@ -124,17 +124,17 @@ class Network:
         if not self._parts:
             logits = logits_of(self._network, pixels, self._spec, self._run.trainer)
         else:
-            cut, precision = self._parts
+            split, precision = self._parts
             self._network.eval()
             device = next(self._network.parameters()).device
             with autocast(self._execution.frozen, device):
                 features = torch.cat(
                     [
-                        cut.features(self._execution.arranged(normalise(part.to(device), self._spec))).cpu()
+                        split.features(self._execution.arranged(normalise(part.to(device), self._spec))).cpu()
                         for part in pixels.split(BATCH)
                     ]
                 )
-            logits = logits_behind(cut, features, precision, self.batch_size)
+            logits = logits_behind(split, features, precision, self.batch_size)
         return logits.double().softmax(1)
 
 

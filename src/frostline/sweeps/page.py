@@ -9,11 +9,12 @@ from typing import Any
 from frostline.config.space import Parameter
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, svg
+from frostline.plotting.templates import page
 from frostline.reporting import words
 from frostline.sweeps import plot
 from frostline.sweeps.plot import PlottedTrial
 
-HERE = Path(__file__).parent
+TEMPLATE = Path(__file__).parent / "page.html.j2"
 ROWS = 50
 """The best trials in the table; trials.csv has all."""
 
@@ -40,7 +41,6 @@ class Results:
 
 def html(results: Results) -> str:
     """Return the page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     def history(figure: Any) -> str:
         return svg(figure, "history", f"{results.objective} of each trial, and the best so far")
@@ -48,20 +48,15 @@ def html(results: Results) -> str:
     def parallel(figure: Any) -> str:
         return svg(figure, "parallel", f"each trial's parameters and its {results.objective}")
 
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     rows = [
         {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in results.rows
     ]
     complete = [row for row in rows if row["state"] == "complete"]
     best = sorted(complete, key=lambda row: float(row[results.objective]), reverse=results.maximize)
     states = Counter(row["state"] for row in rows)
-    return environment.get_template("page.html.j2").render(
+    return page(
+        TEMPLATE,
         name=results.name,
-        css=theme.style_sheet(),
-        light=theme.css_variables("light"),
-        dark=theme.css_variables("dark"),
         objective=results.objective,
         best=best[:ROWS],
         more=max(len(best) - ROWS, 0),

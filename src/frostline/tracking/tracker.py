@@ -256,9 +256,9 @@ class PhaseMetrics:
             group: max(plan.scale(phase, group, places[name].depth) for name in names)
             for group, names in plan.groups.items()
         }
-        trained, highest = plan.trained(phase), max(factors.values())
-        count = sum(p.numel() for name, p in network.named_parameters() if name in trained)
-        return cls(count, {group: factor / highest for group, factor in factors.items()})
+        highest = max(factors.values())
+        shares = {group: factor / highest for group, factor in factors.items()}
+        return cls(plan.trained_size(phase, network), shares)
 
     def values(self, lr: float | None) -> dict[str, float]:
         """Return the metrics of an epoch whose last step had `lr` as its highest learning rate.

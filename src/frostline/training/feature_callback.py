@@ -74,16 +74,16 @@ class FeatureReuse(pl.Callback):
         self._phase = phase
         module.reused = None
         plan, network = self.freezing.plan, module.network
-        cut = self.reuse.split_network(network, plan, phase, self.train)
-        if isinstance(cut, Split):
-            module.reused, cached = self._reused(cut, phase)
-            self.said[phase:] = [cut.name]
+        split = self.reuse.split_network(network, plan, phase, self.train)
+        if isinstance(split, Split):
+            module.reused, cached = self._reused(split, phase)
+            self.said[phase:] = [split.name]
             suffix = " (cached)" if cached else ""
-            self.reuse.say(f"phase {phase} trains on features at {cut.name}{suffix}")
+            self.reuse.say(f"phase {phase} trains on features at {split.name}{suffix}")
         else:
-            self.said[phase:] = [f"whole network: {cut.reason}"]
-            if cut.reason not in (ALL_TRAINS, OFF):
-                self.reuse.say(f"phase {phase} runs the whole network: {cut.reason}")
+            self.said[phase:] = [f"whole network: {split.reason}"]
+            if split.reason not in (ALL_TRAINS, OFF):
+                self.reuse.say(f"phase {phase} runs the whole network: {split.reason}")
 
     def _reused(self, split: Split, phase: int) -> tuple[ReusedFeatures, bool]:
         """Return the features of a phase, and whether all of them were cached."""

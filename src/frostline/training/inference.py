@@ -84,7 +84,7 @@ def logits_of(
 def logits_behind(
     split: Split, features: torch.Tensor, precision: Precision, batch_size: int
 ) -> torch.Tensor:
-    """Return the logits of the network that `split` cuts, as `logits_of` does.
+    """Return the logits of the network in `split`, as `logits_of` does.
 
     Args:
         split: the network, split, on the device to use.

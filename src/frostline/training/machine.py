@@ -7,17 +7,11 @@ from contextlib import contextmanager
 
 import torch
 
-from frostline.training import garbage
-
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def pin(threads: int) -> None:
-    """Compute with `threads` CPU threads, deterministically, and keep freed memory for the next layer.
-
-    Call it after all imports: it turns garbage collection on.
-    """
-    garbage.collect()
+    """Compute with `threads` CPU threads, deterministically, and keep freed memory for the next layer."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # cuBLAS reads it when it starts; its sums repeat only with a workspace of fixed size.

@@ -19,7 +19,7 @@ from frostline.training.material import Material
 from frostline.training.services import Recorded
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 OUTPUTS = (WEIGHTS, HISTORY, TRAINING, CONFIG)
 """The files of a training run that its stage publishes."""
@@ -57,9 +57,11 @@ class FitResult(Protocol):
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A fit, with what its network started from."""
+    """A fit, with its network and what that started from."""
 
     fit: FitResult
+    network: "nn.Module"
+    """With its adapter, if the run has one."""
     plan: FreezePlan
     report: LoadReport
     """How the initial weights were loaded."""
@@ -118,7 +120,7 @@ def _training(trained: TrainedNetwork) -> dict[str, Any]:
             "train": "all" if set(plan.phases[i].train) == set(plan.groups) else list(plan.phases[i].train),
             "first_step": step,
             "first_epoch": step // plan.steps_per_epoch + 1,
-            "trainable_parameters": len(plan.trained(i)),
+            "trainable_parameters": plan.trained_size(i, trained.network),
         }
         for i, step in enumerate(fit.starts)
     ]

@@ -42,7 +42,7 @@ from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import check_initial_weights, create_network
 from frostline.models.weights import LoadReport
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
-from frostline.training import machine, regularizers, wise_ft
+from frostline.training import garbage, machine, regularizers, wise_ft
 from frostline.training.inference import network_with, reuse_of
 from frostline.training.material import Material
 from frostline.training.outputs import OUTPUTS, TIMING, TrainedNetwork, record_outputs, write_outputs
@@ -137,10 +137,9 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 
 
 def _train(run: Run, material: Material, out: Path, services: Services, title: str) -> None:
-    import timm.optim  # noqa: F401  # before `machine.pin`, which turns garbage collection on again
-
     from frostline.training.trainer import callbacks_of, fit
 
+    garbage.collect()  # all is imported; what follows makes objects to collect
     machine.pin(run.trainer.threads)
     if run.trainer.threads > (cores := os.cpu_count() or 1):
         services.say(
@@ -177,7 +176,7 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
             plain = network_with(setup.initial, run.backbone, material.spec, classes)
             ends = setup.initial, result.best_state
             result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(plain, ends, setup.data, run)
-        write_outputs(run, material, TrainedNetwork(result, plan, setup.report, images, extra), out)
+        write_outputs(run, material, TrainedNetwork(result, network, plan, setup.report, images, extra), out)
         timing = _timing(result)
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(recorded, plan, timing, out)

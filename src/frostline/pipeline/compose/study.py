@@ -114,7 +114,7 @@ def on_selection(typed: Sequence[str]) -> list[str]:
     path = project.find_root() / PARAMS
     keys = {from_hydra(override).partition("=")[0].lstrip("+~") for override in typed}
     if "experiment" in keys or not path.is_file():
-        return [override for override in typed if override != "experiment=null"]
+        return list(typed)
     params = read_selection(path)
     with _located(params, {}):
         selected = overrides(params)
