@@ -76,6 +76,7 @@ CHECKS = (
     Check("features", "frozen layers run once: the same result", 60),
     Check("ema", "EMA, stopped and resumed: the same bytes", 60),
     Check("bf16", "bf16 beside fp32", 45),
+    Check("fp16", "fp16 beside fp32", 45),
     Check("compile", "torch.compile beside none", 120),
     Check("heads", "frostline probe: heads trained at once", 60),
     Check("two", "two runs at once on one device", 90),

@@ -147,6 +147,14 @@ def bf16(bench: Bench) -> Result:
     return near(half, single, DIVERGING), {"bf16": losses(half), "fp32": losses(single)}
 
 
+def fp16(bench: Bench) -> Result:
+    """Train in float16, with a scaled loss, and in float32."""
+    if bench.tiny:
+        return "not run: float16 trains on a GPU only", {"run": False}
+    half, single = (bench.run(name, *bench.words, f"trainer.precision={name}") for name in ("fp16", "fp32"))
+    return near(half, single, DIVERGING), {"run": True, "fp16": losses(half), "fp32": losses(single)}
+
+
 def compiled(bench: Bench) -> Result:
     """Train with torch.compile and without."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
@@ -227,6 +235,7 @@ CHECKS: dict[str, Callable[[Bench], Result]] = {
     "features": features,
     "ema": ema,
     "bf16": bf16,
+    "fp16": fp16,
     "compile": compiled,
     "heads": heads,
     "two": two,

@@ -7,10 +7,11 @@ import pytest
 import timm
 import torch
 from benchmarks.bf16_gradients import differing, new_memory_holds
-from tests.tiny import Bench, arm_of, in_process, run_config
+from tests.tiny import SGD, Bench, arm_of, in_process, run_config, same, tensors
 from torch import nn
 from torch.nn import functional as F
 
+from frostline.console.errors import FrostlineError
 from frostline.features.execution import Execution, execution_of, undefined_gradient
 from frostline.pipeline.finetune.stage import finetune
 from frostline.training import run
@@ -125,3 +126,30 @@ def test_a_run_on_small_images_gives_the_same_weights_whatever_memory_held(
     assert told[0] == told[1]
     assert told[0]["precision"] == {"frozen": "bf16", "trains": "fp32"}
     assert ("fp32_because" in told[0]) is (asked == "bf16")
+
+
+# ── float16 with a scaled loss ──────────────────────────────────────────────────────────────────────────────
+
+
+HALF = {"trainer.precision": "fp16", "trainer.epochs": 4, "optimizer": {**SGD, "clip_norm": 1.0}}
+
+
+def test_float16_learns_as_float32_does_and_takes_no_step_on_infinite_gradients(tmp_path):
+    half, single = Bench(HALF), Bench({**HALF, "trainer.precision": "fp32"})
+    found, expected = half.fit(tmp_path / "half"), single.fit(tmp_path / "single")
+    assert found.history[-1]["val/loss"] == pytest.approx(expected.history[-1]["val/loss"], rel=0.05)
+    assert half.classifier.scaler.get_scale() == 2.0**16
+    huge = Bench(HALF)
+    start = tensors(huge.network)
+    huge.classifier.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=0.9)
+    found = huge.fit(tmp_path / "huge")
+    assert same(tensors(huge.network), start)
+    assert [row["step"] for row in found.history] == [0, 2, 4, 6, 8]
+
+
+def test_float16_on_a_cpu_is_refused_with_what_is_allowed(tmp_path):
+    config, bench = run_config(HALF), Bench(HALF)
+    with pytest.raises(
+        FrostlineError, match=r"fp16 trains on a GPU only; set trainer\.precision to bf16, fp"
+    ):
+        run._execution(config, bench.network, bench.data.spec, Services(tmp_path))

@@ -1,5 +1,6 @@
 """A run that was stopped and goes on ends as the run that was never stopped: weights, optimizer, history."""
 
+import functools
 import math
 import os
 import signal
@@ -7,7 +8,7 @@ import signal
 import pytest
 import pytorch_lightning as pl
 import torch
-from tests.tiny import RESNET, SGD, Bench, in_process, same, scripted, tensors
+from tests.tiny import ALL, RESNET, SGD, Bench, in_process, same, scripted, tensors
 
 from frostline.training import trainer
 
@@ -98,7 +99,7 @@ class Run:
             self.fit = bench.fit(folder)
         except Stopped:
             self.fit = None
-        self.weights = tensors(bench.network)
+        self.weights, self.scaler = tensors(bench.network), bench.classifier.scaler
 
     def assert_same(self, other):
         assert self.fit.history == other.fit.history
@@ -174,6 +175,18 @@ def test_a_run_may_be_stopped_before_every_step(name, optimizer, keep, tmp_path)
 def test_a_part_of_an_epoch_is_trained_again(name, optimizer, keep, tmp_path):
     keep("epochs")
     check_every_stop_in_turn(config(SCHEDULES[name], optimizer), "epochs", tmp_path)
+
+
+def test_the_scale_of_float16_losses_resumes(keep, tmp_path, monkeypatch):
+    keep("steps")
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, growth_interval=2))
+    changes = {**config(ALL["phases"], "sgd"), "freeze": ALL, "trainer.precision": "fp16"}
+    whole = Run(changes, tmp_path / "whole")
+    assert Run(changes, tmp_path / "parts", 7).fit is None
+    resumed = Run(changes, tmp_path / "parts")
+    resumed.assert_same(whole)
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+    assert whole.scaler.get_scale() > 2.0**16
 
 
 @pytest.mark.parametrize("points", ["steps", "epochs"])

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from frostline.console.errors import FrostlineError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Execution:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which a forward pass runs in this precision; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    dtype = AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def run_layers(part: Callable[[Tensor], Tensor], features: Tensor, precision: Precision) -> Tensor:
@@ -52,7 +54,7 @@ def run_layers(part: Callable[[Tensor], Tensor], features: Tensor, precision: Pr
         precision: from `precision_behind`.
     """
     with autocast(precision, features.device):
-        return part(features if precision == "bf16" else features.float())
+        return part(features.float() if precision == "fp32" else features)
 
 
 def precision_behind(trained: Iterable[str], network: nn.Module, precision: Precision) -> Precision:
@@ -69,7 +71,7 @@ def precision_behind(trained: Iterable[str], network: nn.Module, precision: Prec
 
 def execution_of(
     network: nn.Module,
-    precision: Literal["auto", "fp32", "bf16"],
+    precision: Literal["auto", "fp32", "bf16", "fp16"],
     device: torch.device,
     image: Sequence[int] | None = None,
 ) -> Execution:
@@ -140,7 +142,7 @@ class _Convolutions(TorchDispatchMode):
 
 
 def _execution_of(
-    network: nn.Module, precision: Literal["auto", "fp32", "bf16"], device: torch.device
+    network: nn.Module, precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device
 ) -> Execution:
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     spread = sum(max(module.kernel_size) > 1 for module in convolutions) > 1

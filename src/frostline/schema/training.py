@@ -278,10 +278,11 @@ class Trainer(Strict):
     an mlp, whose steps are too small to share, and the machine's physical cores for others."""
     sampling: Literal["shuffle", "balanced"]
     """shuffle: every image once per epoch; balanced: as many images, each from a uniformly drawn class."""
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     """bf16: autocast; weights stay fp32. auto: bf16 where processor and architecture gain by it, which makes
     results differ between processors by more than rounding. Where gradients in bf16 are undefined or don't
-    repeat on a CPU, the network trains in fp32 whatever is set here; training.json says why."""
+    repeat on a CPU, the network trains in fp32 whatever is set here; training.json says why. fp16: autocast
+    with a scaled loss, for GPUs without bf16 (before Ampere)."""
     device: Literal["auto", "cpu", "cuda"]
     monitor: Literal["val/accuracy", "val/loss"]
     """Selects the best epoch, whose weights are saved; ties: the lower val/loss, then the earlier epoch."""

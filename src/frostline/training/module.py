@@ -99,6 +99,8 @@ class Classifier(pl.LightningModule):
         self.execution = Execution("fp32", "fp32", channels_last=False)
         self.steps_at_once: int | None = None
         """Optimizer steps per Lightning batch; None: as many as take `BATCH_SECONDS`."""
+        self.scaler: torch.amp.GradScaler | None = None
+        """Scales the loss, so that gradients in float16 do not become zero; None: for other precisions."""
         self.reused: ReusedFeatures | None = None
         """Features, if the phase's frozen layers are computed once; None: the whole network runs."""
         self.step_callbacks: Sequence[StepCallback] = ()
@@ -168,11 +170,15 @@ class Classifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the totals of an unfinished epoch."""
         checkpoint["progress"] = {"totals": self._totals, "taken": self.taken, "images": self.images}
+        if self.scaler:
+            checkpoint["scaler"] = self.scaler.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the totals of an unfinished epoch."""
         progress = checkpoint["progress"]
         self._totals, self.taken, self.images = progress["totals"], progress["taken"], progress["images"]
+        if self.scaler:
+            self.scaler.load_state_dict(checkpoint["scaler"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer of all parameters; the freeze schedule sets its learning rates."""
@@ -214,10 +220,16 @@ class Classifier(pl.LightningModule):
             # On a GPU this would synchronize each time; there the loss is checked at the end of the epoch.
             if loss.device.type == "cpu" and not math.isfinite(loss.item()):
                 raise NotFinite(f"the loss became {loss.item()}")
-            loss.backward()
+            (self.scaler.scale(loss) if self.scaler else loss).backward()
+        if self.scaler:
+            self.scaler.unscale_(optimizer)
         if self.optimizer_config.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.optimizer_config.clip_norm)
-        optimizer.step()
+        if self.scaler:
+            self.scaler.step(optimizer)  # no step if a gradient is not finite: the scale is too large
+            self.scaler.update()
+        else:
+            optimizer.step()
         progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()

@@ -28,7 +28,7 @@ from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.base.run_folder import HISTORY
 from frostline.base.seeds import derive
-from frostline.console.errors import Pruned, resource_errors
+from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
 from frostline.data.prepared.index import training_rows
@@ -197,6 +197,10 @@ def _execution(
 ) -> tuple[Execution, str | None]:
     """Return precision and memory format, and the reason if the network can't train in bfloat16 as set."""
     device, precision = device_of(run.trainer.device), run.trainer.precision
+    if precision == "fp16" and device.type == "cpu":
+        raise FrostlineError(
+            "trainer.precision: fp16 trains on a GPU only; set trainer.precision to bf16, fp32 or auto"
+        )
     execution, reason = execution_of(network, precision, device, spec.shape), None
     if precision == "bf16" and execution.trains == "fp32":
         reason = f"on a CPU the gradient of {undefined_gradient(network, spec.shape)} is undefined in bf16"

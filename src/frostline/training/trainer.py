@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -133,6 +134,8 @@ def fit(
     recorder = _History(result, config.monitor, callbacks)
     device = device_of(config.device)
     classifier.execution.arrange(classifier.network)
+    if classifier.execution.trains == "fp16":
+        classifier.scaler = classifier.scaler or torch.amp.GradScaler(device.type)
     classifier.steps_at_once = config.steps_per_execution
     classifier.step_callbacks = callbacks.of_steps if plan.phases else ()
     data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
