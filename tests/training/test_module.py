@@ -132,7 +132,7 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(changes, tmp_path):
     for bench in (whole, parts):
         bench.classifier.penalty = StartPenalty(bench.network, 0.1, 0.0, ())
     expected, found = whole.fit(tmp_path / "whole"), parts.fit(tmp_path / "parts")
-    # Ten images are left for the last step: three batches of 3, 3 and 4 images.
+    # Four images are left for the last step of an epoch: one batch.
     assert [row["step"] for row in found.history] == [0, 4, 8] == [row["step"] for row in expected.history]
     torch.testing.assert_close(tensors(parts.network), tensors(whole.network), rtol=1e-4, atol=1e-6)
     for row, other in zip(expected.history[1:], found.history[1:], strict=True):

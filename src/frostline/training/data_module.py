@@ -151,6 +151,10 @@ class ImageData(pl.LightningDataModule):
             self.ahead = Prefetcher(lambda rows, step: self.training_images(rows, step, device))
         return self.ahead.batch(rows, step, coming)
 
+    def parts(self, step: Tensor) -> tuple[Tensor, ...]:
+        """Split a step's rows, images or labels, (N, …), into the batches whose gradients are accumulated."""
+        return batches.batches(step, self._step_size // self.accumulate)
+
     def close(self) -> None:
         """Stop prefetching."""
         if self.ahead:
@@ -191,8 +195,7 @@ class ImageData(pl.LightningDataModule):
     def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
         """Yield the images of an epoch's training batches, augmented as at `step`."""
         for rows in self.training_rows(epoch):
-            images, _ = self.training_images(rows, step, device)
-            yield from batches.parts(images, self.accumulate)
+            yield from self.parts(self.training_images(rows, step, device)[0])
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

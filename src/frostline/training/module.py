@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from frostline import schema
 from frostline.base.seeds import derive, seed_dropout
-from frostline.data.loading import batches
 from frostline.data.loading.class_balance import class_weights
 from frostline.features.execution import Execution, Precision, autocast, run_layers
 from frostline.features.split_point import Split
@@ -238,9 +237,9 @@ class Classifier(pl.LightningModule):
 
     def _parts(self, inputs: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         """Return the batches of a step: those whose gradients are accumulated, or one."""
-        if (number := self._data.accumulate) == 1:
+        if self._data.accumulate == 1:
             return ((inputs, labels),)
-        return zip(batches.parts(inputs, number), batches.parts(labels, number), strict=True)
+        return zip(self._data.parts(inputs), self._data.parts(labels), strict=True)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss, and add it to the epoch's totals."""

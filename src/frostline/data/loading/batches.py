@@ -22,14 +22,5 @@ def sizes(images: int, batch_size: int) -> list[int]:
 
 
 def batches(rows: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
-    """Split `rows`, (N,) int64 in the epoch's order, into training batches."""
+    """Split rows, images or labels, (N, …) in the epoch's order, into training batches."""
     return rows.split(sizes(len(rows), batch_size))
-
-
-def parts(step: torch.Tensor, accumulate: int) -> tuple[torch.Tensor, ...]:
-    """Split a step's images, rows or labels, (N, …), into at most `accumulate` batches of similar sizes.
-
-    >>> [len(part) for part in parts(torch.arange(10), 4)]
-    [3, 3, 4]
-    """
-    return step.split(sizes(len(step), -(-len(step) // accumulate)))
