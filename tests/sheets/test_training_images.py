@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tests.imports import SRC
 from tests.photos import plant
 
 from frostline.commands import main as cli
@@ -102,3 +103,11 @@ def test_what_can_not_be_shown_is_one_sentence(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["show", "--out", "sheet.jpg"])
     assert "--out: found sheet.jpg; name a file that ends in .html" in capsys.readouterr().err
+
+
+def test_the_guides_command(photos, tmp_path):
+    guide = (SRC.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^frostline (show .*)$", guide, re.MULTILINE)
+    photos.rename(tmp_path / "photos")
+    assert cli.main(line.split()) == 0
+    assert (tmp_path / "photos.html").is_file()

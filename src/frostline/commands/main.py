@@ -32,6 +32,7 @@ COMMANDS = {
     "finetune": "fine-tune a network under a freeze schedule",
     "plan": "print what a run would train when, its learning rates and its cost, without training",
     "show": "write a sheet of labelled training images as the network sees them",
+    "lr-find": "find a learning rate: the loss at increasing learning rates, and a suggestion",
     "probe": "measure a backbone's frozen features: linear heads, ridge regression, nearest neighbours",
     "pretrain": "pretrain a network on the source data set",
     "prepare": "check every image of a data set, split it, write its index",

@@ -1,0 +1,207 @@
+"""Runs a learning-rate range test: a few optimizer steps, each at a higher learning rate."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from frostline.base.seeds import derive, seed_dropout
+from frostline.console.errors import FrostlineError, resource_errors
+from frostline.data.loading.class_balance import counts
+from frostline.data.prepared.index import training_rows
+from frostline.features.execution import device_of, execution_of, precision_behind
+from frostline.features.reuse import FeatureExtractor
+from frostline.features.split_point import NoSplit, Split
+from frostline.freezing.plan import FreezePlan
+from frostline.lr_finder.suggestion import Suggestion, diverges, learning_rates, smoothed, suggest
+from frostline.models import lora
+from frostline.models.pretrained import check_initial_weights, create_network
+from frostline.schema import Run
+from frostline.training import machine, param_groups, trainable
+from frostline.training.data_module import ImageData
+from frostline.training.feature_callback import held_on
+from frostline.training.inference import reuse_of
+from frostline.training.material import Material
+from frostline.training.module import Classifier, ReusedFeatures
+from frostline.training.run import penalty_of, plan_of, say_head
+from frostline.training.services import Services
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Learning rates of a range test."""
+
+    low: float
+    high: float
+    steps: int
+    """Optimizer steps, one per learning rate."""
+
+    def check(self) -> None:
+        """Raise an error for settings that no test can have."""
+        if not 0 < self.low < self.high < math.inf:
+            raise FrostlineError(
+                f"--low, --high: found {self.low:g} and {self.high:g}; give the lower first, both above 0"
+            )
+        if self.steps < 10:
+            raise FrostlineError(f"--steps: found {self.steps}; give at least 10")
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The result of a range test."""
+
+    rates: list[float]
+    losses: list[float]
+    """Of the batch at each learning rate, before the step; the last may be infinite or NaN."""
+    smooth: list[float]
+    suggestion: Suggestion | None
+    """None: the loss falls at no learning rate."""
+    layers: str
+    """What each step trains on: ``features at fc:input``, or ``the whole network: …`` with the reason."""
+    planned: int
+    """Number of steps; fewer were taken if the loss diverged."""
+
+
+@resource_errors("the range test")
+def run_test(run: Run, material: Material, services: Services, settings: Settings) -> RangeTest:
+    """Take optimizer steps in a run's first phase, each at a higher learning rate (Smith 2017, section 3.3).
+
+    Frozen layers run once: the steps train on their cached features, as the run itself does.
+
+    Raises:
+        FrostlineError: schedule, weights and data do not fit together, or nothing trains.
+    """
+    settings.check()
+    machine.pin(run.trainer.threads)
+    steps = _Steps(run, material, services)
+    services.say(f"lr-find: trains on {steps.layers}")
+    rates = learning_rates(settings.low, settings.high, settings.steps)
+    losses: list[float] = []
+    smooth: list[float] = []
+    with services.progress("learning-rate range test", settings.steps) as advance:
+        for rate, loss in zip(rates, steps.losses(rates), strict=False):
+            if not math.isfinite(loss):
+                break
+            losses.append(loss)
+            smooth = smoothed(losses, settings.steps)
+            advance(1, f"lr {rate:.1e} loss {smooth[-1]:.3f}")
+            if diverges(smooth):
+                break
+    if not losses:
+        raise FrostlineError(
+            f"lr-find: the loss is not finite at the learning rate {rates[0]:g}; lower --low, or look at the"
+            " images: frostline show"
+        )
+    taken = rates[: len(losses)]
+    return RangeTest(taken, losses, smooth, suggest(taken, smooth), steps.layers, settings.steps)
+
+
+class _Steps:
+    """The optimizer steps of a run's first phase."""
+
+    layers: str
+
+    def __init__(self, run: Run, material: Material, services: Services) -> None:
+        index, spec = material.index, material.spec
+        rows = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
+        check_initial_weights(run)
+        network, report = create_network(run, material.start, spec, index.classes)
+        say_head(run, report, services)
+        lora.adapt(network, run)
+        self._plan = plan_of(run, network, len(rows))
+        if not self._plan.phases:
+            raise FrostlineError(
+                f"freeze: nothing trains in {run.freeze_name}, so no learning rate matters; choose another"
+                " schedule"
+            )
+        images, val = material.images("train", rows), material.images("val", index.rows("val"))
+        trainer = run.trainer
+        if size := self._plan.phases[0].batch_size:
+            trainer = trainer.model_copy(update={"batch_size": size})
+        self._data = ImageData(images, val, spec, trainer, run.augment, run.seed, len(index.classes))
+        self._classifier = Classifier(
+            network,
+            self._plan,
+            run.optimizer,
+            run.loss,
+            run.seed,
+            class_counts=counts(images.labels, len(index.classes)),
+            penalty=penalty_of(run.regularizer, network, report),
+        )
+        self._run, self._network, self._device = run, network, device_of(run.trainer.device)
+        self._enter_phase()
+        self._optimizer, self._scales = self._optimizer_of(network, self._plan)
+        self._reused = self._features(reuse_of(run, spec, services))
+        self._classifier.execution = execution_of(network, trainer.precision, self._device, spec.shape)
+        self._classifier.execution.arrange(network)
+
+    def losses(self, rates: list[float]) -> Iterator[float]:
+        """Yield the loss of each step's batch, then take the step."""
+        batches = ((epoch, rows) for epoch in count() for rows in self._data.training_rows(epoch))
+        for step, (rate, (epoch, rows)) in enumerate(zip(rates, batches, strict=False)):
+            loss = self._loss(step, epoch, rows)
+            yield loss.item()
+            self._step(loss, rate)
+
+    def _enter_phase(self) -> None:
+        """Freeze what the first phase does not train."""
+        network, plan, phase = self._network, self._plan, self._plan.phases[0]
+        network.to(self._device)
+        dropout = trainable.Dropout(network)
+        dropout.check(plan)
+        if phase.bn == "recalibrate":
+            trainable.recalibrate(network, plan, 0, self._data.epoch_images(0, 0, self._device))
+        dropout.set(phase.dropout, phase.drop_path)
+        trainable.apply_phase(network, plan, 0)
+
+    def _optimizer_of(
+        self, network: nn.Module, plan: FreezePlan
+    ) -> tuple[torch.optim.Optimizer, list[float]]:
+        """Return the run's optimizer, and the factor of the learning rate of each of its groups."""
+        optimizer = self._classifier.configure_optimizers()
+        param_groups.check_options(plan, optimizer.param_groups[0])
+        slots, groups = param_groups.split(plan, network, optimizer.param_groups)
+        optimizer.param_groups[:] = groups
+        scales = []
+        for slot, group in zip(slots, groups, strict=True):
+            assert slot is not None
+            group.update(plan.options(0, slot.group, decays=slot.decays))
+            scales.append(plan.scale(0, slot.group, slot.depth))
+        return optimizer, scales
+
+    def _features(self, reuse: FeatureExtractor) -> ReusedFeatures | None:
+        """Return the features of the frozen layers; None: the whole network runs at every step."""
+        split = reuse.split_network(self._network, self._plan, 0, self._data.train)
+        if isinstance(split, NoSplit):
+            self.layers = f"the whole network: {split.reason}"
+            return None
+        assert isinstance(split, Split)
+        self.layers = f"features at {split.name}"
+        views = [None] if reuse.views is None else list(range(reuse.views))
+        features = [held_on(reuse.features(split, self._data.train, view), self._device) for view in views]
+        trains = reuse.execution(self._network).trains
+        precision = precision_behind(self._plan.trained(0), self._network, trains)
+        return ReusedFeatures(split, features, None, precision)
+
+    def _loss(self, step: int, epoch: int, rows: Tensor) -> Tensor:
+        seed_dropout(derive(self._run.seed, "step", step), self._device)
+        if self._reused:
+            logits = self._reused.training(rows, epoch, self._device)
+            labels = self._data.train.labels.index_select(0, rows).to(self._device)
+        else:
+            images, labels = self._data.training_images(rows, step, self._device)
+            logits = self._classifier.forward(images)
+        loss = self._classifier.criterion(logits.float(), labels)
+        return loss if self._classifier.penalty is None else loss + self._classifier.penalty()
+
+    def _step(self, loss: Tensor, rate: float) -> None:
+        for group, scale in zip(self._optimizer.param_groups, self._scales, strict=True):
+            group["lr"] = rate * scale
+        self._optimizer.zero_grad()
+        loss.backward()
+        if self._run.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._run.optimizer.clip_norm)
+        self._optimizer.step()
