@@ -53,6 +53,12 @@ def test_frozen_layers_run_once_and_give_the_same_losses(tmp_path):
     assert cached.losses == pytest.approx(whole.losses, rel=1e-3)
 
 
+def test_accumulated_gradients_give_the_losses_of_the_larger_batch(tmp_path):
+    sizes = (["trainer.batch_size=20"], ["trainer.batch_size=5", "trainer.accumulate=4"])
+    whole, parts = (range_test([*MLP, *size], tmp_path) for size in sizes)
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-3)
+
+
 def range_test(words, scratch):
     """The range test of a fine-tuning, whatever it suggests."""
     composed, choices = compose.experiment(words)

@@ -142,9 +142,8 @@ class _Steps:
         """Yield the loss of each step's batch, then take the step."""
         batches = ((epoch, rows) for epoch in count() for rows in self._data.training_rows(epoch))
         for step, (rate, (epoch, rows)) in enumerate(zip(rates, batches, strict=False)):
-            loss = self._loss(step, epoch, rows)
-            yield loss.item()
-            self._step(loss, rate)
+            yield self._backward(step, epoch, rows)
+            self._step(rate)
 
     def _enter_phase(self) -> None:
         """Freeze what the first phase does not train."""
@@ -186,22 +185,33 @@ class _Steps:
         precision = precision_behind(self._plan.trained(0), self._network, trains)
         return ReusedFeatures(split, features, None, precision)
 
-    def _loss(self, step: int, epoch: int, rows: Tensor) -> Tensor:
+    def _backward(self, step: int, epoch: int, rows: Tensor) -> float:
+        """Compute the gradients of a step, batch by batch if they are accumulated, and return its loss."""
         seed_dropout(derive(self._run.seed, "step", step), self._device)
+        self._optimizer.zero_grad()
         if self._reused:
-            logits = self._reused.training(rows, epoch, self._device)
-            labels = self._data.train.labels.index_select(0, rows).to(self._device)
+            inputs, labels = rows, self._data.train.labels.index_select(0, rows).to(self._device)
         else:
-            images, labels = self._data.training_images(rows, step, self._device)
-            logits = self._classifier.forward(images)
-        loss = self._classifier.criterion(logits.float(), labels)
-        return loss if self._classifier.penalty is None else loss + self._classifier.penalty()
+            inputs, labels = self._data.training_images(rows, step, self._device)
+        total = 0.0
+        for part, truth in zip(self._data.parts(inputs), self._data.parts(labels), strict=True):
+            logits = (
+                self._reused.training(part, epoch, self._device)
+                if self._reused
+                else self._classifier.forward(part)
+            )
+            loss = self._classifier.criterion(logits.float(), truth) * (len(part) / len(rows))
+            loss.backward()
+            total += loss.item()
+        if self._classifier.penalty is not None:
+            penalty = self._classifier.penalty()
+            penalty.backward()
+            total += penalty.item()
+        return total
 
-    def _step(self, loss: Tensor, rate: float) -> None:
+    def _step(self, rate: float) -> None:
         for group, scale in zip(self._optimizer.param_groups, self._scales, strict=True):
             group["lr"] = rate * scale
-        self._optimizer.zero_grad()
-        loss.backward()
         if self._run.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._run.optimizer.clip_norm)
         self._optimizer.step()
