@@ -25,7 +25,7 @@ COUNTS = {
     "averaging": 4,
     "features": 2,
     "backbone": 8,
-    "dataset": 5,
+    "dataset": 8,
     "experiment": 2,
     "freeze": 15,
     "loss": 2,

@@ -64,6 +64,20 @@ def test_a_folder_stands_for_its_images_and_the_batch_size_changes_nothing(
             assert first["class"] == measured["prediction"]
 
 
+def test_a_table_stands_for_the_images_that_it_lists(photo_run, photos, tested, tmp_path, capsys):
+    names = list(tested)[:3]
+    table = photos.parent / "new images.csv"
+    table.write_text("\n".join(["id;image", *(f"{i};photos/{name}" for i, name in enumerate(names))]))
+    assert cli.main(["predict", str(photo_run), str(table)]) == 0
+    assert [row["prediction"] for row in rows(capsys.readouterr().out)] == [
+        tested[name]["prediction"] for name in names
+    ]
+    table.write_text("img,x\na.png,1\n")
+    assert cli.main(["predict", str(photo_run), str(table)]) == 2
+    assert "new images.csv: has no column 'image'; did you mean 'img'?" in capsys.readouterr().err
+    table.unlink()
+
+
 def test_conversions_of_pixels_are_warned_about(photo_run, tmp_path, capsys):
     rng = np.random.default_rng(0)
     values = rng.integers(0, 65536, (20, 20, 4), dtype=np.uint16)

@@ -62,3 +62,15 @@ def test_a_hit_is_the_class_of_the_largest_share():
     assert hits(LOGITS, LABELS).item() == 1
     assert hits(LOGITS, SHARES).item() == 1
     assert hits(LOGITS, SHARES.flip(1)).item() == 0
+
+
+@pytest.mark.parametrize("weighted_classes", [False, True])
+def test_the_weights_of_images_multiply_their_losses(weighted_classes):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(5, 3, generator=generator), torch.tensor([0, 1, 2, 1, 0])
+    image_weights = torch.tensor([0.0, 1.0, 3.0, 0.5, 0.5])
+    classes = torch.tensor([1.0, 2.0, 0.5]) if weighted_classes else None
+    for loss in (CrossEntropy(0.1, classes), half_mse):
+        alone = torch.stack([loss(logits[i : i + 1], labels[i : i + 1]) for i in range(5)])
+        torch.testing.assert_close(loss(logits, labels, image_weights), (alone * image_weights).sum() / 5)
+        assert loss(logits, labels, torch.ones(5)).item() == pytest.approx(loss(logits, labels).item())

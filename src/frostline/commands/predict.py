@@ -29,7 +29,8 @@ examples:
 {options.RUN_HELP}
 
 Images are resized and normalized as in training; a test image gets the prediction in the run's
-predictions.csv. A folder means all image files in it and its subfolders. The output has a row per image:
+predictions.csv. A folder means all image files in it and its subfolders, a table (CSV, TSV, Parquet) those
+in its column image. The output has a row per image:
 image, prediction, confidence, with --top-k also those of the next classes, and error. If an image can't be
 read, error says why, the others are classified, and the exit status is 2.
 
@@ -42,7 +43,9 @@ def add(commands: Any, summary: str) -> None:
     parser.add_argument(
         "model", metavar="RUN", help="a run's folder or a model, such as models:/digits@champion"
     )
-    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files or folders")
+    parser.add_argument(
+        "images", metavar="IMAGE|FOLDER|TABLE", nargs="+", help="image files, folders or tables"
+    )
     parser.add_argument("--format", choices=["csv", "json"], default="csv", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -193,14 +193,15 @@ class _Steps:
             inputs, labels = rows, self._data.train.labels.index_select(0, rows).to(self._device)
         else:
             inputs, labels = self._data.training_images(rows, step, self._device)
-        total = 0.0
-        for part, truth in zip(self._data.parts(inputs), self._data.parts(labels), strict=True):
+        parts, weights, total = self._data.parts, self._data.train.weights, 0.0
+        part_weights = [None] if weights is None else parts(weights.index_select(0, rows).to(self._device))
+        for part, truth, weight in zip_longest(parts(inputs), parts(labels), part_weights):
             logits = (
                 self._reused.training(part, epoch, self._device)
                 if self._reused
                 else self._classifier.forward(part)
             )
-            loss = self._classifier.criterion(logits.float(), truth) * (len(part) / len(rows))
+            loss = self._classifier.criterion(logits.float(), truth, weight) * (len(part) / len(rows))
             loss.backward()
             total += loss.item()
         if self._classifier.penalty is not None:

@@ -1,38 +1,33 @@
 """Read every image of a data set once: its properties, or why it can't be used."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import sys
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from frostline.base.names import locate
 from frostline.base.parallel import in_order
 from frostline.console.errors import OutOfResources
-from frostline.console.progress import Progress, no_progress
+from frostline.console.progress import Advance, Progress, no_progress
 from frostline.data.reading.checks import some
-from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, printable, read_bytes
-from frostline.data.reading.folder import FileEntry
-from frostline.data.reading.sources import ArraySource, Source
+from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, printable
+from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
+from frostline.data.reading.stores import Store
 from frostline.data.reading.walk import Problem
-from frostline.preparation.duplicates import NEAR_MIN_SIDE, groups_of, repeated, thumbnail
+from frostline.preparation.duplicates import NEAR_MIN_SIDE, THUMBNAIL, groups_of, repeated, thumbnail
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class _Image:
     """An image that can be used."""
 
-    position: int
-    """Position of the image in its source."""
-    key: str
-    label: int
-    split: str
-    """Split of the data set's own, else ''."""
     sha256: str
     """Hash of the bytes of the file, or of the array row."""
     digest: bytes
@@ -48,68 +43,101 @@ class Row:
     """Conversions of a file's image that its owner should know about."""
 
 
-@dataclass(frozen=True)
 class Reading:
-    """The images of a source, each as a row or a problem."""
+    """The images of a source that can be used, as columns, and why others can't."""
 
-    rows: list[Row]
-    """In the source's order."""
-    problems: list[Problem]
-    """By key."""
-    warnings: list[str]
+    def __init__(self, source: Source) -> None:
+        self.rows = source.rows
+        """N rows, in the source's order."""
+        self.positions: NDArray[np.int64] = np.arange(len(source))
+        """(N,) positions of the images in their source."""
+        self.sha256: list[str] = []
+        """Hashes of the bytes of the files, or of the array rows."""
+        self.digests: list[bytes] = []
+        """Hashes of the decoded pixels."""
+        self.widths, self.heights, self.modes = array("i"), array("i"), list[str]()
+        self.thumbnails: NDArray[np.uint8] = np.zeros((len(source), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
+        """(N, 16, 16) grey; zeros for images that are too small to search for near-duplicates."""
+        self.problems: list[Problem] = list(source.problems)
+        self.warnings: list[str] = list(source.warnings)
+        self._source = source
+
+    def collect(self, results: Iterator[_Image | Problem], advance: Advance) -> None:
+        """Add the results of all images of the source, in order."""
+        usable, named = array("q"), defaultdict[Note, list[str]](list)
+        for position, result in enumerate(results):
+            advance(1)
+            if isinstance(result, Problem):
+                self.problems.append(result)
+                continue
+            key = self.rows.keys[position]
+            for note in result.notes:
+                named[note].append(f"{key} ({result.format})" if note == "renamed" else key)
+            if result.thumbnail is not None:
+                self.thumbnails[len(usable)] = result.thumbnail
+            usable.append(position)
+            self.sha256.append(result.sha256)
+            self.digests.append(result.digest)
+            self.widths.append(result.width)
+            self.heights.append(result.height)
+            self.modes.append(sys.intern(result.mode))
+        self.thumbnails = self.thumbnails[: len(usable)]
+        self._set_positions(np.array(usable, dtype=np.int64))
+        for note in _SENTENCES:
+            self.warnings += noted(note, named[note])
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Leave out images, by key, and record the reasons."""
+        if not reasons:
+            return
+        kept = [i for i, key in enumerate(self.rows.keys) if key not in reasons]
+        self.sha256 = [self.sha256[i] for i in kept]
+        self.digests = [self.digests[i] for i in kept]
+        self.modes = [self.modes[i] for i in kept]
+        self.widths = array("i", [self.widths[i] for i in kept])
+        self.heights = array("i", [self.heights[i] for i in kept])
+        self.thumbnails = self.thumbnails[kept]
+        self._set_positions(self.positions[kept])
+        self.problems += [Problem(key, reason) for key, reason in reasons.items()]
+
+    def _set_positions(self, positions: NDArray[np.int64]) -> None:
+        whole = len(positions) == len(self._source)
+        self.positions = positions
+        self.rows = self._source.rows if whole else self._source.rows.take(positions)
 
 
 def examine(source: Source, name: str, progress: Progress = no_progress) -> Reading:
     """Read and check all images of a source; `progress` shows them under the data set's `name`."""
-    if isinstance(source, ArraySource):
-        results: Iterator[Row | Problem] = _array_rows(source)
-        problems, warnings = list[Problem](), list[str]()
+    reading = Reading(source)
+    if source.images is not None:
+        results: Iterator[_Image | Problem] = map(_array_image, source.images)
     else:
-        results = in_order(partial(_file_row, source.root), list(enumerate(source.files)))
-        problems, warnings = list(source.problems), list(source.warnings)
-    rows = []
+        assert source.store is not None
+        results = in_order(partial(_stored_image, source.store), source.rows.keys)
     with progress(f"reading {name}", len(source)) as advance:
-        for result in results:
-            if isinstance(result, Row):
-                rows.append(result)
-            else:
-                problems.append(result)
-            advance(1)
-    twice = dict(_contradictions(rows, source.classes))
-    rows = [row for row in rows if row.key not in twice]
-    problems += [Problem(key, reason) for key, reason in twice.items()]
-    return Reading(rows, sorted(problems), [*warnings, *_notes(rows)])
+        reading.collect(results, advance)
+    reading.leave_out(dict(_contradictions(reading, source.classes)))
+    reading.problems.sort()
+    return reading
 
 
-def _array_rows(source: ArraySource) -> Iterator[Row]:
-    count, height, width = source.images.shape[:3]
-    mode = "L" if source.images.ndim == 3 else "RGB"
-    digits = len(str(count - 1))
-    splits = np.full(count, "") if source.splits is None else source.splits
-    for i, (pixels, label, split) in enumerate(
-        zip(source.images, source.labels.tolist(), splits.tolist(), strict=True)
-    ):
-        digest = hashlib.sha256(pixels.tobytes())
-        yield Row(
-            position=i,
-            key=f"{i:0{digits}}",
-            label=label,
-            split=split,
-            sha256=digest.hexdigest(),
-            digest=digest.digest(),
-            width=width,
-            height=height,
-            mode=mode,
-            thumbnail=thumbnail(Image.fromarray(pixels)) if min(height, width) >= NEAR_MIN_SIDE else None,
-        )
+def _array_image(pixels: NDArray[np.uint8]) -> _Image:
+    height, width = pixels.shape[:2]
+    digest = hashlib.sha256(pixels.tobytes())
+    return _Image(
+        sha256=digest.hexdigest(),
+        digest=digest.digest(),
+        width=width,
+        height=height,
+        mode="L" if pixels.ndim == 2 else "RGB",
+        thumbnail=thumbnail(Image.fromarray(pixels)) if min(height, width) >= NEAR_MIN_SIDE else None,
+    )
 
 
-def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
-    position, entry = numbered
-    key = entry.key
+def _stored_image(store: Store, key: str) -> _Image | Problem:
     try:
-        content = read_bytes(locate(root, key), key)
-        return _row(position, entry, content, decode(content, key))
+        content = store.read(key)
+        return _decoded_image(content, decode(content, key))
     except BadImage as bad:
         return Problem(key, bad.reason)
     except MemoryError:
@@ -118,14 +146,10 @@ def _file_row(root: Path, numbered: tuple[int, FileEntry]) -> Row | Problem:
         ) from None
 
 
-def _row(position: int, entry: FileEntry, content: bytes, decoded: DecodedImage) -> Row:
+def _decoded_image(content: bytes, decoded: DecodedImage) -> _Image:
     image = decoded.image
     width, height = image.size
-    return Row(
-        position=position,
-        key=entry.key,
-        label=entry.label,
-        split=entry.split,
+    return _Image(
         sha256=hashlib.sha256(content).hexdigest(),
         digest=hashlib.sha256(f"{image.mode} {width} {height} ".encode() + image.tobytes()).digest(),
         width=width,
@@ -137,40 +161,36 @@ def _row(position: int, entry: FileEntry, content: bytes, decoded: DecodedImage)
     )
 
 
-def _contradictions(rows: Sequence[Row], classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _contradictions(reading: Reading, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of images that occur with two labels, or in two splits of the data set's own.
 
     All copies with two labels are problems, since the right label is unknown. Of copies in two splits, those
     in the last split stay: test before val, val before train.
     """
-    for positions in repeated(groups_of([row.digest for row in rows])):
-        copies = sorted(
-            (rows[i] for i in positions), key=lambda row: SPLITS.index(row.split) if row.split else 0
-        )
-        first, last = copies[0], copies[-1]
-        if len({row.label for row in copies}) > 1:
+    rows = reading.rows
+
+    def about(row: int) -> str:
+        return f"(class {printable(classes[rows.labels[row]])!r})"
+
+    for positions in repeated(groups_of(reading.digests)):
+        copies = sorted(positions, key=lambda row: SPLITS.index(rows.splits[row]) if rows.splits[row] else 0)
+        last = copies[-1]
+        if len({int(rows.labels[row]) for row in copies}) > 1:
             for row in copies:
-                other = next(copy for copy in copies if copy.label != row.label)
+                other = next(copy for copy in copies if rows.labels[copy] != rows.labels[row])
                 yield (
-                    row.key,
-                    f"(class {printable(classes[row.label])!r}) is the same image as {other.key} "
-                    f"(class {printable(classes[other.label])!r}): keep the one with the right label",
+                    rows.keys[row],
+                    f"{about(row)} is the same image as {rows.keys[other]} {about(other)}: keep the one with "
+                    "the right label",
                 )
-        elif first.split != last.split:
+        elif rows.splits[copies[0]] != rows.splits[last]:
             for row in copies:
-                if row.split != last.split:
+                if rows.splits[row] != rows.splits[last]:
                     yield (
-                        row.key,
-                        f"({row.split}) is the same image as {last.key} ({last.split}): remove one of them",
+                        rows.keys[row],
+                        f"({rows.splits[row]}) is the same image as {rows.keys[last]} "
+                        f"({rows.splits[last]}): remove one of them",
                     )
-
-
-def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield one sentence per kind of note."""
-    renamed = {row.key: f"{row.key} ({row.format})" for row in rows if "renamed" in row.notes}
-    for note in _SENTENCES:
-        names = [row.key for row in rows if note in row.notes]
-        yield from noted(note, [renamed[name] for name in names] if note == "renamed" else names)
 
 
 def noted(note: Note, names: Sequence[str]) -> Iterator[str]:

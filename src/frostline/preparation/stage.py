@@ -26,11 +26,13 @@ from frostline.console.errors import FrostlineError, OutOfResources, resource_er
 from frostline.console.progress import Progress, no_progress
 from frostline.data.prepared.index import FORMAT, Index
 from frostline.data.reading.checks import check_rows, some, tally
-from frostline.data.reading.sources import ArraySource, Source, name_of, open_source, place_of
+from frostline.data.reading.rows import Rows
+from frostline.data.reading.source import Source
+from frostline.data.reading.sources import name_of, open_source, place_of
 from frostline.data.reading.splits import stratified_split
 from frostline.data.reading.walk import Problem
 from frostline.preparation.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
-from frostline.preparation.examine import Reading, Row, examine
+from frostline.preparation.examine import Reading, examine
 
 NAMED = 5
 """Maximum number of images that an error names; a file lists all if there are more."""
@@ -49,7 +51,7 @@ def prepare(config: schema.Prepare, out: Path, progress: Progress = no_progress)
         FrostlineError: the data set is not available, can't be split, or contains images that can't be used;
             `<out>.bad-images.csv` lists them if there are many.
     """
-    index = _prepare(open_source(config.dataset), config.dataset, out, progress)
+    index = _prepare(open_source(config.dataset, progress), config.dataset, out, progress)
     omitted.remove_reason(out)
     return index
 
@@ -75,7 +77,7 @@ def prepare_cached(
     Raises:
         FrostlineError: as in `prepare`.
     """
-    source = open_source(config.dataset)
+    source = open_source(config.dataset, progress)
     out = _cache_folder(config.dataset, source, scratch)
     if not is_writable(out.parent):
         if (index := _verified(out)) is None:
@@ -126,9 +128,7 @@ def _prepare(
     if reading.problems and dataset.on_bad_image == "error":
         raise _refusal(source, reading.problems, place_of(dataset), bad_images)
     index = _index(source, dataset, reading)
-    images = (
-        source.images[[row.position for row in reading.rows]] if isinstance(source, ArraySource) else None
-    )
+    images = None if source.images is None else source.images[reading.positions]
     with publish(out) as folder:
         index.write(folder, images)
         if checksums:
@@ -138,7 +138,7 @@ def _prepare(
 
 def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images: Path) -> FrostlineError:
     """Return the error that names the first bad images; the file `bad_images` lists all if there are more."""
-    what = "image " if isinstance(source, ArraySource) else ""
+    what = "" if source.images is None else "image "
     named = "; ".join(f"{what}{problem.key} {problem.reason}" for problem in problems[:NAMED])
     if len(problems) > NAMED:
         write_text(bad_images, csv_text(("key", "reason"), problems))
@@ -152,36 +152,35 @@ def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images
 
 def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
     rows = reading.rows
-    labels = np.array([row.label for row in rows], dtype=np.int64)
-    check_rows(labels.tolist(), [row.split for row in rows], source.classes, place_of(dataset))
-    groups = groups_of([row.digest for row in rows])
-    splits, on_splits = _splits(rows, labels, groups, dataset, source.classes)
+    check_rows(rows.labels.tolist(), rows.splits.tolist(), source.classes, place_of(dataset))
+    groups = groups_of(reading.digests)
+    splits, on_splits = _splits(rows, groups, dataset, source.classes)
     return Index(
         name=name_of(dataset),
         kind=dataset.kind,
-        storage="arrays" if isinstance(source, ArraySource) else "files",
+        storage="files" if source.images is None else "arrays",
         classes=tuple(source.classes),
-        keys=[row.key for row in rows],
-        labels=labels,
+        keys=list(rows.keys),
+        labels=rows.labels,
         splits=splits,
-        sha256=[row.sha256 for row in rows],
-        widths=[row.width for row in rows],
-        heights=[row.height for row in rows],
-        modes=[row.mode for row in rows],
+        sha256=reading.sha256,
+        widths=reading.widths.tolist(),
+        heights=reading.heights.tolist(),
+        modes=reading.modes,
         warnings=(
             *_skipped(reading.problems),
             *reading.warnings,
             *on_splits,
-            *_exact_duplicates(rows, groups),
-            *_near_duplicates(rows, splits, groups),
+            *_exact_duplicates(rows.keys, groups),
+            *_near_duplicates(reading, splits, groups),
         ),
         skipped=tuple(reading.problems),
+        weights=rows.weights,
     )
 
 
 def _splits(
-    rows: Sequence[Row],
-    labels: NDArray[np.int64],
+    rows: Rows,
     groups: NDArray[np.int64],
     dataset: schema.Dataset,
     classes: Sequence[str],
@@ -194,8 +193,8 @@ def _splits(
         (N,) splits, and a sentence for each unused share and for each split that is drawn from the data set's
         own training split.
     """
-    splits = np.array([row.split or "train" for row in rows], dtype="<U5")
-    own = {row.split for row in rows}
+    splits = np.where(rows.splits == "", "train", rows.splits).astype("<U5")
+    own = set(np.unique(rows.splits).tolist())
     shares: dict[str, float | None] = {"val": dataset.split.val, "test": dataset.split.test}
     warnings, taken = [], []
     for split, share in shares.items():
@@ -215,7 +214,7 @@ def _splits(
             taken.append((split, share))
     drawn = np.flatnonzero(splits == "train")
     splits[drawn] = stratified_split(
-        labels[drawn], shares, dataset.split.seed, groups=groups[drawn], names=classes
+        rows.labels[drawn], shares, dataset.split.seed, groups=groups[drawn], names=classes
     )
     for split, share in taken:
         count = int((splits == split).sum())
@@ -234,27 +233,25 @@ def _skipped(problems: Sequence[Problem]) -> Iterator[str]:
         yield f"{len(problems)} {were} skipped (dataset.json lists all): {named}"
 
 
-def _exact_duplicates(rows: Sequence[Row], groups: NDArray[np.int64]) -> Iterator[str]:
+def _exact_duplicates(keys: Sequence[str], groups: NDArray[np.int64]) -> Iterator[str]:
     """Warn about exact copies, which have the same label and split after `examine` and the split."""
     copies = list(repeated(groups))
     if copies:
         surplus = sum(len(positions) - 1 for positions in copies)
-        named = some(" = ".join(rows[i].key for i in positions[:2]) for positions in copies)
+        named = some(" = ".join(keys[i] for i in positions[:2]) for positions in copies)
         are = "image is an exact copy" if surplus == 1 else "images are exact copies"
         yield f"{surplus} {are} of another; copies stay in one split: {named}"
 
 
-def _near_duplicates(
-    rows: Sequence[Row], splits: NDArray[np.str_], groups: NDArray[np.int64]
-) -> Iterator[str]:
-    searched = np.array([i for i, row in enumerate(rows) if row.thumbnail is not None], dtype=np.int64)
+def _near_duplicates(reading: Reading, splits: NDArray[np.str_], groups: NDArray[np.int64]) -> Iterator[str]:
+    keys = reading.rows.keys
+    searched = np.flatnonzero(reading.thumbnails.any(axis=(1, 2)))
     if len(searched) > NEAR_MAX_IMAGES:
         yield f"near-duplicates were not searched for: more than {NEAR_MAX_IMAGES:,} images"
     elif len(searched):
-        thumbnails = np.stack([t for row in rows if (t := row.thumbnail) is not None])
-        pairs = near_pairs(thumbnails, splits[searched], groups[searched])
+        pairs = near_pairs(reading.thumbnails[searched], splits[searched], groups[searched])
         named = some(
-            f"{rows[i].key} ({splits[i]}) ≈ {rows[j].key} ({splits[j]})"
+            f"{keys[i]} ({splits[i]}) ≈ {keys[j]} ({splits[j]})"
             for i, j in (searched[list(p)] for p in pairs)
         )
         if pairs:

@@ -258,6 +258,8 @@ def _feature_group(run: Run, material: Material, services: Services) -> FeatureG
     say_head(run, report, services)
     plan = plan_of(run, network, len(rows))
     images, val = material.images("train", rows), material.images("val", index.rows("val"))
+    if images.weights is not None:
+        raise NotBatchable("dataset.columns.weight", "a loss with weights", "set dataset.columns.weight=null")
     reuse = reuse_of(run, spec, services)
     network.to(device_of(run.trainer.device))
     trainable.apply_phase(network, plan, 0)

@@ -15,18 +15,17 @@ from torch import nn
 from frostline.base import project
 from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.hashes import sha256_of
-from frostline.base.names import locate
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import load_pixels, to_pixels
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.checks import check_keys
-from frostline.data.reading.decode import decode, read_bytes
-from frostline.data.reading.sources import root_of
+from frostline.data.reading.decode import decode
+from frostline.data.reading.sources import store_of
 from frostline.models import weights
 from frostline.models.input_spec import InputSpec
 from frostline.runs.serving_model import ServingModel
-from frostline.schema import ImageFolder, Prepare, Run
+from frostline.schema import ImageFolder, Prepare, Run, Table
 from frostline.schema.validation import validated
 from frostline.training.inference import network_with
 
@@ -103,7 +102,7 @@ class TrainedRun:
             (N, C, H, W) uint8, N ≥ 1.
         """
         with suppress(FrostlineError, OSError):
-            if isinstance(self.run.dataset, ImageFolder):
+            if isinstance(self.run.dataset, ImageFolder | Table):
                 images = list(self._files(count))
             else:
                 images = list(self._arrays(count))
@@ -115,11 +114,11 @@ class TrainedRun:
 
     def _files(self, count: int) -> Iterator[np.ndarray]:
         """Yield images by their names in predictions.csv, without scanning the data set."""
-        root = root_of(self.run.dataset)
+        store = store_of(self.run.dataset)
         keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS, ["id"])]
         check_keys(keys, str(self.folder / PREDICTIONS))
         for key in keys[:: max(1, len(keys) // count)][:count]:
-            yield to_pixels(decode(read_bytes(locate(root, key), key), key).image, self.spec)
+            yield to_pixels(decode(store.read(key), key).image, self.spec)
 
     def _arrays(self, count: int) -> Iterator[np.ndarray]:
         from frostline.preparation.stage import prepare_cached

@@ -7,14 +7,18 @@ unit. May import `base` and `console`.
 
 from frostline.schema.data import (
     Augment,
+    Columns,
     Dataset,
     Digits,
     FashionMnist,
+    HuggingFace,
     ImageFolder,
     Input,
     Mnist5k,
+    Npz,
     PluginDataset,
     Split,
+    Table,
 )
 from frostline.schema.network import (
     Backbone,

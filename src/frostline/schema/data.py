@@ -62,6 +62,53 @@ class ImageFolder(_Dataset):
     """Folder of the images."""
 
 
+class Columns(Strict):
+    """The columns of a table. One that has its usual name may be missing; null: it is not used."""
+
+    image: str
+    """Paths of the images, or the images."""
+    label: str
+    """Class names."""
+    split: str | None
+    """train, val or test."""
+    group: str | None
+    """Groups of images, such as patients; see `dataset.group`."""
+    weight: str | None
+    """Weight of each image in the training loss, relative to the others'."""
+
+
+class _Columned(_Dataset):
+    columns: Columns
+    classes: list[str] | None
+    """Class names in the order of the network's outputs; null: sorted."""
+
+
+class Table(_Columned):
+    """Images listed in a CSV, TSV or Parquet file."""
+
+    kind: Literal["table"]
+    file: str
+    """The file."""
+    root: str | None
+    """Folder that the paths of the images start from; null: the file's folder."""
+
+
+class HuggingFace(_Columned):
+    """Images of a Hugging Face data set, saved with `save_to_disk`."""
+
+    kind: Literal["huggingface"]
+    path: str
+    """The folder."""
+
+
+class Npz(_Columned):
+    """Images and labels as arrays of an .npz file."""
+
+    kind: Literal["npz"]
+    file: str
+    """The file."""
+
+
 class PluginDataset(_Dataset):
     """A data set of an installed package, from the entry-point group `frostline.datasets`."""
 
@@ -73,7 +120,8 @@ class PluginDataset(_Dataset):
 
 
 Dataset = Annotated[
-    Mnist5k | Digits | FashionMnist | ImageFolder | PluginDataset, Field(discriminator="kind")
+    Mnist5k | Digits | FashionMnist | ImageFolder | Table | HuggingFace | Npz | PluginDataset,
+    Field(discriminator="kind"),
 ]
 
 

@@ -14,11 +14,12 @@ import torch
 from frostline.base.formats import csv_text
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
-from frostline.console.errors import FrostlineError
+from frostline.console.errors import FrostlineError, allowed
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images, normalise, to_pixels
 from frostline.data.reading.checks import tally
 from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, Note, decode, read_bytes, suffix
+from frostline.data.reading.table_file import TABLES, open_table
 from frostline.evaluation.evaluate import split_for_inference
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import BATCH
@@ -45,13 +46,16 @@ class Prediction:
 
 
 def image_files(inputs: Sequence[str]) -> list[Path]:
-    """Return the named files, and the image files of the named folders.
+    """Return the named files, the image files of the named folders, and the images that named tables list.
 
     Raises:
-        FrostlineError: a folder has no image file.
+        FrostlineError: a folder has no image file, or a table no column `image`.
     """
     files: list[Path] = []
     for path in map(Path, inputs):
+        if suffix(path.name) in TABLES:
+            files += _listed(path)
+            continue
         if not path.is_dir():
             files.append(path)
             continue
@@ -62,6 +66,16 @@ def image_files(inputs: Sequence[str]) -> list[Path]:
             raise FrostlineError(f"{path}: holds {holds}; name another folder, or the files")
         files += inside
     return files
+
+
+def _listed(table: Path) -> list[Path]:
+    """Return the paths in a table's column `image`, which start at the table."""
+    opened = open_table(table, str(table), ["image"])
+    if "image" not in opened.columns:
+        raise FrostlineError(
+            f"{table}: has no column 'image'; {allowed('image', opened.columns)}: rename one"
+        )
+    return [table.parent / cell for _, (cell,) in opened.records(["image"])]
 
 
 def predict(

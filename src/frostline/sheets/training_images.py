@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from frostline.base.names import locate
 from frostline.base.seeds import derive
 from frostline.data.loading.augment import augments
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, to_pixels
 from frostline.data.prepared.index import PreparedData, training_rows
-from frostline.data.reading.decode import decode, read_bytes
-from frostline.data.reading.sources import root_of
+from frostline.data.reading.decode import decode
+from frostline.data.reading.sources import store_of
 from frostline.models.input_spec import InputSpec
 from frostline.schema import PretrainWeights
 from frostline.sheets.page import Card, Picture, Sheet
@@ -120,9 +119,9 @@ def pixels_of(data: PreparedData, rows: NDArray[np.int64], spec: InputSpec) -> T
     if data.index.storage == "arrays":
         images = [Image.fromarray(image) for image in data.index.images(data.folder)[rows]]
     else:
-        root = root_of(data.dataset)
+        store = store_of(data.dataset)
         keys = [data.index.keys[row] for row in rows]
-        images = [decode(read_bytes(locate(root, key), key), key).image for key in keys]
+        images = [decode(store.read(key), key).image for key in keys]
     return torch.from_numpy(np.stack([to_pixels(image, spec) for image in images]))
 
 

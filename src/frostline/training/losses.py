@@ -1,19 +1,25 @@
-"""Losses of logits (N, K) against labels: (N,) int64 classes, or (N, K) float shares of each class."""
+"""Losses of logits (N, K) against labels: (N,) int64 classes, or (N, K) float shares of each class.
+
+Weights of images, (N,) with mean 1 over the training set, multiply the images' losses. The sum is divided by
+the number of images, not by the sum of the weights, so that an image weighs the same in every batch.
+"""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-def half_mse(logits: Tensor, labels: Tensor) -> Tensor:
+def half_mse(logits: Tensor, labels: Tensor, image_weights: Tensor | None = None) -> Tensor:
     """Return ½·mean over the images of ‖softmax(logits) − label‖², the label one-hot or shares.
 
     Args:
         logits: (N, K).
         labels: (N,) or (N, K).
+        image_weights: (N,); None: all 1.
     """
     if labels.ndim == 1:
         labels = functional.one_hot(labels, logits.shape[1])
-    return 0.5 * (logits.softmax(1) - labels.to(logits.dtype)).square().sum(1).mean()
+    losses = (logits.softmax(1) - labels.to(logits.dtype)).square().sum(1)
+    return 0.5 * (losses if image_weights is None else losses * image_weights).mean()
 
 
 class CrossEntropy(nn.Module):
@@ -34,14 +40,14 @@ class CrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
         self.register_buffer("weights", weights, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, a scalar."""
-        if self.weights is None:
+    def forward(self, logits: Tensor, labels: Tensor, image_weights: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar; `image_weights` (N,): None is all 1."""
+        if self.weights is None and image_weights is None:
             return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         losses = functional.cross_entropy(
             logits, labels, self.weights, reduction="none", label_smoothing=self.label_smoothing
         )
-        return losses.mean()
+        return (losses if image_weights is None else losses * image_weights).mean()
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.console.errors import resource_errors
+from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, select
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.models.initial_weights import InitialWeights
@@ -35,7 +35,7 @@ class Material:
         return self.data.index
 
     def images(self, split: str, rows: Any) -> Images:
-        """Return the images of some index rows, all of one split."""
+        """Return the images of some index rows, all of one split; only those of train have weights."""
         rows = torch.as_tensor(rows)
         return Images(
             select(self.pixels, torch.searchsorted(self.rows, rows)),
@@ -43,7 +43,25 @@ class Material:
             images_key(self.index, rows, self.spec),
             self.index.name,
             split,
+            relative_weights(self.index, rows) if split == "train" else None,
         )
+
+
+def relative_weights(index: Index, rows: torch.Tensor) -> torch.Tensor | None:
+    """Return the weights of some images in the training loss, (N,) float32 with mean 1; None: all equal.
+
+    Raises:
+        FrostlineError: all of them are 0.
+    """
+    if index.weights is None:
+        return None
+    weights = torch.as_tensor(index.weights)[rows]
+    if not weights.any():
+        raise FrostlineError(
+            f"dataset.columns.weight: all {len(rows)} training images have weight 0; give one a weight above "
+            "0, or set dataset.columns.weight=null"
+        )
+    return None if bool((weights == weights[0]).all()) else (weights / weights.mean()).float()
 
 
 @resource_errors("loading the images", ["input.size"])

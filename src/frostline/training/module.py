@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -204,14 +205,17 @@ class Classifier(pl.LightningModule):
             inputs, labels = rows, self._data.train.labels.index_select(0, rows).to(self.device)
         else:
             inputs, labels = self._data.batch(rows, step, coming, self.device)
-        for number, (part, truth) in enumerate(self._parts(inputs, labels)):
+        weights = self._data.train.weights
+        if weights is not None:
+            weights = weights.index_select(0, rows).to(self.device)
+        for number, (part, truth, weight) in enumerate(self._parts(inputs, labels, weights)):
             # Module.__call__ takes as long as a small layer
             logits = (
                 self.reused.training(part, self.current_epoch, self.device)
                 if self.reused
                 else self.forward(part)
             )
-            loss = self._loss(logits, truth)
+            loss = self._loss(logits, truth, weight)
             if len(part) < len(rows):
                 loss = loss * (len(part) / len(rows))
             if number == 0 and self.penalty is not None:
@@ -235,15 +239,19 @@ class Classifier(pl.LightningModule):
         for callback in self.step_callbacks:
             callback.after_step(trainer, self)
 
-    def _parts(self, inputs: Tensor, labels: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    def _parts(
+        self, inputs: Tensor, labels: Tensor, weights: Tensor | None
+    ) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
         """Return the batches of a step: those whose gradients are accumulated, or one."""
         if self._data.accumulate == 1:
-            return ((inputs, labels),)
-        return zip(self._data.parts(inputs), self._data.parts(labels), strict=True)
+            return ((inputs, labels, weights),)
+        parts = self._data.parts
+        part_weights = repeat(None) if weights is None else parts(weights)
+        return zip(parts(inputs), parts(labels), part_weights, strict=False)
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, image_weights: Tensor | None = None) -> Tensor:
         """Return the mean loss, and add it to the epoch's totals."""
-        loss = self.criterion(logits.float(), labels)
+        loss = self.criterion(logits.float(), labels, image_weights)
         if not self._totals:
             zero = torch.zeros((), device=labels.device)
             self._totals = {"loss": zero, "accuracy": zero.long(), "count": 0}
@@ -277,7 +285,7 @@ def _cross_entropy(config: schema.CrossEntropy, counts: Tensor | None) -> CrossE
     return CrossEntropy(config.label_smoothing, weights)
 
 
-LOSSES: dict[str, Callable[[Any, Tensor | None], Callable[[Tensor, Tensor], Tensor]]] = {
+LOSSES: dict[str, Callable[[Any, Tensor | None], Callable[[Tensor, Tensor, Tensor | None], Tensor]]] = {
     "cross_entropy": _cross_entropy,
     "mse": lambda config, counts: half_mse,
 }

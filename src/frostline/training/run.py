@@ -31,6 +31,7 @@ from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
+from frostline.data.loading.mix import mixes
 from frostline.data.prepared.index import training_rows
 from frostline.features.execution import Execution, device_of, execution_of, undefined_gradient
 from frostline.freezing.build import RunLength, build_plan
@@ -235,6 +236,11 @@ def _set_up(run: Run, material: Material, services: Services) -> _Setup:
     trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
     check_trained(report.head, report.reset, trained)
     images, val = material.images("train", rows), material.images("val", index.rows("val"))
+    if images.weights is not None and mixes(run.augment):
+        raise FrostlineError(
+            "dataset.columns.weight: mixup and CutMix blend images of different weights; set augment.mixup=0 "
+            "and augment.cutmix=0, or dataset.columns.weight=null"
+        )
     classifier = Classifier(
         network,
         plan,

@@ -1,4 +1,4 @@
-"""Each numbered bad input gets what the table in docs/data.md says, word for word."""
+"""Each numbered bad input gets what the table in docs/bad-images.md says, word for word."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from frostline.data.prepared.index import Index
 from frostline.data.reading.decode import read_bytes
 from frostline.preparation.stage import prepare, prepare_cached
 
-DOCS = Path(__file__).parents[3] / "docs" / "data.md"
+DOCS = Path(__file__).parents[3] / "docs" / "bad-images.md"
 ROW = re.compile(r"^\| (\d+) \| .* \| (stops|warns|fine) \| (?:`(.*)` )?\|$", re.MULTILINE)
 TABLE = {int(number): (result, words) for number, result, words in ROW.findall(DOCS.read_text())}
 

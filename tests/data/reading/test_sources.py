@@ -9,7 +9,7 @@ from tests.data.trees import image_folder, packaged, plant
 
 from frostline.console.errors import FrostlineError
 from frostline.data.reading import idx
-from frostline.data.reading.sources import SOURCES, ArraySource, FileSource, name_of, open_source
+from frostline.data.reading.sources import SOURCES, Source, name_of, open_source
 from frostline.schema import Prepare
 
 NAMES = (
@@ -31,9 +31,9 @@ def test_mnist5k_is_mlxtends():
     source = open_source(packaged("mnist5k").dataset)
     images, labels = mnist_data()
     assert (source.images.reshape(5000, 784) == images).all()
-    assert (source.labels == labels).all()
+    assert (source.rows.labels == labels).all()
     assert source.images.dtype == np.uint8
-    assert np.bincount(source.labels).tolist() == [500] * 10
+    assert np.bincount(source.rows.labels).tolist() == [500] * 10
 
 
 def test_digits_are_scikit_learns_in_255_levels():
@@ -43,7 +43,7 @@ def test_digits_are_scikit_learns_in_255_levels():
     bunch = load_digits()
     assert (source.images == np.round(bunch.images * 255 / 16)).all()
     assert (source.images.min(), source.images.max()) == (0, 255)
-    assert (source.labels == bunch.target).all()
+    assert (source.rows.labels == bunch.target).all()
 
 
 # ── Fashion-MNIST ───────────────────────────────────────────────────────────────────────────────────────────
@@ -66,14 +66,14 @@ def four_files(tmp_path):
     return root
 
 
-def fashion(root: object) -> ArraySource:
+def fashion(root: object) -> Source:
     return open_source(packaged("fashion_mnist", test=None, root=str(root)).dataset)
 
 
 def test_fashion_mnist_plain_gzipped_or_as_torchvision_leaves_it(four_files, tmp_path):
     plain = fashion(four_files)
     assert plain.images.shape == (30, 28, 28)
-    assert plain.splits.tolist() == ["train"] * 20 + ["test"] * 10
+    assert plain.rows.splits.tolist() == ["train"] * 20 + ["test"] * 10
     assert plain.classes[5] == "Sandal"
     zipped = tmp_path / "FashionMNIST" / "raw"
     zipped.mkdir(parents=True)
@@ -88,8 +88,8 @@ def test_fashion_mnist_is_found_in_debians_package():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
     source = open_source(packaged("fashion_mnist", val=0.1, test=None, root=None).dataset)
     assert source.images.shape == (70_000, 28, 28)
-    assert np.bincount(source.labels).tolist() == [7000] * 10
-    assert (source.splits == "test").sum() == 10_000
+    assert np.bincount(source.rows.labels).tolist() == [7000] * 10
+    assert (source.rows.splits == "test").sum() == 10_000
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,9 +164,9 @@ def plugin(name, **options):
 
 def test_a_plugin_of_arrays(install_dataset):
     source = plugin(install_dataset(ARRAYS), images="np.zeros((12, 8, 8, 3), np.uint8)")
-    assert isinstance(source, ArraySource)
+    assert source.store is None
     assert source.images.shape == (12, 8, 8, 3)
-    assert source.labels.dtype == np.int64
+    assert source.rows.labels.dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def test_a_plugin_of_files(install_dataset, tmp_path):
     """
     name, root = install_dataset(code), str(tmp_path / "pictures")
     source = plugin(name, root=root)
-    assert isinstance(source, FileSource)
-    assert source.files[0] == ("cat/0.png", 1, "")
+    assert source.images is None
+    assert source.rows.keys[0] == "cat/0.png"
     with pytest.raises(FrostlineError, match=r"dataset\.name: mine has the file 'cat/0\.png' twice"):
         plugin(name, root=root, times=2)
     with pytest.raises(

@@ -14,14 +14,14 @@ from PIL import Image
 
 from frostline.base import project
 from frostline.base.hashes import content_key
-from frostline.base.names import locate
 from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, no_progress
 from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
 from frostline.data.prepared.index import IMAGES_FILE, Index, PreparedData
-from frostline.data.reading.decode import BadImage, decode, read_bytes, to_channels
-from frostline.data.reading.sources import place_of, root_of
+from frostline.data.reading.decode import BadImage, decode, to_channels
+from frostline.data.reading.sources import place_of, store_of
+from frostline.data.reading.stores import Store
 from frostline.models.input_spec import InputSpec
 
 IN_MEMORY = 1 << 26
@@ -89,6 +89,8 @@ class Images:
     """Content key: equal keys mean equal pixels."""
     dataset: str = ""
     split: str = ""
+    weights: torch.Tensor | None = None
+    """(N,) float32, weights in the training loss; None: all 1."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,7 +152,7 @@ def load_pixels(
             return torch.from_numpy(_channels_first(_unchanged(images, index, rows, folder), spec.channels))
         work = partial(_pixels_of_array, images, index, folder, spec)
     else:
-        work = partial(_pixels_of_file, root_of(data.dataset), index, place_of(data.dataset), spec)
+        work = partial(_pixels_of_file, store_of(data.dataset), index, place_of(data.dataset), spec)
     cache = (project.scratch() if scratch is None else scratch) / "pixels"
     geometry = [spec.size, spec.channels, spec.interpolation, spec.crop]
     key = content_key(
@@ -184,9 +186,9 @@ def thumbnails(data: PreparedData, rows: NDArray[np.int64], side: int) -> list[P
     if data.index.storage == "arrays":
         images = [Image.fromarray(image) for image in data.index.images(data.folder)[rows]]
     else:
-        root = root_of(data.dataset)
+        store = store_of(data.dataset)
         keys = [data.index.keys[row] for row in rows]
-        images = [decode(read_bytes(locate(root, key), key), key, at_least=side).image for key in keys]
+        images = [decode(store.read(key), key, at_least=side).image for key in keys]
     return [_no_larger(image, side) for image in images]
 
 
@@ -208,10 +210,10 @@ def _constants(
     return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
 
 
-def _pixels_of_file(root: Path, index: Index, place: str, spec: InputSpec, row: int) -> Pixels:
+def _pixels_of_file(store: Store, index: Index, place: str, spec: InputSpec, row: int) -> Pixels:
     key = index.keys[row]
     try:
-        content = read_bytes(locate(root, key), key)
+        content = store.read(key)
     except BadImage as bad:
         raise FrostlineError(f"{place}: {bad}; or run prepare again") from None
     if hashlib.sha256(content).hexdigest() != index.sha256[row]:

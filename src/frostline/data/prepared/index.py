@@ -56,6 +56,8 @@ class Index:
     """One sentence each."""
     skipped: tuple[Problem, ...]
     """Images that `on_bad_image: skip` left out."""
+    weights: NDArray[np.float64] | None = None
+    """(N,), weights of the images in the training loss; None: all 1."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -65,6 +67,7 @@ class Index:
         """Hash of the content: sha256 of keys, labels, splits, hashes, classes and skipped keys."""
         rows = zip(self.keys, self.labels.tolist(), self.splits.tolist(), self.sha256, strict=True)
         content = [self.classes, list(rows), [problem.key for problem in self.skipped]]
+        content += [values for _, values in self._optional_columns()]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
@@ -95,17 +98,23 @@ class Index:
             images: (N, H, W) or (N, H, W, 3), in the order of the index; None if `storage` is files.
         """
         assert (images is not None) == (self.storage == "arrays")
+        more = self._optional_columns()
         rows = zip(
             *(self.keys, self.labels.tolist(), self.splits.tolist(), self.sha256),
             *(self.widths, self.heights, self.modes),
+            *(values for _, values in more),
             strict=True,
         )
-        write_text(folder / INDEX_FILE, csv_text(_COLUMNS, rows))
+        write_text(folder / INDEX_FILE, csv_text([*_COLUMNS, *(name for name, _ in more)], rows))
         write_text(folder / SUMMARY_FILE, canonical_json(self._summary()))
         if images is not None:
             stream = io.BytesIO()
             np.save(stream, np.ascontiguousarray(images), allow_pickle=False)
             write_bytes(folder / IMAGES_FILE, stream.getvalue())
+
+    def _optional_columns(self) -> list[tuple[str, list[Any]]]:
+        """Return name and values of the columns that not every data set has."""
+        return [] if self.weights is None else [("weight", self.weights.tolist())]
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -164,6 +173,7 @@ class Index:
             modes=[row["mode"] for row in rows],
             warnings=tuple(summary["warnings"]),
             skipped=tuple(Problem(**problem) for problem in summary["skipped"]),
+            weights=_column(rows, "weight", np.float64),
         )
 
     def images(self, folder: Path) -> NDArray[np.uint8]:
@@ -180,6 +190,11 @@ class Index:
         if len(images) != len(self) or images.dtype != np.uint8:
             raise FrostlineError(f"{path} doesn't belong to {INDEX_FILE} beside it: run prepare again")
         return images
+
+
+def _column(rows: list[dict[str, str]], name: str, kind: type) -> NDArray[Any] | None:
+    """Return an optional column; None: the index does not have it."""
+    return np.array([row[name] for row in rows]).astype(kind) if rows and name in rows[0] else None
 
 
 @dataclass(frozen=True)

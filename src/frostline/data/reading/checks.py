@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frostline.base.names import nfc, unicode_form
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.decode import MIN_SIDE, printable, suffix
+from frostline.data.reading.rows import Rows
 from frostline.data.reading.splits import SPLITS
 
 NAMED = 3
@@ -116,6 +117,41 @@ def check_rows(labels: Sequence[int], splits: Sequence[str], classes: Sequence[s
     check_class_sets({split: {classes[label] for label in found} for split, found in sets.items()}, place)
 
 
+def check_columns(rows: Rows, place: str) -> None:
+    """Refuse weights that are negative, not finite or all 0, and rows without a group."""
+    if (weights := rows.weights) is not None:
+        if bad := np.flatnonzero(~(np.isfinite(weights) & (weights >= 0))).tolist():
+            raise FrostlineError(
+                f"{place}: image {printable(rows.keys[bad[0]])} has weight {weights[bad[0]]:g}; allowed: "
+                "numbers from 0"
+            )
+        if len(weights) and not weights.any():
+            raise FrostlineError(f"{place}: all weights are 0; give at least one image a weight above 0")
+    if rows.groups is not None and (bad := np.flatnonzero(rows.groups == "").tolist()):
+        named = some(rows.keys[place] for place in bad)
+        raise FrostlineError(f"{place}: {len(bad)} images have no group ({named}); give each one")
+
+
+def check_groups(rows: Rows, place: str) -> None:
+    """Refuse a group whose images are in several of the data set's own splits."""
+    if rows.groups is None or not len(rows):
+        return
+    names, numbers = np.unique(rows.groups, return_inverse=True)
+    first = np.full(len(names), len(rows), dtype=np.int64)
+    np.minimum.at(first, numbers, np.arange(len(rows)))
+    divided = np.flatnonzero(rows.splits != rows.splits[first[numbers]])
+    if not len(divided):
+        return
+    groups = list(dict.fromkeys(numbers[divided].tolist()))
+    other, one = int(divided[0]), int(first[groups[0]])
+    more = f" ({len(groups) - 1} more groups are divided, too)" if len(groups) > 1 else ""
+    raise FrostlineError(
+        f"{place}: group {printable(str(names[groups[0]]))!r} is divided between {rows.splits[one]} "
+        f"({printable(rows.keys[one])}) and {rows.splits[other]} ({printable(rows.keys[other])}){more}: put "
+        "all images of a group into one split, or let frostline draw the splits (dataset.columns.split=null)"
+    )
+
+
 def check_images(images: NDArray[Any], place: str) -> None:
     """Refuse arrays that aren't (N, H, W) or (N, H, W, 3) uint8."""
     shape = "×".join(map(str, images.shape))
@@ -137,8 +173,7 @@ def check_keys(keys: Sequence[str], place: str) -> None:
     """Refuse keys that are not paths below a root, and duplicates."""
     seen = set()
     for key in keys:
-        path = PurePosixPath(key)
-        if path.is_absolute() or ".." in path.parts:
+        if key.startswith("/") or (".." in key and ".." in PurePosixPath(key).parts):
             raise FrostlineError(
                 f"{place} has the file {printable(key)!r}; give its path relative to the root"
             )

@@ -30,6 +30,10 @@ class FileEntry(NamedTuple):
     """Number of its class."""
     split: str
     """'train', 'val' or 'test' where the data set has splits of its own, else ''."""
+    group: str = ""
+    """Name of its group, which is never divided between splits; '' if the data set has no groups."""
+    weight: float = 1.0
+    """Its weight in the training loss, ≥ 0."""
 
 
 @dataclass(frozen=True)

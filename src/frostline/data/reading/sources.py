@@ -1,99 +1,38 @@
-"""The sources of data sets: a registry by kind, and the two forms of a source, arrays and files."""
+"""The sources of data sets: a registry by kind. Plug-ins give an `ArraySource` or a `FileSource`."""
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.base.names import locate, nfc
 from frostline.console.errors import FrostlineError, allowed
-from frostline.data.reading.checks import check_classes, check_images, check_keys, check_rows
+from frostline.console.progress import Progress, no_progress
+from frostline.data.reading import arrays, arrow, tables
 from frostline.data.reading.folder import FileEntry, scan
-from frostline.data.reading.walk import Problem
+from frostline.data.reading.source import ArraySource, FileSource, Source, checked
+from frostline.data.reading.stores import FolderStore, Store
+
+__all__ = ["ArraySource", "FileEntry", "FileSource", "Source"]
 
 ENTRY_POINTS = "frostline.datasets"
 
 
-@dataclass(frozen=True)
-class ArraySource:
-    """A data set in memory."""
+def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> Source:
+    """Open a data set: arrays are loaded, folders are listed, tables are read.
 
-    images: NDArray[np.uint8]
-    """(N, H, W) grey or (N, H, W, 3) RGB, 0…255."""
-    labels: NDArray[np.int64]
-    """(N,), 0…C−1."""
-    classes: Sequence[str]
-    """C names."""
-    splits: NDArray[np.str_] | None = None
-    """(N,) of 'train', 'val' and 'test', if the data set has splits of its own."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def identity(self) -> str:
-        """Return a hash of the content."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
-        digest.update(np.ascontiguousarray(self.labels).data)
-        splits = [] if self.splits is None else self.splits.tolist()
-        digest.update(json.dumps([self.images.shape, list(self.classes), splits]).encode())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class FileSource:
-    """A data set of image files."""
-
-    root: Path
-    """Folder that the files' keys are relative to."""
-    classes: Sequence[str]
-    """C names."""
-    files: Sequence[FileEntry]
-    problems: Sequence[Problem] = ()
-    """Files that can't be used, and why."""
-    warnings: Sequence[str] = ()
-    """Messages for the user, one sentence each."""
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def identity(self) -> str:
-        """Return a hash of names, sizes and modification times, without reading the files."""
-        stamps = [[*entry, *_stamp(locate(self.root, entry.key))] for entry in self.files]
-        listing = [
-            str(self.root.resolve()),
-            list(self.classes),
-            stamps,
-            list(self.problems),
-            list(self.warnings),
-        ]
-        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-Source = ArraySource | FileSource
-
-
-def open_source(dataset: schema.Dataset) -> Source:
-    """Open a data set: arrays are loaded, folders are listed.
+    Args:
+        progress: shows the rows of a table that are read.
 
     Raises:
         FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
-    return _checked(SOURCES[dataset.kind](dataset), place_of(dataset))
+    if isinstance(dataset, schema.Table):
+        return checked(tables.read(dataset, progress), place_of(dataset))
+    return checked(SOURCES[dataset.kind](dataset), place_of(dataset))
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
@@ -107,6 +46,8 @@ def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
             return _DIGITS
         case schema.FashionMnist():
             return _CLOTHES
+        case schema.Table() if dataset.classes is not None:
+            return tuple(map(nfc, dataset.classes))
     return tuple(open_source(dataset).classes)
 
 
@@ -114,7 +55,11 @@ def name_of(dataset: schema.Dataset) -> str:
     """Return the display name of a data set."""
     match dataset:
         case schema.ImageFolder():
-            return root_of(dataset).resolve().name
+            return _root(dataset).resolve().name
+        case schema.Table() | schema.Npz():
+            return Path(dataset.file).stem
+        case schema.HuggingFace():
+            return Path(dataset.path).expanduser().resolve().name
         case schema.PluginDataset():
             return dataset.name
     return dataset.kind
@@ -124,19 +69,26 @@ def place_of(dataset: schema.Dataset) -> str:
     """Return the prefix of errors about a data set: its config key and value."""
     match dataset:
         case schema.ImageFolder():
-            return f"dataset.root: {root_of(dataset)}"
+            return f"dataset.root: {_root(dataset)}"
+        case schema.Table() | schema.Npz():
+            return f"dataset.file: {dataset.file}"
+        case schema.HuggingFace():
+            return f"dataset.path: {dataset.path}"
         case schema.PluginDataset():
             return f"dataset.name: {dataset.name}"
     return f"dataset: {dataset.kind}"
 
 
-def root_of(dataset: schema.Dataset) -> Path:
-    """Return the folder that the keys of a file data set are relative to."""
-    if isinstance(dataset, schema.ImageFolder):
-        return _root(dataset)
-    source = open_source(dataset)
-    assert isinstance(source, FileSource)
-    return source.root
+def store_of(dataset: schema.Dataset) -> Store:
+    """Return the store of the encoded images of a data set that is not in memory, without listing them."""
+    match dataset:
+        case schema.ImageFolder():
+            return FolderStore(_root(dataset))
+        case schema.Table():
+            return FolderStore(tables.root_of(dataset))
+    store = open_source(dataset).store
+    assert store is not None
+    return store
 
 
 # ── kinds of data sets ──────────────────────────────────────────────────────────────────────────────────────
@@ -187,6 +139,21 @@ def image_folder(dataset: schema.ImageFolder) -> FileSource:
     return FileSource(root, tree.classes, tree.files, tree.problems, tree.warnings)
 
 
+def table(dataset: schema.Table) -> Source:
+    """Read a CSV, TSV or Parquet file of paths and labels; see `tables.read`."""
+    return tables.read(dataset, no_progress)
+
+
+def npz(dataset: schema.Npz) -> ArraySource:
+    """Read the arrays of an .npz file; see `arrays.read`."""
+    return arrays.read(dataset)
+
+
+def huggingface(dataset: schema.HuggingFace) -> Source:
+    """Open a data set that `save_to_disk` wrote; see `arrow.read`."""
+    return arrow.read(dataset)
+
+
 def _root(dataset: schema.ImageFolder) -> Path:
     """Return the folder under its name on disk, whose Unicode form may differ from the config's."""
     root = Path(dataset.root).expanduser()
@@ -217,6 +184,9 @@ SOURCES: dict[str, Callable[[Any], Any]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "image_folder": image_folder,
+    "table": table,
+    "huggingface": huggingface,
+    "npz": npz,
     "plugin": plugin,
 }
 
@@ -225,42 +195,3 @@ _CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
-
-
-# ── validation of a kind's output ───────────────────────────────────────────────────────────────────────────
-
-
-def _checked(source: Any, place: str) -> Source:
-    if isinstance(source, FileSource):
-        check_classes(source.classes, place)
-        source = replace(source, classes=tuple(map(nfc, source.classes)))
-        check_keys([entry.key for entry in source.files], place)
-        # Missing classes are checked after problems are reported or skipped: they may explain each other.
-        if not source.problems:
-            check_rows(
-                [e.label for e in source.files], [e.split for e in source.files], source.classes, place
-            )
-        return source
-    if missing := [name for name in ("images", "labels", "classes") if not hasattr(source, name)]:
-        raise FrostlineError(
-            f"{place} gave a {type(source).__name__} without {', '.join(missing)}; give an ArraySource or a "
-            "FileSource of frostline.data.reading.sources"
-        )
-    images, labels = np.asarray(source.images), np.asarray(source.labels)
-    classes = tuple(str(name) for name in source.classes)
-    check_classes(classes, place)
-    classes = tuple(map(nfc, classes))
-    check_images(images, place)
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise FrostlineError(
-            f"{place} has {len(images)} images and labels of shape {labels.shape} and type {labels.dtype}; "
-            "give one integer per image"
-        )
-    own = getattr(source, "splits", None)
-    splits = np.full(len(labels), "") if own is None else np.asarray(own, dtype=np.str_)
-    if splits.shape != labels.shape:
-        raise FrostlineError(
-            f"{place} has {len(images)} images and splits of shape {splits.shape}; give one per image"
-        )
-    check_rows(labels.tolist(), splits.tolist(), classes, place)
-    return ArraySource(images, labels.astype(np.int64), classes, None if own is None else splits)

@@ -111,10 +111,10 @@ def list_folder(folder: Path, key: str, log: ScanLog) -> tuple[list[str], list[s
             elif name.startswith(".") or name in _LITTER:
                 (log.hidden_folders if path.is_dir() else log.hidden_files).append(inner)
             elif _is_folder(path, inner):
-                _check_link(path, inner, log.root)
+                check_link(path, inner, log.root)
                 folders.append(name)
             elif is_image_name(name):
-                _check_link(path, inner, log.root)
+                check_link(path, inner, log.root)
                 images.append(name)
             else:
                 log.other_files.append(inner)
@@ -129,7 +129,7 @@ _STORED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}|/\.git/annex/objects/
 """Storage paths of DVC and git-annex, which replace files by links into them."""
 
 
-def _check_link(path: Path, key: str, root: Path) -> None:
+def check_link(path: Path, key: str, root: Path) -> None:
     """Refuse a link out of the data set, since its target may be private."""
     if not path.is_symlink():
         return

@@ -1,0 +1,108 @@
+"""Data sets that are arrays in an .npz file: one pair of images and labels, or one per split."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline import schema
+from frostline.base.names import nfc
+from frostline.console.errors import FrostlineError, allowed
+from frostline.data.reading.source import ArraySource
+from frostline.data.reading.splits import SPLITS
+from frostline.data.reading.tables import class_numbers, used_columns
+
+
+def read(dataset: schema.Npz) -> ArraySource:
+    """Read arrays under the names of `dataset.columns`, or one pair per split.
+
+    The names of a pair are those of MedMNIST (``train_images``, ``train_labels``) or of Keras (``x_train``,
+    ``y_train``). Labels are class names, or numbers: positions in `dataset.classes`, else their own names.
+
+    Raises:
+        FrostlineError: the file or an array is missing, or the arrays do not belong together.
+    """
+    place = f"dataset.file: {dataset.file}"
+    present = _loaded(Path(dataset.file).expanduser(), place)
+    if pairs := list(_pairs(dataset.columns, present)):
+        images = [present[image] for _, image, _ in pairs]
+        labels = [present[label] for _, _, label in pairs]
+        splits = np.repeat([split for split, _, _ in pairs], [len(part) for part in labels])
+        columns: dict[str, Any] = {"splits": splits}
+    else:
+        used = used_columns(dataset.columns, list(present), place)
+        images, labels = [present[used["image"]]], [present[used["label"]]]
+        columns = {f"{role}s": present[used[role]] for role in ("split", "group", "weight") if role in used}
+    for part in images:
+        if part.shape[1:3] != images[0].shape[1:3] or part.ndim != images[0].ndim:
+            raise FrostlineError(f"{place} has splits with images of different shapes: resize them to one")
+    numbers, classes = _classes(np.concatenate([_flat(part) for part in labels]), dataset.classes, place)
+    stacked = np.concatenate(images)
+    if stacked.ndim == 4 and stacked.shape[3] == 1:
+        stacked = stacked[..., 0]
+    return ArraySource(stacked, numbers, classes, **columns)
+
+
+def _loaded(path: Path, place: str) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
+                raise FrostlineError(f"{place} is a single array: save images and labels with numpy.savez")
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.npz")] if path.parent.is_dir() else []
+        hint = f"; {allowed(path.name, near)}" if near else ""
+        raise FrostlineError(f"{place} doesn't exist: give an .npz file{hint}") from None
+    except FrostlineError:
+        raise
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise FrostlineError(
+                f"{place} is no .npz file, or holds Python objects: save arrays of numbers or text with "
+                "numpy.savez"
+            ) from None
+        raise
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise FrostlineError(f"{place} can't be read ({error}): copy or write it again") from None
+
+
+def _pairs(columns: schema.Columns, present: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield (split, images' name, labels' name) of the pairs that are there."""
+    for split in SPLITS:
+        for image, label in (
+            (f"{split}_{columns.image}", f"{split}_{columns.label}"),
+            (f"x_{split}", f"y_{split}"),
+        ):
+            if image in present and label in present:
+                yield split, image, label
+                break
+
+
+def _flat(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return labels as (N,); MedMNIST's are (N, 1)."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _classes(
+    labels: NDArray[Any], given: Sequence[str] | None, place: str
+) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """Return labels as class numbers, and the class names."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        raise FrostlineError(
+            f"{place} has labels of shape {labels.shape} and type {labels.dtype}; give one whole number or "
+            "class name per image"
+        )
+    if labels.dtype.kind in "iu" and given is not None:
+        return labels.astype(np.int64), list(given)
+    values, positions = np.unique(labels, return_inverse=True)  # numbers in numeric order
+    names = [nfc(str(value)) for value in values.tolist()]
+    numbers = (
+        class_numbers(given, names, place)
+        if labels.dtype.kind == "U"
+        else {name: number for number, name in enumerate(names)}
+    )
+    return np.array([numbers[name] for name in names], dtype=np.int64)[positions], list(numbers)

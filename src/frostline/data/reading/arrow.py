@@ -1,0 +1,179 @@
+"""Data sets of Hugging Face's `datasets`, as its `save_to_disk` writes them: Arrow files and JSON.
+
+The files are read with pyarrow, without the library `datasets`. The images are not copied: their bytes are
+read from the memory-mapped files.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from frostline import schema
+from frostline.base.names import nfc
+from frostline.console.errors import FrostlineError, allowed
+from frostline.data.reading.decode import BadImage, printable
+from frostline.data.reading.folder import SPLIT_FOLDERS
+from frostline.data.reading.rows import Rows, numbered
+from frostline.data.reading.source import Source
+from frostline.data.reading.splits import SPLITS
+from frostline.data.reading.stores import stamp
+from frostline.data.reading.tables import class_numbers, used_columns
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_AS_SAVED = "give a folder that save_to_disk of Hugging Face's datasets wrote"
+
+
+def read(dataset: schema.HuggingFace) -> Source:
+    """Open a saved `Dataset` or `DatasetDict`; the splits of the latter are those of the data set.
+
+    Classes are in the order of the feature `ClassLabel`, unless `dataset.classes` says otherwise.
+
+    Raises:
+        FrostlineError: the folder is no saved data set, or lacks a column.
+    """
+    place = f"dataset.path: {dataset.path}"
+    parts = _parts(Path(dataset.path).expanduser(), place)
+    columns = used_columns(dataset.columns, next(iter(parts.values())).table.column_names, place)
+    for name, part in parts.items():
+        used_columns(dataset.columns, part.table.column_names, f"{place}/{name}")
+    labels = [label for part in parts.values() for label in part.labels(columns["label"], place)]
+    names = next(iter(parts.values())).class_names(columns["label"])
+    numbers = class_numbers(dataset.classes or names or None, sorted(set(labels)), place)
+    splits = [split for split, part in parts.items() for _ in range(len(part.table))]
+    if "split" in columns and "" in parts:
+        splits = [SPLIT_FOLDERS.get(text.lower(), text) for text in parts[""].texts(columns["split"])]
+    groups = [text for part in parts.values() for text in part.texts(columns.get("group"))]
+    weights = [float(text) for part in parts.values() for text in part.texts(columns.get("weight"))]
+    store = ArrowStore(parts, columns["image"])
+    rows = Rows(
+        keys=[key for split, part in parts.items() for key in _keys(split, len(part.table))],
+        labels=np.array([numbers[label] for label in labels], dtype=np.int64),
+        splits=np.array(splits, dtype=np.str_),
+        groups=np.array(groups, dtype=np.str_) if groups else None,
+        weights=np.array(weights) if weights else None,
+    )
+    return Source(sorted(numbers, key=numbers.__getitem__), rows, store=store)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One saved `Dataset`: a split, or all of a data set."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    features: Mapping[str, Any]
+
+    @cached_property
+    def table(self) -> "pyarrow.Table":
+        """Its rows, memory-mapped."""
+        import pyarrow
+
+        try:
+            tables = [
+                pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in self.files
+            ]
+            return pyarrow.concat_tables(tables)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise FrostlineError(
+                f"dataset.path: {self.folder} is damaged ({error}): copy or save it again"
+            ) from None
+
+    def class_names(self, column: str) -> list[str]:
+        """Return the names of a `ClassLabel`; empty for other features."""
+        return list(self.features.get(column, {}).get("names") or [])
+
+    def texts(self, column: str | None) -> list[str]:
+        """Return the values of a column as text, '' for missing ones; nothing for no column."""
+        if column is None:
+            return []
+        return ["" if value is None else nfc(str(value)) for value in self.table[column].to_pylist()]
+
+    def labels(self, column: str, place: str) -> list[str]:
+        """Return the class name of each row."""
+        names, texts = self.class_names(column), self.texts(column)
+        for row, text in enumerate(texts):
+            if not text or (names and not 0 <= int(text) < len(names)):
+                raise FrostlineError(
+                    f"{place}: row {row} of {self.folder.name} has no label: give it one, or remove it"
+                )
+        return [nfc(names[int(text)]) for text in texts] if names else texts
+
+
+@dataclass(frozen=True, eq=False)
+class ArrowStore:
+    """The encoded images of saved data sets."""
+
+    parts: Mapping[str, _Part]
+    column: str
+
+    @property
+    def place(self) -> str:
+        """The paths of the files, with their sizes and the times of their last changes."""
+        files = [file for part in self.parts.values() for file in part.files]
+        return json.dumps([[str(file.resolve()), *stamp(file)] for file in files])
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of an image."""
+        split, _, row = key.rpartition("/")
+        value = self.parts[split].table[self.column][int(row)].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise BadImage(key, "is no encoded image: save the data set with a feature Image")
+        return content
+
+    def stamp(self, key: str) -> tuple[int, ...]:
+        """Return nothing: `place` changes with the images."""
+        return ()
+
+
+def _keys(split: str, count: int) -> list[str]:
+    return [f"{split}/{number}" if split else number for number in numbered(count)]
+
+
+def _parts(folder: Path, place: str) -> dict[str, _Part]:
+    """Return {split: saved data set}; the split of a `Dataset` is ''."""
+    if not folder.is_dir():
+        raise FrostlineError(f"{place} {'is a file' if folder.exists() else 'does not exist'}: {_AS_SAVED}")
+    if not (folder / "dataset_dict.json").is_file():
+        return {"": _part(folder, place)}
+    parts: dict[str, _Part] = {}
+    for name in _json(folder / "dataset_dict.json", place).get("splits", []):
+        split = SPLIT_FOLDERS.get(str(name).lower())
+        if split is None or split in parts:
+            raise FrostlineError(
+                f"{place} has the split {printable(str(name))!r}; {allowed(str(name), SPLITS)}: rename "
+                "it, and save again"
+            )
+        parts[split] = _part(folder / str(name), place)
+    if not parts:
+        raise FrostlineError(f"{place} has no splits: {_AS_SAVED}")
+    return {split: parts[split] for split in SPLITS if split in parts}
+
+
+def _part(folder: Path, place: str) -> _Part:
+    listed: Sequence[Any] = _json(folder / "state.json", place).get("_data_files", [])
+    files = tuple(folder / Path(str(entry["filename"])).name for entry in listed)
+    if missing := [file.name for file in files if not file.is_file()] or (
+        [] if files else ["its .arrow file"]
+    ):
+        raise FrostlineError(f"{place}: {missing[0]} is missing in {folder}: copy or save it again")
+    return _Part(folder, files, _json(folder / "dataset_info.json", place).get("features") or {})
+
+
+def _json(path: Path, place: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FrostlineError(f"{place} has no {path.name}: {_AS_SAVED}") from None
+    except (OSError, ValueError):
+        raise FrostlineError(f"{place}: {path.name} is damaged: copy or save it again") from None
+    if not isinstance(content, dict):
+        raise FrostlineError(f"{place}: {path.name} is damaged: copy or save it again")
+    return content

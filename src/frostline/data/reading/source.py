@@ -1,0 +1,164 @@
+"""A source of images, checked: what `prepare` reads, whatever kind of data set it is."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.base.names import nfc
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.checks import (
+    check_classes,
+    check_columns,
+    check_groups,
+    check_images,
+    check_keys,
+    check_rows,
+)
+from frostline.data.reading.folder import FileEntry
+from frostline.data.reading.rows import Rows, numbered
+from frostline.data.reading.stores import FolderStore, Store
+from frostline.data.reading.walk import Problem
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """A data set in memory, as a plug-in gives it."""
+
+    images: NDArray[np.uint8]
+    """(N, H, W) grey or (N, H, W, 3) RGB, 0…255."""
+    labels: NDArray[np.int64]
+    """(N,), 0…C−1."""
+    classes: Sequence[str]
+    """C names."""
+    splits: NDArray[np.str_] | None = None
+    """(N,) of 'train', 'val' and 'test', if the data set has splits of its own."""
+    groups: NDArray[np.str_] | None = None
+    """(N,), names of groups that are never divided between splits."""
+    weights: NDArray[np.float64] | None = None
+    """(N,), weights of the images in the training loss, ≥ 0."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A data set of image files, as a plug-in gives it."""
+
+    root: Path
+    """Folder that the files' keys are relative to."""
+    classes: Sequence[str]
+    """C names."""
+    files: Sequence[FileEntry]
+    problems: Sequence[Problem] = ()
+    """Files that can't be used, and why."""
+    warnings: Sequence[str] = ()
+    """Messages for the user, one sentence each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """N images in C classes: their rows, and the arrays or the store that hold the images."""
+
+    classes: Sequence[str]
+    rows: Rows
+    images: NDArray[np.uint8] | None = None
+    """(N, H, W) grey or (N, H, W, 3) RGB, 0…255, of a data set in memory."""
+    store: Store | None = None
+    """The encoded images of any other data set."""
+    problems: Sequence[Problem] = ()
+    """Images that can't be used, and why; they are not among the rows."""
+    warnings: Sequence[str] = field(default=())
+    """Messages for the user, one sentence each."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def identity(self) -> str:
+        """Return a hash of all that `prepare` reads: of arrays by content, of files by size and times."""
+        rows = self.rows
+        if self.images is not None:
+            digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+            digest.update(np.ascontiguousarray(rows.labels).data)
+            own = [split for split in rows.splits.tolist() if split]
+            about: list[Any] = [self.images.shape, list(self.classes), own]
+        else:
+            assert self.store is not None
+            digest = hashlib.sha256()
+            columns = zip(rows.keys, rows.labels.tolist(), rows.splits.tolist(), strict=True)
+            stamps = [[*row, *self.store.stamp(row[0])] for row in columns]
+            about = [self.store.place, list(self.classes), stamps, list(self.problems), list(self.warnings)]
+        extra = [column for column in (rows.groups, rows.weights) if column is not None]
+        digest.update(json.dumps([*about, *(column.tolist() for column in extra)]).encode())
+        return digest.hexdigest()
+
+
+def checked(given: Any, place: str) -> Source:
+    """Return what a kind of data set or a plug-in gives as a `Source`.
+
+    Args:
+        given: a `Source`, `FileSource` or `ArraySource`, or any object with the fields of the latter.
+        place: names the data set.
+
+    Raises:
+        FrostlineError: it is not a data set; says what to change.
+    """
+    if isinstance(given, FileSource):
+        source = _of_files(given)
+    elif isinstance(given, Source):
+        source = given
+    else:
+        source = _of_arrays(given, place)
+    check_classes(source.classes, place)
+    classes, rows = tuple(map(nfc, source.classes)), source.rows
+    if source.store is not None:
+        check_keys(rows.keys, place)
+    # Missing classes are checked after problems are reported or skipped: they may explain each other.
+    if not source.problems:
+        check_rows(rows.labels.tolist(), rows.splits.tolist(), classes, place)
+    check_columns(rows, place)
+    check_groups(rows, place)
+    return Source(classes, rows, source.images, source.store, source.problems, source.warnings)
+
+
+def _of_files(given: FileSource) -> Source:
+    files = given.files
+    grouped, weighted = any(entry.group for entry in files), any(entry.weight != 1 for entry in files)
+    rows = Rows(
+        keys=[entry.key for entry in files],
+        labels=np.array([entry.label for entry in files], dtype=np.int64),
+        splits=np.array([entry.split for entry in files], dtype=np.str_),
+        groups=np.array([entry.group for entry in files], dtype=np.str_) if grouped else None,
+        weights=np.array([entry.weight for entry in files], dtype=np.float64) if weighted else None,
+    )
+    store = FolderStore(Path(given.root))
+    return Source(given.classes, rows, None, store, given.problems, given.warnings)
+
+
+def _of_arrays(given: Any, place: str) -> Source:
+    if missing := [name for name in ("images", "labels", "classes") if not hasattr(given, name)]:
+        raise FrostlineError(
+            f"{place} gave a {type(given).__name__} without {', '.join(missing)}; give an ArraySource or a "
+            "FileSource of frostline.data.reading.sources"
+        )
+    images, labels = np.asarray(given.images), np.asarray(given.labels)
+    classes = tuple(str(name) for name in given.classes)
+    check_images(images, place)
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise FrostlineError(
+            f"{place} has {len(images)} images and labels of shape {labels.shape} and type {labels.dtype}; "
+            "give one integer per image"
+        )
+    columns: dict[str, Any] = {"splits": np.full(len(labels), "")}
+    for name, kind in (("splits", np.str_), ("groups", np.str_), ("weights", np.float64)):
+        if (column := getattr(given, name, None)) is not None:
+            columns[name] = np.asarray(column, dtype=kind)
+            if columns[name].shape != labels.shape:
+                raise FrostlineError(
+                    f"{place} has {len(images)} images and {name} of shape {columns[name].shape}; give one "
+                    "per image"
+                )
+    return Source(classes, Rows(numbered(len(labels)), labels.astype(np.int64), **columns), images)

@@ -1,0 +1,312 @@
+"""Data sets of image files that a table lists, with their labels and other properties in columns."""
+
+import os
+import stat
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PurePosixPath
+
+import numpy as np
+
+from frostline import schema
+from frostline.base.names import locate, nfc
+from frostline.console.errors import FrostlineError, allowed
+from frostline.console.progress import Progress
+from frostline.data.reading.checks import name_fault, some
+from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, printable, unreadable
+from frostline.data.reading.folder import SPLIT_FOLDERS
+from frostline.data.reading.rows import Rows
+from frostline.data.reading.source import Source
+from frostline.data.reading.splits import SPLITS
+from frostline.data.reading.stores import FolderStore
+from frostline.data.reading.table_file import TableFile, open_table
+from frostline.data.reading.walk import Problem, check_link
+
+OPTIONAL = ("split", "group", "weight")
+"""Columns that a table may have under these names, and those that a row is read with, in this order."""
+
+_CHUNK = 4096
+"""Rows between two updates of the progress."""
+
+
+def root_of(dataset: schema.Table) -> Path:
+    """Return the folder that the paths of a table start from."""
+    root = Path(dataset.file).parent if dataset.root is None else Path(dataset.root)
+    return root.expanduser()
+
+
+def read(dataset: schema.Table, progress: Progress) -> Source:
+    """Read a table and look for its images, without reading them.
+
+    Rows are sorted by split, class and path, as `folder.scan` lists files: the order in the table influences
+    nothing, and the same images in class folders are the same data set.
+
+    Raises:
+        FrostlineError: the file is no table, lacks a column, or has a value that is not allowed. Rows that
+            can't be used don't raise an error; they are in `problems`.
+    """
+    place = f"dataset.file: {dataset.file}"
+    wanted = dataset.columns
+    required = {"image": wanted.image, "label": wanted.label}
+    table = open_table(Path(dataset.file).expanduser(), place, tuple(required.values()))
+    columns = used_columns(wanted, table.columns, place)
+    reader = _Reader(table, dataset, place, frozenset(columns))
+    with progress(f"reading {PurePath(dataset.file).name}", table.length) as advance:
+        done = 0
+        for line, cells in table.records(list(columns.values())):
+            reader.add(line, dict(zip(columns, cells, strict=True)))
+            done += 1
+            if done % _CHUNK == 0:
+                advance(_CHUNK)
+        advance(done % _CHUNK)
+    return reader.source()
+
+
+def used_columns(wanted: schema.Columns, present: Sequence[str], place: str) -> dict[str, str]:
+    """Return {role: column} of the columns that a data set uses.
+
+    An optional column of the usual name may be missing.
+
+    Raises:
+        FrostlineError: a column is missing; names the nearest ones.
+    """
+    used = {role: name for role, name in wanted.model_dump().items() if name is not None}
+    for role, name in list(used.items()):
+        if name in present:
+            continue
+        if role in OPTIONAL and name == role:
+            del used[role]
+            continue
+        raise FrostlineError(
+            f"{place} has no column {name!r} (dataset.columns.{role}); "
+            f"{allowed(name, map(printable, present))}"
+        )
+    return used
+
+
+def class_numbers(given: Sequence[str] | None, found: Sequence[str], place: str) -> dict[str, int]:
+    """Return {class name: number}: in the order of `dataset.classes`, or sorted by name.
+
+    Raises:
+        FrostlineError: a class is found that is not among the given ones.
+    """
+    if given is None:
+        return {name: number for number, name in enumerate(sorted(found))}
+    numbers = {nfc(name): number for number, name in enumerate(given)}
+    for name in found:
+        if name not in numbers:
+            raise FrostlineError(
+                f"{place} has the label {printable(name)!r}, which is not in dataset.classes; "
+                f"{allowed(name, numbers)}"
+            )
+    return numbers
+
+
+@dataclass
+class _Reader:
+    """Collects the rows of a table, and what is wrong with them."""
+
+    table: TableFile
+    dataset: schema.Table
+    place: str
+    roles: frozenset[str]
+    """The columns that the table has: image, label, …"""
+    keys: list[str] = field(default_factory=list)
+    lines: array = field(default_factory=lambda: array("q"))
+    columns: dict[str, array] = field(
+        default_factory=lambda: {name: array("q") for name in ("label", "split", "group")}
+    )
+    """Column → the code of each row's value."""
+    codes: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {"label": {}, "split": {"": 0, "train": 1, "val": 2, "test": 3}, "group": {}}
+    )
+    """Column → {value: its code}."""
+    weights: array = field(default_factory=lambda: array("d"))
+    problems: list[Problem] = field(default_factory=list)
+    row_of: dict[str, int] = field(default_factory=dict)
+    contradicted: set[int] = field(default_factory=set)
+
+    def add(self, line: int, cells: Mapping[str, str]) -> None:
+        """Add a row, or record why it can't be used."""
+        where = f"{self.table.unit} {line}"
+        key, reason = self._key(cells["image"])
+        label = nfc(cells["label"].strip())
+        split = self._split(cells.get("split", ""), where)
+        weight = self._weight(cells["weight"], where) if "weight" in cells else 1.0
+        if not key:
+            self.problems.append(Problem(where, "names no image: add its path, or remove the row"))
+        elif reason:
+            self.problems.append(Problem(printable(key), f"({where}) {reason}"))
+        elif not label:
+            self.problems.append(Problem(key, f"({where}) has no label: give it one, or remove the row"))
+        elif (before := self.row_of.get(key)) is not None:
+            self._repeated(before, label, where)
+        else:
+            self.row_of[key] = len(self.keys)
+            self.keys.append(key)
+            self.lines.append(line)
+            self.weights.append(weight)
+            group = nfc(cells.get("group", "").strip())
+            for name, value in (("label", label), ("split", split), ("group", group)):
+                codes = self.codes[name]
+                self.columns[name].append(codes.setdefault(value, len(codes)))
+
+    def source(self) -> Source:
+        """Return the data set of all rows, sorted."""
+        names = sorted(self.codes["label"], key=self.codes["label"].__getitem__)
+        numbers = class_numbers(self.dataset.classes, names, self.place)
+        labels = np.array([numbers[name] for name in names], dtype=np.int64)[np.array(self.columns["label"])]
+        splits, groups = (
+            np.array(list(self.codes[name]), dtype=np.str_)[np.array(self.columns[name], dtype=np.int64)]
+            for name in ("split", "group")
+        )
+        usable = self._existing()
+        weights = np.array(self.weights)
+        rows = Rows(
+            self.keys,
+            labels,
+            splits,
+            groups if "group" in self.roles else None,
+            weights if "weight" in self.roles else None,
+        )
+        order = np.array(sorted(usable, key=[_path_order(key) for key in self.keys].__getitem__), dtype=int)
+        ranks = np.array(self.columns["split"], dtype=np.int64)
+        order = order[np.lexsort((labels[order], ranks[order]))]
+        classes = sorted(numbers, key=numbers.__getitem__)
+        return Source(
+            classes,
+            rows.take(order),
+            store=FolderStore(root_of(self.dataset)),
+            problems=sorted(self.problems),
+            warnings=list(self._weight_notice(weights)),
+        )
+
+    def _key(self, text: str) -> tuple[str, str]:
+        """Return a path below the root in NFC, and the reason why it can't be used, or ''."""
+        key = nfc(text).removeprefix("./")
+        if fault := name_fault(key):
+            return key, fault
+        if key.startswith("/") or ".." in key:
+            root = root_of(self.dataset)
+            if PurePosixPath(key).is_relative_to(root):
+                return PurePosixPath(key).relative_to(root).as_posix(), ""
+            if key.startswith("/") or ".." in PurePosixPath(key).parts:
+                return key, f"is not below {root}: move it there, or set dataset.root"
+        return key, ""
+
+    def _split(self, text: str, where: str) -> str:
+        name = text.strip()
+        split = SPLIT_FOLDERS.get(name.lower(), name)
+        if split not in self.codes["split"]:
+            raise FrostlineError(
+                f"{self.place}: {where} has the split {printable(name)!r}; {allowed(name.lower(), SPLITS)}"
+            )
+        return split
+
+    def _weight(self, text: str, where: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise FrostlineError(
+                f"{self.place}: {where} has the weight {printable(text)!r}; write a number such as 0.5"
+            ) from None
+
+    def _repeated(self, before: int, label: str, where: str) -> None:
+        """Record an image that is listed again; one with two labels is not used at all."""
+        key, first = self.keys[before], f"{self.table.unit} {self.lines[before]}"
+        codes = self.codes["label"]
+        if codes.get(label) == self.columns["label"][before]:
+            self.problems.append(Problem(key, f"({where}) is in {first} already: remove one of them"))
+            return
+        self.contradicted.add(before)
+        other = next(name for name, code in codes.items() if code == self.columns["label"][before])
+        self.problems.append(
+            Problem(
+                key,
+                f"({where}) has the label {printable(label)!r}, and in {first} {printable(other)!r}: keep "
+                "the right one",
+            )
+        )
+
+    def _existing(self) -> list[int]:
+        """Return the rows whose images exist; record the others."""
+        root = root_of(self.dataset)
+        base, links, missing = os.path.realpath(root), _Links(root), list[int]()
+        usable = list[int]()
+        for row, key in enumerate(self.keys):
+            if row in self.contradicted:
+                continue
+            try:
+                mode = os.lstat(f"{base}/{key}").st_mode
+            except OSError as error:
+                path = locate(root, key)
+                if not os.path.lexists(path):
+                    missing.append(row)
+                    where = f"({self.table.unit} {self.lines[row]})"
+                    self.problems.append(Problem(key, f"{where} {unreadable(path, error)}"))
+                    continue
+                mode = os.lstat(path).st_mode
+            if reason := links.fault(key, mode):
+                self.problems.append(Problem(key, reason))
+            else:
+                usable.append(row)
+        if missing and len(missing) == len(self.keys):
+            raise FrostlineError(self._nothing_there(root))
+        return usable
+
+    def _nothing_there(self, root: Path) -> str:
+        """Say why none of the images exists."""
+        named = some(self.keys)
+        key = self.keys[0]
+        if "\\" in key and os.path.lexists(root / key.replace("\\", "/")):
+            fix = "write / between folders, not \\"
+        elif suffix := next((end for end in sorted(IMAGE_SUFFIXES) if (root / f"{key}{end}").exists()), None):
+            fix = f"add {suffix} to the paths"
+        else:
+            fix = "set dataset.root to the folder that the paths start from"
+        return f"{self.place}: none of its {len(self.keys)} images is in {root} ({named}): {fix}"
+
+    def _weight_notice(self, weights: np.ndarray) -> Iterator[str]:
+        """Say that a column of the usual name is used, which may mean something else."""
+        if "weight" in self.roles and self.dataset.columns.weight == "weight" and len(weights):
+            yield (
+                f"the column 'weight' ({weights.min():g} to {weights.max():g}) weighs the images in the "
+                "training loss (dataset.columns.weight=null ignores it)"
+            )
+
+
+class _Links:
+    """Refuses links that lead out of a data set, as `walk` does for folders."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._real = root, Path(os.path.realpath(root))
+        self._folders: dict[str, str] = {}
+
+    def fault(self, key: str, mode: int) -> str:
+        """Return why a file can't be used; '' if it can.
+
+        Args:
+            mode: of the file, links not followed.
+        """
+        folder = key.rpartition("/")[0]
+        if folder not in self._folders:
+            parents = reversed(PurePosixPath(folder).parents[:-1]) if folder else ()
+            steps = [*(str(parent) for parent in parents), folder] if folder else []
+            self._folders[folder] = next(filter(None, map(self._link_fault, steps)), "")
+        if stat.S_ISLNK(mode):
+            return self._folders[folder] or self._link_fault(key)
+        return self._folders[folder]
+
+    def _link_fault(self, key: str) -> str:
+        try:
+            check_link(locate(self._root, key), key, self._real)
+        except BadImage as bad:
+            return bad.reason
+        return ""
+
+
+def _path_order(key: str) -> str:
+    """Return a sort key that lists a folder's files before its subfolders, as `folder.scan` does."""
+    folders, _, name = key.rpartition("/")
+    return "".join(f"\x01{part}\x00" for part in folders.split("/") if part) + f"\x00{name}"

@@ -1,0 +1,113 @@
+"""Arrays of .npz files: the layouts that are read, and a sentence for all others."""
+
+import numpy as np
+import pytest
+from tests.data.tables import COLUMNS
+from tests.data.trees import packaged
+
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.sources import name_of, open_source
+from frostline.preparation.stage import prepare
+
+USUAL = {**COLUMNS, "image": "images", "label": "labels"}
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 6), dtype=np.uint8)
+LABELS = np.arange(30) % 3
+
+
+def saved(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def config(path, classes=None, columns=USUAL, **fields):
+    return packaged("npz", file=str(path), classes=classes, columns=columns, **fields)
+
+
+def opened(path, **fields):
+    return open_source(config(path, **fields).dataset)
+
+
+def test_one_pair_of_arrays(tmp_path):
+    path = saved(tmp_path / "my data.npz", images=IMAGES, labels=LABELS, other=np.zeros(3))
+    source = opened(path)
+    assert (source.images == IMAGES).all()
+    assert source.rows.labels.tolist() == LABELS.tolist()
+    assert source.classes == ("0", "1", "2")
+    assert opened(path, classes=["no", "maybe", "yes"]).classes == ("no", "maybe", "yes")
+    assert name_of(config(path).dataset) == "my data"
+    index = prepare(config(path), tmp_path / "out")
+    assert (index.kind, index.storage, len(index)) == ("npz", "arrays", 30)
+
+
+def test_labels_may_be_names_and_other_columns_arrays(tmp_path):
+    names = np.array(["c", "a", "b"])[LABELS]
+    splits = np.repeat(["train", "test"], 15)
+    path = saved(
+        tmp_path / "x.npz", images=IMAGES, labels=names, split=splits, weight=np.ones(30), group=names
+    )
+    source = opened(path, test=None, columns={**USUAL, "group": None})
+    assert source.classes == ("a", "b", "c")
+    assert [source.classes[label] for label in source.rows.labels] == names.tolist()
+    assert source.rows.splits.tolist() == splits.tolist()
+    assert source.rows.weights.tolist() == [1.0] * 30
+    assert source.rows.groups is None
+    assert opened(path, test=None, classes=["c", "b", "a"], columns={**USUAL, "group": None}).classes == (
+        "c",
+        "b",
+        "a",
+    )
+
+
+def test_numbers_are_sorted_as_numbers(tmp_path):
+    path = saved(tmp_path / "x.npz", images=IMAGES, labels=np.repeat([10, 2, 7], 10))
+    assert opened(path).classes == ("2", "7", "10")
+
+
+@pytest.mark.parametrize("names", ["{}_images {}_labels", "x_{} y_{}"])
+def test_a_pair_of_arrays_per_split(tmp_path, names):
+    """As MedMNIST and as Keras name them; MedMNIST's labels are columns."""
+    arrays = {}
+    for split, rows in (("train", slice(0, 18)), ("val", slice(18, 24)), ("test", slice(24, 30))):
+        image, label = names.format(split, split).split()
+        arrays |= {image: IMAGES[rows, ..., None], label: LABELS[rows, None]}
+    source = opened(saved(tmp_path / "x.npz", **arrays), val=None, test=None)
+    assert source.images.shape == (30, 8, 6)
+    assert source.rows.splits.tolist() == ["train"] * 18 + ["val"] * 6 + ["test"] * 6
+    assert source.rows.labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sentence"),
+    [
+        (IMAGES, LABELS[1:], "has 30 images and labels of shape (29,)"),
+        (IMAGES / 255, LABELS, "has float64 images; scale them to 0…255"),
+        (IMAGES, LABELS / 2, "has labels of shape (30,) and type float64; give one whole number or"),
+        (IMAGES, np.eye(30), "has labels of shape (30, 30) and type float64; give one whole number or"),
+        (IMAGES, LABELS.astype(object), "is no .npz file, or holds Python objects: save arrays of"),
+    ],
+)
+def test_arrays_that_are_no_data_set(tmp_path, images, labels, sentence):
+    with pytest.raises(FrostlineError) as raised:
+        opened(saved(tmp_path / "x.npz", images=images, labels=labels))
+    assert sentence in str(raised.value)
+
+
+def test_a_missing_array(tmp_path):
+    with pytest.raises(FrostlineError, match=r"has no column 'images' \(dataset.columns.image\); did"):
+        opened(saved(tmp_path / "x.npz", image=IMAGES, labels=LABELS))
+
+
+def test_files_that_are_no_npz(tmp_path):
+    saved(tmp_path / "data.npz", images=IMAGES, labels=LABELS)
+    np.save(tmp_path / "one.npy", IMAGES)
+    (tmp_path / "text.npz").write_text("images")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "data.npz").read_bytes()[:-30])
+    for name, sentence in (
+        ("date.npz", "doesn't exist: give an .npz file; did you mean 'data.npz' or"),
+        ("one.npy", "is a single array: save images and labels with numpy.savez"),
+        ("text.npz", "is no .npz file, or holds Python objects"),
+        ("cut.npz", "can't be read (File is not a zip file): copy or write"),
+    ):
+        with pytest.raises(FrostlineError) as raised:
+            opened(tmp_path / name)
+        assert sentence in str(raised.value)

@@ -1,0 +1,382 @@
+"""Tables of paths and labels: what is read, and a sentence for everything that can be wrong with them."""
+
+import csv
+import os
+import random
+import re
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.data.tables import plant_flat, table, write_table
+from tests.data.trees import image_folder, plant, plant_splits
+
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.sources import classes_of, name_of, open_source
+from frostline.data.reading.tables import _path_order
+from frostline.preparation.stage import prepare
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return plant_flat(tmp_path / "my images")
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "my images" / "labels.csv"
+
+
+def opened(file, columns={}, **fields):  # noqa: B006
+    return open_source(table(file, columns, **fields).dataset)
+
+
+def refused(file, columns={}, **fields):  # noqa: B006
+    with pytest.raises(FrostlineError) as raised:
+        opened(file, columns, **fields)
+    sentence = str(raised.value)
+    assert "\n" not in sentence
+    return sentence.replace(str(file), "FILE").replace(str(file.parent), "ROOT")
+
+
+# ── what is read ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_paths_start_at_the_table_or_at_the_root(rows, file, tmp_path):
+    source = opened(write_table(file, rows))
+    assert source.rows.keys == sorted(row[0] for row in rows)
+    assert source.classes == ("cat", "dog")
+    assert (source.rows.groups, source.rows.weights) == (None, None)
+    elsewhere = write_table(tmp_path / "labels.csv", rows)
+    assert opened(elsewhere, root=str(file.parent)).identity() == source.identity()
+    assert name_of(table(elsewhere).dataset) == "labels"
+
+
+def test_columns_may_have_other_names(rows, file):
+    listed = [
+        [i, name, path, ("VALID", "train")[i % 2], f"p{i % 2}", 2.5] for i, (path, name) in enumerate(rows)
+    ]
+    write_table(file, listed, ["id", "diagnosis", "file name", "part", "patient", "certainty"])
+    columns = {
+        "image": "file name",
+        "label": "diagnosis",
+        "split": "part",
+        "group": "patient",
+        "weight": "certainty",
+    }
+    found = opened(file, columns).rows
+    assert set(found.splits) == {"train", "val"}
+    assert set(found.groups) == {"p0", "p1"}
+    assert set(found.weights) == {2.5}
+
+
+def test_optional_columns_of_the_usual_names_are_used_unless_null(rows, file):
+    write_table(file, [[*row, 70] for row in rows], ["image", "label", "weight"])
+    source = opened(file)
+    assert source.warnings == [
+        "the column 'weight' (70 to 70) weighs the images in the training loss (dataset.columns.weight=null "
+        "ignores it)"
+    ]
+    assert opened(file, {"weight": None}).rows.weights is None
+
+
+def test_the_same_images_as_a_folder_and_as_a_table_in_any_order(tmp_path):
+    root = plant(tmp_path / "photos", ("b cat", "a dog"))
+    (root / "b cat" / "old").mkdir()
+    shutil.move(root / "b cat" / "1.png", root / "b cat" / "old" / "0.png")
+    paths = [path.relative_to(root) for path in root.rglob("*.png")]
+    random.Random(0).shuffle(paths)
+    file = write_table(tmp_path / "x.csv", [[path.as_posix(), path.parts[0]] for path in paths])
+    listed = prepare(table(file, root=str(root)), tmp_path / "a")
+    walked = prepare(image_folder(root), tmp_path / "b")
+    assert listed.fingerprint == walked.fingerprint
+    assert (tmp_path / "a" / "index.csv").read_bytes() == (tmp_path / "b" / "index.csv").read_bytes()
+
+
+def test_splits_of_a_table_are_those_of_split_folders(tmp_path):
+    root = plant_splits(tmp_path / "photos", ("train", "validation", "test"))
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    file = write_table(
+        tmp_path / "x.csv",
+        [[p.as_posix(), p.parts[1], p.parts[0]] for p in paths],
+        ["image", "label", "split"],
+    )
+    listed = prepare(table(file, val=None, test=None, root=str(root)), tmp_path / "a")
+    assert listed.fingerprint == prepare(image_folder(root, None, None), tmp_path / "b").fingerprint
+
+
+@given(st.lists(st.tuples(*[st.sampled_from("ab -.é/")] * 6).map("".join), unique=True))
+def test_files_are_listed_before_folders_by_their_names(texts):
+    paths = [tuple(part for part in text.split("/") if part) for text in texts]
+    paths = list({path for path in paths if path})
+
+    def by_walk(path):
+        return [(1, part) for part in path[:-1]] + [(0, path[-1])]
+
+    assert sorted(map("/".join, paths), key=_path_order) == ["/".join(p) for p in sorted(paths, key=by_walk)]
+
+
+def test_classes_are_sorted_or_as_given(rows, file):
+    write_table(file, rows)
+    assert classes_of(table(file).dataset) == ("cat", "dog")
+    config = table(file, classes=["dog", "cat"]).dataset
+    assert classes_of(config) == ("dog", "cat")
+    source = open_source(config)
+    assert source.classes == ("dog", "cat")
+    assert source.rows.keys[0] == "dog 0.png"
+    assert "has the label 'dog', which is not in dataset.classes; did you mean 'dig'?" in refused(
+        file, classes=["cat", "dig"]
+    )
+    assert "has no images of 'fox'" in refused(file, classes=["cat", "dog", "fox"])
+
+
+@pytest.mark.parametrize("name", ["labels.tsv", "labels.csv", "labels.txt"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_delimiter_is_detected(rows, file, name, delimiter):
+    expected = opened(write_table(file, rows)).rows.keys
+    other = file.with_name(name)
+    other.write_text("\n".join(delimiter.join(row) for row in [["image", "label"], *rows]))
+    assert opened(other).rows.keys == expected
+
+
+def test_a_bom_windows_line_ends_quotes_and_blank_lines_change_nothing(rows, file):
+    expected = opened(write_table(file, rows)).identity()
+    text = "\r\n".join([' image ,label,"a, note"', *(f'"{a}", {b} ,"two\r\nlines"' for a, b in rows), "", ""])
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert opened(file).identity() == expected
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_parquet(rows, file, coded):
+    import pyarrow
+    from pyarrow import parquet
+
+    expected = opened(write_table(file, rows)).rows
+    labels = pyarrow.array([b for _, b in rows])
+    columns = {
+        "image": [a for a, _ in rows],
+        "label": labels.dictionary_encode() if coded else labels,
+        "weight": [0.5 + i for i in range(len(rows))],
+        "x": [[1]] * len(rows),
+    }
+    other = file.with_suffix(".parquet")
+    parquet.write_table(pyarrow.table(columns), other)
+    found = opened(other).rows
+    assert found.keys == expected.keys
+    assert found.labels.tolist() == expected.labels.tolist()
+    assert found.weights.tolist() == [0.5 + i for i in range(len(rows))]
+    parquet.write_table(
+        pyarrow.table({**columns, "label": [None, *(float(b == "cat") for _, b in rows[1:])]}), other
+    )
+    source = opened(other)
+    assert source.problems == [("cat 0.png", "(row 1) has no label: give it one, or remove the row")]
+    assert source.classes == ("0", "1")
+    assert "column 'x' holds list<" in refused(other, {"label": "x"})
+    other.write_bytes(other.read_bytes()[:-20])
+    assert refused(other) == "dataset.file: FILE is a damaged Parquet file: copy or write it again"
+
+
+def test_absolute_paths_below_the_root_and_names_in_nfd(file):
+    rows = plant_flat(file.parent, ("café", "thé"))
+    expected = opened(write_table(file, rows)).rows.keys
+    write_table(file, [[file.parent / path, name] for path, name in rows])
+    assert opened(file).rows.keys == expected
+    for path in file.parent.glob("*.png"):
+        path.rename(path.with_name(path.name.replace("é", "e\u0301")))
+    assert opened(write_table(file, rows)).rows.keys == expected
+
+
+# ── errors about the file ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_missing_file(rows, file):
+    write_table(file, rows)
+    assert refused(file.with_name("label.csv")) == (
+        "dataset.file: FILE doesn't exist: give a CSV, TSV or Parquet file; did you mean 'labels.csv'? "
+        "(allowed: labels.csv)"
+    )
+    assert refused(file.parent / "no" / "x.csv").endswith("doesn't exist: give a CSV, TSV or Parquet file")
+
+
+def test_a_missing_column(rows, file):
+    write_table(file, rows, ["image_path", "labels"])
+    assert refused(file) == (
+        "dataset.file: FILE has no column 'image' (dataset.columns.image); did you mean 'image_path'? "
+        "(allowed: image_path, labels)"
+    )
+    assert "has no column 'patient' (dataset.columns.group); allowed: image_path, labels" in refused(
+        file, {"image": "image_path", "label": "labels", "group": "patient"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "FILE is empty: it needs a line of column names and a line per image"),
+        (b"\n\n", "FILE begins with an empty line: its first line must name the columns"),
+        (b"PK\x03\x04 xlsx", "FILE is a spreadsheet or an archive: save it as CSV in UTF-8"),
+        (b"\x1f\x8b gz", "FILE is compressed: unpack it"),
+        ("image,label\n".encode("utf-16"), "FILE is UTF-16: save it as CSV in UTF-8"),
+        (b"image,label\na,b\nb\xe9.png,c\n", "FILE: line 3 is not UTF-8 (byte 0xe9 at character 2): save it"),
+        (
+            b"image,label\na,b,c\n",
+            "FILE: line 2 has 3 cells and the header has 2: quote cells that contain ','",
+        ),
+        (b'image,label\na,"b\n', "FILE: line 2 can't be read (unexpected end of data): check the quotation"),
+        (b"image,label,image\n", "FILE has two columns 'image': rename one"),
+        (b"PAR1 broken", "FILE is a damaged Parquet file"),
+        (b"image,label\n", "FILE has no classes: a classifier needs at least two"),
+    ],
+)
+def test_files_that_are_no_tables(rows, file, content, sentence):
+    file.write_bytes(content)
+    assert sentence in refused(file)
+
+
+def test_a_folder_is_no_table(rows, file):
+    assert refused(file.parent) == (
+        "dataset.file: FILE is a folder: give a CSV, TSV or Parquet file; for images in class folders, write "
+        "dataset=image_folder dataset.root=FILE"
+    )
+
+
+# ── rows that can't be used ─────────────────────────────────────────────────────────────────────────────────
+
+
+def problems_of(file, rows, header=("image", "label"), **fields):
+    source = opened(write_table(file, rows, header), **fields)
+    return {problem.key: problem.reason for problem in source.problems}
+
+
+def test_duplicate_rows(rows, file):
+    assert problems_of(file, [*rows, rows[2], ["./cat 3.png", "cat"]]) == {
+        "cat 2.png": "(line 14) is in line 4 already: remove one of them",
+        "cat 3.png": "(line 15) is in line 5 already: remove one of them",
+    }
+
+
+def test_an_image_with_two_labels_is_not_used(rows, file):
+    assert problems_of(file, [*rows, ["cat 2.png", "dog"]]) == {
+        "cat 2.png": "(line 14) has the label 'dog', and in line 4 'cat': keep the right one"
+    }
+    assert "cat 2.png" not in opened(file).rows.keys
+
+
+def test_empty_labels_and_images(rows, file):
+    assert problems_of(file, [*rows, ["cat 7.png", " "], ["", "cat"]]) == {
+        "cat 7.png": "(line 14) has no label: give it one, or remove the row",
+        "line 15": "names no image: add its path, or remove the row",
+    }
+
+
+def test_missing_images_are_all_named_in_a_file_and_five_in_the_sentence(rows, file, tmp_path):
+    missing = [[f"gone {i}.png", "cat"] for i in range(7)]
+    write_table(file, [*rows, *missing])
+    out = tmp_path / "out"
+    with pytest.raises(FrostlineError) as raised:
+        prepare(table(file), out)
+    sentence = str(raised.value)
+    assert f"dataset.file: {file} has 7 files that can't be used: gone 0.png (line 14) is missing" in sentence
+    assert "gone 4.png" in sentence
+    assert "gone 5.png" not in sentence
+    with (tmp_path / "out.bad-images.csv").open() as stream:
+        assert [row["key"] for row in csv.DictReader(stream)] == [path for path, _ in missing]
+    index = prepare(table(file, on_bad_image="skip"), out)
+    assert len(index) == len(rows)
+    assert index.warnings[0].startswith("7 files were skipped (dataset.json lists all): gone 0.png (line 14)")
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (lambda path: f"elsewhere/{path}", "set dataset.root to the folder that the paths start from"),
+        (lambda path: path.removesuffix(".png"), "add .png to the paths"),
+        (lambda path: path.replace("/", "\\"), "write / between folders, not \\"),
+    ],
+)
+def test_if_no_image_is_there_the_reason_is_named(tmp_path, change, fix):
+    root = plant(tmp_path / "photos")
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    file = write_table(root / "x.csv", [[change(p.as_posix()), p.parts[0]] for p in paths])
+    assert re.search(r"none of its 12 images is in ROOT \(.* and 9 more\): (.*)", refused(file))[1] == fix
+
+
+def test_paths_outside_of_the_root_are_refused(rows, file, tmp_path):
+    (tmp_path / "secret.png").write_bytes((file.parent / "cat 0.png").read_bytes())
+    (file.parent / "link.png").symlink_to(tmp_path / "secret.png")
+    (file.parent / "away").symlink_to(tmp_path)
+    outside = ["../secret.png", str(tmp_path / "secret.png"), "link.png", "away/secret.png"]
+    found = problems_of(file, [*rows, *([path, "cat"] for path in outside)])
+    assert [found[path].replace(str(file.parent), "ROOT") for path in outside[:2]] == [
+        "(line 14) is not below ROOT: move it there, or set dataset.root",
+        "(line 15) is not below ROOT: move it there, or set dataset.root",
+    ]
+    assert all("outside the data set" in found[path] for path in outside[2:])
+    (file.parent / "inside.png").symlink_to("cat 0.png")
+    assert "inside.png" in opened(write_table(file, [*rows, ["inside.png", "cat"]])).rows.keys
+
+
+def test_bad_splits_weights_and_groups(rows, file):
+    def sentence(header, value):
+        write_table(
+            file, [*([*row, "1"] for row in rows[:-1]), [*rows[-1], value]], ["image", "label", header]
+        )
+        return refused(file)
+
+    write_table(
+        file, [*([*row, "train"] for row in rows[:-1]), [*rows[-1], "tets"]], ["image", "label", "split"]
+    )
+    assert "line 13 has the split 'tets'; did you mean 'test'? (allowed: test, train, val)" in refused(file)
+    assert "line 13 has the weight '0,5'; write a number such as 0.5" in sentence("weight", "0,5")
+    assert "image dog 5.png has weight -1; allowed: numbers from 0" in sentence("weight", "-1")
+    assert "image dog 5.png has weight nan; allowed: numbers from 0" in sentence("weight", "nan")
+    assert "1 images have no group (dog 5.png); give each one" in sentence("group", "")
+    write_table(file, [[*row, "0"] for row in rows], ["image", "label", "weight"])
+    assert "all weights are 0; give at least one image a weight above 0" in refused(file)
+
+
+def test_a_group_in_two_given_splits_is_named(rows, file):
+    header = ["image", "label", "split", "group"]
+    listed = [
+        [*row, ("train", "test")[i % 2], f"p{i // 2}" if i in (4, 5) else f"q{i}"]
+        for i, row in enumerate(rows)
+    ]
+    write_table(file, listed, header)
+    assert refused(file) == (
+        "dataset.file: FILE: group 'p2' is divided between train (cat 4.png) and test (cat 5.png): put all "
+        "images of a group into one split, or let frostline draw the splits (dataset.columns.split=null)"
+    )
+
+
+@pytest.mark.slow
+def test_a_million_rows_are_read_within_a_minute_in_bounded_memory(tmp_path, capsys):
+    """Hard links to a hundred images."""
+    import resource
+    import time
+
+    from frostline.console.progress import shown
+
+    plant_flat(tmp_path / "few", images=50)
+    few = sorted((tmp_path / "few").iterdir())
+    with (tmp_path / "labels.csv").open("w") as stream:
+        stream.write("image,label\n")
+        for number in range(1_000_000):
+            folder = tmp_path / f"{number // 5000}"
+            if number % 5000 == 0:
+                folder.mkdir(exist_ok=True)
+            path = folder / f"{number:07}.png"
+            os.link(few[number % 100], path)
+            stream.write(f"{folder.name}/{path.name},class {number % 100}\n")
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    source = open_source(table(tmp_path / "labels.csv").dataset, shown)
+    seconds = time.monotonic() - begun
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert len(source) == 1_000_000
+    assert np.bincount(source.rows.labels).tolist() == [10_000] * 100
+    assert "reading labels.csv: 1000000/" in capsys.readouterr().err
+    with capsys.disabled():
+        print(f"{seconds:.1f} s, {grown / 1024:.0f} MiB")
+    assert seconds < 60
+    assert grown < 1024 * 1024
