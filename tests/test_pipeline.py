@@ -167,6 +167,13 @@ def test_experiments_change_what_they_name(study):
     assert not ran(output) & {"pretrain", "prepare@source", "finetune@gradual"}
     assert study.resolved("finetune-linear_probe")["optimizer"]["lr"] == 0.03
     assert "linear_probe" in (study.root / "artifacts/report/report.md").read_text()
+    shown = [
+        run([sys.executable, "-m", "frostline", "experiments"], study.root).stdout,
+        study.dvc("params", "diff").stdout,
+        study.dvc("metrics", "diff").stdout,
+    ]
+    assert shown[0].splitlines()[0].split()[:2] == ["experiment", "freeze"]
+    assert max(len(line) for text in shown for line in text.splitlines()) <= 120
 
 
 def test_an_experiment_that_does_not_exist_is_refused(study):

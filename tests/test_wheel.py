@@ -140,7 +140,13 @@ def test_dvc_experiments_work(project):
     output = project.run("dvc", "exp", "run", "-S", "optimizer.lr=0.02", "-n", "faster")
     assert {"compose", "finetune", "evaluate", "report"} <= ran(output)
     assert "pretrain" not in ran(output)
-    assert "faster" in project.run("dvc", "exp", "show", "--csv")
+    shown = [
+        project.run("frostline", "experiments"),
+        project.run("dvc", "params", "diff"),
+        project.run("dvc", "metrics", "diff", "HEAD", "faster"),
+    ]
+    assert all(word in shown[0] for word in ("faster", "optimizer.lr", "scratch", "mine"))
+    assert max(len(line) for text in shown for line in text.splitlines()) <= 120
     project.run("git", "checkout", "-q", ".")
     assert ran(project.run("dvc", "repro")) <= {"compose"}  # git and DVC's cache do not have resolved configs
 

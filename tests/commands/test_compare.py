@@ -96,6 +96,41 @@ def test_runs_by_id_name_and_configuration(say, recorded):
     assert sorted(row["best/val/accuracy/n"] for row in csv.DictReader(io.StringIO(out))) == ["3", "3"]
 
 
+def names_of(out):
+    return [(row["run"], row["best/val/accuracy/n"]) for row in csv.DictReader(io.StringIO(out))]
+
+
+def test_a_study_or_a_word_stands_for_its_best_setting_with_all_seeds(say, recorded):
+    assert names_of(say("arms", "--format", "csv")[1]) == [("mlp·full·digits", "3")]
+    assert names_of(say("best", "--format", "csv")[1]) == [("mlp·full·digits", "3")]
+    assert sorted(names_of(say("best", "arms", "--format", "csv")[1])) == [
+        ("mlp·full·digits·lr=0.1", "3"),
+        ("mlp·full·digits·lr=0.2", "3"),
+    ]
+    assert names_of(say("last", "--format", "csv")[1]) == [("mlp·gradual·digits", "1")]
+
+
+def test_the_best_run_comes_first_and_by_the_objective_of_its_sweep(recorded, monkeypatch):
+    from frostline.comparison.runs import Results
+    from frostline.tracking.store import Store
+
+    place, ids = recorded
+    monkeypatch.chdir(place)
+    store = Store()
+    results = Results(store)
+    assert [run.id for run in results.chosen("arms")] == [ids[f"armsfull{seed}"] for seed in (2, 1, 0)]
+    assert results.chosen("nothing") == []
+    assert results.words()[:2] == ["best", "last"]
+    (parent,) = store.search({"study": "arms", "stage": "study"}, limit=9)
+    for freeze in ("full", "gradual"):
+        for seed in range(3):
+            run = ids[f"arms{freeze}{seed}"]
+            store.client.log_metric(run, "best/val/loss", {"full": 2.0, "gradual": 1.0}[freeze] + seed)
+    store.client.set_tag(parent.info.run_id, "objective", "val/loss")
+    assert [run.id for run in results.chosen("arms")] == [ids[f"armsgradual{seed}"] for seed in range(3)]
+    store.client.delete_tag(parent.info.run_id, "objective")
+
+
 def test_a_filter_and_metrics(say):
     status, out, _ = say("--filter", "tags.freeze = 'full'", "--metric", "test/accuracy", "--format", "md")
     assert status == 0

@@ -1,7 +1,13 @@
 """`frostline finetune -m`: the table of runs, and what failed ones make of the exit status."""
 
+from pathlib import Path
+
+import pytest
 from tests.commands.test_training import RUN_FILES
 from tests.shell import TINY
+
+from frostline.commands.sweep_table import print_sweep
+from frostline.pipeline.standalone import Done
 
 
 def test_a_sweep_shares_its_pretraining_and_prints_a_table(shell):
@@ -12,10 +18,27 @@ def test_a_sweep_shares_its_pretraining_and_prints_a_table(shell):
         f"freeze={f},seed={s}" for f in ("linear_probe", "full") for s in (0, 1)
     }
     accuracies = [float(row[1]) for row in rows]
-    assert accuracies == sorted(accuracies, reverse=True)
-    assert all(row[3] == f"sweep/{row[0]}" for row in rows)
-    assert all({p.name for p in (shell.folder / row[3]).iterdir()} == RUN_FILES for row in rows)
+    means = [float(row[2]) for row in rows]
+    assert means == sorted(means, reverse=True)
+    for first in (0, 2):  # both seeds of a setting, the better one first
+        assert rows[first][0].split(",")[0] == rows[first + 1][0].split(",")[0]
+        assert accuracies[first] >= accuracies[first + 1]
+        assert (
+            means[first]
+            == means[first + 1]
+            == pytest.approx(sum(accuracies[first : first + 2]) / 2, abs=1e-4)
+        )
+    assert all(row[-1] == f"sweep/{row[0]}" for row in rows)
+    assert all({p.name for p in (shell.folder / row[-1]).iterdir()} == RUN_FILES for row in rows)
     assert "compare them: frostline compare; in the browser: frostline ui" in out
+
+
+def test_paths_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    metrics = {"val": {"accuracy": 0.5}, "test": {"accuracy": 0.5}}
+    out = Path("runs", "a folder with a long name" * 8, "freeze=full")
+    print_sweep([Done("freeze=full", out, metrics)])
+    assert str(out) in capsys.readouterr().out
 
 
 def test_a_job_that_fails_does_not_end_the_others(shell):

@@ -17,7 +17,7 @@ NOW = 1_000_000.0
 
 def trial(number, state, value=None, seconds=10.0, ended=NOW, reported=None):
     values = () if value is None else (value,)
-    return Trial(number, {"seed": str(number)}, state, values, seconds, ended, reported)
+    return Trial(number, {"lr": str(number)}, state, values, seconds, ended, reported)
 
 
 DONE = [trial(0, "complete", 0.9), trial(1, "complete", 0.7, 20.0), trial(2, "pruned", None, 6.0)]
@@ -64,15 +64,25 @@ def test_the_least_loss_is_the_best_and_time_is_a_limit():
     assert said in ("3 ended, 1 pruned, best 0.7000, 60 s left", "3 ended, 1 pruned, best 0.7000, 59 s left")
 
 
+def test_the_best_setting_is_the_one_with_the_best_mean_over_its_seeds():
+    points = {("a", 0): 0.9, ("a", 1): 0.5, ("b", 0): 0.8, ("b", 1): 0.8}
+    trials = [
+        Trial(number, {"freeze": freeze, "seed": str(seed)}, "complete", (value,))
+        for number, ((freeze, seed), value) in enumerate(points.items())
+    ]
+    said = live.status(trials, live.Budget(8, None, NOW, 1), "val/accuracy")
+    assert said == "4 of 8 ended, best 0.8000 (mean of 2 seeds)"
+
+
 def test_the_table_has_all_that_run_and_the_latest_that_ended():
     ended = [trial(i, "complete", i / 10, ended=NOW - i) for i in range(9)]
     made = live.table([*ended, trial(9, "running", reported=(3, 0.25))], "title", "val/accuracy")
     stream = io.StringIO()
     Console(file=stream, width=100).print(made)
     rows = [line.split() for line in stream.getvalue().splitlines()[2:]]
-    assert rows[0] == ["9", "seed=9", "running", "3", "0.2500", "10"]
+    assert rows[0] == ["9", "lr=9", "running", "3", "0.2500", "10"]
     assert [row[0] for row in rows[1:]] == ["4", "3", "2", "1", "0"]
-    assert rows[1] == ["4", "seed=4", "complete", "0.4000", "10"]
+    assert rows[1] == ["4", "lr=4", "complete", "0.4000", "10"]
 
 
 def test_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):

@@ -112,13 +112,15 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
     assert {path.name for path in left.iterdir()} == names
     page = (left / "index.html").read_text()
     assert page.count("<svg") == 3
-    assert all(row["out"] in page for row in read_csv(left / "trials.csv"))
+    assert best in page
     table = read_csv(left / "trials.csv")
     assert [row["state"] for row in table] == ["complete"] * 8
     assert {row["out"] for row in table} == {cells[-1] for cells in rows(out).values()}
-    assert max(float(row["val/accuracy"]) for row in table) == pytest.approx(
-        float(next(iter(rows(out).values()))[0]), abs=1e-4
-    )
+    means = {}
+    for row in table:
+        means.setdefault((row["freeze"], row["optimizer"]), []).append(float(row["val/accuracy"]))
+    highest = max(sum(values) / 2 for values in means.values())
+    assert float(next(iter(rows(out).values()))[1]) == pytest.approx(highest, abs=1e-4)
 
 
 def test_the_best_of_batched_heads_is_repeated_to_the_byte_too(shell):
@@ -131,8 +133,8 @@ def test_the_best_of_batched_heads_is_repeated_to_the_byte_too(shell):
     assert len(table) == len(trials(shell.folder)) == 6
     shell("finetune", "experiment=heads-best", "out=again")
     (best,) = (row for row in read_csv(shell.folder / "runs/sweeps/heads/trials.csv") if row["trial"] == "5")
-    values = [float(cells[0]) for cells in table.values()]
-    assert float(best["val/accuracy"]) == pytest.approx(max(values), abs=1e-4)
+    assert best["out"] == next(iter(table.values()))[-1]
+    assert float(best["val/accuracy"]) >= float(next(iter(table.values()))[1])  # its setting's mean
     for name in FILES:
         before = (shell.folder / best["out"] / name).read_bytes()
         assert (shell.folder / "again" / name).read_bytes() == before, name

@@ -220,15 +220,17 @@ def test_objectives_are_read_from_validation():
 @pytest.mark.parametrize(("objective", "best"), [("val/accuracy", 1), ("val/loss", 0)])
 def test_the_best_is_by_the_first_objective_and_of_equals_the_earliest(objective, best):
     values = [[0.2, 9.0], [0.8, 0.0], [0.8, 5.0]]
-    trials = [Trial(number, {}, "complete", value) for number, value in enumerate(values)]
-    trials += [Trial(3, {}, "pruned"), Trial(4, {}, "failed")]
+    trials = [Trial(number, {"lr": number}, "complete", value) for number, value in enumerate(values)]
+    trials += [Trial(3, {"lr": 3}, "pruned"), Trial(4, {"lr": 4}, "failed")]
     config = settings(objectives=[objective, "val/ece"])
     assert best_of(trials, config).number == best
     assert best_of(trials[3:], config) is None
 
 
 def test_of_equals_the_best_is_one_that_can_be_repeated_to_the_byte():
-    at_once = [Trial(number, {}, "complete", [0.9], user_attrs={BATCHED: True}) for number in (0, 1)]
-    alone = [Trial(number, {}, "complete", [0.9]) for number in (2, 3)]
+    at_once = [
+        Trial(number, {"lr": number}, "complete", [0.9], user_attrs={BATCHED: True}) for number in (0, 1)
+    ]
+    alone = [Trial(number, {"lr": number}, "complete", [0.9]) for number in (2, 3)]
     assert best_of([*at_once, *alone], settings()).number == 2
     assert best_of(at_once, settings()).number == 0

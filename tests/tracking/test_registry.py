@@ -161,7 +161,10 @@ def test_nothing_in_it_is_a_pickle_that_could_do_harm(registered, place):
 
 @pytest.mark.parametrize(
     "address",
-    ["models:/pets@champion", "models:/pets/1", "runs:/{run_id}/model", "{run_id}", "full·test_resnet·s0"],
+    [
+        *("models:/pets@champion", "models:/pets/1", "runs:/{run_id}/model", "{run_id}"),
+        *("full·test_resnet·s0", "tiny", "best", "last"),
+    ],
 )
 def test_a_model_predicts_by_any_of_its_names(registered, photo_run, run_id, address, capsys):
     measured = read_csv(photo_run / "predictions.csv")
@@ -228,6 +231,8 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
             "full·test_resnet·s1",
             r"no folder, and no id or name of a run at .*; did you mean 'full·test_resnet·s0'\?",
         ),
+        ("tinny", r"^tinny: no folder, and no id or name of a run at .*; did you mean 'tiny'\?"),
+        ("bset", r"^bset: no folder, and no id or name of a run at .*; did you mean 'best'\?"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(registered, address, sentence):

@@ -125,7 +125,7 @@ def ago(timestamp: float) -> str:
 
 def _print_table(entries: Sequence[Entry]) -> None:
     headers = ("features", "images × shape", "type", "size", "last used", "key")
-    tables.stdout_console().print(tables.table(headers, map(_row, entries)))
+    tables.print_whole(headers, map(_row, entries))
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

@@ -42,7 +42,10 @@ def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "compare", run, summary, EPILOG)
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="a run's folder, id or name; a name without seed: all seeds"
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="folder, id or name (without seed: all seeds), best, last, or a sweep",
     )
     parser.add_argument("--study", help="all runs of a study or a sweep (default: the newest)")
     parser.add_argument("--filter", metavar="TEXT", help="all runs that match a filter of MLflow")
@@ -134,12 +137,9 @@ def _output(comparison: "Comparison", title: str, arguments: argparse.Namespace)
     elif arguments.format in FORMATS:
         print(page.render(comparison, arguments.format, title), end="")
     else:
-        from rich.table import Column
-
-        first, *others = page.headers(comparison)
         runs = sum(len(line.runs) for line in comparison.lines)
         console = tables.stdout_console()
         console.print(f"{title}: {len(comparison.lines)} configurations, {runs} runs")
-        console.print(tables.table([Column(first, overflow="fold"), *others], page.cells(comparison)))
+        tables.print_whole(page.headers(comparison), page.cells(comparison))
         for note in page.notes(comparison):
             console.print(note, style="dim")

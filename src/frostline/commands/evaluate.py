@@ -11,8 +11,8 @@ from frostline.training.garbage import uncollected
 
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
-    parser = options.add_command(commands, "evaluate", run, summary)
-    parser.add_argument("run", type=Path, nargs="?", help="folder of a finished run")
+    parser = options.add_command(commands, "evaluate", run, summary, options.RUN_HELP)
+    parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder, id or name, best or last")
     parser.add_argument("--out", type=Path, help="folder for metrics and predictions (default: the run's)")
     parser.add_argument(
         "--force", action="store_true", help="overwrite metrics that differ; accept an edited config.yaml"
@@ -33,14 +33,17 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.resolved:
         _pipeline_stage(arguments)
     elif arguments.run:
+        from frostline.serving import resolve
+
+        folder = resolve.folder(arguments.run)
         from frostline.base.metrics import held_out
         from frostline.pipeline import reevaluate
 
-        metrics = reevaluate.run(arguments.run, arguments.out, force=arguments.force)
+        metrics = reevaluate.run(folder, arguments.out, force=arguments.force)
         split = held_out(metrics)
-        print(f"{arguments.out or arguments.run}: {split} accuracy {metrics[split]['accuracy']:.4f}")
+        print(f"{arguments.out or folder}: {split} accuracy {metrics[split]['accuracy']:.4f}")
     else:
-        raise FrostlineError("evaluate: name the folder of a finished run, such as runs/finetune/NAME")
+        raise FrostlineError("evaluate: name a finished run: its folder, id or name, best or last")
 
 
 def _pipeline_stage(arguments: argparse.Namespace) -> None:

@@ -23,7 +23,9 @@ def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "export", run, summary, EPILOG)
     parser.add_argument(
-        "run", metavar="RUN", help="a run's folder or a model, such as models:/digits@champion"
+        "run",
+        metavar="RUN",
+        help="a run's folder or name, best, last, or models:/NAME@ALIAS",
     )
     parser.add_argument(
         "--format", type=_not_torchscript, choices=["onnx", "pt2", "safetensors"], required=True

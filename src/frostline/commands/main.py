@@ -43,6 +43,7 @@ COMMANDS = {
     "register": "register a run's network in MLflow, as a new version of a model",
     "export": "export a trained network as ONNX, PT2 or safetensors",
     "init": "begin a study in your own repository: write its DVC pipeline and configs",
+    "experiments": "compare the experiments of `dvc exp run`",
     "compose": "write the config of every pipeline stage from params.yaml and conf/",
     "report": "compare a study's arms with the from-scratch baseline: page, table, plot, JSON, CSV",
     "gate": "exit with status 4 if a metric of the report is below its bound",

@@ -16,7 +16,8 @@ Run = Callable[[argparse.Namespace], int | None]
 """A command's function: takes what was typed and returns an exit status; None is 0."""
 RUN_HELP = """\
 RUN is a run's folder (runs/finetune/NAME), a registered model (models:/NAME@ALIAS, models:/NAME/VERSION,
-runs:/ID/model), or a run's id or name in MLflow, if its weights are still in this project."""
+runs:/ID/model), or a run's id or name in MLflow, if its weights are still in this project. `best` is the best
+run of the newest study or sweep, the name of a study or sweep its best run, `last` the last finished run."""
 
 
 def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "") -> argparse.ArgumentParser:

@@ -41,7 +41,9 @@ def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "predict", run, summary, EPILOG)
     parser.add_argument(
-        "model", metavar="RUN", help="a run's folder or a model, such as models:/digits@champion"
+        "model",
+        metavar="RUN",
+        help="a run's folder or name, best, last, or models:/NAME@ALIAS",
     )
     parser.add_argument(
         "images", metavar="IMAGE|FOLDER|TABLE", nargs="+", help="image files, folders or tables"

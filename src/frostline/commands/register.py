@@ -22,7 +22,7 @@ are not registered twice."""
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "register", run, summary, EPILOG)
-    parser.add_argument("run", metavar="RUN", help="a run's folder, id or name")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, id or name, best or last")
     parser.add_argument("--name", required=True, help="name of the model, new or existing")
     parser.add_argument("--alias", help="alias of this version, such as champion")
 

@@ -1,12 +1,14 @@
 """Find finished runs in MLflow's store, to compare them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base.hashes import content_key, sha256_cached
+from frostline.base.metrics import score
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
+from frostline.comparison.ranking import rank
 from frostline.comparison.statistics import Result
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 COMPARED = 5000
 """The most runs that are read."""
 TRAINED = ("pretrain", "finetune")
+BEST, LAST = "best", "last"
+"""Words for a run: the best of the newest study or sweep, and the newest finished one."""
+OBJECTIVE = "val/accuracy"
+"""What a study's best run is best in; a sweep records its own objective."""
 
 
 class Results:
@@ -39,13 +45,18 @@ class Results:
         return [_result(run) for run in runs if run.data.tags.get("stage") in TRAINED and counts(run)]
 
     def named(self, word: str) -> list[Result]:
-        """Return the finished runs of a run folder, an id, a name, or a name without the seed (all seeds).
+        """Return the finished runs that a word names.
+
+        Args:
+            word: a run folder, an id, a name, a name without the seed (all seeds), or what `chosen` takes.
 
         Raises:
             FrostlineError: there is none.
         """
         if Path(word, WEIGHTS).is_file():
             return self._of_folder(Path(word))
+        if chosen := self.chosen(word):
+            return chosen
         if re.fullmatch(r"[0-9a-f]{32}", word):
             results = self.finished({}, f"attributes.run_id = '{word}'")
         else:
@@ -55,9 +66,54 @@ class Results:
             results = self.finished({}, metric_names.begins("attributes.run_name", f"{word}·s"))
             results = [run for run in results if run.name == f"{word}·s{run.seed}"]
         if not results:
-            known = {run.name for run in self.finished({})}
+            known = {*(run.name for run in self.finished({})), *self.words()}
             raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, known)}")
         return results
+
+    def chosen(self, word: str) -> list[Result]:
+        """Return the runs that a study's name, `best` or `last` stands for; none for other words.
+
+        A study or sweep stands for the seeds of its best setting, the best seed first, by validation. `best`
+        means the newest study or sweep, `last` the newest finished run.
+
+        Raises:
+            FrostlineError: it has no finished run.
+        """
+        studies = self._studies()
+        if word == LAST:
+            results = self.finished({})[-1:]
+        elif word in (BEST, *studies):
+            results = self._best_setting(studies[:1] if word == BEST else [word])
+        else:
+            return []
+        if not results:
+            raise FrostlineError(f"{word}: no run has finished yet; see `frostline ui`")
+        return results
+
+    def words(self) -> list[str]:
+        """Return the words that `chosen` takes."""
+        return [BEST, LAST, *self._studies()]
+
+    def _best_setting(self, studies: Sequence[str]) -> list[Result]:
+        """Return the runs of a study's best setting, the best first; see `comparison.ranking`."""
+        runs = [run for study in studies for run in self.finished({"study": study})]
+        tuned = [run for run in runs if run.params.get("stage") == "finetune"] or runs
+        parents = [run for study in studies for run in self._store.search({"study": study, "stage": "study"})]
+        objective = next((run.data.tags.get("objective") for run in parents), None) or OBJECTIVE
+        metric = f"best/{objective}"
+        settings: dict[str, dict[int, Result]] = {}
+        for run in tuned:
+            if metric in run.metrics:
+                settings.setdefault(run.configuration, {})[run.seed] = run
+        if not settings:
+            return tuned[-1:]
+        most = max(map(len, settings.values()))
+
+        def order(seeds: Mapping[int, Result]) -> tuple[bool, float, int]:
+            return rank(metric, [run.metrics[metric] for run in seeds.values()], most)
+
+        best = min(settings.values(), key=order)
+        return sorted(best.values(), key=lambda run: -score(metric, run.metrics[metric]))
 
     def matching(self, study: str | None, condition: str | None) -> list[Result]:
         """Return the finished runs of a study that match an MLflow filter; None: any.

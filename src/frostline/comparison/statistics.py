@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from frostline.base.metrics import SHARES, score
+from frostline.base.metrics import SHARES
+from frostline.comparison.ranking import rank
 from frostline.stats.transfer import Estimate, Gain, estimate, holm, paired_gain
 
 PARAMS_IN_NAMES = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
@@ -85,9 +86,10 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
         groups.setdefault(result.configuration, {})[result.seed] = result
     configurations = [tuple(runs[seed] for seed in sorted(runs)) for runs in groups.values()]
     varied, unlisted = _varied_params([runs[0].params for runs in configurations])
+    most = max(map(len, configurations))
     lines = sorted(
         (_configuration(runs, varied, metrics) for runs in configurations),
-        key=lambda line: _rank(line, metrics),
+        key=lambda line: _rank(line, metrics, most),
     )
     return Comparison(
         tuple(_with_gains(_distinct_names(lines), tested)), varied, unlisted, tuple(metrics), tested
@@ -118,10 +120,15 @@ def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:
     return renamed
 
 
-def _rank(line: Configuration, metrics: Sequence[str]) -> tuple[float, ...]:
-    """Return the sort key, best first; a configuration without the metric is last."""
-    means = [(metric, line.results[metric]) for metric in metrics]
-    return tuple(-score(metric, estimate.mean) if estimate else math.inf for metric, estimate in means)
+def _rank(line: Configuration, metrics: Sequence[str], most: int) -> tuple[tuple[float, ...], ...]:
+    """Return the sort key, best first: by `ranking.rank` for each metric in turn.
+
+    A configuration without the metric is last.
+    """
+    values = [
+        (metric, [run.metrics[metric] for run in line.runs if metric in run.metrics]) for metric in metrics
+    ]
+    return tuple(rank(metric, runs, most) if runs else (math.inf,) for metric, runs in values)
 
 
 def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configuration]:

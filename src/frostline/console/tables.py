@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 WIDTH = 160
 """Characters in a line of output that does not go to a terminal."""
+MOST_WIDTH = 10_000
+"""Characters in a line of a table whose cells are printed whole."""
 
 
 def stdout_console(least_width: int = 0) -> "Console":
@@ -23,6 +25,18 @@ def stdout_console(least_width: int = 0) -> "Console":
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
     console.width = max(console.width, least_width)
     return console
+
+
+def print_whole(headers: "Sequence[str | Column]", rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table on standard output, wider than the terminal if a cell needs it.
+
+    A path that is cut or broken into lines can't be copied; a long line, which the terminal wraps, can.
+    """
+    lines = table(headers, rows, title)
+    console = stdout_console()
+    unlimited = console.options.update(max_width=MOST_WIDTH)
+    console.width = max(console.width, console.measure(lines, options=unlimited).maximum)
+    console.print(lines)
 
 
 def table(headers: "Sequence[str | Column]", rows: Iterable[Sequence[str]], title: str = "") -> "Table":

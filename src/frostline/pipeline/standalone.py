@@ -31,6 +31,8 @@ class Done:
     name: str
     out: Path
     metrics: Mapping[str, Mapping[str, float]]
+    setting: str = ""
+    """In a sweep over seeds: the name without the seed, which the runs of a setting share."""
 
 
 @dataclass(frozen=True)

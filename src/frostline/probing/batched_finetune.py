@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.files import publish
 from frostline.base.metrics import held_out, score
 from frostline.base.run_folder import OUTPUTS
+from frostline.comparison.ranking import SEED, rank
 from frostline.config import stage_configs
 from frostline.config.compose import SweepJob
 from frostline.config.overrides import HEAD_KEYS
@@ -107,14 +108,30 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
 
 
 def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None":
-    """Return the first of the best heads by the objective, or by the monitor if an epoch does not have it."""
-    sound = [head for head in heads if not head.fit.failure]
+    """Return the best head of the best setting over its seeds, by `comparison.ranking`; None: all failed.
+
+    Args:
+        heads: of one sweep.
+        objective: the metric; the monitor takes its place if an epoch does not have it.
+    """
+    from frostline.probing.results import values_of
+
+    settings: dict[str, list[TrainedHead]] = {}
+    for head in heads:
+        if not head.fit.failure:
+            values = {key: value for key, value in values_of(head.run).items() if key != SEED}
+            settings.setdefault(repr(values), []).append(head)
+    if not settings:
+        return None
+    first = next(iter(settings.values()))[0]
+    metric = objective if objective in first.best else first.run.trainer.monitor
 
     def value(head: "TrainedHead") -> float:
-        name = objective if objective in head.best else head.run.trainer.monitor
-        return score(name, float(head.best[name] or 0.0))
+        return float(head.best[metric] or 0.0)
 
-    return max(sound, key=value, default=None)
+    most = max(map(len, settings.values()))
+    best = min(settings.values(), key=lambda alike: rank(metric, [*map(value, alike)], most))
+    return max(best, key=lambda head: score(metric, value(head)))
 
 
 def _evaluator(head: "TrainedHead", material: "Material", services: Services) -> "Evaluator":

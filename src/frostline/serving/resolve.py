@@ -1,6 +1,7 @@
 """Resolves the name of a finished run to its folder. A wrong name fails before slow imports."""
 
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def folder(text: str) -> Path:
 
     Args:
         text: a run's folder, its id or name in MLflow, or a model there (models:/NAME@ALIAS,
-            models:/NAME/VERSION, runs:/ID/model).
+            models:/NAME/VERSION, runs:/ID/model); or `best`, `last` or a study's name, see
+            `comparison.runs.Results.chosen`. The folder that such a word stands for is printed.
 
     Raises:
         FrostlineError: no finished run has that name, or several have.
@@ -46,16 +48,31 @@ def _resolved(text: str) -> Path:
         raise FrostlineError(f"{text} is a file; name the folder of a finished run, or models:/NAME@ALIAS")
     if path.parent != Path():
         there = {file.parent.name for file in path.parent.glob(f"*/{WEIGHTS}")}
-        others = "name a run's folder, its id in MLflow, or models:/NAME@ALIAS"
+        others = "name a run's folder, its id in MLflow, best, last, or models:/NAME@ALIAS"
         raise FrostlineError(
             f"{text}: there is no such folder; {allowed(path.name, there) if there else others}"
         )
     _check_store(text)
-    from frostline.tracking.registry import Models
+    return _recorded(text)
 
-    models = Models()
-    run_id, sha256 = models.weights_of(text)
-    return local_copy(sha256) or models.fetch(f"runs:/{run_id}/model")
+
+def _recorded(text: str) -> Path:
+    """Return the folder of the recorded run that `text` names."""
+    from frostline.comparison.runs import Results
+    from frostline.tracking import sync
+    from frostline.tracking.registry import Models
+    from frostline.tracking.store import Store
+
+    sync.deliver_pending()
+    store = Store(reading=True)
+    models, results = Models(store), Results(store)
+    with store.one_sentence(text):
+        chosen, words = results.chosen(text), results.words()
+    run_id, sha256 = models.weights_of(chosen[0].id if chosen else text, words)
+    path = local_copy(sha256) or models.fetch(f"runs:/{run_id}/model")
+    if chosen:
+        print(f"frostline: {text} is {path}, {chosen[0].name}", file=sys.stderr)
+    return path
 
 
 def _check_store(text: str) -> None:

@@ -1,41 +1,101 @@
-"""The best trial of a sweep as an experiment of its own: conf/experiment/<study>-best.yaml."""
+"""The best setting of a sweep, and its best run as an experiment: conf/experiment/<study>-best.yaml.
+
+A seed is not a hyperparameter: settings are compared by their means over seeds (`comparison.ranking`).
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.base import project
 from frostline.base.files import write_text
 from frostline.base.formats import yaml_text
+from frostline.base.metrics import Spread, score, spread
+from frostline.comparison.ranking import SEED, rank
 from frostline.config.compose import SweepJob
+from frostline.config.space import Point
 from frostline.schema import Sweep
-from frostline.sweeps.study import direction
 from frostline.sweeps.trial import BATCHED, Trial
 
 SWEEP_GROUPS = ("experiment", "sweep")
 """Config groups that are not written to the experiment."""
 
 
-def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
-    """Return the complete trial that is best in the first objective; None: no trial is complete.
+@dataclass(frozen=True)
+class Setting:
+    """The complete trials that differ in their seed only."""
 
-    Of equal trials, the first that was not trained in a batch, which can be repeated to the byte.
+    trials: tuple[Trial, ...]
+    """One per seed, the best first."""
+
+    @property
+    def point(self) -> Point:
+        """The values that the trials share: all but the seed."""
+        return without_seed(self.trials[0].point)
+
+    @property
+    def values(self) -> list[float]:
+        """The first objective of each trial."""
+        return [trial.values[0] for trial in self.trials]
+
+    @property
+    def objective(self) -> Spread:
+        """Mean, standard deviation and number of the `values`."""
+        return spread(self.values)
+
+    @property
+    def run(self) -> Trial:
+        """The trial that stands for the setting: its best one."""
+        return self.trials[0]
+
+
+def without_seed(point: Point) -> Point:
+    """Return the values of a point that are hyperparameters."""
+    return {key: value for key, value in point.items() if key != SEED}
+
+
+def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
+    """Return the settings that have complete trials, the best first.
+
+    Of equal settings and of equal trials, one that was not trained in a batch comes first, since it can be
+    repeated to the byte; then the earlier one.
+
+    Args:
+        trials: in the order of their numbers; of several with the same values the first counts.
+        objective: the sweep's first.
     """
-    sign = 1 if direction(settings.objectives[0]) == "maximize" else -1
-    complete = [trial for trial in trials if trial.state == "complete"]
+    groups: dict[tuple[tuple[str, str], ...], dict[str, Trial]] = {}
+    for trial in trials:
+        if trial.state == "complete":
+            key = tuple(sorted((name, str(value)) for name, value in without_seed(trial.point).items()))
+            alike = groups.setdefault(key, {})
+            seed = str(trial.point.get(SEED, ""))
+            if seed not in alike or (BATCHED in alike[seed].user_attrs and BATCHED not in trial.user_attrs):
+                alike[seed] = trial
 
-    def rank(trial: Trial) -> tuple[float, bool, int]:
-        return sign * trial.values[0], BATCHED not in trial.user_attrs, -trial.number
+    def order(trial: Trial) -> tuple[float, bool, int]:
+        return -score(objective, trial.values[0]), BATCHED in trial.user_attrs, trial.number
 
-    return max(complete, key=rank, default=None)
+    settings = [Setting(tuple(sorted(alike.values(), key=order))) for alike in groups.values()]
+    most = max((len(setting.trials) for setting in settings), default=0)
+    return sorted(
+        settings, key=lambda setting: (*rank(objective, setting.values, most), *order(setting.run)[1:])
+    )
 
 
-def write(name: str, stage: str, trial: Trial, trials: int, job: SweepJob) -> Path | None:
-    """Write the experiment that repeats a trial to the byte.
+def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:
+    """Return the best trial of the setting that is best in the first objective; None: none is complete."""
+    ordered = settings_of(trials, settings.objectives[0])
+    return ordered[0].run if ordered else None
+
+
+def write(name: str, stage: str, settings: Sequence[Setting], job: SweepJob) -> Path | None:
+    """Write the experiment that repeats the best run of the best setting to the byte.
 
     Args:
         stage: the command that runs the experiment.
-        trial: the study's best trial.
-        trials: the number of the study's trials.
+        settings: those of the study, the best first; at least one.
+        job: the best run's experiment.
 
     Returns:
         The file; None if the project has no folder of configs to write to.
@@ -47,12 +107,17 @@ def write(name: str, stage: str, trial: Trial, trials: int, job: SweepJob) -> Pa
     chosen = [
         {f"override /{group}": option} for group, option in job.choices.items() if group not in SWEEP_GROUPS
     ]
-    header = (
-        "# @package _global_\n"
-        f"# The best of {trials} trials of the sweep {name}:"
-        f" number {trial.number}, at {trial.values[0]:.4f}.\n"
-        f"# frostline {stage} experiment={path.stem}\n"
-    )
     content = {"defaults": chosen, **job.composed.model_dump(exclude={"sweep", "out"})}
+    header = f"# @package _global_\n{_described(name, settings)}# frostline {stage} experiment={path.stem}\n"
     write_text(path, header + yaml_text(content))
     return path
+
+
+def _described(name: str, settings: Sequence[Setting]) -> str:
+    """Return comment lines that say which run of which setting an experiment repeats."""
+    best = settings[0]
+    trial = f"trial {best.run.number}, at {best.run.values[0]:.4f}"
+    if max(len(setting.trials) for setting in settings) == 1:
+        return f"# The best of {len(settings)} settings of the sweep {name}: {trial}.\n"
+    mean = f"{best.objective['mean']:.4f}, mean of {len(best.trials)} seeds"
+    return f"# The best of {len(settings)} settings of the sweep {name}: {mean}.\n# Its best run: {trial}.\n"

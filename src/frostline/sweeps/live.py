@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from frostline.base.metrics import score
 from frostline.console import progress, tables
+from frostline.sweeps.best import settings_of
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import ENDED, Trial
 from frostline.sweeps.worker import label_of
@@ -108,9 +108,9 @@ def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
     ended = sum(counts[state] for state in ENDED)
     parts = [f"{ended} of {budget.trials} ended" if budget.trials is not None else f"{ended} ended"]
     parts += [f"{counts[state]} {state}" for state in ("running", "pruned", "failed") if counts[state]]
-    values = [trial.values[0] for trial in trials if trial.state == "complete"]
-    if values:
-        parts.append(f"best {max(values, key=lambda value: score(objective, value)):.4f}")
+    if settings := settings_of(trials, objective):
+        over = f" (mean of {count} seeds)" if (count := len(settings[0].trials)) > 1 else ""
+        parts.append(f"best {settings[0].objective['mean']:.4f}{over}")
     if (left := _left(trials, budget)) is not None:
         parts.append(f"{_rounded(left)} left")
     return ", ".join(parts)

@@ -16,7 +16,7 @@ from frostline.sweeps.plot import PlottedTrial
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 ROWS = 50
-"""The best trials in the table; trials.csv has all."""
+"""The best settings in the table; trials.csv has all trials."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ class Results:
     """The study's name."""
     rows: Sequence[Mapping[str, Any]]
     """Of trials.csv: column → cell."""
+    best: Sequence[Mapping[str, Any]]
+    """A row per setting, the best first."""
     plotted: Sequence[PlottedTrial]
     """The same trials, for the plots."""
     parameters: Sequence[Parameter]
-    """The search space."""
+    """The search space, without the seed."""
     importances: Mapping[str, float]
     """Parameter → share of the objective's variance."""
     objective: str
@@ -43,7 +45,7 @@ def html(results: Results) -> str:
     """Return the page."""
 
     def history(figure: Any) -> str:
-        return svg(figure, "history", f"{results.objective} of each trial, and the best so far")
+        return svg(figure, "history", f"{results.objective} of each trial, and the best setting so far")
 
     def parallel(figure: Any) -> str:
         return svg(figure, "parallel", f"each trial's parameters and its {results.objective}")
@@ -51,15 +53,14 @@ def html(results: Results) -> str:
     rows = [
         {key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in results.rows
     ]
-    complete = [row for row in rows if row["state"] == "complete"]
-    best = sorted(complete, key=lambda row: float(row[results.objective]), reverse=results.maximize)
     states = Counter(row["state"] for row in rows)
     return page(
         TEMPLATE,
         name=results.name,
         objective=results.objective,
-        best=best[:ROWS],
-        more=max(len(best) - ROWS, 0),
+        best=results.best[:ROWS],
+        more=max(len(results.best) - ROWS, 0),
+        seeds=max((row["seeds"] for row in results.best), default=0) > 1,
         failed=[row for row in rows if row["state"] == "failed"][:ROWS],
         keys=[parameter.key for parameter in results.parameters],
         counts=[(state, states[state]) for state in ("complete", "pruned", "failed")],

@@ -1,9 +1,9 @@
 """Plots of a sweep: optimization history and parallel coordinates."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
 from frostline.config.space import Interval, Parameter, Value, Values
@@ -28,6 +28,7 @@ class PlottedTrial:
 
     number: int
     point: dict[str, Value]
+    """Its setting: all values but the seed."""
     value: float | None
     """The objective; None: the trial was pruned or failed."""
 
@@ -35,7 +36,9 @@ class PlottedTrial:
 def history(
     trials: Sequence[PlottedTrial], objective: str, *, maximize: bool, render: Callable[["Figure"], T]
 ) -> T:
-    """Draw the objective of each trial and the best so far; trials without a value are ticks on the axis.
+    """Draw the objective of each trial and the best mean of a setting so far.
+
+    Trials without a value are ticks on the axis.
 
     Returns:
         What `render` makes of the figure, such as `canvas.png`.
@@ -44,7 +47,7 @@ def history(
 
     done = [(trial.number, trial.value) for trial in trials if trial.value is not None]
     numbers, values = zip(*done, strict=True) if done else ((), ())
-    best = [*accumulate(values, max if maximize else min)]
+    best = _best_so_far([trial for trial in trials if trial.value is not None], max if maximize else min)
     with new_figure(8, 4) as figure:
         figure.set_layout_engine("constrained")
         axes = figure.subplots()
@@ -52,10 +55,25 @@ def history(
         axes.plot(numbers, values, "o", color=theme.BASELINE_COLOUR.light, markersize=4, alpha=0.8)
         lost = [trial.number for trial in trials if trial.value is None]
         axes.plot(lost, [0.0] * len(lost), "|", color=theme.SOFT.light, transform=axes.get_xaxis_transform())
-        axes.set(title=f"{objective}, and the best so far", xlabel="trial")
+        axes.set(title=f"{objective}, and the best setting so far", xlabel="trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(True, axis="y")
         return render(figure)
+
+
+def _best_so_far(trials: Sequence[PlottedTrial], best: Callable[..., float]) -> list[float]:
+    """Return, after each trial, the best mean over the trials of one setting."""
+    means: dict[str, float] = {}
+    counts: Counter[str] = Counter()
+    line: list[float] = []
+    for trial in trials:
+        setting = str(sorted(trial.point.items()))
+        counts[setting] += 1
+        before = means.get(setting, 0.0)
+        means[setting] = before + (float(trial.value or 0.0) - before) / counts[setting]
+        repeated = counts[setting] > 1
+        line.append(best(means.values()) if repeated or not line else best(line[-1], means[setting]))
+    return line
 
 
 def parallel(

@@ -24,6 +24,7 @@ from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
 from frostline.base.metrics import score
 from frostline.base.processes import process_key
+from frostline.comparison.ranking import SEED
 from frostline.config.space import Parameter, Point, Space
 from frostline.console.errors import FrostlineError, ResourceLocked
 from frostline.sweeps import samplers, storage
@@ -201,8 +202,8 @@ class Study:
         return [stored_trial(trial, superseded=trial.number in retried) for trial in trials]
 
     def importances(self) -> dict[str, float]:
-        """Return parameter → share of the first objective's variance, the largest first."""
-        return importances(self.trials(), self.space.parameters)
+        """Return hyperparameter → share of the first objective's variance, the largest first."""
+        return importances(self.trials(), [p for p in self.space.parameters if p.key != SEED])
 
     def tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
         """End a trial; one that was ended as dead in the meantime stays so."""

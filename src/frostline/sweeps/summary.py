@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import csv_text
+from frostline.comparison.ranking import SEED
 from frostline.config.space import Space
 from frostline.plotting.canvas import png
 from frostline.schema import Sweep
 from frostline.sweeps import page, plot
+from frostline.sweeps.best import Setting, settings_of, without_seed
 from frostline.sweeps.plot import PlottedTrial
 from frostline.sweeps.study import direction
 from frostline.sweeps.trial import Trial
@@ -26,6 +30,8 @@ def write(
         importances: parameter → share of the first objective's variance.
     """
     folder = Path("runs", "sweeps", name)
+    first = settings.objectives[0]
+    maximize = direction(first) == "maximize"
     keys = [parameter.key for parameter in space.parameters]
     objectives = [*settings.objectives]
     columns = ["trial", "state", *keys, *objectives, "test/accuracy", "seconds", "out", "reason"]
@@ -44,13 +50,32 @@ def write(
     ]
     write_text(folder / TRIALS, csv_text(columns, rows))
     plotted = [
-        PlottedTrial(t.number, t.point, t.values[0] if t.state == "complete" else None) for t in trials
+        PlottedTrial(t.number, without_seed(t.point), t.values[0] if t.state == "complete" else None)
+        for t in trials
     ]
-    first = objectives[0]
-    maximize = direction(first) == "maximize"
+    parameters = [parameter for parameter in space.parameters if parameter.key != SEED]
     write_bytes(folder / HISTORY, plot.history(plotted, first, maximize=maximize, render=png))
-    write_bytes(folder / PARALLEL, plot.parallel(plotted, space.parameters, first, render=png))
+    write_bytes(folder / PARALLEL, plot.parallel(plotted, parameters, first, render=png))
     table = [dict(zip(columns, row, strict=True)) for row in rows]
-    results = page.Results(name, table, plotted, space.parameters, importances, first, maximize)
+    best = [_setting_row(setting) for setting in settings_of(trials, first)]
+    results = page.Results(name, table, best, plotted, parameters, importances, first, maximize)
     write_text(folder / PAGE, page.html(results))
     return folder
+
+
+def _setting_row(setting: Setting) -> dict[str, Any]:
+    """Return a row of the page's table of settings."""
+    splits = [trial.user_attrs.get("metrics", {}) for trial in setting.trials]
+    tested = [metrics["test"]["accuracy"] for metrics in splits if "test" in metrics]
+    return {
+        "values": {
+            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in setting.point.items()
+        },
+        "seeds": len(setting.trials),
+        "mean": setting.objective["mean"],
+        "std": setting.objective["std"] if len(setting.trials) > 1 else None,
+        "test": fmean(tested) if tested else None,
+        "seconds": fmean(trial.seconds for trial in setting.trials),
+        "trial": setting.run.number,
+        "out": setting.run.user_attrs.get("out", ""),
+    }

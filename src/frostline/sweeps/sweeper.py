@@ -24,7 +24,7 @@ from frostline.schema import Experiment, Sweep
 from frostline.sweeps import best, live, summary
 from frostline.sweeps.storage import store_failures
 from frostline.sweeps.study import Study, sampling_config
-from frostline.sweeps.trial import ENDED, PROCESS, TRANSIENT, Trial
+from frostline.sweeps.trial import BATCHED, ENDED, PROCESS, TRANSIENT, Trial
 from frostline.sweeps.worker import Worker, label_of, objectives_of, repeated_failure, results_of
 
 Launch = Callable[[Worker, Sequence[str], int], None]
@@ -131,6 +131,8 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
     start = worker if launch is None else lambda: launch(worker, first, int(settings.workers))
     with live.shown(plan.study(), len(plan.points) if plan.grid else settings.trials, until):
         _run_workers(study, worker, start)
+        while _retry_batched_best(study, settings):
+            _run_workers(study, worker, start)
     if kind := repeated_failure(study, settings.failures):
         print(
             f"frostline: the sweep stopped: {settings.failures} trials failed for the same reason: {kind};"
@@ -148,6 +150,14 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
 def _retry(study: Study, condition: Callable[[Trial], bool], reason: str) -> None:
     if count := study.retry(condition):
         print(f"frostline: trials that are retried, since {reason}: {count}", file=sys.stderr)
+
+
+def _retry_batched_best(study: Study, settings: Sweep) -> int:
+    """Enqueue the best trial once more if it was trained in a batch: it has to be repeatable to the byte."""
+    best_trial = best.best_of([trial for trial in study.trials() if not trial.superseded], settings)
+    if best_trial is None or BATCHED not in best_trial.user_attrs:
+        return 0
+    return study.retry(lambda trial: trial.number == best_trial.number)
 
 
 def _run_in_batches(job: SweepTask, plan: Plan, study: Study) -> None:
@@ -168,10 +178,10 @@ def _run_in_batches(job: SweepTask, plan: Plan, study: Study) -> None:
 
 def _write(plan: Plan, study: Study, trials: Sequence[Trial]) -> None:
     """Write the sweep's output: the best trial as an experiment, the table and the plots."""
-    if best_trial := best.best_of(trials, plan.settings):
-        ((composed, choices),) = compose.compose_points(plan.fixed, [as_overrides(best_trial.point)])
-        planned = SweepJob(label_of(best_trial.point), composed, choices)
-        if path := best.write(plan.name, plan.stage, best_trial, len(trials), planned):
+    if settings := best.settings_of(trials, plan.settings.objectives[0]):
+        point = settings[0].run.point
+        ((composed, choices),) = compose.compose_points(plan.fixed, [as_overrides(point)])
+        if path := best.write(plan.name, plan.stage, settings, SweepJob(label_of(point), composed, choices)):
             print(f"to repeat the best trial: frostline {plan.stage} experiment={path.stem}", file=sys.stderr)
     folder = summary.write(plan.name, trials, plan.space, plan.settings, study.importances())
     print(f"table and plots: {folder / summary.PAGE}", file=sys.stderr)
@@ -291,7 +301,9 @@ def _result(trial: Trial) -> Any:
     label, attributes = label_of(trial.point), trial.user_attrs
     match trial.state:
         case "complete":
-            return standalone.Done(attributes["name"], Path(attributes["out"]), attributes["metrics"])
+            setting = label_of(best.without_seed(trial.point))
+            name, out, metrics = attributes["name"], Path(attributes["out"]), attributes["metrics"]
+            return standalone.Done(name, out, metrics, setting)
         case "pruned":
             return standalone.Stopped(label)
     broke_down = str(attributes.get("kind", "")).startswith(

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,14 +115,17 @@ class Models:
             )
         return folder
 
-    def weights_of(self, text: str) -> tuple[str, str]:
+    def weights_of(self, text: str, words: Collection[str] = ()) -> tuple[str, str]:
         """Return the id of the run with this id or name, and the sha256 of the weights that it made.
+
+        Args:
+            words: others that the caller accepts, for the error.
 
         Raises:
             FrostlineError: no run has this id or name, or several have, or the run made no weights.
         """
         with self._store.one_sentence(text):
-            run = self._run(text)
+            run = self._run(text, words)
         if sha256 := run.data.tags.get("weights.sha256"):
             return str(run.info.run_id), sha256
         raise FrostlineError(f"{text}: this run made no weights; name one of a finished pretrain or finetune")
@@ -284,7 +287,7 @@ class Models:
             f"{uri}: this run has no model yet; give it one: frostline register {run_id} --name NAME"
         )
 
-    def _run(self, text: str) -> Run:
+    def _run(self, text: str, words: Collection[str] = ()) -> Run:
         with suppress(MlflowException):
             return self._store.client.get_run(text)
         runs = self._store.search({}, metric_names.equals("attributes.run_name", text), limit=100)
@@ -298,7 +301,7 @@ class Models:
                 f"{text}: {len(runs)} runs have this name; give an id, such as {ids}, or a folder"
             )
         recent = self._store.search({}, limit=1000)
-        known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags}
+        known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags} | {*words}
         raise FrostlineError(
             f"{text}: no folder, and no id or name of a run at {self._store.shown}; {allowed(text, known)}"
         )

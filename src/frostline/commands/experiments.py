@@ -1,0 +1,126 @@
+"""`frostline experiments`: DVC's experiments as one table, a row each: what differs, and each arm's accuracy.
+
+`dvc exp show` has a column for every dependency of every stage, about fifty, which no setting of DVC hides.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from frostline.commands import options
+from frostline.commands.compose import ARMS
+from frostline.console.errors import FrostlineError
+
+PARAMS, METRICS = "params.yaml", "artifacts/report/metrics.json"
+SHA_DIGITS = 40
+EPILOG = """\
+Each row has the keys of params.yaml in which the experiments differ, and the test accuracy of each arm with
+its gain over the from-scratch baseline in percentage points. `dvc exp show` has every number and dependency,
+`dvc exp apply NAME` takes an experiment's files."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An experiment, the workspace or a commit."""
+
+    name: str
+    params: Mapping[str, str]
+    """Key of params.yaml → value; empty: as in the experiment's config."""
+    metrics: Mapping[str, float]
+    """Such as ``full.accuracy`` and ``full.gain``."""
+
+
+def add(commands: Any, summary: str) -> None:
+    """Add the command's parser."""
+    parser = options.add_command(commands, "experiments", run, summary, EPILOG)
+    parser.add_argument("-A", "--all-commits", action="store_true", help="those of all commits")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table.
+
+    Raises:
+        FrostlineError: DVC can't read the experiments here.
+    """
+    from frostline.console import tables
+
+    rows = read_rows(_shown_by_dvc(["--all-commits"] if arguments.all_commits else []))
+    headers, cells = table(rows)
+    tables.print_whole(headers, cells)
+    if any(row.metrics for row in rows):
+        print("test accuracy in per cent, and gain over scratch in percentage points")
+
+
+def read_rows(shown: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return the rows of what `dvc exp show --json` prints."""
+    rows = []
+    for commit in shown:
+        rows.append(_row(commit, _name(commit)))
+        for experiment in commit.get("experiments") or ():
+            state = (experiment.get("executor") or {}).get("state")
+            revisions = experiment.get("revs") or ()
+            for revision in revisions[:1]:  # the newest of its checkpoints
+                name = experiment.get("name") or _name(revision)
+                rows.append(_row(revision, f"  {name} ({state})" if state else f"  {name}"))
+    return rows
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return the headers and cells: the keys of params.yaml that differ, and the arms."""
+    keys = dict.fromkeys(key for row in rows for key in row.params)
+    differing = [key for key in keys if len({row.params.get(key, "") for row in rows if row.params}) > 1]
+    present = {key.rpartition(".")[0] for row in rows for key in row.metrics}
+    arms = [arm for arm in ARMS if arm in present] + sorted(present.difference(ARMS))
+    cells = [
+        [row.name, *(row.params.get(key, "") for key in differing), *(_result(row, arm) for arm in arms)]
+        for row in rows
+    ]
+    return ["experiment", *differing, *arms], cells
+
+
+def _name(revision: Mapping[str, Any]) -> str:
+    rev = str(revision["rev"])
+    return str(revision.get("name") or (rev[:7] if len(rev) == SHA_DIGITS else rev))
+
+
+def _row(revision: Mapping[str, Any], name: str) -> Row:
+    data = revision.get("data") or {}
+    params = (data.get("params") or {}).get(PARAMS, {}).get("data") or {}
+    metrics = (data.get("metrics") or {}).get(METRICS, {}).get("data") or {}
+    return Row(name if data else f"{name} (unreadable)", dict(_flat(params)), metrics)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            text = inner if isinstance(inner, str) else json.dumps(inner)
+            yield f"{prefix}{key}", "" if inner is None else text
+
+
+def _result(row: Row, arm: str) -> str:
+    """Return ``67.5 +34.9``, in per cent and points; empty if the experiment has no such arm."""
+    from frostline.reporting import words
+
+    if (accuracy := row.metrics.get(f"{arm}.accuracy")) is None:
+        return ""
+    gain = row.metrics.get(f"{arm}.gain")
+    return f"{100 * accuracy:.1f}" + (f" {words.points(gain)}" if gain is not None else "")
+
+
+def _shown_by_dvc(extra: Sequence[str]) -> Any:
+    words = [sys.executable, "-m", "dvc", "exp", "show", "--json", *extra]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    errors = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
+    reason = next((line for line in errors if line.startswith("ERROR: ")), errors[-1]).removeprefix("ERROR: ")
+    raise FrostlineError(
+        f"experiments: DVC says: {reason.rstrip('.')}; run this in a study's folder, in which `frostline init"
+        " NAME` and `dvc init` were run"
+    )

@@ -1,0 +1,24 @@
+"""The order of settings: a setting is all hyperparameters but the seed, and its value the mean over seeds."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from frostline.base.metrics import score
+
+SEED = "seed"
+"""The key that distinguishes the runs of one setting."""
+
+
+def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, int]:
+    """Return the sort key of a setting, best first; of equal ones, sorting keeps the earlier one first.
+
+    Settings are ordered by their mean. With equal means, the one with more seeds comes first. A setting with
+    less than half of `most` seeds comes after all others, so that one lucky seed does not beat a mean of
+    several.
+
+    Args:
+        metric: such as ``val/loss``, of which less is better.
+        values: one per seed, at least one.
+        most: the number of seeds of the setting that has the most.
+    """
+    return 2 * len(values) < most, -score(metric, fmean(values)), -len(values)

@@ -1,0 +1,83 @@
+"""The table of DVC's experiments: what differs, the arms' results, and a width that fits a terminal."""
+
+import re
+
+import pytest
+
+from frostline.commands import main as cli
+from frostline.commands.experiments import read_rows, table
+from frostline.console import tables
+
+PARAMS = {
+    "experiment": "mnist_to_digits",
+    "freeze": "gradual",
+    "seeds": None,
+    "optimizer": {"lr": None, "weight_decay": None},
+    "pretrain": {"trainer": {"epochs": None}},
+}
+ARMS = ("scratch", "zero_shot", "linear_probe", "full")
+
+
+def revision(rev, freeze, lr=None, **more):
+    """A revision as `dvc exp show --json` prints it."""
+    params = {**PARAMS, "freeze": freeze, "optimizer": {"lr": lr, "weight_decay": None}}
+    metrics = {f"{arm}.accuracy": 0.9123 for arm in (*ARMS, freeze)}
+    metrics |= {f"{arm}.gain": -0.0512 for arm in (*ARMS[1:], freeze)}
+    data = {
+        "params": {"params.yaml": {"data": params}},
+        "metrics": {"artifacts/report/metrics.json": {"data": metrics}},
+        "deps": {f"src/frostline/{number}": {} for number in range(50)},
+    }
+    return {"rev": rev, "name": None, "data": data, **more}
+
+
+def experiment(name, *arguments, **more):
+    return {"name": name, "revs": [revision("0" * 40, *arguments)], "executor": None, **more}
+
+
+SHOWN = [
+    revision("workspace", "gradual"),
+    revision("f" * 40, "gradual", name="main", experiments=[
+        experiment("basal-lick", "lp_ft"),
+        experiment("guest-clay", "gradual", 0.003, executor={"state": "queued"}),
+    ]),
+]  # fmt: skip
+
+
+def test_a_row_has_what_differs_and_the_results_of_its_arms():
+    headers, cells = table(read_rows(SHOWN))
+    assert headers == ["experiment", "freeze", "optimizer.lr", *ARMS, "gradual", "lp_ft"]
+    assert [row[0] for row in cells] == ["workspace", "main", "  basal-lick", "  guest-clay (queued)"]
+    assert cells[2] == ["  basal-lick", "lp_ft", "", "91.2", *["91.2 −5.1"] * 3, "", "91.2 −5.1"]
+    assert cells[3][1:3] == ["gradual", "0.003"]
+
+
+def test_a_revision_that_dvc_cannot_read_is_a_row_too():
+    broken = {"rev": "workspace", "name": None, "data": None, "error": {"msg": "dvc.lock validation failed"}}
+    headers, cells = table(read_rows([broken, revision("a" * 40, "full")]))
+    assert cells[0] == ["workspace (unreadable)", *[""] * (len(headers) - 1)]
+    assert "freeze" not in headers  # nothing differs among those that can be read
+
+
+def test_two_schedules_and_a_learning_rate_fit_into_120_columns(capsys, monkeypatch):
+    monkeypatch.setattr(tables, "WIDTH", 40)
+    tables.print_whole(*table(read_rows(SHOWN)))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 4
+    assert max(map(len, lines)) <= 120
+
+
+def test_without_a_study_dvcs_reason_is_the_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["experiments"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(
+        r"frostline: error: experiments: DVC says: you are not inside of a DVC repo.*\n", error
+    )
+
+
+@pytest.mark.parametrize("arms", [0, 1])
+def test_no_experiment_and_no_result_is_a_table_as_well(arms):
+    headers, cells = table(read_rows(SHOWN[:arms]))
+    assert len(cells) == arms
+    assert headers[0] == "experiment"
