@@ -84,6 +84,25 @@ def test_a_size_that_a_network_can_not_take_is_one_sentence(name, size):
     assert str(caught.value).endswith("); try a larger input.size")
 
 
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"]
+)
+def test_oblong_images(name):
+    """Height and width are not swapped."""
+    model = build(timm_backbone(name), InputSpec((64, 96), 1, "bicubic", 1.0, (0.5,), (0.5,)), 2, seed=0)
+    if hasattr(model, "patch_embed"):
+        assert model.patch_embed.grid_size == (
+            64 // model.patch_embed.patch_size[0],
+            96 // model.patch_embed.patch_size[1],
+        )
+    assert model(torch.zeros(1, 1, 64, 96)).shape == (1, 2)
+
+
+def test_timms_crop_mode_is_the_fit():
+    assert default_input(timm_backbone("maxvit_tiny_tf_384")).fit == "squash"
+    assert default_input(timm_backbone("resnet18")).fit == "crop"
+
+
 def test_a_setting_that_a_network_has_not_is_one_sentence():
     with pytest.raises(FrostlineError, match="drop_path_rate"):
         build(timm_backbone("vgg11", drop_path_rate=0.1), spec(32), 2, seed=0)

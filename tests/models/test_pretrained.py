@@ -236,6 +236,51 @@ def test_a_transformers_position_embedding_is_resampled_as_timm_does(tmp_path):
     assert all(torch.equal(network.state_dict()[n], reference.state_dict()[n]) for n in body)
 
 
+def vit_of(size, tmp_path):
+    """A pretraining's weights of a small transformer whose position embedding tells rows apart."""
+    spec = InputSpec(size, 1, "bicubic", 1.0, (0.5,), (0.25,))
+    network = build(VIT, spec, 2, seed=0)
+    high, wide = network.patch_embed.grid_size
+    rows = torch.linspace(0, 1, high).view(high, 1, 1).expand(high, wide, 64)
+    with torch.no_grad():
+        network.pos_embed[0, -high * wide :] = rows.reshape(high * wide, 64)
+    path = tmp_path / f"{spec.shape_text}.safetensors"
+    save(path, network.state_dict(), weights_metadata(spec, ("x", "y"), VIT))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((64, 64), (32, 128)), ((32, 128), (64, 64)), ((32, 96), (64, 96)), ((64, 32), (32, 64))],
+)
+def test_a_position_embedding_keeps_rows_and_columns_in_oblong_images(before, after, tmp_path):
+    """Also where the numbers of patches are equal, and the shapes of the tensors with them."""
+    start = load_initial_weights(VIT, from_file(vit_of(before, tmp_path)))
+    network, _ = created(VIT, start, input_spec(VIT, start, given(size=list(after))), CLASSES)
+    high, wide = network.patch_embed.grid_size
+    assert (high, wide) == (after[0] // 16, after[1] // 16)
+    embedding = network.pos_embed.detach()[0, -high * wide :].view(high, wide, -1)
+    assert (embedding.std(1) < 1e-5).all()
+    assert (embedding[1:] - embedding[:-1] > 0.1 / high).all()
+
+
+def test_timms_weights_of_a_square_are_resampled_for_as_many_patches(tmp_path):
+    theirs = timm.create_model("test_vit").state_dict()
+    save_file(theirs, tmp_path / "vit.safetensors")
+    start = load_initial_weights(VIT, from_file(tmp_path / "vit.safetensors"))
+    network, _ = created(VIT, start, input_spec(VIT, start, given(size=[80, 320])), CLASSES)
+    assert network.pos_embed.shape == theirs["pos_embed"].shape
+    assert not torch.equal(network.pos_embed, theirs["pos_embed"])
+
+
+def test_padding_crops_nothing_unless_a_crop_is_set():
+    start = NO_WEIGHTS
+    assert input_spec(TINY, start, given(size=32)).crop < 1
+    assert input_spec(TINY, start, given(size=[32, 32], fit="pad")).crop == 1
+    assert input_spec(TINY, start, given(size=32, fit="squash", crop=0.9)).crop == 0.9
+    assert input_spec(TINY, start, given(size=[32, 32])).size == 32
+
+
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

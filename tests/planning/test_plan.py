@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from PIL import Image
+from tests.data.trees import picture
 from tests.imports import SRC
 from tests.tiny import PROBE, Bench, run_config
 from tests.tiny import RESNET as TIMM
@@ -89,6 +90,28 @@ def test_tables(run):
         "phase 1 ends on time, since its patience of 3 epochs ends no sooner, and goes back to its best"
         in out
     )
+
+
+def test_the_shape_and_the_fit_of_images(run):
+    assert "images are" not in run("freeze=full", *MLP)
+    out = run("freeze=full", *MLP, "input.size=[8,24]", "input.fit=pad")
+    assert out.splitlines()[1] == "images are padded to 24×8 px (input.fit=pad)"
+    made = json.loads(run("freeze=full", *MLP, "input.size=[8,24]", "--format", "json"))
+    assert (made["input"], made["fit"], made["parameters"]) == ([1, 8, 24], "crop", 192 * 32 + 32 + 714 - 16)
+
+
+def test_a_crop_that_cuts_much_is_warned_about(project, capsys):
+    for label in "ab":
+        (project / "photos" / label).mkdir(parents=True)
+        for i in range(6):
+            picture(i + 10 * (label == "b"), (90, 30)).save(project / "photos" / label / f"{i}.png")
+    words = [*MLP[:3], "weights=none", "freeze=full", "dataset=image_folder", "dataset.root=photos"]
+    assert cli.main(["plan", *words]) == 0
+    warning = "warning: the centre crop to 8×8 px cuts off 67 % of the median image of photos (90×30 px)"
+    assert warning in " ".join(capsys.readouterr().out.split())
+    for chosen in ("input.fit=crop", "input.fit=pad", "input.size=[8,24]"):
+        assert cli.main(["plan", *words, chosen]) == 0
+        assert "warning" not in capsys.readouterr().out
 
 
 def test_a_run_that_may_stop_early_is_at_most_so_long(run):

@@ -212,6 +212,8 @@ def test_a_key_is_made_of_all_that_features_depend_on(tmp_path):
         {"optimizer.lr": 0.5, "trainer.epochs": 9, "trainer.batch_size": 8, "trainer.eval_batch_size": 7}
     )
     assert key({"input.size": 40})
+    assert key({"input.size": [32, 40]})
+    assert key({"input.fit": "pad"})
     assert key({"input.mean": [0.1] * 3, "input.std": [1.0] * 3})
     assert key({"trainer.precision": "bf16"})
     assert key({"trainer.threads": 2})

@@ -68,7 +68,7 @@ class FeatureExtractor:
             return NoSplit(OFF)
         device = next(network.parameters()).device
         if stand_in is None:
-            stand_in = torch.zeros(PROOF, self.spec.channels, self.spec.size, self.spec.size, device=device)
+            stand_in = torch.zeros(PROOF, *self.spec.shape, device=device)
         # torch's meta device has no autocast, so there everything is float32.
         with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
             splits = split_point.worthwhile_splits(network, plan, phase, stand_in)

@@ -1,5 +1,6 @@
 """Build a network from the config of a backbone: (N, C, H, W) float32 images → (N, classes) logits."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,10 +10,12 @@ from torch import nn
 from frostline import schema
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, allowed
-from frostline.models.input_spec import InputSpec
+from frostline.models.input_spec import Fit, InputSpec, size_of
 from frostline.models.timm_names import SOURCES, first_sentence, resolve_name
 
 PLUGINS = "frostline.backbones"
+FITS: dict[str, Fit] = {"center": "crop", "border": "pad", "squash": "squash"}
+"""timm's `crop_mode` → `input.fit`."""
 
 
 def build(backbone: schema.Backbone, spec: InputSpec, classes: int, seed: int) -> nn.Module:
@@ -39,17 +42,17 @@ def _check_forward(model: nn.Module, backbone: schema.Backbone, spec: InputSpec,
     """Refuse a network that fails on an image or does not return one logit per class (not on meta)."""
     import torch
 
-    image = torch.zeros(1, spec.channels, spec.size, spec.size)
+    image = torch.zeros(1, *spec.shape)
     if image.is_meta:
         return
     name = getattr(backbone, "name", backbone.kind)
-    shape = f"{spec.channels}×{spec.size}×{spec.size}"
     try:
         with torch.no_grad():
             logits = model.eval()(image)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise FrostlineError(
-            f"input.size: {name} can't take {shape} images ({first_sentence(error)}); try a larger input.size"
+            f"input.size: {name} can't take {spec.shape_text} images ({first_sentence(error)});"
+            " try a larger input.size"
         ) from error
     model.train()
     if logits.shape != (1, classes):
@@ -62,8 +65,7 @@ def _check_forward(model: nn.Module, backbone: schema.Backbone, spec: InputSpec,
 def _mlp(backbone: schema.Mlp, spec: InputSpec, classes: int) -> nn.Module:
     from frostline.models.mlp import Mlp
 
-    inputs = spec.channels * spec.size**2
-    return Mlp(inputs, backbone.hidden, classes, backbone.activation, backbone.dropout)
+    return Mlp(math.prod(spec.shape), backbone.hidden, classes, backbone.activation, backbone.dropout)
 
 
 def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
@@ -79,14 +81,14 @@ def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
     if backbone.name.startswith(SOURCES):
         arguments["pretrained_cfg"] = config
     # Transformers are built for one image size; convolutional networks accept any.
-    if config.get("fixed_input_size") and spec.size != config["input_size"][-1]:
+    if config.get("fixed_input_size") and spec.shape[1:] != tuple(config["input_size"][1:]):
         arguments["img_size"] = spec.size
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise FrostlineError(
-            f"backbone.name: timm can't make {backbone.name} for {spec.channels}×{spec.size}×{spec.size}"
-            f" images ({first_sentence(error)}); try its own size, input.size={config['input_size'][-1]}"
+            f"backbone.name: timm can't make {backbone.name} for {spec.shape_text} images"
+            f" ({first_sentence(error)}); try its own size, input.size={config['input_size'][-1]}"
         ) from None
     return model
 
@@ -108,15 +110,16 @@ def _timm_input(backbone: schema.Timm) -> InputSpec:
 
 def timm_input(config: dict[str, Any]) -> InputSpec:
     """Return timm's data config as an `InputSpec`."""
-    channels, size, _ = config["input_size"]
+    channels, *size = config["input_size"]
     interpolation = config["interpolation"]
     return InputSpec(
-        size=size,
+        size=size_of(size),
         channels=channels,
         interpolation="bicubic" if interpolation in ("", "random") else interpolation,
         crop=float(config["crop_pct"]),
         mean=tuple(float(v) for v in config["mean"]),
         std=tuple(float(v) for v in config["std"]),
+        fit=FITS.get(config.get("crop_mode", "center"), "crop"),
     )
 
 

@@ -1,5 +1,6 @@
 """Load the initial weights of a network, and build the network with them."""
 
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from frostline.console.progress import say_once
 from frostline.models.backbones import build, default_input, timm_config, timm_input
 from frostline.models.head_init import RANDOM, HeadInit, choose_head_init, reorder_classes
 from frostline.models.initial_weights import NO_WEIGHTS, InitialWeights
-from frostline.models.input_spec import InputSpec
+from frostline.models.input_spec import InputSpec, size_of
 from frostline.models.timm_names import first_sentence, offline_if_unreachable, resolve_name
 from frostline.models.weights import LoadReport, load, load_entry, match_names, transfer
 
@@ -115,12 +116,18 @@ def check_initial_weights(run: schema.Run) -> None:
 def input_spec(backbone: schema.Backbone, start: InitialWeights, config: schema.Input) -> InputSpec:
     """Return the input of the network: that of the config, else of the weights, else of the backbone.
 
+    If the config sets `fit` to pad or squash, and no `crop`, nothing is cropped.
+
     Raises:
         FrostlineError: mean and std do not fit the channels.
     """
     spec = start.input or default_input(backbone)
     chosen = {name: value for name, value in config.model_dump().items() if value is not None}
     spec = _with_channels(spec, chosen.pop("channels", spec.channels))
+    if chosen.get("fit", "crop") != "crop":
+        chosen.setdefault("crop", 1.0)
+    if "size" in chosen:
+        chosen["size"] = size_of(chosen["size"])
     for name in {"mean", "std"} & chosen.keys():
         chosen[name] = tuple(chosen[name])
         if len(chosen[name]) != spec.channels:
@@ -153,7 +160,8 @@ def create_network(
     is_reset = first.start == "reset"
     if start.classes is None:
         start = replace(start, state=match_names(start, model, head, say_once, reset_head=is_reset))
-    state = _resize_embeddings(_adapt_first_convolution(start, model, spec), model, head)
+    state = _adapt_first_convolution(start, model, spec)
+    state = _resize_embeddings(_resize_oblong(state, model, spec, start.input), model, head)
     if first.rows is not None:
         dims = _class_dimensions(run.backbone, spec, model, head, len(classes))
         state = {
@@ -279,6 +287,29 @@ def _adapt_first_convolution(
     from timm.models import adapt_input_conv
 
     return {**start.state, key: adapt_input_conv(spec.channels, start.state[key])}
+
+
+def _resize_oblong(
+    state: Mapping[str, torch.Tensor], model: nn.Module, spec: InputSpec, old: InputSpec | None
+) -> Mapping[str, torch.Tensor]:
+    """Interpolate the position embeddings of weights if the old or the new image is not a square.
+
+    timm's filter, which `_resize_embeddings` calls, takes any old grid for a square, and any grid with the
+    same number of patches for the same grid.
+    """
+    key, patches = "pos_embed", getattr(model, "patch_embed", None)
+    size, grid = (getattr(patches, name, None) for name in ("patch_size", "grid_size"))
+    if not size or not grid or key not in state or state[key].ndim != 3:
+        return state
+    prefix = getattr(model, "num_prefix_tokens", 0) - getattr(model, "no_embed_class", 0)
+    count = state[key].shape[1] - prefix
+    before = (old.height // size[0], old.width // size[1]) if old else (math.isqrt(count),) * 2
+    squares = before[0] == before[1] and grid[0] == grid[1]
+    if squares or before == tuple(grid) or before[0] * before[1] != count:
+        return state
+    from timm.layers import resample_abs_pos_embed
+
+    return {**state, key: resample_abs_pos_embed(state[key], list(grid), list(before), prefix)}
 
 
 def _resize_embeddings(

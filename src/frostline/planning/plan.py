@@ -18,8 +18,11 @@ from frostline.training import trainable
 from frostline.training.services import Services
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
+    from frostline.data.prepared.index import Index
     from frostline.features.reuse import FeatureExtractor
     from frostline.models.input_spec import InputSpec
 
@@ -37,6 +40,8 @@ class Plan:
     """Number of parameters of the network."""
     input: tuple[int, int, int]
     """Channels, height and width of an image."""
+    fit: str
+    """`input.fit`: crop, pad or squash."""
     images: int
     """Number of training images."""
     batch_size: int
@@ -51,6 +56,8 @@ class Plan:
     phases: list[PhaseOutline]
     head: str = ""
     """Message about the initialization of the head; see `models.head_init.HeadStart.notice`."""
+    cropped: str = ""
+    """Warning that the centre crop cuts off much of the images."""
 
     @property
     def may_stop(self) -> bool:
@@ -89,6 +96,7 @@ def make(
     import torch
 
     from frostline.config import stage_configs
+    from frostline.data.loading.resize import crop_warning
     from frostline.models import lora
     from frostline.models.backbones import build
     from frostline.models.initial_weights import NO_WEIGHTS
@@ -97,15 +105,17 @@ def make(
 
     source = stage == "pretrain"
     run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
-    count, classes = (
-        (images, classes) if images else _prepared(composed, run, "source" if source else "target")
-    )
-    spec = input_spec(run.backbone, NO_WEIGHTS, run.input)
+    spec, count, cropped = input_spec(run.backbone, NO_WEIGHTS, run.input), images or 0, None
+    if not images:
+        index, rows = _prepared(composed, run, "source" if source else "target")
+        count, classes = len(rows), len(index.classes)
+        cropped = crop_warning(index, rows, spec) if run.input.fit is None else None
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
         lora.adapt(network, run)
     head = "" if images else _head(composed, run, source=source)
-    return replace(of_run(run, plan_of(run, network, count), network, spec, count), head=head)
+    plan = of_run(run, plan_of(run, network, count), network, spec, count)
+    return replace(plan, head=head, cropped=f"warning: {cropped}" if cropped else "")
 
 
 def _head(composed: Experiment, run: Run, *, source: bool) -> str:
@@ -134,7 +144,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
 
     reuse = reuse_of(run, spec, Services(project.scratch()))
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    shape = (spec.channels, spec.size, spec.size)
+    shape = spec.shape
     key = _key(run, plan, spec, sizes)
     if key not in _CACHE:
         whole = cost.phase_costs(network, plan, shape)
@@ -155,6 +165,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         schedule=resolve_inheritance(run.freeze).model_dump(exclude_none=True),
         parameters=sum(sizes.values()),
         input=shape,
+        fit=spec.fit,
         images=images,
         batch_size=run.trainer.batch_size,
         accumulate=run.trainer.accumulate or 1,
@@ -220,8 +231,8 @@ def _split_and_cost(
     return split, costs[split.name] if isinstance(split, Split) else None
 
 
-def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
-    """Return the number of training images of the run, and of classes."""
+def _prepared(composed: Experiment, run: Run, role: str) -> "tuple[Index, NDArray[np.int64]]":
+    """Return the index of the run's data set, and the positions of the training images."""
     from frostline.base.seeds import derive
     from frostline.config import stage_configs
     from frostline.console.progress import shown
@@ -229,5 +240,4 @@ def _prepared(composed: Experiment, run: Run, role: str) -> tuple[int, int]:
     from frostline.preparation.stage import prepare_cached
 
     index, _ = prepare_cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
-    rows = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
-    return len(rows), len(index.classes)
+    return index, training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)

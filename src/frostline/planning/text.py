@@ -15,6 +15,7 @@ from frostline.planning.plan import Plan
 LEAST_WIDTH = 120
 """Minimum width of a table: a wrapped line is better than a truncated number."""
 UNKNOWN = "unknown"
+FITS = {"crop": "cropped to", "pad": "padded to", "squash": "squashed to"}
 PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 
 
@@ -22,8 +23,13 @@ def show(plan: Plan) -> None:
     """Print the plan as tables."""
     console = tables.stdout_console(LEAST_WIDTH)
     console.print(_headline(plan))
-    if plan.head:
-        console.print(plan.head)
+    if (plan.fit, plan.input[1]) != ("crop", plan.input[2]):
+        console.print(
+            f"images are {FITS[plan.fit]} {plan.input[2]}×{plan.input[1]} px (input.fit={plan.fit})"
+        )
+    for message in (plan.head, plan.cropped):
+        if message:
+            console.print(message)
     for table in [_groups(plan), _phases(plan), _costs(plan)] if plan.phases else [_groups(plan)]:
         console.print()
         console.print(table)

@@ -17,7 +17,8 @@ from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import load_pixels, to_pixels
+from frostline.data.loading.pixels import load_pixels
+from frostline.data.loading.resize import to_pixels
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.checks import check_keys
 from frostline.data.reading.decode import decode
@@ -108,7 +109,7 @@ class TrainedRun:
                 images = list(self._arrays(count))
             if images:
                 return torch.from_numpy(np.stack(images)), f"{len(images)} of its images"
-        shape = (count, self.spec.channels, self.spec.size, self.spec.size)
+        shape = (count, *self.spec.shape)
         noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         return noise, f"{count} images of noise, since its data set is not here"
 

@@ -125,17 +125,27 @@ Dataset = Annotated[
 ]
 
 
+Side = Annotated[int, Field(ge=4, le=2048)]
+TwoSides = Annotated[list[Side], Field(min_length=2, max_length=2)]
+
+
 class Input(Strict):
     """The network's input. Null: that of the pretrained weights, else the backbone's default."""
 
-    size: Annotated[int, Field(ge=4, le=2048)] | None
-    """Height and width, pixels."""
+    size: Annotated[
+        Side | TwoSides | None,
+        Field(description="4 to 2048 pixels, the side of a square, or [height, width]"),
+    ]
+    """Side of a square, or [height, width], pixels."""
     channels: Literal[1, 3] | None
     """1 for grey, 3 for colour; images are converted."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
     """How images are resized."""
+    fit: Literal["crop", "pad", "squash"] | None = None
+    """What happens to an image of another shape: its centre is cut out, it is padded with the mean colour, or
+    its aspect ratio changes."""
     crop: Annotated[float, Field(gt=0, le=1)] | None
-    """Side of the central crop, as a share of the resized image's side."""
+    """Side of the central crop, as a share of the resized image's side; null with `fit` pad or squash: 1."""
     mean: list[float] | None
     """Subtracted per channel, after scaling to 0…1."""
     std: list[Positive] | None

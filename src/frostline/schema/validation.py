@@ -38,9 +38,6 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
     found = detail["input"]
     if key.endswith("input.channels") and type(found) is int:
         return f"{key}: found {found}; images are grey or in colour: set {key}=1 or {key}=3"
-    if key.endswith("input.size") and isinstance(found, list | tuple):
-        side = next((n for n in found if type(n) is int and 4 <= n <= 2048), 224)
-        return f"{key}: found {found!r}; images are resized and cropped to a square: set {key}={side}"
     if field is not None and field.description:
         for step in path:
             data = data[int(step)] if isinstance(data, list) else data.get(step)

@@ -16,7 +16,8 @@ from frostline.base.parallel import in_order
 from frostline.base.project import scratch
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.loading.pixel_files import Pixels
-from frostline.data.loading.pixels import Images, normalise, to_pixels
+from frostline.data.loading.pixels import Images, normalise
+from frostline.data.loading.resize import to_pixels
 from frostline.data.reading.checks import tally
 from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, Note, decode, read_bytes, suffix
 from frostline.data.reading.table_file import TABLES, open_table

@@ -14,7 +14,8 @@ from torch import Tensor
 from frostline.base.seeds import derive
 from frostline.data.loading.augment import augments
 from frostline.data.loading.mix import mixes
-from frostline.data.loading.pixels import Images, to_pixels
+from frostline.data.loading.pixels import Images
+from frostline.data.loading.resize import to_pixels
 from frostline.data.prepared.index import PreparedData, training_rows
 from frostline.data.reading.decode import decode
 from frostline.data.reading.sources import store_of
@@ -103,7 +104,9 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
     augmentation = f"augment={option}" if option else "augmented"
     drawn = f"plain, then {VIEWS} augmented views of each ({augmentation})" if changes else "no augmentation"
     title = f"{index.name}: {len(cards)} of {chosen.total:,} training images, {len(index.classes)} classes"
-    size = f"{spec.size}×{spec.size} px, {channels}, {spec.interpolation}, crop {spec.crop:g}"
+    size = (
+        f"{spec.width}×{spec.height} px, {channels}, {spec.interpolation}, fit {spec.fit}, crop {spec.crop:g}"
+    )
     return Sheet(title, f"What the network sees: {size}; {drawn}", cards)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, select
+from frostline.data.loading.resize import crop_warning
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.models.initial_weights import InitialWeights
 from frostline.models.input_spec import InputSpec
@@ -71,5 +72,7 @@ def load_material(run: Run, folder: Path, start: InitialWeights, services: Servi
     index = data.index
     spec = input_spec(run.backbone, start, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
+    if run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
+        services.say(f"frostline: warning: {run.stage} {run.arm or run.freeze_name}: {sentence}")
     pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
     return Material(data, torch.as_tensor(rows), pixels, spec, start)

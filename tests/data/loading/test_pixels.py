@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant
-from timm.data import create_transform
 
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 from frostline.data.loading import pixels
-from frostline.data.loading.pixels import OnDisk, load_pixels, normalise, select, thumbnails, to_pixels
+from frostline.data.loading.pixels import OnDisk, load_pixels, normalise, select, thumbnails
+from frostline.data.loading.resize import to_pixels
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.decode import decode
 from frostline.models.input_spec import InputSpec
@@ -44,37 +44,6 @@ def tree(tmp_path):
 def never(description: str, total: int):
     raise AssertionError(f"nothing should be done: {description}")
     yield
-
-
-def test_a_spec_goes_to_plain_data_and_back():
-    assert InputSpec.from_dict(SPEC.to_dict()) == SPEC
-    assert SPEC.to_dict()["mean"] == [0.1, 0.2, 0.3]
-
-
-@pytest.mark.parametrize("crop", [1.0, 0.95, 0.875])
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("size", [(40, 36), (37, 101), (300, 200), (64, 64), (20, 25)])
-def test_the_same_pixels_as_timms_eval_transform(size, interpolation, crop):
-    image = picture(1, size)
-    spec = replace(SPEC, size=48, interpolation=interpolation, crop=crop)
-    transform = create_transform(
-        (3, 48, 48),
-        is_training=False,
-        interpolation=interpolation,
-        crop_pct=crop,
-        mean=spec.mean,
-        std=spec.std,
-    )
-    ours = torch.from_numpy(to_pixels(image, spec))[None]
-    assert torch.equal(normalise(ours, spec)[0], transform(image))
-
-
-def test_colour_and_grey_become_what_the_network_takes():
-    colour, grey = picture(1), picture(1, mode="L")
-    assert to_pixels(colour, GREY).shape == (1, 16, 16)
-    assert to_pixels(grey, SPEC).shape == (3, 16, 16)
-    assert (to_pixels(grey, SPEC) == to_pixels(grey, GREY)).all()
-    assert (to_pixels(colour, GREY) == to_pixels(colour.convert("L"), GREY)).all()
 
 
 def test_normalise():
@@ -109,7 +78,15 @@ def test_pixels_are_cached_for_all_splits_and_seeds(tree, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"size": 20}, {"crop": 1.0}, {"interpolation": "nearest"}, {"channels": 1, "mean": (0,), "std": (1,)}],
+    [
+        {"size": 20},
+        {"size": (16, 20)},
+        {"fit": "pad"},
+        {"fit": "squash"},
+        {"crop": 1.0},
+        {"interpolation": "nearest"},
+        {"channels": 1, "mean": (0,), "std": (1,)},
+    ],
 )
 def test_another_geometry_is_another_file(tree, tmp_path, change):
     _, dataset, index, folder = tree

@@ -77,7 +77,7 @@ def test_what_is_stale_goes_and_what_is_the_same_stays_byte_for_byte(project):
         (
             "backbone: resnet18\ninput: {size: 3}\n",
             ARMS,
-            "input.size: found 3, must be greater than or equal to 4",
+            "input.size: found 3; allowed: 4 to 2048 pixels, the side of a square, or [height, width]",
         ),
         (
             "experiment: article_mlp\ngate: {arms.ful.test.accuracy.mean: 1}\n",

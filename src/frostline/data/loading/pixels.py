@@ -1,7 +1,6 @@
-"""The input images of a network: decoded, resized and cropped once, cached as uint8, normalised per batch."""
+"""The input images of a network: decoded and resized once, cached as uint8, normalised per batch."""
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,8 +17,9 @@ from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, no_progress
 from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
+from frostline.data.loading.resize import to_pixels
 from frostline.data.prepared.index import IMAGES_FILE, Index, PreparedData
-from frostline.data.reading.decode import BadImage, decode, to_channels
+from frostline.data.reading.decode import BadImage, decode
 from frostline.data.reading.sources import place_of, store_of
 from frostline.data.reading.stores import Store
 from frostline.models.input_spec import InputSpec
@@ -29,12 +29,6 @@ IN_MEMORY = 1 << 26
 
 _LAYOUT = 2  # Version of the file layout.
 _FORMAT = 1  # Version of the code that makes pixels; a part of their cache key.
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 class OnDisk:
@@ -96,28 +90,10 @@ class Images:
         return len(self.labels)
 
 
-def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
-    """Resize an image so that its short side is ⌊size/crop⌋, and crop the centre, like timm's eval transform.
-
-    Returns:
-        (channels, size, size) uint8.
-    """
-    image = to_channels(image, spec.channels)
-    width, height = image.size
-    short = math.floor(spec.size / spec.crop)
-    long = int(short * max(width, height) / min(width, height))
-    width, height = (short, long) if width <= height else (long, short)
-    if image.size != (width, height):
-        image = image.resize((width, height), _RESAMPLING[spec.interpolation])
-    left, top = round((width - spec.size) / 2), round((height - spec.size) / 2)
-    array = np.asarray(image.crop((left, top, left + spec.size, top + spec.size)))
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
 def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Tensor, spec: InputSpec) -> str:
     """Return the content key of the pixels that `load_pixels` returns for these rows."""
     hashes = [index.sha256[row] for row in np.asarray(rows).tolist()]
-    return content_key([_FORMAT, hashes, spec.size, spec.channels, spec.interpolation, spec.crop])
+    return content_key([_FORMAT, hashes, *spec.geometry])
 
 
 def load_pixels(
@@ -139,7 +115,7 @@ def load_pixels(
         scratch: folder of the cache; None: the project's.
 
     Returns:
-        (N, channels, size, size) uint8; above 64 MiB on disk.
+        (N, C, H, W) uint8; above 64 MiB on disk.
 
     Raises:
         FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
@@ -154,14 +130,13 @@ def load_pixels(
     else:
         work = partial(_pixels_of_file, store_of(data.dataset), index, place_of(data.dataset), spec)
     cache = (project.scratch() if scratch is None else scratch) / "pixels"
-    geometry = [spec.size, spec.channels, spec.interpolation, spec.crop]
-    key = content_key(
-        [_FORMAT, _LAYOUT, hashlib.sha256("".join(index.sha256).encode()).hexdigest(), geometry]
-    )
-    shape = (len(index), spec.channels, spec.size, spec.size)
+    hashes = hashlib.sha256("".join(index.sha256).encode()).hexdigest()
+    key = content_key([_FORMAT, _LAYOUT, hashes, spec.geometry])
+    shape = (len(index), *spec.shape)
+    size = spec.size if isinstance(spec.size, int) else f"{spec.width}×{spec.height}"
 
     def produce() -> Iterable[Pixels]:
-        with progress(f"resizing {index.name} to {spec.size} px", len(index)) as advance:
+        with progress(f"resizing {index.name} to {size} px", len(index)) as advance:
             for pixels in in_order(work, range(len(index))):
                 yield pixels
                 advance(1)
@@ -244,7 +219,7 @@ def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Pa
 
 def _fits(images: Pixels, spec: InputSpec) -> bool:
     """Return whether arrays need neither resizing nor conversion to grey."""
-    right_size = images.shape[1:3] == (spec.size, spec.size) and spec.crop == 1
+    right_size = images.shape[1:3] == spec.shape[1:] and spec.crop == 1
     return right_size and (images.ndim == 3 or spec.channels == 3)
 
 
