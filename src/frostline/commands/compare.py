@@ -55,7 +55,9 @@ def add(commands: Any, summary: str) -> None:
         metavar="NAME",
         help="a column; repeat for more; the first sorts the rows",
     )
-    parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="default: table")
+    parser.add_argument(
+        "--format", choices=["table", *FORMATS], default="table", help="of the output (default: table)"
+    )
     parser.add_argument("--out", type=Path, help="write a .md, .csv or .html file instead of printing")
     parser.add_argument("--open", action="store_true", help="also open MLflow's comparison of the same runs")
 

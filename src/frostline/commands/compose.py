@@ -12,7 +12,9 @@ ARMS = ["scratch", "zero_shot", "linear_probe", "full"]
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "compose", run, summary)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="selection (default: %(default)s)"
+    )
     parser.add_argument(
         "--arms",
         nargs="+",

@@ -28,9 +28,13 @@ def add(commands: Any, summary: str) -> None:
         help="a run's folder or name, best, last, or models:/NAME@ALIAS",
     )
     parser.add_argument(
-        "--format", type=_not_torchscript, choices=["onnx", "pt2", "safetensors"], required=True
+        "--format",
+        type=_not_torchscript,
+        choices=["onnx", "pt2", "safetensors"],
+        required=True,
+        help="onnx, pt2: a program; safetensors: the weights",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="file to write")
 
 
 def _not_torchscript(form: str) -> str:

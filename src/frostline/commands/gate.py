@@ -10,8 +10,18 @@ from frostline.commands import options
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "gate", run, summary)
-    parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
-    parser.add_argument("--report", type=Path, default=Path("artifacts/report/report.json"))
+    parser.add_argument(
+        "--resolved",
+        type=Path,
+        default=Path("artifacts/resolved/report.yaml"),
+        help="config that `frostline compose` wrote (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=Path("artifacts/report/report.json"),
+        help="numbers to check (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "")
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     """Add Hydra overrides as positional arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"such as {example}")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"config keys, such as {example}")
 
 
 def add_resolved(parser: Any) -> None:

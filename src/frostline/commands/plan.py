@@ -25,7 +25,10 @@ def add(commands: Any, summary: str) -> None:
     parser = options.add_command(commands, "plan", run, summary, EPILOG)
     options.add_overrides(parser, "freeze=gradual backbone=resnet18")
     parser.add_argument(
-        "--stage", choices=["pretrain", "finetune"], default="finetune", help="default: %(default)s"
+        "--stage",
+        choices=["pretrain", "finetune"],
+        default="finetune",
+        help="stage to plan (default: %(default)s)",
     )
     parser.add_argument(
         "--images",

@@ -48,8 +48,12 @@ def add(commands: Any, summary: str) -> None:
     parser.add_argument(
         "images", metavar="IMAGE|FOLDER|TABLE", nargs="+", help="image files, folders or tables"
     )
-    parser.add_argument("--format", choices=["csv", "json"], default="csv", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="(default: standard output)")
+    parser.add_argument(
+        "--format", choices=["csv", "json"], default="csv", help="of the output (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file of the output (default: standard output)"
+    )
     parser.add_argument(
         "--html", type=options.html_path, metavar="FILE", help="also write a sheet of the images"
     )

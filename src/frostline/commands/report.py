@@ -10,11 +10,18 @@ from frostline.commands import options
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "report", run, summary)
-    parser.add_argument("--resolved", type=Path, default=Path("artifacts/resolved/report.yaml"))
+    parser.add_argument(
+        "--resolved",
+        type=Path,
+        default=Path("artifacts/resolved/report.yaml"),
+        help="config that `frostline compose` wrote (default: %(default)s)",
+    )
     parser.add_argument(
         "--artifacts", type=Path, default=Path("artifacts"), help="folder with finetune/, evaluate/, timing/"
     )
-    parser.add_argument("--out", type=Path, default=Path("artifacts/report"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("artifacts/report"), help="folder (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

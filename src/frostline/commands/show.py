@@ -23,7 +23,7 @@ def add(commands: Any, summary: str) -> None:
     parser = options.add_command(commands, "show", run, summary, EPILOG)
     options.add_overrides(parser, "dataset=digits augment=light")
     parser.add_argument(
-        "--out", type=options.html_path, metavar="FILE", help="(default: runs/show/NAME.html)"
+        "--out", type=options.html_path, metavar="FILE", help="page to write (default: runs/show/NAME.html)"
     )
     parser.add_argument(
         "--count",

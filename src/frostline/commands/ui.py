@@ -11,7 +11,9 @@ PORT = 5000
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "ui", run, summary)
-    parser.add_argument("--port", type=int, default=PORT, help="(default: %(default)s, or the next free one)")
+    parser.add_argument(
+        "--port", type=int, default=PORT, help="port (default: %(default)s, or the next free one)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

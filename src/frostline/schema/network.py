@@ -89,6 +89,7 @@ class FileWeights(Strict):
 
     kind: Literal["file"]
     path: str
+    """The file."""
     head: Head
     key: str | None = None
     """The key of the state dict in a file with several: model, state_dict_ema, …; null: the only one."""

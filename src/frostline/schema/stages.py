@@ -51,6 +51,7 @@ class Pretrain(Hyperparameters):
     """Pretraining on the source data."""
 
     seed: Seed
+    """The seed of the pretraining."""
 
 
 # Pydantic orders fields by base class, the last one first: written configs begin with names and data.

@@ -75,6 +75,7 @@ class Conditional(Strict):
     """A key that varies only if others have certain values."""
 
     values: str | list[str | int | float]
+    """A list, or Hydra's range, interval or tag."""
     when: Annotated[dict[str, str | list[str]], Field(min_length=1)]
     """{key: the value or values that activate this key}."""
 

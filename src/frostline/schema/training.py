@@ -13,12 +13,14 @@ class Epochs(Strict):
     """A length in passes over the training images; may be a fraction."""
 
     epochs: Positive
+    """Passes over the training images."""
 
 
 class Steps(Strict):
     """A length in optimizer steps."""
 
     steps: Annotated[int, Field(ge=1)]
+    """Optimizer steps."""
 
 
 class Plateau(Strict):
@@ -138,6 +140,7 @@ class CrossEntropy(Strict):
 
     kind: Literal["cross_entropy"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each label that is spread evenly over all classes; 0: none."""
     class_weights: Annotated[
         Literal["balanced"] | Effective | None, Field(description="null, balanced or {effective: 0.999}")
     ]
@@ -284,6 +287,7 @@ class Trainer(Strict):
     repeat on a CPU, the network trains in fp32 whatever is set here; training.json says why. fp16: autocast
     with a scaled loss, for GPUs without bf16 (before Ampere)."""
     device: Literal["auto", "cpu", "cuda"]
+    """Where the run trains; auto: on a GPU if there is one."""
     monitor: Literal["val/accuracy", "val/loss"]
     """Selects the best epoch, whose weights are saved; ties: the lower val/loss, then the earlier epoch."""
 
