@@ -216,7 +216,7 @@ def _sweep(overrides: Sequence[str], *_: Any, **__: Any) -> list[Any]:
 
 def _in_process(words: list[str]) -> Outcome:
     settings = {**os.environ, "PYTHONPATH": str(SRC), "PYTHONUTF8": "1"}
-    command = [sys.executable, "-m", "frostline", *words]
+    command = [os.environ.get("FROSTLINE_PYTHON", sys.executable), "-m", "frostline", *words]
     done = subprocess.run(
         command, env=settings, capture_output=True, text=True, errors="replace", check=False, timeout=120
     )

@@ -1,8 +1,8 @@
 """A short run of tests/fuzz.py: some cases of each kind, always the same."""
 
 import json
+import os
 import subprocess
-import sys
 
 import pytest
 
@@ -20,12 +20,13 @@ print(json.dumps([[f"{kind}/{n}", *vars(fuzz.run(kind, n)[1]).values()] for n in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", fuzz.KINDS)
-def test_random_input_is_taken_or_refused_in_one_sentence(kind):
+def test_random_input_is_taken_or_refused_in_one_sentence(kind, warm):
     # In a process of its own: a hook that watches what is opened stays for good.
     count = 2 if kind == "command" else 8
     done = subprocess.run(
-        [sys.executable, "-c", CODE, kind, str(count)],
+        [str(warm), "-c", CODE, kind, str(count)],
         cwd=SRC.parent,
+        env={**os.environ, "PYTHONPATH": f"{SRC}:{SRC.parent}", "FROSTLINE_PYTHON": str(warm)},
         capture_output=True,
         text=True,
         check=True,

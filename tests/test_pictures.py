@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,11 @@ def pictures(tmp_path_factory):
     return root
 
 
-def accuracy(pictures: Path, weights: str, folder: Path) -> float:
+def accuracy(python: Path, pictures: Path, weights: str, folder: Path) -> float:
     words = f"dataset=image_folder backbone=efficientnet_lite0 weights={weights} freeze=linear_probe"
     words += " input.size=128 trainer.epochs=8 trainer.batch_size=16 trainer.threads=1 optimizer.lr=0.003"
     words += " dataset.split.test=0.4 out=out"
-    command = [sys.executable, "-m", "frostline", "finetune", *words.split(), f"dataset.root={pictures}"]
+    command = [str(python), "-m", "frostline", "finetune", *words.split(), f"dataset.root={pictures}"]
     environment = {**os.environ, "FROSTLINE_TRACKING": "off", "PYTHONPATH": str(ROOT / "src")}
     folder.mkdir()
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250)
@@ -45,8 +44,8 @@ def accuracy(pictures: Path, weights: str, folder: Path) -> float:
 
 
 @pytest.mark.slow
-def test_imagenets_weights_know_far_more_than_none(pictures, tmp_path):
-    known = accuracy(pictures, "imagenet", tmp_path / "imagenet")
-    random = accuracy(pictures, "none", tmp_path / "none")
+def test_imagenets_weights_know_far_more_than_none(warm, pictures, tmp_path):
+    known = accuracy(warm, pictures, "imagenet", tmp_path / "imagenet")
+    random = accuracy(warm, pictures, "none", tmp_path / "none")
     assert known > 0.65
     assert known > random + 0.25

@@ -46,11 +46,16 @@ def wheel(tmp_path_factory):
 
 
 class Project:
-    """A git repository with two folders of images, and an environment with the wheel and its dependencies."""
+    """A git repository with two folders of images, and an environment with the wheel and its dependencies.
 
-    def __init__(self, folder: Path, wheel: Path) -> None:
+    `path` begins with a folder whose `frostline` is a fork of the warm Python that imports the wheel, as the
+    environment's own does eight seconds later.
+    """
+
+    def __init__(self, folder: Path, wheel: Path, warm: Path) -> None:
         self.root, environment_folder = folder / "my work", folder / "environment"
         self.bin = environment_folder / "bin"
+        self.path = f"{folder / 'warm'}:{self.bin}"
         venv.create(environment_folder, with_pip=False)
         (self.packages,) = environment_folder.glob("lib/python3*/site-packages")
         # The dependencies as they are tested; a .pth in a folder that a .pth adds is not read: no checkout.
@@ -70,6 +75,10 @@ class Project:
         subprocess.run(install, capture_output=True, check=True)
         (self.bin / "dvc").write_text(f"#!/bin/sh\nexec '{self.bin}/python' -m dvc \"$@\"\n")
         (self.bin / "dvc").chmod(0o755)
+        (folder / "warm").mkdir()
+        script = f"#!/bin/sh\nPYTHONPATH='{self.packages}' exec '{warm}' -m frostline \"$@\"\n"
+        (folder / "warm/frostline").write_text(script)
+        (folder / "warm/frostline").chmod(0o755)
         rng = np.random.default_rng(0)
         for name, classes in (("photos_a", "xyz"), ("photos_b", "pq")):
             for label, letter in enumerate(classes):
@@ -81,7 +90,7 @@ class Project:
 
     def run(self, *words: str, status: int = 0) -> str:
         """Run a program; return what it prints."""
-        settings = environment(self.root) | {"PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin"}
+        settings = environment(self.root) | {"PATH": f"{self.path}:/usr/local/bin:/usr/bin:/bin"}
         settings.pop("FROSTLINE_PYTHON")
         done = subprocess.run(
             words,
@@ -102,9 +111,9 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, wheel):
+def project(tmp_path_factory, wheel, warm):
     """A project whose study was run once."""
-    made = Project(tmp_path_factory.mktemp("project"), wheel)
+    made = Project(tmp_path_factory.mktemp("project"), wheel, warm)
     made.run("git", "init", "-q")
     made.run("frostline", "init", "mine", "--source", "photos_a", "--target", "photos_b")
     (made.root / "conf/experiment/mine.yaml").write_text(EXPERIMENT)
@@ -126,8 +135,11 @@ def ran(output: str) -> set[str]:
 
 
 def test_the_code_is_the_wheels(project):
-    where = project.run("python", "-c", "import frostline; print(frostline.__file__)").strip()
-    assert where == str(project.packages / "frostline/__init__.py")
+    code = "import frostline; print(frostline.__file__)"
+    where = str(project.packages / "frostline/__init__.py")
+    assert project.run("python", "-c", code).strip() == where
+    warm = (project.root.parent / "warm/frostline").read_text().replace("-m frostline", f"-c '{code}'")
+    assert project.run("sh", "-c", warm).strip() == where
 
 
 def test_a_study_runs_and_its_own_schedule_is_an_arm(project):
@@ -162,7 +174,7 @@ def test_the_line_that_a_sweep_prints_repeats_its_best_trial(project):
 
 def test_without_dvc_and_git_single_runs_work(project, tmp_path):
     elsewhere = Project.__new__(Project)
-    elsewhere.root, elsewhere.bin = tmp_path, project.bin
+    elsewhere.root, elsewhere.path = tmp_path, str(project.bin)  # its own Python
     output = elsewhere.run(
         "frostline", "plan", "dataset=digits", "backbone=mlp", "weights=none", "freeze=full"
     )

@@ -1,16 +1,18 @@
-"""A Python that has imported torch already: it runs `-m frostline …` in a fork, eight seconds sooner.
+"""A Python that has imported torch already: it runs `-m MODULE …` or `-c CODE …` in a fork, seconds sooner.
 
     warm_python -m frostline finetune …    what a test or scripts/stage starts: sends its words, folder,
           │                                environment and open files through a socket, exits as the fork does
           ▼
     server                                 imports what is slow and is not ours, then forks for each request
 
-The fork imports frostline anew, from its PYTHONPATH; the recorder that it starts is another fork. What
-depends on being a process's child, such as ending with the DVC that started us, needs a cold Python.
+The fork imports frostline anew, from its PYTHONPATH; its recorder and, unless COLD_WORKERS is set, the
+workers of its sweep are other forks. A fork is no child of the client's parent: what depends on that, such as
+ending with the DVC that started us, needs a cold Python.
 """
 
 import array
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -23,6 +25,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from pathlib import Path
 
 SLOW = (
@@ -47,10 +50,15 @@ SLOW = (
     "mlflow.tracking",
     "mlflow.artifacts",
     "mlflow.store.tracking.sqlalchemy_store",
+    "optuna",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
+    "joblib.externals.loky.backend.fork_exec",
 )
 BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 """What it looks at as it is imported; as `tracking.store` sets it."""
-RECORDER = ["-m", "frostline.tracking.recorder"]
+RECORDER = ["-P", "-m", "frostline.tracking.recorder"]
+WORKER = [b"-m", b"joblib.externals.loky.backend.popen_loky_posix"]
+MOST_FILES = 64
 START_SECONDS = 120
 
 
@@ -79,10 +87,16 @@ CLIENT = """\
 '''exec' "{python}" -IS "$0" "$@"
 ' '''
 import array, json, os, signal, socket, sys
+files = array.array("i", [0, 1, 2])
+for number in sorted(map(int, os.listdir("/dev/fd"))):
+    try:
+        if number > 2 and os.get_inheritable(number):
+            files.append(number)
+    except OSError:
+        pass
 link = socket.socket(socket.AF_UNIX)
 link.connect({address!r})
-request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-files = array.array("i", [0, 1, 2])
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ), files.tolist()]).encode()
 link.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
 link.sendall(request)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -111,22 +125,38 @@ def serve(address: str, program: str, tests: str) -> None:
         child = os.fork()
         if child == 0:
             listener.close()
-            _start_recorders_with(program)
+            link.close()
+            _start_recorders_as(program)
+            if "COLD_WORKERS" not in request[2]:
+                _start_workers_as(program)
             _run(*request, files)
         for number in files:
             os.close(number)
         threading.Thread(target=_watch, args=(link, child), daemon=True).start()
 
 
-def _start_recorders_with(program: str) -> None:
+def _start_recorders_as(program: str) -> None:
     """The recorder that a command starts beside itself imports what is slow as well."""
 
     class Popen(subprocess.Popen):
         def __init__(self, words, *given, **more):
-            warm = isinstance(words, list) and words[1:] == ["-P", *RECORDER]
+            warm = isinstance(words, list) and words[1:] == RECORDER
             super().__init__([program, *RECORDER] if warm else words, *given, **more)
 
     subprocess.Popen = Popen
+
+
+def _start_workers_as(program: str) -> None:
+    """So do the workers of its sweep."""
+    from joblib.externals.loky.backend import fork_exec
+
+    cold = fork_exec.fork_exec
+
+    def warm(words, *given, **more):
+        words = [os.fsencode(word) for word in words]
+        return cold([os.fsencode(program), *words[1:]] if words[1:3] == WORKER else words, *given, **more)
+
+    fork_exec.fork_exec = warm
 
 
 def _end_with(process: int) -> None:
@@ -137,14 +167,23 @@ def _end_with(process: int) -> None:
     os._exit(0)
 
 
-def _run(words: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:
-    """Become what `python -m frostline …` would be; never returns."""
+def _run(
+    words: list[str], folder: str, environment: dict[str, str], numbers: list[int], files: list[int]
+) -> None:
+    """Become what `python -m MODULE …` or `python -c CODE …` would be; never returns.
+
+    `files` are to have these `numbers`.
+    """
     status = 1
     if words == RECORDER:
         os.setsid()  # as it would be started: what the system gives to a session is shared by its processes
     try:
-        for standard, number in enumerate(files):
-            os.dup2(number, standard)
+        # In two steps, since a file may have the number that another one is to have.
+        for place, number in enumerate(files):
+            files[place] = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, max(numbers) + 1)
+        for number, file in zip(numbers, files, strict=True):
+            os.dup2(file, number)
+            os.close(file)
         # Those of the server know whether its own files could seek, which these may not.
         for standard, name in ((1, "stdout"), (2, "stderr")):
             stream = open(standard, "w", 1, "utf-8", closefd=False)  # noqa: SIM115
@@ -154,9 +193,18 @@ def _run(words: list[str], folder: str, environment: dict[str, str], files: list
         os.environ.clear()
         os.environ.update(environment)
         sys.path[0:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-        sys.argv = words[1:]
+        if words[0] == "-P":
+            words = words[1:]  # no fork looks for modules in its folder
+        option, what = words[:2]
+        sys.argv = words[1:] if option == "-m" else [option, *words[2:]]
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        if option == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            assert option == "-c", option
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))
+        status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -192,7 +240,7 @@ def _watch(link: socket.socket, child: int) -> None:
 
 
 def _receive_files(link: socket.socket) -> tuple[bytes, list[int]]:
-    head, ancillary, _, _ = link.recvmsg(8, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    head, ancillary, _, _ = link.recvmsg(8, socket.CMSG_SPACE(MOST_FILES * array.array("i").itemsize))
     files = array.array("i")
     for _, _, content in ancillary:
         files.frombytes(content)

@@ -96,7 +96,7 @@ def test_as_soon_as_it_runs(shell, number):
 def test_the_record_says_killed(shell, number, words, no_runs):
     store = shell.folder / "runs.db"
     store.write_bytes(no_runs.read_bytes())
-    tracking = {"FROSTLINE_TRACKING": "on", "MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
+    tracking = {"FROSTLINE_TRACKING": "on", "MLFLOW_TRACKING_URI": f"sqlite:///{store}", "COLD_WORKERS": "1"}
     runs = 2 if words else 1
 
     def asked(text: str) -> list[tuple[str, ...]]:
@@ -150,7 +150,7 @@ def test_inside_each_part_of_a_run(shell, place, number, no_runs):
     words = ["finetune", *TINY, "weights=none", "freeze=linear_probe", "out=out"]
     words += ["input.size=64", "input.interpolation=nearest", "backbone.hidden=[512,512]"]
     settings = environment(shell.folder / "x", PYTHONPATH=str(SRC), **tracking)
-    command = [sys.executable, "-c", AMID, function, str(int(number)), *words]
+    command = [str(shell.python), "-c", AMID, function, str(int(number)), *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=shell.folder, env=settings, stderr=pipe, text=True) as process:
         ends(process, number)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,17 @@ def leftovers(cache: FeatureCache) -> list[str]:
     return [p.name for p in cache.folder.iterdir() if p.suffix not in (".safetensors", ".lock")]
 
 
-def python(script: str, *arguments: object) -> subprocess.Popen:
-    words = [sys.executable, "-c", script, *map(str, arguments)]
-    variables = {"PYTHONPATH": f"{SOURCE / 'src'}:{SOURCE}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def python(warm: Path) -> Callable[..., subprocess.Popen]:
+    """Starts a process that runs a script."""
+
+    def start(script: str, *arguments: object, program: str = str(warm)) -> subprocess.Popen:
+        words = [program, "-c", script, *map(str, arguments)]
+        variables = {"PYTHONPATH": f"{SOURCE / 'src'}:{SOURCE}", "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, env=variables, stdout=pipe, stderr=pipe, text=True)
+
+    return start
 
 
 # ── values and bytes ────────────────────────────────────────────────────────────────────────────────────────
@@ -189,7 +197,7 @@ assert torch.equal(got, features((20, 8)))
 
 
 @pytest.mark.slow
-def test_of_four_processes_one_computes(tmp_path):
+def test_of_four_processes_one_computes(tmp_path, python):
     (tmp_path / "marks").mkdir()
     workers = [python(WORKER, tmp_path / "features", tmp_path / "marks", name) for name in range(4)]
     for worker in workers:
@@ -211,7 +219,7 @@ FeatureCache(Path(sys.argv[1]), 1 << 30).get(ABOUT, (10, 8), torch.float32, prod
 """
 
 
-def test_a_writer_that_is_killed_leaves_nothing_that_is_read(cache):
+def test_a_writer_that_is_killed_leaves_nothing_that_is_read(cache, python):
     with python(HANGING, cache.folder) as writer:
         assert writer.stdout.readline() == "half\n"
         assert len(leftovers(cache)) == 1
@@ -398,7 +406,7 @@ def test_too_little_room_is_said_before_anything_is_computed(cache, monkeypatch)
         cache.get(ABOUT, (10, 3), torch.float32, never)
 
 
-def test_a_disk_that_fills_up_while_pieces_are_written(cache):
+def test_a_disk_that_fills_up_while_pieces_are_written(cache, python):
     script = """
 import resource, sys, torch
 from pathlib import Path
@@ -446,7 +454,7 @@ def test_a_file_where_the_folder_should_be(cache):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
-def test_memory_stays_constant_while_features_are_written_and_verified(tmp_path):
+def test_memory_stays_constant_while_features_are_written_and_verified(tmp_path, python):
     """256 MiB, written and read within 24 MiB more than 1 MiB takes."""
     script = """
 import re, sys, torch
@@ -464,7 +472,7 @@ def both(mebibytes):
 both(1); before = peak(); got = both(256); print(got.nbytes >> 20, peak() - before)
 assert (got[:, 5] == torch.arange(256)).all()
 """
-    out, err = python(script, tmp_path).communicate(timeout=200)
+    out, err = python(script, tmp_path, program=sys.executable).communicate(timeout=200)
     assert err == ""
     size, more = map(int, out.split())
     assert size == 256

@@ -27,7 +27,7 @@ GPUS = f"3,GPU-8932f937,{MIG}"
 def light(shell, *words, **variables):
     """Run a sweep of `tests.sweeps.light`; return the trials."""
     settings = environment(shell.folder / "x", PYTHONPATH=f"{SRC}:{SRC.parent}", **variables)
-    command = [sys.executable, "-m", "tests.sweeps.light", *LIGHT, *words]
+    command = [str(shell.python), "-m", "tests.sweeps.light", *LIGHT, *words]
     subprocess.run(command, cwd=shell.folder, env=settings, check=True, timeout=200)
     return trials(shell.folder)
 
@@ -118,7 +118,7 @@ def test_a_worker_that_replaces_a_lost_one_takes_its_gpu(shell):
     variables = {"PYTHONPATH": f"{SRC}:{SRC.parent}", "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
     variables |= {"MEET": "2", "LOST": "1"}
     words = ["seed=range(4)", "sweep.workers=2"]
-    command = [sys.executable, "-m", "tests.sweeps.light", *LIGHT, *words]
+    command = [str(shell.python), "-m", "tests.sweeps.light", *LIGHT, *words]
     settings = environment(shell.folder / "x", **variables)
     process = """SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id)
         WHERE key = 'process' AND state = 'RUNNING' AND trial_id IN

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -29,18 +30,17 @@ def info(name):
 """
 
 
-def program(folder: Path, code: str, **variables: str) -> subprocess.Popen:
-    """A Python that runs `code` and records in `folder`."""
-    settings = environment(folder / "x", PYTHONPATH=str(ROOT / "src"), **variables)
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", INFO + code],
-        cwd=folder,
-        env=settings,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-    )
+@pytest.fixture
+def program(warm: Path) -> Callable[..., subprocess.Popen]:
+    """Starts a Python that runs code and records in a folder."""
+
+    def start(folder: Path, code: str, python: Path = warm, **variables: str) -> subprocess.Popen:
+        settings = environment(folder / "x", PYTHONPATH=str(ROOT / "src"), **variables)
+        pipe = subprocess.PIPE
+        words = [str(python), "-P", "-c", INFO + code]
+        return subprocess.Popen(words, cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True)
+
+    return start
 
 
 def recorded(folder: Path) -> dict[str, tuple[str, dict, dict]]:
@@ -62,7 +62,7 @@ def recorded(folder: Path) -> dict[str, tuple[str, dict, dict]]:
         }
 
 
-def test_how_runs_end_and_that_mlflow_stays_out(tmp_path, no_runs):
+def test_how_runs_end_and_that_mlflow_stays_out(tmp_path, no_runs, program):
     shutil.copy(no_runs, tmp_path)
     code = """
 recorder = JournalTracker()
@@ -77,7 +77,7 @@ for error in (ValueError("the loss became nan"), KeyboardInterrupt(), SystemExit
         assert caught is error
 assert not [name for name in sys.modules if name.startswith("mlflow")]
 """
-    output = program(tmp_path, code).communicate(timeout=100)
+    output = program(tmp_path, code, Path(sys.executable)).communicate(timeout=100)
     assert output == ("", "")
     runs = recorded(tmp_path)
     assert {name: status for name, (status, _, _) in runs.items()} == {
@@ -92,7 +92,7 @@ assert not [name for name in sys.modules if name.startswith("mlflow")]
     assert runs["SystemExit"][1]["error"] == "ended with status 143"
 
 
-def test_a_trial_has_its_final_state_as_a_tag(tmp_path, no_runs):
+def test_a_trial_has_its_final_state_as_a_tag(tmp_path, no_runs, program):
     shutil.copy(no_runs, tmp_path)
     code = """
 from frostline.console.errors import Pruned
@@ -120,7 +120,7 @@ for error in (None, Pruned("after epoch 2"), ValueError("no")):
     assert runs["Pruned·lr=0.1"][1]["pruned"] == "after epoch 2"
 
 
-def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, no_runs):
+def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, no_runs, program):
     shutil.copy(no_runs, tmp_path)
     code = """
 import os, signal
@@ -129,7 +129,7 @@ with JournalTracker().run(info("killed")) as run:
         run.epoch({"epoch": epoch, "val/loss": 1.0})
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    training = program(tmp_path, code)
+    training = program(tmp_path, code, Path(sys.executable))
     # The recorder holds standard error open until it is done.
     _, said = training.communicate(timeout=100)
     assert training.returncode == -9
@@ -138,7 +138,7 @@ with JournalTracker().run(info("killed")) as run:
     assert (status, metrics) == ("KILLED", {"val/loss": 1.0})
 
 
-def test_a_server_that_never_answers_holds_nobody_up(tmp_path):
+def test_a_server_that_never_answers_holds_nobody_up(tmp_path, program):
     code = """
 import time
 begun = time.monotonic()
@@ -159,7 +159,7 @@ print(time.monotonic() - begun)
     )
 
 
-def test_requests_are_counted_whatever_their_body(tmp_path):
+def test_requests_are_counted_whatever_their_body(tmp_path, program):
     code = """
 import http.server, threading, requests
 from frostline.tracking.recorder import RequestCounter
@@ -194,14 +194,16 @@ with requests.Session() as session:
 
 
 @pytest.mark.slow
-def test_close_waits_for_records_while_there_is_progress_and_for_plots_a_limited_time(tmp_path, no_runs):
+def test_close_waits_for_records_while_there_is_progress_and_for_plots_a_limited_time(
+    tmp_path, no_runs, program
+):
     """Each run takes a part of the patience, all of them more than that."""
     shutil.copy(no_runs, tmp_path)
     slow = """
 import sys, time
 from frostline.tracking import recorder, store as tracking
 end = tracking.StoredRun.end
-tracking.StoredRun.end = lambda *given, **more: (time.sleep(1.5), end(*given, **more))
+tracking.StoredRun.end = lambda *given, **more: (time.sleep(0.8), end(*given, **more))
 recorder.PLOT_CPU_SECONDS = 0.0
 recorder.serve(sys.stdin.fileno(), recorder._progress_pipe())
 """
@@ -219,7 +221,7 @@ for number in range(8):
     with given.run(info(f"run {number}")) as run:
         given.send(run._key, "files", {"history.csv": header + b"\\n0,0,,,,,1.0,0.5\\n"})
 select.select([given._progress], [], [])  # it is up
-recorder.PATIENCE_SECONDS = 10.0
+recorder.PATIENCE_SECONDS = 5.0
 """
     output, said = program(tmp_path, code).communicate(timeout=100)
     assert output == ""
@@ -231,7 +233,7 @@ recorder.PATIENCE_SECONDS = 10.0
     assert len(runs) == 8
 
 
-def test_a_recorder_that_dies_costs_nothing(tmp_path, no_runs):
+def test_a_recorder_that_dies_costs_nothing(tmp_path, no_runs, program):
     shutil.copy(no_runs, tmp_path)
     code = """
 recorder = JournalTracker()
@@ -257,17 +259,17 @@ def test_a_recorder_without_an_owner_ends(tmp_path):
         assert process.wait(100) == 0
 
 
-def test_a_module_in_the_users_folder_is_not_imported(tmp_path, no_runs):
+def test_a_module_in_the_users_folder_is_not_imported(tmp_path, no_runs, program):
     shutil.copy(no_runs, tmp_path)
     (tmp_path / "queue.py").write_text("open('executed', 'w'); raise SystemExit")
     code = "with JournalTracker().run(info('run')): pass"
-    output, said = program(tmp_path, code).communicate(timeout=100)
+    output, said = program(tmp_path, code, Path(sys.executable)).communicate(timeout=100)
     assert (output, said) == ("", "")
     assert recorded(tmp_path)["run"][0] == "FINISHED"
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_next_command_delivers_the_records_of_killed_processes(tmp_path, no_runs):
+def test_the_next_command_delivers_the_records_of_killed_processes(tmp_path, no_runs, program):
     shutil.copy(no_runs, tmp_path)
     code = """
 import os, signal
@@ -302,7 +304,7 @@ with JournalTracker().run(info("next")):
     assert list((tmp_path / ".frostline/journal").iterdir()) == []
 
 
-def test_a_project_that_cannot_be_written_costs_a_warning(tmp_path):
+def test_a_project_that_cannot_be_written_costs_a_warning(tmp_path, program):
     (tmp_path / ".frostline").mkdir()
     (tmp_path / ".frostline/journal").write_text("no folder")
     code = """
@@ -319,7 +321,7 @@ print("trained")
 
 
 @pytest.mark.parametrize("interval", ["3600", "1e-9"])
-def test_the_machines_load_while_a_run_trains(tmp_path, no_runs, interval):
+def test_the_machines_load_while_a_run_trains(tmp_path, no_runs, interval, program):
     """As it ends at the latest; not of an evaluation."""
     shutil.copy(no_runs, tmp_path)
     code = """

@@ -43,7 +43,7 @@ from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import check_initial_weights, create_network
 from frostline.models.weights import LoadReport
 from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
-from frostline.training import garbage, machine, regularizers, wise_ft
+from frostline.training import garbage, machine, regularizers
 from frostline.training.inference import network_with, reuse_of
 from frostline.training.material import Material
 from frostline.training.outputs import OUTPUTS, TIMING, TrainedNetwork, record_outputs, write_outputs
@@ -173,6 +173,8 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
         if isinstance(run.averaging, WiseFt) and plan.phases:
+            from frostline.training import wise_ft
+
             classes = len(material.index.classes)
             plain = network_with(setup.initial, run.backbone, material.spec, classes)
             ends = setup.initial, result.best_state
