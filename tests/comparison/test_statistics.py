@@ -51,6 +51,34 @@ def test_losses_are_better_when_small_and_a_configuration_without_the_metric_is_
     assert made.lines[2].gain is None
 
 
+def test_folds_and_seeds_are_repetitions_with_the_correction_for_their_overlap():
+    repetitions = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+
+    def runs(name, values):
+        return [
+            Result(
+                f"{name}{i}",
+                f"{name}·f{fold}·s{seed}",
+                name,
+                seed,
+                {"dataset.folds": "3"},
+                {METRICS[1]: value},
+                fold,
+            )
+            for i, ((fold, seed), value) in enumerate(zip(repetitions, values, strict=True))
+        ]
+
+    a, b = [0.9, 0.8, 0.7, 0.9, 0.8, 0.9], [0.6, 0.7, 0.6, 0.8, 0.5, 0.6]
+    best, other = compare([*runs("a", a), *runs("b", reversed(b))][::-1], METRICS[1:], METRICS[1]).lines
+    assert (best.name, other.name, best.results[METRICS[1]].n) == ("a", "b", 6)
+    assert [(run.fold, run.seed) for run in best.runs] == repetitions
+    expected = paired_gain(dict(enumerate(reversed(b))), dict(enumerate(a)), overlap=1 / 2)
+    assert (other.gain.mean, other.gain.p) == (pytest.approx(expected.mean), pytest.approx(expected.p))
+    assert best.results[METRICS[1]] == estimate(a, bounds=(0, 1), overlap=1 / 2)
+    one_fold = compare(runs("a", a)[:2], METRICS[1:], METRICS[1]).lines[0]
+    assert one_fold.results[METRICS[1]] == estimate(a[:2], bounds=(0, 1))
+
+
 def test_the_last_of_several_runs_with_one_seed_counts():
     made = compare([result("a", 0, 0.1), result("a", 1, 0.2), result("a", 0, 0.6)], METRICS, METRICS[0])
     assert [run.metrics["test/accuracy"] for run in made.lines[0].runs] == [0.6, 0.2]

@@ -9,7 +9,7 @@ from tests.data.trees import IMAGES, picture
 
 from frostline import schema
 
-COLUMNS = {name: name for name in ("image", "label", "split", "group", "weight")}
+COLUMNS = {name: name for name in ("image", "label", "split", "group", "fold", "weight")}
 
 
 def write_table(
@@ -49,6 +49,7 @@ def table(
         "root": None,
         "columns": {**COLUMNS, **columns},
         "classes": None,
+        "group": None,
         "split": {"val": val, "test": test, "seed": 0},
         "shots": None,
         "fraction": None,

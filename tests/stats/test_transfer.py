@@ -56,6 +56,43 @@ def test_interval_equals_scipy() -> None:
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
+@given(st.lists(shares, min_size=2, max_size=20), st.integers(2, 10))
+def test_overlapping_training_sets_by_nadeau_and_bengios_formula(values: list[float], folds: int) -> None:
+    """Computed directly: (1/J + n₂/n₁) · s², J − 1 degrees of freedom."""
+    count, overlap = len(values), 1 / (folds - 1)
+    found = transfer.estimate(values, overlap=overlap)
+    error = math.sqrt((1 / count + overlap) * np.var(values, ddof=1))
+    half = stats.t.ppf(0.975, count - 1) * error
+    assert found.low == pytest.approx(np.mean(values) - half, abs=1e-9)
+    assert found.high == pytest.approx(np.mean(values) + half, abs=1e-9)
+    plain = transfer.estimate(values)
+    assert (found.mean, found.std) == (plain.mean, plain.std)
+    assert found.low <= plain.low + 1e-12
+    gain = transfer.paired_gain(dict(enumerate(values)), dict.fromkeys(range(count), 0.0), overlap=overlap)
+    assert gain.p_sign_flip is None
+    if gain.std:
+        assert gain.p == pytest.approx(2 * stats.t.sf(abs(gain.mean) / error, count - 1), abs=1e-9)
+    else:
+        assert gain.p is None
+
+
+def test_folds_of_one_data_set_decide_less_than_independent_results() -> None:
+    """Random guesses on one data set: plain intervals of ten repetitions of 2 folds are far too narrow."""
+    rng = np.random.default_rng(0)
+    wrong = {0.0: 0, 1.0: 0}
+    for _ in range(300):
+        arm, other = rng.random((2, 60)) < 0.5
+        folds = [rng.permutation(60) for _ in range(5)]
+        halves = [part for order in folds for part in (order[:30], order[30:])]
+        first, second = (
+            {i: float(hits[part].mean()) for i, part in enumerate(halves)} for hits in (arm, other)
+        )
+        for overlap in wrong:
+            gain = transfer.paired_gain(first, second, overlap=overlap)
+            wrong[overlap] += gain is not None and gain.p is not None and gain.p < 0.05
+    assert wrong[1.0] < 0.1 * 300 < 0.3 * 300 < wrong[0.0]
+
+
 def test_a_single_seed_has_no_interval() -> None:
     assert transfer.estimate([0.9]) == Estimate(0.9, None, None, None, 1)
     with pytest.raises(ValueError, match="no value"):

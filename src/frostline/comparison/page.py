@@ -94,12 +94,20 @@ def plot(comparison: Comparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Return notes to the table, one sentence each."""
     sentences = []
+    folds = any(line.runs[0].fold != line.runs[-1].fold for line in comparison.lines)
+    over = "folds and seeds" if folds else "seeds"
     if any(len(line.runs) > 1 for line in comparison.lines):
         sentences.append(
-            "Means over seeds with 95 % Student t intervals, the best on the first metric first."
+            f"Means over {over} with 95 % Student t intervals, the best on the first metric first."
+        )
+    if folds:
+        sentences.append(
+            "The folds' training images overlap: intervals and p are those of the corrected resampled t-test "
+            "(Nadeau & Bengio 2003)."
         )
     if any(line.p is not None for line in comparison.lines):
-        sentences.append("p: paired by seed, two-sided t-test, for all rows together (Holm).")
+        by = "fold and seed" if folds else "seed"
+        sentences.append(f"p: paired by {by}, two-sided t-test, for all rows together (Holm).")
     elif len(comparison.lines) > 1:
         sentences.append(
             "One seed says nothing about chance: run each configuration with seed=0,1,2 for intervals and p."

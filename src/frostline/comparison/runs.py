@@ -14,6 +14,7 @@ from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names
 from frostline.tracking.seed_groups import counts
 from frostline.tracking.store import Store
+from frostline.training.run_info import setting_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -63,8 +64,8 @@ class Results:
             results = self.finished({}, metric_names.equals("attributes.run_name", word))
             results = [run for run in results if run.name == word][-1:]
         if not results:
-            results = self.finished({}, metric_names.begins("attributes.run_name", f"{word}·s"))
-            results = [run for run in results if run.name == f"{word}·s{run.seed}"]
+            results = self.finished({}, metric_names.begins("attributes.run_name", f"{word}·"))
+            results = [run for run in results if setting_of(run.name) == word]
         if not results:
             known = {*(run.name for run in self.finished({})), *self.words()}
             raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, known)}")
@@ -166,7 +167,8 @@ class Results:
 
 def _result(run: "Run") -> Result:
     tags = run.data.tags
-    params = {key: value for key, value in run.data.params.items() if key != "seed"}
+    repeated = ("seed", "dataset.fold")
+    params = {key: value for key, value in run.data.params.items() if key not in repeated}
     configuration = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"
-    seed = int(tags.get("seed", 0))
-    return Result(run.info.run_id, run.info.run_name, configuration, seed, params, run.data.metrics)
+    seed, fold = int(tags.get("seed", 0)), int(tags["fold"]) if "fold" in tags else None
+    return Result(run.info.run_id, run.info.run_name, configuration, seed, params, run.data.metrics, fold)

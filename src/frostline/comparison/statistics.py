@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from frostline.base.metrics import SHARES
 from frostline.comparison.ranking import rank
 from frostline.stats.transfer import Estimate, Gain, estimate, holm, paired_gain
+from frostline.training.run_info import setting_of
 
 PARAMS_IN_NAMES = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
 """Parameters that are part of a run's name."""
@@ -22,6 +23,10 @@ LONGEST_VALUE = 32
 """Most characters of a value in a table; longer parameters get no column."""
 
 
+Repetition = tuple[int, int]
+"""Fold, −1 without folds, and seed: what the runs of a configuration differ in."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One finished run."""
@@ -29,10 +34,17 @@ class Result:
     id: str
     name: str
     configuration: str
-    """The same for runs that differ only in their seed."""
+    """The same for runs that differ only in their seed and fold."""
     seed: int
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+    fold: int | None = None
+    """The fold that is the test split; None: no folds."""
+
+    @property
+    def repetition(self) -> Repetition:
+        """What identifies the run within its configuration."""
+        return -1 if self.fold is None else self.fold, self.seed
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Configuration:
     values: Mapping[str, str]
     """Values of the parameters that differ."""
     runs: tuple[Result, ...]
-    """By seed."""
+    """By fold and seed."""
     results: Mapping[str, Estimate | None]
     """Metric → its mean over the seeds with an interval; None: no run has it."""
     gain: Gain | None = None
@@ -77,14 +89,15 @@ def compare(results: Sequence[Result], metrics: Sequence[str], tested: str) -> C
     Args:
         results: at least one; of several with the same configuration and seed the last counts.
         metrics: metrics to compare; the configurations are sorted by the first.
-        tested: the metric whose differences from the first configuration's are tested, paired by seed.
+        tested: the metric whose differences from the first configuration's are tested, paired by fold and
+            seed; over several folds, with the correction of `stats.transfer.estimate` for their overlap.
     """
     if not results:
         raise ValueError("there is no run to compare")
-    groups: dict[str, dict[int, Result]] = {}
+    groups: dict[str, dict[Repetition, Result]] = {}
     for result in results:
-        groups.setdefault(result.configuration, {})[result.seed] = result
-    configurations = [tuple(runs[seed] for seed in sorted(runs)) for runs in groups.values()]
+        groups.setdefault(result.configuration, {})[result.repetition] = result
+    configurations = [tuple(runs[key] for key in sorted(runs)) for runs in groups.values()]
     varied, unlisted = _varied_params([runs[0].params for runs in configurations])
     most = max(map(len, configurations))
     lines = sorted(
@@ -101,9 +114,20 @@ def _configuration(runs: tuple[Result, ...], varied: Sequence[str], metrics: Seq
     for metric in metrics:
         numbers = [run.metrics[metric] for run in runs if metric in run.metrics]
         bounds = (0.0, 1.0) if is_share(metric) else (-math.inf, math.inf)
-        results[metric] = estimate(numbers, bounds=bounds) if numbers else None
+        results[metric] = estimate(numbers, bounds=bounds, overlap=_overlap(runs)) if numbers else None
     values = {key: runs[0].params.get(key, "") for key in varied}
-    return Configuration(runs[0].name.removesuffix(f"·s{runs[0].seed}"), values, runs, results)
+    return Configuration(setting_of(runs[0].name), values, runs, results)
+
+
+def _overlap(runs: Sequence[Result]) -> float:
+    """Return test images per training image of runs that share training images; 0: they have one test split.
+
+    With K folds, that is 1/(K − 1), with the validation images counted among the training images.
+    """
+    folds = {run.fold for run in runs}
+    if len(folds) < 2:
+        return 0.0
+    return 1 / (int(runs[0].params.get("dataset.folds", len(folds))) - 1)
 
 
 def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:
@@ -132,11 +156,11 @@ def _rank(line: Configuration, metrics: Sequence[str], most: int) -> tuple[tuple
 
 
 def _with_gains(lines: Sequence[Configuration], metric: str) -> list[Configuration]:
-    def by_seed(line: Configuration) -> dict[int, float]:
-        return {run.seed: run.metrics[metric] for run in line.runs if metric in run.metrics}
+    def values(line: Configuration) -> dict[Repetition, float]:
+        return {run.repetition: run.metrics[metric] for run in line.runs if metric in run.metrics}
 
     first, *others = lines
-    gains = [paired_gain(by_seed(line), by_seed(first)) for line in others]
+    gains = [paired_gain(values(line), values(first), overlap=_overlap(line.runs)) for line in others]
     together = holm({str(i): gain.p for i, gain in enumerate(gains) if gain and gain.p is not None})
     compared = [first]
     for i, (line, gain) in enumerate(zip(others, gains, strict=True)):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from frostline.schema import Arm, Evaluate, Experiment, Hyperparameters, Prepare, Run
+from frostline.console.errors import FrostlineError
+from frostline.schema import Arm, Dataset, Evaluate, Experiment, Hyperparameters, Prepare, Run
 
 
 def prepare_config(composed: Experiment, role: str) -> Prepare:
@@ -14,6 +15,7 @@ def prepare_config(composed: Experiment, role: str) -> Prepare:
 
 def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
     """Return the config of an experiment's pretraining."""
+    _check_fold(composed.source, "source")
     return Run(
         study=composed.study,
         stage="pretrain",
@@ -29,11 +31,13 @@ def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
 
 def finetune_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
     """Return the config of an experiment's fine-tuning, as a single run."""
+    _check_fold(composed.dataset, "dataset")
     return Run(**_finetuning(composed, choices, None), seed=composed.seed)
 
 
 def arm_config(composed: Experiment, choices: Mapping[str, str], arm: str) -> Arm:
     """Return the config of an experiment's fine-tuning, as an arm of its study."""
+    _check_fold(composed.dataset, "dataset")
     return Arm(**_finetuning(composed, choices, arm), seeds=composed.seeds)
 
 
@@ -41,6 +45,16 @@ def evaluate_config(arm: Arm) -> Evaluate:
     """Return the config of evaluating an arm."""
     assert arm.arm is not None
     return Evaluate(study=arm.study, arm=arm.arm, dataset=arm.dataset, seeds=arm.seeds, trainer=arm.trainer)
+
+
+def _check_fold(dataset: Dataset, key: str) -> None:
+    """Refuse a run without a fold on a data set with folds."""
+    if dataset.folds is not None and dataset.fold is None:
+        every = ",".join(map(str, range(dataset.folds)))
+        raise FrostlineError(
+            f"{key}.fold: null, and {key}.folds={dataset.folds}; set {key}.fold=0, or run all folds with "
+            f"-m {key}.fold={every}"
+        )
 
 
 def _finetuning(composed: Experiment, choices: Mapping[str, str], arm: str | None) -> dict[str, Any]:

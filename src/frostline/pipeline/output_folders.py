@@ -71,7 +71,7 @@ def named_folder(stage: str, name: str, content: Any) -> Path:
 
 def short_label(label: str) -> str:
     """Return what a label adds to a run's name: ``freeze=full,optimizer.lr=3e-4`` becomes ``lr3e-4``."""
-    in_name = ("freeze", "backbone", "dataset", "seed", "backbone.name")
+    in_name = ("freeze", "backbone", "dataset", "dataset.fold", "seed", "backbone.name")
     parts = [part.partition("=") for part in label.split(",") if "=" in part]
     return "·".join(
         f"{key.split('.')[-1]}{'' if value[0].isdigit() else '='}{value}"

@@ -26,11 +26,10 @@ from frostline.console.errors import FrostlineError, OutOfResources, resource_er
 from frostline.console.progress import Progress, no_progress
 from frostline.data.prepared.index import FORMAT, Index
 from frostline.data.reading.checks import check_rows, some, tally
-from frostline.data.reading.rows import Rows
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
-from frostline.data.reading.splits import stratified_split
 from frostline.data.reading.walk import Problem
+from frostline.preparation.assignment import assign
 from frostline.preparation.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
 from frostline.preparation.examine import Reading, examine
 
@@ -84,12 +83,12 @@ def prepare_cached(
             out = Path(tempfile.mkdtemp(prefix="frostline-")) / out.name
             atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
             index = _prepare(source, config.dataset, out, progress)
-        return index, out
+        return index.at_fold(config.dataset.fold), out
     with exclusive(out.with_name(f"{out.name}.lock")):
         remove_leftovers(out.parent, locked_key=out.name)
         if (index := _verified(out)) is None:
             index = _prepare(source, config.dataset, out, progress, checksums=True)
-        return index, out
+        return index.at_fold(config.dataset.fold), out
 
 
 def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
@@ -104,7 +103,7 @@ def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
 
 
 def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Path:
-    whole = dataset.model_dump(exclude={"shots", "fraction"})
+    whole = dataset.model_dump(exclude={"shots", "fraction", "fold"})
     return scratch / "data" / content_key([FORMAT, whole, source.identity()])
 
 
@@ -154,7 +153,8 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
     rows = reading.rows
     check_rows(rows.labels.tolist(), rows.splits.tolist(), source.classes, place_of(dataset))
     groups = groups_of(reading.digests)
-    splits, on_splits = _splits(rows, groups, dataset, source.classes)
+    assignment = assign(rows, groups, dataset, source.classes)
+    splits = assignment.splits
     return Index(
         name=name_of(dataset),
         kind=dataset.kind,
@@ -170,60 +170,15 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
         warnings=(
             *_skipped(reading.problems),
             *reading.warnings,
-            *on_splits,
+            *assignment.warnings,
             *_exact_duplicates(rows.keys, groups),
             *_near_duplicates(reading, splits, groups),
         ),
         skipped=tuple(reading.problems),
         weights=rows.weights,
+        groups=rows.groups,
+        fold_splits=assignment.fold_splits,
     )
-
-
-def _splits(
-    rows: Rows,
-    groups: NDArray[np.int64],
-    dataset: schema.Dataset,
-    classes: Sequence[str],
-) -> tuple[NDArray[np.str_], list[str]]:
-    """Use the splits that the data set has, and draw the others from its training images, or from all images.
-
-    Without a share and a split of its own, a data set has no test split.
-
-    Returns:
-        (N,) splits, and a sentence for each unused share and for each split that is drawn from the data set's
-        own training split.
-    """
-    splits = np.where(rows.splits == "", "train", rows.splits).astype("<U5")
-    own = set(np.unique(rows.splits).tolist())
-    shares: dict[str, float | None] = {"val": dataset.split.val, "test": dataset.split.test}
-    warnings, taken = [], []
-    for split, share in shares.items():
-        if split in own and share is not None:
-            shares[split] = None
-            warnings.append(
-                f"dataset.split.{split}={share:g} is not used: the data set has a {split} split of its own, "
-                f"which is kept (set dataset.split.{split}=null to say so)"
-            )
-        elif split not in own and share is None and split == "val":
-            raise FrostlineError(
-                "dataset.split.val is null, which stands for the data set's own val split, and "
-                f"{name_of(dataset)} has none: set a share, such as dataset.split.val=0.2, since every run "
-                "chooses its epoch on validation"
-            )
-        elif split not in own and share is not None and own != {""}:
-            taken.append((split, share))
-    drawn = np.flatnonzero(splits == "train")
-    splits[drawn] = stratified_split(
-        rows.labels[drawn], shares, dataset.split.seed, groups=groups[drawn], names=classes
-    )
-    for split, share in taken:
-        count = int((splits == split).sum())
-        instead = " (dataset.split.test=null does without one)" if split == "test" else ""
-        warnings.append(
-            f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
-            f"taken for one, by dataset.split.{split}={share:g}{instead}"
-        )
-    return splits, warnings
 
 
 def _skipped(problems: Sequence[Problem]) -> Iterator[str]:

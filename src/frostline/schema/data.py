@@ -2,9 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from frostline.schema.types import NonNegative, Positive, Probability, Seed, Share, Strict
+
+LATER_KEYS = ("folds", "fold")
+"""Keys of data sets that are not part of a config where they are null."""
 
 
 class Split(Strict):
@@ -26,12 +29,28 @@ class _Dataset(Strict):
     """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
     on_bad_image: Literal["error", "skip"]
     """What `prepare` does with an image that can't be used: stop, or skip and list it."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Number of folds of a cross-validation; null: none. Each fold is the test split once."""
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """The fold that is the test split, from 0; a study with folds and null runs all of them."""
 
     @model_validator(mode="after")
-    def _one_budget(self) -> "_Dataset":
+    def _fits(self) -> "_Dataset":
         if self.shots is not None and self.fraction is not None:
             raise ValueError("shots and fraction are both set; set one of them to null")
+        if self.fold is not None and self.folds is None:
+            raise ValueError(f"fold is {self.fold} and folds is null; set folds too, such as folds=5")
+        if self.fold is not None and self.folds is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"fold is {self.fold}, and folds={self.folds} allows 0 to {self.folds - 1}; set one of them"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not used and came later: configs of earlier runs keep their hashes."""
+        data: dict[str, Any] = serialize(self)
+        return {key: value for key, value in data.items() if value is not None or key not in LATER_KEYS}
 
 
 class Mnist5k(_Dataset):
@@ -72,13 +91,17 @@ class Columns(Strict):
     split: str | None
     """train, val or test."""
     group: str | None
-    """Groups of images, such as patients; see `dataset.group`."""
+    """Names of groups, such as patients; `dataset.group` takes precedence."""
+    fold: str | None
+    """Numbers of folds from 0, used with `dataset.folds`; without the column, the folds are drawn."""
     weight: str | None
     """Weight of each image in the training loss, relative to the others'."""
 
 
 class _Columned(_Dataset):
     columns: Columns
+    group: str | None
+    """The column whose values, such as patients, are never divided between splits; null: columns.group."""
     classes: list[str] | None
     """Class names in the order of the network's outputs; null: sorted."""
 

@@ -7,10 +7,10 @@ of the seed.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -72,10 +72,21 @@ class TimeToThreshold:
 # ── means over seeds ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def estimate(values: Sequence[float], *, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
-    """Return the mean of `values`, one a seed, with its interval: mean ± t · s / √n.
+def estimate(
+    values: Sequence[float],
+    *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    overlap: float = 0.0,
+) -> Estimate:
+    """Return the mean of `values`, one a repetition, with its interval: mean ± t · s · √(1/n + overlap).
 
-    The interval is clipped to `bounds`, the values that the quantity can take; coverage stays the same.
+    Args:
+        bounds: the values that the quantity can take; the interval is clipped to them, which keeps coverage.
+        overlap: test images per training image of repetitions whose training sets overlap, such as the folds
+            of a cross-validation; 0 for repetitions that differ in their seeds only. Such results are
+            correlated, so that s²/n underestimates the variance of their mean; Nadeau & Bengio, "Inference
+            for the Generalization Error" (Machine Learning 52, 2003, section 3, "corrected resampled t"),
+            estimate it by (1/n + n_test/n_train) · s², with n − 1 degrees of freedom.
     """
     n = len(values)
     if n == 0:
@@ -84,25 +95,34 @@ def estimate(values: Sequence[float], *, bounds: tuple[float, float] = (-math.in
     if n == 1:
         return Estimate(mean, None, None, None, 1)
     std = _spread(values, mean)
-    half = t_critical(CONFIDENCE, n - 1) * std / math.sqrt(n)
+    half = t_critical(CONFIDENCE, n - 1) * std / _root_size(n, overlap)
     return Estimate(mean, std, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n)
 
 
-def paired_gain(arm: Mapping[int, float], baseline: Mapping[int, float]) -> Gain | None:
-    """Return the mean difference arm − baseline over shared seeds; None where they share no seed."""
-    differences = [
-        round(arm[seed] - baseline[seed], DECIMALS) for seed in sorted(arm.keys() & baseline.keys())
-    ]
+Repetition = TypeVar("Repetition", bound=Hashable)
+"""What identifies a repetition: a seed, or a fold and a seed."""
+
+
+def paired_gain(
+    arm: Mapping[Repetition, float], baseline: Mapping[Repetition, float], *, overlap: float = 0.0
+) -> Gain | None:
+    """Return the mean difference arm − baseline over shared repetitions; None where they share none.
+
+    Args:
+        overlap: as for `estimate`. With overlapping training sets, the differences are not exchangeable:
+            there is no sign-flip test, and equal differences have no p.
+    """
+    differences = [round(arm[key] - baseline[key], DECIMALS) for key in arm if key in baseline]
     if not differences:
         return None
-    e = estimate(differences)
-    flipped = sign_flip_p(differences)
+    e = estimate(differences, overlap=overlap)
+    flipped = None if overlap else sign_flip_p(differences)
     if e.std is None:
         p = None
     elif e.std == 0:
         p = flipped
     else:
-        p = t_two_sided(e.mean / (e.std / math.sqrt(e.n)), e.n - 1)
+        p = t_two_sided(e.mean / (e.std / _root_size(e.n, overlap)), e.n - 1)
     return Gain(e.mean, e.std, e.low, e.high, e.n, p, flipped if e.n > 1 else None)
 
 
@@ -248,6 +268,11 @@ def t_critical(confidence: float, df: int) -> float:
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if t_central(middle, df) < confidence else (low, middle)
     return high
+
+
+def _root_size(n: int, overlap: float) -> float:
+    """Return √n, or for overlapping training sets what takes its place: 1/√(1/n + overlap)."""
+    return 1 / math.sqrt(1 / n + overlap) if overlap else math.sqrt(n)
 
 
 def _spread(values: Sequence[float], mean: float) -> float:

@@ -33,6 +33,8 @@ def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str
     tags = {**fixed, **around, **about.tags}
     if about.seed is not None:
         shared = {key: value for key, value in about.config.items() if key != "seed"}
+        if "fold" in shared.get("dataset", {}):
+            shared["dataset"] = {k: value for k, value in shared["dataset"].items() if k != "fold"}
         tags["setting"] = content_key([shared, about.dataset["fingerprint"]])[:16]
     return tags
 

@@ -8,6 +8,7 @@ from mlflow.entities import Metric, Param, Run
 
 from frostline.base.metrics import METRICS, score, spread
 from frostline.tracking import metric_names
+from frostline.training.run_info import setting_of
 from frostline.training.services import TRIAL_STATE
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ FINAL = ("best/", "test/", "train_seconds")
 
 
 def gather(store: "Store", run_id: str, when: int | None = None) -> None:
-    """Put a run and those that differ from it in their seed only under a parent run, and update its metrics.
+    """Put a run and those that differ from it in seed or fold only under a parent run; update its metrics.
 
     The parent has the mean of each final metric under the metric's own name, so that tables compare it with
     runs, and ``.std``, ``.best`` and ``n``. A single seed has no parent. The metrics' time is `when` (ms), so
@@ -29,7 +30,8 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     run = store.client.get_run(run_id)
     group = {key: run.data.tags.get(key, "") for key in GROUP_TAGS}
     finished = store.search(group, "attributes.status = 'FINISHED'", limit=1000, order="ASC")
-    seeds = {member.data.tags["seed"]: member for member in finished if counts(member)}  # the newest of each
+    # The newest of each fold and seed.
+    seeds = {(m.data.tags.get("fold"), m.data.tags["seed"]): m for m in finished if counts(m)}
     if len(seeds) < 2:
         return
     parent = parent_of(store, run.data.tags) or _create_parent(store, run)
@@ -57,11 +59,12 @@ def _create_parent(store: "Store", run: Run) -> str:
     tags = run.data.tags
     group = {**{key: tags[key] for key in GROUP_TAGS}, "of": "seeds"}
     common = {str(key): tags[key] for key in ("arm", "backbone", "dataset", "freeze") if key in tags}
-    name = str(run.info.run_name).removesuffix(f"·s{tags['seed']}")
+    name = setting_of(str(run.info.run_name))
     above = {"mlflow.parentRunId": store.study(tags["study"])}
     parent, created = store.parent(name, group, {**common, **above})
     if created or not store.client.get_run(parent).data.params:
-        params = [Param(key, value) for key, value in run.data.params.items() if key != "seed"]
+        repeated = ("seed", "dataset.fold")
+        params = [Param(key, value) for key, value in run.data.params.items() if key not in repeated]
         store.log_params(parent, params)
     return parent
 

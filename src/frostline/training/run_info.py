@@ -1,9 +1,11 @@
 """A run's name, and what the tracker records about a run before it begins."""
 
+import re
+
 from frostline.base import devices
 from frostline.data.prepared.index import Index
 from frostline.schema import Run
-from frostline.training.services import RUN_KEY, RunInfo
+from frostline.training.services import RUN_KEY, RunInfo, repetition_name
 
 
 def setting_name(run: Run) -> str:
@@ -14,7 +16,16 @@ def setting_name(run: Run) -> str:
 
 def run_name(run: Run) -> str:
     """Return the name of a run, such as ``resnet10t·full·digits·s0``."""
-    return f"{setting_name(run)}·s{run.seed}"
+    return f"{setting_name(run)}{repetition_name(run.seed, run.dataset.fold)}"
+
+
+def setting_of(run_name: str) -> str:
+    """Return the name that the repetitions of a run share, over folds and seeds.
+
+    >>> setting_of("mlp·full·table·f2·s0"), setting_of("mlp·full·digits·s1")
+    ('mlp·full·table', 'mlp·full·digits')
+    """
+    return re.sub(r"(·f\d+)?·s\d+$", "", run_name)
 
 
 def backbone_name(run: Run) -> str:
@@ -33,9 +44,10 @@ def run_info(run: Run, index: Index, key: str | None = None) -> RunInfo:
         "threads": str(run.trainer.threads),
         "device": devices.device_label(run.trainer.device),
     }
+    if run.dataset.fold is not None:
+        tags["fold"] = str(run.dataset.fold)
     if key is not None:
         tags[RUN_KEY] = key
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    return RunInfo(
-        setting_name(run), run.stage, run.study, run.model_dump(), dataset, "training", tags, run.seed
-    )
+    about = setting_name(run), run.stage, run.study, run.model_dump(), dataset, "training", tags
+    return RunInfo(*about, seed=run.seed, fold=run.dataset.fold)

@@ -94,12 +94,17 @@ class Tracker:
         """
 
 
+def repetition_name(seed: int, fold: int | None = None) -> str:
+    """Return what a repetition adds to the name of its setting: ``·s0``, or ``·f2·s0`` with folds."""
+    return f"·s{seed}" if fold is None else f"·f{fold}·s{seed}"
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """What is known about a run when it starts."""
 
     setting: str
-    """The name without the seed, such as ``resnet18·gradual·digits``."""
+    """The name without fold and seed, such as ``resnet18·gradual·digits``."""
     stage: str
     study: str
     config: Mapping[str, Any]
@@ -112,13 +117,15 @@ class RunInfo:
     """arm, backbone, dataset, freeze, seed."""
     seed: int | None = None
     """None: it is not one of several seeds."""
+    fold: int | None = None
+    """The fold that is the test split; None: no folds."""
     late: bool = False
     """It has already ended in another process; recorded unless a run with its `RUN_KEY` is."""
 
     @property
     def name(self) -> str:
         """The run's name, such as ``resnet18·gradual·digits·s0``."""
-        return self.setting if self.seed is None else f"{self.setting}·s{self.seed}"
+        return self.setting if self.seed is None else self.setting + repetition_name(self.seed, self.fold)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def saved(path, **arrays):
 
 
 def config(path, classes=None, columns=USUAL, **fields):
-    return packaged("npz", file=str(path), classes=classes, columns=columns, **fields)
+    return packaged("npz", file=str(path), group=None, classes=classes, columns=columns, **fields)
 
 
 def opened(path, **fields):

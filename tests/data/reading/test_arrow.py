@@ -50,7 +50,7 @@ def save_splits(folder, **splits):
 
 
 def config(path, classes=None, columns=COLUMNS, **fields):
-    return packaged("huggingface", path=str(path), classes=classes, columns=columns, **fields)
+    return packaged("huggingface", path=str(path), group=None, classes=classes, columns=columns, **fields)
 
 
 def opened(path, **fields):

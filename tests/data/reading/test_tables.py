@@ -345,8 +345,9 @@ def test_a_group_in_two_given_splits_is_named(rows, file):
     ]
     write_table(file, listed, header)
     assert refused(file) == (
-        "dataset.file: FILE: group 'p2' is divided between train (cat 4.png) and test (cat 5.png): put all "
-        "images of a group into one split, or let frostline draw the splits (dataset.columns.split=null)"
+        "dataset.file: FILE: group 'p2' is divided between split train (cat 4.png) and split test (cat "
+        "5.png): put all images of a group into one split, or let frostline draw the splits "
+        "(dataset.columns.split=null)"
     )
 
 

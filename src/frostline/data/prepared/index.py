@@ -4,8 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -58,6 +59,10 @@ class Index:
     """Images that `on_bad_image: skip` left out."""
     weights: NDArray[np.float64] | None = None
     """(N,), weights of the images in the training loss; None: all 1."""
+    groups: NDArray[np.str_] | None = None
+    """(N,), names of groups that no split divides."""
+    fold_splits: NDArray[np.str_] | None = None
+    """(N, K), split of each image for each fold as the test split; None: no folds."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -65,7 +70,8 @@ class Index:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content: sha256 of keys, labels, splits, hashes, classes and skipped keys."""
-        rows = zip(self.keys, self.labels.tolist(), self.splits.tolist(), self.sha256, strict=True)
+        splits = self.splits if self.fold_splits is None else self.fold_splits[:, 0]  # equal for all folds
+        rows = zip(self.keys, self.labels.tolist(), splits.tolist(), self.sha256, strict=True)
         content = [self.classes, list(rows), [problem.key for problem in self.skipped]]
         content += [values for _, values in self._optional_columns()]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
@@ -85,6 +91,13 @@ class Index:
         """Return the positions of a split's images, ascending."""
         assert split in SPLITS
         return np.flatnonzero(self.splits == split)
+
+    def at_fold(self, fold: int | None) -> "Index":
+        """Return the index with the splits that have a fold as the test split; None: as they are."""
+        if fold is None:
+            return self
+        assert self.fold_splits is not None
+        return replace(self, splits=self.fold_splits[:, fold].copy())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split → class → number of images."""
@@ -114,7 +127,14 @@ class Index:
 
     def _optional_columns(self) -> list[tuple[str, list[Any]]]:
         """Return name and values of the columns that not every data set has."""
-        return [] if self.weights is None else [("weight", self.weights.tolist())]
+        columns: list[tuple[str, list[Any]]] = []
+        if self.weights is not None:
+            columns.append(("weight", self.weights.tolist()))
+        if self.groups is not None:
+            columns.append(("group", self.groups.tolist()))
+        if self.fold_splits is not None:
+            columns += [(f"fold_{k}", splits.tolist()) for k, splits in enumerate(self.fold_splits.T)]
+        return columns
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -174,6 +194,8 @@ class Index:
             warnings=tuple(summary["warnings"]),
             skipped=tuple(Problem(**problem) for problem in summary["skipped"]),
             weights=_column(rows, "weight", np.float64),
+            groups=_column(rows, "group", np.str_),
+            fold_splits=_fold_columns(rows),
         )
 
     def images(self, folder: Path) -> NDArray[np.uint8]:
@@ -197,6 +219,11 @@ def _column(rows: list[dict[str, str]], name: str, kind: type) -> NDArray[Any] |
     return np.array([row[name] for row in rows]).astype(kind) if rows and name in rows[0] else None
 
 
+def _fold_columns(rows: list[dict[str, str]]) -> NDArray[np.str_] | None:
+    names = [name for name in (rows[0] if rows else {}) if re.fullmatch(r"fold_\d+", name)]
+    return np.array([[row[name] for name in names] for row in rows], dtype="<U5") if names else None
+
+
 @dataclass(frozen=True)
 class PreparedData:
     """A prepared data set with all that its images are read from."""
@@ -209,8 +236,8 @@ class PreparedData:
 
     @classmethod
     def read(cls, dataset: schema.Dataset, folder: Path) -> Self:
-        """Read the index in `folder`; raises what `Index.read` does."""
-        return cls(dataset, Index.read(folder), folder)
+        """Read the index in `folder`, with the splits of the config's fold; raises what `Index.read` does."""
+        return cls(dataset, Index.read(folder).at_fold(dataset.fold), folder)
 
 
 def training_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.source import ArraySource
 from frostline.data.reading.splits import SPLITS
-from frostline.data.reading.tables import class_numbers, used_columns
+from frostline.data.reading.tables import OPTIONAL, class_numbers, used_columns
 
 
 def read(dataset: schema.Npz) -> ArraySource:
@@ -33,9 +33,9 @@ def read(dataset: schema.Npz) -> ArraySource:
         splits = np.repeat([split for split, _, _ in pairs], [len(part) for part in labels])
         columns: dict[str, Any] = {"splits": splits}
     else:
-        used = used_columns(dataset.columns, list(present), place)
+        used = used_columns(dataset, list(present), place)
         images, labels = [present[used["image"]]], [present[used["label"]]]
-        columns = {f"{role}s": present[used[role]] for role in ("split", "group", "weight") if role in used}
+        columns = {f"{role}s": present[used[role]] for role in OPTIONAL if role in used}
     for part in images:
         if part.shape[1:3] != images[0].shape[1:3] or part.ndim != images[0].ndim:
             raise FrostlineError(f"{place} has splits with images of different shapes: resize them to one")

@@ -22,7 +22,7 @@ from frostline.data.reading.rows import Rows, numbered
 from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.stores import stamp
-from frostline.data.reading.tables import class_numbers, used_columns
+from frostline.data.reading.tables import class_numbers, fold_number, used_columns
 
 if TYPE_CHECKING:
     import pyarrow
@@ -40,9 +40,9 @@ def read(dataset: schema.HuggingFace) -> Source:
     """
     place = f"dataset.path: {dataset.path}"
     parts = _parts(Path(dataset.path).expanduser(), place)
-    columns = used_columns(dataset.columns, next(iter(parts.values())).table.column_names, place)
+    columns = used_columns(dataset, next(iter(parts.values())).table.column_names, place)
     for name, part in parts.items():
-        used_columns(dataset.columns, part.table.column_names, f"{place}/{name}")
+        used_columns(dataset, part.table.column_names, f"{place}/{name}")
     labels = [label for part in parts.values() for label in part.labels(columns["label"], place)]
     names = next(iter(parts.values())).class_names(columns["label"])
     numbers = class_numbers(dataset.classes or names or None, sorted(set(labels)), place)
@@ -51,12 +51,14 @@ def read(dataset: schema.HuggingFace) -> Source:
         splits = [SPLIT_FOLDERS.get(text.lower(), text) for text in parts[""].texts(columns["split"])]
     groups = [text for part in parts.values() for text in part.texts(columns.get("group"))]
     weights = [float(text) for part in parts.values() for text in part.texts(columns.get("weight"))]
+    folds = [fold_number(text, place) for part in parts.values() for text in part.texts(columns.get("fold"))]
     store = ArrowStore(parts, columns["image"])
     rows = Rows(
         keys=[key for split, part in parts.items() for key in _keys(split, len(part.table))],
         labels=np.array([numbers[label] for label in labels], dtype=np.int64),
         splits=np.array(splits, dtype=np.str_),
         groups=np.array(groups, dtype=np.str_) if groups else None,
+        folds=np.array(folds, dtype=np.int64) if folds else None,
         weights=np.array(weights) if weights else None,
     )
     return Source(sorted(numbers, key=numbers.__getitem__), rows, store=store)

@@ -133,23 +133,25 @@ def check_columns(rows: Rows, place: str) -> None:
 
 
 def check_groups(rows: Rows, place: str) -> None:
-    """Refuse a group whose images are in several of the data set's own splits."""
+    """Refuse a group whose images are in several of the data set's own splits or folds."""
     if rows.groups is None or not len(rows):
         return
     names, numbers = np.unique(rows.groups, return_inverse=True)
     first = np.full(len(names), len(rows), dtype=np.int64)
     np.minimum.at(first, numbers, np.arange(len(rows)))
-    divided = np.flatnonzero(rows.splits != rows.splits[first[numbers]])
-    if not len(divided):
-        return
-    groups = list(dict.fromkeys(numbers[divided].tolist()))
-    other, one = int(divided[0]), int(first[groups[0]])
-    more = f" ({len(groups) - 1} more groups are divided, too)" if len(groups) > 1 else ""
-    raise FrostlineError(
-        f"{place}: group {printable(str(names[groups[0]]))!r} is divided between {rows.splits[one]} "
-        f"({printable(rows.keys[one])}) and {rows.splits[other]} ({printable(rows.keys[other])}){more}: put "
-        "all images of a group into one split, or let frostline draw the splits (dataset.columns.split=null)"
-    )
+    for column, what in ((rows.splits, "split"), (rows.folds, "fold")):
+        divided = [] if column is None else np.flatnonzero(column != column[first[numbers]]).tolist()
+        if column is None or not divided:
+            continue
+        groups = list(dict.fromkeys(numbers[divided].tolist()))
+        other, one = divided[0], int(first[groups[0]])
+        one_part, other_part = (f"{what} {column[row]} ({printable(rows.keys[row])})" for row in (one, other))
+        more = f" ({len(groups) - 1} more groups are divided, too)" if len(groups) > 1 else ""
+        raise FrostlineError(
+            f"{place}: group {printable(str(names[groups[0]]))!r} is divided between {one_part} and "
+            f"{other_part}{more}: put all images of a group into one {what}, or let frostline draw the "
+            f"{what}s (dataset.columns.{what}=null)"
+        )
 
 
 def check_images(images: NDArray[Any], place: str) -> None:

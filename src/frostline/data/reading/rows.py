@@ -20,6 +20,8 @@ class Rows:
     """(N,), 'train', 'val' or 'test'; all '' if the data set has no splits of its own."""
     groups: NDArray[np.str_] | None = None
     """(N,), names of groups; images of a group are never divided between splits."""
+    folds: NDArray[np.int64] | None = None
+    """(N,), numbers of folds from 0."""
     weights: NDArray[np.float64] | None = None
     """(N,), weights of the images in the training loss, ≥ 0."""
 

@@ -40,6 +40,8 @@ class ArraySource:
     """(N,) of 'train', 'val' and 'test', if the data set has splits of its own."""
     groups: NDArray[np.str_] | None = None
     """(N,), names of groups that are never divided between splits."""
+    folds: NDArray[np.int64] | None = None
+    """(N,), numbers of folds from 0."""
     weights: NDArray[np.float64] | None = None
     """(N,), weights of the images in the training loss, ≥ 0."""
 
@@ -91,7 +93,7 @@ class Source:
             columns = zip(rows.keys, rows.labels.tolist(), rows.splits.tolist(), strict=True)
             stamps = [[*row, *self.store.stamp(row[0])] for row in columns]
             about = [self.store.place, list(self.classes), stamps, list(self.problems), list(self.warnings)]
-        extra = [column for column in (rows.groups, rows.weights) if column is not None]
+        extra = [column for column in (rows.groups, rows.folds, rows.weights) if column is not None]
         digest.update(json.dumps([*about, *(column.tolist() for column in extra)]).encode())
         return digest.hexdigest()
 
@@ -138,6 +140,9 @@ def _of_files(given: FileSource) -> Source:
     return Source(given.classes, rows, None, store, given.problems, given.warnings)
 
 
+_COLUMNS = {"splits": np.str_, "groups": np.str_, "folds": np.int64, "weights": np.float64}
+
+
 def _of_arrays(given: Any, place: str) -> Source:
     if missing := [name for name in ("images", "labels", "classes") if not hasattr(given, name)]:
         raise FrostlineError(
@@ -153,7 +158,7 @@ def _of_arrays(given: Any, place: str) -> Source:
             "give one integer per image"
         )
     columns: dict[str, Any] = {"splits": np.full(len(labels), "")}
-    for name, kind in (("splits", np.str_), ("groups", np.str_), ("weights", np.float64)):
+    for name, kind in _COLUMNS.items():
         if (column := getattr(given, name, None)) is not None:
             columns[name] = np.asarray(column, dtype=kind)
             if columns[name].shape != labels.shape:

@@ -98,7 +98,10 @@ def open_table(path: Path, place: str, expected: Sequence[str]) -> TableFile:
 
 def _open_text(path: Path, place: str, expected: Sequence[str]) -> TableFile:
     with path.open("rb") as stream:
-        length = sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))
+        length, last = -1, b"\n"  # The header is no row.
+        for block in iter(lambda: stream.read(_BLOCK), b""):
+            length, last = length + block.count(b"\n"), block[-1:]
+    length += last != b"\n"
     headers = {}
     for delimiter in _DELIMITERS:
         with _lines(path, place) as lines:

@@ -12,7 +12,7 @@ import numpy as np
 from frostline import schema
 from frostline.base.names import locate, nfc
 from frostline.console.errors import FrostlineError, allowed
-from frostline.console.progress import Progress
+from frostline.console.progress import Progress, no_progress
 from frostline.data.reading.checks import name_fault, some
 from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, printable, unreadable
 from frostline.data.reading.folder import SPLIT_FOLDERS
@@ -23,11 +23,15 @@ from frostline.data.reading.stores import FolderStore
 from frostline.data.reading.table_file import TableFile, open_table
 from frostline.data.reading.walk import Problem, check_link
 
-OPTIONAL = ("split", "group", "weight")
-"""Columns that a table may have under these names, and those that a row is read with, in this order."""
+OPTIONAL = ("split", "group", "fold", "weight")
+"""Columns that a table may have under these names."""
+Columned = schema.Table | schema.HuggingFace | schema.Npz
 
 _CHUNK = 4096
 """Rows between two updates of the progress."""
+
+_LONG = 50_000
+"""Rows of a table that takes so long to read that its progress is shown."""
 
 
 def root_of(dataset: schema.Table) -> Path:
@@ -47,12 +51,12 @@ def read(dataset: schema.Table, progress: Progress) -> Source:
             can't be used don't raise an error; they are in `problems`.
     """
     place = f"dataset.file: {dataset.file}"
-    wanted = dataset.columns
-    required = {"image": wanted.image, "label": wanted.label}
-    table = open_table(Path(dataset.file).expanduser(), place, tuple(required.values()))
-    columns = used_columns(wanted, table.columns, place)
+    required = (dataset.columns.image, dataset.columns.label)
+    table = open_table(Path(dataset.file).expanduser(), place, required)
+    columns = used_columns(dataset, table.columns, place)
     reader = _Reader(table, dataset, place, frozenset(columns))
-    with progress(f"reading {PurePath(dataset.file).name}", table.length) as advance:
+    shown = progress if table.length >= _LONG else no_progress
+    with shown(f"reading {PurePath(dataset.file).name}", table.length) as advance:
         done = 0
         for line, cells in table.records(list(columns.values())):
             reader.add(line, dict(zip(columns, cells, strict=True)))
@@ -63,26 +67,41 @@ def read(dataset: schema.Table, progress: Progress) -> Source:
     return reader.source()
 
 
-def used_columns(wanted: schema.Columns, present: Sequence[str], place: str) -> dict[str, str]:
+def used_columns(dataset: Columned, present: Sequence[str], place: str) -> dict[str, str]:
     """Return {role: column} of the columns that a data set uses.
 
-    An optional column of the usual name may be missing.
+    An optional column of the usual name may be missing. Folds are used with `dataset.folds`.
 
     Raises:
         FrostlineError: a column is missing; names the nearest ones.
     """
-    used = {role: name for role, name in wanted.model_dump().items() if name is not None}
+    used = {role: name for role, name in dataset.columns.model_dump().items() if name is not None}
+    if dataset.group is not None:
+        used["group"] = dataset.group
+    if dataset.folds is None:
+        used.pop("fold", None)
     for role, name in list(used.items()):
         if name in present:
             continue
-        if role in OPTIONAL and name == role:
+        key = "dataset.group" if role == "group" and dataset.group is not None else f"dataset.columns.{role}"
+        if role in OPTIONAL and name == role and key != "dataset.group":
             del used[role]
             continue
         raise FrostlineError(
-            f"{place} has no column {name!r} (dataset.columns.{role}); "
-            f"{allowed(name, map(printable, present))}"
+            f"{place} has no column {name!r} ({key}); {allowed(name, map(printable, present))}"
         )
     return used
+
+
+def fold_number(text: str, where: str) -> int:
+    """Return the number of a fold.
+
+    Raises:
+        FrostlineError: it is none; `where` names the row.
+    """
+    if not text.strip().isdecimal():
+        raise FrostlineError(f"{where} has the fold {printable(text)!r}; write a whole number from 0")
+    return int(text)
 
 
 def class_numbers(given: Sequence[str] | None, found: Sequence[str], place: str) -> dict[str, int]:
@@ -123,6 +142,7 @@ class _Reader:
     )
     """Column → {value: its code}."""
     weights: array = field(default_factory=lambda: array("d"))
+    folds: array = field(default_factory=lambda: array("q"))
     problems: list[Problem] = field(default_factory=list)
     row_of: dict[str, int] = field(default_factory=dict)
     contradicted: set[int] = field(default_factory=set)
@@ -134,6 +154,7 @@ class _Reader:
         label = nfc(cells["label"].strip())
         split = self._split(cells.get("split", ""), where)
         weight = self._weight(cells["weight"], where) if "weight" in cells else 1.0
+        fold = fold_number(cells["fold"], f"{self.place}: {where}") if "fold" in cells else 0
         if not key:
             self.problems.append(Problem(where, "names no image: add its path, or remove the row"))
         elif reason:
@@ -147,6 +168,7 @@ class _Reader:
             self.keys.append(key)
             self.lines.append(line)
             self.weights.append(weight)
+            self.folds.append(fold)
             group = nfc(cells.get("group", "").strip())
             for name, value in (("label", label), ("split", split), ("group", group)):
                 codes = self.codes[name]
@@ -168,6 +190,7 @@ class _Reader:
             labels,
             splits,
             groups if "group" in self.roles else None,
+            np.array(self.folds) if "fold" in self.roles else None,
             weights if "weight" in self.roles else None,
         )
         order = np.array(sorted(usable, key=[_path_order(key) for key in self.keys].__getitem__), dtype=int)

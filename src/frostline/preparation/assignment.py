@@ -1,0 +1,164 @@
+"""Which split each image is in: the data set's own, drawn splits, or those of each fold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline import schema
+from frostline.console.errors import FrostlineError
+from frostline.data.reading.checks import some
+from frostline.data.reading.rows import Rows
+from frostline.data.reading.sources import name_of, place_of
+from frostline.data.reading.splits import stratified_split
+from frostline.preparation.grouped import assign_folds, grouped_split, uneven, unite
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The splits of N images."""
+
+    splits: NDArray[np.str_]
+    """(N,), 'train', 'val' or 'test'; with folds, those of fold 0."""
+    fold_splits: NDArray[np.str_] | None = None
+    """(N, K), the splits with each of K folds as the test split."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences."""
+
+
+def assign(
+    rows: Rows, copies: NDArray[np.int64], dataset: schema.Dataset, classes: Sequence[str]
+) -> Assignment:
+    """Use the splits or folds that the data set has, and draw the others.
+
+    Images of a group and exact copies of an image are in the same split and fold.
+
+    Args:
+        copies: (N,) numbers, equal for exact copies.
+
+    Raises:
+        FrostlineError: shares, folds, groups and the data set's own splits do not fit together.
+    """
+    drawing = _Drawing(dataset, classes, rows.labels, *_units(rows, copies))
+    return _folds(rows, drawing) if dataset.folds is not None else _splits(rows, drawing)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """Draws splits."""
+
+    dataset: schema.Dataset
+    classes: Sequence[str]
+    labels: NDArray[np.int64]
+    units: NDArray[np.int64]
+    """(N,), images with the same number stay together."""
+    grouped: bool
+    """Whether units may have images of several classes."""
+
+    def draw(
+        self, rows: NDArray[np.int64], shares: dict[str, float | None]
+    ) -> tuple[NDArray[np.str_], list[str]]:
+        """Draw val and test from some rows; return their splits and warnings."""
+        labels, units, seed = self.labels[rows], self.units[rows], self.dataset.split.seed
+        if not self.grouped:
+            return stratified_split(labels, shares, seed, groups=units, names=self.classes), []
+        wanted = {name: share for name, share in shares.items() if share is not None}
+        if sum(wanted.values()) >= 1 or not wanted:  # raises an error, or draws nothing
+            return stratified_split(labels, shares, seed, names=self.classes), []
+        wanted = {"train": 1 - sum(wanted.values()), **wanted}
+        splits = grouped_split(labels, units, wanted, seed)
+        return splits, _not_stratified(list(uneven(labels, splits, wanted, self.classes)))
+
+
+def _units(rows: Rows, copies: NDArray[np.int64]) -> tuple[NDArray[np.int64], bool]:
+    if rows.groups is None:
+        return copies, False
+    return unite(copies, np.unique(rows.groups, return_inverse=True)[1]), True
+
+
+def _not_stratified(clauses: Sequence[str]) -> list[str]:
+    if not clauses:
+        return []
+    return [f"groups keep the splits from being stratified: {some(clauses)}"]
+
+
+def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
+    """Draw the splits that a data set does not have from its training images, or from all images.
+
+    Without a share and a split of its own, a data set has no test split. There is a warning for each unused
+    share, and for each split that is drawn from the data set's own training split.
+    """
+    dataset = drawing.dataset
+    splits = np.where(rows.splits == "", "train", rows.splits).astype("<U5")
+    own = set(np.unique(rows.splits).tolist())
+    shares: dict[str, float | None] = {"val": dataset.split.val, "test": dataset.split.test}
+    warnings, taken = [], []
+    for split, share in shares.items():
+        if split in own and share is not None:
+            shares[split] = None
+            warnings.append(
+                f"dataset.split.{split}={share:g} is not used: the data set has a {split} split of its own, "
+                f"which is kept (set dataset.split.{split}=null to say so)"
+            )
+        elif split not in own and share is None and split == "val":
+            raise FrostlineError(_no_val(dataset))
+        elif split not in own and share is not None and own != {""}:
+            taken.append((split, share))
+    drawn = np.flatnonzero(splits == "train")
+    splits[drawn], more = drawing.draw(drawn, shares)
+    for split, share in taken:
+        count = int((splits == split).sum())
+        instead = " (dataset.split.test=null does without one)" if split == "test" else ""
+        warnings.append(
+            f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
+            f"taken for one, by dataset.split.{split}={share:g}{instead}"
+        )
+    return Assignment(splits, warnings=[*warnings, *more])
+
+
+def _folds(rows: Rows, drawing: _Drawing) -> Assignment:
+    """Make each fold the test split once; val is drawn from the other folds."""
+    dataset, count = drawing.dataset, len(rows)
+    folds = dataset.folds
+    assert folds is not None
+    if (rows.splits != "").any():
+        raise FrostlineError(
+            f"dataset.folds={folds}: {place_of(dataset)} has splits of its own, and folds make others; set "
+            "dataset.folds=null, or dataset.columns.split=null where they are a column"
+        )
+    if dataset.split.val is None:
+        raise FrostlineError(_no_val(dataset))
+    numbers = rows.folds
+    if numbers is None:
+        numbers = assign_folds(drawing.labels, drawing.units, folds, dataset.split.seed)
+    elif (present := np.unique(numbers).tolist()) != list(range(folds)):
+        raise FrostlineError(
+            f"dataset.folds={folds}: the folds of {place_of(dataset)} are {', '.join(map(str, present))}; "
+            f"number them from 0 and set dataset.folds={len(present)}, or draw them with "
+            "dataset.columns.fold=null"
+        )
+    splits = np.full((count, folds), "test", dtype="<U5")
+    for fold in range(folds):
+        others = np.flatnonzero(numbers != fold)
+        splits[others, fold], _ = drawing.draw(others, {"val": dataset.split.val, "test": None})
+        lost = set(drawing.labels.tolist()) - set(drawing.labels[splits[:, fold] == "train"].tolist())
+        if lost:
+            named = some(repr(drawing.classes[label]) for label in sorted(lost))
+            raise FrostlineError(
+                f"dataset.folds={folds}: without fold {fold} there is no training image of {named}: give the "
+                "class images in more groups, or remove it"
+            )
+    names = np.array([f"fold {number}" for number in numbers])
+    clauses = list(
+        uneven(drawing.labels, names, {f"fold {k}": 1 / folds for k in range(folds)}, drawing.classes)
+    )
+    return Assignment(splits[:, 0].copy(), splits, _not_stratified(clauses) if drawing.grouped else [])
+
+
+def _no_val(dataset: schema.Dataset) -> str:
+    return (
+        "dataset.split.val is null, which stands for the data set's own val split, and "
+        f"{name_of(dataset)} has none: set a share, such as dataset.split.val=0.2, since every run "
+        "chooses its epoch on validation"
+    )

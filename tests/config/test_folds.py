@@ -1,0 +1,39 @@
+"""What a config with folds may be."""
+
+import pytest
+
+from frostline.config import compose, stage_configs
+from frostline.console.errors import FrostlineError
+from frostline.training.run_info import run_name, setting_of
+
+
+def test_folds_that_do_not_fit_are_refused():
+    for words, sentence in (
+        (["dataset.fold=1"], "dataset: fold is 1 and folds is null; set folds too, such as folds=5"),
+        (["dataset.folds=3", "dataset.fold=3"], "fold is 3, and folds=3 allows 0 to 2; set one of them"),
+        (["dataset.folds=1"], "dataset.folds: found 1, must be greater than or equal to 2"),
+    ):
+        with pytest.raises(FrostlineError) as raised:
+            compose.experiment(words)
+        assert sentence in str(raised.value)
+
+
+def test_a_run_needs_a_fold():
+    composed, choices = compose.experiment(["dataset.folds=3"])
+    with pytest.raises(FrostlineError) as raised:
+        stage_configs.finetune_config(composed, choices)
+    assert str(raised.value) == (
+        "dataset.fold: null, and dataset.folds=3; set dataset.fold=0, or run all folds with -m "
+        "dataset.fold=0,1,2"
+    )
+    composed, choices = compose.experiment(["dataset.folds=3", "dataset.fold=1", "seed=4"])
+    name = run_name(stage_configs.finetune_config(composed, choices))
+    assert name == "resnet10t·full·digits·f1·s4"
+    assert setting_of(name) == "resnet10t·full·digits"
+
+
+def test_configs_without_folds_are_as_before():
+    """Their hashes are the keys of caches and of runs."""
+    composed, choices = compose.experiment([])
+    dataset = stage_configs.finetune_config(composed, choices).model_dump()["dataset"]
+    assert dataset.keys() == {"kind", "split", "shots", "fraction", "on_bad_image"}
