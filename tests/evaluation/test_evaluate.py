@@ -105,8 +105,8 @@ def test_measured_again_it_is_the_same_whatever_the_batches(arm, digits, tmp_pat
 class Heard(Tracker):
     """Keeps what it is told of a run that was measured."""
 
-    def annotate(self, weights_sha256, tags, values, folder, mistakes=()):
-        self.values, self.mistakes = dict(values), list(mistakes)
+    def annotate(self, evaluation):
+        self.values, self.mistakes = dict(evaluation.values), list(evaluation.mistakes)
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["pictures", "pictures that are gone"])

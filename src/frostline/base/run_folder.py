@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def check_out(
     if (PROBE in there) != (grid is not None):
         what = "a probe" if PROBE in there else f"a run of {written['stage']}"
         raise FrostlineError(f"out: {out} holds {what}; {advice}")
-    old, new = _flat(written), _flat(config)
+    old, new = _flat(written), _flat(json.loads(json.dumps(config)))  # tuples become lists, as in YAML
     if new.get("weights.kind") == "pretrain":
         for flat in (old, new):
             flat[PRETRAINED] = Path(flat[PRETRAINED]).parent.name if flat.get(PRETRAINED) else None
@@ -114,19 +115,11 @@ def _columns(path: Path, like: str) -> str | None:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as {dotted key: value}, tuples as lists."""
+    """Return nested settings as {dotted key: value}."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             flat |= _flat(inner, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = _plain(inner)
+            flat[f"{prefix}{key}"] = inner
     return flat
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return value

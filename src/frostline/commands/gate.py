@@ -10,12 +10,7 @@ from frostline.commands import options
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "gate", run, summary)
-    parser.add_argument(
-        "--resolved",
-        type=Path,
-        default=Path("artifacts/resolved/report.yaml"),
-        help="config that `frostline compose` wrote (default: %(default)s)",
-    )
+    options.add_report_config(parser)
     parser.add_argument(
         "--report",
         type=Path,

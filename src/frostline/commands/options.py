@@ -48,6 +48,16 @@ def add_resolved(parser: Any) -> None:
     )
 
 
+def add_report_config(parser: argparse.ArgumentParser) -> None:
+    """Add `--resolved` to a command that reads the report's config."""
+    parser.add_argument(
+        "--resolved",
+        type=Path,
+        default=Path("artifacts/resolved/report.yaml"),
+        help="config that `frostline compose` wrote (default: %(default)s)",
+    )
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, for commands that write a run into `out`."""
     parser.add_argument("--force", action="store_true", help="overwrite a run with another config in out")

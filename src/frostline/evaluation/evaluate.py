@@ -35,7 +35,7 @@ from frostline.training.inference import (
 )
 from frostline.training.run import plan_of
 from frostline.training.run_info import backbone_name
-from frostline.training.services import Misclassified, RunInfo, Services
+from frostline.training.services import Evaluation, Misclassified, RunInfo, Services
 
 Metrics = dict[str, dict[str, float]]
 """Split → metric → value."""
@@ -219,15 +219,12 @@ class Evaluator:
         write_text(out / METRICS, canonical_json(metrics))
         rows = _predictions(self._data.index, self._rows[split], logits[split])
         write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], rows))
-        self._services.tracker.annotate(
-            weights_sha256,
-            {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)},
-            {f"test/{k}": v for k, v in metrics.get("test", {}).items()}
-            | {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"}
-            | ({MAJORITY: majority} if split == "test" else {}),
-            out,
-            self._mistakes(split, logits[split]),
-        )
+        tags = {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)}
+        values = {f"test/{k}": v for k, v in metrics.get("test", {}).items()}
+        values |= {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"}
+        values |= {MAJORITY: majority} if split == "test" else {}
+        mistakes = self._mistakes(split, logits[split])
+        self._services.tracker.annotate(Evaluation(weights_sha256, tags, values, out, mistakes))
         return metrics
 
     def _majority(self, run: Run, split: str, accuracy: float) -> float:

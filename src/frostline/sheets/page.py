@@ -4,19 +4,16 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from frostline.plotting import theme
+from frostline.plotting.templates import page, templates
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 SIDE = 224
 """Pixels of an image's longer side in a sheet; larger images are reduced."""
 SMALL = 64
@@ -64,17 +61,15 @@ class Sheet:
 
     def page(self) -> str:
         """Return the sheet as one self-contained HTML page."""
-        return _template().render(
-            **self._content(),
-            whole=True,
-            css=theme.style_sheet(),
-            light=theme.css_variables("light"),
-            dark=theme.css_variables("dark"),
-        )
+        return page(TEMPLATE, **self._content(), whole=True)
 
     def _repr_html_(self) -> str:
         """Return the sheet for a notebook's output."""
-        return _template().render(**self._content(), whole=False)
+        return (
+            templates(TEMPLATE.parent, autoescape=True)
+            .get_template(TEMPLATE.name)
+            .render(**self._content(), whole=False)
+        )
 
     def __len__(self) -> int:
         return len(self.cards)
@@ -116,17 +111,3 @@ def _data_uri(picture: Picture) -> str:
         image.save(stream, format="jpeg", quality=QUALITY)
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2")

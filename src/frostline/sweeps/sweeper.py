@@ -307,7 +307,7 @@ def _result(trial: Trial) -> Any:
         case "pruned":
             return standalone.Stopped(label)
     broke_down = str(attributes.get("kind", "")).startswith(
-        (TrainingFailed.__name__, OutOfResources.__name__, "OutOfRoom")  # its name in older studies
+        (TrainingFailed.__name__, OutOfResources.__name__)
     )
     kind = TrainingFailed if broke_down else FrostlineError
     return FailedJob(label, kind(attributes.get("reason", "")))

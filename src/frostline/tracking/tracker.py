@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -29,7 +29,7 @@ from frostline.base.run_folder import FILES
 from frostline.console.errors import Pruned
 from frostline.tracking import journal, recorder
 from frostline.tracking.journal import Journal
-from frostline.training.services import TRIAL_STATE, Misclassified, Recorded, RunInfo, Tracker
+from frostline.training.services import TRIAL_STATE, Evaluation, Recorded, RunInfo, Tracker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,21 +85,15 @@ class JournalTracker(Tracker):
         else:
             self._end(key, about, "FINISHED", "complete", {})
 
-    def annotate(
-        self,
-        weights_sha256: str,
-        tags: Mapping[str, str],
-        values: Mapping[str, float],
-        folder: Path,
-        mistakes: Sequence[Misclassified] = (),
-    ) -> None:
+    def annotate(self, evaluation: Evaluation) -> None:
         """Add final values, files and a plot of mistakes to the run that made these weights."""
-        required = {"weights.sha256": weights_sha256, **{key: value for key, value in tags.items() if value}}
+        tags, sha256 = dict(evaluation.tags), evaluation.weights_sha256
+        required = {"weights.sha256": sha256, **{key: value for key, value in tags.items() if value}}
         place = next(
             (place for place, known in reversed(self._runs) if required.items() <= known.items()), None
         )
-        content = contents(folder)
-        self.send(-1, "annotate", weights_sha256, dict(tags), dict(values), content, list(mistakes), place)
+        files, mistakes = contents(evaluation.folder), list(evaluation.mistakes)
+        self.send(-1, "annotate", sha256, tags, dict(evaluation.values), files, mistakes, place)
 
     def send(self, key: int, what: str, *arguments: Any) -> None:
         """Write a record to the journal; never waits for the store."""

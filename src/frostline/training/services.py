@@ -49,6 +49,21 @@ class Misclassified:
     """The image, (H, W) grey or (H, W, 3) RGB."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Results that were measured after a run had ended."""
+
+    weights_sha256: str
+    """The hash of the weights that were evaluated."""
+    tags: Mapping[str, str]
+    """Those that distinguish the run from others with these weights, such as seeds that train nothing."""
+    values: Mapping[str, float]
+    folder: Path
+    """The folder of the result files."""
+    mistakes: Sequence[Misclassified] = ()
+    """The images to draw."""
+
+
 class Recorded:
     """A run that is being recorded; the methods of this class do nothing."""
 
@@ -80,18 +95,8 @@ class Tracker:
         """Record a run; it is marked as failed if the block raises."""
         return nullcontext(Recorded())
 
-    def annotate(
-        self,
-        weights_sha256: str,
-        tags: Mapping[str, str],
-        values: Mapping[str, float],
-        folder: Path,
-        mistakes: Sequence[Misclassified] = (),
-    ) -> None:
-        """Add metrics, the files of `folder` and a plot of `mistakes` to the run that made the weights.
-
-        `tags` select it among runs with the same weights, such as seeds of a run that trains nothing.
-        """
+    def annotate(self, evaluation: Evaluation) -> None:
+        """Add metrics, files and a plot of mistakes to the run that made the weights."""
 
 
 def repetition_name(seed: int, fold: int | None = None) -> str:
@@ -141,16 +146,9 @@ class LabelledTracker(Tracker):
         setting = f"{about.setting}·{self.label}" if self.label else about.setting
         return self.tracker.run(replace(about, setting=setting, tags={**about.tags, **self.tags}))
 
-    def annotate(
-        self,
-        weights_sha256: str,
-        tags: Mapping[str, str],
-        values: Mapping[str, float],
-        folder: Path,
-        mistakes: Sequence[Misclassified] = (),
-    ) -> None:
+    def annotate(self, evaluation: Evaluation) -> None:
         """Pass the call on."""
-        self.tracker.annotate(weights_sha256, tags, values, folder, mistakes)
+        self.tracker.annotate(evaluation)
 
 
 @dataclass(frozen=True)
