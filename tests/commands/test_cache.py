@@ -162,7 +162,7 @@ def test_clear_removes_pixels_too_but_not_what_is_being_written(say):
         (["prune", "--to", "5GB"], "argument --to: found 5GB; give a size"),
         (["prun"], "ACTION: there is no 'prun'; did you mean 'prune'?"),
         (["--format", "yaml"], "--format: there is no 'yaml'; allowed: json, table"),
-        (["clear", "--to", "0"], "unrecognized arguments: --to 0"),
+        (["clear", "--to", "0"], "unrecognized arguments: --to 0; see frostline cache clear --help"),
     ],
 )
 def test_a_mistake_is_a_sentence(say, words, sentence):

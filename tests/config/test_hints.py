@@ -39,6 +39,10 @@ def test_a_model_of_timm_is_a_name_of_the_backbone_timm():
     )
     assert compose.experiment(["backbone=timm", "backbone.name=resnet50"])[0].backbone.name == "resnet50"
     assert "did you mean 'resnet10t'" in error_of("backbone=resnet10")
+    assert error_of("backbone=resnet5O") == (
+        "backbone: no option 'resnet5O'; did you mean timm's 'resnet50'?"
+        " write backbone=timm backbone.name=resnet50"
+    )
 
 
 @pytest.mark.parametrize("key", ["dataset", "source"])

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from frostline import __version__
+from frostline.commands import early_checks
 from frostline.commands.project_lock import check_lock
 from frostline.console import signals, terminal
 from frostline.console.errors import (
@@ -104,6 +105,7 @@ def _run(arguments: argparse.Namespace) -> int:
     """Run the command; what goes wrong becomes a sentence and an exit status."""
     try:
         check_lock(arguments)
+        early_checks.check(arguments)
         if hasattr(arguments, "overrides") or arguments.command_name in NETWORK_COMMANDS:
             check_addresses()
         status = arguments.command(arguments)
@@ -166,7 +168,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if hasattr(arguments, "overrides") and len(late) == len(rest):
         arguments.overrides += late
     elif rest:
-        parser.prog = f"{parser.prog} {arguments.command_name}"
+        parser.prog = arguments.program
         parser.error(_unknown_words(arguments, rest))
     return arguments
 

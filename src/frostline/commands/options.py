@@ -32,7 +32,7 @@ def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "")
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(command=run, command_name=name)
+    parser.set_defaults(command=run, command_name=name, program=parser.prog)
     return parser
 
 

@@ -1,10 +1,12 @@
 """What a user probably means by an override that frostline does not know, as an override that works."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from frostline.base import project
+from frostline.config import timm_models
 
 SYNONYMS = {
     "optimizer.lr": ("lr", "learning_rate"),
@@ -33,6 +35,8 @@ SYNONYMS = {
 KEYS = {synonym: key for key, synonyms in SYNONYMS.items() for synonym in synonyms}
 PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "source", "study")
 """Keys at the top that choose no option of a group."""
+NEAR = 0.85
+"""Similarity, from 0 to 1, above which a name is taken for a misspelling of another."""
 INTERVALS = {
     "uniform": "interval({})",
     "loguniform": "tag(log, interval({}))",
@@ -62,14 +66,21 @@ def of_option(key: str, group: str, option: str) -> str | None:
         key: as typed: ``source`` for a data set of the group ``dataset``.
         option: a model of timm, or a folder of images.
     """
-    if group == "backbone" and re.search(r"[a-z][\d_]", option):  # to import timm takes a second
-        import timm
-
-        if timm.is_model(option):
-            return f"write {key}=timm {key}.name={option}"
+    if group == "backbone" and (model := _model_of_timm(option)):
+        guess = "" if model == option else f"did you mean timm's {model!r}? "
+        return f"{guess}write {key}=timm {key}.name={model}"
     if group == "dataset" and Path(option).expanduser().is_dir():
         return f"for a folder of images, write {key}=image_folder {key}.root={option}"
     return None
+
+
+def _model_of_timm(option: str) -> str | None:
+    """Return the model of timm that `option` is, or nearly is; None: an option of frostline is as near."""
+    if option in timm_models.names():
+        return option
+    known = {*timm_models.names(), *project.conf_files("backbone")}
+    near = difflib.get_close_matches(option, sorted(known), n=1, cutoff=NEAR)
+    return near[0] if near and near[0] not in project.conf_files("backbone") else None
 
 
 def of_text(text: str) -> str | None:

@@ -1,0 +1,80 @@
+"""Refuse overrides that name what does not exist, before a command imports torch, which takes seconds.
+
+Only what was typed is looked at, and only where its value is plain; a config's other mistakes are found when
+it is composed, and by what reads it.
+"""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from frostline.console.errors import FrostlineError, allowed
+
+PATHS = {
+    "root": "give the folder of the images",
+    "file": "give the file of the data set",
+    "path": "give the folder of the data set",
+}
+"""Last part of a data set's key → what its value has to be."""
+WEIGHTS = "give a .safetensors or .pth file"
+_PLAIN = re.compile(r"[^\"'\\$\[\]{}()]+")
+"""Values that Hydra takes as they are."""
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse a misspelt timm model, and a missing folder or file of data or weights.
+
+    Args:
+        arguments: of a command with overrides; others pass.
+
+    Raises:
+        FrostlineError: with the key, the value, and the nearest names that exist.
+    """
+    if not hasattr(arguments, "overrides") or getattr(arguments, "cfg", None):
+        return
+    lists = getattr(arguments, "multirun", False)
+    typed = dict(_plain(arguments.overrides))
+    for key, text in typed.items():
+        for value in text.split(",") if lists else [text]:
+            if key == "backbone.name" and _is_timm(typed):
+                _check_model(value)
+            section, _, name = key.rpartition(".")
+            # With --images, `plan` reads no data set.
+            if section in ("dataset", "source") and name in PATHS and not getattr(arguments, "images", None):
+                _check_path(key, value, PATHS[name])
+            elif key in ("weights.path", "pretrain.weights.path"):
+                _check_path(key, value, WEIGHTS)
+
+
+def _plain(overrides: list[str]) -> Iterator[tuple[str, str]]:
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if _PLAIN.fullmatch(value):
+            yield key.lstrip("+"), value
+
+
+def _is_timm(typed: dict[str, str]) -> bool:
+    """Return whether the backbone is one of timm, as far as the command line tells."""
+    return typed.get("backbone") == "timm" or not {"backbone", "experiment"} & typed.keys()
+
+
+def _check_model(name: str) -> None:
+    from frostline.config import timm_models
+
+    architecture = name.removeprefix("timm/").partition(".")[0]
+    known = timm_models.names()
+    if re.search(r"[:/]", architecture) or not known or architecture in known | timm_models.deprecated():
+        return
+    raise FrostlineError(f"backbone.name: timm has no {name!r}; {allowed(architecture, known)}")
+
+
+def _check_path(key: str, value: str, advice: str) -> None:
+    path = Path(value).expanduser()
+    if value == "null" or path.exists() or path.is_symlink():
+        return
+    siblings = [entry.name for entry in path.absolute().parent.glob("*")]
+    near = difflib.get_close_matches(path.name, siblings, n=3)
+    hint = f"; did you mean {' or '.join(str(path.with_name(name)) for name in near)}?" if near else ""
+    raise FrostlineError(f"{key}: {value} doesn't exist: {advice}{hint}")

@@ -1,0 +1,76 @@
+"""What does not exist is refused before anything is composed or imported."""
+
+import pytest
+
+from frostline.commands import early_checks
+from frostline.commands.main import parse
+from frostline.console.errors import FrostlineError
+
+COMMANDS = ("finetune", "pretrain", "probe", "plan", "prepare", "show", "lr-find")
+TIMM = ("backbone=timm", "backbone.name=resnet5O")
+
+
+def error_of(*words):
+    with pytest.raises(FrostlineError) as caught:
+        early_checks.check(parse(words))
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "my photos").mkdir()
+    (tmp_path / "labels.csv").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_refuses_a_misspelt_model_and_a_missing_folder(command):
+    assert error_of(command, *TIMM).startswith(
+        "backbone.name: timm has no 'resnet5O'; did you mean 'resnet50' or "
+    )
+    assert error_of(command, "dataset=image_folder", "dataset.root=my photo") == (
+        "dataset.root: my photo doesn't exist: give the folder of the images; did you mean my photos?"
+    )
+    assert error_of(command, "source=image_folder", "source.root=else/where") == (
+        "source.root: else/where doesn't exist: give the folder of the images"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["backbone.name=resnet5O"], "backbone.name: timm has no 'resnet5O'"),
+        (
+            ["backbone=timm", "backbone.name=resnet5O.a1_in1k"],
+            "backbone.name: timm has no 'resnet5O.a1_in1k'",
+        ),
+        (["-m", "backbone=timm", "backbone.name=resnet18,resnet5O"], "backbone.name: timm has no 'resnet5O'"),
+        (["-m", "dataset.root=my photos,nowhere"], "dataset.root: nowhere doesn't exist"),
+        (["dataset=table", "dataset.file=label.csv"], "did you mean labels.csv?"),
+        (["weights=file", "weights.path=x.pth"], "weights.path: x.pth doesn't exist: give a .safetensors"),
+    ],
+)
+def test_what_is_refused(words, sentence):
+    assert sentence in error_of("finetune", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["finetune", "backbone=timm", "backbone.name=resnet50.a1_in1k"],
+        ["finetune", "backbone=timm", "backbone.name=timm/resnet50"],
+        ["finetune", "backbone=timm", "backbone.name=hf-hub:me/mine"],
+        ["finetune", "backbone=timm", "backbone.name=tv_resnext50_32x4d"],  # timm says how it is renamed
+        ["finetune", "backbone=plugin", "backbone.name=mine"],
+        ["finetune", "experiment=mine", "backbone.name=mine"],
+        ["finetune", "dataset.root=my photos"],
+        ["finetune", "dataset.root=null"],
+        ["finetune", "dataset.root=${source.root}"],
+        ["finetune", "--cfg", "job", "dataset=image_folder", "dataset.root=nowhere"],
+        ["plan", "dataset=image_folder", "dataset.root=nowhere", "--images", "100"],
+        ["evaluate", "nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_what_passes(words):
+    early_checks.check(parse(words))
