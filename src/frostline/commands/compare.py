@@ -4,27 +4,18 @@ import argparse
 import json
 import sys
 import urllib.parse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.commands import options
 from frostline.commands.ui import PORT
 from frostline.console import tables
-from frostline.console.errors import FrostlineError, allowed
+from frostline.console.errors import FrostlineError
 
 if TYPE_CHECKING:
-    from frostline.comparison.runs import Results
-    from frostline.comparison.statistics import Comparison, Result
+    from frostline.comparison.statistics import Comparison
 
 FORMATS = ("md", "csv", "html")
-METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
-"""The metrics that are compared unless `--metric` names others, as far as there are runs that have them."""
-TESTED_METRIC = "test/accuracy"
-"""The metric that is tested if it is among the metrics; else the first is."""
-TITLE = "Runs compared"
-"""The title unless a study is compared."""
-
 EPILOG = """\
 examples:
   frostline compare                                             the newest study or sweep
@@ -68,27 +59,17 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         FrostlineError: an option is invalid, no run is found, or no run has a metric.
     """
-    if arguments.runs and (arguments.study or arguments.filter):
-        raise FrostlineError("compare: name runs, or use --study and --filter")
     if arguments.out is not None and arguments.out.suffix.removeprefix(".") not in FORMATS:
         raise FrostlineError(f"--out: found {arguments.out}; name a file that ends in .md, .csv or .html")
-    from frostline.comparison.runs import Results
-    from frostline.comparison.statistics import compare
-    from frostline.tracking import sync
-    from frostline.tracking.store import Store
+    from frostline.comparison.selection import compare_runs
 
-    sync.deliver_pending()
-    store = Store(reading=True)
-    with store.one_sentence("compare"):
-        title, results = _select(Results(store), arguments)
-    metrics = _metrics(results, arguments.metric or ())
-    comparison = compare(results, metrics, TESTED_METRIC if TESTED_METRIC in metrics else metrics[0])
-    _output(comparison, title, arguments)
+    compared = compare_runs(arguments.runs, arguments.study, arguments.filter, arguments.metric or ())
+    _output(compared.comparison, compared.title, arguments)
     if arguments.open:
         from frostline.commands.mlflow_server import serve
 
         sys.stdout.flush()
-        serve(PORT, ui_path(comparison, store.experiment))
+        serve(PORT, ui_path(compared.comparison, compared.experiment))
 
 
 def ui_path(comparison: "Comparison", experiment: str) -> str:
@@ -102,30 +83,6 @@ def ui_path(comparison: "Comparison", experiment: str) -> str:
         urllib.parse.quote(json.dumps(names, separators=(",", ":"))) for names in (ids, [experiment])
     )
     return f"/#/compare-runs?runs={runs}&experiments={experiments}"
-
-
-def _select(results: "Results", arguments: argparse.Namespace) -> "tuple[str, list[Result]]":
-    """Return the title of the comparison, and its runs, oldest first."""
-    if arguments.runs:
-        named = [run for name in arguments.runs for run in results.named(name)]
-        return TITLE, list({run.id: run for run in named}.values())
-    study = arguments.study
-    if study is None and arguments.filter is None:
-        study = results.newest_study()
-        print(f"the newest study, {study}; --study names another", file=sys.stderr)
-    return study or TITLE, results.matching(study, arguments.filter)
-
-
-def _metrics(results: "Sequence[Result]", requested: Sequence[str]) -> Sequence[str]:
-    """Return the metrics to compare."""
-    known = {metric for result in results for metric in result.metrics}
-    for metric in requested:
-        if metric not in known:
-            raise FrostlineError(f"--metric: no run has {metric!r}; {allowed(metric, known)}")
-    if metrics := requested or [metric for metric in METRICS if metric in known]:
-        return metrics
-    others = ", ".join(sorted(known)) or "no metric at all"
-    raise FrostlineError(f"compare: these runs have none of {', '.join(METRICS)} but {others}; use --metric")
 
 
 def _output(comparison: "Comparison", title: str, arguments: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from frostline.console.errors import (
     is_out_of_memory,
     memory_sentence,
     shorten_words,
+    system_error,
 )
 
 EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
@@ -123,8 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         if signals.received_signal() or is_out_of_memory(error) or os.environ.get("FROSTLINE_TRACEBACK"):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _report_error(FrostlineError(f"{where}{error.strerror or error}; fix that and run again"))
+        return _report_error(system_error(error))
 
 
 def _report_error(error: FrostlineError) -> int:

@@ -23,17 +23,12 @@ def check_lock(arguments: argparse.Namespace) -> None:
     root = project.find_root()
     if name in SILENT or not (root / project.LOCK).is_dir():
         return
-    from frostline import __version__
     from frostline.console.errors import FrostlineError
     from frostline.projects import lock
 
     if not (differing := lock.changed(root)):
         return
-    sentence = (
-        f"{root / project.LOCK}: this project uses frostline {lock.locked_version(root)}; the installed"
-        f" {__version__} has other code for {', '.join(differing)}; frostline upgrade accepts it, and"
-        " dvc repro then runs these stages again"
-    )
+    sentence = lock.sentence(root, differing)
     is_stage = name in STUDY_STAGES or getattr(arguments, "resolved", None) is not None
     if is_stage and name in differing:
         raise FrostlineError(sentence)

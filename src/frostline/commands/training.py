@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from frostline.commands import options
-from frostline.console import signals
 from frostline.training.garbage import uncollected
 
 EPILOG = """\
@@ -77,15 +76,10 @@ def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:
 def _sweep(arguments: argparse.Namespace, stage: str) -> None:
     """Run every combination of the overrides' lists."""
     from frostline.commands.sweep_table import print_sweep
-    from frostline.config import compose
-    from frostline.pipeline.standalone import Job
-    from frostline.probing import batched_finetune
+    from frostline.sweeps import jobs
 
-    at_once = {"run_batched": batched_finetune.finetune} if stage == "finetune" else {}
     overrides = options.overrides_with_out(arguments)
-    with signals.interruptible():  # A launcher has workers to end.
-        jobs = compose.multirun(overrides, Job(stage, arguments.force), **at_once, fresh=arguments.fresh)
-    print_sweep(jobs)
+    print_sweep(jobs.run(stage, overrides, force=arguments.force, fresh=arguments.fresh))
 
 
 def _single_run(arguments: argparse.Namespace, stage: str) -> None:

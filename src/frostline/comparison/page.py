@@ -1,15 +1,21 @@
 """A comparison of runs as rows of text, Markdown, CSV, and an HTML page with a plot."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frostline.base.formats import csv_text
 from frostline.comparison.statistics import Comparison, Configuration, is_share
 from frostline.plotting import theme
-from frostline.plotting.canvas import new_figure, percent_axis, svg
+from frostline.plotting.canvas import new_figure, percent_axis, svg, svg_file
 from frostline.plotting.templates import page
 from frostline.reporting import words
 from frostline.stats.transfer import Estimate, Gain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 MAJORITY = "test/majority_rate"
@@ -64,11 +70,19 @@ def html(comparison: Comparison, title: str) -> str:
 
 
 def plot(comparison: Comparison) -> str:
-    """Plot each configuration's mean with its interval, and its seeds as dots.
+    """Plot each configuration's mean with its interval, and its seeds as dots, as an SVG element."""
+    with _plot(comparison) as figure:
+        return svg(figure, "compared", f"{comparison.tested} of each configuration")
 
-    Returns:
-        An SVG element.
-    """
+
+def plot_file(comparison: Comparison) -> bytes:
+    """Return the same plot as an SVG file."""
+    with _plot(comparison) as figure:
+        return svg_file(figure)
+
+
+@contextmanager
+def _plot(comparison: Comparison) -> "Iterator[Figure]":
     metric = comparison.tested
     with new_figure(9, 0.9 + 0.36 * len(comparison.lines)) as figure:
         figure.set_layout_engine("constrained")
@@ -88,7 +102,7 @@ def plot(comparison: Comparison) -> str:
             percent_axis(axes, *axes.get_xlim(), along="x")
         axes.set(title=f"{metric}: seeds, mean and 95 % interval")
         axes.grid(True, axis="x")
-        return svg(figure, "compared", f"{metric} of each configuration")
+        yield figure
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -116,6 +116,12 @@ def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
         raise OutOfResources(f"{folder}: the disk is full; {need} there: {advice}") from None
 
 
+def system_error(error: OSError) -> FrostlineError:
+    """Return an error of the operating system as one sentence."""
+    where = f"{error.filename}: " if error.filename else ""
+    return FrostlineError(f"{where}{error.strerror or error}; fix that and run again")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, for an array, a library or a thread."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:

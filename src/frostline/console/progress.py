@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar in a terminal or a notebook, plain lines elsewhere."""
 
 import sys
 import threading
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """Minimum time between two plain lines."""
+NOTEBOOK_SECONDS = 0.2
+"""Minimum time between two updates of a bar in a notebook."""
 
 
 class Advance(Protocol):
@@ -59,10 +61,18 @@ def disable_bars() -> None:
 
 @contextmanager
 def shown(description: str, total: int) -> Iterator[Advance]:
-    """Show a bar in a terminal, or a line every ten seconds if standard error is a file or a pipe."""
+    """Show a bar in a terminal or a notebook, elsewhere a line every ten seconds."""
     on_terminal = no_progress if _bars_disabled.is_set() else _bar
-    with (on_terminal if sys.stderr.isatty() else _lines)(description, total) as advance:
+    elsewhere = on_terminal if sys.stderr.isatty() else _lines
+    kind = _notebook_bar if in_notebook() else elsewhere
+    with kind(description, total) as advance:
         yield advance
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, which shows HTML; IPython is not imported."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 @contextmanager
@@ -100,6 +110,34 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+@contextmanager
+def _notebook_bar(description: str, total: int) -> Iterator[Advance]:
+    """Show a bar as the output of a notebook's cell, which a line with the time replaces in the end."""
+    from html import escape
+
+    from IPython.display import HTML, display
+
+    begun, last, done, said = time.monotonic(), 0.0, 0, ""
+
+    def line(more: str) -> str:
+        return escape(f"{description}: {done}/{total} {said}".rstrip() + more)
+
+    shown_bar = display(HTML(line("")), display_id=True)
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, said, last
+        done, said = done + n, note or said
+        if time.monotonic() - last >= NOTEBOOK_SECONDS and done < total:
+            last = time.monotonic()
+            bar = f'<progress value="{done}" max="{total}"></progress>'
+            shown_bar.update(HTML(f"{bar} {line('')}"))
+
+    try:
+        yield advance
+    finally:
+        shown_bar.update(HTML(f"<small>{line(f', {time.monotonic() - begun:.1f} s')}</small>"))
 
 
 @contextmanager

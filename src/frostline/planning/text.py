@@ -1,9 +1,11 @@
 """The plan of a run as tables, and as the YAML of its schedule."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from rich.console import Console
 from rich.table import Column, Table
 
 from frostline.base.formats import yaml_text
@@ -21,7 +23,17 @@ PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 
 def show(plan: Plan) -> None:
     """Print the plan as tables."""
-    console = tables.stdout_console(LEAST_WIDTH)
+    _print(plan, tables.stdout_console(LEAST_WIDTH))
+
+
+def as_text(plan: Plan) -> str:
+    """Return the plan as tables, as `show` prints it."""
+    stream = io.StringIO()
+    _print(plan, Console(file=stream, width=tables.WIDTH, highlight=False, markup=False, color_system=None))
+    return stream.getvalue()
+
+
+def _print(plan: Plan, console: Console) -> None:
     console.print(_headline(plan))
     if (plan.fit, plan.input[1]) != ("crop", plan.input[2]):
         console.print(

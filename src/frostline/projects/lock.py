@@ -4,7 +4,7 @@ DVC compares the files, so that a new version of frostline re-runs the stages wh
 per stage in one file would be a DVC parameter, and a column of `dvc exp show`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -58,6 +58,15 @@ def locked_version(root: Path) -> str:
     first = next(iter(FOLDERS))
     text = (root / project.LOCK / first).read_text(encoding="utf-8")
     return text.partition("frostline ")[2].partition("\n")[0] or "unknown"
+
+
+def sentence(root: Path, differing: Sequence[str]) -> str:
+    """Return a sentence: the installed code differs from the project's lock in `differing`, not empty."""
+    return (
+        f"{root / project.LOCK}: this project uses frostline {locked_version(root)}; the installed"
+        f" {frostline.__version__} has other code for {', '.join(differing)}; frostline upgrade accepts it,"
+        " and dvc repro then runs these stages again"
+    )
 
 
 def _contents() -> dict[str, str]:

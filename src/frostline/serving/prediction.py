@@ -1,5 +1,6 @@
 """Predict the classes of image files, computed as in evaluation."""
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from frostline.base.formats import csv_text
 from frostline.base.parallel import in_order
@@ -19,7 +21,15 @@ from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images, normalise
 from frostline.data.loading.resize import to_pixels
 from frostline.data.reading.checks import tally
-from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, Note, decode, read_bytes, suffix
+from frostline.data.reading.decode import (
+    IMAGE_SUFFIXES,
+    BadImage,
+    DecodedImage,
+    Note,
+    decode,
+    read_bytes,
+    suffix,
+)
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.evaluation.evaluate import split_for_inference
 from frostline.features.execution import autocast, device_of
@@ -80,22 +90,28 @@ def _listed(table: Path) -> list[Path]:
 
 
 def predict(
-    trained: TrainedRun, paths: Sequence[Path], top_k: int = 1, batch_size: int | None = None
+    trained: TrainedRun,
+    images: Sequence[Path | Image.Image],
+    top_k: int = 1,
+    batch_size: int | None = None,
+    network: "Network | None" = None,
 ) -> Iterator[Prediction]:
-    """Yield a prediction for each file, in order; batches are decoded in the background.
+    """Yield a prediction for each image, in order; batches are decoded in the background.
 
     Args:
+        images: files, or images in memory, which are called ``image 0``, ``image 1``, …
         top_k: number of most likely classes.
         batch_size: images per forward pass; None: the run's.
+        network: of `trained`, if there is one already.
     """
-    network = Network(trained, batch_size)
-    decoded, done = in_order(lambda path: _pixels(path, trained), paths), iter(paths)
+    network = network or Network(trained, batch_size)
+    decoded = in_order(lambda image: _pixels(image, trained), images)
+    names = (_name(image, place) for place, image in enumerate(images))
     pieces = iter(lambda: list(islice(decoded, network.batch_size)), [])
     for piece in _prefetched(pieces):
         good = [pixels for pixels, _ in piece if not isinstance(pixels, str)]
         rows = iter(network.probabilities(torch.from_numpy(np.stack(good)))) if good else iter(())
-        for path, (pixels, notes) in zip(islice(done, len(piece)), piece, strict=True):
-            name = str(path).encode(errors="backslashreplace").decode()
+        for name, (pixels, notes) in zip(islice(names, len(piece)), piece, strict=True):
             if isinstance(pixels, str):
                 yield Prediction(name, (), pixels)
             else:
@@ -153,11 +169,34 @@ class Network:
         return logits.double().softmax(1)
 
 
-def _pixels(path: Path, trained: TrainedRun) -> tuple[Pixels | str, tuple[Note, ...]]:
+def _name(image: Path | Image.Image, place: int) -> str:
+    if isinstance(image, Path):
+        return str(image).encode(errors="backslashreplace").decode()
+    return f"image {place}"
+
+
+def upright(image: Image.Image) -> DecodedImage:
+    """Return an image in memory as `decode` returns a file's.
+
+    Raises:
+        BadImage: its mode has no 8-bit form.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("L", "RGB"):
+        return DecodedImage(image, image.format or "", image.mode, ())
+    stream = io.BytesIO()
+    image.save(stream, format="tiff" if image.mode == "CMYK" else "png")
+    return decode(stream.getvalue(), "the image")
+
+
+def _pixels(image: Path | Image.Image, trained: TrainedRun) -> tuple[Pixels | str, tuple[Note, ...]]:
     """Return the image at the network's size, or the reason why there is none; and its conversions."""
-    name = str(path)
     try:
-        decoded = decode(read_bytes(path, name), name)
+        if isinstance(image, Path):
+            name = str(image)
+            decoded = decode(read_bytes(image, name), name)
+        else:
+            decoded = upright(image)
         return to_pixels(decoded.image, trained.spec), decoded.notes
     except BadImage as bad:
         return bad.reason, ()

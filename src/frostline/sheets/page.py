@@ -65,11 +65,8 @@ class Sheet:
 
     def _repr_html_(self) -> str:
         """Return the sheet for a notebook's output."""
-        return (
-            templates(TEMPLATE.parent, autoescape=True)
-            .get_template(TEMPLATE.name)
-            .render(**self._content(), whole=False)
-        )
+        template = templates(TEMPLATE.parent, autoescape=True).get_template(TEMPLATE.name)
+        return template.render(**self._content(), whole=False)
 
     def __len__(self) -> int:
         return len(self.cards)

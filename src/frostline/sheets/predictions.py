@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from frostline.base.parallel import in_order
 from frostline.data.reading.decode import BadImage, decode, printable, read_bytes
 from frostline.sheets.page import SIDE, Bar, Card, Sheet, reduced
@@ -18,18 +20,18 @@ BARS = 3
 """Most probable classes of each image."""
 
 
-def sheet_of(predictions: "Sequence[Prediction]", paths: Sequence[Path], model: str) -> Sheet:
-    """Return a sheet of predictions for image files.
+def sheet_of(predictions: "Sequence[Prediction]", images: Sequence[Path | Image.Image], model: str) -> Sheet:
+    """Return a sheet of predictions.
 
     Args:
-        predictions: those of the first `MOST_IMAGES` files, or of all.
-        paths: all files that were predicted.
+        predictions: those of the first `MOST_IMAGES` images, or of all.
+        images: all files, or images in memory, that were predicted.
         model: the network's name in the title.
     """
-    pictures = in_order(_picture, paths[: len(predictions)])
+    pictures = in_order(_picture, images[: len(predictions)])
     cards = [card(prediction, picture) for prediction, picture in zip(predictions, pictures, strict=True)]
-    total = "1 image" if len(paths) == 1 else f"{len(paths):,} images"
-    number = total if len(cards) == len(paths) else f"the first {len(cards)} of {total}"
+    total = "1 image" if len(images) == 1 else f"{len(images):,} images"
+    number = total if len(cards) == len(images) else f"the first {len(cards)} of {total}"
     return Sheet(f"Predictions of {model}", number, cards)
 
 
@@ -47,8 +49,12 @@ def card(prediction: "Prediction", picture: "Picture | None") -> Card:
     return Card(pictures, bars[0].name, name, bars=bars)
 
 
-def _picture(path: Path) -> "Picture | None":
+def _picture(image: Path | Image.Image) -> "Picture | None":
+    from frostline.serving.prediction import upright
+
     try:
-        return reduced(decode(read_bytes(path, str(path)), str(path), at_least=SIDE).image)
+        if isinstance(image, Path):
+            return reduced(decode(read_bytes(image, str(image)), str(image), at_least=SIDE).image)
+        return reduced(upright(image).image.copy())
     except BadImage:
         return None

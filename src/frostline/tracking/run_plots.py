@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.formats import csv_text, read_csv, read_json
 from frostline.planning import plot as plan_plot
 from frostline.plotting import theme
-from frostline.plotting.canvas import DOTTED_LINE, TEXT_BACKGROUND, epoch_axis, new_figure, percent_axis, png
+from frostline.plotting.canvas import (
+    DOTTED_LINE,
+    TEXT_BACKGROUND,
+    epoch_axis,
+    new_figure,
+    percent_axis,
+    png,
+    svg_file,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +47,7 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
         if (plan := folder / "plan.json").is_file():
             yield "plan.png", plan_plot.draw(read_json(plan))
         if (history := folder / "history.csv").is_file():
-            yield "curves.png", curves(read_csv(history), _trained(folder / "training.json"))
+            yield "curves.png", curves(read_csv(history), trained_groups(folder / "training.json"))
         predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
         if predictions:
             classes, counts = _counted(predictions)
@@ -49,8 +57,14 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
             yield "per_class.html", class_table(rows).encode()
 
 
-def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
-    """Draw accuracy and loss by epoch, and where each phase begins."""
+def curves(history: Rows, trained: Sequence[str] = (), suffix: str = ".png") -> bytes:
+    """Draw accuracy and loss by epoch, and where each phase begins.
+
+    Args:
+        history: the rows of history.csv.
+        trained: the groups that train in each phase.
+        suffix: ``.png`` or ``.svg``.
+    """
     epochs = int(history[-1]["epoch"])
     with new_figure(9, 3.6) as figure:
         figure.set_layout_engine("constrained")
@@ -69,7 +83,7 @@ def curves(history: Rows, trained: Sequence[str] = ()) -> bytes:
             axes.set(title=metric, xlabel="epochs")
             axes.grid(True, axis="y")
         axes.legend(frameon=False)
-        return png(figure)
+        return svg_file(figure) if suffix == ".svg" else png(figure)
 
 
 def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
@@ -184,7 +198,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
                 )
 
 
-def _trained(training: Path) -> list[str]:
+def trained_groups(training: Path) -> list[str]:
     """Return the groups that train in each phase: ``["head", "head + top", "all"]``."""
     if not training.is_file():
         return []

@@ -1,0 +1,57 @@
+"""What every call does around its work, as the command line does around a command."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from frostline.base import project
+from frostline.console.errors import check_addresses, is_out_of_memory, system_error
+
+
+@contextmanager
+def call(*, reads_records: bool = False) -> Iterator[None]:
+    """Do a command's work in the block.
+
+    Args:
+        reads_records: whether it reads runs from MLflow; the recording of earlier calls is finished first.
+
+    Raises:
+        FrostlineError: also instead of an OSError, such as a missing permission.
+    """
+    check_addresses()
+    _note_lock()
+    _finish_recording(reads_records)
+    try:
+        yield
+    except OSError as error:
+        if is_out_of_memory(error):
+            raise
+        raise system_error(error) from error
+
+
+_recorded_in: tuple[object, ...] | None = None
+"""The project and the MLflow store of the last call."""
+
+
+def _finish_recording(reads_records: bool) -> None:
+    """Finish the recording of earlier calls if it is read now, or if this call is of another project.
+
+    Else the recorder process goes on beside the next calls, and nothing waits for it.
+    """
+    global _recorded_in
+    from frostline.pipeline.session import finish_recording
+
+    now = project.home(), project.store_uri(), project.experiment()
+    if reads_records or now != _recorded_in:
+        finish_recording()
+    _recorded_in = now
+
+
+def _note_lock() -> None:
+    """Print a note if the project was made with other code of frostline."""
+    root = project.find_root()
+    if (root / project.LOCK).is_dir():
+        from frostline.projects import lock
+
+        if differing := lock.changed(root):
+            print(f"frostline: note: {lock.sentence(root, differing)}", file=sys.stderr)

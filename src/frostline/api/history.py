@@ -1,0 +1,74 @@
+"""The history of a run: a row per epoch, and its plot."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from frostline.api import html
+from frostline.base.formats import read_csv
+from frostline.base.run_folder import HISTORY, TRAINING
+from frostline.tracking import run_plots
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Row = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class History(Sequence[Row]):
+    """A row per epoch; epoch 0 is before training. A notebook shows its plot, with the phases marked."""
+
+    rows: tuple[Row, ...]
+    """Keys: epoch, step, phase, lr, train/loss, train/accuracy, val/loss, val/accuracy."""
+    trained: tuple[str, ...]
+    """The groups that train in each phase."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "History":
+        """Read the history in a run's folder."""
+        rows = tuple(
+            {name: _number(name, cell) for name, cell in row.items()} for row in read_csv(folder / HISTORY)
+        )
+        return cls(rows, tuple(run_plots.trained_groups(folder / TRAINING)))
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    @overload
+    def __getitem__(self, place: str) -> list[float | int | None]: ...
+    def __getitem__(self, place: int | slice | str) -> Row | Sequence[Row] | list[float | int | None]:
+        """Return the row of an epoch, some rows, or, by its name, a column as a list."""
+        return [row[place] for row in self.rows] if isinstance(place, str) else self.rows[place]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def to_pandas(self) -> "DataFrame":
+        """Return the rows as a data frame, indexed by epoch."""
+        from pandas import DataFrame
+
+        return DataFrame(self.rows).set_index("epoch")
+
+    def svg(self) -> bytes:
+        """Return the plot of accuracy and loss by epoch as an SVG file."""
+        text = [{name: "" if cell is None else repr(cell) for name, cell in row.items()} for row in self.rows]
+        return run_plots.curves(text, self.trained, ".svg")
+
+    def _repr_html_(self) -> str:
+        return str(html.svg_image(self.svg(), "accuracy and loss by epoch"))
+
+    def __repr__(self) -> str:
+        last = self.rows[-1]
+        return f"History({len(self) - 1} epochs, val/accuracy {last['val/accuracy']:.4f} after the last)"
+
+
+def _number(name: str, cell: str) -> float | int | None:
+    if not cell:
+        return None
+    return int(cell) if name in ("epoch", "step", "phase") else float(cell)

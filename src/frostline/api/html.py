@@ -1,0 +1,40 @@
+"""Parts of HTML that objects show in a notebook."""
+
+import base64
+from collections.abc import Iterable, Sequence
+
+from markupsafe import Markup, escape
+
+TABLE = "border-collapse:collapse;margin:6px 0"
+CELL = "padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid rgba(128,128,128,.3)"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
+    """Return a table; names are escaped."""
+    head = Markup("").join(Markup('<th style="{}">{}</th>').format(CELL, name) for name in headers)
+    body = Markup("").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(Markup('<td style="{}">{}</td>').format(CELL, cell) for cell in row)
+        )
+        for row in rows
+    )
+    return Markup('<table style="{}"><tr>{}</tr>{}</table>').format(TABLE, head, body)
+
+
+def svg_image(svg: bytes, description: str) -> Markup:
+    """Return an SVG file as an image: as part of the page, its ids could be those of another one."""
+    data = base64.b64encode(svg).decode()
+    return Markup(
+        '<img style="max-width:100%;width:720px" alt="{}" src="data:image/svg+xml;base64,{}">'
+    ).format(description, data)
+
+
+def block(title: str, subtitle: str, *parts: Markup) -> str:
+    """Return parts below a title."""
+    head = Markup("<div><strong>{}</strong><br><small>{}</small></div>").format(title, subtitle)
+    return str(head + Markup("").join(parts))
+
+
+def paragraphs(texts: Iterable[str]) -> Markup:
+    """Return a small paragraph for each text."""
+    return Markup("").join(Markup("<p><small>{}</small></p>").format(escape(text)) for text in texts)

@@ -1,0 +1,181 @@
+"""The keyword arguments of the functions, and the overrides that they stand for."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict
+
+from frostline.base import project
+from frostline.config.overrides import PRETRAIN_GROUPS, to_overrides
+from frostline.console.errors import FrostlineError, allowed
+from frostline.data.reading.table_file import TABLES
+
+Path = str | os.PathLike[str]
+Overrides = Mapping[str, Any] | Sequence[str]
+"""``{"optimizer.weight_decay": 0.1}`` or ``["optimizer.weight_decay=0.1"]``, as on the command line."""
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of a run: an option of each config group, common keys, and any other override."""
+
+    source: Path
+    """The data set of a pretraining: a folder of images, or an option of conf/dataset."""
+    backbone: str
+    weights: str
+    freeze: str
+    optimizer: str
+    loss: str
+    augment: str
+    adapter: str
+    averaging: str
+    regularizer: str
+    features: str
+    trainer: str
+    experiment: str
+    epochs: int
+    """trainer.epochs"""
+    lr: float
+    """optimizer.lr"""
+    batch_size: int
+    """trainer.batch_size"""
+    seed: int
+    out: Path
+    """The folder of the results."""
+    overrides: Overrides
+
+
+class ListOptions(TypedDict, total=False):
+    """Keyword arguments of a sweep or a probe: as `Options`, but a list means each of its values."""
+
+    source: Path
+    backbone: str | Sequence[str]
+    weights: str | Sequence[str]
+    freeze: str | Sequence[str]
+    optimizer: str | Sequence[str]
+    loss: str | Sequence[str]
+    augment: str | Sequence[str]
+    adapter: str | Sequence[str]
+    averaging: str | Sequence[str]
+    regularizer: str | Sequence[str]
+    features: str | Sequence[str]
+    trainer: str | Sequence[str]
+    experiment: str | Sequence[str]
+    sweep: str
+    """The sampler: an option of conf/sweep."""
+    epochs: int | Sequence[int]
+    lr: float | Sequence[float]
+    batch_size: int | Sequence[int]
+    seed: int | Sequence[int]
+    out: Path
+    overrides: Overrides
+
+
+COMMON = {"epochs": "trainer.epochs", "lr": "optimizer.lr", "batch_size": "trainer.batch_size"}
+"""Keyword → key."""
+DATA = ("dataset", "source")
+PLAIN = ("seed", "out")
+HUGGING_FACE = ("dataset_dict.json", "dataset_info.json")
+"""A folder with one of these was written by `datasets.save_to_disk`."""
+
+
+def overrides_of(
+    dataset: Any, options: Mapping[str, Any], known: type, *, stage: str = "finetune"
+) -> list[str]:
+    """Return the overrides that keyword arguments stand for.
+
+    Args:
+        dataset: of the stage: a folder, or an option of conf/dataset; None: the config's.
+        options: the keyword arguments.
+        known: the TypedDict that lists them; in `ListOptions` a list means each of its values.
+        stage: for pretrain, hyperparameters are those of the pretraining.
+
+    Raises:
+        FrostlineError: there is no such keyword, folder or data set.
+    """
+    several = known is ListOptions
+    for name in options:
+        if name not in known.__annotations__:
+            raise FrostlineError(
+                f"{name}: no such argument; {allowed(name, known.__annotations__)}; others go to overrides="
+            )
+    source = options.get("source")
+    if stage == "pretrain":
+        data = {"source": source if dataset is None else dataset}
+    else:
+        data = {"dataset": dataset, "source": source}
+    overrides: list[str] = []
+    for key, value in data.items():
+        if value is not None:
+            overrides += _data(key, value, several=several)
+    for name, value in options.items():
+        if name not in (*DATA, "overrides") and value is not None:
+            overrides.append(_override(_key(name, stage), value, several=several))
+    return [*overrides, *_others(options.get("overrides", ()), several=several)]
+
+
+def _key(name: str, stage: str) -> str:
+    """Return the key of a keyword argument."""
+    key = COMMON.get(name, name)
+    below = key.partition(".")[0] in (*PRETRAIN_GROUPS, "seed")
+    return f"pretrain.{key}" if stage == "pretrain" and below else key
+
+
+def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
+    """Yield the overrides of a data set: a name of conf/dataset, a folder, or a file of images."""
+    names = project.conf_files("dataset")
+    if several and isinstance(value, Sequence) and not isinstance(value, str):
+        yield f"{key}={','.join(map(str, value))}"
+    elif isinstance(value, str) and value in names:
+        yield f"{key}={value}"
+    elif not isinstance(value, str | os.PathLike):
+        raise FrostlineError(f"{key}: found {value!r}; give a folder of images, or one of {', '.join(names)}")
+    else:
+        text, path = os.fspath(value), pathlib.Path(value).expanduser()
+        if len(path.parts) == 1 and not path.exists():
+            raise FrostlineError(
+                f"{key}: there is no folder {text!r} and no such data set; {allowed(text, names)}"
+            )
+        kind, inner = _kind(path)
+        yield f"{key}={kind}"
+        yield _override(f"{key}.{inner}", text, several=False)
+
+
+def _kind(path: pathlib.Path) -> tuple[str, str]:
+    """Return the kind of a data set, and the key of its path."""
+    if path.suffix == ".npz":
+        return "npz", "file"
+    if path.suffix in TABLES:
+        return "table", "file"
+    if any((path / name).is_file() for name in HUGGING_FACE):
+        return "huggingface", "path"
+    return "image_folder", "root"
+
+
+def _others(overrides: Overrides, *, several: bool) -> Iterator[str]:
+    if isinstance(overrides, str):
+        raise FrostlineError(
+            f"overrides: found a text; give a list, such as [{overrides!r}], or a dictionary"
+        )
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            yield _override(key, value, several=several)
+    else:
+        yield from overrides
+
+
+def _override(key: str, value: Any, *, several: bool) -> str:
+    """Return ``KEY=VALUE``; with `several`, a list is each of its values."""
+    if several and isinstance(value, Sequence) and not isinstance(value, str):
+        values = [_override(key, one, several=False).partition("=")[2] for one in value]
+        return f"{key}={','.join(values)}"
+    if value is None:
+        return f"{key}=null"
+    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(plain, Mapping):
+        raise FrostlineError(f"{key}: found {plain!r}; write keys with dots, such as {{'{key}.KEY': VALUE}}")
+    if isinstance(plain, tuple | range):
+        plain = list(plain)
+    if hasattr(plain, "item") and not isinstance(plain, list):  # numpy's and torch's numbers
+        plain = plain.item()
+    (override,) = to_overrides({key: plain})
+    return override

@@ -1,0 +1,152 @@
+"""Plan a run, look at its images, and find its learning rate from Python; nothing is trained to the end."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+from frostline.api import html
+from frostline.api.calls import call
+from frostline.api.options import Options, overrides_of
+from frostline.api.options import Path as AnyPath
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from frostline.lr_finder.range_test import RangeTest
+    from frostline.planning.plan import Plan as PlanOfRun
+    from frostline.sheets.page import Sheet
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would train when. A notebook shows its plot; `print` shows its tables."""
+
+    _plan: "PlanOfRun" = field(repr=False)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The plan as plain data, as of `frostline plan --format json`."""
+        return self._plan.as_data()
+
+    @property
+    def yaml(self) -> str:
+        """The schedule as a file for conf/freeze."""
+        from frostline.planning import text
+
+        return text.as_yaml(self._plan)
+
+    def svg(self) -> bytes:
+        """Return the plot as an SVG file: learning rates, and the layers that train, by step."""
+        from frostline.planning import plot
+
+        return plot.draw(self.data, ".svg")
+
+    def __str__(self) -> str:
+        from frostline.planning import text
+
+        return text.as_text(self._plan)
+
+    def __repr__(self) -> str:
+        return f"Plan({self._plan.freeze} on {self._plan.backbone}, {self._plan.epochs} epochs)"
+
+    def _repr_html_(self) -> str:
+        return str(html.svg_image(self.svg(), f"{self!r}: learning rates and layers that train"))
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """A learning-rate range test. A notebook shows its plot."""
+
+    lr: float
+    """Where the loss falls fastest."""
+    tenth: float
+    """A tenth of the learning rate with the lowest loss."""
+    _test: "RangeTest" = field(repr=False)
+    _plot: bytes = field(repr=False)
+
+    def to_pandas(self) -> "DataFrame":
+        """Return a row per step: lr, loss, smoothed."""
+        from pandas import DataFrame
+
+        return DataFrame({"lr": self._test.rates, "loss": self._test.losses, "smoothed": self._test.smooth})
+
+    def _repr_html_(self) -> str:
+        return str(html.svg_image(self._plot, "loss by learning rate"))
+
+
+def plan(
+    dataset: AnyPath | None = None,
+    *,
+    stage: Literal["finetune", "pretrain"] = "finetune",
+    images: int | None = None,
+    classes: int = 10,
+    **options: Unpack[Options],
+) -> Plan:
+    """Return what a run would train when, its learning rates and its cost, as `frostline plan` does.
+
+    Args:
+        dataset: a folder of images, or an option of conf/dataset.
+        stage: the run.
+        images: the number of training images; the data set is not read.
+        classes: with `images`, the number of classes.
+        options: as of `finetune`.
+
+    Raises:
+        FrostlineError: the schedule does not fit the network, or the data set is not available.
+    """
+    overrides = overrides_of(dataset, options, Options, stage=stage)
+    with call():
+        from frostline.config import compose
+        from frostline.pipeline.compose import study
+        from frostline.planning import plan as planning
+
+        composed, choices = compose.experiment(study.on_selection(overrides))
+        return Plan(planning.make(composed, choices, stage, images, classes))
+
+
+def show(dataset: AnyPath | None = None, *, count: int = 24, **options: Unpack[Options]) -> "Sheet":
+    """Return a sheet of labelled training images as the network sees them, as `frostline show` does.
+
+    Args:
+        dataset: a folder of images, or an option of conf/dataset.
+        count: number of images.
+        options: as of `finetune`.
+
+    Raises:
+        FrostlineError: the data set or an image is not available.
+    """
+    overrides = overrides_of(dataset, options, Options)
+    with call():
+        from frostline.config import compose
+        from frostline.sheets import training_images
+
+        return training_images.show(*compose.experiment(overrides), count).sheet
+
+
+def lr_find(
+    dataset: AnyPath | None = None,
+    *,
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 100,
+    **options: Unpack[Options],
+) -> LearningRates:
+    """Find a learning rate by a range test, as `frostline lr-find` does.
+
+    Args:
+        dataset: a folder of images, or an option of conf/dataset.
+        low: the first learning rate.
+        high: the last one, unless the loss diverges before.
+        steps: number of learning rates.
+        options: as of `finetune`.
+
+    Raises:
+        FrostlineError: an argument is not valid, or the loss falls at no learning rate.
+    """
+    overrides = overrides_of(dataset, options, Options)
+    with call():
+        from frostline.lr_finder import standalone
+
+        done = standalone.run(overrides, low, high, steps)
+        suggestion = done.test.suggestion
+        assert suggestion is not None
+        return LearningRates(suggestion.steepest, suggestion.tenth, done.test, done.plot)

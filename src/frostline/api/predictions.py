@@ -1,0 +1,150 @@
+"""A network's predictions for images: files, folders, images of Pillow, or arrays."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from PIL import Image
+
+from frostline.console.errors import FrostlineError
+from frostline.serving import prediction
+from frostline.sheets import predictions as sheets
+from frostline.sheets.page import Sheet
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from frostline.runs.trained_run import TrainedRun
+
+COLOURS = (1, 3, 4)
+"""Lengths of an image's last dimension."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one image."""
+
+    image: str
+    """The file's path; ``image 0``, … for images in memory."""
+    label: str | None
+    """The most probable class; None: the image can't be used."""
+    probabilities: dict[str, float]
+    """Class → probability, the most probable first."""
+    error: str = ""
+    """Why the image can't be used, as a clause that follows its name."""
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the label."""
+        return self.probabilities[self.label] if self.label is not None else 0.0
+
+
+@dataclass(frozen=True)
+class Predictions(Sequence[Prediction]):
+    """Predictions in the order of the images. A notebook shows them as a sheet of images."""
+
+    rows: tuple[Prediction, ...]
+    model: str
+    """The run's name."""
+    _images: Sequence[Path | Image.Image] = field(repr=False, default=())
+    _predicted: Sequence[prediction.Prediction] = field(repr=False, default=())
+
+    @overload
+    def __getitem__(self, place: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Prediction]: ...
+    def __getitem__(self, place: int | slice) -> Prediction | Sequence[Prediction]:
+        return self.rows[place]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.rows)
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The most probable class of each image."""
+        return [row.label for row in self.rows]
+
+    def to_pandas(self) -> "DataFrame":
+        """Return a row per image: image, label, confidence, error, and probability/CLASS of each class."""
+        from pandas import DataFrame
+
+        first = ("image", "label", "confidence", "error")
+        shares = [{f"probability/{k}": share for k, share in row.probabilities.items()} for row in self.rows]
+        rows = [
+            {**{name: getattr(row, name) for name in first}, **own}
+            for row, own in zip(self.rows, shares, strict=True)
+        ]
+        return DataFrame(rows, columns=[*first, *sorted({name for own in shares for name in own})])
+
+    def sheet(self) -> Sheet:
+        """Return the images with their most probable classes; the first 500."""
+        return sheets.sheet_of(self._predicted[: sheets.MOST_IMAGES], self._images, self.model)
+
+    def _repr_html_(self) -> str:
+        return self.sheet()._repr_html_()
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for label in self.labels:
+            counts[label or "unusable"] = counts.get(label or "unusable", 0) + 1
+        listed = ", ".join(
+            f"{name}: {count}" for name, count in sorted(counts.items(), key=lambda c: -c[1])[:10]
+        )
+        return f"Predictions({len(self)} images; {listed})"
+
+
+def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> Predictions:
+    """Predict the classes of images; `api.runs.Run.predict` says what `images` may be."""
+    from frostline.console.progress import shown
+
+    sources = list(_sources(images))
+    if not sources:
+        raise FrostlineError("images: found none; give files, a folder, images of Pillow, or arrays")
+    with shown("predict", len(sources)) as advance:
+        predicted = []
+        for row in prediction.predict(trained, sources, len(trained.classes), network=network):
+            predicted.append(row)
+            advance(1)
+    rows = tuple(
+        Prediction(row.image, row.best[0][0] if row.best else None, dict(row.best), row.error)
+        for row in predicted
+    )
+    return Predictions(rows, trained.folder.name, sources, predicted)
+
+
+def _sources(images: Any) -> Iterator[Path | Image.Image]:
+    """Yield the files and images that `images` means."""
+    if isinstance(images, str | os.PathLike):
+        yield from prediction.image_files([os.fspath(images)])
+    elif isinstance(images, Image.Image):
+        yield images
+    elif hasattr(images, "__array__"):
+        yield from map(Image.fromarray, _arrays(np.asarray(images)))
+    elif isinstance(images, Sequence) or hasattr(images, "__iter__"):
+        for image in images:
+            yield from _sources(image)
+    else:
+        raise FrostlineError(
+            f"images: found {type(images).__name__}; give files, a folder, images of Pillow, or arrays"
+        )
+
+
+def _arrays(array: "np.ndarray[Any, Any]") -> Iterator["np.ndarray[Any, Any]"]:
+    """Yield the images of an array: one, (H, W) or (H, W, C), or several, (N, H, W) or (N, H, W, C)."""
+    if array.dtype != np.uint8:
+        raise FrostlineError(f"images: found an array of {array.dtype}; give uint8, values from 0 to 255")
+    coloured = array.ndim >= 3 and array.shape[-1] in COLOURS
+    if array.ndim - coloured not in (2, 3):
+        raise FrostlineError(
+            f"images: found an array of shape {array.shape}; give (H, W), (H, W, 3),"
+            " (N, H, W) or (N, H, W, 3)"
+        )
+    if coloured and array.shape[-1] == 1:
+        array, coloured = array[..., 0], False
+    yield from [array] if array.ndim - coloured == 2 else array

@@ -1,0 +1,195 @@
+"""Fine-tune and pretrain from Python, and a finished run as an object."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from frostline.api import html
+from frostline.api.calls import call
+from frostline.api.options import Options, overrides_of
+from frostline.api.options import Path as AnyPath
+from frostline.base.formats import read_json, read_yaml
+from frostline.base.run_folder import CONFIG, METRICS
+from frostline.console.errors import FrostlineError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.api.history import History
+    from frostline.api.predictions import Predictions
+    from frostline.runs.trained_run import TrainedRun
+    from frostline.sheets.page import Sheet
+
+SPLITS = ("test", "val", "train")
+SHOWN = ("accuracy", "top5_accuracy", "balanced_accuracy", "f1_macro", "loss")
+"""The metrics that a notebook shows, as far as a run has them."""
+
+
+def finetune(dataset: AnyPath | None = None, *, force: bool = False, **options: Unpack[Options]) -> "Run":
+    """Fine-tune a network under a freeze schedule, as `frostline finetune` does, and return the run.
+
+    Args:
+        dataset: a folder of images, ``photos/CLASS/*``, or an option of conf/dataset, such as ``"digits"``.
+        force: overwrite a run with another config in `out`.
+        options: options of config groups, common keys and other overrides; see `Options`.
+
+    Raises:
+        FrostlineError: an argument, the data or the weights are not valid; TrainingFailed: the training is.
+    """
+    return _train("finetune", overrides_of(dataset, options, Options), force)
+
+
+def pretrain(dataset: AnyPath | None = None, *, force: bool = False, **options: Unpack[Options]) -> "Run":
+    """Pretrain a network on a source data set, as `frostline pretrain` does, and return the run.
+
+    Args:
+        dataset: the source: a folder of images, or an option of conf/dataset.
+        force: overwrite a run with another config in `out`.
+        options: as of `finetune`; hyperparameters are those of the pretraining (``pretrain.optimizer.lr``).
+
+    Raises:
+        FrostlineError: an argument, the data or the weights are not valid; TrainingFailed: the training is.
+    """
+    return _train("pretrain", overrides_of(dataset, options, Options, stage="pretrain"), force)
+
+
+def load(run: "AnyPath | Run") -> "Run":
+    """Return a finished run by its folder, its id or name in MLflow, or a model there (models:/NAME@ALIAS).
+
+    Raises:
+        FrostlineError: no finished run has that name, or several have.
+    """
+    if isinstance(run, Run):
+        return run
+    from frostline.serving import resolve
+
+    name = os.fspath(run)
+    with call(reads_records=not os.path.isdir(name)):  # noqa: PTH112
+        return Run(resolve.folder(name))
+
+
+def _train(stage: str, overrides: list[str], force: bool) -> "Run":
+    from frostline.config import compose
+    from frostline.pipeline.standalone import Job
+
+    with call():
+        composed, choices = compose.experiment(overrides)
+        return Run(Job(stage, force)(composed, choices).out)
+
+
+class Run:
+    """A finished run. A notebook shows its metrics and learning curves.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        """Its files, as of `frostline finetune`."""
+        self._home = Path.cwd()
+        """What the paths in its config are relative to."""
+        self._networks: dict[int | None, Any] = {}
+        """Batch size → network that predicts: to make one takes a second."""
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Split → metric → value, such as ``run.metrics["test"]["accuracy"]``."""
+        path = self.folder / METRICS
+        measured: dict[str, dict[str, float]] = read_json(path) if path.is_file() else {}
+        return measured
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Every hyperparameter."""
+        config: dict[str, Any] = read_yaml(self.folder / CONFIG)
+        return config
+
+    @cached_property
+    def history(self) -> "History":
+        """A row per epoch; a notebook shows its plot."""
+        from frostline.api.history import History
+
+        return History.read(self.folder)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order of the network's outputs."""
+        return self._trained.classes
+
+    @cached_property
+    def network(self) -> "nn.Module":
+        """The trained network, on the CPU, in eval mode: normalized (N, C, H, W) → logits (N, K)."""
+        return self._trained.network()
+
+    def predict(self, images: Any, *, batch_size: int | None = None) -> "Predictions":
+        """Predict the classes of images, resized and normalized as in training.
+
+        Args:
+            images: a file, a folder, an image of Pillow, a uint8 array, (H, W), (H, W, 3), (N, H, W) or
+                (N, H, W, 3), or a list of these.
+            batch_size: images per forward pass; None: the run's.
+
+        Returns:
+            One prediction per image, in order; where an image can't be used, its `error` says why.
+
+        Raises:
+            FrostlineError: there is no image, or an array of another type.
+        """
+        from frostline.api import predictions
+        from frostline.console.errors import resource_errors
+        from frostline.serving import prediction
+
+        with call(), resource_errors("predicting", ["batch_size"]):
+            if batch_size not in self._networks:
+                self._networks[batch_size] = prediction.Network(self._trained, batch_size)
+            return predictions.predict(self._trained, images, self._networks[batch_size])
+
+    def mistakes(self, count: int = 24) -> "Sheet":
+        """Return a sheet of misclassified test images, the most confident mistakes first.
+
+        Raises:
+            FrostlineError: the run has no predictions.csv.
+        """
+        from frostline.sheets import mistakes
+
+        with call():
+            dataset = self._trained.run.dataset
+            paths = {key: getattr(dataset, key, None) for key in ("root", "file", "path")}
+            absolute = {key: str(self._home / Path(path).expanduser()) for key, path in paths.items() if path}
+            return mistakes.mistakes(self.folder, dataset.model_copy(update=absolute), count)
+
+    @cached_property
+    def _trained(self) -> "TrainedRun":
+        from frostline.runs.trained_run import TrainedRun
+
+        return TrainedRun.read(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}{''.join(f', {text}' for text in self._accuracies())})"
+
+    def _accuracies(self) -> list[str]:
+        splits = [split for split in ("test", "val") if split in self.metrics]
+        return [f"{split} accuracy {self.metrics[split]['accuracy']:.4f}" for split in splits]
+
+    def _repr_html_(self) -> str:
+        splits = [split for split in SPLITS if split in self.metrics]
+        names = [name for name in SHOWN if any(name in self.metrics[split] for split in splits)]
+        rows = [[split, *(_cell(self.metrics[split].get(name)) for name in names)] for split in splits]
+        parts = [html.table(["", *(name.replace("_", " ") for name in names)], rows)] if rows else []
+        parts.append(html.svg_image(self.history.svg(), "accuracy and loss by epoch"))
+        return html.block(self.folder.name, str(self.folder), *parts)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def names_of(runs: "tuple[AnyPath | Run, ...]") -> list[str]:
+    """Return the names or folders of runs, as texts."""
+    names = [str(run.folder) if isinstance(run, Run) else os.fspath(run) for run in runs]
+    for name in names:
+        if not isinstance(name, str):
+            raise FrostlineError(f"compare: found {name!r}; give runs, or their folders, ids or names")
+    return names

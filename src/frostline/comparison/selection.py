@@ -1,0 +1,81 @@
+"""Choose the runs and metrics of a comparison."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frostline.comparison.runs import Results
+from frostline.comparison.statistics import Comparison, Result, compare
+from frostline.console.errors import FrostlineError, allowed
+from frostline.tracking import sync
+from frostline.tracking.store import Store
+
+METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
+"""The metrics that are compared unless others are named, as far as there are runs that have them."""
+TESTED_METRIC = "test/accuracy"
+"""The metric that is tested if it is among the metrics; else the first is."""
+TITLE = "Runs compared"
+"""The title unless a study is compared."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison of recorded runs."""
+
+    title: str
+    comparison: Comparison
+    experiment: str
+    """The id of their MLflow experiment."""
+
+
+def compare_runs(
+    runs: Sequence[str] = (),
+    study: str | None = None,
+    condition: str | None = None,
+    metrics: Sequence[str] = (),
+) -> Compared:
+    """Compare finished runs; without arguments those of the newest study.
+
+    Args:
+        runs: run folders, ids or names; a name without its seed means all seeds.
+        study: the name of a study or a sweep, instead of runs.
+        condition: a filter of MLflow, instead of runs.
+        metrics: the columns; the first sorts the rows. Empty: those of `METRICS` that the runs have.
+
+    Raises:
+        FrostlineError: no run is found, no run has a metric, or MLflow can't be read.
+    """
+    if runs and (study or condition):
+        raise FrostlineError("compare: name runs, or use --study and --filter")
+    sync.deliver_pending()
+    store = Store(reading=True)
+    with store.one_sentence("compare"):
+        title, results = _select(Results(store), runs, study, condition)
+    metrics = _metrics(results, metrics)
+    tested = TESTED_METRIC if TESTED_METRIC in metrics else metrics[0]
+    return Compared(title, compare(results, metrics, tested), store.experiment)
+
+
+def _select(
+    results: Results, runs: Sequence[str], study: str | None, condition: str | None
+) -> tuple[str, list[Result]]:
+    """Return the title of the comparison, and its runs, oldest first."""
+    if runs:
+        named = [run for name in runs for run in results.named(name)]
+        return TITLE, list({run.id: run for run in named}.values())
+    if study is None and condition is None:
+        study = results.newest_study()
+        print(f"the newest study, {study}; --study names another", file=sys.stderr)
+    return study or TITLE, results.matching(study, condition)
+
+
+def _metrics(results: Sequence[Result], requested: Sequence[str]) -> Sequence[str]:
+    """Return the metrics to compare."""
+    known = {metric for result in results for metric in result.metrics}
+    for metric in requested:
+        if metric not in known:
+            raise FrostlineError(f"--metric: no run has {metric!r}; {allowed(metric, known)}")
+    if metrics := requested or [metric for metric in METRICS if metric in known]:
+        return metrics
+    others = ", ".join(sorted(known)) or "no metric at all"
+    raise FrostlineError(f"compare: these runs have none of {', '.join(METRICS)} but {others}; use --metric")

@@ -1,0 +1,197 @@
+"""Runs from Python are those of the commands, however often and wherever they are called."""
+
+import asyncio
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.tiny import files
+
+import frostline as fl
+from frostline.base.formats import read_csv
+from frostline.commands import main as cli
+
+TINY = {
+    "backbone": "mlp",
+    "weights": "none",
+    "epochs": 2,
+    "overrides": {"backbone.hidden": [8], "input.size": 8, "trainer.threads": 1},
+}
+WORDS = [
+    *("dataset=digits", "backbone=mlp", "weights=none", "trainer.epochs=2", "backbone.hidden=[8]"),
+    *("input.size=8", "trainer.threads=1"),
+]
+
+
+def test_a_run_is_that_of_the_command(here):
+    run = fl.finetune("digits", **TINY, out="by python")
+    assert cli.main(["finetune", *WORDS, "out=by a command"]) == 0
+    assert files(here / "by python") == files(here / "by a command")
+    assert run.folder == here / "by python"
+    assert f"test accuracy {run.metrics['test']['accuracy']:.4f}" in repr(run)
+    assert run.config["trainer"]["epochs"] == 2
+    assert run.classes == tuple("0123456789")
+    assert sum(parameter.numel() for parameter in run.network.parameters()) == 64 * 8 + 8 + 8 * 10 + 10
+    assert fl.load("by python").metrics == run.metrics == fl.load(run).metrics
+
+
+def test_a_pretraining(here):
+    options = {**TINY, "overrides": {**TINY["overrides"], "pretrain.trainer.threads": 1}}
+    run = fl.pretrain("digits", **options, out="source")
+    assert len(run.history) == 3
+    assert run.config["stage"] == "pretrain"
+
+
+def test_the_history(here):
+    run = fl.finetune("digits", **{**TINY, "epochs": 4}, freeze="lp_ft")
+    history = run.history
+    assert [row["epoch"] for row in history] == history["epoch"] == [0, 1, 2, 3, 4]
+    assert history[0]["train/loss"] is None
+    frame = history.to_pandas()
+    assert frame["val/accuracy"].tolist() == history["val/accuracy"]
+    assert history.svg().startswith(b"<?xml")
+    assert 'src="data:image/svg+xml;base64,' in history._repr_html_()
+    assert history.trained == ("head", "all")  # of its phases
+
+
+def test_from_another_folder_and_again(here, tmp_path, monkeypatch):
+    """A run is where it was written; the next one belongs to the folder of its call."""
+    first = fl.finetune("digits", **TINY)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    second = fl.finetune("digits", **TINY)
+    assert files(first.folder) == files(second.folder)
+    assert first.folder.is_relative_to(here)
+    assert second.folder.is_relative_to(tmp_path / "other")
+    assert first.mistakes(3).cards
+    assert first.predict(np.zeros((8, 8), np.uint8))[0].label in first.classes
+
+
+def test_inside_a_running_event_loop(here):
+    async def notebook():
+        return fl.finetune("digits", **TINY).metrics
+
+    assert asyncio.run(notebook())["test"]["accuracy"] > 0
+
+
+def test_after_ctrl_c_the_next_call_resumes(here):
+    options = {**TINY, "epochs": 3000}
+
+    def interrupt():
+        while not list(here.glob(".frostline/locks/run-*.lock")):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        fl.finetune("digits", **options, out="long")
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (here / "long").exists()
+    assert fl.finetune("digits", **TINY, out="long").metrics["test"]
+
+
+def test_mistakes_of_arguments_are_the_errors_of_the_command(here, capsys):
+    for word, options in (("freeze=fulll", {"freeze": "fulll"}), ("trainer.epochs=0", {"epochs": 0})):
+        assert cli.main(["finetune", word]) == 2
+        printed = capsys.readouterr().err.removeprefix("frostline: error: ").strip()
+        with pytest.raises(fl.FrostlineError) as raised:
+            fl.finetune(**options)
+        assert str(raised.value) == printed
+    fl.finetune("digits", **TINY, out="taken")
+    with pytest.raises(fl.FrostlineError, match="out: taken holds a run with other settings"):
+        fl.finetune("digits", **{**TINY, "epochs": 1}, out="taken")
+    assert fl.finetune("digits", **{**TINY, "epochs": 1}, out="taken", force=True).history[-1]["epoch"] == 1
+    with pytest.raises(fl.FrostlineError, match="nowhere: no such folder"):
+        fl.load("nowhere")
+    with pytest.raises(fl.TrainingFailed, match=r"lower optimizer\.lr"):
+        fl.finetune("digits", **TINY, lr=1e30)
+
+
+@pytest.fixture(scope="module")
+def run(photo_run):
+    return fl.load(photo_run)
+
+
+def test_predictions_are_those_of_the_run(run, photo_run, here, request):
+    photos = photo_run.parents[1] / "photos"
+    measured = read_csv(photo_run / "predictions.csv")
+    paths = [photos / row["id"] for row in measured]
+    predictions = run.predict(paths)
+    assert predictions.labels == [row["prediction"] for row in measured]
+    for prediction, row in zip(predictions, measured, strict=True):
+        assert prediction.confidence == pytest.approx(float(row["confidence"]), abs=1e-6)
+        assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert next(iter(prediction.probabilities)) == prediction.label
+    images = [Image.open(path) for path in paths]
+    request.addfinalizer(lambda: [image.close() for image in images])
+    in_memory = run.predict(images)
+    assert [row.probabilities for row in in_memory] == [row.probabilities for row in predictions]
+    assert [row.image for row in in_memory][:2] == ["image 0", "image 1"]
+    is_plain = [image.mode == "RGB" and not image.getexif() for image in images]
+    arrays = [np.asarray(image) for image, good in zip(images, is_plain, strict=True) if good]
+    plain = [row for row, good in zip(predictions, is_plain, strict=True) if good]
+    assert len(arrays) > 1
+    assert [row.probabilities for row in run.predict(arrays)] == [row.probabilities for row in plain]
+    assert len(run.predict(photos)) == 40
+
+
+def test_arrays_of_several_images(run, here):
+    batch = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
+    one_by_one = [run.predict(image)[0].probabilities for image in batch]
+    assert [row.probabilities for row in run.predict(batch)] == one_by_one
+    grey = batch[..., 0]
+    assert len(run.predict(grey)) == len(run.predict(batch[..., :1])) == len(run.predict(list(grey))) == 3
+    for wrong in (batch / 255, np.zeros((2, 2, 2, 2, 3), np.uint8), np.zeros(3, np.uint8)):
+        with pytest.raises(fl.FrostlineError, match="images: found an array of"):
+            run.predict(wrong)
+    for wrong in ([], 3):
+        with pytest.raises(fl.FrostlineError, match="images: found"):
+            run.predict(wrong)
+
+
+def test_an_image_that_can_not_be_read(run, here):
+    (here / "no.png").write_text("text")
+    predictions = run.predict([here / "no.png", here / "none.png", np.zeros((9, 9), np.uint8)])
+    assert [bool(row.error) for row in predictions] == [True, True, False]
+    assert predictions[0].label is None
+    assert predictions.to_pandas()["error"].astype(bool).tolist() == [True, True, False]
+    assert "no.png" in predictions._repr_html_()
+
+
+def test_mistakes_are_sorted_and_survive_a_lost_image(photo_run, tmp_path, monkeypatch):
+    shutil.copytree(photo_run.parents[1] / "photos", tmp_path / "photos")
+    shutil.copytree(photo_run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(photo_run.parents[1] / "photos"), "photos"))
+    wrong = [row for row in read_csv(photo_run / "predictions.csv") if row["label"] != row["prediction"]]
+    wrong.sort(key=lambda row: -float(row["confidence"]))
+    assert len(wrong) > 2
+    (tmp_path / "photos" / wrong[1]["id"]).unlink()
+    monkeypatch.chdir(tmp_path)
+    run = fl.load("run")
+    monkeypatch.chdir("/")
+    with warnings.catch_warnings():
+        sheet = run.mistakes()
+    assert [card.title for card in sheet.cards] == [row["label"] for row in wrong]
+    assert [card.bars[0].share for card in sheet.cards] == [float(row["confidence"]) for row in wrong]
+    assert [len(card.pictures) for card in sheet.cards] == [i != 1 for i in range(len(wrong))]
+    assert "missing or damaged" in sheet.cards[1].note
+    assert len(run.mistakes(1)) == 1
+
+
+def test_what_a_notebook_shows(run, here, photo_run):
+    html = "".join(part._repr_html_() for part in (run, run.history, run.mistakes()))
+    assert "dog &amp; más" in html
+    assert "dog & más" not in html
+    assert "<script" not in html
+    assert html.count("data:image/svg+xml") == 2
