@@ -1,8 +1,8 @@
 import dataclasses
-import multiprocessing
 
 import pytest
 import torch
+from tests.forks import FORKS
 from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
 
 from frostline.features.cache import FeatureCache
@@ -110,10 +110,9 @@ def _trained_beside(changes, folder, cache, queue):
 
 @pytest.mark.slow
 def test_two_processes_at_once_give_the_same_bytes(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    queue = FORKS.Queue()
     jobs = [
-        context.Process(target=_trained_beside, args=({"freeze": GRADUAL}, tmp_path / name, tmp_path, queue))
+        FORKS.Process(target=_trained_beside, args=({"freeze": GRADUAL}, tmp_path / name, tmp_path, queue))
         for name in ("a", "b")
     ]
     for job in jobs:

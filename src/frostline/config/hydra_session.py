@@ -1,12 +1,11 @@
 """Guarded use of Hydra on `conf/`: what configs and overrides may set, and its exceptions as sentences."""
 
+import copy
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from hydra import initialize_config_dir
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
@@ -30,9 +29,11 @@ from omegaconf.errors import (
 
 from frostline.base import project
 from frostline.base.formats import yaml_error
+from frostline.base.hashes import identity
 from frostline.base.processes import cores
 from frostline.base.yaml_guard import NODES, check_calls, read_checked
 from frostline.config import hints
+from frostline.config.open_keys import check_hydra, check_override, not_open, short
 from frostline.config.overrides import from_hydra, options
 from frostline.console.errors import FrostlineError, allowed
 from frostline.schema import Phase, Plateau, Rate
@@ -45,22 +46,6 @@ OmegaConf.register_new_resolver(
     "fitting_threads", lambda backbone: 1 if backbone == "mlp" else cores(), replace=True
 )
 
-TARGETS = {
-    "launcher": (
-        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
-        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
-        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
-        "hydra_plugins.frostline_ray.RayLauncher",
-    ),
-    "sweeper": (
-        "hydra_plugins.frostline_sweeper.FrostlineSweeper",
-        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
-    ),
-}
-"""The classes that Hydra may instantiate."""
-OPEN_KEYS = ("hydra.launcher.", "hydra.sweep.", "hydra.run.")
-"""Hydra's own keys that overrides may set, besides the groups in TARGETS."""
 OVERRIDE_LENGTH = 20_000
 FREE_KEYS = ("options", "groups", "gate")
 """Dictionaries with arbitrary keys."""
@@ -96,18 +81,26 @@ def session() -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
+_loaded: dict[tuple[str, str, tuple[int, ...]], ConfigResult] = {}
+"""The files that this process has parsed, which takes a fifth of a composition."""
+
+
 class _CheckedFiles(FileConfigSource):
     """Hydra's config source for a folder, which checks each file before loading it."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(os.path.realpath(Path(self.path) / self._normalize_file_name(config_path)))
-        if path.exists():
+        if not path.exists():
+            return super().load_config(config_path)
+        known = self.path, config_path, identity(path)
+        if known not in _loaded:
             read_checked(path)
-        result = super().load_config(config_path)
-        config = result.config
-        if isinstance(config, DictConfig) and OmegaConf.select(config, "hydra.searchpath") is not None:
-            raise _not_open("hydra.searchpath", f"{path}: ")
-        return result
+            result = super().load_config(config_path)
+            config = result.config
+            if isinstance(config, DictConfig) and OmegaConf.select(config, "hydra.searchpath") is not None:
+                raise not_open("hydra.searchpath", f"{path}: ")
+            _loaded[known] = result
+        return copy.deepcopy(_loaded[known])  # Hydra changes it
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -122,7 +115,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         if len(text) > OVERRIDE_LENGTH:
             raise FrostlineError(
-                f"{_short(text)}: {len(text)} characters, an override takes {OVERRIDE_LENGTH}; use a file"
+                f"{short(text)}: {len(text)} characters, an override takes {OVERRIDE_LENGTH}; use a file"
                 " in conf/"
             )
         check_calls(text, from_hydra(text.partition("=")[0].lstrip("+~")))
@@ -132,7 +125,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
         except Exception as error:
             # The parser and its functions raise exceptions of any class.
             raise FrostlineError(_parse_error(text, error)) from None
-        _check_override(override)
+        check_override(override)
         parsed.append(override)
     return parsed
 
@@ -152,10 +145,10 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError) as error:
             # Hydra does not check all that it assumes about keys and options.
             raise FrostlineError(
-                f"conf/ and {' '.join(map(_short, overrides)) or 'no overrides'} don't compose"
-                f" ({_short(str(error)) or type(error).__name__}); undo the last change"
+                f"conf/ and {' '.join(map(short, overrides)) or 'no overrides'} don't compose"
+                f" ({short(str(error)) or type(error).__name__}); undo the last change"
             ) from None
-        _check_hydra(config)
+        check_hydra(config)
     return config
 
 
@@ -238,110 +231,21 @@ def readable_errors(overrides: Sequence[str]) -> Iterator[None]:
         raise FrostlineError(yaml_error(error, mark.name if mark else "config")) from None
 
 
-# ── keys of Hydra that are open ─────────────────────────────────────────────────────────────────────────────
-
-
 def _loader() -> Any:
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     return hydra.config_loader
 
 
-def _not_open(key: str, where: str = "") -> FrostlineError:
-    groups = ", ".join(f"hydra/{group}" for group in TARGETS)
-    return FrostlineError(
-        f"{where}{key}: not open to configs and overrides, since it may name code; remove it (of Hydra's own"
-        f" keys, {groups}, hydra.launcher.KEY and hydra.sweep.KEY are open)"
-    )
-
-
-def _check_override(override: Override) -> None:
-    key = override.key_or_group
-    text = str(override.input_line)
-    if not re.match(r"hydra(\W|$)", key):
-        if (
-            override.type == OverrideType.DEL
-            and options(key)
-            and not isinstance(override.value(), str | None)
-        ):
-            raise FrostlineError(f"{_short(text)}: names no option; write ~{key}")
-        return
-    group = key.removeprefix("hydra/")
-    if group in TARGETS and override.type == OverrideType.CHANGE and override.package is None:
-        if not isinstance(override.value(), str):
-            raise FrostlineError(f"{_short(text)}: takes one option; {_launchers(group)}")
-        return
-    if not key.startswith(OPEN_KEYS) or any(step.startswith("_") for step in key.split(".")):
-        raise _not_open(_short(key))
-
-
-def _launchers(group: str) -> str:
-    own = {"launcher": ["basic", *options("hydra/launcher")], "sweeper": ["basic", "frostline"]}
-    return allowed("", own[group])
-
-
-def _check_hydra(config: DictConfig) -> None:
-    """Raise an error if a config makes Hydra instantiate, import or export anything."""
-    hydra = config.hydra
-    for group, known in TARGETS.items():
-        settings = OmegaConf.to_container(hydra[group], resolve=True)
-        assert isinstance(settings, dict)
-        target = settings.pop("_target_", None)
-        if target not in known:
-            raise FrostlineError(
-                f"hydra.{group}._target_: found {_short(repr(target))}; choose one by name,"
-                f" hydra/{group}=NAME; {_launchers(group)}"
-            )
-        if inner := _instantiated_key(settings):
-            raise _not_open(f"hydra.{group}.{inner}")
-    if hydra.callbacks:
-        raise _not_open(f"hydra.callbacks.{_short(str(next(iter(hydra.callbacks))))}")
-    for name in ("env_copy", "env_set"):
-        if hydra.job[name]:
-            raise _not_open(f"hydra.job.{name}")
-    for name in ("job_logging", "hydra_logging"):
-        if OmegaConf.to_container(hydra[name], resolve=False) != _logging(name):
-            raise _not_open(f"hydra.{name}")
-
-
-@cache
-def _logging(name: str) -> Any:
-    """Return Hydra's default config of logging."""
-    return yaml.safe_load((files("hydra.conf") / f"hydra/{name}/default.yaml").read_text(encoding="utf-8"))
-
-
-def _instantiated_key(settings: Any) -> str | None:
-    """Return the path of a key that `hydra.utils.instantiate` acts on."""
-    items: Any = (
-        settings.items()
-        if isinstance(settings, dict)
-        else enumerate(settings)
-        if isinstance(settings, list)
-        else ()
-    )
-    for key, value in items:
-        if re.fullmatch(r"_\w+_", str(key)):
-            return str(key)
-        if inner := _instantiated_key(value):
-            return f"{key}.{inner}"
-    return None
-
-
 # ── exceptions as sentences ─────────────────────────────────────────────────────────────────────────────────
-
-
-def _short(text: str) -> str:
-    """Return text for a sentence: one line, at most 100 characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _parse_error(text: str, error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return f"{_short(text)}: nested too deeply; write it flatter"
+        return f"{short(text)}: nested too deeply; write it flatter"
     reason = re.search(r"Error while evaluating '[^\n]*?': (?:\w+: )?([^\n]*)", str(error))
-    why = f" ({_short(reason[1])})" if reason else ""
-    return f"{_short(text)!r} is not an override{why}; write key=value, such as seed=1"
+    why = f" ({short(reason[1])})" if reason else ""
+    return f"{short(text)!r} is not an override{why}; write key=value, such as seed=1"
 
 
 def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
@@ -378,7 +282,7 @@ def _merge_error(key: str, cause: BaseException | None) -> str:
         return f"{from_hydra(key)}: found a list where keys with values are; give it as {{KEY: VALUE, …}}"
     if isinstance(cause, ConfigIndexError):
         return f"{from_hydra(key)}: the list has no such item; give the whole list"
-    return f"{from_hydra(key)}: does not fit what is there ({_short(reason)}); {fix}"
+    return f"{from_hydra(key)}: does not fit what is there ({short(reason)}); {fix}"
 
 
 def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:
