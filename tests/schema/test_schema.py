@@ -42,7 +42,9 @@ def test_no_model_holds_a_plain_dictionary_of_its_own():
         for name, field in model.model_fields.items()
         if "dict" in str(field.annotation)
     }
+    datasets = typing.get_args(typing.get_args(schema.Dataset)[0])
     assert free == {
+        *(f"{dataset.__name__}.test_sets" for dataset in datasets),
         "PluginDataset.options",
         "PluginBackbone.options",
         "Optimizer.options",

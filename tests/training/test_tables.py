@@ -5,10 +5,16 @@ from tests.data.tables import table, write_table
 from tests.data.trees import image_folder, plant
 from tests.tiny import RESNET, arm_of, run_config
 
-from frostline.base.run_folder import HISTORY, WEIGHTS
+from frostline.base.formats import read_json, read_yaml
+from frostline.base.run_folder import CONFIG, HISTORY, METRICS, WEIGHTS
 from frostline.console.errors import FrostlineError
+from frostline.evaluation import evaluate
 from frostline.pipeline.finetune.stage import finetune
 from frostline.preparation.stage import prepare
+from frostline.runs.trained_run import TrainedRun
+from frostline.schema import Run
+from frostline.schema.validation import validated
+from frostline.serving.prediction import predict
 from frostline.training.services import Services
 
 INPUT = {"size": 16, "channels": 3, "interpolation": "bilinear", "crop": 1.0}
@@ -75,3 +81,24 @@ def test_mixing_and_weights_of_zero_are_refused(root, tmp_path):
     config = table(listed(root, weight=lambda path: float(path.as_posix() not in train)))
     with pytest.raises(FrostlineError, match="all 12 training images have weight 0; give one"):
         trained(tmp_path, config, "b")
+
+
+def test_further_test_sets_are_measured_and_change_nothing_else(root, tmp_path):
+    other = plant(tmp_path / "other scanner", images=6, seed=50_000)
+    setup = image_folder(root)
+    shifted = {"test_sets": {"shifted": {"root": str(other)}}}
+    tested = type(setup).model_validate({"dataset": {**setup.dataset.model_dump(), **shifted}})
+    assert trained(tmp_path, setup, "a") == trained(tmp_path, tested, "b")
+    out = tmp_path / "b" / "measured"
+    out.mkdir()
+    folder = tmp_path / "b" / "out" / "seed-0"
+    run = validated(Run, read_yaml(folder / CONFIG), "")
+    services = Services(tmp_path / "b" / "scratch")
+    metrics = evaluate.measure(run, tmp_path / "b" / "data", folder, out, services)
+    assert list(metrics) == ["test", "val", "train", "test/shifted"]
+    assert metrics["test/shifted"]["n"] == 12
+    assert read_json(out / METRICS)["test/shifted"] == metrics["test/shifted"]
+    paths = sorted(other.rglob("*.png"))
+    predicted = {p.image: p.best[0][0] for p in predict(TrainedRun.read(folder), paths)}
+    right = [predicted[str(path)] == path.parent.name for path in paths]
+    assert metrics["test/shifted"]["accuracy"] == sum(right) / 12

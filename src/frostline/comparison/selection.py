@@ -1,5 +1,6 @@
 """Choose the runs and metrics of a comparison."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ def compare_runs(
         runs: run folders, ids or names; a name without its seed means all seeds.
         study: the name of a study or a sweep, instead of runs.
         condition: a filter of MLflow, instead of runs.
-        metrics: the columns; the first sorts the rows. Empty: those of `METRICS` that the runs have.
+        metrics: the columns; the first sorts the rows. Empty: those of `METRICS` that the runs
+            have, and accuracies on further test sets.
 
     Raises:
         FrostlineError: no run is found, no run has a metric, or MLflow can't be read.
@@ -75,7 +77,8 @@ def _metrics(results: Sequence[Result], requested: Sequence[str]) -> Sequence[st
     for metric in requested:
         if metric not in known:
             raise FrostlineError(f"--metric: no run has {metric!r}; {allowed(metric, known)}")
+    further = sorted(metric for metric in known if re.fullmatch(r"test/[^/]+/accuracy", metric))
     if metrics := requested or [metric for metric in METRICS if metric in known]:
-        return metrics
+        return metrics if requested else [*metrics, *further]
     others = ", ".join(sorted(known)) or "no metric at all"
     raise FrostlineError(f"compare: these runs have none of {', '.join(METRICS)} but {others}; use --metric")

@@ -22,6 +22,7 @@ from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
+from frostline.models.input_spec import InputSpec
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.schema.validation import validated
 from frostline.training import garbage, machine, trainable
@@ -76,7 +77,8 @@ def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Se
             split = held_out(metrics)
             advance(1, f"seed {seed}: {split}/accuracy {metrics[split]['accuracy']:.4f}")
             measured[str(seed)] = metrics
-        summary = {split: _summary([m[split] for m in measured.values()]) for split in _splits(data.index)}
+        splits = list(next(iter(measured.values())))
+        summary = {split: _summary([m[split] for m in measured.values()]) for split in splits}
         accuracies = {seed: measured[str(seed)]["val"]["accuracy"] for seed in runs}
         mixed = soups(runs, accuracies, data, lambda seed: finetuned / f"seed-{seed}" / WEIGHTS, services)
         write_text(work / METRICS, canonical_json({**summary, "seeds": measured, "soups": mixed}))
@@ -192,6 +194,10 @@ class Evaluator:
             pixels = load_pixels(data, rows, spec, scratch=services.scratch)
             labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
             self._images[split] = Images(pixels, labels, images_key(index, rows, spec), index.name, split)
+        for name, test_set in data.test_sets().items():
+            split = f"test/{name}"
+            self._splits.append(split)
+            self._images[split] = _all_images(test_set, spec, split, services)
         self._reuse = reuse_of(run, spec, services)
         self._parts = split_for_inference(
             run, self._network, images, self._reuse, self._images[self._splits[0]]
@@ -220,7 +226,8 @@ class Evaluator:
         rows = _predictions(self._data.index, self._rows[split], logits[split])
         write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], rows))
         tags = {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)}
-        values = {f"test/{k}": v for k, v in metrics.get("test", {}).items()}
+        tests = [part for part in metrics if part.startswith("test")]
+        values = {f"{part}/{k}": v for part in tests for k, v in metrics[part].items()}
         values |= {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"}
         values |= {MAJORITY: majority} if split == "test" else {}
         mistakes = self._mistakes(split, logits[split])
@@ -305,6 +312,14 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
     for row, p, k in zip(rows.tolist(), confidence.tolist(), best.tolist(), strict=True):
         # Seven digits: the precision of float32.
         yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
+
+
+def _all_images(data: PreparedData, spec: InputSpec, split: str, services: Services) -> Images:
+    """Return all images of a further test set."""
+    rows = data.index.rows("test")
+    pixels = load_pixels(data, rows, spec, scratch=services.scratch)
+    key = images_key(data.index, rows, spec)
+    return Images(pixels, torch.as_tensor(data.index.labels), key, data.index.name, split)
 
 
 def _splits(index: Index) -> list[str]:

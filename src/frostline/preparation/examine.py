@@ -60,6 +60,8 @@ class Reading:
         """(N, 16, 16) grey; zeros for images that are too small to search for near-duplicates."""
         self.problems: list[Problem] = list(source.problems)
         self.warnings: list[str] = list(source.warnings)
+        self.stored = source.images is None
+        """Whether the images are encoded files, not arrays."""
         self._source = source
 
     def collect(self, results: Iterator[_Image | Problem], advance: Advance) -> None:

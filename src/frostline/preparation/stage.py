@@ -4,6 +4,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, OutOfResources, resource_errors
 from frostline.console.progress import Progress, no_progress
-from frostline.data.prepared.index import FORMAT, Index
+from frostline.data.prepared.index import FORMAT, TEST_SETS, Index, further_tests
 from frostline.data.reading.checks import check_rows, some, tally
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
@@ -32,6 +33,7 @@ from frostline.data.reading.walk import Problem
 from frostline.preparation.assignment import assign
 from frostline.preparation.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
 from frostline.preparation.examine import Reading, examine
+from frostline.preparation.test_sets import check_apart, index_of_test_set, open_test_set
 
 NAMED = 5
 """Maximum number of images that an error names; a file lists all if there are more."""
@@ -50,7 +52,7 @@ def prepare(config: schema.Prepare, out: Path, progress: Progress = no_progress)
         FrostlineError: the data set is not available, can't be split, or contains images that can't be used;
             `<out>.bad-images.csv` lists them if there are many.
     """
-    index = _prepare(open_source(config.dataset, progress), config.dataset, out, progress)
+    index = _prepare(_open(config.dataset, progress), config.dataset, out, progress)
     omitted.remove_reason(out)
     return index
 
@@ -76,18 +78,18 @@ def prepare_cached(
     Raises:
         FrostlineError: as in `prepare`.
     """
-    source = open_source(config.dataset, progress)
-    out = _cache_folder(config.dataset, source, scratch)
+    opened = _open(config.dataset, progress)
+    out = _cache_folder(config.dataset, opened, scratch)
     if not is_writable(out.parent):
         if (index := _verified(out)) is None:
             out = Path(tempfile.mkdtemp(prefix="frostline-")) / out.name
             atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
-            index = _prepare(source, config.dataset, out, progress)
+            index = _prepare(opened, config.dataset, out, progress)
         return index.at_fold(config.dataset.fold), out
     with exclusive(out.with_name(f"{out.name}.lock")):
         remove_leftovers(out.parent, locked_key=out.name)
         if (index := _verified(out)) is None:
-            index = _prepare(source, config.dataset, out, progress, checksums=True)
+            index = _prepare(opened, config.dataset, out, progress, checksums=True)
         return index.at_fold(config.dataset.fold), out
 
 
@@ -95,16 +97,31 @@ def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
     """Verify the cached output of a data set; set it aside if damaged, for the next run to make again."""
     if not (scratch / "data").is_dir():
         return
-    out = _cache_folder(config.dataset, open_source(config.dataset), scratch)
+    out = _cache_folder(config.dataset, _open(config.dataset), scratch)
     if is_writable(out.parent):
         with exclusive(out.with_name(f"{out.name}.lock")):
             remove_leftovers(out.parent, locked_key=out.name)
             _verified(out)
 
 
-def _cache_folder(dataset: schema.Dataset, source: Source, scratch: Path) -> Path:
+@dataclass(frozen=True)
+class _Opened:
+    """A data set and its further test sets, listed."""
+
+    source: Source
+    tests: dict[str, tuple[schema.Dataset, Source]]
+
+
+def _open(dataset: schema.Dataset, progress: Progress = no_progress) -> _Opened:
+    configs = further_tests(dataset)
+    source = open_source(dataset, progress)
+    return _Opened(source, {name: (config, open_test_set(name, config)) for name, config in configs.items()})
+
+
+def _cache_folder(dataset: schema.Dataset, opened: _Opened, scratch: Path) -> Path:
     whole = dataset.model_dump(exclude={"shots", "fraction", "fold"})
-    return scratch / "data" / content_key([FORMAT, whole, source.identity()])
+    tests = [source.identity() for _, source in opened.tests.values()]
+    return scratch / "data" / content_key([FORMAT, whole, opened.source.identity(), *tests])
 
 
 def _verified(folder: Path) -> Index | None:
@@ -113,8 +130,33 @@ def _verified(folder: Path) -> Index | None:
 
 
 def _prepare(
-    source: Source, dataset: schema.Dataset, out: Path, progress: Progress, *, checksums: bool = False
+    opened: _Opened, dataset: schema.Dataset, out: Path, progress: Progress, *, checksums: bool = False
 ) -> Index:
+    bad_images = out.parent / f"{out.name}.bad-images.csv"
+    bad_images.unlink(missing_ok=True)
+    source = opened.source
+    reading = _examined(source, dataset, bad_images, progress)
+    index = _index(source, dataset, reading)
+    with publish(out) as folder:
+        for name, (config, test_source) in opened.tests.items():
+            tested = _examined(test_source, config, bad_images, progress)
+            check_apart(name, tested, reading, index)
+            test_index = index_of_test_set(name, config, tested, (test_source.classes, index.classes))
+            inner = folder / TEST_SETS / name
+            inner.mkdir(parents=True)
+            test_index.write(inner, _images(test_source, tested))
+            index = replace(
+                index,
+                warnings=(*index.warnings, *(f"test set {name}: {text}" for text in test_index.warnings)),
+            )
+        index.write(folder, _images(source, reading))
+        if checksums:
+            write_checksums(folder)
+    return index
+
+
+def _examined(source: Source, dataset: schema.Dataset, bad_images: Path, progress: Progress) -> Reading:
+    """Read all images; raise an error about bad ones unless they are skipped."""
     try:
         reading = examine(source, name_of(dataset), progress)
     except MemoryError:
@@ -122,17 +164,13 @@ def _prepare(
             f"{place_of(dataset)}: there is no memory to examine {len(source)} images; close other programs, "
             "or prepare fewer images, and run again"
         ) from None
-    bad_images = out.parent / f"{out.name}.bad-images.csv"
-    bad_images.unlink(missing_ok=True)
     if reading.problems and dataset.on_bad_image == "error":
         raise _refusal(source, reading.problems, place_of(dataset), bad_images)
-    index = _index(source, dataset, reading)
-    images = None if source.images is None else source.images[reading.positions]
-    with publish(out) as folder:
-        index.write(folder, images)
-        if checksums:
-            write_checksums(folder)
-    return index
+    return reading
+
+
+def _images(source: Source, reading: Reading) -> NDArray[np.uint8] | None:
+    return None if source.images is None else source.images[reading.positions]
 
 
 def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images: Path) -> FrostlineError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from frostline.base import omitted
 from frostline.base.formats import read_csv, read_json
@@ -68,6 +68,17 @@ class Scores(_StageOutput):
     test: dict[str, FiniteFloat | None] = Field(default_factory=dict)
     """Empty if the data set has no test split."""
     val: dict[str, FiniteFloat | None]
+    test_sets: dict[str, dict[str, FiniteFloat | None]] = Field(default_factory=dict)
+    """By name: the metrics on the further test sets."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect(cls, data: Any) -> Any:
+        """Collect what evaluate calls ``test/<name>``."""
+        if not isinstance(data, dict):
+            return data
+        tests = {key.partition("/")[2]: part for key, part in data.items() if key.startswith("test/")}
+        return {**data, "test_sets": tests}
 
 
 class _Evaluation(_StageOutput):

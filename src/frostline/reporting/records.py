@@ -31,7 +31,9 @@ def _arm_json(arm: ArmSummary) -> dict[str, Any]:
         return None if value is None else asdict(value)
 
     comparison = arm.comparison
+    tested = {name: {"accuracy": asdict(value)} for name, value in arm.test_sets.items()}
     return {
+        **({"test_sets": tested} if tested else {}),
         "seeds": arm.seeds,
         "test": {name: asdict(value) for name, value in arm.test.items()},
         "val": {"accuracy": asdict(arm.val_accuracy)},

@@ -1,7 +1,7 @@
 """The results of a study: each arm's estimates, its comparison with the baseline, the verdict."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from frostline.reporting import words
 from frostline.reporting.verdict import Verdict
@@ -57,6 +57,8 @@ class ArmSummary:
     seconds_to_baseline: TimeToThreshold | None
     comparison: BaselineComparison | None
     """None for the baseline, and in a study without one."""
+    test_sets: Mapping[str, Estimate] = field(default_factory=dict)
+    """Accuracy on the further test sets, by name."""
 
     @property
     def accuracy(self) -> Estimate:

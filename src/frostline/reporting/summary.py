@@ -114,7 +114,18 @@ def _summary(
         if to_baseline
         else None,
         comparison=comparison,
+        test_sets={
+            name: transfer.estimate(values, bounds=SHARE)
+            for name in arm.runs[min(arm.runs)].scores.test_sets
+            if (values := _accuracies(runs, name))
+        },
     )
+
+
+def _accuracies(runs: Sequence[SeedRun], test_set: str) -> list[float]:
+    """Return the accuracies on a further test set of the runs that were measured on it."""
+    measured = [run.scores.test_sets.get(test_set, {}).get("accuracy") for run in runs]
+    return [value for value in measured if value is not None]
 
 
 def _curve(runs: Sequence[SeedRun], longest: int) -> list[Point]:

@@ -10,7 +10,7 @@ from frostline.base.metrics import confusion
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.results import ArmSummary, Summary
-from frostline.stats.transfer import Gain, Outcome, TimeToThreshold
+from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
 
 
 def headers(summary: Summary) -> tuple[str, ...]:
@@ -23,7 +23,13 @@ def headers(summary: Summary) -> tuple[str, ...]:
         "epochs to baseline's best",
         "time to baseline's best",
         "training time",
+        *(f"{name} accuracy" for name in test_sets(summary)),
     )
+
+
+def test_sets(summary: Summary) -> list[str]:
+    """Return the names of the study's further test sets."""
+    return list(dict.fromkeys(name for arm in summary.arms for name in arm.test_sets))
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class ByClass:
 
 def arm_rows(summary: Summary) -> list[Row]:
     """Return the study's main table, a row an arm."""
-    return [_row(arm) for arm in summary.arms]
+    return [_row(arm, test_sets(summary)) for arm in summary.arms]
 
 
 def markdown_table(summary: Summary) -> str:
@@ -93,13 +99,13 @@ def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
     return classes, [pooled(arm) for arm in arms]
 
 
-def _row(arm: ArmSummary) -> Row:
+def _row(arm: ArmSummary, tested: Sequence[str]) -> Row:
     accuracy, comparison, many = arm.accuracy, arm.comparison, len(arm.seeds) > 1
     return Row(
         arm=arm.name,
         outcome=comparison.outcome if comparison else None,
         cells=[
-            Cell(words.percent(accuracy.mean), words.interval(accuracy)),
+            _accuracy_cell(accuracy),
             _gain_cell(comparison.gain if comparison else None),
             _gain_cell(comparison.jumpstart if comparison else None),
             _time_cell(arm.epochs_to_baseline, words.epochs),
@@ -108,8 +114,15 @@ def _row(arm: ArmSummary) -> Row:
                 words.seconds(arm.train_seconds.mean),
                 f"{words.seconds(arm.all_train_seconds)} in all" if arm.all_train_seconds and many else "",
             ),
+            *(_accuracy_cell(arm.test_sets.get(name)) for name in tested),
         ],
     )
+
+
+def _accuracy_cell(accuracy: Estimate | None) -> Cell:
+    if accuracy is None:
+        return Cell(words.NOTHING)
+    return Cell(words.percent(accuracy.mean), words.interval(accuracy))
 
 
 def _gain_cell(gain: Gain | None) -> Cell:

@@ -19,6 +19,7 @@ from frostline.schema.data import (
     PluginDataset,
     Split,
     Table,
+    TestSet,
 )
 from frostline.schema.network import (
     Backbone,

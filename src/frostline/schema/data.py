@@ -6,7 +6,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from frostline.schema.types import NonNegative, Positive, Probability, Seed, Share, Strict
 
-LATER_KEYS = ("folds", "fold")
+LATER_KEYS = ("folds", "fold", "test_sets")
 """Keys of data sets that are not part of a config where they are null."""
 
 
@@ -21,6 +21,22 @@ class Split(Strict):
     """Seed of the split; shots are drawn from the run's seed."""
 
 
+class TestSet(Strict):
+    """Where a further test set is: the key of its data set's kind that says where images are."""
+
+    __test__ = False  # It is no class of tests.
+
+    root: str | None = None
+    """Of an `image_folder`: the folder of the images. Of a `table`: as `dataset.root`."""
+    file: str | None = None
+    """Of a `table` or `npz`: the file."""
+    path: str | None = None
+    """Of `huggingface`: the folder."""
+
+
+TestSetName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,49}$")]
+
+
 class _Dataset(Strict):
     split: Split
     shots: Annotated[int, Field(ge=1)] | None
@@ -32,7 +48,9 @@ class _Dataset(Strict):
     folds: Annotated[int, Field(ge=2)] | None = None
     """Number of folds of a cross-validation; null: none. Each fold is the test split once."""
     fold: Annotated[int, Field(ge=0)] | None = None
-    """The fold that is the test split, from 0; a study with folds and null runs all of them."""
+    """The fold that is the test split, from 0."""
+    test_sets: dict[TestSetName, TestSet] | None = None
+    """Further test sets, such as another scanner's images: {name: where it is}. Only measured, at the end."""
 
     @model_validator(mode="after")
     def _fits(self) -> "_Dataset":

@@ -26,6 +26,8 @@ FORMAT = 1
 """Version of the files; a stage refuses an index of another version."""
 
 INDEX_FILE, SUMMARY_FILE, IMAGES_FILE = "index.csv", "dataset.json", "images.npy"
+TEST_SETS = "test_sets"
+"""Folder of the further test sets' indexes, one folder each, beside the index of their data set."""
 _COLUMNS = ("key", "label", "split", "sha256", "width", "height", "mode")
 
 
@@ -238,6 +240,59 @@ class PreparedData:
     def read(cls, dataset: schema.Dataset, folder: Path) -> Self:
         """Read the index in `folder`, with the splits of the config's fold; raises what `Index.read` does."""
         return cls(dataset, Index.read(folder).at_fold(dataset.fold), folder)
+
+    def test_sets(self) -> dict[str, "PreparedData"]:
+        """Return the further test sets by name; all of their images are in the split test."""
+        return {
+            name: PreparedData(
+                config, Index.read(self.folder / TEST_SETS / name), self.folder / TEST_SETS / name
+            )
+            for name, config in further_tests(self.dataset).items()
+        }
+
+
+def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
+    """Return the configs of a data set's further test sets: of its kind, with its columns, at other places.
+
+    Raises:
+        FrostlineError: a test set has another key than its kind needs.
+    """
+    configs: dict[str, schema.Dataset] = {}
+    for name, where in (dataset.test_sets or {}).items():
+        given = {key: value for key, value in where.model_dump().items() if value is not None}
+        needed, more = _PLACES.get(dataset.kind, ("", ()))
+        key = f"dataset.test_sets.{name}"
+        if not needed:
+            raise FrostlineError(
+                f"{key}: data sets of the kind {dataset.kind} have no further test sets; allowed: "
+                f"{', '.join(_PLACES)}; or set dataset.test_sets=null"
+            )
+        if needed not in given or set(given) - {needed, *more}:
+            found = ", ".join(given) or "nothing"
+            raise FrostlineError(
+                f"{key}: found {found}; a test set of the kind {dataset.kind} needs {needed}: write "
+                f"{key}.{needed}=…"
+            )
+        change: dict[str, Any] = {
+            "test_sets": None,
+            "folds": None,
+            "fold": None,
+            "shots": None,
+            "fraction": None,
+        }
+        place = {"root": None, **given} if dataset.kind == "table" else given
+        columned = {"classes": None} if hasattr(dataset, "classes") else {}
+        configs[name] = dataset.model_copy(update={**change, **place, **columned})
+    return configs
+
+
+_PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "image_folder": ("root", ()),
+    "table": ("file", ("root",)),
+    "huggingface": ("path", ()),
+    "npz": ("file", ()),
+}
+"""Kind → the key that a test set needs, and those that it may have."""
 
 
 def training_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:

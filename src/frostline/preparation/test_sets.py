@@ -1,0 +1,95 @@
+"""Further test sets of a data set: another scanner, site or style, measured once, at the end."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from frostline import schema
+from frostline.base.names import nfc
+from frostline.console.errors import FrostlineError, allowed
+from frostline.data.prepared.index import Index
+from frostline.data.reading.checks import some
+from frostline.data.reading.decode import printable
+from frostline.data.reading.source import Source
+from frostline.data.reading.sources import open_source
+from frostline.preparation.examine import Reading
+
+
+def open_test_set(name: str, dataset: schema.Dataset) -> Source:
+    """Return a further test set: its test split if it has splits of its own, else all of it.
+
+    Raises:
+        FrostlineError: as `open_source`; the sentence names the key of the test set.
+    """
+    try:
+        source = open_source(dataset)
+    except FrostlineError as error:
+        raise FrostlineError(f"dataset.test_sets.{name}.{str(error).removeprefix('dataset.')}") from None
+    rows = np.flatnonzero(source.rows.splits == "test")
+    if not len(rows):
+        return source
+    images = None if source.images is None else source.images[rows]
+    return replace(source, rows=source.rows.take(rows), images=images)
+
+
+def index_of_test_set(
+    name: str, dataset: schema.Dataset, reading: Reading, classes: tuple[Sequence[str], Sequence[str]]
+) -> Index:
+    """Return the index of a further test set, all of whose images are in the split test.
+
+    Args:
+        classes: its own, and those of its data set, whose numbers its labels get.
+
+    Raises:
+        FrostlineError: it has a class that its data set does not have.
+    """
+    own, known = classes
+    numbers = {label: number for number, label in enumerate(known)}
+    present = set(reading.rows.labels.tolist())
+    for number, label in enumerate(own):
+        if number in present and nfc(label) not in numbers:
+            raise FrostlineError(
+                f"dataset.test_sets.{name}: has the class {printable(label)!r}, which the data set does not "
+                f"have; {allowed(label, known)}"
+            )
+    mapped = np.array([numbers.get(nfc(label), -1) for label in own], dtype=np.int64)
+    rows = reading.rows
+    return Index(
+        name=name,
+        kind=dataset.kind,
+        storage="files" if reading.stored else "arrays",
+        classes=tuple(known),
+        keys=list(rows.keys),
+        labels=mapped[rows.labels],
+        splits=np.full(len(rows), "test", dtype="<U5"),
+        sha256=reading.sha256,
+        widths=reading.widths.tolist(),
+        heights=reading.heights.tolist(),
+        modes=reading.modes,
+        warnings=tuple(reading.warnings),
+        skipped=tuple(reading.problems),
+    )
+
+
+def check_apart(name: str, tested: Reading, reading: Reading, index: Index) -> None:
+    """Refuse a test set with images on which the data set's runs train or choose an epoch.
+
+    Args:
+        tested: the test set's images.
+        reading: the data set's images, in the order of `index`.
+
+    Raises:
+        FrostlineError: names the images.
+    """
+    # With folds, an image is in the test split of one fold, and is used by all others.
+    splits = index.splits.tolist() if index.fold_splits is None else ["train"] * len(index)
+    used = {digest: row for row, digest in enumerate(reading.digests) if splits[row] != "test"}
+    same = [(i, used[digest]) for i, digest in enumerate(tested.digests) if digest in used]
+    if same:
+        named = some(f"{tested.rows.keys[i]} = {reading.rows.keys[row]} ({splits[row]})" for i, row in same)
+        many = "image that is" if len(same) == 1 else "images that are"
+        raise FrostlineError(
+            f"dataset.test_sets.{name}: has {len(same)} {many} also in the data set's train or val split, "
+            f"{named}; remove them from one of the two"
+        )

@@ -1,0 +1,107 @@
+"""Further test sets: prepared with their data set, and kept apart from what runs train on."""
+
+import re
+import shutil
+
+import pytest
+from tests.data.tables import table, write_table
+from tests.data.trees import image_folder, packaged, plant, plant_splits
+
+from frostline.console.errors import FrostlineError
+from frostline.data.prepared.index import Index, PreparedData
+from frostline.preparation.stage import prepare, prepare_cached
+from frostline.schema import Prepare
+
+
+def with_tests(setup, **test_sets):
+    return Prepare.model_validate({"dataset": {**setup.dataset.model_dump(), "test_sets": test_sets}})
+
+
+@pytest.fixture
+def root(tmp_path):
+    return plant(tmp_path / "photos", ("cat", "dog", "fox"))
+
+
+def test_a_further_test_set_has_the_data_sets_class_numbers(root, tmp_path):
+    other = plant(tmp_path / "other scanner", ("cat", "fox"), seed=50_000)
+    plain = prepare(image_folder(root), tmp_path / "plain")
+    setup = with_tests(image_folder(root), shifted={"root": str(other)})
+    index = prepare(setup, tmp_path / "out")
+    assert (tmp_path / "out" / "index.csv").read_bytes() == (tmp_path / "plain" / "index.csv").read_bytes()
+    assert index.fingerprint == plain.fingerprint
+    data = PreparedData.read(setup.dataset, tmp_path / "out").test_sets()["shifted"]
+    assert data.index.classes == ("cat", "dog", "fox")
+    assert sorted(set(data.index.labels)) == [0, 2]
+    assert set(data.index.splits) == {"test"}
+    assert (len(data.index), data.index.name) == (12, "shifted")
+    assert data.dataset.root == str(other)
+
+
+def test_of_a_test_set_with_splits_the_test_split_is_used(root, tmp_path):
+    other = plant_splits(tmp_path / "other", ("train", "test"))
+    setup = with_tests(image_folder(root), other={"root": str(other)})
+    prepare(setup, tmp_path / "out")
+    index = Index.read(tmp_path / "out" / "test_sets" / "other")
+    assert len(index) == 12
+    assert all(key.startswith("test/") for key in index.keys)
+
+
+def test_tables_share_the_columns(tmp_path):
+    root = plant(tmp_path / "photos")
+    other = plant(tmp_path / "other", seed=70_000)
+    for folder in (root, other):
+        paths = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
+        write_table(folder / "x.csv", [[p.as_posix(), p.parts[0]] for p in paths], ["path", "kind"])
+    columns = {"image": "path", "label": "kind"}
+    setup = with_tests(table(root / "x.csv", columns), site_b={"file": str(other / "x.csv")})
+    prepare(setup, tmp_path / "out")
+    assert len(Index.read(tmp_path / "out" / "test_sets" / "site_b")) == 12
+
+
+def test_the_cache_notices_a_changed_test_set(root, tmp_path):
+    other = plant(tmp_path / "other", seed=90_000)
+    setup = with_tests(image_folder(root), shifted={"root": str(other)})
+    _, folder = prepare_cached(setup, tmp_path / "scratch")
+    assert prepare_cached(setup, tmp_path / "scratch")[1] == folder
+    (other / "cat" / "0.png").unlink()
+    assert prepare_cached(setup, tmp_path / "scratch")[1] != folder
+
+
+def test_images_that_a_run_trains_on_are_refused(root, tmp_path):
+    index = prepare(image_folder(root), tmp_path / "plain")
+    other = plant(tmp_path / "other", ("cat", "dog", "fox"), seed=30_000)
+    trained = index.keys[index.rows("train")[0]]
+    shutil.copy(root / trained, other / trained.replace("0.png", "x.png"))
+    copied = trained.replace("0.png", "x.png")
+    setup = with_tests(image_folder(root), shifted={"root": str(other)})
+    with pytest.raises(FrostlineError) as raised:
+        prepare(setup, tmp_path / "out")
+    assert str(raised.value) == (
+        "dataset.test_sets.shifted: has 1 image that is also in the data set's train or val split, "
+        f"{copied} = {trained} (train); remove them from one of the two"
+    )
+    (other / copied).unlink()
+    tested = index.keys[index.rows("test")[0]]
+    shutil.copy(root / tested, other / f"{tested}.png")
+    assert len(prepare(setup, tmp_path / "out")) == len(index)
+
+
+@pytest.mark.parametrize(
+    ("test_sets", "sentence"),
+    [
+        ({"a": {}}, "dataset.test_sets.a: found nothing; a test set of the kind image_folder needs root"),
+        ({"a": {"file": "x.csv"}}, "dataset.test_sets.a: found file; a test set of the kind image_folder"),
+        ({"a": {"root": "/nowhere"}}, "dataset.test_sets.a.root: /nowhere doesn't exist: give the folder"),
+    ],
+)  # fmt: skip
+def test_places_that_do_not_fit(root, tmp_path, test_sets, sentence):
+    with pytest.raises(FrostlineError, match=re.escape(sentence)):
+        prepare(with_tests(image_folder(root), **test_sets), tmp_path / "out")
+
+
+def test_other_classes_and_kinds_are_refused(root, tmp_path):
+    other = plant(tmp_path / "other", ("cat", "fix"), seed=40_000)
+    with pytest.raises(FrostlineError, match=r"dataset\.test_sets\.a: has the class 'fix', which the data"):
+        prepare(with_tests(image_folder(root), a={"root": str(other)}), tmp_path / "out")
+    with pytest.raises(FrostlineError, match="data sets of the kind digits have no further test sets; allow"):
+        prepare(with_tests(packaged("digits"), a={"root": str(other)}), tmp_path / "out")
