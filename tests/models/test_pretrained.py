@@ -15,7 +15,7 @@ from frostline import schema
 from frostline.console.errors import FrostlineError
 from frostline.models import pretrained
 from frostline.models.backbones import build
-from frostline.models.initial_weights import NO_WEIGHTS
+from frostline.models.initial_weights import NO_WEIGHTS, InitialWeights
 from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import create_network, input_spec, load_initial_weights, weights_metadata
 from frostline.models.weights import save
@@ -271,6 +271,33 @@ def test_timms_weights_of_a_square_are_resampled_for_as_many_patches(tmp_path):
     network, _ = created(VIT, start, input_spec(VIT, start, given(size=[80, 320])), CLASSES)
     assert network.pos_embed.shape == theirs["pos_embed"].shape
     assert not torch.equal(network.pos_embed, theirs["pos_embed"])
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_an_rgb_stem_is_repeated_for_more_channels_as_timm_does(channels, tmp_path):
+    theirs = timm.create_model("test_resnet").state_dict()
+    save_file(theirs, tmp_path / "w.safetensors")
+    start = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
+    spec = input_spec(TINY, start, given(size=32, channels=channels))
+    network, _ = created(TINY, start, spec, CLASSES)
+    reference = timm.create_model(
+        "test_resnet",
+        in_chans=channels,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(tmp_path / "w.safetensors")},
+    )
+    assert torch.equal(network.conv1[0].weight, reference.conv1[0].weight)
+
+
+def test_normalization_of_more_channels_repeats_that_of_the_weights():
+    start = InitialWeights({}, InputSpec(32, 3, "bicubic", 1.0, (0.1, 0.2, 0.3), (1, 2, 3)), None, "w", None)
+    assert input_spec(TINY, start, given(channels=5)).mean == (0.1, 0.2, 0.3, 0.1, 0.2)
+    assert input_spec(TINY, start, given(channels=2)).std == (1, 2)
+    assert input_spec(TINY, start, given(channels=1)).mean == pytest.approx((0.2,))
+    with pytest.raises(
+        FrostlineError, match=r"^input\.mean: found 3 values for 4 channels; give one per cha"
+    ):
+        input_spec(TINY, start, given(channels=4, mean=[0.5, 0.5, 0.5]))
 
 
 def test_padding_crops_nothing_unless_a_crop_is_set():

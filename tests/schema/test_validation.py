@@ -70,11 +70,9 @@ def test_what_is_right_comes_back_as_a_model():
             {"backbone__kind": "mpl"},
             "backbone.kind: found 'mpl'; did you mean 'mlp'? (allowed: mlp, plugin, timm)",
         ),
-        (
-            {"input__channels": 4},
-            "input.channels: found 4; images are grey or in colour: set input.channels=1 or input.channels=3",
-        ),
-        ({"input__channels": "rgb"}, "input.channels: found 'rgb'; allowed: 1, 3"),
+        ({"input__channels": 0}, "input.channels: found 0, must be greater than or equal to 1"),
+        ({"input__channels": "rgb"}, "input.channels: found 'rgb', must be a valid integer"),
+        ({"input__depth": 12}, "input.depth: found 12; allowed: 16, 8"),
         ({"input__size": []}, "input.size: found []; allowed: 4 to 2048 pixels, the side of a square, or [h"),
         (
             {"input__size": [32, 64, 3]},

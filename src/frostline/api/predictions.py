@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from frostline.console.errors import FrostlineError
+from frostline.data.loading.resize import format_of
+from frostline.data.reading.bands import PLAIN, PixelFormat
 from frostline.serving import prediction
 from frostline.sheets import predictions as sheets
 from frostline.sheets.page import Sheet
@@ -51,6 +53,7 @@ class Predictions(Sequence[Prediction]):
     """The run's name."""
     _images: Sequence[Path | Image.Image] = field(repr=False, default=())
     _predicted: Sequence[prediction.Prediction] = field(repr=False, default=())
+    _format: PixelFormat = field(repr=False, default=PLAIN)
 
     @overload
     def __getitem__(self, place: int) -> Prediction: ...
@@ -84,7 +87,7 @@ class Predictions(Sequence[Prediction]):
 
     def sheet(self) -> Sheet:
         """Return the images with their most probable classes; the first 500."""
-        return sheets.sheet_of(self._predicted[: sheets.MOST_IMAGES], self._images, self.model)
+        return sheets.sheet_of(self._predicted[: sheets.MOST_IMAGES], self._images, self.model, self._format)
 
     def _repr_html_(self) -> str:
         return self.sheet()._repr_html_()
@@ -115,7 +118,7 @@ def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> 
         Prediction(row.image, row.best[0][0] if row.best else None, dict(row.best), row.error)
         for row in predicted
     )
-    return Predictions(rows, trained.folder.name, sources, predicted)
+    return Predictions(rows, trained.folder.name, sources, predicted, format_of(trained.spec))
 
 
 def _sources(images: Any) -> Iterator[Path | Image.Image]:

@@ -152,13 +152,15 @@ class Run:
         Raises:
             FrostlineError: the run has no predictions.csv.
         """
+        from frostline.schema import Prepare
         from frostline.sheets import mistakes
 
         with call():
-            dataset = self._trained.run.dataset
+            dataset, pixels = self._trained.run.dataset, self._trained.run.input
             paths = {key: getattr(dataset, key, None) for key in ("root", "file", "path")}
             absolute = {key: str(self._home / Path(path).expanduser()) for key, path in paths.items() if path}
-            return mistakes.mistakes(self.folder, dataset.model_copy(update=absolute), count)
+            config = Prepare.of(dataset.model_copy(update=absolute), pixels)
+            return mistakes.mistakes(self.folder, config, count)
 
     @cached_property
     def _trained(self) -> "TrainedRun":

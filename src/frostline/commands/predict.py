@@ -13,6 +13,7 @@ from frostline.console.progress import Advance, shown
 
 if TYPE_CHECKING:
     from frostline.data.reading.decode import Note
+    from frostline.models.input_spec import InputSpec
     from frostline.serving.prediction import Prediction
 
 CONVERTED: "tuple[Note, ...]" = ("16-bit", "dim", "cmyk")
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     with shown("predict", len(paths)) as advance:
         rows = sheet.of(problems.of(predictions, advance), arguments.top_k)
         _write(lines(rows, arguments.top_k), arguments.out)
-    sheet.write(paths, arguments.model)
+    sheet.write(paths, arguments.model, trained.spec)
     problems.print_warnings()
     if problems.errors:
         what = "1 image" if problems.errors == 1 else f"{problems.errors} images"
@@ -145,14 +146,15 @@ class _Sheet:
                 self._collected.append(prediction)
             yield replace(prediction, best=prediction.best[:top_k])
 
-    def write(self, paths: Sequence[Path], model: str) -> None:
+    def write(self, paths: Sequence[Path], model: str, spec: "InputSpec") -> None:
         """Write the sheet, if there is one, and print its path on standard error."""
         if not self._path:
             return
         from frostline.base.files import write_text
+        from frostline.data.loading.resize import format_of
         from frostline.sheets.predictions import sheet_of
 
-        write_text(self._path, sheet_of(self._collected, paths, model).page())
+        write_text(self._path, sheet_of(self._collected, paths, model, format_of(spec)).page())
         print(f"frostline: the sheet of images: {self._path}", file=sys.stderr)
 
 

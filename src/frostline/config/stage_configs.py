@@ -10,7 +10,7 @@ from frostline.schema import Arm, Dataset, Evaluate, Experiment, Hyperparameters
 def prepare_config(composed: Experiment, role: str) -> Prepare:
     """Return the config of `prepare` for the source or target; a label budget is not part of its config."""
     dataset = composed.source if role == "source" else composed.dataset
-    return Prepare(dataset=dataset.model_copy(update={"shots": None, "fraction": None}))
+    return Prepare.of(dataset, composed.input)
 
 
 def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:

@@ -17,7 +17,9 @@ from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edi
 from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.pixels import Images, images_key, load_pixels, thumbnails
+from frostline.data.loading.resize import format_of
 from frostline.data.prepared.index import Index, PreparedData, training_rows
+from frostline.data.reading.decode import shown
 from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
@@ -254,10 +256,10 @@ class Evaluator:
         wrong = np.flatnonzero(best != index.labels[rows])
         chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
         try:
-            images = thumbnails(self._data, rows[chosen], THUMBNAIL)
+            images = thumbnails(self._data, rows[chosen], THUMBNAIL, format_of(self._spec))
         except FrostlineError:  # A file is gone: show the network's pixels.
             pixels = self._images[split].pixels[torch.as_tensor(chosen)].permute(0, 2, 3, 1).numpy()
-            images = list(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            images = [shown(image) for image in pixels]
         return [
             Misclassified(
                 index.keys[row],

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    import torch
 
 Fit = Literal["crop", "pad", "squash"]
 
@@ -13,12 +16,26 @@ class InputSpec:
 
     size: int | tuple[int, int]
     """Side of a square, or (height, width) that differ, pixels."""
-    channels: Literal[1, 3]
+    channels: int
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
     crop: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Fit = "crop"
+    depth: Literal[8, 16] = 8
+    """Bits per channel of the pixels."""
+
+    @property
+    def white(self) -> int:
+        """The largest value of a pixel: 255 or 65535."""
+        return 2**self.depth - 1
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The type of the pixels: uint8 or uint16."""
+        import torch
+
+        return torch.uint8 if self.depth == 8 else torch.uint16
 
     @property
     def height(self) -> int:
@@ -44,10 +61,10 @@ class InputSpec:
     def geometry(self) -> list[Any]:
         """All that the pixels of an image depend on, as plain data for cache keys.
 
-        Keys of squares that are cropped have no fit, as before there was a choice.
+        Keys of squares that are cropped have no fit, and 8 bits are not named, as before there was a choice.
         """
         size = list(self.size) if isinstance(self.size, tuple) else self.size
-        geometry = [size, self.channels, self.interpolation, self.crop]
+        geometry = [size, self.channels, self.interpolation, self.crop, *([16] if self.depth == 16 else [])]
         match self.fit:
             case "crop":
                 return geometry
@@ -58,16 +75,18 @@ class InputSpec:
 
     @property
     def fill(self) -> list[int]:
-        """The mean of each channel, 0…255: the colour of padding, zero after normalization."""
-        return [round(255 * value) for value in self.mean]
+        """The mean of each channel as a pixel: the colour of padding, zero after normalization."""
+        return [round(self.white * value) for value in self.mean]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, for JSON; without `fit` if it is crop, as before there was a choice."""
+        """Return plain data, for JSON; without `fit` crop and `depth` 8, which are older than these keys."""
         data = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         if isinstance(self.size, tuple):
             data["size"] = list(self.size)
         if self.fit == "crop":
             del data["fit"]
+        if self.depth == 8:
+            del data["depth"]
         return data
 
     @classmethod

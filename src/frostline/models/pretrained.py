@@ -5,7 +5,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -267,22 +267,28 @@ def _from_package(backbone: schema.Timm) -> InitialWeights:
     )
 
 
-def _with_channels(spec: InputSpec, channels: Literal[1, 3]) -> InputSpec:
-    """Convert mean and std: grey uses the average of the colours, each colour uses the grey value."""
+def _with_channels(spec: InputSpec, channels: int) -> InputSpec:
+    """Convert mean and std: grey uses the average of the colours, other channels repeat the weights' values.
+
+    Channel i gets what the weights have for channel i mod 3, as timm repeats the first convolution.
+    """
     if channels == spec.channels:
         return spec
-    mean, std = ((sum(values) / len(values),) * channels for values in (spec.mean, spec.std))
+    mean, std = (
+        (sum(values) / len(values),) if channels == 1 else (values * channels)[:channels]
+        for values in (spec.mean, spec.std)
+    )
     return replace(spec, channels=channels, mean=mean, std=std)
 
 
 def _adapt_first_convolution(
     start: InitialWeights, model: nn.Module, spec: InputSpec
 ) -> Mapping[str, torch.Tensor]:
-    """Adapt timm's RGB weights to grey images like timm: sum the first convolution over its channels."""
+    """Adapt timm's RGB weights to other channels like timm: sum or repeat those of the first convolution."""
     assert start.state is not None
     key = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
     ours = start.classes is not None
-    if ours or spec.channels != 1 or key not in start.state or start.state[key].shape[1] != 3:
+    if ours or spec.channels == 3 or key not in start.state or start.state[key].shape[1] != 3:
         return start.state
     from timm.models import adapt_input_conv
 

@@ -47,8 +47,7 @@ def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
     if not force:
         check_config(folder, record)
     config = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
-    full_dataset = config.dataset.model_copy(update={"shots": None, "fraction": None})
-    index, data = standalone.prepared_from(Prepare(dataset=full_dataset))
+    index, data = standalone.prepared_from(Prepare.of(config.dataset, config.input))
     own = own_test(folder, record, index)
     target = out or folder
     with session.writing(target):

@@ -15,8 +15,9 @@ from PIL import Image
 from frostline.base.parallel import in_order
 from frostline.console.errors import OutOfResources
 from frostline.console.progress import Advance, Progress, no_progress
+from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
 from frostline.data.reading.checks import some
-from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, printable
+from frostline.data.reading.decode import BadImage, DecodedImage, Note, printable
 from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.stores import Store
@@ -108,14 +109,21 @@ class Reading:
         self.rows = self._source.rows if whole else self._source.rows.take(positions)
 
 
-def examine(source: Source, name: str, progress: Progress = no_progress) -> Reading:
-    """Read and check all images of a source; `progress` shows them under the data set's `name`."""
+def examine(
+    source: Source, name: str, progress: Progress = no_progress, wanted: PixelFormat = PLAIN
+) -> Reading:
+    """Read and check all images of a source.
+
+    Args:
+        name: name of the data set, for `progress`.
+        wanted: channels and bits that files are decoded to.
+    """
     reading = Reading(source)
     if source.images is not None:
         results: Iterator[_Image | Problem] = map(_array_image, source.images)
     else:
         assert source.store is not None
-        results = in_order(partial(_stored_image, source.store), source.rows.keys)
+        results = in_order(partial(_stored_image, source.store, wanted), source.rows.keys)
     with progress(f"reading {name}", len(source)) as advance:
         reading.collect(results, advance)
     reading.leave_out(dict(_contradictions(reading, source.classes)))
@@ -136,10 +144,10 @@ def _array_image(pixels: NDArray[np.uint8]) -> _Image:
     )
 
 
-def _stored_image(store: Store, key: str) -> _Image | Problem:
+def _stored_image(store: Store, wanted: PixelFormat, key: str) -> _Image | Problem:
     try:
         content = store.read(key)
-        return _decoded_image(content, decode(content, key))
+        return _decoded_image(content, decode_as(content, key, wanted))
     except BadImage as bad:
         return Problem(key, bad.reason)
     except MemoryError:
@@ -149,15 +157,14 @@ def _stored_image(store: Store, key: str) -> _Image | Problem:
 
 
 def _decoded_image(content: bytes, decoded: DecodedImage) -> _Image:
-    image = decoded.image
-    width, height = image.size
+    width, height = decoded.size
     return _Image(
         sha256=hashlib.sha256(content).hexdigest(),
-        digest=hashlib.sha256(f"{image.mode} {width} {height} ".encode() + image.tobytes()).digest(),
+        digest=decoded.digest,
         width=width,
         height=height,
         mode=decoded.mode,
-        thumbnail=thumbnail(image) if min(width, height) >= NEAR_MIN_SIDE else None,
+        thumbnail=thumbnail(decoded.picture) if min(width, height) >= NEAR_MIN_SIDE else None,
         format=decoded.format,
         notes=decoded.notes,
     )

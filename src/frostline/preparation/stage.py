@@ -4,7 +4,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, OutOfResources, resource_errors
 from frostline.console.progress import Progress, no_progress
 from frostline.data.prepared.index import FORMAT, TEST_SETS, Index, further_tests
+from frostline.data.reading.bands import PixelFormat
 from frostline.data.reading.checks import check_rows, some, tally
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
@@ -52,7 +53,7 @@ def prepare(config: schema.Prepare, out: Path, progress: Progress = no_progress)
         FrostlineError: the data set is not available, can't be split, or contains images that can't be used;
             `<out>.bad-images.csv` lists them if there are many.
     """
-    index = _prepare(_open(config.dataset, progress), config.dataset, out, progress)
+    index = _prepare(_open(config, progress), config.dataset, out, progress)
     omitted.remove_reason(out)
     return index
 
@@ -78,7 +79,7 @@ def prepare_cached(
     Raises:
         FrostlineError: as in `prepare`.
     """
-    opened = _open(config.dataset, progress)
+    opened = _open(config, progress)
     out = _cache_folder(config.dataset, opened, scratch)
     if not is_writable(out.parent):
         if (index := _verified(out)) is None:
@@ -97,7 +98,7 @@ def set_aside_if_damaged(config: schema.Prepare, scratch: Path) -> None:
     """Verify the cached output of a data set; set it aside if damaged, for the next run to make again."""
     if not (scratch / "data").is_dir():
         return
-    out = _cache_folder(config.dataset, _open(config.dataset), scratch)
+    out = _cache_folder(config.dataset, _open(config), scratch)
     if is_writable(out.parent):
         with exclusive(out.with_name(f"{out.name}.lock")):
             remove_leftovers(out.parent, locked_key=out.name)
@@ -110,18 +111,20 @@ class _Opened:
 
     source: Source
     tests: dict[str, tuple[schema.Dataset, Source]]
+    wanted: PixelFormat
 
 
-def _open(dataset: schema.Dataset, progress: Progress = no_progress) -> _Opened:
-    configs = further_tests(dataset)
-    source = open_source(dataset, progress)
-    return _Opened(source, {name: (config, open_test_set(name, config)) for name, config in configs.items()})
+def _open(config: schema.Prepare, progress: Progress = no_progress) -> _Opened:
+    source = open_source(config.dataset, progress)
+    tests = {name: (test, open_test_set(name, test)) for name, test in further_tests(config.dataset).items()}
+    return _Opened(source, tests, PixelFormat(config.channels, config.depth or 8))
 
 
 def _cache_folder(dataset: schema.Dataset, opened: _Opened, scratch: Path) -> Path:
     whole = dataset.model_dump(exclude={"shots", "fraction", "fold"})
     tests = [source.identity() for _, source in opened.tests.values()]
-    return scratch / "data" / content_key([FORMAT, whole, opened.source.identity(), *tests])
+    pixels = [] if opened.wanted.plain else [asdict(opened.wanted)]
+    return scratch / "data" / content_key([FORMAT, whole, opened.source.identity(), *tests, *pixels])
 
 
 def _verified(folder: Path) -> Index | None:
@@ -135,11 +138,11 @@ def _prepare(
     bad_images = out.parent / f"{out.name}.bad-images.csv"
     bad_images.unlink(missing_ok=True)
     source = opened.source
-    reading = _examined(source, dataset, bad_images, progress)
+    reading = _examined(source, dataset, bad_images, progress, opened.wanted)
     index = _index(source, dataset, reading)
     with publish(out) as folder:
         for name, (config, test_source) in opened.tests.items():
-            tested = _examined(test_source, config, bad_images, progress)
+            tested = _examined(test_source, config, bad_images, progress, opened.wanted)
             check_apart(name, tested, reading, index)
             test_index = index_of_test_set(name, config, tested, (test_source.classes, index.classes))
             inner = folder / TEST_SETS / name
@@ -155,10 +158,12 @@ def _prepare(
     return index
 
 
-def _examined(source: Source, dataset: schema.Dataset, bad_images: Path, progress: Progress) -> Reading:
+def _examined(
+    source: Source, dataset: schema.Dataset, bad_images: Path, progress: Progress, wanted: PixelFormat
+) -> Reading:
     """Read all images; raise an error about bad ones unless they are skipped."""
     try:
-        reading = examine(source, name_of(dataset), progress)
+        reading = examine(source, name_of(dataset), progress, wanted)
     except MemoryError:
         raise OutOfResources(
             f"{place_of(dataset)}: there is no memory to examine {len(source)} images; close other programs, "

@@ -1,4 +1,4 @@
-"""The serving wrapper of a network: from uint8 pixels to probabilities."""
+"""The serving wrapper of a network: from pixels to probabilities."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 TRACED = 2
 """Images in the batch for tracing: a batch of one would be traced as a constant size."""
 Predictor = Callable[[Tensor], Tensor]
-"""(N, C, H, W) uint8 → (N, K) float32 probabilities."""
+"""(N, C, H, W) uint8 or uint16 → (N, K) float32 probabilities."""
 
 
 class ServingModel(nn.Module):
@@ -30,6 +30,7 @@ class ServingModel(nn.Module):
     def __init__(self, network: nn.Module, spec: InputSpec) -> None:
         super().__init__()
         self.network = network
+        self.dtype, self.kind, self.white = spec.dtype, f"uint{spec.depth}", spec.white
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
 
@@ -37,13 +38,13 @@ class ServingModel(nn.Module):
         """Return class probabilities.
 
         Args:
-            images: (N, C, H, W) uint8, resized and cropped as in training.
+            images: (N, C, H, W) uint8, or uint16 with `input.depth` 16, resized as in training.
 
         Returns:
             (N, K) float32; each row sums to one.
         """
-        torch._assert(images.dtype == torch.uint8, "images have to be uint8, 0 to 255")
-        probabilities: Tensor = self.network((images / 255 - self.mean) / self.std).float().softmax(1)
+        torch._assert(images.dtype == self.dtype, f"images have to be {self.kind}, 0 to {self.white}")
+        probabilities: Tensor = self.network((images / self.white - self.mean) / self.std).float().softmax(1)
         return probabilities
 
 
@@ -52,7 +53,7 @@ def largest_difference(model: ServingModel, written: Predictor, images: Tensor) 
     """Return the largest difference of a probability, on a batch of all images and of one.
 
     Args:
-        images: (N, C, H, W) uint8, N ≥ 1.
+        images: (N, C, H, W) uint8 or uint16, N ≥ 1.
     """
     parts = (images, images[:1])
     return max(float((model(part) - written(part)).abs().max()) for part in parts)

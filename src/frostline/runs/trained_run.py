@@ -18,10 +18,10 @@ from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import load_pixels
-from frostline.data.loading.resize import to_pixels
+from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import PreparedData
+from frostline.data.reading.bands import decode_as
 from frostline.data.reading.checks import check_keys
-from frostline.data.reading.decode import decode
 from frostline.data.reading.sources import store_of
 from frostline.models import weights
 from frostline.models.input_spec import InputSpec
@@ -100,7 +100,7 @@ class TrainedRun:
             count: the largest number of images.
 
         Returns:
-            (N, C, H, W) uint8, N ≥ 1.
+            (N, C, H, W) uint8 or uint16, N ≥ 1.
         """
         with suppress(FrostlineError, OSError):
             if isinstance(self.run.dataset, ImageFolder | Table):
@@ -110,8 +110,9 @@ class TrainedRun:
             if images:
                 return torch.from_numpy(np.stack(images)), f"{len(images)} of its images"
         shape = (count, *self.spec.shape)
-        noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        return noise, f"{count} images of noise, since its data set is not here"
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randint(0, self.spec.white + 1, shape, generator=generator, dtype=torch.int32)
+        return noise.to(self.spec.dtype), f"{count} images of noise, since its data set is not here"
 
     def _files(self, count: int) -> Iterator[np.ndarray]:
         """Yield images by their names in predictions.csv, without scanning the data set."""
@@ -119,13 +120,12 @@ class TrainedRun:
         keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS, ["id"])]
         check_keys(keys, str(self.folder / PREDICTIONS))
         for key in keys[:: max(1, len(keys) // count)][:count]:
-            yield to_pixels(decode(store.read(key), key).image, self.spec)
+            yield to_pixels(decode_as(store.read(key), key, format_of(self.spec)).image, self.spec)
 
     def _arrays(self, count: int) -> Iterator[np.ndarray]:
         from frostline.preparation.stage import prepare_cached
 
-        whole = self.run.dataset.model_copy(update={"shots": None, "fraction": None})
-        index, folder = prepare_cached(Prepare(dataset=whole), project.scratch())
+        index, folder = prepare_cached(Prepare.of(self.run.dataset, self.run.input), project.scratch())
         if index.classes != self.classes:
             return
         rows = index.rows(index.held_out)

@@ -166,6 +166,7 @@ Dataset = Annotated[
 ]
 
 
+Channels = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=4, le=2048)]
 TwoSides = Annotated[list[Side], Field(min_length=2, max_length=2)]
 
@@ -178,8 +179,10 @@ class Input(Strict):
         Field(description="4 to 2048 pixels, the side of a square, or [height, width]"),
     ]
     """Side of a square, or [height, width], pixels."""
-    channels: Literal[1, 3] | None
-    """1 for grey, 3 for colour; images are converted."""
+    channels: Channels | None
+    """1 for grey, 3 for colour, to which images are converted; any other number is that of the files."""
+    depth: Literal[8, 16] | None = None
+    """Bits per channel: 8, to which images are converted, or 16."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
     """How images are resized."""
     fit: Literal["crop", "pad", "squash"] | None = None

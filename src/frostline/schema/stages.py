@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from frostline.schema.data import Augment, Dataset, Input
+from frostline.schema.data import Augment, Channels, Dataset, Input
 from frostline.schema.network import Backbone, Weights
 from frostline.schema.sweep import Sweep
 from frostline.schema.training import (
@@ -126,6 +126,19 @@ class Prepare(Strict):
     """The config of `prepare`."""
 
     dataset: Dataset
+    channels: Channels | None = None
+    """Channels of image files that are neither grey nor RGB; null: they are grey or RGB."""
+    depth: Literal[16] | None = None
+    """Bits per channel of image files that are read with more than 8; null: 8."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, pixels: Input) -> Self:
+        """Return the config for a data set as an input reads it, without its label budget."""
+        return cls(
+            dataset=dataset.model_copy(update={"shots": None, "fraction": None}),
+            channels=None if pixels.channels in (1, 3) else pixels.channels,
+            depth=16 if pixels.depth == 16 else None,
+        )
 
 
 class Omitted(Strict):

@@ -36,8 +36,6 @@ def _sentence(model: type[BaseModel], data: Any, detail: ErrorDetails) -> str:
     path, holder, field = _locate(model, detail["loc"])
     key = ".".join(path)
     found = detail["input"]
-    if key.endswith("input.channels") and type(found) is int:
-        return f"{key}: found {found}; images are grey or in colour: set {key}=1 or {key}=3"
     if field is not None and field.description:
         for step in path:
             data = data[int(step)] if isinstance(data, list) else data.get(step)

@@ -19,17 +19,10 @@ from frostline.base.project import scratch
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images, normalise
-from frostline.data.loading.resize import to_pixels
+from frostline.data.loading.resize import format_of, to_pixels
+from frostline.data.reading.bands import IMAGE_SUFFIXES, decode_as
 from frostline.data.reading.checks import tally
-from frostline.data.reading.decode import (
-    IMAGE_SUFFIXES,
-    BadImage,
-    DecodedImage,
-    Note,
-    decode,
-    read_bytes,
-    suffix,
-)
+from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, read_bytes, suffix
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.evaluation.evaluate import split_for_inference
 from frostline.features.execution import autocast, device_of
@@ -146,7 +139,7 @@ class Network:
 
     @torch.no_grad()
     def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return class probabilities, (N, K) float64, of images, (N, C, H, W) uint8."""
+        """Return class probabilities, (N, K) float64, of images, (N, C, H, W) uint8 or uint16."""
         # Splitting the network changes results only if its parts have different precisions.
         if not self._tried and self._execution.frozen != "fp32":
             images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
@@ -194,7 +187,7 @@ def _pixels(image: Path | Image.Image, trained: TrainedRun) -> tuple[Pixels | st
     try:
         if isinstance(image, Path):
             name = str(image)
-            decoded = decode(read_bytes(image, name), name)
+            decoded = decode_as(read_bytes(image, name), name, format_of(trained.spec))
         else:
             decoded = upright(image)
         return to_pixels(decoded.image, trained.spec), decoded.notes

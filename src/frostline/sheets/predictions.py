@@ -1,13 +1,15 @@
 """A sheet of images with a network's predictions and their probabilities."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from frostline.base.parallel import in_order
-from frostline.data.reading.decode import BadImage, decode, printable, read_bytes
+from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
+from frostline.data.reading.decode import BadImage, printable, read_bytes
 from frostline.sheets.page import SIDE, Bar, Card, Sheet, reduced
 
 if TYPE_CHECKING:
@@ -20,15 +22,21 @@ BARS = 3
 """Most probable classes of each image."""
 
 
-def sheet_of(predictions: "Sequence[Prediction]", images: Sequence[Path | Image.Image], model: str) -> Sheet:
+def sheet_of(
+    predictions: "Sequence[Prediction]",
+    images: Sequence[Path | Image.Image],
+    model: str,
+    wanted: PixelFormat = PLAIN,
+) -> Sheet:
     """Return a sheet of predictions.
 
     Args:
         predictions: those of the first `MOST_IMAGES` images, or of all.
         images: all files, or images in memory, that were predicted.
         model: the network's name in the title.
+        wanted: channels and bits that it takes.
     """
-    pictures = in_order(_picture, images[: len(predictions)])
+    pictures = in_order(partial(_picture, wanted), images[: len(predictions)])
     cards = [card(prediction, picture) for prediction, picture in zip(predictions, pictures, strict=True)]
     total = "1 image" if len(images) == 1 else f"{len(images):,} images"
     number = total if len(cards) == len(images) else f"the first {len(cards)} of {total}"
@@ -49,12 +57,13 @@ def card(prediction: "Prediction", picture: "Picture | None") -> Card:
     return Card(pictures, bars[0].name, name, bars=bars)
 
 
-def _picture(image: Path | Image.Image) -> "Picture | None":
+def _picture(wanted: PixelFormat, image: Path | Image.Image) -> "Picture | None":
     from frostline.serving.prediction import upright
 
     try:
         if isinstance(image, Path):
-            return reduced(decode(read_bytes(image, str(image)), str(image), at_least=SIDE).image)
-        return reduced(upright(image).image.copy())
+            content = read_bytes(image, str(image))
+            return reduced(decode_as(content, str(image), wanted, at_least=SIDE).picture)
+        return reduced(upright(image).picture.copy())
     except BadImage:
         return None

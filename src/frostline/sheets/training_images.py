@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from frostline.base.seeds import derive
 from frostline.data.loading.augment import augments
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images
-from frostline.data.loading.resize import to_pixels
+from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import PreparedData, training_rows
-from frostline.data.reading.decode import decode
+from frostline.data.reading.bands import decode_as
+from frostline.data.reading.decode import shown
 from frostline.data.reading.sources import store_of
 from frostline.models.input_spec import InputSpec
 from frostline.schema import PretrainWeights
@@ -100,7 +101,9 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
         captions = ["plain", *mixed] if mixes(run.augment) else []
         note = f"{index.widths[row]}×{index.heights[row]} px"
         cards.append(Card(pictures, index.classes[index.labels[row]], note, captions))
-    channels = "grey" if spec.channels == 1 else "RGB"
+    channels = {1: "grey", 3: "RGB"}.get(
+        spec.channels, f"{spec.channels} channels, of which up to three are shown"
+    )
     augmentation = f"augment={option}" if option else "augmented"
     drawn = f"plain, then {VIEWS} augmented views of each ({augmentation})" if changes else "no augmentation"
     title = f"{index.name}: {len(cards)} of {chosen.total:,} training images, {len(index.classes)} classes"
@@ -117,14 +120,14 @@ def pixels_of(data: PreparedData, rows: NDArray[np.int64], spec: InputSpec) -> T
         rows: (N,) positions in the index.
 
     Returns:
-        (N, C, H, W) uint8.
+        (N, C, H, W) uint8 or uint16.
     """
     if data.index.storage == "arrays":
-        images = [Image.fromarray(image) for image in data.index.images(data.folder)[rows]]
+        images: list[Any] = [Image.fromarray(image) for image in data.index.images(data.folder)[rows]]
     else:
         store = store_of(data.dataset)
         keys = [data.index.keys[row] for row in rows]
-        images = [decode(store.read(key), key).image for key in keys]
+        images = [decode_as(store.read(key), key, format_of(spec)).image for key in keys]
     return torch.from_numpy(np.stack([to_pixels(image, spec) for image in images]))
 
 
@@ -151,9 +154,8 @@ def _denormalised(batch: Tensor, spec: InputSpec) -> Tensor:
 
 
 def _picture(image: Tensor) -> Picture:
-    """(C, H, W) → (H, W) or (H, W, 3)."""
-    array: Picture = image.numpy()
-    return array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0))
+    """(C, H, W) → (H, W) or (H, W, 3) uint8."""
+    return shown(image.permute(1, 2, 0).numpy())
 
 
 def _label_text(shares: Tensor, classes: Sequence[str]) -> str:

@@ -86,7 +86,7 @@ def _signature(trained: "TrainedRun") -> ModelSignature:
     import numpy as np
 
     spec = trained.spec
-    images = TensorSpec(np.dtype(np.uint8), (-1, *spec.shape))
+    images = TensorSpec(np.dtype(f"u{spec.depth // 8}"), (-1, *spec.shape))
     probabilities = TensorSpec(np.dtype(np.float32), (-1, len(trained.classes)))
     return ModelSignature(Schema([images]), Schema([probabilities]))
 

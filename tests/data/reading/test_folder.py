@@ -226,7 +226,7 @@ def files(root, **counts):
     ("tree", "sentence"),
     [
         ({}, r"is empty: put the images into folders named after their classes"),
-        ({"__npy": 3, "__csv": 1}, r"has no class folders and no images, but \.npy ×3, \.csv ×1: put"),
+        ({"__dat": 3, "__csv": 1}, r"has no class folders and no images, but \.dat ×3, \.csv ×1: put"),
         ({"__zip": 1}, r"has no class folders and no images, but \.zip ×1: put"),
         ({".cache__png": 2}, r"has nothing but hidden folders \(\.cache\): put"),
         (
@@ -234,13 +234,13 @@ def files(root, **counts):
             r"is flat: 0\.heic, 1\.heic, 2\.heic and 1 more lie in no class folder \(\.heic ×4\); put",
         ),
         (
-            {"cat__npy": 12, "cat__dcm": 2, "cat__": 1, "dog__png": 2},
-            r"has no images in class folder 'cat' but \.npy ×12, \.dcm ×2, no suffix ×1, which are no images "
+            {"cat__dat": 12, "cat__dcm": 2, "cat__": 1, "dog__png": 2},
+            r"has no images in class folder 'cat' but \.dat ×12, \.dcm ×2, no suffix ×1, which are no images "
             r"that can be read: convert them to JPEG or PNG, add some or remove the folder",
         ),
         (
-            {"cat__npy": 2, "dog__tgz": 1},
-            r"has no images in 2 class folders, 'cat', 'dog' but \.npy ×2, \.tgz ×1, which are no images",
+            {"cat__dat": 2, "dog__tgz": 1},
+            r"has no images in 2 class folders, 'cat', 'dog' but \.dat ×2, \.tgz ×1, which are no images",
         ),
         (
             {"images__cat__png": 2, "images__dog__png": 2},
@@ -288,9 +288,9 @@ def test_classes_that_hold_the_same_folders_are_warned_of(tmp_path):
 
 def test_many_files_left_out_are_counted_by_kind(tmp_path):
     plant(tmp_path)
-    files(tmp_path, cat__npy=5, dog__txt=1)
+    files(tmp_path, cat__dat=5, dog__txt=1)
     (warning,) = scan(tmp_path).warnings
     assert warning == (
-        "6 files whose names are not images' were left out (.npy ×5, .txt ×1): cat/0.npy, cat/1.npy, "
-        "cat/2.npy and 3 more"
+        "6 files whose names are not images' were left out (.dat ×5, .txt ×1): cat/0.dat, cat/1.dat, "
+        "cat/2.dat and 3 more"
     )

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from frostline import schema
 
+WHITE = {torch.uint8: 255, torch.uint16: 65535}
+"""Type of pixels → their largest value."""
 _DRAWS = 7
 """Random numbers per image: flip, rotation, two translations, scale, brightness, contrast."""
 
@@ -23,7 +25,7 @@ def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Genera
     the others. Beyond the border, the border pixels are repeated.
 
     Args:
-        batch: (N, C, H, W), before normalisation: uint8 0…255 or float32 0…1.
+        batch: (N, C, H, W), before normalisation: uint8, uint16, or float32 0…1.
         config: the strength of each augmentation; if all are zero, the same tensor is returned and nothing is
             drawn.
         generator: source of the random numbers; the same state gives the same images.
@@ -41,14 +43,14 @@ def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Genera
     draws = torch.rand(_DRAWS, len(batch), generator=generator, device=generator.device).to(batch.device)
     flip, *symmetric = draws
     angle, right, down, scale, brightness, contrast = (2 * draw - 1 for draw in symmetric)
-    whole = batch.dtype == torch.uint8
-    if tints and not whole and (batch.amin() < 0 or batch.amax() > 1):
+    white = WHITE.get(batch.dtype)
+    if tints and white is None and (batch.amin() < 0 or batch.amax() > 1):
         raise ValueError("augment takes images before normalisation: float values from 0 to 1")
     if config.flip:
         batch = torch.where((flip < config.flip).view(-1, 1, 1, 1), batch.flip(-1), batch)
     if not (moves or tints):
         return batch
-    images = batch.to(torch.float32) / 255 if whole else batch
+    images = batch.to(torch.float32) / white if white else batch
     if moves:
         images = _affine(
             images,
@@ -58,7 +60,7 @@ def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Genera
         )
     if tints:
         images = _adjust_colour(images, 1 + brightness * config.brightness, 1 + contrast * config.contrast)
-    return (images * 255).round_().clamp_(0, 255).to(torch.uint8) if whole else images
+    return (images * white).round_().clamp_(0, white).to(batch.dtype) if white else images
 
 
 def _affine(

@@ -14,8 +14,9 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,15 +25,42 @@ from numpy.typing import NDArray
 from frostline.base.files import is_writable, remove_leftovers, set_aside
 from frostline.base.locks import exclusive
 from frostline.console.errors import full_disk
-from frostline.console.units import size
+from frostline.console.units import size as size_text
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.unsignedinteger[Any]]
+"""uint8 or uint16."""
 
 _SUM = np.dtype("<u4")
+_BYTES: np.dtype[Any] = np.dtype("u1")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of all images of a file, (N, C, H, W), and the type of a pixel."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Size of all images."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def header(self) -> bytes:
+        """The header of a .npy file of this layout, so that NumPy can read the file."""
+        stream = io.BytesIO()
+        description = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": tuple(self.shape),
+        }
+        np.lib.format.write_array_header_1_0(stream, description)
+        return stream.getvalue()
 
 
 class PixelFile:
-    """A memory-mapped file of images, (N, C, H, W) uint8.
+    """A memory-mapped file of images, (N, C, H, W) uint8 or uint16.
 
     Args:
         sums: (N,) uint32, CRC-32 of each image.
@@ -48,7 +76,7 @@ class PixelFile:
         self._identity = _identity(path)
 
     def read(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Return a copy of n images, (n, C, H, W) uint8.
+        """Return a copy of n images, (n, C, H, W).
 
         The pages are released at once, so that the process's memory does not grow. They stay in the page
         cache while there is room; reading them again is then only a copy.
@@ -81,6 +109,7 @@ def open_or_make(
     shape: tuple[int, ...],
     make: Callable[[int], Pixels],
     make_all: Callable[[], Iterable[Pixels]],
+    dtype: np.dtype[Any] = _BYTES,
 ) -> PixelFile:
     """Map the file at `path`; if it is missing or damaged, write it first, atomically.
 
@@ -91,28 +120,30 @@ def open_or_make(
         shape: (N, C, H, W) of all images.
         make: image number → its pixels.
         make_all: yields the pixels of all images in order.
+        dtype: uint8 or uint16.
 
     Raises:
         FrostlineError: the disk is full (`OutOfResources`), or an image can't be made.
     """
+    layout = Layout(shape, dtype)
     if not is_writable(path.parent):
-        return _mapped(path, shape, make) or _unsaved(path, shape, make, make_all())
+        return _mapped(path, layout, make) or _unsaved(path, layout, make, make_all())
     with exclusive(path.with_suffix(".lock")):
         remove_leftovers(path.parent, locked_key=path.stem)
-        whole = _mapped(path, shape, make)
+        whole = _mapped(path, layout, make)
         if whole is None:
-            _write(path, shape, make_all())
-            whole = _mapped(path, shape, make)
+            _write(path, layout, make_all())
+            whole = _mapped(path, layout, make)
             assert whole is not None
         return whole
 
 
-def _mapped(path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels]) -> PixelFile | None:
+def _mapped(path: Path, layout: Layout, make: Callable[[int], Pixels]) -> PixelFile | None:
     """Map a file; set it aside if it is damaged. None: there is no sound file."""
-    header, count = _header(shape), math.prod(shape)
+    header, count, number = layout.header, layout.size, layout.shape[0]
     try:
         with path.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size != len(header) + count + _SUM.itemsize * (shape[0] + 1):
+            if os.fstat(stream.fileno()).st_size != len(header) + count + _SUM.itemsize * (number + 1):
                 raise ValueError("not of the length that it was written with")
             if stream.read(len(header)) != header:
                 raise ValueError("its header is not the one that was written")
@@ -120,7 +151,7 @@ def _mapped(path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels]) -
             sums = np.frombuffer(stream.read(), dtype=_SUM)
             if zlib.crc32(sums[:-1].data) != sums[-1]:
                 raise ValueError("its checksums are damaged")
-            images = np.memmap(stream, np.uint8, "r", len(header), shape)
+            images = np.memmap(stream, layout.dtype, "r", len(header), layout.shape)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -129,21 +160,12 @@ def _mapped(path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels]) -
     return PixelFile(path, images, sums[:-1].astype(np.uint32), make)
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
-    """Return the header of a .npy file of this shape, so that NumPy can read the file."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
-    )
-    return stream.getvalue()
-
-
-def _write(path: Path, shape: tuple[int, ...], images: Iterable[Pixels]) -> None:
+def _write(path: Path, layout: Layout, images: Iterable[Pixels]) -> None:
     """Write a file with one image at a time in memory."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with _full_disk(path.parent, shape), os.fdopen(handle, "wb") as stream:
-            _fill(stream, shape, images)
+        with _full_disk(path.parent, layout), os.fdopen(handle, "wb") as stream:
+            _fill(stream, layout, images)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
@@ -153,7 +175,7 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterable[Pixels]) -> None
 
 
 def _unsaved(
-    path: Path, shape: tuple[int, ...], make: Callable[[int], Pixels], images: Iterable[Pixels]
+    path: Path, layout: Layout, make: Callable[[int], Pixels], images: Iterable[Pixels]
 ) -> PixelFile:
     """Write a temporary file that ends with this process."""
     print(
@@ -162,16 +184,16 @@ def _unsaved(
         file=sys.stderr,
         flush=True,
     )
-    with _full_disk(Path(tempfile.gettempdir()), shape), tempfile.TemporaryFile() as stream:
-        sums = _fill(stream, shape, images)
+    with _full_disk(Path(tempfile.gettempdir()), layout), tempfile.TemporaryFile() as stream:
+        sums = _fill(stream, layout, images)
         stream.flush()
-        mapped = np.memmap(stream, np.uint8, "r", len(_header(shape)), tuple(shape))
+        mapped = np.memmap(stream, layout.dtype, "r", len(layout.header), layout.shape)
     return PixelFile(path, mapped, sums, make)
 
 
-def _fill(stream: IO[bytes], shape: tuple[int, ...], images: Iterable[Pixels]) -> NDArray[np.uint32]:
+def _fill(stream: IO[bytes], layout: Layout, images: Iterable[Pixels]) -> NDArray[np.uint32]:
     """Write the header, the images and their checksums; return these."""
-    stream.write(_header(shape))
+    stream.write(layout.header)
     sums = []
     for image in images:
         content = image.tobytes()
@@ -183,8 +205,8 @@ def _fill(stream: IO[bytes], shape: tuple[int, ...], images: Iterable[Pixels]) -
     return checksums.astype(np.uint32)
 
 
-def _full_disk(folder: Path, shape: tuple[int, ...]) -> AbstractContextManager[None]:
-    need = f"the images need {size(math.prod(shape))}"
+def _full_disk(folder: Path, layout: Layout) -> AbstractContextManager[None]:
+    need = f"the images need {size_text(layout.size)}"
     return full_disk(folder, need, "make room (frostline cache clear), and run again")
 
 

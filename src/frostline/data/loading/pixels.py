@@ -17,9 +17,10 @@ from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, no_progress
 from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
-from frostline.data.loading.resize import to_pixels
+from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import IMAGES_FILE, Index, PreparedData
-from frostline.data.reading.decode import BadImage, decode
+from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
+from frostline.data.reading.decode import BadImage
 from frostline.data.reading.sources import place_of, store_of
 from frostline.data.reading.stores import Store
 from frostline.models.input_spec import InputSpec
@@ -115,7 +116,7 @@ def load_pixels(
         scratch: folder of the cache; None: the project's.
 
     Returns:
-        (N, C, H, W) uint8; above 64 MiB on disk.
+        (N, C, H, W) uint8 or uint16; above 64 MiB on disk.
 
     Raises:
         FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
@@ -124,6 +125,11 @@ def load_pixels(
     rows = np.asarray(rows, dtype=np.int64)
     if index.storage == "arrays":
         images = index.images(folder)
+        if spec.channels not in (1, 3):
+            raise FrostlineError(
+                f"input.channels: found {spec.channels}, and {index.name} holds grey or RGB arrays; set 1 or"
+                " 3, or use a folder or table of TIFF or .npy files"
+            )
         if _fits(images, spec):
             return torch.from_numpy(_channels_first(_unchanged(images, index, rows, folder), spec.channels))
         work = partial(_pixels_of_array, images, index, folder, spec)
@@ -141,16 +147,21 @@ def load_pixels(
                 yield pixels
                 advance(1)
 
-    chosen = OnDisk(open_or_make(cache / f"{key}.npy", shape, work, produce), rows)
+    chosen = OnDisk(
+        open_or_make(cache / f"{key}.npy", shape, work, produce, np.dtype(f"u{spec.depth // 8}")), rows
+    )
     return chosen[:] if chosen.numel() <= IN_MEMORY else chosen
 
 
-def thumbnails(data: PreparedData, rows: NDArray[np.int64], side: int) -> list[Pixels]:
+def thumbnails(
+    data: PreparedData, rows: NDArray[np.int64], side: int, wanted: PixelFormat = PLAIN
+) -> list[NDArray[np.uint8]]:
     """Return uncropped thumbnails of images, to show to people.
 
     Args:
         rows: (n,) positions in the index.
         side: maximum side in pixels; larger images are reduced.
+        wanted: channels and bits of image files.
 
     Returns:
         n images of (H, W) or (H, W, 3) uint8, of different sizes.
@@ -163,18 +174,18 @@ def thumbnails(data: PreparedData, rows: NDArray[np.int64], side: int) -> list[P
     else:
         store = store_of(data.dataset)
         keys = [data.index.keys[row] for row in rows]
-        images = [decode(store.read(key), key, at_least=side).image for key in keys]
+        images = [decode_as(store.read(key), key, wanted, at_least=side).picture for key in keys]
     return [_no_larger(image, side) for image in images]
 
 
 def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
-    """Scale (N, C, H, W) uint8 to 0…1, subtract each channel's mean and divide by its standard deviation.
+    """Scale (N, C, H, W) uint8 or uint16 to 0…1, subtract the channels' means, divide by their deviations.
 
     Returns:
         (N, C, H, W) float32 on the batch's device; the same numbers as torchvision's ToTensor and Normalize.
     """
     mean, std = _constants(spec.mean, spec.std, batch.device)
-    return batch.div(255).sub_(mean).div_(std)
+    return batch.div(spec.white).sub_(mean).div_(std)
 
 
 @lru_cache
@@ -193,10 +204,13 @@ def _pixels_of_file(store: Store, index: Index, place: str, spec: InputSpec, row
         raise FrostlineError(f"{place}: {bad}; or run prepare again") from None
     if hashlib.sha256(content).hexdigest() != index.sha256[row]:
         raise FrostlineError(f"{place}: {key} has changed since prepare read it: run prepare again")
-    return to_pixels(decode(content, key).image, spec)
+    try:
+        return to_pixels(decode_as(content, key, format_of(spec)).image, spec)
+    except BadImage as bad:
+        raise FrostlineError(f"{place}: {bad}") from None
 
 
-def _no_larger(image: Image.Image, side: int) -> Pixels:
+def _no_larger(image: Image.Image, side: int) -> NDArray[np.uint8]:
     image.thumbnail((side, side))
     return np.asarray(image)
 
@@ -219,7 +233,7 @@ def _unchanged(images: Pixels, index: Index, rows: NDArray[np.int64], folder: Pa
 
 def _fits(images: Pixels, spec: InputSpec) -> bool:
     """Return whether arrays need neither resizing nor conversion to grey."""
-    right_size = images.shape[1:3] == spec.shape[1:] and spec.crop == 1
+    right_size = images.shape[1:3] == spec.shape[1:] and spec.crop == 1 and spec.depth == 8
     return right_size and (images.ndim == 3 or spec.channels == 3)
 
 

@@ -8,7 +8,8 @@ from PIL import Image, ImageOps
 
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.prepared.index import Index
-from frostline.data.reading.decode import to_channels
+from frostline.data.reading.bands import PixelFormat, conform
+from frostline.data.reading.decode import Values, to_channels
 from frostline.models.input_spec import InputSpec
 
 WORTH_A_WARNING = 0.2
@@ -22,22 +23,44 @@ _RESAMPLING = {
 }
 
 
-def to_pixels(image: Image.Image, spec: InputSpec) -> Pixels:
+def to_pixels(image: Image.Image | Values, spec: InputSpec) -> Pixels:
     """Resize an image to the input size divided by `crop`, and cut the centre out.
 
     `fit` crop resizes the shorter side and cuts off the ends of the longer one. Pad resizes the longer side
     and fills the rest with the mean colour. Squash resizes both sides, which changes the aspect ratio. The
     pixels are those of timm's `transforms_imagenet_eval` with `crop_mode` center, border and squash.
 
+    Args:
+        image: mode L or RGB, or (H, W, C) with the input's channels and bits.
+
     Returns:
-        (C, H, W) uint8.
+        (C, H, W) uint8, or uint16 with `depth` 16.
     """
-    image = to_channels(image, spec.channels)
+    if isinstance(image, Image.Image) and spec.depth == 8 and spec.channels in (1, 3):
+        fill = tuple(spec.fill) if spec.channels > 1 else spec.fill[0]
+        array = np.asarray(_fitted(to_channels(image, spec.channels), spec, fill))
+        return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    if isinstance(image, Image.Image):
+        image = conform(np.atleast_3d(np.asarray(image)), format_of(spec), "the image")
+    # Pillow resizes 16-bit values as floating-point ones only.
+    kind = np.uint8 if spec.depth == 8 else np.float32
+    bands = [
+        np.asarray(_fitted(Image.fromarray(band.astype(kind)), spec, fill))
+        for band, fill in zip(image.transpose(2, 0, 1), spec.fill, strict=True)
+    ]
+    return np.stack(bands) if spec.depth == 8 else np.rint(bands).clip(0, spec.white).astype(np.uint16)
+
+
+def format_of(spec: InputSpec) -> PixelFormat:
+    """Return what image files are decoded to for this input."""
+    return PixelFormat(spec.channels, spec.depth)
+
+
+def _fitted(image: Image.Image, spec: InputSpec, fill: int | tuple[int, ...]) -> Image.Image:
     size = _resized(image.size, spec)
     if image.size != size:
         image = image.resize(size, _RESAMPLING[spec.interpolation])
-    array = np.asarray(_centre(image, spec))
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return _centre(image, spec, fill)
 
 
 def _resized(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
@@ -55,13 +78,12 @@ def _resized(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
     return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
-def _centre(image: Image.Image, spec: InputSpec) -> Image.Image:
+def _centre(image: Image.Image, spec: InputSpec, fill: int | tuple[int, ...]) -> Image.Image:
     """Cut the centre out, or pad the image where it is smaller."""
     missing = [max(0, side - own) for side, own in zip((spec.width, spec.height), image.size, strict=True)]
     if any(missing):
         left, top = (pixels // 2 for pixels in missing)
         right, bottom = missing[0] - left, missing[1] - top
-        fill = tuple(spec.fill) if spec.channels > 1 else spec.fill[0]
         image = ImageOps.expand(image, (left, top, right, bottom), fill=fill)
     left, top = round((image.width - spec.width) / 2), round((image.height - spec.height) / 2)
     return image.crop((left, top, left + spec.width, top + spec.height))

@@ -1,6 +1,7 @@
 """Decode an image file to an upright 8-bit grey or RGB image, or say what is wrong and how to fix it."""
 
 import errno
+import hashlib
 import io
 import stat
 import threading
@@ -9,14 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.console.units import size
 from frostline.data.reading.headers import Header, read_header
+
+Values = NDArray[np.unsignedinteger[Any]]
+"""Pixels of one image, uint8 or uint16: (H, W, C), or (H, W)."""
 
 Note = Literal["16-bit", "dim", "cmyk", "renamed"]
 """A conversion of an image that its owner should know about."""
@@ -51,7 +56,7 @@ _SUFFIXES_WITHOUT_DECODER = (
     *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".eps", ".jxr", ".exr", ".hdr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
-IMAGE_SUFFIXES = frozenset((*_FORMATS_OF_SUFFIX, *_SUFFIXES_WITHOUT_DECODER))
+SUFFIXES = frozenset((*_FORMATS_OF_SUFFIX, *_SUFFIXES_WITHOUT_DECODER))
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
@@ -73,14 +78,39 @@ class BadImage(FrostlineError):
 class DecodedImage:
     """A decoded image."""
 
-    image: Image.Image
-    """Mode L or RGB, rotated according to EXIF, transparency on white."""
+    image: Image.Image | Values
+    """Mode L or RGB, upright, transparency on white; (H, W, C) if it has other channels or 16 bits."""
     format: str
     """Pillow's name of the format, such as JPEG."""
     mode: str
     """Pillow's mode of the stored pixels, such as P or CMYK, with ;16 for more than 8 bits per channel."""
     notes: tuple[Note, ...]
     """Conversions that the owner should know about."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        if isinstance(self.image, Image.Image):
+            return self.image.size
+        return self.image.shape[1], self.image.shape[0]
+
+    @property
+    def digest(self) -> bytes:
+        """The sha256 of the decoded pixels."""
+        mode = self.image.mode if isinstance(self.image, Image.Image) else self.mode
+        width, height = self.size
+        return hashlib.sha256(f"{mode} {width} {height} ".encode() + self.image.tobytes()).digest()
+
+    @property
+    def picture(self) -> Image.Image:
+        """The image in mode L or RGB, to show to people; of other channels, the first or the first three."""
+        return self.image if isinstance(self.image, Image.Image) else Image.fromarray(shown(self.image))
+
+
+def shown(values: Values) -> NDArray[np.uint8]:
+    """Return an image, (H, W, C) of 8 or 16 bits, as people can see it: (H, W) or (H, W, 3) uint8."""
+    values = values[..., 0] if values.shape[2] < 3 else np.ascontiguousarray(values[..., :3])
+    return eight_bits(values) if values.dtype == np.uint16 else values.astype(np.uint8)
 
 
 def read_bytes(path: Path, name: str) -> bytes:
@@ -112,8 +142,8 @@ def unreadable(path: Path, error: OSError) -> str:
     return f"can't be read ({error.strerror}): copy or download it again"
 
 
-def decode(content: bytes, name: str, at_least: int | None = None) -> DecodedImage:
-    """Decode an image file completely, into an upright 8-bit image.
+def decode(content: bytes, name: str, at_least: int | None = None, depth: Literal[8, 16] = 8) -> DecodedImage:
+    """Decode an image file completely, into an upright image.
 
     Transparency is composited on white, palettes are expanded, 16 bits per channel are scaled to 8 (grey:
     v/257, rounded; colour: v/256, rounded down), CMYK is converted without a colour profile, and the EXIF
@@ -123,6 +153,7 @@ def decode(content: bytes, name: str, at_least: int | None = None) -> DecodedIma
         name: name of the file, for errors and to check its suffix.
         at_least: minimum side in pixels; a JPEG is decoded at a half, a quarter or an eighth of its size,
             which is faster, if no side gets shorter than this.
+        depth: 16 keeps the bits of 16-bit grey, as (H, W, 1) uint16.
 
     Raises:
         BadImage: empty, truncated, not an image, without a decoder, animated, too small or too large, or with
@@ -147,6 +178,8 @@ def decode(content: bytes, name: str, at_least: int | None = None) -> DecodedIma
                 image.draft(None, (at_least, at_least))
             image.load()
             _turn_upright(image)
+            if depth == 16 and header.bits > 8:
+                return DecodedImage(_sixteen_bits(image, header, name), str(image.format), mode, tuple(notes))
             upright = _grey_or_rgb(image, header, name)
             if header.bits > 8:
                 notes.append("16-bit")
@@ -166,7 +199,7 @@ def suffix(name: str) -> str:
     return PurePath(name).suffix.lower()
 
 
-def to_channels(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Return a grey (L) or colour (RGB) version of a decoded image; colour to grey by ITU-R 601 luma."""
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
@@ -193,7 +226,7 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise BadImage(name, _damaged(error)) from None
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise BadImage(name, _bomb(f"{width}×{height}"))
+        raise decompression_bomb(name, width, height)
     if min(width, height) < MIN_SIDE:
         raise BadImage(name, f"is {width}×{height} pixels, too small for a picture: replace or remove it")
     if _ENDS.get(str(image.format), b"") not in content:
@@ -205,8 +238,15 @@ def _open(content: bytes, name: str) -> Image.Image:
         except Exception as error:
             raise BadImage(name, _damaged(error)) from None
         if frames > 1:
-            kind = "pages" if image.format == "TIFF" else "frames (an animation)"
-            raise BadImage(name, f"holds {frames} {kind}: save the one to learn from as its own image")
+            if image.format == "TIFF":
+                raise BadImage(
+                    name,
+                    f"holds {frames} pages: save the one to learn from as its own image, or set"
+                    f" input.channels={frames} for a stack of channels",
+                )
+            raise BadImage(
+                name, f"holds {frames} frames (an animation): save the one to learn from as its own image"
+            )
     return image
 
 
@@ -239,6 +279,11 @@ def _damaged(error: Exception) -> str:
     return f"is truncated or damaged ({detail}): copy or download it again"
 
 
+def decompression_bomb(name: str, width: int, height: int) -> BadImage:
+    """Return the error for an image with too many pixels."""
+    return BadImage(name, _bomb(f"{width}×{height}"))
+
+
 def _bomb(size: str) -> str:
     most = MAX_PIXELS // 10**6
     return f"has {size} pixels, and {most} million are allowed (a decompression bomb?): shrink or remove it"
@@ -266,9 +311,24 @@ def _brightest(image: Image.Image) -> int:
     return int(extrema.max())
 
 
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _sixteen_bits(image: Image.Image, header: Header, name: str) -> Values:
+    if not _has_16_bits(image):
+        raise BadImage(
+            name,
+            f"has {header.bits} bits per channel, of which its decoder keeps 8: save it as TIFF or .npy, or"
+            " set input.depth=8",
+        )
+    values = np.asarray(image).astype(np.uint16)[..., None]
+    return 65535 - values if header.inverted else values
+
+
 def _grey_or_rgb(image: Image.Image, header: Header, name: str) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        values = _eight_bits(np.asarray(image))
+    if _has_16_bits(image):
+        values = eight_bits(np.asarray(image))
         return Image.fromarray(255 - values if header.inverted else values)
     if image.mode in ("I", "F"):
         raise BadImage(
@@ -282,7 +342,7 @@ def _grey_or_rgb(image: Image.Image, header: Header, name: str) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
+def eight_bits(values: Values) -> NDArray[np.uint8]:
     """Scale 0…65535 to 0…255, rounded: 65535 = 255·257."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 

@@ -39,7 +39,7 @@ def _extra_channels(channels: int, extra: int) -> str | None:
     are = "1 of them is" if extra == 1 else f"{extra} of them are"
     return (
         f"has {channels} channels, and {are} neither colour nor marked as transparency (alpha): "
-        "save it with the 1 or 3 channels to learn from, as grey or RGB"
+        f"save it with the 1 or 3 channels to learn from, as grey or RGB, or set input.channels={channels}"
     )
 
 

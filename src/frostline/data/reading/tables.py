@@ -13,8 +13,9 @@ from frostline import schema
 from frostline.base.names import locate, nfc
 from frostline.console.errors import FrostlineError, allowed
 from frostline.console.progress import Progress, no_progress
+from frostline.data.reading.bands import IMAGE_SUFFIXES
 from frostline.data.reading.checks import name_fault, some
-from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, printable, unreadable
+from frostline.data.reading.decode import BadImage, printable, unreadable
 from frostline.data.reading.folder import SPLIT_FOLDERS
 from frostline.data.reading.rows import Rows
 from frostline.data.reading.source import Source

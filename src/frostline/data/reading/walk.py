@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from frostline.base.names import nfc
+from frostline.data.reading.bands import IMAGE_SUFFIXES
 from frostline.data.reading.checks import NAMED, name_fault, some, tally
-from frostline.data.reading.decode import IMAGE_SUFFIXES, BadImage, printable, suffix, unreadable
+from frostline.data.reading.decode import BadImage, printable, suffix, unreadable
 
 
 class Problem(NamedTuple):
