@@ -53,7 +53,7 @@ PROCESS = """SELECT value_json FROM trial_user_attributes JOIN trials USING (tri
 
 @pytest.mark.slow
 def test_the_same_command_resumes_and_repeats_nothing(shell):
-    words = [*WORDS, "freeze=full,linear_probe", "optimizer.lr=0.01,0.1"]
+    words = [*WORDS, "freeze=full", "optimizer.lr=0.01,0.03,0.1,0.3"]
     out, err = shell("finetune", *words)
     assert len(rows(out)) == 4
     assert err.count("2/2 val/accuracy") == 4
