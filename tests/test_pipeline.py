@@ -215,7 +215,7 @@ def test_a_copy_that_dvc_runs_in_records_in_the_project(study):
     with closing(sqlite3.connect(study.root / "mlflow.db")) as store:
         runs = dict(store.execute("SELECT name, run_uuid FROM runs WHERE status = 'FINISHED'"))
         tags = dict(
-            store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [runs["mlp·pretrain·digits·s0"]])
+            store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [runs["pretrain·mlp·digits·s0"]])
         )
     assert tags["dvc.experiment"] in study.dvc("exp", "list", "--name-only").stdout.split()
     assert tags["study"] == "tiny"

@@ -30,6 +30,8 @@ SWEEP = [
     *("trainer.epochs=5", "trainer.batch_size=20", "trainer.threads=1"),
 ]
 MOST_BYTES = 700e6
+# MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
 
 
 def test_a_taken_port_is_passed_over():
@@ -109,7 +111,7 @@ def test_the_pages_of_a_sweep_in_a_browser(start, shell, tmp_path):
             return lambda: view.screenshot(path=tmp_path / f"{name}.png")
 
         view.goto(page.split()[0])
-        view.get_by_label("Close").click()  # the assistant, which covers a quarter
+        assert not view.get_by_text("MLflow Assistant").count()  # it would cover a quarter
         the_runs_page(view, names, seen("runs"))
         several = [runs[name] for name in names]
         choice = urllib.parse.urlencode({"runs": json.dumps(several), "experiments": json.dumps(["1"])})
@@ -127,6 +129,63 @@ def test_the_pages_of_a_sweep_in_a_browser(start, shell, tmp_path):
     assert ui.returncode == 0
     assert "Traceback" not in errors
     assert not answers(url)  # its server went along
+
+
+ACCURACIES = {"scratch": (0.5, 0.6), "gradual": (0.9, 0.94), "full": (0.8, 0.82)}
+
+
+@pytest.fixture
+def study(tmp_path, no_runs, monkeypatch):
+    """A project whose store has a study of three arms with two seeds each; nothing was trained."""
+    from frostline.base.processes import process_key
+    from frostline.tracking.store import Store
+    from frostline.tracking.studies import StudyResult
+    from frostline.training.services import RunInfo
+
+    shutil.copy(no_runs, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store, clock = Store(), iter(range(1000, 9000))
+    data = {"name": "photos", "kind": "image_folder", "fingerprint": "ab" * 16}
+    for arm, values in ACCURACIES.items():
+        for seed, value in enumerate(values):
+            config = {"stage": "finetune", "arm": arm, "seed": seed, "trainer": {"epochs": 2}}
+            tags = {"arm": arm, "seed": str(seed)}
+            about = RunInfo(f"{arm}·mlp·photos", "finetune", "mine", config, data, "training", tags, seed)
+            run = store.begin(about, process_key(), when=next(clock))
+            for epoch in range(3):
+                run.epoch(
+                    {"epoch": epoch, "val/accuracy": value * epoch / 2, "val/loss": 1.0, "phase": epoch // 2}
+                )
+            run.metrics({"best/val/accuracy": value, "test/accuracy": value, "train_seconds": 2.0})
+            run.end("FINISHED", when=next(clock))
+    table = "| arm | accuracy |\n| --- | --- |\n| gradual | 92.0 % |\n"
+    store.studies.end(StudyResult("mine", "gradual is best.", table, {"gradual.gain": 0.37}), next(clock))
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.ui
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_studys_page_shows_its_arms_the_best_first_and_its_curves(start, study):
+    _, lines = start(3, study)
+    assert lines[1].endswith("  (study mine, best first)\n")
+    address = lines[1].split()[0]
+    with chromium() as browser:
+        view = browser.new_page(viewport={"width": 1280, "height": 900})
+        view.goto(address)
+        first = view.get_by_role("row").filter(has_text="gradual").first
+        first.wait_for()
+        headings = view.get_by_role("columnheader").all_inner_texts()
+        wanted = ("Run Name", "arm", "test/accuracy", "test/accuracy.low", "test/accuracy.high", "n")
+        assert [name for name in wanted if not any(name == text.strip() for text in headings)] == []
+        for name in wanted:  # without scrolling, beside the assistant, which is closed
+            assert view.get_by_role("columnheader", name=name, exact=True).first.is_visible()
+        rows = [row for row in view.get_by_role("row").all_inner_texts() if "·mlp·photos" in row]
+        assert [row.split("·")[0].split()[-1] for row in rows] == ["gradual", "full", "scratch"]
+        view.goto(address.replace("=results-", "=curves-") + "&compareRunsMode=CHART")
+        view.get_by_text("Learning curves").first.wait_for()
+        view.locator(".js-plotly-plot .scatterlayer").first.wait_for()
 
 
 def the_runs_page(view, names, shoot):
@@ -150,13 +209,9 @@ def the_comparison(view, names, shoot):
 
 
 def the_charts(view, shoot):
-    """Where phases begin shows in charts beside the metrics: 20 % of five epochs, 20 %, and the rest."""
-    view.get_by_placeholder("Search metric charts").fill("phase|trainable|^lr/")
-    of_head, of_top = 8 * 10 + 10, 16 * 8 + 8
+    """Where phases begin shows in a chart beside the metrics: 20 % of five epochs, 20 %, and the rest."""
+    view.get_by_placeholder("Search metric charts").fill("phase|^lr")
     assert drawn(view, "phase") == [0, 1, 2, 2, 2]
-    assert drawn(view, "trainable_parameters")[:3] == [of_head, of_head + of_top, of_head + of_top + 16 * 65]
-    assert [rate > 0 for rate in drawn(view, "lr/top")] == [False, True, True, True, True]
-    assert [rate > 0 for rate in drawn(view, "lr/rest")] == [False, False, True, True, True]
     shoot()
 
 

@@ -13,7 +13,7 @@ def test_where_results_go():
     assert out_folder(config, "out") == Path("out")
     assert out_folder(config, "out", "freeze=full,seed=1") == Path("out/freeze=full,seed=1")
     one = out_folder(config, None)
-    assert str(one).startswith("runs/finetune/mlp-full-digits-s0-")
+    assert str(one).startswith("runs/finetune/full-mlp-digits-s0-")
     changed = out_folder(run_config({"trainer.epochs": 4}), None)
     assert one != changed
 

@@ -32,7 +32,7 @@ def test_a_sweeps_label_is_added_to_the_runs_name():
         type("Heard", (Tracker,), {"run": lambda self, about: names.append(about.name)})(), tracker.label
     )
     heard.run(RunInfo("mlp·full·digits", "finetune", "study", {}, {}, "training", {}, 0))
-    assert names == ["mlp·full·digits·lr0.1·s0"]
+    assert names == ["lr0.1·mlp·full·digits·s0"]
 
 
 def test_two_runs_do_not_write_to_one_folder(place):

@@ -246,7 +246,7 @@ def test_one_run_is_recorded_and_the_test_split_read_after_all_is_chosen(digits,
     judged = probe.run(runs, digits, tmp_path / "out", Services(tmp_path, tracker=heard))
     assert read == ["chosen", "measured"]
     (about,) = heard.about
-    assert (about.name, about.stage, about.tags["heads"]) == ("mlp·probe·digits", "probe", "8")
+    assert (about.name, about.stage, about.tags["heads"]) == ("probe·mlp·digits", "probe", "8")
     assert about.config["optimizer"]["lr"] == [0.01, 0.1]
     assert (about.config["optimizer"]["weight_decay"], about.config["seed"]) == (0.01, [0, 3])
     assert heard.said["best"] == results.label(judged)

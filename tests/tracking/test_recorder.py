@@ -109,7 +109,7 @@ for error in (None, Pruned("after epoch 2"), ValueError("no")):
     assert program(tmp_path, code).communicate(timeout=100) == ("", "")
     runs = recorded(tmp_path)
     states = {
-        name.partition("·")[0]: (status, tags["trial.state"]) for name, (status, tags, _) in runs.items()
+        name.rpartition("·")[2]: (status, tags["trial.state"]) for name, (status, tags, _) in runs.items()
     }
     assert states == {
         "NoneType": ("FINISHED", "complete"),
@@ -117,7 +117,7 @@ for error in (None, Pruned("after epoch 2"), ValueError("no")):
         "ValueError": ("FAILED", "failed"),
     }
     assert {tags["trial.number"] for _, tags, _ in runs.values()} == {"7"}
-    assert runs["Pruned·lr=0.1"][1]["pruned"] == "after epoch 2"
+    assert runs["lr=0.1·Pruned"][1]["pruned"] == "after epoch 2"
 
 
 def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, no_runs, program):
@@ -369,8 +369,8 @@ def test_what_a_real_run_records(tmp_path, warm):
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("frostline").experiment_id
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
-    assert set(runs) == {"mine", "mlp·pretrain·digits·s0", "mlp·gradual·digits·s0"}
-    first, second = runs["mlp·pretrain·digits·s0"], runs["mlp·gradual·digits·s0"]
+    assert set(runs) == {"mine", "pretrain·mlp·digits·s0", "gradual·mlp·digits·s0"}
+    first, second = runs["pretrain·mlp·digits·s0"], runs["gradual·mlp·digits·s0"]
     assert all(run.info.status == "FINISHED" for run in runs.values())
     assert {run.data.tags["mlflow.parentRunId"] for run in (first, second)} == {runs["mine"].info.run_id}
     assert second.data.tags["start.run_id"] == first.info.run_id
@@ -393,15 +393,15 @@ def test_what_a_real_run_records(tmp_path, warm):
         for name in ("accuracy", "loss", "balanced_accuracy", "f1_macro", "ece", "top5_accuracy"):
             assert metrics[f"{prefix}/{name}"] == measured[split][name]
     assert {
-        "best/epoch",
+        "best_epoch",
         "train_seconds",
-        "images_per_second",
+        "system/images_per_second",
         "system/cpu_utilization_percentage",
     } <= metrics.keys()
-    trained = [p.value for p in client.get_metric_history(second.info.run_id, "trainable_parameters")]
+    trained = [p.value for p in client.get_metric_history(second.info.run_id, "system/trainable_parameters")]
     head, top, rest = 8 * 10 + 10, 16 * 8 + 8, 64 * 16 + 16
     assert trained == [head + top, head + top + rest, head + top + rest]  # after each epoch
-    frozen = [p.value == 0 for p in client.get_metric_history(second.info.run_id, "lr/rest")]
+    frozen = [p.value == 0 for p in client.get_metric_history(second.info.run_id, "system/lr/rest")]
     assert frozen == [True, False, False]
     history = client.get_metric_history(second.info.run_id, "val/accuracy")
     assert [point.step for point in history] == [0, 1, 2, 3]

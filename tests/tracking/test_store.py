@@ -89,7 +89,77 @@ def test_a_studys_view_shows_its_runs_and_then_their_means(store, study):
 
 def test_the_first_request_of_a_store_may_be_for_a_study(store):
     """The store is opened under the lock that the study's run is created under."""
-    assert store.study("tiny") == store.study("tiny")
+    assert store.studies.begin("tiny", {}) == store.studies.begin("tiny", {})
+
+
+def test_a_study_is_told_what_its_runs_differ_in(store):
+    begin(store, info(study="arms", number=0, arm="full")).end("FINISHED")
+    swept = {"sweep.keys": "freeze,optimizer.lr", "sweep.objective": "val/loss"}
+    begin(store, info("swept", study="sweep", number=0, **swept)).end("FINISHED")
+    studies = runs(store, "study")
+    assert studies["arms"].data.tags["compared"] == "arm"
+    tags = studies["sweep"].data.tags
+    assert (tags["compared"], tags["objective"], tags["kind"]) == ("freeze,optimizer.lr", "val/loss", "study")
+    assert not set(swept) & set(runs(store)["swept·s0"].data.tags)
+    assert shown(store, "arms")[0]["selectedColumns"][0] == "tags.`arm`"
+    assert shown(store, "sweep")[0]["orderByKey"] == "metrics.`best/val/loss`"
+
+
+def test_the_rows_of_a_study_are_means_and_runs_without_other_seeds(store):
+    for number in range(2):
+        begin(store, info(number=number, arm="full")).end("FINISHED")
+    begin(store, info("alone", config={"lr": 1}, number=0, arm="alone")).end("FINISHED")
+    kinds = {name: run.data.tags["kind"] for name, run in runs(store).items()}
+    assert kinds == {
+        "mlp·full·digits": "mean run",
+        "mlp·full·digits·s0": "seed",
+        "mlp·full·digits·s1": "seed",
+        "alone·s0": "single run",
+    }
+    assert shown(store)[1] == {"mlp·full·digits", "alone·s0"}
+
+
+def test_the_results_of_a_study_are_in_its_run(store):
+    from frostline.tracking.studies import StudyResult
+
+    for freeze, number in (("full", 0), ("gradual", 1)):
+        config = {"freeze_name": freeze, "loss": "mse"}
+        begin(store, info(f"{freeze}·mlp", config=config, number=number, arm=freeze)).end("FINISHED")
+    result = StudyResult(
+        "tiny", "full is best.", "| arm |\n| --- |\n", {"full.gain": 0.25}, {"report/index.html": PNG}
+    )
+    for _ in range(2):  # a repeated delivery changes nothing
+        store.studies.end(result, 5000)
+    run = runs(store, "study")["tiny"]
+    assert run.data.metrics == {"full.gain": 0.25}
+    assert run.data.params == {"loss": "mse"}
+    assert run.data.tags["verdict"] == "full is best."
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("full is best.\n\n[results, the best first](#/experiments/")
+    assert note.endswith(result.table)
+    assert note.count("viewStateShareKey=") == 3
+    assert [file.path for file in store.client.list_artifacts(run.info.run_id, "report")] == [
+        "report/index.html"
+    ]
+    # MLflow changes no parameter: one that is shared no more is named.
+    begin(store, info("other", config={"loss": "cross_entropy"}, number=2, arm="other")).end("FINISHED")
+    store.studies.end(result, 6000)
+    assert runs(store, "study")["tiny"].data.tags["params.changed"] == "loss"
+
+
+def test_internals_are_below_one_prefix_and_a_run_has_few_other_metrics(store):
+    run = begin(store, info(number=0))
+    groups = {f"lr/stage{number}": 0.1 for number in range(40)}
+    run.epoch(
+        {"epoch": 1, "train/loss": 1.0, "val/loss": 1.0, "lr": 0.1, "trainable_parameters": 7.0, **groups}
+    )
+    run.metrics({"images_per_second": 9.0, "test/accuracy": 0.5, "test/n": 30.0})
+    run.end("FINISHED")
+    metrics = runs(store)["mlp·full·digits·s0"].data.metrics
+    assert {key for key in metrics if not key.startswith("system/")} == {
+        *("train/loss", "val/loss", "lr", "test/accuracy")
+    }
+    assert metrics["system/lr/stage3"] == 0.1
 
 
 def test_a_run_is_named_tagged_and_below_its_study(store, place):
@@ -159,10 +229,12 @@ def test_seeds_of_one_configuration_are_below_a_run_with_their_means(store):
         {
             "best/val/accuracy": 0.85,
             "best/val/accuracy.std": 0.05 * 2**0.5,
-            "best/val/accuracy.best": 0.9,
+            "best/val/accuracy.low": pytest.approx(0.85 - 12.7062 * 0.05, abs=1e-4),
+            "best/val/accuracy.high": 1.0,
             "best/val/loss": 0.4,
             "best/val/loss.std": 0.1 * 2**0.5,
-            "best/val/loss.best": 0.3,
+            "best/val/loss.low": pytest.approx(0.4 - 12.7062 * 0.1, abs=1e-4),
+            "best/val/loss.high": pytest.approx(0.4 + 12.7062 * 0.1, abs=1e-4),
             "n": 2,
         }
     )
@@ -247,7 +319,7 @@ def test_curves_last_values_and_the_data_set(store):
         "lr": 0.1,
         "val/loss": 1 / 40,
         "best/val/loss": 1 / 40,
-        "best/epoch": 39,
+        "best_epoch": 39,
     }
     (dataset_input,) = stored.inputs.dataset_inputs
     assert (dataset_input.dataset.name, dataset_input.dataset.digest) == ("digits", ("ab12" * 16)[:36])

@@ -20,7 +20,7 @@ EPILOG = """\
 examples:
   frostline compare                                             the newest study or sweep
   frostline compare --study mnist_to_digits --out arms.html     a page with a plot
-  frostline compare resnet10t·full·digits resnet10t·gradual·digits
+  frostline compare full·resnet10t·digits gradual·resnet10t·digits
                                                                 all seeds of two configurations
   frostline compare runs/finetune/a runs/finetune/b --open      also in the browser
   frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss

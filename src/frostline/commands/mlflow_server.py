@@ -23,6 +23,8 @@ from frostline.tracking import local_store, sync
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 20
+MOST_STUDIES = 100
+"""The newest ones, among which `ui` looks for a study and a sweep."""
 START_SECONDS = 90.0
 CHECK_SECONDS = 0.2
 END_SECONDS = 5.0
@@ -44,7 +46,8 @@ def serve(port: int, page: str | None = None) -> None:
     sync.deliver_pending()
     uri = project.store_uri()
     if uri.startswith(("http://", "https://")):
-        print(f"{uri}{page or ''}  (MLFLOW_TRACKING_URI)")
+        pages = [] if page else _pages_of_runs(uri, urllib.request.build_opener())
+        print(f"{uri}{page or ''}  (MLFLOW_TRACKING_URI)", *pages, sep="\n")
         if page:
             webbrowser.open(f"{uri}{page}")
         return
@@ -54,7 +57,7 @@ def serve(port: int, page: str | None = None) -> None:
         if not _comes_up(server, port):
             raise _ended_error(server, log)
         here = f"http://{HOST}:{port}"
-        pages = [f"{here}{page}"] if page else _pages_of_runs(port)
+        pages = [f"{here}{page}"] if page else _pages_of_runs(here, DIRECTLY)
         print(f"{here}  (Ctrl-C ends it)", *pages, sep="\n", flush=True)
         if page:
             webbrowser.open(f"{here}{page}")
@@ -140,44 +143,48 @@ def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
     raise FrostlineError(f"ui: the MLflow server did not start in {START_SECONDS:.0f} seconds; try again")
 
 
-def _pages_of_runs(port: int) -> list[str]:
-    """Return lines with addresses: the newest study's view, and all runs.
+def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str]:
+    """Return lines with addresses: the results of the newest study and of the newest sweep, and all runs.
 
     MLflow's start page is about language models.
+
+    Args:
+        here: the server's address.
+        opener: opens it.
     """
     from frostline.tracking import views
 
-    here = f"http://{HOST}:{port}"
+    def asked(path: str, content: dict[str, object] | None = None) -> dict[str, Any]:
+        body = None if content is None else json.dumps(content).encode()
+        address = f"{here.rstrip('/')}/api/2.0/mlflow/{path}"
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with opener.open(request, timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def newest(condition: str, limit: int) -> list[dict[str, str]]:
+        search = {"experiment_ids": [identity], "filter": condition, "max_results": limit}
+        runs = asked("runs/search", {**search, "order_by": ["attributes.start_time DESC"]}).get("runs", [])
+        return [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
+
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     try:
-        experiment = _asked(f"{here}/api/2.0/mlflow/experiments/get-by-name?{query}")["experiment"]
+        experiment = asked(f"experiments/get-by-name?{query}")["experiment"]
         identity = experiment["experiment_id"]
-        search = {
-            "experiment_ids": [identity],
-            "filter": "tags.study LIKE '%'",
-            "max_results": 1,
-            "order_by": ["attributes.start_time DESC"],
-        }
-        newest = _asked(f"{here}/api/2.0/mlflow/runs/search", search).get("runs", [])
-    except OSError:  # The store has no such experiment.
+        last = newest("tags.study LIKE '%'", 1)
+        studies = newest("tags.stage = 'study'", MOST_STUDIES)
+    except (OSError, ValueError, KeyError):  # no such experiment, or the server wants a password
         return []
-    tags = {tag["key"] for tag in experiment.get("tags", [])}
-    studies = [tag["value"] for run in newest for tag in run["data"]["tags"] if tag["key"] == "study"]
-    pages = [
-        f"{here}{views.page(identity, study)}  (study {study}, best first)"
-        for study in studies
-        if f"{views.PREFIX}{views.key(study)}" in tags
-    ]
-    return [*pages, f"{here}/#/experiments/{identity}/runs?workflowType=machine_learning  (training runs)"]
-
-
-def _asked(address: str, content: dict[str, object] | None = None) -> dict[str, Any]:
-    """Return the server's answer to a GET request, or to a POST request with content."""
-    body = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    with DIRECTLY.open(request, timeout=5) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
+    last_first = sorted(studies, key=lambda tags: tags["study"] not in [run["study"] for run in last])
+    shown = {f"{views.PREFIX}{views.key(tags['study'])}" for tags in last_first}
+    shown &= {tag["key"] for tag in experiment.get("tags", [])}
+    lines: dict[str, str] = {}
+    for tags in last_first:
+        kind, study = ("sweep" if "objective" in tags else "study"), tags["study"]
+        if f"{views.PREFIX}{views.key(study)}" in shown:
+            lines.setdefault(kind, f"{here}{views.page(identity, study)}  ({kind} {study}, best first)")
+    runs = f"{here}/#/experiments/{identity}/runs?workflowType=machine_learning"
+    return [*lines.values(), f"{runs}  (training runs)"]
 
 
 def _ended_error(server: subprocess.Popen[bytes], log: IO[bytes]) -> FrostlineError:

@@ -21,11 +21,16 @@ def add(commands: Any, summary: str) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the report, and print its verdict, its table and where its page is."""
+    from frostline.base.formats import read_json
     from frostline.pipeline.report.stage import write_report
-    from frostline.pipeline.session import writing
+    from frostline.pipeline.session import record_study, writing
     from frostline.schema import Report
 
     with writing(arguments.out):
         config = options.read_resolved(arguments.resolved, Report)
         result = write_report(config, arguments.artifacts, arguments.out)
+        names = ("index.html", "report.md", "report.json", "metrics.json", "transfer.png")
+        files = {f"report/{name}": arguments.out / name for name in names}
+        values = read_json(arguments.out / "metrics.json")
+        record_study(config.study, result.sentence, result.table, values, files)
     print(f"{result.sentence}\n\n{result.table}\n{result.page}")

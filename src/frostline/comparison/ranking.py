@@ -1,12 +1,12 @@
-"""The order of settings: a setting is all hyperparameters but the seed, and its value the mean over seeds."""
+"""The order of settings: a setting is all values but seed and fold; its value is the mean over these."""
 
 from collections.abc import Sequence
 from statistics import fmean
 
 from frostline.base.metrics import score
 
-SEED = "seed"
-"""The key that distinguishes the runs of one setting."""
+REPEATED = ("seed", "dataset.fold")
+"""The keys that distinguish the runs of one setting; they are no hyperparameters."""
 
 
 def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, int]:

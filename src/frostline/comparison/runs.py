@@ -9,7 +9,7 @@ from frostline.base.hashes import content_key, sha256_cached
 from frostline.base.metrics import score
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.comparison.ranking import rank
-from frostline.comparison.statistics import Result
+from frostline.comparison.statistics import Repetition, Result
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names
 from frostline.tracking.seed_groups import counts
@@ -102,15 +102,15 @@ class Results:
         parents = [run for study in studies for run in self._store.search({"study": study, "stage": "study"})]
         objective = next((run.data.tags.get("objective") for run in parents), None) or OBJECTIVE
         metric = f"best/{objective}"
-        settings: dict[str, dict[int, Result]] = {}
+        settings: dict[str, dict[Repetition, Result]] = {}
         for run in tuned:
             if metric in run.metrics:
-                settings.setdefault(run.configuration, {})[run.seed] = run
+                settings.setdefault(run.configuration, {})[run.repetition] = run
         if not settings:
             return tuned[-1:]
         most = max(map(len, settings.values()))
 
-        def order(seeds: Mapping[int, Result]) -> tuple[bool, float, int]:
+        def order(seeds: Mapping[Repetition, Result]) -> tuple[bool, float, int]:
             return rank(metric, [run.metrics[metric] for run in seeds.values()], most)
 
         best = min(settings.values(), key=order)

@@ -93,24 +93,22 @@ def _info(config: Evaluate, run: Run, index: Index) -> RunInfo:
     tags = {
         "arm": config.arm,
         "backbone": backbone_name(run),
-        "dataset": config.dataset.kind,
+        "dataset": index.name,
         "freeze": run.freeze_name,
     }
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    name = f"evaluate·{config.arm}·{config.dataset.kind}"
+    name = f"{config.arm}·evaluate·{index.name}"
     return RunInfo(name, "evaluate", config.study, config.model_dump(), dataset, "evaluation", tags)
 
 
 def _tracker_metrics(
     summary: Mapping[str, Mapping[str, Spread]], mixed: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Return the metrics of an arm and of its soups that the tracker records."""
-    values: dict[str, float] = {
-        f"{split}/{name}/{what}": value
-        for split, metrics in summary.items()
-        for name, spread_ in metrics.items()
-        for what, value in spread_.items()
-    }
+    """Return the metrics of an arm and of its soups that the tracker records: those of the held-out split."""
+    split = held_out(summary)
+    measured = summary[split]
+    values = {f"{split}/{name}": spread_["mean"] for name, spread_ in measured.items()}
+    values |= {f"{split}/{name}.std": spread_["std"] for name, spread_ in measured.items()}
     for kind, soup in mixed.items():
         if "test" in soup:
             values[f"soup/{kind}/test/accuracy"] = soup["test"]["accuracy"]

@@ -43,6 +43,25 @@ def _recorder() -> "JournalTracker":
     return JournalTracker()
 
 
+def record_study(
+    study: str, sentence: str, table: str, values: Mapping[str, float], files: Mapping[str, Path]
+) -> None:
+    """Record the results of a study or sweep in its own run, unless FROSTLINE_TRACKING=off.
+
+    Args:
+        sentence: the verdict.
+        table: in Markdown.
+        values: the headline metrics.
+        files: path of an artifact → the file.
+    """
+    if os.environ.get("FROSTLINE_TRACKING") == "off":
+        return
+    contents = {name: path.read_bytes() for name, path in files.items()}
+    _recorder().study(
+        {"study": study, "sentence": sentence, "table": table, "values": values, "files": contents}
+    )
+
+
 def finish_recording() -> None:
     """Wait, up to the recorder's limit, until this process's runs are recorded; later runs start another."""
     if _recorder.cache_info().currsize:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.files import publish
 from frostline.base.metrics import held_out, score
 from frostline.base.run_folder import OUTPUTS
-from frostline.comparison.ranking import SEED, rank
+from frostline.comparison.ranking import REPEATED, rank
 from frostline.config import stage_configs
 from frostline.config.compose import SweepJob
 from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import session, standalone
 from frostline.pipeline.output_folders import out_folder
-from frostline.training.services import TRIAL_STATE, Services
+from frostline.training.services import SWEEP_KEYS, SWEEP_OBJECTIVE, TRIAL_STATE, Services
 
 if TYPE_CHECKING:
     from frostline.evaluation.evaluate import Evaluator
@@ -67,6 +67,7 @@ def _apart_from_heads(job: SweepJob) -> str:
 def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> None:
     from frostline.models.pretrained import load_initial_weights
     from frostline.probing import heads
+    from frostline.probing.results import values_of
     from frostline.training.material import load_material
     from frostline.training.run_info import run_name
 
@@ -93,6 +94,10 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
         trained = {id(head.run): head for head in heads.train(groups, services)}
         best = _best([trained[id(run)] for run in runs], first.composed.sweep.objectives[0])
         evaluators: dict[heads.FeatureGroup, Evaluator] = {}
+        values = {key: {str(values_of(run)[key]) for run in runs} for key in HEAD_KEYS if key not in REPEATED}
+        varied = ",".join(key for key, different in values.items() if len(different) > 1)
+        tags = {SWEEP_KEYS: varied, SWEEP_OBJECTIVE: first.composed.sweep.objectives[0]}
+        tags |= {TRIAL_STATE: "running"}
         with services.progress("write and evaluate the runs", len(jobs) - 1) as advance:
             for number, (job, run, name, out) in enumerate(zip(jobs, runs, names, outs, strict=True)):
                 head = trained[id(run)]
@@ -100,7 +105,7 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
                     continue
                 if head.group not in evaluators:
                     evaluators[head.group] = _evaluator(head, material, services)
-                job_services = session.make_services(job.label, tags={TRIAL_STATE: "running"})
+                job_services = session.make_services(job.label, tags=tags)
                 metrics = _write_run(head, material, evaluators[head.group], out, job_services)
                 on_done(number, standalone.Done(job.label or name, out, metrics))
                 split = held_out(metrics)
@@ -119,7 +124,7 @@ def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None
     settings: dict[str, list[TrainedHead]] = {}
     for head in heads:
         if not head.fit.failure:
-            values = {key: value for key, value in values_of(head.run).items() if key != SEED}
+            values = {key: value for key, value in values_of(head.run).items() if key not in REPEATED}
             settings.setdefault(repr(values), []).append(head)
     if not settings:
         return None

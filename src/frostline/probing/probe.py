@@ -275,6 +275,6 @@ def _info(runs: Sequence[Run], index: Index) -> RunInfo:
             else:
                 config[name] = values
     tags = {key: value for key, value in info.tags.items() if key != "seed"}
-    name = "·".join([backbone_name(runs[0]), "probe", runs[0].dataset.kind])
+    name = "·".join(["probe", backbone_name(runs[0]), index.name])
     tags["heads"] = str(len(runs))
     return replace(info, setting=name, stage="probe", config=config, tags=tags, seed=None)

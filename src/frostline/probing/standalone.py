@@ -40,6 +40,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
     overrides = overrides if freezes else [*overrides, f"freeze={FREEZE}"]
     experiments, choices = compose.grid(overrides, HEAD_KEYS)
     services = session.make_services()
+    from frostline.data.reading.sources import name_of
     from frostline.probing import heads, probe
     from frostline.probing.results import values_of
     from frostline.training.run_info import backbone_name
@@ -49,7 +50,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
     # A probe does not depend on the order of its heads.
     runs = list({tuple(values_of(run).values()): run for run in runs}.values())
     runs.sort(key=lambda run: [value or 0 for value in values_of(run).values()])
-    name = "·".join([backbone_name(runs[0]), runs[0].dataset.kind])
+    name = "·".join([backbone_name(runs[0]), name_of(runs[0].dataset)])
     configs = [run.model_dump() for run in runs]
     out = (
         Path(experiments[0].out)

@@ -11,27 +11,30 @@ from frostline.base import project
 from frostline.base.files import write_text
 from frostline.base.formats import yaml_text
 from frostline.base.metrics import Spread, score, spread
-from frostline.comparison.ranking import SEED, rank
+from frostline.comparison.ranking import REPEATED, rank
 from frostline.config.compose import SweepJob
-from frostline.config.space import Point
+from frostline.config.space import Point, Value
+from frostline.reporting import words
 from frostline.schema import Sweep
 from frostline.sweeps.trial import BATCHED, Trial
 
 SWEEP_GROUPS = ("experiment", "sweep")
 """Config groups that are not written to the experiment."""
+MOST_ROWS = 20
+"""Settings in the table of a sweep's run in MLflow."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The complete trials that differ in their seed only."""
+    """The complete trials that differ in seed and fold only."""
 
     trials: tuple[Trial, ...]
-    """One per seed, the best first."""
+    """One per seed and fold, the best first."""
 
     @property
     def point(self) -> Point:
-        """The values that the trials share: all but the seed."""
-        return without_seed(self.trials[0].point)
+        """The values that the trials share."""
+        return hyperparameters(self.trials[0].point)
 
     @property
     def values(self) -> list[float]:
@@ -49,9 +52,9 @@ class Setting:
         return self.trials[0]
 
 
-def without_seed(point: Point) -> Point:
+def hyperparameters(point: Point) -> Point:
     """Return the values of a point that are hyperparameters."""
-    return {key: value for key, value in point.items() if key != SEED}
+    return {key: value for key, value in point.items() if key not in REPEATED}
 
 
 def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
@@ -64,12 +67,12 @@ def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
         trials: in the order of their numbers; of several with the same values the first counts.
         objective: the sweep's first.
     """
-    groups: dict[tuple[tuple[str, str], ...], dict[str, Trial]] = {}
+    groups: dict[tuple[tuple[str, str], ...], dict[tuple[str, ...], Trial]] = {}
     for trial in trials:
         if trial.state == "complete":
-            key = tuple(sorted((name, str(value)) for name, value in without_seed(trial.point).items()))
+            key = tuple(sorted((name, str(value)) for name, value in hyperparameters(trial.point).items()))
             alike = groups.setdefault(key, {})
-            seed = str(trial.point.get(SEED, ""))
+            seed = tuple(str(trial.point.get(name, "")) for name in REPEATED)
             if seed not in alike or (BATCHED in alike[seed].user_attrs and BATCHED not in trial.user_attrs):
                 alike[seed] = trial
 
@@ -111,6 +114,35 @@ def write(name: str, stage: str, settings: Sequence[Setting], job: SweepJob) -> 
     header = f"# @package _global_\n{_described(name, settings)}# frostline {stage} experiment={path.stem}\n"
     write_text(path, header + yaml_text(content))
     return path
+
+
+def sentence(objective: str, settings: Sequence[Setting]) -> str:
+    """Say which setting is the best, and at what value of the objective."""
+    best = settings[0]
+    values = ", ".join(f"{key}={shown(value)}" for key, value in best.point.items())
+    over = f", mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
+    result = f"{objective} {best.objective['mean']:.4f}{over}"
+    return f"Best of {len(settings)} settings: {values or 'no value varied'}, {result}."
+
+
+def markdown_table(objective: str, settings: Sequence[Setting]) -> str:
+    """Return a Markdown table of the best settings, and their means of the objective."""
+    keys = list(dict.fromkeys(key for setting in settings for key in setting.point))
+    rows = [
+        [
+            *(shown(setting.point.get(key, "")) for key in keys),
+            f"{setting.objective['mean']:.4f}",
+            str(len(setting.trials)),
+            str(setting.run.user_attrs.get("out", "")),
+        ]
+        for setting in settings[:MOST_ROWS]
+    ]
+    return words.markdown_table([[*keys, objective, "seeds", "best run"], *rows])
+
+
+def shown(value: Value) -> str:
+    """Return a value of a hyperparameter, numbers with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _described(name: str, settings: Sequence[Setting]) -> str:

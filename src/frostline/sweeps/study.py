@@ -24,7 +24,7 @@ from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
 from frostline.base.metrics import score
 from frostline.base.processes import process_key
-from frostline.comparison.ranking import SEED
+from frostline.comparison.ranking import REPEATED
 from frostline.config.space import Parameter, Point, Space
 from frostline.console.errors import FrostlineError, ResourceLocked
 from frostline.sweeps import samplers, storage
@@ -203,7 +203,8 @@ class Study:
 
     def importances(self) -> dict[str, float]:
         """Return hyperparameter → share of the first objective's variance, the largest first."""
-        return importances(self.trials(), [p for p in self.space.parameters if p.key != SEED])
+        hyperparameters = [p for p in self.space.parameters if p.key not in REPEATED]
+        return importances(self.trials(), hyperparameters)
 
     def tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
         """End a trial; one that was ended as dead in the meantime stays so."""

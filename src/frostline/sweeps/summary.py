@@ -7,12 +7,12 @@ from typing import Any
 
 from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import csv_text
-from frostline.comparison.ranking import SEED
+from frostline.comparison.ranking import REPEATED
 from frostline.config.space import Space
 from frostline.plotting.canvas import png
 from frostline.schema import Sweep
 from frostline.sweeps import page, plot
-from frostline.sweeps.best import Setting, settings_of, without_seed
+from frostline.sweeps.best import Setting, hyperparameters, settings_of, shown
 from frostline.sweeps.plot import PlottedTrial
 from frostline.sweeps.study import direction
 from frostline.sweeps.trial import Trial
@@ -50,10 +50,10 @@ def write(
     ]
     write_text(folder / TRIALS, csv_text(columns, rows))
     plotted = [
-        PlottedTrial(t.number, without_seed(t.point), t.values[0] if t.state == "complete" else None)
+        PlottedTrial(t.number, hyperparameters(t.point), t.values[0] if t.state == "complete" else None)
         for t in trials
     ]
-    parameters = [parameter for parameter in space.parameters if parameter.key != SEED]
+    parameters = [parameter for parameter in space.parameters if parameter.key not in REPEATED]
     write_bytes(folder / HISTORY, plot.history(plotted, first, maximize=maximize, render=png))
     write_bytes(folder / PARALLEL, plot.parallel(plotted, parameters, first, render=png))
     table = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -68,9 +68,7 @@ def _setting_row(setting: Setting) -> dict[str, Any]:
     splits = [trial.user_attrs.get("metrics", {}) for trial in setting.trials]
     tested = [metrics["test"]["accuracy"] for metrics in splits if "test" in metrics]
     return {
-        "values": {
-            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in setting.point.items()
-        },
+        "values": {key: shown(value) for key, value in setting.point.items()},
         "seeds": len(setting.trials),
         "mean": setting.objective["mean"],
         "std": setting.objective["std"] if len(setting.trials) > 1 else None,

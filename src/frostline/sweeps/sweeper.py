@@ -19,7 +19,7 @@ from frostline.config import compose
 from frostline.config.compose import FailedJob, SweepJob, SweepTask
 from frostline.config.space import Point, Space, as_overrides
 from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed
-from frostline.pipeline import standalone
+from frostline.pipeline import session, standalone
 from frostline.schema import Experiment, Sweep
 from frostline.sweeps import best, live, summary
 from frostline.sweeps.storage import store_failures
@@ -140,7 +140,7 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
             file=sys.stderr,
         )
     trials = [trial for trial in study.trials() if not trial.superseded]
-    _write(plan, study, trials)
+    _write(plan, study, trials, recorded=isinstance(job.task, standalone.Job))
     if plan.grid:
         in_order = (trial for trial in trials if trial.point in plan.points)
         trials = sorted(in_order, key=lambda trial: plan.points.index(trial.point))
@@ -176,14 +176,24 @@ def _run_in_batches(job: SweepTask, plan: Plan, study: Study) -> None:
         study.enqueue_missing()  # before another command looks for missing points
 
 
-def _write(plan: Plan, study: Study, trials: Sequence[Trial]) -> None:
-    """Write the sweep's output: the best trial as an experiment, the table and the plots."""
+def _write(plan: Plan, study: Study, trials: Sequence[Trial], *, recorded: bool) -> None:
+    """Write the sweep's output: the best trial as an experiment, the table and the plots.
+
+    Args:
+        recorded: whether MLflow has the trials, and gets the sweep's results, too.
+    """
     if settings := best.settings_of(trials, plan.settings.objectives[0]):
         point = settings[0].run.point
         ((composed, choices),) = compose.compose_points(plan.fixed, [as_overrides(point)])
         if path := best.write(plan.name, plan.stage, settings, SweepJob(label_of(point), composed, choices)):
             print(f"to repeat the best trial: frostline {plan.stage} experiment={path.stem}", file=sys.stderr)
     folder = summary.write(plan.name, trials, plan.space, plan.settings, study.importances())
+    if recorded and settings:
+        files = {f"sweep/{path.name}": path for path in sorted(folder.iterdir())}
+        objective = plan.settings.objectives[0]
+        values = {f"best/{objective}": settings[0].objective["mean"]}
+        sentence = best.sentence(objective, settings)
+        session.record_study(plan.name, sentence, best.markdown_table(objective, settings), values, files)
     print(f"table and plots: {folder / summary.PAGE}", file=sys.stderr)
 
 
@@ -301,7 +311,7 @@ def _result(trial: Trial) -> Any:
     label, attributes = label_of(trial.point), trial.user_attrs
     match trial.state:
         case "complete":
-            setting = label_of(best.without_seed(trial.point))
+            setting = label_of(best.hyperparameters(trial.point))
             name, out, metrics = attributes["name"], Path(attributes["out"]), attributes["metrics"]
             return standalone.Done(name, out, metrics, setting)
         case "pruned":

@@ -16,6 +16,7 @@ from frostline import schema
 from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import CONFIG
 from frostline.base.sharing import ALL, Share
+from frostline.comparison.ranking import REPEATED
 from frostline.config import compose
 from frostline.config.overrides import from_hydra
 from frostline.config.space import Point, Space, as_overrides
@@ -25,7 +26,14 @@ from frostline.pipeline.session import finish_recording
 from frostline.sweeps.storage import store_failures
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import BEAT_SECONDS, TRANSIENT, RunningTrial
-from frostline.training.services import TRIAL_AGAIN, TRIAL_NUMBER, TRIAL_STATE, Watch
+from frostline.training.services import (
+    SWEEP_KEYS,
+    SWEEP_OBJECTIVE,
+    TRIAL_AGAIN,
+    TRIAL_NUMBER,
+    TRIAL_STATE,
+    Watch,
+)
 
 Row = Mapping[str, float | int | None]
 RESULTS = ("name", "out", "metrics")
@@ -101,7 +109,9 @@ class Worker:
                 ((composed, choices),) = compose.compose_points(
                     self.fixed, [as_overrides(trial.point)], cache
                 )
+                keys = ",".join(p.key for p in self.space.parameters if p.key not in REPEATED)
                 tags = {TRIAL_NUMBER: str(trial.number), TRIAL_STATE: "running"}
+                tags |= {SWEEP_KEYS: keys, SWEEP_OBJECTIVE: self.settings.objectives[0]}
                 if trial.retry_of is not None:
                     tags[TRIAL_AGAIN] = str(trial.retry_of)
                 done = self.run(composed, choices, label, self._watch(trial), tags)

@@ -17,6 +17,7 @@ from frostline.tracking.journal import Claim, Header, Record
 from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.store import EvaluatedRun, Store
 from frostline.tracking.stored_run import StoredRun
+from frostline.tracking.studies import StudyResult
 from frostline.training.services import RunInfo
 
 UNKNOWN = {"git.commit": "unknown"}
@@ -242,6 +243,9 @@ class Delivery:
                 self._flush()
                 if not self.store.annotate(EvaluatedRun(*arguments), when=when) and self._others_pending():
                     raise Unreachable(LookupError("its run is not delivered yet"))
+            case "study" if not again:
+                self._flush()
+                self.store.studies.end(StudyResult(**arguments[0]), when)
             case "model" if not again:
                 self._flush()
                 store_model(self.store, self._run(key).id, *arguments)

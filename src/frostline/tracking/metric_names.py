@@ -7,6 +7,8 @@ import re
 
 KEY_LIMIT = 250
 """Characters of a metric's, a parameter's or a tag's key, and of a run's name."""
+BEST_EPOCH = "best_epoch"
+INTERNAL = ("images_per_second", "trainable_parameters")
 TAG_LIMIT = 5000
 """Characters of a tag's value."""
 EXACT = re.compile(r"[^'\"\\`\x00-\x1f]*")
@@ -26,6 +28,21 @@ def key(name: str) -> str:
     if taken == name and len(name) <= KEY_LIMIT and posixpath.normpath(name) == name:
         return name
     return f"{taken[: KEY_LIMIT - 9].rstrip()}-{_hash(name)}"
+
+
+def placed(metric: str) -> str:
+    """Return the name under which a metric is recorded: internals are below ``system/``.
+
+    MLflow shows these on a tab of their own, so that a run's other metrics are few. Its page that compares
+    runs begins with the first metric of the alphabet: ``best/val/accuracy``, without ``best/epoch``.
+
+    >>> placed("lr/head"), placed("test/n"), placed("test/loss"), placed("best/epoch")
+    ('system/lr/head', 'system/test/n', 'test/loss', 'best_epoch')
+    """
+    if metric == "best/epoch":
+        return BEST_EPOCH
+    internal = metric in INTERNAL or metric.startswith("lr/") or metric.endswith("/n")
+    return f"system/{metric}" if internal else metric
 
 
 def text(value: str, limit: int = TAG_LIMIT) -> str:

@@ -6,6 +6,7 @@ webhooks, which no option turns off. This program serves the rest on loopback, t
     FROSTLINE_UI_STORE=URI python -m frostline.tracking.mlflow_app ARTIFACTS PORT
 """
 
+import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -56,6 +57,19 @@ REFUSED = ("/experiments/create",)
 GATEWAY = "/ajax-api/2.0/mlflow/gateway-proxy"
 """The page of runs asks here for language models; an empty list prevents an error message on the page."""
 
+STORED = {
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.assistant.panelOpen_v1": "false",
+    "mlflow.workflowType_v1": '"machine_learning"',
+}
+"""What the pages find in the browser's storage at first: the assistant is closed, and runs are of models."""
+SCRIPT = f"""<script>try {{
+  for (const [key, value] of Object.entries({json.dumps(STORED)}))
+    if (localStorage.getItem(key) === null) localStorage.setItem(key, value)
+}} catch {{}}</script><style>[data-assistant-ui] {{ display: none !important }}</style>""".encode()
+HEAD = b"<head>"
+LENGTH_OR_VERSION = (b"content-length", b"etag", b"last-modified")
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -84,8 +98,39 @@ class Guarded:
             await _answer(send, 404, b"frostline ui does not serve this part of MLflow")
         elif origin is not None and origin not in self._origins:
             await _answer(send, 403, b"frostline ui serves its own pages only")
+        elif (scope["method"], scope["path"]) == ("GET", "/"):
+            await self._app(_uncached(scope), receive, Page(send))
         else:
             await self._app(scope, receive, send)
+
+
+class Page:
+    """Sends the response with MLflow's page, with `SCRIPT` in its head; other content is sent as it is."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: MutableMapping[str, Any] = {}
+        self._body = b""
+
+    async def __call__(self, message: MutableMapping[str, Any]) -> None:
+        """Collect the response, and send it when it is complete."""
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        body = self._body.replace(HEAD, HEAD + SCRIPT, 1)
+        headers = [pair for pair in self._start["headers"] if pair[0].lower() not in LENGTH_OR_VERSION]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self._send({**self._start, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _uncached(scope: Scope) -> Scope:
+    """Return a request without the conditions under which its page need not be sent again."""
+    headers = [pair for pair in scope["headers"] if not pair[0].startswith(b"if-")]
+    return {**scope, "headers": headers}
 
 
 def is_served(path: str) -> bool:
@@ -122,6 +167,7 @@ def main(store: str, artifacts: str, port: int) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
     }
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores

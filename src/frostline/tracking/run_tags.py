@@ -14,6 +14,9 @@ from frostline.base import project
 from frostline.base.hashes import content_key
 from frostline.training.services import RunInfo
 
+STUDY_RUN, MEAN_RUN, SINGLE_RUN, SEED_RUN = "study", "mean run", "single run", "seed"
+"""Values of the tag `kind`; those of the rows of a study's results end in `run`."""
+EVALUATION = "evaluation"
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
 
 
@@ -37,6 +40,11 @@ def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str
             shared["dataset"] = {k: value for k, value in shared["dataset"].items() if k != "fold"}
         tags["setting"] = content_key([shared, about.dataset["fingerprint"]])[:16]
     return tags
+
+
+def kind_of(about: RunInfo) -> str:
+    """Return the tag `kind` of a run that begins."""
+    return EVALUATION if about.stage == "evaluate" else SINGLE_RUN
 
 
 def surroundings() -> dict[str, str]:

@@ -1,13 +1,17 @@
 """Groups the runs that differ in their seeds only under a parent run with their mean metrics."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from mlflow.entities import Metric, Param, Run
 
-from frostline.base.metrics import METRICS, score, spread
+from frostline.base.metrics import spread
+from frostline.stats.transfer import estimate
 from frostline.tracking import metric_names
+from frostline.tracking.run_tags import MEAN_RUN, SEED_RUN
 from frostline.training.run_info import setting_of
 from frostline.training.services import TRIAL_STATE
 
@@ -16,7 +20,9 @@ if TYPE_CHECKING:
 
 GROUP_TAGS = ("study", "stage", "setting")
 """The tags that runs of a group share."""
-FINAL = ("best/", "test/", "train_seconds")
+HEADLINES = ("test/accuracy", "best/val/accuracy", "best/val/loss")
+"""The metrics whose means have an interval."""
+FINAL = ("best/", metric_names.BEST_EPOCH, "test/", "train_seconds")
 """The prefixes of final metrics, in contrast to those of each epoch."""
 
 
@@ -24,8 +30,9 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     """Put a run and those that differ from it in seed or fold only under a parent run; update its metrics.
 
     The parent has the mean of each final metric under the metric's own name, so that tables compare it with
-    runs, and ``.std``, ``.best`` and ``n``. A single seed has no parent. The metrics' time is `when` (ms), so
-    that a record which is delivered twice adds nothing.
+    runs, and the number of seeds, ``n``; the headline metrics also have ``.std`` and the 95 % interval
+    ``.low`` to ``.high``. A single seed has no parent. The metrics' time is `when` (ms), so that a
+    record which is delivered twice adds nothing.
     """
     run = store.client.get_run(run_id)
     group = {key: run.data.tags.get(key, "") for key in GROUP_TAGS}
@@ -37,30 +44,33 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     parent = parent_of(store, run.data.tags) or _create_parent(store, run)
     for member in finished:
         if "seed" in member.data.tags and member.data.tags["mlflow.parentRunId"] != parent:
-            store.client.set_tag(member.info.run_id, "mlflow.parentRunId", parent)
-    metrics = over_seeds([member.data.metrics for member in seeds.values()])
+            store.log_tags(member.info.run_id, {"mlflow.parentRunId": parent, "kind": SEED_RUN})
+    folds = {fold for fold, _ in seeds}
+    count = int(run.data.params.get("dataset.folds", len(folds)))
+    overlap = 1 / (count - 1) if len(folds) > 1 else 0.0  # as `comparison.statistics` does
+    metrics = over_seeds([member.data.metrics for member in seeds.values()], overlap)
     at = int(1000 * time.time()) if when is None else when
     store.log_metrics(
         parent, [Metric(metric_names.key(key), value, at, len(seeds)) for key, value in metrics.items()]
     )
-    store.show_study(run.data.tags["study"], means=True)
+    store.studies.has_means(run.data.tags["study"])
 
 
 def parent_of(store: "Store", tags: Mapping[str, str]) -> str | None:
     """Return the id of a group's parent run, if there is one."""
     if "seed" not in tags or "setting" not in tags:
         return None
-    parents = store.search({**{key: tags[key] for key in GROUP_TAGS}, "of": "seeds"}, order="ASC")
+    parents = store.search({**{key: tags[key] for key in GROUP_TAGS}, "kind": MEAN_RUN}, order="ASC")
     return str(parents[0].info.run_id) if parents else None
 
 
 def _create_parent(store: "Store", run: Run) -> str:
     """Create the parent run of a run's group, with the tags and parameters that its runs share."""
     tags = run.data.tags
-    group = {**{key: tags[key] for key in GROUP_TAGS}, "of": "seeds"}
+    group = {**{key: tags[key] for key in GROUP_TAGS}, "kind": MEAN_RUN}
     common = {str(key): tags[key] for key in ("arm", "backbone", "dataset", "freeze") if key in tags}
     name = setting_of(str(run.info.run_name))
-    above = {"mlflow.parentRunId": store.study(tags["study"])}
+    above = {"mlflow.parentRunId": store.studies.begin(tags["study"], tags)}
     parent, created = store.parent(name, group, {**common, **above})
     if created or not store.client.get_run(parent).data.params:
         repeated = ("seed", "dataset.fold")
@@ -69,20 +79,22 @@ def _create_parent(store: "Store", run: Run) -> str:
     return parent
 
 
-def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean, ``.std`` and ``.best`` of each final metric over runs that differ in their seeds.
+def over_seeds(runs: Sequence[Mapping[str, float]], overlap: float = 0.0) -> dict[str, float]:
+    """Return the mean of each final metric over runs that differ in their seeds, and `gather`'s other values.
 
     >>> over_seeds([{"test/loss": 1.0, "lr": 0.1}, {"test/loss": 3.0}])
-    {'test/loss': 2.0, 'test/loss.std': 1.4142135623730951, 'test/loss.best': 1.0, 'n': 2.0}
+    {'test/loss': 2.0, 'n': 2.0}
     """
     results: dict[str, float] = {}
     for key in sorted({key for run in runs for key in run}):
         if key.startswith(FINAL):
             values = [run[key] for run in runs if key in run]
-            summary = spread(values)
-            results |= {key: summary["mean"], f"{key}.std": summary["std"]}
-            if key.rpartition("/")[2] in METRICS:
-                results[f"{key}.best"] = max(values, key=lambda value: score(key, value))
+            results[key] = fmean(values)
+            if key in HEADLINES:
+                bounds = (0.0, 1.0) if key.endswith("accuracy") else (-math.inf, math.inf)
+                over = estimate(values, bounds=bounds, overlap=overlap)
+                ends = {"std": spread(values)["std"], "low": over.low, "high": over.high}
+                results |= {f"{key}.{end}": value for end, value in ends.items() if value is not None}
     return {**results, "n": float(len(runs))}
 
 

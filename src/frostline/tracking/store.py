@@ -23,11 +23,12 @@ from frostline.base import project
 from frostline.base.locks import exclusive
 from frostline.base.processes import process_is_alive
 from frostline.console.errors import FrostlineError
-from frostline.tracking import journal, local_store, metric_names, seed_groups, views
+from frostline.tracking import journal, local_store, metric_names, seed_groups
 from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
-from frostline.tracking.run_tags import surroundings, tags_of, user
+from frostline.tracking.run_tags import SEED_RUN, kind_of, surroundings, tags_of, user
 from frostline.tracking.stored_run import StoredRun
+from frostline.tracking.studies import Studies
 from frostline.training.services import (
     RUN_KEY,
     TRIAL_AGAIN,
@@ -81,8 +82,8 @@ class Store:
         self.plots = PlotQueue(self)
         """The runs whose plots are not drawn yet."""
         self._warnings: set[str] = set()
-        self._viewed: dict[str, bool] = {}
-        """The studies whose view is recorded: whether it shows means over seeds."""
+        self.studies = Studies(self)
+        """The runs of whole studies, and their views."""
 
     @cached_property
     def _connection(self) -> tuple[Client, str]:
@@ -90,7 +91,7 @@ class Store:
         if self._reading:
             return self._open_read_only()
         name = self._name or project.experiment()
-        with self._lock():
+        with self.lock():
             if self._database and self._database.exists():
                 local_store.follow(self._database)
             client = MlflowClient(local_store.address(self._database) if self._database else self.uri)
@@ -191,7 +192,10 @@ class Store:
                 return stored
             tags = tags_of(about, process, surroundings() if around is None else around)
             tags |= {JOURNAL: place} if place else {}
-            tags["mlflow.parentRunId"] = seed_groups.parent_of(self, tags) or self.study(about.study)
+            study = self.studies.begin(about.study, tags)
+            tags |= {"mlflow.parentRunId": study, "kind": kind_of(about)}
+            if above := seed_groups.parent_of(self, tags):
+                tags |= {"mlflow.parentRunId": above, "kind": SEED_RUN}
             tags = {metric_names.key(key): metric_names.text(value) for key, value in tags.items()}
             name = metric_names.text(about.name, metric_names.KEY_LIMIT)
             stored.id = str(self.client.create_run(self.experiment, when, tags, name).info.run_id)
@@ -222,6 +226,7 @@ class Store:
             run = StoredRun(self, run_id)
             run.metrics(evaluated.values, when=when)
             run.flush()
+            run.describe_results({**runs[0].data.metrics, **evaluated.values})
             run.files(evaluated.files)
             self.plots.add(run_id, PendingPlots(dict(evaluated.files), evaluated.mistakes))
             if "setting" in runs[0].data.tags:
@@ -302,25 +307,12 @@ class Store:
         )
         return [run for run in runs if tags.items() <= run.data.tags.items()][:limit]
 
-    def study(self, study: str) -> str:
-        """Return the id of the study's parent run, which the first run creates, with the study's view."""
-        run_id = self.parent(study, {"study": study, "stage": "study"})[0]
-        if study not in self._viewed:
-            self.show_study(study, means=bool(self.search({"study": study, "of": "seeds"})))
-        return run_id
-
-    def show_study(self, study: str, *, means: bool) -> None:
-        """Record the view that MLflow shows of a study; see `views.record`."""
-        if self._viewed.get(study) != means:
-            views.record(self.client, self.experiment, study, means=means)
-            self._viewed[study] = means
-
     def parent(
         self, name: str, tags: Mapping[str, str], more: Mapping[str, str] | None = None
     ) -> tuple[str, bool]:
         """Return the id of the parent run with these tags, and whether it was created now."""
         client = self.client  # opened first: that takes the same lock
-        with self._lock():
+        with self.lock():
             parents = self.search(tags, limit=100, order="ASC")
             if created := not parents:
                 all_tags = {**tags, **(more or {}), **user()}
@@ -380,7 +372,8 @@ class Store:
             self.client.set_tag(run.info.run_id, TRIAL_STATE, "killed")
         self.client.set_terminated(run.info.run_id, status="KILLED")
 
-    def _lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the lock of an SQLite store, which its processes on this machine share."""
         if self._database:
             return exclusive(self._database.with_name(f"{self._database.name}.lock"))
         return nullcontext()

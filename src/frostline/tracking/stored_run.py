@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PARAM_LIMIT = 6000
 """Characters; MLflow truncates longer values silently."""
+NOTE = "mlflow.note.content"
+"""The tag with the description that MLflow's page of a run shows, in Markdown."""
 LONG_PARAMS = "long_params.json"
 DATASET_LIMIT = 500
 """Characters of a data set's name."""
@@ -84,6 +86,15 @@ class StoredRun:
         self._plots.val_accuracy = values.get("best/val/accuracy", self._plots.val_accuracy)
         self._add(values, 0, when)
 
+    def describe_results(self, values: Mapping[str, float]) -> None:
+        """Write the results into the description, the first thing on MLflow's page of a run."""
+        names = {"test/accuracy": "test accuracy", "best/val/accuracy": "validation accuracy"}
+        parts = [f"{name} {100 * values[key]:.1f} %" for key, name in names.items() if key in values]
+        if epoch := values.get(metric_names.BEST_EPOCH):
+            parts.append(f"best epoch {epoch:g}")
+        if parts:
+            self.tags({NOTE: ", ".join(parts)})
+
     def load(self, values: Mapping[str, float], number: int, *, when: int | None = None) -> None:
         """Add a sample of the machine's load, which `flush` records."""
         self._add(values, number, when)
@@ -147,7 +158,7 @@ class StoredRun:
     def _add(self, values: Mapping[str, float], step: int, when: int | None) -> None:
         at = now() if when is None else when
         self._pending += [
-            Metric(metric_names.key(key), metric_names.number(value), at, step)
+            Metric(metric_names.key(metric_names.placed(key)), metric_names.number(value), at, step)
             for key, value in values.items()
         ]
 

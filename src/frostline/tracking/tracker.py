@@ -95,6 +95,10 @@ class JournalTracker(Tracker):
         files, mistakes = contents(evaluation.folder), list(evaluation.mistakes)
         self.send(-1, "annotate", sha256, tags, dict(evaluation.values), files, mistakes, place)
 
+    def study(self, result: Mapping[str, Any]) -> None:
+        """Record the results of a study or sweep; `result`: the fields of `studies.StudyResult`."""
+        self.send(-1, "study", dict(result))
+
     def send(self, key: int, what: str, *arguments: Any) -> None:
         """Write a record to the journal; never waits for the store."""
         if self._owner != os.getpid():  # in a fork: journal and recorder process belong to the parent

@@ -1,11 +1,15 @@
-"""Shared views of MLflow's run table: what a study's page shows at first sight.
+"""Shared views of MLflow's run table: what the page of a study or a sweep shows at first sight.
 
 MLflow opens the state in the experiment's tag ``mlflow.sharedViewState.KEY`` with
 ``#/experiments/ID/runs?viewStateShareKey=KEY``. Versions that don't know such tags ignore them.
+A state with charts needs `compareRunCharts` and `compareRunSections`: with one of them alone, the page makes
+charts of its own.
 """
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from frostline.base.hashes import content_key
 from frostline.tracking import metric_names
@@ -14,42 +18,213 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient  # `frostline ui` needs addresses alone, and MLflow takes two seconds
 
 PREFIX = "mlflow.sharedViewState."
-COLUMNS = (
-    "tags.`arm`",
-    "metrics.`test/accuracy`",
-    "metrics.`test/accuracy.std`",
-    "metrics.`n`",
-    "metrics.`best/val/accuracy`",
-    "metrics.`train_seconds`",
-)
+RESULTS, SEEDS, CURVES, PARALLEL = "results", "seeds", "curves", "parallel"
+"""The views of a study."""
+CHARTS = (CURVES, PARALLEL)
+"""The views that are charts."""
+LINE = {
+    "lineSmoothness": 0,
+    "xAxisKey": "step",
+    "xAxisScaleType": "linear",
+    "scaleType": "linear",
+    "yAxisKey": "metric",
+    "displayPoints": True,
+    "ignoreOutliers": False,
+    "useGlobalXaxisKey": False,
+    "useGlobalLineSmoothing": False,
+}
+"""A line chart as it is: MLflow would smooth it."""
+CHART_SECTION = "frostline"
+OTHER_SECTIONS = ("best/val", "test", "train", "val", "Model metrics", "System metrics")
+"""The sections of charts that the page adds; they are closed."""
+TITLES = {
+    RESULTS: "results, the best first",
+    SEEDS: "all seeds",
+    CURVES: "learning curves",
+    PARALLEL: "parallel coordinates of the hyperparameters",
+}
+ACCURACY = "val/accuracy"
+PIXELS, MARGIN, LEAST_WIDTH, LEAST_WIDTH_OF_WORDS = 8, 24, 60, 110
+"""Of a column: pixels per character of its heading, beside it, and at least."""
+TAG_KEYS = ("arm", "freeze", "backbone", "dataset")
+"""Keys that are tags of each run."""
+CATEGORIES = {"freeze": "freeze_name", "arm": "arm"}
+"""Key → the parameter with the same value, for axes of charts, which tags don't have."""
+GROUP_PARAMS = {
+    "optimizer": "optimizer.name",
+    **{group: f"{group}.kind" for group in ("weights", "loss", "adapter", "averaging", "regularizer")},
+}
+"""Config group → the parameter that names its option."""
 
 
-def key(study: str) -> str:
+@dataclass(frozen=True)
+class Study:
+    """What a study's views depend on."""
+
+    name: str
+    compared: tuple[str, ...] = ()
+    """The keys in which its runs differ: ``arm``, or the hyperparameters of a sweep; empty: not known."""
+    objective: str | None = None
+    """The first objective of a sweep; None: it is no sweep."""
+    stage: str | None = None
+    """That of the compared runs; None: any."""
+    means: bool = False
+    """Whether it has runs with means over seeds."""
+
+    @property
+    def metric(self) -> str:
+        """The metric that orders the runs; a sweep selects on validation, a study reports the test split."""
+        return f"best/{self.objective}" if self.objective else "test/accuracy"
+
+
+def key(study: str, view: str = RESULTS) -> str:
     """Return the key of a study's view: what the page's address has after `viewStateShareKey=`."""
-    return f"study-{content_key(study)[:12]}"
+    return f"{view}-{content_key(study)[:12]}"
 
 
-def page(experiment: str, study: str) -> str:
+def page(experiment: str, study: str, view: str = RESULTS) -> str:
     """Return the path of a study's view in MLflow's pages."""
-    return f"/#/experiments/{experiment}/runs?viewStateShareKey={key(study)}&workflowType=machine_learning"
+    mode = "&compareRunsMode=CHART" if view in CHARTS else ""
+    share = f"viewStateShareKey={key(study, view)}"
+    return f"/#/experiments/{experiment}/runs?{share}&workflowType=machine_learning{mode}"
 
 
-def record(client: "MlflowClient", experiment: str, study: str, *, means: bool) -> None:
-    """Record the view of a study in a tag of the experiment: its runs, the best first.
+def record(client: "MlflowClient", experiment: str, study: Study) -> None:
+    """Record the views of a study in tags of the experiment, as far as a tag can hold them.
 
     Args:
         client: of the store.
         experiment: the id of the experiment.
-        study: the name of the study.
-        means: whether the study has runs with means over seeds; then these alone are shown.
+        study: the study.
     """
-    which = "tags.`of` = 'seeds'" if means else "tags.`seed` LIKE '%'"
-    state = {
-        "searchFilter": f"{metric_names.equals('tags.`study`', study)} AND {which}",
-        "orderByKey": "metrics.`test/accuracy`",
-        "orderByAsc": False,
-        "selectedColumns": COLUMNS,
+    known = client.get_experiment(experiment).tags
+    for view, state in states(study).items():
+        tag, text = f"{PREFIX}{key(study.name, view)}", json.dumps(state)
+        if known.get(tag) != text and len(text) <= metric_names.TAG_LIMIT:
+            client.set_experiment_tag(experiment, tag, text)
+
+
+def states(study: Study) -> dict[str, dict[str, Any]]:
+    """Return view → its state; results have a row per setting, be it a mean over seeds or a single run."""
+    own = metric_names.equals("tags.`study`", study.name)
+    if study.stage:
+        own += f" AND tags.`stage` = '{study.stage}'"
+    rows, seeds = f"{own} AND tags.`kind` LIKE '%run'", f"{own} AND tags.`seed` LIKE '%'"
+    better = {"orderByKey": f"metrics.`{study.metric}`", "orderByAsc": _is_loss(study.metric)}
+    columns = {key: _column(key) for key in study.compared or ("freeze", "backbone", "dataset")}
+    hyperparameters = [column for column in columns.values() if column is not None]
+    metrics = dict.fromkeys([study.metric, "test/accuracy", f"best/{ACCURACY}"])
+    headline = [f"metrics.`{metric}`" for metric in metrics]
+    interval = [f"metrics.`{study.metric}.{end}`" for end in ("low", "high")] + ["metrics.`n`"]
+    results = [headline[0], *(interval if study.means else []), *headline[1:], "metrics.`train_seconds`"]
+    found = {
+        RESULTS: {
+            **better,
+            "searchFilter": rows,
+            "selectedColumns": [*hyperparameters, *results],
+        },
+        SEEDS: {
+            **better,
+            "searchFilter": seeds,
+            "selectedColumns": [
+                *hyperparameters, "tags.`seed`", *headline, "metrics.`best_epoch`", "metrics.`train_seconds`"
+            ],
+        },
+        CURVES: {**better, "searchFilter": seeds, **_curves(study)},
+    }  # fmt: skip
+    if study.objective:
+        params = [
+            CATEGORIES.get(key) or _param(column) for key, column in columns.items() if _has_axis(key, column)
+        ]
+        if params:
+            found[PARALLEL] = {**better, "searchFilter": rows, **_parallel(params, study)}
+    for view, state in found.items():
+        if view not in CHARTS:
+            state["columnOrder"] = state["selectedColumns"]
+            state["columnWidths"] = {column: _width(column) for column in state["selectedColumns"]}
+    return found
+
+
+def _curves(study: Study) -> dict[str, Any]:
+    """Return the state of charts over epochs; the seeds of an arm are one line, their mean."""
+    charts = [
+        ("val/accuracy", "Validation accuracy by epoch"),
+        ("val/loss", "Validation loss by epoch"),
+        ("train/loss", "Training loss by epoch"),
+        ("phase", "Phase of the freeze schedule by epoch"),
+        ("lr", "Highest learning rate by epoch"),
+    ]
+    lines = [
+        {**_chart("LINE", metric, title), **LINE, "metricKey": metric, "selectedMetricKeys": [metric]}
+        for metric, title in charts
+    ]
+    groups = [{"mode": "tag", "groupByData": "arm"}]
+    grouped = {"groupBy": {"aggregateFunction": "average", "groupByKeys": groups}}
+    return {**_charts("Learning curves", lines), **(grouped if study.compared == ("arm",) else {})}
+
+
+def _parallel(params: Sequence[str], study: Study) -> dict[str, Any]:
+    """Return the state of a chart with an axis per hyperparameter, and one for the objective."""
+    chart = {
+        **_chart("PARALLEL", "parallel", f"Hyperparameters and {study.metric}"),
+        "selectedParams": list(params),
+        "selectedMetrics": [study.metric],
+        "showAllRuns": True,
     }
-    tag, text = f"{PREFIX}{key(study)}", json.dumps(state)
-    if client.get_experiment(experiment).tags.get(tag) != text:
-        client.set_experiment_tag(experiment, tag, text)
+    return _charts("Parallel coordinates", [chart])
+
+
+def _chart(kind: str, name: str, title: str) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "uuid": f"frostline-{name}",
+        "metricSectionId": CHART_SECTION,
+        "displayName": title,
+        "runsCountToCompare": 100,
+        "deleted": False,
+        "isGenerated": False,
+    }
+
+
+def _charts(title: str, charts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state of an open section of charts; the page's own sections are closed, below it."""
+    sections = [{"uuid": CHART_SECTION, "name": title, "display": True, "isReordered": True}]
+    sections += [
+        {"uuid": f"{CHART_SECTION}-{name}", "name": name, "display": False, "isReordered": True}
+        for name in OTHER_SECTIONS
+    ]
+    return {
+        "compareRunCharts": list(charts),
+        "compareRunSections": sections,
+        "isAccordionReordered": True,
+        "runsHiddenMode": "SHOW_ALL",
+    }
+
+
+def _column(name: str) -> str | None:
+    """Return the column with the values of a key; None: there is none, and names tell the runs apart."""
+    if name in TAG_KEYS:
+        return f"tags.`{name}`"
+    if name in GROUP_PARAMS:
+        return f"params.`{GROUP_PARAMS[name]}`"
+    return f"params.`{name}`" if "." in name and "@" not in name else None
+
+
+def _has_axis(key: str, column: str | None) -> bool:
+    return key in CATEGORIES or (column is not None and column.startswith("params."))
+
+
+def _param(column: str | None) -> str:
+    return (column or "").removeprefix("params.`").removesuffix("`")
+
+
+def _width(column: str) -> int:
+    """Return the width of a column in pixels, so that its heading and usual values are whole."""
+    least = LEAST_WIDTH if column.startswith("metrics.") else LEAST_WIDTH_OF_WORDS
+    return max(PIXELS * len(column.split("`")[1]) + MARGIN, least)
+
+
+def _is_loss(metric: str) -> bool:
+    from frostline.base.metrics import score
+
+    return score(metric, 1.0) < 0

@@ -4,26 +4,30 @@ import re
 
 from frostline.base import devices
 from frostline.data.prepared.index import Index
+from frostline.data.reading.sources import name_of
 from frostline.schema import Run
 from frostline.training.services import RUN_KEY, RunInfo, repetition_name
 
 
 def setting_name(run: Run) -> str:
-    """Return the name that the seeds of a run share, such as ``resnet10t·full·digits``."""
+    """Return the name that the seeds of a run share, such as ``full·resnet10t·digits``.
+
+    It begins with what distinguishes the runs of a study, and ends with the data set.
+    """
     what = run.arm or (run.freeze_name if run.stage == "finetune" else run.stage)
-    return "·".join([backbone_name(run), what, run.dataset.kind])
+    return "·".join([what, backbone_name(run), name_of(run.dataset)])
 
 
 def run_name(run: Run) -> str:
-    """Return the name of a run, such as ``resnet10t·full·digits·s0``."""
+    """Return the name of a run, such as ``full·resnet10t·digits·s0``."""
     return f"{setting_name(run)}{repetition_name(run.seed, run.dataset.fold)}"
 
 
 def setting_of(run_name: str) -> str:
     """Return the name that the repetitions of a run share, over folds and seeds.
 
-    >>> setting_of("mlp·full·table·f2·s0"), setting_of("mlp·full·digits·s1")
-    ('mlp·full·table', 'mlp·full·digits')
+    >>> setting_of("full·mlp·table·f2·s0"), setting_of("full·mlp·digits·s1")
+    ('full·mlp·table', 'full·mlp·digits')
     """
     return re.sub(r"(·f\d+)?·s\d+$", "", run_name)
 
@@ -38,7 +42,7 @@ def run_info(run: Run, index: Index, key: str | None = None) -> RunInfo:
     tags = {
         "arm": run.arm or "",
         "backbone": backbone_name(run),
-        "dataset": run.dataset.kind,
+        "dataset": index.name,
         "freeze": run.freeze_name,
         "seed": str(run.seed),
         "threads": str(run.trainer.threads),

@@ -34,6 +34,8 @@ TRIAL_AGAIN = "trial.again"
 """Tag: the number of the trial whose process died and whose hyperparameters this run repeats."""
 TRIAL_STATE = "trial.state"
 """Tag: whether a trial is running, complete, pruned or failed."""
+SWEEP_KEYS, SWEEP_OBJECTIVE = "sweep.keys", "sweep.objective"
+"""Tags of a trial that describe its sweep: the hyperparameters that vary, with commas, and the objective."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RunInfo:
     """What is known about a run when it starts."""
 
     setting: str
-    """The name without fold and seed, such as ``resnet18·gradual·digits``."""
+    """The name without fold and seed, such as ``gradual·resnet18·digits``."""
     stage: str
     study: str
     config: Mapping[str, Any]
@@ -129,7 +131,7 @@ class RunInfo:
 
     @property
     def name(self) -> str:
-        """The run's name, such as ``resnet18·gradual·digits·s0``."""
+        """The run's name, such as ``gradual·resnet18·digits·s0``."""
         return self.setting if self.seed is None else self.setting + repetition_name(self.seed, self.fold)
 
 
@@ -142,8 +144,8 @@ class LabelledTracker(Tracker):
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
-        """Record a run under its longer name."""
-        setting = f"{about.setting}·{self.label}" if self.label else about.setting
+        """Record a run under its longer name, which begins with the label."""
+        setting = f"{self.label}·{about.setting}" if self.label else about.setting
         return self.tracker.run(replace(about, setting=setting, tags={**about.tags, **self.tags}))
 
     def annotate(self, evaluation: Evaluation) -> None:

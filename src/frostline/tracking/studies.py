@@ -1,0 +1,138 @@
+"""The runs of whole studies and sweeps in MLflow's store: above all others, with results and views."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+
+from frostline.tracking import metric_names, views
+from frostline.tracking.run_tags import MEAN_RUN, STUDY_RUN
+from frostline.tracking.stored_run import NOTE
+from frostline.training.services import SWEEP_KEYS, SWEEP_OBJECTIVE
+
+if TYPE_CHECKING:
+    from frostline.tracking.store import Store
+
+COMPARED, OBJECTIVE, STAGE = "compared", "objective", "compared.stage"
+"""Tags of a study's run: the keys in which its runs differ, with commas; a sweep's objective; their stage."""
+CHANGED = "params.changed"
+"""Tag of a study's run: the parameters that had other values in an earlier report, as MLflow changes none."""
+MOST_RUNS = 5000
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The results of a study or a sweep when it ends."""
+
+    study: str
+    sentence: str
+    """The verdict."""
+    table: str
+    """In Markdown."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """The headline metrics."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Path → content: the report."""
+
+
+class Studies:
+    """The studies of a store."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self._known: dict[str, views.Study] = {}
+        """The studies whose views are recorded."""
+
+    def begin(self, name: str, tags: dict[str, str]) -> str:
+        """Return the id of a study's run, which the first run creates; record what the study compares.
+
+        Args:
+            tags: of a run of the study; those about its sweep are moved to the study's run.
+        """
+        run_id = self._store.parent(name, {"study": name, "stage": "study"}, {"kind": STUDY_RUN})[0]
+        before = self._known.get(name) or self._read(run_id, name)
+        study = _extended(before, tags)
+        if study != before or name not in self._known:
+            texts = {
+                COMPARED: ",".join(study.compared),
+                OBJECTIVE: study.objective or "",
+                STAGE: study.stage or "",
+            }
+            self._store.log_tags(run_id, {key: text for key, text in texts.items() if text})
+        self._show(study)
+        return run_id
+
+    def has_means(self, name: str) -> None:
+        """Record that a study has runs with means over seeds, which its views then show."""
+        if name not in self._known:
+            self.begin(name, {})
+        self._show(replace(self._known[name], means=True))
+
+    def end(self, result: StudyResult, when: int) -> None:
+        """Record the results of a study in its run.
+
+        Args:
+            when: milliseconds since 1970.
+        """
+        name = result.study
+        run_id = self.begin(name, {})
+        values = {metric_names.key(key): metric_names.number(value) for key, value in result.values.items()}
+        self._store.log_metrics(run_id, [Metric(key, value, when, 0) for key, value in values.items()])
+        links = " · ".join(
+            f"[{title}]({views.page(self._store.experiment, name, view)[1:]})"
+            for view, title in views.TITLES.items()
+            if view in views.states(self._known[name])
+        )
+        note = f"{result.sentence}\n\n{links}\n\n{result.table}"
+        self._store.log_tags(run_id, {NOTE: note, "verdict": result.sentence})
+        self._share_params(run_id, name)
+        self._store.log_files(run_id, result.files.items())
+
+    def _share_params(self, run_id: str, name: str) -> None:
+        """Record the parameters that all runs of a study share; those that others had before become a tag."""
+        tags = {"study": name, **({"stage": stage} if (stage := self._known[name].stage) else {})}
+        found = self._store.search(tags, "tags.seed LIKE '%'", limit=MOST_RUNS)
+        runs = [run.data.params for run in found]
+        if not runs:
+            return
+        shared = {
+            key: value for key, value in runs[0].items() if all(other.get(key) == value for other in runs)
+        }
+        recorded = self._store.client.get_run(run_id).data.params
+        new = [Param(key, value) for key, value in shared.items() if key not in recorded and key != "seed"]
+        self._store.log_params(run_id, new)
+        if changed := sorted(key for key, value in recorded.items() if shared.get(key) != value):
+            self._store.log_tags(run_id, {CHANGED: ", ".join(changed)})
+
+    def _read(self, run_id: str, name: str) -> views.Study:
+        tags = self._store.client.get_run(run_id).data.tags
+        compared = tuple(filter(None, tags.get(COMPARED, "").split(",")))
+        means = bool(self._store.search({"study": name, "kind": MEAN_RUN}))
+        return views.Study(name, compared, tags.get(OBJECTIVE), tags.get(STAGE), means)
+
+    def _show(self, study: views.Study) -> None:
+        if self._known.get(study.name) == study:
+            return
+        client, experiment = (
+            self._store.client,
+            self._store.experiment,
+        )  # opened first: that takes the same lock
+        with self._store.lock():
+            try:
+                views.record(client, experiment, study)
+            except MlflowException:
+                views.record(client, experiment, study)  # another machine has just added one of the tags
+        self._known[study.name] = study
+
+
+def _extended(study: views.Study, tags: dict[str, str]) -> views.Study:
+    """Return the study with what the tags of one of its runs say."""
+    keys, objective = tags.pop(SWEEP_KEYS, None), tags.pop(SWEEP_OBJECTIVE, None)
+    if keys is not None:
+        compared = tuple(dict.fromkeys((*study.compared, *filter(None, keys.split(",")))))
+        return replace(study, compared=compared, objective=objective, stage=tags.get("stage"))
+    if tags.get("arm") and tags.get("stage") == "finetune" and "arm" not in study.compared:
+        return replace(study, compared=("arm", *study.compared), stage="finetune")
+    return study
