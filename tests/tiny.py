@@ -93,14 +93,20 @@ def arm_of(run: schema.Run, seeds: Sequence[int] = (0,)) -> schema.Arm:
     return schema.Arm.model_validate({**run.model_dump(exclude={"seed"}), "seeds": list(seeds)})
 
 
-def random_images(count: int, seed: int = 0, size: int = 8, channels: int = 1, classes: int = 3) -> Any:
-    """Images of noise whose classes can be told apart: each has a bright stripe of its own."""
+def random_images(
+    count: int, seed: int = 0, size: int | tuple[int, int] = 8, channels: int = 1, classes: int = 3
+) -> Any:
+    """Images of noise whose classes can be told apart: each has a bright stripe of its own.
+
+    `size`: of a side, or height and width.
+    """
     from frostline.data.loading.pixels import Images
 
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % classes
-    noise = torch.randint(0, 100, (count, channels, size, size), generator=generator)
-    stripe = torch.arange(size) * classes // size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    noise = torch.randint(0, 100, (count, channels, height, width), generator=generator)
+    stripe = torch.arange(width) * classes // width
     bright = 150 * (stripe == labels.view(-1, 1, 1, 1))
     return Images((noise + bright).to(torch.uint8), labels)
 
