@@ -4,7 +4,7 @@ import re
 import tomllib
 from itertools import pairwise
 
-from tests.imports import SRC
+from tests.imports import SRC, direct
 
 ROOT = SRC.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -40,3 +40,10 @@ def test_the_table_lists_the_packages_in_the_contracts_order():
 def test_every_package_is_in_the_contract():
     packages = {path.parent.name for path in (SRC / "frostline").glob("*/__init__.py")}
     assert packages == set(LAYERS)
+
+
+def test_commands_and_python_functions_are_beside_each_other():
+    """Layers keep `api` from importing `commands`; what both need is below."""
+    api = SRC / "frostline" / "api"
+    for path in (SRC / "frostline" / "commands").rglob("*.py"):
+        assert not any(api in imported.parents for imported in direct(path)), path

@@ -1,11 +1,12 @@
 """What every call does around its work, as the command line does around a command."""
 
-import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from frostline.base import project
 from frostline.console.errors import check_addresses, is_out_of_memory, system_error
+from frostline.console.progress import in_notebook, say_once
 
 
 @contextmanager
@@ -18,6 +19,8 @@ def call(*, reads_records: bool = False) -> Iterator[None]:
     Raises:
         FrostlineError: also instead of an OSError, such as a missing permission.
     """
+    if in_notebook():  # of a library that would like to show bars of its own
+        warnings.filterwarnings("ignore", "IProgress not found")
     check_addresses()
     _note_lock()
     _finish_recording(reads_records)
@@ -48,10 +51,10 @@ def _finish_recording(reads_records: bool) -> None:
 
 
 def _note_lock() -> None:
-    """Print a note if the project was made with other code of frostline."""
+    """Print a note, once, if the project was made with other code of frostline."""
     root = project.find_root()
     if (root / project.LOCK).is_dir():
         from frostline.projects import lock
 
         if differing := lock.changed(root):
-            print(f"frostline: note: {lock.sentence(root, differing)}", file=sys.stderr)
+            say_once(f"frostline: note: {lock.sentence(root, differing)}")

@@ -137,7 +137,7 @@ def _notebook_bar(description: str, total: int) -> Iterator[Advance]:
     try:
         yield advance
     finally:
-        shown_bar.update(HTML(f"<small>{line(f', {time.monotonic() - begun:.1f} s')}</small>"))
+        shown_bar.update(HTML(f"<div><small>{line(f', {time.monotonic() - begun:.1f} s')}</small></div>"))
 
 
 @contextmanager

@@ -1,0 +1,40 @@
+"""The notebooks in examples/ run as they are, and show what they should."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert all(not cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    assert path.stat().st_size < 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+# Jupyter's kernels listen on this machine; nbclient leaves its event loop to the collector of garbage.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(path.parents[1] / "src"))
+    notebook = nbformat.read(path, 4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=400, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    html = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert sum("data:image/" in text for text in html) >= 2
+    assert any("s</small>" in text for text in html)  # progress, when it has ended
+    assert all("<progress" not in text for text in html)
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "Warning" not in printed
+    assert (tmp_path / "mlflow.db").is_file()
+    assert list((tmp_path / "runs" / "finetune").iterdir())
