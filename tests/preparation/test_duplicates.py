@@ -2,11 +2,13 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tests.data.trees import encoded, picture
 
 from frostline.preparation import duplicates
-from frostline.preparation.duplicates import groups_of, near_pairs, repeated, thumbnail
+from frostline.preparation.duplicates import groups_of, near_matches, near_pairs, repeated, thumbnail
 
 
 def test_groups():
@@ -81,6 +83,24 @@ def test_the_same_whatever_the_block(monkeypatch):
     expected = pairs_of(images, splits)
     monkeypatch.setattr(duplicates, "_BLOCK", 3)
     assert pairs_of(images, splits) == expected
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 12))
+def test_no_pair_is_missed(seed, noise):
+    """Compared with all pairs, for thumbnails around the threshold."""
+    rng = np.random.default_rng(seed)
+    originals = rng.integers(0, 256, (12, 16, 16))
+    smooth = np.array([np.asarray(picture(seed % 1000 + i, (16, 16), "L"), dtype=int) for i in range(12)])
+    earlier = np.concatenate([originals, smooth])
+    later = (earlier + rng.normal(0, noise, earlier.shape)).clip(0, 255).astype(np.uint8)
+    earlier = earlier.astype(np.uint8)
+    flat, other = earlier.reshape(24, -1).astype(float), later.reshape(24, -1).astype(float)
+    correlations = np.corrcoef(flat, other)[:24, 24:]
+    expected = [
+        (int(np.flatnonzero(c >= 0.99)[0]), j) for j, c in enumerate(correlations.T) if (c >= 0.99).any()
+    ]
+    apart = np.zeros(24, int), np.ones(24, int)
+    assert list(near_matches(earlier, later, apart)) == expected
 
 
 def test_why_small_images_are_not_searched():

@@ -68,7 +68,11 @@ def test_a_tree(tmp_path):
     assert (index.name, index.classes, index.keys[0]) == ("pictures", ("cat", "dog"), "cat/0.png")
     assert index.sha256[0] == hashlib.sha256((root / "cat" / "0.png").read_bytes()).hexdigest()
     assert (index.widths[0], index.heights[0], index.modes[0]) == (40, 36, "RGB")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset.json", "index.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.json",
+        "hashes.npy",
+        "index.csv",
+    ]
 
 
 def test_sizes_are_upright(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base import project
-from frostline.base.files import is_intact, publish, remove_leftovers
+from frostline.base.files import is_intact, publish, remove_leftovers, write_bytes
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
 from frostline.base.run_folder import OUTPUTS, check_out
@@ -172,12 +172,51 @@ def with_pretrained_weights(
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
         if not is_intact(folder):
             check_run(config, classes=classes)
+            _check_leakage(composed, data, folder.with_suffix(".near-duplicates.png"))
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
             pretrain(pretraining, data, folder, make_services(), sealed=True)
     # Relative: the run's config.yaml has it, and must not depend on where the project lies.
     path = os.path.relpath(folder / "weights.safetensors")
     weights = config.weights.model_copy(update={"path": path})
     return config.model_copy(update={"weights": weights})
+
+
+def _check_leakage(composed: Experiment, folder: Path, sheet: Path) -> None:
+    """Refuse a source with images that the target is measured on; warn about those that look like one.
+
+    Args:
+        folder: of the prepared source.
+        sheet: the file for a contact sheet of images that look alike.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from frostline.data.loading.pixels import thumbnails
+    from frostline.data.prepared.index import PreparedData
+    from frostline.data.reading.bands import PixelFormat
+    from frostline.preparation.contact_sheet import MOST_PAIRS, SIDE, Shown, contact_sheet
+    from frostline.preparation.leakage import check_source
+
+    _, target_folder = prepared(composed, "target")
+    source, target = (
+        PreparedData.read(dataset, place)
+        for dataset, place in ((composed.source, folder), (composed.dataset, target_folder))
+    )
+    config = stage_configs.prepare_config(composed, "target")
+    wanted = PixelFormat(config.channels, config.depth or 8)
+    shown: list[tuple[Shown, Shown]] = []
+    for near in check_source(source, target):
+        print(f"frostline: warning: {near.warning}", file=sys.stderr)
+        sides = []
+        firsts, seconds = zip(*near.pairs[:MOST_PAIRS], strict=True)
+        for data, rows in ((source, firsts), (near.measured, seconds)):
+            pictures = map(Image.fromarray, thumbnails(data, np.array(rows), SIDE, wanted))
+            names = ((data.index.keys[row], str(data.index.splits[row])) for row in rows)
+            sides.append([Shown(image, *name) for image, name in zip(pictures, names, strict=True)])
+        shown += zip(*sides, strict=True)
+    if shown:
+        write_bytes(sheet, contact_sheet(shown))
+        print(f"frostline: the images that look alike: {sheet}", file=sys.stderr)
 
 
 def pretraining_config(composed: Experiment, choices: Mapping[str, str]) -> Run | None:
@@ -192,10 +231,12 @@ def _pretrains(weights: Weights) -> bool:
 
 def prepared_from(config: Prepare) -> "tuple[Index, Path]":
     """Return the index and folder of a config's data set; prepare it unless it is cached."""
-    from frostline.preparation.stage import prepare_cached
+    from frostline.preparation.stage import NEAR_DUPLICATES_FILE, prepare_cached
 
     remove_leftovers(project.scratch() / "pixels")
     index, data = prepare_cached(config, project.scratch(), shown)
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
+    if (sheet := data / NEAR_DUPLICATES_FILE).is_file():
+        print(f"frostline: the images that look alike: {sheet}", file=sys.stderr)
     return index, data

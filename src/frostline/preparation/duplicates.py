@@ -1,23 +1,23 @@
 """Find exact and near duplicates in a data set."""
 
+import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from frostline.data.reading.splits import SPLITS
+from frostline.base.processes import processors
 
 THUMBNAIL = 16
 """Side in pixels of the grey thumbnails for the search for near-duplicates."""
 
-NEAR_MIN_SIDE = 32
-"""Smaller images are not searched: different ones, such as handwritten digits, may be as similar."""
-
-NEAR_MAX_IMAGES = 100_000
-"""Larger data sets are not searched: the search compares all pairs across splits."""
+NEAR_MIN_SIDE = 65
+"""Smaller images are compared by exact pixels only: different ones, such as digits, may be as similar."""
 
 NEAR_CORRELATION = 0.99
 """Minimum correlation of two thumbnails: 99 % of copies at quality 50, or at half the size, reach it."""
@@ -48,6 +48,13 @@ def repeated(groups: NDArray[np.int64]) -> Iterator[list[int]]:
     yield from positions.values()
 
 
+def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the sha256 of decoded pixels, (H, W) grey or (H, W, 3) RGB, and their size."""
+    height, width = pixels.shape[:2]
+    mode = "L" if pixels.ndim == 2 else "RGB"
+    return hashlib.sha256(f"{mode} {width} {height} ".encode() + pixels.tobytes()).digest()
+
+
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     """Return (16, 16) grey levels of a decoded image."""
     return np.asarray(
@@ -70,29 +77,84 @@ def near_pairs(
     Returns:
         For each such image the first one that it looks like; ascending.
     """
-    flat = thumbnails.reshape(len(thumbnails), -1)
-    centred = flat.astype(np.float32) - flat.mean(axis=1, dtype=np.float32, keepdims=True)
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    uneven = norms[:, 0] > _FLAT * THUMBNAIL
-    unit = centred / np.maximum(norms, 1)
-    rows = {split: np.flatnonzero((splits == split) & uneven) for split in SPLITS}
     first_of: dict[int, int] = {}
     for earlier, later in (("train", "val"), ("train", "test"), ("val", "test")):
-        for start in range(0, len(rows[later]), _BLOCK):
-            block = rows[later][start : start + _BLOCK]
-            # The product is fast, but its last digits depend on the machine: it only selects candidates.
-            alike = unit[rows[earlier]] @ unit[block].T > NEAR_CORRELATION - 1e-4
-            for column in np.flatnonzero(alike.any(axis=0)).tolist():
-                second = int(block[column])
-                for first in rows[earlier][alike[:, column]].tolist():
-                    if groups[first] != groups[second] and _near(flat[first], flat[second]):
-                        first_of.setdefault(second, first)
-                        break
+        firsts, seconds = np.flatnonzero(splits == earlier), np.flatnonzero(splits == later)
+        same = groups[firsts], groups[seconds]
+        for first, second in near_matches(thumbnails[firsts], thumbnails[seconds], same):
+            first_of.setdefault(int(seconds[second]), int(firsts[first]))
     return sorted(Pair(first, second) for second, first in first_of.items())
 
 
-_BLOCK = 256
-"""Rows that are compared with a whole split at once; limits memory to 1 KiB per image."""
+def near_matches(
+    earlier: NDArray[np.uint8], later: NDArray[np.uint8], same: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> Iterator[Pair]:
+    """Yield for each image of `later` the first of `earlier` that it looks like, by position.
+
+    Two centred thumbnails of length 1 that correlate by r are √(2 − 2r) apart. An orthonormal projection
+    never lengthens a distance, so that all pairs above the threshold are within that distance of each other
+    in a few dimensions, too; the lowest frequencies of the discrete cosine transform hold most of an image.
+    A k-d tree finds those pairs, and only they are compared: the search misses nothing, and does not compare
+    all pairs.
+
+    Args:
+        earlier: (M, 16, 16) thumbnails.
+        later: (N, 16, 16) thumbnails.
+        same: (M,) and (N,) numbers; pairs with equal numbers are no matches.
+    """
+    from scipy.spatial import cKDTree
+
+    rows, points = _projected(earlier)
+    other_rows, other_points = _projected(later)
+    if not len(rows) or not len(other_rows):
+        return
+    tree = cKDTree(points)
+    flat, other_flat = earlier.reshape(len(earlier), -1), later.reshape(len(later), -1)
+    for start in range(0, len(other_rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        # Rounding of the last digits differs between machines: the distance only selects candidates.
+        found = tree.query_ball_point(
+            other_points[block], _DISTANCE + 1e-4, return_sorted=True, workers=processors()
+        )
+        for second, candidates in zip(other_rows[block].tolist(), found, strict=True):
+            for first in rows[candidates].tolist():
+                if same[0][first] != same[1][second] and _near(flat[first], other_flat[second]):
+                    yield Pair(first, second)
+                    break
+
+
+_BLOCK = 4096
+"""Thumbnails that are projected or searched for at once; limits memory."""
+
+_DIMENSIONS = 10
+"""Frequencies of the projection: fewer give more candidates, more a slower tree."""
+
+_DISTANCE = math.sqrt(2 - 2 * NEAR_CORRELATION)
+
+
+def _projected(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rows of the thumbnails that are not blank, (M,), and their projections, (M, 10)."""
+    rows, points = [np.empty(0, dtype=np.int64)], [np.empty((0, _DIMENSIONS))]
+    for start in range(0, len(thumbnails), _BLOCK):
+        flat = thumbnails[start : start + _BLOCK].reshape(-1, THUMBNAIL * THUMBNAIL).astype(np.float64)
+        centred = flat - flat.mean(axis=1, keepdims=True)
+        norms = np.linalg.norm(centred, axis=1)
+        uneven = np.flatnonzero(norms > _FLAT * THUMBNAIL)
+        rows.append(start + uneven)
+        points.append(centred[uneven] / norms[uneven, None] @ _lowest_frequencies())
+    return np.concatenate(rows), np.concatenate(points)
+
+
+@cache
+def _lowest_frequencies() -> NDArray[np.float64]:
+    """Return the (256, 10) basis vectors of the two-dimensional DCT with the lowest frequencies but 0."""
+    n = np.arange(THUMBNAIL)
+    waves = np.cos(np.pi * (n[:, None] + 0.5) * n / THUMBNAIL) * np.sqrt(2 / THUMBNAIL)
+    waves[:, 0] /= math.sqrt(2)
+    order = sorted(((u, v) for u in range(6) for v in range(6)), key=lambda uv: (uv[0] + uv[1], uv))
+    return np.stack(
+        [np.outer(waves[:, u], waves[:, v]).ravel() for u, v in order[1 : _DIMENSIONS + 1]], axis=1
+    )
 
 
 def _near(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:

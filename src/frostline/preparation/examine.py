@@ -22,7 +22,14 @@ from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.stores import Store
 from frostline.data.reading.walk import Problem
-from frostline.preparation.duplicates import NEAR_MIN_SIDE, THUMBNAIL, groups_of, repeated, thumbnail
+from frostline.preparation.duplicates import (
+    NEAR_MIN_SIDE,
+    THUMBNAIL,
+    groups_of,
+    pixel_digest,
+    repeated,
+    thumbnail,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +140,9 @@ def examine(
 
 def _array_image(pixels: NDArray[np.uint8]) -> _Image:
     height, width = pixels.shape[:2]
-    digest = hashlib.sha256(pixels.tobytes())
     return _Image(
-        sha256=digest.hexdigest(),
-        digest=digest.digest(),
+        sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        digest=pixel_digest(pixels),
         width=width,
         height=height,
         mode="L" if pixels.ndim == 2 else "RGB",

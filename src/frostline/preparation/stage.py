@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from frostline import schema
 from frostline.base import omitted
@@ -17,6 +18,7 @@ from frostline.base.files import (
     is_writable,
     publish,
     remove_leftovers,
+    write_bytes,
     write_checksums,
     write_text,
 )
@@ -26,16 +28,20 @@ from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, OutOfResources, resource_errors
 from frostline.console.progress import Progress, no_progress
 from frostline.data.prepared.index import FORMAT, TEST_SETS, Index, further_tests
-from frostline.data.reading.bands import PixelFormat
+from frostline.data.reading.bands import PixelFormat, decode_as
 from frostline.data.reading.checks import check_rows, some, tally
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
 from frostline.data.reading.walk import Problem
 from frostline.preparation.assignment import assign
-from frostline.preparation.duplicates import NEAR_MAX_IMAGES, groups_of, near_pairs, repeated
+from frostline.preparation.contact_sheet import MOST_PAIRS, Shown, contact_sheet
+from frostline.preparation.duplicates import Pair, groups_of, near_pairs, repeated
 from frostline.preparation.examine import Reading, examine
+from frostline.preparation.leakage import HASHES_FILE, hashes, write_hashes
 from frostline.preparation.test_sets import check_apart, index_of_test_set, open_test_set
 
+NEAR_DUPLICATES_FILE = "near-duplicates.png"
+"""The contact sheet of near-duplicates, beside the index; it is there if there are any."""
 NAMED = 5
 """Maximum number of images that an error names; a file lists all if there are more."""
 
@@ -129,7 +135,11 @@ def _cache_folder(dataset: schema.Dataset, opened: _Opened, scratch: Path) -> Pa
 
 def _verified(folder: Path) -> Index | None:
     """Read the output of `prepare_cached`; set it aside if it is damaged. None: there is no sound one."""
-    return Index.read(folder) if is_intact(folder) else None
+    if not is_intact(folder):
+        return None
+    index = Index.read(folder)
+    # Earlier versions wrote no hashes.
+    return index if index.storage == "arrays" or (folder / HASHES_FILE).is_file() else None
 
 
 def _prepare(
@@ -137,25 +147,42 @@ def _prepare(
 ) -> Index:
     bad_images = out.parent / f"{out.name}.bad-images.csv"
     bad_images.unlink(missing_ok=True)
-    source = opened.source
-    reading = _examined(source, dataset, bad_images, progress, opened.wanted)
-    index = _index(source, dataset, reading)
+    source, wanted = opened.source, opened.wanted
+    reading = _examined(source, dataset, bad_images, progress, wanted)
+    index, pairs = _index(source, dataset, reading)
+    splits = index.splits.tolist()
+    sheet = [
+        (_shown(source, reading, i, splits[i], wanted), _shown(source, reading, j, splits[j], wanted))
+        for i, j in pairs[:MOST_PAIRS]
+    ]
     with publish(out) as folder:
         for name, (config, test_source) in opened.tests.items():
-            tested = _examined(test_source, config, bad_images, progress, opened.wanted)
-            check_apart(name, tested, reading, index)
+            tested = _examined(test_source, config, bad_images, progress, wanted)
+            alike = check_apart(name, tested, reading, index)
             test_index = index_of_test_set(name, config, tested, (test_source.classes, index.classes))
-            inner = folder / TEST_SETS / name
-            inner.mkdir(parents=True)
-            test_index.write(inner, _images(test_source, tested))
-            index = replace(
-                index,
-                warnings=(*index.warnings, *(f"test set {name}: {text}" for text in test_index.warnings)),
-            )
-        index.write(folder, _images(source, reading))
+            _write(folder / TEST_SETS / name, test_index, test_source, tested)
+            more = [f"test set {name}: {text}" for text in test_index.warnings]
+            in_test = tested.rows.keys, [name] * len(test_index)
+            more += _near_duplicates((reading.rows.keys, splits), in_test, alike)
+            index = replace(index, warnings=(*index.warnings, *more))
+            sheet += [
+                (_shown(source, reading, i, splits[i], wanted), _shown(test_source, tested, j, name, wanted))
+                for i, j in alike[:MOST_PAIRS]
+            ]
+        _write(folder, index, source, reading)
+        if sheet:
+            write_bytes(folder / NEAR_DUPLICATES_FILE, contact_sheet(sheet))
         if checksums:
             write_checksums(folder)
     return index
+
+
+def _write(folder: Path, index: Index, source: Source, reading: Reading) -> None:
+    """Write an index, the images of a data set in memory, and the hashes of any other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index.write(folder, None if source.images is None else source.images[reading.positions])
+    if source.store is not None:
+        write_hashes(folder, hashes(reading.digests, reading.thumbnails))
 
 
 def _examined(
@@ -174,8 +201,13 @@ def _examined(
     return reading
 
 
-def _images(source: Source, reading: Reading) -> NDArray[np.uint8] | None:
-    return None if source.images is None else source.images[reading.positions]
+def _shown(source: Source, reading: Reading, row: int, split: str, wanted: PixelFormat) -> Shown:
+    """Return an image for the contact sheet."""
+    key = reading.rows.keys[row]
+    if source.images is not None:
+        return Shown(Image.fromarray(source.images[reading.positions[row]]), key, split)
+    assert source.store is not None
+    return Shown(decode_as(source.store.read(key), key, wanted).picture, key, split)
 
 
 def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images: Path) -> FrostlineError:
@@ -192,13 +224,15 @@ def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images
     )
 
 
-def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
+def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> tuple[Index, list[Pair]]:
+    """Return the index, and the pairs of near-duplicates in different splits."""
     rows = reading.rows
     check_rows(rows.labels.tolist(), rows.splits.tolist(), source.classes, place_of(dataset))
     groups = groups_of(reading.digests)
     assignment = assign(rows, groups, dataset, source.classes)
     splits = assignment.splits
-    return Index(
+    pairs = near_pairs(reading.thumbnails, splits, groups)
+    index = Index(
         name=name_of(dataset),
         kind=dataset.kind,
         storage="files" if source.images is None else "arrays",
@@ -215,13 +249,14 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> Index:
             *reading.warnings,
             *assignment.warnings,
             *_exact_duplicates(rows.keys, groups),
-            *_near_duplicates(reading, splits, groups),
+            *_near_duplicates((rows.keys, splits), (rows.keys, splits), pairs),
         ),
         skipped=tuple(reading.problems),
         weights=rows.weights,
         groups=rows.groups,
         fold_splits=assignment.fold_splits,
     )
+    return index, pairs
 
 
 def _skipped(problems: Sequence[Problem]) -> Iterator[str]:
@@ -241,17 +276,15 @@ def _exact_duplicates(keys: Sequence[str], groups: NDArray[np.int64]) -> Iterato
         yield f"{surplus} {are} of another; copies stay in one split: {named}"
 
 
-def _near_duplicates(reading: Reading, splits: NDArray[np.str_], groups: NDArray[np.int64]) -> Iterator[str]:
-    keys = reading.rows.keys
-    searched = np.flatnonzero(reading.thumbnails.any(axis=(1, 2)))
-    if len(searched) > NEAR_MAX_IMAGES:
-        yield f"near-duplicates were not searched for: more than {NEAR_MAX_IMAGES:,} images"
-    elif len(searched):
-        pairs = near_pairs(reading.thumbnails[searched], splits[searched], groups[searched])
-        named = some(
-            f"{keys[i]} ({splits[i]}) ≈ {keys[j]} ({splits[j]})"
-            for i, j in (searched[list(p)] for p in pairs)
+Named = tuple[Sequence[str], Sequence[str] | NDArray[np.str_]]
+"""The keys and the splits of images."""
+
+
+def _near_duplicates(firsts: Named, seconds: Named, pairs: Sequence[Pair]) -> Iterator[str]:
+    if pairs:
+        named = some(f"{firsts[0][i]} ({firsts[1][i]}) ≈ {seconds[0][j]} ({seconds[1][j]})" for i, j in pairs)
+        look = "image looks" if len(pairs) == 1 else "images look"
+        yield (
+            f"{len(pairs)} {look} like one in another split, which flatters the results "
+            f"({NEAR_DUPLICATES_FILE} shows them): {named}"
         )
-        if pairs:
-            look = "image looks" if len(pairs) == 1 else "images look"
-            yield f"{len(pairs)} {look} like one in another split, which flatters the results: {named}"

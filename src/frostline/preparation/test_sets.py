@@ -13,6 +13,7 @@ from frostline.data.reading.checks import some
 from frostline.data.reading.decode import printable
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import open_source
+from frostline.preparation.duplicates import Pair, near_matches
 from frostline.preparation.examine import Reading
 
 
@@ -72,8 +73,11 @@ def index_of_test_set(
     )
 
 
-def check_apart(name: str, tested: Reading, reading: Reading, index: Index) -> None:
+def check_apart(name: str, tested: Reading, reading: Reading, index: Index) -> list[Pair]:
     """Refuse a test set with images on which the data set's runs train or choose an epoch.
+
+    Returns:
+        Near-duplicates: positions of images of the data set, in train or val, and of the test set.
 
     Args:
         tested: the test set's images.
@@ -93,3 +97,7 @@ def check_apart(name: str, tested: Reading, reading: Reading, index: Index) -> N
             f"dataset.test_sets.{name}: has {len(same)} {many} also in the data set's train or val split, "
             f"{named}; remove them from one of the two"
         )
+    seen = np.flatnonzero([split != "test" for split in splits])
+    apart = np.zeros(len(seen), dtype=np.int64), np.ones(len(tested.rows), dtype=np.int64)
+    matches = near_matches(reading.thumbnails[seen], tested.thumbnails, apart)
+    return [Pair(int(seen[first]), second) for first, second in matches]

@@ -328,6 +328,7 @@ def one_image_in_train_and_test_in_other_bytes(root):
 @case(32)
 def one_image_encoded_again(root):
     as_splits(root)
+    picture(7, (160, 144)).save(root / "train" / "cat" / "0.png")
     Image.open(root / "train" / "cat" / "0.png").save(root / "test" / "cat" / "copy.jpg")
     return "train/cat/0.png (train) ≈ test/cat/copy.jpg (test)"
 
@@ -335,6 +336,7 @@ def one_image_encoded_again(root):
 @case(32)
 def one_image_at_another_size(root):
     as_splits(root)
+    picture(7, (160, 144)).save(root / "train" / "cat" / "0.png")
     Image.open(root / "train" / "cat" / "0.png").resize((80, 72)).save(root / "test" / "cat" / "copy.png")
     return "train/cat/0.png (train) ≈ test/cat/copy.png (test)"
 

@@ -1,0 +1,139 @@
+"""Images that the target is measured on, in the source; and the contact sheets of those that look alike."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.trees import encoded, image_folder, packaged, picture, plant
+
+from frostline.console.errors import FrostlineError
+from frostline.data.prepared.index import PreparedData
+from frostline.preparation.contact_sheet import MOST_PAIRS, SIDE, Shown, contact_sheet
+from frostline.preparation.leakage import check_source
+from frostline.preparation.stage import prepare, prepare_cached
+
+
+def prepared(setup, folder):
+    prepare(setup, folder)
+    return PreparedData.read(setup.dataset, folder)
+
+
+def of_split(data, split):
+    """The first key of a split."""
+    return data.index.keys[data.index.rows(split)[0]]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two data sets without common images, of large images."""
+    roots = tmp_path / "source", tmp_path / "target"
+    for number, root in enumerate(roots):
+        for label, name in enumerate(("cat", "dog")):
+            (root / name).mkdir(parents=True)
+            for i in range(10):
+                picture(10_000 * number + 1000 * label + i, (120, 100)).save(root / name / f"{i}.png")
+    return roots
+
+
+@pytest.mark.parametrize(
+    ("split", "leaks"), [("train", False), ("val", True), ("test", True)], ids=["train", "val", "test"]
+)
+def test_an_identical_image_is_an_error_where_the_target_is_measured(folders, tmp_path, split, leaks):
+    source_root, target_root = folders
+    target = prepared(image_folder(target_root), tmp_path / "target-data")
+    key = of_split(target, split)
+    source = prepared(image_folder(source_root), tmp_path / "source-data")
+    place = of_split(source, "train")
+    # In another format: pixels are compared, not bytes.
+    (source_root / place).unlink()
+    Image.open(target_root / key).save((source_root / place).with_suffix(".bmp"))
+    source = prepared(image_folder(source_root), tmp_path / "source-data")
+    copied = place.replace(".png", ".bmp")
+    if source.index.splits[source.index.keys.index(copied)] != "train":
+        pytest.skip("the draw moved the image")
+    if not leaks:
+        assert check_source(source, target) == []
+        return
+    with pytest.raises(FrostlineError) as raised:
+        check_source(source, target)
+    assert str(raised.value) == (
+        f"source: source has 1 image that is also in target, on which the target is measured: {copied} "
+        f"(train) = {key} ({split}); remove them from the source, or choose another source"
+    )
+
+
+def test_near_duplicates_are_a_warning(folders, tmp_path):
+    source_root, target_root = folders
+    target = prepared(image_folder(target_root), tmp_path / "target-data")
+    key = of_split(target, "test")
+    for name in ("cat", "dog"):
+        Image.open(target_root / key).save(source_root / name / f"copy of {name}.jpg", quality=60)
+    shutil.rmtree(source_root / "dog")
+    shutil.copytree(target_root / "dog", source_root / "dog")  # of other classes' images, some are the same
+    for path in (source_root / "dog").iterdir():
+        path.unlink()
+    for i in range(10):
+        picture(90_000 + i, (120, 100)).save(source_root / "dog" / f"{i}.png")
+    source = prepared(image_folder(source_root, val=0.1, test=None), tmp_path / "source-data")
+    (near,) = check_source(source, target)
+    assert "1 image of target look like one that the pretraining on source sees" in near.warning
+    assert f"≈ {key} (test)" in near.warning
+    assert [target.index.keys[row] for _, row in near.pairs] == [key]
+
+
+def test_arrays_and_files_of_small_images_are_compared_by_exact_pixels(tmp_path):
+    digits = prepared(packaged("digits"), tmp_path / "digits")
+    images, root = digits.index.images(tmp_path / "digits"), tmp_path / "written"
+    for row in digits.index.rows("test")[:40].tolist():
+        folder = root / f"class {digits.index.labels[row] % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{row}.png").write_bytes(encoded(Image.fromarray(images[row]), "PNG"))
+    written = prepared(image_folder(root, test=None), tmp_path / "written-data")
+    with pytest.raises(FrostlineError, match="source: written has 40 images that are also in digits"):
+        check_source(written, digits)
+    assert check_source(digits, digits) == []  # the same data set with the same splits
+    changed = np.clip(images[row].astype(int) + 1, 0, 255).astype(np.uint8)
+    shutil.rmtree(root)
+    plant(root)
+    Image.fromarray(changed).save(root / "cat" / "x.png")
+    assert check_source(prepared(image_folder(root), tmp_path / "other-data"), digits) == []
+
+
+def test_a_cached_data_set_without_hashes_is_prepared_again(folders, tmp_path):
+    setup = image_folder(folders[0])
+    index, folder = prepare_cached(setup, tmp_path / "scratch")
+    (folder / "hashes.npy").unlink()
+    (folder / "checksums.json").unlink()
+    from frostline.base.files import write_checksums
+
+    write_checksums(folder)  # as an earlier version wrote it
+    assert prepare_cached(setup, tmp_path / "scratch")[0].fingerprint == index.fingerprint
+    assert (folder / "hashes.npy").is_file()
+
+
+def test_the_contact_sheet_shows_the_pairs_across_splits(folders, tmp_path):
+    root = folders[0]
+    first = prepared(image_folder(root), tmp_path / "before")
+    tested = of_split(first, "test")
+    Image.open(root / tested).resize((90, 75)).save(root / tested.replace(".png", " copy.jpg"))
+    index = prepare(image_folder(root, seed=3), tmp_path / "out")
+    splits = dict(zip(index.keys, index.splits, strict=True))
+    apart = splits[tested] != splits[tested.replace(".png", " copy.jpg")]
+    assert (tmp_path / "out" / "near-duplicates.png").is_file() == apart
+    assert any("near-duplicates.png shows them" in warning for warning in index.warnings) == apart
+
+
+def test_a_sheet_is_repeatable_and_limited():
+    pairs = [
+        (Shown(picture(i, (300, 100)), f"a very long folder name/and a file {i}.png", "train"),
+         Shown(picture(i, (60, 90), "L"), "é.png", "test"))
+        for i in range(MOST_PAIRS + 3)
+    ]  # fmt: skip
+    content = contact_sheet(pairs)
+    assert content == contact_sheet(pairs[:MOST_PAIRS])
+    sheet = Image.open(io.BytesIO(content))
+    assert sheet.width > 4 * SIDE
+    assert sheet.height > MOST_PAIRS / 2 * SIDE
+    assert Image.open(io.BytesIO(contact_sheet(pairs[:1]))).width < 3 * SIDE
