@@ -89,7 +89,7 @@ def test_a_head_of_other_classes_is_refused_before_anything_trains(shell):
 def test_pretrain_and_prepare_and_a_folder_named_by_itself(shell):
     out, _ = shell("pretrain", *TINY)
     (folder,) = (shell.folder / "runs" / "pretrain").iterdir()
-    assert re.fullmatch(r"mlp-pretrain-digits-s0-[0-9a-f]{8}", folder.name)
+    assert re.fullmatch(r"pretrain-mlp-digits-s0-[0-9a-f]{8}", folder.name)
     assert out.startswith(f"runs/pretrain/{folder.name}: test accuracy 0.")
     assert {path.name for path in folder.iterdir()} == RUN_FILES
     out, _ = shell("prepare", "dataset=digits")

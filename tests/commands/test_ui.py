@@ -111,7 +111,8 @@ def test_the_pages_of_a_sweep_in_a_browser(start, shell, tmp_path):
             return lambda: view.screenshot(path=tmp_path / f"{name}.png")
 
         view.goto(page.split()[0])
-        assert not view.get_by_text("MLflow Assistant").count()  # it would cover a quarter
+        view.get_by_role("link", name="rates").wait_for()
+        assert not view.get_by_text("MLflow Assistant").first.is_visible()  # it would cover a quarter
         the_runs_page(view, names, seen("runs"))
         several = [runs[name] for name in names]
         choice = urllib.parse.urlencode({"runs": json.dumps(several), "experiments": json.dumps(["1"])})
