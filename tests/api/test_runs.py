@@ -159,6 +159,27 @@ def test_arrays_of_several_images(run, here):
             run.predict(wrong)
 
 
+@pytest.mark.parametrize(("channels", "depth"), [(5, 8), (2, 16), (1, 16)])
+def test_arrays_of_other_channels_and_bits(here, channels, depth):
+    draw = np.random.default_rng(0)
+    for number in range(40):
+        image = draw.integers(0, 100 << depth - 8, (9, 9, channels)) << number % 2
+        (here / "bands" / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        kind = np.uint8 if depth == 8 else np.uint16
+        np.save(here / "bands" / f"class {number % 2}" / f"{number}.npy", image.astype(kind))
+    bands = {"backbone.hidden": [4], "input.size": 9, "input.channels": channels, "input.depth": depth}
+    run = fl.finetune("bands", **{**TINY, "overrides": {**bands, "trainer.threads": 1}}, out="run")
+    rows = read_csv(here / "run" / "predictions.csv")
+    arrays = [np.load(here / "bands" / row["id"]) for row in rows]
+    for predictions in (run.predict(arrays), run.predict(np.stack(arrays))):
+        assert predictions.labels == [row["prediction"] for row in rows]
+        for prediction, row in zip(predictions, rows, strict=True):
+            assert prediction.confidence == pytest.approx(float(row["confidence"]), abs=1e-6)
+    assert predictions._repr_html_().count("<img") == len(rows)
+    grey = run.predict(Image.new("L", (9, 9)))[0]
+    assert bool(grey.error) == (channels != 1)
+
+
 def test_an_image_that_can_not_be_read(run, here):
     (here / "no.png").write_text("text")
     predictions = run.predict([here / "no.png", here / "none.png", np.zeros((9, 9), np.uint8)])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.console.errors import FrostlineError
@@ -51,7 +52,7 @@ class Predictions(Sequence[Prediction]):
     rows: tuple[Prediction, ...]
     model: str
     """The run's name."""
-    _images: Sequence[Path | Image.Image] = field(repr=False, default=())
+    _images: Sequence[Path | prediction.InMemory] = field(repr=False, default=())
     _predicted: Sequence[prediction.Prediction] = field(repr=False, default=())
     _format: PixelFormat = field(repr=False, default=PLAIN)
 
@@ -106,7 +107,8 @@ def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> 
     """Predict the classes of images; `api.runs.Run.predict` says what `images` may be."""
     from frostline.console.progress import shown
 
-    sources = list(_sources(images))
+    wanted = format_of(trained.spec)
+    sources = list(_sources(images, wanted))
     if not sources:
         raise FrostlineError("images: found none; give files, a folder, images of Pillow, or arrays")
     with shown("predict", len(sources)) as advance:
@@ -118,36 +120,36 @@ def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> 
         Prediction(row.image, row.best[0][0] if row.best else None, dict(row.best), row.error)
         for row in predicted
     )
-    return Predictions(rows, trained.folder.name, sources, predicted, format_of(trained.spec))
+    return Predictions(rows, trained.folder.name, sources, predicted, wanted)
 
 
-def _sources(images: Any) -> Iterator[Path | Image.Image]:
+def _sources(images: Any, wanted: PixelFormat) -> Iterator[Path | prediction.InMemory]:
     """Yield the files and images that `images` means."""
     if isinstance(images, str | os.PathLike):
         yield from prediction.image_files([os.fspath(images)])
     elif isinstance(images, Image.Image):
         yield images
     elif hasattr(images, "__array__"):
-        yield from map(Image.fromarray, _arrays(np.asarray(images)))
+        yield from _arrays(np.asarray(images), wanted)
     elif isinstance(images, Sequence) or hasattr(images, "__iter__"):
         for image in images:
-            yield from _sources(image)
+            yield from _sources(image, wanted)
     else:
         raise FrostlineError(
             f"images: found {type(images).__name__}; give files, a folder, images of Pillow, or arrays"
         )
 
 
-def _arrays(array: "np.ndarray[Any, Any]") -> Iterator["np.ndarray[Any, Any]"]:
+def _arrays(array: NDArray[Any], wanted: PixelFormat) -> Iterator[NDArray[Any]]:
     """Yield the images of an array: one, (H, W) or (H, W, C), or several, (N, H, W) or (N, H, W, C)."""
-    if array.dtype != np.uint8:
-        raise FrostlineError(f"images: found an array of {array.dtype}; give uint8, values from 0 to 255")
-    coloured = array.ndim >= 3 and array.shape[-1] in COLOURS
+    if array.dtype not in (np.uint8, np.uint16) or (wanted.depth == 8 and array.dtype != np.uint8):
+        kinds = "uint8, values from 0 to 255" + (", or uint16" if wanted.depth == 16 else "")
+        raise FrostlineError(f"images: found an array of {array.dtype}; give {kinds}")
+    coloured = array.ndim >= 3 and array.shape[-1] in {*COLOURS, wanted.channels}
     if array.ndim - coloured not in (2, 3):
+        number = wanted.channels or 3
         raise FrostlineError(
-            f"images: found an array of shape {array.shape}; give (H, W), (H, W, 3),"
-            " (N, H, W) or (N, H, W, 3)"
+            f"images: found an array of shape {array.shape}; give (H, W), (H, W, {number}),"
+            f" (N, H, W) or (N, H, W, {number})"
         )
-    if coloured and array.shape[-1] == 1:
-        array, coloured = array[..., 0], False
     yield from [array] if array.ndim - coloured == 2 else array

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from frostline.base.formats import csv_text
@@ -20,7 +21,7 @@ from frostline.console.errors import FrostlineError, allowed
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images, normalise
 from frostline.data.loading.resize import format_of, to_pixels
-from frostline.data.reading.bands import IMAGE_SUFFIXES, decode_as
+from frostline.data.reading.bands import IMAGE_SUFFIXES, PixelFormat, conform, decode_as
 from frostline.data.reading.checks import tally
 from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, read_bytes, suffix
 from frostline.data.reading.table_file import TABLES, open_table
@@ -33,6 +34,8 @@ from frostline.training.inference import logits_behind, logits_of, reuse_of
 from frostline.training.services import Services
 
 T = TypeVar("T")
+InMemory = Image.Image | NDArray[Any]
+"""An image of Pillow, or an array."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _listed(table: Path) -> list[Path]:
 
 def predict(
     trained: TrainedRun,
-    images: Sequence[Path | Image.Image],
+    images: Sequence[Path | InMemory],
     top_k: int = 1,
     batch_size: int | None = None,
     network: "Network | None" = None,
@@ -162,34 +165,46 @@ class Network:
         return logits.double().softmax(1)
 
 
-def _name(image: Path | Image.Image, place: int) -> str:
+def _name(image: Path | InMemory, place: int) -> str:
     if isinstance(image, Path):
         return str(image).encode(errors="backslashreplace").decode()
     return f"image {place}"
 
 
-def upright(image: Image.Image) -> DecodedImage:
-    """Return an image in memory as `decode` returns a file's.
+def in_memory(image: InMemory, wanted: PixelFormat) -> DecodedImage:
+    """Return an image in memory as `decode_as` returns a file's.
+
+    Args:
+        image: of Pillow, or an array, (H, W) or (H, W, C), uint8 or uint16.
 
     Raises:
-        BadImage: its mode has no 8-bit form.
+        BadImage: it has other channels.
     """
+    if isinstance(image, np.ndarray):
+        values = np.atleast_3d(image)
+        if not wanted.plain:
+            return DecodedImage(conform(values, wanted, "the image"), "", str(values.dtype), ())
+        image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
     image = ImageOps.exif_transpose(image)
     if image.mode in ("L", "RGB"):
-        return DecodedImage(image, image.format or "", image.mode, ())
-    stream = io.BytesIO()
-    image.save(stream, format="tiff" if image.mode == "CMYK" else "png")
-    return decode(stream.getvalue(), "the image")
+        decoded = DecodedImage(image, image.format or "", image.mode, ())
+    else:
+        stream = io.BytesIO()
+        image.save(stream, format="tiff" if image.mode == "CMYK" else "png")
+        decoded = decode(stream.getvalue(), "the image")
+    if wanted.plain:
+        return decoded
+    return in_memory(np.asarray(decoded.image), wanted)
 
 
-def _pixels(image: Path | Image.Image, trained: TrainedRun) -> tuple[Pixels | str, tuple[Note, ...]]:
+def _pixels(image: Path | InMemory, trained: TrainedRun) -> tuple[Pixels | str, tuple[Note, ...]]:
     """Return the image at the network's size, or the reason why there is none; and its conversions."""
     try:
         if isinstance(image, Path):
             name = str(image)
             decoded = decode_as(read_bytes(image, name), name, format_of(trained.spec))
         else:
-            decoded = upright(image)
+            decoded = in_memory(image, format_of(trained.spec))
         return to_pixels(decoded.image, trained.spec), decoded.notes
     except BadImage as bad:
         return bad.reason, ()

@@ -5,15 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from frostline.base.parallel import in_order
 from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
 from frostline.data.reading.decode import BadImage, printable, read_bytes
 from frostline.sheets.page import SIDE, Bar, Card, Sheet, reduced
 
 if TYPE_CHECKING:
-    from frostline.serving.prediction import Prediction
+    from frostline.serving.prediction import InMemory, Prediction
     from frostline.sheets.page import Picture
 
 MOST_IMAGES = 500
@@ -24,7 +22,7 @@ BARS = 3
 
 def sheet_of(
     predictions: "Sequence[Prediction]",
-    images: Sequence[Path | Image.Image],
+    images: "Sequence[Path | InMemory]",
     model: str,
     wanted: PixelFormat = PLAIN,
 ) -> Sheet:
@@ -57,13 +55,13 @@ def card(prediction: "Prediction", picture: "Picture | None") -> Card:
     return Card(pictures, bars[0].name, name, bars=bars)
 
 
-def _picture(wanted: PixelFormat, image: Path | Image.Image) -> "Picture | None":
-    from frostline.serving.prediction import upright
+def _picture(wanted: PixelFormat, image: "Path | InMemory") -> "Picture | None":
+    from frostline.serving.prediction import in_memory
 
     try:
         if isinstance(image, Path):
             content = read_bytes(image, str(image))
             return reduced(decode_as(content, str(image), wanted, at_least=SIDE).picture)
-        return reduced(upright(image).picture.copy())
+        return reduced(in_memory(image, wanted).picture.copy())
     except BadImage:
         return None
