@@ -10,23 +10,18 @@ from torch import Tensor, nn
 
 from frostline.base.seeds import derive, seed_dropout
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.data.loading.class_balance import counts
-from frostline.data.prepared.index import training_rows
 from frostline.features.execution import device_of, execution_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NoSplit, Split
 from frostline.freezing.plan import FreezePlan
 from frostline.lr_finder.suggestion import Suggestion, diverges, learning_rates, smoothed, suggest
-from frostline.models import lora
-from frostline.models.pretrained import check_initial_weights, create_network
 from frostline.schema import Run
 from frostline.training import machine, param_groups, trainable
-from frostline.training.data_module import ImageData
 from frostline.training.feature_callback import held_on
 from frostline.training.inference import reuse_of
 from frostline.training.material import Material
-from frostline.training.module import Classifier, ReusedFeatures
-from frostline.training.run import penalty_of, plan_of, say_head
+from frostline.training.module import ReusedFeatures
+from frostline.training.run import set_up
 from frostline.training.services import Services
 
 
@@ -105,37 +100,22 @@ class _Steps:
     layers: str
 
     def __init__(self, run: Run, material: Material, services: Services) -> None:
-        index, spec = material.index, material.spec
-        rows = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
-        check_initial_weights(run)
-        network, report = create_network(run, material.start, spec, index.classes)
-        say_head(run, report, services)
-        lora.adapt(network, run)
-        self._plan = plan_of(run, network, len(rows))
+        setup, spec = set_up(run, material, services), material.spec
+        self._classifier, self._data = setup.classifier, setup.data
+        self._plan, network = setup.classifier.plan, setup.classifier.network
         if not self._plan.phases:
             raise FrostlineError(
                 f"freeze: nothing trains in {run.freeze_name}, so no learning rate matters; choose another"
                 " schedule"
             )
-        images, val = material.images("train", rows), material.images("val", index.rows("val"))
-        trainer = run.trainer
         if size := self._plan.phases[0].batch_size:
-            trainer = trainer.model_copy(update={"batch_size": size})
-        self._data = ImageData(images, val, spec, trainer, run.augment, run.seed, len(index.classes))
-        self._classifier = Classifier(
-            network,
-            self._plan,
-            run.optimizer,
-            run.loss,
-            run.seed,
-            class_counts=counts(images.labels, len(index.classes)),
-            penalty=penalty_of(run.regularizer, network, report),
-        )
+            self._data.coming_size = run.trainer.model_copy(update={"batch_size": size}).images_per_step
+            self._data.train_dataloader()  # which takes the size
         self._run, self._network, self._device = run, network, device_of(run.trainer.device)
         self._enter_phase()
         self._optimizer, self._scales = self._optimizer_of(network, self._plan)
         self._reused = self._features(reuse_of(run, spec, services))
-        self._classifier.execution = execution_of(network, trainer.precision, self._device, spec.shape)
+        self._classifier.execution = execution_of(network, run.trainer.precision, self._device, spec.shape)
         self._classifier.execution.arrange(network)
 
     def losses(self, rates: list[float]) -> Iterator[float]:

@@ -132,6 +132,22 @@ def percent_axis(axes: "Axes", low: float, high: float, *, along: str = "y", tic
     axis.grid(True)
 
 
+def label_line(axes: "Axes", x: float, text: str) -> None:
+    """Write text along a vertical line at `x`, from the bottom upwards."""
+    axes.annotate(
+        text,
+        (x, 0.03),
+        (4, 0),
+        xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points",
+        rotation=90,
+        fontsize=8.5,
+        color=theme.SOFT.light,
+        va="bottom",
+        bbox=TEXT_BACKGROUND,
+    )
+
+
 def epoch_axis(axes: "Axes", epochs: int) -> None:
     """Show epochs from 0 to `epochs` along x, in whole numbers."""
     from matplotlib.ticker import MaxNLocator

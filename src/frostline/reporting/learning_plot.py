@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from frostline.plotting import theme
-from frostline.plotting.canvas import TEXT_BACKGROUND, Style, epoch_axis, new_figure, percent_axis, svg
+from frostline.plotting.canvas import Style, epoch_axis, label_line, new_figure, percent_axis, svg
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.results import Summary
 
@@ -57,15 +57,4 @@ def _phases(axes: "Axes", runs: list[SeedRun]) -> None:
                 starts_of.setdefault((index, trained), []).append(epoch)
                 axes.axvline(epoch, color=SOFT, linewidth=0.9, alpha=0.6, linestyle=(0, (1, 2)))
     for (_, trained), epochs in starts_of.items():
-        axes.annotate(
-            trained,
-            (max(epochs), 0.03),
-            (4, 0),
-            xycoords=axes.get_xaxis_transform(),
-            textcoords="offset points",
-            rotation=90,
-            fontsize=8.5,
-            color=SOFT,
-            va="bottom",
-            bbox=TEXT_BACKGROUND,
-        )
+        label_line(axes, max(epochs), trained)

@@ -1,16 +1,16 @@
 """Progress of a sweep: a table on a terminal, otherwise a line every 30 seconds."""
 
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from frostline.console import progress, tables
 from frostline.sweeps.best import settings_of
+from frostline.sweeps.repeating import repeated
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import ENDED, Trial
 from frostline.sweeps.worker import label_of
@@ -48,7 +48,6 @@ def shown(study: Study, trials: int | None, until: float | None) -> Iterator[Non
         trials: see `Budget`.
         until: see `Budget`.
     """
-    over = threading.Event()
     budget = Budget(trials, until, time.time(), int(study.settings.workers))
     objective = study.settings.objectives[0]
 
@@ -65,37 +64,15 @@ def shown(study: Study, trials: int | None, until: float | None) -> Iterator[Non
                 title = f"{study.name}: {status(trials, budget, objective)}"
                 live.update(table(trials, title, objective))
 
-            with _repeated(draw, over, REFRESH_SECONDS):
+            with repeated(draw, REFRESH_SECONDS):
                 yield
     else:
 
         def say() -> None:
             print(f"{study.name}: {status(current(), budget, objective)}", file=sys.stderr, flush=True)
 
-        with _repeated(say, over, LINE_SECONDS, at_once=False):
+        with repeated(say, LINE_SECONDS, at_once=False):
             yield
-
-
-@contextmanager
-def _repeated(
-    do: Callable[[], None], over: threading.Event, seconds: float, *, at_once: bool = True
-) -> Iterator[None]:
-    """Call `do` every few seconds in a thread while the block runs."""
-
-    def work() -> None:
-        wait = 0.0 if at_once else seconds
-        while not over.wait(wait):
-            wait = seconds
-            with suppress(Exception):  # a store that is busy: the next call will do
-                do()
-
-    thread = threading.Thread(target=work, name="sweep progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(seconds)
 
 
 def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:

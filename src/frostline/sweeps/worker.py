@@ -2,12 +2,10 @@
 
 import re
 import sys
-import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from frostline.config.space import Point, Space, as_overrides
 from frostline.console import progress, signals, terminal
 from frostline.console.errors import FrostlineError, OutOfResources, Pruned, ResourceLocked
 from frostline.pipeline.session import finish_recording
+from frostline.sweeps.repeating import repeated
 from frostline.sweeps.storage import store_failures
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import BEAT_SECONDS, TRANSIENT, RunningTrial
@@ -105,7 +104,7 @@ class Worker:
             trial.complete(same.values, {**results, "same": same.number})
             return
         try:
-            with _heartbeat(trial):
+            with repeated(trial.beat, BEAT_SECONDS, at_once=False):
                 ((composed, choices),) = compose.compose_points(
                     self.fixed, [as_overrides(trial.point)], cache
                 )
@@ -175,22 +174,3 @@ def repeated_failure(study: Study, limit: int) -> str | None:
     failed = (trial for trial in study.trials() if trial.state == "failed" and not trial.superseded)
     kinds = Counter(trial.user_attrs.get("kind", "") for trial in failed)
     return next((kind for kind, count in kinds.items() if count >= limit), None)
-
-
-@contextmanager
-def _heartbeat(trial: RunningTrial) -> Iterator[None]:
-    """Record heartbeats of a trial while the block runs."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(BEAT_SECONDS):
-            with suppress(Exception):  # a store that is briefly unreachable: the next heartbeat will do
-                trial.beat()
-
-    thread = threading.Thread(target=beat, name="trial heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

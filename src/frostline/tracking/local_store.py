@@ -209,9 +209,7 @@ def problem(path: Path) -> Problem | None:
         return Problem("may not be read", f"have its owner run: chmod a+r {_shell(path)}")
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
-            return Problem(
-                f"is locked by another process{_holders(path)}", "wait for that process, or end it"
-            )
+            return _locked(path)
         return Problem(f"can't be opened ({error})", f"have its owner run: chmod a+r {_shell(path)}")
     except sqlite3.DatabaseError as error:
         return Problem(f"is damaged ({error})", f"restore a copy of it, or move it aside: {aside}")
@@ -251,9 +249,7 @@ def unwritable(path: Path) -> Problem | None:
             connection.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
-            return Problem(
-                f"is locked by another process{_holders(path)}", "wait for that process, or end it"
-            )
+            return _locked(path)
         return Problem(f"can't be written to ({error})", f"make room on the disk of {folder}")
     return None
 
@@ -306,6 +302,10 @@ def _schemas() -> tuple[frozenset[str], str]:
             before |= set(re.findall(r"['\"](\w+)['\"]", line))
     newest = revisions - before
     return frozenset(revisions), newest.pop() if len(newest) == 1 else ""
+
+
+def _locked(path: Path) -> Problem:
+    return Problem(f"is locked by another process{_holders(path)}", "wait for that process, or end it")
 
 
 def _holders(path: Path) -> str:

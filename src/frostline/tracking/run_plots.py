@@ -12,8 +12,8 @@ from frostline.planning import plot as plan_plot
 from frostline.plotting import theme
 from frostline.plotting.canvas import (
     DOTTED_LINE,
-    TEXT_BACKGROUND,
     epoch_axis,
+    label_line,
     new_figure,
     percent_axis,
     png,
@@ -184,18 +184,7 @@ def _phases(axes: "Axes", history: Rows, trained: Sequence[str]) -> None:
             if start:
                 axes.axvline(start, color=theme.SOFT.light, **DOTTED_LINE)
             if len(trained) > 1 and int(phase) < len(trained):
-                axes.annotate(
-                    trained[int(phase)],
-                    (start, 0.03),
-                    (4, 0),
-                    xycoords=axes.get_xaxis_transform(),
-                    textcoords="offset points",
-                    rotation=90,
-                    fontsize=8.5,
-                    color=theme.SOFT.light,
-                    va="bottom",
-                    bbox=TEXT_BACKGROUND,
-                )
+                label_line(axes, start, trained[int(phase)])
 
 
 def trained_groups(training: Path) -> list[str]:

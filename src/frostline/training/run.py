@@ -146,7 +146,7 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         services.say(
             f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
         )
-    setup = _set_up(run, material, services)
+    setup = set_up(run, material, services)
     plan, images = setup.classifier.plan, len(setup.data.train)
     scratch = _scratch(run, material, services)
     epochs = run.trainer.epochs if plan.phases else 0
@@ -212,7 +212,7 @@ def _execution(
 
 
 @dataclass(frozen=True)
-class _Setup:
+class Setup:
     """What `fit` trains, and on which data."""
 
     classifier: "Classifier"
@@ -222,7 +222,7 @@ class _Setup:
     report: LoadReport
 
 
-def _set_up(run: Run, material: Material, services: Services) -> _Setup:
+def set_up(run: Run, material: Material, services: Services) -> Setup:
     """Build the network, its freeze plan and its data; raise an error if they do not fit together."""
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
@@ -253,7 +253,7 @@ def _set_up(run: Run, material: Material, services: Services) -> _Setup:
         penalty=penalty_of(run.regularizer, network, report),
     )
     data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, len(index.classes))
-    return _Setup(classifier, data, initial, report)
+    return Setup(classifier, data, initial, report)
 
 
 def _record_late(run: Run, material: Material, done: Path, services: Services) -> None:
