@@ -107,3 +107,15 @@ def test_a_wide_network_is_served_as_it_was_trained(wide, tmp_path, capsys, fit)
         assert recorded["input"]["size"] == [16, 40]
         assert recorded["input"].get("fit", "crop") == fit
         assert recorded["input"]["crop"] == run.spec.crop
+
+
+def test_random_crops_come_from_whole_images_and_repeat(wide, tmp_path):
+    """The crops of a centre-cropped input show the digits at the ends; two runs give the same bytes."""
+    drawn = {"resized_crop": 0.3, "policy": "trivial", "erase": 0.2}
+    changes = {"augment": drawn, "input.fit": "crop", "trainer.epochs": 2}
+    first, _ = trained(wide, tmp_path / "first", **changes)
+    again, _ = trained(wide, tmp_path / "again", **changes)
+    for name in ("weights.safetensors", "metrics.json", "predictions.csv", "history.csv"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    shapes = {np.load(path, mmap_mode="r").shape[1:] for path in tmp_path.glob("first/scratch/pixels/*.npy")}
+    assert shapes == {(1, 8, 8), (1, 12, 12)}

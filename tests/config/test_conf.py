@@ -21,7 +21,7 @@ FILES = sorted(path.relative_to(CONF).as_posix() for path in {*CONF.rglob("*.yam
 OPTIONS = [name.removesuffix(".yaml") for name in FILES if name != "config.yaml"]
 COUNTS = {
     "adapter": 2,
-    "augment": 4,
+    "augment": 5,
     "averaging": 4,
     "features": 2,
     "backbone": 8,

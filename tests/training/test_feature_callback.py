@@ -144,8 +144,11 @@ def test_augmentation_needs_views(tmp_path):
     assert not (tmp_path / "c/features").exists()
 
 
-def test_views_are_drawn_once_and_taken_in_turn(tmp_path):
-    changes = {"freeze": PROBE, "augment": LIGHT, "features": {"kind": "auto", "views": 3}}
+@pytest.mark.parametrize(
+    "augment", [LIGHT, {"resized_crop": 0.4, "policy": "trivial", "erase": 0.3}], ids=str
+)
+def test_views_are_drawn_once_and_taken_in_turn(augment, tmp_path):
+    changes = {"freeze": PROBE, "augment": augment, "features": {"kind": "auto", "views": 3}}
     _, weights, bench = trained(changes, tmp_path / "a", cache=tmp_path)
     _, again, _ = trained(changes, tmp_path / "b", cache=tmp_path)
     assert same(weights, again)

@@ -279,3 +279,15 @@ def test_a_run_may_be_killed_in_the_middle_of_an_epoch(step, where, keep, tmp_pa
     resumed = Run(changes, tmp_path / "killed")
     assert resumed.steps[0] == step - 1
     resumed.assert_same(Run(changes, tmp_path / "whole"))
+
+
+def test_random_crops_policies_and_erasing(keep, tmp_path):
+    """What a step draws depends on the seed and the step, not on the steps before it in this process."""
+    keep("steps")
+    drawn = {"flip": 0.5, "resized_crop": 0.4, "policy": "rand", "magnitude": 12, "blur": 0.5, "erase": 0.5}
+    changes = {**NET, "augment": drawn}
+    whole = Run(changes, tmp_path / "whole")
+    Run(changes, tmp_path / "parts", stop=7)
+    parts = Run(changes, tmp_path / "parts")
+    assert parts.steps[0] == 7
+    whole.assert_same(parts)

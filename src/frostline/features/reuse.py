@@ -15,7 +15,7 @@ from frostline.base.project import GIB
 from frostline.base.seeds import generator
 from frostline.console.progress import Progress, Say, no_output, no_progress
 from frostline.console.units import size
-from frostline.data.loading.augment import augment, augments
+from frostline.data.loading.augment import augment, augments, source_pixels
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, normalise
 from frostline.features import split_point
@@ -112,7 +112,11 @@ class FeatureExtractor:
     def cached_features(self, split: Split, images: Images, view: int | None = None) -> tuple[Tensor, bool]:
         """Return `features`, and whether they were in the cache already."""
         device, execution = next(split.network.parameters()).device, self.execution(split.network)
-        drawn = None if view is None else {"seed": self.seed, "view": view, **self.augment.model_dump()}
+        drawn = (
+            None
+            if view is None
+            else {"seed": self.seed, "view": view, **self.augment.model_dump(exclude_none=True)}
+        )
         about: dict[str, Any] = {
             "format": FORMAT,
             "backbone": getattr(self.backbone, "name", self.backbone.kind),
@@ -135,9 +139,13 @@ class FeatureExtractor:
         def produce() -> Iterator[Tensor]:
             with self.progress(title, len(images)) as advance, autocast(execution.frozen, device):
                 for begin in range(0, len(images), BATCH):
-                    pixels = images.pixels[begin : begin + BATCH].to(device)
-                    if view is not None:
-                        pixels = augment(pixels, self.augment, generator(self.seed, "view", view, begin))
+                    batch = slice(begin, begin + BATCH)
+                    if view is None:
+                        pixels = images.pixels[batch].to(device)
+                    else:
+                        stream = generator(self.seed, "view", view, begin)
+                        pixels = source_pixels(images, batch, self.augment, self.spec, stream).to(device)
+                        pixels = augment(pixels, self.augment, stream)
                     yield split.features(execution.arranged(normalise(pixels, self.spec))).contiguous()
                     advance(len(pixels))
 

@@ -96,6 +96,7 @@ def make(
     import torch
 
     from frostline.config import stage_configs
+    from frostline.data.loading import transforms
     from frostline.data.loading.resize import crop_warning
     from frostline.models import lora
     from frostline.models.backbones import build
@@ -106,6 +107,7 @@ def make(
     source = stage == "pretrain"
     run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
     spec, count, cropped = input_spec(run.backbone, NO_WEIGHTS, run.input), images or 0, None
+    transforms.check(run.augment, spec)
     if not images:
         index, rows = _prepared(composed, run, "source" if source else "target")
         count, classes = len(rows), len(index.classes)

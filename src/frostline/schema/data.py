@@ -215,3 +215,25 @@ class Augment(Strict):
     """Mixup of image pairs and their labels with shares from Beta(mixup, mixup); 0: off."""
     cutmix: NonNegative
     """CutMix: a box of one image is pasted into another, its area from Beta(cutmix, cutmix); 0: off."""
+    resized_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Smallest share of an image's area in a random crop (RandomResizedCrop); null: no random crops."""
+    flip_vertical: Probability | None = None
+    """Probability of a vertical flip; null: 0."""
+    policy: Literal["rand", "trivial", "augmix"] | None = None
+    """RandAugment, TrivialAugment Wide or AugMix; null: none of them."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
+    """Strength of RandAugment's two operations; null: 9."""
+    saturation: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Largest change of saturation, share; null: 0."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Largest change of hue, share of the colour circle; null: 0."""
+    blur: Probability | None = None
+    """Probability of a Gaussian blur; null: 0."""
+    erase: Probability | None = None
+    """Probability that a rectangle of 2 to 33 % of the area is replaced by the mean colour; null: 0."""
+
+    @model_validator(mode="after")
+    def _magnitude_of_a_policy(self) -> "Augment":
+        if self.magnitude is not None and self.policy != "rand":
+            raise ValueError("magnitude is the strength of policy rand; set magnitude=null, or policy=rand")
+        return self

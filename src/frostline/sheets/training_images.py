@@ -1,7 +1,7 @@
 """A sheet of training images as the network sees them: resized, cropped, augmented, de-normalized."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.base.seeds import derive
+from frostline.data.loading import transforms
 from frostline.data.loading.augment import augments
 from frostline.data.loading.mix import mixes
-from frostline.data.loading.pixels import Images
+from frostline.data.loading.pixels import Images, Uncropped, aspects_of
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import PreparedData, training_rows
 from frostline.data.reading.bands import decode_as
@@ -93,7 +94,11 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
     changes = augments(run.augment) or mixes(run.augment)
     pixels = pixels_of(data, rows, spec)
     plain = [_picture(image) for image in pixels]
-    views = list(_views(run, spec, pixels, index.labels[rows], len(index.classes))) if changes else []
+    images = Images(pixels, torch.as_tensor(index.labels[rows]))
+    if transforms.crops(run.augment):
+        whole = pixels_of(data, rows, transforms.uncropped(spec))
+        images = replace(images, uncropped=Uncropped(whole, aspects_of(index, torch.as_tensor(rows))))
+    views = list(_views(run, spec, images, len(index.classes))) if changes else []
     cards = []
     for place, row in enumerate(rows):
         pictures = [plain[place], *(pictures[place] for pictures, _ in views)]
@@ -131,15 +136,12 @@ def pixels_of(data: PreparedData, rows: NDArray[np.int64], spec: InputSpec) -> T
     return torch.from_numpy(np.stack([to_pixels(image, spec) for image in images]))
 
 
-def _views(
-    run: "Run", spec: InputSpec, pixels: Tensor, labels: NDArray[np.int64], classes: int
-) -> "list[tuple[list[Picture], Tensor]]":
+def _views(run: "Run", spec: InputSpec, images: Images, classes: int) -> "list[tuple[list[Picture], Tensor]]":
     """Return for each view its images and (N, K) shares of labels, made as training makes a batch."""
     from frostline.training.data_module import ImageData
 
-    images = Images(pixels, torch.as_tensor(labels))
     data = ImageData(images, images, spec, run.trainer, run.augment, run.seed, classes)
-    every, drawn = torch.arange(len(pixels)), []
+    every, drawn = torch.arange(len(images)), []
     for step in range(VIEWS):
         batch, mixed = data.training_images(every, step, torch.device("cpu"))
         shares = mixed if mixed.ndim == 2 else torch.nn.functional.one_hot(mixed, classes).float()

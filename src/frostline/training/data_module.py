@@ -15,7 +15,7 @@ from torch import Tensor
 from frostline import schema
 from frostline.base.seeds import derive, generator
 from frostline.data.loading import batches
-from frostline.data.loading.augment import augment, augments
+from frostline.data.loading.augment import augment, augments, source_pixels
 from frostline.data.loading.class_balance import balanced_order
 from frostline.data.loading.mix import mix, mixes
 from frostline.data.loading.pixels import Images, normalise
@@ -176,9 +176,10 @@ class ImageData(pl.LightningDataModule):
             if self._normalised is None:
                 self._normalised = normalise(self.train.pixels[:], self.spec)
             return _sent(self._normalised.index_select(0, rows), device), labels
-        pixels = _sent(self.train.pixels[rows], device)
+        stream = generator(self.seed, "augment", step)
+        pixels = _sent(source_pixels(self.train, rows, self.augmentation, self.spec, stream), device)
         if self._augments:
-            pixels = augment(pixels, self.augmentation, generator(self.seed, "augment", step))
+            pixels = augment(pixels, self.augmentation, stream)
         images = normalise(pixels, self.spec)
         if mixes(self.augmentation):
             return mix(images, labels, self.classes, self.augmentation, derive(self.seed, "mix", step))

@@ -8,7 +8,16 @@ import numpy as np
 import torch
 
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.data.loading.pixels import Images, ImageStack, images_key, load_pixels, select
+from frostline.data.loading import transforms
+from frostline.data.loading.pixels import (
+    Images,
+    ImageStack,
+    Uncropped,
+    aspects_of,
+    images_key,
+    load_pixels,
+    select,
+)
 from frostline.data.loading.resize import crop_warning
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.models.initial_weights import InitialWeights
@@ -29,6 +38,8 @@ class Material:
     """(N, C, H, W) uint8."""
     spec: InputSpec
     start: InitialWeights
+    uncropped: ImageStack | None = None
+    """(N, C, H, W) uint8, larger than the input, if training draws random crops."""
 
     @property
     def index(self) -> Index:
@@ -38,13 +49,18 @@ class Material:
     def images(self, split: str, rows: Any) -> Images:
         """Return the images of some index rows, all of one split; only those of train have weights."""
         rows = torch.as_tensor(rows)
+        places = torch.searchsorted(self.rows, rows)
+        sources = None
+        if self.uncropped is not None and split == "train":
+            sources = Uncropped(select(self.uncropped, places), aspects_of(self.index, rows))
         return Images(
-            select(self.pixels, torch.searchsorted(self.rows, rows)),
+            select(self.pixels, places),
             torch.as_tensor(self.index.labels)[rows],
             images_key(self.index, rows, self.spec),
             self.index.name,
             split,
             relative_weights(self.index, rows) if split == "train" else None,
+            sources,
         )
 
 
@@ -75,4 +91,8 @@ def load_material(run: Run, folder: Path, start: InitialWeights, services: Servi
     if run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
         services.say(f"frostline: warning: {run.stage} {run.arm or run.freeze_name}: {sentence}")
     pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
-    return Material(data, torch.as_tensor(rows), pixels, spec, start)
+    transforms.check(run.augment, spec)
+    sources = None
+    if transforms.crops(run.augment):
+        sources = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
+    return Material(data, torch.as_tensor(rows), pixels, spec, start, sources)

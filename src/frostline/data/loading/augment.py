@@ -2,10 +2,14 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from frostline import schema
+from frostline.data.loading.pixels import Images
+from frostline.data.loading.transforms import crops, random_crops, transform, transforms
+from frostline.models.input_spec import InputSpec
 
 WHITE = {torch.uint8: 255, torch.uint16: 65535}
 """Type of pixels → their largest value."""
@@ -14,15 +18,17 @@ _DRAWS = 7
 
 
 def augments(config: schema.Augment) -> bool:
-    """Return whether `augment` changes a batch."""
-    return any(value for name, value in config.model_dump().items() if name not in ("mixup", "cutmix"))
+    """Return whether a batch of training images changes from step to step, mixing aside."""
+    drawn = config.model_dump(exclude={"mixup", "cutmix", "magnitude"})
+    return any(drawn.values())
 
 
 def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Generator) -> torch.Tensor:
     """Flip, rotate, translate and scale each image, then change brightness and contrast, each at random.
 
-    All random numbers are drawn at once, whatever the config uses: disabling one augmentation does not change
-    the others. Beyond the border, the border pixels are repeated.
+    All these random numbers are drawn at once, whatever the config uses: disabling one augmentation does not
+    change the others. Beyond the border, the border pixels are repeated. Then come the transforms of single
+    images, `transforms.transform`, if the config has any.
 
     Args:
         batch: (N, C, H, W), before normalisation: uint8, uint16, or float32 0…1.
@@ -36,6 +42,38 @@ def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Genera
     Raises:
         ValueError: float values outside 0…1, for which brightness and contrast have no meaning.
     """
+    batch = _changed(batch, config, generator)
+    return transform(batch, config, _seed_of(generator)) if transforms(config) else batch
+
+
+def source_pixels(
+    images: Images,
+    which: torch.Tensor | slice,
+    config: schema.Augment,
+    spec: InputSpec,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Return training images at the input size: resized, or random crops, before `augment`.
+
+    Returns:
+        (n, C, H, W) uint8 or uint16, on the CPU.
+    """
+    if not crops(config):
+        return images.pixels[which]
+    if images.uncropped is None:  # they have no others
+        pixels = images.pixels[which]
+        aspects = np.full(len(pixels), pixels.shape[-1] / pixels.shape[-2])
+    else:
+        pixels = images.uncropped.pixels[which]
+        aspects = images.uncropped.aspects[which].numpy()
+    return random_crops(pixels, aspects, config, spec, _seed_of(generator))
+
+
+def _seed_of(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
+
+
+def _changed(batch: torch.Tensor, config: schema.Augment, generator: torch.Generator) -> torch.Tensor:
     moves = bool(config.rotate or config.translate or config.scale)
     tints = bool(config.brightness or config.contrast)
     if not (config.flip or moves or tints):

@@ -73,6 +73,16 @@ def select(stack: ImageStack, which: torch.Tensor) -> ImageStack:
 
 
 @dataclass(frozen=True)
+class Uncropped:
+    """Whole images, squashed to one shape, that random crops are taken from."""
+
+    pixels: ImageStack
+    """(N, C, H, W) uint8 or uint16, larger than the input."""
+    aspects: torch.Tensor
+    """(N,) float64, width/height before they were squashed."""
+
+
+@dataclass(frozen=True)
 class Images:
     """Images at the network's input size, and their labels."""
 
@@ -86,9 +96,17 @@ class Images:
     split: str = ""
     weights: torch.Tensor | None = None
     """(N,) float32, weights in the training loss; None: all 1."""
+    uncropped: Uncropped | None = None
+    """The same images uncropped, if training draws random crops."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def aspects_of(index: Index, rows: torch.Tensor) -> torch.Tensor:
+    """Return width/height of some images of an index, (N,) float64."""
+    sides = torch.tensor([index.widths, index.heights], dtype=torch.float64)[:, rows]
+    return sides[0] / sides[1]
 
 
 def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Tensor, spec: InputSpec) -> str:
