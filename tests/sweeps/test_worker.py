@@ -55,7 +55,8 @@ def test_a_trial_is_run_with_its_parameters_and_stored_with_its_results(work):
         return measured(composed.seed / 10)
 
     trials = work(run).trials()
-    running = [{"trial.number": str(number), "trial.state": "running"} for number in range(4)]
+    sweep = {"trial.state": "running", "sweep.keys": "", "sweep.objective": "val/accuracy"}
+    running = [{"trial.number": str(number), **sweep} for number in range(4)]
     assert seen == [(seed, "mlp", f"seed={seed}", running[seed]) for seed in range(4)]
     assert [trial.values for trial in trials] == [[0.0], [0.1], [0.2], [0.3]]
     assert trials[1].user_attrs["metrics"]["test"] == {"accuracy": 0.5}
