@@ -157,7 +157,7 @@ def test_dvc_experiments_work(project):
         project.run("dvc", "params", "diff"),
         project.run("dvc", "metrics", "diff", "HEAD", "faster"),
     ]
-    assert all(word in shown[0] for word in ("faster", "optimizer.lr", "scratch", "mine"))
+    assert all(word in shown[0] for word in ("faster", "optimizer.", "scratch", "mine"))
     assert max(len(line) for text in shown for line in text.splitlines()) <= 120
     project.run("git", "checkout", "-q", ".")
     assert ran(project.run("dvc", "repro")) <= {"compose"}  # git and DVC's cache do not have resolved configs

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from frostline.commands import main as cli
-from frostline.commands.experiments import read_rows, table
+from frostline.commands.experiments import print_table, read_rows, table
 from frostline.console import tables
 
 PARAMS = {
@@ -61,9 +61,11 @@ def test_a_revision_that_dvc_cannot_read_is_a_row_too():
 
 def test_two_schedules_and_a_learning_rate_fit_into_120_columns(capsys, monkeypatch):
     monkeypatch.setattr(tables, "WIDTH", 40)
-    tables.print_whole(*table(read_rows(SHOWN)))
+    print_table(read_rows(SHOWN))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4
+    assert len(lines) == 2 + 4
+    assert lines[0].split() == ["optimizer."]
+    assert lines[1].split()[:3] == ["experiment", "freeze", "lr"]
     assert max(map(len, lines)) <= 120
 
 

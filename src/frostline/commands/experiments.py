@@ -46,13 +46,18 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         FrostlineError: DVC can't read the experiments here.
     """
-    from frostline.console import tables
-
     rows = read_rows(_shown_by_dvc(["--all-commits"] if arguments.all_commits else []))
-    headers, cells = table(rows)
-    tables.print_whole(headers, cells)
+    print_table(rows)
     if any(row.metrics for row in rows):
         print("test accuracy in per cent, and gain over scratch in percentage points")
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print `table`; the parts of a key are below each other, so that several fit beside the arms."""
+    from frostline.console import tables
+
+    headers, cells = table(rows)
+    tables.print_whole([header.replace(".", ".\n") for header in headers], cells)
 
 
 def read_rows(shown: Sequence[Mapping[str, Any]]) -> list[Row]:
