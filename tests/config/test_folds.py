@@ -28,8 +28,8 @@ def test_a_run_needs_a_fold():
     )
     composed, choices = compose.experiment(["dataset.folds=3", "dataset.fold=1", "seed=4"])
     name = run_name(stage_configs.finetune_config(composed, choices))
-    assert name == "resnet10t·full·digits·f1·s4"
-    assert setting_of(name) == "resnet10t·full·digits"
+    assert name == "full·resnet10t·digits·f1·s4"
+    assert setting_of(name) == "full·resnet10t·digits"
 
 
 def test_configs_without_folds_are_as_before():

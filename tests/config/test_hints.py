@@ -80,3 +80,20 @@ def test_a_distribution_of_another_tool_becomes_hydras(name):
 )
 def test_an_option_with_dashes_becomes_an_override(word, values, sentence):
     assert hints.of_flag(word, values) == sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["dataset=my labels.csv"], "for a table of images, write dataset=table dataset.file=my labels.csv"),
+        (
+            ["dataset=image_folder", "dataset.root=x", "dataset.group=patient"],
+            "dataset.group: this kind of data set has no groups, which are a column of a table; write "
+            "dataset=table dataset.file=FILE dataset.group=COLUMN",
+        ),
+    ],
+)
+def test_tables_and_groups_are_hinted_at(words, sentence):
+    with pytest.raises(FrostlineError) as raised:
+        compose.experiment(words)
+    assert sentence in str(raised.value)

@@ -33,6 +33,8 @@ SYNONYMS = {
 }
 """Key → what users of other tools call it."""
 KEYS = {synonym: key for key, synonyms in SYNONYMS.items() for synonym in synonyms}
+GROUPS = ("dataset.group", "source.group")
+"""Keys that only data sets with columns have."""
 PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "source", "study")
 """Keys at the top that choose no option of a group."""
 NEAR = 0.85
@@ -53,6 +55,11 @@ def of_key(key: str, overrides: Sequence[str]) -> str | None:
         overrides: those that were typed, one with the key among them.
     """
     group, _, name = key.rpartition(".")
+    if key in GROUPS:
+        return (
+            f"{key}: this kind of data set has no groups, which are a column of a table; write {group}=table "
+            f"{group}.file=FILE {key}=COLUMN"
+        )
     if name not in KEYS or (group and group != KEYS[name].rpartition(".")[0]):
         return None
     values = [value for typed, _, value in (o.lstrip("+~").partition("=") for o in overrides) if typed == key]
@@ -64,13 +71,15 @@ def of_option(key: str, group: str, option: str) -> str | None:
 
     Args:
         key: as typed: ``source`` for a data set of the group ``dataset``.
-        option: a model of timm, or a folder of images.
+        option: a model of timm, a folder of images or a table.
     """
     if group == "backbone" and (model := _model_of_timm(option)):
         guess = "" if model == option else f"did you mean timm's {model!r}? "
         return f"{guess}write {key}=timm {key}.name={model}"
     if group == "dataset" and Path(option).expanduser().is_dir():
         return f"for a folder of images, write {key}=image_folder {key}.root={option}"
+    if group == "dataset" and option.endswith((".csv", ".tsv", ".parquet")):
+        return f"for a table of images, write {key}=table {key}.file={option}"
     return None
 
 

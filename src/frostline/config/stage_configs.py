@@ -36,7 +36,7 @@ def finetune_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
 
 
 def arm_config(composed: Experiment, choices: Mapping[str, str], arm: str) -> Arm:
-    """Return the config of an experiment's fine-tuning, as an arm of its study."""
+    """Return the config of an experiment's fine-tuning, as an arm of its study, on one fold."""
     _check_fold(composed.dataset, "dataset")
     return Arm(**_finetuning(composed, choices, arm), seeds=composed.seeds)
 
