@@ -96,7 +96,7 @@ def test_runs_can_be_compared_at_once(here, monkeypatch, no_runs, capsys):
     assert "against the first" in html
     assert html.count("data:image/svg+xml") == 1
     with pytest.raises(fl.FrostlineError, match="2 runs have this name"):
-        fl.load("mlp·full·digits·s0")
+        fl.load("full·mlp·digits·s0")
     with pytest.raises(fl.FrostlineError, match="compare: name runs, or use --study"):
         fl.compare(runs[0], study="mine")
     with pytest.raises(fl.FrostlineError, match="no finished run of that id or name"):

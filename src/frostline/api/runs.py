@@ -55,7 +55,7 @@ def pretrain(dataset: AnyPath | None = None, *, force: bool = False, **options: 
 
 
 def load(run: "AnyPath | Run") -> "Run":
-    """Return a finished run by its folder, its id or name in MLflow, or a model there (models:/NAME@ALIAS).
+    """Return a finished run: its folder, id or name, `best`, `last`, or a model (`models:/NAME@ALIAS`).
 
     Raises:
         FrostlineError: no finished run has that name, or several have.
