@@ -64,7 +64,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def python_page() -> str:
     """Return a page with the signature and docstring of every public name."""
-    names = [name for name in frostline.__all__ if not name.startswith("__")]
+    public = [name for name in frostline.__all__ if not name.startswith("__")]
+    names = sorted(public, key=lambda name: name[0].isupper())  # functions first
     return PYTHON.format(names="\n\n".join(f"::: frostline.{name}" for name in names))
 
 

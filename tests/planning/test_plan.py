@@ -107,8 +107,10 @@ def test_a_crop_that_cuts_much_is_warned_about(project, capsys):
             picture(i + 10 * (label == "b"), (90, 30)).save(project / "photos" / label / f"{i}.png")
     words = [*MLP[:3], "weights=none", "freeze=full", "dataset=image_folder", "dataset.root=photos"]
     assert cli.main(["plan", *words]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "images of photos in batches" in printed
     warning = "warning: the centre crop to 8×8 px cuts off 67 % of the median image of photos (90×30 px)"
-    assert warning in " ".join(capsys.readouterr().out.split())
+    assert warning in printed
     for chosen in ("input.fit=crop", "input.fit=pad", "input.size=[8,24]"):
         assert cli.main(["plan", *words, chosen]) == 0
         assert "warning" not in capsys.readouterr().out

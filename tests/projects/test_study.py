@@ -1,6 +1,7 @@
 """`frostline init`: a study's files in a folder of one's own."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,22 @@ def test_a_git_repository_becomes_one_of_dvc(folder, below):
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     root = folder / below
     root.mkdir(exist_ok=True)
-    assert begin(Study("mine", folder / "photos_a", folder / "photos_a"), root).notes == []
+    notes = begin(Study("mine", folder / "photos_a", folder / "photos_a"), root).notes
+    assert [note.split()[:2] for note in notes] == ([] if below else [["dvc", "add"]])
     assert (root / ".dvc" / "config").is_file()
+
+
+def test_images_that_git_would_store_are_noted(folder):
+    for name in ("photos_a", "photos b: näher"):
+        (folder / name / "cat/1.png").write_bytes(b"an image")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    (folder / ".gitignore").write_text("/photos_a/\n")
+    (note,) = begin(TWO, folder).notes
+    assert note == "dvc add 'photos b: näher'    (so that DVC stores the images, not git)"
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "photos b: näher"], cwd=folder, check=True)
+    listed = subprocess.run(["git", "status", "--short", "-uall"], cwd=folder, capture_output=True, text=True)
+    assert ".png" not in listed.stdout
+    assert begin(TWO, folder, force=True).notes == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.base import project
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
+from frostline.data.reading.sources import name_of
 from frostline.features.split_point import NoSplit, Split, first_valid
 from frostline.freezing.inheritance import resolve_inheritance
 from frostline.freezing.plan import FreezePlan
@@ -162,7 +163,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     last = phases[-1] if phases else None
     return Plan(
         backbone=backbone_name(run),
-        dataset=run.dataset.kind,
+        dataset=name_of(run.dataset),
         freeze=run.freeze_name,
         schedule=resolve_inheritance(run.freeze).model_dump(exclude_none=True),
         parameters=sum(sizes.values()),

@@ -1,6 +1,7 @@
 """The files of a study in a user's project: what `frostline init` writes."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -127,7 +128,7 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
         new=[name for name in names if name not in existing],
         replaced=existing,
         extended=[name for name, lines in ignored.items() if _extend(root / name, lines)],
-        notes=_prepare_dvc(root),
+        notes=[*_prepare_dvc(root), *_images_in_git(study, root)],
     )
 
 
@@ -183,6 +184,18 @@ def _prepare_dvc(root: Path) -> list[str]:
     return (
         ["dvc init"] if _run([sys.executable, "-m", "dvc", "init", "--quiet", *below], root) is None else []
     )
+
+
+def _images_in_git(study: Study, root: Path) -> list[str]:
+    """Return a note for each folder of images that `git add .` would store in git."""
+    if _run(["git", "rev-parse", "--show-toplevel"], root) is None:
+        return []
+    return [
+        f"dvc add {shlex.quote(str(folder))}    (so that DVC stores the images, not git)"
+        for folder in dict.fromkeys(filter(None, (study.source, study.target)))
+        if (root / folder.expanduser()).resolve().is_relative_to(root.resolve())
+        and _run(["git", "check-ignore", "--quiet", str(folder.expanduser())], root) is None
+    ]
 
 
 def _run(words: Sequence[str], folder: Path) -> str | None:
