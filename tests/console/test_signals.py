@@ -106,7 +106,7 @@ def test_the_record_says_killed(shell, number, words, no_runs):
     with shell.start("finetune", *LONG, *words, **tracking) as process:
         wait_for(lambda: len(asked("select 1 from runs where status = 'RUNNING'")) == runs, process)
         interrupted(process, number)
-    assert asked("select status from runs where name like 'mlp%'") == [("KILLED",)] * runs
+    assert asked("select status from runs where name like '%mlp·%'") == [("KILLED",)] * runs
     assert asked("select value from tags where key = 'error'") == [(number.name,)] * runs
 
 
@@ -130,7 +130,7 @@ from frostline.__main__ import main
 sys.exit(main())
 """
 PLACES = {
-    "prepare": ("frostline.preparation.stage:_splits", []),
+    "prepare": ("frostline.preparation.stage:assign", []),
     "pixels": ("frostline.data.loading.pixel_files:_write", []),
     "features": ("frostline.features.cache:FeatureCache._write", ["KILLED"]),
     "weights": ("frostline.training.run:write_outputs", ["KILLED"]),
@@ -157,7 +157,7 @@ def test_inside_each_part_of_a_run(shell, place, number, no_runs):
     assert not (shell.folder / "out").exists()
     assert left(shell.folder) == []
     with sqlite3.connect(store, timeout=30) as connection:
-        statuses = connection.execute("select status from runs where name like 'mlp%'").fetchall()
+        statuses = connection.execute("select status from runs where name like '%mlp·%'").fetchall()
     assert [state for (state,) in statuses] == states
 
 
