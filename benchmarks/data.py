@@ -93,9 +93,8 @@ def given(overrides: Sequence[str]) -> Path:
 def main(folder: Path, overrides: Sequence[str]) -> None:
     import torch
 
-    from frostline.base.seeds import derive
     from frostline.config import compose, stage_configs
-    from frostline.data.prepared.index import training_rows
+    from frostline.data.loading.label_budget import label_budget
     from frostline.models import weights
     from frostline.models.pretrained import create_network, load_initial_weights
     from frostline.pipeline.standalone import prepared
@@ -112,7 +111,7 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     material = load_material(run, place, start, Services(partial / "scratch"))
     seed = run.seed
     parts = {
-        "train": training_rows(index, run.dataset, derive(seed, "shots") % 2**31),
+        "train": label_budget(index, run.dataset, seed).train,
         "val": index.rows("val"),
     }
     arrays = {}

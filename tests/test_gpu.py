@@ -71,7 +71,7 @@ def test_heads_learn_as_on_the_cpu(optimizer):
         start = torch.zeros(4, 32, device=device), torch.zeros(4, device=device)
         many = [heads.Head(lr, 0.01, 0.1, seed, *start) for lr in (1e-2, 1e-3) for seed in (0, 1)]
         x, y = features.to(device), labels.to(device)
-        return heads.train_heads(many, FeatureSet([x], y), FeatureSet([x], y), recipe)
+        return heads.train_heads(many, FeatureSet([x], y), {"val": FeatureSet([x], y)}, recipe)
 
     for there, here in zip(fits("cuda"), fits("cpu"), strict=True):
         assert there.failure is here.failure is None

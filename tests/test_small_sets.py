@@ -50,7 +50,7 @@ def finetune(folder, *words):
         ([3, 3], (*RESNET, "trainer.batch_size=4", "trainer.accumulate=8"), 2),
         ([8, 7], (*RESNET, "trainer.batch_size=4"), 9),
         ([3] * 300, (*MLP, "dataset.split.test=null"), 600),
-        ([2, 2], (*MLP, "dataset.split.test=null", "dataset.shots=1"), 2),
+        ([2, 2], (*MLP, "dataset.split.test=null", "dataset.shots=1", "dataset.selection=last"), 2),
     ],
     ids=["fewer than a batch", "fewer than a step", "one left over", "300 classes", "one each"],
 )
@@ -74,8 +74,13 @@ def test_it_trains(sizes, words, trained, tmp_path):
             "trainer.batch_size: BatchNorm can't normalise a single im",
         ),
         ([9, 9], (*MLP, "dataset.shots=8"), "dataset.shots"),
+        (
+            [9, 9],
+            (*MLP, "dataset.shots=1"),
+            "dataset: shots=1 leaves no labelled image to choose the epoch on",
+        ),
     ],
-    ids=["one image", "one class", "batches of one", "more shots than images"],
+    ids=["one image", "one class", "batches of one", "more shots than images", "one label a class"],
 )
 def test_it_is_refused(sizes, words, error, tmp_path):
     make(tmp_path / "images", sizes)

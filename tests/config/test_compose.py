@@ -93,6 +93,28 @@ def test_an_experiment_gives_way_to_what_is_typed():
         (["freeze.groups=[head]"], "freeze.groups: found a list where keys with values are; give it as {KEY"),
         (["freeze.phases.9.train=all"], "freeze.phases.9.train: the list has no such item; give the whole"),
         (["seed=${sed}"], "seed: refers to sed, which is not in the config"),
+        (["dataset.selection=lats"], "dataset.selection: found 'lats'; did you mean 'last'?"),
+        (
+            ["dataset.shots=1"],
+            "dataset: shots=1 leaves no labelled image to choose the epoch on, as",
+        ),
+        (
+            ["dataset.selection=last", "freeze=gradual"],
+            "dataset.selection: found 'last', by which no images choose the epoch, but freeze.phases.1.until"
+            " waits for val/loss; give the phase a length, such as 30%, or set dataset.selection=within or",
+        ),
+        (
+            ["dataset.selection=last", "freeze.phases=[{train: all, until: end, restore: best}]"],
+            "dataset.selection: found 'last', by which no images choose the epoch, but freeze.phases.0.r",
+        ),
+        (
+            ["dataset.selection=last", "averaging=wise_ft"],
+            "dataset.selection: found 'last', by which no images choose the epoch, but averaging chooses",
+        ),
+        (
+            ["source.selection=last", "freeze@pretrain.freeze=gradual"],
+            "source.selection: found 'last', by which no images choose the epoch, but pretrain.freeze.p",
+        ),
     ],
 )
 def test_a_wrong_override_is_one_sentence(overrides, sentence):

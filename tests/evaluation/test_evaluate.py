@@ -10,9 +10,9 @@ from tests.tiny import RESNET, arm_of, files, run_config
 
 from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
-from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError
-from frostline.data.prepared.index import Index, training_rows
+from frostline.data.loading.label_budget import label_budget
+from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
@@ -62,7 +62,7 @@ def test_its_numbers_are_those_of_the_network_by_hand(arm, digits):
     network.load_state_dict(load_file(folder / "finetuned" / "seed-0" / "weights.safetensors"))
     index, images = Index.read(digits), np.load(digits / "images.npy")
     rows = {
-        "train": training_rows(index, config.dataset, derive(0, "shots") % 2**31),
+        "train": label_budget(index, config.dataset, 0).train,
         "test": index.rows("test"),
     }
     for split, chosen in rows.items():

@@ -7,7 +7,7 @@ from tests.tiny import NOTHING, RESNET, arm_of, run_config
 
 from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
-from frostline.evaluation.soups import why_none
+from frostline.evaluation.soups import why_no_choice, why_none
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
 from frostline.pipeline.finetune.stage import finetune
@@ -89,3 +89,36 @@ def test_a_network_with_running_statistics_makes_a_soup_too(digits, tmp_path):
 )
 def test_an_arm_whose_seeds_make_no_soup_says_why(changes, seeds, reason):
     assert why_none({seed: run_config(changes) for seed in seeds}) == reason
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        ({}, None),
+        ({"selection": "held_out"}, None),
+        ({"selection": "within", "shots": None}, None),  # the budget is all labels: those of val are in it
+        ({"selection": "within"}, "needs labels that none of them used"),
+        ({"selection": "last", "shots": None}, "dataset.selection=last lets no images choose"),
+    ],
+)
+def test_a_greedy_soup_needs_labels_to_choose_on(dataset, reason, digits):
+    found = why_no_choice(run_config({"dataset": dataset}), Index.read(digits))
+    assert found is None if reason is None else reason in found
+
+
+def test_within_the_label_budget_the_uniform_soup_stays(digits, tmp_path):
+    services = Services(tmp_path / "scratch")
+    first = run_config({"trainer.epochs": 1})
+    finetune(arm_of(first), digits, tmp_path / "first", services)
+    start = {"kind": "file", "path": str(tmp_path / "first/seed-0/weights.safetensors"), "head": "keep"}
+    changes = {"arm": "full", "weights": start, "dataset": {"selection": "within"}, "trainer.epochs": 1}
+    config = run_config(changes)
+    finetune(arm_of(config, [0, 1]), digits, tmp_path / "finetuned", services)
+    wanted = Evaluate(study="t", arm="full", dataset=config.dataset, seeds=[0, 1], trainer=config.trainer)
+    evaluate.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", services)
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["soups"]["uniform"]["seeds"] == [0, 1]
+    assert list(metrics["soups"]["greedy"]) == ["skipped"]
+    assert metrics["seeds"]["1"]["selection"]["n"] == 20
+    assert metrics["seeds"]["1"]["train"]["n"] == 80
+    assert metrics["selection"]["accuracy"]["n"] == 2

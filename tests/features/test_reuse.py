@@ -68,7 +68,7 @@ def accuracy(digits, found):
     begun = [heads.Head(0.003, 0.0, 0.0, seed, torch.zeros(shape), torch.zeros(10)) for seed in range(SEEDS)]
     recipe = heads.Recipe(15, 32, heads.Optimizer("adam"), Curve("cosine"), "val/accuracy")
     fits = heads.train_heads(
-        begun, FeatureSet([train], digits[0].labels), FeatureSet([test], digits[1].labels), recipe
+        begun, FeatureSet([train], digits[0].labels), {"val": FeatureSet([test], digits[1].labels)}, recipe
     )
     return statistics.mean(fit.history[-1]["val/accuracy"] for fit in fits)
 

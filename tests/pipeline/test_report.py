@@ -307,6 +307,47 @@ def test_odd_studies_get_a_whole_report_too(
         assert sentence in text
 
 
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        (
+            ("within", "selection", 20, 100, (2, 10)),
+            "The epoch is chosen on 2 of the 10 labelled images per class.",
+        ),
+        (("within", "selection", 21, 100, None), "The epoch is chosen on 21 of the 100 labelled images."),
+        (
+            ("within", "val", 362, None, None),
+            "The epoch is chosen on the 362 images of the validation split.",
+        ),
+        (
+            ("held_out", "val", 180, 100, (18, 10)),
+            "The epoch is chosen on the 180 images of the validation split, beyond the label budget of 100"
+            " images, which flatters every arm.",
+        ),
+        (("last", "last", 0, 100, (0, 10)), "No images choose an epoch: each run's last one is measured."),
+    ],
+    ids=["within", "uneven classes", "all labels", "held out", "last"],
+)
+def test_the_rule_that_chose_the_epochs_is_one_sentence(
+    record: tuple[str, str, int, int | None, tuple[int, int] | None], sentence: str, tmp_path: Path
+) -> None:
+    artifacts = write_study(tmp_path / "artifacts", {"full": DEFAULT["full"]}, (0, 1))
+    rule, chooses, images, labelled, per_class = record
+    selection = {
+        "rule": rule,
+        "chooses": chooses,
+        "images": images,
+        "labelled": labelled,
+        "per_class": per_class and dict(zip(("images", "labelled"), per_class, strict=True)),
+    }
+    for path in artifacts.rglob("training.json"):
+        write_text(path, canonical_json({**json.loads(path.read_text()), "selection": selection}))
+    write_report(_config({"full": DEFAULT["full"]}, (0, 1)), artifacts, tmp_path / "out")
+    assert sentence in _text(tmp_path / "out")
+    assert sentence in (tmp_path / "out" / "report.md").read_text()
+    assert _json(tmp_path / "out")["selection"] == {**selection, "sentence": sentence}
+
+
 # ── inputs that are missing or damaged ──────────────────────────────────────────────────────────────────────
 
 Damage = Callable[[Path], object]

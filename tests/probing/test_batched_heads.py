@@ -26,7 +26,9 @@ WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 0.2, 1.0, 1.0, 1.0])
 def fit_heads(given, features, labels, val_features, val_labels, *rest):
     """Train heads on features, or several views of them."""
     views = [features] if isinstance(features, torch.Tensor) else features
-    return train_heads(given, FeatureSet(views, labels), FeatureSet([val_features], val_labels), *rest)
+    return train_heads(
+        given, FeatureSet(views, labels), {"val": FeatureSet([val_features], val_labels)}, *rest
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 from tests.tiny import PROBE, RESNET, run_config
 
-from frostline.base.formats import read_csv
+from frostline.base.formats import read_csv, read_json
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.pretrained import load_initial_weights
@@ -51,9 +51,27 @@ def together(configs, digits, folder):
         {"trainer.precision": "bf16"},
         {"augment": {"flip": 0.5}, "features": {"kind": "auto", "views": 2}},
         {"dataset": {"shots": None, "fraction": 0.1}},
+        {"dataset": {"selection": "within"}},
+        {"dataset": {"selection": "within"}, "trainer.monitor": "val/loss"},
+        {"dataset": {"selection": "last"}},
         {"backbone": {"kind": "mlp", "hidden": [16], "activation": "relu", "dropout": 0.0}},
     ],
-    ids=["adamw", "sgd", "momentum", "adam", "effective", "mse", "phase", "bf16", "views", "fraction", "mlp"],
+    ids=[
+        "adamw",
+        "sgd",
+        "momentum",
+        "adam",
+        "effective",
+        "mse",
+        "phase",
+        "bf16",
+        "views",
+        "fraction",
+        "within",
+        "within loss",
+        "last",
+        "mlp",
+    ],
 )
 def test_each_equals_a_standalone_run(changes, digits, tmp_path):
     configs = [
@@ -70,6 +88,7 @@ def test_each_equals_a_standalone_run(changes, digits, tmp_path):
             name: pytest.approx(float(cell), rel=1e-4) if cell else None for name, cell in other.items()
         }
         assert row == expected
+    assert trained.best_epoch == read_json(tmp_path / "alone" / "training.json")["best_epoch"]
     state, _ = weights.load(tmp_path / "alone" / "weights.safetensors")
     mine = trained.best_state
     assert mine.keys() == state.keys()

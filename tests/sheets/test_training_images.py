@@ -79,8 +79,8 @@ def test_mixed_images_have_the_shares_of_their_labels(monkeypatch, tmp_path):
 
 def test_more_images_than_there_are(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    sheet = show(*compose.experiment([*DIGITS, "dataset.shots=2"]), count=500).sheet
-    assert len(sheet) == 20
+    sheet = show(*compose.experiment([*DIGITS, "dataset.shots=3"]), count=500).sheet
+    assert len(sheet) == 20  # the third chooses the epoch
 
 
 def test_the_command_writes_the_same_page_again_and_no_run(photos, tmp_path, capsys):

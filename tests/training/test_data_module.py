@@ -79,8 +79,9 @@ def test_steps_are_all_there_however_many_are_taken_at_once(total, sizes, skip):
 
 def test_validation_batches_lie_in_order():
     images = random_images(10 * PASSES)
-    loader = ValBatches(images, 4)
-    rows, labels = zip(*loader, strict=True)
+    loader = ValBatches({"val": images}, 4)
+    splits, rows, labels = zip(*loader, strict=True)
+    assert set(splits) == {"val"}
     assert len(loader) == 3
     assert [len(part) for part in labels] == [4 * PASSES, 4 * PASSES, 2 * PASSES]
     assert torch.equal(torch.cat(rows), torch.arange(10 * PASSES))
@@ -95,8 +96,8 @@ def test_training_images_are_augmented_by_seed_and_step_and_others_never():
         data.seed = seed
         return data.training_images(rows, step, CPU)[0]
 
-    validated = data.validation_images(rows, CPU)
-    torch.testing.assert_close(validated, data.val.pixels[rows] / 255)
+    validated = data.validation_images("val", rows, CPU)
+    torch.testing.assert_close(validated, data.validation["val"].pixels[rows] / 255)
     still, moved = data.train.pixels[rows] / 255, drawn(step=5)
     assert torch.equal(moved, drawn(step=5))
     assert not torch.equal(moved, drawn(step=6))
@@ -117,7 +118,9 @@ def test_training_images_are_mixed_by_seed_and_step_and_others_never():
         data.seed = seed
         return data.training_images(rows, step, CPU)
 
-    torch.testing.assert_close(data.validation_images(rows, CPU), data.val.pixels[rows] / 255)
+    torch.testing.assert_close(
+        data.validation_images("val", rows, CPU), data.validation["val"].pixels[rows] / 255
+    )
     mixed, shares = drawn(step=5)
     again, same_shares = drawn(step=5)
     assert torch.equal(mixed, again)
@@ -137,5 +140,5 @@ def test_images_are_normalised_by_the_networks_constants():
     batch, labels = data.training_images(rows, 0, CPU)
     torch.testing.assert_close(batch, (data.train.pixels[rows] / 255 - 0.5) / 0.25)
     assert torch.equal(labels, data.train.labels[rows])
-    batch = data.validation_images(rows, CPU)
-    torch.testing.assert_close(batch, (data.val.pixels[rows] / 255 - 0.5) / 0.25)
+    batch = data.validation_images("val", rows, CPU)
+    torch.testing.assert_close(batch, (data.validation["val"].pixels[rows] / 255 - 0.5) / 0.25)

@@ -66,6 +66,7 @@ EMA = {
 LORA = {"kind": "lora", "rank": 2, "alpha": 4, "dropout": 0.1, "layers": "*"}
 WISE_FT = {"kind": "wise_ft", "alphas": [0.0, 0.5, 1.0]}
 SWA = {**CONV, "averaging": {"kind": "swa", "start": 0.4}}
+WITHIN = {**MLP, "dataset": {"selection": "within", "shots": 13}}  # 10 of them train
 STEPS = 40
 
 
@@ -218,10 +219,12 @@ def test_the_same_run_in_two_processes_and_folders_writes_the_same_bytes(digits,
         ("ema", ("step", 32), 10),
         ("swa", ("step", 24), 20),
         ("swa", ("step", 37), 5),
+        ("within", ("row", 5), 25),  # inside the plateau, which is one of the selection images
+        ("within", ("step", 18), 25),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed):
-    config = run_config({"mlp": MLP, "conv": CONV, "ema": EMA, "swa": SWA}[name])
+    config = run_config({"mlp": MLP, "conv": CONV, "ema": EMA, "swa": SWA, "within": WITHIN}[name])
     expected = undisturbed(name, config)
     assert in_process(run, finetune, arm_of(config), digits, tmp_path, end) == (-signal.SIGKILL, "")
     assert not (tmp_path / "out").exists()

@@ -69,6 +69,21 @@ def score(metric: str, value: float) -> float:
     return -value if metric.endswith(SMALLER_IS_BETTER) else value
 
 
+def deciding_metrics(monitor: str, split: str) -> tuple[str, ...]:
+    """Return the metrics that choose an epoch, in order: the monitor, and for ties the loss.
+
+    Args:
+        monitor: ``val/accuracy`` or ``val/loss``.
+        split: the images that choose; ``last``: none do, and there are no such metrics.
+
+    >>> deciding_metrics("val/accuracy", "selection")
+    ('selection/accuracy', 'selection/loss')
+    """
+    if split == "last":
+        return ()
+    return f"{split}/{monitor.partition('/')[2]}", f"{split}/loss"
+
+
 def spread(numbers: Sequence[float]) -> Spread:
     """Return mean, standard deviation (n − 1; 0 for one number) and n; for no numbers, n alone."""
     if not numbers:

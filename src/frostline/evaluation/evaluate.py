@@ -14,11 +14,11 @@ from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
 from frostline.base.metrics import Spread, classification_metrics, held_out, spread
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited_config, verified
-from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, resource_errors
+from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.pixels import Images, images_key, load_pixels, thumbnails
 from frostline.data.loading.resize import format_of
-from frostline.data.prepared.index import Index, PreparedData, training_rows
+from frostline.data.prepared.index import Index, PreparedData
 from frostline.data.reading.decode import shown
 from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
@@ -125,7 +125,7 @@ def measure(run: Run, folder: Path, run_folder: Path, out: Path, services: Servi
 
     Returns:
         split → metric → value; without test if the data set has no test split. The train split consists of
-        the images that the run could use.
+        the images that the run trained on; selection of the labelled images that chose its epoch, if any.
 
     Raises:
         FrostlineError: the weights are not the ones that the run trained, or were trained on other data.
@@ -184,8 +184,12 @@ class Evaluator:
         self._splits = _splits(index)
         self._rows = {split: index.rows(split) for split in self._splits}
         if images is None:
-            self._rows["train"] = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
-            images = len(self._rows["train"])
+            budget = label_budget(index, run.dataset, run.seed)
+            self._rows["train"] = budget.train
+            if len(budget.selection):
+                self._rows["selection"] = budget.selection
+                self._splits = [*self._splits, "selection"]
+            images = len(budget.train)
         else:
             self._splits = ["test"]
             self._rows = {"test": self._rows["test"]}

@@ -1,6 +1,6 @@
 """Model soups: averages the weights of an arm's seeds (Wortsman et al. 2022a)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from frostline.base.metrics import classification_metrics
+from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.pixels import load_pixels
-from frostline.data.prepared.index import PreparedData
+from frostline.data.prepared.index import Index, PreparedData
 from frostline.schema import NoWeights, Run
 from frostline.training import averaging
 from frostline.training.inference import logits_of, network_with, read_weights
@@ -38,8 +39,8 @@ def soups(
         services: the scratch folder, for pixels.
 
     Returns:
-        `uniform` and `greedy`, each with its seeds and its val and test metrics; or `skipped` with the reason
-        why there is no soup.
+        `uniform` and `greedy`, each with its seeds and its val and test metrics, or with `skipped`, the
+        reason why there is no such soup; or `skipped` alone, if there is none at all.
     """
     if reason := why_none(runs):
         return {"skipped": reason}
@@ -55,16 +56,37 @@ def soups(
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
         return classification_metrics(logits_of(network, pixels, spec, run.trainer), labels)
 
+    splits = dict.fromkeys(("val", index.held_out))
+
+    def soup(seeds: Iterable[int]) -> dict[str, Any]:
+        chosen = tuple(sorted(seeds))
+        return {"seeds": list(chosen), **{split: measured(chosen, split) for split in splits}}
+
+    uniform = soup(runs)
+    if reason := why_no_choice(next(iter(runs.values())), index):
+        return {"uniform": uniform, "greedy": {"skipped": reason}}
     chosen = averaging.greedy_soup(
         {seed: (accuracy,) for seed, accuracy in accuracies.items()},
         lambda seeds: (measured(tuple(seeds), "val")["accuracy"],),
     )
-    ingredients = {"uniform": tuple(sorted(runs)), "greedy": tuple(sorted(chosen))}
-    splits = dict.fromkeys(("val", index.held_out))
-    return {
-        kind: {"seeds": list(seeds), **{split: measured(seeds, split) for split in splits}}
-        for kind, seeds in ingredients.items()
-    }
+    return {"uniform": uniform, "greedy": soup(chosen)}
+
+
+def why_no_choice(run: Run, index: Index) -> str | None:
+    """Return the reason why no soup can be chosen on validation; None: it can be.
+
+    Args:
+        run: one of the runs.
+    """
+    match label_budget(index, run.dataset, run.seed).chooses:
+        case "selection":
+            return (
+                "a choice among seeds needs labels that none of them used, beyond the label budget of"
+                " dataset.selection=within"
+            )
+        case "last":
+            return "dataset.selection=last lets no images choose"
+    return None
 
 
 def why_none(runs: Mapping[int, Run]) -> str | None:

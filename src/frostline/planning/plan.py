@@ -19,10 +19,9 @@ from frostline.training import trainable
 from frostline.training.services import Services
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
 
+    from frostline.data.loading.label_budget import LabelBudget
     from frostline.data.prepared.index import Index
     from frostline.features.reuse import FeatureExtractor
     from frostline.models.input_spec import InputSpec
@@ -59,6 +58,8 @@ class Plan:
     """Message about the initialization of the head; see `models.head_init.HeadStart.notice`."""
     cropped: str = ""
     """Warning that the centre crop cuts off much of the images."""
+    selection: str = ""
+    """How many of the labelled images train, and which choose the epoch; empty: the data set is not known."""
 
     @property
     def may_stop(self) -> bool:
@@ -109,16 +110,18 @@ def make(
     run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
     spec, count, cropped = input_spec(run.backbone, NO_WEIGHTS, run.input), images or 0, None
     transforms.check(run.augment, spec)
+    selection = ""
     if not images:
-        index, rows = _prepared(composed, run, "source" if source else "target")
-        count, classes = len(rows), len(index.classes)
-        cropped = crop_warning(index, rows, spec) if run.input.fit is None else None
+        index, budget = _prepared(composed, run, "source" if source else "target")
+        count, classes = len(budget.train), len(index.classes)
+        selection = _selection_text(index, budget) if run.freeze.phases else ""
+        cropped = crop_warning(index, budget.train, spec) if run.input.fit is None else None
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
         lora.adapt(network, run)
     head = "" if images else _head(composed, run, source=source)
     plan = of_run(run, plan_of(run, network, count), network, spec, count)
-    return replace(plan, head=head, cropped=f"warning: {cropped}" if cropped else "")
+    return replace(plan, head=head, selection=selection, cropped=f"warning: {cropped}" if cropped else "")
 
 
 def _head(composed: Experiment, run: Run, *, source: bool) -> str:
@@ -234,13 +237,22 @@ def _split_and_cost(
     return split, costs[split.name] if isinstance(split, Split) else None
 
 
-def _prepared(composed: Experiment, run: Run, role: str) -> "tuple[Index, NDArray[np.int64]]":
-    """Return the index of the run's data set, and the positions of the training images."""
-    from frostline.base.seeds import derive
+def _prepared(composed: Experiment, run: Run, role: str) -> "tuple[Index, LabelBudget]":
+    """Return the index of the run's data set, and the images whose labels the run uses."""
     from frostline.config import stage_configs
     from frostline.console.progress import shown
-    from frostline.data.prepared.index import training_rows
+    from frostline.data.loading.label_budget import label_budget
     from frostline.preparation.stage import prepare_cached
 
     index, _ = prepare_cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
-    return index, training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
+    return index, label_budget(index, run.dataset, run.seed)
+
+
+def _selection_text(index: "Index", budget: "LabelBudget") -> str:
+    """Return how many images train, and which choose the epoch."""
+    train, aside = len(budget.train), len(budget.selection)
+    if budget.chooses == "selection":
+        return f"{train + aside:,} labelled images: {train:,} train, {aside:,} choose the epoch"
+    if budget.chooses == "last":
+        return f"{train:,} images train, none choose the epoch: the last one's weights are saved"
+    return f"{train:,} images train, the {len(index.rows('val')):,} of the validation split choose the epoch"

@@ -39,7 +39,7 @@ def _print(plan: Plan, console: Console) -> None:
         console.print(
             f"images are {FITS[plan.fit]} {plan.input[2]}×{plan.input[1]} px (input.fit={plan.fit})"
         )
-    for message in (plan.head, plan.cropped):
+    for message in (plan.selection, plan.head, plan.cropped):
         if message:
             console.print(message)
     for table in [_groups(plan), _phases(plan), _costs(plan)] if plan.phases else [_groups(plan)]:

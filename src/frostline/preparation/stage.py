@@ -127,7 +127,7 @@ def _open(config: schema.Prepare, progress: Progress = no_progress) -> _Opened:
 
 
 def _cache_folder(dataset: schema.Dataset, opened: _Opened, scratch: Path) -> Path:
-    whole = dataset.model_dump(exclude={"shots", "fraction", "fold"})
+    whole = dataset.model_dump(exclude={"shots", "fraction", "selection", "fold"})
     tests = [source.identity() for _, source in opened.tests.values()]
     pixels = [] if opened.wanted.plain else [asdict(opened.wanted)]
     return scratch / "data" / content_key([FORMAT, whole, opened.source.identity(), *tests, *pixels])

@@ -7,7 +7,7 @@ order by (seed, epoch), `freezing.curves`, no weight decay for biases, the best 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.base.metrics import score
+from frostline.base.metrics import deciding_metrics, score
 from frostline.base.seeds import generator
 from frostline.data.loading import batches
 from frostline.freezing.curves import Curve
@@ -61,12 +61,15 @@ class Recipe:
     curve: Curve
     """The learning-rate curve of the whole run."""
     monitor: Literal["val/accuracy", "val/loss"]
+    """The metric that chooses the best epoch, measured on the images of `chooses`."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     """As defined in `training.losses`."""
     class_weights: Tensor | None = None
     """(K,), for cross_entropy; None: all 1."""
     clip_norm: float | None = None
     """The largest norm of a head's gradient; None: no clipping."""
+    chooses: Literal["val", "selection", "last"] = "val"
+    """The split that chooses the best epoch, or ``last``: that is the last one."""
 
 
 @dataclass
@@ -88,7 +91,7 @@ class HeadFit:
 def train_heads(
     heads: Sequence[Head],
     train: FeatureSet,
-    val: FeatureSet,
+    validation: Mapping[str, FeatureSet],
     recipe: Recipe,
     on_epoch: Callable[[int], None] = lambda heads: None,
 ) -> list[HeadFit]:
@@ -99,29 +102,33 @@ def train_heads(
     Args:
         heads: heads with the same K and D.
         train: training images, float32, or float64 for all; epochs use augmented views in turn.
+        validation: split → images that are measured after each epoch: val, and selection if that chooses.
         on_epoch: called after each epoch with the number of heads in the batch.
 
     Returns:
         A fit per head, in the order of `heads`.
     """
-    width = val.features.shape[1]
-    if more := -width % (ALIGNMENT // val.features.element_size()):
+    width = train.features.shape[1]
+    if more := -width % (ALIGNMENT // train.features.element_size()):
         # The gradient of the padding is zero, so it stays zero.
-        train, val = (
-            FeatureSet([functional.pad(view, (0, more)) for view in part.views], part.labels)
-            for part in (train, val)
-        )
+        train = _padded(train, more)
+        validation = {split: _padded(part, more) for split, part in validation.items()}
         heads = [replace(head, weight=functional.pad(head.weight, (0, more))) for head in heads]
     results: list[HeadFit] = []
     for group in _head_batches(heads, train.features, recipe):
         # For a single head MKL uses another kernel with other rounding, so train two copies of it.
         members = group if len(group) > 1 else [*group, *group]
         advance = partial(on_epoch, len(group))
-        fits = _HeadBatch(members, train, val, recipe).train(advance)
+        fits = _HeadBatch(members, train, validation, recipe).train(advance)
         results += fits[: len(group)]
     for fit in results:
         fit.weight, fit.bias = fit.weight[:, :width].clone(), fit.bias.clone()
     return results
+
+
+def _padded(part: FeatureSet, more: int) -> FeatureSet:
+    """Return features with more columns, of zeros."""
+    return FeatureSet([functional.pad(view, (0, more)) for view in part.views], part.labels)
 
 
 def _head_batches(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> Iterator[Sequence[Head]]:
@@ -144,13 +151,14 @@ class _HeadBatch:
         self,
         heads: Sequence[Head],
         train: FeatureSet,
-        val: FeatureSet,
+        validation: Mapping[str, FeatureSet],
         recipe: Recipe,
     ) -> None:
         features = train.features
         self.heads, self.recipe = heads, recipe
         self.views, self.labels = train.views, train.labels
-        self.val_features, self.val_labels = val.features, val.labels
+        self.validation = validation
+        self.deciding = deciding_metrics(recipe.monitor, recipe.chooses)
         self.shape = heads[0].weight.shape
         flat = torch.stack([torch.cat([head.weight.flatten(), head.bias]) for head in heads]).to(features)
         more = -flat.shape[1] % (ALIGNMENT // flat.element_size())
@@ -258,23 +266,23 @@ class _HeadBatch:
     def _column(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64, device=self.device)[:, None]
 
-    def _validate(self) -> tuple[Tensor, Tensor]:
-        """Return the mean loss, (H,) float64, and the hits, (H,)."""
+    def _measure(self, part: FeatureSet) -> tuple[list[float], list[float]]:
+        """Return each head's mean loss and accuracy."""
         heads = len(self.heads)
         loss = self.lr.new_zeros(heads)
         right = self.labels.new_zeros(heads)
         for features, labels in zip(
-            self.val_features.split(EVAL_ROWS), self.val_labels.split(EVAL_ROWS), strict=True
+            part.features.split(EVAL_ROWS), part.labels.split(EVAL_ROWS), strict=True
         ):
             logits = self._logits(features.expand(heads, -1, -1))
             losses, _ = self.objective(logits, labels.expand(heads, -1))
             loss += losses.double().sum(1)
             right += hits(logits, labels)
-        return loss / len(self.val_labels), right
+        return (loss / len(part)).tolist(), [hit / len(part) for hit in right.tolist()]
 
     def _record(self, epoch: int, losses: Tensor | None, right: Tensor | None) -> None:
         """Add an epoch to each head's history, or its failure; store the best epoch's parameters."""
-        val_loss, val_right = (values.tolist() for values in self._validate())
+        measured = {split: self._measure(part) for split, part in self.validation.items()}
         step = epoch * len(self.sizes)
         for i, fit in enumerate(self.fits):
             if fit.failure:
@@ -293,15 +301,18 @@ class _HeadBatch:
                 seen = sum(size * loss for size, loss in zip(self.sizes, steps, strict=True))
                 row["train/loss"] = seen / len(self.labels)
                 row["train/accuracy"] = int(right[i]) / len(self.labels)
-            row["val/loss"], row["val/accuracy"] = val_loss[i], val_right[i] / len(self.val_labels)
-            if not math.isfinite(val_loss[i]):
+            for split in ("val", "selection"):
+                losses_, accuracies = measured.get(split, ([None] * len(self.heads),) * 2)
+                row |= {f"{split}/loss": losses_[i], f"{split}/accuracy": accuracies[i]}
+            broken_at = next((s for s, (loss, _) in measured.items() if not math.isfinite(loss[i])), None)
+            if broken_at is not None:
                 when = f"after epoch {epoch}, step {step}, phase 0" if epoch else "before the first step"
-                fit.failure = f"val/loss is {val_loss[i]} {when}"
+                fit.failure = f"{broken_at}/loss is {row[f'{broken_at}/loss']} {when}"
                 continue
             fit.history.append(row)
-            # Ties go to the lower loss, then to the earlier epoch.
-            value = tuple(score(name, float(row[name] or 0)) for name in (self.recipe.monitor, "val/loss"))
+            # Ties go to the lower loss, then to the earlier epoch; without metrics that decide, to the last.
+            value = tuple(score(name, float(row[name] or 0)) for name in self.deciding)
             best = self.best_scores[i]
-            if best is None or value > best:
+            if best is None or value > best or not self.deciding:
                 self.best_scores[i], fit.best_epoch = value, epoch
                 self.best[i] = self.parameters[i]

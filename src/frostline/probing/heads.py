@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.units import size
 from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts
+from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.pixels import Images
-from frostline.data.prepared.index import training_rows
 from frostline.features.execution import Execution, autocast, device_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NoSplit, Split, candidate_splits
@@ -65,6 +65,10 @@ class FeatureGroup:
     reuse: FeatureExtractor
     train: Images
     val: Images
+    selection: Images | None
+    """The labelled images that choose the epochs; None: `val` does, or nothing."""
+    chooses: Literal["val", "selection", "last"]
+    """As in `data.loading.label_budget.LabelBudget`."""
     starts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Seed → initial weight and bias of the head, on the CPU."""
 
@@ -78,6 +82,14 @@ class FeatureGroup:
     def validation(self) -> Tensor:
         """(M, D) features of the validation images."""
         return self.reuse.features(self.split_point, self.val)
+
+    def validation_sets(self, device: torch.device) -> dict[str, FeatureSet]:
+        """Return the features of the validation images, and of the selection images if there are any."""
+        sets = {"val": FeatureSet([self.validation.to(device).float()], self.val.labels.to(device))}
+        if self.selection is not None:
+            features = self.reuse.features(self.split_point, self.selection).to(device).float()
+            sets["selection"] = FeatureSet([features], self.selection.labels.to(device))
+        return sets
 
 
 @dataclass
@@ -183,7 +195,7 @@ def train(groups: Sequence[FeatureGroup], services: Services) -> list[TrainedHea
             fits = train_heads(
                 [_head(group, run) for run in group.runs],
                 FeatureSet([view.to(device).float() for view in group.views], group.train.labels.to(device)),
-                FeatureSet([group.validation.to(device).float()], group.val.labels.to(device)),
+                group.validation_sets(device),
                 _recipe(group),
                 advance,
             )
@@ -253,11 +265,12 @@ def _optimizer(run: Run) -> Optimizer:
 def _feature_group(run: Run, material: Material, services: Services) -> FeatureGroup:
     """Return the feature group of a run: its network, split before the head, and its images; no runs yet."""
     seed, index, spec = run.seed, material.index, material.spec
-    rows = training_rows(index, run.dataset, derive(seed, "shots") % 2**31)
+    budget = label_budget(index, run.dataset, seed)
     network, report = create_network(run, material.start, spec, index.classes)
     say_head(run, report, services)
-    plan = plan_of(run, network, len(rows))
-    images, val = material.images("train", rows), material.images("val", index.rows("val"))
+    plan = plan_of(run, network, len(budget.train))
+    images, val = material.images("train", budget.train), material.images("val", index.rows("val"))
+    selection = material.images("selection", budget.selection) if len(budget.selection) else None
     if images.weights is not None:
         raise NotBatchable("dataset.columns.weight", "a loss with weights", "set dataset.columns.weight=null")
     reuse = reuse_of(run, spec, services)
@@ -266,7 +279,8 @@ def _feature_group(run: Run, material: Material, services: Services) -> FeatureG
     split_point = _head_input(run, network, plan, images, reuse)
     head = network.get_submodule(split_point.module)
     weight, bias = (head.get_parameter(name).detach().cpu().clone() for name in ("weight", "bias"))
-    return FeatureGroup([], split_point, plan, report, reuse, images, val, {seed: (weight, bias)})
+    starts = {seed: (weight, bias)}
+    return FeatureGroup([], split_point, plan, report, reuse, images, val, selection, budget.chooses, starts)
 
 
 def _head_input(
@@ -348,6 +362,7 @@ def _recipe(group: FeatureGroup) -> Recipe:
         loss=run.loss.kind,
         class_weights=_class_weights(group),
         clip_norm=run.optimizer.clip_norm,
+        chooses=group.chooses,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -38,6 +38,44 @@ class HeadInfo(_StageOutput):
     notice: str
 
 
+class PerClass(_StageOutput):
+    """Images of each class."""
+
+    images: int
+    """Those that choose the epoch."""
+    labelled: int
+
+
+class Selection(_StageOutput):
+    """What chose the epochs; see `data.loading.label_budget.selection_record`."""
+
+    rule: str
+    """The value of dataset.selection: within, held_out or last."""
+    chooses: Literal["val", "selection", "last"]
+    images: int
+    """Number of images that chose the epoch."""
+    labelled: int | None
+    """The label budget; None: all training images."""
+    per_class: PerClass | None
+    """None: the classes differ."""
+
+    @property
+    def sentence(self) -> str:
+        """The rule in one sentence."""
+        if self.chooses == "last":
+            return "No images choose an epoch: each run's last one is measured."
+        if self.chooses == "selection":
+            if self.per_class:
+                part = f"{self.per_class.images} of the {self.per_class.labelled} labelled images per class"
+            else:
+                part = f"{self.images:,} of the {self.labelled:,} labelled images"
+            return f"The epoch is chosen on {part}."
+        beyond = ""
+        if self.labelled is not None:
+            beyond = f", beyond the label budget of {self.labelled:,} images, which flatters every arm"
+        return f"The epoch is chosen on the {self.images:,} images of the validation split{beyond}."
+
+
 class Training(_StageOutput):
     """training.json: the record of a training."""
 
@@ -48,6 +86,8 @@ class Training(_StageOutput):
     phases: list[PhaseStart]
     head: HeadInfo | None = None
     """None: the run predates this record."""
+    selection: Selection | None = None
+    """None: the run predates this record; its validation split chose the epoch."""
 
 
 class Clock(_StageOutput):

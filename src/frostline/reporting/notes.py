@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from frostline.reporting import words
-from frostline.reporting.inputs import Arm
+from frostline.reporting.inputs import Arm, Selection
 from frostline.reporting.results import ArmSummary, Majority
 from frostline.stats.transfer import BASELINE
 
@@ -26,6 +26,12 @@ def report_notes(
     ]
 
 
+def selection_of(arms: Sequence[Arm]) -> Selection | None:
+    """Return what chose the epochs of the arms that train; all have the same data set."""
+    trainings = (run.training for arm in arms for run in arm.runs.values())
+    return next((training.selection for training in trainings if training.epochs), None)
+
+
 def _heads(arms: Sequence[Arm]) -> list[str]:
     """Return the notices about the arms' heads; arms with the same notice share a sentence."""
     notices: dict[str, list[str]] = {}
@@ -41,10 +47,10 @@ def _limits(
 ) -> list[str]:
     notes: list[str] = []
     if not all(summary.test for summary in summaries):
-        notes.append(
-            "There is no test split: accuracies and gains are on validation, which also chose each run's "
-            "epoch, so they flatter every arm."
-        )
+        selection = selection_of(arms)
+        own = selection is None or selection.chooses == "val"
+        flatter = ", which also chose each run's epoch, so they flatter every arm" if own else ""
+        notes.append(f"There is no test split: accuracies and gains are on validation{flatter}.")
     if len(seeds) == 1:
         notes.append("A single seed: there are no intervals, and nothing can be decided.")
     if all(arm.name != BASELINE for arm in arms):

@@ -20,10 +20,16 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "sentence": summary.sentence,
         },
         "majority": asdict(summary.majority),
+        "selection": _selection_json(summary),
         "omitted": dict(summary.omitted),
         "notes": summary.notes,
         "arms": {arm.name: _arm_json(arm) for arm in summary.arms},
     }
+
+
+def _selection_json(summary: Summary) -> dict[str, Any] | None:
+    chosen = summary.selection
+    return None if chosen is None else {**chosen.model_dump(), "sentence": chosen.sentence}
 
 
 def _arm_json(arm: ArmSummary) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from frostline.reporting import words
+from frostline.reporting.inputs import Selection
 from frostline.reporting.verdict import Verdict
 from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToThreshold
 
@@ -103,6 +104,8 @@ class Summary:
     """Omitted arms, and why."""
     notes: list[str]
     """What limits the numbers, in sentences."""
+    selection: Selection | None = None
+    """What chose the epochs; None: nothing trained, or the runs predate this record."""
 
     @property
     def baseline(self) -> ArmSummary | None:

@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from frostline.base.metrics import SHARES
 from frostline.reporting.inputs import Arm, SeedRun
-from frostline.reporting.notes import report_notes
+from frostline.reporting.notes import report_notes, selection_of
 from frostline.reporting.results import ArmSummary, BaselineComparison, Majority, Point, Summary
 from frostline.stats import transfer
 from frostline.stats.transfer import BASELINE, Gain
@@ -47,6 +47,7 @@ def summarise(
         majority=majority,
         omitted=dict(omitted or {}),
         notes=report_notes(seeds, arms, summaries, majority, omitted or {}),
+        selection=selection_of(arms),
     )
 
 

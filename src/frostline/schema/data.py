@@ -1,12 +1,12 @@
 """Configs of data: where images come from, how they are split, resized and augmented."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from frostline.schema.types import NonNegative, Positive, Probability, Seed, Share, Strict
 
-LATER_KEYS = ("folds", "fold", "test_sets")
+LATER_KEYS = ("folds", "fold", "test_sets", "selection")
 """Keys of data sets that are not part of a config where they are null."""
 
 
@@ -37,12 +37,21 @@ class TestSet(Strict):
 TestSetName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,49}$")]
 
 
+LABEL_BUDGET = ("shots", "fraction", "selection")
+"""The keys of a data set that say which of its images a run uses, and for what."""
+
+
 class _Dataset(Strict):
     split: Split
     shots: Annotated[int, Field(ge=1)] | None
     """Labelled training images per class that a run may use; null: all."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None
     """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
+    selection: Literal["within", "held_out", "last"] | None = None
+    """The images that choose the epoch. within: a share of the labelled images (`split.val`, or 0.2), which
+    are not trained on; with all labels, the val split. held_out: the val split, beyond the labels that
+    `shots` or `fraction` allow. last: none, the last epoch is used. Not given (as in earlier runs): that is
+    held_out."""
     on_bad_image: Literal["error", "skip"]
     """What `prepare` does with an image that can't be used: stop, or skip and list it."""
     folds: Annotated[int, Field(ge=2)] | None = None
@@ -62,6 +71,11 @@ class _Dataset(Strict):
             raise ValueError(
                 f"fold is {self.fold}, and folds={self.folds} allows 0 to {self.folds - 1}; set one of them"
             )
+        if self.selection == "within" and self.shots == 1:
+            raise ValueError(
+                "shots=1 leaves no labelled image to choose the epoch on, as selection=within does; set shots"
+                " to at least 2, or selection to last or held_out"
+            )
         return self
 
     @model_serializer(mode="wrap")
@@ -69,6 +83,10 @@ class _Dataset(Strict):
         """Leave out what is not used and came later: configs of earlier runs keep their hashes."""
         data: dict[str, Any] = serialize(self)
         return {key: value for key, value in data.items() if value is not None or key not in LATER_KEYS}
+
+    def without_budget(self) -> Self:
+        """Return the config with all labels, of which `prepare` makes the same index."""
+        return self.model_copy(update=dict.fromkeys(LABEL_BUDGET))
 
 
 class Mnist5k(_Dataset):

@@ -14,6 +14,8 @@ from frostline.schema.training import (
     Freeze,
     Loss,
     Optimizer,
+    Plateau,
+    Reaches,
     Regularizer,
     Trainer,
 )
@@ -54,6 +56,40 @@ class Pretrain(Hyperparameters):
     """The seed of the pretraining."""
 
 
+def check_selection(dataset: Dataset, config: Hyperparameters, keys: tuple[str, str]) -> None:
+    """Reject what chooses an epoch if the data set's rule is that none is chosen.
+
+    Args:
+        dataset: the data set to train on.
+        config: how to train.
+        keys: prefixes of the keys of `dataset` and `config`, for errors.
+
+    Raises:
+        ValueError: the schedule waits for a metric or restores the best epoch, or WiSE-FT chooses α.
+    """
+    if dataset.selection != "last":
+        return
+    place, prefix = keys
+    found = None
+    for number, phase in enumerate(config.freeze.phases):
+        key = f"{prefix}freeze.phases.{number}"
+        if isinstance(phase.until, Plateau | Reaches):
+            metric = getattr(phase.until, "plateau", None) or getattr(phase.until, "reaches", None)
+            found = f"{key}.until waits for {metric}", "give the phase a length, such as 30%"
+        elif phase.restore == "best":
+            found = f"{key}.restore=best needs one", "set restore: none"
+        if found:
+            break
+    alphas = getattr(config.averaging, "alphas", [])
+    if found is None and len(alphas) > 1:
+        found = f"{prefix}averaging chooses among {len(alphas)} alphas", f"give {prefix}averaging.alphas one"
+    if found:
+        raise ValueError(
+            f"{place}.selection: found 'last', by which no images choose the epoch, but {found[0]};"
+            f" {found[1]}, or set {place}.selection=within or {place}.selection=held_out"
+        )
+
+
 # Pydantic orders fields by base class, the last one first: written configs begin with names and data.
 
 
@@ -83,6 +119,12 @@ class Experiment(Hyperparameters, _Transfer):
     out: str | None
     """Folder for the results of a single run; null: runs/<stage>/<name>."""
 
+    @model_validator(mode="after")
+    def _selection(self) -> Self:
+        check_selection(self.dataset, self, ("dataset", ""))
+        check_selection(self.source, self.pretrain, ("source", "pretrain."))
+        return self
+
 
 class _Task(Strict):
     study: str
@@ -110,6 +152,11 @@ class Run(Hyperparameters, _Task):
                 return {**rest, "seed": seed}
         return data
 
+    @model_validator(mode="after")
+    def _selection(self) -> Self:
+        check_selection(self.dataset, self, ("dataset", ""))
+        return self
+
 
 class Arm(Hyperparameters, _Task):
     """The config of a study's arm: one `finetune` per seed."""
@@ -135,7 +182,7 @@ class Prepare(Strict):
     def of(cls, dataset: Dataset, pixels: Input) -> Self:
         """Return the config for a data set as an input reads it, without its label budget."""
         return cls(
-            dataset=dataset.model_copy(update={"shots": None, "fraction": None}),
+            dataset=dataset.without_budget(),
             channels=None if pixels.channels in (1, 3) else pixels.channels,
             depth=16 if pixels.depth == 16 else None,
         )

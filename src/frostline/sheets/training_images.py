@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from frostline.base.seeds import derive
 from frostline.data.loading import transforms
 from frostline.data.loading.augment import augments
+from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, Uncropped, aspects_of
 from frostline.data.loading.resize import format_of, to_pixels
-from frostline.data.prepared.index import PreparedData, training_rows
+from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.bands import decode_as
 from frostline.data.reading.decode import shown
 from frostline.data.reading.sources import store_of
@@ -80,7 +80,7 @@ class _Chosen:
     @classmethod
     def of(cls, run: "Run", data: PreparedData, count: int) -> "_Chosen":
         """Choose up to `count` training images, evenly from all classes and from each class's images."""
-        rows = training_rows(data.index, run.dataset, derive(run.seed, "shots") % 2**31)
+        rows = label_budget(data.index, run.dataset, run.seed).train
         labels = data.index.labels[rows]
         of_class = [rows[labels == label] for label in range(len(data.index.classes))]
         share = -(-count // len(of_class))

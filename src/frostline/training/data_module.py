@@ -5,8 +5,8 @@ have entered another phase since Lightning fetched the batch.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -62,18 +62,24 @@ class Steps:
 
 
 class ValBatches:
-    """An iterable of (rows, labels) in order, several forward passes per Lightning batch."""
+    """An iterable of (split, rows, labels) in order, several forward passes per Lightning batch.
 
-    def __init__(self, images: Images, batch_size: int) -> None:
-        self.images, self.at_once = images, PASSES * batch_size
+    Args:
+        splits: split → its images.
+    """
+
+    def __init__(self, splits: Mapping[str, Images], batch_size: int) -> None:
+        self.splits, self.at_once = splits, PASSES * batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.at_once)
+        return sum(math.ceil(len(images) / self.at_once) for images in self.splits.values())
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        labels = self.images.labels
-        rows = torch.arange(len(labels))
-        return zip(rows.split(self.at_once), labels.split(self.at_once), strict=True)
+    def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        for split, images in self.splits.items():
+            rows = torch.arange(len(images))
+            parts = zip(rows.split(self.at_once), images.labels.split(self.at_once), strict=True)
+            for part, labels in parts:
+                yield split, part, labels
 
 
 class ImageData(pl.LightningDataModule):
@@ -81,6 +87,8 @@ class ImageData(pl.LightningDataModule):
 
     Args:
         trainer: batch sizes and sampling.
+        choose_on: what chooses the best epoch: the validation images; other ones, measured as the split
+            ``selection``; or nothing, so that it is the last.
     """
 
     def __init__(
@@ -92,9 +100,17 @@ class ImageData(pl.LightningDataModule):
         augmentation: schema.Augment,
         seed: int,
         classes: int,
+        choose_on: Images | Literal["val", "last"] = "val",
     ) -> None:
         super().__init__()
-        self.train, self.val = train, val
+        self.train, self.validation = train, {"val": val}
+        """Images by split: val, and selection if those choose the epoch."""
+        self.chooses: str = "val"
+        """The split that chooses the epoch, or ``last``."""
+        if isinstance(choose_on, Images):
+            self.validation["selection"], self.chooses = choose_on, "selection"
+        else:
+            self.chooses = choose_on
         self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
         self._cached = (
             not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= MAX_NORMALISED
@@ -106,11 +122,11 @@ class ImageData(pl.LightningDataModule):
         self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._step_size)))
         self.accumulate = trainer.accumulate or 1
         self.eval_batch_size = trainer.eval_batch_size
-        self.val_batches = ValBatches(val, trainer.eval_batch_size)
+        self.val_batches = ValBatches(self.validation, trainer.eval_batch_size)
         self._normalised: Tensor | None = None
         """All training images, normalised; None: they are augmented, or too many."""
-        self._normalised_val: Tensor | None = None
-        """All validation images, normalised; None: they are too many."""
+        self._normalised_val: dict[str, Tensor] = {}
+        """Split → its images, normalised; without those that are too many."""
         self.ahead: Prefetcher[tuple[Tensor, Tensor]] | None = None
         """Prefetches batches; None: there is nothing to prefetch, or no batch was requested yet."""
         self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
@@ -185,13 +201,14 @@ class ImageData(pl.LightningDataModule):
             return mix(images, labels, self.classes, self.augmentation, derive(self.seed, "mix", step))
         return images, labels
 
-    def validation_images(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Return validation images as the network sees them, (N, C, H, W) float32."""
-        if self.val.pixels.numel() > MAX_NORMALISED:
-            return normalise(_sent(self.val.pixels[rows], device), self.spec)
-        if self._normalised_val is None:
-            self._normalised_val = normalise(self.val.pixels[:], self.spec)
-        return _sent(self._normalised_val.index_select(0, rows), device)
+    def validation_images(self, split: str, rows: Tensor, device: torch.device) -> Tensor:
+        """Return images of val or selection as the network sees them, (N, C, H, W) float32."""
+        pixels = self.validation[split].pixels
+        if pixels.numel() > MAX_NORMALISED:
+            return normalise(_sent(pixels[rows], device), self.spec)
+        if split not in self._normalised_val:
+            self._normalised_val[split] = normalise(pixels[:], self.spec)
+        return _sent(self._normalised_val[split].index_select(0, rows), device)
 
     def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
         """Yield the images of an epoch's training batches, augmented as at `step`."""

@@ -1,6 +1,7 @@
 """Computes the frozen layers of each phase once; `features.split_point` decides whether that is valid."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,15 +23,21 @@ class FeatureReuse(pl.Callback):
     """Gives the classifier the features of each phase. Must directly follow `FreezeSchedule`.
 
     Args:
+        validation: split → images that validation measures.
         averages: validation measures an average of the weights, whose layers that froze in the middle of the
             run differ from those that computed the features.
     """
 
     def __init__(
-        self, freezing: FreezeSchedule, reuse: FeatureExtractor, train: Images, val: Images, averages: bool
+        self,
+        freezing: FreezeSchedule,
+        reuse: FeatureExtractor,
+        train: Images,
+        validation: Mapping[str, Images],
+        averages: bool,
     ) -> None:
         self.freezing, self.reuse, self.averages = freezing, reuse, averages
-        self.train, self.val = train, val
+        self.train, self.validation = train, validation
         self.said: list[str] = []
         """For each phase so far: its split point, ``fc:input``, or ``whole network: …`` with the reason."""
         self.seconds = 0.0
@@ -92,13 +99,17 @@ class FeatureReuse(pl.Callback):
         features = [self.reuse.cached_features(split, self.train, view) for view in views]
         moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
         drifts = self.averages and not moved.isdisjoint(split.prefix)
-        val = None if drifts else self.reuse.cached_features(split, self.val)
-        cached = all(hit for _, hit in [*features, *([val] if val else [])])
+        measured = {
+            name: self.reuse.cached_features(split, images)
+            for name, images in ({} if drifts else self.validation).items()
+        }
+        cached = all(hit for _, hit in [*features, *measured.values()])
         network = split.network
         precision = precision_behind(plan.trained(phase), network, self.reuse.execution(network).trains)
         device = next(network.parameters()).device
         train = [held_on(tensor, device) for tensor, _ in features]
-        return ReusedFeatures(split, train, held_on(val[0], device) if val else None, precision), cached
+        validation = {name: held_on(tensor, device) for name, (tensor, _) in measured.items()}
+        return ReusedFeatures(split, train, validation or None, precision), cached
 
 
 def held_on(features: Tensor, device: torch.device) -> Tensor:

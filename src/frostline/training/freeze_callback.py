@@ -107,6 +107,10 @@ class FreezeSchedule(pl.Callback):
             self._schedule, layers_of(network), self._default, RunLength(epochs, steps_per_epoch)
         )
 
+    def monitored(self, phase: PhasePlan) -> str:
+        """Return the metric that a phase monitors."""
+        return phase.monitor
+
     @property
     def phase(self) -> int:
         """The current phase, 0 the first."""
@@ -192,21 +196,22 @@ class FreezeSchedule(pl.Callback):
         phase = self.plan.phases[self.phase]
         if not (phase.early_stop or phase.restore):
             return
-        if phase.monitor not in trainer.callback_metrics:
+        metric = self.monitored(phase)
+        if metric not in trainer.callback_metrics:
             raise FrostlineError(
-                f"freeze.phases.{self.phase} waits for {phase.monitor}, which validation does not log;"
-                f" call self.log({phase.monitor!r}, …) in validation_step"
+                f"freeze.phases.{self.phase} waits for {metric}, which validation does not log;"
+                f" call self.log({metric!r}, …) in validation_step"
             )
-        value = float(trainer.callback_metrics[phase.monitor])
+        value = float(trainer.callback_metrics[metric])
         if trainer.world_size > 1:
             # Each process may validate on its own images; all must leave the phase at the same step.
             mine = torch.tensor(value, device=trainer.strategy.root_device)
             value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
         self.history.append(value)
         self._steady_until = self._quiet_until = 0
-        if phase.restore and (self.best is None or score(phase.monitor, value) > self.best[0]):
+        if phase.restore and (self.best is None or score(metric, value) > self.best[0]):
             state = self._network(pl_module).state_dict()
-            self.best = (score(phase.monitor, value), {k: v.detach().clone() for k, v in state.items()})
+            self.best = (score(metric, value), {k: v.detach().clone() for k, v in state.items()})
         self._stop_if_over(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol
@@ -35,8 +35,8 @@ class ReusedFeatures:
     split: Split
     train: Sequence[Tensor]
     """(N, …) features of the training images, one tensor per augmented view; on the CPU or the device."""
-    val: Tensor | None
-    """(M, …) features of the validation images; None: validation runs the whole network."""
+    validation: Mapping[str, Tensor] | None
+    """Split → (M, …) features of its images; None: validation runs the whole network."""
     precision: Precision = "fp32"
     """Of the layers behind the split point."""
 
@@ -45,10 +45,11 @@ class ReusedFeatures:
         features = self.train[epoch % len(self.train)]
         return self._rest(features.index_select(0, rows.to(features.device)).to(device))
 
-    def validation(self, rows: Tensor, device: torch.device) -> Tensor:
-        """Return the logits of some validation images, (B, K)."""
-        assert self.val is not None
-        return self._rest(self.val[rows.to(self.val.device)].to(device))
+    def validation_logits(self, split: str, rows: Tensor, device: torch.device) -> Tensor:
+        """Return the logits of some images of val or selection, (B, K)."""
+        assert self.validation is not None
+        features = self.validation[split]
+        return self._rest(features[rows.to(features.device)].to(device))
 
     def _rest(self, features: Tensor) -> Tensor:
         return run_layers(self.split.rest, features, self.precision)
@@ -110,6 +111,8 @@ class Classifier(pl.LightningModule):
         """Training images seen so far."""
         self._pace = 1
         self._totals: dict[str, Any] = {}
+        self._split = "val"
+        """The split that is being validated."""
         self._uncounted: list[tuple[Tensor, Tensor]] = []
         """Logits and labels whose hits are not counted yet: counting once per batch is faster."""
 
@@ -139,14 +142,18 @@ class Classifier(pl.LightningModule):
         step_seconds = (time.perf_counter() - begun) / (after - first)
         self._pace = max(1, min(int(BATCH_SECONDS / step_seconds), MAX_GROWTH * (after - first)))
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Add a Lightning batch, several forward passes, to the epoch's totals."""
+    def validation_step(self, batch: tuple[str, Tensor, Tensor], batch_idx: int) -> None:
+        """Add a Lightning batch, several forward passes, to the totals of its split."""
+        split, *parts = batch
+        if split != self._split:
+            self._reduce(self._split)
+            self._split = split
         size = self._data.eval_batch_size
-        for rows, labels in zip(*(part.split(size) for part in batch), strict=True):
-            if self.reused and self.reused.val is not None:
-                logits = self.reused.validation(rows, self.device)
+        for rows, labels in zip(*(part.split(size) for part in parts), strict=True):
+            if self.reused and self.reused.validation is not None:
+                logits = self.reused.validation_logits(split, rows, self.device)
             else:
-                logits = self(self._data.validation_images(rows.cpu(), self.device))
+                logits = self(self._data.validation_images(split, rows.cpu(), self.device))
             self._loss(logits, labels)
         self._count_hits()
 
@@ -162,10 +169,11 @@ class Classifier(pl.LightningModule):
         """Reduce the training totals, once per epoch."""
         if self._totals:
             self._reduce("train")
+        self._split = "val"
 
     def on_validation_epoch_end(self) -> None:
-        """Reduce the validation totals."""
-        self._reduce("val")
+        """Reduce the totals of the last split."""
+        self._reduce(self._split)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the totals of an unfinished epoch."""

@@ -9,6 +9,7 @@ from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_csv, read_json, yaml_text
 from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import CONFIG, HISTORY, TRAINING, WEIGHTS
+from frostline.data.loading.label_budget import selection_record
 from frostline.features.execution import Execution
 from frostline.freezing.plan import FreezePlan
 from frostline.models import weights
@@ -87,6 +88,7 @@ def write_outputs(run: Run, material: Material, trained: TrainedNetwork, out: Pa
             "held_out": index.digest(index.rows(index.held_out)),
         },
         "weights_sha256": sha256,
+        "selection": selection_record(index, run.dataset, run.seed),
     }
     write_text(out / TRAINING, canonical_json(_training(trained) | record | dict(trained.more)))
     return sha256
@@ -96,8 +98,12 @@ def record_outputs(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, An
     """Record the final metrics of a finished run, and its files in `out`."""
     summary: dict[str, Any] = read_json(out / TRAINING)
     best = read_csv(out / HISTORY)[summary["best_epoch"]]
+    on_selection = [name for name in ("selection/loss", "selection/accuracy") if best.get(name)]
     recorded.metrics(
-        {f"best/{name}": float(best[name] or 0) for name in ("epoch", "val/loss", "val/accuracy")}
+        {
+            f"best/{name}": float(best[name] or 0)
+            for name in ("epoch", "val/loss", "val/accuracy", *on_selection)
+        }
         | {name: timing[name] for name in ("train_seconds", "images_per_second")}
     )
     recorded.tags(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -27,12 +27,12 @@ from frostline.base.formats import canonical_json, read_csv, read_json
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.base.run_folder import HISTORY
-from frostline.base.seeds import derive
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
+from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.mix import mixes
-from frostline.data.prepared.index import training_rows
+from frostline.data.loading.pixels import Images
 from frostline.features.execution import Execution, device_of, execution_of, undefined_gradient
 from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import build_curve
@@ -228,16 +228,16 @@ def set_up(run: Run, material: Material, services: Services) -> Setup:
     from frostline.training.module import Classifier
 
     index, spec = material.index, material.spec
-    rows = training_rows(index, run.dataset, derive(run.seed, "shots") % 2**31)
+    budget = label_budget(index, run.dataset, run.seed)
     check_initial_weights(run)
     network, report = create_network(run, material.start, spec, index.classes)
     say_head(run, report, services)
     initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lora.adapt(network, run)
-    plan = plan_of(run, network, len(rows))
+    plan = plan_of(run, network, len(budget.train))
     trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
     check_trained(report.head, report.reset, trained)
-    images, val = material.images("train", rows), material.images("val", index.rows("val"))
+    images, val = material.images("train", budget.train), material.images("val", index.rows("val"))
     if images.weights is not None and mixes(run.augment):
         raise FrostlineError(
             "dataset.columns.weight: mixup and CutMix blend images of different weights; set augment.mixup=0 "
@@ -252,13 +252,17 @@ def set_up(run: Run, material: Material, services: Services) -> Setup:
         class_counts=counts(images.labels, len(index.classes)),
         penalty=penalty_of(run.regularizer, network, report),
     )
-    data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, len(index.classes))
+    choose_on: Images | Literal["val", "last"] = (
+        material.images("selection", budget.selection) if budget.chooses == "selection" else budget.chooses
+    )
+    classes = len(index.classes)
+    data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, classes, choose_on)
     return Setup(classifier, data, initial, report)
 
 
 def _record_late(run: Run, material: Material, done: Path, services: Services) -> None:
     """Record a run that a killed process finished, unless that process's recorder already did."""
-    images = training_rows(material.index, run.dataset, derive(run.seed, "shots") % 2**31)
+    images = label_budget(material.index, run.dataset, run.seed).train
     network, _ = create_network(run, material.start, material.spec, material.index.classes)
     lora.adapt(network, run)
     plan = plan_of(run, network, len(images))

@@ -3,6 +3,7 @@
 import re
 
 from frostline.base import devices
+from frostline.data.loading.label_budget import selection_record
 from frostline.data.prepared.index import Index
 from frostline.data.reading.sources import name_of
 from frostline.schema import Run
@@ -53,5 +54,6 @@ def run_info(run: Run, index: Index, key: str | None = None) -> RunInfo:
     if key is not None:
         tags[RUN_KEY] = key
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    about = setting_name(run), run.stage, run.study, run.model_dump(), dataset, "training", tags
+    config = {**run.model_dump(), "selection": selection_record(index, run.dataset, run.seed)}
+    about = setting_name(run), run.stage, run.study, config, dataset, "training", tags
     return RunInfo(*about, seed=run.seed, fold=run.dataset.fold)

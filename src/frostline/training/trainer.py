@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from frostline import schema
 from frostline.base.files import set_aside
 from frostline.base.hashes import sha256_of
-from frostline.base.metrics import score
+from frostline.base.metrics import deciding_metrics, score
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.features.execution import Execution, device_of
@@ -38,7 +38,10 @@ from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, NotFinite
 from frostline.training.trainable import freeze_all
 
-HISTORY = ("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy")
+HISTORY = (
+    *("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy"),
+    *("selection/loss", "selection/accuracy"),
+)
 METRICS = HISTORY[4:]
 BEST_WEIGHTS = "best.safetensors"
 """If the loss becomes NaN: the file of the best epoch's weights, in the checkpoint folder."""
@@ -57,7 +60,8 @@ class Fit:
     """The result of a fit."""
 
     history: list[Row] = field(default_factory=list)
-    """A row per epoch, with the keys `HISTORY`; the first is the network before training."""
+    """A row per epoch, with the keys `HISTORY`; the first is the network before training. Those of selection
+    are None if the validation split chooses the epoch, or nothing."""
     epoch_seconds: list[float] = field(default_factory=list)
     """Seconds from the start of training to the end of each epoch, including validation."""
     best_epoch: int = 0
@@ -106,10 +110,11 @@ def callbacks_of(
         "network",
         lambda t: data.epoch_images(t.current_epoch, t.global_step, t.strategy.root_device),
     )
+    freezing.chooses = data.chooses
     average = averaging_of(averaging, freezing) if classifier.plan.phases else None
     reusing = None
     if reuse:
-        reusing = FeatureReuse(freezing, reuse, data.train, data.val, averages=average is not None)
+        reusing = FeatureReuse(freezing, reuse, data.train, data.validation, averages=average is not None)
     return Callbacks(freezing, reusing, average, on_epoch)
 
 
@@ -131,7 +136,7 @@ def fit(
     """
     machine.pin(config.threads)
     result, plan = Fit(execution=classifier.execution), classifier.plan
-    recorder = _History(result, config.monitor, callbacks)
+    recorder = _History(result, deciding_metrics(config.monitor, data.chooses), callbacks)
     device = device_of(config.device)
     classifier.execution.arrange(classifier.network)
     if classifier.execution.trains == "fp16":
@@ -179,8 +184,8 @@ def fit(
 class _History(pl.Callback):
     """Collects the history, the times and the best epoch's weights in a `Fit`."""
 
-    def __init__(self, result: Fit, monitor: str, callbacks: Callbacks) -> None:
-        self.result, self.monitor, self.on_epoch = result, monitor, callbacks.on_epoch
+    def __init__(self, result: Fit, deciding: Sequence[str], callbacks: Callbacks) -> None:
+        self.result, self.deciding, self.on_epoch = result, deciding, callbacks.on_epoch
         self.averaging, self.reuse = callbacks.averaging, callbacks.reuse
         self._best: tuple[float, ...] | None = None
         self._begun = time.perf_counter()
@@ -214,7 +219,7 @@ class _History(pl.Callback):
         self, module: Classifier, place: Mapping[str, float | None], metrics: Mapping[str, float]
     ) -> None:
         row: Row = {name: {**place, **metrics}.get(name) for name in HISTORY}
-        for name in ("train/loss", "val/loss"):
+        for name in ("train/loss", "val/loss", "selection/loss"):
             if math.isfinite(row[name] or 0.0):
                 continue
             if not row["epoch"]:
@@ -222,9 +227,9 @@ class _History(pl.Callback):
             when = f"epoch {row['epoch']}, step {row['step']}, phase {row['phase']}"
             raise _NotFinite(f"{name} is {row[name]} after {when}")
         self.result.history.append(row)
-        # Ties go to the lower loss, then to the earlier epoch.
-        value = tuple(score(name, metrics[name]) for name in (self.monitor, "val/loss"))
-        if self._best is None or value > self._best:
+        # Ties go to the lower loss, then to the earlier epoch; without metrics that decide, to the last.
+        value = tuple(score(name, metrics[name]) for name in self.deciding)
+        if self._best is None or value > self._best or not self.deciding:
             self._best = value
             self.result.best_epoch = int(row["epoch"] or 0)
             averaged = self.averaging.measured if self.averaging else None

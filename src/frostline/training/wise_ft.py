@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from frostline import schema
-from frostline.base.metrics import classification_metrics, score
+from frostline.base.metrics import classification_metrics, deciding_metrics, score
 from frostline.training.averaging import Score, best_alpha, interpolate
 from frostline.training.data_module import ImageData
 from frostline.training.inference import logits_of
@@ -18,7 +18,7 @@ Weights = Mapping[str, Tensor]
 def sweep_alphas(
     network: torch.nn.Module, ends: tuple[Weights, Weights], data: ImageData, run: schema.Run
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Validate (1 − α)·start + α·end for each α, and choose the best by `trainer.monitor`.
+    """Validate (1 − α)·start + α·end for each α, and choose the best as `trainer.monitor` chooses the epoch.
 
     Ties go to the lower loss, then to the larger α.
 
@@ -35,11 +35,13 @@ def sweep_alphas(
 
     def measured(alpha: float) -> Score:
         network.load_state_dict(interpolate(start, end, alpha))
-        logits = logits_of(network, data.val.pixels, data.spec, run.trainer)
-        metrics = classification_metrics(logits, data.val.labels)
-        row = {"alpha": alpha, "val/accuracy": metrics["accuracy"], "val/loss": metrics["loss"]}
+        row = {"alpha": alpha}
+        for split, images in data.validation.items():
+            logits = logits_of(network, images.pixels, data.spec, run.trainer)
+            metrics = classification_metrics(logits, images.labels)
+            row |= {f"{split}/{name}": metrics[name] for name in ("accuracy", "loss")}
         curve.append(row)
-        return tuple(score(name, row[name]) for name in (run.trainer.monitor, "val/loss"))
+        return tuple(score(name, row[name]) for name in deciding_metrics(run.trainer.monitor, data.chooses))
 
     best = best_alpha(run.averaging.alphas, measured)
     return interpolate(start, end, best), {"alpha": best, "curve": curve}

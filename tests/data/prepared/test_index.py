@@ -7,7 +7,7 @@ import pytest
 from tests.data.trees import packaged
 
 from frostline.console.errors import FrostlineError
-from frostline.data.prepared.index import Index, training_rows
+from frostline.data.prepared.index import Index, labelled_rows
 from frostline.data.reading.walk import Problem
 
 SPLITS = np.array(["train", "val", "test", "train", "train", "train"])
@@ -171,7 +171,7 @@ def test_a_summary_without_its_fields_is_refused(tmp_path):
         Index.read(tmp_path)
 
 
-def test_training_rows():
+def test_labelled_rows():
     n = 40
     index = an_index(
         keys=[str(i) for i in range(n)],
@@ -182,16 +182,16 @@ def test_training_rows():
         heights=[4] * n,
         modes=["L"] * n,
     )
-    all_rows = training_rows(index, packaged("digits").dataset, 0)
+    all_rows = labelled_rows(index, packaged("digits").dataset, 0)
     assert all_rows.tolist() == index.rows("train").tolist()
-    shots = training_rows(index, packaged("digits", shots=3).dataset, 0)
+    shots = labelled_rows(index, packaged("digits", shots=3).dataset, 0)
     assert np.bincount(index.labels[shots]).tolist() == [3, 3]
     assert set(index.splits[shots]) == {"train"}
-    assert set(training_rows(index, packaged("digits", shots=2).dataset, 0)) < set(shots)
-    assert set(training_rows(index, packaged("digits", shots=3).dataset, 1)) != set(shots)
-    share = training_rows(index, packaged("digits", fraction=0.5).dataset, 0)
+    assert set(labelled_rows(index, packaged("digits", shots=2).dataset, 0)) < set(shots)
+    assert set(labelled_rows(index, packaged("digits", shots=3).dataset, 1)) != set(shots)
+    share = labelled_rows(index, packaged("digits", fraction=0.5).dataset, 0)
     assert np.bincount(index.labels[share]).tolist() == [10, 5]
     with pytest.raises(
         FrostlineError, match=re.escape("dataset.shots=11: class 'b' has only 10 training images")
     ):
-        training_rows(index, packaged("digits", shots=11).dataset, 0)
+        labelled_rows(index, packaged("digits", shots=11).dataset, 0)

@@ -295,8 +295,8 @@ _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
 """Kind → the key that a test set needs, and those that it may have."""
 
 
-def training_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:
-    """Return the positions of a run's training images, ascending.
+def labelled_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:
+    """Return the positions of the images of the training split that a run may use, ascending.
 
     Args:
         dataset: its `shots` or `fraction` limits the images; if both are null, all are used.

@@ -119,6 +119,33 @@ def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int6
     return _subset(_labels(labels), lambda count: max(1, int(np.floor(count * share + 0.5))), seed)
 
 
+def set_aside(labels: ArrayLike, drawn: ArrayLike, share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which of the rows that `take_shots` or `take_fraction` drew choose the epoch, (N,) bool.
+
+    Of the n drawn rows of a class they are s(n) = min(n − 1, max(1, ⌊n·share + ½⌋)). With each row s grows by
+    one or not at all, so the place of a row in its class's order decides: with a larger subset of the same
+    seed, no row changes sides.
+
+    Args:
+        labels: (M,) int, of all rows.
+        drawn: (N,) positions in `labels`.
+        share: 0…1.
+        seed: that of the subset.
+    """
+    labels = _labels(labels)
+    places = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        rows = _shuffled(np.flatnonzero(labels == label), seed, _FOR_SUBSET, int(label))
+        places[rows] = np.arange(len(rows))
+
+    def count(n: NDArray[np.int64]) -> NDArray[np.int64]:
+        rounded = np.floor(n * share + 0.5).astype(np.int64)
+        return np.clip(rounded, 1, np.maximum(n - 1, 0)) * (n > 1)
+
+    before = places[np.asarray(drawn, dtype=np.int64)]
+    return count(before + 1) > count(before)
+
+
 def _subset(labels: NDArray[np.int64], size: Callable[[int], int], seed: int) -> NDArray[np.int64]:
     parts = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels):

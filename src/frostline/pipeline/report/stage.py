@@ -71,10 +71,13 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
 def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
     from frostline.reporting.words import markdown
 
+    sentences = [markdown(study.majority.sentence)]
+    if study.selection:
+        sentences.insert(0, study.selection.sentence)
     parts = [
         markdown(study.sentence),
         table.rstrip("\n"),
-        f"{markdown(study.majority.sentence)} {HINT}",
+        " ".join([*sentences, HINT]),
         "\n".join(f"- {markdown(note)}" for note in study.notes),
         "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
         f"![Transfer compared with training from scratch: {markdown(study.study)}](transfer.png)",

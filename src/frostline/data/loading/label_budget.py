@@ -1,0 +1,84 @@
+"""The labelled images of a run: those that it trains on, and those that choose its epoch."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline import schema
+from frostline.base.seeds import derive
+from frostline.console.errors import FrostlineError
+from frostline.data.prepared.index import Index, labelled_rows
+from frostline.data.reading.splits import set_aside
+
+SHARE = 0.2
+"""Share of the labelled images that choose the epoch, for a data set that brings its own val split."""
+
+
+@dataclass(frozen=True)
+class LabelBudget:
+    """The images whose labels a run may use, as rows of the index."""
+
+    train: NDArray[np.int64]
+    """The images that it trains on, ascending."""
+    selection: NDArray[np.int64]
+    """The labelled images that choose the epoch instead, ascending; empty: others or none do."""
+    chooses: Literal["val", "selection", "last"]
+    """What chooses the epoch: the val split, the images of `selection`, or nothing."""
+
+
+def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudget:
+    """Draw the labelled images of a run.
+
+    For the same seed, both parts contain those of a smaller budget.
+
+    Args:
+        dataset: its shots or fraction, and its rule of selection.
+        seed: the run's.
+
+    Raises:
+        FrostlineError: a class has fewer images than `shots`; or no class has enough to set one aside.
+    """
+    stream = derive(seed, "shots") % 2**31
+    rows = labelled_rows(index, dataset, stream)
+    if dataset.selection == "last":
+        return LabelBudget(rows, rows[:0], "last")
+    if dataset.selection != "within" or not is_limited(dataset):
+        return LabelBudget(rows, rows[:0], "val")
+    train = index.rows("train")
+    share = SHARE if dataset.split.val is None else dataset.split.val
+    aside = set_aside(index.labels[train], np.searchsorted(train, rows), share, stream)
+    if not aside.any():
+        raise FrostlineError(
+            f"dataset.fraction={dataset.fraction:g}: leaves one labelled image of each class, none to choose"
+            " the epoch on; raise dataset.fraction, or set dataset.selection=last or held_out"
+        )
+    return LabelBudget(rows[~aside], rows[aside], "selection")
+
+
+def is_limited(dataset: schema.Dataset) -> bool:
+    """Return whether a run may use only some of the training images."""
+    return dataset.shots is not None or dataset.fraction is not None
+
+
+def selection_record(index: Index, dataset: schema.Dataset, seed: int) -> dict[str, Any]:
+    """Return for training.json: what chose the epoch.
+
+    Returns:
+        rule; chooses: the split, or ``last``; images: the number of images that choose; labelled: the run's
+        label budget, null if it is all training images; per_class: images and labelled of each class, null if
+        the classes differ.
+    """
+    budget = label_budget(index, dataset, seed)
+    chosen_on = {"val": index.rows("val"), "selection": budget.selection, "last": budget.selection}
+    rows, labelled = chosen_on[budget.chooses], np.concatenate([budget.train, budget.selection])
+    counts = [np.bincount(index.labels[part], minlength=len(index.classes)) for part in (rows, labelled)]
+    alike = all((count == count[0]).all() for count in counts)
+    return {
+        "rule": dataset.selection or "held_out",
+        "chooses": budget.chooses,
+        "images": len(rows),
+        "labelled": len(labelled) if is_limited(dataset) else None,
+        "per_class": {"images": int(counts[0][0]), "labelled": int(counts[1][0])} if alike else None,
+    }

@@ -1,0 +1,128 @@
+"""The label budget of a run: which images train, which choose the epoch."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.data.prepared.test_index import an_index
+from tests.data.trees import packaged
+
+from frostline.console.errors import FrostlineError
+from frostline.data.loading.label_budget import label_budget, selection_record
+from frostline.data.reading.splits import set_aside, take_fraction, take_shots
+
+LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
+SHARES = st.floats(0.01, 0.99)
+N = 120
+
+
+@pytest.fixture
+def index():
+    """240 images of two classes: of each 60 to train on, 20 to validate on, 40 for the test."""
+    return an_index(
+        keys=[str(i) for i in range(2 * N)],
+        labels=np.arange(2 * N) % 2,
+        splits=np.array((["train"] * 6 + ["val"] * 2 + ["test"] * 4) * (N // 6)),
+        sha256=["0" * 64] * 2 * N,
+        widths=[4] * 2 * N,
+        heights=[4] * 2 * N,
+        modes=["L"] * 2 * N,
+    )
+
+
+def within(**budget):
+    return packaged("digits", selection="within", **budget).dataset
+
+
+@given(LABELS, st.floats(0.05, 1.0), SHARES, st.integers(0, 99))
+@settings(deadline=None)
+def test_each_class_with_two_images_has_some_to_train_on_and_some_to_choose_on(labels, fraction, share, seed):
+    drawn = take_fraction(labels, fraction, seed)
+    aside = set_aside(labels, drawn, share, seed)
+    assert np.array_equal(aside, set_aside(labels, drawn, share, seed))
+    for label in np.unique(labels):
+        n, chosen = (int((labels[rows] == label).sum()) for rows in (drawn, drawn[aside]))
+        assert chosen == (min(n - 1, max(1, int(n * share + 0.5))) if n > 1 else 0)
+
+
+@given(LABELS, st.lists(st.floats(0.05, 1.0), min_size=2, max_size=2).map(sorted), SHARES, st.integers(0, 99))
+@settings(deadline=None)
+def test_no_image_changes_sides_when_the_budget_grows(labels, fractions, share, seed):
+    parts = []
+    for fraction in fractions:
+        drawn = take_fraction(labels, fraction, seed)
+        aside = set_aside(labels, drawn, share, seed)
+        parts.append((set(drawn[~aside]), set(drawn[aside])))
+    (train, selection), (more_train, more_selection) = parts
+    assert train <= more_train
+    assert selection <= more_selection
+    assert not more_train & more_selection
+
+
+def test_shots_and_fractions_share_the_order():
+    labels = np.arange(40) % 2
+    shots, half = take_shots(labels, 5, 3), take_fraction(labels, 0.5, 3)
+    few, many = (set(drawn[set_aside(labels, drawn, 0.2, 3)]) for drawn in (shots, half))
+    assert few < many
+
+
+def test_within_divides_the_label_budget(index):
+    budget = label_budget(index, within(shots=10), 0)
+    whole = label_budget(index, packaged("digits", shots=10).dataset, 0)
+    assert budget.chooses == "selection"
+    assert np.bincount(index.labels[budget.train]).tolist() == [8, 8]
+    assert np.bincount(index.labels[budget.selection]).tolist() == [2, 2]
+    assert sorted([*budget.train, *budget.selection]) == whole.train.tolist()
+    assert set(index.splits[budget.selection]) == {"train"}
+    assert set(label_budget(index, within(shots=10), 1).selection) != set(budget.selection)
+
+
+def test_the_share_is_that_of_the_validation_split_or_a_fifth(index):
+    half = packaged("digits", val=0.5, selection="within", shots=10).dataset
+    given_splits = packaged("digits", val=None, selection="within", shots=10).dataset
+    assert [len(label_budget(index, dataset, 0).selection) for dataset in (half, given_splits)] == [10, 4]
+
+
+@pytest.mark.parametrize(
+    ("fields", "chooses", "record"),
+    [
+        ({"selection": "within"}, "val", ("within", 40, None, (20, 60))),
+        ({"selection": "within", "shots": 10}, "selection", ("within", 4, 20, (2, 10))),
+        ({"selection": "held_out", "shots": 10}, "val", ("held_out", 40, 20, (20, 10))),
+        ({"shots": 10}, "val", ("held_out", 40, 20, (20, 10))),
+        ({"selection": "last", "fraction": 0.5}, "last", ("last", 0, 60, (0, 30))),
+    ],
+    ids=["all labels", "within", "held out", "not given", "last"],
+)
+def test_the_record_says_what_chose(fields, chooses, record, index):
+    dataset = packaged("digits", **fields).dataset
+    assert label_budget(index, dataset, 0).chooses == chooses
+    written = selection_record(index, dataset, 0)
+    rule, images, labelled, (each, of) = record
+    assert written == {
+        "rule": rule,
+        "chooses": chooses,
+        "images": images,
+        "labelled": labelled,
+        "per_class": {"images": each, "labelled": of},
+    }
+
+
+def test_classes_of_other_sizes_have_no_number_per_class(index):
+    labels = index.labels.copy()
+    labels[:60] = 0
+    uneven = an_index(**{**vars(index), "labels": labels})
+    assert selection_record(uneven, within(fraction=0.5), 0)["per_class"] is None
+
+
+def test_a_fraction_of_one_image_a_class_is_refused(index):
+    with pytest.raises(
+        FrostlineError,
+        match=re.escape(
+            "dataset.fraction=0.01: leaves one labelled image of each class, none to choose the epoch on;"
+            " raise dataset.fraction, or set dataset.selection=last or held_out"
+        ),
+    ):
+        label_budget(index, within(fraction=0.01), 0)
