@@ -35,12 +35,12 @@ def test_a_fine_tuning_writes_the_files_that_the_contract_lists(finished):
     out = finished.folder / "runs" / "one"
     assert {path.name for path in out.iterdir()} == RUN_FILES
     metrics = json.loads((out / "metrics.json").read_text())
-    assert set(metrics) == {"test", "val", "train"}
+    assert set(metrics) == {"test", "val", "train", "selection"}
     for values in metrics.values():
         assert {"accuracy", "loss", "n"} <= values.keys()
         assert all(isinstance(value, float) for value in values.values())
     assert (out / "metrics.json").read_text() == json.dumps(metrics, indent=2, sort_keys=True) + "\n"
-    assert metrics["train"]["n"] == 100
+    assert (metrics["train"]["n"], metrics["selection"]["n"]) == (80, 20)
     history = read_csv(out / "history.csv")
     assert [row["epoch"] for row in history] == ["0", "1", "2"]
     predictions = read_csv(out / "predictions.csv")
