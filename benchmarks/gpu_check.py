@@ -32,7 +32,7 @@ PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
 MOST_MIB = 64
 LIGHT = (
-    *("numpy", "pillow", "safetensors", "psutil", "pyyaml", "packaging", "tqdm"),
+    *("numpy", "pillow", "safetensors", "psutil", "pyyaml", "packaging", "tqdm", "scipy"),
     *(
         "torchvision",
         "timm",

@@ -63,7 +63,7 @@ def test_heads_that_are_trained_at_once(loss, optimizer):
     images = FeatureSet([torch.zeros(32, 16, device=CUDA)], labels())
     group = heads._HeadBatch(many, images, images, recipe)
     assert group._epoch(0)[0].is_cuda
-    assert group._validate()[0].is_cuda
+    assert group._measure(images)[0].is_cuda
 
 
 def test_neighbours():
@@ -89,7 +89,7 @@ def test_the_totals_of_an_epoch_that_is_resumed(monkeypatch):
     module = Classifier.__new__(Classifier)
     torch.nn.Module.__init__(module)
     monkeypatch.setattr(Classifier, "device", torch.device(CUDA, 0))
-    module.criterion = CrossEntropy(0.0)
+    module.criterion, module.scaler = CrossEntropy(0.0), None
     checkpoint = {"loss": torch.zeros(()), "accuracy": torch.zeros((), dtype=torch.long), "count": 8}
     module.on_load_checkpoint({"progress": {"totals": checkpoint, "taken": 1, "images": 8}})
     module.on_train_start()

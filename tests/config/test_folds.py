@@ -36,4 +36,4 @@ def test_configs_without_folds_are_as_before():
     """Their hashes are the keys of caches and of runs."""
     composed, choices = compose.experiment([])
     dataset = stage_configs.finetune_config(composed, choices).model_dump()["dataset"]
-    assert dataset.keys() == {"kind", "split", "shots", "fraction", "on_bad_image"}
+    assert dataset.keys() == {"kind", "split", "shots", "fraction", "selection", "on_bad_image"}

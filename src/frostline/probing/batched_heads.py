@@ -266,8 +266,8 @@ class _HeadBatch:
     def _column(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64, device=self.device)[:, None]
 
-    def _measure(self, part: FeatureSet) -> tuple[list[float], list[float]]:
-        """Return each head's mean loss and accuracy."""
+    def _measure(self, part: FeatureSet) -> tuple[Tensor, Tensor]:
+        """Return each head's mean loss and accuracy, (H,) float64."""
         heads = len(self.heads)
         loss = self.lr.new_zeros(heads)
         right = self.labels.new_zeros(heads)
@@ -278,11 +278,14 @@ class _HeadBatch:
             losses, _ = self.objective(logits, labels.expand(heads, -1))
             loss += losses.double().sum(1)
             right += hits(logits, labels)
-        return (loss / len(part)).tolist(), [hit / len(part) for hit in right.tolist()]
+        return loss / len(part), right.double() / len(part)
 
     def _record(self, epoch: int, losses: Tensor | None, right: Tensor | None) -> None:
         """Add an epoch to each head's history, or its failure; store the best epoch's parameters."""
-        measured = {split: self._measure(part) for split, part in self.validation.items()}
+        measured = {
+            split: [values.tolist() for values in self._measure(part)]
+            for split, part in self.validation.items()
+        }
         step = epoch * len(self.sizes)
         for i, fit in enumerate(self.fits):
             if fit.failure:
