@@ -12,6 +12,7 @@ from tests.tiny import PROBE, files, run_config
 
 from frostline.base.formats import read_csv
 from frostline.commands import main as cli
+from frostline.console.progress import say_once
 from frostline.evaluation import evaluate
 from frostline.probing import batched_finetune as together
 from frostline.probing import probe, results
@@ -51,6 +52,7 @@ def frostline(place, monkeypatch, capsys):
     """Runs a command there: what it prints, or its error without the program's name."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("FROSTLINE_TRACKING", "off")
+    say_once.cache_clear()  # another test of this process may have said the same
 
     def run(command, *words, status=0, tiny=TINY):
         assert cli.main([command, *tiny, *words]) == status
