@@ -4,7 +4,8 @@ import pytest
 
 from frostline.config import compose, stage_configs
 from frostline.console.errors import FrostlineError
-from frostline.training.run_info import run_name, setting_of
+from frostline.training.run_info import run_name
+from frostline.training.services import setting_of
 
 
 def test_folds_that_do_not_fit_are_refused():

@@ -92,6 +92,13 @@ def test_the_first_request_of_a_store_may_be_for_a_study(store):
     assert store.studies.begin("tiny", {}) == store.studies.begin("tiny", {})
 
 
+def test_a_store_is_opened_without_torch():
+    """The recorder and `frostline ui` hold it in memory for as long as they run."""
+    code = "import sys, frostline.tracking.store; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_study_is_told_what_its_runs_differ_in(store):
     begin(store, info(study="arms", number=0, arm="full")).end("FINISHED")
     swept = {"sweep.keys": "freeze,optimizer.lr", "sweep.objective": "val/loss"}

@@ -14,7 +14,7 @@ from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names
 from frostline.tracking.seed_groups import counts
 from frostline.tracking.store import Store
-from frostline.training.run_info import setting_of
+from frostline.training.services import setting_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

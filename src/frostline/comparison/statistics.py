@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from frostline.base.metrics import SHARES
 from frostline.comparison.ranking import rank
-from frostline.stats.transfer import Estimate, Gain, estimate, holm, paired_gain
-from frostline.training.run_info import setting_of
+from frostline.stats.transfer import Estimate, Gain, estimate, fold_overlap, holm, paired_gain
+from frostline.training.services import setting_of
 
 PARAMS_IN_NAMES = ("stage", "arm", "freeze_name", "backbone.kind", "backbone.name", "dataset.kind")
 """Parameters that are part of a run's name."""
@@ -120,14 +120,9 @@ def _configuration(runs: tuple[Result, ...], varied: Sequence[str], metrics: Seq
 
 
 def _overlap(runs: Sequence[Result]) -> float:
-    """Return test images per training image of runs that share training images; 0: they have one test split.
-
-    With K folds, that is 1/(K − 1), with the validation images counted among the training images.
-    """
-    folds = {run.fold for run in runs}
-    if len(folds) < 2:
-        return 0.0
-    return 1 / (int(runs[0].params.get("dataset.folds", len(folds))) - 1)
+    """Return the overlap of `stats.transfer.estimate` for the runs of a configuration."""
+    used = len({run.fold for run in runs})
+    return fold_overlap(used, int(runs[0].params.get("dataset.folds", used)))
 
 
 def _distinct_names(lines: Sequence[Configuration]) -> list[Configuration]:

@@ -99,6 +99,14 @@ def estimate(
     return Estimate(mean, std, max(mean - half, bounds[0]), min(mean + half, bounds[1]), n)
 
 
+def fold_overlap(used: int, folds: int) -> float:
+    """Return the overlap of `estimate` for repetitions on `used` of K folds: 1/(K − 1), or 0 on a single one.
+
+    Validation images are counted among the training images.
+    """
+    return 1 / (folds - 1) if used > 1 else 0.0
+
+
 Repetition = TypeVar("Repetition", bound=Hashable)
 """What identifies a repetition: a seed, or a fold and a seed."""
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from mlflow.entities import Metric, Param, Run
 
 from frostline.base.metrics import spread
-from frostline.stats.transfer import estimate
+from frostline.stats.transfer import estimate, fold_overlap
 from frostline.tracking import metric_names
 from frostline.tracking.run_tags import MEAN_RUN, SEED_RUN
-from frostline.training.run_info import setting_of
-from frostline.training.services import TRIAL_STATE
+from frostline.training.services import TRIAL_STATE, setting_of
 
 if TYPE_CHECKING:
     from frostline.tracking.store import Store
@@ -45,9 +44,8 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     for member in finished:
         if "seed" in member.data.tags and member.data.tags["mlflow.parentRunId"] != parent:
             store.log_tags(member.info.run_id, {"mlflow.parentRunId": parent, "kind": SEED_RUN})
-    folds = {fold for fold, _ in seeds}
-    count = int(run.data.params.get("dataset.folds", len(folds)))
-    overlap = 1 / (count - 1) if len(folds) > 1 else 0.0  # as `comparison.statistics` does
+    used = len({fold for fold, _ in seeds})
+    overlap = fold_overlap(used, int(run.data.params.get("dataset.folds", used)))
     metrics = over_seeds([member.data.metrics for member in seeds.values()], overlap)
     at = int(1000 * time.time()) if when is None else when
     store.log_metrics(

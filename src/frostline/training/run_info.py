@@ -1,7 +1,5 @@
 """A run's name, and what the tracker records about a run before it begins."""
 
-import re
-
 from frostline.base import devices
 from frostline.data.loading.label_budget import selection_record
 from frostline.data.prepared.index import Index
@@ -22,15 +20,6 @@ def setting_name(run: Run) -> str:
 def run_name(run: Run) -> str:
     """Return the name of a run, such as ``full·resnet10t·digits·s0``."""
     return f"{setting_name(run)}{repetition_name(run.seed, run.dataset.fold)}"
-
-
-def setting_of(run_name: str) -> str:
-    """Return the name that the repetitions of a run share, over folds and seeds.
-
-    >>> setting_of("full·mlp·table·f2·s0"), setting_of("full·mlp·digits·s1")
-    ('full·mlp·table', 'full·mlp·digits')
-    """
-    return re.sub(r"(·f\d+)?·s\d+$", "", run_name)
 
 
 def backbone_name(run: Run) -> str:

@@ -1,5 +1,6 @@
 """What a stage gets beside its inputs: progress bars, messages, a tracker and a scratch folder."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -104,6 +105,15 @@ class Tracker:
 def repetition_name(seed: int, fold: int | None = None) -> str:
     """Return what a repetition adds to the name of its setting: ``·s0``, or ``·f2·s0`` with folds."""
     return f"·s{seed}" if fold is None else f"·f{fold}·s{seed}"
+
+
+def setting_of(run_name: str) -> str:
+    """Return a run's name without what `repetition_name` added: the name that its repetitions share.
+
+    >>> setting_of("full·mlp·table·f2·s0"), setting_of("full·mlp·digits·s1")
+    ('full·mlp·table', 'full·mlp·digits')
+    """
+    return re.sub(r"(·f\d+)?·s\d+$", "", run_name)
 
 
 @dataclass(frozen=True)
