@@ -499,7 +499,7 @@ def test_names_that_users_choose(store, capsys):
             assert sorted(run.data.metrics.values()) == values
         assert len(results.finished({"study": name})) == 2
         if len(name) < 250 and name.isprintable():
-            assert len(results.named(name)) == 1  # the best of the study of that name
+            assert len(results.named(name)) == 2
             assert len(results.named(f"{name}·s1")) == 1
     studies = {run.data.tags["study"] for run in store.search({"stage": "study"}, limit=100)}
     assert {metric_names.text(name) for name in NAMES} <= studies

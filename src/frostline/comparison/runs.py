@@ -56,8 +56,6 @@ class Results:
         """
         if Path(word, WEIGHTS).is_file():
             return self._of_folder(Path(word))
-        if chosen := self.chosen(word):
-            return chosen
         if re.fullmatch(r"[0-9a-f]{32}", word):
             results = self.finished({}, f"attributes.run_id = '{word}'")
         else:
@@ -66,7 +64,7 @@ class Results:
         if not results:
             results = self.finished({}, metric_names.begins("attributes.run_name", f"{word}·"))
             results = [run for run in results if setting_of(run.name) == word]
-        if not results:
+        if not results and not (results := self.chosen(word)):
             known = {*(run.name for run in self.finished({})), *self.words()}
             raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, known)}")
         return results
