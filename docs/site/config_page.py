@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from frostline import schema
 from frostline.schema import data, network, stages, sweep, training
+from frostline.schema.validation import members
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -95,7 +96,7 @@ def _field(name: str, field: FieldInfo, meaning: str) -> Iterator[Key]:
     meaning = meaning or " ".join(_first_sentence(model) for model in models)
     assert meaning, f"{name} has no docstring in src/frostline/schema"
     # Of a model, or of one of several, only the keys inside have values.
-    nested = not field.description and models and set(models) == set(_alternatives(field.annotation))
+    nested = not field.description and models and set(models) == set(members(field.annotation))
     if not nested:
         yield Key(name, _allowed(field), meaning)
     inner = name
@@ -245,19 +246,9 @@ def _first_sentence(model: type[BaseModel]) -> str:
     return (inspect.getdoc(model) or "").partition("\n")[0]
 
 
-def _alternatives(annotation: Any) -> list[Any]:
-    """Return the members of a union, with annotations unwrapped; a list or dictionary counts as its items."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _alternatives(get_args(annotation)[0])
-    if origin in (Union, types.UnionType):
-        return [member for part in get_args(annotation) for member in _alternatives(part)]
-    return [annotation]
-
-
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the models that a value of this type may be or contain."""
-    for member in _alternatives(annotation):
+    for member in members(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
             yield member
         elif get_origin(member) in (list, dict):

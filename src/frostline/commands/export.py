@@ -22,11 +22,7 @@ The file is read again and compared with the network on test images; if they dif
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "export", run, summary, EPILOG)
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="a run's folder or name, best, last, or models:/NAME@ALIAS",
-    )
+    options.add_model(parser, "run")
     parser.add_argument(
         "--format",
         type=_not_torchscript,

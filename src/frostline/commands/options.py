@@ -48,6 +48,11 @@ def add_resolved(parser: Any) -> None:
     )
 
 
+def add_model(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add RUN, the trained network that a command uses, as the argument `name`."""
+    parser.add_argument(name, metavar="RUN", help="a run's folder or name, best, last, or models:/NAME@ALIAS")
+
+
 def add_report_config(parser: argparse.ArgumentParser) -> None:
     """Add `--resolved` to a command that reads the report's config."""
     parser.add_argument(

@@ -41,11 +41,7 @@ read, error says why, the others are classified, and the exit status is 2.
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "predict", run, summary, EPILOG)
-    parser.add_argument(
-        "model",
-        metavar="RUN",
-        help="a run's folder or name, best, last, or models:/NAME@ALIAS",
-    )
+    options.add_model(parser, "model")
     parser.add_argument(
         "images", metavar="IMAGE|FOLDER|TABLE", nargs="+", help="image files, folders or tables"
     )

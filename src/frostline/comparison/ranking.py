@@ -17,7 +17,7 @@ def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, 
     several.
 
     Args:
-        metric: such as ``val/loss``, of which less is better.
+        metric: such as ``val/loss``; lower losses and higher accuracies are better.
         values: one per seed, at least one.
         most: the number of seeds of the setting that has the most.
     """

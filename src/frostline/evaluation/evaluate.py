@@ -16,7 +16,7 @@ from frostline.base.metrics import Spread, classification_metrics, held_out, spr
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.label_budget import label_budget
-from frostline.data.loading.pixels import Images, images_key, load_pixels, thumbnails
+from frostline.data.loading.pixels import Images, images_of, load_pixels, thumbnails
 from frostline.data.loading.resize import format_of
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.data.reading.decode import shown
@@ -24,7 +24,6 @@ from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
-from frostline.models.input_spec import InputSpec
 from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
 from frostline.schema.validation import validated
 from frostline.training import garbage, machine, trainable
@@ -181,30 +180,25 @@ class Evaluator:
         self._data, self._spec = data, spec
         self._trainer, self._services = run.trainer, services
         self._network = network_with(weights.state, run.backbone, spec, len(index.classes))
-        self._splits = _splits(index)
-        self._rows = {split: index.rows(split) for split in self._splits}
         if images is None:
             budget = label_budget(index, run.dataset, run.seed)
-            self._rows["train"] = budget.train
+            self._rows = {split: index.rows(split) for split in _splits(index)} | {"train": budget.train}
             if len(budget.selection):
                 self._rows["selection"] = budget.selection
-                self._splits = [*self._splits, "selection"]
             images = len(budget.train)
         else:
-            self._splits = ["test"]
-            self._rows = {"test": self._rows["test"]}
+            self._rows = {"test": index.rows("test")}
+        parts = {split: (data, rows) for split, rows in self._rows.items()}
+        parts |= {
+            f"test/{name}": (tests, tests.index.rows("test")) for name, tests in data.test_sets().items()
+        }
         self._images = {}
-        for split, rows in self._rows.items():
-            pixels = load_pixels(data, rows, spec, scratch=services.scratch)
-            labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
-            self._images[split] = Images(pixels, labels, images_key(index, rows, spec), index.name, split)
-        for name, test_set in data.test_sets().items():
-            split = f"test/{name}"
-            self._splits.append(split)
-            self._images[split] = _all_images(test_set, spec, split, services)
+        for split, (source, rows) in parts.items():
+            pixels = load_pixels(source, rows, spec, scratch=services.scratch)
+            self._images[split] = images_of(source.index, rows, pixels, spec, split)
         self._reuse = reuse_of(run, spec, services)
         self._parts = split_for_inference(
-            run, self._network, images, self._reuse, self._images[self._splits[0]]
+            run, self._network, images, self._reuse, next(iter(self._images.values()))
         )
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -220,9 +214,9 @@ class Evaluator:
             weights_sha256: the hash of their file.
             out: the folder for metrics.json and predictions.csv.
         """
-        logits = {split: self._logits(split) for split in self._splits}
+        logits = {split: self._logits(split) for split in self._images}
         metrics = {
-            split: classification_metrics(logits[split], self._images[split].labels) for split in self._splits
+            split: classification_metrics(logits[split], part.labels) for split, part in self._images.items()
         }
         split = self._data.index.held_out
         majority = self._majority(run, split, metrics[split]["accuracy"])
@@ -283,7 +277,7 @@ class Evaluator:
     def _features(self) -> dict[str, torch.Tensor]:
         """Split of the data set → features of its images at the split point."""
         assert self._parts is not None
-        return {split: self._reuse.features(self._parts[0], self._images[split]) for split in self._splits}
+        return {split: self._reuse.features(self._parts[0], part) for split, part in self._images.items()}
 
 
 def split_for_inference(
@@ -316,14 +310,6 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
     for row, p, k in zip(rows.tolist(), confidence.tolist(), best.tolist(), strict=True):
         # Seven digits: the precision of float32.
         yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
-
-
-def _all_images(data: PreparedData, spec: InputSpec, split: str, services: Services) -> Images:
-    """Return all images of a further test set."""
-    rows = data.index.rows("test")
-    pixels = load_pixels(data, rows, spec, scratch=services.scratch)
-    key = images_key(data.index, rows, spec)
-    return Images(pixels, torch.as_tensor(data.index.labels), key, data.index.name, split)
 
 
 def _splits(index: Index) -> list[str]:

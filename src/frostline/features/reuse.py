@@ -101,6 +101,11 @@ class FeatureExtractor:
         rows = torch.arange(PROOF) % len(images)
         return execution.arranged(normalise(images.pixels[rows].to(device), self.spec))
 
+    @property
+    def view_numbers(self) -> list[int | None]:
+        """The views of a training image that have features: 0, 1, …; None: the image without augmentation."""
+        return [None] if self.views is None else list(range(self.views))
+
     def features(self, split: Split, images: Images, view: int | None = None) -> Tensor:
         """Return the features of N images, (N, *split.shape), on the CPU; memory-mapped if they are large.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, zip_longest
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -159,8 +159,8 @@ class _Steps:
             return None
         assert isinstance(split, Split)
         self.layers = f"features at {split.name}"
-        views = [None] if reuse.views is None else list(range(reuse.views))
-        features = [held_on(reuse.features(split, self._data.train, view), self._device) for view in views]
+        train, views = self._data.train, reuse.view_numbers
+        features = [held_on(reuse.features(split, train, view), self._device) for view in views]
         trains = reuse.execution(self._network).trains
         precision = precision_behind(self._plan.trained(0), self._network, trains)
         return ReusedFeatures(split, features, None, precision)
@@ -173,9 +173,8 @@ class _Steps:
             inputs, labels = rows, self._data.train.labels.index_select(0, rows).to(self._device)
         else:
             inputs, labels = self._data.training_images(rows, step, self._device)
-        parts, weights, total = self._data.parts, self._data.train.weights, 0.0
-        part_weights = [None] if weights is None else parts(weights.index_select(0, rows).to(self._device))
-        for part, truth, weight in zip_longest(parts(inputs), parts(labels), part_weights):
+        total = 0.0
+        for part, truth, weight in self._data.step_batches(rows, inputs, labels):
             logits = (
                 self._reused.training(part, epoch, self._device)
                 if self._reused

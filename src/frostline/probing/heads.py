@@ -75,8 +75,7 @@ class FeatureGroup:
     @cached_property
     def views(self) -> list[Tensor]:
         """(N, D) features of the training images, one tensor per augmented view."""
-        views = [None] if self.reuse.views is None else list(range(self.reuse.views))
-        return [self.reuse.features(self.split_point, self.train, view) for view in views]
+        return [self.reuse.features(self.split_point, self.train, view) for view in self.reuse.view_numbers]
 
     @cached_property
     def validation(self) -> Tensor:

@@ -20,7 +20,7 @@ from frostline.base.run_folder import HEADS, OUTPUTS, PROBE, WEIGHTS
 from frostline.config.overrides import HEAD_KEYS
 from frostline.console.errors import TrainingFailed, resource_errors
 from frostline.console.progress import Advance, Progress
-from frostline.data.loading.pixels import Images, images_key, load_pixels
+from frostline.data.loading.pixels import Images, images_of, load_pixels
 from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
 from frostline.features.execution import device_of
@@ -199,8 +199,7 @@ def _test_images(material: Material, services: Services) -> Images | None:
     if not len(rows):
         return None
     pixels = load_pixels(material.data, rows, spec, services.progress, services.scratch)
-    labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
-    return Images(pixels, labels, images_key(index, rows, spec), index.name, "test")
+    return images_of(index, rows, pixels, spec, "test")
 
 
 def _test_spread(

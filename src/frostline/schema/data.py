@@ -85,7 +85,7 @@ class _Dataset(Strict):
         return {key: value for key, value in data.items() if value is not None or key not in LATER_KEYS}
 
     def without_budget(self) -> Self:
-        """Return the config with all labels, of which `prepare` makes the same index."""
+        """Return the config with all labels; `prepare` makes the same index from it."""
         return self.model_copy(update=dict.fromkeys(LABEL_BUDGET))
 
 

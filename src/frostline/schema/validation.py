@@ -96,7 +96,7 @@ def _locate(
         holder = models[0]
         path.append(str(step))
         field = holder.model_fields.get(str(step))
-        candidates = _members(field.annotation) if field else []
+        candidates = members(field.annotation) if field else []
         if field is not None and field.description:
             break
     return path, holder, field
@@ -107,17 +107,17 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(kind.annotation) if kind else ()
 
 
-def _members(annotation: Any) -> list[Any]:
+def members(annotation: Any) -> list[Any]:
     """Return the types that a value may have, with unions and annotations resolved."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _members(get_args(annotation)[0])
+        return members(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
+        return [member for part in get_args(annotation) for member in members(part)]
     return [annotation]
 
 
 def _inner(container: Any) -> list[Any]:
     """Return the types of the items of a list, or of the values of a dictionary."""
     arguments = get_args(container)
-    return _members(arguments[-1]) if arguments else []
+    return members(arguments[-1]) if arguments else []

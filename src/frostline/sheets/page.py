@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from frostline.data.reading.decode import no_larger
 from frostline.plotting.templates import page, templates
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -95,8 +96,7 @@ def _within_limit(cards: Sequence[Card]) -> Iterator[dict[str, Any]]:
 
 def reduced(image: Image.Image) -> Picture:
     """Return an image, L or RGB, at most `SIDE` pixels wide and high."""
-    image.thumbnail((SIDE, SIDE))
-    return np.asarray(image)
+    return no_larger(image, SIDE)
 
 
 def _data_uri(picture: Picture) -> str:

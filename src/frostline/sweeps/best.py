@@ -146,7 +146,7 @@ def shown(value: Value) -> str:
 
 
 def _described(name: str, settings: Sequence[Setting]) -> str:
-    """Return comment lines that say which run of which setting an experiment repeats."""
+    """Return comment lines that name the setting and the run that an experiment repeats."""
     best = settings[0]
     trial = f"trial {best.run.number}, at {best.run.values[0]:.4f}"
     if max(len(setting.trials) for setting in settings) == 1:

@@ -5,7 +5,8 @@ have entered another phase since Lightning fetched the batch.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import repeat
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -120,7 +121,7 @@ class ImageData(pl.LightningDataModule):
         """Returns the images per step of the next epoch; called whenever Lightning asks for the loader."""
         self._step_size = trainer.images_per_step()
         self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._step_size)))
-        self.accumulate = trainer.accumulate or 1
+        self._accumulate = trainer.accumulate or 1
         self.eval_batch_size = trainer.eval_batch_size
         self.val_batches = ValBatches(self.validation, trainer.eval_batch_size)
         self._normalised: Tensor | None = None
@@ -167,9 +168,27 @@ class ImageData(pl.LightningDataModule):
             self.ahead = Prefetcher(lambda rows, step: self.training_images(rows, step, device))
         return self.ahead.batch(rows, step, coming)
 
-    def parts(self, step: Tensor) -> tuple[Tensor, ...]:
+    def step_batches(
+        self, rows: Tensor, inputs: Tensor, labels: Tensor
+    ) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
+        """Return the batches of a step whose gradients are accumulated, or one: inputs, labels, weights.
+
+        Args:
+            rows: (N,) of the training images.
+            inputs: (N, …), the images, or the rows themselves where features are reused.
+            labels: (N,) or (N, K), on the device.
+        """
+        weights = self.train.weights
+        if weights is not None:
+            weights = weights.index_select(0, rows).to(labels.device)
+        if self._accumulate == 1:
+            return ((inputs, labels, weights),)
+        part_weights = repeat(None) if weights is None else self._parts(weights)
+        return zip(self._parts(inputs), self._parts(labels), part_weights, strict=False)
+
+    def _parts(self, step: Tensor) -> tuple[Tensor, ...]:
         """Split a step's rows, images or labels, (N, …), into the batches whose gradients are accumulated."""
-        return batches.batches(step, self._step_size // self.accumulate)
+        return batches.batches(step, self._step_size // self._accumulate)
 
     def close(self) -> None:
         """Stop prefetching."""
@@ -213,7 +232,7 @@ class ImageData(pl.LightningDataModule):
     def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
         """Yield the images of an epoch's training batches, augmented as at `step`."""
         for rows in self.training_rows(epoch):
-            yield from self.parts(self.training_images(rows, step, device)[0])
+            yield from self._parts(self.training_images(rows, step, device)[0])
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -95,7 +95,7 @@ class FeatureReuse(pl.Callback):
     def _reused(self, split: Split, phase: int) -> tuple[ReusedFeatures, bool]:
         """Return the features of a phase, and whether all of them were cached."""
         plan = self.freezing.plan
-        views = [None] if self.reuse.views is None else list(range(self.reuse.views))
+        views = self.reuse.view_numbers
         features = [self.reuse.cached_features(split, self.train, view) for view in views]
         moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
         drifts = self.averages and not moved.isdisjoint(split.prefix)

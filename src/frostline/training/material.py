@@ -1,6 +1,6 @@
 """What the seeds of a run share: prepared data at the network's resolution, and initial weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from frostline.data.loading.pixels import (
     ImageStack,
     Uncropped,
     aspects_of,
-    images_key,
+    images_of,
     load_pixels,
     select,
 )
@@ -50,18 +50,13 @@ class Material:
         """Return the images of some index rows, all of one split; only those of train have weights."""
         rows = torch.as_tensor(rows)
         places = torch.searchsorted(self.rows, rows)
+        images = images_of(self.index, rows, select(self.pixels, places), self.spec, split)
+        if split != "train":
+            return images
         sources = None
-        if self.uncropped is not None and split == "train":
+        if self.uncropped is not None:
             sources = Uncropped(select(self.uncropped, places), aspects_of(self.index, rows))
-        return Images(
-            select(self.pixels, places),
-            torch.as_tensor(self.index.labels)[rows],
-            images_key(self.index, rows, self.spec),
-            self.index.name,
-            split,
-            relative_weights(self.index, rows) if split == "train" else None,
-            sources,
-        )
+        return replace(images, weights=relative_weights(self.index, rows), uncropped=sources)
 
 
 def relative_weights(index: Index, rows: torch.Tensor) -> torch.Tensor | None:

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -213,10 +212,7 @@ class Classifier(pl.LightningModule):
             inputs, labels = rows, self._data.train.labels.index_select(0, rows).to(self.device)
         else:
             inputs, labels = self._data.batch(rows, step, coming, self.device)
-        weights = self._data.train.weights
-        if weights is not None:
-            weights = weights.index_select(0, rows).to(self.device)
-        for number, (part, truth, weight) in enumerate(self._parts(inputs, labels, weights)):
+        for number, (part, truth, weight) in enumerate(self._data.step_batches(rows, inputs, labels)):
             # Module.__call__ takes as long as a small layer
             logits = (
                 self.reused.training(part, self.current_epoch, self.device)
@@ -246,16 +242,6 @@ class Classifier(pl.LightningModule):
         progress.increment_completed()
         for callback in self.step_callbacks:
             callback.after_step(trainer, self)
-
-    def _parts(
-        self, inputs: Tensor, labels: Tensor, weights: Tensor | None
-    ) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
-        """Return the batches of a step: those whose gradients are accumulated, or one."""
-        if self._data.accumulate == 1:
-            return ((inputs, labels, weights),)
-        parts = self._data.parts
-        part_weights = repeat(None) if weights is None else parts(weights)
-        return zip(parts(inputs), parts(labels), part_weights, strict=False)
 
     def _loss(self, logits: Tensor, labels: Tensor, image_weights: Tensor | None = None) -> Tensor:
         """Return the mean loss, and add it to the epoch's totals."""

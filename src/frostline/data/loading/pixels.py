@@ -20,7 +20,7 @@ from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import IMAGES_FILE, Index, PreparedData
 from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
-from frostline.data.reading.decode import BadImage
+from frostline.data.reading.decode import BadImage, no_larger
 from frostline.data.reading.sources import place_of, store_of
 from frostline.data.reading.stores import Store
 from frostline.models.input_spec import InputSpec
@@ -115,6 +115,20 @@ def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Ten
     return content_key([_FORMAT, hashes, *spec.geometry])
 
 
+def images_of(
+    index: Index, rows: NDArray[np.int64] | torch.Tensor, pixels: ImageStack, spec: InputSpec, split: str
+) -> Images:
+    """Return some images of an index with their labels and content key.
+
+    Args:
+        rows: (N,) positions in the index.
+        pixels: (N, C, H, W), from `load_pixels`.
+        split: its name, for display.
+    """
+    labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
+    return Images(pixels, labels, images_key(index, rows, spec), index.name, split)
+
+
 def load_pixels(
     data: PreparedData,
     rows: Sequence[int] | NDArray[np.int64],
@@ -193,7 +207,7 @@ def thumbnails(
         store = store_of(data.dataset)
         keys = [data.index.keys[row] for row in rows]
         images = [decode_as(store.read(key), key, wanted, at_least=side).picture for key in keys]
-    return [_no_larger(image, side) for image in images]
+    return [no_larger(image, side) for image in images]
 
 
 def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
@@ -226,11 +240,6 @@ def _pixels_of_file(store: Store, index: Index, place: str, spec: InputSpec, row
         return to_pixels(decode_as(content, key, format_of(spec)).image, spec)
     except BadImage as bad:
         raise FrostlineError(f"{place}: {bad}") from None
-
-
-def _no_larger(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    image.thumbnail((side, side))
-    return np.asarray(image)
 
 
 def _pixels_of_array(images: Pixels, index: Index, folder: Path, spec: InputSpec, row: int) -> Pixels:

@@ -113,6 +113,12 @@ def shown(values: Values) -> NDArray[np.uint8]:
     return eight_bits(values) if values.dtype == np.uint16 else values.astype(np.uint8)
 
 
+def no_larger(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """Return an image, L or RGB, reduced in place to at most `side` pixels wide and high."""
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
 def read_bytes(path: Path, name: str) -> bytes:
     """Return the content of the file at `path`, called `name` in errors.
 
