@@ -20,6 +20,8 @@ def error_of(*words):
 def folder(tmp_path, monkeypatch):
     (tmp_path / "my photos").mkdir()
     (tmp_path / "labels.csv").touch()
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run/weights.safetensors").touch()
     monkeypatch.chdir(tmp_path)
 
 
@@ -47,6 +49,10 @@ def test_each_command_refuses_a_misspelt_model_and_a_missing_folder(command):
         (["-m", "backbone=timm", "backbone.name=resnet18,resnet5O"], "backbone.name: timm has no 'resnet5O'"),
         (["-m", "dataset.root=my photos,nowhere"], "dataset.root: nowhere doesn't exist"),
         (["dataset=table", "dataset.file=label.csv"], "did you mean labels.csv?"),
+        (
+            ["weights=file", "weights.path=my run"],
+            "weights.path: my run is the folder of a run; write 'weights.path=my run/weights.safetensors'",
+        ),
         (["weights=file", "weights.path=x.pth"], "weights.path: x.pth doesn't exist: give a .safetensors"),
     ],
 )
@@ -65,6 +71,7 @@ def test_what_is_refused(words, sentence):
         ["finetune", "experiment=mine", "backbone.name=mine"],
         ["finetune", "dataset.root=my photos"],
         ["finetune", "dataset.root=null"],
+        ["finetune", "weights=file", "weights.path=my run/weights.safetensors"],
         ["finetune", "dataset.root=${source.root}"],
         ["finetune", "--cfg", "job", "dataset=image_folder", "dataset.root=nowhere"],
         ["plan", "dataset=image_folder", "dataset.root=nowhere", "--images", "100"],

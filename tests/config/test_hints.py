@@ -1,6 +1,7 @@
 """What other tools' users type, and that the override which the error names works."""
 
 import re
+import shlex
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,7 +10,6 @@ from frostline.config import compose, hints, hydra_session
 from frostline.console.errors import FrostlineError
 
 VALUES = {"dataset.root": "photos", "weights.path": "model.pth", "backbone": "mlp", "trainer.device": "cpu"}
-NEEDS = {"dataset.root": ["dataset=image_folder"], "weights.path": ["weights=file"], "input.size": []}
 
 
 def error_of(*overrides):
@@ -27,8 +27,11 @@ def composed(*overrides):
 def test_a_key_of_another_tool_names_frostlines(synonym):
     key = hints.KEYS[synonym]
     value = VALUES.get(key, "3")
-    assert error_of(f"{synonym}={value}") == f"{synonym}: unknown key; write {key}={value}"
-    followed = composed(*NEEDS.get(key, []), f"{key}={value}")
+    sentence = error_of(f"{synonym}={value}")
+    assert sentence.startswith(f"{synonym}: unknown key; write ")
+    instead = shlex.split(sentence.partition("write ")[2])
+    assert instead[-1] == f"{key}={value}"
+    followed = composed(*instead)
     found = OmegaConf.select(followed, key)
     assert found.kind == "mlp" if key == "backbone" else str(found) == value
 
@@ -47,12 +50,43 @@ def test_a_model_of_timm_is_a_name_of_the_backbone_timm():
 
 @pytest.mark.parametrize("key", ["dataset", "source"])
 def test_a_folder_is_the_root_of_an_image_folder(tmp_path, monkeypatch, key):
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "my photos").mkdir()
     monkeypatch.chdir(tmp_path)
-    instead = f"{key}=image_folder {key}.root=photos"
-    assert error_of(f"{key}=photos").endswith(f"for a folder of images, write {instead}")
-    compose.experiment(instead.split())
+    instead = f"{key}=image_folder '{key}.root=my photos'"
+    assert error_of(f"{key}=my photos").endswith(f"for a folder of images, write {instead}")
+    compose.experiment(shlex.split(instead))
     assert "allowed: digits" in error_of(f"{key}=photo")
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    """A finished run in `my runs/one`, as far as its name goes, and a checkpoint beside it."""
+    (tmp_path / "my runs/one").mkdir(parents=True)
+    (tmp_path / "my runs/one/weights.safetensors").touch()
+    (tmp_path / "model.pth").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("run_folder")
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [
+        ("weights=my runs/one", "weights=file 'weights.path=my runs/one/weights.safetensors'"),
+        ("weights=my runs", "weights=file 'weights.path=my runs/one/weights.safetensors'"),
+        ("weights=model.pth", "weights=file weights.path=model.pth"),
+        ("checkpoint=my runs/one", "weights=file 'weights.path=my runs/one/weights.safetensors'"),
+        (
+            "pretrain.weights=my runs/one",
+            "pretrain.weights=file 'pretrain.weights.path=my runs/one/weights.safetensors'",
+        ),
+    ],
+)
+def test_a_run_or_a_file_as_weights_becomes_the_path_of_its_weights(typed, instead):
+    assert error_of(typed).endswith(f"write {instead}")
+    weights = compose.experiment(shlex.split(instead))[0]
+    weights = weights.pretrain.weights if typed.startswith("pretrain") else weights.weights
+    assert weights.kind == "file"
+    assert weights.path == shlex.split(instead)[1].partition("=")[2]
 
 
 @pytest.mark.parametrize("name", hints.INTERVALS)
@@ -68,24 +102,31 @@ def test_a_distribution_of_another_tool_becomes_hydras(name):
 @pytest.mark.parametrize(
     ("word", "values", "sentence"),
     [
-        ("--freeze", ["full"], "--freeze: no such option; write freeze=full"),
-        ("--lr=0.1", [], "--lr=0.1: no such option; write optimizer.lr=0.1"),
-        ("--batch-size", [], "--batch-size: no such option; write trainer.batch_size=…"),
-        ("--seed", ["3"], "--seed: no such option; write seed=3"),
-        ("--input.size", ["32"], "--input.size: no such option; write input.size=32"),
+        ("--freeze", ["full"], "freeze=full"),
+        ("--lr=0.1", [], "optimizer.lr=0.1"),
+        ("--batch-size", [], "trainer.batch_size=…"),
+        ("--seed", ["3"], "seed=3"),
+        ("--input.size", ["32"], "input.size=32"),
+        ("--data-dir", ["my photos"], "dataset=image_folder 'dataset.root=my photos'"),
+        ("--root", ["x", "dataset=table"], "dataset.root=x"),
+        ("--ckpt", ["model.pth"], "weights=file weights.path=model.pth"),
         ("--nope", [], None),
         ("-5", [], None),
         ("--../x", [], None),
     ],
 )
 def test_an_option_with_dashes_becomes_an_override(word, values, sentence):
-    assert hints.of_flag(word, values) == sentence
+    expected = None if sentence is None else f"{word}: no such option; write {sentence}"
+    assert hints.of_flag(word, values) == expected
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["dataset=my labels.csv"], "for a table of images, write dataset=table dataset.file=my labels.csv"),
+        (
+            ["dataset=my labels.csv"],
+            "for a table of images, write dataset=table 'dataset.file=my labels.csv'",
+        ),
         (
             ["dataset=image_folder", "dataset.root=x", "dataset.group=patient"],
             "dataset.group: this kind of data set has no groups, which are a column of a table; write "

@@ -8,6 +8,7 @@ from tests.shell import TINY
 
 from frostline.base import files
 from frostline.config import compose, stage_configs
+from frostline.console.errors import FrostlineError
 from frostline.pipeline import session, standalone
 
 
@@ -32,6 +33,16 @@ def test_what_a_run_reads_is_known_by_its_content(place):
     (place / "photos/cat/00.png").unlink()
     assert standalone.Job("finetune").inputs([composed])["data"] != first["data"]
     assert standalone.Job("pretrain").inputs([composed])["data"] != first["data"]
+
+
+def test_an_error_about_the_source_names_its_keys(place):
+    plant(place / "photos")
+    (place / "photos/cat/broken.png").write_bytes(b"no image")
+    words = ["source=image_folder", "source.root=photos", "dataset=image_folder", "dataset.root=photos"]
+    composed, _ = compose.experiment(words)
+    for role, key in (("source", "source"), ("target", "dataset")):
+        with pytest.raises(FrostlineError, match=rf"^{key}\.root: photos has .* {key}\.on_bad_image=skip$"):
+            standalone.prepared(composed, role)
 
 
 @pytest.mark.parametrize(

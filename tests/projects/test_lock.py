@@ -51,6 +51,21 @@ def test_a_change_of_the_code_names_the_stages_that_it_affects(tmp_path, package
     assert lock.changed(tmp_path) == []
 
 
+def test_a_stage_with_other_code_is_refused_and_others_get_a_note(tmp_path, package, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lock.check("report") is None  # there is no lock
+    lock.write(tmp_path)
+    assert lock.check("report") is None
+    with (package / "reporting/words.py").open("a") as file:
+        file.write("# changed\n")
+    code.fingerprint.cache_clear()
+    sentence = "has other code for report; frostline upgrade accepts it"
+    assert sentence in lock.check()
+    assert sentence in lock.check("finetune")
+    with pytest.raises(FrostlineError, match=sentence):
+        lock.check("report")
+
+
 def test_a_version_with_the_same_code_changes_nothing(tmp_path, monkeypatch):
     lock.write(tmp_path)
     monkeypatch.setattr(frostline, "__version__", "9.9")

@@ -3,10 +3,14 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import pytest
 import torch
+from tests.imports import SRC
+from tests.study import environment
 
 from frostline.base.formats import read_csv
 from frostline.base.hashes import sha256_of
@@ -238,6 +242,20 @@ def test_other_weights_become_the_next_version_and_take_the_alias(
 def test_what_is_not_there_is_one_sentence(registered, address, sentence):
     with pytest.raises(FrostlineError, match=sentence):
         resolve.folder(address)
+
+
+@pytest.mark.usefixtures("registered")
+def test_an_unknown_name_is_reported_before_anything_slow_is_imported(place):
+    code = (
+        "import sys; from frostline.commands.main import main\n"
+        "assert main(['predict', 'tinny', 'x.png']) == 2\n"
+        "assert not {'mlflow', 'torch', 'sqlalchemy'} & sys.modules.keys()"
+    )
+    settings = environment(place, PYTHONPATH=str(SRC))
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=place, env=settings, check=True, capture_output=True, text=True)
+    assert "tinny: no folder, and no id or name of a run" in done.stderr
+    assert "did you mean 'tiny'?" in done.stderr
 
 
 def test_a_run_without_a_model_says_how_to_get_one(models, client):

@@ -32,6 +32,22 @@ def test_it_is_collected_again_from_where_work_begins():
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_call_from_python_leaves_the_garbage_of_its_process_alone(enabled):
+    from frostline.api.calls import call
+
+    frozen = gc.get_freeze_count()
+    if not enabled:
+        gc.disable()
+    try:
+        with call():
+            garbage.collect()
+            assert gc.isenabled() == enabled
+        assert gc.get_freeze_count() == frozen
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     "words", [["finetune", "backbone=nothing"], ["evaluate"], ["probe", "freeze=nothing"]]
 )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from frostline.base import project
 from frostline.console.errors import check_addresses, is_out_of_memory, system_error
 from frostline.console.progress import in_notebook, say_once
+from frostline.training.garbage import untouched
 
 
 @contextmanager
@@ -25,7 +26,8 @@ def call(*, reads_records: bool = False) -> Iterator[None]:
     _note_lock()
     _finish_recording(reads_records)
     try:
-        yield
+        with untouched():
+            yield
     except OSError as error:
         if is_out_of_memory(error):
             raise
@@ -52,9 +54,7 @@ def _finish_recording(reads_records: bool) -> None:
 
 def _note_lock() -> None:
     """Print a note, once, if the project was made with other code of frostline."""
-    root = project.find_root()
-    if (root / project.LOCK).is_dir():
-        from frostline.projects import lock
+    from frostline.projects import lock
 
-        if differing := lock.changed(root):
-            say_once(f"frostline: note: {lock.sentence(root, differing)}")
+    if sentence := lock.check():
+        say_once(f"frostline: note: {sentence}")

@@ -46,6 +46,7 @@ def check(arguments: argparse.Namespace) -> None:
                 _check_path(key, value, PATHS[name])
             elif key in ("weights.path", "pretrain.weights.path"):
                 _check_path(key, value, WEIGHTS)
+                _check_weights(key, value)
 
 
 def _plain(overrides: list[str]) -> Iterator[tuple[str, str]]:
@@ -68,6 +69,14 @@ def _check_model(name: str) -> None:
     if re.search(r"[:/]", architecture) or not known or architecture in known | timm_models.deprecated():
         return
     raise FrostlineError(f"backbone.name: timm has no {name!r}; {allowed(architecture, known)}")
+
+
+def _check_weights(key: str, value: str) -> None:
+    """Refuse the folder of a run, and name the file in it."""
+    from frostline.config import hints
+
+    if inside := hints.weights_in(value):
+        raise FrostlineError(f"{key}: {value} is the folder of a run; write {hints.shell_word(key, inside)}")
 
 
 def _check_path(key: str, value: str, advice: str) -> None:

@@ -177,8 +177,8 @@ def _unknown_words(arguments: argparse.Namespace, words: Sequence[str]) -> str:
     """Return a sentence for words that no option takes; dashes before a key are a habit from other tools."""
     from frostline.config import hints
 
-    values = [word for word in getattr(arguments, "overrides", []) if "=" not in word]
-    hint = hints.of_flag(words[0], values) if hasattr(arguments, "overrides") else None
+    overrides = getattr(arguments, "overrides", None)
+    hint = None if overrides is None else hints.of_flag(words[0], overrides)
     return hint or f"unrecognized arguments: {' '.join(words)}"
 
 

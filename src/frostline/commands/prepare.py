@@ -24,18 +24,20 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.pipeline.session import writing
     from frostline.schema import Prepare
 
+    role = "target"
     if arguments.resolved:
+        role = arguments.resolved.stem.removeprefix("prepare-")  # as `frostline compose` names it
         out = arguments.out or Path("artifacts/data")
         if options.write_if_omitted(arguments.resolved, out):
             return
         config = options.read_resolved(arguments.resolved, Prepare)
     else:
         composed, _ = compose.experiment(arguments.overrides)
-        config = stage_configs.prepare_config(composed, "target")
+        config = stage_configs.prepare_config(composed, role)
         out = arguments.out or Path(composed.out or f"runs/prepare/{config.dataset.kind}")
     from frostline.preparation.stage import prepare, set_aside_if_damaged
 
-    with writing(out):
+    with writing(out), stage_configs.keys_of(role):
         index = prepare(config, out, shown)
     if not arguments.resolved:
         set_aside_if_damaged(config, project.scratch())

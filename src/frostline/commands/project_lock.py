@@ -20,16 +20,10 @@ def check_lock(arguments: argparse.Namespace) -> None:
     from frostline.base import project
 
     name = arguments.command_name
-    root = project.find_root()
-    if name in SILENT or not (root / project.LOCK).is_dir():
+    if name in SILENT or not (project.find_root() / project.LOCK).is_dir():
         return
-    from frostline.console.errors import FrostlineError
     from frostline.projects import lock
 
-    if not (differing := lock.changed(root)):
-        return
-    sentence = lock.sentence(root, differing)
     is_stage = name in STUDY_STAGES or getattr(arguments, "resolved", None) is not None
-    if is_stage and name in differing:
-        raise FrostlineError(sentence)
-    print(f"frostline: note: {sentence}", file=sys.stderr)
+    if sentence := lock.check(name if is_stage else None):
+        print(f"frostline: note: {sentence}", file=sys.stderr)

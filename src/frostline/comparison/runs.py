@@ -12,6 +12,7 @@ from frostline.comparison.ranking import rank
 from frostline.comparison.statistics import Repetition, Result
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names
+from frostline.tracking.local_store import BEST, LAST
 from frostline.tracking.seed_groups import counts
 from frostline.tracking.store import Store
 from frostline.training.services import setting_of
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 COMPARED = 5000
 """The most runs that are read."""
 TRAINED = ("pretrain", "finetune")
-BEST, LAST = "best", "last"
-"""Words for a run: the best of the newest study or sweep, and the newest finished one."""
 OBJECTIVE = "val/accuracy"
 """What a study's best run is best in; a sweep records its own objective."""
 

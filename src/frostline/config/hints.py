@@ -2,10 +2,12 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from frostline.base import project
+from frostline.base.run_folder import WEIGHTS
 from frostline.config import timm_models
 
 SYNONYMS = {
@@ -33,10 +35,15 @@ SYNONYMS = {
 }
 """Key → what users of other tools call it."""
 KEYS = {synonym: key for key, synonyms in SYNONYMS.items() for synonym in synonyms}
+NEEDED = {"dataset.root": "dataset=image_folder", "weights.path": "weights=file"}
+"""Key → the option that has it."""
 GROUPS = ("dataset.group", "source.group")
 """Keys that only data sets with columns have."""
 PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "source", "study")
 """Keys at the top that choose no option of a group."""
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""Endings of files with weights."""
+ANY = "…"
 NEAR = 0.85
 """Similarity, from 0 to 1, above which a name is taken for a misspelling of another."""
 INTERVALS = {
@@ -62,8 +69,33 @@ def of_key(key: str, overrides: Sequence[str]) -> str | None:
         )
     if name not in KEYS or (group and group != KEYS[name].rpartition(".")[0]):
         return None
-    values = [value for typed, _, value in (o.lstrip("+~").partition("=") for o in overrides) if typed == key]
-    return f"{key}: unknown key; write {KEYS[name]}={values[0] if values else '…'}"
+    typed = dict(o.lstrip("+~").partition("=")[::2] for o in overrides)
+    return f"{key}: unknown key; write {_written(KEYS[name], typed.get(key) or ANY, typed)}"
+
+
+def _written(key: str, value: str, typed: Collection[str]) -> str:
+    """Return ``KEY=VALUE``, after the option that has the key unless one of its group was typed.
+
+    A run's folder as weights is the file in it.
+    """
+    group = key.partition(".")[0]
+    needed = f"{NEEDED[key]} " if key in NEEDED and group not in typed else ""
+    return needed + shell_word(key, weights_in(value) or value if key == "weights.path" else value)
+
+
+def shell_word(key: str, value: str) -> str:
+    """Return ``KEY=VALUE`` as a shell takes it."""
+    text = f"{key}={value}"
+    return text if value == ANY else shlex.quote(text)
+
+
+def weights_in(path: str) -> str | None:
+    """Return the weights of the run in the folder `path`, or of its first seed; None: it has none."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return None
+    inside = sorted(folder.glob(WEIGHTS)) or sorted(folder.glob(f"*/{WEIGHTS}"))
+    return str(Path(path) / inside[0].relative_to(folder)) if inside else None
 
 
 def of_option(key: str, group: str, option: str) -> str | None:
@@ -71,16 +103,22 @@ def of_option(key: str, group: str, option: str) -> str | None:
 
     Args:
         key: as typed: ``source`` for a data set of the group ``dataset``.
-        option: a model of timm, a folder of images or a table.
+        option: a model of timm, a folder of images, a table, a run's folder or a file of weights.
     """
     if group == "backbone" and (model := _model_of_timm(option)):
         guess = "" if model == option else f"did you mean timm's {model!r}? "
         return f"{guess}write {key}=timm {key}.name={model}"
+    if group == "weights" and (path := weights_in(option) or _checkpoint(option)):
+        return f"for weights in a file, write {key}=file {shell_word(f'{key}.path', path)}"
     if group == "dataset" and Path(option).expanduser().is_dir():
-        return f"for a folder of images, write {key}=image_folder {key}.root={option}"
+        return f"for a folder of images, write {key}=image_folder {shell_word(f'{key}.root', option)}"
     if group == "dataset" and option.endswith((".csv", ".tsv", ".parquet")):
-        return f"for a table of images, write {key}=table {key}.file={option}"
+        return f"for a table of images, write {key}=table {shell_word(f'{key}.file', option)}"
     return None
+
+
+def _checkpoint(option: str) -> str | None:
+    return option if Path(option).suffix in CHECKPOINTS or Path(option).expanduser().is_file() else None
 
 
 def _model_of_timm(option: str) -> str | None:
@@ -100,16 +138,18 @@ def of_text(text: str) -> str | None:
     return f"{text!r} is not an override; write '{match[1]}={INTERVALS[match[2]].format(match[3])}', with -m"
 
 
-def of_flag(word: str, values: Sequence[str]) -> str | None:
+def of_flag(word: str, others: Sequence[str]) -> str | None:
     """Return a sentence for an option with dashes, such as ``--lr``, that should be an override.
 
     Args:
         word: what was typed.
-        values: the words after it.
+        others: the command's other words: overrides, and values of such options.
     """
+    typed = [other.partition("=")[0] for other in others if "=" in other]
+    values = [other for other in others if "=" not in other]
     name, _, value = word.lstrip("-").replace("-", "_").partition("=")
     key = KEYS.get(name, name)
     group = key.partition(".")[0]
     if group not in PLAIN_KEYS and not (group.isidentifier() and project.conf_files(group)):
         return None
-    return f"{word}: no such option; write {key}={value or next(iter(values), '…')}"
+    return f"{word}: no such option; write {_written(key, value or next(iter(values), ANY), typed)}"

@@ -1,7 +1,10 @@
 """The config of each stage, derived from an experiment."""
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, get_args
 
 from frostline.console.errors import FrostlineError
 from frostline.schema import Arm, Dataset, Evaluate, Experiment, Hyperparameters, Prepare, Run
@@ -11,6 +14,28 @@ def prepare_config(composed: Experiment, role: str) -> Prepare:
     """Return the config of `prepare` for the source or target; a label budget is not part of its config."""
     dataset = composed.source if role == "source" else composed.dataset
     return Prepare.of(dataset, composed.input)
+
+
+@contextmanager
+def keys_of(role: str) -> Iterator[None]:
+    """Name the keys of the source as users type them in the errors of the block: `source.root`.
+
+    A stage's config has one data set, whose keys are below `dataset` in errors.
+    """
+    try:
+        yield
+    except FrostlineError as error:
+        if role == "source":
+            error.args = (_dataset_key().sub("source", str(error)), *error.args[1:])
+        raise
+
+
+@cache
+def _dataset_key() -> re.Pattern[str]:
+    """Return a pattern for `dataset` where a key or a choice of it follows, rather than a file's ending."""
+    union, _ = get_args(Dataset)
+    keys = {key for kind in get_args(union) for key in kind.model_fields}
+    return re.compile(rf"(?<![\w./@-])dataset(?=\.(?:{'|'.join(sorted(keys))})\b|=|:)")
 
 
 def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:

@@ -53,17 +53,17 @@ class Job:
     def inputs(self, experiments: Sequence[Experiment]) -> dict[str, list[str]]:
         """Return the content of the files that runs read: fingerprints of data sets, sha256 of weights."""
         weights: list[Weights] = []
-        data: dict[str, Prepare] = {}
+        data: dict[str, tuple[str, Prepare]] = {}
         for composed in experiments:
             from_source = self.stage == "pretrain" or _pretrains(composed.weights)
             from_target = self.stage == "finetune"
             weights += [composed.pretrain.weights] * from_source + [composed.weights] * from_target
             for role in ["source"] * from_source + ["target"] * from_target:
                 config = stage_configs.prepare_config(composed, role)
-                data[content_key(config.model_dump())] = config
+                data.setdefault(content_key(config.model_dump()), (role, config))
         paths = {Path(path) for entry in weights if (path := getattr(entry, "path", None))}
         return {
-            "data": sorted(prepared_from(config)[0].fingerprint for config in data.values()),
+            "data": sorted(prepared_from(config, role)[0].fingerprint for role, config in data.values()),
             "weights": sorted(sha256_of(path) for path in paths if path.is_file()),
         }
 
@@ -104,7 +104,8 @@ class Job:
                 check_out(out, config.model_dump())
             index, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
-                pretrain(config, data, out, services)
+                with stage_configs.keys_of("source"):
+                    pretrain(config, data, out, services)
             else:
                 config = with_pretrained_weights(config, composed, choices, services, index.classes)
                 if checked:  # Again, with the path of the pretrained weights.
@@ -132,7 +133,7 @@ def finetune(config: Run, data: Path, out: Path, services: Services) -> None:
 
 def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     """Return the index and folder of the source or target data set; prepare it unless it is cached."""
-    return prepared_from(stage_configs.prepare_config(composed, role))
+    return prepared_from(stage_configs.prepare_config(composed, role), role)
 
 
 def with_pretrained_weights(
@@ -174,7 +175,8 @@ def with_pretrained_weights(
             check_run(config, classes=classes)
             _check_leakage(composed, data, folder.with_suffix(".near-duplicates.png"))
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
-            pretrain(pretraining, data, folder, make_services(), sealed=True)
+            with stage_configs.keys_of("source"):
+                pretrain(pretraining, data, folder, make_services(), sealed=True)
     # Relative: the run's config.yaml has it, and must not depend on where the project lies.
     path = os.path.relpath(folder / "weights.safetensors")
     weights = config.weights.model_copy(update={"path": path})
@@ -229,12 +231,17 @@ def _pretrains(weights: Weights) -> bool:
     return isinstance(weights, PretrainWeights) and weights.path is None
 
 
-def prepared_from(config: Prepare) -> "tuple[Index, Path]":
-    """Return the index and folder of a config's data set; prepare it unless it is cached."""
+def prepared_from(config: Prepare, role: str = "target") -> "tuple[Index, Path]":
+    """Return the index and folder of a config's data set; prepare it unless it is cached.
+
+    Args:
+        role: source or target, for errors.
+    """
     from frostline.preparation.stage import NEAR_DUPLICATES_FILE, prepare_cached
 
     remove_leftovers(project.scratch() / "pixels")
-    index, data = prepare_cached(config, project.scratch(), shown)
+    with stage_configs.keys_of(role):
+        index, data = prepare_cached(config, project.scratch(), shown)
     for warning in index.warnings:
         print(f"frostline: warning: {warning}", file=sys.stderr)
     if (sheet := data / NEAR_DUPLICATES_FILE).is_file():

@@ -244,8 +244,9 @@ def _prepared(composed: Experiment, run: Run, role: str) -> "tuple[Index, LabelB
     from frostline.data.loading.label_budget import label_budget
     from frostline.preparation.stage import prepare_cached
 
-    index, _ = prepare_cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
-    return index, label_budget(index, run.dataset, run.seed)
+    with stage_configs.keys_of(role):
+        index, _ = prepare_cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
+        return index, label_budget(index, run.dataset, run.seed)
 
 
 def _selection_text(index: "Index", budget: "LabelBudget") -> str:

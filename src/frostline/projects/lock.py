@@ -60,8 +60,24 @@ def locked_version(root: Path) -> str:
     return text.partition("frostline ")[2].partition("\n")[0] or "unknown"
 
 
-def sentence(root: Path, differing: Sequence[str]) -> str:
-    """Return a sentence: the installed code differs from the project's lock in `differing`, not empty."""
+def check(stage: str | None = None) -> str | None:
+    """Return a sentence if the installed code is not what the project here depends on; None: it is.
+
+    Args:
+        stage: of the study, whose result is about to be made; None: another command.
+
+    Raises:
+        FrostlineError: the stage's code differs: DVC would record its result under the code of the lock.
+    """
+    root = project.find_root()
+    if not (differing := changed(root)):
+        return None
+    if stage in differing:
+        raise FrostlineError(_sentence(root, differing))
+    return _sentence(root, differing)
+
+
+def _sentence(root: Path, differing: Sequence[str]) -> str:
     return (
         f"{root / project.LOCK}: this project uses frostline {locked_version(root)}; the installed"
         f" {frostline.__version__} has other code for {', '.join(differing)}; frostline upgrade accepts it,"

@@ -10,9 +10,10 @@ from frostline.base.formats import read_json
 from frostline.base.hashes import sha256_cached
 from frostline.base.run_folder import FILES, TRAINING, WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
-from frostline.tracking import local_store
+from frostline.tracking import journal, local_store
 
 URI = re.compile(r"(models|runs):/")
+ID = re.compile(r"[0-9a-f]{32}")
 
 
 def folder(text: str) -> Path:
@@ -45,7 +46,8 @@ def _resolved(text: str) -> Path:
 
         return Models().fetch(text)
     if path.exists():
-        raise FrostlineError(f"{text} is a file; name the folder of a finished run, or models:/NAME@ALIAS")
+        folder = f"the run's folder, {path.parent}" if path.name in FILES else "the folder of a finished run"
+        raise FrostlineError(f"{text} is a file; name {folder}, or models:/NAME@ALIAS")
     if path.parent != Path():
         there = {file.parent.name for file in path.parent.glob(f"*/{WEIGHTS}")}
         others = "name a run's folder, its id in MLflow, best, last, or models:/NAME@ALIAS"
@@ -53,6 +55,7 @@ def _resolved(text: str) -> Path:
             f"{text}: there is no such folder; {allowed(path.name, there) if there else others}"
         )
     _check_store(text)
+    _check_name(text)
     return _recorded(text)
 
 
@@ -83,6 +86,19 @@ def _check_store(text: str) -> None:
             f"{text}: no such folder, and there is no MLflow store at {project.store_uri()}; run this"
             " in the project, or set MLFLOW_TRACKING_URI"
         )
+
+
+def _check_name(text: str) -> None:
+    """Fail if the store has no such name, before the slow import of MLflow.
+
+    Ids, and stores that can't be read or are not up to date, are left to MLflow.
+    """
+    database = local_store.database()
+    if database is None or ID.fullmatch(text) or any(item.here for item in journal.pending()):
+        return
+    names = local_store.names(database, project.experiment())
+    if names and names.runs and text not in names.runs | names.usable:
+        raise FrostlineError(local_store.no_such_name(text, names.usable))
 
 
 def local_copy(sha256: str) -> Path | None:

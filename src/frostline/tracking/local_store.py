@@ -10,7 +10,7 @@ import re
 import shlex
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from frostline.base import project
+from frostline.console.errors import allowed
 
 ARTIFACTS = "mlartifacts"
 """The folder beside the database that holds the runs' files and the models."""
@@ -32,6 +33,20 @@ PATHS = {
     "model_versions": ("source", "storage_location"),
 }
 """Table → the columns in which MLflow stores absolute paths."""
+
+
+BEST, LAST = "best", "last"
+"""Words for a run: the best of the newest study or sweep, and the newest finished one."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names in an experiment."""
+
+    runs: frozenset[str]
+    """Of all runs."""
+    usable: frozenset[str]
+    """Those that a word may mean: of runs that made weights, and of studies; `BEST` and `LAST`."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +275,33 @@ def experiment(path: Path, name: str) -> Experiment | None:
         query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
         row = connection.execute(query, (name,)).fetchone()
     return Experiment(*row) if row else None
+
+
+def names(path: Path, experiment: str) -> Names | None:
+    """Return the names in an experiment of the store at `path`; None: it can't be read."""
+    query = (
+        "SELECT runs.name, runs.run_uuid, tags.key, tags.value FROM runs"
+        " JOIN experiments USING (experiment_id) LEFT JOIN tags"
+        " ON tags.run_uuid = runs.run_uuid AND tags.key IN ('stage', 'study', 'weights.sha256')"
+        " WHERE experiments.name = ? AND runs.lifecycle_stage = 'active'"
+    )
+    try:
+        with closing(_opened(path)) as connection:
+            rows = connection.execute(query, (experiment,)).fetchall()
+    except sqlite3.Error:
+        return None
+    tags: dict[tuple[str, str], dict[str, str]] = {}
+    for name, run_id, key, value in rows:
+        tags.setdefault((name or "", run_id), {})[key] = value
+    usable = {name for (name, _), own in tags.items() if "weights.sha256" in own}
+    studies = {own.get("study", name) for (name, _), own in tags.items() if own.get("stage") == "study"}
+    return Names(frozenset(name for name, _ in tags), frozenset({*usable, *studies, BEST, LAST}))
+
+
+def no_such_name(text: str, usable: Collection[str]) -> str:
+    """Return a sentence: the store has nothing called `text`; names of `usable` would do."""
+    where = project.store_uri_without_password()
+    return f"{text}: no folder, and no id or name of a run at {where}; {allowed(text, usable)}"
 
 
 def runs(path: Path) -> int:

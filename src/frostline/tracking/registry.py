@@ -21,7 +21,7 @@ from frostline.base.files import publish
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
-from frostline.tracking import metric_names
+from frostline.tracking import local_store, metric_names
 from frostline.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -302,9 +302,7 @@ class Models:
             )
         recent = self._store.search({}, limit=1000)
         known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags} | {*words}
-        raise FrostlineError(
-            f"{text}: no folder, and no id or name of a run at {self._store.shown}; {allowed(text, known)}"
-        )
+        raise FrostlineError(local_store.no_such_name(text, known))
 
     def _is_local(self, stored: "Stored") -> bool:
         return urlparse(stored.location).scheme in ("", "file")

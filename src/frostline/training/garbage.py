@@ -1,4 +1,7 @@
-"""Turns garbage collection off during imports, where it costs time and frees nothing."""
+"""Turns garbage collection off during imports, where it costs time and frees nothing.
+
+Only in processes that are frostline's own: see `untouched`.
+"""
 
 import atexit
 import gc
@@ -23,10 +26,28 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def untouched() -> Iterator[None]:
+    """Let `collect` do nothing in the block: the process is the user's, such as a notebook's kernel.
+
+    Its objects must be collected, and whether garbage is collected is its own choice.
+    """
+    global _untouched
+    before, _untouched = _untouched, True
+    try:
+        yield
+    finally:
+        _untouched = before
+
+
+_untouched = False
+
+
 def collect() -> None:
     """Turn garbage collection on inside an `uncollected` block, once everything is imported."""
-    _freeze_existing()
-    gc.enable()
+    if not _untouched:
+        _freeze_existing()
+        gc.enable()
 
 
 @cache

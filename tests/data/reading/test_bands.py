@@ -126,7 +126,9 @@ def test_other_channels_than_those_that_are_wanted():
 def test_colour_whose_bits_would_be_lost():
     values = b"P6 4 4 65535 " + noise(4, 4, 3).astype(">u2").tobytes()
     assert decode_as(values, "x.ppm").notes == ("16-bit",)
-    assert refusal(values, SIXTEEN).startswith("has 16 bits per channel, of which its decoder keeps 8: save")
+    assert refusal(values, SIXTEEN).startswith(
+        "has 16 bits per channel, and this format is read with 8: save"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -325,8 +325,8 @@ def _sixteen_bits(image: Image.Image, header: Header, name: str) -> Values:
     if not _has_16_bits(image):
         raise BadImage(
             name,
-            f"has {header.bits} bits per channel, of which its decoder keeps 8: save it as TIFF or .npy, or"
-            " set input.depth=8",
+            f"has {header.bits} bits per channel, and this format is read with 8: save it as TIFF or .npy,"
+            " or set input.depth=8",
         )
     values = np.asarray(image).astype(np.uint16)[..., None]
     return 65535 - values if header.inverted else values

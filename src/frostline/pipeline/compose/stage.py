@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from frostline import schema
 from frostline.base.files import publish, write_text
 from frostline.base.formats import yaml_text
+from frostline.config import stage_configs
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose import study
 from frostline.pipeline.compose.study import Study
@@ -97,14 +98,8 @@ def _classes(made: Study, role: str) -> tuple[str, ...]:
     from frostline.data.reading.sources import classes_of
 
     config = validated(schema.Prepare, made.resolved[f"prepare-{role}"])
-    with made.located():
-        try:
-            return classes_of(config.dataset)
-        except FrostlineError as error:
-            text = str(error)
-            if role == "source" and text.startswith("dataset"):
-                text = f"source{text.removeprefix('dataset')}"
-            raise FrostlineError(text) from None
+    with made.located(), stage_configs.keys_of(role):
+        return classes_of(config.dataset)
 
 
 @dataclass
