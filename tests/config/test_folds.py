@@ -38,3 +38,40 @@ def test_configs_without_folds_are_as_before():
     composed, choices = compose.experiment([])
     dataset = stage_configs.finetune_config(composed, choices).model_dump()["dataset"]
     assert dataset.keys() == {"kind", "split", "shots", "fraction", "selection", "on_bad_image"}
+
+
+def test_a_study_runs_on_all_folds_or_on_those_that_are_named():
+    for words, folds in (
+        ([], None),
+        (["dataset.folds=3"], [0, 1, 2]),
+        (["dataset.folds=3", "folds=[2,0]"], [0, 2]),
+        (["dataset.folds=3", "dataset.fold=1"], None),
+    ):
+        composed, choices = compose.experiment(words)
+        arm = stage_configs.arm_config(composed, choices, "full")
+        assert arm.folds == folds
+        assert ("folds" in arm.model_dump()) == (folds is not None)
+    fold = composed.dataset.fold
+    assert [run.dataset.fold for run in arm.runs().values()] == [fold] * len(arm.seeds)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["folds=[0]"], "folds: found [0], but dataset.folds is null; set it, or folds=null"),
+        (["dataset.folds=3", "folds=[3]"], "folds: found [3]; dataset.folds=3 allows each of 0 to 2 once"),
+        (
+            ["dataset.folds=3", "folds=[1,1]"],
+            "folds: found [1, 1]; dataset.folds=3 allows each of 0 to 2 once",
+        ),
+        (
+            ["dataset.folds=3", "dataset.fold=0", "folds=[1]"],
+            "folds: found [1], but dataset.fold=0 is one fold; set one of the two to null",
+        ),
+    ],
+)
+def test_folds_of_a_study_that_do_not_fit_are_refused(words, sentence):
+    composed, choices = compose.experiment(words)
+    with pytest.raises(FrostlineError) as raised:
+        stage_configs.arm_config(composed, choices, "full")
+    assert str(raised.value) == sentence

@@ -1,15 +1,19 @@
 import json
+from contextlib import contextmanager
 
 import pytest
 import yaml
 from tests.tiny import ALL, PROBE, arm_of, files, run_config, tensors
 
 from frostline.console.errors import FrostlineError
+from frostline.evaluation import evaluate
 from frostline.models import weights
 from frostline.models.backbones import build
 from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.models.pretrained import input_spec
 from frostline.pipeline.finetune.stage import finetune
+from frostline.preparation.stage import prepare
+from frostline.schema import Evaluate, Prepare
 from frostline.training.services import Services
 
 
@@ -91,3 +95,83 @@ def test_what_does_not_fit_is_one_sentence_before_any_training(changes, message,
     assert str(caught.value).startswith(message)
     assert not files(tmp_path / "resume")
     assert not (tmp_path / "out").exists()
+
+
+# ── folds ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Shown:
+    """A progress that records the titles of what is trained."""
+
+    def __init__(self):
+        self.titles = []
+
+    @contextmanager
+    def __call__(self, title, total, **more):
+        self.titles.append(title)
+        yield lambda *words: None
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory):
+    """UCI digits in three folds; and their config."""
+    out = tmp_path_factory.mktemp("folded") / "digits"
+    run = run_config({"arm": "full", "trainer.epochs": 1})
+    dataset = run.dataset.model_copy(update={"folds": 3})
+    prepare(Prepare(dataset=dataset.without_budget()), out)
+    return out, run.model_copy(update={"dataset": dataset})
+
+
+def over(run, seeds, folds):
+    return arm_of(run, seeds).model_copy(update={"folds": folds})
+
+
+def test_more_folds_or_seeds_train_the_new_runs_alone(folded, tmp_path):
+    data, run = folded
+
+    def trained(seeds, folds, scratch="scratch"):
+        shown = Shown()
+        services = Services(tmp_path / scratch, shown)
+        finetune(over(run, seeds, folds), data, tmp_path / "out", services, tmp_path / "timing.json")
+        assert not files(tmp_path / scratch / "resume")
+        return [title for title in shown.titles if title.startswith("finetune")]
+
+    assert trained([0], [0, 1]) == [
+        "finetune full · fold 0, seed 0 (1/2)",
+        "finetune full · fold 1, seed 0 (2/2)",
+    ]
+    first = files(tmp_path / "out")
+    assert trained([0], [0, 1, 2]) == ["finetune full · fold 2, seed 0 (3/3)"]
+    more = files(tmp_path / "out")
+    assert first.items() <= more.items()
+    assert list(json.loads((tmp_path / "timing.json").read_text())["folds"]) == ["0", "1", "2"]
+    assert trained([0, 4], [0, 2]) == [
+        "finetune full · fold 0, seed 4 (2/4)",
+        "finetune full · fold 2, seed 4 (4/4)",
+    ]
+    # The stage is forced to run with the same runs: it trains all of them, to the same bytes.
+    before = files(tmp_path / "out")
+    assert len(trained([0, 4], [0, 2])) == 4
+    assert files(tmp_path / "out") == before
+    assert len(trained([0, 4], [0, 2], "other scratch")) == 4
+    assert files(tmp_path / "out") == before
+
+
+def test_each_fold_is_tested_on_images_that_its_run_has_not_seen(folded, tmp_path):
+    data, run = folded
+    finetune(over(run, [0], [0, 1, 2]), data, tmp_path / "out", Services(tmp_path))
+    config = Evaluate(
+        study="s", arm="full", dataset=run.dataset, seeds=[0], folds=[0, 1, 2], trainer=run.trainer
+    )
+    evaluate.run(config, data, tmp_path / "out", tmp_path / "evaluated", Services(tmp_path))
+    measured = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    accuracies = [measured["folds"][fold]["seeds"]["0"]["test"]["accuracy"] for fold in "012"]
+    assert measured["test"]["accuracy"]["n"] == 3
+    assert measured["test"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 3)
+    assert measured["soups"] == {"skipped": evaluate.FOLDS_DIFFER}
+    tested = [
+        row.split(",")[0]
+        for fold in "012"
+        for row in (tmp_path / f"evaluated/fold-{fold}/seed-0/predictions.csv").read_text().splitlines()[1:]
+    ]
+    assert len(tested) == len(set(tested)) == 1797

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from frostline.base import repetitions
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text
 
@@ -46,18 +47,20 @@ def write_study(
     shapes: Mapping[str, Shape] = DEFAULT,
     seeds: Sequence[int] = SEEDS,
     classes: Sequence[str] = tuple("0123456789"),
+    folds: Sequence[int] | None = None,
 ) -> Path:
     """Write finetune/, timing/ and evaluate/ of a study into `artifacts`, and return it."""
     for arm, shape in shapes.items():
         scores, clocks = {}, {}
-        for seed in seeds:
+        for repetition in repetitions.repetitions(seeds, folds):
+            seed = repetition.seed + 100 * (repetition.fold or 0)
             val, train = _curve(arm, shape, seed, "val"), _curve(arm, shape, seed, "train")
             best = max(range(len(val)), key=lambda epoch: val[epoch])
-            _write_training(artifacts / "finetune" / arm / f"seed-{seed}", shape, val, train, best)
+            _write_training(artifacts / "finetune" / arm / repetition.folder, shape, val, train, best)
             rows = _predictions(arm, shape, seed, classes)
             accuracy = sum(row[1] == row[2] for row in rows) / len(rows)
             write_text(
-                artifacts / "evaluate" / arm / f"seed-{seed}" / "predictions.csv",
+                artifacts / "evaluate" / arm / repetition.folder / "predictions.csv",
                 csv_text(("id", "label", "prediction", "confidence"), rows),
             )
             test = {
@@ -66,7 +69,7 @@ def write_study(
                 "f1_macro": accuracy - 0.003,
                 "ece": 0.03,
             }
-            scores[str(seed)] = {
+            scores[repetition] = {
                 "test": {**test, "n": float(len(rows))},
                 "val": {"accuracy": val[best]},
                 "train": {"accuracy": train[best]},
@@ -75,11 +78,12 @@ def write_study(
                 round(shape.seconds_per_epoch * (e + 1) * (1 + 0.03 * seed), 6) for e in range(shape.epochs)
             ]
             total = ends[-1] if ends else 0.0
-            clocks[str(seed)] = {"train_seconds": total, "epoch_seconds": ends, "images_per_second": 320.0}
+            clocks[repetition] = {"train_seconds": total, "epoch_seconds": ends, "images_per_second": 320.0}
         write_text(
-            artifacts / "evaluate" / arm / "metrics.json", canonical_json({"test": {}, "seeds": scores})
+            artifacts / "evaluate" / arm / "metrics.json",
+            canonical_json({"test": {}, **repetitions.as_json(scores)}),
         )
-        write_text(artifacts / "timing" / f"{arm}.json", canonical_json({"seeds": clocks}))
+        write_text(artifacts / "timing" / f"{arm}.json", canonical_json(repetitions.as_json(clocks)))
     return artifacts
 
 

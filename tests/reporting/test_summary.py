@@ -10,6 +10,7 @@ from frostline.base.files import write_text
 from frostline.base.formats import canonical_json
 from frostline.reporting.inputs import read_arms
 from frostline.reporting.records import as_json
+from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import Summary
 from frostline.reporting.summary import summarise
 
@@ -17,7 +18,8 @@ TWO = {"scratch": DEFAULT["scratch"], "full": DEFAULT["full"]}
 
 
 def _study(artifacts: Path, arms: Mapping[str, Shape], seeds: tuple[int, ...] = SEEDS) -> Summary:
-    return summarise("study", MONITOR, seeds, read_arms(artifacts, list(arms), seeds))
+    repeats = Repeats(seeds)
+    return summarise("study", MONITOR, repeats, read_arms(artifacts, list(arms), repeats))
 
 
 def _made_up(tmp_path: Path, arms: Mapping[str, Shape], seeds: tuple[int, ...] = SEEDS) -> Summary:
@@ -144,8 +146,8 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
         content = json.loads(path.read_text())
         content["head"] = {"start": "reset", "notice": "weights.head: reset, since the classes differ"}
         write_text(path, canonical_json(content))
-    arms = read_arms(artifacts, list(TWO), SEEDS)
-    study = summarise("study", MONITOR, SEEDS, arms, {"zero_shot": "the classes differ"})
+    arms = read_arms(artifacts, list(TWO), Repeats(SEEDS))
+    study = summarise("study", MONITOR, Repeats(SEEDS), arms, {"zero_shot": "the classes differ"})
     full = next(arm for arm in study.arms if arm.name == "full")
     assert full.comparison is not None
     assert full.comparison.jumpstart is None

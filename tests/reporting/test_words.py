@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.reporting import words
+from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
 from frostline.stats.transfer import Gain, TimeToThreshold
 
@@ -83,7 +84,7 @@ def test_counts() -> None:
 
 def test_a_headline_claims_only_what_is_decided() -> None:
     gain = Gain(0.072, 0.01, 0.05, 0.09, 5, p=0.001, p_sign_flip=0.0625)
-    helped = Verdict("helped", "full", gain, None, None)
+    helped = Verdict("helped", "full", gain, None, None, Repeats((0, 1)))
     assert helped.headline == "Transfer helped: +7.2 points of test accuracy"
-    undecided = Verdict("undecided", "full", gain, None, None)
+    undecided = Verdict("undecided", "full", gain, None, None, Repeats((0, 1)))
     assert undecided.headline == "Undecided: this study can't tell whether transfer helped"

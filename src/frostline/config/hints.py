@@ -39,7 +39,7 @@ NEEDED = {"dataset.root": "dataset=image_folder", "weights.path": "weights=file"
 """Key → the option that has it."""
 GROUPS = ("dataset.group", "source.group")
 """Keys that only data sets with columns have."""
-PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "source", "study")
+PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "folds", "source", "study")
 """Keys at the top that choose no option of a group."""
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 """Endings of files with weights."""

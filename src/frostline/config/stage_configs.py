@@ -61,15 +61,44 @@ def finetune_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
 
 
 def arm_config(composed: Experiment, choices: Mapping[str, str], arm: str) -> Arm:
-    """Return the config of an experiment's fine-tuning, as an arm of its study, on one fold."""
-    _check_fold(composed.dataset, "dataset")
-    return Arm(**_finetuning(composed, choices, arm), seeds=composed.seeds)
+    """Return the config of an experiment's fine-tuning, as an arm of its study, on all folds or one."""
+    return Arm(**_finetuning(composed, choices, arm), seeds=composed.seeds, folds=study_folds(composed))
 
 
 def evaluate_config(arm: Arm) -> Evaluate:
     """Return the config of evaluating an arm."""
     assert arm.arm is not None
-    return Evaluate(study=arm.study, arm=arm.arm, dataset=arm.dataset, seeds=arm.seeds, trainer=arm.trainer)
+    return Evaluate(
+        study=arm.study,
+        arm=arm.arm,
+        dataset=arm.dataset,
+        seeds=arm.seeds,
+        trainer=arm.trainer,
+        folds=arm.folds,
+    )
+
+
+def study_folds(composed: Experiment) -> list[int] | None:
+    """Return the folds that a study's arms are run on; None: the data set has none, or `dataset.fold` is one.
+
+    Raises:
+        FrostlineError: `folds` names folds that the data set does not have.
+    """
+    count, chosen = composed.dataset.folds, composed.folds
+    if chosen is None:
+        return None if count is None or composed.dataset.fold is not None else list(range(count))
+    if count is None:
+        raise FrostlineError(f"folds: found {chosen}, but dataset.folds is null; set it, or folds=null")
+    if composed.dataset.fold is not None:
+        raise FrostlineError(
+            f"folds: found {chosen}, but dataset.fold={composed.dataset.fold} is one fold; set one of the "
+            "two to null"
+        )
+    if max(chosen) >= count or len(set(chosen)) < len(chosen):
+        raise FrostlineError(
+            f"folds: found {chosen}; dataset.folds={count} allows each of 0 to {count - 1} once"
+        )
+    return sorted(chosen)
 
 
 def _check_fold(dataset: Dataset, key: str) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline.base import omitted
+from frostline.base import omitted, repetitions
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
 from frostline.base.metrics import Spread, classification_metrics, held_out, spread
+from frostline.base.repetitions import Repetition
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.label_budget import label_budget
@@ -45,17 +46,19 @@ MAJORITY = "test/majority_rate"
 """MLflow's metric for the accuracy of always predicting the most frequent class."""
 SPLITS = ("test", "val", "train")
 """In the order of evaluation; a data set may have no test split."""
+FOLDS_DIFFER = "the networks of one fold were trained on test images of another"
+"""Why there is no soup over folds."""
 MISTAKES, THUMBNAIL = 24, 160
 """Number of mistakes in the plot, and the longer side of each image in pixels."""
 
 
 @resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
 def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Services) -> None:
-    """Evaluate each seed of an arm in the folder `finetuned`; write files per seed and a summary to `out`.
+    """Evaluate each run of an arm in the folder `finetuned`; write files per run and a summary to `out`.
 
-    `out` gets metrics.json (mean, std and n over the seeds for each split and metric, each seed's values, and
-    those of their soups), and seed-<s>/{metrics.json, predictions.csv} for each seed. For an omitted arm it
-    gets the reason. `folder` is that of the prepared data.
+    `out` gets metrics.json (mean, std and n over the runs for each split and metric, each run's values, and
+    those of the seeds' soups), and a folder per run as `finetuned` has, with metrics.json and
+    predictions.csv. For an omitted arm it gets the reason. `folder` is that of the prepared data.
 
     Raises:
         FrostlineError: a seed's weights or the prepared data are missing, or do not belong together.
@@ -64,25 +67,33 @@ def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Se
         omitted.write(out, reason)
         return
     omitted.remove_reason(out)
-    measured: dict[str, Metrics] = {}
-    runs = {seed: _read_run(finetuned / f"seed-{seed}") for seed in config.seeds}
+    measured: dict[Repetition, Metrics] = {}
+    runs = {
+        repetition: _read_run(finetuned / repetition.folder)
+        for repetition in repetitions.repetitions(config.seeds, config.folds)
+    }
     data = PreparedData.read(config.dataset, folder)
     with (
         publish(out) as work,
-        services.tracker.run(_info(config, runs[config.seeds[0]], data.index)) as recorded,
-        services.progress(f"evaluate {config.arm}", len(config.seeds)) as advance,
+        services.tracker.run(_info(config, next(iter(runs.values())), data.index)) as recorded,
+        services.progress(f"evaluate {config.arm}", len(runs)) as advance,
     ):
-        for seed in config.seeds:
-            (seed_out := work / f"seed-{seed}").mkdir()
-            metrics = measure(runs[seed], folder, finetuned / f"seed-{seed}", seed_out, services)
+        for repetition, run in runs.items():
+            (run_out := work / repetition.folder).mkdir(parents=True)
+            metrics = measure(run, folder, finetuned / repetition.folder, run_out, services)
             split = held_out(metrics)
-            advance(1, f"seed {seed}: {split}/accuracy {metrics[split]['accuracy']:.4f}")
-            measured[str(seed)] = metrics
+            advance(1, f"{repetition}: {split}/accuracy {metrics[split]['accuracy']:.4f}")
+            measured[repetition] = metrics
         splits = list(next(iter(measured.values())))
         summary = {split: _summary([m[split] for m in measured.values()]) for split in splits}
-        accuracies = {seed: measured[str(seed)]["val"]["accuracy"] for seed in runs}
-        mixed = soups(runs, accuracies, data, lambda seed: finetuned / f"seed-{seed}" / WEIGHTS, services)
-        write_text(work / METRICS, canonical_json({**summary, "seeds": measured, "soups": mixed}))
+        mixed: dict[str, Any] = {"skipped": FOLDS_DIFFER}
+        if config.folds is None:
+            seeds = {seed: run for (_, seed), run in runs.items()}
+            accuracies = {seed: part["val"]["accuracy"] for (_, seed), part in measured.items()}
+            mixed = soups(seeds, accuracies, data, lambda s: finetuned / f"seed-{s}" / WEIGHTS, services)
+        write_text(
+            work / METRICS, canonical_json({**summary, **repetitions.as_json(measured), "soups": mixed})
+        )
         recorded.metrics(_tracker_metrics(summary, mixed))
         recorded.finished(work)
 
@@ -109,7 +120,7 @@ def _tracker_metrics(
     values = {f"{split}/{name}": spread_["mean"] for name, spread_ in measured.items()}
     values |= {f"{split}/{name}.std": spread_["std"] for name, spread_ in measured.items()}
     for kind, soup in mixed.items():
-        if "test" in soup:
+        if not isinstance(soup, str) and "test" in soup:
             values[f"soup/{kind}/test/accuracy"] = soup["test"]["accuracy"]
     return values
 

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from frostline.base import omitted
+from frostline.base import omitted, repetitions
 from frostline.base.formats import read_csv, read_json
+from frostline.base.repetitions import Repetition
 from frostline.console.errors import FrostlineError
+from frostline.reporting.repeats import Repeats
 
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 Curve = list[float]
@@ -98,8 +100,18 @@ class Clock(_StageOutput):
     """Seconds since the start of training at the end of epoch 1, 2, …"""
 
 
-class _Timing(_StageOutput):
-    seeds: dict[int, Clock]
+class _Repeated(_StageOutput):
+    @model_validator(mode="before")
+    @classmethod
+    def _by_repetition(cls, data: Any) -> Any:
+        """Collect what a file has per seed, or per fold and seed."""
+        if not isinstance(data, dict) or not {"seeds", "folds"} & data.keys():
+            return data
+        return {"runs": repetitions.from_json(data)}
+
+
+class _Timing(_Repeated):
+    runs: dict[Repetition, Clock]
 
 
 class Scores(_StageOutput):
@@ -121,13 +133,13 @@ class Scores(_StageOutput):
         return {**data, "test_sets": tests}
 
 
-class _Evaluation(_StageOutput):
-    seeds: dict[int, Scores]
+class _Evaluation(_Repeated):
+    runs: dict[Repetition, Scores]
 
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One run: an arm with one seed. Curves start at epoch 0, the network before training."""
+    """One run: an arm with one seed, on one fold. Curves start at epoch 0, the network before training."""
 
     train_accuracy: Curve
     """Without epoch 0: entry i is epoch i + 1."""
@@ -145,20 +157,20 @@ class Arm:
     """One arm of a study."""
 
     name: str
-    runs: dict[int, SeedRun]
-    """By seed, ascending."""
+    runs: dict[Repetition, SeedRun]
+    """By fold and seed, ascending."""
 
     @property
     def held_out(self) -> str:
         """The split that results are reported on: test, or val without a test split."""
         return "test" if all(run.scores.test for run in self.runs.values()) else "val"
 
-    def val_curves(self) -> dict[int, Curve]:
-        """Validation accuracy after 0, 1, 2, … epochs, by seed."""
+    def val_curves(self) -> dict[Repetition, Curve]:
+        """Validation accuracy after 0, 1, 2, … epochs, by repetition."""
         return {seed: run.val_accuracy for seed, run in self.runs.items()}
 
-    def metric(self, split: str, name: str) -> dict[int, float]:
-        """A metric on a split, by seed, for the seeds that have it."""
+    def metric(self, split: str, name: str) -> dict[Repetition, float]:
+        """A metric on a split, by repetition, for those that have it."""
         values = {seed: getattr(run.scores, split).get(name) for seed, run in self.runs.items()}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -169,44 +181,45 @@ def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def read_arms(artifacts: Path, names: Sequence[str], seeds: Sequence[int]) -> list[Arm]:
+def read_arms(artifacts: Path, names: Sequence[str], repeats: Repeats) -> list[Arm]:
     """Read the outputs of stages in `artifacts` (finetune/, timing/, evaluate/) for the arms `names`.
 
-    Seeds that an arm's evaluation does not list are skipped for that arm.
+    Repetitions that an arm's evaluation does not list are skipped for that arm.
 
     Raises:
         FrostlineError: a file is missing or damaged; the sentence names it and the stage to run again.
     """
-    return [_read_arm(artifacts, name, seeds) for name in names]
+    return [_read_arm(artifacts, name, repeats) for name in names]
 
 
-def _read_arm(artifacts: Path, name: str, seeds: Sequence[int]) -> Arm:
+def _read_arm(artifacts: Path, name: str, repeats: Repeats) -> Arm:
     scores_path = artifacts / "evaluate" / name / "metrics.json"
     with _checked_output(f"evaluate@{name}", scores_path):
-        scores = _parsed(_Evaluation, scores_path).seeds
-        present = sorted(scores.keys() & set(seeds))
+        scores = _parsed(_Evaluation, scores_path).runs
+        present = sorted(scores.keys() & set(repeats.all))
         if not present:
-            raise ValueError(f"it has none of the seeds {', '.join(map(str, seeds))}")
-        for seed in present:
-            parts = [scores[seed].val, *([scores[seed].test] if scores[seed].test else [])]
+            raise ValueError(f"it has none of the {repeats.noun}s {repeats.listed(repeats.all)}")
+        for repetition in present:
+            measured = scores[repetition]
+            parts = [measured.val, *([measured.test] if measured.test else [])]
             if any(part.get("accuracy") is None for part in parts):
-                raise ValueError(f"seed {seed} has no accuracy on test or val")
+                raise ValueError(f"{repetition} has no accuracy on test or val")
     clock_path = artifacts / "timing" / f"{name}.json"
     with _checked_output(f"finetune@{name}", clock_path):
-        clocks = _parsed(_Timing, clock_path).seeds
+        clocks = _parsed(_Timing, clock_path).runs
         if untimed := set(present) - clocks.keys():
-            raise ValueError(f"it has no seed {min(untimed)}")
-    runs = {seed: _read_run(artifacts, name, seed, clocks[seed], scores[seed]) for seed in present}
+            raise ValueError(f"it has no {min(untimed)}")
+    runs = {key: _read_run(artifacts, name, key, clocks[key], scores[key]) for key in present}
     with _checked_output(f"finetune@{name}", clock_path):
-        for seed, run in runs.items():
+        for repetition, run in runs.items():
             if len(run.clock.epoch_seconds) < len(run.train_accuracy):
                 times = len(run.clock.epoch_seconds)
-                raise ValueError(f"seed {seed} has {times} times for {len(run.train_accuracy)} epochs")
+                raise ValueError(f"{repetition} has {times} times for {len(run.train_accuracy)} epochs")
     return Arm(name, runs)
 
 
-def _read_run(artifacts: Path, arm: str, seed: int, clock: Clock, scores: Scores) -> SeedRun:
-    left = artifacts / "finetune" / arm / f"seed-{seed}"
+def _read_run(artifacts: Path, arm: str, repetition: Repetition, clock: Clock, scores: Scores) -> SeedRun:
+    left = artifacts / "finetune" / arm / repetition.folder
     with _checked_output(f"finetune@{arm}", left / "history.csv"):
         rows = read_csv(left / "history.csv")
         if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(len(rows))] or not rows:
@@ -215,7 +228,7 @@ def _read_run(artifacts: Path, arm: str, seed: int, clock: Clock, scores: Scores
         train = [_share(row, "train/accuracy") for row in rows[1:]]
     with _checked_output(f"finetune@{arm}", left / "training.json"):
         training = _parsed(Training, left / "training.json")
-    predicted = artifacts / "evaluate" / arm / f"seed-{seed}" / "predictions.csv"
+    predicted = artifacts / "evaluate" / arm / repetition.folder / "predictions.csv"
     with _checked_output(f"evaluate@{arm}", predicted):
         images = read_csv(predicted)
         if not images:

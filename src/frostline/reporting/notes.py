@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm, Selection
+from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import ArmSummary, Majority
 from frostline.stats.transfer import BASELINE
 
@@ -12,7 +13,7 @@ SATURATED = 0.99
 
 
 def report_notes(
-    seeds: Sequence[int],
+    repeats: Repeats,
     arms: Sequence[Arm],
     summaries: Sequence[ArmSummary],
     majority: Majority,
@@ -21,7 +22,8 @@ def report_notes(
     """Return the notes, one or more sentences each; omitted arms first, heads last."""
     return [
         *(f"There is no arm {name}: {reason}." for name, reason in omitted.items()),
-        *_limits(seeds, arms, summaries, majority),
+        *filter(None, [repeats.sentence]),
+        *_limits(repeats, arms, summaries, majority),
         *_heads(arms),
     ]
 
@@ -43,7 +45,7 @@ def _heads(arms: Sequence[Arm]) -> list[str]:
 
 
 def _limits(
-    seeds: Sequence[int], arms: Sequence[Arm], summaries: Sequence[ArmSummary], majority: Majority
+    repeats: Repeats, arms: Sequence[Arm], summaries: Sequence[ArmSummary], majority: Majority
 ) -> list[str]:
     notes: list[str] = []
     if not all(summary.test for summary in summaries):
@@ -51,19 +53,19 @@ def _limits(
         own = selection is None or selection.chooses == "val"
         flatter = ", which also chose each run's epoch, so they flatter every arm" if own else ""
         notes.append(f"There is no test split: accuracies and gains are on validation{flatter}.")
-    if len(seeds) == 1:
-        notes.append("A single seed: there are no intervals, and nothing can be decided.")
+    if len(repeats.all) == 1:
+        notes.append(f"A single {repeats.noun}: there are no intervals, and nothing can be decided.")
     if all(arm.name != BASELINE for arm in arms):
         notes.append(f"There is no arm named {BASELINE}, so no gain can be measured.")
     for arm, summary in zip(arms, summaries, strict=True):
         notes += filter(
             None,
             [
-                _missing(seeds, summary),
+                _missing(repeats, summary),
                 _below(summary, majority),
-                _never(summary),
+                _never(summary, repeats),
                 _ceiling(summary),
-                _alike(summary),
+                _alike(summary, repeats),
             ],
         )
         lengths = {len(run.val_accuracy) - 1 for run in arm.runs.values()}
@@ -75,13 +77,13 @@ def _limits(
     return notes
 
 
-def _missing(seeds: Sequence[int], arm: ArmSummary) -> str:
-    missing = [str(seed) for seed in seeds if seed not in arm.seeds]
+def _missing(repeats: Repeats, arm: ArmSummary) -> str:
+    missing = [repetition for repetition in repeats.all if repetition not in arm.repetitions]
     if not missing:
         return ""
     return (
-        f"{arm.name} has {len(arm.seeds)} of {words.counted(len(seeds), 'seed')} "
-        f"(without {', '.join(missing)}), so its numbers rest on fewer runs."
+        f"{arm.name} has {len(arm.repetitions)} of {words.counted(len(repeats.all), repeats.noun)} "
+        f"(without {repeats.listed(missing)}), so its numbers rest on fewer runs."
     )
 
 
@@ -95,12 +97,12 @@ def _below(arm: ArmSummary, majority: Majority) -> str:
     )
 
 
-def _never(arm: ArmSummary) -> str:
+def _never(arm: ArmSummary, repeats: Repeats) -> str:
     if arm.comparison is None or arm.epochs_to_baseline is None or arm.epochs == 0:
         return ""
     if arm.epochs_to_baseline.reached == 0:
         return f"{arm.name} never reaches the baseline's best validation accuracy."
-    missed = words.missed(arm.epochs_to_baseline)
+    missed = words.missed(arm.epochs_to_baseline, repeats.noun)
     return f"{arm.name} does not reach the baseline's best validation accuracy in {missed}." if missed else ""
 
 
@@ -116,11 +118,11 @@ def _ceiling(arm: ArmSummary) -> str:
     return f"{arm.name} is at {words.percent(accuracy)} on {split}: near the ceiling, where gains shrink."
 
 
-def _alike(arm: ArmSummary) -> str:
+def _alike(arm: ArmSummary, repeats: Repeats) -> str:
     if arm.comparison is None or arm.comparison.gain.std != 0:
         return ""
     gain = words.points(arm.comparison.gain.mean)
     return (
-        f"{arm.name} differs from the baseline by the same {gain} points in every seed; without a spread, "
-        "its p-value is that of sign flips."
+        f"{arm.name} differs from the baseline by the same {gain} points in every {repeats.noun}; without a "
+        + ("spread, its p-value is that of sign flips." if repeats.folds is None else "spread, it has no p.")
     )

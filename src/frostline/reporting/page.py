@@ -76,7 +76,7 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
             Tile(
                 f"Gain on {summary.measured}",
                 f"{words.points(gain.mean)} points",
-                f"95 %: {between}" if between else "one seed",
+                f"95 %: {between}" if between else f"one {summary.repeats.noun}",
             )
         ]
         if jumpstart:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import ArmSummary, Summary
 from frostline.stats.transfer import BASELINE, Estimate, TimeToThreshold
 
@@ -12,7 +13,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
     return {
         "study": summary.study,
         "monitor": summary.monitor,
-        "seeds": summary.seeds,
+        "seeds": list(summary.repeats.seeds),
+        **_folds_json(summary.repeats),
         "twin": BASELINE if summary.baseline else None,
         "verdict": {
             "outcome": summary.outcome,
@@ -25,6 +27,14 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "notes": summary.notes,
         "arms": {arm.name: _arm_json(arm) for arm in summary.arms},
     }
+
+
+def _folds_json(repeats: Repeats) -> dict[str, Any]:
+    """Return the folds, and the correction for the overlap of their training sets; nothing without folds."""
+    if repeats.folds is None:
+        return {}
+    folds = {"run": list(repeats.folds), "of": repeats.of_folds, "overlap": repeats.overlap}
+    return {"folds": {**folds, "sentence": repeats.sentence}}
 
 
 def _selection_json(summary: Summary) -> dict[str, Any] | None:
@@ -40,7 +50,7 @@ def _arm_json(arm: ArmSummary) -> dict[str, Any]:
     tested = {name: {"accuracy": asdict(value)} for name, value in arm.test_sets.items()}
     return {
         **({"test_sets": tested} if tested else {}),
-        "seeds": arm.seeds,
+        "seeds": sorted({repetition.seed for repetition in arm.repetitions}),
         "test": {name: asdict(value) for name, value in arm.test.items()},
         "val": {"accuracy": asdict(arm.val_accuracy)},
         "best_epoch": arm.best_epoch,

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from frostline.base.repetitions import Repetition
 from frostline.reporting import words
 from frostline.reporting.inputs import Selection
+from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
 from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToThreshold
 
@@ -36,10 +38,10 @@ class BaselineComparison:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm's results over its seeds."""
+    """One arm's results over its repetitions."""
 
     name: str
-    seeds: list[int]
+    repetitions: list[Repetition]
     test: dict[str, Estimate]
     """By metric, of the epoch that validation chose; empty where there is no test split."""
     val_accuracy: Estimate
@@ -54,7 +56,8 @@ class ArmSummary:
     all_train_seconds: float
     """All runs'."""
     epochs_to_baseline: TimeToThreshold | None
-    """To reach the best validation accuracy of the baseline with the same seed; None without a baseline."""
+    """To reach the best validation accuracy of the baseline's run with the same fold and seed; None without a
+    baseline."""
     seconds_to_baseline: TimeToThreshold | None
     comparison: BaselineComparison | None
     """None for the baseline, and in a study without one."""
@@ -93,7 +96,7 @@ class Summary:
 
     study: str
     monitor: str
-    seeds: list[int]
+    repeats: Repeats
     arms: list[ArmSummary]
     baseline_best: float | None
     """The best validation accuracy of the baseline's runs, mean over seeds; None without a baseline."""
@@ -129,6 +132,7 @@ class Summary:
             accuracy=chosen.accuracy if chosen else None,
             baseline=baseline.accuracy if baseline else None,
             measured=self.measured,
+            repeats=self.repeats,
         )
 
     @property

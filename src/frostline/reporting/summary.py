@@ -2,15 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 
 from frostline.base.metrics import SHARES
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.notes import report_notes, selection_of
+from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import ArmSummary, BaselineComparison, Majority, Point, Summary
 from frostline.stats import transfer
-from frostline.stats.transfer import BASELINE, Gain
+from frostline.stats.transfer import BASELINE, Estimate, Gain
 
 SHARE, ANY = (0.0, 1.0), (-math.inf, math.inf)
 """The bounds of a share, and of a quantity without bounds."""
@@ -19,7 +21,7 @@ SHARE, ANY = (0.0, 1.0), (-math.inf, math.inf)
 def summarise(
     study: str,
     monitor: str,
-    seeds: Sequence[int],
+    repeats: Repeats,
     arms: Sequence[Arm],
     omitted: Mapping[str, str] | None = None,
 ) -> Summary:
@@ -31,8 +33,9 @@ def summarise(
     """
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)
     longest = max(len(run.val_accuracy) - 1 for arm in arms for run in arm.runs.values())
-    comparison = _comparisons(arms, baseline, longest)
-    summaries = [_summary(arm, baseline, comparison.get(arm.name), longest) for arm in arms]
+    comparison = _comparisons(arms, baseline, longest, repeats.overlap)
+    over = _Over(repeats.overlap, longest)
+    summaries = [_summary(arm, baseline, comparison.get(arm.name), over) for arm in arms]
     candidates = [arm for arm in summaries if arm.name != BASELINE]
     # Chosen on validation, so that the gain on test is not selected on itself; ties go to the first.
     chosen = max(candidates, key=lambda arm: arm.val_accuracy.mean, default=None)
@@ -40,32 +43,46 @@ def summarise(
     return Summary(
         study=study,
         monitor=monitor,
-        seeds=list(seeds),
+        repeats=repeats,
         arms=summaries,
         baseline_best=fmean(max(curve) for curve in baseline.val_curves().values()) if baseline else None,
         chosen=chosen,
         majority=majority,
         omitted=dict(omitted or {}),
-        notes=report_notes(seeds, arms, summaries, majority, omitted or {}),
+        notes=report_notes(repeats, arms, summaries, majority, omitted or {}),
         selection=selection_of(arms),
     )
 
 
+@dataclass(frozen=True)
+class _Over:
+    """What estimates are over."""
+
+    overlap: float
+    """Of the training sets; see `stats.transfer.estimate`."""
+    epochs: int
+    """Of the longest run of all arms."""
+
+
 def _majority(arms: Sequence[Arm], split: str) -> Majority:
-    """Return the majority class; all runs are measured on the same images."""
-    labels = next(iter(arms[0].runs.values())).labels
+    """Return the majority class; all runs of a fold are measured on the same images."""
+    of_fold = {repetition.fold: run.labels for repetition, run in arms[0].runs.items()}
+    labels = [label for part in of_fold.values() for label in part]
     name, count = min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
     return Majority(split, name, count / len(labels))
 
 
-def _comparisons(arms: Sequence[Arm], baseline: Arm | None, epochs: int) -> dict[str, BaselineComparison]:
-    """Compare each arm with the baseline, where they share a seed."""
+def _comparisons(
+    arms: Sequence[Arm], baseline: Arm | None, epochs: int, overlap: float
+) -> dict[str, BaselineComparison]:
+    """Compare each arm with the baseline, where they share a repetition."""
     if baseline is None:
         return {}
     gains: dict[str, Gain] = {}
     for arm in arms:
         split = baseline.held_out
-        gain = transfer.paired_gain(arm.metric(split, "accuracy"), baseline.metric(split, "accuracy"))
+        own_values, base_values = (each.metric(split, "accuracy") for each in (arm, baseline))
+        gain = transfer.paired_gain(own_values, base_values, overlap=overlap)
         if arm is not baseline and gain is not None:
             gains[arm.name] = gain
     corrected = transfer.holm({name: gain.p for name, gain in gains.items() if gain.p is not None})
@@ -74,7 +91,8 @@ def _comparisons(arms: Sequence[Arm], baseline: Arm | None, epochs: int) -> dict
         if arm.name not in gains:
             continue
         own, base = arm.val_curves(), baseline.val_curves()
-        jumpstart, asymptote = transfer.jumpstart(own, base), transfer.asymptote(own, base)
+        jumpstart = transfer.jumpstart(own, base, overlap=overlap)
+        asymptote = transfer.asymptote(own, base, overlap=overlap)
         assert asymptote is not None
         result[arm.name] = BaselineComparison(
             outcome=transfer.verdict(gains[arm.name]),
@@ -82,28 +100,33 @@ def _comparisons(arms: Sequence[Arm], baseline: Arm | None, epochs: int) -> dict
             p_holm=corrected.get(arm.name),
             jumpstart=jumpstart if _is_informed(arm) else None,
             asymptote=asymptote,
-            transfer_ratio=transfer.transfer_ratio(own, base, epochs),
+            transfer_ratio=transfer.transfer_ratio(own, base, epochs, overlap=overlap),
         )
     return result
 
 
 def _summary(
-    arm: Arm, baseline: Arm | None, comparison: BaselineComparison | None, longest: int
+    arm: Arm, baseline: Arm | None, comparison: BaselineComparison | None, over: _Over
 ) -> ArmSummary:
+    def share(values: Sequence[float]) -> Estimate:
+        return transfer.estimate(values, bounds=SHARE, overlap=over.overlap)
+
     runs = list(arm.runs.values())
     first = arm.runs[min(arm.runs)].scores.test
     metrics = {name: arm.metric("test", name) for name in first if name != "n"}
     to_baseline = _times_to_baseline(arm, baseline) if baseline else []
     return ArmSummary(
         name=arm.name,
-        seeds=list(arm.runs),
+        repetitions=list(arm.runs),
         test={
-            name: transfer.estimate(list(values.values()), bounds=SHARE if name in SHARES else ANY)
+            name: transfer.estimate(
+                list(values.values()), bounds=SHARE if name in SHARES else ANY, overlap=over.overlap
+            )
             for name, values in sorted(metrics.items())
             if len(values) == len(runs)
         },
-        val_accuracy=transfer.estimate(list(arm.metric("val", "accuracy").values()), bounds=SHARE),
-        curve=_curve(runs, longest),
+        val_accuracy=share(list(arm.metric("val", "accuracy").values())),
+        curve=[Point(epoch, share(values)) for epoch, values in enumerate(_padded(runs, over.epochs))],
         best_epoch=median(run.training.best_epoch for run in runs),
         epochs=max(len(run.val_accuracy) - 1 for run in runs),
         train_seconds=transfer.estimate([run.clock.train_seconds for run in runs], bounds=(0, math.inf)),
@@ -116,7 +139,7 @@ def _summary(
         else None,
         comparison=comparison,
         test_sets={
-            name: transfer.estimate(values, bounds=SHARE)
+            name: share(values)
             for name in arm.runs[min(arm.runs)].scores.test_sets
             if (values := _accuracies(runs, name))
         },
@@ -129,20 +152,17 @@ def _accuracies(runs: Sequence[SeedRun], test_set: str) -> list[float]:
     return [value for value in measured if value is not None]
 
 
-def _curve(runs: Sequence[SeedRun], longest: int) -> list[Point]:
-    curves = [transfer.pad_curve(run.val_accuracy, longest) for run in runs]
-    return [
-        Point(epoch, transfer.estimate(values, bounds=SHARE))
-        for epoch, values in enumerate(zip(*curves, strict=True))
-    ]
+def _padded(runs: Sequence[SeedRun], epochs: int) -> Iterable[tuple[float, ...]]:
+    """Return the runs' validation accuracies after 0, 1, … epochs."""
+    return zip(*(transfer.pad_curve(run.val_accuracy, epochs) for run in runs), strict=True)
 
 
 def _times_to_baseline(arm: Arm, baseline: Arm) -> list[tuple[int | None, float | None]]:
-    """Return for each shared seed when the arm reaches the baseline's best: epochs and seconds, or None."""
+    """Return when the arm reaches the baseline's best in each repetition: epochs and seconds, or None."""
     times: list[tuple[int | None, float | None]] = []
-    for seed in sorted(arm.runs.keys() & baseline.runs.keys()):
-        run = arm.runs[seed]
-        epoch = transfer.epochs_to_threshold(run.val_accuracy, max(baseline.runs[seed].val_accuracy))
+    for key in sorted(arm.runs.keys() & baseline.runs.keys()):
+        run = arm.runs[key]
+        epoch = transfer.epochs_to_threshold(run.val_accuracy, max(baseline.runs[key].val_accuracy))
         if epoch is None:
             times.append((None, None))
         else:

@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ByClass:
-    """An arm's predictions on the images of predictions.csv, all seeds pooled."""
+    """An arm's predictions on the images of predictions.csv, all runs pooled."""
 
     arm: str
     counts: NDArray[np.int64]
@@ -73,7 +73,7 @@ class ByClass:
 
 def arm_rows(summary: Summary) -> list[Row]:
     """Return the study's main table, a row an arm."""
-    return [_row(arm, test_sets(summary)) for arm in summary.arms]
+    return [_row(arm, test_sets(summary), summary.repeats.noun) for arm in summary.arms]
 
 
 def markdown_table(summary: Summary) -> str:
@@ -86,7 +86,7 @@ def markdown_table(summary: Summary) -> str:
 
 
 def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
-    """Return the names of the classes, and each arm's confusion over its seeds together."""
+    """Return the names of the classes, and each arm's confusion over its runs together."""
     names = {name for arm in arms for run in arm.runs.values() for name in (*run.labels, *run.predictions)}
     classes = sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
     index = {name: place for place, name in enumerate(classes)}
@@ -99,8 +99,8 @@ def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
     return classes, [pooled(arm) for arm in arms]
 
 
-def _row(arm: ArmSummary, tested: Sequence[str]) -> Row:
-    accuracy, comparison, many = arm.accuracy, arm.comparison, len(arm.seeds) > 1
+def _row(arm: ArmSummary, tested: Sequence[str], noun: str) -> Row:
+    accuracy, comparison, many = arm.accuracy, arm.comparison, len(arm.repetitions) > 1
     return Row(
         arm=arm.name,
         outcome=comparison.outcome if comparison else None,
@@ -108,8 +108,8 @@ def _row(arm: ArmSummary, tested: Sequence[str]) -> Row:
             _accuracy_cell(accuracy),
             _gain_cell(comparison.gain if comparison else None),
             _gain_cell(comparison.jumpstart if comparison else None),
-            _time_cell(arm.epochs_to_baseline, words.epochs),
-            _time_cell(arm.seconds_to_baseline, words.seconds),
+            _time_cell(arm.epochs_to_baseline, words.epochs, noun),
+            _time_cell(arm.seconds_to_baseline, words.seconds, noun),
             Cell(
                 words.seconds(arm.train_seconds.mean),
                 f"{words.seconds(arm.all_train_seconds)} in all" if arm.all_train_seconds and many else "",
@@ -129,12 +129,12 @@ def _gain_cell(gain: Gain | None) -> Cell:
     return Cell(words.points(gain.mean), words.gain_interval(gain)) if gain else Cell(words.NOTHING)
 
 
-def _time_cell(when: TimeToThreshold | None, as_text: Callable[[float], str]) -> Cell:
-    """Return the median over seeds; the detail is how often it was never reached, else the range."""
+def _time_cell(when: TimeToThreshold | None, as_text: Callable[[float], str], noun: str) -> Cell:
+    """Return the median over runs; the detail is how often it was never reached, else the range."""
     if when is None:
         return Cell(words.NOTHING)
     text = "never" if when.median is None else as_text(when.median)
-    if missed := words.missed(when):
+    if missed := words.missed(when, noun):
         return Cell(text, f"never in {missed}" if when.median is not None else missed)
     assert when.least is not None
     assert when.most is not None

@@ -82,7 +82,7 @@ def result_line(summary: Summary) -> str:
     parts = [f"{arm.name} {own} against {base} from scratch", f"gain {words.points(gain.mean)} points"]
     if between := words.gain_interval(gain):
         parts += [f"95 % interval {between}", words.p_value(gain.p)]
-    return "  ·  ".join([*parts, words.counted(gain.n, "seed")])
+    return "  ·  ".join([*parts, summary.repeats.counted(gain.n)])
 
 
 def _height(summary: Summary) -> float:
@@ -92,8 +92,10 @@ def _height(summary: Summary) -> float:
 def _landscape(summary: Summary, height: float, above: float) -> Layout:
     bottom = 0.62 / height
     tall = 1 - above / height - bottom
-    seeds, several = len(summary.seeds), len(summary.seeds) > 1
-    over = f", mean and 95 % interval over {seeds} seeds" if several else " of a single seed"
+    repeats = summary.repeats
+    several = len(repeats.all) > 1
+    over = f", mean and 95 % interval over {len(repeats.all)} {repeats.noun}s"
+    over = over if several else f" of a single {repeats.noun}"
     gain = f", and gain over {BASELINE} in points" if summary.baseline else ""
     return Layout(
         curves=(0.052, bottom, 0.41, tall),

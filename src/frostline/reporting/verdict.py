@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from frostline.reporting import words
+from frostline.reporting.repeats import Repeats
 from frostline.stats.transfer import Estimate, Gain, Outcome
 
 
@@ -20,6 +21,8 @@ class Verdict:
     """The arm's."""
     baseline: Estimate | None
     """The baseline's accuracy."""
+    repeats: Repeats
+    """What the estimates are over."""
     measured: str = "test"
     """The split: test or validation."""
 
@@ -37,24 +40,26 @@ class Verdict:
         if arm is None or self.accuracy is None:
             return "Undecided: the study has no arm besides the one trained from scratch."
         if gain is None or self.baseline is None:
-            return f"Undecided: {arm} has no from-scratch baseline with the same seeds to be compared with."
+            return (
+                f"Undecided: {arm} has no from-scratch baseline with the same {self.repeats.over} to be "
+                "compared with."
+            )
         amount = f"{words.points(gain.mean)} points of {self.measured} accuracy"
         pair = f"{words.percent(self.accuracy.mean)} against {words.percent(self.baseline.mean)} from scratch"
-        if gain.p is None:
-            return (
-                f"Undecided: a single seed of {arm} shows {amount} ({pair}) and no interval; run more seeds."
-            )
-        certainty = _certainty(gain)
+        if gain.p is None and gain.n == 1:
+            single, more = f"a single {self.repeats.noun}", self.repeats.over
+            return f"Undecided: {single} of {arm} shows {amount} ({pair}) and no interval; run more {more}."
+        certainty = self._certainty(gain)
         if self.outcome == "undecided":
             return f"Undecided: {arm} shows {amount} ({pair}; {certainty}), which may well be chance."
         change = "gains" if self.outcome == "helped" else "loses"
         amount = f"{words.points(gain.mean, signed=False)} points of {self.measured} accuracy"
         return f"Transfer {self.outcome}: {arm} {change} {amount} ({pair}; {certainty})."
 
-
-def _certainty(gain: Gain) -> str:
-    """Return the interval, the p-value and the number of pairs of seeds."""
-    if gain.std == 0:
-        return f"the same in all {words.counted(gain.n, 'seed')}, {words.p_value(gain.p)} by sign flips"
-    pairs = words.counted(gain.n, "paired seed")
-    return f"95 % interval {words.gain_interval(gain)}, {words.p_value(gain.p)}, {pairs}"
+    def _certainty(self, gain: Gain) -> str:
+        """Return the interval, the p-value and the number of pairs."""
+        if gain.std == 0:
+            by = "" if gain.p is None else " by sign flips"
+            return f"the same in all {self.repeats.counted(gain.n)}, {words.p_value(gain.p)}{by}"
+        pairs = f"{gain.n} paired {self.repeats.counted(gain.n).partition(' ')[2]}"
+        return f"95 % interval {words.gain_interval(gain)}, {words.p_value(gain.p)}, {pairs}"

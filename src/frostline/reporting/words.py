@@ -100,10 +100,10 @@ def counted_epochs(value: float) -> str:
     return f"{value:g} epoch" if value == 1 else f"{value:g} epochs"
 
 
-def missed(when: TimeToThreshold) -> str:
+def missed(when: TimeToThreshold, noun: str = "seed") -> str:
     """Say in how many seeds a threshold was not reached: ``2 of 5 seeds``; empty where it always was."""
     missing = when.n - when.reached
-    return f"{missing} of {counted(when.n, 'seed')}" if missing else ""
+    return f"{missing} of {counted(when.n, noun)}" if missing else ""
 
 
 def counted(n: int, noun: str) -> str:

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from frostline.base.repetitions import Repetition, repetitions
 from frostline.schema.data import Augment, Channels, Dataset, Input
 from frostline.schema.network import Backbone, Weights
 from frostline.schema.sweep import Sweep
@@ -20,6 +21,8 @@ from frostline.schema.training import (
     Trainer,
 )
 from frostline.schema.types import Seed, Strict
+
+Folds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Hyperparameters(Strict):
@@ -112,6 +115,8 @@ class Experiment(Hyperparameters, _Transfer):
     """The seed of a single run: of its shots, initial weights and batches."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
     """The seeds of a study: each arm is run once per seed."""
+    folds: Folds | None = None
+    """The folds of a study: each arm is run once per fold and seed; null: all of `dataset.folds`."""
     sweep: Sweep
     """The config of -m; single runs ignore it."""
     gate: dict[str, float]
@@ -158,15 +163,32 @@ class Run(Hyperparameters, _Task):
         return self
 
 
-class Arm(Hyperparameters, _Task):
-    """The config of a study's arm: one `finetune` per seed."""
+class _Repeated(Strict):
+    """A config of several runs."""
+
+    @model_serializer(mode="wrap")
+    def _without_folds(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out folds where there are none: configs without them keep their bytes."""
+        data: dict[str, Any] = serialize(self)
+        return {key: value for key, value in data.items() if value is not None or "folds" not in key}
+
+
+class Arm(_Repeated, Hyperparameters, _Task):
+    """The config of a study's arm: one `finetune` per seed, or per fold and seed."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    folds: Folds | None = None
+    """The folds of a cross-validation; null: none, or `dataset.fold` alone."""
 
-    def run(self, seed: int) -> Run:
-        """Return the config of the run with one of the seeds."""
+    def runs(self) -> dict[Repetition, Run]:
+        """Return the config of each run, fold by fold."""
         shared = {name: getattr(self, name) for name in Run.model_fields if name != "seed"}
-        return Run(**shared, seed=seed)
+        made = {}
+        for repetition in repetitions(self.seeds, self.folds):
+            if repetition.fold is not None:
+                shared["dataset"] = self.dataset.model_copy(update={"fold": repetition.fold})
+            made[repetition] = Run(**shared, seed=repetition.seed)
+        return made
 
 
 class Prepare(Strict):
@@ -195,7 +217,7 @@ class Omitted(Strict):
     """The reason."""
 
 
-class Evaluate(Strict):
+class Evaluate(_Repeated):
     """The config of evaluating an arm."""
 
     study: str
@@ -203,9 +225,11 @@ class Evaluate(Strict):
     dataset: Dataset
     seeds: Annotated[list[Seed], Field(min_length=1)]
     trainer: Trainer
+    folds: Folds | None = None
+    """As the arm's."""
 
 
-class Report(Strict):
+class Report(_Repeated):
     """The config of `report`."""
 
     study: str
@@ -214,3 +238,7 @@ class Report(Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     monitor: Literal["val/accuracy", "val/loss"]
     gate: dict[str, float]
+    folds: Folds | None = None
+    """The folds that the arms are run on; null: none."""
+    dataset_folds: int | None = None
+    """The number of folds that the data set has."""

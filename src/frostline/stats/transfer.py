@@ -176,14 +176,26 @@ def verdict(gain: Gain | None) -> Outcome:
 # ── learning curves ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def jumpstart(arm: Mapping[int, Curve], baseline: Mapping[int, Curve]) -> Gain | None:
-    """Return the paired difference before any training, by seed; None where the arms share no seed."""
-    return _paired(arm, baseline, lambda curve: curve[0])
+def jumpstart(
+    arm: Mapping[Repetition, Curve], baseline: Mapping[Repetition, Curve], *, overlap: float = 0.0
+) -> Gain | None:
+    """Return the paired difference before any training; None where the arms share no repetition.
+
+    Args:
+        overlap: as for `estimate`.
+    """
+    return _paired(arm, baseline, lambda curve: curve[0], overlap)
 
 
-def asymptote(arm: Mapping[int, Curve], baseline: Mapping[int, Curve]) -> Gain | None:
-    """Return the paired difference of the curves' best values, by seed; None where the arms share no seed."""
-    return _paired(arm, baseline, max)
+def asymptote(
+    arm: Mapping[Repetition, Curve], baseline: Mapping[Repetition, Curve], *, overlap: float = 0.0
+) -> Gain | None:
+    """Return the paired difference of the curves' best values; None where the arms share no repetition.
+
+    Args:
+        overlap: as for `estimate`.
+    """
+    return _paired(arm, baseline, max, overlap)
 
 
 def epochs_to_threshold(curve: Curve, threshold: float) -> int | None:
@@ -224,18 +236,28 @@ def area_under_curve(curve: Curve, epochs: int) -> float:
     return math.fsum((a + b) / 2 for a, b in pairwise(heights)) / epochs
 
 
-def transfer_ratio(arm: Mapping[int, Curve], baseline: Mapping[int, Curve], epochs: int) -> Estimate | None:
-    """Return (arm's area − baseline's area) / baseline's area over 0…`epochs`, the mean over shared seeds.
+def transfer_ratio(
+    arm: Mapping[Repetition, Curve],
+    baseline: Mapping[Repetition, Curve],
+    epochs: int,
+    *,
+    overlap: float = 0.0,
+) -> Estimate | None:
+    """Return (arm's area − baseline's area) / baseline's area over 0…`epochs`, the mean over repetitions.
 
-    None where the arms share no seed, or where a baseline's area is 0.
+    None where the arms share no repetition, or where a baseline's area is 0.
+
+    Args:
+        overlap: as for `estimate`.
     """
     pairs = [
-        (area_under_curve(arm[seed], epochs), area_under_curve(baseline[seed], epochs))
-        for seed in sorted(arm.keys() & baseline.keys())
+        (area_under_curve(arm[key], epochs), area_under_curve(baseline[key], epochs))
+        for key in arm
+        if key in baseline
     ]
     if not pairs or any(base == 0 for _, base in pairs):
         return None
-    return estimate([(own - base) / base for own, base in pairs])
+    return estimate([(own - base) / base for own, base in pairs], overlap=overlap)
 
 
 # ── Student's t ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,9 +311,13 @@ def _spread(values: Sequence[float], mean: float) -> float:
 
 
 def _paired(
-    arm: Mapping[int, Curve], baseline: Mapping[int, Curve], of: Callable[[Curve], float]
+    arm: Mapping[Repetition, Curve],
+    baseline: Mapping[Repetition, Curve],
+    of: Callable[[Curve], float],
+    overlap: float,
 ) -> Gain | None:
     return paired_gain(
-        {seed: of(curve) for seed, curve in arm.items()},
-        {seed: of(curve) for seed, curve in baseline.items()},
+        {key: of(curve) for key, curve in arm.items()},
+        {key: of(curve) for key, curve in baseline.items()},
+        overlap=overlap,
     )

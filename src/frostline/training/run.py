@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from frostline.training.trainer import Fit
 
 
+DONE = "done"
+"""The folder of a finished run's files among its checkpoints, until its stage has published them."""
+
+
 @resource_errors("training")
 def train(run: Run, material: Material, out: Path, services: Services, title: str) -> dict[str, Any]:
     """Train one network and write its files to `out`.
@@ -73,7 +77,7 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
         Pruned: `services.watch` stopped the trial.
     """
     scratch = _scratch(run, material, services)
-    done = scratch / "done"
+    done = scratch / DONE
     with exclusive(_lock(scratch)):
         remove_temporary(scratch)
         if is_intact(done):
@@ -93,11 +97,28 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
     return timing
 
 
-def forget(run: Run, material: Material, services: Services) -> None:
-    """Remove the checkpoints of a run; its stage has published the results."""
+def forget(run: Run, material: Material, services: Services, keep: Path | None = None) -> None:
+    """Remove the checkpoints of a run; its stage has published the results.
+
+    Args:
+        keep: the folder that the results are moved to, for `recall`.
+    """
     scratch = _scratch(run, material, services)
     with exclusive(_lock(scratch)):
+        if keep is not None and is_intact(scratch / DONE):
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(keep, ignore_errors=True)
+            (scratch / DONE).rename(keep)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def recall(run: Run, material: Material, services: Services, kept: Path) -> None:
+    """Make results that `forget` kept those of the run again, which `train` then does not repeat."""
+    scratch = _scratch(run, material, services)
+    with exclusive(_lock(scratch)):
+        if not (scratch / DONE).exists():
+            scratch.mkdir(parents=True, exist_ok=True)
+            kept.rename(scratch / DONE)
 
 
 def scratch_key(run: Run, material: Material) -> str:

@@ -80,17 +80,14 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     omitted, reset = {}, []
     for arm in arms:
         with made.located(arm=arm):
-            config = _first_run(validated(schema.Arm, made.resolved[f"finetune-{arm}"]))
+            arm_config = validated(schema.Arm, made.resolved[f"finetune-{arm}"])
+            config = next(iter(arm_config.runs().values()))
             try:
                 if not checker.run(config, pretrained).is_informed:
                     reset.append(arm)
             except NoSharedClasses as error:
                 omitted[arm] = error.reason
     return omitted, reset
-
-
-def _first_run(arm: schema.Arm) -> schema.Run:
-    return arm.run(arm.seeds[0])
 
 
 def _classes(made: Study, role: str) -> tuple[str, ...]:

@@ -219,8 +219,16 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
             config = from_scratch(_with_input_of(base.weights, config))
         resolved[f"finetune-{arm}"] = config.model_dump()
         resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(config).model_dump()
+    with _located(params, choices):
+        folds = stage_configs.study_folds(base)
     report = Report(
-        study=base.study, arms=list(arms), seeds=base.seeds, monitor=base.trainer.monitor, gate=base.gate
+        study=base.study,
+        arms=list(arms),
+        seeds=base.seeds,
+        monitor=base.trainer.monitor,
+        gate=base.gate,
+        folds=folds,
+        dataset_folds=base.dataset.folds if folds else None,
     )
     return Study(params, choices, {**resolved, "report": report.model_dump()})
 

@@ -1,23 +1,28 @@
 """Stage finetune: copy weights to the target's network, and fine-tune it under a freeze schedule."""
 
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from frostline.base import omitted
+from frostline.base import omitted, repetitions
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json
+from frostline.base.repetitions import Repetition
 from frostline.data.prepared.index import Index
 from frostline.models.head_init import NoSharedClasses
 from frostline.models.pretrained import head_init_of, load_initial_weights
+from frostline.pipeline.finetune.kept import KeptRuns
 from frostline.schema import Arm
 from frostline.training.material import load_material
-from frostline.training.run import forget, train
+from frostline.training.run import train
 from frostline.training.services import Services
 
 
 def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
-    """Fine-tune an arm of a study once per seed, into `out/seed-<s>/`; the stage evaluate measures it.
+    """Fine-tune an arm of a study once per seed, or fold and seed; the stage evaluate measures it.
 
-    An arm that trains nothing is omitted if the weights' head has no class of the data set.
+    A run's folder is `out/seed-<s>/`, or `out/fold-<f>/seed-<s>/`. An arm that trains nothing is omitted if
+    the weights' head has no class of the data set.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.
@@ -29,16 +34,20 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
         services.say(f"finetune {arm.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
         return
-    runs = [arm.run(seed) for seed in arm.seeds]
-    material = load_material(runs[0], data, start, services)
+    runs = arm.runs()
+    by_fold = [list(members) for _, members in groupby(runs, key=lambda repetition: repetition.fold)]
+    kept, seconds = KeptRuns(out, services), dict[Repetition, dict[str, Any]]()
+    material = load_material(runs[by_fold[0][0]], data, start, services)
+    kept.recall(runs.values(), material)
     omitted.remove_reason(out)
-    seconds = {}
     with publish(out) as work:
-        for number, run in enumerate(runs, start=1):
-            title = f"finetune {arm.arm} · seed {run.seed} ({number}/{len(runs)})"
-            folder = work / f"seed-{run.seed}"
-            seconds[str(run.seed)] = train(run, material, folder, services, title)
+        for members in by_fold:
+            if seconds:
+                material = load_material(runs[members[0]], data, start, services)
+            for repetition in members:
+                title = f"finetune {arm.arm} · {repetition} ({len(seconds) + 1}/{len(runs)})"
+                folder = work / repetition.folder
+                seconds[repetition] = train(runs[repetition], material, folder, services, title)
         if timing is not None:
-            write_text(timing, canonical_json({"seeds": seconds}))
-    for run in runs:
-        forget(run, material, services)
+            write_text(timing, canonical_json(repetitions.as_json(seconds)))
+    kept.keep(runs.values(), material)  # the keys of runs are the same with the images of any fold

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from frostline.reporting.results import Summary
 
 HINT = (
-    "Means over seeds with 95 % intervals; gain and jumpstart in percentage points, paired by seed; epochs "
-    "and time to the baseline's best are medians with their range; training time is a run's mean, without "
-    "pretraining."
+    "Means over {over} with 95 % intervals; gain and jumpstart in percentage points, paired by {pair}; "
+    "epochs and time to the baseline's best are medians with their range; training time is a run's mean, "
+    "without pretraining."
 )
 
 
@@ -47,13 +47,15 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
     """
     from frostline.reporting import page, records, summary, tables
     from frostline.reporting.inputs import read_arms, read_omitted
+    from frostline.reporting.repeats import Repeats
     from frostline.reporting.transfer_plot import transfer_png
 
     if not artifacts.is_dir():
         raise FrostlineError(f"{artifacts} is missing: run the pipeline's earlier stages, with `dvc repro`")
     omitted = read_omitted(artifacts, config.arms)
-    arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], config.seeds)
-    study = summary.summarise(config.study, config.monitor, config.seeds, arms, omitted)
+    repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
+    arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
+    study = summary.summarise(config.study, config.monitor, repeats, arms, omitted)
     numbers = records.as_json(study)
     checks = check(config.gate, numbers)
     numbers["gate"] = {c.metric: {"bound": c.bound, "value": c.value, "passed": c.passed} for c in checks}
@@ -77,7 +79,7 @@ def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
     parts = [
         markdown(study.sentence),
         table.rstrip("\n"),
-        " ".join([*sentences, HINT]),
+        " ".join([*sentences, HINT.format(over=study.repeats.over, pair=study.repeats.pair)]),
         "\n".join(f"- {markdown(note)}" for note in study.notes),
         "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
         f"![Transfer compared with training from scratch: {markdown(study.study)}](transfer.png)",
