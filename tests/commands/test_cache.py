@@ -83,6 +83,7 @@ def test_cached_features_are_listed_the_most_recently_used_first(say, monkeypatc
     keep_pixels("a.npy")
     keep_pixels("b.npy")
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1.5")
+    monkeypatch.setenv("FROSTLINE_PIXELS_GIB", "7")
     head, damaged, val, train, _, features, pixels, hint = rows(say())
     assert head == ["features", "images × shape", "type", "size", "last used", "key"]
     assert damaged == ["a damaged file", "?", "?", "2 B", "just now", "f" * 12]
@@ -90,7 +91,7 @@ def test_cached_features_are_listed_the_most_recently_used_first(say, monkeypatc
     assert val == [what, "400 × 64×2", "bf16", "100 KiB", "3 min ago", key[:12]]
     assert train[:5] == [what[:-3] + "train", "1,000 × 64×2", "bf16", "250 KiB", "2 days ago"]
     assert features == ["features: 351 KiB of 1.5 GiB, which FROSTLINE_CACHE_GIB sets"]
-    assert pixels == ["pixels:", "4 KiB, images at a network's size in 2 files"]
+    assert pixels == ["pixels:", "4 KiB of 7 GiB, which FROSTLINE_PIXELS_GIB sets, in 2 files"]
     assert hint == ["to make room: frostline cache prune --to 1GiB, or frostline cache clear"]
 
 

@@ -131,7 +131,7 @@ sys.exit(main())
 """
 PLACES = {
     "prepare": ("frostline.preparation.stage:assign", []),
-    "pixels": ("frostline.data.loading.pixel_files:_write", []),
+    "pixels": ("frostline.data.loading.pixel_files:write", []),
     "features": ("frostline.features.cache:FeatureCache._write", ["KILLED"]),
     "weights": ("frostline.training.run:write_outputs", ["KILLED"]),
     "publish": ("frostline.training.run:record_outputs", ["KILLED"]),

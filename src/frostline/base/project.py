@@ -29,6 +29,9 @@ FEATURES_GIB = 20
 FEATURES_SHARE = 0.25
 """The default limit as a share of the disk's free space plus the cached features; the lower limit counts."""
 
+PIXELS_SHARE = 0.5
+"""The default limit of cached images, as a share of the disk's free space plus the cached images."""
+
 
 def find_root(start: Path | None = None) -> Path:
     """Return the nearest project from `start` (default: here) upwards, else `start`.
@@ -130,19 +133,48 @@ def features_limit() -> int:
     Raises:
         FrostlineError: FROSTLINE_CACHE_GIB is not a positive number.
     """
-    if text := os.environ.get("FROSTLINE_CACHE_GIB"):
-        with suppress(ValueError):
-            if math.isfinite(limit := float(text) * GIB) and limit > 0:
-                return int(limit)
-        raise FrostlineError(
-            f"FROSTLINE_CACHE_GIB: found {text!r}; give a positive number, such as {FEATURES_GIB}; "
-            "features=off caches no features"
-        )
-    room = shutil.disk_usage(home()).free
-    for path in features_dir().glob("*.safetensors"):
-        with suppress(FileNotFoundError):  # Another process has just removed it.
-            room += path.stat().st_size
+    set_limit = _limit("FROSTLINE_CACHE_GIB", f"{FEATURES_GIB}; features=off caches no features")
+    if set_limit is not None:
+        return set_limit
+    room = shutil.disk_usage(home()).free + _size_of(features_dir(), "*.safetensors")
     return min(FEATURES_GIB * GIB, int(FEATURES_SHARE * room))
+
+
+def pixels_limit(folder: Path) -> int:
+    """Return the limit of cached images in bytes: FROSTLINE_PIXELS_GIB, else half of the free space.
+
+    That is half of the free space plus the size of cached images, so that caching doesn't lower it.
+
+    Args:
+        folder: that of the cached images, which exists.
+
+    Raises:
+        FrostlineError: FROSTLINE_PIXELS_GIB is not a positive number.
+    """
+    set_limit = _limit("FROSTLINE_PIXELS_GIB", "50")
+    if set_limit is not None:
+        return set_limit
+    return int(PIXELS_SHARE * (shutil.disk_usage(folder).free + _size_of(folder, "*.npy")))
+
+
+def _limit(variable: str, example: str) -> int | None:
+    """Return the limit in bytes that an environment variable sets in GiB; None: it is not set."""
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    with suppress(ValueError):
+        if math.isfinite(limit := float(text) * GIB) and limit > 0:
+            return int(limit)
+    raise FrostlineError(f"{variable}: found {text!r}; give a positive number, such as {example}")
+
+
+def _size_of(folder: Path, pattern: str) -> int:
+    """Return the total size of a folder's files that match a pattern."""
+    total = 0
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):  # Another process has just removed it.
+            total += path.stat().st_size
+    return total
 
 
 def store_uri() -> str:

@@ -11,8 +11,10 @@ examples:
   frostline cache prune --to 5GiB       remove the least recently used features until 5 GiB are left
   frostline cache clear                 remove everything, including resized images
 
-Removed files are computed again when a run needs them; active runs are not disturbed. The environment
-variable FROSTLINE_CACHE_GIB sets the limit of features (default: 20, or a quarter of the free disk space)."""
+Removed files are computed again when a run needs them; active runs are not disturbed. Environment variables
+set the limits: FROSTLINE_CACHE_GIB that of features (default: 20, or a quarter of the free disk space),
+FROSTLINE_PIXELS_GIB that of resized images (default: half of the free disk space). The least recently used
+make room for new ones."""
 
 
 def add(commands: Any, summary: str) -> None:

@@ -58,7 +58,9 @@ def show(form: Format) -> None:
     else:
         print(NO_FEATURES)
     if pixels.files:
-        print(f"pixels:   {size(pixels.bytes)}, images at a network's size in {_count(pixels.files, 'file')}")
+        limit = project.pixels_limit(project.project_scratch() / "pixels")
+        files = _count(pixels.files, "file")
+        print(f"pixels:   {size(pixels.bytes)} of {size(limit)}, which FROSTLINE_PIXELS_GIB sets, in {files}")
     if entries or pixels.files:
         print("to make room: frostline cache prune --to 1GiB, or frostline cache clear")
 

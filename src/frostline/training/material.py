@@ -85,9 +85,9 @@ def load_material(run: Run, folder: Path, start: InitialWeights, services: Servi
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
     if run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
         services.say(f"frostline: warning: {run.stage} {run.arm or run.freeze_name}: {sentence}")
-    pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
     transforms.check(run.augment, spec)
     sources = None
-    if transforms.crops(run.augment):
+    if transforms.crops(run.augment):  # First: a cache with room for some only is for what each step reads.
         sources = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
+    pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
     return Material(data, torch.as_tensor(rows), pixels, spec, start, sources)

@@ -122,7 +122,7 @@ def test_a_changed_or_missing_file_stops(tree, tmp_path):
     with pytest.raises(FrostlineError, match=r"cat/0\.png is missing: restore it; or run prepare again"):
         load_pixels(PreparedData(dataset, index, folder), [0], SPEC, scratch=tmp_path)
     assert list((tmp_path / "pixels").glob("*.npy")) == []
-    assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix != ".lock"] == []
+    assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix not in (".lock", ".used")] == []
 
 
 def test_a_damaged_file_of_pixels_is_made_again(tree, tmp_path, capsys):
@@ -269,7 +269,8 @@ def test_pixels_that_are_removed_while_they_are_loaded(tree, tmp_path, monkeypat
 
     def removed(path, *arguments):
         found = opened(path, *arguments)
-        path.unlink()
+        for shard in path.parent.glob("*.npy"):
+            shard.unlink()
         return found
 
     monkeypatch.setattr(pixels, "IN_MEMORY", 1000)
@@ -288,7 +289,7 @@ def test_a_full_disk_is_one_sentence(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FrostlineError, match=r"pixels: the disk is full; the images need 11\.2 KiB there"):
         load_pixels(PreparedData(dataset, index, folder), [0], SPEC, scratch=tmp_path)
-    assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix != ".lock"] == []
+    assert [p.name for p in (tmp_path / "pixels").iterdir() if p.suffix not in (".lock", ".used")] == []
 
 
 @pytest.fixture

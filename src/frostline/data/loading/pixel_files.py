@@ -1,4 +1,4 @@
-"""Cached images at a network's input size: one file per data set and geometry, with a checksum per image.
+"""A memory-mapped file of images at a network's input size, with a checksum per image: a shard of the cache.
 
 A process verifies each image when it first reads it, so a large file is never read as a whole; the CRC-32
 takes about 0.1 ms for 224 × 224 × 3. A damaged image is made from its source again at every read. Its file is
@@ -9,21 +9,18 @@ import io
 import math
 import mmap
 import os
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from frostline.base.files import is_writable, remove_leftovers, set_aside
-from frostline.base.locks import exclusive
+from frostline.base.files import set_aside
 from frostline.console.errors import full_disk
 from frostline.console.units import size as size_text
 
@@ -31,7 +28,6 @@ Pixels = NDArray[np.unsignedinteger[Any]]
 """uint8 or uint16."""
 
 _SUM = np.dtype("<u4")
-_BYTES: np.dtype[Any] = np.dtype("u1")
 
 
 @dataclass(frozen=True)
@@ -41,10 +37,19 @@ class Layout:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
+    def of(self, images: int) -> "Layout":
+        """Return the layout of some of these images."""
+        return replace(self, shape=(images, *self.shape[1:]))
+
     @property
     def size(self) -> int:
         """Size of all images."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def file_size(self) -> int:
+        """Size of a file of them, with its header and checksums."""
+        return len(self.header) + self.size + _SUM.itemsize * (self.shape[0] + 1)
 
     @property
     def header(self) -> bytes:
@@ -75,7 +80,7 @@ class PixelFile:
         self._verified = np.zeros(len(mapped), dtype=bool)
         self._identity = _identity(path)
 
-    def read(self, rows: NDArray[np.int64]) -> torch.Tensor:
+    def read(self, rows: NDArray[np.int64]) -> Pixels:
         """Return a copy of n images, (n, C, H, W).
 
         The pages are released at once, so that the process's memory does not grow. They stay in the page
@@ -95,7 +100,7 @@ class PixelFile:
             else:
                 self._set_aside()
                 images[place] = self._make(row)
-        return torch.from_numpy(images)
+        return images
 
     def _set_aside(self) -> None:
         """Set the file aside, once, unless it has been replaced by a new one."""
@@ -104,46 +109,12 @@ class PixelFile:
         self._identity = None
 
 
-def open_or_make(
-    path: Path,
-    shape: tuple[int, ...],
-    make: Callable[[int], Pixels],
-    make_all: Callable[[], Iterable[Pixels]],
-    dtype: np.dtype[Any] = _BYTES,
-) -> PixelFile:
-    """Map the file at `path`; if it is missing or damaged, write it first, atomically.
-
-    The file is mapped while its lock is held, so that no other process removes it before. In a read-only
-    folder, an existing file is used, and a missing one is made for this process only.
-
-    Args:
-        shape: (N, C, H, W) of all images.
-        make: image number → its pixels.
-        make_all: yields the pixels of all images in order.
-        dtype: uint8 or uint16.
-
-    Raises:
-        FrostlineError: the disk is full (`OutOfResources`), or an image can't be made.
-    """
-    layout = Layout(shape, dtype)
-    if not is_writable(path.parent):
-        return _mapped(path, layout, make) or _unsaved(path, layout, make, make_all())
-    with exclusive(path.with_suffix(".lock")):
-        remove_leftovers(path.parent, locked_key=path.stem)
-        whole = _mapped(path, layout, make)
-        if whole is None:
-            _write(path, layout, make_all())
-            whole = _mapped(path, layout, make)
-            assert whole is not None
-        return whole
-
-
-def _mapped(path: Path, layout: Layout, make: Callable[[int], Pixels]) -> PixelFile | None:
+def mapped(path: Path, layout: Layout, make: Callable[[int], Pixels]) -> PixelFile | None:
     """Map a file; set it aside if it is damaged. None: there is no sound file."""
-    header, count, number = layout.header, layout.size, layout.shape[0]
+    header, count = layout.header, layout.size
     try:
         with path.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size != len(header) + count + _SUM.itemsize * (number + 1):
+            if os.fstat(stream.fileno()).st_size != layout.file_size:
                 raise ValueError("not of the length that it was written with")
             if stream.read(len(header)) != header:
                 raise ValueError("its header is not the one that was written")
@@ -160,8 +131,12 @@ def _mapped(path: Path, layout: Layout, make: Callable[[int], Pixels]) -> PixelF
     return PixelFile(path, images, sums[:-1].astype(np.uint32), make)
 
 
-def _write(path: Path, layout: Layout, images: Iterable[Pixels]) -> None:
-    """Write a file with one image at a time in memory."""
+def write(path: Path, layout: Layout, images: Iterable[Pixels]) -> None:
+    """Write a file atomically, with one image at a time in memory.
+
+    Raises:
+        OutOfResources: the disk is full.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with _full_disk(path.parent, layout), os.fdopen(handle, "wb") as stream:
@@ -174,21 +149,13 @@ def _write(path: Path, layout: Layout, images: Iterable[Pixels]) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _unsaved(
-    path: Path, layout: Layout, make: Callable[[int], Pixels], images: Iterable[Pixels]
-) -> PixelFile:
-    """Write a temporary file that ends with this process."""
-    print(
-        f"frostline: warning: {path.parent} can't be written, so images are resized for this command only; "
-        "make the folder writable to cache them",
-        file=sys.stderr,
-        flush=True,
-    )
+def unsaved(path: Path, layout: Layout, make: Callable[[int], Pixels], images: Iterable[Pixels]) -> PixelFile:
+    """Write a temporary file that ends with this process, instead of the one at `path`."""
     with _full_disk(Path(tempfile.gettempdir()), layout), tempfile.TemporaryFile() as stream:
         sums = _fill(stream, layout, images)
         stream.flush()
-        mapped = np.memmap(stream, layout.dtype, "r", len(layout.header), layout.shape)
-    return PixelFile(path, mapped, sums, make)
+        images_on_disk = np.memmap(stream, layout.dtype, "r", len(layout.header), layout.shape)
+    return PixelFile(path, images_on_disk, sums, make)
 
 
 def _fill(stream: IO[bytes], layout: Layout, images: Iterable[Pixels]) -> NDArray[np.uint32]:

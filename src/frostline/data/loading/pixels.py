@@ -1,7 +1,7 @@
 """The input images of a network: decoded and resized once, cached as uint8, normalised per batch."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,10 +13,10 @@ from PIL import Image
 
 from frostline.base import project
 from frostline.base.hashes import content_key
-from frostline.base.parallel import in_order
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Progress, no_progress
-from frostline.data.loading.pixel_files import PixelFile, Pixels, open_or_make
+from frostline.data.loading.pixel_cache import PixelCache, Wanted, open_or_make
+from frostline.data.loading.pixel_files import Layout, Pixels
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import IMAGES_FILE, Index, PreparedData
 from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
@@ -28,20 +28,20 @@ from frostline.models.input_spec import InputSpec
 IN_MEMORY = 1 << 26
 """Bytes, 64 MiB; larger sets of pixels stay on disk, and each batch is read on request."""
 
-_LAYOUT = 2  # Version of the file layout.
+_LAYOUT = 3  # Version of the file layout.
 _FORMAT = 1  # Version of the code that makes pixels; a part of their cache key.
 
 
 class OnDisk:
-    """Selected images of a file, (N, C, H, W) uint8; indexing reads some of them into a tensor.
+    """Selected images of a cache, (N, C, H, W) uint8; indexing reads some of them into a tensor.
 
     Args:
-        file: all images of a data set.
+        cache: all images of a data set.
         rows: (N,) rows of the selected images.
     """
 
-    def __init__(self, file: PixelFile, rows: NDArray[np.int64]) -> None:
-        self._file, self._rows = file, rows
+    def __init__(self, cache: PixelCache, rows: NDArray[np.int64]) -> None:
+        self._cache, self._rows = cache, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -49,18 +49,18 @@ class OnDisk:
     @property
     def shape(self) -> torch.Size:
         """(N, C, H, W)."""
-        return torch.Size((len(self), *self._file.shape[1:]))
+        return torch.Size((len(self), *self._cache.shape[1:]))
 
     def numel(self) -> int:
         """Return the number of values."""
         return self.shape.numel()
 
     def __getitem__(self, which: torch.Tensor | slice) -> torch.Tensor:
-        return self._file.read(self._rows[which if isinstance(which, slice) else which.numpy()])
+        return self._cache.read(self._rows[which if isinstance(which, slice) else which.numpy()])
 
     def select(self, which: torch.Tensor) -> "OnDisk":
         """Return a selection of the rows without reading them."""
-        return OnDisk(self._file, self._rows[which.numpy()])
+        return OnDisk(self._cache, self._rows[which.numpy()])
 
 
 ImageStack = torch.Tensor | OnDisk
@@ -138,9 +138,10 @@ def load_pixels(
 ) -> ImageStack:
     """Load images at the network's input size.
 
-    All images of the index are resized once and cached in `scratch/pixels/`, in a file named by their hashes
-    and the geometry, which is shared by all splits, shots, seeds and schedules. Images in memory of the right
-    size are neither resized nor cached.
+    All images of the index are resized once and cached in `scratch/pixels/`, in files named by their hashes
+    and the geometry, which are shared by all splits, shots, seeds and schedules. Those that the cache's limit
+    leaves no room for are decoded at each read. Images in memory of the right size are neither resized nor
+    cached.
 
     Args:
         rows: (N,) positions in the index.
@@ -170,18 +171,10 @@ def load_pixels(
     cache = (project.scratch() if scratch is None else scratch) / "pixels"
     hashes = hashlib.sha256("".join(index.sha256).encode()).hexdigest()
     key = content_key([_FORMAT, _LAYOUT, hashes, spec.geometry])
-    shape = (len(index), *spec.shape)
     size = spec.size if isinstance(spec.size, int) else f"{spec.width}×{spec.height}"
-
-    def produce() -> Iterable[Pixels]:
-        with progress(f"resizing {index.name} to {size} px", len(index)) as advance:
-            for pixels in in_order(work, range(len(index))):
-                yield pixels
-                advance(1)
-
-    chosen = OnDisk(
-        open_or_make(cache / f"{key}.npy", shape, work, produce, np.dtype(f"u{spec.depth // 8}")), rows
-    )
+    layout = Layout((len(index), *spec.shape), np.dtype(f"u{spec.depth // 8}"))
+    wanted = Wanted(layout, work, f"resizing {index.name} to {size} px", index.name)
+    chosen = OnDisk(open_or_make(cache / key, wanted, progress), rows)
     return chosen[:] if chosen.numel() <= IN_MEMORY else chosen
 
 
