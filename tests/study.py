@@ -69,7 +69,7 @@ def leave_out(path: Path, arms: Sequence[str]) -> None:
     pipeline = path.read_text()
     for arm in arms:
         lines = [
-            f"{line} ".replace(f" {arm} ", " ").rstrip() if "--arms" in line else line
+            f"{line} ".replace(f" {arm} ", " ").rstrip() if "--arms" in line else line.replace(f"{arm}, ", "")
             for line in pipeline.splitlines()
         ]
         pipeline = "".join(f"{line}\n" for line in lines if arm not in line)

@@ -17,6 +17,7 @@ PIPELINE = {
 MODULES = {
     "compose": "pipeline/compose/stage.py",
     "prepare": "preparation/stage.py",
+    "leakage": "leakage/stage.py",
     "pretrain": "pipeline/pretrain/stage.py",
     "finetune": "pipeline/finetune/stage.py",
     "evaluate": "evaluation/evaluate.py",

@@ -79,7 +79,7 @@ def study(reproduced, tmp_path):
 
 def test_the_whole_study_runs_once(reproduced):
     study, output = reproduced
-    stages = {"compose", "prepare@source", "prepare@target", "pretrain", *TRAINED, *DOWNSTREAM}
+    stages = {"compose", "prepare@source", "prepare@target", "leakage", "pretrain", *TRAINED, *DOWNSTREAM}
     assert ran(output) == stages
     assert study.repro() == set()
     assert "up to date" in study.dvc("status").stdout
@@ -143,6 +143,7 @@ def test_code_that_only_shows_reruns_nothing_and_code_that_computes_does(study):
         for name in ("index.html", "report.json", "report.md", "transfer.png", "metrics.json")
     }
     assert touched(study, "preparation/stage.py") == {"prepare@source", "prepare@target"}
+    assert touched(study, "leakage/stage.py") == {"leakage"}
 
 
 def test_experiments_are_listed_by_what_was_selected(study):

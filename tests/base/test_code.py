@@ -43,7 +43,7 @@ def changed(package, path):
         ("freezing/curves.py", {"compose", "pretrain", "finetune", "evaluate"}),
         ("training/losses.py", {"pretrain", "finetune", "evaluate"}),
         ("data/loading/augment.py", {"pretrain", "finetune", "evaluate"}),
-        ("preparation/duplicates.py", {"prepare"}),
+        ("duplicates/search.py", {"prepare", "leakage"}),
         ("base/files.py", set(code.FOLDERS)),
         ("base/__pycache__/files.cpython-311.pyc", set()),
     ],

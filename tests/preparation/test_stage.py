@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant, plant_splits
 
+from frostline.base.files import write_checksums
 from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.console.progress import no_progress
 from frostline.data.prepared.index import Index
@@ -447,3 +448,13 @@ def test_trees_are_left_alone(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     shutil.rmtree(root)
     assert Index.read(tmp_path / "out").classes == ("cat", "dog")
+
+
+def test_a_cached_data_set_without_hashes_is_prepared_again(tmp_path):
+    setup = image_folder(plant(tmp_path / "photos"))
+    index, folder = prepare_cached(setup, tmp_path / "scratch")
+    (folder / "hashes.npy").unlink()
+    (folder / "checksums.json").unlink()
+    write_checksums(folder)  # as an earlier version wrote it
+    assert prepare_cached(setup, tmp_path / "scratch")[0].fingerprint == index.fingerprint
+    assert (folder / "hashes.npy").is_file()

@@ -38,6 +38,7 @@ COMMANDS = {
     "probe": "measure a backbone's frozen features: linear heads, ridge regression, nearest neighbours",
     "pretrain": "pretrain a network on the source data set",
     "prepare": "check every image of a data set, split it, write its index",
+    "leakage": "find images of the source that the target is measured on",
     "evaluate": "measure a trained network on its test split",
     "compare": "compare finished runs, grouped over seeds",
     "ui": "serve MLflow with this project's runs, on this machine only",

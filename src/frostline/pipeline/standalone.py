@@ -17,7 +17,7 @@ from frostline.console.errors import resource_errors
 from frostline.console.progress import shown
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
-from frostline.schema import Experiment, Prepare, PretrainWeights, Run, Weights
+from frostline.schema import Experiment, Leakage, Prepare, PretrainWeights, Run, Weights
 from frostline.training.services import Services, Watch, unwatched
 
 if TYPE_CHECKING:
@@ -183,42 +183,26 @@ def with_pretrained_weights(
     return config.model_copy(update={"weights": weights})
 
 
-def _check_leakage(composed: Experiment, folder: Path, sheet: Path) -> None:
+def _check_leakage(composed: Experiment, folder: Path, sheet_file: Path) -> None:
     """Refuse a source with images that the target is measured on; warn about those that look like one.
 
     Args:
         folder: of the prepared source.
-        sheet: the file for a contact sheet of images that look alike.
+        sheet_file: the file for a contact sheet of images that look alike.
     """
-    import numpy as np
-    from PIL import Image
-
-    from frostline.data.loading.pixels import thumbnails
     from frostline.data.prepared.index import PreparedData
-    from frostline.data.reading.bands import PixelFormat
-    from frostline.preparation.contact_sheet import MOST_PAIRS, SIDE, Shown, contact_sheet
-    from frostline.preparation.leakage import check_source
+    from frostline.leakage.source_target import check_source
+    from frostline.leakage.stage import sheet
 
-    _, target_folder = prepared(composed, "target")
-    source, target = (
-        PreparedData.read(dataset, place)
-        for dataset, place in ((composed.source, folder), (composed.dataset, target_folder))
-    )
-    config = stage_configs.prepare_config(composed, "target")
-    wanted = PixelFormat(config.channels, config.depth or 8)
-    shown: list[tuple[Shown, Shown]] = []
-    for near in check_source(source, target):
+    _, target = prepared(composed, "target")
+    source = PreparedData.read(composed.source, folder)
+    found = check_source(source, PreparedData.read(composed.dataset, target))
+    for near in found:
         print(f"frostline: warning: {near.warning}", file=sys.stderr)
-        sides = []
-        firsts, seconds = zip(*near.pairs[:MOST_PAIRS], strict=True)
-        for data, rows in ((source, firsts), (near.measured, seconds)):
-            pictures = map(Image.fromarray, thumbnails(data, np.array(rows), SIDE, wanted))
-            names = ((data.index.keys[row], str(data.index.splits[row])) for row in rows)
-            sides.append([Shown(image, *name) for image, name in zip(pictures, names, strict=True)])
-        shown += zip(*sides, strict=True)
-    if shown:
-        write_bytes(sheet, contact_sheet(shown))
-        print(f"frostline: the images that look alike: {sheet}", file=sys.stderr)
+    if found:
+        roles = {role: stage_configs.prepare_config(composed, role) for role in ("source", "target")}
+        write_bytes(sheet_file, sheet(source, found, Leakage(**roles)))
+        print(f"frostline: the images that look alike: {sheet_file}", file=sys.stderr)
 
 
 def pretraining_config(composed: Experiment, choices: Mapping[str, str]) -> Run | None:

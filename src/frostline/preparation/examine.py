@@ -22,7 +22,7 @@ from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.stores import Store
 from frostline.data.reading.walk import Problem
-from frostline.preparation.duplicates import (
+from frostline.duplicates.search import (
     NEAR_MIN_SIDE,
     THUMBNAIL,
     groups_of,

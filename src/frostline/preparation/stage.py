@@ -33,11 +33,11 @@ from frostline.data.reading.checks import check_rows, some, tally
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
 from frostline.data.reading.walk import Problem
+from frostline.duplicates.contact_sheet import MOST_PAIRS, Shown, contact_sheet
+from frostline.duplicates.hashes import HASHES_FILE, hashes, write_hashes
+from frostline.duplicates.search import Pair, groups_of, near_pairs, repeated
 from frostline.preparation.assignment import assign
-from frostline.preparation.contact_sheet import MOST_PAIRS, Shown, contact_sheet
-from frostline.preparation.duplicates import Pair, groups_of, near_pairs, repeated
 from frostline.preparation.examine import Reading, examine
-from frostline.preparation.leakage import HASHES_FILE, hashes, write_hashes
 from frostline.preparation.test_sets import check_apart, index_of_test_set, open_test_set
 
 NEAR_DUPLICATES_FILE = "near-duplicates.png"

@@ -13,7 +13,7 @@ from frostline.data.reading.checks import some
 from frostline.data.reading.decode import printable
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import open_source
-from frostline.preparation.duplicates import Pair, near_matches
+from frostline.duplicates.search import Pair, near_matches
 from frostline.preparation.examine import Reading
 
 

@@ -133,6 +133,10 @@ class Scores(_StageOutput):
         return {**data, "test_sets": tests}
 
 
+class _Leakage(_StageOutput):
+    warnings: list[str]
+
+
 class _Evaluation(_Repeated):
     runs: dict[Repetition, Scores]
 
@@ -179,6 +183,16 @@ def read_omitted(artifacts: Path, names: Sequence[str]) -> dict[str, str]:
     """Return {arm: reason} of the omitted arms among `names`; see `base.omitted`."""
     reasons = {name: omitted.reason_in(artifacts / "evaluate" / name) for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def read_leakage(artifacts: Path) -> list[str]:
+    """Return a note per warning of the stage leakage; none where there is no such stage."""
+    path = artifacts / "leakage" / "leakage.json"
+    if not path.is_file():
+        return []
+    with _checked_output("leakage", path):
+        warnings = _parsed(_Leakage, path).warnings
+    return [f"{warning} (artifacts/leakage/near-duplicates.png shows them)." for warning in warnings]
 
 
 def read_arms(artifacts: Path, names: Sequence[str], repeats: Repeats) -> list[Arm]:

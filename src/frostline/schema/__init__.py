@@ -38,6 +38,7 @@ from frostline.schema.stages import (
     Evaluate,
     Experiment,
     Hyperparameters,
+    Leakage,
     Omitted,
     Prepare,
     Report,

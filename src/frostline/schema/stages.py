@@ -210,6 +210,13 @@ class Prepare(Strict):
         )
 
 
+class Leakage(Strict):
+    """The config of comparing the source with the target."""
+
+    source: Prepare
+    target: Prepare
+
+
 class Omitted(Strict):
     """The config of an omitted stage."""
 

@@ -33,6 +33,7 @@ def test_one_file_a_stage(project):
     assert set(resolved) == {
         "prepare-source",
         "prepare-target",
+        "leakage",
         "pretrain",
         "finetune-scratch",
         "finetune-full",

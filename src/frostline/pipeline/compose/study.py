@@ -203,13 +203,14 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         "prepare-target": stage_configs.prepare_config(base, "target").model_dump(),
         "pretrain": stage_configs.pretrain_config(base, choices).model_dump(),
     }
+    resolved["leakage"] = {role: resolved[f"prepare-{role}"] for role in ("source", "target")}
     if not pretrains(base):
         # With the file's hash, so that later stages re-run when it changes.
         path = getattr(base.weights, "path", None)
         file = f" (sha256 {sha256_of(Path(path).expanduser())})" if path and Path(path).is_file() else ""
         kind = base.weights.kind
         reason = {"omitted": f"the arms start from weights={kind}{file}, so nothing is pretrained"}
-        resolved |= {"prepare-source": reason, "pretrain": reason}
+        resolved |= dict.fromkeys(("prepare-source", "leakage", "pretrain"), reason)
     for arm in arms:
         freeze = "full" if arm == BASELINE else arm
         with _located(params, {**choices, "freeze": freeze}, arm=arm):

@@ -1,6 +1,6 @@
 """Stage report: compare the arms of a study in a page, a table, a plot, JSON and CSV."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
         FrostlineError: an input is missing or damaged; the sentence names the file and its stage.
     """
     from frostline.reporting import page, records, summary, tables
-    from frostline.reporting.inputs import read_arms, read_omitted
+    from frostline.reporting.inputs import read_arms, read_leakage, read_omitted
     from frostline.reporting.repeats import Repeats
     from frostline.reporting.transfer_plot import transfer_png
 
@@ -56,6 +56,7 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
     repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
     arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
     study = summary.summarise(config.study, config.monitor, repeats, arms, omitted)
+    study = replace(study, notes=[*read_leakage(artifacts), *study.notes])
     numbers = records.as_json(study)
     checks = check(config.gate, numbers)
     numbers["gate"] = {c.metric: {"bound": c.bound, "value": c.value, "passed": c.passed} for c in checks}

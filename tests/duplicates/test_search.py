@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.data.trees import encoded, picture
 
-from frostline.preparation import duplicates
-from frostline.preparation.duplicates import groups_of, near_matches, near_pairs, repeated, thumbnail
+from frostline.duplicates import search
+from frostline.duplicates.search import groups_of, near_matches, near_pairs, repeated, thumbnail
 
 
 def test_groups():
@@ -81,7 +81,7 @@ def test_the_same_whatever_the_block(monkeypatch):
     images += [recoded(image) for image in images]
     splits = ["train", "val", "test"] * 8
     expected = pairs_of(images, splits)
-    monkeypatch.setattr(duplicates, "_BLOCK", 3)
+    monkeypatch.setattr(search, "_BLOCK", 3)
     assert pairs_of(images, splits) == expected
 
 

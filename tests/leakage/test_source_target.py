@@ -1,6 +1,7 @@
 """Images that the target is measured on, in the source; and the contact sheets of those that look alike."""
 
 import io
+import json
 import shutil
 
 import numpy as np
@@ -10,9 +11,11 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant
 
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import PreparedData
-from frostline.preparation.contact_sheet import MOST_PAIRS, SIDE, Shown, contact_sheet
-from frostline.preparation.leakage import check_source
-from frostline.preparation.stage import prepare, prepare_cached
+from frostline.duplicates.contact_sheet import SIDE
+from frostline.leakage.source_target import check_source
+from frostline.leakage.stage import check_study
+from frostline.preparation.stage import prepare
+from frostline.schema import Leakage, Prepare
 
 
 def prepared(setup, folder):
@@ -78,7 +81,7 @@ def test_near_duplicates_are_a_warning(folders, tmp_path):
         picture(90_000 + i, (120, 100)).save(source_root / "dog" / f"{i}.png")
     source = prepared(image_folder(source_root, val=0.1, test=None), tmp_path / "source-data")
     (near,) = check_source(source, target)
-    assert "1 image of target look like one that the pretraining on source sees" in near.warning
+    assert "1 image of target looks like one that the pretraining on source sees" in near.warning
     assert f"≈ {key} (test)" in near.warning
     assert [target.index.keys[row] for _, row in near.pairs] == [key]
 
@@ -91,7 +94,11 @@ def test_arrays_and_files_of_small_images_are_compared_by_exact_pixels(tmp_path)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{row}.png").write_bytes(encoded(Image.fromarray(images[row]), "PNG"))
     written = prepared(image_folder(root, test=None), tmp_path / "written-data")
-    with pytest.raises(FrostlineError, match="source: written has 40 images that are also in digits"):
+    worst_first = (
+        r"source: written has 40 images that are also in digits, on which the target is measured "
+        r"\(\d+ of its train split in test, \d+ of its val split in test\): \S+ \S+ \(train\)"
+    )
+    with pytest.raises(FrostlineError, match=worst_first):
         check_source(written, digits)
     assert check_source(digits, digits) == []  # the same data set with the same splits
     changed = np.clip(images[row].astype(int) + 1, 0, 255).astype(np.uint8)
@@ -101,16 +108,40 @@ def test_arrays_and_files_of_small_images_are_compared_by_exact_pixels(tmp_path)
     assert check_source(prepared(image_folder(root), tmp_path / "other-data"), digits) == []
 
 
-def test_a_cached_data_set_without_hashes_is_prepared_again(folders, tmp_path):
-    setup = image_folder(folders[0])
-    index, folder = prepare_cached(setup, tmp_path / "scratch")
-    (folder / "hashes.npy").unlink()
-    (folder / "checksums.json").unlink()
-    from frostline.base.files import write_checksums
+def test_over_folds_every_image_of_the_target_is_measured(folders, tmp_path):
+    source_root, target_root = folders
+    folds = image_folder(target_root).dataset.model_copy(update={"folds": 2})
+    target = prepared(Prepare(dataset=folds), tmp_path / "target-data")
+    key = of_split(target, "train")
+    source = prepared(image_folder(source_root, test=None), tmp_path / "source-data")
+    Image.open(target_root / key).save(source_root / of_split(source, "train"))
+    source = prepared(image_folder(source_root, test=None), tmp_path / "source-data")
+    with pytest.raises(FrostlineError, match=f"= {key} \\(test\\)"):
+        check_source(source, target)
+    first = folds.model_copy(update={"fold": 0})
+    assert check_source(source, PreparedData.read(first, tmp_path / "target-data")) == []
 
-    write_checksums(folder)  # as an earlier version wrote it
-    assert prepare_cached(setup, tmp_path / "scratch")[0].fingerprint == index.fingerprint
-    assert (folder / "hashes.npy").is_file()
+
+def test_the_stage_writes_warnings_and_a_sheet(folders, tmp_path):
+    source_root, target_root = folders
+    setups = image_folder(source_root, test=None), image_folder(target_root)
+    config = Leakage(source=setups[0], target=setups[1])
+    target = prepared(setups[1], tmp_path / "target-data")
+    prepare(setups[0], tmp_path / "source-data")
+    places = tmp_path / "source-data", tmp_path / "target-data", tmp_path / "out"
+    assert check_study(config, *places) == []
+    assert sorted(path.name for path in places[2].iterdir()) == ["leakage.json"]
+    for split in ("val", "test"):
+        tested = Image.open(target_root / of_split(target, split))
+        tested.save(source_root / f"cat/of {split}.jpg", quality=60)
+    prepare(setups[0], places[0])
+    (warning,) = check_study(config, *places)
+    assert json.loads((places[2] / "leakage.json").read_text()) == {"warnings": [warning]}
+    assert warning.index("(test)") < warning.index("(val)") if "(val)" in warning else "(test)" in warning
+    before = (places[2] / "near-duplicates.png").read_bytes()
+    assert Image.open(io.BytesIO(before)).height > SIDE
+    assert check_study(config, *places) == [warning]
+    assert (places[2] / "near-duplicates.png").read_bytes() == before
 
 
 def test_the_contact_sheet_shows_the_pairs_across_splits(folders, tmp_path):
@@ -123,17 +154,3 @@ def test_the_contact_sheet_shows_the_pairs_across_splits(folders, tmp_path):
     apart = splits[tested] != splits[tested.replace(".png", " copy.jpg")]
     assert (tmp_path / "out" / "near-duplicates.png").is_file() == apart
     assert any("near-duplicates.png shows them" in warning for warning in index.warnings) == apart
-
-
-def test_a_sheet_is_repeatable_and_limited():
-    pairs = [
-        (Shown(picture(i, (300, 100)), f"a very long folder name/and a file {i}.png", "train"),
-         Shown(picture(i, (60, 90), "L"), "é.png", "test"))
-        for i in range(MOST_PAIRS + 3)
-    ]  # fmt: skip
-    content = contact_sheet(pairs)
-    assert content == contact_sheet(pairs[:MOST_PAIRS])
-    sheet = Image.open(io.BytesIO(content))
-    assert sheet.width > 4 * SIDE
-    assert sheet.height > MOST_PAIRS / 2 * SIDE
-    assert Image.open(io.BytesIO(contact_sheet(pairs[:1]))).width < 3 * SIDE

@@ -1,0 +1,4 @@
+"""Finds images that are the same or look alike: hashes, thumbnails, search, contact sheets.
+
+May import `data.prepared` and what is below it.
+"""
