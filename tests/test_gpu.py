@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from frostline import schema
+from frostline.base.seeds import seed_dropout
 from frostline.console.errors import OutOfResources, resource_errors
 from frostline.features.execution import device_of, execution_of, has_bf16
 from frostline.freezing.curves import Curve
@@ -38,7 +39,15 @@ def test_two_runs_give_the_same_bits(tmp_path):
         bench = Bench({**NETWORK, "trainer": {"epochs": 2, "device": "cuda"}})
         bench.fit(tmp_path / name)
         found.append(tensors(bench.network))
-    same(*found)
+    assert same(*found)
+
+
+def test_dropout_is_seeded_as_by_torch():
+    ones = torch.ones(1000, device="cuda")
+    seed_dropout(7, ones.device)
+    found = torch.nn.functional.dropout(ones)
+    torch.manual_seed(7)
+    assert torch.equal(found, torch.nn.functional.dropout(ones))
 
 
 def test_attention_repeats_its_gradients():

@@ -70,6 +70,29 @@ def test_the_best_epoch_is_chosen_on_validation(monitor, accuracies, losses, bes
     assert sum(same(result.best_state, state) for state in after) == 1
 
 
+@pytest.mark.parametrize("bn", ["train", "eval"])
+def test_the_best_weights_are_whole_in_every_phase(bn, tmp_path):
+    groups = {"head": "head", "top": "stage:-1", "rest": "*"}
+    trained = [["head"], ["head", "top"], ["head", "top", "rest"]]
+    phases = [
+        {"train": names, "until": {"epochs": 1} if number < 2 else "end", "bn": bn}
+        for number, names in enumerate(trained)
+    ]
+    changes = {"backbone": RESNET, "input": {"size": 16, "channels": 3}}
+    changes |= {"freeze": {"groups": groups, "phases": phases}, "trainer.epochs": 4}
+    for best in range(4):
+        after = []
+
+        class Kept(scripted([9 - (epoch <= best) * epoch for epoch in range(5)])):
+            def on_validation_end(self, after=after):
+                after.append(tensors(self.network))
+
+        bench = Bench({**changes, "trainer.monitor": "val/loss"}, kind=Kept)
+        result = bench.fit(tmp_path / str(best))
+        assert result.best_epoch == best
+        assert same(result.best_state, after[best])
+
+
 def test_the_size_of_validation_batches_does_not_change_the_choice(tmp_path):
     results = [
         Bench({"trainer.eval_batch_size": size, "trainer.epochs": 6, "backbone": RESNET}).fit(tmp_path)

@@ -20,12 +20,12 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed the generators that dropout draws from.
+    """Seed the generators that dropout draws from: the CPU's, and that of a GPU.
 
-    On a CPU, not by torch.manual_seed: in builds with CUDA but without a GPU it takes a millisecond, since it
-    stores a stack trace of each call.
+    torch.manual_seed would also seed kinds of devices that are not there: it queues a call for each, with a
+    stack trace, and takes a millisecond.
     """
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
-    else:
-        torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        number = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[number].manual_seed(seed)

@@ -221,6 +221,11 @@ class FreezePlan:
         names = frozenset(name for group in self.phases[phase].train for name in self.groups[group])
         return names - self.layers.parameters
 
+    def changed_before(self, phase: int) -> frozenset[str]:
+        """Return the parameters and running statistics that phases before `phase` may have changed."""
+        changed = (self.trained(number) | self.statistics(number) for number in range(phase))
+        return frozenset().union(*changed)
+
 
 def epochs_text(count: int) -> str:
     """Return ``an epoch``, ``2 epochs``, …."""

@@ -97,8 +97,7 @@ class FeatureReuse(pl.Callback):
         plan = self.freezing.plan
         views = self.reuse.view_numbers
         features = [self.reuse.cached_features(split, self.train, view) for view in views]
-        moved = {name for before in range(phase) for name in plan.trained(before) | plan.statistics(before)}
-        drifts = self.averages and not moved.isdisjoint(split.prefix)
+        drifts = self.averages and not plan.changed_before(phase).isdisjoint(split.prefix)
         measured = {
             name: self.reuse.cached_features(split, images)
             for name, images in ({} if drifts else self.validation).items()

@@ -232,10 +232,21 @@ class _History(pl.Callback):
         if self._best is None or value > self._best or not self.deciding:
             self._best = value
             self.result.best_epoch = int(row["epoch"] or 0)
-            averaged = self.averaging.measured if self.averaging else None
-            state = averaged or module.network.state_dict()
-            self.result.best_state = {k: weights.detached(v) for k, v in state.items()}
+            self._keep_weights(module, row["phase"])
         self.on_epoch(row)
+
+    def _keep_weights(self, module: Classifier, phase: float | None) -> None:
+        """Copy the weights: after the first copy, only those that the phases so far may have changed.
+
+        Otherwise an epoch of a linear probe copies the whole network, which takes longer than its steps.
+        """
+        averaged = self.averaging.measured if self.averaging else None
+        state = averaged or module.network.state_dict()
+        kept = self.result.best_state
+        if kept and not self.averaging:
+            changed = module.plan.changed_before(0 if phase is None else int(phase) + 1)
+            state = {name: state[name] for name in changed}
+        self.result.best_state = kept | {name: weights.detached(value) for name, value in state.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {
