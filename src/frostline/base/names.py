@@ -41,6 +41,33 @@ def locate(root: Path, key: str) -> Path:
     return place
 
 
+def nearest(root: Path, key: str) -> str | None:
+    """Return the path of the file under `root` that `key` may stand for; None: there is none.
+
+    Names may differ by case and by spaces around them, and folders be divided by backslashes.
+    """
+    place, found = root, list[str]()
+    for part in key.replace("\\", "/").split("/"):
+        name = part
+        if not os.path.lexists(place / name):
+            try:
+                name = _alike(place, place.stat().st_mtime_ns)[_loose(part)]
+            except (OSError, KeyError):
+                return None
+        place, found = place / name, [*found, name]
+    return "/".join(found)
+
+
+def _loose(name: str) -> str:
+    return nfc(name).strip().casefold()
+
+
+@lru_cache(maxsize=64)
+def _alike(folder: Path, changed: int) -> dict[str, str]:
+    """Return {name, as `nearest` compares it: name on disk} of a folder; of several, the first."""
+    return {_loose(name): name for name in sorted((path.name for path in folder.iterdir()), reverse=True)}
+
+
 @lru_cache(maxsize=64)
 def _names(folder: Path, changed: int) -> dict[str, str]:
     """Return {name in NFC: name on disk} of a folder; of several, the first."""

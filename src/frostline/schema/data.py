@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from frostline.schema.types import NonNegative, Positive, Probability, Seed, Share, Strict
 
@@ -134,11 +141,23 @@ class Columns(Strict):
     """Weight of each image in the training loss, relative to the others'."""
 
 
+def _different(names: list[str]) -> list[str]:
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} names; a classifier needs at least two, or null for all that occur")
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"{repeated[0]!r} is there twice; list each name once")
+    return names
+
+
+ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+"""YAML and Hydra read 0 as a number."""
+
+
 class _Columned(_Dataset):
     columns: Columns
     group: str | None
     """The column whose values, such as patients, are never divided between splits; null: columns.group."""
-    classes: list[str] | None
+    classes: Annotated[list[ClassName], AfterValidator(_different)] | None
     """Class names in the order of the network's outputs; null: sorted."""
 
 

@@ -1,5 +1,7 @@
 """Arrays of .npz files: the layouts that are read, and a sentence for all others."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from tests.data.tables import COLUMNS
@@ -79,7 +81,7 @@ def test_a_pair_of_arrays_per_split(tmp_path, names):
 @pytest.mark.parametrize(
     ("images", "labels", "sentence"),
     [
-        (IMAGES, LABELS[1:], "has 30 images and labels of shape (29,)"),
+        (IMAGES, LABELS[1:], "has 30 images with labels of shape (29,): give one label per image"),
         (IMAGES / 255, LABELS, "has float64 images; scale them to 0…255"),
         (IMAGES, LABELS / 2, "has labels of shape (30,) and type float64; give one whole number or"),
         (IMAGES, np.eye(30), "has labels of shape (30, 30) and type float64; give one whole number or"),
@@ -92,6 +94,37 @@ def test_arrays_that_are_no_data_set(tmp_path, images, labels, sentence):
     assert sentence in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"images": np.uint8(3)}, "has images of shape (); allowed: N×height×width or N×height×width×3"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "has no images (their shape is 0×8×6)"),
+        ({"weight": np.array(["a"] * 30)}, "has weights of type <U1; give numbers"),
+        ({"group": np.where(LABELS == 1, np.nan, LABELS)}, "10 images have no group (01, 04, 07 and 7 more)"),
+        ({"fold": LABELS + 0.5}, "has folds of type float64; give whole numbers"),
+        ({"x_train": IMAGES}, "has the array 'x_train' without 'y_train': add it, or remove 'x_train'"),
+    ],
+)
+def test_arrays_of_another_kind_or_shape(tmp_path, arrays, sentence):
+    path = saved(tmp_path / "x.npz", **{"images": IMAGES, "labels": LABELS, **arrays})
+    with pytest.raises(FrostlineError) as raised:
+        opened(path, folds=3)
+    assert sentence in str(raised.value)
+
+
+def test_the_pairs_of_two_splits_fit_one_by_one(tmp_path):
+    """As many images as labels in all, but not in each split: the labels of the second would be shifted."""
+    arrays = {"x_train": IMAGES[:20], "y_train": LABELS[:18], "x_test": IMAGES[20:], "y_test": LABELS[18:]}
+    with pytest.raises(FrostlineError, match=r"has 20 images with labels of shape \(18,\): give one label"):
+        opened(saved(tmp_path / "x.npz", **arrays))
+
+
+def test_splits_are_named_as_in_tables(tmp_path):
+    splits = np.array(["Training", "VAL", "test"])[np.arange(30) // 3 % 3]
+    path = saved(tmp_path / "x.npz", images=IMAGES, labels=LABELS, split=splits)
+    assert opened(path, val=None, test=None).rows.splits[[0, 3, 6]].tolist() == ["train", "val", "test"]
+
+
 def test_a_missing_array(tmp_path):
     with pytest.raises(FrostlineError, match=r"has no column 'images' \(dataset.columns.image\); did"):
         opened(saved(tmp_path / "x.npz", image=IMAGES, labels=LABELS))
@@ -100,12 +133,16 @@ def test_a_missing_array(tmp_path):
 def test_files_that_are_no_npz(tmp_path):
     saved(tmp_path / "data.npz", images=IMAGES, labels=LABELS)
     np.save(tmp_path / "one.npy", IMAGES)
+    with zipfile.ZipFile(tmp_path / "junk.npz", "w") as archive:
+        archive.writestr("images.npy", b"junk")
     (tmp_path / "text.npz").write_text("images")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "data.npz").read_bytes()[:-30])
     for name, sentence in (
         ("date.npz", "doesn't exist: give an .npz file; did you mean 'data.npz' or"),
         ("one.npy", "is a single array: save images and labels with numpy.savez"),
         ("text.npz", "is no .npz file, or holds Python objects"),
+        ("junk.npz", "has no column 'images'"),
+        ("", "is a folder: give an .npz file"),
         ("cut.npz", "can't be read (File is not a zip file): copy or write"),
     ):
         with pytest.raises(FrostlineError) as raised:

@@ -146,3 +146,41 @@ def test_columns_and_images_that_are_missing(tmp_path):
         opened(tmp_path / "x", columns={**COLUMNS, "image": "img"})
     with pytest.raises(FrostlineError, match="does not exist: give a folder that save_to_disk"):
         opened(tmp_path / "y")
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        (
+            {"label": ["cat"] * 12},
+            "row 0 of hf has the label 'cat'; allowed: 0 to 1, one for each name of its",
+        ),
+        ({"label": [0] * 11 + [7]}, "has the label '7'; allowed: 0 to 1"),
+        ({"label": [[0]] * 12}, "column 'label' holds list<item: int64>; allowed: text, numbers, booleans"),
+        ({"label": [0] * 11 + [-1]}, "row 11 of hf has no label: give it one, or remove it"),
+        ({"weight": [1.0] * 11 + [None]}, "has the weight ''; write a number such as 0.5"),
+        ({"weight": ["heavy"] * 12}, "has the weight 'heavy'; write a number such as 0.5"),
+        ({"group": [1.0] * 11 + [float("nan")]}, "1 images have no group"),
+    ],
+)
+def test_columns_that_hold_something_else(tmp_path, columns, sentence):
+    save(tmp_path / "hf", shards=1, **columns)
+    with pytest.raises(FrostlineError) as raised:
+        opened(tmp_path / "hf")
+    assert sentence in str(raised.value).replace("element:", "item:")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("state.json", {"_data_files": 3}),
+        ("state.json", {"_data_files": [{"name": "x.arrow"}]}),
+        ("state.json", []),
+        ("dataset_dict.json", {"splits": 3}),
+    ],
+)
+def test_damaged_records_of_a_data_set(tmp_path, file, content):
+    save(tmp_path / "hf")
+    (tmp_path / "hf" / file).write_text(json.dumps(content))
+    with pytest.raises(FrostlineError, match=f"{file} is damaged: copy or save it again"):
+        opened(tmp_path / "hf")

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from tests.data.tables import plant_flat, table, write_table
 from tests.data.trees import image_folder, plant, plant_splits
 
+from frostline import schema
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import shown
 from frostline.data.reading.sources import classes_of, name_of, open_source
-from frostline.data.reading.tables import _path_order
+from frostline.data.reading.table_paths import path_order
 from frostline.preparation.stage import prepare
+from frostline.schema.validation import validated
 
 
 @pytest.fixture
@@ -117,7 +120,7 @@ def test_files_are_listed_before_folders_by_their_names(texts):
     def by_walk(path):
         return [(1, part) for part in path[:-1]] + [(0, path[-1])]
 
-    assert sorted(map("/".join, paths), key=_path_order) == ["/".join(p) for p in sorted(paths, key=by_walk)]
+    assert sorted(map("/".join, paths), key=path_order) == ["/".join(p) for p in sorted(paths, key=by_walk)]
 
 
 def test_classes_are_sorted_or_as_given(rows, file):
@@ -229,7 +232,23 @@ def test_a_missing_column(rows, file):
         (b'image,label\na,"b\n', "FILE: line 2 can't be read (unexpected end of data): check the quotation"),
         (b"image,label,image\n", "FILE has two columns 'image': rename one"),
         (b"PAR1 broken", "FILE is a damaged Parquet file"),
-        (b"image,label\n", "FILE has no classes: a classifier needs at least two"),
+        (b"image,label\n", "FILE has a header and no rows: it needs one per image"),
+        (b"sep=;\nimage;label\n", "FILE begins with a line for Excel (sep=): remove that line"),
+        ("image,label\n".encode("utf-16-le"), "FILE has zero bytes (UTF-16, or no text?): save it as CSV"),
+        (bytes(range(256)), "FILE has zero bytes (UTF-16, or no text?): save it as CSV in UTF-8"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "FILE is a Git LFS pointer, not the table: run",
+        ),
+        (b" <!DOCTYPE html>", "FILE is an HTML or XML page (a failed download?): download it again"),
+        (b'[{"image": "a", "label": "b"}]', "FILE is JSON: save it as CSV in UTF-8"),
+        (b"\xef\xbb\xbf{}", "FILE is JSON: save it as CSV in UTF-8"),
+        (b"\x89PNG\r\n", "FILE is an image: give the file that lists the images"),
+        (b"image|label\na|b\n", "FILE has the single column 'image|label': separate cells by commas, semi"),
+        (
+            b"cat/0.png,cat\n",
+            "FILE begins with a row (cat/0.png): its first line must name the columns",
+        ),
     ],
 )
 def test_files_that_are_no_tables(rows, file, content, sentence):
@@ -303,6 +322,100 @@ def test_if_no_image_is_there_the_reason_is_named(tmp_path, change, fix):
     paths = sorted(path.relative_to(root) for path in root.rglob("*.png"))
     file = write_table(root / "x.csv", [[change(p.as_posix()), p.parts[0]] for p in paths])
     assert re.search(r"none of its 12 images is in ROOT \(.* and 9 more\): (.*)", refused(file))[1] == fix
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (str.upper, "write 'cat/0.png', as its name is"),
+        (lambda path: f"{path} ", "write 'cat/0.png', as its name is"),
+    ],
+)
+def test_names_that_are_nearly_those_on_disk(tmp_path, change, fix):
+    root = plant(tmp_path / "photos")
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    file = write_table(root / "x.csv", [[change(path), path[:3]] for path in paths])
+    assert refused(file).endswith(fix)
+    mixed = [[change(paths[0]), "cat"], *([path, path[:3]] for path in paths[1:])]
+    assert problems_of(file, mixed) == {
+        change(paths[0]): "(line 2) is missing, but 'cat/0.png' is there: write that"
+    }
+
+
+def test_addresses_and_drives_are_no_paths(rows, file):
+    odd = ["https://example.org/1.png", "s3://bucket/1.png", "C:\\data\\1.png", "~/1.png"]
+    found = problems_of(file, [*rows, *([path, "cat"] for path in odd)])
+    reasons = [found[path] if path in found else found[str(Path(path).expanduser())] for path in sorted(odd)]
+    assert [reason.partition(") ")[2].replace(str(file.parent), "ROOT") for reason in reasons] == [
+        "begins with a drive: give the path that starts from ROOT",
+        "is an address: download the image, and give its path",
+        "is an address: download the image, and give its path",
+        "is not below ROOT: move it there, or set dataset.root",
+    ]
+    write_table(file, [[f"https://example.org/{path}", name] for path, name in rows])
+    assert "none of its 12 rows can be used: https://example.org/cat 0.png (line 2) is an address" in refused(
+        file
+    )
+
+
+def test_one_path_written_in_two_ways_is_one_image(rows, file):
+    (file.parent / "a").mkdir()
+    shutil.move(file.parent / "cat 0.png", file.parent / "a" / "0.png")
+    listed = [["a/0.png", "cat"], ["a//0.png", "cat"], ["a/./0.png", "cat"], *rows[1:]]
+    assert problems_of(file, listed) == {"a/0.png": "(line 4) is in line 2 already: remove one of them"}
+    assert len(opened(file).problems) == 2
+
+
+def test_a_root_that_is_a_file(rows, file):
+    write_table(file, rows)
+    assert "dataset.root=FILE is a file: give the folder that the paths start from" in refused(
+        file, root=str(file)
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "only"),
+    [
+        (("hot dog", "hot\u00a0dog"), "spaces or invisible characters"),
+        (("cat", "cat\u200b"), "spaces or invisible characters"),
+        (("1", "01"), "the way a number is written"),
+        (("1", "1.0"), "the way a number is written"),
+        (("Cat", "cat"), "case"),
+    ],
+)
+def test_labels_that_mean_the_same_class(rows, file, names, only):
+    write_table(file, [[path, names[i % 2]] for i, (path, _) in enumerate(rows)])
+    assert f"has classes whose names differ only by {only}, " in refused(file)
+
+
+def test_words_for_missing_values_are_named(rows, file):
+    listed = [[path, "NaN" if i < 6 else "dog", f"p{i}" if i else "null"] for i, (path, _) in enumerate(rows)]
+    write_table(file, listed, ["image", "label", "group"])
+    assert opened(file).warnings == [
+        "the label 'NaN' is taken as a name (name it in dataset.classes if it is one); leave the cell empty "
+        "if there is none",
+        "the group 'null' is taken as a name; leave the cell empty if there is none",
+    ]
+    assert len(opened(file, classes=["NaN", "dog"]).warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        ([], "dataset.classes: 0 names; a classifier needs at least two, or null for all that occur"),
+        (["cat", "dog", "cat"], "dataset.classes: 'cat' is there twice; list each name once"),
+    ],
+)
+def test_bad_lists_of_classes(file, classes, sentence):
+    config = {**table(file).model_dump()["dataset"], "classes": classes}
+    with pytest.raises(FrostlineError) as raised:
+        validated(schema.Prepare, {"dataset": config})
+    assert str(raised.value) == sentence
+
+
+def test_classes_may_be_whole_numbers(rows, file):
+    write_table(file, [[path, int(name == "cat")] for path, name in rows])
+    assert opened(file, classes=[1, 0]).classes == ("1", "0")
 
 
 def test_paths_outside_of_the_root_are_refused(rows, file, tmp_path):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from frostline import schema
 from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError, allowed
+from frostline.data.reading.checks import check_images
+from frostline.data.reading.folder import SPLIT_FOLDERS
 from frostline.data.reading.source import ArraySource
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.tables import OPTIONAL, class_numbers, used_columns
@@ -27,7 +29,7 @@ def read(dataset: schema.Npz) -> ArraySource:
     """
     place = f"dataset.file: {dataset.file}"
     present = _loaded(Path(dataset.file).expanduser(), place)
-    if pairs := list(_pairs(dataset.columns, present)):
+    if pairs := list(_pairs(dataset.columns, present, place)):
         images = [present[image] for _, image, _ in pairs]
         labels = [present[label] for _, _, label in pairs]
         splits = np.repeat([split for split, _, _ in pairs], [len(part) for part in labels])
@@ -36,7 +38,14 @@ def read(dataset: schema.Npz) -> ArraySource:
         used = used_columns(dataset, list(present), place)
         images, labels = [present[used["image"]]], [present[used["label"]]]
         columns = {f"{role}s": present[used[role]] for role in OPTIONAL if role in used}
-    for part in images:
+        if "split" in used:
+            columns["splits"] = [SPLIT_FOLDERS.get(text.lower(), text) for text in _texts(columns["splits"])]
+    for part, own in zip(images, labels, strict=True):
+        check_images(part[..., 0] if part.ndim == 4 and part.shape[3] == 1 else part, place)
+        if own.shape[:1] != part.shape[:1]:
+            raise FrostlineError(
+                f"{place} has {len(part)} images with labels of shape {own.shape}: give one label per image"
+            )
         if part.shape[1:3] != images[0].shape[1:3] or part.ndim != images[0].ndim:
             raise FrostlineError(f"{place} has splits with images of different shapes: resize them to one")
     numbers, classes = _classes(np.concatenate([_flat(part) for part in labels]), dataset.classes, place)
@@ -52,11 +61,14 @@ def _loaded(path: Path, place: str) -> dict[str, NDArray[Any]]:
             file = np.load(stream, allow_pickle=False)
             if isinstance(file, np.ndarray):
                 raise FrostlineError(f"{place} is a single array: save images and labels with numpy.savez")
-            return {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
+            return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*.npz")] if path.parent.is_dir() else []
         hint = f"; {allowed(path.name, near)}" if near else ""
         raise FrostlineError(f"{place} doesn't exist: give an .npz file{hint}") from None
+    except IsADirectoryError:
+        raise FrostlineError(f"{place} is a folder: give an .npz file") from None
     except FrostlineError:
         raise
     except ValueError as error:
@@ -70,7 +82,7 @@ def _loaded(path: Path, place: str) -> dict[str, NDArray[Any]]:
         raise FrostlineError(f"{place} can't be read ({error}): copy or write it again") from None
 
 
-def _pairs(columns: schema.Columns, present: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _pairs(columns: schema.Columns, present: dict[str, Any], place: str) -> Iterator[tuple[str, str, str]]:
     """Yield (split, images' name, labels' name) of the pairs that are there."""
     for split in SPLITS:
         for image, label in (
@@ -80,6 +92,15 @@ def _pairs(columns: schema.Columns, present: dict[str, Any]) -> Iterator[tuple[s
             if image in present and label in present:
                 yield split, image, label
                 break
+            if image in present or label in present:
+                alone, other = (image, label) if image in present else (label, image)
+                raise FrostlineError(
+                    f"{place} has the array {alone!r} without {other!r}: add it, or remove {alone!r}"
+                )
+
+
+def _texts(column: NDArray[Any]) -> list[str]:
+    return list(map(str, column.ravel().tolist()))
 
 
 def _flat(labels: NDArray[Any]) -> NDArray[Any]:

@@ -5,7 +5,7 @@ read from the memory-mapped files.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,13 @@ from frostline.data.reading.rows import Rows, numbered
 from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.stores import stamp
-from frostline.data.reading.tables import class_numbers, fold_number, used_columns
+from frostline.data.reading.table_file import cell_text
+from frostline.data.reading.tables import (
+    class_numbers,
+    fold_number,
+    used_columns,
+    weight_number,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -50,7 +56,9 @@ def read(dataset: schema.HuggingFace) -> Source:
     if "split" in columns and "" in parts:
         splits = [SPLIT_FOLDERS.get(text.lower(), text) for text in parts[""].texts(columns["split"])]
     groups = [text for part in parts.values() for text in part.texts(columns.get("group"))]
-    weights = [float(text) for part in parts.values() for text in part.texts(columns.get("weight"))]
+    weights = [
+        weight_number(text, place) for part in parts.values() for text in part.texts(columns.get("weight"))
+    ]
     folds = [fold_number(text, place) for part in parts.values() for text in part.texts(columns.get("fold"))]
     store = ArrowStore(parts, columns["image"])
     rows = Rows(
@@ -89,19 +97,32 @@ class _Part:
 
     def class_names(self, column: str) -> list[str]:
         """Return the names of a `ClassLabel`; empty for other features."""
-        return list(self.features.get(column, {}).get("names") or [])
+        return list((self.features.get(column) or {}).get("names") or [])
 
     def texts(self, column: str | None) -> list[str]:
         """Return the values of a column as text, '' for missing ones; nothing for no column."""
         if column is None:
             return []
-        return ["" if value is None else nfc(str(value)) for value in self.table[column].to_pylist()]
+        from pyarrow import types
+
+        values = self.table[column]
+        if types.is_nested(values.type) or types.is_binary(values.type):
+            raise FrostlineError(
+                f"dataset.path: {self.folder}: column {printable(column)!r} holds {values.type}; allowed: "
+                "text, numbers, booleans"
+            )
+        return [nfc(cell_text(value)) for value in values.to_pylist()]
 
     def labels(self, column: str, place: str) -> list[str]:
         """Return the class name of each row."""
         names, texts = self.class_names(column), self.texts(column)
         for row, text in enumerate(texts):
-            if not text or (names and not 0 <= int(text) < len(names)):
+            if names and text not in ("", "-1") and not (text.isdecimal() and int(text) < len(names)):
+                raise FrostlineError(
+                    f"{place}: row {row} of {self.folder.name} has the label {printable(text)!r}; allowed: "
+                    f"0 to {len(names) - 1}, one for each name of its ClassLabel"
+                )
+            if text == "" or (names and text == "-1"):
                 raise FrostlineError(
                     f"{place}: row {row} of {self.folder.name} has no label: give it one, or remove it"
                 )
@@ -146,7 +167,10 @@ def _parts(folder: Path, place: str) -> dict[str, _Part]:
     if not (folder / "dataset_dict.json").is_file():
         return {"": _part(folder, place)}
     parts: dict[str, _Part] = {}
-    for name in _json(folder / "dataset_dict.json", place).get("splits", []):
+    listed = _json(folder / "dataset_dict.json", place).get("splits", [])
+    if not isinstance(listed, list):
+        raise FrostlineError(f"{place}: dataset_dict.json is damaged: copy or save it again")
+    for name in listed:
         split = SPLIT_FOLDERS.get(str(name).lower())
         if split is None or split in parts:
             raise FrostlineError(
@@ -160,8 +184,11 @@ def _parts(folder: Path, place: str) -> dict[str, _Part]:
 
 
 def _part(folder: Path, place: str) -> _Part:
-    listed: Sequence[Any] = _json(folder / "state.json", place).get("_data_files", [])
-    files = tuple(folder / Path(str(entry["filename"])).name for entry in listed)
+    state = _json(folder / "state.json", place)
+    try:
+        files = tuple(folder / Path(str(entry["filename"])).name for entry in state.get("_data_files", []))
+    except (TypeError, KeyError):
+        raise FrostlineError(f"{place}: state.json is damaged: copy or save it again") from None
     if missing := [file.name for file in files if not file.is_file()] or (
         [] if files else ["its .arrow file"]
     ):

@@ -1,8 +1,10 @@
 """Checks that every data set must pass; errors begin with `place`, which names the data set."""
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -60,22 +62,47 @@ def check_classes(names: Sequence[str], place: str) -> None:
     for name in names:
         if fault := "has no name: give it one" if not name.strip() else name_fault(name):
             raise FrostlineError(f"{place}: class {printable(name)!r} {fault}")
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        alike[nfc(nfc(name).casefold())].append(name)
-    for same in alike.values():
-        if len(same) == 1:
-            continue
-        only, named = "case", [repr(printable(name)) for name in same]
-        if len({nfc(name) for name in same}) == 1:
-            only, named = (
-                "their Unicode form",
-                [f"{printable(name)!r} ({unicode_form(name)})" for name in same],
-            )
-        raise FrostlineError(
-            f"{place} has classes whose names differ only by {only}, {' and '.join(named)}: merge them or "
-            "rename one"
-        )
+    _check_alike(names, place)
+
+
+def _check_alike(names: Sequence[str], place: str) -> None:
+    forms = list(names)
+    for only, form in _ALIKE.items():
+        forms = list(map(form, forms))
+        alike: dict[str, list[str]] = defaultdict(list)
+        for name, same in zip(names, forms, strict=True):
+            alike[same].append(name)
+        for group in alike.values():
+            if len(group) > 1:
+                show = _with_form if form is nfc else lambda name: repr(printable(name))
+                raise FrostlineError(
+                    f"{place} has classes whose names differ only by {only}, "
+                    f"{' and '.join(map(show, group))}: merge them or rename one"
+                )
+
+
+def _with_form(name: str) -> str:
+    return f"{printable(name)!r} ({unicode_form(name)})"
+
+
+def _visible(name: str) -> str:
+    """Return a name without invisible characters, and with single spaces."""
+    return " ".join("".join(c for c in name if unicodedata.category(c) != "Cf").split())
+
+
+def _as_number(name: str) -> str:
+    """Return a number without leading zeros and without zeros behind the point; any other name unchanged."""
+    return f"{Decimal(name).normalize():f}" if _NUMBER.fullmatch(name) else name
+
+
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+_ALIKE: dict[str, Callable[[str], str]] = {
+    "their Unicode form": nfc,
+    "case": lambda name: nfc(name.casefold()),
+    "spaces or invisible characters": _visible,
+    "the way a number is written": _as_number,
+}
+"""How the names of two classes may differ without two classes being meant → the form without that."""
 
 
 def check_class_sets(classes_of: Mapping[str, Set[str]], place: str) -> None:
@@ -156,7 +183,7 @@ def check_groups(rows: Rows, place: str) -> None:
 
 def check_images(images: NDArray[Any], place: str) -> None:
     """Refuse arrays that aren't (N, H, W) or (N, H, W, 3) uint8."""
-    shape = "×".join(map(str, images.shape))
+    shape = "×".join(map(str, images.shape)) or "()"
     if images.dtype != np.uint8:
         raise FrostlineError(
             f"{place} has {images.dtype} images; scale them to 0…255 and convert them to uint8"
@@ -165,6 +192,8 @@ def check_images(images: NDArray[Any], place: str) -> None:
         raise FrostlineError(
             f"{place} has images of shape {shape}; allowed: N×height×width or N×height×width×3"
         )
+    if not len(images):
+        raise FrostlineError(f"{place} has no images (their shape is {shape}): give some of each class")
     if min(images.shape[1:3]) < MIN_SIDE:
         raise FrostlineError(
             f"{place} has images of shape {shape}; each side needs at least {MIN_SIDE} pixels"

@@ -140,6 +140,19 @@ def _of_files(given: FileSource) -> Source:
     return Source(given.classes, rows, None, store, given.problems, given.warnings)
 
 
+def _column(name: str, given: NDArray[Any], kind: type[Any], place: str) -> NDArray[Any]:
+    """Return a column of an `ArraySource` as `kind`; a group that is NaN is '', which stands for none."""
+    found = given.dtype.kind
+    numbers = {np.int64: "iu", np.float64: "iuf"}.get(kind)
+    if found in "OV" or (numbers is not None and found not in numbers):
+        wanted = {np.int64: "whole numbers", np.float64: "numbers"}.get(kind, "text or numbers")
+        raise FrostlineError(f"{place} has {name} of type {given.dtype}; give {wanted}")
+    column: NDArray[Any] = given.astype(kind)
+    if numbers is None and found == "f":
+        column[np.isnan(given)] = ""
+    return column
+
+
 _COLUMNS = {"splits": np.str_, "groups": np.str_, "folds": np.int64, "weights": np.float64}
 
 
@@ -160,7 +173,7 @@ def _of_arrays(given: Any, place: str) -> Source:
     columns: dict[str, Any] = {"splits": np.full(len(labels), "")}
     for name, kind in _COLUMNS.items():
         if (column := getattr(given, name, None)) is not None:
-            columns[name] = np.asarray(column, dtype=kind)
+            columns[name] = _column(name, np.asarray(column), kind, place)
             if columns[name].shape != labels.shape:
                 raise FrostlineError(
                     f"{place} has {len(images)} images and {name} of shape {columns[name].shape}; give one "

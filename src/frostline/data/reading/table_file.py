@@ -1,6 +1,7 @@
 """The rows of a CSV, TSV or Parquet file as text, one at a time: a table of any length fits into memory."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -17,11 +18,18 @@ _BLOCK = 1 << 16
 _DELIMITERS = (",", ";", "\t")
 _AS_UTF8 = "save it as CSV in UTF-8 (in Excel: CSV UTF-8)"
 _REFUSED = {
-    b"PK\x03\x04": f"is a spreadsheet or an archive: {_AS_UTF8}",
+    b"PK\x03\x04": f"is a spreadsheet or an archive: {_AS_UTF8}; arrays (.npz) are dataset=npz",
     b"\xd0\xcf\x11\xe0": f"is a spreadsheet: {_AS_UTF8}",
     b"\x1f\x8b": "is compressed: unpack it",
     b"\xff\xfe": f"is UTF-16: {_AS_UTF8}",
     b"\xfe\xff": f"is UTF-16: {_AS_UTF8}",
+    b"version https://git-lfs": "is a Git LFS pointer, not the table: run git lfs pull",
+    b"sep=": "begins with a line for Excel (sep=): remove that line",
+    b"<": "is an HTML or XML page (a failed download?): download it again",
+    b"{": f"is JSON: {_AS_UTF8}",
+    b"[": f"is JSON: {_AS_UTF8}",
+    b"\x89PNG": "is an image: give the file that lists the images",
+    b"\xff\xd8\xff": "is an image: give the file that lists the images",
 }
 """First bytes of files that are no tables → why, and the fix."""
 
@@ -69,7 +77,7 @@ def open_table(path: Path, place: str, expected: Sequence[str]) -> TableFile:
     """
     try:
         with path.open("rb") as stream:
-            start = stream.read(4)
+            start = stream.read(64)
     except FileNotFoundError:
         near = [p.name for p in path.parent.glob("*") if p.suffix in TABLES] if path.parent.is_dir() else []
         hint = f"; {allowed(path.name, near)}" if near else ""
@@ -84,9 +92,12 @@ def open_table(path: Path, place: str, expected: Sequence[str]) -> TableFile:
     if not start:
         raise FrostlineError(f"{place} is empty: it needs a line of column names and a line per image")
     for signature, reason in _REFUSED.items():
-        if start.startswith(signature):
+        if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(signature):
             raise FrostlineError(f"{place} {reason}")
-    table = _open_parquet(path, place) if start == b"PAR1" else _open_text(path, place, expected)
+    is_parquet = start.startswith(b"PAR1")
+    if b"\0" in start and not is_parquet:
+        raise FrostlineError(f"{place} has zero bytes (UTF-16, or no text?): {_AS_UTF8}")
+    table = _open_parquet(path, place) if is_parquet else _open_text(path, place, expected)
     repeated = [name for i, name in enumerate(table.columns) if name in table.columns[:i]]
     if used := [name for name in repeated if name in expected]:
         raise FrostlineError(f"{place} has two columns {used[0]!r}: rename one")
@@ -105,14 +116,21 @@ def _open_text(path: Path, place: str, expected: Sequence[str]) -> TableFile:
     headers = {}
     for delimiter in _DELIMITERS:
         with _lines(path, place) as lines:
-            headers[delimiter] = tuple(cell.strip() for cell in _parsed(place, lines, delimiter)[1])
+            cells = _parsed(place, lines, delimiter)[1]
+            headers[delimiter] = tuple(cell.strip("\ufeff").strip() for cell in cells)  # some have two BOMs
     # The delimiter with the most expected columns; then with the most columns; then the comma.
     delimiter = max(
         _DELIMITERS, key=lambda d: (len(set(expected) & set(headers[d])), len(headers[d]), d == ",")
     )
     if not any(headers[delimiter]):
         raise FrostlineError(f"{place} begins with an empty line: its first line must name the columns")
-    return TableFile(path, place, headers[delimiter], length, delimiter)
+    names = headers[delimiter]
+    if len(names) == 1 and set(expected) <= set(re.split(r"\W+", names[0])):
+        raise FrostlineError(
+            f"{place} has the single column {printable(names[0])!r}: separate cells by commas, semicolons "
+            "or tabs"
+        )
+    return TableFile(path, place, names, length, delimiter)
 
 
 class _lines:
@@ -221,11 +239,11 @@ def _as_text(place: str, name: str, column: Any) -> list[str]:
         raise FrostlineError(
             f"{place}: column {printable(name)!r} holds {kind}; allowed: text, numbers, booleans"
         )
-    return [
-        ""
-        if value is None
-        else str(int(value))
-        if isinstance(value, float) and value.is_integer()
-        else str(value)
-        for value in column.to_pylist()
-    ]
+    return list(map(cell_text, column.to_pylist()))
+
+
+def cell_text(value: Any) -> str:
+    """Return the text of a cell that is not text in its file: '' for null and NaN, 1.0 is 1."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

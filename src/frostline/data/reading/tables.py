@@ -1,11 +1,10 @@
 """Data sets of image files that a table lists, with their labels and other properties in columns."""
 
 import os
-import stat
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -14,19 +13,23 @@ from frostline.base.names import locate, nfc
 from frostline.console.errors import FrostlineError, allowed
 from frostline.console.progress import Progress, no_progress
 from frostline.data.reading.bands import IMAGE_SUFFIXES
-from frostline.data.reading.checks import name_fault, some
-from frostline.data.reading.decode import BadImage, printable, unreadable
+from frostline.data.reading.checks import some
+from frostline.data.reading.decode import printable, unreadable
 from frostline.data.reading.folder import SPLIT_FOLDERS
 from frostline.data.reading.rows import Rows
 from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.stores import FolderStore
 from frostline.data.reading.table_file import TableFile, open_table
-from frostline.data.reading.walk import Problem, check_link
+from frostline.data.reading.table_paths import Links, TablePaths, path_order
+from frostline.data.reading.walk import Problem
 
 OPTIONAL = ("split", "group", "fold", "weight")
 """Columns that a table may have under these names."""
 Columned = schema.Table | schema.HuggingFace | schema.Npz
+
+_MISSING = ("nan", "none", "null", "n/a", "#n/a", "<na>", "nat")
+"""What pandas, R and spreadsheets write for a missing value, in lower case."""
 
 _CHUNK = 4096
 """Rows between two updates of the progress."""
@@ -55,7 +58,7 @@ def read(dataset: schema.Table, progress: Progress) -> Source:
     required = (dataset.columns.image, dataset.columns.label)
     table = open_table(Path(dataset.file).expanduser(), place, required)
     columns = used_columns(dataset, table.columns, place)
-    reader = _Reader(table, dataset, place, frozenset(columns))
+    reader = _Reader(table, dataset, place, frozenset(columns), TablePaths(root_of(dataset)))
     shown = progress if table.length >= _LONG else no_progress
     with shown(f"reading {PurePath(dataset.file).name}", table.length) as advance:
         done = 0
@@ -65,6 +68,8 @@ def read(dataset: schema.Table, progress: Progress) -> Source:
             if done % _CHUNK == 0:
                 advance(_CHUNK)
         advance(done % _CHUNK)
+    if not done:
+        raise FrostlineError(f"{place} has a header and no rows: it needs one per image")
     return reader.source()
 
 
@@ -88,6 +93,11 @@ def used_columns(dataset: Columned, present: Sequence[str], place: str) -> dict[
         if role in OPTIONAL and name == role and key != "dataset.group":
             del used[role]
             continue
+        if row := [cell for cell in present if PurePath(cell).suffix.lower() in IMAGE_SUFFIXES]:
+            raise FrostlineError(
+                f"{place} begins with a row ({some(row)}): its first line must name the columns, such as "
+                f"{dataset.columns.image},{dataset.columns.label}"
+            )
         raise FrostlineError(
             f"{place} has no column {name!r} ({key}); {allowed(name, map(printable, present))}"
         )
@@ -103,6 +113,28 @@ def fold_number(text: str, where: str) -> int:
     if not text.strip().isdecimal():
         raise FrostlineError(f"{where} has the fold {printable(text)!r}; write a whole number from 0")
     return int(text)
+
+
+def missing_words(role: str, values: Iterable[str]) -> Iterator[str]:
+    """Yield a warning for each label or group that other programs write where there is none."""
+    for value in values:
+        if value.lower() in _MISSING:
+            meant = " (name it in dataset.classes if it is one)" if role == "label" else ""
+            yield f"the {role} {value!r} is taken as a name{meant}; leave the cell empty if there is none"
+
+
+def weight_number(text: str, where: str) -> float:
+    """Return the weight of an image.
+
+    Raises:
+        FrostlineError: it is no number; `where` names the row.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise FrostlineError(
+            f"{where} has the weight {printable(text)!r}; write a number such as 0.5"
+        ) from None
 
 
 def class_numbers(given: Sequence[str] | None, found: Sequence[str], place: str) -> dict[str, int]:
@@ -132,6 +164,7 @@ class _Reader:
     place: str
     roles: frozenset[str]
     """The columns that the table has: image, label, …"""
+    paths: TablePaths
     keys: list[str] = field(default_factory=list)
     lines: array = field(default_factory=lambda: array("q"))
     columns: dict[str, array] = field(
@@ -151,10 +184,10 @@ class _Reader:
     def add(self, line: int, cells: Mapping[str, str]) -> None:
         """Add a row, or record why it can't be used."""
         where = f"{self.table.unit} {line}"
-        key, reason = self._key(cells["image"])
+        key, reason = self.paths.key(cells["image"])
         label = nfc(cells["label"].strip())
         split = self._split(cells.get("split", ""), where)
-        weight = self._weight(cells["weight"], where) if "weight" in cells else 1.0
+        weight = weight_number(cells["weight"], f"{self.place}: {where}") if "weight" in cells else 1.0
         fold = fold_number(cells["fold"], f"{self.place}: {where}") if "fold" in cells else 0
         if not key:
             self.problems.append(Problem(where, "names no image: add its path, or remove the row"))
@@ -177,6 +210,11 @@ class _Reader:
 
     def source(self) -> Source:
         """Return the data set of all rows, sorted."""
+        if self.problems and not self.keys:
+            key, reason = self.problems[0]
+            raise FrostlineError(
+                f"{self.place}: none of its {len(self.problems)} rows can be used: {printable(key)} {reason}"
+            )
         names = sorted(self.codes["label"], key=self.codes["label"].__getitem__)
         numbers = class_numbers(self.dataset.classes, names, self.place)
         labels = np.array([numbers[name] for name in names], dtype=np.int64)[np.array(self.columns["label"])]
@@ -194,7 +232,7 @@ class _Reader:
             np.array(self.folds) if "fold" in self.roles else None,
             weights if "weight" in self.roles else None,
         )
-        order = np.array(sorted(usable, key=[_path_order(key) for key in self.keys].__getitem__), dtype=int)
+        order = np.array(sorted(usable, key=[path_order(key) for key in self.keys].__getitem__), dtype=int)
         ranks = np.array(self.columns["split"], dtype=np.int64)
         order = order[np.lexsort((labels[order], ranks[order]))]
         classes = sorted(numbers, key=numbers.__getitem__)
@@ -203,21 +241,8 @@ class _Reader:
             rows.take(order),
             store=FolderStore(root_of(self.dataset)),
             problems=sorted(self.problems),
-            warnings=list(self._weight_notice(weights)),
+            warnings=[*self._missing_words(), *self._weight_notice(weights)],
         )
-
-    def _key(self, text: str) -> tuple[str, str]:
-        """Return a path below the root in NFC, and the reason why it can't be used, or ''."""
-        key = nfc(text).removeprefix("./")
-        if fault := name_fault(key):
-            return key, fault
-        if key.startswith("/") or ".." in key:
-            root = root_of(self.dataset)
-            if PurePosixPath(key).is_relative_to(root):
-                return PurePosixPath(key).relative_to(root).as_posix(), ""
-            if key.startswith("/") or ".." in PurePosixPath(key).parts:
-                return key, f"is not below {root}: move it there, or set dataset.root"
-        return key, ""
 
     def _split(self, text: str, where: str) -> str:
         name = text.strip()
@@ -227,14 +252,6 @@ class _Reader:
                 f"{self.place}: {where} has the split {printable(name)!r}; {allowed(name.lower(), SPLITS)}"
             )
         return split
-
-    def _weight(self, text: str, where: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            raise FrostlineError(
-                f"{self.place}: {where} has the weight {printable(text)!r}; write a number such as 0.5"
-            ) from None
 
     def _repeated(self, before: int, label: str, where: str) -> None:
         """Record an image that is listed again; one with two labels is not used at all."""
@@ -255,8 +272,8 @@ class _Reader:
 
     def _existing(self) -> list[int]:
         """Return the rows whose images exist; record the others."""
-        root = root_of(self.dataset)
-        base, links, missing = os.path.realpath(root), _Links(root), list[int]()
+        root = self.paths.root
+        base, links, missing = os.path.realpath(root), Links(root), list[int]()
         usable = list[int]()
         for row, key in enumerate(self.keys):
             if row in self.contradicted:
@@ -267,8 +284,8 @@ class _Reader:
                 path = locate(root, key)
                 if not os.path.lexists(path):
                     missing.append(row)
-                    where = f"({self.table.unit} {self.lines[row]})"
-                    self.problems.append(Problem(key, f"{where} {unreadable(path, error)}"))
+                    reason = self.paths.meant(key) or unreadable(path, error)
+                    self.problems.append(Problem(key, f"({self.table.unit} {self.lines[row]}) {reason}"))
                     continue
                 mode = os.lstat(path).st_mode
             if reason := links.fault(key, mode):
@@ -276,20 +293,14 @@ class _Reader:
             else:
                 usable.append(row)
         if missing and len(missing) == len(self.keys):
-            raise FrostlineError(self._nothing_there(root))
+            raise FrostlineError(f"{self.place}: {self.paths.nothing_there(self.keys)}")
         return usable
 
-    def _nothing_there(self, root: Path) -> str:
-        """Say why none of the images exists."""
-        named = some(self.keys)
-        key = self.keys[0]
-        if "\\" in key and os.path.lexists(root / key.replace("\\", "/")):
-            fix = "write / between folders, not \\"
-        elif suffix := next((end for end in sorted(IMAGE_SUFFIXES) if (root / f"{key}{end}").exists()), None):
-            fix = f"add {suffix} to the paths"
-        else:
-            fix = "set dataset.root to the folder that the paths start from"
-        return f"{self.place}: none of its {len(self.keys)} images is in {root} ({named}): {fix}"
+    def _missing_words(self) -> Iterator[str]:
+        """Warn about labels and groups that may stand for missing ones."""
+        if self.dataset.classes is None:
+            yield from missing_words("label", self.codes["label"])
+        yield from missing_words("group", self.codes["group"])
 
     def _weight_notice(self, weights: np.ndarray) -> Iterator[str]:
         """Say that a column of the usual name is used, which may mean something else."""
@@ -298,39 +309,3 @@ class _Reader:
                 f"the column 'weight' ({weights.min():g} to {weights.max():g}) weighs the images in the "
                 "training loss (dataset.columns.weight=null ignores it)"
             )
-
-
-class _Links:
-    """Refuses links that lead out of a data set, as `walk` does for folders."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._real = root, Path(os.path.realpath(root))
-        self._folders: dict[str, str] = {}
-
-    def fault(self, key: str, mode: int) -> str:
-        """Return why a file can't be used; '' if it can.
-
-        Args:
-            mode: of the file, links not followed.
-        """
-        folder = key.rpartition("/")[0]
-        if folder not in self._folders:
-            parents = reversed(PurePosixPath(folder).parents[:-1]) if folder else ()
-            steps = [*(str(parent) for parent in parents), folder] if folder else []
-            self._folders[folder] = next(filter(None, map(self._link_fault, steps)), "")
-        if stat.S_ISLNK(mode):
-            return self._folders[folder] or self._link_fault(key)
-        return self._folders[folder]
-
-    def _link_fault(self, key: str) -> str:
-        try:
-            check_link(locate(self._root, key), key, self._real)
-        except BadImage as bad:
-            return bad.reason
-        return ""
-
-
-def _path_order(key: str) -> str:
-    """Return a sort key that lists a folder's files before its subfolders, as `folder.scan` does."""
-    folders, _, name = key.rpartition("/")
-    return "".join(f"\x01{part}\x00" for part in folders.split("/") if part) + f"\x00{name}"
