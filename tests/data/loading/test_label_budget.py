@@ -1,6 +1,8 @@
 """The label budget of a run: which images train, which choose the epoch."""
 
 import re
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -126,3 +128,58 @@ def test_a_fraction_of_one_image_a_class_is_refused(index):
         ),
     ):
         label_budget(index, within(fraction=0.01), 0)
+
+
+# ── groups ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(LABELS, st.integers(1, 9), st.integers(1, 5), SHARES, st.integers(0, 99))
+@settings(deadline=None)
+def test_no_group_is_divided(labels, count, k, share, seed):
+    groups = np.random.default_rng(seed).integers(0, count, len(labels))
+    drawn = take_shots(labels, min(k, np.unique(labels, return_counts=True)[1].min()), seed)
+    aside = set_aside(labels, drawn, share, seed, groups=groups)
+    assert not set(groups[drawn[aside]]) & set(groups[drawn[~aside]])
+    assert not aside.all()
+
+
+@given(LABELS, st.integers(1, 9), SHARES, st.integers(0, 99), st.booleans())
+@settings(deadline=None)
+def test_no_image_of_a_group_changes_sides_when_the_budget_grows(labels, count, share, seed, several):
+    groups = np.random.default_rng(seed).integers(0, count, len(labels)) * 4 + (0 if several else labels)
+    smallest = np.unique(labels, return_counts=True)[1].min()
+    draws = [take_shots(labels, k, seed) for k in range(1, smallest + 1)]
+    draws += [] if several else [take_fraction(labels, 0.5, seed), take_fraction(labels, 1.0, seed)]
+    sides = [set_aside(labels, drawn, share, seed, groups=groups) for drawn in draws]
+    for (few, few_aside), (many, many_aside) in pairwise(zip(draws, sides, strict=True)):
+        later = dict(zip(many.tolist(), many_aside, strict=True))
+        before = dict(zip(few.tolist(), few_aside, strict=True))
+        assert all(later[row] == side for row, side in before.items() if row in later)
+
+
+def test_a_row_each_is_a_group_each():
+    labels = np.arange(60) % 3
+    drawn = take_shots(labels, 10, 1)
+    alone = set_aside(labels, drawn, 0.2, 1)
+    assert np.array_equal(alone, set_aside(labels, drawn, 0.2, 1, groups=np.arange(60)))
+
+
+def test_patients_train_or_choose(index):
+    patients = np.array([f"p{i // 6}" for i in range(2 * N)])
+    grouped = replace(index, groups=patients)
+    budget = label_budget(grouped, within(shots=20), 0)
+    assert budget.chooses == "selection"
+    assert not set(patients[budget.train]) & set(patients[budget.selection])
+    assert len(budget.train) + len(budget.selection) == 40
+    assert 1 <= len(budget.selection) <= 20
+
+
+def test_too_few_groups_are_refused(index):
+    by_class = replace(index, groups=np.array([f"p{label}" for label in index.labels]))
+    with pytest.raises(FrostlineError) as raised:
+        label_budget(by_class, within(shots=5), 0)
+    assert str(raised.value) == (
+        "dataset.group: the 10 labelled images of a run are of one group per class, so that none is left to "
+        "choose the epoch on; raise dataset.shots or dataset.fraction, or set dataset.selection=last or "
+        "held_out"
+    )

@@ -31,7 +31,8 @@ class LabelBudget:
 def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudget:
     """Draw the labelled images of a run.
 
-    For the same seed, both parts contain those of a smaller budget.
+    For the same seed, both parts contain those of a smaller budget; with groups, see `set_aside`. No group is
+    in both parts.
 
     Args:
         dataset: its shots or fraction, and its rule of selection.
@@ -48,13 +49,32 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
         return LabelBudget(rows, rows[:0], "val")
     train = index.rows("train")
     share = SHARE if dataset.split.val is None else dataset.split.val
-    aside = set_aside(index.labels[train], np.searchsorted(train, rows), share, stream)
+    groups = None if index.groups is None else index.groups[train]
+    aside = set_aside(index.labels[train], np.searchsorted(train, rows), share, stream, groups=groups)
+    if groups is not None:
+        _check_groups(index, rows, aside)
     if not aside.any():
         raise FrostlineError(
             f"dataset.fraction={dataset.fraction:g}: leaves one labelled image of each class, none to choose"
             " the epoch on; raise dataset.fraction, or set dataset.selection=last or held_out"
         )
     return LabelBudget(rows[~aside], rows[aside], "selection")
+
+
+def _check_groups(index: Index, rows: NDArray[np.int64], aside: NDArray[np.bool_]) -> None:
+    """Refuse a budget of too few groups: none is left to choose the epoch on, or to train a class on."""
+    fix = "raise dataset.shots or dataset.fraction, or set dataset.selection=last or held_out"
+    if not aside.any():
+        raise FrostlineError(
+            f"dataset.group: the {len(rows)} labelled images of a run are of one group per class, so that "
+            f"none is left to choose the epoch on; {fix}"
+        )
+    lost = np.setdiff1d(index.labels[rows], index.labels[rows[~aside]])
+    if len(lost):
+        raise FrostlineError(
+            f"dataset.group: the groups of all labelled images of {index.classes[lost[0]]!r} are among those "
+            f"that choose the epoch, so that none is left to train on; {fix}"
+        )
 
 
 def is_limited(dataset: schema.Dataset) -> bool:

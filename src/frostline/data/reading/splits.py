@@ -119,7 +119,9 @@ def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int6
     return _subset(_labels(labels), lambda count: max(1, int(np.floor(count * share + 0.5))), seed)
 
 
-def set_aside(labels: ArrayLike, drawn: ArrayLike, share: float, seed: int) -> NDArray[np.bool_]:
+def set_aside(
+    labels: ArrayLike, drawn: ArrayLike, share: float, seed: int, *, groups: ArrayLike | None = None
+) -> NDArray[np.bool_]:
     """Return which of the rows that `take_shots` or `take_fraction` drew choose the epoch, (N,) bool.
 
     Of the n drawn rows of a class they are s(n) = min(n − 1, max(1, ⌊n·share + ½⌋)). With each row s grows by
@@ -131,6 +133,10 @@ def set_aside(labels: ArrayLike, drawn: ArrayLike, share: float, seed: int) -> N
         drawn: (N,) positions in `labels`.
         share: 0…1.
         seed: that of the subset.
+        groups: (M,), no group is divided: the first of its rows to be drawn decides for all, by whether the
+            class has fewer than s(n) rows set aside. With a larger subset of the same seed, no row changes
+            sides, if a group's rows are all of one class or the subsets have as many rows of each class.
+            None: each row is its own group.
     """
     labels = _labels(labels)
     places = np.empty(len(labels), dtype=np.int64)
@@ -142,8 +148,19 @@ def set_aside(labels: ArrayLike, drawn: ArrayLike, share: float, seed: int) -> N
         rounded = np.floor(n * share + 0.5).astype(np.int64)
         return np.clip(rounded, 1, np.maximum(n - 1, 0)) * (n > 1)
 
-    before = places[np.asarray(drawn, dtype=np.int64)]
-    return count(before + 1) > count(before)
+    rows = np.asarray(drawn, dtype=np.int64)
+    before = places[rows]
+    if groups is None:
+        return count(before + 1) > count(before)
+    wanted = count(before + 1).tolist()
+    drawn_labels, drawn_groups = labels[rows].tolist(), np.asarray(groups)[rows].tolist()
+    sides: dict[Any, bool] = {}
+    aside, taken = np.zeros(len(rows), dtype=np.bool_), dict.fromkeys(drawn_labels, 0)
+    for place in np.lexsort((labels[rows], before)).tolist():
+        label = drawn_labels[place]
+        aside[place] = sides.setdefault(drawn_groups[place], taken[label] < wanted[place])
+        taken[label] += int(aside[place])
+    return aside
 
 
 def _subset(labels: NDArray[np.int64], size: Callable[[int], int], seed: int) -> NDArray[np.int64]:
