@@ -8,7 +8,14 @@ from PIL import Image
 from tests.data.trees import encoded, picture
 
 from frostline.duplicates import search
-from frostline.duplicates.search import groups_of, near_matches, near_pairs, repeated, thumbnail
+from frostline.duplicates.search import (
+    groups_of,
+    near_matches,
+    near_pairs,
+    near_pairs_over_folds,
+    repeated,
+    thumbnail,
+)
 
 
 def test_groups():
@@ -110,3 +117,21 @@ def test_why_small_images_are_not_searched():
     thumbnails = np.stack([thumbnail(Image.fromarray(image)) for image in mnist5k(None).images])
     splits = np.where(np.arange(5000) % 2 == 0, "train", "test")
     assert 0 < len(near_pairs(thumbnails, splits, np.arange(5000))) < 50
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), min_size=1, max_size=24))
+def test_over_folds_pairs_that_any_fold_divides_are_found(images):
+    """Images are copies of four, in one of three folds; of those that are not tested, some are val."""
+    originals = [np.asarray(thumbnail(large(seed))) for seed in range(4)]
+    thumbnails = np.stack([originals[which] for which, _, _ in images])
+    fold_splits = np.array(
+        [["test" if fold == k else "val" if val else "train" for k in range(3)] for _, fold, val in images]
+    )
+    expected = {}
+    for second, (which, *place) in enumerate(images):
+        for first in range(second):
+            if images[first][0] == which and list(images[first][1:]) != place:
+                expected.setdefault(second, first)
+    found = near_pairs_over_folds(thumbnails, fold_splits)
+    assert {second: first for first, second in found} == expected
+    assert [pair.second for pair in found] == sorted(expected)

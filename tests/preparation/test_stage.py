@@ -21,6 +21,7 @@ from frostline.console.errors import FrostlineError, OutOfResources
 from frostline.console.progress import no_progress
 from frostline.data.prepared.index import Index
 from frostline.preparation.stage import prepare, prepare_cached, set_aside_if_damaged
+from frostline.schema import Prepare
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -458,3 +459,28 @@ def test_a_cached_data_set_without_hashes_is_prepared_again(tmp_path):
     write_checksums(folder)  # as an earlier version wrote it
     assert prepare_cached(setup, tmp_path / "scratch")[0].fingerprint == index.fingerprint
     assert (folder / "hashes.npy").is_file()
+
+
+def test_near_duplicates_of_all_folds_are_named(tmp_path):
+    root = tmp_path / "photos"
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for i in range(9):
+            image = picture(1000 * (label == "dog") + i, (120, 100))
+            image.save(root / label / f"{i}.png")
+            image.resize((90, 75)).save(root / label / f"{i} copy.jpg")
+    dataset = image_folder(root).dataset.model_copy(update={"folds": 3})
+    index = prepare(Prepare(dataset=dataset), tmp_path / "out")
+    folds = index.fold_splits
+    place = {key: row for row, key in enumerate(index.keys)}
+    apart = [
+        key
+        for key, row in place.items()
+        if key.endswith(".png") and (folds[row] != folds[place[key.replace(".png", " copy.jpg")]]).any()
+    ]
+    # Some are in one split of fold 0, and in two of another fold.
+    assert any(folds[place[key], 0] == folds[place[key.replace(".png", " copy.jpg")], 0] for key in apart)
+    (warning,) = [text for text in index.warnings if "near-duplicates.png" in text]
+    assert warning.startswith(f"{len(apart)} images look like one in another split")
+    assert re.search(r"\(fold (\d): (train|val|test)\) ≈ .* \(fold \1: (train|val|test)\)", warning)
+    assert (tmp_path / "out/near-duplicates.png").is_file()

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,23 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def csv_rows(path: Path) -> Iterator[list[str]]:
+    """Yield the header of the CSV at `path`, then its rows, one at a time; all have as many cells.
+
+    Raises:
+        ValueError: a row has another number of cells, or the file is no UTF-8.
+        csv.Error: it can't be parsed.
+    """
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.reader(stream)
+        header = next(reader, [])
+        yield header
+        for row in reader:
+            if len(row) != len(header):
+                raise ValueError(f"line {reader.line_num} has {len(row)} cells, the header {len(header)}")
+            yield [_text(cell) for cell in row]
 
 
 def read_csv(path: Path, columns: Collection[str] = ()) -> list[dict[str, str]]:

@@ -86,8 +86,29 @@ def near_pairs(
     return sorted(Pair(first, second) for second, first in first_of.items())
 
 
+def near_pairs_over_folds(thumbnails: NDArray[np.uint8], fold_splits: NDArray[np.str_]) -> list[Pair]:
+    """Find images that look like an earlier one which is in another split for at least one of the folds.
+
+    Args:
+        thumbnails: (N, 16, 16).
+        fold_splits: (N, K), the splits for each fold as the test split. Exact copies have the same.
+
+    Returns:
+        For each such image the first one that it looks like; ascending.
+    """
+    same = np.zeros(len(fold_splits), dtype=np.int64)
+    for splits in fold_splits.T:
+        _, same = np.unique(3 * same + (splits == "val") + 2 * (splits == "test"), return_inverse=True)
+    found = near_matches(thumbnails, thumbnails, (same, same), ordered=True)
+    return sorted(found, key=lambda pair: (pair.second, pair.first))
+
+
 def near_matches(
-    earlier: NDArray[np.uint8], later: NDArray[np.uint8], same: tuple[NDArray[np.int64], NDArray[np.int64]]
+    earlier: NDArray[np.uint8],
+    later: NDArray[np.uint8],
+    same: tuple[NDArray[np.int64], NDArray[np.int64]],
+    *,
+    ordered: bool = False,
 ) -> Iterator[Pair]:
     """Yield for each image of `later` the first of `earlier` that it looks like, by position.
 
@@ -101,6 +122,7 @@ def near_matches(
         earlier: (M, 16, 16) thumbnails.
         later: (N, 16, 16) thumbnails.
         same: (M,) and (N,) numbers; pairs with equal numbers are no matches.
+        ordered: `earlier` and `later` are the same images; only those before an image are its matches.
     """
     from scipy.spatial import cKDTree
 
@@ -118,6 +140,8 @@ def near_matches(
         )
         for second, candidates in zip(other_rows[block].tolist(), found, strict=True):
             for first in rows[candidates].tolist():
+                if ordered and first >= second:
+                    break
                 if same[0][first] != same[1][second] and _near(flat[first], other_flat[second]):
                     yield Pair(first, second)
                     break

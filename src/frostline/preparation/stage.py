@@ -3,7 +3,7 @@
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from frostline.data.reading.sources import name_of, open_source, place_of
 from frostline.data.reading.walk import Problem
 from frostline.duplicates.contact_sheet import MOST_PAIRS, Shown, contact_sheet
 from frostline.duplicates.hashes import HASHES_FILE, hashes, write_hashes
-from frostline.duplicates.search import Pair, groups_of, near_pairs, repeated
+from frostline.duplicates.search import Pair, groups_of, near_pairs, near_pairs_over_folds, repeated
 from frostline.preparation.assignment import assign
 from frostline.preparation.examine import Reading, examine
 from frostline.preparation.test_sets import check_apart, index_of_test_set, open_test_set
@@ -151,10 +151,10 @@ def _prepare(
     reading = _examined(source, dataset, bad_images, progress, wanted)
     index, pairs = _index(source, dataset, reading)
     splits = index.splits.tolist()
-    sheet = [
-        (_shown(source, reading, i, splits[i], wanted), _shown(source, reading, j, splits[j], wanted))
-        for i, j in pairs[:MOST_PAIRS]
-    ]
+    sheet = []
+    for i, j in pairs[:MOST_PAIRS]:
+        first, second = _splits_of_pair(index.splits, index.fold_splits, i, j)
+        sheet.append((_shown(source, reading, i, first, wanted), _shown(source, reading, j, second, wanted)))
     with publish(out) as folder:
         for name, (config, test_source) in opened.tests.items():
             tested = _examined(test_source, config, bad_images, progress, wanted)
@@ -162,8 +162,9 @@ def _prepare(
             test_index = index_of_test_set(name, config, tested, (test_source.classes, index.classes))
             _write(folder / TEST_SETS / name, test_index, test_source, tested)
             more = [f"test set {name}: {text}" for text in test_index.warnings]
-            in_test = tested.rows.keys, [name] * len(test_index)
-            more += _near_duplicates((reading.rows.keys, splits), in_test, alike)
+            more += _near_duplicates(
+                f"{reading.rows.keys[i]} ({splits[i]}) ≈ {tested.rows.keys[j]} ({name})" for i, j in alike
+            )
             index = replace(index, warnings=(*index.warnings, *more))
             sheet += [
                 (_shown(source, reading, i, splits[i], wanted), _shown(test_source, tested, j, name, wanted))
@@ -231,7 +232,11 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> tuple[I
     groups = groups_of(reading.digests)
     assignment = assign(rows, groups, dataset, source.classes)
     splits = assignment.splits
-    pairs = near_pairs(reading.thumbnails, splits, groups)
+    if assignment.fold_splits is None:
+        pairs = near_pairs(reading.thumbnails, splits, groups)
+    else:
+        pairs = near_pairs_over_folds(reading.thumbnails, assignment.fold_splits)
+    in_splits = ((i, j, _splits_of_pair(splits, assignment.fold_splits, i, j)) for i, j in pairs)
     index = Index(
         name=name_of(dataset),
         kind=dataset.kind,
@@ -249,7 +254,9 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> tuple[I
             *reading.warnings,
             *assignment.warnings,
             *_exact_duplicates(rows.keys, groups),
-            *_near_duplicates((rows.keys, splits), (rows.keys, splits), pairs),
+            *_near_duplicates(
+                f"{rows.keys[i]} ({first}) ≈ {rows.keys[j]} ({second})" for i, j, (first, second) in in_splits
+            ),
         ),
         skipped=tuple(reading.problems),
         weights=rows.weights,
@@ -276,15 +283,24 @@ def _exact_duplicates(keys: Sequence[str], groups: NDArray[np.int64]) -> Iterato
         yield f"{surplus} {are} of another; copies stay in one split: {named}"
 
 
-Named = tuple[Sequence[str], Sequence[str] | NDArray[np.str_]]
-"""The keys and the splits of images."""
+def _splits_of_pair(
+    splits: NDArray[np.str_], fold_splits: NDArray[np.str_] | None, first: int, second: int
+) -> tuple[str, str]:
+    """Return the splits of two images; with folds, those for the first fold that one of them is tested in."""
+    if fold_splits is None:
+        return str(splits[first]), str(splits[second])
+    pair = fold_splits[[first, second]]
+    apart = pair[0] != pair[1]
+    tested = apart & (pair == "test").any(axis=0)
+    fold = int((tested if tested.any() else apart).argmax())
+    return f"fold {fold}: {pair[0, fold]}", f"fold {fold}: {pair[1, fold]}"
 
 
-def _near_duplicates(firsts: Named, seconds: Named, pairs: Sequence[Pair]) -> Iterator[str]:
-    if pairs:
-        named = some(f"{firsts[0][i]} ({firsts[1][i]}) ≈ {seconds[0][j]} ({seconds[1][j]})" for i, j in pairs)
-        look = "image looks" if len(pairs) == 1 else "images look"
+def _near_duplicates(pairs: Iterable[str]) -> Iterator[str]:
+    """Warn about pairs of images that look alike, each named."""
+    if named := list(pairs):
+        look = "image looks" if len(named) == 1 else "images look"
         yield (
-            f"{len(pairs)} {look} like one in another split, which flatters the results "
-            f"({NEAR_DUPLICATES_FILE} shows them): {named}"
+            f"{len(named)} {look} like one in another split, which flatters the results "
+            f"({NEAR_DUPLICATES_FILE} shows them): {some(named)}"
         )

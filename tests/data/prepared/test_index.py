@@ -1,5 +1,8 @@
+import hashlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -195,3 +198,55 @@ def test_labelled_rows():
         FrostlineError, match=re.escape("dataset.shots=11: class 'b' has only 10 training images")
     ):
         labelled_rows(index, packaged("digits", shots=11).dataset, 0)
+
+
+# ── many rows ───────────────────────────────────────────────────────────────────────────────────────────────
+
+CHILD = """
+import sys
+from pathlib import Path
+from frostline.data.prepared.index import Index
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+before = peak()
+assert len(Index.read(Path(sys.argv[1]))) == int(sys.argv[2])
+print((peak() - before) >> 10)
+"""
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_the_fingerprint_is_that_of_the_whole_json(optional, monkeypatch):
+    """It is hashed in blocks; those of earlier versions were not."""
+    monkeypatch.setattr("frostline.data.prepared.index._BLOCK", 4)
+    index = an_index()
+    more = []
+    if optional:
+        weights, folds = np.arange(6) / 4, np.array([["train", "test"]] * 6)
+        index = replace(index, weights=weights, groups=np.array(list("aabbcc")), fold_splits=folds)
+        more = [weights.tolist(), list("aabbcc"), ["train"] * 6, ["test"] * 6]
+    splits = ["train"] * 6 if optional else SPLITS.tolist()
+    rows = list(zip(index.keys, index.labels.tolist(), splits, index.sha256, strict=True))
+    content = [index.classes, rows, ["a/0.png"], *more]
+    expected = hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+    assert index.fingerprint == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_a_hundred_thousand_rows_are_read_in_60_mib(tmp_path):
+    """A million take ten times that; as dictionaries of cells, they took 1.2 GiB."""
+    count = 100_000
+    rows = np.arange(count)
+    an_index(
+        keys=[f"class {i % 100}/pictures/picture {i:08d}.jpg" for i in range(count)],
+        labels=rows % 2,
+        splits=SPLITS[rows % 6],
+        sha256=[hashlib.sha256(str(i).encode()).hexdigest() for i in range(count)],
+        widths=(300 + rows % 500).tolist(),
+        heights=(300 + rows % 400).tolist(),
+        modes=["RGB"] * count,
+    ).write(tmp_path)
+    words = [sys.executable, "-c", CHILD, str(tmp_path), str(count)]
+    assert int(subprocess.run(words, capture_output=True, text=True, check=True).stdout) < 60

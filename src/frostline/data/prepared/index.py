@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.base.files import write_bytes, write_text
-from frostline.base.formats import canonical_json, csv_text, read_csv, read_json
+from frostline.base.formats import canonical_json, csv_rows, csv_text, read_json
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import check_keys
 from frostline.data.reading.splits import SPLITS, take_fraction, take_shots
@@ -29,6 +29,10 @@ INDEX_FILE, SUMMARY_FILE, IMAGES_FILE = "index.csv", "dataset.json", "images.npy
 TEST_SETS = "test_sets"
 """Folder of the further test sets' indexes, one folder each, beside the index of their data set."""
 _COLUMNS = ("key", "label", "split", "sha256", "width", "height", "mode")
+_DISTINCT = ("key", "sha256")
+"""Columns whose cells are mostly distinct."""
+_BLOCK = 1 << 14
+"""Rows that are hashed at once; limits memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +77,18 @@ class Index:
     def fingerprint(self) -> str:
         """Hash of the content: sha256 of keys, labels, splits, hashes, classes and skipped keys."""
         splits = self.splits if self.fold_splits is None else self.fold_splits[:, 0]  # equal for all folds
-        rows = zip(self.keys, self.labels.tolist(), splits.tolist(), self.sha256, strict=True)
-        content = [self.classes, list(rows), [problem.key for problem in self.skipped]]
-        content += [values for _, values in self._optional_columns()]
-        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+        hashed = hashlib.sha256()
+        # The JSON of [classes, rows, skipped, a list per optional column], in blocks: a million rows fit.
+        hashed.update(f"[{_json(self.classes)},[".encode())
+        for start in range(0, len(self), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            parts = self.keys[block], self.labels[block].tolist(), splits[block].tolist(), self.sha256[block]
+            hashed.update(("," * (start > 0) + _json(list(zip(*parts, strict=True)))[1:-1]).encode())
+        hashed.update(f"],{_json([problem.key for problem in self.skipped])}".encode())
+        for _, values in self._optional_columns():
+            hashed.update(f",{_json(values)}".encode())
+        hashed.update(b"]")
+        return hashed.hexdigest()
 
     @cached_property
     def held_out(self) -> str:
@@ -168,7 +180,7 @@ class Index:
             raise FrostlineError(f"{path} is missing: run prepare again")
         damaged = f"{path} is damaged (it doesn't match {SUMMARY_FILE} beside it): run prepare again"
         try:
-            index = cls._of(summary, read_csv(path))
+            index = cls._of(summary, _Columns(path))
         except (AttributeError, KeyError, OSError, TypeError, ValueError, csv.Error):
             raise FrostlineError(damaged) from None
         if index.fingerprint != summary.get("fingerprint") or index.storage not in ("arrays", "files"):
@@ -180,24 +192,24 @@ class Index:
         return index
 
     @classmethod
-    def _of(cls, summary: dict[str, Any], rows: list[dict[str, str]]) -> "Index":
+    def _of(cls, summary: dict[str, Any], columns: "_Columns") -> "Index":
         return cls(
             name=summary["name"],
             kind=summary["kind"],
             storage=summary["storage"],
             classes=tuple(summary["classes"]),
-            keys=[row["key"] for row in rows],
-            labels=np.array([int(row["label"]) for row in rows], dtype=np.int64),
-            splits=np.array([row["split"] for row in rows], dtype="<U5"),
-            sha256=[row["sha256"] for row in rows],
-            widths=[int(row["width"]) for row in rows],
-            heights=[int(row["height"]) for row in rows],
-            modes=[row["mode"] for row in rows],
+            keys=columns["key"],
+            labels=np.array(columns.numbers("label"), dtype=np.int64),
+            splits=np.array(columns["split"], dtype="<U5"),
+            sha256=columns["sha256"],
+            widths=columns.numbers("width"),
+            heights=columns.numbers("height"),
+            modes=columns["mode"],
             warnings=tuple(summary["warnings"]),
             skipped=tuple(Problem(**problem) for problem in summary["skipped"]),
-            weights=_column(rows, "weight", np.float64),
-            groups=_column(rows, "group", np.str_),
-            fold_splits=_fold_columns(rows),
+            weights=columns.optional("weight", np.float64),
+            groups=columns.optional("group", np.str_),
+            fold_splits=columns.fold_splits(),
         )
 
     def images(self, folder: Path) -> NDArray[np.uint8]:
@@ -216,14 +228,43 @@ class Index:
         return images
 
 
-def _column(rows: list[dict[str, str]], name: str, kind: type) -> NDArray[Any] | None:
-    """Return an optional column; None: the index does not have it."""
-    return np.array([row[name] for row in rows]).astype(kind) if rows and name in rows[0] else None
+class _Columns:
+    """The columns of an index.csv as text; equal cells are one object, so that a million rows fit."""
+
+    def __init__(self, path: Path) -> None:
+        rows = csv_rows(path)
+        names = next(rows)
+        self._cells: dict[str, list[str]] = {name: [] for name in names}
+        adding = [
+            (cells.append, None if name in _DISTINCT else dict[str, str]())
+            for name, cells in self._cells.items()
+        ]
+        for row in rows:
+            for (add, known), cell in zip(adding, row, strict=True):
+                add(cell if known is None else known.setdefault(cell, cell))
+
+    def __getitem__(self, name: str) -> list[str]:
+        return self._cells[name]
+
+    def numbers(self, name: str) -> list[int]:
+        """Return a column of whole numbers."""
+        value = cache(int)
+        return [value(cell) for cell in self._cells[name]]
+
+    def optional(self, name: str, kind: type) -> NDArray[Any] | None:
+        """Return an optional column; None: the index does not have it."""
+        return np.array(self._cells[name]).astype(kind) if self._cells.get(name) else None
+
+    def fold_splits(self) -> NDArray[np.str_] | None:
+        """Return the columns of splits for each fold, (N, K); None: there are no folds."""
+        names = [name for name in self._cells if re.fullmatch(r"fold_\d+", name)]
+        if not names or not self._cells["key"]:
+            return None
+        return np.stack([np.array(self._cells[name], dtype="<U5") for name in names], axis=1)
 
 
-def _fold_columns(rows: list[dict[str, str]]) -> NDArray[np.str_] | None:
-    names = [name for name in (rows[0] if rows else {}) if re.fullmatch(r"fold_\d+", name)]
-    return np.array([[row[name] for name in names] for row in rows], dtype="<U5") if names else None
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
