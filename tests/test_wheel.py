@@ -1,6 +1,7 @@
 """frostline installed from its wheel, used in a project of one's own: from `frostline init` to an upgrade."""
 
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -31,6 +32,7 @@ pretrain:
 trainer: {epochs: 3, batch_size: 8, threads: 1}
 seeds: [0, 1]
 """
+(EXP_SHOW,) = re.findall(r"^dvc exp show .*", (ROOT / "docs/pipeline.md").read_text(), re.MULTILINE)
 BACKBONE = "kind: mlp\nhidden: [16]\nactivation: relu\ndropout: 0.0\n"
 
 
@@ -156,8 +158,10 @@ def test_dvc_experiments_work(project):
         project.run("frostline", "experiments"),
         project.run("dvc", "params", "diff"),
         project.run("dvc", "metrics", "diff", "HEAD", "faster"),
+        project.run(*shlex.split(EXP_SHOW), "--md"),
     ]
     assert all(word in shown[0] for word in ("faster", "optimizer.", "scratch", "mine"))
+    assert all(word in shown[3] for word in ("faster", "freeze", "full.gain", "mine.gain"))
     assert max(len(line) for text in shown for line in text.splitlines()) <= 120
     project.run("git", "checkout", "-q", ".")
     assert ran(project.run("dvc", "repro")) <= {"compose"}  # git and DVC's cache do not have resolved configs

@@ -36,6 +36,8 @@ class Step:
     """Lines that the command prints; … stands for anything."""
     file: str = ""
     """The name of the file."""
+    cell: bool = False
+    """Whether it is a notebook's cell."""
 
 
 def steps(text: str) -> list[Step]:
@@ -43,8 +45,8 @@ def steps(text: str) -> list[Step]:
     found: list[Step] = []
     for language, block in BLOCK.findall(text):
         if language == "python":
-            name = block.partition("\n")[0].removeprefix("# ")
-            found.append(Step(block, file=name))
+            named = re.match(r"# (\w+\.py)\n", block)
+            found.append(Step(block, file=named[1]) if named else Step(block, cell=True))
             continue
         for command in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             first, *lines = command.splitlines()
@@ -66,6 +68,8 @@ def main() -> None:
             (folder / step.file).write_text(step.text, encoding="utf-8")
         elif step.text.startswith("cd "):
             folder /= step.text.removeprefix("cd ")
+        elif step.cell:
+            subprocess.run(["python", "-c", step.text], cwd=folder, env=environment, check=True)
         elif step.text == "frostline ui":
             with served(folder, environment) as address:
                 picture("mlflow", address, height=640, wait=8.0)

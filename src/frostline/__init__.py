@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from frostline.api.comparisons import compare
     from frostline.api.plans import lr_find, plan, show
     from frostline.api.probes import probe
+    from frostline.api.reports import report
     from frostline.api.runs import Run, finetune, load, pretrain
     from frostline.api.sweeps import sweep
     from frostline.console.errors import FrostlineError, TrainingFailed
@@ -27,6 +28,7 @@ __all__ = [
     "pretrain",
     "preview",
     "probe",
+    "report",
     "show",
     "sweep",
 ]
@@ -46,6 +48,7 @@ _MODULES = {
     "pretrain": "api.runs",
     "preview": "planning.preview",
     "probe": "api.probes",
+    "report": "api.reports",
     "show": "api.plans",
     "sweep": "api.sweeps",
 }

@@ -29,6 +29,8 @@ def calls() -> None:
     shown: int = len(fl.show("digits", count=3, augment="light"))
     probe: fl.Run = fl.probe("digits", lr=[1e-3, 1e-2]).run
     print(accuracy, curve, first, prediction, label, share, parameters, best, text, svg, rate, shown, probe)
+    verdict: str = fl.report(Path("artifacts")).verdict
+    print(verdict)
     print(fl.pretrain("mnist5k", epochs=1).mistakes(3), run.history.svg())
 
 

@@ -59,6 +59,12 @@ def test_a_copy_of_an_experiment_reads_its_data_from_packages(folder):
     assert experiment["dataset"]["shots"] == 10
 
 
+@pytest.mark.parametrize(("experiment", "freeze"), [("mnist_to_digits", "gradual"), ("article_mlp", "full")])
+def test_the_schedule_fits_the_network_of_the_copied_experiment(folder, experiment, freeze):
+    begin(Study("digits", experiment=experiment), folder)
+    assert yaml.safe_load((folder / "params.yaml").read_text())["freeze"] == freeze
+
+
 def test_the_stages_call_frostline_and_name_no_source_file(folder):
     begin(TWO, folder)
     stages = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]

@@ -23,10 +23,15 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
 
 def svg_image(svg: bytes, description: str) -> Markup:
     """Return an SVG file as an image: as part of the page, its ids could be those of another one."""
-    data = base64.b64encode(svg).decode()
-    return Markup(
-        '<img style="max-width:100%;width:720px" alt="{}" src="data:image/svg+xml;base64,{}">'
-    ).format(description, data)
+    return image(svg, "svg+xml", description)
+
+
+def image(content: bytes, kind: str, description: str) -> Markup:
+    """Return an image file of the type image/`kind`."""
+    data = base64.b64encode(content).decode()
+    return Markup('<img style="max-width:100%;width:720px" alt="{}" src="data:image/{};base64,{}">').format(
+        description, kind, data
+    )
 
 
 def block(title: str, subtitle: str, *parts: Markup) -> str:

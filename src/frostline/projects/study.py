@@ -23,6 +23,8 @@ IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "__pycache_
 """Lines of .gitignore and .dvcignore: what runs make beside the study's outputs, which DVC has to see."""
 BEST_TRIALS = "/conf/experiment/*-best.yaml"
 """What sweeps add to `conf`, on which the stage `compose` depends as a whole."""
+SCHEDULE = "gradual"
+"""The schedule of params.yaml, unless the experiment has one."""
 TEMPLATES = Path(__file__).parent / "templates"
 PACKAGED_DATA = f"{project.LOCK}/{lock.PACKAGES}"
 
@@ -71,11 +73,14 @@ class Study:
         """Return path → content of the study's files, without the lock."""
         folders = {"source": self.source, "target": self.target}
         data = {role: str(folder) if folder else PACKAGED_DATA for role, folder in folders.items()}
-        values = {"name": self.name, "data": data | {"weights": PACKAGED_DATA}}
+        values: dict[str, Any] = {"name": self.name, "data": data | {"weights": PACKAGED_DATA}}
+        experiment = self._experiment(values)
+        chosen = re.search(r"override /freeze: (\w+)", experiment)  # one that fits its network
+        values["freeze"] = chosen[1] if chosen else SCHEDULE
         return {
             "params.yaml": render("params.yaml", values),
             "dvc.yaml": pipeline(in_project=True),
-            f"conf/experiment/{self.name}.yaml": self._experiment(values),
+            f"conf/experiment/{self.name}.yaml": experiment,
             "README.md": render("README.md", values),
         }
 

@@ -11,6 +11,7 @@ from frostline.schema import Report
 from frostline.stats.gate import Check, check
 
 if TYPE_CHECKING:
+    from frostline.reporting.inputs import Arm
     from frostline.reporting.results import Summary
 
 HINT = (
@@ -45,18 +46,10 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
     Raises:
         FrostlineError: an input is missing or damaged; the sentence names the file and its stage.
     """
-    from frostline.reporting import page, records, summary, tables
-    from frostline.reporting.inputs import read_arms, read_leakage, read_omitted
-    from frostline.reporting.repeats import Repeats
+    from frostline.reporting import page, records, tables
     from frostline.reporting.transfer_plot import transfer_png
 
-    if not artifacts.is_dir():
-        raise FrostlineError(f"{artifacts} is missing: run the pipeline's earlier stages, with `dvc repro`")
-    omitted = read_omitted(artifacts, config.arms)
-    repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
-    arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
-    study = summary.summarise(config.study, config.monitor, repeats, arms, omitted)
-    study = replace(study, notes=[*read_leakage(artifacts), *study.notes])
+    study, arms = summarised(config, artifacts)
     numbers = records.as_json(study)
     checks = check(config.gate, numbers)
     numbers["gate"] = {c.metric: {"bound": c.bound, "value": c.value, "passed": c.passed} for c in checks}
@@ -69,6 +62,25 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
         write_text(work / "report.md", _markdown(study, table, checks))
         write_text(work / "index.html", page.html(study, arms, checks))
     return Result(study.sentence, table, out / "index.html")
+
+
+def summarised(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
+    """Return the results of a study, and the runs of its arms.
+
+    Raises:
+        FrostlineError: as `write_report`.
+    """
+    from frostline.reporting import summary
+    from frostline.reporting.inputs import read_arms, read_leakage, read_omitted
+    from frostline.reporting.repeats import Repeats
+
+    if not artifacts.is_dir():
+        raise FrostlineError(f"{artifacts} is missing: run the pipeline's earlier stages, with `dvc repro`")
+    omitted = read_omitted(artifacts, config.arms)
+    repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
+    arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
+    study = summary.summarise(config.study, config.monitor, repeats, arms, omitted)
+    return replace(study, notes=[*read_leakage(artifacts), *study.notes]), arms
 
 
 def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
