@@ -65,7 +65,7 @@ NOT_RUN = {
 PROGRAMS = r"frostline|dvc|python|scripts/|ray |mlflow |pip |createdb|export |RAY_AUTH_MODE"
 SMALL = {
     "config.yaml": {"size: null,": "size: 32,"},
-    "trainer/default.yaml": {"epochs: 20": "epochs: 2", "${fitting_threads:${backbone.kind}}": "1"},
+    "trainer/default.yaml": {"epochs: 20": "epochs: 4", "${fitting_threads:${backbone.kind}}": "1"},
     "dataset/digits.yaml": {"val: 0.2, test: 0.2": "val: 0.05, test: 0.05", "shots: null": "shots: 4"},
     "dataset/mnist5k.yaml": {"val: 0.2, test: 0.2": "val: 0.02, test: 0.02", "shots: null": "shots: 4"},
     "backbone/resnet10t.yaml": {"name: resnet10t": "name: test_resnet"},

@@ -43,7 +43,7 @@ def test_it_says_what_the_command_does(artifacts, tmp_path):
 def test_its_numbers_are_a_data_frame():
     frame = fl.report().to_pandas()
     assert list(frame.index) == list(DEFAULT)
-    assert frame["seeds"].tolist() == [len(SEEDS)] * len(DEFAULT)
+    assert frame["n"].tolist() == [len(SEEDS)] * len(DEFAULT)
     assert frame["gain"].isna().tolist() == [name == "scratch" for name in DEFAULT]
     full = frame.loc["full"]
     assert full["accuracy.low"] < full["accuracy"] < full["accuracy.high"]

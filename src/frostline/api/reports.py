@@ -31,7 +31,7 @@ class Report:
     _summary: "Summary" = field(repr=False)
 
     def to_pandas(self) -> "DataFrame":
-        """Return a row per arm: accuracy and gain with 95 % intervals, p, best epoch, number of seeds."""
+        """Return a row per arm: accuracy and gain with 95 % intervals, p, best epoch, number of runs."""
         from pandas import DataFrame
 
         return DataFrame([dict(_row(arm)) for arm in self._summary.arms]).set_index("arm")
@@ -98,4 +98,4 @@ def _row(arm: "ArmSummary") -> Iterator[tuple[str, Any]]:
         yield f"{name}.high", estimate.high if estimate else None
     yield "p", comparison.p_holm if comparison else None
     yield "best_epoch", arm.best_epoch
-    yield "seeds", len(arm.seeds)
+    yield "n", len(arm.repetitions)
