@@ -57,7 +57,7 @@ def sweep(overrides):
     ("override", "sentence"),
     [
         ("optimizer.lrr=1", "optimizer.lrr: unknown key; did you mean 'optimizer.lr'"),
-        ("nothing=1", "nothing: unknown key; 21 names are allowed"),
+        ("nothing=1", "nothing: unknown key; 23 names are allowed"),
         ("~hydra=-1", "hydra: not open to configs and overrides"),
         ("~hydra", "hydra: not open to configs and overrides"),
         ("hydra=null", "hydra: not open to configs and overrides"),

@@ -156,3 +156,16 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
         "full: weights.head: reset, since the classes differ.",
     ]
     assert as_json(study)["arms"]["full"]["jumpstart"] is None
+
+
+def test_test_time_augmentation_is_said_with_the_accuracies_without_it(tmp_path: Path) -> None:
+    write_study(tmp_path, TWO)
+    for arm, plain in (("scratch", 0.8), ("full", 0.9)):
+        path = tmp_path / "evaluate" / arm / "metrics.json"
+        content = json.loads(path.read_text())
+        for scores in content["seeds"].values():
+            scores["test_without_tta"] = {"accuracy": plain}
+        write_text(path, canonical_json(content))
+    assert _study(tmp_path, TWO).notes == [
+        "Metrics on test are with test-time augmentation. Accuracies without it: scratch 80.0 %, full 90.0 %."
+    ]

@@ -16,6 +16,8 @@ METRICS = ("accuracy", "balanced_accuracy", "ece", "f1_macro", "loss", "top5_acc
 SHARES = frozenset(METRICS) - {"loss"}
 """The metrics that lie between 0 and 1."""
 SMALLER_IS_BETTER = ("ece", "loss")
+WITHOUT_TTA = "_without_tta"
+"""Suffix of the held-out split's name for its metrics without test-time augmentation, if that is used."""
 ECE_BINS = 15
 TOP = 5
 

@@ -17,6 +17,7 @@ def add(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--force", action="store_true", help="overwrite metrics that differ; accept an edited config.yaml"
     )
+    options.add_tta(parser)
     stage = parser.add_argument_group("as a stage of a pipeline")
     options.add_resolved(stage)
     stage.add_argument("--data", type=Path, help="the prepared data's folder")
@@ -36,12 +37,14 @@ def run(arguments: argparse.Namespace) -> None:
         from frostline.serving import resolve
 
         folder = resolve.folder(arguments.run)
-        from frostline.base.metrics import held_out
+        from frostline.base.metrics import WITHOUT_TTA, held_out
         from frostline.pipeline import reevaluate
 
-        metrics = reevaluate.run(folder, arguments.out, force=arguments.force)
+        metrics = reevaluate.run(folder, arguments.out, force=arguments.force, tta=arguments.tta)
         split = held_out(metrics)
-        print(f"{arguments.out or folder}: {split} accuracy {metrics[split]['accuracy']:.4f}")
+        plain = metrics.get(split + WITHOUT_TTA)
+        without = f", {plain['accuracy']:.4f} without test-time augmentation" if plain else ""
+        print(f"{arguments.out or folder}: {split} accuracy {metrics[split]['accuracy']:.4f}{without}")
     else:
         raise FrostlineError("evaluate: name a finished run: its folder, id or name, best or last")
 

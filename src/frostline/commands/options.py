@@ -68,6 +68,18 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite a run with another config in out")
 
 
+TTA = ("none", "flip", "five_crop", "ten_crop")
+"""The values of `--tta`."""
+
+
+def add_tta(parser: argparse.ArgumentParser) -> None:
+    """Add `--tta`."""
+    text = (
+        "test-time augmentation: average the class probabilities of views (default: as the run's config says)"
+    )
+    parser.add_argument("--tta", choices=TTA, help=text)
+
+
 def positive(text: str) -> int:
     """Return the whole number that an option's value means."""
     if (value := int(text)) < 1:

@@ -67,6 +67,7 @@ def add(commands: Any, summary: str) -> None:
         metavar="N",
         help="images per batch (default: the run's eval_batch_size)",
     )
+    options.add_tta(parser)
 
 
 @resource_errors("predicting", ["--batch-size"])
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.serving import prediction
 
     trained = TrainedRun.read(folder)
+    if arguments.tta:
+        trained = trained.with_tta(None if arguments.tta == "none" else arguments.tta)
     paths = prediction.image_files(arguments.images)
     if arguments.top_k > (classes := len(trained.classes)):
         raise FrostlineError(

@@ -57,7 +57,8 @@ def pretrain_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
 def finetune_config(composed: Experiment, choices: Mapping[str, str]) -> Run:
     """Return the config of an experiment's fine-tuning, as a single run."""
     _check_fold(composed.dataset, "dataset")
-    return Run(**_finetuning(composed, choices, None), seed=composed.seed)
+    measured = composed.evaluate if composed.evaluate and composed.evaluate.tta else None
+    return Run(**_finetuning(composed, choices, None), seed=composed.seed, evaluate=measured)
 
 
 def arm_config(composed: Experiment, choices: Mapping[str, str], arm: str) -> Arm:
@@ -65,8 +66,8 @@ def arm_config(composed: Experiment, choices: Mapping[str, str], arm: str) -> Ar
     return Arm(**_finetuning(composed, choices, arm), seeds=composed.seeds, folds=study_folds(composed))
 
 
-def evaluate_config(arm: Arm) -> Evaluate:
-    """Return the config of evaluating an arm."""
+def evaluate_config(arm: Arm, composed: Experiment) -> Evaluate:
+    """Return the config of evaluating an arm of an experiment."""
     assert arm.arm is not None
     return Evaluate(
         study=arm.study,
@@ -75,6 +76,7 @@ def evaluate_config(arm: Arm) -> Evaluate:
         seeds=arm.seeds,
         trainer=arm.trainer,
         folds=arm.folds,
+        tta=composed.evaluate.tta if composed.evaluate else None,
     )
 
 

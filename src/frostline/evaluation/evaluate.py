@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from frostline.base import omitted, repetitions
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
-from frostline.base.metrics import Spread, classification_metrics, held_out, spread
+from frostline.base.metrics import WITHOUT_TTA, Spread, classification_metrics, held_out, spread
 from frostline.base.repetitions import Repetition
 from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited_config, verified
 from frostline.console.errors import FrostlineError, resource_errors
@@ -21,6 +21,7 @@ from frostline.data.loading.pixels import Images, images_of, load_pixels, thumbn
 from frostline.data.loading.resize import format_of
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.data.reading.decode import shown
+from frostline.evaluation import tta
 from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
@@ -69,7 +70,7 @@ def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Se
     omitted.remove_reason(out)
     measured: dict[Repetition, Metrics] = {}
     runs = {
-        repetition: _read_run(finetuned / repetition.folder)
+        repetition: _read_run(finetuned / repetition.folder).with_tta(config.tta)
         for repetition in repetitions.repetitions(config.seeds, config.folds)
     }
     data = PreparedData.read(config.dataset, folder)
@@ -203,10 +204,20 @@ class Evaluator:
         parts |= {
             f"test/{name}": (tests, tests.index.rows("test")) for name, tests in data.test_sets().items()
         }
-        self._images = {}
+        self._images: dict[str, Images] = {}
+        self._viewed: dict[str, list[tta.Viewed]] = {}
+        """Split → the further views of its images that are measured, too."""
         for split, (source, rows) in parts.items():
-            pixels = load_pixels(source, rows, spec, scratch=services.scratch)
-            self._images[split] = images_of(source.index, rows, pixels, spec, split)
+            stacks = [load_pixels(source, rows, spec, scratch=services.scratch)]
+            self._images[split] = images_of(source.index, rows, stacks[0], spec, split)
+            if run.tta and (split == index.held_out or split.startswith("test/")):
+                stacks += [
+                    load_pixels(source, rows, larger, scratch=services.scratch)
+                    for larger in tta.specs(run.tta, spec)[1:]
+                ]
+                self._viewed[split] = [
+                    tta.Viewed(stacks[view.source], view, spec) for view in tta.views(run.tta)
+                ]
         self._reuse = reuse_of(run, spec, services)
         self._parts = split_for_inference(
             run, self._network, images, self._reuse, next(iter(self._images.values()))
@@ -226,10 +237,14 @@ class Evaluator:
             out: the folder for metrics.json and predictions.csv.
         """
         logits = {split: self._logits(split) for split in self._images}
-        metrics = {
-            split: classification_metrics(logits[split], part.labels) for split, part in self._images.items()
+        split, metrics = self._data.index.held_out, {}
+        if self._viewed:
+            metrics[split + WITHOUT_TTA] = classification_metrics(logits[split], self._images[split].labels)
+            for part, views in self._viewed.items():
+                logits[part] = tta.averaged([logits[part], *map(self._view_logits, views)])
+        metrics |= {
+            part: classification_metrics(logits[part], images.labels) for part, images in self._images.items()
         }
-        split = self._data.index.held_out
         majority = self._majority(run, split, metrics[split]["accuracy"])
         write_text(out / METRICS, canonical_json(metrics))
         rows = _predictions(self._data.index, self._rows[split], logits[split])
@@ -237,7 +252,7 @@ class Evaluator:
         tags = {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)}
         tests = [part for part in metrics if part.startswith("test")]
         values = {f"{part}/{k}": v for part in tests for k, v in metrics[part].items()}
-        values |= {f"best/val/{k}": v for k, v in metrics.get("val", {}).items() if k != "n"}
+        values |= {f"best/val/{k}": v for k, v in _without_tta(metrics, "val").items() if k != "n"}
         values |= {MAJORITY: majority} if split == "test" else {}
         mistakes = self._mistakes(split, logits[split])
         self._services.tracker.annotate(Evaluation(weights_sha256, tags, values, out, mistakes))
@@ -278,6 +293,13 @@ class Evaluator:
             for row, i, image in zip(rows[chosen], chosen, images, strict=True)
         ]
 
+    def _view_logits(self, view: tta.Viewed) -> torch.Tensor:
+        if self._parts is None:
+            return logits_of(self._network, view, self._spec, self._trainer)
+        split_point, precision = self._parts
+        features = self._reuse.uncached_features(split_point, view)
+        return logits_behind(split_point, features, precision, self._trainer.eval_batch_size)
+
     def _logits(self, split: str) -> torch.Tensor:
         if self._parts is None:
             return logits_of(self._network, self._images[split].pixels, self._spec, self._trainer)
@@ -289,6 +311,11 @@ class Evaluator:
         """Split of the data set → features of its images at the split point."""
         assert self._parts is not None
         return {split: self._reuse.features(self._parts[0], part) for split, part in self._images.items()}
+
+
+def _without_tta(metrics: Metrics, split: str) -> dict[str, float]:
+    """Return a split's metrics without test-time augmentation; {} if it was not measured."""
+    return metrics.get(split + WITHOUT_TTA, metrics.get(split, {}))
 
 
 def split_for_inference(

@@ -11,6 +11,7 @@ from frostline.base.metrics import classification_metrics
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.pixels import load_pixels
 from frostline.data.prepared.index import Index, PreparedData
+from frostline.evaluation import tta
 from frostline.schema import NoWeights, Run
 from frostline.training import averaging
 from frostline.training.inference import logits_of, network_with, read_weights
@@ -52,9 +53,12 @@ def soups(
         spec = read_weights(weights_of(seeds[0]), data).spec
         state = averaging.uniform_soup(read_weights(weights_of(seed), data).state for seed in seeds)
         network = network_with(state, run.backbone, spec, len(index.classes))
-        pixels = load_pixels(data, rows, spec, scratch=services.scratch)
+        used = run.tta if split == index.held_out else None
+        stacks = [load_pixels(data, rows, size, scratch=services.scratch) for size in tta.specs(used, spec)]
+        views = [tta.Viewed(stacks[view.source], view, spec) for view in tta.views(used)]
+        logits = [logits_of(network, images, spec, run.trainer) for images in (stacks[0], *views)]
         labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
-        return classification_metrics(logits_of(network, pixels, spec, run.trainer), labels)
+        return classification_metrics(tta.averaged(logits) if views else logits[0], labels)
 
     splits = dict.fromkeys(("val", index.held_out))
 

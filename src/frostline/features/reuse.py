@@ -17,7 +17,7 @@ from frostline.console.progress import Progress, Say, no_output, no_progress
 from frostline.console.units import size
 from frostline.data.loading.augment import augment, augments, source_pixels
 from frostline.data.loading.mix import mixes
-from frostline.data.loading.pixels import Images, normalise
+from frostline.data.loading.pixels import Images, PixelStack, normalise
 from frostline.features import split_point
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, autocast, execution_of
@@ -155,6 +155,20 @@ class FeatureExtractor:
                     advance(len(pixels))
 
         return self.cache.get(about, shape, split.dtype, produce)
+
+    def uncached_features(self, split: Split, images: PixelStack) -> Tensor:
+        """Return the features of N images, (N, *split.shape), on the CPU, without the cache.
+
+        Args:
+            images: (N, C, H, W) uint8 or uint16, of the network's input size.
+        """
+        device, execution = next(split.network.parameters()).device, self.execution(split.network)
+        with autocast(execution.frozen, device):
+            parts = [
+                split.features(execution.arranged(normalise(images[i : i + BATCH].to(device), self.spec)))
+                for i in range(0, len(images), BATCH)
+            ]
+        return torch.cat([part.cpu() for part in parts])
 
     def within_limit(self, split: Split, count: int) -> Split | NoSplit:
         """Return `split`, unless the features of `count` images exceed the cache's limit."""

@@ -13,7 +13,7 @@ from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.run_folder import CONFIG, FILES, METRICS, PREDICTIONS, check_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.pipeline import session, standalone
-from frostline.schema import Prepare, Run
+from frostline.schema import Measurement, Prepare, Run
 from frostline.schema.validation import validated
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NAMED = 3
 """Number of images that an error names, at most."""
 
 
-def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
+def run(folder: Path, out: Path | None, *, force: bool = False, tta: str | None = None) -> Metrics:
     """Measure a finished run's network again, with the data set that its config.yaml names.
 
     If images were added to the data set since, or removed from its other splits, only the run's own test
@@ -35,10 +35,11 @@ def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
     Args:
         out: the folder of the metrics and predictions; None: the run's.
         force: overwrite other metrics, and accept an edited config.yaml.
+        tta: test-time augmentation, ``none`` for none of it; None: the run's.
 
     Raises:
         FrostlineError: there is no finished run in `folder`; it, its config or its test images have changed;
-            or other metrics would be overwritten.
+            other metrics would be overwritten; or metrics that are not the run's would be written to it.
     """
     for name in FILES:
         if not (folder / name).is_file():
@@ -47,6 +48,13 @@ def run(folder: Path, out: Path | None, *, force: bool = False) -> Metrics:
     if not force:
         check_config(folder, record)
     config = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
+    if tta is not None and (other := Measurement.model_validate({"tta": tta})).tta != config.tta:
+        if out is None:
+            raise FrostlineError(
+                f"--tta: found {tta}, but evaluate.tta is {config.tta or 'none'} in the config of {folder};"
+                " name another folder with --out"
+            )
+        config = config.with_tta(other.tta)
     index, data = standalone.prepared_from(Prepare.of(config.dataset, config.input))
     own = own_test(folder, record, index)
     target = out or folder

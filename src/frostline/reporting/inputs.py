@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from frostline.base import omitted, repetitions
 from frostline.base.formats import read_csv, read_json
+from frostline.base.metrics import WITHOUT_TTA
 from frostline.base.repetitions import Repetition
 from frostline.console.errors import FrostlineError
 from frostline.reporting.repeats import Repeats
@@ -122,15 +123,18 @@ class Scores(_StageOutput):
     val: dict[str, FiniteFloat | None]
     test_sets: dict[str, dict[str, FiniteFloat | None]] = Field(default_factory=dict)
     """By name: the metrics on the further test sets."""
+    without_tta: dict[str, FiniteFloat | None] = Field(default_factory=dict)
+    """Metrics of the held-out split without test-time augmentation; empty if that is not used."""
 
     @model_validator(mode="before")
     @classmethod
     def _collect(cls, data: Any) -> Any:
-        """Collect what evaluate calls ``test/<name>``."""
+        """Collect what evaluate calls ``test/<name>`` and ``test_without_tta``."""
         if not isinstance(data, dict):
             return data
         tests = {key.partition("/")[2]: part for key, part in data.items() if key.startswith("test/")}
-        return {**data, "test_sets": tests}
+        plain: Any = next((part for key, part in data.items() if key.endswith(WITHOUT_TTA)), {})
+        return {**data, "test_sets": tests, "without_tta": plain}
 
 
 class _Leakage(_StageOutput):

@@ -1,6 +1,7 @@
 """Notes of a report on what limits its numbers, such as missing seeds or a saturated baseline."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm, Selection
@@ -23,6 +24,7 @@ def report_notes(
     return [
         *(f"There is no arm {name}: {reason}." for name, reason in omitted.items()),
         *filter(None, [repeats.sentence]),
+        *_tta(arms),
         *_limits(repeats, arms, summaries, majority),
         *_heads(arms),
     ]
@@ -32,6 +34,16 @@ def selection_of(arms: Sequence[Arm]) -> Selection | None:
     """Return what chose the epochs of the arms that train; all have the same data set."""
     trainings = (run.training for arm in arms for run in arm.runs.values())
     return next((training.selection for training in trainings if training.epochs), None)
+
+
+def _tta(arms: Sequence[Arm]) -> list[str]:
+    """Return a note with the arms' accuracies without test-time augmentation, if that is used."""
+    without = {arm.name: list(arm.metric("without_tta", "accuracy").values()) for arm in arms}
+    means = [f"{name} {words.percent(fmean(values))}" for name, values in without.items() if values]
+    if not means:
+        return []
+    split = "test" if arms[0].held_out == "test" else "validation"
+    return [f"Metrics on {split} are with test-time augmentation. Accuracies without it: {', '.join(means)}."]
 
 
 def _heads(arms: Sequence[Arm]) -> list[str]:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +26,7 @@ from frostline.data.reading.sources import store_of
 from frostline.models import weights
 from frostline.models.input_spec import InputSpec
 from frostline.runs.serving_model import ServingModel
-from frostline.schema import ImageFolder, Prepare, Run, Table
+from frostline.schema import ImageFolder, Prepare, Run, Table, Tta
 from frostline.schema.validation import validated
 from frostline.training.inference import network_with
 
@@ -60,6 +60,10 @@ class TrainedRun:
                 f"{folder / WEIGHTS}: has no metadata on its input; train it with frostline finetune"
             )
         return cls(folder, run, InputSpec.from_dict(about["input"]), tuple(about["classes"]), state)
+
+    def with_tta(self, tta: Tta) -> Self:
+        """Return the run, measured with another test-time augmentation."""
+        return replace(self, run=self.run.with_tta(tta))
 
     @cached_property
     def sha256(self) -> str:

@@ -21,6 +21,7 @@ from frostline.schema.data import (
     Table,
     TestSet,
 )
+from frostline.schema.measurement import Measurement, Tta
 from frostline.schema.network import (
     Backbone,
     FileWeights,

@@ -6,6 +6,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from frostline.base.repetitions import Repetition, repetitions
 from frostline.schema.data import Augment, Channels, Dataset, Input
+from frostline.schema.measurement import Measurement, Tta
 from frostline.schema.network import Backbone, Weights
 from frostline.schema.sweep import Sweep
 from frostline.schema.training import (
@@ -117,6 +118,8 @@ class Experiment(Hyperparameters, _Transfer):
     """The seeds of a study: each arm is run once per seed."""
     folds: Folds | None = None
     """The folds of a study: each arm is run once per fold and seed; null: all of `dataset.folds`."""
+    evaluate: Measurement | None = None
+    """How single runs, and the arms of a study, are measured after the training; null: all of it null."""
     sweep: Sweep
     """The config of -m; single runs ignore it."""
     gate: dict[str, float]
@@ -147,6 +150,23 @@ class Run(Hyperparameters, _Task):
     """The config of one training run, a `pretrain` or a `finetune`."""
 
     seed: Seed
+    evaluate: Measurement | None = None
+    """How it is measured after the training; null: without test-time augmentation, or by another stage."""
+
+    @property
+    def tta(self) -> Tta:
+        """The test-time augmentation that it is measured with."""
+        return self.evaluate.tta if self.evaluate else None
+
+    def with_tta(self, tta: Tta) -> Self:
+        """Return the config with another test-time augmentation."""
+        return self.model_copy(update={"evaluate": Measurement(tta=tta) if tta else None})
+
+    @model_serializer(mode="wrap")
+    def _without_measurement(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a null `evaluate`: configs without it keep their bytes."""
+        data: dict[str, Any] = serialize(self)
+        return {key: value for key, value in data.items() if value is not None or key != "evaluate"}
 
     @model_validator(mode="before")
     @classmethod
@@ -167,10 +187,11 @@ class _Repeated(Strict):
     """A config of several runs."""
 
     @model_serializer(mode="wrap")
-    def _without_folds(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out folds where there are none: configs without them keep their bytes."""
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is null and came later: configs without it keep their bytes."""
         data: dict[str, Any] = serialize(self)
-        return {key: value for key, value in data.items() if value is not None or "folds" not in key}
+        later = ("folds", "dataset_folds", "tta")
+        return {key: value for key, value in data.items() if value is not None or key not in later}
 
 
 class Arm(_Repeated, Hyperparameters, _Task):
@@ -182,7 +203,7 @@ class Arm(_Repeated, Hyperparameters, _Task):
 
     def runs(self) -> dict[Repetition, Run]:
         """Return the config of each run, fold by fold."""
-        shared = {name: getattr(self, name) for name in Run.model_fields if name != "seed"}
+        shared = {name: getattr(self, name) for name in Run.model_fields if name in Arm.model_fields}
         made = {}
         for repetition in repetitions(self.seeds, self.folds):
             if repetition.fold is not None:
@@ -234,6 +255,8 @@ class Evaluate(_Repeated):
     trainer: Trainer
     folds: Folds | None = None
     """As the arm's."""
+    tta: Tta = None
+    """Test-time augmentation."""
 
 
 class Report(_Repeated):

@@ -19,15 +19,16 @@ from frostline.base.parallel import in_order
 from frostline.base.project import scratch
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.loading.pixel_files import Pixels
-from frostline.data.loading.pixels import Images, normalise
+from frostline.data.loading.pixels import Images
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.reading.bands import IMAGE_SUFFIXES, PixelFormat, conform, decode_as
 from frostline.data.reading.checks import tally
 from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, read_bytes, suffix
 from frostline.data.reading.table_file import TABLES, open_table
+from frostline.evaluation import tta
 from frostline.evaluation.evaluate import split_for_inference
-from frostline.features.execution import autocast, device_of
-from frostline.features.reuse import BATCH
+from frostline.features.execution import device_of
+from frostline.models.input_spec import InputSpec
 from frostline.runs.trained_run import TrainedRun
 from frostline.training import machine
 from frostline.training.inference import logits_behind, logits_of, reuse_of
@@ -101,12 +102,14 @@ def predict(
         network: of `trained`, if there is one already.
     """
     network = network or Network(trained, batch_size)
-    decoded = in_order(lambda image: _pixels(image, trained), images)
+    sizes = tta.specs(trained.run.tta, trained.spec)
+    decoded = in_order(lambda image: _pixels(image, sizes), images)
     names = (_name(image, place) for place, image in enumerate(images))
     pieces = iter(lambda: list(islice(decoded, network.batch_size)), [])
     for piece in _prefetched(pieces):
         good = [pixels for pixels, _ in piece if not isinstance(pixels, str)]
-        rows = iter(network.probabilities(torch.from_numpy(np.stack(good)))) if good else iter(())
+        stacks = [torch.from_numpy(np.stack(pixels)) for pixels in zip(*good, strict=True)]
+        rows = iter(network.probabilities(stacks)) if good else iter(())
         for name, (pixels, notes) in zip(islice(names, len(piece)), piece, strict=True):
             if isinstance(pixels, str):
                 yield Prediction(name, (), pixels)
@@ -141,28 +144,29 @@ class Network:
         machine.keep_freed_memory()
 
     @torch.no_grad()
-    def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return class probabilities, (N, K) float64, of images, (N, C, H, W) uint8 or uint16."""
+    def probabilities(self, stacks: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return class probabilities, (N, K) float64, averaged over views if the run is measured so.
+
+        Args:
+            stacks: the images, (N, C, H, W) uint8 or uint16, resized for each of `evaluation.tta.specs`.
+        """
+        further = tta.views(self._run.tta)
+        views = [tta.Viewed(stacks[view.source], view, self._spec)[:] for view in further]
+        logits = [self._logits(pixels) for pixels in (stacks[0], *views)]
+        return (tta.averaged(logits) if views else logits[0]).double().softmax(1)
+
+    def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         # Splitting the network changes results only if its parts have different precisions.
         if not self._tried and self._execution.frozen != "fp32":
             images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
             self._parts = split_for_inference(self._run, self._network, self._images, self._reuse, images)
         self._tried = True
         if not self._parts:
-            logits = logits_of(self._network, pixels, self._spec, self._run.trainer)
-        else:
-            split, precision = self._parts
-            self._network.eval()
-            device = next(self._network.parameters()).device
-            with autocast(self._execution.frozen, device):
-                features = torch.cat(
-                    [
-                        split.features(self._execution.arranged(normalise(part.to(device), self._spec))).cpu()
-                        for part in pixels.split(BATCH)
-                    ]
-                )
-            logits = logits_behind(split, features, precision, self.batch_size)
-        return logits.double().softmax(1)
+            return logits_of(self._network, pixels, self._spec, self._run.trainer)
+        split, precision = self._parts
+        self._network.eval()
+        features = self._reuse.uncached_features(split, pixels)
+        return logits_behind(split, features, precision, self.batch_size)
 
 
 def _name(image: Path | InMemory, place: int) -> str:
@@ -197,15 +201,18 @@ def in_memory(image: InMemory, wanted: PixelFormat) -> DecodedImage:
     return in_memory(np.asarray(decoded.image), wanted)
 
 
-def _pixels(image: Path | InMemory, trained: TrainedRun) -> tuple[Pixels | str, tuple[Note, ...]]:
-    """Return the image at the network's size, or the reason why there is none; and its conversions."""
+def _pixels(
+    image: Path | InMemory, sizes: Sequence[InputSpec]
+) -> tuple[tuple[Pixels, ...] | str, tuple[Note, ...]]:
+    """Return the image resized for each of `sizes`, or the reason why there is none; and its conversions."""
+    wanted = format_of(sizes[0])
     try:
         if isinstance(image, Path):
             name = str(image)
-            decoded = decode_as(read_bytes(image, name), name, format_of(trained.spec))
+            decoded = decode_as(read_bytes(image, name), name, wanted)
         else:
-            decoded = in_memory(image, format_of(trained.spec))
-        return to_pixels(decoded.image, trained.spec), decoded.notes
+            decoded = in_memory(image, wanted)
+        return tuple(to_pixels(decoded.image, size) for size in sizes), decoded.notes
     except BadImage as bad:
         return bad.reason, ()
 

@@ -8,7 +8,7 @@ import torch
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import ImageStack, normalise
+from frostline.data.loading.pixels import PixelStack, normalise
 from frostline.data.prepared.index import PreparedData
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Precision, autocast, device_of, execution_of, run_layers
@@ -64,7 +64,7 @@ def network_with(
 
 @torch.no_grad()
 def logits_of(
-    network: torch.nn.Module, pixels: ImageStack, spec: InputSpec, trainer: Trainer
+    network: torch.nn.Module, pixels: PixelStack, spec: InputSpec, trainer: Trainer
 ) -> torch.Tensor:
     """Return the network's logits, (N, K) float32 on the CPU, for (N, C, H, W) uint8 images."""
     device = device_of(trainer.device)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -65,6 +66,14 @@ class OnDisk:
 
 ImageStack = torch.Tensor | OnDisk
 """(N, C, H, W) uint8 images; ``stack[rows]`` and ``stack[a:b]`` are tensors."""
+
+
+class PixelStack(Protocol):
+    """Images, (N, C, H, W), of which a slice is a tensor: an `ImageStack`, or a view of one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: slice, /) -> torch.Tensor: ...
 
 
 def select(stack: ImageStack, which: torch.Tensor) -> ImageStack:

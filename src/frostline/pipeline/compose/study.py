@@ -219,7 +219,7 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         if arm == BASELINE:
             config = from_scratch(_with_input_of(base.weights, config))
         resolved[f"finetune-{arm}"] = config.model_dump()
-        resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(config).model_dump()
+        resolved[f"evaluate-{arm}"] = stage_configs.evaluate_config(config, composed).model_dump()
     with _located(params, choices):
         folds = stage_configs.study_folds(base)
     report = Report(
