@@ -98,6 +98,13 @@ def test_every_config_group_is_an_argument():
     assert set(Options.__annotations__) == (groups - {"sweep"}) | known
 
 
+def test_further_test_sets_are_a_dictionary_of_names():
+    sets = {"other_site": {"root": "b's photos"}}
+    (override,) = overrides_of(None, {"overrides": {"dataset.test_sets": sets}}, Options)
+    composed, _ = compose.experiment(["dataset=image_folder", "dataset.root=a", override])
+    assert composed.dataset.test_sets["other_site"].root == "b's photos"
+
+
 @pytest.mark.parametrize(
     ("dataset", "options", "sentence"),
     [

@@ -58,6 +58,18 @@ def test_tables_share_the_columns(tmp_path):
     assert len(Index.read(tmp_path / "out" / "test_sets" / "site_b")) == 12
 
 
+def test_a_test_set_needs_no_groups_folds_or_weights(tmp_path):
+    root = plant(tmp_path / "photos")
+    other = plant(tmp_path / "other", seed=50_000)
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    rows = [[path, path[:3], f"p{i}", i % 3, 1 + i] for i, path in enumerate(paths)]
+    file = write_table(root / "x.csv", rows, ["image", "label", "patient", "fold", "weight"])
+    tests = {"outside": {"file": str(write_table(other / "y.csv", [row[:2] for row in rows]))}}
+    setup = table(file, {"weight": "weight"}, group="patient", folds=3, fold=0, test=None)
+    prepare(with_tests(setup, **tests), tmp_path / "out")
+    assert len(Index.read(tmp_path / "out" / "test_sets" / "outside")) == len(rows)
+
+
 def test_the_cache_notices_a_changed_test_set(root, tmp_path):
     other = plant(tmp_path / "other", seed=90_000)
     setup = with_tests(image_folder(root), shifted={"root": str(other)})

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from frostline.base import project
-from frostline.config.overrides import PRETRAIN_GROUPS, to_overrides
+from frostline.config.overrides import NAMED, PRETRAIN_GROUPS, to_overrides
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.table_file import TABLES
 
@@ -171,7 +171,7 @@ def _override(key: str, value: Any, *, several: bool) -> str:
     if value is None:
         return f"{key}=null"
     plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(plain, Mapping):
+    if isinstance(plain, Mapping) and key.rpartition(".")[2] not in NAMED:
         raise FrostlineError(f"{key}: found {plain!r}; write keys with dots, such as {{'{key}.KEY': VALUE}}")
     if isinstance(plain, tuple | range):
         plain = list(plain)

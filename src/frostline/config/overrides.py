@@ -123,6 +123,11 @@ def from_hydra(override: str) -> str:
     return re.sub(r"^[\w/]+@", "", override)
 
 
+NAMED = ("test_sets",)
+"""Keys of dictionaries whose keys are names that users give, which no config has."""
+_NAME = re.compile(r"\w+")
+
+
 def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Convert nested params into overrides; null keeps the default.
 
@@ -131,7 +136,9 @@ def to_overrides(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """
     for key, value in params.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and not all(re.fullmatch(r"\w+", str(inner)) for inner in value):
+        if isinstance(value, Mapping) and (
+            name.rpartition(".")[2] in NAMED or not all(map(_NAME.fullmatch, map(str, value)))
+        ):
             yield f"++{name}={_literal(value)}"  # Hydra would split the names of gate's metrics
         elif isinstance(value, Mapping):
             yield from to_overrides(value, f"{name}.")

@@ -322,8 +322,12 @@ def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
             "fraction": None,
         }
         place = {"root": None, **given} if dataset.kind == "table" else given
-        columned = {"classes": None} if hasattr(dataset, "classes") else {}
-        configs[name] = dataset.model_copy(update={**change, **place, **columned})
+        if isinstance(dataset, schema.Table | schema.HuggingFace | schema.Npz):
+            # Of use to training and splits only: a test set may lack these columns.
+            unused = dict.fromkeys(("group", "fold", "weight"))
+            columns = dataset.columns.model_copy(update=unused)
+            change |= {"classes": None, "group": None, "columns": columns}
+        configs[name] = dataset.model_copy(update={**change, **place})
     return configs
 
 
