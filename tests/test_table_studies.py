@@ -1,4 +1,4 @@
-"""Real digits as tables: a random split flatters where copies share a group; a centre crop loses wide images."""
+"""Real digits as tables: a random split flatters where images share a group; a crop loses wide ones."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_the_recorded_figures_show_it_and_are_those_of_the_documentation():
     check(figures)
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     for name, tested in figures["scans"].items():
-        cells = [f"{found['mean']:.2f} ({found['low']:.2f} to {found['high']:.2f})" for found in tested.values()]
+        cells = ["{mean:.2f} ({low:.2f} to {high:.2f})".format(**found) for found in tested.values()]
         assert f"| {name} | {' | '.join(cells)} |" in page
     for mode, found in figures["wide"].items():
         assert f"`{mode}` reaches {found['mean']:.2f}" in page
