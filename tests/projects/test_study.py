@@ -128,7 +128,7 @@ def test_images_that_git_would_store_are_noted(folder):
         (Study("my study", Path("photos_a"), Path("photos_a")), r"^NAME: found 'my study'; give letters"),
         (Study("../x", Path("photos_a"), Path("photos_a")), r"^NAME: found '\.\./x'"),
         (Study("mine", Path("photo_a"), Path("photos_a")), r"^--source: there is no folder photo_a; did you"),
-        (Study("mine", Path("photos_a"), None), r"^--target: missing; give the folders of both data sets"),
+        (Study("mine", Path("photos_a"), None), r"^--target: missing; give both data sets, or --from"),
         (
             Study("mine", experiment="mnist"),
             r"^--from: no experiment 'mnist'; allowed: article_mlp, mnist_to_digits",

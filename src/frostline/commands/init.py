@@ -9,6 +9,7 @@ from frostline.commands import options
 EPILOG = """\
 examples:
   frostline init my-study --source photos_a --target photos_b    two folders of images, a folder per class
+  frostline init my-study --source photos_a --target labels.csv dataset.group=patient dataset.folds=5
   frostline init my-digits --from mnist_to_digits                a copy of an experiment of frostline
 
 writes into the current folder: params.yaml, dvc.yaml, conf/experiment/NAME.yaml, frostline.lock/, a README,
@@ -20,8 +21,15 @@ def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "init", run, summary, EPILOG)
     parser.add_argument("study", metavar="NAME", help="name of the study")
-    parser.add_argument("--source", type=Path, metavar="DIR", help="images to pretrain on")
-    parser.add_argument("--target", type=Path, metavar="DIR", help="images to fine-tune on")
+    data = "a folder, a CSV, TSV or Parquet file, an .npz file, or a saved Hugging Face data set"
+    parser.add_argument("--source", type=Path, metavar="DATA", help=f"images to pretrain on: {data}")
+    parser.add_argument("--target", type=Path, metavar="DATA", help="images to fine-tune on")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="keys of the data sets, such as dataset.group=patient",
+    )
     parser.add_argument("--from", dest="experiment", metavar="EXPERIMENT", help="experiment to copy")
     parser.add_argument("--force", action="store_true", help="replace existing files, and list them")
 
@@ -30,7 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the study's files and print what to do next."""
     from frostline.projects.study import Study, begin
 
-    study = Study(arguments.study, arguments.source, arguments.target, arguments.experiment)
+    study = Study(
+        arguments.study, arguments.source, arguments.target, arguments.experiment, tuple(arguments.overrides)
+    )
     written = begin(study, Path.cwd(), force=arguments.force)
     done = {"wrote": written.new, "replaced": written.replaced, "added lines to": written.extended}
     for verb, names in done.items():

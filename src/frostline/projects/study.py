@@ -1,11 +1,13 @@
 """The files of a study in a user's project: what `frostline init` writes."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from frostline.base import project
 from frostline.base.code import FOLDERS
 from frostline.base.files import write_text
 from frostline.console.errors import FrostlineError, allowed
+from frostline.data.reading.table_file import TABLES
 from frostline.plotting.templates import templates
 from frostline.projects import lock
+from frostline.projects.data_sets import DataSet, parsed_keys
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "__pycache__/")
@@ -36,14 +40,26 @@ class Study:
     name: str
     """Of the study and of its experiment."""
     source: Path | None = None
-    """The folder of images to pretrain on; None: a data set that comes with a package."""
+    """The images to pretrain on: a folder, a table, …; None: a data set that comes with a package."""
     target: Path | None = None
-    """The folder of images to fine-tune on."""
+    """The images to fine-tune on."""
     experiment: str | None = None
-    """The experiment that is copied; None: two image folders."""
+    """The experiment that is copied; None: a new one."""
+    keys: Sequence[str] = ()
+    """KEY=VALUE, further keys of the data sets."""
+
+    @cached_property
+    def data_sets(self) -> dict[str, DataSet]:
+        """The user's own data sets, by role."""
+        keys, places = parsed_keys(self.keys), {"source": self.source, "target": self.target}
+        return {
+            role: DataSet(f"--{role}", place, keys["source" if role == "source" else "dataset"])
+            for role, place in places.items()
+            if place is not None
+        }
 
     def check(self) -> None:
-        """Refuse names and folders that can't work.
+        """Refuse names and data sets that can't work.
 
         Raises:
             FrostlineError: with the option that is wrong.
@@ -59,34 +75,32 @@ class Study:
                     f"--from: no experiment {self.experiment!r}; {allowed(self.experiment, known)}"
                 )
             return
-        for option, folder in (("--source", self.source), ("--target", self.target)):
-            if folder is None:
+        for role in ("source", "target"):
+            if role not in self.data_sets:
                 raise FrostlineError(
-                    f"{option}: missing; give the folders of both data sets, or --from EXPERIMENT to copy one"
+                    f"--{role}: missing; give both data sets, or --from EXPERIMENT to copy one"
                 )
-            if not folder.expanduser().is_dir():
-                near = [path.name for path in folder.expanduser().absolute().parent.glob("*/")]
-                hint = f"; {allowed(folder.name, near)}" if near else ""
-                raise FrostlineError(f"{option}: there is no folder {folder}{hint}")
+            self.data_sets[role].check()
 
     def contents(self) -> dict[str, str]:
         """Return path → content of the study's files, without the lock."""
-        folders = {"source": self.source, "target": self.target}
-        data = {role: str(folder) if folder else PACKAGED_DATA for role, folder in folders.items()}
+        places = {"source": self.source, "target": self.target}
+        data = {role: str(place) if place else PACKAGED_DATA for role, place in places.items()}
         values: dict[str, Any] = {"name": self.name, "data": data | {"weights": PACKAGED_DATA}}
+        watched = {role: data_set.watched() for role, data_set in self.data_sets.items()}
         experiment = self._experiment(values)
         chosen = re.search(r"override /freeze: (\w+)", experiment)  # one that fits its network
         values["freeze"] = chosen[1] if chosen else SCHEDULE
         return {
             "params.yaml": render("params.yaml", values),
-            "dvc.yaml": pipeline(in_project=True),
+            "dvc.yaml": pipeline(in_project=True, watched=watched),
             f"conf/experiment/{self.name}.yaml": experiment,
             "README.md": render("README.md", values),
         }
 
     def _experiment(self, values: Mapping[str, Any]) -> str:
         if self.experiment is None:
-            return render("experiment.yaml", values)
+            return render("experiment.yaml", {**values, "data_sets": self.data_sets})
         text = project.conf_files("experiment")[self.experiment].read_text(encoding="utf-8")
         return re.sub(r"^study: .*$", f"study: {self.name}", text, flags=re.MULTILINE)
 
@@ -137,8 +151,12 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
     )
 
 
-def pipeline(*, in_project: bool) -> str:
-    """Return dvc.yaml: of a user's project, or of frostline's own repository, where code is in folders."""
+def pipeline(*, in_project: bool, watched: Mapping[str, Sequence[str]] = {}) -> str:
+    """Return dvc.yaml: of a user's project, or of frostline's own repository, where code is in folders.
+
+    Args:
+        watched: role → the paths that `prepare` reads beside that in params.yaml.
+    """
     if in_project:
         comment = (
             "frostline.lock/ says which code of frostline a stage depends on; frostline upgrade renews it."
@@ -152,13 +170,16 @@ def pipeline(*, in_project: bool) -> str:
             for stage, folders in FOLDERS.items()
         }
         run = "scripts/stage"
-    return render("dvc.yaml", {"comment": comment, "code": code, "run": run})
+    most = max(map(len, watched.values()), default=0)
+    also = {role: [*watched.get(role, ()), *[PACKAGED_DATA] * most][:most] for role in ("source", "target")}
+    return render("dvc.yaml", {"comment": comment, "code": code, "run": run, "also": also, "most": most})
 
 
 def render(name: str, values: Mapping[str, Any]) -> str:
     """Return a template with values filled in; missing values are errors."""
     environment = templates(TEMPLATES)
     environment.filters["yaml"] = _yaml_scalar
+    environment.filters["flow"] = _yaml_flow
     return environment.get_template(f"{name}.j2").render(values)
 
 
@@ -166,6 +187,18 @@ def _yaml_scalar(value: str) -> str:
     """Return a string as a YAML scalar, in quotes where it needs them."""
     text: str = yaml.safe_dump(value, allow_unicode=True, width=1 << 20)
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _yaml_flow(value: Any) -> str:
+    """Return plain data as YAML on one line; it is JSON, too, so that it fits into any collection."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _yaml_line(value)
+
+
+def _yaml_line(value: Any) -> str:
+    text: str = yaml.safe_dump(
+        value, allow_unicode=True, width=1 << 20, default_flow_style=True, sort_keys=False
+    )
+    return text.removesuffix("\n")
 
 
 def _extend(path: Path, lines: Sequence[str]) -> bool:
@@ -192,12 +225,18 @@ def _prepare_dvc(root: Path) -> list[str]:
 
 
 def _images_in_git(study: Study, root: Path) -> list[str]:
-    """Return a note for each folder of images that `git add .` would store in git."""
+    """Return a note for each folder of images, or file with images, that `git add .` would store in git."""
     if _run(["git", "rev-parse", "--show-toplevel"], root) is None:
         return []
+    read = [
+        path
+        for data_set in study.data_sets.values()
+        for path in (data_set.place, *map(Path, data_set.watched()))
+        if path.suffix not in TABLES
+    ]
     return [
         f"dvc add {shlex.quote(str(folder))}    (so that DVC stores the images, not git)"
-        for folder in dict.fromkeys(filter(None, (study.source, study.target)))
+        for folder in dict.fromkeys(read)
         if (root / folder.expanduser()).resolve().is_relative_to(root.resolve())
         and _run(["git", "check-ignore", "--quiet", str(folder.expanduser())], root) is None
     ]

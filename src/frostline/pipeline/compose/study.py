@@ -37,8 +37,12 @@ PACKAGES = ("requirements.lock", f"{project.LOCK}/packages")
 """The paths that DVC watches for data and weights that come with packages: in a clone, in other projects."""
 ARM_NAME = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z][A-Za-z0-9_.-]*", re.IGNORECASE)
 """Names that a shell, DVC's stages and Hydra's overrides take without quotes."""
-WATCHES = {"source": "source.root", "target": "dataset.root", "weights": "weights.path"}
-"""Key below `data` → the key of an experiment with the path."""
+WATCHES = {
+    "source": ("source.file", "source.path", "source.root"),
+    "target": ("dataset.file", "dataset.path", "dataset.root"),
+    "weights": ("weights.path",),
+}
+"""Key below `data` → the keys of an experiment that may have the path; the first that exists has it."""
 
 
 class _Paths(Strict):
@@ -97,10 +101,10 @@ def overrides(params: Mapping[str, Any]) -> list[str]:
     if WATCHED not in params:
         return selected
     watched = validated(_Watched, {WATCHED: params[WATCHED]}, PARAMS).data
-    composed = compose.paths(selected, list(WATCHES.values()))
-    for name, key in WATCHES.items():
-        path = getattr(watched, name)
-        _check_watched(name, path, composed)
+    composed = compose.paths(selected, [key for keys in WATCHES.values() for key in keys])
+    for name, keys in WATCHES.items():
+        path, key = getattr(watched, name), next((key for key in keys if key in composed), keys[-1])
+        _check_watched(name, path, key, composed)
         if composed.get(key) is None and path not in PACKAGES:
             selected.append(f"{key}={path}")
     return selected
@@ -149,9 +153,13 @@ def own_arm(params: Mapping[str, Any]) -> list[str]:
     return [name]
 
 
-def _check_watched(name: str, path: str, composed: Mapping[str, str | None]) -> None:
-    """Refuse a path that DVC does not watch, or that no data set or weights read."""
-    key, read, watches = f"{PARAMS}: {WATCHED}.{name}", WATCHES[name], path not in PACKAGES
+def _check_watched(name: str, path: str, read: str, composed: Mapping[str, str | None]) -> None:
+    """Refuse a path that DVC does not watch, or that no data set or weights read.
+
+    Args:
+        read: the key of the experiment that has the path.
+    """
+    key, watches = f"{PARAMS}: {WATCHED}.{name}", path not in PACKAGES
     group, option = read.partition(".")[0], "file" if name == "weights" else "image_folder"
     if watches and read not in composed:
         raise FrostlineError(
@@ -236,10 +244,11 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
 
 def _name_watched_key(sentence: str, params: Mapping[str, Any]) -> str:
     """Reword "needs a value" of a path: in a study, it is set below the key `data`."""
-    for name, key in WATCHES.items():
-        if WATCHED in params and sentence.startswith(f"{key}: needs a value"):
-            own = f"{WATCHED}.{name}"
-            return f"{PARAMS}: {own}: found {_packages()}, but {key} needs a path; set {own} to it"
+    for name, keys in WATCHES.items():
+        for key in keys:
+            if WATCHED in params and sentence.startswith(f"{key}: needs a value"):
+                own = f"{WATCHED}.{name}"
+                return f"{PARAMS}: {own}: found {_packages()}, but {key} needs a path; set {own} to it"
     return sentence
 
 
@@ -288,7 +297,7 @@ def _located(
         if stage == "pretrain" and parts[0] in PRETRAIN_GROUPS:
             parts, text = ["pretrain", *parts], f"pretrain.{text}"
         for name, read in WATCHES.items():
-            if key == read and _has_value(params, [WATCHED, name]) and params[WATCHED][name] not in PACKAGES:
+            if key in read and _has_value(params, [WATCHED, name]) and params[WATCHED][name] not in PACKAGES:
                 parts, text = [WATCHED, name], f"{WATCHED}.{name}{text.removeprefix(key)}"
         about = f"arm {arm}: " if arm else ""
         raise FrostlineError(f"{_file_of(parts, params, choices)}: {about}{text}") from None

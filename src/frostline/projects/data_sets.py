@@ -1,0 +1,183 @@
+"""The data sets of a new study: what kind each is, whether its columns are there, what DVC has to watch."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from frostline import schema
+from frostline.base import project
+from frostline.base.formats import read_yaml
+from frostline.console.errors import FrostlineError, allowed
+from frostline.data.prepared.index import further_tests
+from frostline.data.reading import arrays, arrow
+from frostline.data.reading.table_file import TABLES, open_table
+from frostline.data.reading.tables import root_of, used_columns
+from frostline.schema.validation import validated
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "image_folder": (schema.ImageFolder, "root"),
+    "table": (schema.Table, "file"),
+    "npz": (schema.Npz, "file"),
+    "huggingface": (schema.HuggingFace, "path"),
+}
+"""Kind → its config, and the key that says where it is."""
+SAVED = ("dataset_dict.json", "state.json")
+"""Files of a folder that Hugging Face's `save_to_disk` wrote."""
+MOST_FOLDERS = 5
+"""More folders of images than these are watched as one, the folder that they are in."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of a new study."""
+
+    option: str
+    """--source or --target."""
+    place: Path
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys of its config, nested, such as columns."""
+
+    @property
+    def group(self) -> str:
+        """The key of its config in an experiment."""
+        return "source" if self.option == "--source" else "dataset"
+
+    @property
+    def kind(self) -> str:
+        """The option of conf/dataset.
+
+        Raises:
+            FrostlineError: there is no data set at `place`.
+        """
+        path = self.place.expanduser()
+        if self.place.suffix in (*TABLES, ".npz"):
+            if not path.is_file():
+                raise FrostlineError(f"{self.option}: there is no file {self.place}{self._nearest('*.*')}")
+            return "npz" if self.place.suffix == ".npz" else "table"
+        if path.is_file():
+            raise FrostlineError(
+                f"{self.option}: {self.place} is no data set; give a folder of images, a file that ends in "
+                f"{', '.join(TABLES)} or .npz, or a folder that save_to_disk of Hugging Face's datasets wrote"
+            )
+        if not path.is_dir():
+            raise FrostlineError(f"{self.option}: there is no folder {self.place}{self._nearest('*/')}")
+        return "huggingface" if any((path / name).is_file() for name in SAVED) else "image_folder"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the experiment says about the data set."""
+        return {KINDS[self.kind][1]: str(self.place), **self.keys}
+
+    def check(self) -> None:
+        """Refuse a data set that is not there, or whose table lacks a column; images are not read.
+
+        Raises:
+            FrostlineError: names the option, the column and the nearest ones.
+        """
+        dataset, where = self._dataset(), f"{self.option}: {self.place}"
+        try:
+            match dataset:
+                case schema.Table():
+                    required = dataset.columns.image, dataset.columns.label
+                    used_columns(dataset, open_table(self.place.expanduser(), where, required).columns, where)
+                case schema.Npz():
+                    arrays.read(dataset)
+                case schema.HuggingFace():
+                    arrow.read(dataset)
+        except FrostlineError as error:
+            text = str(error).replace(f"dataset.{KINDS[dataset.kind][1]}: {self.place}", where)
+            text = text.replace("(dataset.", f"({self.group}.")
+            key = re.search(r"\((\w+\.columns\.\w+)\)", text)
+            raise FrostlineError(f"{text}; name it with {key[1]}=COLUMN" if key else text) from None
+
+    def watched(self) -> list[str]:
+        """Return what DVC has to watch beside `place`: folders of a table's images, and further test sets.
+
+        Raises:
+            FrostlineError: images are in the project's own folder, which DVC can't watch.
+        """
+        dataset = self._dataset()
+        paths = list(self._images(dataset))
+        for test in further_tests(dataset).values():
+            paths += [str(getattr(test, KINDS[test.kind][1])), *self._images(test)]
+        return list(dict.fromkeys(paths))
+
+    def _dataset(self) -> Any:
+        model, _ = KINDS[self.kind]
+        defaults = read_yaml(project.conf_files("dataset")[self.kind])
+        return validated(model, _merged(defaults, self.config), self.option)
+
+    def _images(self, dataset: schema.Dataset) -> Iterator[str]:
+        """Yield the folders of a table's images."""
+        if not isinstance(dataset, schema.Table):
+            return
+        root, column = root_of(dataset), dataset.columns.image
+        table = open_table(Path(dataset.file).expanduser(), f"{self.option}: {dataset.file}", (column,))
+        used_columns(dataset, table.columns, f"{self.option}: {dataset.file}")
+        tops = {top for _, cells in table.records([column]) if (top := _top(cells[0], root)) is not None}
+        whole = "" in tops or len(tops) > MOST_FOLDERS
+        for folder in [root] if whole else [root / top for top in sorted(tops)]:
+            if Path.cwd().resolve().is_relative_to(folder.resolve()):
+                raise FrostlineError(
+                    f"{self.option}: images of {dataset.file} are in {folder.resolve()} itself, which "
+                    "contains the project, so that DVC can't watch them; move the table and its images to a "
+                    "folder of their own"
+                )
+            yield os.path.normpath(folder)
+
+    def _nearest(self, pattern: str) -> str:
+        near = [path.name for path in self.place.expanduser().absolute().parent.glob(pattern)]
+        return f"; {allowed(self.place.name, near)}" if near else ""
+
+
+def parsed_keys(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the keys that `init` was given, nested below source and dataset.
+
+    >>> parsed_keys(["dataset.group=patient", "dataset.folds=5"])
+    {'source': {}, 'dataset': {'group': 'patient', 'folds': 5}}
+
+    Raises:
+        FrostlineError: a word is no KEY=VALUE of the two.
+    """
+    parsed: dict[str, dict[str, Any]] = {"source": {}, "dataset": {}}
+    for word in words:
+        key, equals, value = word.partition("=")
+        first, *steps = key.split(".")
+        if not equals or first not in parsed or not all(steps) or not steps:
+            raise FrostlineError(
+                f"{word}: give KEY=VALUE with a key below source or dataset, such as dataset.group=patient; "
+                "others can be set in conf/experiment afterwards"
+            )
+        inner = parsed[first]
+        for step in steps[:-1]:
+            inner = inner.setdefault(step, {})
+        try:
+            inner[steps[-1]] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise FrostlineError(f"{word}: the value is no YAML; quote it") from None
+    return parsed
+
+
+def _merged(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for key, value in changes.items():
+        before = merged.get(key)
+        merged[key] = (
+            _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _top(image: str, root: Path) -> str | None:
+    """Return the first folder of an image's path below the root, '' for none; None: there is no path."""
+    path = PurePosixPath(image.removeprefix("./"))
+    if path.is_absolute() and path.is_relative_to(root):
+        path = path.relative_to(root)
+    if not path.parts:
+        return None
+    return path.parts[0] if len(path.parts) > 1 else ""

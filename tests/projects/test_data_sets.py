@@ -1,0 +1,136 @@
+"""The data sets of `frostline init`: kinds, columns, and what DVC watches."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import yaml
+from tests.data.tables import write_table
+
+from frostline.console.errors import FrostlineError
+from frostline.projects.data_sets import DataSet, parsed_keys
+from frostline.projects.study import Study, begin
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A project with tables; nothing reads their images."""
+    root = tmp_path / "my work"
+    (root / "data/scans, old/sub").mkdir(parents=True)
+    rows = [["scans, old/1.png", "a", "x"], ["scans, old/sub/2.png", "b", "y"]]
+    write_table(root / "data/labels.csv", rows, ["image", "label", "patient"])
+    write_table(root / "data/other.tsv", [["./more/1.png", "a", "x"]], ["image", "label", "patient"])
+    write_table(root / "flat.csv", [["1.png", "a"]], ["image", "label"])
+    pyarrow.parquet.write_table(
+        pyarrow.table({"path": ["scans, old/1.png"], "label": ["a"]}), root / "data/labels.parquet"
+    )
+    np.savez(root / "data.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    return root
+
+
+def of(place, **keys):
+    return DataSet("--source", Path(place), keys)
+
+
+def test_what_is_watched_beside_the_data_set_itself(folder):
+    assert of("data/labels.csv").watched() == ["data/scans, old"]
+    assert of("data/other.tsv").watched() == ["data/more"]
+    assert of("data/labels.parquet", columns={"image": "path"}).watched() == ["data/scans, old"]
+    assert of("data.npz").watched() == of("data").watched() == []
+    tests = {"b": {"file": "data/other.tsv"}, "c": {"file": "data/labels.csv"}}
+    assert of("data/labels.csv", test_sets=tests).watched() == [
+        "data/scans, old",
+        "data/other.tsv",
+        "data/more",
+        "data/labels.csv",
+    ]
+    assert of("data", test_sets={"b": {"root": "elsewhere"}}).watched() == ["elsewhere"]
+    many = [[f"{i}/1.png", "a"] for i in range(9)]
+    write_table(folder / "data/many.csv", many)
+    assert of("data/many.csv").watched() == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("place", "keys", "message"),
+    [
+        ("data/label.csv", {}, r"^--source: there is no file data/label\.csv; did you mean 'labels\.csv'\?"),
+        ("datas", {}, r"^--source: there is no folder datas; did you mean 'data'\?"),
+        (
+            "data/labels.parquet",
+            {},
+            r"^--source: data/labels\.parquet has no column 'image' \(source\.columns\.image\); .*label.*; "
+            r"name it with source\.columns\.image=COLUMN$",
+        ),
+        (
+            "data/labels.csv",
+            {"group": "pateint"},
+            r"^--source: data/labels\.csv has no column 'pateint' \(source\.group\); did you mean 'patient'",
+        ),
+        ("data/labels.csv", {"colums": {}}, r"^--source: colums: unknown key; did you mean 'columns'\?"),
+        ("data.npz", {"columns": {"image": "x"}}, r"^--source: data\.npz has no column 'x'"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder, place, keys, message):
+    with pytest.raises(FrostlineError, match=message):
+        of(place, **keys).check()
+
+
+def test_two_columns_of_one_name_are_refused(folder):
+    write_table(folder / "twice.csv", [["1.png", "2.png", "a"]], ["image", "image", "label"])
+    with pytest.raises(FrostlineError, match=r"^--source: twice\.csv has two columns 'image': rename one$"):
+        of("twice.csv").check()
+
+
+def test_images_in_the_projects_own_folder_can_not_be_watched(folder):
+    with pytest.raises(FrostlineError, match=r"images of flat\.csv are in .*my work itself, which contains"):
+        of("flat.csv").watched()
+
+
+def test_another_file_is_no_data_set(folder):
+    (folder / "notes.txt").write_text("")
+    with pytest.raises(FrostlineError, match=r"^--source: notes\.txt is no data set; give a folder of"):
+        of("notes.txt").check()
+
+
+@pytest.mark.parametrize("word", ["patient", "dataset=x", "freeze=full", "dataset..a=1", "source.=1"])
+def test_keys_of_other_things_are_refused(word):
+    with pytest.raises(FrostlineError, match="give KEY=VALUE with a key below source or dataset"):
+        parsed_keys([word])
+
+
+def test_a_study_on_tables(folder):
+    keys = ("dataset.group=patient", "dataset.test_sets.b.file=data/other.tsv", "dataset.folds=2")
+    begin(Study("mine", Path("data/other.tsv"), Path("data/labels.csv"), keys=keys), folder)
+    experiment = yaml.safe_load((folder / "conf/experiment/mine.yaml").read_text())
+    assert experiment["source"] == {"file": "data/other.tsv"}
+    assert experiment["dataset"] == {
+        "file": "data/labels.csv",
+        "group": "patient",
+        "test_sets": {"b": {"file": "data/other.tsv"}},
+        "folds": 2,
+    }
+    assert (
+        "override /dataset: table" in experiment["defaults"]
+        or {"override /dataset": "table"} in (experiment["defaults"])
+    )
+    prepare = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["prepare"]
+    assert prepare["foreach"] == {
+        "source": {
+            "path": "${data.source}",
+            "also_1": "data/more",
+            "also_2": "frostline.lock/packages",
+            "also_3": "frostline.lock/packages",
+        },
+        "target": {
+            "path": "${data.target}",
+            "also_1": "data/scans, old",
+            "also_2": "data/other.tsv",
+            "also_3": "data/more",
+        },
+    }
+    also = [f"${{item.also_{number}}}" for number in (1, 2, 3)]
+    assert prepare["do"]["deps"][1:5] == ["${item.path}", *also]
