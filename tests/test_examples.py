@@ -1,11 +1,11 @@
 """The notebooks in examples/ run as they are, and show what they should."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.programs import write_programs
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
 
@@ -20,13 +20,9 @@ def test_notebooks_are_committed_without_outputs(path):
 @pytest.fixture
 def programs(tmp_path, warm, monkeypatch):
     """The programs that notebooks call, which are an environment's."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, program in {"frostline": f"'{warm}' -m frostline", "dvc": f"'{sys.executable}' -m dvc"}.items():
-        (folder / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    write_programs(tmp_path / "bin", warm)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site-cache"))
+    return tmp_path / "bin"
 
 
 @pytest.mark.slow
@@ -34,14 +30,15 @@ def programs(tmp_path, warm, monkeypatch):
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 # Jupyter's kernels listen on this machine; nbclient leaves its event loop to the collector of garbage.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
-@pytest.mark.usefixtures("programs")
-def test_notebooks_run(path, tmp_path, monkeypatch):
+def test_notebooks_run(path, tmp_path, monkeypatch, programs):
     import nbformat
     from nbclient import NotebookClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(path.parents[1] / "src"))
     notebook = nbformat.read(path, 4)
+    first = f"import os; os.environ['PATH'] = {str(programs)!r} + ':' + os.environ['PATH']"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=400, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

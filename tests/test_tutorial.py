@@ -2,13 +2,13 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from docs.site.screenshots import PICTURES, TUTORIAL, steps
 
 from tests.imports import SRC
+from tests.programs import write_programs
 from tests.study import environment, leave_out
 from tests.test_readme import prints
 
@@ -52,16 +52,8 @@ def shorten_study(folder):
 def programs(tmp_path, warm):
     """A folder with the programs that the page calls."""
     folder = tmp_path / "bin"
-    folder.mkdir()
+    write_programs(folder, warm)
     (tmp_path / ".gitconfig").write_text("[user]\nname = a\nemail = a@b\n")
-    words = {
-        "frostline": f"'{warm}' -m frostline",
-        "dvc": f"'{sys.executable}' -m dvc",
-        "python": f"'{sys.executable}'",
-    }
-    for name, program in words.items():
-        (folder / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
-        (folder / name).chmod(0o755)
     return folder
 
 

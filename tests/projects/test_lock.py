@@ -7,6 +7,7 @@ import pytest
 import frostline
 from frostline.base import code, project
 from frostline.base.code import FOLDERS
+from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
 from frostline.projects import lock
 
@@ -78,8 +79,12 @@ def test_data_of_another_package_version_is_read_again(tmp_path, monkeypatch):
     assert lock.changed(tmp_path) == ["packages"]
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_stage_that_the_lock_does_not_have_is_accepted_by_an_upgrade(tmp_path, monkeypatch, capsys):
+    """As one that a later version of frostline has."""
     lock.write(tmp_path)
     (tmp_path / "frostline.lock" / "finetune").unlink()
-    with pytest.raises(FrostlineError, match=r"finetune: there is no such file; restore it with git"):
-        lock.changed(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert "has other code for finetune; frostline upgrade accepts it" in lock.check()
+    assert cli.main(["upgrade"]) == 0
+    assert "dvc repro runs again: finetune" in capsys.readouterr().out
+    assert lock.check("finetune") is None

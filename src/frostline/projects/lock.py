@@ -34,21 +34,15 @@ def write(root: Path) -> list[str]:
 def changed(root: Path) -> list[str]:
     """Return the stages whose code differs from the project's lock, and `packages`; [] without a lock.
 
-    Raises:
-        FrostlineError: a file of the lock is missing.
+    A stage that the lock does not have, such as one of a later version, differs.
     """
     folder = root / project.LOCK
     if not folder.is_dir():
         return []
     differing = []
     for name, text in _contents().items():
-        try:
-            before = (folder / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise FrostlineError(
-                f"{folder / name}: there is no such file; restore it with git, or run frostline upgrade"
-            ) from None
-        if _value(before) != _value(text):
+        path = folder / name
+        if not path.is_file() or _value(path.read_text(encoding="utf-8")) != _value(text):
             differing.append(name)
     return differing
 
