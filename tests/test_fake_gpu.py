@@ -89,11 +89,11 @@ def test_the_totals_of_an_epoch_that_is_resumed(monkeypatch):
     module = Classifier.__new__(Classifier)
     torch.nn.Module.__init__(module)
     monkeypatch.setattr(Classifier, "device", torch.device(CUDA, 0))
-    module.criterion, module.scaler = CrossEntropy(0.0), None
-    checkpoint = {"loss": torch.zeros(()), "accuracy": torch.zeros((), dtype=torch.long), "count": 8}
+    module.criterion, module.headline, module.scaler = CrossEntropy(0.0), "accuracy", None
+    checkpoint = {"loss": torch.zeros(()), "hits": torch.zeros((), dtype=torch.long), "count": 8}
     module.on_load_checkpoint({"progress": {"totals": checkpoint, "taken": 1, "images": 8}})
     module.on_train_start()
     module._uncounted = []
     module._loss(torch.zeros(32, 4, device=CUDA), labels())
     module._count_hits()
-    assert module._totals["accuracy"].is_cuda
+    assert module._totals["hits"].is_cuda

@@ -72,7 +72,7 @@ def test_an_experiment_gives_way_to_what_is_typed():
         ),
         (["dataset=mnist"], "dataset: no option 'mnist'; did you mean 'mnist5k'"),
         (["experiment=nul"], "experiment: no option 'nul'; allowed: article_mlp, mnist_to_digits"),
-        (["pretrain.loss=l2"], "pretrain.loss: no option 'l2'; allowed: cross_entropy, mse"),
+        (["pretrain.loss=l2"], "pretrain.loss: no option 'l2'; allowed: bce, cross_entropy, mse"),
         (["dataset=image_folder"], "dataset.root: needs a value; add dataset.root=…"),
         (["backbone=timm"], "backbone.name: needs a value; add backbone.name=…"),
         (["weights=file"], "weights.path: needs a value; add weights.path=…"),

@@ -28,7 +28,7 @@ COUNTS = {
     "dataset": 8,
     "experiment": 2,
     "freeze": 15,
-    "loss": 2,
+    "loss": 3,
     "optimizer": 4,
     "regularizer": 3,
     "sweep": 6,
@@ -42,9 +42,13 @@ def text(name):
 
 
 def mandatory(option, group):
-    """Values for what the file leaves to be given, below the key `group`."""
+    """Values for what the file leaves to be given, below the key `group`, and a data set for its loss."""
     values = yaml.safe_load(text(f"{option}.yaml"))
-    return [f"{group}.{key}=given" for key, value in values.items() if value == "???"]
+    given = [f"{group}.{key}=given" for key, value in values.items() if value == "???"]
+    if option == "loss/bce":
+        data = "source" if group.startswith("pretrain") else "dataset"
+        given += [f"{data}=table", f"{data}.file=given", f"{data}.task=multi_label"]
+    return given
 
 
 def commands(name):

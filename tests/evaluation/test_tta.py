@@ -92,6 +92,12 @@ def trained(digits, tmp_path_factory):
     return measured
 
 
+def test_probabilities_of_several_labels_are_averaged():
+    views = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)) * 8
+    mean = averaged(list(views), several_labels=True).sigmoid()
+    torch.testing.assert_close(mean, views.double().sigmoid().mean(0))
+
+
 def test_an_evaluation_has_the_metrics_with_and_without(trained):
     plain = json.loads((trained(None) / "metrics.json").read_text())
     flipped = json.loads((trained("flip") / "metrics.json").read_text())

@@ -7,6 +7,7 @@ import pytest
 
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json
+from frostline.base.metrics import measured_metrics
 from frostline.console.errors import FrostlineError, GateFailed
 from frostline.stats import gate
 
@@ -89,3 +90,13 @@ def test_names_are_checked_before_anything_trains() -> None:
         gate.check_names({"arms.gradual.gain.low": 0.0}, ARMS)
     with pytest.raises(FrostlineError, match="is not a metric of the report"):
         gate.check_names({"arms.scratch.gain.low": 0.0}, ARMS)
+
+
+def test_names_with_several_labels_per_image() -> None:
+    several = measured_metrics(several_labels=True)
+    for metric in ("test.mAP.mean", "test.f1_micro.low", "val.mAP.mean", "gain.mean"):
+        gate.check_names({f"arms.full.{metric}": 0.5}, ARMS, measured=several)
+    with pytest.raises(FrostlineError, match=r"test\.accuracy\.mean is not a metric of the report"):
+        gate.check_names({"arms.full.test.accuracy.mean": 0.5}, ARMS, measured=several)
+    with pytest.raises(FrostlineError, match=r"test\.mAP\.mean is not a metric of the report"):
+        gate.check_names({"arms.full.test.mAP.mean": 0.5}, ARMS)

@@ -193,7 +193,11 @@ def test_other_data_are_another_study(shell):
         ("sweep=random sweep.trials=null seed=0,1", "sweep: has no limit; set sweep.trials"),
         (
             "sweep=halving sweep.objectives=[val/ece] optimizer.lr=0.1,0.2",
-            "sweep.pruner: val/ece is not measured after each epoch, but val/accuracy and val/loss are; set",
+            "sweep.pruner: val/ece is not measured after each epoch, but val/accuracy, val/mAP and val/loss",
+        ),
+        (
+            "sweep.objectives=[val/mAP] seed=0,1",
+            "sweep.objectives: val/mAP is not measured with loss.kind=cross_entropy; allowed: val/accuracy,",
         ),
     ],
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from frostline.api import html
 from frostline.base.formats import read_csv
+from frostline.base.metrics import headline
 from frostline.base.run_folder import HISTORY, TRAINING
 from frostline.tracking import run_plots
 
@@ -21,7 +22,8 @@ class History(Sequence[Row]):
     """A row per epoch; epoch 0 is before training. A notebook shows its plot, with the phases marked."""
 
     rows: tuple[Row, ...]
-    """Keys: epoch, step, phase, lr, train/loss, train/accuracy, val/loss, val/accuracy."""
+    """Keys: epoch, step, phase, lr, train/loss, train/accuracy, val/loss, val/accuracy; with several labels
+    per image train/mAP and val/mAP."""
     trained: tuple[str, ...]
     """The groups that train in each phase."""
 
@@ -56,16 +58,21 @@ class History(Sequence[Row]):
         return DataFrame(self.rows).set_index("epoch")
 
     def svg(self) -> bytes:
-        """Return the plot of accuracy and loss by epoch as an SVG file."""
+        """Return the plot of accuracy or mAP and loss by epoch as an SVG file."""
         text = [{name: "" if cell is None else repr(cell) for name, cell in row.items()} for row in self.rows]
         return run_plots.curves(text, self.trained, ".svg")
 
     def _repr_html_(self) -> str:
-        return str(html.svg_image(self.svg(), "accuracy and loss by epoch"))
+        return str(html.svg_image(self.svg(), self.caption))
+
+    @property
+    def caption(self) -> str:
+        """What the plot shows."""
+        return f"{headline(self.rows[-1])} and loss by epoch"
 
     def __repr__(self) -> str:
-        last = self.rows[-1]
-        return f"History({len(self) - 1} epochs, val/accuracy {last['val/accuracy']:.4f} after the last)"
+        name = f"val/{headline(self.rows[-1])}"
+        return f"History({len(self) - 1} epochs, {name} {self.rows[-1][name]:.4f} after the last)"
 
 
 def _number(name: str, cell: str) -> float | int | None:

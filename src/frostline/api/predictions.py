@@ -38,6 +38,8 @@ class Prediction:
     """Class → probability, the most probable first."""
     error: str = ""
     """Why the image can't be used, as a clause that follows its name."""
+    labels: tuple[str, ...] = ()
+    """With several labels per image: those whose probability reaches their threshold; else `label` alone."""
 
     @property
     def confidence(self) -> float:
@@ -116,11 +118,16 @@ def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> 
         for row in prediction.predict(trained, sources, len(trained.classes), network=network):
             predicted.append(row)
             advance(1)
-    rows = tuple(
-        Prediction(row.image, row.best[0][0] if row.best else None, dict(row.best), row.error)
-        for row in predicted
-    )
+    rows = tuple(map(_prediction, predicted))
     return Predictions(rows, trained.folder.name, sources, predicted, wanted)
+
+
+def _prediction(row: prediction.Prediction) -> Prediction:
+    label = row.best[0][0] if row.best else None
+    single = () if label is None else (label,)
+    return Prediction(
+        row.image, label, dict(row.best), row.error, single if row.labels is None else row.labels
+    )
 
 
 def _sources(images: Any, wanted: PixelFormat) -> Iterator[Path | prediction.InMemory]:

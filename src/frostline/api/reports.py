@@ -31,10 +31,12 @@ class Report:
     _summary: "Summary" = field(repr=False)
 
     def to_pandas(self) -> "DataFrame":
-        """Return a row per arm: accuracy and gain with 95 % intervals, p, best epoch, number of runs."""
+        """Return a row per arm: accuracy or mAP and gain with 95 % intervals, p, best epoch and runs."""
         from pandas import DataFrame
 
-        return DataFrame([dict(_row(arm)) for arm in self._summary.arms]).set_index("arm")
+        return DataFrame([dict(_row(arm, self._summary.metric)) for arm in self._summary.arms]).set_index(
+            "arm"
+        )
 
     def markdown(self) -> str:
         """Return the verdict and the table of the arms in Markdown."""
@@ -87,12 +89,12 @@ def report(artifacts: Path = "artifacts") -> Report:
         return Report(config.study, summary.sentence, folder / PAGE, summary)
 
 
-def _row(arm: "ArmSummary") -> Iterator[tuple[str, Any]]:
+def _row(arm: "ArmSummary", metric: str) -> Iterator[tuple[str, Any]]:
     """Yield (column, value) of an arm's row; None where an arm has no such number."""
     comparison = arm.comparison
     gain = comparison.gain if comparison else None
     yield "arm", arm.name
-    for name, estimate in (("accuracy", arm.accuracy), ("gain", gain)):
+    for name, estimate in ((metric, arm.score), ("gain", gain)):
         yield name, estimate.mean if estimate else None
         yield f"{name}.low", estimate.low if estimate else None
         yield f"{name}.high", estimate.high if estimate else None

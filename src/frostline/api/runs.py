@@ -10,6 +10,7 @@ from frostline.api.calls import call
 from frostline.api.options import Options, overrides_of
 from frostline.api.options import Path as AnyPath
 from frostline.base.formats import read_json, read_yaml
+from frostline.base.metrics import headlines
 from frostline.base.run_folder import CONFIG, METRICS
 from frostline.console.errors import FrostlineError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from frostline.sheets.page import Sheet
 
 SPLITS = ("test", "val", "train")
-SHOWN = ("accuracy", "top5_accuracy", "balanced_accuracy", "f1_macro", "loss")
+SHOWN = ("accuracy", "top5_accuracy", "balanced_accuracy", "mAP", "f1_micro", "f1_macro", "loss")
 """The metrics that a notebook shows, as far as a run has them."""
 
 
@@ -169,18 +170,15 @@ class Run:
         return TrainedRun.read(self.folder)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}{''.join(f', {text}' for text in self._accuracies())})"
-
-    def _accuracies(self) -> list[str]:
-        splits = [split for split in ("test", "val") if split in self.metrics]
-        return [f"{split} accuracy {self.metrics[split]['accuracy']:.4f}" for split in splits]
+        measured = headlines(self.metrics, ("test", "val"))
+        return f"Run({str(self.folder)!r}{f', {measured}' if measured else ''})"
 
     def _repr_html_(self) -> str:
         splits = [split for split in SPLITS if split in self.metrics]
         names = [name for name in SHOWN if any(name in self.metrics[split] for split in splits)]
         rows = [[split, *(_cell(self.metrics[split].get(name)) for name in names)] for split in splits]
         parts = [html.table(["", *(name.replace("_", " ") for name in names)], rows)] if rows else []
-        parts.append(html.svg_image(self.history.svg(), "accuracy and loss by epoch"))
+        parts.append(html.svg_image(self.history.svg(), self.history.caption))
         return html.block(self.folder.name, str(self.folder), *parts)
 
 

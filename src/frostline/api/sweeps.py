@@ -10,6 +10,7 @@ from frostline.api.calls import call
 from frostline.api.options import ListOptions, overrides_of
 from frostline.api.options import Path as AnyPath
 from frostline.api.runs import Run
+from frostline.base.metrics import ACCURACY, headline, headline_value
 from frostline.console.errors import FrostlineError
 
 if TYPE_CHECKING:
@@ -71,15 +72,16 @@ class Sweep(Sequence[Run]):
         rows = [
             [
                 *(_values(label).get(key, "") for key in keys),
-                *(_accuracy(run, split) for split in ("val", "test")),
+                *(_headline(run, split) for split in ("val", "test")),
             ]
             for label, run in self._rows()
         ]
         notes = [f"pruned: {', '.join(self.pruned)}"] if self.pruned else []
         notes += [f"{label} failed: {error}" for label, error in self.failed.items()]
+        metric = headline(self.runs[0].metrics["val"]) if self.runs else ACCURACY
         if len(rows) > SHOWN_RUNS:
-            notes.append(f"{len(rows) - SHOWN_RUNS} more runs, whose val accuracy is lower")
-        table = html.table([*keys, "val accuracy", "test accuracy"], rows[:SHOWN_RUNS])
+            notes.append(f"{len(rows) - SHOWN_RUNS} more runs, whose val {metric} is lower")
+        table = html.table([*keys, f"val {metric}", f"test {metric}"], rows[:SHOWN_RUNS])
         return html.block(repr(self), "the best on validation first", table, html.paragraphs(notes))
 
     def __repr__(self) -> str:
@@ -140,5 +142,6 @@ def _flat(run: Run) -> dict[str, float]:
     return {f"{split}/{name}": value for split, part in run.metrics.items() for name, value in part.items()}
 
 
-def _accuracy(run: Run, split: str) -> str:
-    return f"{run.metrics[split]['accuracy']:.4f}" if split in run.metrics else ""
+def _headline(run: Run, split: str) -> str:
+    metrics = run.metrics.get(split, {})
+    return f"{headline_value(metrics):.4f}" if metrics else ""

@@ -2,22 +2,28 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from frostline.base.multi_label_metrics import multi_label_metrics
 
 Spread = dict[str, float]
 """mean, std and n, over seeds."""
 
 METRICS = ("accuracy", "balanced_accuracy", "ece", "f1_macro", "loss", "top5_accuracy")
 """What `classification_metrics` returns, without `n`."""
-SHARES = frozenset(METRICS) - {"loss"}
+MULTI_LABEL_METRICS = ("f1_macro", "f1_micro", "loss", "mAP")
+"""What `multi_label_metrics` returns, without `n`."""
+SHARES = frozenset((*METRICS, *MULTI_LABEL_METRICS)) - {"loss"}
 """The metrics that lie between 0 and 1."""
 SMALLER_IS_BETTER = ("ece", "loss")
 WITHOUT_TTA = "_without_tta"
 """Suffix of the held-out split's name for its metrics without test-time augmentation, if that is used."""
+ACCURACY, MAP = "accuracy", "mAP"
+"""The headline metrics with one label per image and with several; see `headline`."""
 ECE_BINS = 15
 TOP = 5
 
@@ -55,6 +61,46 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
         best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
         metrics["top5_accuracy"] = float((best == truth[:, None]).any(axis=1).mean())
     return metrics
+
+
+def task_metrics(
+    logits: ArrayLike, labels: ArrayLike, thresholds: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Return `classification_metrics` of labels (N,), or `multi_label_metrics` of labels (N, K)."""
+    if np.ndim(labels) == 2:
+        return multi_label_metrics(logits, labels, thresholds)
+    return classification_metrics(logits, labels)
+
+
+def measured_metrics(*, several_labels: bool) -> tuple[str, ...]:
+    """Return the names of what `task_metrics` measures."""
+    return MULTI_LABEL_METRICS if several_labels else METRICS
+
+
+def headline(metrics: Collection[str]) -> str:
+    """Return the metric that results are reported with: mAP where it is measured, else accuracy.
+
+    Args:
+        metrics: names of metrics, with or without a split, such as ``val/mAP``.
+    """
+    several = any(name.rpartition("/")[2] == MAP for name in metrics)
+    return MAP if several else ACCURACY
+
+
+def headline_value(metrics: Mapping[str, float]) -> float:
+    """Return the value of the headline metric on one split."""
+    return metrics[headline(metrics)]
+
+
+def headlines(measured: Mapping[str, Mapping[str, float]], splits: Iterable[str]) -> str:
+    """Return the headline metric of some splits as text: ``test accuracy 0.9400, val accuracy 0.9500``.
+
+    Args:
+        measured: split → its metrics.
+        splits: those that are not measured are left out.
+    """
+    parts = {split: measured[split] for split in splits if split in measured}
+    return ", ".join(f"{split} {headline(part)} {headline_value(part):.4f}" for split, part in parts.items())
 
 
 def held_out(measured: Mapping[str, Any]) -> str:

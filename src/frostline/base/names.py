@@ -9,6 +9,9 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+LABEL_SEPARATOR = ";"
+"""Between the names of an image's labels, in all that frostline writes."""
+
 
 def nfc(name: str) -> str:
     """Return a name in Unicode's composed form, NFC."""

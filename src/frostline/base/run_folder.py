@@ -15,8 +15,12 @@ CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "trai
 """The files that a finished run must have."""
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 PROBE, HEADS = "probe.json", "heads.csv"
-OUTPUTS = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PROBE, HEADS)
+PER_CLASS = "per_class.csv"
+"""With several labels per image: threshold, average precision and F1 of each class."""
+OUTPUTS = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PER_CLASS, PROBE, HEADS)
 """All files that a run or a probe writes."""
+THRESHOLDS = "thresholds"
+"""Key of training.json: the probability from which each label is predicted."""
 NAMING_KEYS = ("study", "arm")
 """Keys of a run's config that its result does not depend on."""
 PRETRAINED = "weights.path"

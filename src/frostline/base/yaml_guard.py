@@ -15,7 +15,7 @@ DEPTH = 40
 """The most levels of nested lists and mappings."""
 DIGITS = 1000
 """The longest number; Python refuses to read those of more than 4,300 digits."""
-RESOLVERS = frozenset({"fitting_threads"})
+RESOLVERS = frozenset({"fitting_threads", "fitting_monitor"})
 """Allowed resolvers ``${name:…}``; OmegaConf's own read the environment or create configs from text."""
 _CALL = re.compile(r"\$\{\s*([^\s{}$:']*)\s*:")
 _INNERMOST = re.compile(r"\$\{([^{}]*)\}")

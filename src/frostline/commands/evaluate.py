@@ -37,14 +37,14 @@ def run(arguments: argparse.Namespace) -> None:
         from frostline.serving import resolve
 
         folder = resolve.folder(arguments.run)
-        from frostline.base.metrics import WITHOUT_TTA, held_out
+        from frostline.base.metrics import WITHOUT_TTA, headline_value, headlines, held_out
         from frostline.pipeline import reevaluate
 
         metrics = reevaluate.run(folder, arguments.out, force=arguments.force, tta=arguments.tta)
         split = held_out(metrics)
         plain = metrics.get(split + WITHOUT_TTA)
-        without = f", {plain['accuracy']:.4f} without test-time augmentation" if plain else ""
-        print(f"{arguments.out or folder}: {split} accuracy {metrics[split]['accuracy']:.4f}{without}")
+        without = f", {headline_value(plain):.4f} without test-time augmentation" if plain else ""
+        print(f"{arguments.out or folder}: {headlines(metrics, [split])}{without}")
     else:
         raise FrostlineError("evaluate: name a finished run: its folder, id or name, best or last")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from frostline.base.metrics import ACCURACY, MAP
 from frostline.commands import options
 from frostline.commands.compose import ARMS
 from frostline.console.errors import FrostlineError
@@ -31,7 +32,7 @@ class Row:
     params: Mapping[str, str]
     """Key of params.yaml → value; empty: as in the experiment's config."""
     metrics: Mapping[str, float]
-    """Such as ``full.accuracy`` and ``full.gain``."""
+    """Such as ``full.accuracy`` or ``full.mAP``, and ``full.gain``."""
 
 
 def add(commands: Any, summary: str) -> None:
@@ -112,10 +113,11 @@ def _result(row: Row, arm: str) -> str:
     """Return ``67.5 +34.9``, in per cent and points; empty if the experiment has no such arm."""
     from frostline.reporting import words
 
-    if (accuracy := row.metrics.get(f"{arm}.accuracy")) is None:
+    score = row.metrics.get(f"{arm}.{ACCURACY}", row.metrics.get(f"{arm}.{MAP}"))
+    if score is None:
         return ""
     gain = row.metrics.get(f"{arm}.gain")
-    return f"{100 * accuracy:.1f}" + (f" {words.points(gain)}" if gain is not None else "")
+    return f"{100 * score:.1f}" + (f" {words.points(gain)}" if gain is not None else "")
 
 
 def _shown_by_dvc(extra: Sequence[str]) -> Any:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ examples:
 Images are resized and normalized as in training; a test image gets the prediction in the run's
 predictions.csv. A folder means all image files in it and its subfolders, a table (CSV, TSV, Parquet) those
 in its column image. The output has a row per image:
-image, prediction, confidence, with --top-k also those of the next classes, and error. If an image can't be
+image, prediction, confidence, with --top-k also those of the next classes, and error; with several labels per
+image: image, the predicted labels separated by ;, a probability per class, and error. If an image can't be
 read, error says why, the others are classified, and the exit status is 2.
 
 --html also writes the images with their most probable classes as one HTML page that needs no other file."""
@@ -88,6 +90,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.tta:
         trained = trained.with_tta(None if arguments.tta == "none" else arguments.tta)
     paths = prediction.image_files(arguments.images)
+    if trained.several_labels and arguments.top_k > 1:
+        raise FrostlineError(
+            "--top-k: is for one label per image, and this model predicts every label whose probability"
+            " reaches its threshold; leave it out"
+        )
     if arguments.top_k > (classes := len(trained.classes)):
         raise FrostlineError(
             f"--top-k: found {arguments.top_k}, and the model knows {classes} classes; give fewer"
@@ -95,11 +102,16 @@ def run(arguments: argparse.Namespace) -> None:
     sheet = _Sheet(arguments.html, classes)
     top_k = max(arguments.top_k, sheet.top_k)
     predictions = prediction.predict(trained, paths, top_k, arguments.batch_size)
-    lines = prediction.csv_lines if arguments.format == "csv" else prediction.json_lines
+    shown_classes = classes if trained.several_labels else arguments.top_k
+    if trained.several_labels and arguments.format == "csv":
+        lines = partial(prediction.label_lines, classes=trained.classes)
+    else:
+        formatted = prediction.csv_lines if arguments.format == "csv" else prediction.json_lines
+        lines = partial(formatted, top_k=arguments.top_k)
     problems = Problems()
     with shown("predict", len(paths)) as advance:
-        rows = sheet.of(problems.of(predictions, advance), arguments.top_k)
-        _write(lines(rows, arguments.top_k), arguments.out)
+        rows = sheet.of(problems.of(predictions, advance), shown_classes)
+        _write(lines(rows), arguments.out)
     sheet.write(paths, arguments.model, trained.spec)
     problems.print_warnings()
     if problems.errors:

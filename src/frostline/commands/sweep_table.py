@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from frostline.base.metrics import ACCURACY, headline, headline_value
 from frostline.config.compose import FailedJob
 from frostline.console import tables
 from frostline.pipeline.standalone import Done, Stopped
-from frostline.sweeps.jobs import best_first, check, settings_of, val_accuracy
+from frostline.sweeps.jobs import best_first, check, settings_of, val_headline
 
 SHOWN_RUNS = 24
 """How many runs the table has at most; the sweep's page and its table of trials have all."""
@@ -17,7 +18,8 @@ SHOWN_RUNS = 24
 def print_sweep(jobs: Sequence[Any]) -> None:
     """Print a sweep's runs, those of the best setting first, then the pruned and the failed ones.
 
-    Settings are ordered by their mean validation accuracy over seeds (`comparison.ranking`).
+    Settings are ordered by their mean validation accuracy, or mAP with several labels, over seeds
+    (`comparison.ranking`).
 
     Raises:
         FrostlineError: some runs failed; TrainingFailed if the training of one did.
@@ -26,8 +28,9 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     settings = settings_of(jobs)
     best = best_first(jobs)
     several = len(settings) < len(best)
-    means = {id(run): f"{fmean(map(val_accuracy, runs)):.4f}" for runs in settings for run in runs}
-    headers = ("run", "val accuracy", *(["mean over seeds"] if several else []), "test accuracy", "out")
+    means = {id(run): f"{fmean(map(val_headline, runs)):.4f}" for runs in settings for run in runs}
+    metric = headline(best[0].metrics["val"]) if best else ACCURACY
+    headers = ("run", f"val {metric}", *(["mean over seeds"] if several else []), f"test {metric}", "out")
     rows = [
         *(_row(job, [means[id(job)]] if several else []) for job in best[:SHOWN_RUNS]),
         *((job.name, "pruned") for job in jobs if isinstance(job, Stopped)),
@@ -36,7 +39,7 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     tables.print_whole(headers, rows)
     console = tables.stdout_console()
     if len(best) > SHOWN_RUNS:
-        console.print(f" … and {len(best) - SHOWN_RUNS} more, whose val accuracy is lower")
+        console.print(f" … and {len(best) - SHOWN_RUNS} more, whose val {metric} is lower")
     if best:
         console.print("compare them: frostline compare; in the browser: frostline ui")
     if failed:
@@ -45,8 +48,8 @@ def print_sweep(jobs: Sequence[Any]) -> None:
 
 
 def _row(run: Done, mean: Sequence[str]) -> tuple[str, ...]:
-    return (run.name, f"{val_accuracy(run):.4f}", *mean, _test(run), str(run.out))
+    return (run.name, f"{val_headline(run):.4f}", *mean, _test(run), str(run.out))
 
 
 def _test(run: Done) -> str:
-    return f"{run.metrics['test']['accuracy']:.4f}" if "test" in run.metrics else ""
+    return f"{headline_value(run.metrics['test']):.4f}" if "test" in run.metrics else ""

@@ -83,12 +83,11 @@ def _sweep(arguments: argparse.Namespace, stage: str) -> None:
 
 
 def _single_run(arguments: argparse.Namespace, stage: str) -> None:
-    """Train once, and print the accuracy."""
+    """Train once, and print the headline metric."""
+    from frostline.base.metrics import headlines
     from frostline.config import compose
     from frostline.pipeline.standalone import Job
 
     composed, choices = compose.experiment(options.overrides_with_out(arguments))
     done = Job(stage, arguments.force)(composed, choices)
-    splits = [split for split in ("test", "val") if split in done.metrics]
-    accuracies = ", ".join(f"{split} accuracy {done.metrics[split]['accuracy']:.4f}" for split in splits)
-    print(f"{done.out}: {accuracies}")
+    print(f"{done.out}: {headlines(done.metrics, ('test', 'val'))}")

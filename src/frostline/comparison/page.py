@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base.formats import csv_text
-from frostline.base.metrics import WITHOUT_TTA
+from frostline.base.metrics import ACCURACY, MAP, WITHOUT_TTA
 from frostline.comparison.statistics import Comparison, Configuration, is_share
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, percent_axis, svg, svg_file
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
-WITHOUT = f"test{WITHOUT_TTA}/accuracy"
+WITHOUT = {f"test/{name}": f"test{WITHOUT_TTA}/{name}" for name in (ACCURACY, MAP)}
+"""A tested metric → the same without test-time augmentation."""
 MAJORITY = "test/majority_rate"
 """The metric that `evaluation.evaluate` logs to MLflow."""
 MOST_UNLISTED = 6
@@ -138,10 +139,11 @@ def notes(comparison: Comparison) -> list[str]:
             f"Always answering the test split's most frequent class is right for {words.percent(rate)}"
             + (f"; below that: {', '.join(below)}." if below else ".")
         )
-    augmented = [line.name for line in comparison.lines if any(WITHOUT in run.metrics for run in line.runs)]
-    if augmented and comparison.tested == "test/accuracy":
+    plain = WITHOUT.get(comparison.tested)
+    augmented = [line.name for line in comparison.lines if any(plain in run.metrics for run in line.runs)]
+    if augmented:
         who = "all" if len(augmented) == len(comparison.lines) else ", ".join(augmented)
-        sentences.append(f"Measured with test-time augmentation: {who}. Without it: --metric {WITHOUT}.")
+        sentences.append(f"Measured with test-time augmentation: {who}. Without it: --metric {plain}.")
     if comparison.unlisted:
         more = len(comparison.unlisted) - MOST_UNLISTED
         rest = f" and {more} more" if more > 0 else ""

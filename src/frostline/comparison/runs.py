@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base.hashes import content_key, sha256_cached
-from frostline.base.metrics import score
+from frostline.base.metrics import headline, score
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.comparison.ranking import rank
 from frostline.comparison.statistics import Repetition, Result
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 COMPARED = 5000
 """The most runs that are read."""
 TRAINED = ("pretrain", "finetune")
-OBJECTIVE = "val/accuracy"
-"""What a study's best run is best in; a sweep records its own objective."""
 
 
 class Results:
@@ -97,8 +95,9 @@ class Results:
         runs = [run for study in studies for run in self.finished({"study": study})]
         tuned = [run for run in runs if run.params.get("stage") == "finetune"] or runs
         parents = [run for study in studies for run in self._store.search({"study": study, "stage": "study"})]
-        objective = next((run.data.tags.get("objective") for run in parents), None) or OBJECTIVE
-        metric = f"best/{objective}"
+        objective = next((run.data.tags.get("objective") for run in parents), None)
+        own = headline({metric for run in tuned for metric in run.metrics})
+        metric = f"best/{objective or f'val/{own}'}"
         settings: dict[str, dict[Repetition, Result]] = {}
         for run in tuned:
             if metric in run.metrics:

@@ -5,15 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from frostline.base.metrics import headline
 from frostline.comparison.runs import Results
 from frostline.comparison.statistics import Comparison, Result, compare
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import sync
 from frostline.tracking.store import Store
 
-METRICS = ("best/val/accuracy", "test/accuracy", "train_seconds")
-"""The metrics that are compared unless others are named, as far as there are runs that have them."""
-TESTED_METRIC = "test/accuracy"
+METRICS = ("best/val/{}", "test/{}", "train_seconds")
+"""The metrics that are compared unless others are named, as far as there are runs that have them; with
+accuracy, or with mAP if there are runs with several labels per image."""
+TESTED_METRIC = "test/{}"
 """The metric that is tested if it is among the metrics; else the first is."""
 TITLE = "Runs compared"
 """The title unless a study is compared."""
@@ -54,7 +56,8 @@ def compare_runs(
     with store.one_sentence("compare"):
         title, results = _select(Results(store), runs, study, condition)
     metrics = _metrics(results, metrics)
-    tested = TESTED_METRIC if TESTED_METRIC in metrics else metrics[0]
+    tested = TESTED_METRIC.format(headline({metric for result in results for metric in result.metrics}))
+    tested = tested if tested in metrics else metrics[0]
     return Compared(title, compare(results, metrics, tested), store.experiment)
 
 
@@ -77,8 +80,10 @@ def _metrics(results: Sequence[Result], requested: Sequence[str]) -> Sequence[st
     for metric in requested:
         if metric not in known:
             raise FrostlineError(f"--metric: no run has {metric!r}; {allowed(metric, known)}")
-    further = sorted(metric for metric in known if re.fullmatch(r"test/[^/]+/accuracy", metric))
-    if metrics := requested or [metric for metric in METRICS if metric in known]:
+    metric = headline(known)
+    usual = [name.format(metric) for name in METRICS]
+    further = sorted(name for name in known if re.fullmatch(rf"test/[^/]+/{metric}", name))
+    if metrics := requested or [name for name in usual if name in known]:
         return metrics if requested else [*metrics, *further]
     others = ", ".join(sorted(known)) or "no metric at all"
-    raise FrostlineError(f"compare: these runs have none of {', '.join(METRICS)} but {others}; use --metric")
+    raise FrostlineError(f"compare: these runs have none of {', '.join(usual)} but {others}; use --metric")

@@ -30,9 +30,8 @@ from omegaconf.errors import (
 from frostline.base import project
 from frostline.base.formats import yaml_error
 from frostline.base.hashes import identity
-from frostline.base.processes import cores
 from frostline.base.yaml_guard import NODES, check_calls, read_checked
-from frostline.config import hints
+from frostline.config import hints, resolvers
 from frostline.config.open_keys import check_hydra, check_override, not_open, short
 from frostline.config.overrides import from_hydra, options
 from frostline.console.errors import FrostlineError, allowed
@@ -42,9 +41,7 @@ from frostline.schema.validation import unknown_key
 # conf/hydra/launcher/ reuses names of plug-ins, whose stored configs Hydra takes for schemas.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
-OmegaConf.register_new_resolver(
-    "fitting_threads", lambda backbone: 1 if backbone == "mlp" else cores(), replace=True
-)
+resolvers.register()
 
 OVERRIDE_LENGTH = 20_000
 FREE_KEYS = ("options", "groups", "gate")

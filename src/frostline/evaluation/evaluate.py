@@ -12,16 +12,33 @@ from numpy.typing import NDArray
 from frostline.base import omitted, repetitions
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
-from frostline.base.metrics import WITHOUT_TTA, Spread, classification_metrics, held_out, spread
+from frostline.base.metrics import (
+    ACCURACY,
+    WITHOUT_TTA,
+    Spread,
+    headline,
+    headline_value,
+    held_out,
+    spread,
+    task_metrics,
+)
 from frostline.base.repetitions import Repetition
-from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, WEIGHTS, edited_config, verified
+from frostline.base.run_folder import (
+    CONFIG,
+    METRICS,
+    PREDICTIONS,
+    THRESHOLDS,
+    WEIGHTS,
+    edited_config,
+    verified,
+)
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.pixels import Images, images_of, load_pixels, thumbnails
 from frostline.data.loading.resize import format_of
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.data.reading.decode import shown
-from frostline.evaluation import tta
+from frostline.evaluation import label_tables, tta
 from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
@@ -83,15 +100,16 @@ def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Se
             (run_out := work / repetition.folder).mkdir(parents=True)
             metrics = measure(run, folder, finetuned / repetition.folder, run_out, services)
             split = held_out(metrics)
-            advance(1, f"{repetition}: {split}/accuracy {metrics[split]['accuracy']:.4f}")
+            result = f"{split}/{headline(metrics[split])} {headline_value(metrics[split]):.4f}"
+            advance(1, f"{repetition}: {result}")
             measured[repetition] = metrics
         splits = list(next(iter(measured.values())))
         summary = {split: _summary([m[split] for m in measured.values()]) for split in splits}
         mixed: dict[str, Any] = {"skipped": FOLDS_DIFFER}
         if config.folds is None:
             seeds = {seed: run for (_, seed), run in runs.items()}
-            accuracies = {seed: part["val"]["accuracy"] for (_, seed), part in measured.items()}
-            mixed = soups(seeds, accuracies, data, lambda s: finetuned / f"seed-{s}" / WEIGHTS, services)
+            scores = {seed: headline_value(part["val"]) for (_, seed), part in measured.items()}
+            mixed = soups(seeds, scores, data, lambda s: finetuned / f"seed-{s}" / WEIGHTS, services)
         write_text(
             work / METRICS, canonical_json({**summary, **repetitions.as_json(measured), "soups": mixed})
         )
@@ -122,7 +140,7 @@ def _tracker_metrics(
     values |= {f"{split}/{name}.std": spread_["std"] for name, spread_ in measured.items()}
     for kind, soup in mixed.items():
         if not isinstance(soup, str) and "test" in soup:
-            values[f"soup/{kind}/test/accuracy"] = soup["test"]["accuracy"]
+            values[f"soup/{kind}/test/{headline(soup['test'])}"] = headline_value(soup["test"])
     return values
 
 
@@ -147,7 +165,7 @@ def measure(run: Run, folder: Path, run_folder: Path, out: Path, services: Servi
             f"{run_folder}: was trained on other images than {folder} holds now; train it again on these"
         )
     evaluator = Evaluator(run, data, read_weights(run_folder / WEIGHTS, data), services)
-    return evaluator.measure(run, str(record["weights_sha256"]), out)
+    return evaluator.measure(run, record, out)
 
 
 @resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
@@ -164,7 +182,7 @@ def measure_test(run: Run, data: PreparedData, run_folder: Path, out: Path, serv
     record = verified(run_folder)
     weights, images = read_weights(run_folder / WEIGHTS, data), int(record["training_images"])
     evaluator = Evaluator(run, data, weights, services, images)
-    return evaluator.measure(run, str(record["weights_sha256"]), out)
+    return evaluator.measure(run, record, out)
 
 
 class Evaluator:
@@ -228,34 +246,47 @@ class Evaluator:
         unexpected = self._network.load_state_dict(state, strict=False).unexpected_keys
         assert not unexpected, unexpected
 
-    def measure(self, run: Run, weights_sha256: str, out: Path) -> Metrics:
+    def measure(self, run: Run, record: Mapping[str, Any], out: Path) -> Metrics:
         """Do what `evaluate.measure` does, with the weights that were loaded last.
 
         Args:
             run: their run's config.
-            weights_sha256: the hash of their file.
-            out: the folder for metrics.json and predictions.csv.
+            record: the content of their training.json.
+            out: the folder for metrics.json, predictions.csv and, with several labels, per_class.csv.
         """
+        index, thresholds = self._data.index, record.get(THRESHOLDS, [])
         logits = {split: self._logits(split) for split in self._images}
-        split, metrics = self._data.index.held_out, {}
+        split, metrics = index.held_out, {}
         if self._viewed:
-            metrics[split + WITHOUT_TTA] = classification_metrics(logits[split], self._images[split].labels)
+            metrics[split + WITHOUT_TTA] = task_metrics(
+                logits[split], self._images[split].labels, thresholds or None
+            )
             for part, views in self._viewed.items():
-                logits[part] = tta.averaged([logits[part], *map(self._view_logits, views)])
+                logits[part] = tta.averaged(
+                    [logits[part], *map(self._view_logits, views)], several_labels=index.several_labels
+                )
         metrics |= {
-            part: classification_metrics(logits[part], images.labels) for part, images in self._images.items()
+            part: task_metrics(logits[part], images.labels, thresholds or None)
+            for part, images in self._images.items()
         }
-        majority = self._majority(run, split, metrics[split]["accuracy"])
         write_text(out / METRICS, canonical_json(metrics))
-        rows = _predictions(self._data.index, self._rows[split], logits[split])
-        write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], rows))
+        majority: dict[str, float] = {}
+        mistakes: list[Misclassified] = []
+        if index.several_labels:
+            label_tables.write(index, self._rows[split], logits[split], thresholds, out)
+        else:
+            rate = self._majority(run, split, metrics[split][ACCURACY])
+            rows = _predictions(index, self._rows[split], logits[split])
+            write_text(out / PREDICTIONS, csv_text(["id", "label", "prediction", "confidence"], rows))
+            majority = {MAJORITY: rate} if split == "test" else {}
+            mistakes = self._mistakes(split, logits[split])
         tags = {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)}
         tests = [part for part in metrics if part.startswith("test")]
         values = {f"{part}/{k}": v for part in tests for k, v in metrics[part].items()}
         values |= {f"best/val/{k}": v for k, v in _without_tta(metrics, "val").items() if k != "n"}
-        values |= {MAJORITY: majority} if split == "test" else {}
-        mistakes = self._mistakes(split, logits[split])
-        self._services.tracker.annotate(Evaluation(weights_sha256, tags, values, out, mistakes))
+        values |= majority
+        sha256 = str(record["weights_sha256"])
+        self._services.tracker.annotate(Evaluation(sha256, tags, values, out, mistakes))
         return metrics
 
     def _majority(self, run: Run, split: str, accuracy: float) -> float:

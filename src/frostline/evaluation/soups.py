@@ -5,11 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from frostline.base.metrics import classification_metrics
+from frostline.base.metrics import headline_value, task_metrics
 from frostline.data.loading.label_budget import label_budget
-from frostline.data.loading.pixels import load_pixels
+from frostline.data.loading.pixels import labels_of, load_pixels
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.evaluation import tta
 from frostline.schema import NoWeights, Run
@@ -22,7 +20,7 @@ Metrics = dict[str, float]
 
 def soups(
     runs: Mapping[int, Run],
-    accuracies: Mapping[int, float],
+    scores: Mapping[int, float],
     data: PreparedData,
     weights_of: Callable[[int], Path],
     services: Services,
@@ -34,7 +32,7 @@ def soups(
 
     Args:
         runs: seed → config of its run.
-        accuracies: seed → validation accuracy.
+        scores: seed → validation accuracy, or mAP with several labels per image.
         data: the prepared data.
         weights_of: seed → the file of its weights.
         services: the scratch folder, for pixels.
@@ -57,8 +55,8 @@ def soups(
         stacks = [load_pixels(data, rows, size, scratch=services.scratch) for size in tta.specs(used, spec)]
         views = [tta.Viewed(stacks[view.source], view, spec) for view in tta.views(used)]
         logits = [logits_of(network, images, spec, run.trainer) for images in (stacks[0], *views)]
-        labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
-        return classification_metrics(tta.averaged(logits) if views else logits[0], labels)
+        averaged = tta.averaged(logits, several_labels=index.several_labels) if views else logits[0]
+        return task_metrics(averaged, labels_of(index, rows))
 
     splits = dict.fromkeys(("val", index.held_out))
 
@@ -70,8 +68,8 @@ def soups(
     if reason := why_no_choice(next(iter(runs.values())), index):
         return {"uniform": uniform, "greedy": {"skipped": reason}}
     chosen = averaging.greedy_soup(
-        {seed: (accuracy,) for seed, accuracy in accuracies.items()},
-        lambda seeds: (measured(tuple(seeds), "val")["accuracy"],),
+        {seed: (value,) for seed, value in scores.items()},
+        lambda seeds: (headline_value(measured(tuple(seeds), "val")),),
     )
     return {"uniform": uniform, "greedy": soup(chosen)}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from frostline.data.loading.pixels import PixelStack
 from frostline.models.input_spec import InputSpec
@@ -87,11 +88,15 @@ def specs(tta: Tta | None, spec: InputSpec) -> list[InputSpec]:
     return [spec, replace(spec, size=height if height == width else (height, width), crop=1.0)]
 
 
-def averaged(logits: Sequence[Tensor]) -> Tensor:
+def averaged(logits: Sequence[Tensor], *, several_labels: bool = False) -> Tensor:
     """Return logits whose softmax is the mean of the views' probabilities, (N, K) float64.
 
     Args:
         logits: those of each view, (N, K).
+        several_labels: whether probabilities are sigmoids instead, as with several labels per image.
     """
+    if several_labels:
+        views = torch.stack(list(logits)).double()
+        return logsigmoid(views).logsumexp(0) - logsigmoid(-views).logsumexp(0)
     log_p = torch.stack([view.double().log_softmax(1) for view in logits])
     return log_p.logsumexp(0) - math.log(len(logits))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from frostline import schema
 from frostline.freezing.plan import FreezePlan, PhasePlan, PlateauRule, ReachRule
 
-MONITORS = ("val/loss", "val/accuracy")
+MONITORS = ("val/loss", "val/accuracy", "val/mAP")
 
 
 def assign_groups(patterns: Mapping[str, str | Sequence[str]], layers: Layers) -> dict[str, tuple[str, ...]]:
@@ -214,6 +214,7 @@ def _early(key: str, until: Any) -> PlateauRule | ReachRule | None:
         raise FrostlineError(f"{key}.until.{kind}: no metric {metric!r}; {allowed(metric, MONITORS)}")
     if kind == "plateau":
         return PlateauRule(metric, until.patience, until.min_delta or 0.0)
-    if metric == "val/accuracy" and until.value > 1:
-        raise FrostlineError(f"{key}.until.value: found {until.value:g}; an accuracy is at most 1")
+    if metric != "val/loss" and until.value > 1:
+        what = "an accuracy" if metric == "val/accuracy" else "a mAP"
+        raise FrostlineError(f"{key}.until.value: found {until.value:g}; {what} is at most 1")
     return ReachRule(metric, until.value)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.base.files import publish
 from frostline.base.formats import read_csv, read_json, read_yaml
-from frostline.base.run_folder import CONFIG, FILES, METRICS, PREDICTIONS, check_config, verified
+from frostline.base.metrics import headline
+from frostline.base.run_folder import CONFIG, FILES, METRICS, PER_CLASS, PREDICTIONS, check_config, verified
 from frostline.console.errors import FrostlineError
 from frostline.pipeline import session, standalone
 from frostline.schema import Measurement, Prepare, Run
@@ -73,8 +74,8 @@ def run(folder: Path, out: Path | None, *, force: bool = False, tta: str | None 
             if recorded and not force:
                 _compare(target, recorded, measured)
             if recorded and not force and recorded != measured:  # they differ by rounding, or in other splits
-                for name in (METRICS, PREDICTIONS):
-                    (work / name).unlink()
+                for name in (METRICS, PREDICTIONS, PER_CLASS):
+                    (work / name).unlink(missing_ok=True)
         return measured
 
 
@@ -139,10 +140,11 @@ def _compare(folder: Path, old: Metrics, new: Metrics) -> None:
     ]
     if differing:
         split, name = differing[0]
-        values = (f"{part.get(split, {}).get('accuracy')!r}" for part in (old, new))
+        shown = headline(new[split])
+        values = (f"{part.get(split, {}).get(shown)!r}" for part in (old, new))
         raise FrostlineError(
-            "{}: {} says {} accuracy {}, measured now it is {} ({}/{} differs); name another folder with"
-            " --out, or overwrite it with --force".format(folder, METRICS, split, *values, split, name)
+            "{}: {} says {} {} {}, measured now it is {} ({}/{} differs); name another folder with"
+            " --out, or overwrite it with --force".format(folder, METRICS, split, shown, *values, split, name)
         )
 
 

@@ -1,6 +1,6 @@
 """Which split each image is in: the data set's own, drawn splits, or those of each fold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from frostline.data.reading.rows import Rows
 from frostline.data.reading.sources import name_of, place_of
 from frostline.data.reading.splits import stratified_split
 from frostline.preparation.grouped import assign_folds, grouped_split, uneven, unite
+from frostline.preparation.iterative_split import iterative_folds, iterative_split
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class _Drawing:
 
     dataset: schema.Dataset
     classes: Sequence[str]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer]
+    """(N,) numbers of classes, or (N, C) 0 and 1."""
     units: NDArray[np.int64]
     """(N,), images with the same number stay together."""
     grouped: bool
@@ -61,6 +63,8 @@ class _Drawing:
     ) -> tuple[NDArray[np.str_], list[str]]:
         """Draw val and test from some rows; return their splits and warnings."""
         labels, units, seed = self.labels[rows], self.units[rows], self.dataset.split.seed
+        if labels.ndim == 2:
+            return iterative_split(labels, shares, seed, groups=units), []
         if not self.grouped:
             return stratified_split(labels, shares, seed, groups=units, names=self.classes), []
         wanted = {name: share for name, share in shares.items() if share is not None}
@@ -114,7 +118,24 @@ def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
             f"the data set has no {split} split of its own: {count} of its {len(drawn)} training images are "
             f"taken for one, by dataset.split.{split}={share:g}{instead}"
         )
+    if rows.labels.ndim == 2:
+        more = [*more, *_unmeasured(rows.labels, splits, drawing.classes)]
     return Assignment(splits, warnings=[*warnings, *more])
+
+
+def _unmeasured(
+    labels: NDArray[np.integer], splits: NDArray[np.str_], classes: Sequence[str]
+) -> Iterator[str]:
+    """Name the labels that no image of a split has."""
+    for split in np.unique(splits).tolist():
+        if absent := sorted(set(range(len(classes))) - _occurring(labels[splits == split])):
+            named = some(repr(classes[label]) for label in absent)
+            yield f"no {split} image has the label {named}: it does not count in the mAP on {split}"
+
+
+def _occurring(labels: NDArray[np.integer]) -> set[int]:
+    """Return the numbers of the classes that occur."""
+    return set((labels if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0))).tolist())
 
 
 def _folds(rows: Rows, drawing: _Drawing) -> Assignment:
@@ -131,7 +152,8 @@ def _folds(rows: Rows, drawing: _Drawing) -> Assignment:
         raise FrostlineError(_no_val(dataset))
     numbers = rows.folds
     if numbers is None:
-        numbers = assign_folds(drawing.labels, drawing.units, folds, dataset.split.seed)
+        draw_folds = iterative_folds if drawing.labels.ndim == 2 else assign_folds
+        numbers = draw_folds(drawing.labels, drawing.units, folds, dataset.split.seed)
     elif (present := np.unique(numbers).tolist()) != list(range(folds)):
         raise FrostlineError(
             f"dataset.folds={folds}: the folds of {place_of(dataset)} are {', '.join(map(str, present))}; "
@@ -142,13 +164,15 @@ def _folds(rows: Rows, drawing: _Drawing) -> Assignment:
     for fold in range(folds):
         others = np.flatnonzero(numbers != fold)
         splits[others, fold], _ = drawing.draw(others, {"val": dataset.split.val, "test": None})
-        lost = set(drawing.labels.tolist()) - set(drawing.labels[splits[:, fold] == "train"].tolist())
+        lost = _occurring(drawing.labels) - _occurring(drawing.labels[splits[:, fold] == "train"])
         if lost:
             named = some(repr(drawing.classes[label]) for label in sorted(lost))
             raise FrostlineError(
                 f"dataset.folds={folds}: without fold {fold} there is no training image of {named}: give the "
                 "class images in more groups, or remove it"
             )
+    if drawing.labels.ndim == 2:
+        return Assignment(splits[:, 0].copy(), splits)
     names = np.array([f"fold {number}" for number in numbers])
     clauses = list(
         uneven(drawing.labels, names, {f"fold {k}": 1 / folds for k in range(folds)}, drawing.classes)

@@ -18,6 +18,7 @@ from frostline.console.progress import Advance, Progress, no_progress
 from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
 from frostline.data.reading.checks import some
 from frostline.data.reading.decode import BadImage, DecodedImage, Note, printable
+from frostline.data.reading.label_sets import text_of
 from frostline.data.reading.source import Source
 from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.stores import Store
@@ -185,14 +186,16 @@ def _contradictions(reading: Reading, classes: Sequence[str]) -> Iterator[tuple[
     rows = reading.rows
 
     def about(row: int) -> str:
-        return f"(class {printable(classes[rows.labels[row]])!r})"
+        kind = "labels" if rows.labels.ndim == 2 else "class"
+        return f"({kind} {printable(text_of(rows.labels[row], classes))!r})"
 
     for positions in repeated(groups_of(reading.digests)):
         copies = sorted(positions, key=lambda row: SPLITS.index(rows.splits[row]) if rows.splits[row] else 0)
         last = copies[-1]
-        if len({int(rows.labels[row]) for row in copies}) > 1:
+        labels = {row: rows.labels[row].tobytes() for row in copies}
+        if len(set(labels.values())) > 1:
             for row in copies:
-                other = next(copy for copy in copies if rows.labels[copy] != rows.labels[row])
+                other = next(copy for copy in copies if labels[copy] != labels[row])
                 yield (
                     rows.keys[row],
                     f"{about(row)} is the same image as {rows.keys[other]} {about(other)}: keep the one with "

@@ -78,7 +78,7 @@ def unite(*groupings: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def uneven(
-    labels: NDArray[np.int64], parts: NDArray[np.str_], shares: Mapping[str, float], names: Sequence[str]
+    labels: NDArray[np.integer], parts: NDArray[np.str_], shares: Mapping[str, float], names: Sequence[str]
 ) -> Iterator[str]:
     """Yield a clause for each class and part that groups keep far from the wanted share."""
     totals = np.bincount(labels, minlength=len(names))

@@ -29,7 +29,7 @@ from frostline.console.errors import FrostlineError, OutOfResources, resource_er
 from frostline.console.progress import Progress, no_progress
 from frostline.data.prepared.index import FORMAT, TEST_SETS, Index, further_tests
 from frostline.data.reading.bands import PixelFormat, decode_as
-from frostline.data.reading.checks import check_rows, some, tally
+from frostline.data.reading.checks import check_rows_of, some, tally
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
 from frostline.data.reading.walk import Problem
@@ -228,7 +228,7 @@ def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images
 def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> tuple[Index, list[Pair]]:
     """Return the index, and the pairs of near-duplicates in different splits."""
     rows = reading.rows
-    check_rows(rows.labels.tolist(), rows.splits.tolist(), source.classes, place_of(dataset))
+    check_rows_of(rows, source.classes, place_of(dataset))
     groups = groups_of(reading.digests)
     assignment = assign(rows, groups, dataset, source.classes)
     splits = assignment.splits

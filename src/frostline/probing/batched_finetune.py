@@ -169,4 +169,4 @@ def _write_run(
             sha256 = write_outputs(run, material, trained, work)
             record_outputs(recorded, group.plan, timing, work)
         evaluator.load(head.head_state)
-        return evaluator.measure(run, sha256, work)
+        return evaluator.measure(run, {"weights_sha256": sha256}, work)

@@ -28,7 +28,7 @@ from frostline.models.weights import LoadReport, detached
 from frostline.probing.batched_heads import Head, HeadFit, Recipe, Row, train_heads
 from frostline.probing.batched_optimizers import Optimizer
 from frostline.probing.feature_set import FeatureSet
-from frostline.schema import CrossEntropy, NoFeatures, Run
+from frostline.schema import Bce, CrossEntropy, NoFeatures, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import reuse_of
 from frostline.training.material import Material
@@ -220,6 +220,8 @@ def _unsupported(run: Run) -> Iterator[tuple[str, object, str]]:
     if len(run.freeze.phases) != 1:
         yield "freeze", run.freeze_name, "set freeze=linear_probe"
         return
+    if isinstance(run.loss, Bce):
+        yield "loss.kind", run.loss.kind, "give each image one label"
     (phase,) = run.freeze.phases
     if phase.until != "end":
         yield "freeze.phases.0.until", "stopping early", "write until: end"
@@ -352,6 +354,8 @@ def _head(group: FeatureGroup, run: Run) -> Head:
 
 def _recipe(group: FeatureGroup) -> Recipe:
     run, phase = group.runs[0], group.plan.phases[0]
+    assert not isinstance(run.loss, Bce)
+    assert run.trainer.monitor != "val/mAP"
     return Recipe(
         epochs=run.trainer.epochs,
         batch_size=run.trainer.images_per_step(phase.batch_size),

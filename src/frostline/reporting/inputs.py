@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from frostline.base import omitted, repetitions
 from frostline.base.formats import read_csv, read_json
-from frostline.base.metrics import WITHOUT_TTA
+from frostline.base.metrics import MAP, WITHOUT_TTA, headline
 from frostline.base.repetitions import Repetition
 from frostline.console.errors import FrostlineError
 from frostline.reporting.repeats import Repeats
@@ -149,14 +149,17 @@ class _Evaluation(_Repeated):
 class SeedRun:
     """One run: an arm with one seed, on one fold. Curves start at epoch 0, the network before training."""
 
-    train_accuracy: Curve
+    metric: str
+    """What the curves show: accuracy, or mAP with several labels per image."""
+    train_curve: Curve
     """Without epoch 0: entry i is epoch i + 1."""
-    val_accuracy: Curve
+    val_curve: Curve
     training: Training
     clock: Clock
     scores: Scores
     labels: list[str]
-    """Labels in the order of predictions.csv: of the test split, or of val if there is none."""
+    """Labels in the order of predictions.csv: of the test split, or of val if there is none. An image's
+    several labels are separated by ``;``."""
     predictions: list[str]
 
 
@@ -169,13 +172,18 @@ class Arm:
     """By fold and seed, ascending."""
 
     @property
+    def headline(self) -> str:
+        """The metric of its results: accuracy, or mAP with several labels per image."""
+        return next(iter(self.runs.values())).metric
+
+    @property
     def held_out(self) -> str:
         """The split that results are reported on: test, or val without a test split."""
         return "test" if all(run.scores.test for run in self.runs.values()) else "val"
 
     def val_curves(self) -> dict[Repetition, Curve]:
-        """Validation accuracy after 0, 1, 2, … epochs, by repetition."""
-        return {seed: run.val_accuracy for seed, run in self.runs.items()}
+        """Validation accuracy or mAP after 0, 1, 2, … epochs, by repetition."""
+        return {seed: run.val_curve for seed, run in self.runs.items()}
 
     def metric(self, split: str, name: str) -> dict[Repetition, float]:
         """A metric on a split, by repetition, for those that have it."""
@@ -220,8 +228,9 @@ def _read_arm(artifacts: Path, name: str, repeats: Repeats) -> Arm:
         for repetition in present:
             measured = scores[repetition]
             parts = [measured.val, *([measured.test] if measured.test else [])]
-            if any(part.get("accuracy") is None for part in parts):
-                raise ValueError(f"{repetition} has no accuracy on test or val")
+            metric = headline(parts[0])
+            if any(part.get(metric) is None for part in parts):
+                raise ValueError(f"{repetition} has no {metric} on test or val")
     clock_path = artifacts / "timing" / f"{name}.json"
     with _checked_output(f"finetune@{name}", clock_path):
         clocks = _parsed(_Timing, clock_path).runs
@@ -230,9 +239,9 @@ def _read_arm(artifacts: Path, name: str, repeats: Repeats) -> Arm:
     runs = {key: _read_run(artifacts, name, key, clocks[key], scores[key]) for key in present}
     with _checked_output(f"finetune@{name}", clock_path):
         for repetition, run in runs.items():
-            if len(run.clock.epoch_seconds) < len(run.train_accuracy):
+            if len(run.clock.epoch_seconds) < len(run.train_curve):
                 times = len(run.clock.epoch_seconds)
-                raise ValueError(f"{repetition} has {times} times for {len(run.train_accuracy)} epochs")
+                raise ValueError(f"{repetition} has {times} times for {len(run.train_curve)} epochs")
     return Arm(name, runs)
 
 
@@ -242,8 +251,9 @@ def _read_run(artifacts: Path, arm: str, repetition: Repetition, clock: Clock, s
         rows = read_csv(left / "history.csv")
         if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(len(rows))] or not rows:
             raise ValueError("its epochs are not 0, 1, 2, …")
-        val = [_share(row, "val/accuracy") for row in rows]
-        train = [_share(row, "train/accuracy") for row in rows[1:]]
+        metric = headline(rows[0])
+        val = [_share(row, f"val/{metric}") for row in rows]
+        train = [_share(row, f"train/{metric}") for row in rows[1:]]
     with _checked_output(f"finetune@{arm}", left / "training.json"):
         training = _parsed(Training, left / "training.json")
     predicted = artifacts / "evaluate" / arm / repetition.folder / "predictions.csv"
@@ -251,14 +261,18 @@ def _read_run(artifacts: Path, arm: str, repetition: Repetition, clock: Clock, s
         images = read_csv(predicted)
         if not images:
             raise ValueError("it has no rows")
-        labels, predictions = ([_text(row, column) for row in images] for column in ("label", "prediction"))
-    return SeedRun(train, val, training, clock, scores, labels, predictions)
+        if metric == MAP:
+            labels, predictions = ([row[column] for row in images] for column in ("labels", "predictions"))
+        else:
+            columns = "label", "prediction"
+            labels, predictions = ([_text(row, column) for row in images] for column in columns)
+    return SeedRun(metric, train, val, training, clock, scores, labels, predictions)
 
 
 def _share(row: dict[str, str], column: str) -> float:
     value = float(_text(row, column))
     if not 0 <= value <= 1:
-        raise ValueError(f"epoch {row['epoch']} has {column} {value:g}, which is no accuracy")
+        raise ValueError(f"epoch {row['epoch']} has {column} {value:g}, which is no {headline([column])}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Learning curves of one arm: accuracy by epoch and seed, starts of phases, the baseline's mean."""
+"""Learning curves of one arm: headline metric by epoch and seed, starts of phases, the baseline's mean."""
 
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,10 @@ def learning_svg(summary: Summary, arm: Arm, name: str) -> str:
         axes = figure.add_axes((0.115, 0.16, 0.865, 0.81))
         if summary.baseline and summary.baseline.name != arm.name:
             curve = summary.baseline.curve
-            axes.plot([p.epoch for p in curve], [p.accuracy.mean for p in curve], **BASELINE_LINE)
+            axes.plot([p.epoch for p in curve], [p.score.mean for p in curve], **BASELINE_LINE)
         for run in arm.runs.values():
             _run(axes, run, colour)
-        starts = [other.curve[0].accuracy.mean for other in summary.arms]
+        starts = [other.curve[0].score.mean for other in summary.arms]
         percent_axis(axes, max(0.0, min(starts) - 0.05), 1.015)
         epoch_axis(axes, max(other.epochs for other in summary.arms))
         axes.set_xlabel("epochs")
@@ -38,13 +38,13 @@ def trained_groups(run: SeedRun) -> list[str]:
 
 
 def _run(axes: "Axes", run: SeedRun, colour: str) -> None:
-    epochs = range(len(run.val_accuracy))
+    epochs = range(len(run.val_curve))
     train: Style = {"linewidth": 0.9, "alpha": 0.45, "linestyle": (0, (3, 2))}
-    axes.plot(epochs[1:], run.train_accuracy, color=colour, **train)
-    axes.plot(epochs, run.val_accuracy, color=colour, linewidth=1.3, alpha=0.85)
+    axes.plot(epochs[1:], run.train_curve, color=colour, **train)
+    axes.plot(epochs, run.val_curve, color=colour, linewidth=1.3, alpha=0.85)
     best = run.training.best_epoch
     dot: Style = {"marker": "o", "markersize": 5.5, "markeredgecolor": PAPER, "clip_on": False}
-    axes.plot(epochs[best : best + 1], run.val_accuracy[best : best + 1], color=colour, **dot)
+    axes.plot(epochs[best : best + 1], run.val_curve[best : best + 1], color=colour, **dot)
 
 
 def _phases(axes: "Axes", runs: list[SeedRun]) -> None:

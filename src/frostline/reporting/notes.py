@@ -17,7 +17,7 @@ def report_notes(
     repeats: Repeats,
     arms: Sequence[Arm],
     summaries: Sequence[ArmSummary],
-    majority: Majority,
+    majority: Majority | None,
     omitted: Mapping[str, str],
 ) -> list[str]:
     """Return the notes, one or more sentences each; omitted arms first, heads last."""
@@ -57,7 +57,7 @@ def _heads(arms: Sequence[Arm]) -> list[str]:
 
 
 def _limits(
-    repeats: Repeats, arms: Sequence[Arm], summaries: Sequence[ArmSummary], majority: Majority
+    repeats: Repeats, arms: Sequence[Arm], summaries: Sequence[ArmSummary], majority: Majority | None
 ) -> list[str]:
     notes: list[str] = []
     if not all(summary.test for summary in summaries):
@@ -75,12 +75,12 @@ def _limits(
             [
                 _missing(repeats, summary),
                 _below(summary, majority),
-                _never(summary, repeats),
+                _never(summary, arm.headline, repeats),
                 _ceiling(summary),
                 _alike(summary, repeats),
             ],
         )
-        lengths = {len(run.val_accuracy) - 1 for run in arm.runs.values()}
+        lengths = {len(run.val_curve) - 1 for run in arm.runs.values()}
         if len(lengths) > 1:
             notes.append(
                 f"The runs of {arm.name} last {min(lengths)} to {max(lengths)} epochs; in the curves, one "
@@ -99,9 +99,9 @@ def _missing(repeats: Repeats, arm: ArmSummary) -> str:
     )
 
 
-def _below(arm: ArmSummary, majority: Majority) -> str:
-    accuracy = arm.accuracy.mean
-    if accuracy >= majority.rate:
+def _below(arm: ArmSummary, majority: Majority | None) -> str:
+    accuracy = arm.score.mean
+    if majority is None or accuracy >= majority.rate:
         return ""
     return (
         f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, below the"
@@ -109,17 +109,17 @@ def _below(arm: ArmSummary, majority: Majority) -> str:
     )
 
 
-def _never(arm: ArmSummary, repeats: Repeats) -> str:
+def _never(arm: ArmSummary, metric: str, repeats: Repeats) -> str:
     if arm.comparison is None or arm.epochs_to_baseline is None or arm.epochs == 0:
         return ""
     if arm.epochs_to_baseline.reached == 0:
-        return f"{arm.name} never reaches the baseline's best validation accuracy."
+        return f"{arm.name} never reaches the baseline's best validation {metric}."
     missed = words.missed(arm.epochs_to_baseline, repeats.noun)
-    return f"{arm.name} does not reach the baseline's best validation accuracy in {missed}." if missed else ""
+    return f"{arm.name} does not reach the baseline's best validation {metric} in {missed}." if missed else ""
 
 
 def _ceiling(arm: ArmSummary) -> str:
-    accuracy, split = arm.accuracy.mean, "test" if arm.test else "validation"
+    accuracy, split = arm.score.mean, "test" if arm.test else "validation"
     if accuracy < SATURATED:
         return ""
     if arm.name == BASELINE:

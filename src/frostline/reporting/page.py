@@ -7,6 +7,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from frostline.base.metrics import MAP
 from frostline.plotting import theme
 from frostline.plotting.templates import page
 from frostline.reporting import tables, words
@@ -42,6 +43,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         arms: its runs, for the plots and the tables by class.
     """
     classes, confusions = tables.by_class(arms)
+    labels = tables.by_label(arms) if summary.metric == MAP else []
     return page(
         TEMPLATE,
         summary=summary,
@@ -51,8 +53,9 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         headers=tables.headers(summary),
         rows=tables.arm_rows(summary),
         learning=_learning(summary, arms),
-        classes=classes,
-        class_rows=_class_accuracies(confusions, len(classes)),
+        classes=classes or [name for name, _ in labels],
+        class_rows=_class_accuracies(confusions, len(classes)) if confusions else _label_rows(labels),
+        arms=[arm.name for arm in arms],
         confusions=[_confusion(classes, by_class) for by_class in confusions],
         most_classes=MOST_CLASSES,
         checks=checks,
@@ -122,10 +125,19 @@ def _class_accuracies(confusions: Sequence[ByClass], k: int) -> list[dict[str, A
         {
             "place": place,
             "images": int(confusions[0].counts[place].sum()),
-            "recalls": [float(r[place]) for r in recalls],
+            "shares": [float(r[place]) for r in recalls],
         }
         for place in places
     ]
+
+
+def _label_rows(labels: Sequence[tuple[str, list[float]]]) -> list[dict[str, Any]]:
+    """Return the F1 of each label under each arm; of many labels, those where the arms differ most."""
+    places = list(range(len(labels)))
+    if len(labels) > MOST_CLASSES:
+        places.sort(key=lambda place: min(labels[place][1]) - max(labels[place][1]))
+        places = sorted(places[:MOST_CLASSES])
+    return [{"place": place, "shares": labels[place][1]} for place in places]
 
 
 def _confusion(classes: Sequence[str], by_class: ByClass) -> dict[str, Any]:

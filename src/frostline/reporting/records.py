@@ -21,11 +21,11 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "arm": summary.chosen.name if summary.chosen else None,
             "sentence": summary.sentence,
         },
-        "majority": asdict(summary.majority),
+        "majority": asdict(summary.majority) if summary.majority else None,
         "selection": _selection_json(summary),
         "omitted": dict(summary.omitted),
         "notes": summary.notes,
-        "arms": {arm.name: _arm_json(arm) for arm in summary.arms},
+        "arms": {arm.name: _arm_json(arm, summary.metric) for arm in summary.arms},
     }
 
 
@@ -42,17 +42,17 @@ def _selection_json(summary: Summary) -> dict[str, Any] | None:
     return None if chosen is None else {**chosen.model_dump(), "sentence": chosen.sentence}
 
 
-def _arm_json(arm: ArmSummary) -> dict[str, Any]:
+def _arm_json(arm: ArmSummary, metric: str) -> dict[str, Any]:
     def plain(value: Estimate | TimeToThreshold | None) -> dict[str, Any] | None:
         return None if value is None else asdict(value)
 
     comparison = arm.comparison
-    tested = {name: {"accuracy": asdict(value)} for name, value in arm.test_sets.items()}
+    tested = {name: {metric: asdict(value)} for name, value in arm.test_sets.items()}
     return {
         **({"test_sets": tested} if tested else {}),
         "seeds": sorted({repetition.seed for repetition in arm.repetitions}),
         "test": {name: asdict(value) for name, value in arm.test.items()},
-        "val": {"accuracy": asdict(arm.val_accuracy)},
+        "val": {metric: asdict(arm.val_score)},
         "best_epoch": arm.best_epoch,
         "epochs": arm.epochs,
         "train_seconds": {**asdict(arm.train_seconds), "all": arm.all_train_seconds},
@@ -67,20 +67,20 @@ def _arm_json(arm: ArmSummary) -> dict[str, Any]:
 
 
 def flat_metrics(summary: Summary) -> dict[str, float]:
-    """Return what metrics.json holds: each arm's test accuracy and its gain over the baseline.
+    """Return what metrics.json holds: each arm's test accuracy or mAP and its gain over the baseline.
 
     DVC prints a column per number, so report.json has all others.
     """
     flat: dict[str, float] = {}
     for arm in summary.arms:
-        flat[f"{arm.name}.accuracy"] = arm.accuracy.mean
+        flat[f"{arm.name}.{summary.metric}"] = arm.score.mean
         if arm.comparison:
             flat[f"{arm.name}.gain"] = arm.comparison.gain.mean
     return flat
 
 
 def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
-    """Return the columns and rows of curves.csv: a row an epoch; each arm's validation accuracy and interval.
+    """Return the columns and rows of curves.csv: a row an epoch; each arm's validation result and interval.
 
     The arms stand side by side, since `dvc plots show` draws one line a column.
     """
@@ -90,7 +90,7 @@ def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
     for points in zip(*(arm.curve for arm in summary.arms), strict=True):
         ends: list[Any] = [points[0].epoch]
         for point in points:
-            ends += [point.accuracy.mean, point.accuracy.low, point.accuracy.high]
+            ends += [point.score.mean, point.score.low, point.score.high]
         # dvc.yaml names a column for each arm: that of one that is omitted is there, and empty.
         rows.append([*ends, *[None] * (len(columns) - len(ends))])
     return columns, rows

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from frostline.base.metrics import headline
 from frostline.base.repetitions import Repetition
 from frostline.reporting import words
 from frostline.reporting.inputs import Selection
@@ -13,10 +14,10 @@ from frostline.stats.transfer import BASELINE, Estimate, Gain, Outcome, TimeToTh
 
 @dataclass(frozen=True)
 class Point:
-    """Validation accuracy of an arm after some epochs, over seeds."""
+    """Validation accuracy, or mAP, of an arm after some epochs, over seeds."""
 
     epoch: int
-    accuracy: Estimate
+    score: Estimate
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class BaselineComparison:
 
     outcome: Outcome
     gain: Gain
-    """In test accuracy."""
+    """In test accuracy or mAP."""
     p_holm: float | None
     """The gain's p-value, corrected for the number of arms compared."""
     jumpstart: Gain | None
@@ -44,7 +45,7 @@ class ArmSummary:
     repetitions: list[Repetition]
     test: dict[str, Estimate]
     """By metric, of the epoch that validation chose; empty where there is no test split."""
-    val_accuracy: Estimate
+    val_score: Estimate
     """Of the same epoch."""
     curve: list[Point]
     best_epoch: float
@@ -65,9 +66,9 @@ class ArmSummary:
     """Accuracy on the further test sets, by name."""
 
     @property
-    def accuracy(self) -> Estimate:
+    def score(self) -> Estimate:
         """On test, or on validation where there is no test split."""
-        return self.test["accuracy"] if self.test else self.val_accuracy
+        return self.test[headline(self.test)] if self.test else self.val_score
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,16 @@ class Summary:
 
     study: str
     monitor: str
+    metric: str
+    """The metric of its results: accuracy, or mAP with several labels per image."""
     repeats: Repeats
     arms: list[ArmSummary]
     baseline_best: float | None
     """The best validation accuracy of the baseline's runs, mean over seeds; None without a baseline."""
     chosen: ArmSummary | None
     """The arm that represents the transfer: the best on validation of those other than the baseline."""
-    majority: Majority
+    majority: Majority | None
+    """None with several labels per image."""
     omitted: Mapping[str, str]
     """Omitted arms, and why."""
     notes: list[str]
@@ -129,10 +133,11 @@ class Summary:
             self.outcome,
             arm=chosen.name if chosen else None,
             gain=chosen.comparison.gain if chosen and chosen.comparison else None,
-            accuracy=chosen.accuracy if chosen else None,
-            baseline=baseline.accuracy if baseline else None,
+            score=chosen.score if chosen else None,
+            baseline=baseline.score if baseline else None,
             measured=self.measured,
             repeats=self.repeats,
+            metric=self.metric,
         )
 
     @property
@@ -144,6 +149,11 @@ class Summary:
     def headline(self) -> str:
         """The verdict in a few words."""
         return self.verdict.headline
+
+    @property
+    def reported(self) -> str:
+        """What results are: ``test accuracy``, ``validation mAP``, …"""
+        return f"{self.measured} {self.metric}"
 
     @property
     def measured(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from frostline.base.metrics import SHARES
+from frostline.base.metrics import MAP, SHARES
 from frostline.reporting.inputs import Arm, SeedRun
 from frostline.reporting.notes import report_notes, selection_of
 from frostline.reporting.repeats import Repeats
@@ -32,17 +32,18 @@ def summarise(
         arms: at least one.
     """
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)
-    longest = max(len(run.val_accuracy) - 1 for arm in arms for run in arm.runs.values())
+    longest = max(len(run.val_curve) - 1 for arm in arms for run in arm.runs.values())
     comparison = _comparisons(arms, baseline, longest, repeats.overlap)
     over = _Over(repeats.overlap, longest)
     summaries = [_summary(arm, baseline, comparison.get(arm.name), over) for arm in arms]
     candidates = [arm for arm in summaries if arm.name != BASELINE]
     # Chosen on validation, so that the gain on test is not selected on itself; ties go to the first.
-    chosen = max(candidates, key=lambda arm: arm.val_accuracy.mean, default=None)
+    chosen = max(candidates, key=lambda arm: arm.val_score.mean, default=None)
     majority = _majority(arms, "test" if summaries[0].test else "validation")
     return Summary(
         study=study,
         monitor=monitor,
+        metric=arms[0].headline,
         repeats=repeats,
         arms=summaries,
         baseline_best=fmean(max(curve) for curve in baseline.val_curves().values()) if baseline else None,
@@ -64,8 +65,10 @@ class _Over:
     """Of the longest run of all arms."""
 
 
-def _majority(arms: Sequence[Arm], split: str) -> Majority:
-    """Return the majority class; all runs of a fold are measured on the same images."""
+def _majority(arms: Sequence[Arm], split: str) -> Majority | None:
+    """Return the majority class; all runs of a fold are measured on the same images. None: several labels."""
+    if arms[0].headline == MAP:
+        return None
     of_fold = {repetition.fold: run.labels for repetition, run in arms[0].runs.items()}
     labels = [label for part in of_fold.values() for label in part]
     name, count = min(Counter(labels).items(), key=lambda item: (-item[1], item[0]))
@@ -81,7 +84,7 @@ def _comparisons(
     gains: dict[str, Gain] = {}
     for arm in arms:
         split = baseline.held_out
-        own_values, base_values = (each.metric(split, "accuracy") for each in (arm, baseline))
+        own_values, base_values = (each.metric(split, arm.headline) for each in (arm, baseline))
         gain = transfer.paired_gain(own_values, base_values, overlap=overlap)
         if arm is not baseline and gain is not None:
             gains[arm.name] = gain
@@ -125,10 +128,10 @@ def _summary(
             for name, values in sorted(metrics.items())
             if len(values) == len(runs)
         },
-        val_accuracy=share(list(arm.metric("val", "accuracy").values())),
+        val_score=share(list(arm.metric("val", arm.headline).values())),
         curve=[Point(epoch, share(values)) for epoch, values in enumerate(_padded(runs, over.epochs))],
         best_epoch=median(run.training.best_epoch for run in runs),
-        epochs=max(len(run.val_accuracy) - 1 for run in runs),
+        epochs=max(len(run.val_curve) - 1 for run in runs),
         train_seconds=transfer.estimate([run.clock.train_seconds for run in runs], bounds=(0, math.inf)),
         all_train_seconds=sum(run.clock.train_seconds for run in runs),
         epochs_to_baseline=transfer.time_to_threshold([epoch for epoch, _ in to_baseline])
@@ -148,13 +151,13 @@ def _summary(
 
 def _accuracies(runs: Sequence[SeedRun], test_set: str) -> list[float]:
     """Return the accuracies on a further test set of the runs that were measured on it."""
-    measured = [run.scores.test_sets.get(test_set, {}).get("accuracy") for run in runs]
+    measured = [run.scores.test_sets.get(test_set, {}).get(run.metric) for run in runs]
     return [value for value in measured if value is not None]
 
 
 def _padded(runs: Sequence[SeedRun], epochs: int) -> Iterable[tuple[float, ...]]:
     """Return the runs' validation accuracies after 0, 1, … epochs."""
-    return zip(*(transfer.pad_curve(run.val_accuracy, epochs) for run in runs), strict=True)
+    return zip(*(transfer.pad_curve(run.val_curve, epochs) for run in runs), strict=True)
 
 
 def _times_to_baseline(arm: Arm, baseline: Arm) -> list[tuple[int | None, float | None]]:
@@ -162,7 +165,7 @@ def _times_to_baseline(arm: Arm, baseline: Arm) -> list[tuple[int | None, float 
     times: list[tuple[int | None, float | None]] = []
     for key in sorted(arm.runs.keys() & baseline.runs.keys()):
         run = arm.runs[key]
-        epoch = transfer.epochs_to_threshold(run.val_accuracy, max(baseline.runs[key].val_accuracy))
+        epoch = transfer.epochs_to_threshold(run.val_curve, max(baseline.runs[key].val_curve))
         if epoch is None:
             times.append((None, None))
         else:

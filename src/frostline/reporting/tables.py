@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.base.metrics import confusion
+from frostline.base.metrics import MAP, confusion
+from frostline.base.names import LABEL_SEPARATOR
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.results import ArmSummary, Summary
@@ -17,13 +18,13 @@ def headers(summary: Summary) -> tuple[str, ...]:
     """Return the column headers of the main table."""
     return (
         "arm",
-        f"{summary.measured} accuracy",
+        summary.reported,
         "gain over scratch",
         "jumpstart",
         "epochs to baseline's best",
         "time to baseline's best",
         "training time",
-        *(f"{name} accuracy" for name in test_sets(summary)),
+        *(f"{name} {summary.metric}" for name in test_sets(summary)),
     )
 
 
@@ -86,7 +87,12 @@ def markdown_table(summary: Summary) -> str:
 
 
 def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
-    """Return the names of the classes, and each arm's confusion over its runs together."""
+    """Return the names of the classes, and each arm's confusion over its runs together.
+
+    With several labels per image there is no confusion, and both are empty.
+    """
+    if arms[0].headline == MAP:
+        return [], []
     names = {name for arm in arms for run in arm.runs.values() for name in (*run.labels, *run.predictions)}
     classes = sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
     index = {name: place for place, name in enumerate(classes)}
@@ -99,8 +105,27 @@ def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
     return classes, [pooled(arm) for arm in arms]
 
 
+def by_label(arms: Sequence[Arm]) -> list[tuple[str, list[float]]]:
+    """Return each label and the F1 of its predictions in each arm, all runs pooled."""
+    sets = [
+        [
+            tuple(set(text.split(LABEL_SEPARATOR)) - {""} for text in pair)
+            for run in arm.runs.values()
+            for pair in zip(run.labels, run.predictions, strict=True)
+        ]
+        for arm in arms
+    ]
+    names = sorted({name for pairs in sets for pair in pairs for part in pair for name in part})
+
+    def score(pairs: Sequence[tuple[set[str], ...]], name: str) -> float:
+        hits = sum(name in own and name in guessed for own, guessed in pairs)
+        return 2 * hits / max(sum((name in own) + (name in guessed) for own, guessed in pairs), 1)
+
+    return [(name, [score(pairs, name) for pairs in sets]) for name in names]
+
+
 def _row(arm: ArmSummary, tested: Sequence[str], noun: str) -> Row:
-    accuracy, comparison, many = arm.accuracy, arm.comparison, len(arm.repetitions) > 1
+    accuracy, comparison, many = arm.score, arm.comparison, len(arm.repetitions) > 1
     return Row(
         arm=arm.name,
         outcome=comparison.outcome if comparison else None,

@@ -63,7 +63,7 @@ def transfer_png(summary: Summary) -> bytes:
 def transfer_svg(summary: Summary, *, portrait: bool) -> str:
     """Return the plot without headline for a page; `portrait` stacks its halves for a narrow screen."""
     description = (
-        f"{summary.sentence} Validation accuracy by epoch and {summary.measured} accuracy of each arm."
+        f"{summary.sentence} Validation {summary.metric} by epoch and {summary.reported} of each arm."
     )
     width, height = (4.4, _height(summary) + 2.4) if portrait else (12, _height(summary) - 0.96)
     with new_figure(width, height) as figure:
@@ -78,7 +78,7 @@ def result_line(summary: Summary) -> str:
     if arm is None or baseline is None or arm.comparison is None:
         return "There is nothing to compare: a transfer needs an arm and its from-scratch baseline."
     gain = arm.comparison.gain
-    own, base = (words.percent(summarized.accuracy.mean) for summarized in (arm, baseline))
+    own, base = (words.percent(summarized.score.mean) for summarized in (arm, baseline))
     parts = [f"{arm.name} {own} against {base} from scratch", f"gain {words.points(gain.mean)} points"]
     if between := words.gain_interval(gain):
         parts += [f"95 % interval {between}", words.p_value(gain.p)]
@@ -100,8 +100,8 @@ def _landscape(summary: Summary, height: float, above: float) -> Layout:
     return Layout(
         curves=(0.052, bottom, 0.41, tall),
         bars=(0.665, bottom, 0.165, tall),
-        curves_title=f"Validation accuracy{over}",
-        bars_title=f"{summary.measured.capitalize()} accuracy{gain}{' (95 % interval)' if several else ''}",
+        curves_title=f"Validation {summary.metric}{over}",
+        bars_title=f"{_capital(summary.reported)}{gain}{' (95 % interval)' if several else ''}",
         label_gap=0.185 / (tall * height),
         ticks=5,
     )
@@ -113,8 +113,8 @@ def _portrait(summary: Summary, height: float) -> Layout:
     return Layout(
         curves=(0.125, middle, 0.6, 1 - 0.36 / height - middle),
         bars=(0.28, bottom, 0.28, middle - 1.0 / height - bottom),
-        curves_title="Validation accuracy",
-        bars_title=f"{summary.measured.capitalize()} accuracy{gain}",
+        curves_title=f"Validation {summary.metric}",
+        bars_title=f"{_capital(summary.reported)}{gain}",
         label_gap=0.19 / (height * (1 - middle) - 0.36),
         ticks=2,
     )
@@ -133,7 +133,7 @@ def _curves(axes: "Axes", summary: Summary, layout: Layout) -> None:
     colours = theme.arm_colours([arm.name for arm in summary.arms])
     for arm in summary.arms:
         _curve(axes, arm, colours[arm.name].light)
-    values = [point.accuracy.mean for arm in summary.arms for point in arm.curve]
+    values = [point.score.mean for arm in summary.arms for point in arm.curve]
     percent_axis(axes, max(0.0, min(values) - 0.03), max(values) + 0.025)
     epoch_axis(axes, max(arm.epochs for arm in summary.arms))
     axes.set_xlabel("epochs of fine-tuning")
@@ -144,18 +144,18 @@ def _curves(axes: "Axes", summary: Summary, layout: Layout) -> None:
 
 def _curve(axes: "Axes", arm: ArmSummary, colour: str) -> None:
     epochs = [point.epoch for point in arm.curve]
-    means = [point.accuracy.mean for point in arm.curve]
+    means = [point.score.mean for point in arm.curve]
     style: Style = {"linewidth": 2.2} if arm.epochs else {"linewidth": 1.6, "linestyle": (0, (4, 3))}
     axes.plot(epochs, means, color=colour, **style)
     axes.plot(epochs[:1], means[:1], color=colour, marker="o", markersize=5, clip_on=False)
-    if arm.curve[0].accuracy.low is not None:
-        lows, highs = ([getattr(point.accuracy, end) for point in arm.curve] for end in ("low", "high"))
+    if arm.curve[0].score.low is not None:
+        lows, highs = ([getattr(point.score, end) for point in arm.curve] for end in ("low", "high"))
         axes.fill_between(epochs, lows, highs, color=colour, alpha=BAND, linewidth=0)
 
 
 def _names_at_ends(axes: "Axes", summary: Summary, colours: dict[str, theme.Colour], gap: float) -> None:
     low, high = axes.get_ylim()
-    ends = [(arm.curve[-1].accuracy.mean - low) / (high - low) for arm in summary.arms]
+    ends = [(arm.curve[-1].score.mean - low) / (high - low) for arm in summary.arms]
     for arm, end, place in zip(summary.arms, ends, spread_apart(ends, gap), strict=True):
         colour = colours[arm.name].light
         leader: Style = {"color": colour, "linewidth": 0.8, "clip_on": False, "transform": axes.transAxes}
@@ -180,7 +180,7 @@ def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
     earlier, own = arm.epochs_to_baseline.median, baseline.epochs_to_baseline.median
     if earlier is not None and own is not None and earlier < own:
         _arrow(axes, (own, level), (earlier, level))
-    start, base = arm.curve[0].accuracy.mean, baseline.curve[0].accuracy.mean
+    start, base = arm.curve[0].score.mean, baseline.curve[0].score.mean
     jumpstart = arm.comparison.jumpstart
     if jumpstart and start > base:
         _arrow(axes, (0, base), (0, start))
@@ -219,16 +219,16 @@ def _bars(axes: "Axes", summary: Summary, layout: Layout) -> None:
     """Draw a row per arm: a dot with its interval, and the gain as a bar from the baseline's accuracy."""
     colours = theme.arm_colours([arm.name for arm in summary.arms])
     # Arms that don't train may be far off; leaving them out keeps the gains of the others readable.
-    accuracies = [arm.accuracy for arm in summary.arms if arm.epochs or not summary.baseline]
+    accuracies = [arm.score for arm in summary.arms if arm.epochs or not summary.baseline]
     ends = [end for a in accuracies for end in (a.low, a.mean, a.high) if end is not None]
     margin = 0.06 * (max(ends) - min(ends)) + 0.005
     low, high = max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
     percent_axis(axes, low, high, along="x", ticks=layout.ticks)
     axes.set_ylim(len(summary.arms) - 0.5, -0.5)
     axes.set_yticks([])
-    axes.set_xlabel(f"{summary.measured} accuracy")
+    axes.set_xlabel(summary.reported)
     axes.set_title(layout.bars_title, x=-0.54 if layout.ticks > 2 else -0.9)
-    base = summary.baseline.accuracy.mean if summary.baseline else None
+    base = summary.baseline.score.mean if summary.baseline else None
     if base is not None:
         axes.axvline(base, color=BASELINE_COLOUR, **DOTTED_LINE)
     for row, arm in enumerate(summary.arms):
@@ -237,7 +237,7 @@ def _bars(axes: "Axes", summary: Summary, layout: Layout) -> None:
 
 
 def _bar(axes: "Axes", row: int, arm: ArmSummary, base: float | None, colour: str) -> None:
-    accuracy = arm.accuracy
+    accuracy = arm.score
     if base is not None:
         axes.barh(row, accuracy.mean - base, left=base, height=0.44, color=colour, alpha=BAR, linewidth=0)
     if accuracy.low is not None and accuracy.high is not None:
@@ -257,7 +257,7 @@ def _row_text(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: boo
     write_text(
         axes, (-0.07, row), short_name(arm.name), color=colour, fontweight=weight, ha="right", **in_row
     )
-    accuracy, gain = words.percent(arm.accuracy.mean), arm.comparison.gain if arm.comparison else None
+    accuracy, gain = words.percent(arm.score.mean), arm.comparison.gain if arm.comparison else None
     place = (1.08, row - 0.09 * inch if gain else row)
     write_text(axes, place, accuracy, fontsize=11, fontweight=weight, **in_row)
     if gain:
@@ -270,6 +270,10 @@ def _row_text(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: boo
             color=SOFT,
             **in_row,
         )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]  # capitalize() would make map of mAP
 
 
 def _weight(*, bold: bool) -> str:

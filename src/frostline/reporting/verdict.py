@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from frostline.base.metrics import ACCURACY
 from frostline.reporting import words
 from frostline.reporting.repeats import Repeats
 from frostline.stats.transfer import Estimate, Gain, Outcome
@@ -16,36 +17,42 @@ class Verdict:
     arm: str | None
     """None: there is no arm besides the baseline."""
     gain: Gain | None
-    """The arm's paired gain in accuracy; None without a baseline."""
-    accuracy: Estimate | None
+    """The arm's paired gain; None without a baseline."""
+    score: Estimate | None
     """The arm's."""
     baseline: Estimate | None
-    """The baseline's accuracy."""
+    """The baseline's."""
     repeats: Repeats
     """What the estimates are over."""
     measured: str = "test"
     """The split: test or validation."""
+    metric: str = ACCURACY
+    """The metric of score, baseline and gain: accuracy or mAP."""
 
     @property
     def headline(self) -> str:
         """The verdict in a few words: ``Transfer helped: +7.2 points of test accuracy``."""
         if self.outcome == "undecided" or self.gain is None:
             return "Undecided: this study can't tell whether transfer helped"
-        return f"Transfer {self.outcome}: {words.points(self.gain.mean)} points of {self.measured} accuracy"
+        return f"Transfer {self.outcome}: {words.points(self.gain.mean)} {self._unit}"
+
+    @property
+    def _unit(self) -> str:
+        return f"points of {self.measured} {self.metric}"
 
     @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
         arm, gain = self.arm, self.gain
-        if arm is None or self.accuracy is None:
+        if arm is None or self.score is None:
             return "Undecided: the study has no arm besides the one trained from scratch."
         if gain is None or self.baseline is None:
             return (
                 f"Undecided: {arm} has no from-scratch baseline with the same {self.repeats.over} to be "
                 "compared with."
             )
-        amount = f"{words.points(gain.mean)} points of {self.measured} accuracy"
-        pair = f"{words.percent(self.accuracy.mean)} against {words.percent(self.baseline.mean)} from scratch"
+        amount = f"{words.points(gain.mean)} {self._unit}"
+        pair = f"{words.percent(self.score.mean)} against {words.percent(self.baseline.mean)} from scratch"
         if gain.p is None and gain.n == 1:
             single, more = f"a single {self.repeats.noun}", self.repeats.over
             return f"Undecided: {single} of {arm} shows {amount} ({pair}) and no interval; run more {more}."
@@ -53,7 +60,7 @@ class Verdict:
         if self.outcome == "undecided":
             return f"Undecided: {arm} shows {amount} ({pair}; {certainty}), which may well be chance."
         change = "gains" if self.outcome == "helped" else "loses"
-        amount = f"{words.points(gain.mean, signed=False)} points of {self.measured} accuracy"
+        amount = f"{words.points(gain.mean, signed=False)} {self._unit}"
         return f"Transfer {self.outcome}: {arm} {change} {amount} ({pair}; {certainty})."
 
     def _certainty(self, gain: Gain) -> str:

@@ -22,14 +22,15 @@ class ServingModel(nn.Module):
 
     Args:
         network: (N, C, H, W) float32 → (N, K) logits.
+        several_labels: whether an image may have any number of labels.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+    def __init__(self, network: nn.Module, spec: InputSpec, *, several_labels: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.several_labels = network, several_labels
         self.dtype, self.kind, self.white = spec.dtype, f"uint{spec.depth}", spec.white
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
@@ -41,11 +42,11 @@ class ServingModel(nn.Module):
             images: (N, C, H, W) uint8, or uint16 with `input.depth` 16, resized as in training.
 
         Returns:
-            (N, K) float32; each row sums to one.
+            (N, K) float32; with one label per image each row sums to one.
         """
         torch._assert(images.dtype == self.dtype, f"images have to be {self.kind}, 0 to {self.white}")
-        probabilities: Tensor = self.network((images / self.white - self.mean) / self.std).float().softmax(1)
-        return probabilities
+        logits: Tensor = self.network((images / self.white - self.mean) / self.std).float()
+        return logits.sigmoid() if self.several_labels else logits.softmax(1)
 
 
 @torch.no_grad()

@@ -15,7 +15,16 @@ from torch import nn
 from frostline.base import project
 from frostline.base.formats import read_csv, read_json, read_yaml
 from frostline.base.hashes import sha256_of
-from frostline.base.run_folder import CONFIG, METRICS, PREDICTIONS, TRAINING, WEIGHTS, edited_config, verified
+from frostline.base.run_folder import (
+    CONFIG,
+    METRICS,
+    PREDICTIONS,
+    THRESHOLDS,
+    TRAINING,
+    WEIGHTS,
+    edited_config,
+    verified,
+)
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import load_pixels
 from frostline.data.loading.resize import format_of, to_pixels
@@ -26,7 +35,7 @@ from frostline.data.reading.sources import store_of
 from frostline.models import weights
 from frostline.models.input_spec import InputSpec
 from frostline.runs.serving_model import ServingModel
-from frostline.schema import ImageFolder, Prepare, Run, Table, Tta
+from frostline.schema import ImageFolder, Prepare, Run, Table, Tta, is_multi_label
 from frostline.schema.validation import validated
 from frostline.training.inference import network_with
 
@@ -83,17 +92,37 @@ class TrainedRun:
         measured: dict[str, dict[str, float]] = read_json(self.folder / METRICS)
         return {f"{split}/{name}": value for split, part in measured.items() for name, value in part.items()}
 
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image may have any number of labels."""
+        return is_multi_label(self.run.dataset)
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        """The probability from which each label is predicted; None with one label per image."""
+        if not self.several_labels:
+            return None
+        recorded: list[float] = read_json(self.folder / TRAINING)[THRESHOLDS]
+        return recorded
+
     def network(self) -> nn.Module:
         """Return the network, on the CPU, in eval mode."""
         return network_with(self.state, self.run.backbone, self.spec, len(self.classes)).eval()
 
     def serving_model(self) -> ServingModel:
         """Return the network with its serving wrapper: from pixels to probabilities."""
-        return ServingModel(self.network(), self.spec).eval()
+        return ServingModel(self.network(), self.spec, several_labels=self.several_labels).eval()
 
     def about(self) -> dict[str, Any]:
         """Return the network's input, classes and hash as plain data, for use without frostline."""
-        return {"input": self.spec.to_dict(), "classes": list(self.classes), "weights_sha256": self.sha256}
+        about: dict[str, Any] = {
+            "input": self.spec.to_dict(),
+            "classes": list(self.classes),
+            "weights_sha256": self.sha256,
+        }
+        if self.several_labels:
+            about |= {"task": "multi_label", "thresholds": self.thresholds}
+        return about
 
     def images(self, count: int) -> tuple[torch.Tensor, str]:
         """Return a few images of the data set, and what they are in words.

@@ -20,6 +20,7 @@ from frostline.schema.data import (
     Split,
     Table,
     TestSet,
+    is_multi_label,
 )
 from frostline.schema.measurement import Measurement, Tta
 from frostline.schema.network import (
@@ -49,6 +50,7 @@ from frostline.schema.sweep import CmaEsSampler, Conditional, Nsga2Sampler, Prun
 from frostline.schema.training import (
     AutoFeatures,
     Averaging,
+    Bce,
     CrossEntropy,
     Effective,
     Ema,

@@ -13,7 +13,7 @@ from pydantic import (
 
 from frostline.schema.types import NonNegative, Positive, Probability, Seed, Share, Strict
 
-LATER_KEYS = ("folds", "fold", "test_sets", "selection")
+LATER_KEYS = ("folds", "fold", "test_sets", "selection", "task")
 """Keys of data sets that are not part of a config where they are null."""
 
 
@@ -130,7 +130,9 @@ class Columns(Strict):
     image: str
     """Paths of the images, or the images."""
     label: str
-    """Class names."""
+    """Class names; with `task: multi_label` lists of them, as in ``cat;dog``."""
+    labels: list[str] | None = None
+    """With `task: multi_label`: one column of 0 and 1 per class, instead of `label`; null: not used."""
     split: str | None
     """train, val or test."""
     group: str | None
@@ -139,6 +141,12 @@ class Columns(Strict):
     """Numbers of folds from 0, used with `dataset.folds`; without the column, the folds are drawn."""
     weight: str | None
     """Weight of each image in the training loss, relative to the others'."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `labels` where it is null: configs of earlier runs keep their hashes."""
+        data: dict[str, Any] = serialize(self)
+        return {key: value for key, value in data.items() if value is not None or key != "labels"}
 
 
 def _different(names: list[str]) -> list[str]:
@@ -153,12 +161,39 @@ ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) 
 """YAML and Hydra read 0 as a number."""
 
 
-class _Columned(_Dataset):
+class _Tasked(_Dataset):
+    task: Literal["single_label", "multi_label"] | None = None
+    """single_label: each image has one class; multi_label: any number of them; null: single_label."""
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> Self:
+        if self.task == "multi_label" and self.shots is not None:
+            raise ValueError(
+                f"shots={self.shots} is for one label per image, and task is multi_label: set shots=null,"
+                " and fraction for a share of the training images"
+            )
+        if self.task == "multi_label" and self.test_sets is not None:
+            raise ValueError(
+                "test_sets is for one label per image, and task is multi_label: set test_sets=null, and"
+                " classify the other images with frostline predict"
+            )
+        return self
+
+
+class _Columned(_Tasked):
     columns: Columns
     group: str | None
     """The column whose values, such as patients, are never divided between splits; null: columns.group."""
     classes: Annotated[list[ClassName], AfterValidator(_different)] | None
     """Class names in the order of the network's outputs; null: sorted."""
+
+    @model_validator(mode="after")
+    def _one_column_per_label(self) -> Self:
+        if self.columns.labels is not None and self.task != "multi_label":
+            raise ValueError(
+                "columns.labels is for several labels per image: set columns.labels=null, or task=multi_label"
+            )
+        return self
 
 
 class Table(_Columned):
@@ -187,7 +222,7 @@ class Npz(_Columned):
     """The file."""
 
 
-class PluginDataset(_Dataset):
+class PluginDataset(_Tasked):
     """A data set of an installed package, from the entry-point group `frostline.datasets`."""
 
     kind: Literal["plugin"]
@@ -201,6 +236,11 @@ Dataset = Annotated[
     Mnist5k | Digits | FashionMnist | ImageFolder | Table | HuggingFace | Npz | PluginDataset,
     Field(discriminator="kind"),
 ]
+
+
+def is_multi_label(dataset: Dataset) -> bool:
+    """Return whether an image of a data set may have any number of labels."""
+    return getattr(dataset, "task", None) == "multi_label"
 
 
 Channels = Annotated[int, Field(ge=1, le=1024)]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from frostline.base.repetitions import Repetition, repetitions
-from frostline.schema.data import Augment, Channels, Dataset, Input
+from frostline.schema.data import Augment, Channels, Dataset, Input, is_multi_label
 from frostline.schema.measurement import Measurement, Tta
 from frostline.schema.network import Backbone, Weights
 from frostline.schema.sweep import Sweep
@@ -15,6 +15,7 @@ from frostline.schema.training import (
     Features,
     Freeze,
     Loss,
+    Monitor,
     Optimizer,
     Plateau,
     Reaches,
@@ -94,6 +95,39 @@ def check_selection(dataset: Dataset, config: Hyperparameters, keys: tuple[str, 
         )
 
 
+def check_task(dataset: Dataset, config: Hyperparameters, keys: tuple[str, str]) -> None:
+    """Reject a loss, a metric or a sampling that does not fit the number of labels per image.
+
+    Args:
+        dataset: the data set to train on.
+        config: how to train.
+        keys: prefixes of the keys of `dataset` and `config`, for errors.
+    """
+    place, prefix = keys
+    several, loss = is_multi_label(dataset), config.loss.kind
+    task = f"{place}.task is {'multi_label' if several else 'single_label'}"
+    if several != (loss == "bce"):
+        fix = f"{prefix.replace('.', '/')}loss={'bce' if several else 'cross_entropy'}"
+        raise ValueError(
+            f"{prefix}loss.kind={loss} is for {'one label' if several else 'several labels'} per image, and"
+            f" {task}; set {fix}{'' if several else f', or {place}.task=multi_label'}"
+        )
+    wrong, right = ("val/accuracy", "val/mAP") if several else ("val/mAP", "val/accuracy")
+    metrics = {"trainer.monitor": config.trainer.monitor}
+    for number, phase in enumerate(config.freeze.phases):
+        for kind in ("plateau", "reaches"):
+            if (metric := getattr(phase.until, kind, None)) is not None:
+                metrics[f"freeze.phases.{number}.until.{kind}"] = metric
+    for key, metric in metrics.items():
+        if metric == wrong:
+            raise ValueError(f"{prefix}{key}={wrong} is not measured if {task}; set {right} or val/loss")
+    if several and config.trainer.sampling == "balanced":
+        raise ValueError(
+            f"{prefix}trainer.sampling=balanced draws images by their one label, and {task}; set"
+            f" {prefix}trainer.sampling=shuffle, and {prefix}loss.pos_weight=balanced for rare labels"
+        )
+
+
 # Pydantic orders fields by base class, the last one first: written configs begin with names and data.
 
 
@@ -128,9 +162,10 @@ class Experiment(Hyperparameters, _Transfer):
     """Folder for the results of a single run; null: runs/<stage>/<name>."""
 
     @model_validator(mode="after")
-    def _selection(self) -> Self:
-        check_selection(self.dataset, self, ("dataset", ""))
-        check_selection(self.source, self.pretrain, ("source", "pretrain."))
+    def _fits(self) -> Self:
+        for check in (check_task, check_selection):
+            check(self.dataset, self, ("dataset", ""))
+            check(self.source, self.pretrain, ("source", "pretrain."))
         return self
 
 
@@ -178,7 +213,8 @@ class Run(Hyperparameters, _Task):
         return data
 
     @model_validator(mode="after")
-    def _selection(self) -> Self:
+    def _fits(self) -> Self:
+        check_task(self.dataset, self, ("dataset", ""))
         check_selection(self.dataset, self, ("dataset", ""))
         return self
 
@@ -200,6 +236,11 @@ class Arm(_Repeated, Hyperparameters, _Task):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     folds: Folds | None = None
     """The folds of a cross-validation; null: none, or `dataset.fold` alone."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_task(self.dataset, self, ("dataset", ""))
+        return self
 
     def runs(self) -> dict[Repetition, Run]:
         """Return the config of each run, fold by fold."""
@@ -266,7 +307,7 @@ class Report(_Repeated):
     arms: Annotated[list[str], Field(min_length=1)]
     """In the order of the report; the others are compared with `scratch`, the from-scratch baseline."""
     seeds: Annotated[list[Seed], Field(min_length=1)]
-    monitor: Literal["val/accuracy", "val/loss"]
+    monitor: Monitor
     gate: dict[str, float]
     folds: Folds | None = None
     """The folds that the arms are run on; null: none."""

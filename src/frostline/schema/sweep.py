@@ -80,7 +80,9 @@ class Conditional(Strict):
     """{key: the value or values that activate this key}."""
 
 
-Objective = Literal["val/accuracy", "val/balanced_accuracy", "val/f1_macro", "val/loss", "val/ece"]
+Objective = Literal[
+    "val/accuracy", "val/balanced_accuracy", "val/mAP", "val/f1_micro", "val/f1_macro", "val/loss", "val/ece"
+]
 
 
 class Sweep(Strict):

@@ -27,7 +27,7 @@ class Plateau(Strict):
     """Until a validation metric has not improved for `patience` epochs."""
 
     plateau: str
-    """The metric: val/loss or val/accuracy."""
+    """The metric: val/loss, val/accuracy, or val/mAP with several labels per image."""
     patience: Annotated[int, Field(ge=1)]
     """Epochs without improvement."""
     max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
@@ -40,7 +40,7 @@ class Reaches(Strict):
     """Until a validation metric is as good as `value`."""
 
     reaches: str
-    """The metric: val/loss or val/accuracy."""
+    """The metric: val/loss, val/accuracy, or val/mAP with several labels per image."""
     value: NonNegative
     """An accuracy of at least, or a loss of at most, this ends the phase."""
     max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
@@ -153,7 +153,28 @@ class Mse(Strict):
     kind: Literal["mse"]
 
 
-Loss = Annotated[CrossEntropy | Mse, Field(discriminator="kind")]
+class Bce(Strict):
+    """Binary cross-entropy of each class's sigmoid, for several labels per image."""
+
+    kind: Literal["bce"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """s: targets are s/2 and 1 − s/2 instead of 0 and 1; 0: none."""
+    pos_weight: Annotated[
+        Literal["balanced"] | list[Positive] | None,
+        Field(description="null, balanced or a number above 0 for each class"),
+    ]
+    """Weight of the loss of each class's positive images; balanced: its images without the label per image
+    with it; null: 1."""
+    threshold: Annotated[
+        Literal["one", "per_class"] | Annotated[float, Field(gt=0, lt=1)],
+        Field(description="one, per_class or a number between 0 and 1"),
+    ]
+    """Probability from which a label is predicted; one: chosen on validation for the best micro F1;
+    per_class: for the best F1 of each class."""
+
+
+Loss = Annotated[CrossEntropy | Mse | Bce, Field(discriminator="kind")]
+Monitor = Literal["val/accuracy", "val/mAP", "val/loss"]
 
 
 class NoAdapter(Strict):
@@ -288,8 +309,9 @@ class Trainer(Strict):
     with a scaled loss, for GPUs without bf16 (before Ampere)."""
     device: Literal["auto", "cpu", "cuda"]
     """Where the run trains; auto: on a GPU if there is one."""
-    monitor: Literal["val/accuracy", "val/loss"]
-    """Selects the best epoch, whose weights are saved; ties: the lower val/loss, then the earlier epoch."""
+    monitor: Monitor
+    """Selects the best epoch, whose weights are saved; ties: the lower val/loss, then the earlier epoch.
+    val/mAP is for several labels per image, val/accuracy for one."""
 
     def images_per_step(self, batch_size: int | None = None) -> int:
         """Return the images of an optimizer step, of a phase with its own batch size if it has one."""

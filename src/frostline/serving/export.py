@@ -112,7 +112,7 @@ def _safetensors(trained: TrainedRun, model: ServingModel, example: Tensor, file
     shutil.copyfile(trained.folder / WEIGHTS, file)
     state, _ = weights.load(file)
     network = network_with(state, trained.run.backbone, trained.spec, len(trained.classes))
-    return ServingModel(network.eval(), trained.spec)
+    return ServingModel(network.eval(), trained.spec, several_labels=trained.several_labels)
 
 
 def _need_onnx() -> None:

@@ -24,6 +24,7 @@ from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.reading.bands import IMAGE_SUFFIXES, PixelFormat, conform, decode_as
 from frostline.data.reading.checks import tally
 from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, read_bytes, suffix
+from frostline.data.reading.label_sets import joined
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.evaluation import tta
 from frostline.evaluation.evaluate import split_for_inference
@@ -49,6 +50,8 @@ class Prediction:
     """(class, confidence), the most likely first; empty: the file could not be used."""
     error: str
     """The reason, as a clause that follows the file's name."""
+    labels: tuple[str, ...] | None = None
+    """The labels whose probability reaches their threshold; None with one label per image."""
     notes: tuple[Note, ...] = ()
     """Conversions of its pixels that the user should know about."""
 
@@ -97,11 +100,12 @@ def predict(
 
     Args:
         images: files, or images in memory, which are called ``image 0``, ``image 1``, …
-        top_k: number of most likely classes.
+        top_k: number of most likely classes; with several labels per image, all.
         batch_size: images per forward pass; None: the run's.
         network: of `trained`, if there is one already.
     """
-    network = network or Network(trained, batch_size)
+    network, thresholds = network or Network(trained, batch_size), trained.thresholds
+    count = len(trained.classes) if thresholds else top_k
     sizes = tta.specs(trained.run.tta, trained.spec)
     decoded = in_order(lambda image: _pixels(image, sizes), images)
     names = (_name(image, place) for place, image in enumerate(images))
@@ -115,11 +119,18 @@ def predict(
                 yield Prediction(name, (), pixels)
             else:
                 # A stable sort: ties go to the lower class, as in the metrics.
-                values, classes = next(rows).sort(descending=True, stable=True)
-                ranked = zip(values[:top_k].tolist(), classes[:top_k].tolist(), strict=True)
+                row = next(rows)
+                values, classes = row.sort(descending=True, stable=True)
+                ranked = zip(values[:count].tolist(), classes[:count].tolist(), strict=True)
                 # Seven digits: the precision of float32.
                 best = tuple((trained.classes[k], float(f"{p:.7g}")) for p, k in ranked)
-                yield Prediction(name, best, "", notes)
+                labels = None if thresholds is None else _reached(row, thresholds, trained.classes)
+                yield Prediction(name, best, "", labels, notes)
+
+
+def _reached(shares: torch.Tensor, thresholds: Sequence[float], classes: Sequence[str]) -> tuple[str, ...]:
+    chosen = shares.cpu() >= torch.tensor(thresholds, dtype=shares.dtype)
+    return tuple(classes[k] for k in torch.nonzero(chosen).flatten().tolist())
 
 
 class Network:
@@ -135,7 +146,7 @@ class Network:
         trainer = trainer.model_copy(update={"eval_batch_size": self.batch_size})
         self._run = trained.run.model_copy(update={"trainer": trainer})
         self._images = trained.training_images
-        self._spec = trained.spec
+        self._spec, self._several_labels = trained.spec, trained.several_labels
         self._network = trained.network().to(device_of(trainer.device))
         self._reuse = reuse_of(self._run, self._spec, Services(scratch()))
         self._execution = self._reuse.execution(self._network)
@@ -153,7 +164,9 @@ class Network:
         further = tta.views(self._run.tta)
         views = [tta.Viewed(stacks[view.source], view, self._spec)[:] for view in further]
         logits = [self._logits(pixels) for pixels in (stacks[0], *views)]
-        return (tta.averaged(logits) if views else logits[0]).double().softmax(1)
+        several = self._several_labels
+        averaged = (tta.averaged(logits, several_labels=several) if views else logits[0]).double()
+        return averaged.sigmoid() if several else averaged.softmax(1)
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         # Splitting the network changes results only if its parts have different precisions.
@@ -231,6 +244,16 @@ def _prefetched(items: Iterator[T]) -> Iterator[T]:
             yield ready
 
 
+def label_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a CSV file with the labels of each image, and a column per class."""
+    yield csv_text(["image", "predictions", *classes, "error"], [])
+    for prediction in predictions:
+        shares = dict(prediction.best)
+        cells = [joined(prediction.labels or ()), *(shares.get(name) for name in classes)]
+        _, _, row = csv_text([], [[prediction.image, *cells, prediction.error]]).partition("\n")
+        yield row
+
+
 def csv_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
     """Yield the lines of a CSV file, the header first."""
     more = [f"{what}_{i}" for i in range(2, top_k + 1) for what in ("prediction", "confidence")]
@@ -248,6 +271,9 @@ def json_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
         row: dict[str, Any] = {"image": prediction.image}
         if prediction.error:
             row["error"] = prediction.error
+        elif prediction.labels is not None:
+            row["predictions"] = list(prediction.labels)
+            row["probabilities"] = dict(prediction.best)
         else:
             row["predictions"] = [{"class": name, "confidence": value} for name, value in prediction.best]
         yield before + json.dumps(row, ensure_ascii=False)

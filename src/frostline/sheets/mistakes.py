@@ -7,14 +7,14 @@ from PIL import Image
 
 from frostline.base import project
 from frostline.base.formats import read_csv
-from frostline.base.run_folder import PREDICTIONS
+from frostline.base.run_folder import PER_CLASS, PREDICTIONS
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.bands import PixelFormat, decode_as
 from frostline.data.reading.checks import check_keys
 from frostline.data.reading.decode import BadImage, printable
 from frostline.data.reading.sources import store_of
 from frostline.data.reading.stores import Store
-from frostline.schema import ImageFolder, Prepare, Table
+from frostline.schema import ImageFolder, Prepare, Table, is_multi_label
 from frostline.sheets.page import SIDE, Bar, Card, Picture, Sheet, reduced
 
 NO_PICTURE = "the image is missing or damaged"
@@ -35,6 +35,11 @@ def mistakes(folder: Path, config: Prepare, count: int) -> Sheet:
     if not (folder / PREDICTIONS).is_file():
         raise FrostlineError(
             f"{folder / PREDICTIONS} is missing; measure the run: frostline evaluate {folder}"
+        )
+    if is_multi_label(config.dataset):
+        raise FrostlineError(
+            f"{folder}: a sheet of mistakes is for one label per image, and this run predicts several: see "
+            f"{PER_CLASS} and {PREDICTIONS} there"
         )
     rows = read_csv(folder / PREDICTIONS, ["id", "label", "prediction", "confidence"])
     wrong = [row for row in rows if row["label"] != row["prediction"]]

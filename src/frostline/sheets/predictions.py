@@ -52,7 +52,8 @@ def card(prediction: "Prediction", picture: "Picture | None") -> Card:
     if prediction.error:
         return Card(pictures, name, prediction.error)
     bars = [Bar(label, share) for label, share in prediction.best[:BARS]]
-    return Card(pictures, bars[0].name, name, bars=bars)
+    title = bars[0].name if prediction.labels is None else ", ".join(prediction.labels) or "no label"
+    return Card(pictures, title, name, bars=bars)
 
 
 def _picture(wanted: PixelFormat, image: "Path | InMemory") -> "Picture | None":

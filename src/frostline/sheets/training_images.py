@@ -15,11 +15,12 @@ from frostline.data.loading import transforms
 from frostline.data.loading.augment import augments
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.mix import mixes
-from frostline.data.loading.pixels import Images, Uncropped, aspects_of
+from frostline.data.loading.pixels import Images, Uncropped, aspects_of, labels_of
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.bands import decode_as
 from frostline.data.reading.decode import shown
+from frostline.data.reading.label_sets import text_of
 from frostline.data.reading.sources import store_of
 from frostline.models.input_spec import InputSpec
 from frostline.schema import PretrainWeights
@@ -82,6 +83,9 @@ class _Chosen:
         """Choose up to `count` training images, evenly from all classes and from each class's images."""
         rows = label_budget(data.index, run.dataset, run.seed).train
         labels = data.index.labels[rows]
+        if data.index.several_labels:
+            chosen = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+            return cls(chosen, len(rows))
         of_class = [rows[labels == label] for label in range(len(data.index.classes))]
         share = -(-count // len(of_class))
         spread = [own[np.linspace(0, len(own) - 1, min(share, len(own))).astype(int)] for own in of_class]
@@ -94,7 +98,7 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
     changes = augments(run.augment) or mixes(run.augment)
     pixels = pixels_of(data, rows, spec)
     plain = [_picture(image) for image in pixels]
-    images = Images(pixels, torch.as_tensor(index.labels[rows]))
+    images = Images(pixels, labels_of(index, rows))
     if transforms.crops(run.augment):
         whole = pixels_of(data, rows, transforms.uncropped(spec))
         images = replace(images, uncropped=Uncropped(whole, aspects_of(index, torch.as_tensor(rows))))
@@ -105,7 +109,7 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
         mixed = [_label_text(shares[place], index.classes) for _, shares in views]
         captions = ["plain", *mixed] if mixes(run.augment) else []
         note = f"{index.widths[row]}×{index.heights[row]} px"
-        cards.append(Card(pictures, index.classes[index.labels[row]], note, captions))
+        cards.append(Card(pictures, text_of(index.labels[row], index.classes), note, captions))
     channels = {1: "grey", 3: "RGB"}.get(
         spec.channels, f"{spec.channels} channels, of which up to three are shown"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.base.formats import read_json
-from frostline.base.metrics import METRICS
+from frostline.base.metrics import METRICS, headline
 from frostline.console.errors import FrostlineError, GateFailed, allowed
 from frostline.stats.transfer import BASELINE, Estimate, Gain, TimeToThreshold
 
@@ -62,16 +62,18 @@ def check_names(
     arms: Sequence[str],
     omitted: Mapping[str, str] | None = None,
     reset_heads: Sequence[str] = (),
+    measured: Sequence[str] = METRICS,
 ) -> None:
     """Raise an error for metrics that no report on `arms` can have, before anything trains.
 
     Args:
         gate: metric → bound.
+        measured: the metrics of a split.
 
     Raises:
         FrostlineError: a name is unknown; the sentence gives the nearest ones.
     """
-    names = metric_names(arms)
+    names = metric_names(arms, measured)
     for metric in gate:
         if sentence := _omitted(metric, omitted or {}):
             raise FrostlineError(sentence)
@@ -83,12 +85,16 @@ def check_names(
             raise FrostlineError(f"gate: {metric} {_unknown(metric, names, arms)}")
 
 
-def metric_names(arms: Sequence[str]) -> list[str]:
-    """Return the names of all metrics that a report on `arms` can have."""
+def metric_names(arms: Sequence[str], measured: Sequence[str] = METRICS) -> list[str]:
+    """Return the names of all metrics that a report on `arms` can have.
+
+    Args:
+        measured: the metrics of a split.
+    """
     estimate, gain, reach = (_fields(kind) for kind in (Estimate, Gain, TimeToThreshold))
     of_any = {
-        **{f"test.{metric}": estimate for metric in METRICS},
-        "val.accuracy": estimate,
+        **{f"test.{metric}": estimate for metric in measured},
+        f"val.{headline(measured)}": estimate,
         "train_seconds": [*estimate, "all"],
     }
     with_baseline = {"epochs_to_twin": reach, "seconds_to_twin": reach}

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from frostline.base.metrics import headline_value
 from frostline.comparison.ranking import rank
 from frostline.config import compose
 from frostline.config.compose import FailedJob
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed
 from frostline.pipeline.standalone import Done, Job
-
-METRIC = "val/accuracy"
 
 
 def run(stage: str, overrides: Sequence[str], *, force: bool = False, fresh: bool = False) -> list[Any]:
@@ -41,8 +40,8 @@ def settings_of(jobs: Sequence[Any]) -> list[list[Done]]:
         if isinstance(run, Done):
             groups.setdefault(run.setting or run.name, []).append(run)
     most = max(map(len, groups.values()), default=0)
-    ordered = sorted(groups.values(), key=lambda runs: rank(METRIC, [*map(val_accuracy, runs)], most))
-    return [sorted(runs, key=val_accuracy, reverse=True) for runs in ordered]
+    ordered = sorted(groups.values(), key=lambda runs: rank("val", [*map(val_headline, runs)], most))
+    return [sorted(runs, key=val_headline, reverse=True) for runs in ordered]
 
 
 def best_first(jobs: Sequence[Any]) -> list[Done]:
@@ -50,9 +49,9 @@ def best_first(jobs: Sequence[Any]) -> list[Done]:
     return [run for runs in settings_of(jobs) for run in runs]
 
 
-def val_accuracy(run: Done) -> float:
-    """Return a run's accuracy on the validation split."""
-    return run.metrics["val"]["accuracy"]
+def val_headline(run: Done) -> float:
+    """Return a run's headline metric on the validation split; see `base.metrics.headline`."""
+    return headline_value(run.metrics["val"])
 
 
 def check(jobs: Sequence[Any]) -> None:

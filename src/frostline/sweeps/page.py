@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from frostline.base.metrics import ACCURACY
 from frostline.config.space import Parameter
 from frostline.plotting import theme
 from frostline.plotting.canvas import new_figure, svg
@@ -39,6 +40,8 @@ class Results:
     """The first."""
     maximize: bool
     """Whether the objective is maximized."""
+    metric: str = ACCURACY
+    """The metric on the test split: accuracy or mAP."""
 
 
 def html(results: Results) -> str:
@@ -58,6 +61,7 @@ def html(results: Results) -> str:
         TEMPLATE,
         name=results.name,
         objective=results.objective,
+        metric=results.metric,
         best=results.best[:ROWS],
         more=max(len(results.best) - ROWS, 0),
         seeds=max((row["seeds"] for row in results.best), default=0) > 1,

@@ -7,6 +7,7 @@ from typing import Any
 
 from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import csv_text
+from frostline.base.metrics import ACCURACY, headline, headline_value
 from frostline.comparison.ranking import REPEATED
 from frostline.config.space import Space
 from frostline.plotting.canvas import png
@@ -34,14 +35,15 @@ def write(
     maximize = direction(first) == "maximize"
     keys = [parameter.key for parameter in space.parameters]
     objectives = [*settings.objectives]
-    columns = ["trial", "state", *keys, *objectives, "test/accuracy", "seconds", "out", "reason"]
+    metric = next((headline(tested) for trial in trials if (tested := _tested(trial))), ACCURACY)
+    columns = ["trial", "state", *keys, *objectives, f"test/{metric}", "seconds", "out", "reason"]
     rows = [
         [
             trial.number,
             trial.state,
             *(trial.point.get(key, "") for key in keys),
             *(map(str, trial.values) if trial.values else [""] * len(objectives)),
-            trial.user_attrs.get("metrics", {}).get("test", {}).get("accuracy", ""),
+            _tested(trial).get(metric, ""),
             round(trial.seconds, 1),
             trial.user_attrs.get("out", ""),
             trial.user_attrs.get("reason", ""),
@@ -58,15 +60,20 @@ def write(
     write_bytes(folder / PARALLEL, plot.parallel(plotted, parameters, first, render=png))
     table = [dict(zip(columns, row, strict=True)) for row in rows]
     best = [_setting_row(setting) for setting in settings_of(trials, first)]
-    results = page.Results(name, table, best, plotted, parameters, importances, first, maximize)
+    results = page.Results(name, table, best, plotted, parameters, importances, first, maximize, metric)
     write_text(folder / PAGE, page.html(results))
     return folder
 
 
+def _tested(trial: Trial) -> dict[str, float]:
+    """Return a trial's metrics on the test split; empty if it has none."""
+    tested: dict[str, float] = trial.user_attrs.get("metrics", {}).get("test", {})
+    return tested
+
+
 def _setting_row(setting: Setting) -> dict[str, Any]:
     """Return a row of the page's table of settings."""
-    splits = [trial.user_attrs.get("metrics", {}) for trial in setting.trials]
-    tested = [metrics["test"]["accuracy"] for metrics in splits if "test" in metrics]
+    tested = [*map(headline_value, filter(None, map(_tested, setting.trials)))]
     return {
         "values": {key: shown(value) for key, value in setting.point.items()},
         "seeds": len(setting.trials),

@@ -6,21 +6,23 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from frostline.base import project
 from frostline.base.formats import read_json
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
+from frostline.base.metrics import measured_metrics
 from frostline.base.processes import sharing_cores
 from frostline.base.run_folder import CONFIG, METRICS, WEIGHTS
 from frostline.base.sharing import Share, share_of
 from frostline.config import compose
 from frostline.config.compose import FailedJob, SweepJob, SweepTask
 from frostline.config.space import Point, Space, as_overrides
-from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed
+from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed, allowed
 from frostline.pipeline import session, standalone
 from frostline.schema import Experiment, Sweep
+from frostline.schema.sweep import Objective
 from frostline.sweeps import best, live, summary
 from frostline.sweeps.storage import store_failures
 from frostline.sweeps.study import Study, sampling_config
@@ -31,7 +33,7 @@ Launch = Callable[[Worker, Sequence[str], int], None]
 LOSSES = 3
 """Launches in a row that lose workers while no trial ends, after which a sweep gives up."""
 POLL_SECONDS = 1.0
-EACH_EPOCH = ("val/accuracy", "val/loss")
+EACH_EPOCH = ("val/accuracy", "val/mAP", "val/loss")
 """The objectives that a trial reports after each epoch."""
 
 
@@ -104,6 +106,7 @@ def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Pl
     if isinstance(job.task, standalone.Job):  # trials on other data or weights belong to another study
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
+    check_objectives(settings, experiments[0][0], stage)
     key = content_key([base, space.to_data(), sampling_config(settings)])
     name = settings.name or f"{stage}-{key[:8]}"
     if not any(text.startswith("study=") for text in fixed):
@@ -209,10 +212,28 @@ def check(settings: Sweep) -> None:
         if settings.objectives[0] not in EACH_EPOCH:
             raise FrostlineError(
                 f"sweep.pruner: {settings.objectives[0]} is not measured after each epoch, but"
-                f" {' and '.join(EACH_EPOCH)} are; set one of them, or sweep.pruner.kind=none"
+                f" {', '.join(EACH_EPOCH[:-1])} and {EACH_EPOCH[-1]} are; set one of them, or"
+                " sweep.pruner.kind=none"
             )
     if settings.sampler.kind != "grid" and settings.trials is None and settings.minutes is None:
         raise FrostlineError("sweep: has no limit; set sweep.trials or sweep.minutes")
+
+
+def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
+    """Check that a sweep's objectives are measured.
+
+    Raises:
+        FrostlineError: one is of another number of labels per image.
+    """
+    loss = composed.pretrain.loss if stage == "pretrain" else composed.loss
+    names = measured_metrics(several_labels=loss.kind == "bce")
+    measured = [name for name in get_args(Objective) if name.removeprefix("val/") in names]
+    for objective in settings.objectives:
+        if objective not in measured:
+            raise FrostlineError(
+                f"sweep.objectives: {objective} is not measured with loss.kind={loss.kind};"
+                f" {allowed(objective, measured)}"
+            )
 
 
 def _run_workers(study: Study, worker: Worker, start: Callable[[], None]) -> None:

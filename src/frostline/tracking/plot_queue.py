@@ -20,8 +20,8 @@ class PendingPlots:
 
     files: dict[str, bytes] = field(default_factory=dict)
     mistakes: Sequence[Misclassified] = ()
-    val_accuracy: float = 0.0
-    """The plots of runs with the highest are drawn first."""
+    val_headline: float = 0.0
+    """Validation accuracy or mAP; the plots of runs with the highest are drawn first."""
 
 
 class PlotQueue:
@@ -39,13 +39,13 @@ class PlotQueue:
         known = self._pending.setdefault(run_id, PendingPlots())
         known.files |= plots.files
         known.mistakes = plots.mistakes or known.mistakes
-        known.val_accuracy = plots.val_accuracy or known.val_accuracy
+        known.val_headline = plots.val_headline or known.val_headline
 
     def draw(self) -> tuple[str, list[tuple[str, bytes]]]:
         """Draw the plots of the best run that lacks some; return its id, and names and contents."""
         from frostline.tracking import mistakes_plot, run_plots
 
-        run_id = max(self._pending, key=lambda pending_id: self._pending[pending_id].val_accuracy)
+        run_id = max(self._pending, key=lambda pending_id: self._pending[pending_id].val_headline)
         pending = self._pending[run_id]
         drawn: list[tuple[str, bytes]] = []
         with tempfile.TemporaryDirectory() as folder:

@@ -19,6 +19,7 @@ from mlflow.models import Model
 from frostline.base import project
 from frostline.base.files import publish
 from frostline.base.hashes import content_key, sha256_of
+from frostline.base.metrics import headline
 from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import local_store, metric_names
@@ -32,7 +33,7 @@ NAME = "model"
 """The name of a run's model: runs:/ID/model."""
 RECORDED = ("dataset.fingerprint", "git.commit", "git.dirty", "version.frostline")
 """The tags of a run that its model version gets, too."""
-METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "loss", "ece")
+METRICS = ("accuracy", "balanced_accuracy", "mAP", "f1_micro", "f1_macro", "loss", "ece")
 """The test and validation metrics that become tags of a version."""
 ALREADY = "RESOURCE_ALREADY_EXISTS"
 
@@ -376,7 +377,7 @@ def _described(trained: "TrainedRun", run: Run | None) -> str:
     values = _metrics(trained, run)
     shown = [
         f"{name.replace('/', ' ')} {values[name]:.4f}"
-        for name in ("test/accuracy", "val/accuracy")
+        for name in (f"{split}/{headline(values)}" for split in ("test", "val"))
         if name in values
     ]
     name = str(run.info.run_name) if run else trained.folder.name

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base.formats import csv_text, read_csv, read_json
+from frostline.base.metrics import headline
+from frostline.base.names import LABEL_SEPARATOR
 from frostline.planning import plot as plan_plot
 from frostline.plotting import theme
 from frostline.plotting.canvas import (
@@ -35,6 +37,9 @@ SHORT_NAME = 18
 PER_CLASS = ("class", "precision", "recall", "f1", "support", "taken_for", "times")
 """Columns; `taken_for` is the most frequent wrong prediction, `times` its count."""
 
+PER_LABEL = PER_CLASS[:5]
+"""Columns with several labels per image."""
+
 Rows = Sequence[Mapping[str, str]]
 
 
@@ -49,7 +54,11 @@ def draw(folder: Path) -> Iterator[tuple[str, bytes]]:
         if (history := folder / "history.csv").is_file():
             yield "curves.png", curves(read_csv(history), trained_groups(folder / "training.json"))
         predictions = [row for path in sorted(folder.rglob("predictions.csv")) for row in read_csv(path)]
-        if predictions:
+        if predictions and "labels" in predictions[0]:
+            label_rows = per_label(predictions)
+            yield "per_class.csv", csv_text(PER_LABEL, label_rows).encode()
+            yield "per_class.html", class_table(label_rows, PER_LABEL).encode()
+        elif predictions:
             classes, counts = _counted(predictions)
             yield "confusion.png", confusion(classes, counts)
             rows = per_class(classes, counts)
@@ -65,19 +74,19 @@ def curves(history: Rows, trained: Sequence[str] = (), suffix: str = ".png") -> 
         trained: the groups that train in each phase.
         suffix: ``.png`` or ``.svg``.
     """
-    epochs = int(history[-1]["epoch"])
+    epochs, first = int(history[-1]["epoch"]), headline(history[-1])
     with new_figure(9, 3.6) as figure:
         figure.set_layout_engine("constrained")
-        for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        for axes, metric in zip(figure.subplots(1, 2), (first, "loss"), strict=True):
             for split, colour in (("train", theme.BASELINE_COLOUR.light), ("val", theme.ARMS[2].light)):
                 points = [
                     (int(row["epoch"]), float(cell)) for row in history if (cell := row[f"{split}/{metric}"])
                 ]
                 x, y = zip(*points, strict=True) if points else ((), ())
                 axes.plot(x, y, color=colour, label=split, linewidth=1.6, marker="o" if len(x) < 2 else None)
-            _phases(axes, history, trained if metric == "accuracy" else ())
+            _phases(axes, history, trained if metric == first else ())
             epoch_axis(axes, epochs)
-            if metric == "accuracy":
+            if metric == first:
                 low, high = axes.get_ylim()
                 percent_axis(axes, max(low, 0.0), min(high, 1.01))
             axes.set(title=metric, xlabel="epochs")
@@ -119,7 +128,22 @@ def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> list[list[
     return [row for _, row in rows]
 
 
-def class_table(rows: Sequence[Sequence[Any]]) -> str:
+def per_label(predictions: Rows) -> list[list[Any]]:
+    """Return the metrics of each label as rows of `PER_LABEL`, the lowest F1 first."""
+    pairs = [
+        [set(row[key].split(LABEL_SEPARATOR)) - {""} for key in ("labels", "predictions")]
+        for row in predictions
+    ]
+    rows: list[list[Any]] = []
+    for name in sorted(set().union(*(own | guessed for own, guessed in pairs)), key=_natural):
+        hits = sum(name in own and name in guessed for own, guessed in pairs)
+        support, guesses = (sum(name in pair[place] for pair in pairs) for place in (0, 1))
+        precision, recall = (round(hits / n, 4) if n else None for n in (guesses, support))
+        rows.append([name, precision, recall, round(2 * hits / (support + guesses), 4), support])
+    return sorted(rows, key=lambda row: float(row[3]))
+
+
+def class_table(rows: Sequence[Sequence[Any]], columns: Sequence[str] = PER_CLASS) -> str:
     """Return an HTML page with the rows of `per_class`, since MLflow's view of a CSV cuts off columns."""
     from markupsafe import escape
 
@@ -130,7 +154,7 @@ def class_table(rows: Sequence[Sequence[Any]]) -> str:
 
     names = ("class", "taken_for")
     heads = "".join(
-        f"<th{'' if name in names else ' class=number'}>{name.replace('_', ' ')}</th>" for name in PER_CLASS
+        f"<th{'' if name in names else ' class=number'}>{name.replace('_', ' ')}</th>" for name in columns
     )
     body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     style = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlflow.entities import Metric, Param, Run
 
-from frostline.base.metrics import spread
+from frostline.base.metrics import ACCURACY, MAP, spread
 from frostline.stats.transfer import estimate, fold_overlap
 from frostline.tracking import metric_names
 from frostline.tracking.run_tags import MEAN_RUN, SEED_RUN
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GROUP_TAGS = ("study", "stage", "setting")
 """The tags that runs of a group share."""
-HEADLINES = ("test/accuracy", "best/val/accuracy", "best/val/loss")
+HEADLINES = ("test/accuracy", "best/val/accuracy", "test/mAP", "best/val/mAP", "best/val/loss")
 """The metrics whose means have an interval."""
 FINAL = ("best/", metric_names.BEST_EPOCH, "test/", "train_seconds")
 """The prefixes of final metrics, in contrast to those of each epoch."""
@@ -89,7 +89,7 @@ def over_seeds(runs: Sequence[Mapping[str, float]], overlap: float = 0.0) -> dic
             values = [run[key] for run in runs if key in run]
             results[key] = fmean(values)
             if key in HEADLINES:
-                bounds = (0.0, 1.0) if key.endswith("accuracy") else (-math.inf, math.inf)
+                bounds = (0.0, 1.0) if key.endswith((ACCURACY, MAP)) else (-math.inf, math.inf)
                 over = estimate(values, bounds=bounds, overlap=overlap)
                 ends = {"std": spread(values)["std"], "low": over.low, "high": over.high}
                 results |= {f"{key}.{end}": value for end, value in ends.items() if value is not None}

@@ -10,6 +10,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from frostline.base.formats import canonical_json
+from frostline.base.metrics import headline
 from frostline.tracking import metric_names, seed_groups
 from frostline.tracking.plot_queue import PendingPlots
 from frostline.training.services import TRIAL_STATE, RunInfo
@@ -83,12 +84,14 @@ class StoredRun:
 
     def metrics(self, values: Mapping[str, float], *, when: int | None = None) -> None:
         """Add final values, which `flush` records."""
-        self._plots.val_accuracy = values.get("best/val/accuracy", self._plots.val_accuracy)
+        best = values.get(f"best/val/{headline(values)}", self._plots.val_headline)
+        self._plots.val_headline = best
         self._add(values, 0, when)
 
     def describe_results(self, values: Mapping[str, float]) -> None:
         """Write the results into the description, the first thing on MLflow's page of a run."""
-        names = {"test/accuracy": "test accuracy", "best/val/accuracy": "validation accuracy"}
+        metric = headline(values)
+        names = {f"test/{metric}": f"test {metric}", f"best/val/{metric}": f"validation {metric}"}
         parts = [f"{name} {100 * values[key]:.1f} %" for key, name in names.items() if key in values]
         if epoch := values.get(metric_names.BEST_EPOCH):
             parts.append(f"best epoch {epoch:g}")
@@ -133,7 +136,7 @@ class StoredRun:
 
     def queue_plots(self) -> None:
         """Queue the run's plots."""
-        if self.id is not None and self._plots != PendingPlots(val_accuracy=self._plots.val_accuracy):
+        if self.id is not None and self._plots != PendingPlots(val_headline=self._plots.val_headline):
             self._store.plots.add(self.id, self._plots)
         self._plots = PendingPlots()
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
+from frostline.base.metrics import ACCURACY, MAP
+from frostline.data.prepared.index import MULTI_LABEL
 from frostline.tracking import metric_names, views
 from frostline.tracking.run_tags import MEAN_RUN, STUDY_RUN
 from frostline.tracking.stored_run import NOTE
-from frostline.training.services import SWEEP_KEYS, SWEEP_OBJECTIVE
+from frostline.training.services import SWEEP_KEYS, SWEEP_OBJECTIVE, TASK
 
 if TYPE_CHECKING:
     from frostline.tracking.store import Store
@@ -59,6 +61,7 @@ class Studies:
                 COMPARED: ",".join(study.compared),
                 OBJECTIVE: study.objective or "",
                 STAGE: study.stage or "",
+                TASK: MULTI_LABEL if study.headline == MAP else "",
             }
             self._store.log_tags(run_id, {key: text for key, text in texts.items() if text})
         self._show(study)
@@ -110,7 +113,8 @@ class Studies:
         tags = self._store.client.get_run(run_id).data.tags
         compared = tuple(filter(None, tags.get(COMPARED, "").split(",")))
         means = bool(self._store.search({"study": name, "kind": MEAN_RUN}))
-        return views.Study(name, compared, tags.get(OBJECTIVE), tags.get(STAGE), means)
+        headline = MAP if tags.get(TASK) == MULTI_LABEL else ACCURACY
+        return views.Study(name, compared, tags.get(OBJECTIVE), tags.get(STAGE), means, headline)
 
     def _show(self, study: views.Study) -> None:
         if self._known.get(study.name) == study:
@@ -129,6 +133,8 @@ class Studies:
 
 def _extended(study: views.Study, tags: dict[str, str]) -> views.Study:
     """Return the study with what the tags of one of its runs say."""
+    if tags.get(TASK) == MULTI_LABEL:
+        study = replace(study, headline=MAP)
     keys, objective = tags.pop(SWEEP_KEYS, None), tags.pop(SWEEP_OBJECTIVE, None)
     if keys is not None:
         compared = tuple(dict.fromkeys((*study.compared, *filter(None, keys.split(",")))))

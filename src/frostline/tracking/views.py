@@ -43,7 +43,6 @@ TITLES = {
     CURVES: "learning curves",
     PARALLEL: "parallel coordinates of the hyperparameters",
 }
-ACCURACY = "val/accuracy"
 PIXELS, MARGIN, LEAST_WIDTH, LEAST_WIDTH_OF_WORDS = 8, 24, 60, 110
 """Of a column: pixels per character of its heading, beside it, and at least."""
 TAG_KEYS = ("arm", "freeze", "backbone", "dataset")
@@ -70,11 +69,13 @@ class Study:
     """That of the compared runs; None: any."""
     means: bool = False
     """Whether it has runs with means over seeds."""
+    headline: str = "accuracy"
+    """The metric of its results; mAP with several labels per image."""
 
     @property
     def metric(self) -> str:
         """The metric that orders the runs; a sweep selects on validation, a study reports the test split."""
-        return f"best/{self.objective}" if self.objective else "test/accuracy"
+        return f"best/{self.objective}" if self.objective else f"test/{self.headline}"
 
 
 def key(study: str, view: str = RESULTS) -> str:
@@ -113,7 +114,7 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
     better = {"orderByKey": f"metrics.`{study.metric}`", "orderByAsc": _is_loss(study.metric)}
     columns = {key: _column(key) for key in study.compared or ("freeze", "backbone", "dataset")}
     hyperparameters = [column for column in columns.values() if column is not None]
-    metrics = dict.fromkeys([study.metric, "test/accuracy", f"best/{ACCURACY}"])
+    metrics = dict.fromkeys([study.metric, f"test/{study.headline}", f"best/val/{study.headline}"])
     headline = [f"metrics.`{metric}`" for metric in metrics]
     interval = [f"metrics.`{study.metric}.{end}`" for end in ("low", "high")] + ["metrics.`n`"]
     results = [headline[0], *(interval if study.means else []), *headline[1:], "metrics.`train_seconds`"]
@@ -148,7 +149,7 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
 def _curves(study: Study) -> dict[str, Any]:
     """Return the state of charts over epochs; the seeds of an arm are one line, their mean."""
     charts = [
-        ("val/accuracy", "Validation accuracy by epoch"),
+        (f"val/{study.headline}", f"Validation {study.headline} by epoch"),
         ("val/loss", "Validation loss by epoch"),
         ("train/loss", "Training loss by epoch"),
         ("phase", "Phase of the freeze schedule by epoch"),

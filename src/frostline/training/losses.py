@@ -50,6 +50,31 @@ class CrossEntropy(nn.Module):
         return (losses if image_weights is None else losses * image_weights).mean()
 
 
+class BinaryCrossEntropy(nn.Module):
+    """The mean over the images and classes of the binary cross-entropy of sigmoids.
+
+    Args:
+        label_smoothing: s; targets are y·(1 − s) + s/2.
+        pos_weight: (K,) float32, weights of the positive terms, as in `torch.nn.BCEWithLogitsLoss`; None: 1.
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(self, label_smoothing: float, pos_weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.register_buffer("pos_weight", pos_weight, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor, image_weights: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar, of labels (N, K) in 0…1; `image_weights` (N,): None is all 1."""
+        if self.label_smoothing:
+            labels = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, labels, pos_weight=self.pos_weight, reduction="none"
+        )
+        return (losses if image_weights is None else losses * image_weights[:, None]).mean()
+
+
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
     """Return how many images have their label's class, or that of the largest share, as the best logit."""
     truth = labels if labels.ndim == 1 else labels.argmax(1)

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from frostline import schema
+from frostline.base.metrics import ACCURACY, MAP
+from frostline.base.multi_label_metrics import mean_average_precision
 from frostline.base.seeds import derive, seed_dropout
-from frostline.data.loading.class_balance import class_weights
+from frostline.data.loading.class_balance import class_weights, positive_weights
 from frostline.features.execution import Execution, Precision, autocast, run_layers
 from frostline.features.split_point import Split
 from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.training.data_module import ImageData
-from frostline.training.losses import CrossEntropy, half_mse, hits
+from frostline.training.losses import BinaryCrossEntropy, CrossEntropy, half_mse, hits
 from frostline.training.param_groups import by_decay
 
 BATCH_SECONDS = 0.05
@@ -76,7 +78,7 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: images to logits.
-        class_counts: (K,) int64, training images per class; None: for losses without class weights.
+        class_counts: `class_balance.counts` of the training images; None: for losses without class weights.
         penalty: returns the regularization term that is added to the loss; None: no term.
     """
 
@@ -94,6 +96,8 @@ class Classifier(pl.LightningModule):
         self.automatic_optimization = False
         self.network = network
         self.plan, self.optimizer_config, self.seed = plan, optimizer, seed
+        self.headline = MAP if isinstance(loss, schema.Bce) else ACCURACY
+        """The metric of each epoch, besides the loss."""
         self.criterion = LOSSES[loss.kind](loss, class_counts)
         self.penalty = penalty
         self.execution = Execution("fp32", "fp32", channels_last=False)
@@ -113,7 +117,7 @@ class Classifier(pl.LightningModule):
         self._split = "val"
         """The split that is being validated."""
         self._uncounted: list[tuple[Tensor, Tensor]] = []
-        """Logits and labels whose hits are not counted yet: counting once per batch is faster."""
+        """Logits and labels of steps whose hits are not counted yet: counting once per batch is faster."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
@@ -248,7 +252,7 @@ class Classifier(pl.LightningModule):
         loss = self.criterion(logits.float(), labels, image_weights)
         if not self._totals:
             zero = torch.zeros((), device=labels.device)
-            self._totals = {"loss": zero, "accuracy": zero.long(), "count": 0}
+            self._totals = {"loss": zero, "hits": zero.long(), "count": 0, "ranked": []}
         # Summed step by step: rounding must not depend on the number of steps per batch.
         self._totals["loss"].add_(loss.detach(), alpha=len(labels))
         self._totals["count"] += len(labels)
@@ -258,19 +262,33 @@ class Classifier(pl.LightningModule):
     def _count_hits(self) -> None:
         """Count the hits of the steps since the last call."""
         logits, labels = map(torch.cat, zip(*self._uncounted, strict=True))
-        self._totals["accuracy"].add_(hits(logits, labels))
+        if self.headline == MAP:  # it ranks all images of the epoch
+            self._totals["ranked"].append((logits.float().cpu(), labels.cpu()))
+        else:
+            self._totals["hits"].add_(hits(logits, labels))
         self._uncounted = []
 
     def _reduce(self, split: str) -> None:
         totals, self._totals = self._totals, {}
-        for name in ("loss", "accuracy"):
-            value = totals[name].double() / totals["count"]
-            self.trainer.callback_metrics[f"{split}/{name}"] = value.cpu()
+        metrics = self.trainer.callback_metrics
+        metrics[f"{split}/loss"] = (totals["loss"].double() / totals["count"]).cpu()
+        if self.headline == MAP:
+            logits, labels = map(torch.cat, zip(*totals["ranked"], strict=True))
+            value = torch.tensor(mean_average_precision(logits, labels), dtype=torch.float64)
+        else:
+            value = (totals["hits"].double() / totals["count"]).cpu()
+        metrics[f"{split}/{self.headline}"] = value
 
 
 def _moved(value: Any, device: torch.device) -> Any:
     """Return a tensor on a device, and any other value unchanged."""
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _bce(config: schema.Bce, counts: Tensor | None) -> BinaryCrossEntropy:
+    assert counts is not None or config.pos_weight is None
+    weights = None if counts is None else positive_weights(config.pos_weight, counts)
+    return BinaryCrossEntropy(config.label_smoothing, weights)
 
 
 def _cross_entropy(config: schema.CrossEntropy, counts: Tensor | None) -> CrossEntropy:
@@ -282,4 +300,5 @@ def _cross_entropy(config: schema.CrossEntropy, counts: Tensor | None) -> CrossE
 LOSSES: dict[str, Callable[[Any, Tensor | None], Callable[[Tensor, Tensor, Tensor | None], Tensor]]] = {
     "cross_entropy": _cross_entropy,
     "mse": lambda config, counts: half_mse,
+    "bce": _bce,
 }

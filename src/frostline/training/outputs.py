@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_csv, read_json, yaml_text
 from frostline.base.hashes import sha256_of
+from frostline.base.metrics import headline
 from frostline.base.run_folder import CONFIG, HISTORY, TRAINING, WEIGHTS
 from frostline.data.loading.label_budget import selection_record
 from frostline.features.execution import Execution
@@ -98,11 +99,12 @@ def record_outputs(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, An
     """Record the final metrics of a finished run, and its files in `out`."""
     summary: dict[str, Any] = read_json(out / TRAINING)
     best = read_csv(out / HISTORY)[summary["best_epoch"]]
-    on_selection = [name for name in ("selection/loss", "selection/accuracy") if best.get(name)]
+    metric = headline(best)
+    on_selection = [name for name in ("selection/loss", f"selection/{metric}") if best.get(name)]
     recorded.metrics(
         {
             f"best/{name}": float(best[name] or 0)
-            for name in ("epoch", "val/loss", "val/accuracy", *on_selection)
+            for name in ("epoch", "val/loss", f"val/{metric}", *on_selection)
         }
         | {name: timing[name] for name in ("train_seconds", "images_per_second")}
     )

@@ -26,7 +26,8 @@ from frostline.base.files import (
 from frostline.base.formats import canonical_json, read_csv, read_json
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
-from frostline.base.run_folder import HISTORY
+from frostline.base.metrics import headline
+from frostline.base.run_folder import HISTORY, THRESHOLDS
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
@@ -42,13 +43,14 @@ from frostline.models.head_init import check_trained
 from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import check_initial_weights, create_network
 from frostline.models.weights import LoadReport
-from frostline.schema import L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
+from frostline.schema import Bce, L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.training import garbage, machine, regularizers
 from frostline.training.inference import network_with, reuse_of
 from frostline.training.material import Material
 from frostline.training.outputs import OUTPUTS, TIMING, TrainedNetwork, record_outputs, write_outputs
 from frostline.training.run_info import run_info
 from frostline.training.services import Services
+from frostline.training.thresholds import thresholds
 
 if TYPE_CHECKING:
     from frostline.training.data_module import ImageData
@@ -179,7 +181,8 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         def on_epoch(row: Mapping[str, float | int | None]) -> None:
             recorded.epoch(row)
             # Epoch 0 is the network before training: it counts as progress only if nothing trains.
-            advance(1 if row["epoch"] or not epochs else 0, f"val/accuracy {row['val/accuracy']:.4f}")
+            name = f"val/{headline(row)}"
+            advance(1 if row["epoch"] or not epochs else 0, f"{name} {row[name]:.4f}")
             services.watch(row)
 
         if material.start.sha256 is not None:
@@ -200,6 +203,8 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
             plain = network_with(setup.initial, run.backbone, material.spec, classes)
             ends = setup.initial, result.best_state
             result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(plain, ends, setup.data, run)
+        if isinstance(run.loss, Bce):
+            extra[THRESHOLDS] = thresholds(run.loss.threshold, result.best_state, setup.data, run)
         write_outputs(run, material, TrainedNetwork(result, network, plan, setup.report, images, extra), out)
         timing = _timing(result)
         write_text(out / TIMING, canonical_json(timing))

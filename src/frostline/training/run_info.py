@@ -2,10 +2,10 @@
 
 from frostline.base import devices
 from frostline.data.loading.label_budget import selection_record
-from frostline.data.prepared.index import Index
+from frostline.data.prepared.index import MULTI_LABEL, Index
 from frostline.data.reading.sources import name_of
 from frostline.schema import Run
-from frostline.training.services import RUN_KEY, RunInfo, repetition_name
+from frostline.training.services import RUN_KEY, TASK, RunInfo, repetition_name
 
 
 def setting_name(run: Run) -> str:
@@ -42,6 +42,8 @@ def run_info(run: Run, index: Index, key: str | None = None) -> RunInfo:
         tags["fold"] = str(run.dataset.fold)
     if key is not None:
         tags[RUN_KEY] = key
+    if index.several_labels:
+        tags[TASK] = MULTI_LABEL
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
     config = {**run.model_dump(), "selection": selection_record(index, run.dataset, run.seed)}
     about = setting_name(run), run.stage, run.study, config, dataset, "training", tags

@@ -35,6 +35,8 @@ TRIAL_AGAIN = "trial.again"
 """Tag: the number of the trial whose process died and whose hyperparameters this run repeats."""
 TRIAL_STATE = "trial.state"
 """Tag: whether a trial is running, complete, pruned or failed."""
+TASK = "task"
+"""Tag of a run with several labels per image: multi_label."""
 SWEEP_KEYS, SWEEP_OBJECTIVE = "sweep.keys", "sweep.objective"
 """Tags of a trial that describe its sweep: the hyperparameters that vary, with commas, and the objective."""
 

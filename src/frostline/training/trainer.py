@@ -38,11 +38,8 @@ from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, NotFinite
 from frostline.training.trainable import freeze_all
 
-HISTORY = (
-    *("epoch", "step", "phase", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy"),
-    *("selection/loss", "selection/accuracy"),
-)
-METRICS = HISTORY[4:]
+MEASURED = ("train", "val", "selection")
+"""The splits of a row of the history."""
 BEST_WEIGHTS = "best.safetensors"
 """If the loss becomes NaN: the file of the best epoch's weights, in the checkpoint folder."""
 SAVE_EVERY_SECONDS = 10.0
@@ -60,8 +57,8 @@ class Fit:
     """The result of a fit."""
 
     history: list[Row] = field(default_factory=list)
-    """A row per epoch, with the keys `HISTORY`; the first is the network before training. Those of selection
-    are None if the validation split chooses the epoch, or nothing."""
+    """A row per epoch, with the keys `history_columns`; the first is the network before training. Those of
+    selection are None if the validation split chooses the epoch, or nothing."""
     epoch_seconds: list[float] = field(default_factory=list)
     """Seconds from the start of training to the end of each epoch, including validation."""
     best_epoch: int = 0
@@ -74,6 +71,16 @@ class Fit:
     execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
     features: list[str] = field(default_factory=list)
     """For each phase: its split point, such as ``fc:input``, or ``whole network: …`` with the reason."""
+
+
+def history_columns(headline: str) -> tuple[str, ...]:
+    """Return the keys of a row of the history.
+
+    Args:
+        headline: the metric besides the loss, accuracy or mAP.
+    """
+    place = "epoch", "step", "phase", "lr"
+    return *place, *(f"{split}/{metric}" for split in MEASURED for metric in ("loss", headline))
 
 
 OnEpoch = Callable[[Row], None]
@@ -200,7 +207,8 @@ class _History(pl.Callback):
         if not (trainer.sanity_checking or trainer.state.fn == TrainerFn.VALIDATING):
             return
         assert isinstance(pl_module, Classifier)
-        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name in METRICS}
+        columns = history_columns(pl_module.headline)
+        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name in columns}
         self._add(pl_module, {"epoch": 0, "step": 0, "phase": None, "lr": None}, metrics)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -218,7 +226,7 @@ class _History(pl.Callback):
     def _add(
         self, module: Classifier, place: Mapping[str, float | None], metrics: Mapping[str, float]
     ) -> None:
-        row: Row = {name: {**place, **metrics}.get(name) for name in HISTORY}
+        row: Row = {name: {**place, **metrics}.get(name) for name in history_columns(module.headline)}
         for name in ("train/loss", "val/loss", "selection/loss"):
             if math.isfinite(row[name] or 0.0):
                 continue

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from frostline import schema
-from frostline.base.metrics import classification_metrics, deciding_metrics, score
+from frostline.base.metrics import deciding_metrics, headline, score, task_metrics
 from frostline.training.averaging import Score, best_alpha, interpolate
 from frostline.training.data_module import ImageData
 from frostline.training.inference import logits_of
@@ -38,8 +38,8 @@ def sweep_alphas(
         row = {"alpha": alpha}
         for split, images in data.validation.items():
             logits = logits_of(network, images.pixels, data.spec, run.trainer)
-            metrics = classification_metrics(logits, images.labels)
-            row |= {f"{split}/{name}": metrics[name] for name in ("accuracy", "loss")}
+            metrics = task_metrics(logits, images.labels)
+            row |= {f"{split}/{name}": metrics[name] for name in (headline(metrics), "loss")}
         curve.append(row)
         return tuple(score(name, row[name]) for name in deciding_metrics(run.trainer.monitor, data.chooses))
 

@@ -78,6 +78,47 @@ def test_a_pair_of_arrays_per_split(tmp_path, names):
     assert source.rows.labels.tolist() == LABELS.tolist()
 
 
+def several(path, **fields):
+    return opened(path, task="multi_label", **fields)
+
+
+def test_a_column_per_class_is_several_labels(tmp_path):
+    marks = (np.arange(90).reshape(30, 3) % 4 == 0).astype(np.uint8)
+    path = saved(tmp_path / "x.npz", images=IMAGES, labels=marks)
+    assert several(path).rows.labels.tolist() == marks.tolist()
+    assert several(path).classes == ("0", "1", "2")
+    assert several(path, classes=["sea", "sun", "tree"]).classes == ("sea", "sun", "tree")
+    named = saved(tmp_path / "y.npz", images=IMAGES, sea=marks[:, 0], sun=marks[:, 1] == 1)
+    source = several(named, columns={**USUAL, "labels": ["sun", "sea"]})
+    assert source.classes == ("sun", "sea")
+    assert source.rows.labels.tolist() == marks[:, [1, 0]].tolist()
+    parts = saved(tmp_path / "z.npz", train_images=IMAGES, train_labels=marks, test_images=IMAGES,
+                  test_labels=marks)  # fmt: skip
+    assert several(parts).rows.labels.shape == (60, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "sentence"),
+    [
+        (LABELS, None, r"has labels of shape \(30,\) and type int64; for several labels per image give an"),
+        (np.full((30, 2), 2), None, "give an array of 0 and 1 with a row per image and a column per class"),
+        (
+            np.ones((29, 2), int),
+            None,
+            r"has 30 images with labels of shape \(29, 2\): give one label per image",
+        ),
+        (
+            np.ones((30, 2), int),
+            [*"abc"],
+            "has 2 columns of labels, and dataset.classes 3 names: give one for",
+        ),
+    ],
+)
+def test_arrays_that_are_not_several_labels(tmp_path, labels, classes, sentence):
+    with pytest.raises(FrostlineError, match=sentence):
+        several(saved(tmp_path / "x.npz", images=IMAGES, labels=labels), classes=classes)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "sentence"),
     [

@@ -184,3 +184,44 @@ def test_damaged_records_of_a_data_set(tmp_path, file, content):
     (tmp_path / "hf" / file).write_text(json.dumps(content))
     with pytest.raises(FrostlineError, match=f"{file} is damaged: copy or save it again"):
         opened(tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    "feature", [{"_type": "Sequence"}, {"_type": "List"}, []], ids=["datasets 3", "datasets 4", "datasets 1"]
+)
+def test_lists_of_class_labels_are_several_labels(tmp_path, feature):
+    kind = {"names": NAMES, "_type": "ClassLabel"}
+    listed = {**feature, "feature": kind} if feature else [kind]
+    sets = [[[], [1], [1, 0]][i % 3] for i in range(12)]
+    save(tmp_path, features={**FEATURES, "objects": listed}, objects=pyarrow.array(sets))
+    columns = {**COLUMNS, "label": "objects"}
+    source = opened(tmp_path, columns=columns, task="multi_label")
+    assert source.classes == tuple(NAMES)
+    assert source.rows.labels[:3].tolist() == [[0, 0], [0, 1], [1, 1]]
+    index = prepare(config(tmp_path, columns=columns, task="multi_label"), tmp_path / "data")
+    assert index.counts()["train"] == pytest.approx({"dog": 2, "cat": 5}, abs=1)
+
+
+def test_several_labels_as_names_cells_and_columns(tmp_path):
+    sets = [[[], ["cat"], ["dog", "cat"]][i % 3] for i in range(12)]
+    marks = {name: pyarrow.array([name in own for own in sets]) for name in NAMES}
+    cells = pyarrow.array(["|".join(own) for own in sets])
+    save(tmp_path, features={}, names=pyarrow.array(sets), cells=cells, **marks)
+    expected = [[int(name in own) for name in sorted(NAMES)] for own in sets]
+    for column in ("names", "cells"):
+        source = opened(tmp_path, columns={**COLUMNS, "label": column}, task="multi_label")
+        assert (source.classes, source.rows.labels.tolist()) == (("cat", "dog"), expected)
+    source = opened(
+        tmp_path, columns={**COLUMNS, "labels": NAMES}, classes=["cat", "dog"], task="multi_label"
+    )
+    assert (source.classes, source.rows.labels.tolist()) == (("cat", "dog"), expected)
+
+
+def test_lists_that_hold_no_classes_are_errors(tmp_path):
+    listed = {"_type": "List", "feature": {"names": NAMES, "_type": "ClassLabel"}}
+    numbers = pyarrow.array([[7]] * 12)
+    save(tmp_path / "photos", features={**FEATURES, "objects": listed}, objects=numbers)
+    with pytest.raises(
+        FrostlineError, match=r"row 0 of photos has the labels '\[7\]' \(7 is no number of its 2"
+    ):
+        opened(tmp_path / "photos", columns={**COLUMNS, "label": "objects"}, task="multi_label")

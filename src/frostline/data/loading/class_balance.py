@@ -6,11 +6,42 @@ import torch
 from torch import Tensor
 
 from frostline import schema
+from frostline.console.errors import FrostlineError
 
 
 def counts(labels: Tensor, classes: int) -> Tensor:
-    """Return the number of images per class, (K,) int64, from `labels`, (N,) int64."""
+    """Return the number of images per class, (K,) int64, from `labels`, (N,) int64.
+
+    With several labels per image, (N, K), return the images without and with each label, (2, K) int64.
+    """
+    if labels.ndim == 2:
+        positive = labels.sum(0).long()
+        return torch.stack([len(labels) - positive, positive])
     return torch.bincount(labels, minlength=classes)
+
+
+def positive_weights(weighting: Literal["balanced"] | list[float] | None, count: Tensor) -> Tensor | None:
+    """Return the weights of positive images in the binary cross-entropy, (K,) float32; None: all 1.
+
+    Args:
+        weighting: `loss.pos_weight`; balanced: images without the label per image with it, 1 where there are
+            none with it.
+        count: images without and with each label, (2, K) int64.
+
+    Raises:
+        FrostlineError: the number of weights is not K.
+    """
+    if weighting is None:
+        return None
+    if weighting == "balanced":
+        without, positive = count.double()
+        return torch.where(positive > 0, without / positive.clamp(min=1), 1.0).float()
+    if len(weighting) != count.shape[1]:
+        raise FrostlineError(
+            f"loss.pos_weight: found {len(weighting)} numbers, and the data set has {count.shape[1]} "
+            "classes: give one for each class, or balanced"
+        )
+    return torch.tensor(weighting)
 
 
 def balanced_weights(count: Tensor) -> Tensor:

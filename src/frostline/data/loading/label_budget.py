@@ -50,12 +50,13 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
     train = index.rows("train")
     share = SHARE if dataset.split.val is None else dataset.split.val
     groups = None if index.groups is None else index.groups[train]
-    aside = set_aside(index.labels[train], np.searchsorted(train, rows), share, stream, groups=groups)
+    aside = set_aside(index.strata[train], np.searchsorted(train, rows), share, stream, groups=groups)
     if groups is not None:
         _check_groups(index, rows, aside)
     if not aside.any():
+        each = "" if index.several_labels else " of each class"
         raise FrostlineError(
-            f"dataset.fraction={dataset.fraction:g}: leaves one labelled image of each class, none to choose"
+            f"dataset.fraction={dataset.fraction:g}: leaves one labelled image{each}, none to choose"
             " the epoch on; raise dataset.fraction, or set dataset.selection=last or held_out"
         )
     return LabelBudget(rows[~aside], rows[aside], "selection")
@@ -69,12 +70,18 @@ def _check_groups(index: Index, rows: NDArray[np.int64], aside: NDArray[np.bool_
             f"dataset.group: the {len(rows)} labelled images of a run are of one group per class, so that "
             f"none is left to choose the epoch on; {fix}"
         )
-    lost = np.setdiff1d(index.labels[rows], index.labels[rows[~aside]])
+    lost = np.setdiff1d(_occurring(index, rows), _occurring(index, rows[~aside]))
     if len(lost):
         raise FrostlineError(
             f"dataset.group: the groups of all labelled images of {index.classes[lost[0]]!r} are among those "
             f"that choose the epoch, so that none is left to train on; {fix}"
         )
+
+
+def _occurring(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of the classes that some images have."""
+    labels = index.labels[rows]
+    return np.flatnonzero(labels.any(axis=0)) if index.several_labels else np.unique(labels)
 
 
 def is_limited(dataset: schema.Dataset) -> bool:
@@ -88,13 +95,13 @@ def selection_record(index: Index, dataset: schema.Dataset, seed: int) -> dict[s
     Returns:
         rule; chooses: the split, or ``last``; images: the number of images that choose; labelled: the run's
         label budget, null if it is all training images; per_class: images and labelled of each class, null if
-        the classes differ.
+        the classes differ, or with several labels per image.
     """
     budget = label_budget(index, dataset, seed)
     chosen_on = {"val": index.rows("val"), "selection": budget.selection, "last": budget.selection}
     rows, labelled = chosen_on[budget.chooses], np.concatenate([budget.train, budget.selection])
-    counts = [np.bincount(index.labels[part], minlength=len(index.classes)) for part in (rows, labelled)]
-    alike = all((count == count[0]).all() for count in counts)
+    counts = [np.bincount(index.strata[part], minlength=len(index.classes)) for part in (rows, labelled)]
+    alike = not index.several_labels and all((count == count[0]).all() for count in counts)
     return {
         "rule": dataset.selection or "held_out",
         "chooses": budget.chooses,

@@ -30,7 +30,7 @@ def mix(
 
     Args:
         images: (N, C, H, W) float32.
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, K) float32 shares.
         classes: K.
         config: `mixup` and `cutmix`, the α of Beta(α, α), from which the proportion is drawn; not both 0.
 
@@ -38,12 +38,19 @@ def mix(
         The images, a new tensor, and the (N, K) float32 target probabilities.
     """
     even = len(labels) // 2 * 2
-    images, targets = images.clone(), F.one_hot(labels, classes).to(images.dtype)
-    if even:
+    targets = F.one_hot(labels, classes) if labels.ndim == 1 else labels
+    images, targets = images.clone(), targets.to(images.dtype)
+    if even and labels.ndim == 1:
         with _numpy_seeded(seed):
             images[:even], targets[:even] = _mixer(config.mixup, config.cutmix, classes)(
                 images[:even], labels[:even]
             )
+    elif even:
+        # timm takes one class per image: with each image as its own class, it returns the images' shares.
+        own = torch.arange(even, device=labels.device)
+        with _numpy_seeded(seed):
+            images[:even], shares = _mixer(config.mixup, config.cutmix, even)(images[:even], own)
+        targets[:even] = shares.to(targets) @ targets[:even]
     return images, targets
 
 

@@ -98,7 +98,7 @@ class Images:
     pixels: ImageStack
     """(N, C, H, W) uint8."""
     labels: torch.Tensor
-    """(N,) int64."""
+    """(N,) int64; with several labels per image (N, K) float32, 0 and 1."""
     key: str = ""
     """Content key: equal keys mean equal pixels."""
     dataset: str = ""
@@ -118,6 +118,12 @@ def aspects_of(index: Index, rows: torch.Tensor) -> torch.Tensor:
     return sides[0] / sides[1]
 
 
+def labels_of(index: Index, rows: NDArray[np.int64] | torch.Tensor) -> torch.Tensor:
+    """Return the labels of some images as in `Images`."""
+    labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
+    return labels.float() if index.several_labels else labels
+
+
 def images_key(index: Index, rows: Sequence[int] | NDArray[np.int64] | torch.Tensor, spec: InputSpec) -> str:
     """Return the content key of the pixels that `load_pixels` returns for these rows."""
     hashes = [index.sha256[row] for row in np.asarray(rows).tolist()]
@@ -134,8 +140,7 @@ def images_of(
         pixels: (N, C, H, W), from `load_pixels`.
         split: its name, for display.
     """
-    labels = torch.as_tensor(index.labels)[torch.as_tensor(rows)]
-    return Images(pixels, labels, images_key(index, rows, spec), index.name, split)
+    return Images(pixels, labels_of(index, rows), images_key(index, rows, spec), index.name, split)
 
 
 def load_pixels(

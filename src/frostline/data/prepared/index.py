@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from frostline import schema
 from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import canonical_json, csv_rows, csv_text, read_json
+from frostline.base.names import LABEL_SEPARATOR
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import check_keys
+from frostline.data.reading.label_sets import matrix, text_of
 from frostline.data.reading.splits import SPLITS, take_fraction, take_shots
 from frostline.data.reading.walk import Problem
 
 FORMAT = 1
 """Version of the files; a stage refuses an index of another version."""
 
+MULTI_LABEL = "multi_label"
+"""`task` in dataset.json, if an image may have any number of labels."""
 INDEX_FILE, SUMMARY_FILE, IMAGES_FILE = "index.csv", "dataset.json", "images.npy"
 TEST_SETS = "test_sets"
 """Folder of the further test sets' indexes, one folder each, beside the index of their data set."""
@@ -47,8 +51,8 @@ class Index:
     classes: tuple[str, ...]
     keys: list[str]
     """Path below the root, with '/' between folders, or the zero-padded row number in the source."""
-    labels: NDArray[np.int64]
-    """(N,), 0…C−1."""
+    labels: NDArray[np.integer]
+    """(N,) int64, 0…C−1; with several labels per image (N, C) uint8, 1 where the image has the label."""
     splits: NDArray[np.str_]
     """(N,), 'train', 'val' or 'test'."""
     sha256: list[str]
@@ -72,6 +76,19 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image may have any number of labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """Return for each image, (N,), the class that label budgets are drawn from.
+
+        With several labels per image, all are one: a budget is a share of the images.
+        """
+        return np.zeros(len(self), dtype=np.int64) if self.several_labels else self.labels.astype(np.int64)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,7 +114,7 @@ class Index:
 
     def digest(self, rows: NDArray[np.int64]) -> str:
         """Return the sha256 of the keys, classes and contents of some images, in their order."""
-        names = [self.classes[label] for label in self.labels[rows]]
+        names = [text_of(labels, self.classes) for labels in self.labels[rows]]
         content = [(self.keys[row], name, self.sha256[row]) for row, name in zip(rows, names, strict=True)]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
@@ -115,6 +132,9 @@ class Index:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split → class → number of images."""
+        if self.several_labels:
+            sums = {split: self.labels[self.rows(split)].sum(axis=0, dtype=np.int64) for split in SPLITS}
+            return {split: dict(zip(self.classes, sums[split].tolist(), strict=True)) for split in SPLITS}
         tally = Counter(zip(self.splits.tolist(), self.labels.tolist(), strict=True))
         return {split: {name: tally[split, i] for i, name in enumerate(self.classes)} for split in SPLITS}
 
@@ -127,7 +147,7 @@ class Index:
         assert (images is not None) == (self.storage == "arrays")
         more = self._optional_columns()
         rows = zip(
-            *(self.keys, self.labels.tolist(), self.splits.tolist(), self.sha256),
+            *(self.keys, self._label_cells(), self.splits.tolist(), self.sha256),
             *(self.widths, self.heights, self.modes),
             *(values for _, values in more),
             strict=True,
@@ -138,6 +158,12 @@ class Index:
             stream = io.BytesIO()
             np.save(stream, np.ascontiguousarray(images), allow_pickle=False)
             write_bytes(folder / IMAGES_FILE, stream.getvalue())
+
+    def _label_cells(self) -> list[Any]:
+        """Return the column `label`: numbers of classes, or their lists as in ``0;3``."""
+        if self.several_labels:
+            return [LABEL_SEPARATOR.join(map(str, np.flatnonzero(row).tolist())) for row in self.labels]
+        return self.labels.tolist()
 
     def _optional_columns(self) -> list[tuple[str, list[Any]]]:
         """Return name and values of the columns that not every data set has."""
@@ -157,6 +183,7 @@ class Index:
             "kind": self.kind,
             "storage": self.storage,
             "classes": self.classes,
+            **({"task": MULTI_LABEL} if self.several_labels else {}),
             "counts": self.counts(),
             "fingerprint": self.fingerprint,
             "warnings": self.warnings,
@@ -199,7 +226,7 @@ class Index:
             storage=summary["storage"],
             classes=tuple(summary["classes"]),
             keys=columns["key"],
-            labels=np.array(columns.numbers("label"), dtype=np.int64),
+            labels=_labels(columns, summary),
             splits=np.array(columns["split"], dtype="<U5"),
             sha256=columns["sha256"],
             widths=columns.numbers("width"),
@@ -261,6 +288,14 @@ class _Columns:
         if not names or not self._cells["key"]:
             return None
         return np.stack([np.array(self._cells[name], dtype="<U5") for name in names], axis=1)
+
+
+def _labels(columns: _Columns, summary: dict[str, Any]) -> NDArray[np.integer]:
+    """Return the labels of the column `label`."""
+    if summary.get("task") == MULTI_LABEL:
+        numbers = {str(number): number for number in range(len(summary["classes"]))}
+        return matrix(columns["label"], numbers)
+    return np.array(columns.numbers("label"), dtype=np.int64)
 
 
 def _json(value: Any) -> str:
@@ -351,7 +386,7 @@ def labelled_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[n
         FrostlineError: a class has fewer training images than `shots`.
     """
     train = index.rows("train")
-    labels = index.labels[train]
+    labels = index.strata[train]
     if dataset.shots is not None:
         return train[take_shots(labels, dataset.shots, seed, names=index.classes)]
     if dataset.fraction is not None:

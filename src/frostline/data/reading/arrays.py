@@ -29,14 +29,14 @@ def read(dataset: schema.Npz) -> ArraySource:
     """
     place = f"dataset.file: {dataset.file}"
     present = _loaded(Path(dataset.file).expanduser(), place)
-    if pairs := list(_pairs(dataset.columns, present, place)):
+    if dataset.columns.labels is None and (pairs := list(_pairs(dataset.columns, present, place))):
         images = [present[image] for _, image, _ in pairs]
         labels = [present[label] for _, _, label in pairs]
         splits = np.repeat([split for split, _, _ in pairs], [len(part) for part in labels])
         columns: dict[str, Any] = {"splits": splits}
     else:
         used = used_columns(dataset, list(present), place)
-        images, labels = [present[used["image"]]], [present[used["label"]]]
+        images, labels = [present[used["image"]]], [_labels(dataset, present, used)]
         columns = {f"{role}s": present[used[role]] for role in OPTIONAL if role in used}
         if "split" in used:
             columns["splits"] = [SPLIT_FOLDERS.get(text.lower(), text) for text in _texts(columns["splits"])]
@@ -48,7 +48,12 @@ def read(dataset: schema.Npz) -> ArraySource:
             )
         if part.shape[1:3] != images[0].shape[1:3] or part.ndim != images[0].ndim:
             raise FrostlineError(f"{place} has splits with images of different shapes: resize them to one")
-    numbers, classes = _classes(np.concatenate([_flat(part) for part in labels]), dataset.classes, place)
+    numbers: NDArray[np.integer]
+    if schema.is_multi_label(dataset):
+        names = dataset.classes or dataset.columns.labels
+        numbers, classes = _several(_joined(labels, place), names, place)
+    else:
+        numbers, classes = _classes(_joined([_flat(part) for part in labels], place), dataset.classes, place)
     stacked = np.concatenate(images)
     if stacked.ndim == 4 and stacked.shape[3] == 1:
         stacked = stacked[..., 0]
@@ -101,6 +106,39 @@ def _pairs(columns: schema.Columns, present: dict[str, Any], place: str) -> Iter
 
 def _texts(column: NDArray[Any]) -> list[str]:
     return list(map(str, column.ravel().tolist()))
+
+
+def _labels(dataset: schema.Npz, present: dict[str, Any], used: dict[str, str]) -> NDArray[Any]:
+    """Return the array of labels, or those of `dataset.columns.labels` as one."""
+    if (columns := dataset.columns.labels) is None:
+        labels: NDArray[Any] = present[used["label"]]
+        return labels
+    return _joined([present[name][:, None] for name in columns], f"dataset.file: {dataset.file}", axis=1)
+
+
+def _joined(parts: Sequence[NDArray[Any]], place: str, axis: int = 0) -> NDArray[Any]:
+    try:
+        return np.concatenate(parts, axis=axis)
+    except ValueError:
+        shapes = " and ".join(str(part.shape) for part in parts)
+        raise FrostlineError(f"{place} has labels of the shapes {shapes}: give all the same") from None
+
+
+def _several(
+    labels: NDArray[Any], names: Sequence[str] | None, place: str
+) -> tuple[NDArray[np.uint8], Sequence[str]]:
+    """Return labels (N, K) of 0 and 1, and the class names; without names, the numbers of the columns."""
+    if labels.ndim != 2 or labels.dtype.kind not in "biu" or not np.isin(labels, (0, 1)).all():
+        raise FrostlineError(
+            f"{place} has labels of shape {labels.shape} and type {labels.dtype}; for several labels "
+            "per image give an array of 0 and 1 with a row per image and a column per class"
+        )
+    if names is not None and len(names) != labels.shape[1]:
+        raise FrostlineError(
+            f"{place} has {labels.shape[1]} columns of labels, and dataset.classes {len(names)} names: give"
+            " one for each column, in their order"
+        )
+    return labels.astype(np.uint8), [str(k) for k in range(labels.shape[1])] if names is None else list(names)
 
 
 def _flat(labels: NDArray[Any]) -> NDArray[Any]:

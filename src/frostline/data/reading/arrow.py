@@ -5,17 +5,19 @@ read from the memory-mapped files.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError, allowed
+from frostline.data.reading import label_sets
 from frostline.data.reading.decode import BadImage, printable
 from frostline.data.reading.folder import SPLIT_FOLDERS
 from frostline.data.reading.rows import Rows, numbered
@@ -49,9 +51,7 @@ def read(dataset: schema.HuggingFace) -> Source:
     columns = used_columns(dataset, next(iter(parts.values())).table.column_names, place)
     for name, part in parts.items():
         used_columns(dataset, part.table.column_names, f"{place}/{name}")
-    labels = [label for part in parts.values() for label in part.labels(columns["label"], place)]
-    names = next(iter(parts.values())).class_names(columns["label"])
-    numbers = class_numbers(dataset.classes or names or None, sorted(set(labels)), place)
+    numbers, labels = _labels(dataset, parts, columns.get("label", ""), place)
     splits = [split for split, part in parts.items() for _ in range(len(part.table))]
     if "split" in columns and "" in parts:
         splits = [SPLIT_FOLDERS.get(text.lower(), text) for text in parts[""].texts(columns["split"])]
@@ -63,13 +63,37 @@ def read(dataset: schema.HuggingFace) -> Source:
     store = ArrowStore(parts, columns["image"])
     rows = Rows(
         keys=[key for split, part in parts.items() for key in _keys(split, len(part.table))],
-        labels=np.array([numbers[label] for label in labels], dtype=np.int64),
+        labels=labels,
         splits=np.array(splits, dtype=np.str_),
         groups=np.array(groups, dtype=np.str_) if groups else None,
         folds=np.array(folds, dtype=np.int64) if folds else None,
         weights=np.array(weights) if weights else None,
     )
     return Source(sorted(numbers, key=numbers.__getitem__), rows, store=store)
+
+
+def _labels(
+    dataset: schema.HuggingFace, parts: Mapping[str, "_Part"], column: str, place: str
+) -> tuple[dict[str, int], NDArray[np.integer]]:
+    """Return {class: number}, and the labels as in `Rows`.
+
+    Args:
+        column: that of the labels; not used with `dataset.columns.labels`.
+    """
+    several, marks = schema.is_multi_label(dataset), dataset.columns.labels
+    if marks:
+        texts = [text for part in parts.values() for text in part.marked_labels(marks, place)]
+        known = [nfc(name) for name in dataset.classes or marks]
+        found = [*map(nfc, marks)]
+    else:
+        read = _Part.label_sets if several else _Part.labels
+        texts = [text for part in parts.values() for text in read(part, column, place)]
+        known = dataset.classes or next(iter(parts.values())).class_names(column)
+        found = sorted(label_sets.names_in(texts) if several else set(texts))
+    numbers = class_numbers(known or None, found, place)
+    if several:
+        return numbers, label_sets.matrix(texts, numbers)
+    return numbers, np.array([numbers[text] for text in texts], dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +120,11 @@ class _Part:
             ) from None
 
     def class_names(self, column: str) -> list[str]:
-        """Return the names of a `ClassLabel`; empty for other features."""
-        return list((self.features.get(column) or {}).get("names") or [])
+        """Return the names of a `ClassLabel`, or of a list of them; empty for other features."""
+        feature = self.features.get(column) or {}
+        if isinstance(feature, list):  # as old versions write [ClassLabel]
+            feature = {"feature": feature[0]}
+        return list(feature.get("names") or (feature.get("feature") or {}).get("names") or [])
 
     def texts(self, column: str | None) -> list[str]:
         """Return the values of a column as text, '' for missing ones; nothing for no column."""
@@ -128,6 +155,35 @@ class _Part:
                 )
         return [nfc(names[int(text)]) for text in texts] if names else texts
 
+    def label_sets(self, column: str, place: str) -> list[str]:
+        """Return the labels of each row as texts of `label_sets`: from lists, or cells as in tables."""
+        names, texts = self.class_names(column), []
+        for row, value in enumerate(self.table[column].to_pylist()):
+            try:
+                if isinstance(value, list):
+                    own = [names[_number(item, names)] if names else str(item) for item in value]
+                    texts.append(label_sets.joined(label_sets.distinct(own)))
+                else:
+                    texts.append(label_sets.joined(label_sets.listed("" if value is None else str(value))))
+            except ValueError as error:
+                raise FrostlineError(
+                    f"{place}: row {row} of {self.folder.name} has the labels {printable(str(value))!r} "
+                    f"({error}); give it a list of names, or of a ClassLabel's numbers"
+                ) from None
+        return texts
+
+    def marked_labels(self, columns: Sequence[str], place: str) -> list[str]:
+        """Return the labels of each row as texts of `label_sets`, from a column of 0 and 1 per label."""
+        rows = zip(*map(self.texts, columns), strict=True)
+        return [
+            label_sets.joined(
+                label_sets.marked(
+                    dict(zip(columns, cells, strict=True)), f"{place}: row {row} of {self.folder.name}"
+                )
+            )
+            for row, cells in enumerate(rows)
+        ]
+
 
 @dataclass(frozen=True, eq=False)
 class ArrowStore:
@@ -154,6 +210,13 @@ class ArrowStore:
     def stamp(self, key: str) -> tuple[int, ...]:
         """Return nothing: `place` changes with the images."""
         return ()
+
+
+def _number(item: Any, names: Sequence[str]) -> int:
+    """Return the number of a class in a list of them."""
+    if not isinstance(item, int) or not 0 <= item < len(names):
+        raise ValueError(f"{item} is no number of its {len(names)} classes")
+    return item
 
 
 def _keys(split: str, count: int) -> list[str]:

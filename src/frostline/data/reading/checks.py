@@ -132,16 +132,33 @@ def check_rows(labels: Sequence[int], splits: Sequence[str], classes: Sequence[s
                 f"{place}: row {row} has label {label}; allowed: 0 to {len(classes) - 1}, one for each class"
             )
         sets[split].add(label)
-    unknown = sorted(sets.keys() - {"", *SPLITS})
-    if unknown or ("" in sets and len(sets) > 1) or ("" not in sets and "train" not in sets):
-        found = ", ".join(repr(name) for name in sorted(sets))
-        raise FrostlineError(
-            f"{place} has splits {found}; allowed: train with val, test or both, or no splits at all"
-        )
+    _check_split_names(sets.keys(), place)
     if empty := sorted(set(range(len(classes))) - set().union(*sets.values())):
         named = some(repr(classes[label]) for label in empty)
         raise FrostlineError(f"{place} has no images of {named}: add some or remove the class")
     check_class_sets({split: {classes[label] for label in found} for split, found in sets.items()}, place)
+
+
+def _check_split_names(names: Set[str], place: str) -> None:
+    unknown = sorted(names - {"", *SPLITS})
+    if unknown or ("" in names and len(names) > 1) or ("" not in names and "train" not in names):
+        found = ", ".join(repr(name) for name in sorted(names))
+        raise FrostlineError(
+            f"{place} has splits {found}; allowed: train with val, test or both, or no splits at all"
+        )
+
+
+def check_rows_of(rows: Rows, classes: Sequence[str], place: str) -> None:
+    """Do what `check_rows` does, with any number of labels per image."""
+    if rows.labels.ndim == 1:
+        check_rows(rows.labels.tolist(), rows.splits.tolist(), classes, place)
+        return
+    _check_split_names(set(rows.splits.tolist()), place)
+    train = rows.labels[np.isin(rows.splits, ("", "train"))]
+    for labels, where in ((rows.labels, ""), (train, " in its train split")):
+        if empty := np.flatnonzero(~labels.any(axis=0)).tolist():
+            named = some(repr(classes[label]) for label in empty)
+            raise FrostlineError(f"{place} has no images of {named}{where}: add some or remove the class")
 
 
 def check_columns(rows: Rows, place: str) -> None:

@@ -14,8 +14,8 @@ class Rows:
 
     keys: Sequence[str]
     """Name of each image: its path, with '/' between folders, or its zero-padded number."""
-    labels: NDArray[np.int64]
-    """(N,), 0…C−1."""
+    labels: NDArray[np.integer]
+    """(N,) int64, 0…C−1; with several labels per image (N, C) uint8, 1 where the image has the label."""
     splits: NDArray[np.str_]
     """(N,), 'train', 'val' or 'test'; all '' if the data set has no splits of its own."""
     groups: NDArray[np.str_] | None = None

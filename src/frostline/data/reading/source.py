@@ -18,7 +18,7 @@ from frostline.data.reading.checks import (
     check_groups,
     check_images,
     check_keys,
-    check_rows,
+    check_rows_of,
 )
 from frostline.data.reading.folder import FileEntry
 from frostline.data.reading.rows import Rows, numbered
@@ -32,8 +32,8 @@ class ArraySource:
 
     images: NDArray[np.uint8]
     """(N, H, W) grey or (N, H, W, 3) RGB, 0…255."""
-    labels: NDArray[np.int64]
-    """(N,), 0…C−1."""
+    labels: NDArray[np.integer]
+    """(N,), 0…C−1; with `dataset.task=multi_label` (N, C), 1 where the image has the label, else 0."""
     classes: Sequence[str]
     """C names."""
     splits: NDArray[np.str_] | None = None
@@ -98,12 +98,13 @@ class Source:
         return digest.hexdigest()
 
 
-def checked(given: Any, place: str) -> Source:
+def checked(given: Any, place: str, *, several: bool = False) -> Source:
     """Return what a kind of data set or a plug-in gives as a `Source`.
 
     Args:
         given: a `Source`, `FileSource` or `ArraySource`, or any object with the fields of the latter.
         place: names the data set.
+        several: whether an image may have any number of labels.
 
     Raises:
         FrostlineError: it is not a data set; says what to change.
@@ -113,14 +114,14 @@ def checked(given: Any, place: str) -> Source:
     elif isinstance(given, Source):
         source = given
     else:
-        source = _of_arrays(given, place)
+        source = _of_arrays(given, place, several=several)
     check_classes(source.classes, place)
     classes, rows = tuple(map(nfc, source.classes)), source.rows
     if source.store is not None:
         check_keys(rows.keys, place)
     # Missing classes are checked after problems are reported or skipped: they may explain each other.
     if not source.problems:
-        check_rows(rows.labels.tolist(), rows.splits.tolist(), classes, place)
+        check_rows_of(rows, classes, place)
     check_columns(rows, place)
     check_groups(rows, place)
     return Source(classes, rows, source.images, source.store, source.problems, source.warnings)
@@ -156,7 +157,7 @@ def _column(name: str, given: NDArray[Any], kind: type[Any], place: str) -> NDAr
 _COLUMNS = {"splits": np.str_, "groups": np.str_, "folds": np.int64, "weights": np.float64}
 
 
-def _of_arrays(given: Any, place: str) -> Source:
+def _of_arrays(given: Any, place: str, *, several: bool) -> Source:
     if missing := [name for name in ("images", "labels", "classes") if not hasattr(given, name)]:
         raise FrostlineError(
             f"{place} gave a {type(given).__name__} without {', '.join(missing)}; give an ArraySource or a "
@@ -165,18 +166,21 @@ def _of_arrays(given: Any, place: str) -> Source:
     images, labels = np.asarray(given.images), np.asarray(given.labels)
     classes = tuple(str(name) for name in given.classes)
     check_images(images, place)
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+    expected = (len(images), len(classes)) if several else images.shape[:1]
+    if labels.shape != expected or labels.dtype.kind not in "iu" or (several and labels.max() > 1):
+        wanted = "0 or 1 per image and class" if several else "one integer per image"
         raise FrostlineError(
             f"{place} has {len(images)} images and labels of shape {labels.shape} and type {labels.dtype}; "
-            "give one integer per image"
+            f"give {wanted}"
         )
     columns: dict[str, Any] = {"splits": np.full(len(labels), "")}
     for name, kind in _COLUMNS.items():
         if (column := getattr(given, name, None)) is not None:
             columns[name] = _column(name, np.asarray(column), kind, place)
-            if columns[name].shape != labels.shape:
+            if columns[name].shape != images.shape[:1]:
                 raise FrostlineError(
                     f"{place} has {len(images)} images and {name} of shape {columns[name].shape}; give one "
                     "per image"
                 )
-    return Source(classes, Rows(numbered(len(labels)), labels.astype(np.int64), **columns), images)
+    labels = labels.astype(np.uint8 if several else np.int64)
+    return Source(classes, Rows(numbered(len(labels)), labels, **columns), images)

@@ -32,7 +32,8 @@ def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> So
     """
     if isinstance(dataset, schema.Table):
         return checked(tables.read(dataset, progress), place_of(dataset))
-    return checked(SOURCES[dataset.kind](dataset), place_of(dataset))
+    several = schema.is_multi_label(dataset)
+    return checked(SOURCES[dataset.kind](dataset), place_of(dataset), several=several)
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The rows of a CSV, TSV or Parquet file as text, one at a time: a table of any length fits into memory."""
 
 import csv
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class TableFile:
     """Number of rows; in a CSV with line breaks inside of cells, an upper bound."""
     delimiter: str
     """Of a CSV or TSV; '' for Parquet."""
+    lists: bool = False
+    """Whether a column of Parquet may hold lists; their cells are JSON."""
 
     @property
     def unit(self) -> str:
@@ -220,7 +223,7 @@ def _parquet_records(table: TableFile, names: Sequence[str]) -> Iterator[Record]
     try:
         with pyarrow.parquet.ParquetFile(table.path) as file:
             for batch in file.iter_batches(batch_size=_BLOCK, columns=list(dict.fromkeys(names))):
-                columns = [_as_text(table.place, name, batch.column(name)) for name in names]
+                columns = [_as_text(table, name, batch.column(name)) for name in names]
                 for cells in zip_longest(*columns):
                     number += 1
                     yield number, cells
@@ -228,16 +231,18 @@ def _parquet_records(table: TableFile, names: Sequence[str]) -> Iterator[Record]
         raise FrostlineError(f"{table.place} is damaged after row {number}: copy or write it again") from None
 
 
-def _as_text(place: str, name: str, column: Any) -> list[str]:
+def _as_text(table: TableFile, name: str, column: Any) -> list[str]:
     """Return the values of a column as text; whole numbers without a fraction, missing values as ''."""
     import pyarrow
 
     types = pyarrow.types
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if table.lists and (types.is_list(kind) or types.is_large_list(kind)):
+        return ["" if names is None else json.dumps(names) for names in column.to_pylist()]
     tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
     if not any(test(kind) for test in tests):
         raise FrostlineError(
-            f"{place}: column {printable(name)!r} holds {kind}; allowed: text, numbers, booleans"
+            f"{table.place}: column {printable(name)!r} holds {kind}; allowed: text, numbers, booleans"
         )
     return list(map(cell_text, column.to_pylist()))
 

@@ -3,15 +3,17 @@
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frostline import schema
 from frostline.base.names import locate, nfc
 from frostline.console.errors import FrostlineError, allowed
 from frostline.console.progress import Progress, no_progress
+from frostline.data.reading import label_sets
 from frostline.data.reading.bands import IMAGE_SUFFIXES
 from frostline.data.reading.checks import some
 from frostline.data.reading.decode import printable, unreadable
@@ -55,15 +57,18 @@ def read(dataset: schema.Table, progress: Progress) -> Source:
             can't be used don't raise an error; they are in `problems`.
     """
     place = f"dataset.file: {dataset.file}"
-    required = (dataset.columns.image, dataset.columns.label)
-    table = open_table(Path(dataset.file).expanduser(), place, required)
+    wanted = dataset.columns
+    expected = (wanted.image, *(wanted.labels or [wanted.label]))
+    table = open_table(Path(dataset.file).expanduser(), place, expected)
+    table = replace(table, lists=schema.is_multi_label(dataset))
     columns = used_columns(dataset, table.columns, place)
     reader = _Reader(table, dataset, place, frozenset(columns), TablePaths(root_of(dataset)))
     shown = progress if table.length >= _LONG else no_progress
     with shown(f"reading {PurePath(dataset.file).name}", table.length) as advance:
         done = 0
-        for line, cells in table.records(list(columns.values())):
-            reader.add(line, dict(zip(columns, cells, strict=True)))
+        names = [*columns.values(), *(wanted.labels or ())]
+        for line, cells in table.records(names):
+            reader.add(line, dict(zip(columns, cells, strict=False)), cells[len(columns) :])
             done += 1
             if done % _CHUNK == 0:
                 advance(_CHUNK)
@@ -81,11 +86,20 @@ def used_columns(dataset: Columned, present: Sequence[str], place: str) -> dict[
     Raises:
         FrostlineError: a column is missing; names the nearest ones.
     """
-    used = {role: name for role, name in dataset.columns.model_dump().items() if name is not None}
+    wanted = dataset.columns
+    used = {role: name for role, name in wanted.model_dump(exclude={"labels"}).items() if name is not None}
     if dataset.group is not None:
         used["group"] = dataset.group
     if dataset.folds is None:
         used.pop("fold", None)
+    for name in wanted.labels or ():
+        if name not in present:
+            raise FrostlineError(
+                f"{place} has no column {name!r} (dataset.columns.labels); "
+                f"{allowed(name, map(printable, present))}"
+            )
+    if wanted.labels is not None:
+        del used["label"]
     for role, name in list(used.items()):
         if name in present:
             continue
@@ -181,11 +195,16 @@ class _Reader:
     row_of: dict[str, int] = field(default_factory=dict)
     contradicted: set[int] = field(default_factory=set)
 
-    def add(self, line: int, cells: Mapping[str, str]) -> None:
-        """Add a row, or record why it can't be used."""
+    def add(self, line: int, cells: Mapping[str, str], marks: Sequence[str] = ()) -> None:
+        """Add a row, or record why it can't be used.
+
+        Args:
+            cells: {role: cell}.
+            marks: the cells of the columns `dataset.columns.labels`.
+        """
         where = f"{self.table.unit} {line}"
         key, reason = self.paths.key(cells["image"])
-        label = nfc(cells["label"].strip())
+        label = self._label_set(cells, marks, where) if self.several else nfc(cells["label"].strip())
         split = self._split(cells.get("split", ""), where)
         weight = weight_number(cells["weight"], f"{self.place}: {where}") if "weight" in cells else 1.0
         fold = fold_number(cells["fold"], f"{self.place}: {where}") if "fold" in cells else 0
@@ -193,7 +212,7 @@ class _Reader:
             self.problems.append(Problem(where, "names no image: add its path, or remove the row"))
         elif reason:
             self.problems.append(Problem(printable(key), f"({where}) {reason}"))
-        elif not label:
+        elif not label and not self.several:
             self.problems.append(Problem(key, f"({where}) has no label: give it one, or remove the row"))
         elif (before := self.row_of.get(key)) is not None:
             self._repeated(before, label, where)
@@ -215,9 +234,14 @@ class _Reader:
             raise FrostlineError(
                 f"{self.place}: none of its {len(self.problems)} rows can be used: {printable(key)} {reason}"
             )
-        names = sorted(self.codes["label"], key=self.codes["label"].__getitem__)
-        numbers = class_numbers(self.dataset.classes, names, self.place)
-        labels = np.array([numbers[name] for name in names], dtype=np.int64)[np.array(self.columns["label"])]
+        texts = list(self.codes["label"])
+        numbers = class_numbers(self.dataset.classes, self._class_names(texts), self.place)
+        label_codes = np.array(self.columns["label"], dtype=np.int64)
+        labels: NDArray[np.integer]
+        if self.several:
+            labels = label_sets.matrix(texts, numbers)[label_codes]
+        else:
+            labels = np.array([numbers[name] for name in texts], dtype=np.int64)[label_codes]
         splits, groups = (
             np.array(list(self.codes[name]), dtype=np.str_)[np.array(self.columns[name], dtype=np.int64)]
             for name in ("split", "group")
@@ -234,7 +258,7 @@ class _Reader:
         )
         order = np.array(sorted(usable, key=[path_order(key) for key in self.keys].__getitem__), dtype=int)
         ranks = np.array(self.columns["split"], dtype=np.int64)
-        order = order[np.lexsort((labels[order], ranks[order]))]
+        order = order[np.lexsort((ranks[order],) if self.several else (labels[order], ranks[order]))]
         classes = sorted(numbers, key=numbers.__getitem__)
         return Source(
             classes,
@@ -243,6 +267,31 @@ class _Reader:
             problems=sorted(self.problems),
             warnings=[*self._missing_words(), *self._weight_notice(weights)],
         )
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have any number of labels; its label is then a text of `label_sets`."""
+        return self.table.lists
+
+    def _label_set(self, cells: Mapping[str, str], marks: Sequence[str], where: str) -> str:
+        columns = self.dataset.columns.labels
+        if columns is not None:
+            named = dict(zip(columns, marks, strict=True))
+            return label_sets.joined(label_sets.marked(named, f"{self.place}: {where}"))
+        try:
+            return label_sets.joined(label_sets.listed(cells["label"]))
+        except ValueError as error:
+            raise FrostlineError(
+                f"{self.place}: {where} has the labels {printable(cells['label'])!r} ({error}); write names "
+                'separated by ";" or "|", or a JSON list such as ["cat", "dog"]'
+            ) from None
+
+    def _class_names(self, texts: Sequence[str]) -> list[str]:
+        """Return the names of the classes that occur, and of all columns `dataset.columns.labels`."""
+        if not self.several:
+            return list(texts)
+        columns = map(nfc, self.dataset.columns.labels or ())
+        return list(dict.fromkeys([*columns, *label_sets.names_in(texts)]))
 
     def _split(self, text: str, where: str) -> str:
         name = text.strip()
@@ -299,7 +348,7 @@ class _Reader:
     def _missing_words(self) -> Iterator[str]:
         """Warn about labels and groups that may stand for missing ones."""
         if self.dataset.classes is None:
-            yield from missing_words("label", self.codes["label"])
+            yield from missing_words("label", self._class_names(list(self.codes["label"])))
         yield from missing_words("group", self.codes["group"])
 
     def _weight_notice(self, weights: np.ndarray) -> Iterator[str]:

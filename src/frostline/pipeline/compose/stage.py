@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from frostline import schema
 from frostline.base.files import publish, write_text
 from frostline.base.formats import yaml_text
+from frostline.base.metrics import measured_metrics
 from frostline.config import stage_configs
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose import study
@@ -46,8 +47,10 @@ def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[st
     arms = list(dict.fromkeys([*arms, *study.own_arm(selected)]))
     made = study.resolve(selected, arms)
     omitted, reset = check(made, arms)
+    several = made.resolved[f"finetune-{BASELINE}"]["loss"]["kind"] == "bce"
     with made.located():
-        gate.check_names(made.resolved["report"]["gate"], arms, omitted, reset)
+        measured = measured_metrics(several_labels=several)
+        gate.check_names(made.resolved["report"]["gate"], arms, omitted, reset, measured)
     with publish(out) as work:
         for stem, config in made.resolved.items():
             write_text(work / f"{stem}.yaml", yaml_text(config))

@@ -86,9 +86,8 @@ def summarised(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
 def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
     from frostline.reporting.words import markdown
 
-    sentences = [markdown(study.majority.sentence)]
-    if study.selection:
-        sentences.insert(0, study.selection.sentence)
+    sentences = [study.selection.sentence] if study.selection else []
+    sentences += [markdown(study.majority.sentence)] if study.majority else []
     parts = [
         markdown(study.sentence),
         table.rstrip("\n"),

@@ -1,0 +1,31 @@
+"""Thresholds of the predictions of several labels per image, chosen on the images that choose the epoch."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from frostline.base.multi_label_metrics import DEFAULT_THRESHOLD, best_thresholds
+from frostline.schema import Run
+from frostline.training.data_module import ImageData
+from frostline.training.inference import logits_of, network_with
+
+
+def thresholds(
+    kind: Literal["one", "per_class"] | float, state: Mapping[str, Tensor], data: ImageData, run: Run
+) -> list[float]:
+    """Return the probability from which each label is predicted; see `best_thresholds`.
+
+    Args:
+        kind: `loss.threshold`.
+        state: the trained weights, with an adapter merged.
+        data: the images that choose the epoch choose the thresholds, too; if none do, they are 0.5.
+    """
+    if not isinstance(kind, str):
+        return [float(kind)] * data.classes
+    if data.chooses == "last":
+        return [DEFAULT_THRESHOLD] * data.classes
+    images = data.validation[data.chooses]
+    network = network_with(state, run.backbone, data.spec, data.classes)
+    logits = logits_of(network, images.pixels, data.spec, run.trainer)
+    return best_thresholds(logits, images.labels, kind)

@@ -1,0 +1,131 @@
+"""Tables with several labels per image: lists in a cell, or a column per label."""
+
+import numpy as np
+import pytest
+from tests.data.tables import table, write_table
+from tests.data.trees import picture
+
+from frostline.console.errors import FrostlineError
+from frostline.data.prepared.index import Index, labelled_rows
+from frostline.preparation.stage import prepare
+
+SETS = [(), ("cat",), ("cat", "red dog"), ("red dog",), ("owl", "cat"), ("owl",)] * 5
+CLASSES = ["cat", "owl", "red dog"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    for number in range(len(SETS)):
+        picture(number).save(tmp_path / "my photos" / f"{number}.png")
+    return tmp_path / "my photos"
+
+
+def lists(root, mark=";", name="lists.csv"):
+    return write_table(root / name, [[f"{i}.png", mark.join(own)] for i, own in enumerate(SETS)])
+
+
+def columns(root, order=("red dog", "cat", "owl"), name="columns.csv"):
+    rows = [[f"{i}.png", *(int(label in own) for label in order)] for i, own in enumerate(SETS)]
+    return write_table(root / name, rows, ["image", *order])
+
+
+def several(file, columns={}, **fields):  # noqa: B006  # it is not changed
+    return table(file, columns, task="multi_label", **fields)
+
+
+def test_lists_and_columns_are_the_same_index_byte_for_byte(root, tmp_path):
+    by_column = several(columns(root), {"labels": ["red dog", "cat", "owl"]})
+    made = [several(lists(root)), several(lists(root, "|", "bars.csv")), by_column]
+    indexes = [prepare(config, tmp_path / str(place)) for place, config in enumerate(made)]
+    assert len({index.fingerprint for index in indexes}) == 1
+    texts = {(tmp_path / str(place) / "index.csv").read_bytes() for place in range(3)}
+    assert len(texts) == 1
+    index = Index.read(tmp_path / "0")
+    assert index.several_labels
+    assert index.classes == tuple(CLASSES)
+    for key, labels in zip(index.keys, index.labels, strict=True):
+        assert [CLASSES[k] for k in np.flatnonzero(labels)] == sorted(SETS[int(key.removesuffix(".png"))])
+    assert index.counts()["train"]["cat"] == 9  # 60 % of 15
+
+
+def test_parquet_has_lists_too(root, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    file = root / "lists.parquet"
+    names = [f"{i}.png" for i in range(len(SETS))]
+    pyarrow.parquet.write_table(pyarrow.table({"image": names, "label": [list(own) for own in SETS]}), file)
+    index, other = (
+        prepare(config, tmp_path / str(place))
+        for place, config in enumerate([several(file), several(lists(root))])
+    )
+    assert index.fingerprint == other.fingerprint
+    with pytest.raises(FrostlineError, match="column 'label' holds list"):
+        prepare(table(file), tmp_path / "c")
+
+
+def test_a_fraction_is_nested_and_shots_are_refused(root, tmp_path):
+    index = prepare(several(lists(root)), tmp_path / "data")
+    half, most = (
+        labelled_rows(index, several(lists(root), fraction=share).dataset, 0) for share in (0.5, 0.8)
+    )
+    assert set(half) < set(most) < set(index.rows("train"))
+    with pytest.raises(ValueError, match="shots=2 is for one label per image, and task is multi_label"):
+        several(lists(root), shots=2)
+
+
+def test_classes_give_the_order(root, tmp_path):
+    config = several(lists(root), classes=["red dog", "owl", "cat"])
+    assert prepare(config, tmp_path / "data").classes == ("red dog", "owl", "cat")
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("[cat]", r"line 2 has the labels '\[cat\]' \(.*\); write names separated by"),
+        ("crow", "label 'crow', which is not in dataset.classes; .*owl"),
+    ],
+)
+def test_cells_that_can_not_be_read_are_errors(root, tmp_path, cells, message):
+    rows = [[f"{i}.png", ";".join(own)] for i, own in enumerate(SETS)]
+    file = write_table(root / "wrong.csv", [[rows[0][0], cells], *rows[1:]])
+    with pytest.raises(FrostlineError, match=message):
+        prepare(several(file, classes=CLASSES), tmp_path / "data")
+
+
+def test_columns_that_can_not_be_used_are_errors(root, tmp_path):
+    with pytest.raises(FrostlineError, match=r"no column 'dog' \(dataset.columns.labels\); .*red dog"):
+        prepare(several(columns(root), {"labels": ["dog", "cat"]}), tmp_path / "data")
+    text = columns(root).read_text().replace("1.png,0,1,0", "1.png,0,2,0")
+    (root / "columns.csv").write_text(text)
+    with pytest.raises(FrostlineError, match="line 3 has '2' in the column 'cat'; allowed: 0 and 1"):
+        prepare(several(root / "columns.csv", {"labels": ["red dog", "cat", "owl"]}), tmp_path / "data")
+    with pytest.raises(ValueError, match=r"columns\.labels is for several labels per image: set"):
+        table(columns(root), {"labels": ["cat"]})
+
+
+def test_one_image_with_two_lists_and_copies_with_other_labels_are_errors(root, tmp_path):
+    rows = [[f"{i}.png", ";".join(own)] for i, own in enumerate(SETS)]
+    file = write_table(root / "twice.csv", [*rows, ["1.png", "owl"]])
+    with pytest.raises(FrostlineError, match=r"1.png \(line 32\) has the label 'owl', and in line 3 'cat'"):
+        prepare(several(file), tmp_path / "data")
+    picture(1).save(root / "copy.png")
+    file = write_table(root / "copies.csv", [*rows, ["copy.png", "cat;owl"]])
+    with pytest.raises(FrostlineError, match=r"\(labels 'cat;owl'\) is the same image as 1.png"):
+        prepare(several(file), tmp_path / "data")
+
+
+def test_a_label_that_a_split_lacks_is_a_warning_and_one_without_images_an_error(root, tmp_path):
+    rows = [[f"{i}.png", ";".join(own)] for i, own in enumerate(SETS)]
+    rows[7][1] = "cat;rare"
+    index = prepare(several(write_table(root / "rare.csv", rows)), tmp_path / "data")
+    assert "no val image has the label 'rare': it does not count in the mAP on val" in index.warnings
+    with pytest.raises(FrostlineError, match="has no images of 'crow': add some or remove the class"):
+        prepare(several(lists(root), classes=[*CLASSES, "crow"]), tmp_path / "data")
+
+
+def test_folds_of_several_labels(root, tmp_path):
+    index = prepare(several(lists(root), folds=3), tmp_path / "data")
+    assert index.fold_splits is not None
+    assert ((index.fold_splits == "test").sum(axis=1) == 1).all()
