@@ -113,6 +113,7 @@ def test_further_test_sets_are_a_dictionary_of_names():
         ("digitz", {}, "dataset: there is no folder 'digitz' and no such data set; did you mean 'digits'?"),
         (3, {}, "dataset: found 3; give a folder of images, or one of digits"),
         (None, {"overrides": "seed=1"}, r"overrides: found a text; give a list, such as \['seed=1'\]"),
+        (None, {"overrides": 3}, r"overrides: found 3; give a dictionary, or a list such as \['seed=1'\]"),
         (None, {"overrides": {"optimizer": {"lr": 1}}}, r"optimizer: found .*write keys with dots"),
         (None, {"sweep": "tpe"}, "sweep: no such argument"),
     ],

@@ -111,6 +111,8 @@ def test_mistakes_of_arguments_are_the_errors_of_the_command(here, capsys):
     with pytest.raises(fl.FrostlineError, match="out: taken holds a run with other settings"):
         fl.finetune("digits", **{**TINY, "epochs": 1}, out="taken")
     assert fl.finetune("digits", **{**TINY, "epochs": 1}, out="taken", force=True).history[-1]["epoch"] == 1
+    with pytest.raises(fl.FrostlineError, match="run: found 3; give a run's folder, id or name"):
+        fl.load(3)
     with pytest.raises(fl.FrostlineError, match="nowhere: no such folder"):
         fl.load("nowhere")
     with pytest.raises(fl.TrainingFailed, match=r"lower optimizer\.lr"):

@@ -159,8 +159,12 @@ def _others(overrides: Overrides, *, several: bool) -> Iterator[str]:
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             yield _override(key, value, several=several)
+    elif isinstance(overrides, Sequence):
+        yield from map(str, overrides)
     else:
-        yield from overrides
+        raise FrostlineError(
+            f"overrides: found {overrides!r}; give a dictionary, or a list such as ['seed=1']"
+        )
 
 
 def _override(key: str, value: Any, *, several: bool) -> str:

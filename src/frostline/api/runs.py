@@ -65,6 +65,8 @@ def load(run: "AnyPath | Run") -> "Run":
         return run
     from frostline.serving import resolve
 
+    if not isinstance(run, str | os.PathLike):
+        raise FrostlineError(f"run: found {run!r}; give a run's folder, id or name, 'best' or 'last'")
     name = os.fspath(run)
     with call(reads_records=not os.path.isdir(name)):  # noqa: PTH112
         return Run(resolve.folder(name))

@@ -229,5 +229,9 @@ _SENTENCES: dict[Note, tuple[str, str]] = {
         "16-bit images reach no eighth of their range, so that 8 bits keep fewer than 32 levels of them "
         "(12-bit values? multiply them by 16)",
     ),
+    "opaque": (
+        "image has no transparency, so that its fourth channel is 255 everywhere",
+        "images have no transparency, so that their fourth channel is 255 everywhere",
+    ),
     "cmyk": ("image is CMYK, converted to RGB", "images are CMYK, converted to RGB"),
 }

@@ -175,3 +175,27 @@ def test_colour_becomes_grey_as_pillow_does():
 def test_plain_images_are_decoded_as_ever():
     content = encoded(picture(5), "JPEG")
     assert decode_as(content, "x.jpg", PixelFormat(1)) == decode(content, "x.jpg")
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("RGB", "JPEG"), ("L", "PNG"), ("RGB", "WEBP")])
+def test_four_channels_of_an_image_without_transparency(mode, kind):
+    content = encoded(picture(1, mode=mode), kind)
+    decoded = decode_as(content, "x", PixelFormat(4))
+    assert decoded.image.shape == (36, 40, 4)
+    assert (decoded.image[..., 3] == 255).all()
+    assert (decoded.image[..., :3] == np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))).all()
+    assert decoded.notes == ("opaque",)
+
+
+def test_four_channels_keep_transparency():
+    values = noise(9, 12, 4, kind="uint8")
+    decoded = decode_as(encoded(Image.fromarray(values), "PNG"), "x", PixelFormat(4))
+    assert (decoded.image == values).all()
+    assert decoded.notes == ()
+    deep = decode_as(encoded(Image.fromarray(values), "PNG"), "x", PixelFormat(4, 16))
+    assert (deep.image == values.astype(np.uint16) * 257).all()
+
+
+def test_four_channels_of_a_stack_are_its_own():
+    """A lost infrared band is not transparency."""
+    assert "has 3 channels, and input.channels is 4" in refusal(tiff(noise(9, 12, 3), 2), PixelFormat(4))

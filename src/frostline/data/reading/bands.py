@@ -66,9 +66,9 @@ def decode_as(
 ) -> DecodedImage:
     """Decode an image file to the wanted channels and bits.
 
-    Grey becomes colour and colour grey; any other number of channels has to be that of the file. A TIFF with
-    several pages is a stack, a channel per page. A NumPy array is (H, W), (H, W, C) or (C, H, W), uint8 or
-    uint16.
+    Grey becomes colour and colour grey; any other number of channels has to be that of the file, but four are
+    colour and transparency in formats that have it. A TIFF with several pages is a stack, a channel per page.
+    A NumPy array is (H, W), (H, W, C) or (C, H, W), uint8 or uint16.
 
     Args:
         name: name of the file, for errors.
@@ -85,7 +85,7 @@ def decode_as(
     elif content.startswith(_TIFF) and (wanted.channels not in (None, 1, 3) or read_header(content).bits > 8):
         values, kind = _tiff(content, name), "TIFF"
     else:
-        decoded = decode(content, name, depth=wanted.depth)
+        decoded = decode(content, name, depth=wanted.depth, alpha=wanted.channels == 4)
         image = conform(np.atleast_3d(np.asarray(decoded.image)), wanted, name)
         return DecodedImage(image, decoded.format, decoded.mode, decoded.notes)
     height, width, channels = values.shape

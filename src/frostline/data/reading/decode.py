@@ -23,7 +23,7 @@ from frostline.data.reading.headers import Header, read_header
 Values = NDArray[np.unsignedinteger[Any]]
 """Pixels of one image, uint8 or uint16: (H, W, C), or (H, W)."""
 
-Note = Literal["16-bit", "dim", "cmyk", "renamed"]
+Note = Literal["16-bit", "dim", "cmyk", "renamed", "opaque"]
 """A conversion of an image that its owner should know about."""
 
 MAX_PIXELS = 89_478_485
@@ -148,7 +148,14 @@ def unreadable(path: Path, error: OSError) -> str:
     return f"can't be read ({error.strerror}): copy or download it again"
 
 
-def decode(content: bytes, name: str, at_least: int | None = None, depth: Literal[8, 16] = 8) -> DecodedImage:
+def decode(
+    content: bytes,
+    name: str,
+    at_least: int | None = None,
+    depth: Literal[8, 16] = 8,
+    *,
+    alpha: bool = False,
+) -> DecodedImage:
     """Decode an image file completely, into an upright image.
 
     Transparency is composited on white, palettes are expanded, 16 bits per channel are scaled to 8 (grey:
@@ -160,6 +167,7 @@ def decode(content: bytes, name: str, at_least: int | None = None, depth: Litera
         at_least: minimum side in pixels; a JPEG is decoded at a half, a quarter or an eighth of its size,
             which is faster, if no side gets shorter than this.
         depth: 16 keeps the bits of 16-bit grey, as (H, W, 1) uint16.
+        alpha: whether transparency is kept, as the fourth channel of RGBA.
 
     Raises:
         BadImage: empty, truncated, not an image, without a decoder, animated, too small or too large, or with
@@ -186,7 +194,9 @@ def decode(content: bytes, name: str, at_least: int | None = None, depth: Litera
             _turn_upright(image)
             if depth == 16 and header.bits > 8:
                 return DecodedImage(_sixteen_bits(image, header, name), str(image.format), mode, tuple(notes))
-            upright = _grey_or_rgb(image, header, name)
+            if alpha and not image.has_transparency_data:
+                notes.append("opaque")
+            upright = _grey_or_rgb(image, header, name, alpha)
             if header.bits > 8:
                 notes.append("16-bit")
                 if _brightest(upright) < DIM:
@@ -332,7 +342,7 @@ def _sixteen_bits(image: Image.Image, header: Header, name: str) -> Values:
     return 65535 - values if header.inverted else values
 
 
-def _grey_or_rgb(image: Image.Image, header: Header, name: str) -> Image.Image:
+def _grey_or_rgb(image: Image.Image, header: Header, name: str, alpha: bool) -> Image.Image:
     if _has_16_bits(image):
         values = eight_bits(np.asarray(image))
         return Image.fromarray(255 - values if header.inverted else values)
@@ -341,6 +351,8 @@ def _grey_or_rgb(image: Image.Image, header: Header, name: str) -> Image.Image:
             name,
             f"has 32-bit pixels (mode {image.mode}), which have no set range: save it with 8 bits, 0 to 255",
         )
+    if alpha:
+        return image.convert("RGBA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
