@@ -10,8 +10,10 @@ import yaml
 from tests.data.tables import write_table
 
 from frostline.console.errors import FrostlineError
+from frostline.pipeline.compose.watched import check_watched
 from frostline.projects.data_sets import DataSet, parsed_keys
 from frostline.projects.study import Study, begin
+from frostline.schema.data import TestSet
 
 
 @pytest.fixture
@@ -134,3 +136,24 @@ def test_a_study_on_tables(folder):
     }
     also = [f"${{item.also_{number}}}" for number in (1, 2, 3)]
     assert prepare["do"]["deps"][1:5] == ["${item.path}", *also]
+
+
+def test_what_dvc_does_not_watch_is_refused(folder):
+    keys = ("dataset.group=patient", "dataset.test_sets.b.file=data/other.tsv")
+    begin(Study("mine", Path("data/other.tsv"), Path("data/labels.csv"), keys=keys), folder)
+    data = {"source": "data/other.tsv", "target": "data/labels.csv"}
+    dataset = DataSet("--target", Path("data/labels.csv"), parsed_keys(keys)["dataset"]).dataset()
+    check_watched(dataset, data, folder)
+    more = dataset.model_copy(update={"test_sets": {"c": TestSet(file="data/labels.parquet")}})
+    with pytest.raises(FrostlineError) as raised:
+        check_watched(more, data, folder)
+    assert str(raised.value) == (
+        "dataset.test_sets.c.file: found data/labels.parquet, which DVC does not watch, so that a change "
+        "would go unseen; add the line `- data/labels.parquet` to the deps of prepare in dvc.yaml"
+    )
+    pipeline = folder / "dvc.yaml"
+    deps = "        - ${item.path}\n"
+    pipeline.write_text(pipeline.read_text().replace(deps, f"{deps}        - data/labels.parquet\n"))
+    check_watched(more, data, folder)
+    pipeline.unlink()
+    check_watched(more, {}, folder)

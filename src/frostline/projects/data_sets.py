@@ -79,7 +79,7 @@ class DataSet:
         Raises:
             FrostlineError: names the option, the column and the nearest ones.
         """
-        dataset, where = self._dataset(), f"{self.option}: {self.place}"
+        dataset, where = self.dataset(), f"{self.option}: {self.place}"
         try:
             match dataset:
                 case schema.Table():
@@ -101,13 +101,14 @@ class DataSet:
         Raises:
             FrostlineError: images are in the project's own folder, which DVC can't watch.
         """
-        dataset = self._dataset()
+        dataset = self.dataset()
         paths = list(self._images(dataset))
         for test in further_tests(dataset).values():
             paths += [str(getattr(test, KINDS[test.kind][1])), *self._images(test)]
         return list(dict.fromkeys(paths))
 
-    def _dataset(self) -> Any:
+    def dataset(self) -> Any:
+        """Return its config, with the defaults of conf/."""
         model, _ = KINDS[self.kind]
         defaults = read_yaml(project.conf_files("dataset")[self.kind])
         return validated(model, _merged(defaults, self.config), self.option)

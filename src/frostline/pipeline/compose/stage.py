@@ -13,6 +13,7 @@ from frostline.config import stage_configs
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose import study
 from frostline.pipeline.compose.study import Study
+from frostline.pipeline.compose.watched import check_watched
 from frostline.schema.validation import validated
 from frostline.stats import gate
 from frostline.stats.transfer import BASELINE
@@ -46,6 +47,8 @@ def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[st
     selected = study.read_selection(params)
     arms = list(dict.fromkeys([*arms, *study.own_arm(selected)]))
     made = study.resolve(selected, arms)
+    if study.WATCHED in selected:
+        _check_watched(made, params.resolve().parent)
     omitted, reset = check(made, arms)
     several = made.resolved[f"finetune-{BASELINE}"]["loss"]["kind"] == "bce"
     with made.located():
@@ -91,6 +94,16 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             except NoSharedClasses as error:
                 omitted[arm] = error.reason
     return omitted, reset
+
+
+def _check_watched(made: Study, root: Path) -> None:
+    """Refuse data sets that read what DVC does not watch; see `watched.check_watched`."""
+    for role in ("source", "target"):
+        data = made.resolved[f"prepare-{role}"]
+        if "omitted" not in data:
+            with made.located(), stage_configs.keys_of(role):
+                dataset = validated(schema.Prepare, data).dataset
+                check_watched(dataset, made.params[study.WATCHED], root)
 
 
 def _classes(made: Study, role: str) -> tuple[str, ...]:

@@ -1,0 +1,76 @@
+"""Paths that a study's data sets read beside those in params.yaml, and whether DVC watches them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline import schema
+from frostline.base.formats import read_yaml
+from frostline.console.errors import FrostlineError
+from frostline.data.prepared.index import further_tests
+from frostline.data.reading.tables import root_of
+
+PIPELINE, STAGE = "dvc.yaml", "prepare"
+
+
+def check_watched(dataset: schema.Dataset, data: Mapping[str, Any], root: Path) -> None:
+    """Refuse a table whose images DVC does not watch, and such a further test set.
+
+    Args:
+        data: the paths that params.yaml lets DVC watch.
+        root: the folder of dvc.yaml; without one, nothing is refused.
+
+    Raises:
+        FrostlineError: names the path, and the line that dvc.yaml lacks.
+    """
+    if not (root / PIPELINE).is_file():
+        return
+    stages = (read_yaml(root / PIPELINE) or {}).get("stages") or {}
+    watched = [_absolute(path) for path in (*map(str, data.values()), *_texts(stages.get(STAGE)))]
+    for key, path in _read(dataset):
+        if not any(_covers(place, path) for place in watched):
+            raise FrostlineError(
+                f"{key}: found {path}, which DVC does not watch, so that a change would go unseen; add the "
+                f"line `- {path}` to the deps of {STAGE} in {PIPELINE}"
+            )
+
+
+def _read(dataset: schema.Dataset) -> Iterator[tuple[str, str]]:
+    """Yield the key and the path of each test set, and of the folders of tables' images."""
+    if isinstance(dataset, schema.Table):
+        yield "dataset.root", str(root_of(dataset))
+    for name, test in further_tests(dataset).items():
+        key = f"dataset.test_sets.{name}"
+        match test:
+            case schema.Table():
+                yield f"{key}.file", test.file
+                yield f"{key}.root", str(root_of(test))
+            case schema.Npz():
+                yield f"{key}.file", test.file
+            case schema.HuggingFace():
+                yield f"{key}.path", test.path
+            case schema.ImageFolder():
+                yield f"{key}.root", test.root
+
+
+def _covers(place: Path, path: str) -> bool:
+    """Return whether watching `place` watches `path`, or a folder in it, where a table's images may be."""
+    read = _absolute(path)
+    return read.is_relative_to(place) or (place.is_dir() and place.is_relative_to(read))
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Yield the texts in nested content but for those that DVC fills in."""
+    if isinstance(content, str):
+        if "${" not in content:
+            yield content
+    elif isinstance(content, Mapping):
+        for value in content.values():
+            yield from _texts(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts(value)
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
