@@ -100,7 +100,9 @@ def environment(root: Path, python: Path | str = sys.executable, **variables: st
 def run(
     words: list[str], root: Path, python: Path | str = sys.executable, check: bool = True, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in `root`; standard error goes with the output."""
+    """Run a program in `root`; standard error goes with the output. DVC is a fork of a warm `python`."""
+    if words[0] == "dvc" and str(python) != sys.executable:
+        words = [str(python), "-m", *words]
     result = subprocess.run(
         words,
         cwd=root,

@@ -60,7 +60,7 @@ def clone(tmp_path_factory, warm):
     cold = f'"{sys.executable}"'
     # The UI takes signals, which are the business of a process that is a child.
     frostline = f'if [ "$1" = ui ]; then exec {cold} -m frostline "$@"; fi; exec "{warm}" -m frostline "$@"'
-    programs = {"frostline": frostline, "dvc": f'exec {cold} -m dvc "$@"', "python": f'exec {cold} "$@"'}
+    programs = {"frostline": frostline, "dvc": f'exec "{warm}" -m dvc "$@"', "python": f'exec {cold} "$@"'}
     for program, run in programs.items():
         (bin_folder / program).write_text(f"#!/bin/sh\n{run}\n")
         (bin_folder / program).chmod(0o755)

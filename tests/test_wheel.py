@@ -50,8 +50,8 @@ def wheel(tmp_path_factory):
 class Project:
     """A git repository with two folders of images, and an environment with the wheel and its dependencies.
 
-    `path` begins with a folder whose `frostline` is a fork of the warm Python that imports the wheel, as the
-    environment's own does eight seconds later.
+    `path` begins with a folder whose `frostline` and `dvc` are forks of the warm Python: they start eight
+    seconds sooner than the environment's own. This `frostline` imports the wheel.
     """
 
     def __init__(self, folder: Path, wheel: Path, warm: Path) -> None:
@@ -75,12 +75,11 @@ class Project:
             wheel,
         ]
         subprocess.run(install, capture_output=True, check=True)
-        (self.bin / "dvc").write_text(f"#!/bin/sh\nexec '{self.bin}/python' -m dvc \"$@\"\n")
-        (self.bin / "dvc").chmod(0o755)
         (folder / "warm").mkdir()
-        script = f"#!/bin/sh\nPYTHONPATH='{self.packages}' exec '{warm}' -m frostline \"$@\"\n"
-        (folder / "warm/frostline").write_text(script)
-        (folder / "warm/frostline").chmod(0o755)
+        for program, path in (("frostline", self.packages), ("dvc", "")):
+            script = f"#!/bin/sh\nPYTHONPATH='{path}' exec '{warm}' -m {program} \"$@\"\n"
+            (folder / "warm" / program).write_text(script)
+            (folder / "warm" / program).chmod(0o755)
         rng = np.random.default_rng(0)
         for name, classes in (("photos_a", "xyz"), ("photos_b", "pq")):
             for label, letter in enumerate(classes):

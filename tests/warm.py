@@ -51,6 +51,10 @@ SLOW = (
     "mlflow.artifacts",
     "mlflow.store.tracking.sqlalchemy_store",
     "optuna",
+    "dvc.cli",
+    "dvc.repo.reproduce",
+    "dvc.repo.experiments",
+    "dvc.render.match",
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
     "joblib.externals.loky.backend.fork_exec",
 )
@@ -109,6 +113,7 @@ os._exit(answer[0] if answer else 1)
 
 def serve(address: str, program: str, tests: str) -> None:
     threading.Thread(target=_end_with, args=(int(tests),), daemon=True).start()
+    sys.dont_write_bytecode = False  # the first fork compiles frostline for all
     for name in SLOW:
         importlib.import_module(name)
     # So that no fork copies what is here, to look for garbage in it.
@@ -186,7 +191,8 @@ def _run(
             os.close(file)
         # Those of the server know whether its own files could seek, which these may not.
         for standard, name in ((1, "stdout"), (2, "stderr")):
-            stream = open(standard, "w", 1, "utf-8", closefd=False)  # noqa: SIM115
+            encoding = environment.get("PYTHONIOENCODING", "utf-8")
+            stream = open(standard, "w", 1, encoding, closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
         os.chdir(folder)

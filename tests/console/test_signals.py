@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,7 @@ PLACES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "number"), list(zip(PLACES, cycle([signal.SIGTERM, signal.SIGINT]))))
 def test_inside_each_part_of_a_run(shell, place, number, no_runs):
     """The process gets the signal on its way into a function."""
     function, states = PLACES[place]

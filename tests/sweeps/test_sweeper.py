@@ -53,19 +53,19 @@ PROCESS = """SELECT value_json FROM trial_user_attributes JOIN trials USING (tri
 
 @pytest.mark.slow
 def test_the_same_command_resumes_and_repeats_nothing(shell):
-    words = [*WORDS, "freeze=full", "optimizer.lr=0.01,0.03,0.1,0.3"]
+    words = [*WORDS, "freeze=full", "optimizer.lr=0.01,0.1"]
     out, err = shell("finetune", *words)
-    assert len(rows(out)) == 4
-    assert err.count("2/2 val/accuracy") == 4
+    assert len(rows(out)) == 2
+    assert err.count("2/2 val/accuracy") == 2
     again, err = shell("finetune", *words)
     assert rows(again) == rows(out)
     assert "val/accuracy" not in err
     more, err = shell("finetune", *words, "--fresh")
     assert rows(more) == rows(out)
-    assert err.count("2/2 val/accuracy") == 4
+    assert err.count("2/2 val/accuracy") == 2
     elsewhere, err = shell("finetune", *words, "out=elsewhere")
     assert {cells[-1].split("/")[0] for cells in rows(elsewhere).values()} == {"elsewhere"}
-    assert len(list((shell.folder / "elsewhere").iterdir())) == 4
+    assert len(list((shell.folder / "elsewhere").iterdir())) == 2
 
 
 @pytest.mark.parametrize("sweep", ["random", "tpe"])
@@ -224,11 +224,11 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, 
         "optimizer.lr=0.01,0.03,0.1,0.3",
         "freeze=full,linear_probe",
     ]
-    words += ["sweep.trials=6"]
+    words += ["sweep.trials=4"]
     whole, _ = shell("finetune", *words)
     shutil.rmtree(shell.folder / ".frostline/sweeps")
     shutil.rmtree(shell.folder / "runs")
-    for done in (1, 4):
+    for done in (1, 2):
         process = shell.start("finetune", *words)
         while (asked(shell.folder, COMPLETE) or 0) < done or not (name := asked(shell.folder, PROCESS)):
             assert process.poll() is None
@@ -239,6 +239,6 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_one_that_was_not(sweep, 
     out, _ = shell("finetune", *words)
     assert rows(out) == rows(whole)
     states = [trial.state.name for trial in trials(shell.folder)]
-    assert states.count("COMPLETE") == 6
+    assert states.count("COMPLETE") == 4
     points = [json.dumps(trial.params) for trial in trials(shell.folder) if trial.state.name == "COMPLETE"]
     assert len(set(points)) == len(points) or sweep == "random"

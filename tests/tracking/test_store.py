@@ -614,18 +614,18 @@ def record(number: int, epochs: int) -> None:
     run.end("FINISHED")
 
 
-def test_sixteen_processes_on_a_store_that_is_not_there_yet(place):
-    processes = [FORKS.Process(target=record, args=(n, 50)) for n in range(16)]
+def test_eight_processes_on_a_store_that_is_not_there_yet(place):
+    processes = [FORKS.Process(target=record, args=(n, 50)) for n in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(600)
-    assert [process.exitcode for process in processes] == [0] * 16
+    assert [process.exitcode for process in processes] == [0] * 8
     from frostline.tracking.store import Store
 
     store = Store()
     by_name = runs(store)
-    assert set(by_name) == {f"run {n}" for n in range(16)}
+    assert set(by_name) == {f"run {n}" for n in range(8)}
     for run in by_name.values():
         counts = [len(store.client.get_metric_history(run.info.run_id, key)) for key in "abcd"]
         assert counts == [50] * 4

@@ -20,7 +20,7 @@ def call(*, reads_records: bool = False) -> Iterator[None]:
     Raises:
         FrostlineError: also instead of an OSError, such as a missing permission.
     """
-    if in_notebook():  # of a library that would like to show bars of its own
+    if in_notebook():  # a warning of libraries that would show their own bars
         warnings.filterwarnings("ignore", "IProgress not found")
     check_addresses()
     _note_lock()

@@ -84,7 +84,7 @@ def overrides_of(
     """Return the overrides that keyword arguments stand for.
 
     Args:
-        dataset: of the stage: a folder, or an option of conf/dataset; None: the config's.
+        dataset: the stage's data set: a folder, or an option of conf/dataset; None: the config's.
         options: the keyword arguments.
         known: the TypedDict that lists them; in `ListOptions` a list means each of its values.
         stage: for pretrain, hyperparameters are those of the pretraining.

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would train when. A notebook shows its plot; `print` shows its tables."""
+    """What a run would train, and when. A notebook shows its plot; `print` shows its tables."""
 
     _plan: "PlanOfRun" = field(repr=False)
 
     @property
     def data(self) -> dict[str, Any]:
-        """The plan as plain data, as of `frostline plan --format json`."""
+        """The plan as plain data, as `frostline plan --format json` prints it."""
         return self._plan.as_data()
 
     @property
@@ -81,14 +81,14 @@ def plan(
     classes: int = 10,
     **options: Unpack[Options],
 ) -> Plan:
-    """Return what a run would train when, its learning rates and its cost, as `frostline plan` does.
+    """Return what a run would train and when, its learning rates and its cost, as `frostline plan` does.
 
     Args:
         dataset: a folder of images, or an option of conf/dataset.
-        stage: the run.
+        stage: which run.
         images: the number of training images; the data set is not read.
         classes: with `images`, the number of classes.
-        options: as of `finetune`.
+        options: as for `finetune`.
 
     Raises:
         FrostlineError: the schedule does not fit the network, or the data set is not available.
@@ -109,7 +109,7 @@ def show(dataset: AnyPath | None = None, *, count: int = 24, **options: Unpack[O
     Args:
         dataset: a folder of images, or an option of conf/dataset.
         count: number of images.
-        options: as of `finetune`.
+        options: as for `finetune`.
 
     Raises:
         FrostlineError: the data set or an image is not available.
@@ -137,7 +137,7 @@ def lr_find(
         low: the first learning rate.
         high: the last one, unless the loss diverges before.
         steps: number of learning rates.
-        options: as of `finetune`.
+        options: as for `finetune`.
 
     Raises:
         FrostlineError: an argument is not valid, or the loss falls at no learning rate.

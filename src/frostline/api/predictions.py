@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from frostline.runs.trained_run import TrainedRun
 
 COLOURS = (1, 3, 4)
-"""Lengths of an image's last dimension."""
+"""Lengths of an array's last dimension that mean channels."""
 
 
 @dataclass(frozen=True)

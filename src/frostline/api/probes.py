@@ -47,7 +47,7 @@ def probe(dataset: AnyPath | None = None, *, force: bool = False, **options: Unp
     Args:
         dataset: a folder of images, or an option of conf/dataset.
         force: overwrite another run in `out`.
-        options: as of `finetune`; lists of lr, seed, ``optimizer.weight_decay`` and ``loss.label_smoothing``
+        options: as for `finetune`; lists of lr, seed, ``optimizer.weight_decay`` and ``loss.label_smoothing``
             make a head of each combination.
 
     Raises:

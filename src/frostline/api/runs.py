@@ -47,7 +47,7 @@ def pretrain(dataset: AnyPath | None = None, *, force: bool = False, **options: 
     Args:
         dataset: the source: a folder of images, or an option of conf/dataset.
         force: overwrite a run with another config in `out`.
-        options: as of `finetune`; hyperparameters are those of the pretraining (``pretrain.optimizer.lr``).
+        options: as for `finetune`; hyperparameters are those of the pretraining (``pretrain.optimizer.lr``).
 
     Raises:
         FrostlineError: an argument, the data or the weights are not valid; TrainingFailed: the training is.
@@ -90,7 +90,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        """Its files, as of `frostline finetune`."""
+        """It contains the files that `frostline finetune` writes."""
         self._home = Path.cwd()
         """What the paths in its config are relative to."""
         self._networks: dict[int | None, Any] = {}

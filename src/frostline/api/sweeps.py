@@ -108,7 +108,7 @@ def sweep(
         fresh: start over instead of resuming.
         force: overwrite runs with other configs.
         keep_failed: return the finished runs although others failed.
-        options: as of `finetune`; a list means each of its values. An interval is an override in a list:
+        options: as for `finetune`; a list means each of its values. An interval is an override in a list:
             ``sweep="tpe", overrides=["optimizer.lr=tag(log,interval(1e-4,1e-1))"]``.
 
     Raises:

@@ -24,7 +24,7 @@ def draw(test: "RangeTest", title: str) -> bytes:
         axes.xaxis.set_minor_locator(NullLocator())
         low, first = min(test.smooth), test.smooth[0]
         room = max(first - low, 0.1 * abs(first), 1e-6)
-        # The losses of divergence would leave no room for the others.
+        # Losses of a divergence would flatten the rest of the curve.
         axes.set_ylim(low - 0.25 * room, max(first, low) + 0.6 * room)
         if test.suggestion:
             marks = (("steepest descent", test.suggestion.steepest), ("lowest / 10", test.suggestion.tenth))

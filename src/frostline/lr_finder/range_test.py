@@ -35,7 +35,7 @@ class Settings:
     """Optimizer steps, one per learning rate."""
 
     def check(self) -> None:
-        """Raise an error for settings that no test can have."""
+        """Raise an error if no test is possible with these learning rates."""
         if not 0 < self.low < self.high < math.inf:
             raise FrostlineError(
                 f"--low, --high: found {self.low:g} and {self.high:g}; give the lower first, both above 0"
@@ -50,7 +50,7 @@ class RangeTest:
 
     rates: list[float]
     losses: list[float]
-    """Of the batch at each learning rate, before the step; the last may be infinite or NaN."""
+    """Loss of the batch at each learning rate, before the step."""
     smooth: list[float]
     suggestion: Suggestion | None
     """None: the loss falls at no learning rate."""
@@ -110,7 +110,7 @@ class _Steps:
             )
         if size := self._plan.phases[0].batch_size:
             self._data.coming_size = run.trainer.model_copy(update={"batch_size": size}).images_per_step
-            self._data.train_dataloader()  # which takes the size
+            self._data.train_dataloader()  # applies the size
         self._run, self._network, self._device = run, network, device_of(run.trainer.device)
         self._enter_phase()
         self._optimizer, self._scales = self._optimizer_of(network, self._plan)

@@ -36,13 +36,13 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
     """Test learning rates for the fine-tuning that `overrides` configure; the run itself is not started.
 
     Args:
-        overrides: as of a fine-tuning; `out` is the folder of the results.
+        overrides: those of `frostline finetune`; `out` is the folder of the results.
         low: the first learning rate.
         high: the last one, unless the loss diverges before.
         steps: number of learning rates.
 
     Raises:
-        FrostlineError: an override is invalid, or the loss falls at no learning rate; the files are written.
+        FrostlineError: an override is invalid, or the loss falls at no learning rate (the files are written).
     """
     composed, choices = compose.experiment(overrides)
     config = stage_configs.finetune_config(composed, choices)

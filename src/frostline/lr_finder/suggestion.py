@@ -9,7 +9,7 @@ import numpy as np
 WINDOW = 1 / 50
 """Standard deviation of the smoothing window, as a share of the test's steps."""
 DIVERGENCE = 4.0
-"""The test stops where the smoothed loss exceeds the lowest by this factor, and the first."""
+"""The test stops once the smoothed loss exceeds the first and this multiple of the lowest."""
 LEAST_FALL = 0.02
 """The smoothed loss has to fall by this share for a suggestion."""
 AT_LOWEST = 0.01
@@ -48,7 +48,7 @@ def smoothed(losses: Sequence[float], steps: int) -> list[float]:
 
 
 def diverges(smooth: Sequence[float]) -> bool:
-    """Return whether the last smoothed loss exceeds the first, and the lowest by `DIVERGENCE`."""
+    """Return whether the last smoothed loss exceeds both the first and `DIVERGENCE` times the lowest."""
     return smooth[-1] > max(smooth[0], DIVERGENCE * min(smooth))
 
 
@@ -56,7 +56,7 @@ def suggest(rates: Sequence[float], smooth: Sequence[float]) -> Suggestion | Non
     """Return the suggestion; None: the loss falls at no learning rate.
 
     Args:
-        rates: as of `learning_rates`.
+        rates: those of `learning_rates`.
         smooth: the smoothed loss at each.
     """
     values, fall = np.asarray(smooth, dtype=np.float64), smooth[0] - min(smooth)

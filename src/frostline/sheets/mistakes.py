@@ -48,7 +48,7 @@ def mistakes(folder: Path, config: Prepare, count: int) -> Sheet:
     cards = [_card(row, picture) for row, picture in zip(shown, _pictures(shown, config), strict=True)]
     title = f"{len(wrong):,} of {len(rows):,} images misclassified"
     first = "all of them" if len(cards) == len(wrong) else f"the first {len(cards)}"
-    subtitle = f"{first}, the most confident first; in red what it was taken for" if wrong else ""
+    subtitle = f"{first}, the most confident first; the prediction in red" if wrong else ""
     return Sheet(title, subtitle, cards)
 
 

@@ -9,11 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.imports import SRC
 
 from frostline.base.locks import exclusive
 from frostline.base.processes import process_key
@@ -50,15 +52,26 @@ def record(mlflow) -> bool:
     return run.id is not None
 
 
-def recorded() -> bool:
+@pytest.fixture
+def recorded(warm) -> Callable[[], bool]:
     """Whether a run started now is recorded, by a process that knows nothing of this one's store."""
     code = "from tests.commands.checks.test_store import record; from frostline.tracking.store import Store"
-    result = subprocess.run(
-        [sys.executable, "-c", f"{code}; raise SystemExit(not record(Store()))"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        capture_output=True,
-    )
-    return result.returncode == 0
+
+    def now() -> bool:
+        result = subprocess.run(
+            [warm, "-c", f"{code}; raise SystemExit(not record(Store()))"],
+            env={**os.environ, "PYTHONPATH": f"{SRC}:{SRC.parent}"},
+            capture_output=True,
+        )
+        return result.returncode == 0
+
+    return now
+
+
+@pytest.fixture
+def ok(recorded) -> Callable[[], bool]:
+    """Whether the doctor finds nothing, and it is so."""
+    return lambda: said().state == "ok" and recorded()
 
 
 def said() -> Finding:
@@ -78,10 +91,6 @@ def upgrade(finding: Finding) -> str:
     return re.search(r"upgrade it: (.*); should that fail", finding.fix)[1]
 
 
-def ok() -> bool:
-    return said().state == "ok" and recorded()
-
-
 @contextmanager
 def opened(path: Path):
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -93,7 +102,7 @@ def test_a_store_that_takes_runs(place):
 
 
 @pytest.mark.parametrize("content", [None, b""])
-def test_no_store_yet(place, content):
+def test_no_store_yet(place, content, recorded):
     (place / "mlflow.db").unlink()
     if content is not None:
         (place / "mlflow.db").write_bytes(content)
@@ -101,7 +110,7 @@ def test_no_store_yet(place, content):
     assert recorded()
 
 
-def test_an_older_mlflows_store_is_upgraded(place):
+def test_an_older_mlflows_store_is_upgraded(place, ok):
     from alembic import command
     from mlflow.store.db.utils import InitialBase, _get_alembic_config, create_sqlalchemy_engine
 
@@ -122,7 +131,7 @@ def test_an_older_mlflows_store_is_upgraded(place):
     assert ok()
 
 
-def test_a_schema_that_is_not_what_its_version_says(place):
+def test_a_schema_that_is_not_what_its_version_says(place, ok):
     with opened(place / "mlflow.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'acf3f17fdcc7'")
     finding = said()
@@ -131,7 +140,7 @@ def test_a_schema_that_is_not_what_its_version_says(place):
     assert ok()
 
 
-def test_a_newer_mlflows_store(place):
+def test_a_newer_mlflows_store(place, ok):
     with opened(place / "mlflow.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     finding = said()
@@ -140,7 +149,7 @@ def test_a_newer_mlflows_store(place):
     assert ok()
 
 
-def test_damage(place):
+def test_damage(place, ok):
     content = (place / "mlflow.db").read_bytes()
     for damaged in (b"not a database " * 99, content[:5000], content[:40960] + b"x" * 4096 + content[45056:]):
         (place / "mlflow.db").write_bytes(damaged)
@@ -158,7 +167,7 @@ def test_a_folder_in_place_of_the_store(tmp_path):
     assert problem.fix.startswith("move it aside: mv ")
 
 
-def test_another_programs_database(place):
+def test_another_programs_database(place, ok):
     (place / "mlflow.db").unlink()
     with opened(place / "mlflow.db") as connection:
         connection.execute("CREATE TABLE games (name TEXT)")
@@ -168,7 +177,7 @@ def test_another_programs_database(place):
     assert ok()
 
 
-def test_a_process_that_locks_the_database_is_named(place, monkeypatch):
+def test_a_process_that_locks_the_database_is_named(place, monkeypatch, ok):
     monkeypatch.setattr(local_store, "BUSY_SECONDS", 0.2)
     code = (
         "import sqlite3; c = sqlite3.connect('mlflow.db', isolation_level=None);"
@@ -231,7 +240,7 @@ def test_a_store_without_its_files(place):
     )
 
 
-def test_a_project_that_was_moved(place, tmp_path, monkeypatch):
+def test_a_project_that_was_moved(place, tmp_path, monkeypatch, recorded):
     new = tmp_path / "new"
     place.rename(new)
     monkeypatch.chdir(new)

@@ -127,7 +127,7 @@ class _Part:
         return list(feature.get("names") or (feature.get("feature") or {}).get("names") or [])
 
     def texts(self, column: str | None) -> list[str]:
-        """Return the values of a column as text, '' for missing ones; nothing for no column."""
+        """Return the values of a column as text, '' for missing ones; without a column, none."""
         if column is None:
             return []
         from pyarrow import types

@@ -26,7 +26,7 @@ class Header:
 
 
 def read_header(content: bytes) -> Header:
-    """Read an image file's header; the default for damaged files, or if Pillow's mode says everything."""
+    """Read an image file's header; `Header()` for a damaged file, or if Pillow's mode says everything."""
     for starts, read in _READERS:
         if content.startswith(starts):
             return read(content)

@@ -122,15 +122,15 @@ def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int6
 def set_aside(
     labels: ArrayLike, drawn: ArrayLike, share: float, seed: int, *, groups: ArrayLike | None = None
 ) -> NDArray[np.bool_]:
-    """Return which of the rows that `take_shots` or `take_fraction` drew choose the epoch, (N,) bool.
+    """Return which rows of a subset choose the epoch instead of training, (N,) bool.
 
-    Of the n drawn rows of a class they are s(n) = min(n − 1, max(1, ⌊n·share + ½⌋)). With each row s grows by
-    one or not at all, so the place of a row in its class's order decides: with a larger subset of the same
-    seed, no row changes sides.
+    Of the n rows of a class, s(n) = min(n − 1, max(1, ⌊n·share + ½⌋)) choose. With each row more, s grows by
+    one or stays the same, so the place of a row in its class's order decides: with a larger subset of the
+    same seed, no row changes sides.
 
     Args:
         labels: (M,) int, of all rows.
-        drawn: (N,) positions in `labels`.
+        drawn: (N,) positions in `labels`, from `take_shots` or `take_fraction`.
         share: 0…1.
         seed: that of the subset.
         groups: (M,), no group is divided: the first of its rows to be drawn decides for all, by whether the

@@ -168,7 +168,7 @@ class _lines:
 
 
 def _parsed(place: str, lines: "_lines", delimiter: str) -> tuple[Any, list[str]]:
-    """Return a CSV reader behind its header, and the header."""
+    """Return a CSV reader that has read its header, and the header."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         return reader, next(reader, [])

@@ -352,7 +352,7 @@ class _Reader:
         yield from missing_words("group", self.codes["group"])
 
     def _weight_notice(self, weights: np.ndarray) -> Iterator[str]:
-        """Say that a column of the usual name is used, which may mean something else."""
+        """Say that the column `weight` is used, which may have been meant for something else."""
         if "weight" in self.roles and self.dataset.columns.weight == "weight" and len(weights):
             yield (
                 f"the column 'weight' ({weights.min():g} to {weights.max():g}) weighs the images in the "
