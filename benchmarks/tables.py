@@ -152,6 +152,16 @@ def fit(mode: str, folder: Path, seeds: int, epochs: int) -> dict[str, float]:
     return _interval(values)
 
 
+def several_labels(folder: Path, seeds: int, epochs: int) -> dict[str, float]:
+    """Return the mean average precision on the test split of `pairs.csv`, with its interval over seeds."""
+    values = []
+    for seed in range(seeds):
+        overrides = {"dataset.task": "multi_label", "loss": "bce", "input.size": [8, 16], "seed": seed}
+        run = _run(folder / "pairs.csv", folder / "runs" / f"pairs-{seed}", epochs, overrides)
+        values.append(run.metrics["test"]["mAP"])
+    return _interval(values)
+
+
 def _run(file: Path, out: Path, epochs: int, overrides: dict[str, Any]) -> "frostline.Run":
     overrides = {
         "dataset.file": str(file),
@@ -172,13 +182,17 @@ def _interval(values: Sequence[float], overlap: float = 0.0) -> dict[str, float]
     return {name: round(getattr(found, name), 3) for name in ("mean", "low", "high")}
 
 
-def measure(folder: Path, size: Size, per_class: int = 60, seeds: int = 3) -> dict[str, Any]:
+def measure(
+    folder: Path, size: Size, per_class: int = 60, pairs: int = 1200, seeds: int = 3
+) -> dict[str, Any]:
     """Write the tables into `folder` and return all figures."""
     write_scans(folder, size)
     write_wide(folder, per_class)
+    write_pairs(folder, pairs)
     return {
         "scans": {name: split_by(group, folder, size) for name, group in _SPLITS.items()},
         "wide": {mode: fit(mode, folder, seeds, size.epochs) for mode in ("crop", "pad")},
+        "pairs": several_labels(folder, seeds, size.epochs),
     }
 
 
@@ -192,6 +206,8 @@ def lines(figures: dict[str, Any]) -> Iterator[str]:
             yield f"{name} folds, {split}: {found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
     for mode, found in figures["wide"].items():
         yield f"wide, input.fit={mode}: {found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    found = figures["pairs"]
+    yield f"pairs, mAP: {found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 if __name__ == "__main__":

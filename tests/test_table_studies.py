@@ -17,6 +17,7 @@ def check(figures):
     assert scans["random"]["test"]["mean"] > truth + 0.08
     assert scans["grouped"]["test"]["mean"] < truth + 0.02
     assert figures["wide"]["pad"]["mean"] > figures["wide"]["crop"]["mean"] + 0.4
+    assert figures["pairs"]["mean"] > 0.5
 
 
 def test_the_recorded_figures_show_it_and_are_those_of_the_documentation():
@@ -26,6 +27,7 @@ def test_the_recorded_figures_show_it_and_are_those_of_the_documentation():
     for name, tested in figures["scans"].items():
         cells = ["{mean:.2f} ({low:.2f} to {high:.2f})".format(**found) for found in tested.values()]
         assert f"| {name} | {' | '.join(cells)} |" in page
+    assert f"test mAP is {figures['pairs']['mean']:.2f}" in page
     for mode, found in figures["wide"].items():
         assert f"`{mode}` reaches {found['mean']:.2f}" in page
 
@@ -34,4 +36,4 @@ def test_the_recorded_figures_show_it_and_are_those_of_the_documentation():
 def test_small_tables_show_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FROSTLINE_TRACKING", "off")
-    check(tables.measure(tmp_path / "digits", tables.Size(6, 6, 20, 3, 15), per_class=20, seeds=2))
+    check(tables.measure(tmp_path / "digits", tables.Size(6, 6, 20, 3, 15), per_class=20, pairs=300, seeds=2))
