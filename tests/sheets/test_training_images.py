@@ -16,7 +16,8 @@ from frostline.data.prepared.index import PreparedData
 from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.models.pretrained import input_spec
 from frostline.pipeline import standalone
-from frostline.sheets.training_images import VIEWS, _denormalised, pixels_of, show
+from frostline.planning.training_images import VIEWS, _denormalised
+from frostline.sheets.training_images import pixels_of, show
 
 DIGITS = ["dataset=digits", "weights=none", "backbone=mlp", "input.size=8"]
 

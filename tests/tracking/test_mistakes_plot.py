@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.tracking.mistakes_plot import GAP, LINE, SIDE, _fitted, _width, draw
+from frostline.plotting.pictures import fitted, text_width
+from frostline.tracking.mistakes_plot import GAP, LINE, SIDE, draw
 from frostline.training.services import Misclassified
 
 
@@ -53,9 +54,9 @@ def test_small_images_keep_sharp_pixels():
 
 @pytest.mark.parametrize("name", ["cat", "a very long name of a class 1", "", "W" * 400, "数" * 50])
 def test_names_are_cut_in_their_middle_where_there_is_no_room(name):
-    short = _fitted(name, SIDE)
-    assert _width(short) <= SIDE
-    assert (short == name) == (_width(name) <= SIDE)
+    short = fitted(name, SIDE)
+    assert text_width(short) <= SIDE
+    assert (short == name) == (text_width(name) <= SIDE)
     assert short[:1] == name[:1]
     assert short[-1:] == name[-1:]
     draw([mistake(np.zeros((8, 8), np.uint8), name, name)])

@@ -410,7 +410,7 @@ def test_what_a_real_run_records(tmp_path, warm):
     for run in (first, second):
         files = {f.path for f in client.list_artifacts(run.info.run_id)}
         expected = {"config.yaml", "history.csv", "training.json", "metrics.json", "predictions.csv"}
-        plan = {"plan.json", "plan.yaml", "plan.png"}
+        plan = {"plan.json", "plan.yaml", "plan.png", "training_images.jpg"}
         drawn = {"curves.png", "confusion.png", "per_class.csv", "per_class.html", "mistakes.png"}
         assert files == expected | plan | drawn | {"timing.json"}
     # In MLflow alone: what a run leaves on disk is listed, and repeats byte for byte.

@@ -1,6 +1,6 @@
 """A sheet of training images as the network sees them: resized, cropped, augmented, de-normalized."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,27 +12,21 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.data.loading import transforms
-from frostline.data.loading.augment import augments
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, Uncropped, aspects_of, labels_of
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.bands import decode_as
-from frostline.data.reading.decode import shown
 from frostline.data.reading.label_sets import text_of
 from frostline.data.reading.sources import store_of
 from frostline.models.input_spec import InputSpec
+from frostline.planning import training_images
 from frostline.schema import PretrainWeights
-from frostline.sheets.page import Card, Picture, Sheet
+from frostline.sheets.page import Card, Sheet
 
 if TYPE_CHECKING:
     from frostline.schema import Experiment, Run
-
-VIEWS = 4
-"""Augmented views of each image."""
-SHARE = 0.005
-"""Shares of mixed labels below this are not listed."""
 
 
 @dataclass(frozen=True)
@@ -82,31 +76,27 @@ class _Chosen:
     def of(cls, run: "Run", data: PreparedData, count: int) -> "_Chosen":
         """Choose up to `count` training images, evenly from all classes and from each class's images."""
         rows = label_budget(data.index, run.dataset, run.seed).train
-        labels = data.index.labels[rows]
-        if data.index.several_labels:
-            chosen = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-            return cls(chosen, len(rows))
-        of_class = [rows[labels == label] for label in range(len(data.index.classes))]
-        share = -(-count // len(of_class))
-        spread = [own[np.linspace(0, len(own) - 1, min(share, len(own))).astype(int)] for own in of_class]
-        turns = [own[turn] for turn in range(share) for own in spread if turn < len(own)]
-        return cls(np.array(sorted(turns[:count], key=lambda row: (data.index.labels[row], row))), len(rows))
+        chosen = training_images.spread(data.index.labels[rows], len(data.index.classes), count)
+        return cls(rows[chosen], len(rows))
 
 
 def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, option: str) -> Sheet:
+    from frostline.training.data_module import ImageData
+
     index, rows = data.index, chosen.rows
-    changes = augments(run.augment) or mixes(run.augment)
+    changes = training_images.changes(run.augment)
     pixels = pixels_of(data, rows, spec)
-    plain = [_picture(image) for image in pixels]
+    plain = [training_images.picture(image) for image in pixels]
     images = Images(pixels, labels_of(index, rows))
     if transforms.crops(run.augment):
         whole = pixels_of(data, rows, transforms.uncropped(spec))
         images = replace(images, uncropped=Uncropped(whole, aspects_of(index, torch.as_tensor(rows))))
-    views = list(_views(run, spec, images, len(index.classes))) if changes else []
+    data_module = ImageData(images, images, spec, run.trainer, run.augment, run.seed, len(index.classes))
+    views = training_images.views(data_module, torch.arange(len(images)))
     cards = []
     for place, row in enumerate(rows):
         pictures = [plain[place], *(pictures[place] for pictures, _ in views)]
-        mixed = [_label_text(shares[place], index.classes) for _, shares in views]
+        mixed = [training_images.label_text(shares[place], index.classes) for _, shares in views]
         captions = ["plain", *mixed] if mixes(run.augment) else []
         note = f"{index.widths[row]}×{index.heights[row]} px"
         cards.append(Card(pictures, text_of(index.labels[row], index.classes), note, captions))
@@ -114,7 +104,11 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
         spec.channels, f"{spec.channels} channels, of which up to three are shown"
     )
     augmentation = f"augment={option}" if option else "augmented"
-    drawn = f"plain, then {VIEWS} augmented views of each ({augmentation})" if changes else "no augmentation"
+    drawn = (
+        f"plain, then {training_images.VIEWS} augmented views of each ({augmentation})"
+        if changes
+        else "no augmentation"
+    )
     title = f"{index.name}: {len(cards)} of {chosen.total:,} training images, {len(index.classes)} classes"
     size = (
         f"{spec.width}×{spec.height} px, {channels}, {spec.interpolation}, fit {spec.fit}, crop {spec.crop:g}"
@@ -138,33 +132,3 @@ def pixels_of(data: PreparedData, rows: NDArray[np.int64], spec: InputSpec) -> T
         keys = [data.index.keys[row] for row in rows]
         images = [decode_as(store.read(key), key, format_of(spec)).image for key in keys]
     return torch.from_numpy(np.stack([to_pixels(image, spec) for image in images]))
-
-
-def _views(run: "Run", spec: InputSpec, images: Images, classes: int) -> "list[tuple[list[Picture], Tensor]]":
-    """Return for each view its images and (N, K) shares of labels, made as training makes a batch."""
-    from frostline.training.data_module import ImageData
-
-    data = ImageData(images, images, spec, run.trainer, run.augment, run.seed, classes)
-    every, drawn = torch.arange(len(images)), []
-    for step in range(VIEWS):
-        batch, mixed = data.training_images(every, step, torch.device("cpu"))
-        shares = mixed if mixed.ndim == 2 else torch.nn.functional.one_hot(mixed, classes).float()
-        drawn.append(([_picture(image) for image in _denormalised(batch, spec)], shares))
-    return drawn
-
-
-def _denormalised(batch: Tensor, spec: InputSpec) -> Tensor:
-    """Undo `pixels.normalise`: (N, C, H, W) float32 → uint8."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _picture(image: Tensor) -> Picture:
-    """(C, H, W) → (H, W) or (H, W, 3) uint8."""
-    return shown(image.permute(1, 2, 0).numpy())
-
-
-def _label_text(shares: Tensor, classes: Sequence[str]) -> str:
-    """Return ``70 % cat + 30 % dog``."""
-    parts = [(classes[k], share) for k, share in enumerate(shares.tolist()) if share >= SHARE]
-    return " + ".join(f"{100 * share:.0f} % {name}" for name, share in parts)

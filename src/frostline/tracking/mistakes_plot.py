@@ -2,24 +2,20 @@
 
 import io
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from frostline.plotting import theme
+from frostline.plotting.pictures import fitted, font, resized, text_width
 
 if TYPE_CHECKING:
     from frostline.training.services import Misclassified
 
-# Pillow rather than matplotlib, which takes a second for as many axes.
 COLUMNS = 6
 SIDE = 160
 """Pixels of an image's longer side in the grid."""
 GAP, LINE = 16, 21
-LETTERS = 15
-"""Height in pixels."""
 
 
 def draw(mistakes: "Sequence[Misclassified]") -> bytes:
@@ -32,45 +28,15 @@ def draw(mistakes: "Sequence[Misclassified]") -> bytes:
     for place, mistake in enumerate(mistakes):
         down, across = divmod(place, COLUMNS)
         left, top = GAP + across * width, GAP + down * height
-        image = _resized(Image.fromarray(mistake.picture))
+        image = resized(Image.fromarray(mistake.picture), SIDE)
         paper.paste(image, (left, top + SIDE - image.height))
         confidence = f"{100 * mistake.confidence:.0f} %"
-        room = SIDE - _width(f" {confidence}")
+        room = SIDE - text_width(f" {confidence}")
         line = top + SIDE + 4
-        pen.text((left, line), _fitted(mistake.label, SIDE), theme.INK.light, _font())
+        pen.text((left, line), fitted(mistake.label, SIDE), theme.INK.light, font())
         line += LINE
-        pen.text((left, line), _fitted(f"→ {mistake.prediction}", room), theme.HURT.light, _font())
-        pen.text((left + SIDE - _width(confidence), line), confidence, theme.SOFT.light, _font())
+        pen.text((left, line), fitted(f"→ {mistake.prediction}", room), theme.HURT.light, font())
+        pen.text((left + SIDE - text_width(confidence), line), confidence, theme.SOFT.light, font())
     stream = io.BytesIO()
     paper.save(stream, format="png")
     return stream.getvalue()
-
-
-def _resized(image: Image.Image) -> Image.Image:
-    """Resize an image to the grid; enlarged images keep sharp pixel edges."""
-    scale = SIDE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
-    return image.resize(size, kind)
-
-
-def _fitted(text: str, room: float) -> str:
-    """Shorten a name in the middle: names often differ in their last letters only."""
-    half = (len(text) + 1) // 2
-    short = text
-    while _width(short) > room and half > 1:
-        half -= 1
-        short = f"{text[:half]}…{text[-half:]}"
-    return short
-
-
-def _width(text: str) -> float:
-    return _font().getlength(text)
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    """The font that is part of matplotlib, so that the plot is the same on every machine."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), LETTERS)

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from frostline.freezing.plan import FreezePlan
     from frostline.models.input_spec import InputSpec
     from frostline.schema import Run
+    from frostline.training.data_module import ImageData
 
 MODEL_PATIENCE_SECONDS = 600.0
 """Like `recorder.PATIENCE_SECONDS`, where each run's network is stored too."""
@@ -210,6 +211,13 @@ class JournalRun(Recorded):
         run_plan = of_run(run, plan, network, spec, images)
         files = {"plan.json": run_plan.as_json().encode(), "plan.yaml": as_yaml(run_plan).encode()}
         self._tracker.send(self._key, "files", files)
+
+    def images(self, data: "ImageData", classes: Sequence[str]) -> None:
+        """Record a sheet of training images as the network sees them."""
+        from frostline.tracking import training_images_plot
+
+        sheet = training_images_plot.draw(data, classes)
+        self._tracker.send(self._key, "files", {"training_images.jpg": sheet})
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
         """Record a row of the history, with the trainable parameters and learning rates of its phase."""

@@ -189,6 +189,7 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
             recorded.started_from(material.start.sha256)
         network = setup.classifier.network
         recorded.planned(run, plan, network, material.spec, images)
+        recorded.images(setup.data, material.index.classes)
         setup.classifier.execution, fp32_reason = _execution(run, network, material.spec, services)
         reuse = reuse_of(run, material.spec, services)
         callbacks = callbacks_of(setup.classifier, setup.data, run.averaging, reuse, on_epoch)

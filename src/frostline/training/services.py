@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from frostline.freezing.plan import FreezePlan
     from frostline.models.input_spec import InputSpec
     from frostline.schema import Run
+    from frostline.training.data_module import ImageData
 
 
 Watch = Callable[[Mapping[str, float | int | None]], None]
@@ -76,6 +77,9 @@ class Recorded:
         self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
     ) -> None:
         """Record the freeze plan with its learning rates and cost, and plot it; `network` is not changed."""
+
+    def images(self, data: "ImageData", classes: Sequence[str]) -> None:
+        """Record a sheet of training images as the network sees them; `data` is not changed."""
 
     def epoch(self, row: Mapping[str, float | int | None]) -> None:
         """Record a row of the history."""
