@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.plotting.pictures import fitted, text_width
 from frostline.tracking.mistakes_plot import GAP, LINE, SIDE, draw
+from frostline.tracking.pictures import fitted, text_width
 from frostline.training.services import Misclassified
 
 

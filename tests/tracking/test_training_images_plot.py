@@ -35,7 +35,7 @@ def read(sheet):
 )
 def test_a_row_per_image_with_its_views(augmentation, views, mixed):
     sheet = read(draw(data_of(augmentation), CLASSES))
-    row = SIDE + GAP + LINE * mixed
+    row = SIDE + GAP + 2 * LINE * mixed
     assert sheet.shape == (GAP + 6 * row, NAMES + GAP + (1 + views) * (SIDE + GAP), 3)
     first = sheet[GAP + SIDE // 2 :: row, NAMES + GAP + SIDE // 2][:6]
     assert np.allclose(first, np.repeat([60, 120, 180], 2)[:, None], atol=2)

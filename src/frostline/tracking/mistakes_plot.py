@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw
 
 from frostline.plotting import theme
-from frostline.plotting.pictures import fitted, font, resized, text_width
+from frostline.tracking.pictures import fitted, font, resized, text_width
 
 if TYPE_CHECKING:
     from frostline.training.services import Misclassified

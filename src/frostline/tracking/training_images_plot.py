@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from frostline.planning import training_images
 from frostline.plotting import theme
-from frostline.plotting.pictures import fitted, font, resized
+from frostline.tracking.pictures import fitted, font, resized
 
 if TYPE_CHECKING:
     from frostline.training.data_module import ImageData
@@ -35,7 +35,7 @@ def draw(data: "ImageData", classes: Sequence[str]) -> bytes:
     plain = [training_images.picture(image) for image in data.train.pixels[which]]
     views = training_images.views(data, which)
     mixed = any(len(shares.nonzero()) > len(which) for _, shares in views)
-    width, height = SIDE + GAP, SIDE + GAP + LINE * mixed
+    width, height = SIDE + GAP, SIDE + GAP + 2 * LINE * mixed
     paper = Image.new(
         "RGB", (NAMES + GAP + width * (1 + len(views)), GAP + height * len(which)), theme.PAPER.light
     )
@@ -47,8 +47,9 @@ def draw(data: "ImageData", classes: Sequence[str]) -> bytes:
             left = NAMES + GAP + column * width
             paper.paste(resized(Image.fromarray(picture), SIDE), (left, top))
             if mixed and column:
-                text = training_images.label_text(views[column - 1][1][row], classes)
-                pen.text((left, top + SIDE + 2), fitted(text, SIDE), theme.SOFT.light, font())
+                label = training_images.label_text(views[column - 1][1][row], classes)
+                lines = "\n".join(fitted(part, SIDE) for part in label.split(" + "))
+                pen.text((left, top + SIDE + 2), lines, theme.SOFT.light, font())
     stream = io.BytesIO()
     paper.save(stream, format="jpeg", quality=QUALITY)
     return stream.getvalue()
