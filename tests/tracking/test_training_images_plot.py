@@ -1,6 +1,7 @@
 """The sheet of training images that is recorded with a run."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,3 +58,9 @@ def test_it_repeats_and_changes_no_batch():
         strict=True,
     ):
         assert torch.equal(one, other)
+
+
+def test_several_labels_are_all_named():
+    data = data_of({})
+    data.train = replace(data.train, labels=torch.tensor([[1.0, 0, 1]] * 12))
+    assert read(draw(data, CLASSES)).shape[0] == GAP + 6 * (SIDE + GAP)

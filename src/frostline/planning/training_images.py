@@ -30,7 +30,7 @@ def spread(labels: NDArray[np.integer[Any]], classes: int, count: int) -> NDArra
     """Choose up to `count` images, evenly from all classes and from each class's images.
 
     Args:
-        labels: (N,) of all images; or (N, K), of several labels per image, which are chosen regardless of them.
+        labels: (N,) of all images; or (N, K), several labels per image, by which nothing is chosen.
 
     Returns:
         Positions of images, ordered by class.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image, ImageDraw
 
+from frostline.data.loading.mix import mixes
+from frostline.data.reading.label_sets import text_of
 from frostline.planning import training_images
 from frostline.plotting import theme
 from frostline.tracking.pictures import fitted, font, resized
@@ -34,7 +36,7 @@ def draw(data: "ImageData", classes: Sequence[str]) -> bytes:
     which = torch.from_numpy(training_images.spread(labels, len(classes), IMAGES))
     plain = [training_images.picture(image) for image in data.train.pixels[which]]
     views = training_images.views(data, which)
-    mixed = any(len(shares.nonzero()) > len(which) for _, shares in views)
+    mixed = mixes(data.augmentation)
     width, height = SIDE + GAP, SIDE + GAP + 2 * LINE * mixed
     paper = Image.new(
         "RGB", (NAMES + GAP + width * (1 + len(views)), GAP + height * len(which)), theme.PAPER.light
@@ -42,7 +44,12 @@ def draw(data: "ImageData", classes: Sequence[str]) -> bytes:
     pen = ImageDraw.Draw(paper)
     for row, place in enumerate(which.tolist()):
         top = GAP + row * height
-        pen.text((GAP, top + SIDE // 2), fitted(classes[labels[place]], NAMES - GAP), theme.INK.light, font())
+        pen.text(
+            (GAP, top + SIDE // 2),
+            fitted(text_of(labels[place], classes), NAMES - GAP),
+            theme.INK.light,
+            font(),
+        )
         for column, picture in enumerate([plain[row], *(pictures[row] for pictures, _ in views)]):
             left = NAMES + GAP + column * width
             paper.paste(resized(Image.fromarray(picture), SIDE), (left, top))
