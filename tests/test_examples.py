@@ -26,7 +26,7 @@ def programs(tmp_path, warm, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 # Jupyter's kernels listen on this machine; nbclient leaves its event loop to the collector of garbage.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -40,7 +40,7 @@ def test_notebooks_run(path, tmp_path, monkeypatch, programs):
     first = f"import os; os.environ['PATH'] = {str(programs)!r} + ':' + os.environ['PATH']"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=400, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     html = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     assert sum("data:image/" in text for text in html) >= 2

@@ -26,12 +26,18 @@ def svg_image(svg: bytes, description: str) -> Markup:
     return image(svg, "svg+xml", description)
 
 
-def image(content: bytes, kind: str, description: str) -> Markup:
-    """Return an image file of the type image/`kind`."""
+def image(content: bytes, kind: str, description: str, width: int = 720) -> Markup:
+    """Return an image file of the type image/`kind`, at most `width` pixels wide."""
     data = base64.b64encode(content).decode()
-    return Markup('<img style="max-width:100%;width:720px" alt="{}" src="data:image/{};base64,{}">').format(
-        description, kind, data
+    return Markup('<img style="max-width:100%;width:{}px" alt="{}" src="data:image/{};base64,{}">').format(
+        width, description, kind, data
     )
+
+
+def detailed(text: str, detail: str) -> Markup:
+    """Return a text, and a detail in smaller print below it."""
+    small = Markup("<br><small>{}</small>").format(detail) if detail else Markup()
+    return escape(text) + small
 
 
 def block(title: str, subtitle: str, *parts: Markup) -> str:

@@ -52,11 +52,11 @@ class Report:
         from frostline.reporting.transfer_plot import transfer_png
 
         rows = [
-            [row.arm, *(f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in row.cells)]
+            [row.arm, *(html.detailed(cell.text, cell.detail) for cell in row.cells)]
             for row in tables.arm_rows(self._summary)
         ]
         table = html.table(tables.headers(self._summary), rows)
-        plot = html.image(transfer_png(self._summary), "png", self.verdict)
+        plot = html.image(transfer_png(self._summary), "png", self.verdict, 960)
         notes = html.paragraphs([*self._summary.notes, f"The whole report: {self.page}"])
         return html.block(self.study, self.verdict, table, plot, notes)
 
