@@ -281,6 +281,8 @@ class Evaluator:
             majority = {MAJORITY: rate} if split == "test" else {}
             mistakes = self._mistakes(split, logits[split])
         tags = {"study": run.study, "stage": run.stage, "arm": run.arm or "", "seed": str(run.seed)}
+        if run.dataset.fold is not None:
+            tags["fold"] = str(run.dataset.fold)  # the same weights in every fold, where nothing trains
         tests = [part for part in metrics if part.startswith("test")]
         values = {f"{part}/{k}": v for part in tests for k, v in metrics[part].items()}
         values |= {f"best/val/{k}": v for k, v in _without_tta(metrics, "val").items() if k != "n"}
