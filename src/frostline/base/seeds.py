@@ -27,5 +27,4 @@ def seed_dropout(seed: int, device: torch.device) -> None:
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        number = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[number].manual_seed(seed)
+        torch.cuda.manual_seed(seed)  # of the current device, which a run's is
