@@ -20,7 +20,7 @@ MODULES = {
     "leakage": "leakage/stage.py",
     "pretrain": "pipeline/pretrain/stage.py",
     "finetune": "pipeline/finetune/stage.py",
-    "evaluate": "evaluation/evaluate.py",
+    "evaluate": "pipeline/evaluate/stage.py",
     "report": "pipeline/report/stage.py",
     "gate": "stats/gate.py",
 }

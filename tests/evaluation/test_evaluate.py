@@ -16,6 +16,7 @@ from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
+from frostline.pipeline.evaluate import stage
 from frostline.pipeline.finetune.stage import finetune
 from frostline.schema import Evaluate
 from frostline.training.services import Services, Tracker
@@ -30,7 +31,7 @@ def arm(digits, tmp_path_factory):
     config = run_config({"arm": "full", "backbone": RESNET, "input.size": 16})
     finetune(arm_of(config, SEEDS), digits, folder / "finetuned", Services(folder / "scratch"))
     wanted = Evaluate(study="tiny", arm="full", dataset=config.dataset, seeds=SEEDS, trainer=config.trainer)
-    evaluate.run(wanted, digits, folder / "finetuned", folder / "out", Services(folder / "scratch"))
+    stage.run(wanted, digits, folder / "finetuned", folder / "out", Services(folder / "scratch"))
     return folder, config, wanted
 
 
@@ -91,7 +92,7 @@ def test_the_epoch_that_is_measured_is_the_one_that_training_chose(arm):
 
 def test_measured_again_it_is_the_same_whatever_the_batches(arm, digits, tmp_path):
     folder, config, wanted = arm
-    evaluate.run(wanted, digits, folder / "finetuned", tmp_path / "again", Services(tmp_path))
+    stage.run(wanted, digits, folder / "finetuned", tmp_path / "again", Services(tmp_path))
     assert files(tmp_path / "again") == files(folder / "out")
     trainer = config.trainer.model_copy(update={"eval_batch_size": 13})
     other = config.model_copy(update={"trainer": trainer})
@@ -150,7 +151,7 @@ def test_a_seed_that_was_not_trained_is_one_sentence(arm, digits, tmp_path):
     with pytest.raises(
         FrostlineError, match=r"seed-5/config\.yaml is missing; run the finetune stage of this arm"
     ):
-        evaluate.run(missing, digits, folder / "finetuned", tmp_path / "out", Services(tmp_path))
+        stage.run(missing, digits, folder / "finetuned", tmp_path / "out", Services(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
@@ -173,7 +174,7 @@ def test_a_seed_that_is_not_what_its_record_says_is_one_sentence(arm, digits, tm
     path = tmp_path / "finetuned/seed-1" / name
     path.write_bytes(path.read_bytes().replace(b"digits", b"digitz") + b" ")
     with pytest.raises(FrostlineError, match=rf"seed-1/{name}.*(was replaced|was edited after)"):
-        evaluate.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", Services(tmp_path))
+        stage.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", Services(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
@@ -183,4 +184,4 @@ def test_a_seed_that_was_trained_on_other_data_is_one_sentence(arm, digits, tmp_
     splits[index.rows("val")[0]] = "test"
     dataclasses.replace(index, splits=splits).write(tmp_path / "digits", np.load(digits / "images.npy"))
     with pytest.raises(FrostlineError, match="seed-0: was trained on other images than"):
-        evaluate.run(wanted, tmp_path / "digits", folder / "finetuned", tmp_path / "out", Services(tmp_path))
+        stage.run(wanted, tmp_path / "digits", folder / "finetuned", tmp_path / "out", Services(tmp_path))

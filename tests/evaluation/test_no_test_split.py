@@ -8,7 +8,7 @@ from tests.shell import Shell
 from tests.tiny import arm_of, run_config
 
 from frostline.base.formats import read_csv
-from frostline.evaluation import evaluate
+from frostline.pipeline.evaluate import stage
 from frostline.pipeline.finetune.stage import finetune
 from frostline.pipeline.report.stage import write_report
 from frostline.preparation.stage import prepare
@@ -37,7 +37,7 @@ def study(tmp_path_factory):
         out = root / "finetune" / arm
         finetune(arm_of(config, SEEDS), root / "data", out, services, timing=root / "timing" / f"{arm}.json")
         wanted = Evaluate(study="t", arm=arm, dataset=config.dataset, seeds=SEEDS, trainer=config.trainer)
-        evaluate.run(wanted, root / "data", out, root / "evaluate" / arm, services)
+        stage.run(wanted, root / "data", out, root / "evaluate" / arm, services)
     return root
 
 

@@ -18,9 +18,9 @@ from torchvision.transforms.v2 import functional as F
 from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.data.loading.resize import to_pixels
-from frostline.evaluation import evaluate
 from frostline.evaluation.tta import Viewed, averaged, specs, views
 from frostline.models.input_spec import InputSpec
+from frostline.pipeline.evaluate import stage
 from frostline.pipeline.finetune.stage import finetune
 from frostline.schema import Evaluate, Measurement
 from frostline.training.services import Services
@@ -86,7 +86,7 @@ def trained(digits, tmp_path_factory):
         wanted = Evaluate(
             study="tiny", arm="full", dataset=config.dataset, seeds=[0], trainer=config.trainer, tta=tta
         )
-        evaluate.run(wanted, digits, folder / "finetuned", folder / str(tta), Services(folder / "scratch"))
+        stage.run(wanted, digits, folder / "finetuned", folder / str(tta), Services(folder / "scratch"))
         return folder / str(tta) / "seed-0"
 
     return measured

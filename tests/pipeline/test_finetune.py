@@ -6,11 +6,11 @@ import yaml
 from tests.tiny import ALL, PROBE, arm_of, files, run_config, tensors
 
 from frostline.console.errors import FrostlineError
-from frostline.evaluation import evaluate
 from frostline.models import weights
 from frostline.models.backbones import build
 from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.models.pretrained import input_spec
+from frostline.pipeline.evaluate import stage
 from frostline.pipeline.finetune.stage import finetune
 from frostline.preparation.stage import prepare
 from frostline.schema import Evaluate, Prepare
@@ -163,12 +163,12 @@ def test_each_fold_is_tested_on_images_that_its_run_has_not_seen(folded, tmp_pat
     config = Evaluate(
         study="s", arm="full", dataset=run.dataset, seeds=[0], folds=[0, 1, 2], trainer=run.trainer
     )
-    evaluate.run(config, data, tmp_path / "out", tmp_path / "evaluated", Services(tmp_path))
+    stage.run(config, data, tmp_path / "out", tmp_path / "evaluated", Services(tmp_path))
     measured = json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     accuracies = [measured["folds"][fold]["seeds"]["0"]["test"]["accuracy"] for fold in "012"]
     assert measured["test"]["accuracy"]["n"] == 3
     assert measured["test"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 3)
-    assert measured["soups"] == {"skipped": evaluate.FOLDS_DIFFER}
+    assert measured["soups"] == {"skipped": stage.FOLDS_DIFFER}
     tested = [
         row.split(",")[0]
         for fold in "012"

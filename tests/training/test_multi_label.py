@@ -19,7 +19,7 @@ from frostline.console.errors import FrostlineError
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.mix import mix
 from frostline.data.prepared.index import Index
-from frostline.evaluation import evaluate
+from frostline.pipeline.evaluate import stage
 from frostline.pipeline.finetune.stage import finetune
 from frostline.pipeline.report.stage import write_report
 from frostline.preparation.stage import prepare
@@ -83,7 +83,7 @@ def measured(folder, config, changes, arm="full"):
     (folder / "timing").mkdir(exist_ok=True)
     finetune(arm_of(run, SEEDS), data, folder / "finetune" / arm, services, folder / "timing" / f"{arm}.json")
     wanted = Evaluate(study="tiny", arm=arm, dataset=run.dataset, seeds=list(SEEDS), trainer=run.trainer)
-    evaluate.run(wanted, data, folder / "finetune" / arm, folder / "evaluate" / arm, services)
+    stage.run(wanted, data, folder / "finetune" / arm, folder / "evaluate" / arm, services)
     return folder
 
 

@@ -21,7 +21,7 @@ FOLDERS = {
     "leakage": ("base", "data/prepared", "data/reading", "duplicates", "leakage"),
     "pretrain": (*_TRAINING, "evaluation", "pipeline/pretrain"),
     "finetune": (*_TRAINING, "pipeline/finetune"),
-    "evaluate": (*_TRAINING, "evaluation"),
+    "evaluate": (*_TRAINING, "evaluation", "pipeline/evaluate"),
     "report": ("base", "pipeline/report", "plotting", "reporting", "stats"),
     "gate": ("base", "stats"),
 }

@@ -58,6 +58,6 @@ def _pipeline_stage(arguments: argparse.Namespace) -> None:
     with writing(arguments.out):
         # Before the imports that evaluation needs: the recorder starts beside them.
         services = make_services()
-        from frostline.evaluation import evaluate
+        from frostline.pipeline.evaluate import stage
 
-        evaluate.run(config, arguments.data, arguments.finetuned, arguments.out, services)
+        stage.run(config, arguments.data, arguments.finetuned, arguments.out, services)

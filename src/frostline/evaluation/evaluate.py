@@ -1,6 +1,6 @@
-"""Evaluates trained networks: metrics and predictions per split, summaries over seeds, soups."""
+"""Evaluates trained networks: metrics and predictions per split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,27 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frostline.base import omitted, repetitions
-from frostline.base.files import publish, write_text
-from frostline.base.formats import canonical_json, csv_text, read_json, read_yaml
+from frostline.base.files import write_text
+from frostline.base.formats import canonical_json, csv_text, read_json
 from frostline.base.metrics import (
     ACCURACY,
     WITHOUT_TTA,
-    Spread,
-    headline,
-    headline_value,
-    held_out,
-    spread,
     task_metrics,
 )
-from frostline.base.repetitions import Repetition
 from frostline.base.run_folder import (
-    CONFIG,
     METRICS,
     PREDICTIONS,
     THRESHOLDS,
     WEIGHTS,
-    edited_config,
     verified,
 )
 from frostline.console.errors import FrostlineError, resource_errors
@@ -39,12 +30,10 @@ from frostline.data.loading.resize import format_of
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.data.reading.decode import shown
 from frostline.evaluation import label_tables, tta
-from frostline.evaluation.soups import soups
 from frostline.features.execution import Precision, device_of, precision_behind
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
-from frostline.schema import Evaluate, NoAdapter, NoFeatures, Run
-from frostline.schema.validation import validated
+from frostline.schema import NoAdapter, NoFeatures, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import (
     TrainedWeights,
@@ -55,8 +44,7 @@ from frostline.training.inference import (
     reuse_of,
 )
 from frostline.training.run import plan_of
-from frostline.training.run_info import backbone_name
-from frostline.training.services import Evaluation, Misclassified, RunInfo, Services
+from frostline.training.services import Evaluation, Misclassified, Services
 
 Metrics = dict[str, dict[str, float]]
 """Split → metric → value."""
@@ -64,84 +52,8 @@ MAJORITY = "test/majority_rate"
 """MLflow's metric for the accuracy of always predicting the most frequent class."""
 SPLITS = ("test", "val", "train")
 """In the order of evaluation; a data set may have no test split."""
-FOLDS_DIFFER = "the networks of one fold were trained on test images of another"
-"""Why there is no soup over folds."""
 MISTAKES, THUMBNAIL = 24, 160
 """Number of mistakes in the plot, and the longer side of each image in pixels."""
-
-
-@resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
-def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Services) -> None:
-    """Evaluate each run of an arm in the folder `finetuned`; write files per run and a summary to `out`.
-
-    `out` gets metrics.json (mean, std and n over the runs for each split and metric, each run's values, and
-    those of the seeds' soups), and a folder per run as `finetuned` has, with metrics.json and
-    predictions.csv. For an omitted arm it gets the reason. `folder` is that of the prepared data.
-
-    Raises:
-        FrostlineError: a seed's weights or the prepared data are missing, or do not belong together.
-    """
-    if (reason := omitted.reason_in(finetuned)) is not None:
-        omitted.write(out, reason)
-        return
-    omitted.remove_reason(out)
-    measured: dict[Repetition, Metrics] = {}
-    runs = {
-        repetition: _read_run(finetuned / repetition.folder).with_tta(config.tta)
-        for repetition in repetitions.repetitions(config.seeds, config.folds)
-    }
-    data = PreparedData.read(config.dataset, folder)
-    with (
-        publish(out) as work,
-        services.tracker.run(_info(config, next(iter(runs.values())), data.index)) as recorded,
-        services.progress(f"evaluate {config.arm}", len(runs)) as advance,
-    ):
-        for repetition, run in runs.items():
-            (run_out := work / repetition.folder).mkdir(parents=True)
-            metrics = measure(run, folder, finetuned / repetition.folder, run_out, services)
-            split = held_out(metrics)
-            result = f"{split}/{headline(metrics[split])} {headline_value(metrics[split]):.4f}"
-            advance(1, f"{repetition}: {result}")
-            measured[repetition] = metrics
-        splits = list(next(iter(measured.values())))
-        summary = {split: _summary([m[split] for m in measured.values()]) for split in splits}
-        mixed: dict[str, Any] = {"skipped": FOLDS_DIFFER}
-        if config.folds is None:
-            seeds = {seed: run for (_, seed), run in runs.items()}
-            scores = {seed: headline_value(part["val"]) for (_, seed), part in measured.items()}
-            mixed = soups(seeds, scores, data, lambda s: finetuned / f"seed-{s}" / WEIGHTS, services)
-        write_text(
-            work / METRICS, canonical_json({**summary, **repetitions.as_json(measured), "soups": mixed})
-        )
-        recorded.metrics(_tracker_metrics(summary, mixed))
-        recorded.finished(work)
-
-
-def _info(config: Evaluate, run: Run, index: Index) -> RunInfo:
-    """Return what the tracker is told when the evaluation of an arm starts; `run`: one of the arm's."""
-    tags = {
-        "arm": config.arm,
-        "backbone": backbone_name(run),
-        "dataset": index.name,
-        "freeze": run.freeze_name,
-    }
-    dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    name = f"{config.arm}·evaluate·{index.name}"
-    return RunInfo(name, "evaluate", config.study, config.model_dump(), dataset, "evaluation", tags)
-
-
-def _tracker_metrics(
-    summary: Mapping[str, Mapping[str, Spread]], mixed: Mapping[str, Any]
-) -> dict[str, float]:
-    """Return the metrics of an arm and of its soups that the tracker records: those of the held-out split."""
-    split = held_out(summary)
-    measured = summary[split]
-    values = {f"{split}/{name}": spread_["mean"] for name, spread_ in measured.items()}
-    values |= {f"{split}/{name}.std": spread_["std"] for name, spread_ in measured.items()}
-    for kind, soup in mixed.items():
-        if not isinstance(soup, str) and "test" in soup:
-            values[f"soup/{kind}/test/{headline(soup['test'])}"] = headline_value(soup["test"])
-    return values
 
 
 @resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
@@ -385,19 +297,6 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
 
 def _splits(index: Index) -> list[str]:
     return [split for split in SPLITS if split != "test" or index.held_out == "test"]
-
-
-def _summary(values: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    return {name: spread([v[name] for v in values]) for name in values[0]}
-
-
-def _read_run(folder: Path) -> Run:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise FrostlineError(f"{path} is missing; run the finetune stage of this arm again")
-    if sentence := edited_config(folder, verified(folder)):
-        raise FrostlineError(f"{sentence}, or run the finetune stage of this arm again")
-    return validated(Run, read_yaml(path), str(path))
 
 
 def read_metrics(out: Path) -> Metrics:

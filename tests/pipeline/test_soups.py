@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 from tests.tiny import NOTHING, RESNET, arm_of, run_config
 
 from frostline.data.prepared.index import Index
-from frostline.evaluation import evaluate
-from frostline.evaluation.soups import why_no_choice, why_none
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
+from frostline.pipeline.evaluate import stage
+from frostline.pipeline.evaluate.soups import why_no_choice, why_none
 from frostline.pipeline.finetune.stage import finetune
 from frostline.schema import Evaluate
 from frostline.training.services import Services
@@ -29,7 +29,7 @@ def arm(digits, tmp_path_factory):
     config = run_config({**backbone, "arm": "full", "weights": start})
     finetune(arm_of(config, SEEDS), digits, folder / "finetuned", services)
     wanted = Evaluate(study="t", arm="full", dataset=config.dataset, seeds=SEEDS, trainer=config.trainer)
-    evaluate.run(wanted, digits, folder / "finetuned", folder / "out", services)
+    stage.run(wanted, digits, folder / "finetuned", folder / "out", services)
     return folder, config, json.loads((folder / "out/metrics.json").read_text())
 
 
@@ -73,7 +73,7 @@ def test_a_network_with_running_statistics_makes_a_soup_too(digits, tmp_path):
     config = run_config({**conv, "arm": "full", "weights": start})
     finetune(arm_of(config, [0, 1]), digits, tmp_path / "finetuned", services)
     wanted = Evaluate(study="t", arm="full", dataset=config.dataset, seeds=[0, 1], trainer=config.trainer)
-    evaluate.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", services)
+    stage.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", services)
     soups = json.loads((tmp_path / "out/metrics.json").read_text())["soups"]
     assert soups["uniform"]["test"]["n"] == soups["greedy"]["test"]["n"] == 357
 
@@ -115,7 +115,7 @@ def test_within_the_label_budget_the_uniform_soup_stays(digits, tmp_path):
     config = run_config(changes)
     finetune(arm_of(config, [0, 1]), digits, tmp_path / "finetuned", services)
     wanted = Evaluate(study="t", arm="full", dataset=config.dataset, seeds=[0, 1], trainer=config.trainer)
-    evaluate.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", services)
+    stage.run(wanted, digits, tmp_path / "finetuned", tmp_path / "out", services)
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["soups"]["uniform"]["seeds"] == [0, 1]
     assert list(metrics["soups"]["greedy"]) == ["skipped"]
