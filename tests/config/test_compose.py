@@ -179,6 +179,7 @@ def test_a_study_is_one_file_a_stage_each_with_its_own_keys_alone():
         "prepare-source",
         "prepare-target",
         "pretrain",
+        "leakage",
         "finetune-scratch",
         "evaluate-scratch",
         "finetune-linear_probe",

@@ -183,7 +183,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
         ),
         (
             ["{run}/config.yaml", "x.png"],
-            r"config.yaml is a file; name the folder of a finished run, or models:",
+            r"config.yaml is a file; name",
         ),
     ],
 )

@@ -93,6 +93,9 @@ class Told(Tracker):
     def planned(self, run, plan, network, spec, images):
         self.tell("planned", repr(plan.phases), list(network.state_dict()), images)
 
+    def images(self, data, classes):
+        """Draw nothing."""
+
     def epoch(self, row):
         self.tell("epoch", dict(row))
 
