@@ -114,7 +114,7 @@ def project(tmp_path_factory, no_runs):
     for name, changes in SMALL.items():
         for old, new in changes.items():
             replace(root / "conf" / name, old, new)
-    for name in ("photos", "photos_b"):
+    for name in ("photos", "photos_a", "photos_b"):
         photos(root / name)
     for image in (root / "photos_b").rglob("*.png"):  # a test set has no image of the data set
         image.write_bytes((root / "photos" / image.parent.name / image.name).read_bytes())
@@ -128,7 +128,18 @@ def project(tmp_path_factory, no_runs):
     checkpoint(root / "checkpoint.pth")
     shutil.copy(no_runs, root)
     record(root)
+    named(root)
     return root
+
+
+def named(root):
+    """The run and the folder that pages call NAME and FOLDER."""
+    shutil.copytree(root / "photos" / "dawn", root / "FOLDER")
+    words = ["dataset=image_folder", "dataset.root=photos", "weights=none", "out=runs/finetune/NAME"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("FROSTLINE_TRACKING", "off")
+        assert cli.main(["finetune", *words]) == 0
 
 
 def shift(folder):
@@ -199,7 +210,10 @@ def test_it_runs(line, capsys):
     assert cli.main(words[1:]) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     if "finetune" in words:
-        assert re.search(r"(test|val) accuracy", out)
+        headline = "mAP" if "dataset.task=multi_label" in words else "accuracy"
+        assert re.search(rf"(test|val) {headline}", out)
+    elif words[1] == "evaluate":
+        assert (Path(words[words.index("--out") + 1]) / "metrics.json").is_file()
     elif "--out" in words:
         assert Path(words[words.index("--out") + 1]).is_file()
     else:

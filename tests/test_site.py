@@ -64,7 +64,7 @@ def test_the_reference_has_the_keys_outside_groups(config_reference):
     own = {name: value for name, value in values.items() if name not in ("defaults", "hydra", "pretrain")}
     found = {key.removeprefix(".") for key in keys(own, "")}
     assert "input.size" in found
-    assert found <= {row[0] for row in ROW.findall(config_reference)} | {"gate", "folds", "evaluate.tta"}
+    assert found <= {row[0] for row in ROW.findall(config_reference)} | {"gate"}
 
 
 def test_each_key_has_a_type_a_default_and_a_meaning(config_reference):

@@ -70,7 +70,7 @@ def page() -> str:
 def general_keys() -> list[Key]:
     """Return the keys that are in no group."""
     fields = schema.Experiment.model_fields
-    single = ("study", "input", "seed", "seeds", "gate", "out")
+    single = [name for name in fields if name not in (*GROUPS, "source", "pretrain")]
     return [key for name in single for key in _field(name, fields[name], _docs(schema.Experiment)[name])]
 
 

@@ -155,7 +155,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     monkeypatch.setattr(prediction, "scratch", lambda: tmp_path / "other")
     pixels, _ = trained.images(10_000)
     assert len(pixels) == len(measured)
-    in_two = prediction.Network(trained).probabilities(pixels).max(1).values.tolist()
+    in_two = prediction.Network(trained).probabilities([pixels]).max(1).values.tolist()
     assert in_two == pytest.approx(measured, abs=1e-6)
     in_one = trained.serving_model()(pixels).max(1).values.tolist()
     assert in_one != pytest.approx(measured, abs=1e-3)
@@ -183,7 +183,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
         ),
         (
             ["{run}/config.yaml", "x.png"],
-            r"config.yaml is a file; name",
+            r"config.yaml is a file; name the run's folder, .*/one, or models:/NAME@ALIAS",
         ),
     ],
 )
