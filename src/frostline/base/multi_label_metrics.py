@@ -75,10 +75,15 @@ def average_precision(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> 
     """
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(truth[order])
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of equal scores
+    last = _last_of_equals(scores[order])
     found, predicted = hits[last], last + 1
     gained = np.diff(found, prepend=0)
     return math.fsum(gained * (found / predicted)) / int(hits[-1])
+
+
+def _last_of_equals(ranked: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the position of the last of each run of equal scores, (N,), in descending order."""
+    return np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
 
 
 def f1(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -115,7 +120,7 @@ def _best_threshold(shares: NDArray[np.float64], truth: NDArray[np.bool_]) -> fl
         return DEFAULT_THRESHOLD
     order = np.argsort(-shares, kind="stable")
     ranked, hits = shares[order], np.cumsum(truth[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    last = _last_of_equals(ranked)
     scores = 2 * hits[last] / (last + 1 + int(hits[-1]))
     best = int(last[int(scores.argmax())])
     lower = ranked[best + 1] if best + 1 < len(ranked) else 0.0

@@ -6,6 +6,7 @@ data set may contain both.
 
 import os
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -37,7 +38,7 @@ def locate(root: Path, key: str) -> Path:
     for part in PurePosixPath(key).parts:
         if not os.path.lexists(place / part):
             try:
-                part = _names(place, place.stat().st_mtime_ns)[nfc(part)]
+                part = _on_disk(place, place.stat().st_mtime_ns, nfc)[nfc(part)]
             except (OSError, KeyError):
                 return path
         place = place / part
@@ -54,7 +55,7 @@ def nearest(root: Path, key: str) -> str | None:
         name = part
         if not os.path.lexists(place / name):
             try:
-                name = _alike(place, place.stat().st_mtime_ns)[_loose(part)]
+                name = _on_disk(place, place.stat().st_mtime_ns, _loose)[_loose(part)]
             except (OSError, KeyError):
                 return None
         place, found = place / name, [*found, name]
@@ -66,12 +67,6 @@ def _loose(name: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _alike(folder: Path, changed: int) -> dict[str, str]:
-    """Return {name, as `nearest` compares it: name on disk} of a folder; of several, the first."""
-    return {_loose(name): name for name in sorted((path.name for path in folder.iterdir()), reverse=True)}
-
-
-@lru_cache(maxsize=64)
-def _names(folder: Path, changed: int) -> dict[str, str]:
-    """Return {name in NFC: name on disk} of a folder; of several, the first."""
-    return {nfc(name): name for name in sorted((path.name for path in folder.iterdir()), reverse=True)}
+def _on_disk(folder: Path, changed: int, form: Callable[[str], str]) -> dict[str, str]:
+    """Return {form of a name: name on disk} of a folder as of its last change; of several, the first."""
+    return {form(name): name for name in sorted((path.name for path in folder.iterdir()), reverse=True)}

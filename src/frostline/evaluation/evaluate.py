@@ -11,18 +11,8 @@ from numpy.typing import NDArray
 
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_json
-from frostline.base.metrics import (
-    ACCURACY,
-    WITHOUT_TTA,
-    task_metrics,
-)
-from frostline.base.run_folder import (
-    METRICS,
-    PREDICTIONS,
-    THRESHOLDS,
-    WEIGHTS,
-    verified,
-)
+from frostline.base.metrics import ACCURACY, WITHOUT_TTA, task_metrics
+from frostline.base.run_folder import METRICS, PREDICTIONS, THRESHOLDS, WEIGHTS, verified
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.pixels import Images, images_of, load_pixels, thumbnails

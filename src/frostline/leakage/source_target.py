@@ -139,7 +139,7 @@ def _alike(seen: _Part, measured: _Part) -> list[_Leak]:
 
 
 def _tally(leaks: Sequence[_Leak], seen: _Part, measured: _Part) -> str:
-    """Return how many images of which split of the source are in which split; empty for a single image."""
+    """Return the number of images per pair of splits, source and target; empty for a single image."""
     if len(leaks) == 1:
         return ""
     kinds = Counter((str(seen.splits[leak.seen]), str(measured.splits[leak.measured])) for leak in leaks)

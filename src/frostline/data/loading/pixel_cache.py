@@ -33,7 +33,7 @@ from frostline.data.loading.pixel_files import Layout, PixelFile, Pixels
 SHARD_BYTES = 1 << 26
 """Bytes of a shard, at least, 64 MiB: what a killed process has to make again."""
 MOST_SHARDS = 64
-"""Shards of a cache, at most: each takes a file handle, of which a process has 1,024 by default."""
+"""Maximum number of shards in a cache: each takes a file handle, and a process has 1,024 by default."""
 
 
 @dataclass(frozen=True)

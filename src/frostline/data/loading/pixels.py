@@ -69,7 +69,7 @@ ImageStack = torch.Tensor | OnDisk
 
 
 class PixelStack(Protocol):
-    """Images, (N, C, H, W), of which a slice is a tensor: an `ImageStack`, or a view of one."""
+    """Images, (N, C, H, W), whose slices are tensors: an `ImageStack`, or a view of one."""
 
     def __len__(self) -> int: ...
 
