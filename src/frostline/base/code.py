@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1]
 _TRAINING = ("base", "data", "features", "freezing", "models", "training")
 FOLDERS = {
     "compose": (
-        *("base", "config", "data/prepared", "data/reading", "freezing", "models"),
+        *("base", "config", "data/reading", "freezing", "models"),
         *("pipeline/compose", "schema", "stats"),
     ),
     "prepare": ("base", "data/prepared", "data/reading", "duplicates", "preparation"),

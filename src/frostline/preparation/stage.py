@@ -27,11 +27,12 @@ from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, OutOfResources, resource_errors
 from frostline.console.progress import Progress, no_progress
-from frostline.data.prepared.index import FORMAT, TEST_SETS, Index, further_tests
+from frostline.data.prepared.index import FORMAT, TEST_SETS, Index
 from frostline.data.reading.bands import PixelFormat, decode_as
 from frostline.data.reading.checks import check_rows_of, some, tally
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
+from frostline.data.reading.test_sets import further_tests
 from frostline.data.reading.walk import Problem
 from frostline.duplicates.contact_sheet import MOST_PAIRS, Shown, contact_sheet
 from frostline.duplicates.hashes import HASHES_FILE, hashes, write_hashes

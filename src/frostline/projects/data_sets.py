@@ -13,10 +13,10 @@ from frostline import schema
 from frostline.base import project
 from frostline.base.formats import read_yaml
 from frostline.console.errors import FrostlineError, allowed
-from frostline.data.prepared.index import further_tests
 from frostline.data.reading import arrays, arrow
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.data.reading.tables import root_of, used_columns
+from frostline.data.reading.test_sets import further_tests
 from frostline.schema.validation import validated
 
 KINDS: dict[str, tuple[Any, str]] = {

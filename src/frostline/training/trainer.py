@@ -145,12 +145,7 @@ def fit(
     result, plan = Fit(execution=classifier.execution), classifier.plan
     recorder = _History(result, deciding_metrics(config.monitor, data.chooses), callbacks)
     device = device_of(config.device)
-    classifier.execution.arrange(classifier.network)
-    if classifier.execution.trains == "fp16":
-        classifier.scaler = classifier.scaler or torch.amp.GradScaler(device.type)
-    classifier.steps_at_once = config.steps_per_execution
-    classifier.step_callbacks = callbacks.of_steps if plan.phases else ()
-    data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
+    _arrange(classifier, data, config, callbacks)
     resized = any(phase.batch_size for phase in plan.phases)
     checkpoint = _Checkpoint.latest(resume)
     clipped = classifier.optimizer_config.clip_norm is not None
@@ -186,6 +181,16 @@ def fit(
     result.starts, result.images = callbacks.freezing.starts, classifier.images
     result.features = callbacks.reuse.said if callbacks.reuse else []
     return result
+
+
+def _arrange(classifier: Classifier, data: ImageData, config: schema.Trainer, callbacks: Callbacks) -> None:
+    """Set how the classifier computes, and how many steps it and its data take per batch of Lightning's."""
+    classifier.execution.arrange(classifier.network)
+    if classifier.execution.trains == "fp16":
+        classifier.scaler = classifier.scaler or torch.amp.GradScaler(device_of(config.device).type)
+    classifier.steps_at_once = config.steps_per_execution
+    classifier.step_callbacks = callbacks.of_steps if classifier.plan.phases else ()
+    data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
 
 
 class _History(pl.Callback):

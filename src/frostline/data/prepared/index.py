@@ -22,6 +22,7 @@ from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import check_keys
 from frostline.data.reading.label_sets import matrix, text_of
 from frostline.data.reading.splits import SPLITS, take_fraction, take_shots
+from frostline.data.reading.test_sets import further_tests
 from frostline.data.reading.walk import Problem
 
 FORMAT = 1
@@ -325,54 +326,6 @@ class PreparedData:
             )
             for name, config in further_tests(self.dataset).items()
         }
-
-
-def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
-    """Return the configs of a data set's further test sets: of its kind, with its columns, at other places.
-
-    Raises:
-        FrostlineError: a test set has another key than its kind needs.
-    """
-    configs: dict[str, schema.Dataset] = {}
-    for name, where in (dataset.test_sets or {}).items():
-        given = {key: value for key, value in where.model_dump().items() if value is not None}
-        needed, more = _PLACES.get(dataset.kind, ("", ()))
-        key = f"dataset.test_sets.{name}"
-        if not needed:
-            raise FrostlineError(
-                f"{key}: data sets of the kind {dataset.kind} have no further test sets; allowed: "
-                f"{', '.join(_PLACES)}; or set dataset.test_sets=null"
-            )
-        if needed not in given or set(given) - {needed, *more}:
-            found = ", ".join(given) or "nothing"
-            raise FrostlineError(
-                f"{key}: found {found}; a test set of the kind {dataset.kind} needs {needed}: write "
-                f"{key}.{needed}=…"
-            )
-        change: dict[str, Any] = {
-            "test_sets": None,
-            "folds": None,
-            "fold": None,
-            "shots": None,
-            "fraction": None,
-        }
-        place = {"root": None, **given} if dataset.kind == "table" else given
-        if isinstance(dataset, schema.Table | schema.HuggingFace | schema.Npz):
-            # Of use to training and splits only: a test set may lack these columns.
-            unused = dict.fromkeys(("group", "fold", "weight"))
-            columns = dataset.columns.model_copy(update=unused)
-            change |= {"classes": None, "group": None, "columns": columns}
-        configs[name] = dataset.model_copy(update={**change, **place})
-    return configs
-
-
-_PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "image_folder": ("root", ()),
-    "table": ("file", ("root",)),
-    "huggingface": ("path", ()),
-    "npz": ("file", ()),
-}
-"""Kind → the key that a test set needs, and those that it may have."""
 
 
 def labelled_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[np.int64]:

@@ -7,8 +7,8 @@ from typing import Any
 from frostline import schema
 from frostline.base.formats import read_yaml
 from frostline.console.errors import FrostlineError
-from frostline.data.prepared.index import further_tests
 from frostline.data.reading.tables import root_of
+from frostline.data.reading.test_sets import further_tests
 
 PIPELINE, STAGE = "dvc.yaml", "prepare"
 
