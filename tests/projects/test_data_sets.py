@@ -38,6 +38,13 @@ def of(place, **keys):
     return DataSet("--source", Path(place), keys)
 
 
+def test_which_tables_have_photographs(folder):
+    write_table(folder / "data/photos.csv", [["1.jpg", "a"], ["2.JPEG", "b"], ["3.png", "b"]])
+    assert of("data/photos.csv").has_photographs()
+    assert not of("data/labels.csv").has_photographs()
+    assert not of("data.npz").has_photographs()
+
+
 def test_what_is_watched_beside_the_data_set_itself(folder):
     assert of("data/labels.csv").watched() == ["data/scans, old"]
     assert of("data/other.tsv").watched() == ["data/more"]

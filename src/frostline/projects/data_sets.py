@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +29,9 @@ KINDS: dict[str, tuple[Any, str]] = {
 """Kind → its config, and the key that says where it is."""
 SAVED = ("dataset_dict.json", "state.json")
 """Files of a folder that Hugging Face's `save_to_disk` wrote."""
+JPEG = (".jpg", ".jpeg")
+LOOKED_AT = 1000
+"""Files whose names decide whether a data set consists of photographs."""
 MOST_FOLDERS = 5
 """More folders of images than these are watched as one, the folder that they are in."""
 
@@ -113,14 +117,30 @@ class DataSet:
         defaults = read_yaml(project.conf_files("dataset")[self.kind])
         return validated(model, _merged(defaults, self.config), self.option)
 
+    def has_photographs(self) -> bool:
+        """Return whether most of its first files are JPEG: photographs, and seldom letters or signs."""
+        dataset = self.dataset()
+        names: Iterable[str] = ()
+        if isinstance(dataset, schema.Table):
+            names = self._column(dataset)
+        elif isinstance(dataset, schema.ImageFolder):
+            names = (name for _, _, files in os.walk(self.place.expanduser()) for name in files)
+        jpeg = [name.lower().endswith(JPEG) for name in islice(names, LOOKED_AT)]
+        return 2 * sum(jpeg) > len(jpeg)
+
+    def _column(self, dataset: schema.Table) -> Iterator[str]:
+        """Yield the image column of a table."""
+        column, where = dataset.columns.image, f"{self.option}: {dataset.file}"
+        table = open_table(Path(dataset.file).expanduser(), where, (column,))
+        used_columns(dataset, table.columns, where)
+        return (cells[0] for _, cells in table.records([column]))
+
     def _images(self, dataset: schema.Dataset) -> Iterator[str]:
         """Yield the folders of a table's images."""
         if not isinstance(dataset, schema.Table):
             return
-        root, column = root_of(dataset), dataset.columns.image
-        table = open_table(Path(dataset.file).expanduser(), f"{self.option}: {dataset.file}", (column,))
-        used_columns(dataset, table.columns, f"{self.option}: {dataset.file}")
-        tops = {top for _, cells in table.records([column]) if (top := _top(cells[0], root)) is not None}
+        root = root_of(dataset)
+        tops = {top for image in self._column(dataset) if (top := _top(image, root)) is not None}
         whole = "" in tops or len(tops) > MOST_FOLDERS
         for folder in [root] if whole else [root / top for top in sorted(tops)]:
             if Path.cwd().resolve().is_relative_to(folder.resolve()):
