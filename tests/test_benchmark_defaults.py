@@ -48,9 +48,34 @@ def test_the_search_chooses_on_validation_and_is_judged_on_test(tmp_path):
     broken = json.dumps({**json.loads(line("worse", 0, 0)), "error": "Error: no"})
     file.write_text("\n".join([*lines, broken]))
     _, row = table.losses(table.read(file))
-    assert row[:3] == ["full", "5.0", "5.0 (digits, 5, own pretraining)"]
+    # 5.0 points between 60 % and 65 % of 357 test images: 1.96 · √((60 · 40 + 65 · 35) / 357)
+    assert row[:3] == ["full", "5.0", "5.0 ± 7.1 (digits, 5, own pretraining)"]
     header, best, *_ = table.accuracies(table.read(file))
     assert (header[1], best[:2]) == ("mean (1)", ["full, fast", "**90.0**"])
+
+
+def test_a_mean_loss_has_an_interval_over_the_cells(tmp_path):
+    def line(setting, accuracy, target):
+        arm = {"target": target, "shots": 5, "start": "own", "by": "frostline", "schedule": "full"}
+        return json.dumps({**arm, "setting": setting, "seed": 0, "val": accuracy, "test": accuracy})
+
+    file = tmp_path / "runs.jsonl"
+    better = {"digits": 0.65, "emoji": 0.7, "clothes": 0.75}
+    lines = [line("default", 0.6, target) for target in better]
+    lines += [line("fast", accuracy, target) for target, accuracy in better.items()]
+    file.write_text("\n".join(lines))
+    _, row = table.losses(table.read(file))
+    # losses of 5, 10 and 15 points: 10 ± 4.30 · 5/√3
+    assert row[1] == "10.0 ± 12.4"
+
+
+def test_each_class_has_enough_images_for_the_most_labels():
+    by_target = {}
+    for trial in plan.trials(seeds=1):
+        by_target.setdefault(trial.target, set()).add(trial.shots)
+    assert by_target["emoji"] == {5, 10, 40}
+    assert by_target["stamps"] == {5, 10}
+    assert by_target["digits"] == by_target["clothes"] == by_target["glyphs"] == {5, 10, 50}
 
 
 @pytest.mark.slow
