@@ -61,5 +61,7 @@ def test_a_notebook_shows_verdict_table_and_plot():
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(fl.FrostlineError, match=r"resolved/report\.yaml is missing; run `dvc repro`"):
+    with pytest.raises(
+        fl.FrostlineError, match=r"resolved/report\.yaml is missing: this folder has no study"
+    ):
         fl.report()

@@ -212,6 +212,24 @@ def test_mistakes_are_sorted_and_survive_a_lost_image(photo_run, tmp_path, monke
     assert len(run.mistakes(1)) == 1
 
 
+def test_a_studys_run_has_its_measurements(photo_run, tmp_path, monkeypatch):
+    """They are in a folder beside the networks; paths in its config are relative to the project."""
+    trained, measured = (tmp_path / "artifacts" / stage / "full/seed-0" for stage in ("finetune", "evaluate"))
+    shutil.copytree(photo_run, trained)
+    measured.mkdir(parents=True)
+    for name in ("metrics.json", "predictions.csv"):
+        (trained / name).rename(measured / name)
+    shutil.copytree(photo_run.parents[1] / "photos", tmp_path / "photos")
+    config = trained / "config.yaml"
+    config.write_text(config.read_text().replace(str(photo_run.parents[1] / "photos"), "photos"))
+    (tmp_path / "conf/freeze").mkdir(parents=True)  # makes it a project
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    run, original = fl.load(trained), fl.load(photo_run)
+    assert run.metrics == original.metrics
+    assert run.mistakes()._repr_html_() == original.mistakes()._repr_html_()
+
+
 def test_what_a_notebook_shows(run, here, photo_run):
     html = "".join(part._repr_html_() for part in (run, run.history, run.mistakes()))
     assert "dog &amp; más" in html

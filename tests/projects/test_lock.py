@@ -88,3 +88,11 @@ def test_a_stage_that_the_lock_does_not_have_is_accepted_by_an_upgrade(tmp_path,
     assert cli.main(["upgrade"]) == 0
     assert "dvc repro runs again: finetune" in capsys.readouterr().out
     assert lock.check("finetune") is None
+
+
+def test_an_empty_lock_is_renewed_as_one_of_an_unknown_version(tmp_path, monkeypatch, capsys):
+    (tmp_path / "frostline.lock").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "this project uses frostline unknown" in lock.check()
+    assert cli.main(["upgrade"]) == 0
+    assert lock.check("finetune") is None

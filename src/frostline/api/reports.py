@@ -71,7 +71,7 @@ def report(artifacts: Path = "artifacts") -> Report:
         FrostlineError: results are missing or damaged; the sentence names the file and its stage.
     """
     from frostline.base.formats import read_yaml
-    from frostline.console.errors import FrostlineError
+    from frostline.projects.folder import require
     from frostline.schema import Report as Config
     from frostline.schema.validation import validated
 
@@ -80,10 +80,7 @@ def report(artifacts: Path = "artifacts") -> Report:
         from frostline.pipeline.report.stage import summarised
 
         resolved = folder / RESOLVED
-        if not resolved.is_file():
-            raise FrostlineError(
-                f"report: {resolved} is missing; run `dvc repro` here, or name another folder"
-            )
+        require(resolved, "run `dvc repro`")
         config = validated(Config, read_yaml(resolved), str(resolved))
         summary, _ = summarised(config, folder)
         return Report(config.study, summary.sentence, folder / PAGE, summary)

@@ -9,10 +9,12 @@ from frostline.api import html
 from frostline.api.calls import call
 from frostline.api.options import Options, overrides_of
 from frostline.api.options import Path as AnyPath
+from frostline.base import project
 from frostline.base.formats import read_json, read_yaml
 from frostline.base.metrics import headlines
 from frostline.base.run_folder import CONFIG, METRICS
 from frostline.console.errors import FrostlineError
+from frostline.runs.measured import measured_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +101,7 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, dict[str, float]]:
         """Split → metric → value, such as ``run.metrics["test"]["accuracy"]``."""
-        path = self.folder / METRICS
+        path = measured_in(self.folder) / METRICS
         measured: dict[str, dict[str, float]] = read_json(path) if path.is_file() else {}
         return measured
 
@@ -161,9 +163,14 @@ class Run:
         with call():
             dataset, pixels = self._trained.run.dataset, self._trained.run.input
             paths = {key: getattr(dataset, key, None) for key in ("root", "file", "path")}
-            absolute = {key: str(self._home / Path(path).expanduser()) for key, path in paths.items() if path}
+            absolute = {key: self._absolute(path) for key, path in paths.items() if path}
             config = Prepare.of(dataset.model_copy(update=absolute), pixels)
-            return mistakes.mistakes(self.folder, config, count)
+            return mistakes.mistakes(measured_in(self.folder), config, count)
+
+    def _absolute(self, path: str) -> str:
+        """Return a path of the config: relative to where the run was called, or else to its project."""
+        places = [home / Path(path).expanduser() for home in (self._home, project.find_root(self.folder))]
+        return str(next((place for place in places if place.exists()), places[0]))
 
     @cached_property
     def _trained(self) -> "TrainedRun":

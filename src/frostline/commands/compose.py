@@ -7,14 +7,13 @@ from typing import Any
 from frostline.commands import options
 
 ARMS = ["scratch", "zero_shot", "linear_probe", "full"]
+PARAMS = Path("params.yaml")
 
 
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "compose", run, summary)
-    parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="selection (default: %(default)s)"
-    )
+    parser.add_argument("--params", type=Path, default=PARAMS, help="selection (default: %(default)s)")
     parser.add_argument(
         "--arms",
         nargs="+",
@@ -31,7 +30,10 @@ def add(commands: Any, summary: str) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the resolved configs and print which arms run and which are omitted."""
     from frostline.pipeline.compose.stage import compose_study
+    from frostline.projects import folder
 
+    if arguments.params == PARAMS:
+        folder.require(PARAMS, f"restore it, with `git checkout {PARAMS}`")
     arms, omitted = compose_study(arguments.params, arguments.arms, arguments.out)
     print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
     for arm, reason in omitted.items():

@@ -21,7 +21,6 @@ def add(commands: Any, summary: str) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Check the bounds of the gate."""
-    from frostline.schema import Report
     from frostline.stats import gate
 
-    gate.run(options.read_resolved(arguments.resolved, Report).gate, arguments.report)
+    gate.run(options.read_report_config(arguments.resolved).gate, arguments.report)

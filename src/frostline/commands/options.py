@@ -10,8 +10,12 @@ from frostline.console.errors import FrostlineError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from frostline.schema import Report
+
 Model = TypeVar("Model", bound="BaseModel")
 
+REPORT_CONFIG = Path("artifacts/resolved/report.yaml")
+"""Where `dvc repro` writes the config of the report."""
 Run = Callable[[argparse.Namespace], int | None]
 """A command's function: takes what was typed and returns an exit status; None is 0."""
 RUN_HELP = """\
@@ -58,7 +62,7 @@ def add_report_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resolved",
         type=Path,
-        default=Path("artifacts/resolved/report.yaml"),
+        default=REPORT_CONFIG,
         help="config that `frostline compose` wrote (default: %(default)s)",
     )
 
@@ -117,6 +121,20 @@ def read_resolved(path: Path, model: type[Model]) -> Model:
     from frostline.schema.validation import validated
 
     return validated(model, read_yaml(path), str(path))
+
+
+def read_report_config(path: Path) -> "Report":
+    """Return the config of a study's report.
+
+    Raises:
+        FrostlineError: as `read_resolved`; or there is no study here, or it did not run.
+    """
+    from frostline.projects import folder
+    from frostline.schema import Report
+
+    if path == REPORT_CONFIG:
+        folder.require(path, "run `dvc repro`")
+    return read_resolved(path, Report)
 
 
 def write_if_omitted(resolved: Path, out: Path, timing: Path | None = None) -> bool:

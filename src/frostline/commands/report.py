@@ -24,10 +24,9 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.base.formats import read_json
     from frostline.pipeline.report.stage import write_report
     from frostline.pipeline.session import record_study, writing
-    from frostline.schema import Report
 
+    config = options.read_report_config(arguments.resolved)
     with writing(arguments.out):
-        config = options.read_resolved(arguments.resolved, Report)
         result = write_report(config, arguments.artifacts, arguments.out)
         names = ("index.html", "report.md", "report.json", "metrics.json", "transfer.png")
         files = {f"report/{name}": arguments.out / name for name in names}

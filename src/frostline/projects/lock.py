@@ -49,8 +49,8 @@ def changed(root: Path) -> list[str]:
 
 def locked_version(root: Path) -> str:
     """Return the version of frostline that wrote the project's lock; "unknown" if it does not say."""
-    first = next(iter(FOLDERS))
-    text = (root / project.LOCK / first).read_text(encoding="utf-8")
+    path = root / project.LOCK / next(iter(FOLDERS))
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return text.partition("frostline ")[2].partition("\n")[0] or "unknown"
 
 

@@ -34,6 +34,7 @@ from frostline.data.reading.checks import check_keys
 from frostline.data.reading.sources import store_of
 from frostline.models import weights
 from frostline.models.input_spec import InputSpec
+from frostline.runs.measured import measured_in
 from frostline.runs.serving_model import ServingModel
 from frostline.schema import ImageFolder, Prepare, Run, Table, Tta, is_multi_label
 from frostline.schema.validation import validated
@@ -86,10 +87,11 @@ class TrainedRun:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics such as test/accuracy; empty if metrics.json is not in the run's folder."""
-        if not (self.folder / METRICS).is_file():
+        """Metrics such as test/accuracy; empty if the run was not measured."""
+        path = measured_in(self.folder) / METRICS
+        if not path.is_file():
             return {}
-        measured: dict[str, dict[str, float]] = read_json(self.folder / METRICS)
+        measured: dict[str, dict[str, float]] = read_json(path)
         return {f"{split}/{name}": value for split, part in measured.items() for name, value in part.items()}
 
     @property
@@ -150,8 +152,9 @@ class TrainedRun:
     def _files(self, count: int) -> Iterator[np.ndarray]:
         """Yield images by their names in predictions.csv, without scanning the data set."""
         store = store_of(self.run.dataset)
-        keys = [row["id"] for row in read_csv(self.folder / PREDICTIONS, ["id"])]
-        check_keys(keys, str(self.folder / PREDICTIONS))
+        path = measured_in(self.folder) / PREDICTIONS
+        keys = [row["id"] for row in read_csv(path, ["id"])]
+        check_keys(keys, str(path))
         for key in keys[:: max(1, len(keys) // count)][:count]:
             yield to_pixels(decode_as(store.read(key), key, format_of(self.spec)).image, self.spec)
 
