@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.spatial import cKDTree
 from tests.data.trees import encoded, picture
 
 from frostline.duplicates import search
@@ -88,8 +89,25 @@ def test_the_same_whatever_the_block(monkeypatch):
     images += [recoded(image) for image in images]
     splits = ["train", "val", "test"] * 8
     expected = pairs_of(images, splits)
-    monkeypatch.setattr(search, "_BLOCK", 3)
-    assert pairs_of(images, splits) == expected
+    for name, value in (("_BLOCK", 3), ("_FIRST_TREE", 2), ("_GROWTH", 2), ("_MOST_CANDIDATES", 2)):
+        monkeypatch.setattr(search, name, value)
+        assert pairs_of(images, splits) == expected
+
+
+def test_candidates_of_many_images_are_not_held_at_once(monkeypatch):
+    """Frames of one camera: each looks like all others."""
+    frame = np.asarray(thumbnail(large(1)), dtype=int)
+    noise = np.random.default_rng(0).integers(-3, 4, (60, 16, 16))
+    frames = (frame + noise).clip(0, 255).astype(np.uint8)
+    monkeypatch.setattr(search, "_MOST_CANDIDATES", 50)
+    points = search._projected(frames, search._main_axes(frames))[1]
+    tree = cKDTree(points)
+    parts = list(search._parts(tree, points))
+    counts = tree.query_ball_point(points, search._RADIUS, return_length=True)
+    assert [place for part in parts for place in part] == list(range(60))
+    assert all(len(part) == 1 or counts[part].sum() <= 50 for part in parts)
+    splits = np.array(["train"] * 40 + ["test"] * 20)
+    assert near_pairs(frames, splits, np.arange(60)) == [(0, second) for second in range(40, 60)]
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 12))
@@ -107,7 +125,7 @@ def test_no_pair_is_missed(seed, noise):
         (int(np.flatnonzero(c >= 0.99)[0]), j) for j, c in enumerate(correlations.T) if (c >= 0.99).any()
     ]
     apart = np.zeros(24, int), np.ones(24, int)
-    assert list(near_matches(earlier, later, apart)) == expected
+    assert near_matches(earlier, later, apart) == expected
 
 
 def test_why_small_images_are_not_searched():

@@ -4,14 +4,16 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.base.processes import processors
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 THUMBNAIL = 16
 """Side in pixels of the grey thumbnails for the search for near-duplicates."""
@@ -109,14 +111,17 @@ def near_matches(
     same: tuple[NDArray[np.int64], NDArray[np.int64]],
     *,
     ordered: bool = False,
-) -> Iterator[Pair]:
-    """Yield for each image of `later` the first of `earlier` that it looks like, by position.
+) -> list[Pair]:
+    """Return for each image of `later` the first of `earlier` that it looks like, ordered by the later one.
 
     Two centred thumbnails of length 1 that correlate by r are √(2 − 2r) apart. An orthonormal projection
-    never lengthens a distance, so that all pairs above the threshold are within that distance of each other
-    in a few dimensions, too; the lowest frequencies of the discrete cosine transform hold most of an image.
-    A k-d tree finds those pairs, and only they are compared: the search misses nothing, and does not compare
-    all pairs.
+    never lengthens a distance, so all pairs above the threshold are within that distance of each other in a
+    few dimensions, too: those in which the thumbnails vary most. k-d trees find those pairs, and only they
+    are compared: the search misses nothing, and does not compare all pairs.
+
+    The first tree is small, each further one larger, and holds later images of `earlier`: an image that has a
+    match is not searched for again. So the frames of one camera, of which each looks like all others, take
+    no longer than different images. Memory grows with M + N only.
 
     Args:
         earlier: (M, 16, 16) thumbnails.
@@ -126,59 +131,136 @@ def near_matches(
     """
     from scipy.spatial import cKDTree
 
-    rows, points = _projected(earlier)
-    other_rows, other_points = _projected(later)
-    if not len(rows) or not len(other_rows):
-        return
-    tree = cKDTree(points)
-    flat, other_flat = earlier.reshape(len(earlier), -1), later.reshape(len(later), -1)
-    for start in range(0, len(other_rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        # Rounding of the last digits differs between machines: the distance only selects candidates.
-        found = tree.query_ball_point(
-            other_points[block], _DISTANCE + 1e-4, return_sorted=True, workers=processors()
-        )
-        for second, candidates in zip(other_rows[block].tolist(), found, strict=True):
-            for first in rows[candidates].tolist():
-                if ordered and first >= second:
-                    break
-                if same[0][first] != same[1][second] and _near(flat[first], other_flat[second]):
-                    yield Pair(first, second)
-                    break
+    axes = _main_axes(earlier)
+    rows, points = _projected(earlier, axes)
+    pending, other_points = _projected(later, axes)
+    candidates = _Candidates(earlier, later, same)
+    matches: list[Pair] = []
+    start, length = 0, _FIRST_TREE
+    while start < len(rows) and len(pending):
+        tree = cKDTree(points[start : start + length])
+        first_of = np.full(len(pending), -1)
+        for part in _parts(tree, other_points):
+            # Rounding of the last digits differs between machines: the distance only selects candidates.
+            found = _neighbours(tree, other_points[part], return_sorted=True)
+            for place, second, near in zip(part, pending[part].tolist(), found, strict=True):
+                before = rows[start + np.array(near, dtype=np.int64)]
+                first_of[place] = candidates.first(before[before < second] if ordered else before, second)
+        matches += [
+            Pair(first, second)
+            for first, second in zip(first_of.tolist(), pending.tolist(), strict=True)
+            if first >= 0
+        ]
+        pending, other_points = pending[first_of < 0], other_points[first_of < 0]
+        start, length = start + length, length * _GROWTH
+    return sorted(matches, key=lambda pair: pair.second)
 
 
 _BLOCK = 4096
 """Thumbnails that are projected or searched for at once; limits memory."""
 
+_FIRST_TREE, _GROWTH = 512, 8
+"""Images in the first k-d tree, and how many times as many are in each further one."""
+
+_MOST_CANDIDATES = 1 << 20
+"""Candidates that are held at once, of one image at least; limits memory to about 40 MiB."""
+
 _DIMENSIONS = 10
-"""Frequencies of the projection: fewer give more candidates, more a slower tree."""
+"""Axes of the projection: fewer give more candidates, more a slower tree."""
 
-_DISTANCE = math.sqrt(2 - 2 * NEAR_CORRELATION)
+_RADIUS = math.sqrt(2 - 2 * NEAR_CORRELATION) + 1e-4
 
 
-def _projected(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _parts(tree: "cKDTree[None]", points: NDArray[np.float64]) -> Iterator[list[int]]:
+    """Yield the places of the points, (N, 10), that have neighbours in the tree.
+
+    Together, the points of a part have at most `_MOST_CANDIDATES` neighbours.
+    """
+    for block in range(0, len(points), _BLOCK):
+        counts = _neighbours(tree, points[block : block + _BLOCK], return_length=True)
+        part: list[int] = []
+        total = 0
+        for place in np.flatnonzero(counts).tolist():
+            if part and total + counts[place] > _MOST_CANDIDATES:
+                yield part
+                part, total = [], 0
+            part.append(block + place)
+            total += counts[place]
+        if part:
+            yield part
+
+
+def _neighbours(tree: "cKDTree[None]", points: NDArray[np.float64], **options: bool) -> NDArray[Any]:
+    """Return the points of the tree within the radius of each of some points, (N, 10), as scipy does."""
+    found: NDArray[Any] = tree.query_ball_point(points, _RADIUS, workers=processors(), **options)
+    return found
+
+
+def _uneven(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rows of the thumbnails that are not blank, and them, (M, 256), centred and of length 1."""
+    flat = thumbnails.reshape(len(thumbnails), THUMBNAIL**2).astype(np.float64)
+    centred = flat - flat.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1)
+    rows = np.flatnonzero(norms > _FLAT * THUMBNAIL)
+    return rows, centred[rows] / norms[rows, None]
+
+
+def _main_axes(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the orthonormal axes along which the thumbnails vary most, (256, 10), from a sample of them."""
+    _, sample = _uneven(thumbnails[:: 1 + len(thumbnails) // _BLOCK])
+    axes: NDArray[np.float64] = np.linalg.eigh(np.cov(sample.T) if len(sample) > 1 else np.eye(THUMBNAIL**2))[
+        1
+    ]
+    return axes[:, -_DIMENSIONS:]
+
+
+def _projected(
+    thumbnails: NDArray[np.uint8], axes: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the rows of the thumbnails that are not blank, (M,), and their projections, (M, 10)."""
     rows, points = [np.empty(0, dtype=np.int64)], [np.empty((0, _DIMENSIONS))]
     for start in range(0, len(thumbnails), _BLOCK):
-        flat = thumbnails[start : start + _BLOCK].reshape(-1, THUMBNAIL * THUMBNAIL).astype(np.float64)
-        centred = flat - flat.mean(axis=1, keepdims=True)
-        norms = np.linalg.norm(centred, axis=1)
-        uneven = np.flatnonzero(norms > _FLAT * THUMBNAIL)
+        uneven, unit = _uneven(thumbnails[start : start + _BLOCK])
         rows.append(start + uneven)
-        points.append(centred[uneven] / norms[uneven, None] @ _lowest_frequencies())
+        points.append(unit @ axes)
     return np.concatenate(rows), np.concatenate(points)
 
 
-@cache
-def _lowest_frequencies() -> NDArray[np.float64]:
-    """Return the (256, 10) basis vectors of the two-dimensional DCT with the lowest frequencies but 0."""
-    n = np.arange(THUMBNAIL)
-    waves = np.cos(np.pi * (n[:, None] + 0.5) * n / THUMBNAIL) * np.sqrt(2 / THUMBNAIL)
-    waves[:, 0] /= math.sqrt(2)
-    order = sorted(((u, v) for u in range(6) for v in range(6)), key=lambda uv: (uv[0] + uv[1], uv))
-    return np.stack(
-        [np.outer(waves[:, u], waves[:, v]).ravel() for u, v in order[1 : _DIMENSIONS + 1]], axis=1
-    )
+class _Candidates:
+    """Compares pairs of thumbnails of `near_matches`."""
+
+    def __init__(
+        self,
+        earlier: NDArray[np.uint8],
+        later: NDArray[np.uint8],
+        same: tuple[NDArray[np.int64], NDArray[np.int64]],
+    ) -> None:
+        self._earlier, self._later = (each.reshape(len(each), THUMBNAIL**2) for each in (earlier, later))
+        self._same = same
+
+    def first(self, rows: NDArray[np.int64], second: int) -> int:
+        """Return the first of some rows of `earlier` that looks like image `second` of `later`; −1: none."""
+        rows = rows[self._same[0][rows] != self._same[1][second]]
+        other = self._later[second]
+        start, length = 0, 1
+        while start < len(rows):
+            part = rows[start : start + length]
+            for row in part[_correlations(self._earlier[part], other) > NEAR_CORRELATION - 1e-6].tolist():
+                if _near(self._earlier[row], other):
+                    return row
+            start, length = start + length, min(_BLOCK, length * _GROWTH)
+        return -1
+
+
+def _correlations(thumbnails: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the correlation of each thumbnail, (M, 256), with another one, (256,); none is blank."""
+    # Sums of 256 products of bytes are below 2²⁴: exact in float32, in any order.
+    x, y = thumbnails.astype(np.float32), other.astype(np.float32)
+    n = len(y)
+    sums, squares = (values.astype(np.float64) for values in (x.sum(1), np.einsum("mi,mi->m", x, x)))
+    total, square = float(y.sum()), float(y @ y)
+    covariances = n * (x @ y).astype(np.float64) - sums * total
+    return covariances / np.sqrt((n * squares - sums**2) * (n * square - total**2))
 
 
 def _near(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
