@@ -3,9 +3,10 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 from tests.data.tables import table, write_table
-from tests.data.trees import image_folder, packaged, plant, plant_splits
+from tests.data.trees import image_folder, packaged, picture, plant, plant_splits
 
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index, PreparedData
@@ -56,6 +57,49 @@ def test_tables_share_the_columns(tmp_path):
     setup = with_tests(table(root / "x.csv", columns), site_b={"file": str(other / "x.csv")})
     prepare(setup, tmp_path / "out")
     assert len(Index.read(tmp_path / "out" / "test_sets" / "site_b")) == 12
+
+
+def test_several_labels_get_the_data_sets_numbers(tmp_path):
+    sets = [["cat", "fox"], ["dog"], [], ["cat"], ["fox", "dog"]] * 4
+    files = {}
+    for name, change, seed in (("photos", lambda own: own, 0), ("other", lambda own: own[:1], 500)):
+        (tmp_path / name).mkdir()
+        for i in range(len(sets)):
+            picture(seed + i).save(tmp_path / name / f"{i}.png")
+        rows = [[f"{i}.png", ";".join(change(own))] for i, own in enumerate(sets)]
+        files[name] = write_table(tmp_path / name / "x.csv", rows)
+    setup = table(files["photos"], classes=["fox", "dog", "cat"], task="multi_label")
+    prepare(with_tests(setup, other={"file": str(files["other"])}), tmp_path / "out")
+    index = Index.read(tmp_path / "out" / "test_sets" / "other")
+    assert index.classes == ("fox", "dog", "cat")
+    for key, labels in zip(index.keys, index.labels, strict=True):
+        wanted = sets[int(key.removesuffix(".png"))][:1]
+        assert [index.classes[k] for k in labels.nonzero()[0]] == wanted
+    write_table(tmp_path / "other" / "x.csv", [["0.png", "cat;owl"], ["1.png", "dog"]])
+    with pytest.raises(
+        FrostlineError, match=r"^dataset\.test_sets\.other: has the class 'owl', which the data"
+    ):
+        prepare(with_tests(setup, other={"file": str(files["other"])}), tmp_path / "again")
+
+
+def test_numbers_in_arrays_are_positions_in_the_data_sets_classes(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (48, 8, 8), dtype=np.uint8)
+    several = np.tile(np.array([[1, 0], [0, 1], [1, 1]], dtype=np.uint8), (8, 1))
+    for task, labels in ((None, np.arange(24) % 2), ("multi_label", several)):
+        np.savez(tmp_path / "a.npz", images=images[:24], labels=labels)
+        np.savez(tmp_path / "b.npz", images=images[24:], labels=labels)
+        columns = {name: name for name in ("split", "group", "fold", "weight")}
+        dataset = {
+            "kind": "npz", "file": str(tmp_path / "a.npz"), "classes": ["dog", "cat"], "group": None,
+            "columns": {"image": "images", "label": "labels", **columns}, "shots": None, "fraction": None,
+            "split": {"val": 0.2, "test": 0.2, "seed": 0}, "on_bad_image": "error", "task": task,
+            "test_sets": {"b": {"file": str(tmp_path / "b.npz")}},
+        }  # fmt: skip
+        out = tmp_path / str(task)
+        prepare(Prepare.model_validate({"dataset": dataset}), out)
+        index = Index.read(out / "test_sets" / "b")
+        assert index.classes == ("dog", "cat")
+        assert np.array_equal(index.labels, labels)
 
 
 def test_a_test_set_needs_no_groups_folds_or_weights(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from tests.data.tables import write_table
 
+from frostline.config import compose
 from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose.watched import check_watched
 from frostline.projects.data_sets import DataSet, parsed_keys
@@ -109,6 +110,33 @@ def test_another_file_is_no_data_set(folder):
 def test_keys_of_other_things_are_refused(word):
     with pytest.raises(FrostlineError, match="give KEY=VALUE with a key below source or dataset"):
         parsed_keys([word])
+
+
+@pytest.mark.parametrize(
+    ("keys", "losses"),
+    [
+        (("dataset.task=multi_label", "source.task=multi_label"), ("bce", "bce")),
+        (("source.task=multi_label",), ("cross_entropy", "bce")),
+        (("dataset.columns.labels=[sea, forest]", "dataset.task=multi_label"), ("bce", "cross_entropy")),
+    ],
+)
+def test_a_study_with_several_labels_has_their_loss(folder, keys, losses):
+    write_table(folder / "data/marks.csv", [["scans, old/1.png", 1, 0]], ["image", "sea", "forest"])
+    columns = any("columns" in key for key in keys)
+    target = Path("data/marks.csv" if columns else "data/labels.csv")
+    begin(Study("mine", Path("data/other.tsv"), target, keys=keys), folder)
+    composed, _ = compose.experiment(["experiment=mine"])
+    assert (composed.loss.kind, composed.pretrain.loss.kind) == losses
+    assert composed.trainer.monitor == ("val/mAP" if losses[0] == "bce" else "val/accuracy")
+
+
+def test_labels_that_look_like_lists_are_pointed_out(folder):
+    write_table(folder / "data/lists.csv", [["scans, old/1.png", "sea;people"], ["scans, old/2.png", "sea"]])
+    study = Study("mine", Path("data/labels.csv"), Path("data/lists.csv"))
+    assert begin(study, folder).notes[0] == (
+        "frostline init … dataset.task=multi_label --force    (if images have several labels: 'sea;people' "
+        "is one class now)"
+    )
 
 
 def test_a_study_on_tables(folder):

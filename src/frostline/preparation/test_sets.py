@@ -47,14 +47,21 @@ def index_of_test_set(
     """
     own, known = classes
     numbers = {label: number for number, label in enumerate(known)}
-    present = set(reading.rows.labels.tolist())
-    for number, label in enumerate(own):
-        if number in present and nfc(label) not in numbers:
+    labels = reading.rows.labels
+    several = labels.ndim == 2
+    present = np.flatnonzero(labels.any(axis=0)) if several else np.unique(labels)
+    for label in (own[number] for number in present.tolist()):
+        if nfc(label) not in numbers:
             raise FrostlineError(
                 f"dataset.test_sets.{name}: has the class {printable(label)!r}, which the data set does not "
                 f"have; {allowed(label, known)}"
             )
     mapped = np.array([numbers.get(nfc(label), -1) for label in own], dtype=np.int64)
+    if several:
+        renumbered = np.zeros((len(labels), len(known)), dtype=labels.dtype)
+        renumbered[:, mapped[present]] = labels[:, present]
+    else:
+        renumbered = mapped[labels]
     rows = reading.rows
     return Index(
         name=name,
@@ -62,7 +69,7 @@ def index_of_test_set(
         storage="files" if reading.stored else "arrays",
         classes=tuple(known),
         keys=list(rows.keys),
-        labels=mapped[rows.labels],
+        labels=renumbered,
         splits=np.full(len(rows), "test", dtype="<U5"),
         sha256=reading.sha256,
         widths=reading.widths.tolist(),

@@ -15,6 +15,7 @@ from frostline.base import project
 from frostline.base.formats import read_yaml
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading import arrays, arrow
+from frostline.data.reading.label_sets import like_list
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.data.reading.tables import root_of, used_columns
 from frostline.data.reading.test_sets import further_tests
@@ -77,6 +78,11 @@ class DataSet:
         """What the experiment says about the data set."""
         return {KINDS[self.kind][1]: str(self.place), **self.keys}
 
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image may have any number of labels."""
+        return schema.is_multi_label(self.dataset())
+
     def check(self) -> None:
         """Refuse a data set that is not there, or whose table lacks a column; images are not read.
 
@@ -87,7 +93,7 @@ class DataSet:
         try:
             match dataset:
                 case schema.Table():
-                    required = dataset.columns.image, dataset.columns.label
+                    required = dataset.columns.image, *(dataset.columns.labels or [dataset.columns.label])
                     used_columns(dataset, open_table(self.place.expanduser(), where, required).columns, where)
                 case schema.Npz():
                     arrays.read(dataset)
@@ -98,6 +104,15 @@ class DataSet:
             text = text.replace("(dataset.", f"({self.group}.")
             key = re.search(r"\((\w+\.columns\.\w+)\)", text)
             raise FrostlineError(f"{text}; name it with {key[1]}=COLUMN" if key else text) from None
+
+    def like_list(self) -> str | None:
+        """Return a label that looks like a list, where an image of a table has one label; None: none does."""
+        dataset = self.dataset()
+        if not isinstance(dataset, schema.Table) or self.several_labels or dataset.classes:
+            return None
+        column, place = dataset.columns.label, f"{self.option}: {dataset.file}"
+        table = open_table(Path(dataset.file).expanduser(), place, (column,))
+        return like_list(cell.strip() for _, (cell,) in table.records([column]))
 
     def watched(self) -> list[str]:
         """Return what DVC has to watch beside `place`: folders of a table's images, and further test sets.

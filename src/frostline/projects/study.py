@@ -147,7 +147,7 @@ def begin(study: Study, root: Path, *, force: bool = False) -> Written:
         new=[name for name in names if name not in existing],
         replaced=existing,
         extended=[name for name, lines in ignored.items() if _extend(root / name, lines)],
-        notes=[*_prepare_dvc(root), *_images_in_git(study, root)],
+        notes=[*_lists_of_labels(study), *_prepare_dvc(root), *_images_in_git(study, root)],
     )
 
 
@@ -222,6 +222,16 @@ def _prepare_dvc(root: Path) -> list[str]:
     return (
         ["dvc init"] if _run([sys.executable, "-m", "dvc", "init", "--quiet", *below], root) is None else []
     )
+
+
+def _lists_of_labels(study: Study) -> list[str]:
+    """Return a note for each table whose labels look like lists of several."""
+    return [
+        f"frostline init … {data_set.group}.task=multi_label --force    (if images have several labels: "
+        f"{name!r} is one class now)"
+        for data_set in study.data_sets.values()
+        if (name := data_set.like_list())
+    ]
 
 
 def _images_in_git(study: Study, root: Path) -> list[str]:

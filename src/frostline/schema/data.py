@@ -51,7 +51,8 @@ LABEL_BUDGET = ("shots", "fraction", "selection")
 class _Dataset(Strict):
     split: Split
     shots: Annotated[int, Field(ge=1)] | None
-    """Labelled training images per class that a run may use; null: all."""
+    """Labelled training images per class that a run may use; null: all. With several labels per image: for
+    each label, and for no label."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None
     """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
     selection: Literal["within", "held_out", "last"] | None = None
@@ -164,20 +165,6 @@ ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) 
 class _Tasked(_Dataset):
     task: Literal["single_label", "multi_label"] | None = None
     """single_label: each image has one class; multi_label: any number of them; null: single_label."""
-
-    @model_validator(mode="after")
-    def _task_fits(self) -> Self:
-        if self.task == "multi_label" and self.shots is not None:
-            raise ValueError(
-                f"shots={self.shots} is for one label per image, and task is multi_label: set shots=null,"
-                " and fraction for a share of the training images"
-            )
-        if self.task == "multi_label" and self.test_sets is not None:
-            raise ValueError(
-                "test_sets is for one label per image, and task is multi_label: set test_sets=null, and"
-                " classify the other images with frostline predict"
-            )
-        return self
 
 
 class _Columned(_Tasked):

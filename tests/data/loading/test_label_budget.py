@@ -183,3 +183,63 @@ def test_too_few_groups_are_refused(index):
         "choose the epoch on; raise dataset.shots or dataset.fraction, or set dataset.selection=last or "
         "held_out"
     )
+
+
+# ── several labels per image ────────────────────────────────────────────────────────────────────────────────
+
+
+def label_sets(seed, images=60):
+    """(N, 4) labels of four classes, of which the first is common and the last is rare."""
+    return (np.random.default_rng(seed).random((images, 4)) < [0.7, 0.5, 0.3, 0.2]).astype(np.uint8)
+
+
+@given(st.integers(0, 99), SHARES, st.booleans())
+@settings(deadline=None)
+def test_with_several_labels_shots_are_drawn_for_each_label(seed, share, grouped):
+    labels = label_sets(seed)
+    groups = np.random.default_rng(seed).integers(0, 30, len(labels)) if grouped else None
+    sides = {}
+    for k in range(1, labels.sum(axis=0).min() + 1):
+        drawn = take_shots(labels, k, seed)
+        assert (labels[drawn].sum(axis=0) >= k).all()
+        unlabelled = int((~labels.any(axis=1)).sum())
+        assert (~labels[drawn].any(axis=1)).sum() == min(k, unlabelled)
+        aside = set_aside(labels, drawn, share, seed, groups=groups)
+        now = dict(zip(drawn.tolist(), aside.tolist(), strict=True))
+        assert sides.items() <= now.items()  # nested, and no image changes sides
+        sides = now
+        if groups is None:
+            assert labels[drawn[~aside]].any(axis=0).all()
+        else:
+            assert not set(groups[drawn[aside]]) & set(groups[drawn[~aside]])
+
+
+def test_one_label_has_the_shots_of_one_class():
+    """Images of one label each are drawn and set aside as those of one class each."""
+    classes = np.arange(90) % 3
+    drawn, several = (take_shots(labels, 10, 4) for labels in (classes, np.eye(3, dtype=np.uint8)[classes]))
+    assert np.array_equal(drawn, several)
+    sides = (set_aside(labels, drawn, 0.2, 4) for labels in (classes, np.eye(3, dtype=np.uint8)[classes]))
+    assert np.array_equal(*sides)
+
+
+def test_shots_of_several_labels_train_and_choose(index):
+    several = replace(index, labels=label_sets(1, 2 * N), classes=("a", "b", "c", "d"))
+    budget = label_budget(several, within(shots=10), 0)
+    assert budget.chooses == "selection"
+    assert (several.labels[np.concatenate([budget.train, budget.selection])].sum(axis=0) >= 10).all()
+    assert several.labels[budget.train].any(axis=0).all()
+    record = selection_record(several, within(shots=10), 0)
+    assert record["images"] == len(budget.selection)
+    assert record["labelled"] == len(budget.train) + len(budget.selection)
+    assert record["per_class"] is None
+
+
+def test_a_budget_that_leaves_no_image_to_choose_the_epoch_on_is_refused(index):
+    same = np.tile(np.array([[1, 1]], dtype=np.uint8), (2 * N, 1))
+    same[4:, 1] = 0
+    several = replace(index, labels=same, classes=("a", "b"))
+    with pytest.raises(
+        FrostlineError, match=r"^dataset.fraction=0.001: leaves too few labelled images, none"
+    ):
+        label_budget(several, within(fraction=0.001), 0)

@@ -65,14 +65,19 @@ def test_parquet_has_lists_too(root, tmp_path):
         prepare(table(file), tmp_path / "c")
 
 
-def test_a_fraction_is_nested_and_shots_are_refused(root, tmp_path):
+def test_budgets_of_the_same_seed_are_nested(root, tmp_path):
     index = prepare(several(lists(root)), tmp_path / "data")
     half, most = (
         labelled_rows(index, several(lists(root), fraction=share).dataset, 0) for share in (0.5, 0.8)
     )
     assert set(half) < set(most) < set(index.rows("train"))
-    with pytest.raises(ValueError, match="shots=2 is for one label per image, and task is multi_label"):
-        several(lists(root), shots=2)
+    few, more = (labelled_rows(index, several(lists(root), shots=k).dataset, 0) for k in (2, 3))
+    assert set(few) < set(more) < set(index.rows("train"))
+    assert (index.labels[few].sum(axis=0) >= 2).all()
+    assert (~index.labels[few].any(axis=1)).sum() == 2
+    most = index.counts()["train"]["owl"]
+    with pytest.raises(FrostlineError, match=rf"shots=20: class 'owl' has only {most} training images"):
+        labelled_rows(index, several(lists(root), shots=20).dataset, 0)
 
 
 def test_classes_give_the_order(root, tmp_path):

@@ -47,17 +47,19 @@ def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudge
         return LabelBudget(rows, rows[:0], "last")
     if dataset.selection != "within" or not is_limited(dataset):
         return LabelBudget(rows, rows[:0], "val")
-    train = index.rows("train")
+    train, strata = index.rows("train"), index.strata(dataset)
     share = SHARE if dataset.split.val is None else dataset.split.val
     groups = None if index.groups is None else index.groups[train]
-    aside = set_aside(index.strata[train], np.searchsorted(train, rows), share, stream, groups=groups)
+    aside = set_aside(strata[train], np.searchsorted(train, rows), share, stream, groups=groups)
     if groups is not None:
         _check_groups(index, rows, aside)
     if not aside.any():
+        key, value = _limit(dataset)
         each = "" if index.several_labels else " of each class"
+        few = "too few labelled images" if index.several_labels else "one labelled image"
         raise FrostlineError(
-            f"dataset.fraction={dataset.fraction:g}: leaves one labelled image{each}, none to choose"
-            " the epoch on; raise dataset.fraction, or set dataset.selection=last or held_out"
+            f"dataset.{key}={value:g}: leaves {few}{each}, none to choose the epoch on; raise"
+            f" dataset.{key}, or set dataset.selection=last or held_out"
         )
     return LabelBudget(rows[~aside], rows[aside], "selection")
 
@@ -80,13 +82,25 @@ def _check_groups(index: Index, rows: NDArray[np.int64], aside: NDArray[np.bool_
 
 def _occurring(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the numbers of the classes that some images have."""
+    return np.flatnonzero(_per_class(index, rows))
+
+
+def _per_class(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many of some images have each class, (C,)."""
     labels = index.labels[rows]
-    return np.flatnonzero(labels.any(axis=0)) if index.several_labels else np.unique(labels)
+    if index.several_labels:
+        return labels.sum(axis=0, dtype=np.int64)
+    return np.bincount(labels, minlength=len(index.classes))
 
 
 def is_limited(dataset: schema.Dataset) -> bool:
     """Return whether a run may use only some of the training images."""
-    return dataset.shots is not None or dataset.fraction is not None
+    return _limit(dataset)[1] is not None
+
+
+def _limit(dataset: schema.Dataset) -> tuple[str, float | None]:
+    """Return the key that limits the training images, and its value; None: nothing does."""
+    return ("fraction", dataset.fraction) if dataset.shots is None else ("shots", dataset.shots)
 
 
 def selection_record(index: Index, dataset: schema.Dataset, seed: int) -> dict[str, Any]:
@@ -100,7 +114,7 @@ def selection_record(index: Index, dataset: schema.Dataset, seed: int) -> dict[s
     budget = label_budget(index, dataset, seed)
     chosen_on = {"val": index.rows("val"), "selection": budget.selection, "last": budget.selection}
     rows, labelled = chosen_on[budget.chooses], np.concatenate([budget.train, budget.selection])
-    counts = [np.bincount(index.strata[part], minlength=len(index.classes)) for part in (rows, labelled)]
+    counts = [_per_class(index, part) for part in (rows, labelled)]
     alike = not index.several_labels and all((count == count[0]).all() for count in counts)
     return {
         "rule": dataset.selection or "held_out",

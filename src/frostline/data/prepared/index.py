@@ -83,13 +83,14 @@ class Index:
         """Whether an image may have any number of labels."""
         return self.labels.ndim == 2
 
-    @property
-    def strata(self) -> NDArray[np.int64]:
-        """Return for each image, (N,), the class that label budgets are drawn from.
+    def strata(self, dataset: schema.Dataset) -> NDArray[np.int64]:
+        """Return the classes that a label budget is drawn from, (N,); with several labels, for shots (N, C).
 
-        With several labels per image, all are one: a budget is a share of the images.
+        With several labels, shots are drawn for each label, but a fraction is one of all images.
         """
-        return np.zeros(len(self), dtype=np.int64) if self.several_labels else self.labels.astype(np.int64)
+        if self.several_labels and dataset.shots is None:
+            return np.zeros(len(self), dtype=np.int64)
+        return self.labels.astype(np.int64)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -339,7 +340,7 @@ def labelled_rows(index: Index, dataset: schema.Dataset, seed: int) -> NDArray[n
         FrostlineError: a class has fewer training images than `shots`.
     """
     train = index.rows("train")
-    labels = index.strata[train]
+    labels = index.strata(dataset)[train]
     if dataset.shots is not None:
         return train[take_shots(labels, dataset.shots, seed, names=index.classes)]
     if dataset.fraction is not None:

@@ -4,6 +4,7 @@ The labels of N images in C classes are (N, C) uint8, 1 where the image has the 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -56,6 +57,23 @@ def listed(cell: str) -> tuple[str, ...]:
         separator = next((mark for mark in SEPARATORS if mark in text), LABEL_SEPARATOR)
         parts = text.split(separator)
     return distinct(parts)
+
+
+def like_list(names: Iterable[str]) -> str | None:
+    """Return a class name that looks like a list of others; None: there is none.
+
+    >>> like_list(["sea", "sea;people", "forest"]), like_list(["A|B", "C"])
+    ('sea;people', None)
+    """
+    parts = {
+        name: {part.strip() for mark in SEPARATORS if mark in name for part in name.split(mark)} or {name}
+        for name in dict.fromkeys(names)
+    }
+    occurring = Counter(part for own in parts.values() for part in own)
+    return next(
+        (name for name, own in parts.items() if own != {name} and max(occurring[part] for part in own) > 1),
+        None,
+    )
 
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ NAMED = 5
 
 # Purposes of random streams, so that a split and a subset of the same seed are independent.
 _FOR_SPLIT, _FOR_SUBSET = 0, 1
+_UNLABELLED = 2**32 - 1
+"""The stream of the rows without a label, where others have several."""
 
 
 def stratified_split(
@@ -79,20 +81,21 @@ def take_shots(
     Subsets of the same seed are nested: k shots contain k − 1 shots, and `take_fraction` uses the same order.
 
     Args:
-        labels: (N,) int.
+        labels: (N,) int; or (N, C), 0 and 1: k rows are drawn for each label that occurs, and up to k of
+            those without a label. A row may be drawn for several labels, and counts for all that it has, so
+            a common label gets more than k.
         k: rows per class.
         names: class names for errors; None: class numbers.
 
     Returns:
-        (classes·k,) positions in `labels`, ascending.
+        Positions in `labels`, ascending: k per class, at most k with several labels.
 
     Raises:
         FrostlineError: a class has fewer than k rows; names the class.
     """
     labels = _labels(labels)
-    few = {
-        int(label): int(n) for label, n in zip(*np.unique(labels, return_counts=True), strict=True) if n < k
-    }
+    orders = _orders(labels, seed)
+    few = {label: len(rows) for label, rows in orders.items() if len(rows) < k and label != _UNLABELLED}
     if few:
         label = min(few, key=lambda small: few[small])
         images = "image" if few[label] == 1 else "images"
@@ -101,7 +104,7 @@ def take_shots(
             f"dataset.shots={k}: class {_name(label, names)!r} has only {few[label]} training {images}"
             f"{others}; ask for at most {few[label]}"
         )
-    return _subset(labels, lambda count: k, seed)
+    return _subset(orders, lambda count: k)
 
 
 def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int64]:
@@ -116,7 +119,7 @@ def take_fraction(labels: ArrayLike, share: float, seed: int) -> NDArray[np.int6
     Returns:
         Positions in `labels`, ascending.
     """
-    return _subset(_labels(labels), lambda count: max(1, int(np.floor(count * share + 0.5))), seed)
+    return _subset(_orders(_labels(labels), seed), lambda count: max(1, int(np.floor(count * share + 0.5))))
 
 
 def set_aside(
@@ -128,8 +131,10 @@ def set_aside(
     one or stays the same, so the place of a row in its class's order decides: with a larger subset of the
     same seed, no row changes sides.
 
+    With several labels, a row has a place in the order of each of its labels, and the first decides.
+
     Args:
-        labels: (M,) int, of all rows.
+        labels: (M,) int, of all rows; or (M, C), 0 and 1.
         drawn: (N,) positions in `labels`, from `take_shots` or `take_fraction`.
         share: 0…1.
         seed: that of the subset.
@@ -138,42 +143,54 @@ def set_aside(
             sides, if a group's rows are all of one class or the subsets have as many rows of each class.
             None: each row is its own group.
     """
-    labels = _labels(labels)
-    places = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = _shuffled(np.flatnonzero(labels == label), seed, _FOR_SUBSET, int(label))
-        places[rows] = np.arange(len(rows))
+    labels, drawn = _labels(labels), np.asarray(drawn, dtype=np.int64)
+    # An entry for each drawn row and its class, or each of its labels: which, its class, its place there.
+    where = np.full(len(labels), -1)
+    where[drawn] = np.arange(len(drawn))
+    parts = [(where[rows], label) for label, rows in _orders(labels, seed).items()]
+    entries = np.concatenate([own[own >= 0] for own, _ in parts])
+    classes = np.concatenate([np.full(int((own >= 0).sum()), label) for own, label in parts])
+    before = np.concatenate([np.flatnonzero(own >= 0) for own, _ in parts])
 
     def count(n: NDArray[np.int64]) -> NDArray[np.int64]:
         rounded = np.floor(n * share + 0.5).astype(np.int64)
         return np.clip(rounded, 1, np.maximum(n - 1, 0)) * (n > 1)
 
-    rows = np.asarray(drawn, dtype=np.int64)
-    before = places[rows]
-    if groups is None:
-        return count(before + 1) > count(before)
-    wanted = count(before + 1).tolist()
-    drawn_labels, drawn_groups = labels[rows].tolist(), np.asarray(groups)[rows].tolist()
+    aside = np.zeros(len(drawn), dtype=np.bool_)
+    if groups is None and labels.ndim == 1:
+        aside[entries] = count(before + 1) > count(before)
+        return aside
+    units = np.arange(len(drawn)) if groups is None else np.asarray(groups)[drawn]
+    wanted, unit_of = count(before + 1).tolist(), units.tolist()
     sides: dict[Any, bool] = {}
-    aside, taken = np.zeros(len(rows), dtype=np.bool_), dict.fromkeys(drawn_labels, 0)
-    for place in np.lexsort((labels[rows], before)).tolist():
-        label = drawn_labels[place]
-        aside[place] = sides.setdefault(drawn_groups[place], taken[label] < wanted[place])
-        taken[label] += int(aside[place])
+    taken = dict.fromkeys(classes.tolist(), 0)
+    for entry in np.lexsort((classes, before)).tolist():
+        row, label = int(entries[entry]), int(classes[entry])
+        aside[row] = sides.setdefault(unit_of[row], taken[label] < wanted[entry])
+        taken[label] += int(aside[row])
     return aside
 
 
-def _subset(labels: NDArray[np.int64], size: Callable[[int], int], seed: int) -> NDArray[np.int64]:
+def _subset(orders: Mapping[int, NDArray[np.int64]], size: Callable[[int], int]) -> NDArray[np.int64]:
+    """Return the first rows of each class's order, each once, ascending."""
     parts = [np.empty(0, dtype=np.int64)]
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        parts.append(_shuffled(rows, seed, _FOR_SUBSET, int(label))[: size(len(rows))])
-    return np.sort(np.concatenate(parts))
+    parts += [rows[: size(len(rows))] for rows in orders.values()]
+    return np.unique(np.concatenate(parts))
+
+
+def _orders(labels: NDArray[np.int64], seed: int) -> dict[int, NDArray[np.int64]]:
+    """Return class → its rows in the order in which subsets take them; with several labels, of each label."""
+    if labels.ndim == 1:
+        rows_of = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+    else:
+        rows_of = {label: np.flatnonzero(own) for label, own in enumerate(labels.T)}
+        rows_of[_UNLABELLED] = np.flatnonzero(~labels.any(axis=1))
+    return {label: _shuffled(rows, seed, _FOR_SUBSET, label) for label, rows in rows_of.items() if len(rows)}
 
 
 def _labels(labels: ArrayLike) -> NDArray[np.int64]:
     array = np.asarray(labels, dtype=np.int64)
-    assert array.ndim == 1, "a class number a row"
+    assert array.ndim in (1, 2), "a class number a row, or 0 and 1 for each class"
     assert (array >= 0).all(), "class numbers start at 0"
     return array
 

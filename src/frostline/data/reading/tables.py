@@ -265,7 +265,7 @@ class _Reader:
             rows.take(order),
             store=FolderStore(root_of(self.dataset)),
             problems=sorted(self.problems),
-            warnings=[*self._missing_words(), *self._weight_notice(weights)],
+            warnings=[*self._missing_words(), *self._lists(texts), *self._weight_notice(weights)],
         )
 
     @property
@@ -350,6 +350,14 @@ class _Reader:
         if self.dataset.classes is None:
             yield from missing_words("label", self._class_names(list(self.codes["label"])))
         yield from missing_words("group", self.codes["group"])
+
+    def _lists(self, texts: Sequence[str]) -> Iterator[str]:
+        """Warn about labels that look like lists of several."""
+        if not self.several and self.dataset.classes is None and (name := label_sets.like_list(texts)):
+            yield (
+                f"labels such as {printable(name)!r} are one class each; if images may have several, "
+                "set dataset.task=multi_label and loss=bce"
+            )
 
     def _weight_notice(self, weights: np.ndarray) -> Iterator[str]:
         """Say that the column `weight` is used, which may have been meant for something else."""
