@@ -1,6 +1,6 @@
 """The benchmark rows of `gpu_checks`: the work, and the same work in loops written by hand.
 
-All loops: images are uint8 in memory, batches are sent from pinned memory and normalised on the device; on
+All loops: images are uint8 in memory, batches are sent from pinned memory and normalized on the device; on
 a GPU bfloat16; channels last; fused AdamW; each epoch ends with the accuracy on the validation images.
 """
 

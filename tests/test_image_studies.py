@@ -123,7 +123,7 @@ def test_other_classes_reset_the_head_and_leave_out_what_would_mean_nothing(repr
     for name in ("index.html", "report.md"):
         text = (study.root / "artifacts/report" / name).read_text()
         assert "There is no arm zero_shot: the classes differ" in text
-        assert "Always answering the most frequent class of the test split, elk, is right for 33.3" in text
+        assert "Always predicting the most frequent class of the test split, elk, is right for 33.3" in text
     assert study.dvc("plots", "show").stdout.startswith("file://")
     assert study.repro() == set()
     assert "up to date" in study.dvc("status").stdout

@@ -71,7 +71,7 @@ def test_it_trains(sizes, words, trained, tmp_path):
         (
             [3, 3],
             (*RESNET, "trainer.batch_size=1"),
-            "trainer.batch_size: BatchNorm can't normalise a single im",
+            "trainer.batch_size: BatchNorm can't normalize a single im",
         ),
         ([9, 9], (*MLP, "dataset.shots=8"), "dataset.shots"),
         (

@@ -18,13 +18,13 @@ def settings(**defaults: Any) -> SimpleNamespace:
 
 
 def arrays(folder: str) -> SimpleNamespace:
-    """Return uint8 images and labels of the train and val split, and the normalisation."""
+    """Return uint8 images and labels of the train and val split, and the normalization."""
     with np.load(Path(folder) / "arrays.npz") as found:
         return SimpleNamespace(**{name: found[name] for name in found.files})
 
 
 def tensors(folder: str) -> SimpleNamespace:
-    """Return the images as normalised float32 tensors, so that no competitor spends time on that."""
+    """Return the images as normalized float32 tensors, so that no competitor spends time on that."""
     import torch
 
     found = arrays(folder)

@@ -5,7 +5,7 @@ import inspect
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -84,14 +84,20 @@ def keys_of(model: type[BaseModel], prefix: str) -> list[Key]:
     found: dict[str, Key] = {}
     for name, field in model.model_fields.items():
         for key in _field(f"{prefix}.{name}", field, documented.get(name, "")):
-            found.setdefault(key.name, key)
+            found[key.name] = _either(found[key.name], key) if key.name in found else key
     return list(found.values())
+
+
+def _either(key: Key, other: Key) -> Key:
+    """Return the key that several forms of a group have, with the values that each allows."""
+    allowed = dict.fromkeys((*key.allowed.split(", "), *other.allowed.split(", ")))
+    return replace(key, allowed=", ".join(allowed)) if key.name.endswith(".kind") else key
 
 
 def _field(name: str, field: FieldInfo, meaning: str) -> Iterator[Key]:
     """Yield the key of a field and those of the models that its value may be."""
     if name.endswith(".kind"):
-        meaning = meaning or "The form of the group."
+        meaning = meaning or "Which of these it is."
     models = list(_models(field.annotation))
     meaning = meaning or " ".join(_first_sentence(model) for model in models)
     assert meaning, f"{name} has no docstring in src/frostline/schema"
@@ -200,7 +206,7 @@ def _text(value: Any) -> str:
         return "—"
     if value == "???":
         return "required"
-    if isinstance(value, str) and value.startswith("${"):
+    if "${" in str(value):
         return "computed"
     dumped = yaml.safe_dump(value, default_flow_style=True, width=1000)
     return f"`{dumped.strip().removesuffix('...').strip()}`"

@@ -108,7 +108,7 @@ def test_mistakes_of_arguments_are_the_errors_of_the_command(here, capsys):
             fl.finetune(**options)
         assert str(raised.value) == printed
     fl.finetune("digits", **TINY, out="taken")
-    with pytest.raises(fl.FrostlineError, match="out: taken holds a run with other settings"):
+    with pytest.raises(fl.FrostlineError, match="out: taken contains a run with another config"):
         fl.finetune("digits", **{**TINY, "epochs": 1}, out="taken")
     assert fl.finetune("digits", **{**TINY, "epochs": 1}, out="taken", force=True).history[-1]["epoch"] == 1
     with pytest.raises(fl.FrostlineError, match="run: found 3; give a run's folder, id or name"):

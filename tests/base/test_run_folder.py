@@ -212,7 +212,7 @@ def test_a_folder_with_another_run_is_overwritten_only_with_force(shell):
     assert files(shell.folder / "here") == before
     other = ["finetune", *WORDS, "out=here", "freeze=linear_probe", "optimizer.lr=0.123"]
     error = shell.refused(*other)
-    assert error.startswith("out: here holds a run with other settings (optimizer.lr is ")
+    assert error.startswith("out: here contains a run with another config (optimizer.lr is ")
     assert error.endswith(" there, 0.123 here); name another folder with out=, or overwrite it with --force")
     assert "(seed is 0 there, 1 here)" in shell.refused(
         "finetune", *WORDS, "out=here", "freeze=linear_probe", "seed=1"
@@ -233,7 +233,7 @@ def test_a_probe_of_other_heads_is_overwritten_only_with_force(shell):
     shell(*words, "optimizer.lr=0.1,0.01")
     assert files(shell.folder / "here") == before
     assert "out: here holds a probe of other heads" in shell.refused(*words, "optimizer.lr=0.01,0.2")
-    assert "holds a run with other settings (trainer.epochs" in shell.refused(
+    assert "contains a run with another config (trainer.epochs" in shell.refused(
         *words, "optimizer.lr=0.01,0.1", "trainer.epochs=3"
     )
     assert "out: here holds a probe;" in shell.refused("finetune", *WORDS, "out=here")

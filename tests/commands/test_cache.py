@@ -129,7 +129,7 @@ def test_prune_removes_the_least_recently_used(say, monkeypatch):
         "freed 250 KiB, 501 KiB of features remain\n"
     )
     assert [path.exists() for path in paths] == [True, False, True]
-    assert re.fullmatch(r"nothing to remove: 501 KiB of features, and .* may stay\n", say("prune"))
+    assert re.fullmatch(r"nothing to remove: 501 KiB of features, and the limit is .*\n", say("prune"))
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "0.0003")
     assert "· train: 250 KiB, used 5 h ago\n" in say("prune")
     assert say("prune", "--to", "0").endswith("freed 250 KiB, 0 B of features remain\n")

@@ -24,8 +24,8 @@ def test_plan_says_what_would_train(shell):
     assert re.search(r"^ top +stage:-1 +528 +19 % *$", out, re.M)
     assert re.search(r"^ +1 +2.4 +10 +698 +25\.1 % +head +0\.001 +0\.001 +0\.001 +none *$", out, re.M)
     assert (
-        "phase 1 ends on time, since its patience of 3 epochs ends no sooner, and goes back to its best"
-        in out
+        "phase 1 ends on time, since its patience of 3 epochs is too long to end it early,"
+        " and restores its best epoch" in out
     )
     made = json.loads(shell(*words, "--format", "json", "dataset.shots=3")[0])
     assert made["images"] == 20

@@ -100,20 +100,20 @@ def test_an_experiment_gives_way_to_what_is_typed():
         ),
         (
             ["dataset.selection=last", "freeze=gradual"],
-            "dataset.selection: found 'last', by which no images choose the epoch, but freeze.phases.1.until"
-            " waits for val/loss; give the phase a length, such as 30%, or set dataset.selection=within or",
+            "dataset.selection: found 'last', with which no images choose the epoch, but freeze.phases.1"
+            ".until waits for val/loss; give the phase a length, such as 30%, or set dataset.selection=",
         ),
         (
             ["dataset.selection=last", "freeze.phases=[{train: all, until: end, restore: best}]"],
-            "dataset.selection: found 'last', by which no images choose the epoch, but freeze.phases.0.r",
+            "dataset.selection: found 'last', with which no images choose the epoch, but freeze.phases.0.r",
         ),
         (
             ["dataset.selection=last", "averaging=wise_ft"],
-            "dataset.selection: found 'last', by which no images choose the epoch, but averaging chooses",
+            "dataset.selection: found 'last', with which no images choose the epoch, but averaging chooses",
         ),
         (
             ["source.selection=last", "freeze@pretrain.freeze=gradual"],
-            "source.selection: found 'last', by which no images choose the epoch, but pretrain.freeze.p",
+            "source.selection: found 'last', with which no images choose the epoch, but pretrain.freeze.p",
         ),
     ],
 )

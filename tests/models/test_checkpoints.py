@@ -18,7 +18,7 @@ from frostline.models.mlp import Mlp
 HEAD = {"head.weight", "head.bias"}
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """A convolution, a norm that counts its batches, and a head."""
 
     def __init__(self):
@@ -158,10 +158,10 @@ def test_lightnings_checkpoint_is_read_and_its_metrics_left_out(tmp_path):
 
 
 def test_files_from_before_batches_were_counted_are_read(tmp_path):
-    state = state_of(Normalised())
+    state = state_of(Normalized())
     del state["norm.num_batches_tracked"]
     torch.save(state, tmp_path / "w.pth")
-    assert taken(tmp_path / "w.pth", Normalised())[0]["norm.num_batches_tracked"] == 0
+    assert taken(tmp_path / "w.pth", Normalized())[0]["norm.num_batches_tracked"] == 0
 
 
 def test_a_reset_head_may_have_another_name_in_the_file(tmp_path):

@@ -192,13 +192,13 @@ def test_a_base_that_is_frozen_stays_as_it_is_to_the_bit_while_its_adapter_train
         ),
         (
             {"weights": {"kind": "none"}},
-            "adapter: lora leaves the backbone as it starts, and weights=none are random;"
+            "adapter: lora does not train the backbone, and weights=none are random;"
             " set adapter=none, or choose other weights",
         ),
         (
             {"regularizer": {"kind": "l2_start", "alpha": 0.1}},
-            "regularizer: l2_start holds the backbone's weights near their start, where adapter=lora leaves"
-            " them; set regularizer=none",
+            "regularizer: l2_start pulls the backbone's weights towards their initial values, and"
+            " adapter=lora does not train them; set regularizer=none",
         ),
         (
             {"adapter": {**LORA, "layers": "norm"}},

@@ -98,7 +98,7 @@ def test_an_arm_whose_seeds_make_no_soup_says_why(changes, seeds, reason):
         ({"selection": "held_out"}, None),
         ({"selection": "within", "shots": None}, None),  # the budget is all labels: those of val are in it
         ({"selection": "within"}, "needs labels that none of them used"),
-        ({"selection": "last", "shots": None}, "dataset.selection=last lets no images choose"),
+        ({"selection": "last", "shots": None}, "with dataset.selection=last no images choose"),
     ],
 )
 def test_a_greedy_soup_needs_labels_to_choose_on(dataset, reason, digits):

@@ -90,7 +90,7 @@ def test_how_a_phase_ends_is_said(network):
     until = {"plateau": "val/loss", "patience": 1, "max": "50%"}
     phases = [{"train": ["head"], "until": until, "restore": "best"}, {"train": "all", "until": "end"}]
     _, (first, _) = outlined(network, phases)
-    assert first.ends == "early if val/loss stalls for an epoch, and goes back to its best"
+    assert first.ends == "early if val/loss stalls for an epoch, and restores its best epoch"
     assert first.steps == 25
 
 
@@ -115,7 +115,7 @@ def test_a_plateau_that_is_over_no_sooner_than_its_phase_is_said(network, before
         phases.insert(0, {"train": ["head"], "until": before})
     *_, said, _ = (phase.ends for phase in outlined(network, phases)[1])
     patience = "an epoch" if patience == 1 else f"{patience} epochs"
-    late = f"on time, since its patience of {patience} ends no sooner"
+    late = f"on time, since its patience of {patience} is too long to end it early"
     assert said == (f"early if val/loss stalls for {patience}" if early else late)
     plan = made(network, phases)
     starts = of_a_run_that_learns_nothing(plan)

@@ -87,8 +87,8 @@ def test_tables(run):
     assert ["0", "0", "5.44", "k", "320", "1.15", "M", "1.25", "KiB", "680", "B"] in rows
     assert ["1", "0", "5.44", "k", "1.66", "k", "1.42", "M", "3.75", "KiB", "2.73", "KiB"] in rows
     assert (
-        "phase 1 ends on time, since its patience of 3 epochs ends no sooner, and goes back to its best"
-        in out
+        "phase 1 ends on time, since its patience of 3 epochs is too long to end it early,"
+        " and restores its best epoch" in out
     )
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_may_stop_early_is_at_most_so_long(run):
     assert "at most 5 epochs of 5 steps" in out
     out = run("freeze=full", "trainer.epochs=3", until, *MLP)
     assert "batches of 20: 3 epochs of 5 steps" in out
-    assert "phase 0 ends on time, since its patience of 3 epochs ends no sooner" in out
+    assert "phase 0 ends on time, since its patience of 3 epochs is too long to end it early" in out
 
 
 WIDE = ["backbone=mlp", "backbone.hidden=[512,16]", "input.size=8", "--images", "100"]
@@ -176,7 +176,7 @@ def test_features_above_the_cache_limit_are_not_expected(run, monkeypatch):
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
     assert once(run("freeze=linear_probe", *WIDE)) == [
         "phase 0 runs all layers at every step: features at head:input would take 6.25 KiB, and 1.05 KiB may"
-        " be kept; FROSTLINE_CACHE_GIB=1 allows more"
+        " be cached; FROSTLINE_CACHE_GIB=1 allows more"
     ]
 
 
@@ -203,7 +203,7 @@ def test_the_yaml_describes_each_phase_in_comments(run):
         "  # phase 1: epochs 5–6.5, 6 steps; ends early if val/accuracy reaches 0.9"
     )
     assert "parameters train, " in lines[start - 3]
-    assert "; rates: head " in lines[start - 3]
+    assert "; learning rates: head " in lines[start - 3]
     assert lines[start - 2].startswith("  #   FLOPs: ")
     assert " once, " in lines[start - 2]
     assert "; memory: activations " in lines[start - 2]
@@ -355,7 +355,7 @@ def test_what_trials_share_is_worked_out_once_and_nothing_else(run, monkeypatch)
         assert run(*words, "--format", "json") == shown
     assert once(run(*WIDE, "freeze=linear_probe"))[0].startswith("phase 0 expects features at head:input")
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
-    assert "1.05 KiB may be kept" in once(run(*WIDE, "freeze=linear_probe"))[0]
+    assert "1.05 KiB may be cached" in once(run(*WIDE, "freeze=linear_probe"))[0]
 
 
 def test_a_project_plans_the_study_that_it_selects(run, project):

@@ -137,8 +137,8 @@ def test_a_share_for_an_own_split_is_not_used_and_says_so(tmp_path):
     index = prepare(image_folder(root), tmp_path / "out")
     assert counts(index) == (12, 12, 12)
     assert index.warnings == tuple(
-        f"dataset.split.{split}=0.2 is not used: the data set has a {split} split of its own, which is kept "
-        f"(set dataset.split.{split}=null to say so)"
+        f"dataset.split.{split}=0.2 is not used: the data set has a {split} split of its own, which is used "
+        f"(set dataset.split.{split}=null to avoid this warning)"
         for split in ("val", "test")
     )
 

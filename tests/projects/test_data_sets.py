@@ -183,8 +183,8 @@ def test_what_dvc_does_not_watch_is_refused(folder):
     with pytest.raises(FrostlineError) as raised:
         check_watched(more, data, folder)
     assert str(raised.value) == (
-        "dataset.test_sets.c.file: found data/labels.parquet, which DVC does not watch, so that a change "
-        "would go unseen; add the line `- data/labels.parquet` to the deps of prepare in dvc.yaml"
+        "dataset.test_sets.c.file: found data/labels.parquet, which DVC does not watch, so that it "
+        "would miss changes; add the line `- data/labels.parquet` to the deps of prepare in dvc.yaml"
     )
     pipeline = folder / "dvc.yaml"
     deps = "        - ${item.path}\n"

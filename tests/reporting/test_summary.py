@@ -12,14 +12,14 @@ from frostline.reporting.inputs import read_arms
 from frostline.reporting.records import as_json
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import Summary
-from frostline.reporting.summary import summarise
+from frostline.reporting.summary import summarize
 
 TWO = {"scratch": DEFAULT["scratch"], "full": DEFAULT["full"]}
 
 
 def _study(artifacts: Path, arms: Mapping[str, Shape], seeds: tuple[int, ...] = SEEDS) -> Summary:
     repeats = Repeats(seeds)
-    return summarise("study", MONITOR, repeats, read_arms(artifacts, list(arms), repeats))
+    return summarize("study", MONITOR, repeats, read_arms(artifacts, list(arms), repeats))
 
 
 def _made_up(tmp_path: Path, arms: Mapping[str, Shape], seeds: tuple[int, ...] = SEEDS) -> Summary:
@@ -134,10 +134,10 @@ def test_an_arm_below_the_majority_class_is_named(tmp_path: Path) -> None:
             path.write_text("\n".join([first, *rows]) + "\n")
     study = _study(artifacts, TWO)
     assert study.majority.sentence.startswith(
-        "Always answering the most frequent class of the test split, common"
+        "Always predicting the most frequent class of the test split, common"
     )
     assert as_json(study)["majority"]["rate"] >= 0.95
-    assert [note for note in study.notes if "always answering common" in note]
+    assert [note for note in study.notes if "always predicting common" in note]
 
 
 def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
         content["head"] = {"start": "reset", "notice": "weights.head: reset, since the classes differ"}
         write_text(path, canonical_json(content))
     arms = read_arms(artifacts, list(TWO), Repeats(SEEDS))
-    study = summarise("study", MONITOR, Repeats(SEEDS), arms, {"zero_shot": "the classes differ"})
+    study = summarize("study", MONITOR, Repeats(SEEDS), arms, {"zero_shot": "the classes differ"})
     full = next(arm for arm in study.arms if arm.name == "full")
     assert full.comparison is not None
     assert full.comparison.jumpstart is None
@@ -167,5 +167,6 @@ def test_test_time_augmentation_is_said_with_the_accuracies_without_it(tmp_path:
             scores["test_without_tta"] = {"accuracy": plain}
         write_text(path, canonical_json(content))
     assert _study(tmp_path, TWO).notes == [
-        "Metrics on test are with test-time augmentation. Accuracies without it: scratch 80.0 %, full 90.0 %."
+        "Metrics on test are measured with test-time augmentation."
+        " Accuracies without it: scratch 80.0 %, full 90.0 %."
     ]

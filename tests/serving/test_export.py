@@ -66,10 +66,10 @@ def test_safetensors_are_the_weights(photo_run, trained, tmp_path):
 
 def test_what_gives_something_else_is_not_written(photo_run, trained, tmp_path, monkeypatch):
     """A network that draws numbers can't be a graph that gives the same."""
-    normalised = export.ServingModel.forward
+    normalized = export.ServingModel.forward
 
     def noisy(self, images):
-        return normalised(self, images) + 0.01 * torch.rand(1)
+        return normalized(self, images) + 0.01 * torch.rand(1)
 
     monkeypatch.setattr(export.ServingModel, "forward", noisy)
     (tmp_path / "model.pt2").write_text("the one before")

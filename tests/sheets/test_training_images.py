@@ -11,12 +11,12 @@ from tests.photos import plant
 
 from frostline.commands import main as cli
 from frostline.config import compose, stage_configs
-from frostline.data.loading.pixels import load_pixels, normalise
+from frostline.data.loading.pixels import load_pixels, normalize
 from frostline.data.prepared.index import PreparedData
 from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.models.pretrained import input_spec
 from frostline.pipeline import standalone
-from frostline.planning.training_images import VIEWS, _denormalised
+from frostline.planning.training_images import VIEWS, _denormalized
 from frostline.sheets.training_images import pixels_of, show
 
 DIGITS = ["dataset=digits", "weights=none", "backbone=mlp", "input.size=8"]
@@ -45,11 +45,11 @@ def test_the_pixels_are_those_of_a_run(photos):
     assert torch.equal(pixels_of(data, rows, spec), load_pixels(data, rows, spec))
 
 
-def test_denormalised_is_what_was_normalised(photos):
+def test_denormalized_is_what_was_normalized(photos):
     composed, _ = compose.experiment(folder_of(photos, "input.mean=[0.1,0.5,0.9]", "input.std=[0.2,0.3,1]"))
     spec = input_spec(composed.backbone, NO_WEIGHTS, composed.input)
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
-    assert torch.equal(_denormalised(normalise(pixels, spec), spec), pixels)
+    assert torch.equal(_denormalized(normalize(pixels, spec), spec), pixels)
 
 
 def test_without_augmentation_each_image_is_shown_once(photos):

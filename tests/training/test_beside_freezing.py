@@ -110,12 +110,12 @@ def test_a_run_that_is_held_stays_nearer_to_its_start(digits, start, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"regularizer": L2_SP}, "regularizer: l2_sp goes back to the weights that a run starts from"),
-        ({"regularizer": L2_START}, "regularizer: l2_start goes back to"),
-        ({"averaging": WISE_FT}, "averaging: wise_ft goes back to the weights that a run starts from"),
+        ({"regularizer": L2_SP}, "regularizer: l2_sp needs pretrained initial weights"),
+        ({"regularizer": L2_START}, "regularizer: l2_start needs pretrained"),
+        ({"averaging": WISE_FT}, "averaging: wise_ft needs pretrained initial weights"),
     ],
 )
-def test_what_goes_back_to_the_start_is_refused_where_that_is_random(changes, sentence, digits, tmp_path):
+def test_what_needs_pretrained_weights_is_refused_with_random_ones(changes, sentence, digits, tmp_path):
     config = run_config(changes)
     with pytest.raises(FrostlineError) as caught:
         check_run(config)

@@ -134,7 +134,7 @@ def test_training_images_are_mixed_by_seed_and_step_and_others_never():
     torch.testing.assert_close(mixed[first], share * still[first] + (1 - share) * still[15 - first])
 
 
-def test_images_are_normalised_by_the_networks_constants():
+def test_images_are_normalized_by_the_networks_constants():
     bench = Bench({"input": {"mean": [0.5], "std": [0.25]}})
     data, rows = bench.data, torch.tensor([3, 1])
     batch, labels = data.training_images(rows, 0, CPU)

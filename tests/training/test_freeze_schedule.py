@@ -164,12 +164,12 @@ def test_the_package_waits_with_lightning_until_it_is_asked_for():
 def test_a_preview_says_what_would_train():
     lines = preview(FreezeSchedule(BEST), NETWORKS["sequential"](), 4, 10, lr=0.1).splitlines()
     assert lines == [
-        "phase 0: epochs 0–2, 20 steps, ends on time, since its patience of an epoch ends no sooner, and goes"
-        " back to its best; 21 parameters train",
-        "  head: rate 0.3 → 0.3 → 0.3",
+        "phase 0: epochs 0–2, 20 steps, ends on time, since its patience of an epoch is too long"
+        " to end it early, and restores its best epoch; 21 parameters train",
+        "  head: lr 0.3 → 0.3 → 0.3",
         "phase 1: epochs 2–4, 20 steps, ends on time; 1,619 parameters train",
-        "  head: rate 0.3 → 0.3 → 0.3",
-        "  rest: rate 0.1 → 0.1 → 0.1",
+        "  head: lr 0.3 → 0.3 → 0.3",
+        "  rest: lr 0.1 → 0.1 → 0.1",
     ]
     assert preview(FreezeSchedule("zero_shot"), nn.Linear(2, 2), 1, 1) == "nothing trains"
 

@@ -129,7 +129,7 @@ def test_an_optimizer_of_less_than_all_is_refused(model):
         ),
         (
             {"schedule": {"kind": "cosine", "warmup": 0.0, "final": 0.0, "momentum": [0.9, 0.8]}},
-            "only one_cycle moves it, not cosine",
+            "only one_cycle changes it, not cosine",
         ),
     ],
 )

@@ -167,7 +167,7 @@ def test_batches_of_one_image_are_one_sentence(tmp_path):
     with pytest.raises(FrostlineError) as caught:
         bench.fit(tmp_path)
     assert str(caught.value).startswith(
-        "trainer.batch_size: BatchNorm can't normalise a single image of this size"
+        "trainer.batch_size: BatchNorm can't normalize a single image of this size"
     )
 
 

@@ -77,12 +77,12 @@ def report(artifacts: Path = "artifacts") -> Report:
 
     folder = pathlib.Path(artifacts)
     with call():
-        from frostline.pipeline.report.stage import summarised
+        from frostline.pipeline.report.stage import summarized
 
         resolved = folder / RESOLVED
         require(resolved, "run `dvc repro`")
         config = validated(Config, read_yaml(resolved), str(resolved))
-        summary, _ = summarised(config, folder)
+        summary, _ = summarized(config, folder)
         return Report(config.study, summary.sentence, folder / PAGE, summary)
 
 

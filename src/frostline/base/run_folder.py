@@ -103,7 +103,7 @@ def check_out(
     for key in dict.fromkeys((*new, *old)):
         if key not in {*NAMING_KEYS, *ignored} and old.get(key) != new.get(key):
             said = f"{key} is {old.get(key)!r} there, {new.get(key)!r} here"
-            raise FrostlineError(f"out: {out} holds a run with other settings ({said}); {advice}")
+            raise FrostlineError(f"out: {out} contains a run with another config ({said}); {advice}")
     if grid is not None and _columns(out / HEADS, grid) != grid:
         raise FrostlineError(f"out: {out} holds a probe of other heads; {advice}")
 

@@ -85,7 +85,7 @@ def prune(limit: int | None, form: Format) -> None:
     if removed:
         print(f"freed {size(freed)}, {size(rest)} of features remain")
     else:
-        print(f"nothing to remove: {size(rest)} of features, and {size(limit)} may stay")
+        print(f"nothing to remove: {size(rest)} of features, and the limit is {size(limit)}")
 
 
 def clear(form: Format) -> None:

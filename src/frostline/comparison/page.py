@@ -136,7 +136,7 @@ def notes(comparison: Comparison) -> list[str]:
         (rate,) = rates
         below = [line.name for line in comparison.lines if _mean(line) < rate]
         sentences.append(
-            f"Always answering the test split's most frequent class is right for {words.percent(rate)}"
+            f"Always predicting the test split's most frequent class is right for {words.percent(rate)}"
             + (f"; below that: {', '.join(below)}." if below else ".")
         )
     plain = WITHOUT.get(comparison.tested)

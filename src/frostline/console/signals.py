@@ -18,7 +18,7 @@ SAME_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 """Time for a command to clean up before it exits at once."""
 SENTENCE = "frostline: interrupted; the same command resumes from its last checkpoint"
-AT_THE_END = "frostline: interrupted while MLflow was being told; the results are complete"
+AT_THE_END = "frostline: interrupted while records were delivered to MLflow; the results are complete"
 SHOW_CURSOR = "\x1b[?25h"
 
 

@@ -17,7 +17,7 @@ from frostline.console.progress import Progress, Say, no_output, no_progress
 from frostline.console.units import size
 from frostline.data.loading.augment import augment, augments, source_pixels
 from frostline.data.loading.mix import mixes
-from frostline.data.loading.pixels import Images, PixelStack, normalise
+from frostline.data.loading.pixels import Images, PixelStack, normalize
 from frostline.features import split_point
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, autocast, execution_of
@@ -99,7 +99,7 @@ class FeatureExtractor:
         execution, device = self.execution(network), next(network.parameters()).device
         execution.arrange(network)
         rows = torch.arange(PROOF) % len(images)
-        return execution.arranged(normalise(images.pixels[rows].to(device), self.spec))
+        return execution.arranged(normalize(images.pixels[rows].to(device), self.spec))
 
     @property
     def view_numbers(self) -> list[int | None]:
@@ -151,7 +151,7 @@ class FeatureExtractor:
                         stream = generator(self.seed, "view", view, begin)
                         pixels = source_pixels(images, batch, self.augment, self.spec, stream).to(device)
                         pixels = augment(pixels, self.augment, stream)
-                    yield split.features(execution.arranged(normalise(pixels, self.spec))).contiguous()
+                    yield split.features(execution.arranged(normalize(pixels, self.spec))).contiguous()
                     advance(len(pixels))
 
         return self.cache.get(about, shape, split.dtype, produce)
@@ -165,7 +165,7 @@ class FeatureExtractor:
         device, execution = next(split.network.parameters()).device, self.execution(split.network)
         with autocast(execution.frozen, device):
             parts = [
-                split.features(execution.arranged(normalise(images[i : i + BATCH].to(device), self.spec)))
+                split.features(execution.arranged(normalize(images[i : i + BATCH].to(device), self.spec)))
                 for i in range(0, len(images), BATCH)
             ]
         return torch.cat([part.cpu() for part in parts])
@@ -176,7 +176,7 @@ class FeatureExtractor:
         if needed <= limit:
             return split
         return NoSplit(
-            f"features at {split.name} would take {size(needed)}, and {size(limit)} may be kept;"
+            f"features at {split.name} would take {size(needed)}, and {size(limit)} may be cached;"
             f" FROSTLINE_CACHE_GIB={math.ceil(needed / GIB)} allows more"
         )
 

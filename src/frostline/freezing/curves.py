@@ -92,7 +92,7 @@ def build_curve(rate: "schema.Rate") -> Curve:
     """
     momenta = tuple(rate.momentum) if rate.momentum else None
     if momenta and rate.kind != "one_cycle":
-        raise FrostlineError(f"schedule.momentum: only one_cycle moves it, not {rate.kind}; remove it")
+        raise FrostlineError(f"schedule.momentum: only one_cycle changes it, not {rate.kind}; remove it")
     if rate.power is not None and rate.kind != "polynomial":
         raise FrostlineError(f"schedule.power: only polynomial has one, not {rate.kind}; remove it")
     power = 1.0 if rate.power is None else rate.power

@@ -7,7 +7,7 @@ in the order of their children. Each tensor gets one `Place`. Patterns select te
     stem            everything before the first stage
     stage:2         a stage, counted from the input; negative: from the head; ranges stage:1..2, stage:-2..
     block:-1        a block, counted likewise
-    norm, bias      the tensors of normalisation layers; biases
+    norm, bias      the tensors of normalization layers; biases
     re:REGEX        tensors whose names contain a match of the regular expression
     *               everything
     A - B           A without B
@@ -55,7 +55,7 @@ class Layers:
     """The parameters and running statistics of a network, with their places."""
 
     places: Mapping[str, Place]
-    """Name → place, for every parameter and every buffer of a normalisation layer, in model order."""
+    """Name → place, for every parameter and every buffer of a normalization layer, in model order."""
     parameters: frozenset[str]
     stages: int
     blocks: int
@@ -274,7 +274,7 @@ def _number_groups(
 ) -> dict[str, int | None]:
     """Number the groups of tensors with equal keys: None for the stem, then 0, 1, …
 
-    A group that only has normalisation layers (an entry of a list of layers) joins the group before it, and
+    A group that only has normalization layers (an entry of a list of layers) joins the group before it, and
     tensors without a key (such as a neck) join the last group, both within their part of `within`.
     """
     groups: dict[Key | None, list[str]] = {}

@@ -178,7 +178,7 @@ class FreezePlan:
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
     def constant_until(self, starts: Sequence[int], step: int) -> int:
-        """Return the step up to which rates and momentum are constant, unless the phase ends early."""
+        """Return the step up to which learning rates and momentum stay, unless the phase ends early."""
         end = self.end_of(starts)
         steady = self.phases[len(starts) - 1].curve.is_constant(step - starts[-1], end - starts[-1])
         return end if steady else step + 1

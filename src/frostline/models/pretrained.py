@@ -95,20 +95,20 @@ def check_initial_weights(run: schema.Run) -> None:
     adapter, regularizer = run.adapter.kind, run.regularizer.kind
     if "none" not in (adapter, regularizer):
         raise FrostlineError(
-            f"regularizer: {regularizer} holds the backbone's weights near their start, where"
-            f" adapter={adapter} leaves them; set regularizer=none"
+            f"regularizer: {regularizer} pulls the backbone's weights towards their initial values, and"
+            f" adapter={adapter} does not train them; set regularizer=none"
         )
     if not isinstance(run.weights, schema.NoWeights):
         return
     if adapter != "none":
         raise FrostlineError(
-            f"adapter: {adapter} leaves the backbone as it starts, and weights=none are random;"
+            f"adapter: {adapter} does not train the backbone, and weights=none are random;"
             " set adapter=none, or choose other weights"
         )
     for key, kind in (("regularizer", regularizer), ("averaging", run.averaging.kind)):
         if kind in ("l2_sp", "l2_start", "wise_ft"):
             raise FrostlineError(
-                f"{key}: {kind} goes back to the weights that a run starts from, and weights=none are random;"
+                f"{key}: {kind} needs pretrained initial weights, and weights=none are random;"
                 f" set {key}=none, or choose other weights"
             )
 

@@ -107,12 +107,12 @@ def transfer(
 
 def save(path: Path, state: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
     """Write `state` and the metadata `about` as safetensors; equal content gives equal bytes."""
-    from safetensors.torch import save as serialise
+    from safetensors.torch import save as serialize
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     # A single metadata key, since safetensors writes several in random order.
     about_text = json.dumps(json.loads(canonical_json(dict(about))), sort_keys=True, ensure_ascii=False)
-    write_bytes(path, serialise(tensors, metadata={METADATA: about_text}))
+    write_bytes(path, serialize(tensors, metadata={METADATA: about_text}))
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:

@@ -15,7 +15,7 @@ Rates = tuple[float, float]
 BYTES = 4
 """Bytes of a float32."""
 COURSE_POINTS = 48
-"""Steps at which a plot samples the rates of a warm-up, and as many in the rest of the phase."""
+"""Steps at which a plot samples the learning rates of a warm-up, and as many in the rest of the phase."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class PhaseOutline:
     """Epochs before the phase."""
     epochs: float
     ends: str
-    """How the phase ends: ``on time``, ``early if val/loss stalls for 3 epochs, and goes back to its best``,
-    ``on time, since its patience of 3 epochs ends no sooner`` (validation is once per epoch)."""
+    """How the phase ends: ``on time``, ``early if val/loss stalls for 3 epochs, and restores its best
+    epoch``, ``on time, since its patience of 3 epochs is too long to end it early``."""
     batch_norm: str
     """Running statistics: ``moves`` (updated), ``eval`` (fixed), ``recalibrate`` (estimated again when the
     phase begins, then fixed), or ``none``: no layer that trains has any."""
@@ -182,7 +182,7 @@ def phases(
 def _course(
     plan: FreezePlan, starts: tuple[int, ...], lr: float, steps: tuple[int, ...] | None = None
 ) -> RateCurve:
-    """Return the rates of the last phase of `starts` at some steps; None: enough steps for a plot."""
+    """Return the learning rates of the last phase of `starts` at some steps; None: enough for a plot."""
     steps = steps or _sampled(plan, starts)
     rates = {}
     for group in plan.phases[len(starts) - 1].train:
@@ -227,8 +227,9 @@ def _ends(plan: FreezePlan, index: int, steps: int) -> str:
         plan, index, steps
     ):
         # The first validation of the phase is the reference for the next ones.
-        when = f"on time, since its patience of {epochs_text(phase.early_stop.patience)} ends no sooner"
-    return f"{when}, and goes back to its best" if phase.restore else when
+        patience = epochs_text(phase.early_stop.patience)
+        when = f"on time, since its patience of {patience} is too long to end it early"
+    return f"{when}, and restores its best epoch" if phase.restore else when
 
 
 def _validations(plan: FreezePlan, index: int, steps: int) -> int:

@@ -29,5 +29,5 @@ def preview(
         for group, rates in phase.rates.items():
             # With layer decay, the layers of a group have different learning rates.
             spans = (f"{low:.3g}" if low == high else f"{low:.3g}…{high:.3g}" for low, high in rates)
-            lines.append(f"  {group}: rate {' → '.join(spans)}")
+            lines.append(f"  {group}: lr {' → '.join(spans)}")
     return "\n".join(lines or ["nothing trains"])

@@ -84,7 +84,7 @@ def _facts(plan: Plan, phase: PhaseOutline) -> Iterator[str]:
         f" BatchNorm: {phase.batch_norm}"
     )
     rates = "; ".join(f"{group} {' → '.join(map(_rate, at))}" for group, at in phase.rates.items())
-    yield f"  {phase.parameters:,} parameters train, {_share(phase.share)}; rates: {rates}"
+    yield f"  {phase.parameters:,} parameters train, {_share(phase.share)}; learning rates: {rates}"
     once, forward, backward, whole, activations, gradients = _cost(plan, phase)
     first = f"{once} once, " if phase.features else ""
     yield (

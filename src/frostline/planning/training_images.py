@@ -62,12 +62,12 @@ def views(data: "ImageData", which: Tensor) -> list[tuple[list[Picture], Tensor]
     for step in range(VIEWS):
         batch, mixed = data.training_images(which, step, torch.device("cpu"))
         shares = mixed if mixed.ndim == 2 else torch.nn.functional.one_hot(mixed, data.classes).float()
-        drawn.append(([picture(image) for image in _denormalised(batch, data.spec)], shares))
+        drawn.append(([picture(image) for image in _denormalized(batch, data.spec)], shares))
     return drawn
 
 
-def _denormalised(batch: Tensor, spec: "InputSpec") -> Tensor:
-    """Undo `pixels.normalise`: (N, C, H, W) float32 → uint8."""
+def _denormalized(batch: Tensor, spec: "InputSpec") -> Tensor:
+    """Undo `pixels.normalize`: (N, C, H, W) float32 → uint8."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
     return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 

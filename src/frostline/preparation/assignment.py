@@ -103,7 +103,7 @@ def _splits(rows: Rows, drawing: _Drawing) -> Assignment:
             shares[split] = None
             warnings.append(
                 f"dataset.split.{split}={share:g} is not used: the data set has a {split} split of its own, "
-                f"which is kept (set dataset.split.{split}=null to say so)"
+                f"which is used (set dataset.split.{split}=null to avoid this warning)"
             )
         elif split not in own and share is None and split == "val":
             raise FrostlineError(_no_val(dataset))

@@ -220,8 +220,8 @@ def noted(note: Note, names: Sequence[str]) -> Iterator[str]:
 _SENTENCES: dict[Note, tuple[str, str]] = {
     "renamed": ("image is of another format than its name says", "images are of another format than named"),
     "16-bit": (
-        "image has more than 8 bits a channel, scaled to 8",
-        "images have more than 8 bits a channel, scaled to 8",
+        "image has more than 8 bits per channel, scaled to 8",
+        "images have more than 8 bits per channel, scaled to 8",
     ),
     "dim": (
         "16-bit image reaches no eighth of its range, so that 8 bits keep fewer than 32 levels of it "

@@ -34,8 +34,8 @@ class RidgeFit:
 def ridge(train: FeatureSet, val: FeatureSet, classes: int, penalties: Sequence[float]) -> RidgeFit:
     """Fit one-hot labels by ridge regression and choose the penalty by validation accuracy.
 
-    Minimises ‖Y − XWᵀ − 1bᵀ‖² + λ‖W‖² (Hoerl & Kennard 1970) for each λ of `penalties`, all from one
-    eigendecomposition; the intercept b is not penalised. Ties go to the larger penalty. Computed in
+    Minimizes ‖Y − XWᵀ − 1bᵀ‖² + λ‖W‖² (Hoerl & Kennard 1970) for each λ of `penalties`, all from one
+    eigendecomposition; the intercept b is not penalized. Ties go to the larger penalty. Computed in
     float64, a block of rows at a time.
 
     Args:
@@ -139,7 +139,7 @@ def _votes(
 ) -> Iterator[list[Tensor]]:
     """Yield the shares of the votes, (m, K) for each k, for a block of queries at a time."""
     features, labels = train.features, train.labels
-    # Dividing the products by the norms avoids a normalised copy of all features.
+    # Dividing the products by the norms avoids a normalized copy of all features.
     lengths = features.norm(dim=1).clamp(min=torch.finfo(features.dtype).tiny)
     for query in queries.split(_rows(features)):
         cosines = functional.normalize(query, dim=1) @ features.T / lengths

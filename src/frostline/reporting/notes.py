@@ -43,7 +43,8 @@ def _tta(arms: Sequence[Arm]) -> list[str]:
     if not means:
         return []
     split = "test" if arms[0].held_out == "test" else "validation"
-    return [f"Metrics on {split} are with test-time augmentation. Accuracies without it: {', '.join(means)}."]
+    plain = f"Accuracies without it: {', '.join(means)}."
+    return [f"Metrics on {split} are measured with test-time augmentation. {plain}"]
 
 
 def _heads(arms: Sequence[Arm]) -> list[str]:
@@ -105,7 +106,7 @@ def _below(arm: ArmSummary, majority: Majority | None) -> str:
         return ""
     return (
         f"{arm.name} is at {words.percent(accuracy)} on {majority.split}, below the"
-        f" {words.percent(majority.rate)} of always answering {majority.name}."
+        f" {words.percent(majority.rate)} of always predicting {majority.name}."
     )
 
 

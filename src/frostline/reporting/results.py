@@ -86,7 +86,7 @@ class Majority:
     def sentence(self) -> str:
         """The accuracy as a sentence."""
         return (
-            f"Always answering the most frequent class of the {self.split} split, {self.name}, is right for"
+            f"Always predicting the most frequent class of the {self.split} split, {self.name}, is right for"
             f" {words.percent(self.rate)} of its images."
         )
 

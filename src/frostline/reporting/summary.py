@@ -1,4 +1,4 @@
-"""Summarise a study: compare every arm with the from-scratch baseline."""
+"""Summarize a study: compare every arm with the from-scratch baseline."""
 
 import math
 from collections import Counter
@@ -18,7 +18,7 @@ SHARE, ANY = (0.0, 1.0), (-math.inf, math.inf)
 """The bounds of a share, and of a quantity without bounds."""
 
 
-def summarise(
+def summarize(
     study: str,
     monitor: str,
     repeats: Repeats,

@@ -16,7 +16,7 @@ Predictor = Callable[[Tensor], Tensor]
 
 
 class ServingModel(nn.Module):
-    """Normalises images, runs a network on them, and returns probabilities.
+    """Normalizes images, runs a network on them, and returns probabilities.
 
     Resizing is not included: Pillow's algorithm, which training used, can't be written as torch operations.
 

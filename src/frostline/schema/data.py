@@ -58,8 +58,8 @@ class _Dataset(Strict):
     selection: Literal["within", "held_out", "last"] | None = None
     """The images that choose the epoch. within: a share of the labelled images (`split.val`, or 0.2), which
     are not trained on; with all labels, the val split. held_out: the val split, beyond the labels that
-    `shots` or `fraction` allow. last: none, the last epoch is used. Not given (as in earlier runs): that is
-    held_out."""
+    `shots` or `fraction` allow. last: none, the last epoch is used. Not given, as in configs of earlier
+    versions: held_out."""
     on_bad_image: Literal["error", "skip"]
     """What `prepare` does with an image that can't be used: stop, or skip and list it."""
     folds: Annotated[int, Field(ge=2)] | None = None
@@ -67,7 +67,7 @@ class _Dataset(Strict):
     fold: Annotated[int, Field(ge=0)] | None = None
     """The fold that is the test split, from 0."""
     test_sets: dict[TestSetName, TestSet] | None = None
-    """Further test sets, such as another scanner's images: {name: where it is}. Only measured, at the end."""
+    """Further test sets, such as another scanner's images: {name: where it is}. Measured once, at the end."""
 
     @model_validator(mode="after")
     def _fits(self) -> "_Dataset":
@@ -154,7 +154,7 @@ def _different(names: list[str]) -> list[str]:
     if len(names) < 2:
         raise ValueError(f"{len(names)} names; a classifier needs at least two, or null for all that occur")
     if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"{repeated[0]!r} is there twice; list each name once")
+        raise ValueError(f"{repeated[0]!r} is listed twice; list each name once")
     return names
 
 
@@ -242,13 +242,13 @@ class Input(Strict):
         Side | TwoSides | None,
         Field(description="4 to 2048 pixels, the side of a square, or [height, width]"),
     ]
-    """Side of a square, or [height, width], pixels."""
+    """Image size, pixels: the side of a square, or [height, width]."""
     channels: Channels | None
-    """1 for grey, 3 for colour, to which images are converted; any other number is that of the files."""
+    """1 (grey) or 3 (colour): images are converted to it. Any other number has to be that of the files."""
     depth: Literal[8, 16] | None = None
-    """Bits per channel: 8, to which images are converted, or 16."""
+    """Bits per channel: 8, to which 16-bit images are scaled down, or 16."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None
-    """How images are resized."""
+    """Filter with which images are resized."""
     fit: Literal["crop", "pad", "squash"] | None = None
     """What happens to an image of another shape: its centre is cut out, it is padded with the mean colour, or
     its aspect ratio changes."""
@@ -268,13 +268,13 @@ class Augment(Strict):
     rotate: Annotated[float, Field(ge=0, le=180)]
     """Largest rotation, degrees to either side."""
     translate: Annotated[float, Field(ge=0, lt=1)]
-    """Largest translation, share of the image's side."""
+    """Largest translation, as a share of the image's side."""
     scale: Annotated[float, Field(ge=0, lt=1)]
     """Largest change of scale: 0.2 draws a factor from 0.8 to 1.2."""
     brightness: Annotated[float, Field(ge=0, lt=1)]
-    """Largest change of brightness, share."""
+    """Largest change of brightness, as a share: 0.2 draws a factor from 0.8 to 1.2."""
     contrast: Annotated[float, Field(ge=0, lt=1)]
-    """Largest change of contrast, share."""
+    """Largest change of contrast, as a share."""
     mixup: NonNegative
     """Mixup of image pairs and their labels with shares from Beta(mixup, mixup); 0: off."""
     cutmix: NonNegative
@@ -288,9 +288,9 @@ class Augment(Strict):
     magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
     """Strength of RandAugment's two operations; null: 9."""
     saturation: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Largest change of saturation, share; null: 0."""
+    """Largest change of saturation, as a share; null: 0."""
     hue: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Largest change of hue, share of the colour circle; null: 0."""
+    """Largest change of hue, as a share of the colour circle; null: 0."""
     blur: Probability | None = None
     """Probability of a Gaussian blur; null: 0."""
     erase: Probability | None = None

@@ -34,7 +34,7 @@ class Timm(Strict):
     @field_validator("name")
     @classmethod
     def _one_spelling(cls, name: str) -> str:
-        """Normalise the name: the repositories of timm have the names of their models."""
+        """Normalize the name: the repositories of timm have the names of their models."""
         name = name.removeprefix("https://huggingface.co/")
         source, colon, place = name.partition(":")
         if source.lower() in ("hf-hub", "hf_hub"):
@@ -74,7 +74,7 @@ class PretrainWeights(Strict):
 
     kind: Literal["pretrain"]
     path: str | None
-    """A weights.safetensors; null: that of the pipeline, or outside it of a pretraining that runs first."""
+    """A weights.safetensors; null: the pipeline's, else that of a pretraining that runs first."""
     head: Head
 
 
@@ -92,7 +92,7 @@ class FileWeights(Strict):
     """The file."""
     head: Head
     key: str | None = None
-    """The key of the state dict in a file with several: model, state_dict_ema, …; null: the only one."""
+    """Name of the state dict in a file with several: model, state_dict_ema, …; null: the only one."""
 
 
 Weights = Annotated[NoWeights | PretrainWeights | ImagenetWeights | FileWeights, Field(discriminator="kind")]

@@ -90,7 +90,7 @@ def check_selection(dataset: Dataset, config: Hyperparameters, keys: tuple[str, 
         found = f"{prefix}averaging chooses among {len(alphas)} alphas", f"give {prefix}averaging.alphas one"
     if found:
         raise ValueError(
-            f"{place}.selection: found 'last', by which no images choose the epoch, but {found[0]};"
+            f"{place}.selection: found 'last', with which no images choose the epoch, but {found[0]};"
             f" {found[1]}, or set {place}.selection=within or {place}.selection=held_out"
         )
 
@@ -153,11 +153,11 @@ class Experiment(Hyperparameters, _Transfer):
     folds: Folds | None = None
     """The folds of a study: each arm is run once per fold and seed; null: all of `dataset.folds`."""
     evaluate: Measurement | None = None
-    """How single runs, and the arms of a study, are measured after the training; null: all of it null."""
+    """How single runs, and the arms of a study, are measured after training; null: each key is null."""
     sweep: Sweep
     """The config of -m; single runs ignore it."""
     gate: dict[str, float]
-    """Metric of report.json, dotted (arms.full.test.accuracy.mean) → the minimum that passes."""
+    """Path of a metric in report.json, such as arms.full.test.accuracy.mean → lowest value that passes."""
     out: str | None
     """Folder for the results of a single run; null: runs/<stage>/<name>."""
 

@@ -54,21 +54,21 @@ class Pruner(Strict):
     """Stops unpromising trials, by the first objective after each epoch."""
 
     kind: Literal["none", "median", "halving", "hyperband", "patience"]
-    """median: worse at its best than the median of the others by then. halving: not among the best 1/factor
-    at a rung (Li et al. 2020, ASHA). hyperband: halving from several first rungs (Li et al. 2018). patience:
-    worse for some epochs than it was before."""
+    """Which trials stop. median: those whose best value so far is worse than the median of the others at the
+    same epoch. halving: those not among the best 1/factor at a rung (Li et al. 2020, ASHA). hyperband:
+    halving with several first rungs (Li et al. 2018). patience: those without improvement for some epochs."""
     startup: Annotated[int, Field(ge=1)]
-    """median: completed trials before any is stopped."""
+    """median: trials that have to be complete before one is stopped."""
     warmup: Annotated[int, Field(ge=0)]
-    """median: epochs before a trial can be stopped."""
+    """median: epochs that each trial trains at least."""
     first: Annotated[int, Field(ge=1)]
-    """halving, hyperband: epoch of the first rung; each next is `factor` times as late."""
+    """halving, hyperband: epoch of the first rung; each further rung is `factor` times as late."""
     factor: Annotated[int, Field(ge=2)]
     """halving, hyperband: one in `factor` trials continues at each rung."""
     patience: Annotated[int, Field(ge=1)]
     """patience: the trial stops after more than this many epochs without improvement."""
     min_delta: Annotated[float, Field(ge=0)]
-    """patience: by how much more than this all of them have to be worse than the best before."""
+    """patience: the trial stops only if these epochs are all worse than its best by more than this."""
 
 
 class Conditional(Strict):
@@ -95,7 +95,7 @@ class Sweep(Strict):
     objectives: Annotated[list[Objective], Field(min_length=1)]
     """Validation metrics at the best epoch; the first selects the best trial."""
     trials: Annotated[int, Field(ge=1)] | None
-    """The most trials, without killed ones; null: all points of a grid, else until `minutes` are over."""
+    """Maximum number of trials, without killed ones; null: all of a grid, or until `minutes` are over."""
     minutes: Annotated[float, Field(gt=0)] | None
     """Minutes from the command's start after which no trial starts; null: no limit."""
     seed: Seed

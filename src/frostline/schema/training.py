@@ -71,7 +71,7 @@ class Rate(Strict):
 
 
 class Phase(Strict):
-    """A phase of training. What is not given is as in the previous phase."""
+    """A phase of training; missing keys are inherited from the phase before."""
 
     train: Annotated[list[str] | Literal["all"], Field(description="all, or a list of group names")]
     """The groups that train; the others are frozen."""
@@ -105,16 +105,16 @@ class Freeze(Strict):
     groups: Annotated[
         dict[str, str | list[str]], Field(description="group name → a pattern or a list of patterns")
     ]
-    """Name → pattern(s); the first match wins; every parameter is covered, no group is empty."""
+    """A parameter is in the first group with a matching pattern; each needs one. No group may be empty."""
     phases: list[Phase]
-    """In order; without phases nothing trains."""
+    """The phases, in order; if there is none, nothing trains."""
 
 
 class Optimizer(Strict):
     """An optimizer of torch or timm."""
 
     name: str
-    """As in `timm.optim.list_optimizers()`, torch's own included: adamw, sgd, lamb, …"""
+    """A name from `timm.optim.list_optimizers()`, which includes torch's: adamw, sgd, lamb, …"""
     lr: Positive
     """The base learning rate; a freeze schedule has factors of it."""
     weight_decay: NonNegative
@@ -163,8 +163,8 @@ class Bce(Strict):
         Literal["balanced"] | list[Positive] | None,
         Field(description="null, balanced or a number above 0 for each class"),
     ]
-    """Weight of the loss of each class's positive images; balanced: its images without the label per image
-    with it; null: 1."""
+    """Factor of the loss of the images that have a label; balanced: (images without it) / (images with it);
+    null: 1."""
     threshold: Annotated[
         Literal["one", "per_class"] | Annotated[float, Field(gt=0, lt=1)],
         Field(description="one, per_class or a number between 0 and 1"),
@@ -207,21 +207,21 @@ class NoRegularizer(Strict):
 
 
 class L2Sp(Strict):
-    """L2-SP: penalises the distance of pretrained weights to their start and of new weights to zero."""
+    """L2-SP: penalizes the distance of pretrained weights from their initial values, of new ones from 0."""
 
     kind: Literal["l2_sp"]
     alpha: NonNegative
-    """The loss grows by alpha/2 times the squared distance to the start."""
+    """The loss grows by alpha/2 times the squared distance from the initial weights."""
     beta: NonNegative
     """The loss grows by beta/2 times the squared norm of new tensors, such as a reset head."""
 
 
 class L2Start(Strict):
-    """Penalises the distance of all weights to their start."""
+    """Penalizes the distance of all weights from their initial values."""
 
     kind: Literal["l2_start"]
     alpha: NonNegative
-    """The loss grows by alpha/2 times the squared distance to the start."""
+    """The loss grows by alpha/2 times the squared distance from the initial weights."""
 
 
 Regularizer = Annotated[NoRegularizer | L2Sp | L2Start, Field(discriminator="kind")]

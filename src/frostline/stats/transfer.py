@@ -204,13 +204,13 @@ def epochs_to_threshold(curve: Curve, threshold: float) -> int | None:
 
 
 def time_to_threshold(times: Sequence[float | None]) -> TimeToThreshold:
-    """Summarise the times, one a seed, at which a threshold was reached; None stands for never.
+    """Summarize the times, one a seed, at which a threshold was reached; None stands for never.
 
     The median is defined if more than half of the seeds reach it; a mean over those alone would flatter an
     arm that often fails.
     """
     if not times:
-        raise ValueError("there is no time to summarise")
+        raise ValueError("there is no time to summarize")
     reached = [time for time in times if time is not None]
     ordered = sorted(math.inf if time is None else time for time in times)
     middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

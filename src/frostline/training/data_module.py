@@ -19,12 +19,12 @@ from frostline.data.loading import batches
 from frostline.data.loading.augment import augment, augments, source_pixels
 from frostline.data.loading.class_balance import balanced_order
 from frostline.data.loading.mix import mix, mixes
-from frostline.data.loading.pixels import Images, normalise
+from frostline.data.loading.pixels import Images, normalize
 from frostline.data.loading.prefetch import Prefetcher
 from frostline.models.input_spec import InputSpec
 
 MAX_NORMALISED = 1 << 26
-"""Largest number of pixel values that are cached normalised, 256 MiB; more are normalised at each step."""
+"""Largest number of pixel values that are cached normalized, 256 MiB; more are normalized at each step."""
 
 
 PASSES = 16
@@ -124,10 +124,10 @@ class ImageData(pl.LightningDataModule):
         self._accumulate = trainer.accumulate or 1
         self.eval_batch_size = trainer.eval_batch_size
         self.val_batches = ValBatches(self.validation, trainer.eval_batch_size)
-        self._normalised: Tensor | None = None
-        """All training images, normalised; None: they are augmented, or too many."""
-        self._normalised_val: dict[str, Tensor] = {}
-        """Split → its images, normalised; without those that are too many."""
+        self._normalized: Tensor | None = None
+        """All training images, normalized; None: they are augmented, or too many."""
+        self._normalized_val: dict[str, Tensor] = {}
+        """Split → its images, normalized; without those that are too many."""
         self.ahead: Prefetcher[tuple[Tensor, Tensor]] | None = None
         """Prefetches batches; None: there is nothing to prefetch, or no batch was requested yet."""
         self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
@@ -196,7 +196,7 @@ class ImageData(pl.LightningDataModule):
             self.ahead.close()
 
     def training_images(self, rows: Tensor, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return a step's images as the network trains on them: augmented, normalised, mixed.
+        """Return a step's images as the network trains on them: augmented, normalized, mixed.
 
         Args:
             rows: (N,) of the training images.
@@ -208,14 +208,14 @@ class ImageData(pl.LightningDataModule):
         # index_select takes half the time of [rows].
         labels = _sent(self.train.labels.index_select(0, rows), device)
         if self._cached:
-            if self._normalised is None:
-                self._normalised = normalise(self.train.pixels[:], self.spec)
-            return _sent(self._normalised.index_select(0, rows), device), labels
+            if self._normalized is None:
+                self._normalized = normalize(self.train.pixels[:], self.spec)
+            return _sent(self._normalized.index_select(0, rows), device), labels
         stream = generator(self.seed, "augment", step)
         pixels = _sent(source_pixels(self.train, rows, self.augmentation, self.spec, stream), device)
         if self._augments:
             pixels = augment(pixels, self.augmentation, stream)
-        images = normalise(pixels, self.spec)
+        images = normalize(pixels, self.spec)
         if mixes(self.augmentation):
             return mix(images, labels, self.classes, self.augmentation, derive(self.seed, "mix", step))
         return images, labels
@@ -224,10 +224,10 @@ class ImageData(pl.LightningDataModule):
         """Return images of val or selection as the network sees them, (N, C, H, W) float32."""
         pixels = self.validation[split].pixels
         if pixels.numel() > MAX_NORMALISED:
-            return normalise(_sent(pixels[rows], device), self.spec)
-        if split not in self._normalised_val:
-            self._normalised_val[split] = normalise(pixels[:], self.spec)
-        return _sent(self._normalised_val[split].index_select(0, rows), device)
+            return normalize(_sent(pixels[rows], device), self.spec)
+        if split not in self._normalized_val:
+            self._normalized_val[split] = normalize(pixels[:], self.spec)
+        return _sent(self._normalized_val[split].index_select(0, rows), device)
 
     def epoch_images(self, epoch: int, step: int, device: torch.device) -> Iterator[Tensor]:
         """Yield the images of an epoch's training batches, augmented as at `step`."""

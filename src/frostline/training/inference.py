@@ -8,7 +8,7 @@ import torch
 
 from frostline.base import project
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.pixels import PixelStack, normalise
+from frostline.data.loading.pixels import PixelStack, normalize
 from frostline.data.prepared.index import PreparedData
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Precision, autocast, device_of, execution_of, run_layers
@@ -74,7 +74,7 @@ def logits_of(
     with autocast(execution.trains, device):
         size = trainer.eval_batch_size
         parts = [
-            network(execution.arranged(normalise(pixels[i : i + size].to(device), spec))).float().cpu()
+            network(execution.arranged(normalize(pixels[i : i + size].to(device), spec))).float().cpu()
             for i in range(0, len(pixels), size)
         ]
     return torch.cat(parts)

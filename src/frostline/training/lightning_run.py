@@ -39,7 +39,7 @@ def single_optimizer(configured: Any) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise FrostlineError(
             "configure_optimizers must return one optimizer, without a scheduler: a freeze schedule sets"
-            " the rates; write them into its phases"
+            " the learning rates; write them into its phases"
         )
     return optimizer
 

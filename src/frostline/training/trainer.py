@@ -378,7 +378,7 @@ def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise FrostlineError(
-            "trainer.batch_size: BatchNorm can't normalise a single image of this size;"
+            "trainer.batch_size: BatchNorm can't normalize a single image of this size;"
             " raise trainer.batch_size or input.size, or set bn: eval in the freeze schedule"
         ) from None
     except SIGTERMException:

@@ -143,10 +143,10 @@ def test_levels_stay_in_range():
         assert result.max() <= (255 if batch.dtype == torch.uint8 else 1)
 
 
-def test_normalised_images_have_no_brightness():
+def test_normalized_images_have_no_brightness():
     batch = images() / 127.5 - 1
     with pytest.raises(
-        ValueError, match="augment takes images before normalisation: float values from 0 to 1"
+        ValueError, match="augment takes images before normalization: float values from 0 to 1"
     ):
         augment(batch, config(brightness=0.1), drawn(0))
     augment(batch, config(flip=0.5, rotate=10.0), drawn(0))

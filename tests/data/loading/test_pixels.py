@@ -16,7 +16,7 @@ from tests.data.trees import encoded, image_folder, packaged, picture, plant
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError
 from frostline.data.loading import pixels
-from frostline.data.loading.pixels import OnDisk, load_pixels, normalise, select, thumbnails
+from frostline.data.loading.pixels import OnDisk, load_pixels, normalize, select, thumbnails
 from frostline.data.loading.resize import to_pixels
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.decode import decode
@@ -46,9 +46,9 @@ def never(description: str, total: int):
     yield
 
 
-def test_normalise():
+def test_normalize():
     batch = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4)
-    result = normalise(batch, SPEC)
+    result = normalize(batch, SPEC)
     assert result.dtype == torch.float32
     expected = (torch.tensor([1.0, 1.0, 1.0]) - torch.tensor(SPEC.mean)) / torch.tensor(SPEC.std)
     assert torch.equal(result[1, :, 0, 0], expected)

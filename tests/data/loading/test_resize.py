@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.data.trees import picture
 from timm.data import create_transform
 
-from frostline.data.loading.pixels import normalise
+from frostline.data.loading.pixels import normalize
 from frostline.data.loading.resize import cropped_share, to_pixels
 from frostline.models.input_spec import InputSpec
 
@@ -36,7 +36,7 @@ def timms(image, spec):
 def test_the_same_pixels_as_timms_eval_transform(size, interpolation, crop):
     image, spec = picture(1, size), replace(SPEC, interpolation=interpolation, crop=crop)
     ours = torch.from_numpy(to_pixels(image, spec))[None]
-    assert torch.equal(normalise(ours, spec)[0], timms(image, spec))
+    assert torch.equal(normalize(ours, spec)[0], timms(image, spec))
 
 
 @pytest.mark.parametrize("crop", [1.0, 0.875])
@@ -47,7 +47,7 @@ def test_each_fit_is_one_of_timms_for_any_shape(shape, size, fit, crop):
     image, spec = picture(1, shape), replace(SPEC, size=size, fit=fit, crop=crop)
     ours = to_pixels(image, spec)
     assert ours.shape == spec.shape
-    assert torch.equal(normalise(torch.from_numpy(ours)[None], spec)[0], timms(image, spec))
+    assert torch.equal(normalize(torch.from_numpy(ours)[None], spec)[0], timms(image, spec))
 
 
 def test_colour_and_grey_become_what_the_network_takes():

@@ -96,7 +96,7 @@ def test_arrays_of_grey_and_colour_are_ordinary_images():
             "is an array of 2×4×4×4: save height×width, or",
         ),
         (np.zeros((4, 4, 4), np.uint8), "has 4 channels, and input.channels is 3: set input.channels=4, or"),
-        (np.zeros((1, 4), np.uint8), "is 4×1 pixels, too small for a picture"),
+        (np.zeros((1, 4), np.uint8), "is 4×1 pixels, too small for an image"),
         (np.array([None]), "is no NumPy array of numbers (Object arrays cannot be loaded"),
     ],
 )

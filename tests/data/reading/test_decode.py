@@ -80,7 +80,7 @@ def test_sixteen_bits_are_scaled_by_257_and_rounded(kind):
 
 
 def test_sixteen_bit_colour_is_noted_too():
-    # Pillow can't write one: an RGB PNG of 2×2 whose header says 16 bits a channel.
+    # Pillow can't write one: an RGB PNG of 2×2 whose header says 16 bits per channel.
     import struct
     import zlib
 

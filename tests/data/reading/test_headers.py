@@ -169,7 +169,7 @@ def test_ten_bit_avif_is_noted():
 
 def test_sixteen_bit_colour_of_jpeg_2000_is_refused_since_pillow_turns_white_to_black():
     assert refusal(J2K_16, "x.j2k").startswith(
-        "is JPEG 2000 with 16 bits a channel of colour: save it with 8"
+        "is JPEG 2000 with 16 bits per channel of colour: save it with 8"
     )
 
 
@@ -208,7 +208,7 @@ def test_values_without_a_range_are_refused(kind, what, channels, order):
 @pytest.mark.parametrize("bits", [10, 12, 14])
 def test_packed_bits_are_refused(bits):
     assert refusal(tiff(noise(1, "uint16"), GREY, tag_258=bits), "x.tif") == (
-        f"has {bits} bits a channel: save it with 8 or 16"
+        f"has {bits} bits per channel: save it with 8 or 16"
     )
 
 
@@ -270,7 +270,7 @@ def test_prepare_warns_of_bits_and_of_values_that_use_few_of_them(tmp_path):
     (tmp_path / "photos/cat/a.tif").write_bytes(tiff(noise(3, "uint16"), COLOUR))
     (tmp_path / "photos/dog/b.tif").write_bytes(tiff(noise(1, "uint16") >> 5, GREY))
     warnings = prepare(image_folder(tmp_path / "photos"), tmp_path / "out").warnings
-    assert "2 images have more than 8 bits a channel, scaled to 8: cat/a.tif, dog/b.tif" in warnings
+    assert "2 images have more than 8 bits per channel, scaled to 8: cat/a.tif, dog/b.tif" in warnings
     assert any(text.startswith("16-bit image reaches", 2) and text.endswith("dog/b.tif") for text in warnings)
 
 

@@ -81,8 +81,8 @@ def test_optional_columns_of_the_usual_names_are_used_unless_null(rows, file):
     write_table(file, [[*row, 70] for row in rows], ["image", "label", "weight"])
     source = opened(file)
     assert source.warnings == [
-        "the column 'weight' (70 to 70) weighs the images in the training loss (dataset.columns.weight=null "
-        "ignores it)"
+        "the column 'weight' (70 to 70) sets the weights of images in the training loss "
+        "(dataset.columns.weight=null ignores it)"
     ]
     assert opened(file, {"weight": None}).rows.weights is None
 
@@ -403,7 +403,7 @@ def test_words_for_missing_values_are_named(rows, file):
     ("classes", "sentence"),
     [
         ([], "dataset.classes: 0 names; a classifier needs at least two, or null for all that occur"),
-        (["cat", "dog", "cat"], "dataset.classes: 'cat' is there twice; list each name once"),
+        (["cat", "dog", "cat"], "dataset.classes: 'cat' is listed twice; list each name once"),
     ],
 )
 def test_bad_lists_of_classes(file, classes, sentence):

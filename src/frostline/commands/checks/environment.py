@@ -98,14 +98,14 @@ def accelerator() -> Iterator[Finding]:
             yield Finding("gpu", "ok", f"{entry}: {card.name}, {memory}, torch {torch.__version__}")
     elif (entries := devices.listed_gpus()) is not None and (entries or shutil.which("nvidia-smi")):
         message = (
-            f"{devices.VISIBLE}={os.environ[devices.VISIBLE]}, and torch {torch.__version__} sees no card"
+            f"{devices.VISIBLE}={os.environ[devices.VISIBLE]}, and torch {torch.__version__} sees no GPU"
         )
         fix = f"unset {devices.VISIBLE}; if that is not all, install a driver that fits torch's CUDA"
         yield Finding("gpu", "note", message, fix)
     elif shutil.which("nvidia-smi"):
         fix = "install a driver that fits torch's CUDA, or use the CPU with trainer.device=cpu"
         yield Finding(
-            "gpu", "note", f"nvidia-smi is installed, but torch {torch.__version__} sees no card", fix
+            "gpu", "note", f"nvidia-smi is installed, but torch {torch.__version__} sees no GPU", fix
         )
     else:
         yield Finding("gpu", "ok", f"none: torch {torch.__version__} trains on the CPU")

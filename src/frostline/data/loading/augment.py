@@ -31,7 +31,7 @@ def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Genera
     images, `transforms.transform`, if the config has any.
 
     Args:
-        batch: (N, C, H, W), before normalisation: uint8, uint16, or float32 0…1.
+        batch: (N, C, H, W), before normalization: uint8, uint16, or float32 0…1.
         config: the strength of each augmentation; if all are zero, the same tensor is returned and nothing is
             drawn.
         generator: source of the random numbers; the same state gives the same images.
@@ -83,7 +83,7 @@ def _changed(batch: torch.Tensor, config: schema.Augment, generator: torch.Gener
     angle, right, down, scale, brightness, contrast = (2 * draw - 1 for draw in symmetric)
     white = WHITE.get(batch.dtype)
     if tints and white is None and (batch.amin() < 0 or batch.amax() > 1):
-        raise ValueError("augment takes images before normalisation: float values from 0 to 1")
+        raise ValueError("augment takes images before normalization: float values from 0 to 1")
     if config.flip:
         batch = torch.where((flip < config.flip).view(-1, 1, 1, 1), batch.flip(-1), batch)
     if not (moves or tints):

@@ -1,4 +1,4 @@
-"""The input images of a network: decoded and resized once, cached as uint8, normalised per batch."""
+"""The input images of a network: decoded and resized once, cached as uint8, normalized per batch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -159,7 +159,7 @@ def load_pixels(
 
     Args:
         rows: (N,) positions in the index.
-        spec: input of the network, without mean and std, which `normalise` uses.
+        spec: input of the network, without mean and std, which `normalize` uses.
         scratch: folder of the cache; None: the project's.
 
     Returns:
@@ -217,7 +217,7 @@ def thumbnails(
     return [no_larger(image, side) for image in images]
 
 
-def normalise(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+def normalize(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:
     """Scale (N, C, H, W) uint8 or uint16 to 0…1, subtract the channels' means, divide by their deviations.
 
     Returns:

@@ -1,6 +1,6 @@
 """Prefetching: a thread prepares the next batch during the current step.
 
-Images are decoded once, so preparing a batch is to gather, augment and normalise it.
+Images are decoded once, so preparing a batch is to gather, augment and normalize it.
 """
 
 from collections.abc import Callable

@@ -128,7 +128,7 @@ def transform(images: Tensor, config: schema.Augment, seed: int) -> Tensor:
     """Flip, apply a policy, change colours, blur and erase, each image by itself.
 
     Args:
-        images: (N, C, H, W), before normalisation: uint8, uint16, or float32 0…1.
+        images: (N, C, H, W), before normalization: uint8, uint16, or float32 0…1.
 
     Returns:
         (N, C, H, W) of the same type.

@@ -90,7 +90,7 @@ def decode_as(
         return DecodedImage(image, decoded.format, decoded.mode, decoded.notes)
     height, width, channels = values.shape
     if min(height, width) < MIN_SIDE:
-        raise BadImage(name, f"is {width}×{height} pixels, too small for a picture: replace or remove it")
+        raise BadImage(name, f"is {width}×{height} pixels, too small for an image: replace or remove it")
     mode = f"{channels}×{values.dtype}"
     image = conform(values, wanted, name)
     if wanted.plain:

@@ -244,7 +244,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise decompression_bomb(name, width, height)
     if min(width, height) < MIN_SIDE:
-        raise BadImage(name, f"is {width}×{height} pixels, too small for a picture: replace or remove it")
+        raise BadImage(name, f"is {width}×{height} pixels, too small for an image: replace or remove it")
     if _ENDS.get(str(image.format), b"") not in content:
         raise BadImage(name, "is truncated: copy or download it again")
     # The other frames of a camera's MPO are previews; in other formats, frames are an animation or pages.
@@ -257,11 +257,11 @@ def _open(content: bytes, name: str) -> Image.Image:
             if image.format == "TIFF":
                 raise BadImage(
                     name,
-                    f"holds {frames} pages: save the one to learn from as its own image, or set"
+                    f"has {frames} pages: save the page to use as a file of its own, or set"
                     f" input.channels={frames} for a stack of channels",
                 )
             raise BadImage(
-                name, f"holds {frames} frames (an animation): save the one to learn from as its own image"
+                name, f"has {frames} frames (an animation): save the frame to use as a file of its own"
             )
     return image
 
@@ -280,12 +280,12 @@ def _unidentified(content: bytes) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the image: run git lfs pull"
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        return "is HEIC, which has no decoder here: convert it to JPEG or PNG"
+        return "is HEIC, for which no decoder is installed: convert it to JPEG or PNG"
     if content.startswith(_SIGNATURES):
         return "is damaged or of a kind without a decoder: copy it again or convert it to JPEG or PNG"
     if len(content) < _SIGNATURE_BYTES:
         return f"is truncated ({len(content)} bytes): copy or download it again"
-    return "is in no format that has a decoder here: convert it to JPEG or PNG"
+    return "has no format with an installed decoder: convert it to JPEG or PNG"
 
 
 def _damaged(error: Exception) -> str:

@@ -96,7 +96,7 @@ def _tiff_fault(tags: Mapping[int, Any], photometric: int, compression: int, bit
     if bits > 16:
         return f"has {bits}-bit pixels, which have no set range: save it with 8 bits, 0 to 255"
     if 8 < bits < 16:
-        return f"has {bits} bits a channel: save it with 8 or 16"
+        return f"has {bits} bits per channel: save it with 8 or 16"
     if photometric == _SEPARATED and tags.get(_INK_SET, 1) != 1:
         return "has inks that are not CMYK: save it as grey or RGB"
     if (
@@ -151,7 +151,7 @@ def _jpeg2000(content: bytes) -> Header:
     fault = None if b"pclr" in boxes else _extra_channels(channels, channels - colours - min(alpha, 1))
     if bits > 8 and channels > 1 and not fault:
         # Pillow 13 rounds before it truncates to 8 bits, so the brightest values become 0.
-        fault = f"is JPEG 2000 with {bits} bits a channel of colour: save it with 8, or as TIFF or PNG"
+        fault = f"is JPEG 2000 with {bits} bits per channel of colour: save it with 8, or as TIFF or PNG"
     return Header(bits, fault=fault)
 
 

@@ -363,6 +363,6 @@ class _Reader:
         """Say that the column `weight` is used, which may have been meant for something else."""
         if "weight" in self.roles and self.dataset.columns.weight == "weight" and len(weights):
             yield (
-                f"the column 'weight' ({weights.min():g} to {weights.max():g}) weighs the images in the "
-                "training loss (dataset.columns.weight=null ignores it)"
+                f"the column 'weight' ({weights.min():g} to {weights.max():g}) sets the weights of images "
+                "in the training loss (dataset.columns.weight=null ignores it)"
             )

@@ -30,7 +30,7 @@ def check_watched(dataset: schema.Dataset, data: Mapping[str, Any], root: Path) 
     for key, path in _read(dataset):
         if not any(_covers(place, path) for place in watched):
             raise FrostlineError(
-                f"{key}: found {path}, which DVC does not watch, so that a change would go unseen; add the "
+                f"{key}: found {path}, which DVC does not watch, so that it would miss changes; add the "
                 f"line `- {path}` to the deps of {STAGE} in {PIPELINE}"
             )
 

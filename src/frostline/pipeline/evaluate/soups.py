@@ -87,7 +87,7 @@ def why_no_choice(run: Run, index: Index) -> str | None:
                 " dataset.selection=within"
             )
         case "last":
-            return "dataset.selection=last lets no images choose"
+            return "with dataset.selection=last no images choose"
     return None
 
 

@@ -49,7 +49,7 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
     from frostline.reporting import page, records, tables
     from frostline.reporting.transfer_plot import transfer_png
 
-    study, arms = summarised(config, artifacts)
+    study, arms = summarized(config, artifacts)
     numbers = records.as_json(study)
     checks = check(config.gate, numbers)
     numbers["gate"] = {c.metric: {"bound": c.bound, "value": c.value, "passed": c.passed} for c in checks}
@@ -64,7 +64,7 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
     return Result(study.sentence, table, out / "index.html")
 
 
-def summarised(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
+def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
     """Return the results of a study, and the runs of its arms.
 
     Raises:
@@ -79,7 +79,7 @@ def summarised(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
     omitted = read_omitted(artifacts, config.arms)
     repeats = Repeats(config.seeds, config.folds, config.dataset_folds or 1)
     arms = read_arms(artifacts, [name for name in config.arms if name not in omitted], repeats)
-    study = summary.summarise(config.study, config.monitor, repeats, arms, omitted)
+    study = summary.summarize(config.study, config.monitor, repeats, arms, omitted)
     return replace(study, notes=[*read_leakage(artifacts), *study.notes]), arms
 
 
