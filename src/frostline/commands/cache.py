@@ -8,13 +8,13 @@ from frostline.commands import options
 EPILOG = """\
 examples:
   frostline cache                       list cached files, the most recently used first
-  frostline cache prune --to 5GiB       remove the least recently used features until 5 GiB are left
+  frostline cache prune --to 5GiB       remove the least recently used features until 5 GiB remain
   frostline cache clear                 remove everything, including resized images
 
 Removed files are computed again when a run needs them; active runs are not disturbed. Environment variables
-set the limits: FROSTLINE_CACHE_GIB that of features (default: 20, or a quarter of the free disk space),
-FROSTLINE_PIXELS_GIB that of resized images (default: half of the free disk space). The least recently used
-make room for new ones."""
+set the limits: FROSTLINE_CACHE_GIB for features (default: 20, or a quarter of the free disk space),
+FROSTLINE_PIXELS_GIB for resized images (default: half of the free disk space). If a limit is reached, the
+least recently used files are removed."""
 
 
 def add(commands: Any, summary: str) -> None:
@@ -22,7 +22,7 @@ def add(commands: Any, summary: str) -> None:
     parser = options.add_command(commands, "cache", run, summary, EPILOG)
     _add_format(parser, "table")
     actions = parser.add_subparsers(metavar="ACTION")
-    text = "remove the least recently used features until the rest fits into --to"
+    text = "remove the least recently used features until at most --to remains"
     prune = options.add_command(actions, "prune", _prune, text)
     _add_format(prune, argparse.SUPPRESS)
     prune.add_argument(

@@ -25,8 +25,8 @@ examples:
   frostline compare runs/finetune/a runs/finetune/b --open      also in the browser
   frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss
 
-Rows are sorted by the first metric. Each row is compared with the first by a t-test on test accuracy, paired
-by seed; p is corrected for the number of rows (Holm)."""
+Rows are sorted by the first metric. Each row is compared with the first row by a t-test on test accuracy,
+paired by seed; p is corrected for the number of rows (Holm)."""
 
 
 def add(commands: Any, summary: str) -> None:
@@ -39,12 +39,12 @@ def add(commands: Any, summary: str) -> None:
         help="folder, id or name (without seed: all seeds), best, last, or a sweep",
     )
     parser.add_argument("--study", help="all runs of a study or a sweep (default: the newest)")
-    parser.add_argument("--filter", metavar="TEXT", help="all runs that match a filter of MLflow")
+    parser.add_argument("--filter", metavar="TEXT", help="all runs that match a search filter of MLflow")
     parser.add_argument(
         "--metric",
         action="append",
         metavar="NAME",
-        help="a column; repeat for more; the first sorts the rows",
+        help="metric to show; may be repeated; rows are sorted by the first",
     )
     parser.add_argument(
         "--format", choices=["table", *FORMATS], default="table", help="of the output (default: table)"

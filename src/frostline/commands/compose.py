@@ -13,17 +13,22 @@ PARAMS = Path("params.yaml")
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "compose", run, summary)
-    parser.add_argument("--params", type=Path, default=PARAMS, help="selection (default: %(default)s)")
+    parser.add_argument(
+        "--params", type=Path, default=PARAMS, help="file that selects the study (default: %(default)s)"
+    )
     parser.add_argument(
         "--arms",
         nargs="+",
         metavar="ARM",
         default=ARMS,
         help="scratch (the from-scratch baseline) and schedules of conf/freeze; that of params.yaml is added"
-        " (default: %(default)s)",
+        f" (default: {' '.join(ARMS)})",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("artifacts/resolved"), help="folder (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("artifacts/resolved"),
+        help="folder of the configs (default: %(default)s)",
     )
 
 

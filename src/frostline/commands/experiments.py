@@ -38,7 +38,9 @@ class Row:
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "experiments", run, summary, EPILOG)
-    parser.add_argument("-A", "--all-commits", action="store_true", help="those of all commits")
+    parser.add_argument(
+        "-A", "--all-commits", action="store_true", help="show the experiments of all commits"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -32,12 +32,12 @@ from frostline.console.errors import (
 EXIT_USER, EXIT_TRAINING, EXIT_GATE = 2, 3, 4
 COMMANDS = {
     "finetune": "fine-tune a network under a freeze schedule",
-    "plan": "print what a run would train when, its learning rates and its cost, without training",
+    "plan": "print which layers a run would train when, the learning rates and the cost",
     "show": "write a sheet of labelled training images as the network sees them",
     "lr-find": "find a learning rate: the loss at increasing learning rates, and a suggestion",
     "probe": "measure a backbone's frozen features: linear heads, ridge regression, nearest neighbours",
     "pretrain": "pretrain a network on the source data set",
-    "prepare": "check every image of a data set, split it, write its index",
+    "prepare": "check every image of a data set, split it, and write its index",
     "leakage": "find images of the source that the target is measured on",
     "evaluate": "measure a trained network on its test split",
     "compare": "compare finished runs, grouped over seeds",

@@ -86,7 +86,7 @@ def free_port(first: int) -> int:
 def _opened(uri: str) -> Iterator[str]:
     """Yield the URI to serve a store by; create the default store if no run has yet.
 
-    A read-only project is served as it is; if it was moved too, a copy of its store with corrected paths is.
+    A read-only project is served as it is; one that was moved, from a copy of its store with new paths.
     """
     database = local_store.database(uri)
     if database is None:

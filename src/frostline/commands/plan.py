@@ -14,10 +14,10 @@ examples:
   frostline plan freeze=gradual                                   the study of params.yaml, with this schedule
   frostline plan experiment=null freeze=gradual backbone=resnet18 --images 1000
                                                                   without params.yaml and a data set
-  frostline plan freeze=gradual --picture plan.svg                plot it, too
+  frostline plan freeze=gradual --picture plan.svg                also plot it
   frostline plan freeze=lp_ft --format yaml                       print the schedule, to write your own
 
-FLOPs are per image: "once" of frozen layers whose output is cached, "forward" and "backward" of each step."""
+FLOPs are per image: "once" for frozen layers whose output is cached, the others at each step."""
 
 
 def add(commands: Any, summary: str) -> None:
@@ -53,7 +53,7 @@ def add(commands: Any, summary: str) -> None:
         "--picture",
         type=_plot_path,
         metavar="FILE",
-        help="also plot learning rates and frozen layers: .svg or .png",
+        help="also plot learning rates and frozen layers, as .svg or .png",
     )
 
 

@@ -15,14 +15,14 @@ examples:
                   optimizer.lr=1e-4,1e-3,1e-2 loss.label_smoothing=0,0.1 seed=0,1,2
                                                                 18 heads, trained in one batch
   frostline probe weights=file weights.path=runs/NAME/weights.safetensors weights.head=reset
-                                                                the features of a run of yours
+                                                                the features of your own run
 
 The backbone runs once over the images; its features are cached for later probes and fine-tunings. A head is
 trained for each combination of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed.
 Validation selects the best, which alone is measured on the test split.
 
-output in out (default: runs/probe/NAME): probe.json, heads.csv (a row per head), and the files of
-`frostline finetune` for the best head."""
+writes into the folder out=DIR (default: runs/probe/NAME): probe.json, heads.csv (a row per head), and the
+files of `frostline finetune` for the best head."""
 
 
 def add(commands: Any, summary: str) -> None:
@@ -30,7 +30,7 @@ def add(commands: Any, summary: str) -> None:
     parser = options.add_command(commands, "probe", run, summary, EPILOG)
     options.add_overrides(parser, "optimizer.lr=1e-3,1e-2 seed=0,1,2 out=DIR")
     parser.add_argument(
-        "-m", "--multirun", action="store_true", help="not needed: a probe always takes lists"
+        "-m", "--multirun", action="store_true", help="has no effect: a probe always takes lists"
     )
     options.add_force(parser)
     parser.add_argument("--out", type=Path, help="folder of the results")

@@ -12,10 +12,16 @@ def add(commands: Any, summary: str) -> None:
     parser = options.add_command(commands, "report", run, summary)
     options.add_report_config(parser)
     parser.add_argument(
-        "--artifacts", type=Path, default=Path("artifacts"), help="folder with finetune/, evaluate/, timing/"
+        "--artifacts",
+        type=Path,
+        default=Path("artifacts"),
+        help="folder with the results of the other stages (default: %(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("artifacts/report"), help="folder (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("artifacts/report"),
+        help="folder of the report (default: %(default)s)",
     )
 
 

@@ -10,8 +10,8 @@ from frostline.commands import options
 from frostline.training.garbage import uncollected
 
 EPILOG = """\
-output in out (default: runs/COMMAND/NAME): weights.safetensors (of the best epoch), metrics.json,
-predictions.csv, history.csv, config.yaml, training.json."""
+writes into the folder out=DIR (default: runs/COMMAND/NAME): weights.safetensors (of the best epoch),
+metrics.json, predictions.csv, history.csv, config.yaml, training.json."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--fresh", action="store_true", help="with -m: start over instead of resuming the sweep"
     )
     options.add_force(parser)
-    parser.add_argument("--cfg", choices=["job"], help="print the composed config as YAML, and stop")
+    parser.add_argument("--cfg", choices=["job"], help="print the composed config as YAML, and train nothing")
     stage = parser.add_argument_group("as a stage of a pipeline")
     options.add_resolved(stage)
     stage.add_argument("--data", type=Path, help="the prepared data's folder")

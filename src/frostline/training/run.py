@@ -114,13 +114,13 @@ def forget(run: Run, material: Material, services: Services, keep: Path | None =
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def recall(run: Run, material: Material, services: Services, kept: Path) -> None:
-    """Make results that `forget` kept those of the run again, which `train` then does not repeat."""
+def recall(run: Run, material: Material, services: Services, folder: Path) -> None:
+    """Make results that `forget` moved to `folder` the run's again; `train` then does not repeat it."""
     scratch = _scratch(run, material, services)
     with exclusive(_lock(scratch)):
         if not (scratch / DONE).exists():
             scratch.mkdir(parents=True, exist_ok=True)
-            kept.rename(scratch / DONE)
+            folder.rename(scratch / DONE)
 
 
 def scratch_key(run: Run, material: Material) -> str:

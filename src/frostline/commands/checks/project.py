@@ -65,7 +65,9 @@ def dvc() -> Iterator[Finding]:
         )
     elif _git(root, "config", "user.email") is None:
         fix = 'git config --global user.email you@example.org, and user.name "You"'
-        yield Finding("dvc", "note", "git knows no user, whom `dvc exp run` needs for its commits", fix)
+        yield Finding(
+            "dvc", "note", "git has no user name and e-mail, which `dvc exp run` needs for its commits", fix
+        )
     else:
         commit = _git(root, "rev-parse", "--short", "HEAD") or "no commit yet"
         yield Finding("dvc", "ok", f"{root}, git {commit}")

@@ -11,7 +11,7 @@ from frostline.base.repetitions import Repetition
 from frostline.data.prepared.index import Index
 from frostline.models.head_init import NoSharedClasses
 from frostline.models.pretrained import head_init_of, load_initial_weights
-from frostline.pipeline.finetune.kept import KeptRuns
+from frostline.pipeline.finetune.earlier_runs import EarlierRuns
 from frostline.schema import Arm
 from frostline.training.material import load_material
 from frostline.training.run import train
@@ -36,9 +36,9 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
         return
     runs = arm.runs()
     by_fold = [list(members) for _, members in groupby(runs, key=lambda repetition: repetition.fold)]
-    kept, seconds = KeptRuns(out, services), dict[Repetition, dict[str, Any]]()
+    earlier, seconds = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     material = load_material(runs[by_fold[0][0]], data, start, services)
-    kept.recall(runs.values(), material)
+    earlier.recall(runs.values(), material)
     omitted.remove_reason(out)
     with publish(out) as work:
         for members in by_fold:
@@ -50,4 +50,4 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
                 seconds[repetition] = train(runs[repetition], material, folder, services, title)
         if timing is not None:
             write_text(timing, canonical_json(repetitions.as_json(seconds)))
-    kept.keep(runs.values(), material)  # the keys of runs are the same with the images of any fold
+    earlier.store(runs.values(), material)  # the keys of runs are the same with the images of any fold
