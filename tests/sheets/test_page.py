@@ -63,3 +63,7 @@ def test_a_card_without_an_image():
     html = Sheet("", "", [Card([], "gone.png", "is missing")])._repr_html_()
     assert "<img" not in html
     assert "is missing" in html
+
+
+def test_in_a_tuple_it_is_a_line():
+    assert repr((Sheet("one", "two", [Card([noise(8)], "x")]),)) == "(Sheet(title='one', subtitle='two'),)"

@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     lock.write(root)
     where = root / project.LOCK
     if affected:
-        print(f"{where}: frostline {before} → {__version__}; dvc repro runs again: {', '.join(affected)}")
+        change = f"{before} → {__version__}" if before != __version__ else f"{before}, with other code"
+        print(f"{where}: frostline {change}; dvc repro runs again: {', '.join(affected)}")
     else:
         print(f"{where}: up to date with frostline {__version__}; nothing runs again")

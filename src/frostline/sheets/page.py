@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Sheet:
 
     title: str
     subtitle: str
-    cards: Sequence[Card]
+    cards: Sequence[Card] = field(repr=False)
 
     def page(self) -> str:
         """Return the sheet as one self-contained HTML page."""
