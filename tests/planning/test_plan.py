@@ -140,7 +140,7 @@ def test_tables_say_what_runs_once(run):
     # 64 → 512 → 16 are 65,536 and 16,384 operations an image, and 64 bytes.
     out = run("freeze=gradual", "trainer.epochs=10", *WIDE)
     assert once(out) == [
-        "phase 0 expects features at head:input, 16 numbers (64 B) an image; the layers below run once",
+        "phase 0 expects features at head:input, 16 numbers (64 B) per image; the layers below run once",
         "phase 1 runs all layers at every step: the layers below hidden.1 are computed as fast as their"
         " output is read: 32 operations for a byte, and it takes 100 to pay",
         "phase 2 runs all layers at every step: all of it trains",
@@ -160,7 +160,7 @@ def test_augmentation_asks_for_views(run):
     assert third == "phase 2 runs all layers at every step: all of it trains"
     out = run(*words, "features.views=4")
     assert once(out)[0] == (
-        "phase 0 expects features at head:input, 16 numbers (64 B) for each of an image's 4 views;"
+        "phase 0 expects features at head:input, 16 numbers (64 B) for each of 4 views per image;"
         " the layers below run once"
     )
     assert ["0", "81.9", "k", "320", "320", "32.9", "M"] in [line.split()[:7] for line in out.splitlines()]

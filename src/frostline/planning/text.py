@@ -88,7 +88,7 @@ def _facts(plan: Plan, phase: PhaseOutline) -> Iterator[str]:
     once, forward, backward, whole, activations, gradients = _cost(plan, phase)
     first = f"{once} once, " if phase.features else ""
     yield (
-        f"  FLOPs: {first}{forward} forward and {backward} backward an image, {whole} in all;"
+        f"  FLOPs: {first}{forward} forward and {backward} backward per image, {whole} in all;"
         f" memory: activations {activations}, gradients {gradients}"
     )
     yield f"  {_runs_once(phase)}"
@@ -144,9 +144,9 @@ def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str
 def _runs_once(phase: PhaseOutline) -> str:
     """Say which features the phase reuses, or why none; the run itself verifies this later."""
     if phase.features:
-        numbers, amount = math.prod(phase.features.shape), "an image"
+        numbers, amount = math.prod(phase.features.shape), "per image"
         if phase.features.views > 1:
-            amount = f"for each of an image's {phase.features.views} views"
+            amount = f"for each of {phase.features.views} views per image"
         features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {amount}"
         return f"expects features at {phase.features.at}, {features}; the layers below run once"
     return f"runs all layers at every step: {phase.whole or 'without data this network shows no split point'}"
