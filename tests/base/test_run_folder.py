@@ -218,7 +218,7 @@ def test_a_folder_with_another_run_is_overwritten_only_with_force(shell):
         "finetune", *WORDS, "out=here", "freeze=linear_probe", "seed=1"
     )
     assert "(stage is " in shell.refused("pretrain", *WORDS, "out=here")
-    assert "out: here holds a run of finetune" in shell.refused("probe", *WORDS, "--out", "here")
+    assert "out: here contains a run of finetune" in shell.refused("probe", *WORDS, "--out", "here")
     assert files(shell.folder / "here") == before
     shell(*other, "--force")
     after = files(shell.folder / "here")
@@ -232,11 +232,11 @@ def test_a_probe_of_other_heads_is_overwritten_only_with_force(shell):
     before = files(shell.folder / "here")
     shell(*words, "optimizer.lr=0.1,0.01")
     assert files(shell.folder / "here") == before
-    assert "out: here holds a probe of other heads" in shell.refused(*words, "optimizer.lr=0.01,0.2")
+    assert "out: here contains a probe of other heads" in shell.refused(*words, "optimizer.lr=0.01,0.2")
     assert "contains a run with another config (trainer.epochs" in shell.refused(
         *words, "optimizer.lr=0.01,0.1", "trainer.epochs=3"
     )
-    assert "out: here holds a probe;" in shell.refused("finetune", *WORDS, "out=here")
+    assert "out: here contains a probe;" in shell.refused("finetune", *WORDS, "out=here")
     assert files(shell.folder / "here") == before
     shell(*words, "optimizer.lr=0.01,0.2", "--force")
     shell("finetune", *WORDS, "out=here", "--force")
@@ -246,7 +246,7 @@ def test_a_probe_of_other_heads_is_overwritten_only_with_force(shell):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"metrics.json": "{}"}, "holds metrics.json, but no config.yaml of a run; name another folder"),
+        ({"metrics.json": "{}"}, "contains metrics.json, but no config.yaml of a run; name another folder"),
         ({"config.yaml": "a: 1"}, "config.yaml was not written by a frostline run"),
         ({"config.yaml": "a: ["}, "config.yaml: line 1"),
         ({"config.yaml": "", "metrics.json": ""}, "config.yaml was not written by a frostline run"),

@@ -65,7 +65,7 @@ def compare(
     Args:
         runs: runs, or their folders, ids or names; a name without its seed means all seeds.
         study: all runs of a study or a sweep, instead.
-        filter: all runs that match a filter of MLflow, instead.
+        filter: all runs that match a search filter of MLflow, instead.
         metrics: the columns; the first sorts the rows.
 
     Raises:

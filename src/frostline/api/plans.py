@@ -81,7 +81,7 @@ def plan(
     classes: int = 10,
     **options: Unpack[Options],
 ) -> Plan:
-    """Return what a run would train and when, its learning rates and its cost, as `frostline plan` does.
+    """Return which layers a run would train when, the learning rates and the cost, as `frostline plan` does.
 
     Args:
         dataset: a folder of images, or an option of conf/dataset.

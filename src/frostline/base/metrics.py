@@ -122,7 +122,7 @@ def deciding_metrics(monitor: str, split: str) -> tuple[str, ...]:
 
     Args:
         monitor: ``val/accuracy`` or ``val/loss``.
-        split: the images that choose; ``last``: none do, and there are no such metrics.
+        split: the split that chooses the epoch; ``last``: none does, and there are no such metrics.
 
     >>> deciding_metrics("val/accuracy", "selection")
     ('selection/accuracy', 'selection/loss')

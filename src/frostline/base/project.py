@@ -16,9 +16,9 @@ from frostline.console.errors import FrostlineError
 PACKAGED_CONF = Path(__file__).parents[1] / "conf"
 CHECKOUT = Path(__file__).parents[3]
 LOCK = "frostline.lock"
-"""The folder that `frostline init` makes: what each stage of the project depends on of frostline's code."""
+"""The folder that `frostline init` makes: per stage, a hash of frostline's code that the stage depends on."""
 OWN_GROUPS = ("freeze", "experiment")
-"""The config groups that make a `conf` folder without a config.yaml one for frostline."""
+"""The config groups by which a `conf` folder without a config.yaml is known to be a project's."""
 SQLITE = "sqlite:///"
 DATABASE = "mlflow.db"
 GIB = 1 << 30
@@ -36,7 +36,7 @@ PIXELS_SHARE = 0.5
 def find_root(start: Path | None = None) -> Path:
     """Return the nearest project from `start` (default: here) upwards, else `start`.
 
-    A project has a `frostline.lock`, or a `conf` folder with configs for frostline.
+    A project has a `frostline.lock`, or a `conf` folder with `freeze` or `experiment`.
     """
     here = (start or Path.cwd()).resolve()
     return next((folder for folder in (here, *here.parents) if _is_project(folder)), here)

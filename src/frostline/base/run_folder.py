@@ -84,7 +84,7 @@ def check_out(
         return
     advice = "name another folder with out=, or overwrite it with --force"
     if CONFIG not in there:
-        raise FrostlineError(f"out: {out} holds {there[0]}, but no {CONFIG} of a run; {advice}")
+        raise FrostlineError(f"out: {out} contains {there[0]}, but no {CONFIG} of a run; {advice}")
     try:
         written = read_yaml(out / CONFIG)
     except FrostlineError as error:
@@ -93,7 +93,7 @@ def check_out(
         raise FrostlineError(f"out: {out / CONFIG} was not written by a frostline run; {advice}")
     if (PROBE in there) != (grid is not None):
         what = "a probe" if PROBE in there else f"a run of {written['stage']}"
-        raise FrostlineError(f"out: {out} holds {what}; {advice}")
+        raise FrostlineError(f"out: {out} contains {what}; {advice}")
     old, new = _flat(written), _flat(json.loads(json.dumps(config)))  # tuples become lists, as in YAML
     if new.get("weights.kind") == "pretrain":
         for flat in (old, new):
@@ -105,7 +105,7 @@ def check_out(
             said = f"{key} is {old.get(key)!r} there, {new.get(key)!r} here"
             raise FrostlineError(f"out: {out} contains a run with another config ({said}); {advice}")
     if grid is not None and _columns(out / HEADS, grid) != grid:
-        raise FrostlineError(f"out: {out} holds a probe of other heads; {advice}")
+        raise FrostlineError(f"out: {out} contains a probe of other heads; {advice}")
 
 
 def _columns(path: Path, like: str) -> str | None:

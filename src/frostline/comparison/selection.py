@@ -42,7 +42,7 @@ def compare_runs(
     Args:
         runs: run folders, ids or names; a name without its seed means all seeds.
         study: the name of a study or a sweep, instead of runs.
-        condition: a filter of MLflow, instead of runs.
+        condition: a search filter of MLflow, instead of runs.
         metrics: the columns; the first sorts the rows. Empty: those of `METRICS` that the runs
             have, and accuracies on further test sets.
 

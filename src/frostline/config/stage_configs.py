@@ -11,7 +11,7 @@ from frostline.schema import Arm, Dataset, Evaluate, Experiment, Hyperparameters
 
 
 def prepare_config(composed: Experiment, role: str) -> Prepare:
-    """Return the config of `prepare` for the source or target; a label budget is not part of its config."""
+    """Return the config of `prepare` for the source or target, without its label budget."""
     dataset = composed.source if role == "source" else composed.dataset
     return Prepare.of(dataset, composed.input)
 

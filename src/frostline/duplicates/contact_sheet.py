@@ -1,4 +1,4 @@
-"""A picture of pairs of images that look alike, for the person who has to decide which to remove."""
+"""A contact sheet of pairs of images that look alike, to decide which to remove."""
 
 import io
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from frostline.data.reading.decode import printable
 
 MOST_PAIRS = 24
-"""Pairs on a sheet; further ones are in no picture."""
+"""Pairs on a sheet; further ones are not shown."""
 
 SIDE = 200
 """The longer side of an image on the sheet, pixels."""

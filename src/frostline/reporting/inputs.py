@@ -45,7 +45,7 @@ class PerClass(_StageOutput):
     """Images of each class."""
 
     images: int
-    """Those that choose the epoch."""
+    """Number of images that choose the epoch."""
     labelled: int
 
 

@@ -80,9 +80,9 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
 
 
 def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
-    """Return the columns and rows of curves.csv: a row an epoch; each arm's validation result and interval.
+    """Return the columns and rows of curves.csv: a row per epoch; each arm's validation result and interval.
 
-    The arms stand side by side, since `dvc plots show` draws one line a column.
+    The arms stand side by side, since `dvc plots show` draws a line per column.
     """
     names = [*(arm.name for arm in summary.arms), *summary.omitted]
     columns = ["epoch"] + [f"{name}{end}" for name in names for end in ("", ".low", ".high")]
@@ -91,6 +91,6 @@ def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
         ends: list[Any] = [points[0].epoch]
         for point in points:
             ends += [point.score.mean, point.score.low, point.score.high]
-        # dvc.yaml names a column for each arm: that of one that is omitted is there, and empty.
+        # dvc.yaml names a column for each arm, so an omitted arm has an empty one.
         rows.append([*ends, *[None] * (len(columns) - len(ends))])
     return columns, rows

@@ -73,7 +73,7 @@ class ByClass:
 
 
 def arm_rows(summary: Summary) -> list[Row]:
-    """Return the study's main table, a row an arm."""
+    """Return the study's main table, a row per arm."""
     return [_row(arm, test_sets(summary), summary.repeats.noun) for arm in summary.arms]
 
 

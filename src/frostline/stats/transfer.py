@@ -78,7 +78,7 @@ def estimate(
     bounds: tuple[float, float] = (-math.inf, math.inf),
     overlap: float = 0.0,
 ) -> Estimate:
-    """Return the mean of `values`, one a repetition, with its interval: mean ± t · s · √(1/n + overlap).
+    """Return the mean of `values`, one per repetition, with its interval: mean ± t · s · √(1/n + overlap).
 
     Args:
         bounds: the values that the quantity can take; the interval is clipped to them, which keeps coverage.
@@ -204,7 +204,7 @@ def epochs_to_threshold(curve: Curve, threshold: float) -> int | None:
 
 
 def time_to_threshold(times: Sequence[float | None]) -> TimeToThreshold:
-    """Summarize the times, one a seed, at which a threshold was reached; None stands for never.
+    """Summarize the times, one per seed, at which a threshold was reached; None stands for never.
 
     The median is defined if more than half of the seeds reach it; a mean over those alone would flatter an
     arm that often fails.

@@ -15,7 +15,7 @@ class DrivenFreezeSchedule(FreezeSchedule):
     """The split whose metrics end phases early and choose their best epochs."""
 
     def monitored(self, phase: PhasePlan) -> str:
-        """Return the metric that a phase monitors, on the images that choose the epoch."""
+        """Return the metric that a phase monitors, on the selection images."""
         return f"{self.chooses}/{phase.monitor.partition('/')[2]}"
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

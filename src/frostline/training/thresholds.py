@@ -1,4 +1,4 @@
-"""Thresholds of the predictions of several labels per image, chosen on the images that choose the epoch."""
+"""Thresholds of the predictions of several labels per image, chosen on the selection images."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -19,7 +19,7 @@ def thresholds(
     Args:
         kind: `loss.threshold`.
         state: the trained weights, with an adapter merged.
-        data: the images that choose the epoch choose the thresholds, too; if none do, they are 0.5.
+        data: its selection images choose the thresholds; without any, they are 0.5.
     """
     if not isinstance(kind, str):
         return [float(kind)] * data.classes

@@ -284,7 +284,7 @@ class _NotFinite(Exception):
 
 
 class _Checkpoint(Checkpoint):
-    """Keeps one checkpoint, saved at the end of an epoch or inside a long one.
+    """Writes the checkpoint to resume from, at the end of an epoch or inside a long one.
 
     The file is named after its sha256, so that a damaged one is detected before it is loaded.
     """

@@ -1,4 +1,4 @@
 """What `frostline doctor` checks, by subject.
 
-What it may import is said in `commands`.
+See `commands` for what it may import.
 """

@@ -13,7 +13,7 @@ from frostline.data.prepared.index import Index, labelled_rows
 from frostline.data.reading.splits import set_aside
 
 SHARE = 0.2
-"""Share of the labelled images that choose the epoch, for a data set that brings its own val split."""
+"""Share of the labelled images that choose the epoch, if the data set has a val split of its own."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LabelBudget:
     train: NDArray[np.int64]
     """The images that it trains on, ascending."""
     selection: NDArray[np.int64]
-    """The labelled images that choose the epoch instead, ascending; empty: others or none do."""
+    """The labelled images that choose the epoch, ascending; empty: the val split does, or nothing."""
     chooses: Literal["val", "selection", "last"]
     """What chooses the epoch: the val split, the images of `selection`, or nothing."""
 

@@ -1,4 +1,4 @@
 """Stage evaluate: measures an arm on the test split; soups of its seeds.
 
-What it may import is said in `pipeline`.
+See `pipeline` for what it may import.
 """

@@ -1,4 +1,4 @@
 """Stage finetune: trains an arm on the target, once per seed.
 
-What it may import is said in `pipeline`.
+See `pipeline` for what it may import.
 """

@@ -1,4 +1,4 @@
 """Stage pretrain: trains on the source.
 
-What it may import is said in `pipeline`.
+See `pipeline` for what it may import.
 """
