@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.defaults.data import STAMPS
+
 HERE = Path(__file__).parent
 KEPT = Path(os.environ.get("BENCHMARK_DATA", HERE / ".data"))
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -68,6 +70,47 @@ def colour_pictures(images: int, size: int) -> Path:
         place = partial / part / str(label)
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(place / f"{number:06}.png", compress_level=1)
+    partial.rename(folder)
+    return folder
+
+
+PHOTOGRAPH = 500, 375
+"""Width and height, the median of ImageNet's."""
+
+
+def photographs(images: int) -> Path:
+    """Return a folder of JPEG files in ten class folders, `train` and a tenth as many in `val`.
+
+    Each is a part of one of scikit-learn's two photographs, enlarged or reduced, under up to three of
+    tuxpaint's stamps (Debian's tuxpaint-stamps-default), if they are there: real textures at a photograph's
+    size, of which no two are equal.
+    """
+    folder = KEPT / f"photographs-{images}"
+    if folder.is_dir():
+        return folder
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    draw = np.random.default_rng(0)
+    scenes = [Image.fromarray(scene) for scene in load_sample_images().images]
+    stamps = sorted(STAMPS.rglob("*.png"))
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    for part, count in (("train", images), ("val", max(10, images // 10))):
+        for number in range(count):
+            scene = scenes[number % len(scenes)]
+            side = draw.uniform(0.5, 1)
+            width, height = (round(side * length) for length in scene.size)
+            left, top = draw.integers(scene.width - width + 1), draw.integers(scene.height - height + 1)
+            picture = scene.crop((left, top, left + width, top + height)).resize(PHOTOGRAPH)
+            for path in draw.choice(stamps, 3) if stamps else ():
+                stamp = Image.open(path).convert("RGBA")
+                stamp.thumbnail((220, 220))
+                place = tuple(int(draw.integers(-60, length - 60)) for length in PHOTOGRAPH)
+                picture.paste(stamp, place, stamp)
+            place = partial / part / str(number % 10)
+            place.mkdir(parents=True, exist_ok=True)
+            picture.save(place / f"{number:06}.jpg", quality=90)
     partial.rename(folder)
     return folder
 

@@ -6,6 +6,6 @@ from benchmarks.harness import Work
 
 
 def all_works() -> Sequence[Work]:
-    from benchmarks.work import full, gradual, mlp, probe, size, start, sweep
+    from benchmarks.work import full, gradual, loading, mlp, probe, size, start, sweep
 
-    return [each.WORK for each in (probe, sweep, gradual, mlp, full, start, size)]
+    return [each.WORK for each in (probe, sweep, gradual, mlp, full, loading, start, size)]

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -110,6 +110,7 @@ def test_candidates_of_many_images_are_not_held_at_once(monkeypatch):
     assert near_pairs(frames, splits, np.arange(60)) == [(0, second) for second in range(40, 60)]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 12))
 def test_no_pair_is_missed(seed, noise):
     """Compared with all pairs, for thumbnails around the threshold."""

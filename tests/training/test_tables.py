@@ -5,9 +5,11 @@ from tests.data.tables import table, write_table
 from tests.data.trees import image_folder, plant
 from tests.tiny import RESNET, arm_of, run_config
 
+from frostline.base import project
 from frostline.base.formats import read_json, read_yaml
 from frostline.base.run_folder import CONFIG, HISTORY, METRICS, WEIGHTS
 from frostline.console.errors import FrostlineError
+from frostline.data.loading import pixel_cache, pixels
 from frostline.evaluation import evaluate
 from frostline.pipeline.finetune.stage import finetune
 from frostline.preparation.stage import prepare
@@ -50,6 +52,24 @@ def trained(tmp_path, config, name, **changes):
 def test_a_table_of_a_folders_images_gives_the_same_weights_byte_for_byte(root, tmp_path):
     file = listed(root)
     assert trained(tmp_path, table(file), "a") == trained(tmp_path, image_folder(root), "b")
+
+
+@pytest.mark.parametrize("changes", [{"augment": {"resized_crop": 0.5, "flip": 0.5}}, FROZEN])
+@pytest.mark.parametrize(
+    "config_of", [image_folder, lambda root: table(listed(root))], ids=["folder", "table"]
+)
+def test_weights_do_not_depend_on_the_room_for_cached_images(changes, config_of, root, tmp_path, monkeypatch):
+    config = config_of(root)
+    expected = trained(tmp_path, config, "in memory", **changes)
+    monkeypatch.setattr(pixels, "IN_MEMORY", 0)
+    monkeypatch.setattr(pixel_cache, "SHARD_BYTES", 1 << 12)
+    shards = []
+    for byte_count in (1 << 30, 10_000, 1):
+        monkeypatch.setenv("FROSTLINE_PIXELS_GIB", repr(byte_count / project.GIB))
+        name = f"room for {byte_count} bytes"
+        assert trained(tmp_path, config, name, **changes) == expected
+        shards.append(len([*(tmp_path / name / "scratch/pixels").glob("*.npy")]))
+    assert shards[0] > shards[1] > shards[2] == 0
 
 
 @pytest.mark.parametrize("changes", [{}, FROZEN, {"loss": {"kind": "mse"}}], ids=["all", "features", "mse"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from frostline import schema
 from frostline.console.errors import FrostlineError
+from frostline.data.loading import image_threads
 from frostline.models.input_spec import InputSpec
 
 UNCROPPED = 1.5
@@ -81,7 +82,7 @@ def random_crops(
         _box(np.random.default_rng([seed, i, _CROP]), aspect, spec.width / spec.height, config.resized_crop)
         for i, aspect in enumerate(aspects.tolist())
     ]
-    return torch.stack([_cut(image, box, spec) for image, box in zip(images, boxes, strict=True)])
+    return image_threads.stack(lambda i: _cut(images[i], boxes[i], spec), images)
 
 
 Box = tuple[float, float, float, float]
@@ -133,8 +134,8 @@ def transform(images: Tensor, config: schema.Augment, seed: int) -> Tensor:
     Returns:
         (N, C, H, W) of the same type.
     """
-    return torch.stack(
-        [_changed(image, config, np.random.default_rng([seed, i, _CHANGE])) for i, image in enumerate(images)]
+    return image_threads.stack(
+        lambda i: _changed(images[i], config, np.random.default_rng([seed, i, _CHANGE])), images
     )
 
 
