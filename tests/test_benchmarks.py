@@ -157,7 +157,7 @@ def test_a_rival_that_fails_is_in_the_table_and_the_exit_status(tmp_path, monkey
 def test_the_list_names_the_rows(capsys):
     assert benchmarks.main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["probe", "sweep", "gradual", "mlp", "full", "start", "size"]
+    assert names == ["probe", "sweep", "gradual", "mlp", "full", "loading", "start", "size"]
     guide = (BENCHMARKS / "README.md").read_text()
     assert all(f"| `{name}` |" in guide for name in names)
 

@@ -138,6 +138,7 @@ def test_why_small_images_are_not_searched():
     assert 0 < len(near_pairs(thumbnails, splits, np.arange(5000))) < 50
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), min_size=1, max_size=24))
 def test_over_folds_pairs_that_any_fold_divides_are_found(images):
     """Images are copies of four, in one of three folds; of those that are not tested, some are val."""
