@@ -17,7 +17,7 @@ from frostline.probing import batched_losses
 from frostline.probing.batched_heads import Head, Recipe, train_heads
 from frostline.probing.batched_optimizers import Optimizer
 from frostline.probing.feature_set import FeatureSet
-from frostline.training.losses import CrossEntropy, half_mse, hits
+from frostline.training.losses import BinaryCrossEntropy, CrossEntropy, half_mse, hits
 
 ADAMW = Recipe(3, 32, Optimizer("adamw"), Curve("cosine", 0.1), "val/accuracy")
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 1.0, 3.0, 1.0, 0.2, 1.0, 1.0, 1.0])
@@ -213,6 +213,20 @@ def test_the_gradient_of_the_squared_error_is_autograds():
     each, slope = batched_losses.Mse()(logits.detach(), labels)
     for h in range(2):
         loss = half_mse(logits[h].T, labels[h])
+        torch.testing.assert_close(each[h].mean(), loss.detach())
+        (gradient,) = torch.autograd.grad(loss * 7, logits)
+        torch.testing.assert_close(slope[h], gradient[h])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_gradient_of_binary_cross_entropy_is_autograds(smoothing):
+    stream = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 10, 7, generator=stream, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(2, (2, 7, 10), generator=stream).double()
+    epsilon = torch.tensor([smoothing, smoothing / 2], dtype=torch.float64)
+    each, slope = batched_losses.BinaryCrossEntropy(epsilon, WEIGHTS.double())(logits.detach(), labels)
+    for h in range(2):
+        loss = BinaryCrossEntropy(float(epsilon[h]), WEIGHTS.double())(logits[h].T, labels[h])
         torch.testing.assert_close(each[h].mean(), loss.detach())
         (gradient,) = torch.autograd.grad(loss * 7, logits)
         torch.testing.assert_close(slope[h], gradient[h])

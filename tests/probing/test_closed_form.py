@@ -35,11 +35,11 @@ def test_ridge_is_scikit_learns(digits, images):
     features, labels, val_features, val_labels = digits
     features, labels = features[:images], labels[:images]
     fit = ridge(image_features(features, labels), image_features(val_features, val_labels), 10, PENALTIES)
-    for penalty, accuracy in fit.accuracies:
+    for penalty, accuracy in fit.scores:
         theirs = sklearns_ridge(features, labels, penalty).predict(val_features.double().numpy())
         assert accuracy == (theirs.argmax(1) == val_labels.numpy()).mean()
-    assert [penalty for penalty, _ in fit.accuracies] == PENALTIES
-    assert fit.accuracies[PENALTIES.index(fit.penalty)][1] == max(a for _, a in fit.accuracies)
+    assert [penalty for penalty, _ in fit.scores] == PENALTIES
+    assert fit.scores[PENALTIES.index(fit.penalty)][1] == max(a for _, a in fit.scores)
     best = sklearns_ridge(features, labels, fit.penalty)
     np.testing.assert_allclose(fit.weight, best.coef_, atol=1e-6)
     np.testing.assert_allclose(fit.bias, best.intercept_, atol=1e-6)
@@ -82,11 +82,11 @@ def test_k_is_what_knn_does_best_with(digits, chunk, monkeypatch):
     monkeypatch.setattr(probes, "CHUNK_BYTES", chunk)
     features, labels, queries, truth = digits
     fit = choose_k(image_features(features, labels), image_features(queries, truth), 10, [1, 20, 5], 0.07)
-    assert [k for k, _ in fit.accuracies] == [1, 20, 5]
-    for k, accuracy in fit.accuracies:
+    assert [k for k, _ in fit.scores] == [1, 20, 5]
+    for k, accuracy in fit.scores:
         shares = knn(image_features(features, labels), queries, 10, k, 0.07)
         assert accuracy == (shares.argmax(1) == truth).sum().item() / len(truth)
-    assert dict(fit.accuracies)[fit.k] == max(accuracy for _, accuracy in fit.accuracies)
+    assert dict(fit.scores)[fit.k] == max(accuracy for _, accuracy in fit.scores)
 
 
 def test_ties_go_to_more_neighbours():
@@ -125,6 +125,6 @@ def test_blocks_change_nothing_but_rounding(digits, monkeypatch):
     )
     monkeypatch.setattr(probes, "CHUNK_BYTES", 70_000)
     again = ridge(image_features(features, labels), image_features(queries, truth), 10, PENALTIES)
-    assert again.accuracies == fit.accuracies
+    assert again.scores == fit.scores
     torch.testing.assert_close(again.weight, fit.weight)
     torch.testing.assert_close(knn(image_features(features, labels), queries, 10, 20, 1.0), shares)

@@ -24,7 +24,8 @@ class Probe:
     """The best head on the whole network, as a run."""
     rows: tuple[dict[str, Any], ...]
     """Of each configuration of heads, and of ridge regression and nearest neighbours: probe, the values that
-    vary, val/accuracy, val/loss, seeds, and test/accuracy of those that were measured on the test split."""
+    vary, val/accuracy, val/loss, seeds, and test/accuracy of those that were measured on the test split; with
+    several labels per image, mAP instead of accuracy."""
     _result: "ProbeResult" = field(repr=False)
 
     def to_pandas(self) -> "DataFrame":
@@ -64,17 +65,18 @@ def probe(dataset: AnyPath | None = None, *, force: bool = False, **options: Unp
 def _rows(result: "ProbeResult") -> Iterator[dict[str, Any]]:
     from frostline.probing.results import short
 
+    metric = result.metric
     for place, configuration in enumerate(result.configurations):
         varied = {short(key): configuration.values[key] for key in result.varied}
-        val = {f"val/{name}": configuration.val[name]["mean"] for name in ("accuracy", "loss")}
+        val = {f"val/{name}": configuration.val[name]["mean"] for name in (metric, "loss")}
         if configuration.failed:
             val = {"failed": configuration.failed}
-        test = {"test/accuracy": result.test["accuracy"]["mean"]} if result.test and not place else {}
+        test = {f"test/{metric}": result.test[metric]["mean"]} if result.test and not place else {}
         yield {"probe": "heads", **varied, **val, "seeds": len(configuration.heads), **test}
     for name, other in (("ridge", result.ridge), ("kNN", result.knn)):
-        test = {} if other.test is None else {"test/accuracy": other.test}
+        test = {} if other.test is None else {f"test/{metric}": other.test}
         hyperparameter = "penalty" if name == "ridge" else "k"
-        yield {"probe": f"{name}, {hyperparameter} {other.chosen:g}", "val/accuracy": other.val, **test}
+        yield {"probe": f"{name}, {hyperparameter} {other.chosen:g}", f"val/{metric}": other.val, **test}
 
 
 def _cell(value: Any) -> str:

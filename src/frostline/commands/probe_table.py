@@ -9,7 +9,7 @@ from frostline.probing.results import Configuration, ProbeResult, label, short
 
 
 def print_probe(result: ProbeResult, out: Path) -> None:
-    """Print the accuracies of a probe's heads, the best first, and of the closed-form probes."""
+    """Print the metrics of a probe's heads, the best first, and of the closed-form probes."""
     console = tables.stdout_console()
     counts = ", ".join(f"{count} {split}" for split, count in result.images.items())
     took = f"took {result.features_seconds:.1f} s" if result.features_seconds else "were cached"
@@ -18,7 +18,8 @@ def print_probe(result: ProbeResult, out: Path) -> None:
         f"features at {result.winner.features[0]} of {counts} images {took};"
         f" {heads} heads took {result.train_seconds:.1f} s"
     )
-    headers = ("probe", *map(short, result.varied), "val accuracy", "val loss", "test accuracy")
+    metric = result.metric
+    headers = ("probe", *map(short, result.varied), f"val {metric}", "val loss", f"test {metric}")
     console.print(tables.table(headers, _rows(result)))
     console.print(f"{out}: the best head, {label(result)}, as a run; heads.csv, probe.json", soft_wrap=True)
 
@@ -27,7 +28,7 @@ def _rows(result: ProbeResult) -> Iterator[tuple[str, ...]]:
     best = result.configurations[0]
     for configuration in result.configurations:
         values = (f"{configuration.values[key]:g}" for key in result.varied)
-        test = _spread(result.test["accuracy"]) if result.test and configuration is best else ""
+        test = _spread(result.test[result.metric]) if result.test and configuration is best else ""
         yield ("heads", *values, *_val(configuration), test)
     for name, probe in (
         (f"ridge, penalty {result.ridge.chosen:g}", result.ridge),
@@ -38,10 +39,10 @@ def _rows(result: ProbeResult) -> Iterator[tuple[str, ...]]:
 
 
 def _val(configuration: Configuration) -> tuple[str, str]:
-    """Return accuracy and loss as text; if heads failed, how many."""
+    """Return metric and loss as text; if heads failed, how many."""
     if configuration.failed:
         return f"{configuration.failed} of {len(configuration.heads)} failed", ""
-    return _spread(configuration.val["accuracy"]), _spread(configuration.val["loss"])
+    return _spread(configuration.val[configuration.metric]), _spread(configuration.val["loss"])
 
 
 def _spread(values: Spread) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base.files import publish
-from frostline.base.metrics import held_out, score
+from frostline.base.metrics import headlines, held_out, score
 from frostline.base.run_folder import OUTPUTS
 from frostline.comparison.ranking import REPEATED, rank
 from frostline.config import stage_configs
@@ -108,8 +108,7 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
                 job_services = session.make_services(job.label, tags=tags)
                 metrics = _write_run(head, material, evaluators[head.group], out, job_services)
                 on_done(number, standalone.Done(job.label or name, out, metrics))
-                split = held_out(metrics)
-                advance(1, f"{split}/accuracy {metrics[split]['accuracy']:.4f}")
+                advance(1, headlines(metrics, [held_out(metrics)]))
 
 
 def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None":
@@ -157,7 +156,7 @@ def _write_run(
 
     run, group = head.run, head.group
     network = group.split_point.network
-    trained = TrainedNetwork(head, network, group.plan, group.report, len(group.train))
+    trained = TrainedNetwork(head, network, group.plan, group.report, len(group.train), head.thresholds)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, OUTPUTS) as work:
         with services.tracker.run(run_info(run, material.index)) as recorded:
@@ -169,4 +168,4 @@ def _write_run(
             sha256 = write_outputs(run, material, trained, work)
             record_outputs(recorded, group.plan, timing, work)
         evaluator.load(head.head_state)
-        return evaluator.measure(run, {"weights_sha256": sha256}, work)
+        return evaluator.measure(run, {"weights_sha256": sha256, **head.thresholds}, work)

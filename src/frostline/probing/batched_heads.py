@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from frostline.base.metrics import deciding_metrics, score
+from frostline.base.metrics import ACCURACY, MAP, deciding_metrics, score
+from frostline.base.multi_label_metrics import mean_average_precision
 from frostline.base.seeds import generator
 from frostline.data.loading import batches
 from frostline.freezing.curves import Curve
-from frostline.probing.batched_losses import CrossEntropy, Mse, hits
+from frostline.probing.batched_losses import BinaryCrossEntropy, CrossEntropy, Mse, hits
 from frostline.probing.batched_optimizers import Adam, Optimizer, Sgd
 from frostline.probing.feature_set import FeatureSet
 
@@ -60,12 +61,12 @@ class Recipe:
     optimizer: Optimizer
     curve: Curve
     """The learning-rate curve of the whole run."""
-    monitor: Literal["val/accuracy", "val/loss"]
+    monitor: Literal["val/accuracy", "val/mAP", "val/loss"]
     """The metric that chooses the best epoch, measured on the images of `chooses`."""
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    loss: Literal["cross_entropy", "mse", "bce"] = "cross_entropy"
     """As defined in `training.losses`."""
     class_weights: Tensor | None = None
-    """(K,), for cross_entropy; None: all 1."""
+    """(K,), for cross_entropy, or of positive labels for bce; None: all 1."""
     clip_norm: float | None = None
     """The largest norm of a head's gradient; None: no clipping."""
     chooses: Literal["val", "selection", "last"] = "val"
@@ -144,6 +145,45 @@ def _head_batches(heads: Sequence[Head], features: Tensor, recipe: Recipe) -> It
         yield heads[begin : begin + count]
 
 
+class _Accuracy:
+    """The share of images whose largest logit is their label's, for each head."""
+
+    name = ACCURACY
+
+    def __init__(self) -> None:
+        self._right: list[Tensor] = []
+        self._count = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count images by their (H, K, B) logits and (H, B) labels."""
+        self._right.append(hits(logits, labels))
+        self._count += labels.shape[1]
+
+    def values(self) -> list[float]:
+        """Return the share of each head."""
+        return (torch.stack(self._right, 1).sum(1).double() / self._count).tolist()
+
+
+class _MeanAveragePrecision:
+    """The mean average precision over labels, for each head."""
+
+    name = MAP
+
+    def __init__(self) -> None:
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Keep (H, K, B) logits and (H, B, K) labels of images."""
+        self._logits.append(logits.transpose(1, 2).cpu())
+        self._labels.append(labels.cpu())
+
+    def values(self) -> list[float]:
+        """Return the metric of each head."""
+        pairs = zip(torch.cat(self._logits, 1).float(), torch.cat(self._labels, 1), strict=True)
+        return [mean_average_precision(logits, labels) for logits, labels in pairs]
+
+
 class _HeadBatch:
     """H heads that train at once; a row of (H, P) is a head's weight, bias and zero padding."""
 
@@ -172,14 +212,18 @@ class _HeadBatch:
         self.device = features.device
         self.lr = self._column([head.lr for head in heads])
         self.decay = self._column([head.weight_decay for head in heads])
-        self.objective: Mse | CrossEntropy
+        self.objective: Mse | CrossEntropy | BinaryCrossEntropy
         if recipe.loss == "mse":
             self.objective = Mse()
         else:
             smoothing = features.new_tensor([head.label_smoothing for head in heads])
             weights = recipe.class_weights
             weights = features.new_ones(self.shape[0]) if weights is None else weights.to(features)
-            self.objective = CrossEntropy(smoothing, weights)
+            kind = BinaryCrossEntropy if recipe.loss == "bce" else CrossEntropy
+            self.objective = kind(smoothing, weights)
+        self.score: type[_Accuracy | _MeanAveragePrecision] = _Accuracy
+        if recipe.loss == "bce":
+            self.score = _MeanAveragePrecision
         self.update = (Sgd if recipe.optimizer.kind == "sgd" else Adam)(recipe.optimizer, self.parameters)
         self.sizes = batches.sizes(len(features), recipe.batch_size)
         self.steps = recipe.epochs * len(self.sizes)
@@ -188,43 +232,42 @@ class _HeadBatch:
 
     def train(self, on_epoch: Callable[[], None]) -> list[HeadFit]:
         """Train to the end, or until every head has failed."""
-        self._record(0, None, None)
+        self._record(0, None, [])
         for epoch in range(self.recipe.epochs):
             if all(fit.failure for fit in self.fits):
                 break
-            losses, right = self._epoch(epoch)
-            self._record(epoch + 1, losses, right)
+            self._record(epoch + 1, *self._epoch(epoch))
             on_epoch()
         return self.fits
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Train for an epoch; return the mean loss of each step, (H, steps) float64, and the hits, (H,)."""
+    def _epoch(self, epoch: int) -> tuple[Tensor, list[float]]:
+        """Train for an epoch; return each step's mean loss, (H, steps) float64, and each head's metric."""
         orders = {head.seed: self._order(head.seed, epoch) for head in self.heads}
         # Heads of one seed share the gathered features. With several seeds each head gathers its own, which
         # takes a fifth of a step; a product per seed would take half of that, but round the only head of a
         # seed differently.
         seeds = orders if len(orders) == 1 else [head.seed for head in self.heads]
         order = torch.stack([orders[seed] for seed in seeds])
-        losses, right = [], []
+        losses, metric = [], self.score()
         view = self.views[epoch % len(self.views)]
         for number, rows in enumerate(order.split(self.sizes, dim=1)):
             features = self.gathered[: rows.numel()]
             torch.index_select(view, 0, rows.flatten(), out=features)
             features = features.view(*rows.shape, -1)
-            loss, hit = self._step(epoch * len(self.sizes) + number, features, self.labels[rows])
+            labels = self._per_head(self.labels[rows])
+            loss, logits = self._step(epoch * len(self.sizes) + number, features, labels)
             losses.append(loss)
-            right.append(hit)
-        return torch.stack(losses, 1), torch.stack(right, 1).sum(1)
+            metric.add(logits, labels)
+        return torch.stack(losses, 1), metric.values()
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         order = torch.randperm(len(self.labels), generator=generator(seed, "order", epoch))
         return order.to(self.labels.device)
 
     def _step(self, step: int, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Take a step on (H or 1, B, D) features; return each head's mean loss and hits before it."""
+        """Take a step on (H or 1, B, D) features; return each head's mean loss and its logits before it."""
         recipe, heads = self.recipe, len(self.heads)
         features = features.expand(heads, -1, -1)
-        labels = labels.expand(heads, -1)
         logits = self._logits(features)
         losses, slope = self.objective(logits, labels)
         slope /= labels.shape[1]
@@ -239,7 +282,7 @@ class _HeadBatch:
         self._decay(rate)
         momentum = recipe.curve.momentum(step, self.steps)
         self.update(self.parameters, self.gradient, rate, momentum)
-        return losses.double().mean(1), hits(logits, labels)
+        return losses.double().mean(1), logits
 
     def _decay(self, rate: Tensor) -> None:
         """Apply weight decay to the weights, for adamw directly, else through the gradient; not to biases."""
@@ -251,6 +294,10 @@ class _HeadBatch:
         else:
             gradient, _ = self._unflatten(self.gradient)
             gradient += weight * self.decay.to(weight)[:, :, None]
+
+    def _per_head(self, labels: Tensor) -> Tensor:
+        """Return labels of B images, of all heads or of each, as (H, B), or (H, B, K) of several labels."""
+        return labels.expand(len(self.heads), *[-1] * self.labels.ndim)
 
     def _logits(self, features: Tensor) -> Tensor:
         """Return the logits, (H, K, B), of (H, B, D) features."""
@@ -266,33 +313,35 @@ class _HeadBatch:
     def _column(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64, device=self.device)[:, None]
 
-    def _measure(self, part: FeatureSet) -> tuple[Tensor, Tensor]:
-        """Return each head's mean loss and accuracy, (H,) float64."""
+    def _measure(self, part: FeatureSet) -> tuple[list[float], list[float]]:
+        """Return each head's mean loss and metric."""
         heads = len(self.heads)
-        loss = self.lr.new_zeros(heads)
-        right = self.labels.new_zeros(heads)
+        loss, metric = self.lr.new_zeros(heads), self.score()
         for features, labels in zip(
             part.features.split(EVAL_ROWS), part.labels.split(EVAL_ROWS), strict=True
         ):
-            logits = self._logits(features.expand(heads, -1, -1))
-            losses, _ = self.objective(logits, labels.expand(heads, -1))
+            logits, truth = self._logits(features.expand(heads, -1, -1)), self._per_head(labels)
+            losses, _ = self.objective(logits, truth)
             loss += losses.double().sum(1)
-            right += hits(logits, labels)
-        return loss / len(part), right.double() / len(part)
+            metric.add(logits, truth)
+        return (loss / len(part)).tolist(), metric.values()
 
-    def _record(self, epoch: int, losses: Tensor | None, right: Tensor | None) -> None:
-        """Add an epoch to each head's history, or its failure; store the best epoch's parameters."""
-        measured = {
-            split: [values.tolist() for values in self._measure(part)]
-            for split, part in self.validation.items()
-        }
+    def _record(self, epoch: int, losses: Tensor | None, trained: list[float]) -> None:
+        """Add an epoch to each head's history, or its failure; store the best epoch's parameters.
+
+        Args:
+            losses: of its steps, as from `_epoch`; None: before training.
+            trained: each head's metric on the training images, as from `_epoch`.
+        """
+        measured = {split: self._measure(part) for split, part in self.validation.items()}
+        name = self.score.name
         step = epoch * len(self.sizes)
         for i, fit in enumerate(self.fits):
             if fit.failure:
                 continue
             row: Row = {"epoch": epoch, "step": step, "phase": None, "lr": None}
-            row |= {"train/loss": None, "train/accuracy": None}
-            if losses is not None and right is not None:
+            row |= {"train/loss": None, f"train/{name}": None}
+            if losses is not None:
                 steps = losses[i].tolist()
                 broken = next((j for j, loss in enumerate(steps) if not math.isfinite(loss)), None)
                 if broken is not None:
@@ -303,10 +352,10 @@ class _HeadBatch:
                 row["lr"] = self.heads[i].lr * self.recipe.curve.factor(step - 1, self.steps)
                 seen = sum(size * loss for size, loss in zip(self.sizes, steps, strict=True))
                 row["train/loss"] = seen / len(self.labels)
-                row["train/accuracy"] = int(right[i]) / len(self.labels)
+                row[f"train/{name}"] = trained[i]
             for split in ("val", "selection"):
-                losses_, accuracies = measured.get(split, ([None] * len(self.heads),) * 2)
-                row |= {f"{split}/loss": losses_[i], f"{split}/accuracy": accuracies[i]}
+                losses_, values = measured.get(split, ([None] * len(self.heads),) * 2)
+                row |= {f"{split}/loss": losses_[i], f"{split}/{name}": values[i]}
             broken_at = next((s for s, (loss, _) in measured.items() if not math.isfinite(loss[i])), None)
             if broken_at is not None:
                 when = f"after epoch {epoch}, step {step}, phase 0" if epoch else "before the first step"
@@ -314,7 +363,7 @@ class _HeadBatch:
                 continue
             fit.history.append(row)
             # Ties go to the lower loss, then to the earlier epoch; without metrics that decide, to the last.
-            value = tuple(score(name, float(row[name] or 0)) for name in self.deciding)
+            value = tuple(score(metric, float(row[metric] or 0)) for metric in self.deciding)
             best = self.best_scores[i]
             if best is None or value > best or not self.deciding:
                 self.best_scores[i], fit.best_epoch = value, epoch

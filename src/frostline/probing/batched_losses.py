@@ -51,3 +51,29 @@ class Mse:
         rest = shares - truth
         slope = shares * (rest - (shares * rest).sum(1, keepdim=True))
         return 0.5 * rest.square().sum(1), slope
+
+
+class BinaryCrossEntropy:
+    """Binary cross-entropy of σ(z) with each head's label smoothing ε and weights w of positive labels:
+
+        L = 1/K · Σₖ −wₖ·tₖ·log pₖ − (1 − tₖ)·log(1 − pₖ),   tₖ = (1 − ε)·yₖ + ε/2,   p = σ(z)
+
+    Since pₖ' = pₖ·(1 − pₖ),  ∂L/∂zₖ = 1/K · (pₖ·(1 − tₖ + wₖ·tₖ) − wₖ·tₖ).
+
+    Args:
+        label_smoothing: (H,), ε of each head.
+        weights: (K,), w.
+    """
+
+    def __init__(self, label_smoothing: Tensor, weights: Tensor) -> None:
+        self.smoothing, self.weights = label_smoothing[:, None, None], weights[:, None]
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each image's loss, (H, B), and its gradient with respect to the logits; labels (H, B, K)."""
+        truth = labels.transpose(1, 2) * (1 - self.smoothing) + self.smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(
+            logits, truth, pos_weight=self.weights, reduction="none"
+        )
+        positive = self.weights * truth
+        slope = (logits.sigmoid() * (1 - truth + positive)).sub_(positive)
+        return losses.mean(1), slope.div_(logits.shape[1])

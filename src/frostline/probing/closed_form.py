@@ -2,6 +2,9 @@
 
 They show in seconds how well a frozen network's features separate the classes. The logistic regression of
 Kornblith et al. 2019 is trained by `probing.batched_heads`.
+
+Penalty and k are chosen by the accuracy on validation, or with several labels per image by the mean average
+precision.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from frostline.base.multi_label_metrics import mean_average_precision
 from frostline.probing.feature_set import FeatureSet
 from frostline.training.losses import hits
 
@@ -20,19 +24,19 @@ CHUNK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """The ridge regression with the best validation accuracy."""
+    """The ridge regression that is best on validation."""
 
     penalty: float
     weight: Tensor
     """(K, D) float32."""
     bias: Tensor
     """(K,) float32."""
-    accuracies: tuple[tuple[float, float], ...]
-    """(penalty, validation accuracy) of all penalties, in their order."""
+    scores: tuple[tuple[float, float], ...]
+    """(penalty, metric on validation) of all penalties, in their order."""
 
 
 def ridge(train: FeatureSet, val: FeatureSet, classes: int, penalties: Sequence[float]) -> RidgeFit:
-    """Fit one-hot labels by ridge regression and choose the penalty by validation accuracy.
+    """Fit labels, 0 and 1 for each class, by ridge regression and choose the penalty on validation.
 
     Minimizes ‖Y − XWᵀ − 1bᵀ‖² + λ‖W‖² (Hoerl & Kennard 1970) for each λ of `penalties`, all from one
     eigendecomposition; the intercept b is not penalized. Ties go to the larger penalty. Computed in
@@ -46,18 +50,19 @@ def ridge(train: FeatureSet, val: FeatureSet, classes: int, penalties: Sequence[
     """
     # The intercept makes the residuals sum to 0, so it drops out when X and Y are centred: b = ȳ − Wx̄.
     mean = torch.stack([rows.sum(0) for rows in _blocks(train.features)]).sum(0) / len(train)
-    truth = functional.one_hot(train.labels, classes).double()
+    several = train.labels.ndim == 2
+    truth = (train.labels if several else functional.one_hot(train.labels, classes)).double()
     share = truth.mean(0)
     values, basis, target = _decomposed(train.features, mean, truth - share)
     seen = torch.cat([(rows - mean) @ basis for rows in _blocks(val.features)])
-    right = [int(hits(seen @ (target / (values + penalty)) + share, val.labels)) for penalty in penalties]
-    best = max(zip(right, penalties, strict=True))[1]
+    scores = [metric(seen @ (target / (values + penalty)) + share, val.labels) for penalty in penalties]
+    best = max(zip(scores, penalties, strict=True))[1]
     weight = (basis @ (target / (values + best))).T
     return RidgeFit(
         penalty=best,
         weight=weight.float(),
         bias=(share - weight @ mean).float(),
-        accuracies=tuple((p, r / len(val)) for p, r in zip(penalties, right, strict=True)),
+        scores=tuple(zip(penalties, scores, strict=True)),
     )
 
 
@@ -94,27 +99,24 @@ def _decomposed(features: Tensor, mean: Tensor, truth: Tensor) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class KnnFit:
-    """The number of neighbours with the best validation accuracy."""
+    """The number of neighbours that is best on validation."""
 
     k: int
-    accuracies: tuple[tuple[int, float], ...]
-    """(k, validation accuracy) of all k, in their order."""
+    scores: tuple[tuple[int, float], ...]
+    """(k, metric on validation) of all k, in their order."""
 
 
 def choose_k(
     train: FeatureSet, val: FeatureSet, classes: int, ks: Sequence[int], temperature: float
 ) -> KnnFit:
-    """Choose from `ks` by the validation accuracy of `knn`, with one neighbour search; ties: the largest.
+    """Choose from `ks` by the metric of `knn` on validation, with one neighbour search; ties: the largest.
 
     The arguments are those of `ridge` and `knn`.
     """
-    right = [0] * len(ks)
-    truths = iter(val.labels.split(_rows(train.features)))
-    for votes in _votes(train, val.features, classes, ks, temperature):
-        truth = next(truths)
-        right = [before + int(hits(shares, truth)) for before, shares in zip(right, votes, strict=True)]
-    best = max(zip(right, ks, strict=True))[1]
-    return KnnFit(best, tuple((k, r / len(val)) for k, r in zip(ks, right, strict=True)))
+    votes = _votes(train, val.features, classes, ks, temperature)
+    scores = [metric(torch.cat(shares), val.labels) for shares in zip(*votes, strict=True)]
+    best = max(zip(scores, ks, strict=True))[1]
+    return KnnFit(best, tuple(zip(ks, scores, strict=True)))
 
 
 def knn(train: FeatureSet, queries: Tensor, classes: int, k: int, temperature: float) -> Tensor:
@@ -129,7 +131,8 @@ def knn(train: FeatureSet, queries: Tensor, classes: int, k: int, temperature: f
         temperature: T, above 0.
 
     Returns:
-        (M, K), each class's share of the votes.
+        (M, K), each class's share of the votes; with several labels per image, a row may add up to more
+        than 1.
     """
     return torch.cat([shares for (shares,) in _votes(train, queries, classes, [k], temperature)])
 
@@ -145,12 +148,24 @@ def _votes(
         cosines = functional.normalize(query, dim=1) @ features.T / lengths
         nearest, index = cosines.topk(max(ks))
         # Softmax gives the weights as shares of their sum, without overflow for small T.
-        yield [
-            query.new_zeros(len(query), classes).scatter_add_(
-                1, labels[index[:, :k]], (nearest[:, :k] / temperature).softmax(1)
-            )
-            for k in ks
-        ]
+        weights = ((nearest[:, :k] / temperature).softmax(1) for k in ks)
+        if labels.ndim == 2:
+            yield [
+                torch.einsum("mk,mkc->mc", own, labels[index[:, :k]].to(own))
+                for k, own in zip(ks, weights, strict=True)
+            ]
+        else:
+            yield [
+                query.new_zeros(len(query), classes).scatter_add_(1, labels[index[:, :k]], own)
+                for k, own in zip(ks, weights, strict=True)
+            ]
+
+
+def metric(scores: Tensor, labels: Tensor) -> float:
+    """Return the accuracy of (M, K) scores for labels (M,), or their mean average precision for (M, K)."""
+    if labels.ndim == 2:
+        return mean_average_precision(scores.cpu(), labels.cpu())
+    return int(hits(scores, labels)) / len(labels)
 
 
 def _rows(features: Tensor) -> int:

@@ -13,7 +13,7 @@ class FeatureSet:
     views: Sequence[Tensor]
     """(N, D) each, one per augmented view; without augmentation one."""
     labels: Tensor
-    """(N,) int64, from 0 to K − 1."""
+    """(N,) int64, from 0 to K − 1; with several labels per image (N, K) float32, 0 and 1."""
 
     @property
     def features(self) -> Tensor:

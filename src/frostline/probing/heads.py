@@ -11,11 +11,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from frostline.base.metrics import ACCURACY, MAP
+from frostline.base.multi_label_metrics import DEFAULT_THRESHOLD, best_thresholds
+from frostline.base.run_folder import THRESHOLDS
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.units import size
 from frostline.data.loading.augment import augments
-from frostline.data.loading.class_balance import class_weights, counts
+from frostline.data.loading.class_balance import class_weights, counts, positive_weights
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.pixels import Images
 from frostline.features.execution import Execution, autocast, device_of
@@ -116,6 +120,24 @@ class TrainedHead:
     def best(self) -> Row:
         """The best epoch's row."""
         return self.fit.history[self.fit.best_epoch]
+
+    @property
+    def metric(self) -> str:
+        """The metric of its epochs: accuracy, or mAP with several labels per image."""
+        return MAP if isinstance(self.run.loss, Bce) else ACCURACY
+
+    @cached_property
+    def thresholds(self) -> dict[str, list[float]]:
+        """What training.json has of it, with several labels per image: as `training.thresholds`."""
+        if not isinstance(self.run.loss, Bce):
+            return {}
+        split, weight = self.group.chooses, self.fit.weight
+        kind = self.run.loss.threshold
+        if split == "last":
+            return {THRESHOLDS: [DEFAULT_THRESHOLD if isinstance(kind, str) else kind] * len(weight)}
+        images = self.group.validation_sets(weight.device)[split]
+        logits = functional.linear(images.features, weight, self.fit.bias)
+        return {THRESHOLDS: best_thresholds(logits.cpu(), images.labels.cpu(), kind)}
 
     @property
     def head_state(self) -> dict[str, Tensor]:
@@ -220,8 +242,6 @@ def _unsupported(run: Run) -> Iterator[tuple[str, object, str]]:
     if len(run.freeze.phases) != 1:
         yield "freeze", run.freeze_name, "set freeze=linear_probe"
         return
-    if isinstance(run.loss, Bce):
-        yield "loss.kind", run.loss.kind, "give each image one label"
     (phase,) = run.freeze.phases
     if phase.until != "end":
         yield "freeze.phases.0.until", "stopping early", "write until: end"
@@ -345,7 +365,7 @@ def _head(group: FeatureGroup, run: Run) -> Head:
     return Head(
         lr=run.optimizer.lr * plan.scale(0, trained_group, place.depth),
         weight_decay=decay if decays else 0.0,
-        label_smoothing=run.loss.label_smoothing if isinstance(run.loss, CrossEntropy) else 0.0,
+        label_smoothing=getattr(run.loss, "label_smoothing", 0.0),
         seed=run.seed,
         weight=weight.to(device),
         bias=bias.to(device),
@@ -354,8 +374,6 @@ def _head(group: FeatureGroup, run: Run) -> Head:
 
 def _recipe(group: FeatureGroup) -> Recipe:
     run, phase = group.runs[0], group.plan.phases[0]
-    assert not isinstance(run.loss, Bce)
-    assert run.trainer.monitor != "val/mAP"
     return Recipe(
         epochs=run.trainer.epochs,
         batch_size=run.trainer.images_per_step(phase.batch_size),
@@ -370,8 +388,10 @@ def _recipe(group: FeatureGroup) -> Recipe:
 
 
 def _class_weights(group: FeatureGroup) -> Tensor | None:
+    """Return the weights of classes, or of images with each label; None: all 1."""
     loss = group.runs[0].loss
-    if not isinstance(loss, CrossEntropy):
-        return None
     weight, _ = next(iter(group.starts.values()))
-    return class_weights(loss.class_weights, counts(group.train.labels, len(weight)))
+    count = counts(group.train.labels, len(weight))
+    if isinstance(loss, Bce):
+        return positive_weights(loss.pos_weight, count)
+    return class_weights(loss.class_weights, count) if isinstance(loss, CrossEntropy) else None

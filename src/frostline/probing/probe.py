@@ -15,8 +15,8 @@ from torch.nn import functional
 from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json, csv_text
 from frostline.base.hashes import sha256_of
-from frostline.base.metrics import Spread, classification_metrics, score, spread
-from frostline.base.run_folder import HEADS, OUTPUTS, PROBE, WEIGHTS
+from frostline.base.metrics import Spread, score, spread, task_metrics
+from frostline.base.run_folder import HEADS, OUTPUTS, PROBE, THRESHOLDS, WEIGHTS
 from frostline.config.overrides import HEAD_KEYS
 from frostline.console.errors import TrainingFailed, resource_errors
 from frostline.console.progress import Advance, Progress
@@ -26,24 +26,23 @@ from frostline.evaluation import evaluate
 from frostline.features.execution import device_of
 from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
-from frostline.probing.closed_form import choose_k, knn, ridge
+from frostline.probing.closed_form import choose_k, knn, metric, ridge
 from frostline.probing.feature_set import FeatureSet
 from frostline.probing.heads import FeatureGroup, TrainedHead
 from frostline.probing.results import (
     HYPERPARAMETERS,
-    RESULT_COLUMNS,
     TEMPERATURE,
     ClosedFormProbe,
     Configuration,
     ProbeResult,
     csv_rows,
     label,
+    result_columns,
     to_json,
     tracker_metrics,
     values_of,
 )
 from frostline.schema import Run
-from frostline.training.losses import hits
 from frostline.training.material import Material, load_material
 from frostline.training.outputs import TrainedNetwork, write_outputs
 from frostline.training.run_info import backbone_name, run_info
@@ -103,7 +102,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
                 features_seconds=watch.seconds,
                 train_seconds=sum(head.seconds for head in trained),
             )
-            write_text(work / HEADS, csv_text([*HEAD_KEYS, *RESULT_COLUMNS], csv_rows(runs, trained)))
+            write_text(work / HEADS, csv_text([*HEAD_KEYS, *result_columns(winner)], csv_rows(runs, trained)))
             write_text(work / PROBE, canonical_json(to_json(result, work)))
             recorded.metrics(tracker_metrics(result))
             recorded.tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(result)})
@@ -186,7 +185,7 @@ def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
         ks = [k for k in KS if k <= len(train)]
         near = choose_k(train, val, classes, ks, TEMPERATURE)
         advance(1)
-    ridge_val, knn_val = dict(fit.accuracies)[fit.penalty], dict(near.accuracies)[near.k]
+    ridge_val, knn_val = dict(fit.scores)[fit.penalty], dict(near.scores)[near.k]
     return _ClosedForm(train, fit.penalty, fit.weight, fit.bias, ridge_val, near.k, knn_val)
 
 
@@ -226,7 +225,7 @@ def _measured(head: TrainedHead, images: Images) -> dict[str, float]:
     weight, bias = head.fit.weight.to(device), head.fit.bias.to(device)
     parts = features.split(trainer.eval_batch_size)
     logits = torch.cat([functional.linear(part.to(device).float(), weight, bias).cpu() for part in parts])
-    return classification_metrics(logits, images.labels)
+    return task_metrics(logits, images.labels, head.thresholds.get(THRESHOLDS))
 
 
 def _closed_form_probes(
@@ -241,10 +240,8 @@ def _closed_form_probes(
     features = group.reuse.features(group.split_point, images).to(device).float()
     labels = images.labels.to(device)
     shares = knn(chosen.train, features, len(chosen.bias), chosen.k, TEMPERATURE)
-    of_ridge, of_knn = (
-        int(hits(logits, labels)) / len(labels)
-        for logits in (functional.linear(features, chosen.weight, chosen.bias), shares)
-    )
+    of_ridge = metric(functional.linear(features, chosen.weight, chosen.bias), labels)
+    of_knn = metric(shares, labels)
     return [
         ClosedFormProbe("ridge", chosen.penalty, chosen.ridge_val, of_ridge),
         ClosedFormProbe("knn", chosen.k, chosen.knn_val, of_knn),
@@ -257,7 +254,7 @@ def _closed_form_probes(
 def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
     group = winner.group
     network = group.split_point.network
-    trained = TrainedNetwork(winner, network, group.plan, group.report, len(group.train))
+    trained = TrainedNetwork(winner, network, group.plan, group.report, len(group.train), winner.thresholds)
     write_outputs(winner.run, material, trained, out)
 
 

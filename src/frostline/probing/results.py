@@ -15,8 +15,6 @@ from frostline.schema import Run
 
 HYPERPARAMETERS = HEAD_KEYS[:-1]
 """The keys of `HEAD_KEYS` without the seed."""
-RESULT_COLUMNS = ("best_epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "failure")
-"""Columns of heads.csv, after `HEAD_KEYS`."""
 TEMPERATURE = 0.07
 """Of the neighbours' votes (Wu et al. 2018)."""
 
@@ -34,12 +32,17 @@ class Configuration:
         """The number of heads whose training failed."""
         return sum(head.fit.failure is not None for head in self.heads)
 
+    @property
+    def metric(self) -> str:
+        """Accuracy, or mAP with several labels per image."""
+        return self.heads[0].metric
+
     @cached_property
     def val(self) -> dict[str, Spread]:
-        """accuracy and loss of the other heads, after their best epochs."""
+        """Metric and loss of the other heads, after their best epochs."""
         rows = [head.best for head in self.heads if head.fit.failure is None]
         return {
-            name: spread([float(row[f"val/{name}"] or 0) for row in rows]) for name in ("accuracy", "loss")
+            name: spread([float(row[f"val/{name}"] or 0) for row in rows]) for name in (self.metric, "loss")
         }
 
 
@@ -51,9 +54,9 @@ class ClosedFormProbe:
     chosen: float
     """The penalty, or k."""
     val: float
-    """Accuracy."""
+    """Accuracy, or mAP with several labels per image."""
     test: float | None
-    """Accuracy; None without a test split."""
+    """As `val`; None without a test split."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class ProbeResult:
     features_seconds: float
     """The time to compute features; 0: all were cached."""
     train_seconds: float
+
+    @property
+    def metric(self) -> str:
+        """Accuracy, or mAP with several labels per image."""
+        return self.winner.metric
 
     @property
     def varied(self) -> list[str]:
@@ -106,15 +114,22 @@ def short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
+def result_columns(head: TrainedHead) -> tuple[str, ...]:
+    """Return the columns of heads.csv, after `HEAD_KEYS`."""
+    metric = head.metric
+    return "best_epoch", "train/loss", f"train/{metric}", "val/loss", f"val/{metric}", "failure"
+
+
 def csv_rows(runs: Sequence[Run], trained: Sequence[TrainedHead]) -> Iterator[list[Any]]:
     """Yield the rows of heads.csv, in the order of `runs`; a failed head has no metrics."""
-    of_run = {id(head.run): head.fit for head in trained}
+    of_run = {id(head.run): head for head in trained}
     for run in runs:
-        fit = of_run[id(run)]
+        head = of_run[id(run)]
+        fit = head.fit
         best: dict[str, Any] = (
             {} if fit.failure else {"best_epoch": fit.best_epoch, **fit.history[fit.best_epoch]}
         )
-        numbers = [fit.failure if name == "failure" else best.get(name) for name in RESULT_COLUMNS]
+        numbers = [fit.failure if name == "failure" else best.get(name) for name in result_columns(head)]
         yield [*values_of(run).values(), *numbers]
 
 
@@ -133,14 +148,14 @@ def to_json(result: ProbeResult, out: Path) -> dict[str, Any]:
             for configuration in result.configurations
         ],
         "best": {**values_of(winner.run), "test": result.test, "weights_sha256": sha256_of(out / WEIGHTS)},
-        "ridge": {"penalty": result.ridge.chosen, **_accuracies(result.ridge)},
-        "knn": {"k": result.knn.chosen, "temperature": TEMPERATURE, **_accuracies(result.knn)},
+        "ridge": {"penalty": result.ridge.chosen, **_metrics(result.ridge, result.metric)},
+        "knn": {"k": result.knn.chosen, "temperature": TEMPERATURE, **_metrics(result.knn, result.metric)},
     }
 
 
-def _accuracies(other: ClosedFormProbe) -> dict[str, dict[str, float]]:
-    accuracies = {"val": other.val, "test": other.test}
-    return {split: {"accuracy": value} for split, value in accuracies.items() if value is not None}
+def _metrics(other: ClosedFormProbe, metric: str) -> dict[str, dict[str, float]]:
+    values = {"val": other.val, "test": other.test}
+    return {split: {metric: value} for split, value in values.items() if value is not None}
 
 
 def tracker_metrics(result: ProbeResult) -> dict[str, float]:
@@ -156,7 +171,8 @@ def tracker_metrics(result: ProbeResult) -> dict[str, float]:
     for split, metrics in (("val", best.val), ("test", result.test)):
         values |= {f"{split}/{name}/{what}": v for name, s in metrics.items() for what, v in s.items()}
     for other in (result.ridge, result.knn):
-        values |= {f"{other.name}/{split}/accuracy": s["accuracy"] for split, s in _accuracies(other).items()}
+        measured = _metrics(other, result.metric)
+        values |= {f"{other.name}/{split}/{result.metric}": s[result.metric] for split, s in measured.items()}
     if result.varied:
         for configuration in result.configurations:
             name = " ".join(f"{short(key)} {configuration.values[key]:g}" for key in result.varied)
