@@ -367,5 +367,6 @@ def test_a_project_plans_the_study_that_it_selects(run, project):
     assert "7 epochs of 2 steps" in run("--images", "64")
     # What is typed goes before, a typed experiment before all of it.
     assert "3 epochs of 4 steps" in run("--images", "64", "trainer.epochs=3", "trainer.batch_size=16")
+    assert "1 epoch of 1 step\n" in run("--images", "64", "trainer.epochs=1", "trainer.batch_size=64")
     assert run("--images", "64", "freeze=gradual").startswith("freeze=gradual on mlp, 25,818 parameters")
     assert run("--images", "64", "experiment=null", "backbone=mlp").startswith("freeze=full on mlp, 50,890 ")

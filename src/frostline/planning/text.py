@@ -68,9 +68,8 @@ def as_yaml(plan: Plan) -> str:
 
 def _headline(plan: Plan) -> str:
     most = "at most " if plan.may_stop else ""
-    length = (
-        f"{most}{plan.epochs} epochs of {plan.steps_per_epoch} steps" if plan.phases else "nothing trains"
-    )
+    epochs, steps = _counted(plan.epochs, "epoch"), _counted(plan.steps_per_epoch, "step")
+    length = f"{most}{epochs} of {steps}" if plan.phases else "nothing trains"
     batches = f"{plan.batch_size}, {plan.accumulate} per step" if plan.accumulate > 1 else plan.batch_size
     return (
         f"freeze={plan.freeze} on {plan.backbone}, {plan.parameters:,} parameters;"
@@ -169,6 +168,10 @@ def _rate(rates: Rates) -> str:
 
 def _share(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _count(number: float) -> str:
