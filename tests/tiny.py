@@ -195,8 +195,8 @@ def stranger() -> type:
     return Stranger
 
 
-def network_of(name: str) -> torch.nn.Module:
-    """A network of three classes for images of 32 pixels: "mlp", or one of timm's smallest."""
+def network_of(name: str, **options: Any) -> torch.nn.Module:
+    """A network of three classes for images of 32 pixels: "mlp", or one of timm's smallest with `options`."""
     import timm
 
     from frostline.models.mlp import Mlp
@@ -205,7 +205,7 @@ def network_of(name: str) -> torch.nn.Module:
     if name == "mlp":
         return Mlp(32 * 32, [6, 5], 3)
     size = {"img_size": 32} if "vit" in name else {}
-    return timm.create_model(name, num_classes=3, in_chans=1, **size)
+    return timm.create_model(name, num_classes=3, in_chans=1, **size, **options)
 
 
 def tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:

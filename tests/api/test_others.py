@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from tests.api.test_runs import TINY
@@ -78,11 +79,12 @@ def test_failed_runs_of_a_sweep(here):
 @pytest.mark.slow
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
 @pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
-def test_runs_can_be_compared_at_once(here, monkeypatch, no_runs, capsys):
+def test_runs_can_be_compared_at_once(here, monkeypatch, no_runs, warm, capsys):
     """What the calls before have recorded is there, in the process that recorded it."""
     monkeypatch.delenv("FROSTLINE_TRACKING")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("FROSTLINE_WAIT", "60")
+    monkeypatch.setattr(sys, "executable", str(warm))  # its recorders start at once
     shutil.copy(no_runs, here)
     runs = [fl.finetune("digits", **TINY, lr=lr) for lr in (1e-3, 1e-1)]
     comparison = fl.compare(*runs)

@@ -69,17 +69,19 @@ def test_the_files_are_counted():
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes(option):
     group, name = option.split("/")
-    experiment, choices = compose.experiment([f"{group}={name}", *mandatory(option, group)])
-    assert choices[group] == name
+    keys = [group]
     if group == "dataset":
-        source, choices = compose.experiment([f"source={name}", *mandatory(option, "source")])
-        assert source.source == experiment.dataset
-        assert choices["dataset@source"] == name
+        keys.append("source")
     if group in PRETRAIN_GROUPS:
-        key = f"pretrain.{group}"
-        inner, choices = compose.experiment([f"{key}={name}", *mandatory(option, key)])
-        assert getattr(inner.pretrain, group) == getattr(experiment, group)
-        assert choices[f"{group}@{key}"] == name
+        keys.append(f"pretrain.{group}")
+    experiment, choices = compose.experiment(
+        [override for key in keys for override in (f"{key}={name}", *mandatory(option, key))]
+    )
+    assert [choices[key if key == group else f"{group}@{key}"] for key in keys] == [name] * len(keys)
+    if group == "dataset":
+        assert experiment.source == experiment.dataset
+    if group in PRETRAIN_GROUPS:
+        assert getattr(experiment.pretrain, group) == getattr(experiment, group)
 
 
 def test_the_selection_as_it_is_composes():

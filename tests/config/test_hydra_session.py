@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from itertools import pairwise
 
@@ -289,10 +288,10 @@ def test_a_sweep_without_an_end_is_refused(values, sentence, project):
     assert time.process_time() - begun < SECONDS
 
 
-def test_an_unknown_key_of_a_sweep_is_one_sentence_at_the_command_line(project):
+def test_an_unknown_key_of_a_sweep_is_one_sentence_at_the_command_line(warm, project):
     command = [*("finetune", "-m", "optimizer.lrr=1", "seed=0,1")]
     done = subprocess.run(
-        [sys.executable, "-m", "frostline", *command],
+        [warm, "-m", "frostline", *command],
         env=environment(project / "x", PYTHONPATH=str(SRC)),
         capture_output=True,
         text=True,

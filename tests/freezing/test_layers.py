@@ -1,3 +1,4 @@
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -67,8 +68,15 @@ def on_meta(name, classes=10):
         return timm.create_model(name, num_classes=classes)
 
 
+@cache
+def model_of(name):
+    """One for all tests that leave it as it is, with its layers."""
+    model = on_meta(name)
+    return model, layers_of(model)
+
+
 def layers(name):
-    return layers_of(on_meta(name))
+    return model_of(name)[1]
 
 
 def check_places(found, model):
@@ -88,8 +96,7 @@ def check_places(found, model):
 
 @pytest.mark.parametrize("name", FAMILIES | UNMATCHED)
 def test_every_parameter_has_one_place_from_input_to_head(name):
-    model = on_meta(name)
-    found = layers_of(model)
+    model, found = model_of(name)
     stages, blocks, head = (FAMILIES | UNMATCHED)[name]
     assert (found.stages, found.blocks) == (stages, blocks)
     assert head in found.match("head")
@@ -285,8 +292,7 @@ NECKS = {  # between the last block and the head: for timm the head's layer, for
 @pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"vgg11_bn"}))  # there each norm is a layer to timm
 def test_layer_decay_is_timms(name):
     """timm scales the rate of layer i of n by decay to the power n − i."""
-    model = on_meta(name)
-    found = layers_of(model)
+    model, found = model_of(name)
     groups = param_groups_layer_decay(model, layer_decay=0.5)
     theirs = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     ours = {n: 0.5 ** (found.depth - found.places[n].depth) for n, _ in model.named_parameters()}

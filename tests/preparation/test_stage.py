@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tomllib
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tests.data.trees import encoded, image_folder, packaged, picture, plant, plant_splits
+from tests.forks import FORKS
 
 from frostline.base.files import write_checksums
 from frostline.console.errors import FrostlineError, OutOfResources
@@ -349,7 +349,7 @@ def test_a_full_disk_and_no_memory_are_one_sentence(tmp_path, monkeypatch):
 
 def test_processes_side_by_side_prepare_once(tmp_path):
     root = plant(tmp_path / "pictures", images=30)
-    with get_context("spawn").Pool(3) as pool:
+    with FORKS.Pool(3) as pool:
         results = pool.starmap(_prepare_in_a_process, [(str(root), str(tmp_path / "scratch"))] * 3)
     assert len({fingerprint for fingerprint, _ in results}) == 1
     assert sum(read for _, read in results) == 1

@@ -6,10 +6,10 @@ import signal
 import sqlite3
 import time
 from contextlib import closing
-from multiprocessing import get_context
 
 import pytest
 from optuna.trial import TrialState
+from tests.forks import FORKS
 
 from frostline import schema
 from frostline.config.space import Interval, Parameter, Space, Values
@@ -368,9 +368,8 @@ def work(number, out):
 
 
 def test_a_point_whose_process_was_killed_is_run_again_by_the_next(place):
-    context = get_context("spawn")
-    mine, theirs = context.Pipe()
-    process = context.Process(target=hold, args=(theirs,))
+    mine, theirs = FORKS.Pipe()
+    process = FORKS.Process(target=hold, args=(theirs,))
     process.start()
     point = mine.recv()
     made = begun()
@@ -388,9 +387,8 @@ def test_a_point_whose_process_was_killed_is_run_again_by_the_next(place):
 
 
 def test_four_processes_share_a_study_that_is_not_there_yet(place):
-    context = get_context("spawn")
-    pipes = [context.Pipe() for _ in range(4)]
-    processes = [context.Process(target=work, args=(n, pipes[n][1])) for n in range(4)]
+    pipes = [FORKS.Pipe() for _ in range(4)]
+    processes = [FORKS.Process(target=work, args=(n, pipes[n][1])) for n in range(4)]
     for process in processes:
         process.start()
     taken = [number for mine, _ in pipes for number in mine.recv()]

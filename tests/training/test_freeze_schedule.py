@@ -15,7 +15,7 @@ from tests.tiny import same, tensors
 from timm.optim import Lookahead
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, TensorDataset
-from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from frostline import FreezeSchedule, preview
 from frostline.console.errors import FrostlineError
@@ -61,7 +61,7 @@ NETWORKS = {
     "sequential": lambda: nn.Sequential(
         nn.Flatten(), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 6), nn.Linear(6, 3)
     ),
-    "torchvision": lambda: resnet18(num_classes=3),
+    "torchvision": lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3),
     "timm vit": lambda: timm.create_model("test_vit", num_classes=3, img_size=8, patch_size=4),
 }
 

@@ -180,6 +180,22 @@ def undisturbed(digits, tmp_path_factory):
     return outs
 
 
+@pytest.fixture(scope="module")
+def killed(digits, tmp_path_factory):
+    """Copies what a run that is killed at a moment leaves into a folder."""
+    known = {}
+
+    def leave(config, end, folder):
+        key = config.model_dump_json(), end
+        if key not in known:
+            made = tmp_path_factory.mktemp("killed")
+            assert in_process(run, finetune, arm_of(config), digits, made, end) == (-signal.SIGKILL, "")
+            known[key] = made
+        shutil.copytree(known[key], folder, dirs_exist_ok=True)
+
+    return leave
+
+
 # ── determinism ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -226,10 +242,10 @@ def test_the_same_run_in_two_processes_and_folders_writes_the_same_bytes(digits,
         ("within", ("step", 18), 25),
     ],
 )
-def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed):
+def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_path, undisturbed, killed):
     config = run_config({"mlp": MLP, "conv": CONV, "ema": EMA, "swa": SWA, "within": WITHIN}[name])
     expected = undisturbed(name, config)
-    assert in_process(run, finetune, arm_of(config), digits, tmp_path, end) == (-signal.SIGKILL, "")
+    killed(config, end, tmp_path)
     assert not (tmp_path / "out").exists()
     before = steps_of(tmp_path)
     assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
@@ -272,21 +288,20 @@ def test_the_second_phase_of_these_runs_ends_early_and_goes_back(name, config, d
     assert losses.index(min(losses)) == 0
 
 
-@pytest.mark.parametrize("end", [("step", 17), ("saving", 15), ("row", 5), ("publishing", "seed-0")])
-def test_a_run_that_stops_early_resumes_to_the_same_bytes(end, digits, tmp_path):
+def test_a_run_that_stops_early_resumes_to_the_same_bytes(digits, tmp_path):
     """It stalls after a rate that is far too high; its length is then not that of trainer.epochs."""
     rule = {"plateau": "val/loss", "patience": 2, "min_delta": 0.3, "max": "100%"}
     last = {**GRADUAL["phases"][1], "until": rule}
     changes = {"freeze": {**GRADUAL, "phases": [GRADUAL["phases"][0], last]}}
     config = run_config({**MLP, **changes})
-    for folder in ("whole", "killed"):
-        (tmp_path / folder).mkdir()
     assert in_process(run, finetune, arm_of(config), digits, tmp_path / "whole") == (0, "")
-    killed = in_process(run, finetune, arm_of(config), digits, tmp_path / "killed", end)
-    assert killed == (-signal.SIGKILL, "")
-    assert in_process(run, finetune, arm_of(config), digits, tmp_path / "killed") == (0, "")
     outs = files(tmp_path / "whole" / "out")
-    assert files(tmp_path / "killed" / "out") == outs
+    for end in (("step", 17), ("saving", 15), ("row", 5), ("publishing", "seed-0")):
+        folder = tmp_path / end[0]
+        killed = in_process(run, finetune, arm_of(config), digits, folder, end)
+        assert killed == (-signal.SIGKILL, ""), end
+        assert in_process(run, finetune, arm_of(config), digits, folder) == (0, ""), end
+        assert files(folder / "out") == outs, end
     told = json.loads(outs["seed-0/training.json"])
     assert told["epochs"] < 8
     assert told["steps"] == told["epochs"] * 5
@@ -369,12 +384,9 @@ def test_a_killed_run_resumes_unless_code_that_computes_has_changed(
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, undisturbed):
+def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, undisturbed, killed):
     config = run_config(MLP)
-    assert in_process(run, finetune, arm_of(config), digits, tmp_path, ("step", 18)) == (
-        -signal.SIGKILL,
-        "",
-    )
+    killed(config, ("step", 18), tmp_path)
     (checkpoint,) = tmp_path.glob("scratch/resume/*/*.ckpt")
     DAMAGE[kind](checkpoint)
     before = steps_of(tmp_path)
@@ -402,23 +414,21 @@ def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, caps
 
 @pytest.mark.parametrize("kind", ["flipped", "deleted"])
 @pytest.mark.parametrize("name", [WEIGHTS, HISTORY])
-def test_a_damaged_result_that_was_not_published_is_made_again(name, kind, digits, tmp_path, undisturbed):
+def test_a_damaged_result_that_was_not_published_is_made_again(
+    name, kind, digits, tmp_path, undisturbed, killed
+):
     config = run_config(MLP)
-    end = ("publishing", "seed-0")
-    assert in_process(run, finetune, arm_of(config), digits, tmp_path, end) == (-signal.SIGKILL, "")
+    killed(config, ("publishing", "seed-0"), tmp_path)
     (path,) = tmp_path.glob(f"scratch/resume/*/done/{name}")
     DAMAGE[kind](path)
     assert in_process(run, finetune, arm_of(config), digits, tmp_path) == (0, "")
     assert files(tmp_path / "out") == undisturbed("mlp", config)
 
 
-def test_of_two_checkpoints_a_sound_one_is_taken(digits, tmp_path, undisturbed):
+def test_of_two_checkpoints_a_sound_one_is_taken(digits, tmp_path, undisturbed, killed):
     """A process that is killed between two steps of saving leaves both."""
     config = run_config(MLP)
-    assert in_process(run, finetune, arm_of(config), digits, tmp_path, ("step", 18)) == (
-        -signal.SIGKILL,
-        "",
-    )
+    killed(config, ("step", 18), tmp_path)
     (checkpoint,) = tmp_path.glob("scratch/resume/*/*.ckpt")
     (checkpoint.parent / f"{'0' * 64}.ckpt").write_bytes(checkpoint.read_bytes()[:-9])
     (checkpoint.parent / "last.partial").write_bytes(b"half")

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -199,19 +199,24 @@ print(source.made.sum())
 """
 
 
-def child(folder: Path, fatal: int = -1) -> "subprocess.Popen[str]":
-    """Start a process that opens the cache, and kills itself when it makes an image."""
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(fatal)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def child(warm: Path, tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
+    """Starts a process that opens the cache, and kills itself when it makes an image."""
+
+    def start(fatal: int = -1) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [warm, "-c", CHILD, str(tmp_path), str(fatal)],
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
 
 
-def test_a_killed_writer_leaves_whole_shards_and_the_next_one_makes_the_rest(tmp_path):
-    with child(tmp_path, fatal=25) as killed:
-        assert killed.wait() == -signal.SIGKILL
+def test_a_killed_writer_leaves_whole_shards_and_the_next_one_makes_the_rest(child, tmp_path):
+    with child(fatal=25) as killed:
+        assert killed.wait() == 128 + signal.SIGKILL
     assert shards(tmp_path) == ["cats.000.npy", "cats.001.npy"]
     source = Source()
     cache = opened(tmp_path, source)
@@ -220,8 +225,8 @@ def test_a_killed_writer_leaves_whole_shards_and_the_next_one_makes_the_rest(tmp
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_two_processes_make_each_image_once(tmp_path):
-    with child(tmp_path) as first, child(tmp_path) as second:
+def test_two_processes_make_each_image_once(child, tmp_path):
+    with child() as first, child() as second:
         made = [int(process.communicate()[0]) for process in (first, second)]
     assert sorted(made) == [0, 40]
     assert len(shards(tmp_path)) == 4
