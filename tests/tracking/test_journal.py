@@ -156,8 +156,7 @@ def test_a_journal_runs_no_code(tmp_path):
     hostile = tmp_path / "hostile.journal"
     forms = [{"$run": {"__class__": "x"}}, {"$array": ["O", [1], {"$bytes": "AAAA"}]}, {"$bytes": 5}]
     hostile.write_bytes(
-        b"".join(journal.line_of({"at": 1, "run": 0, "what": "begin", "with": [form]}) for form in forms)
-        + b"not a record\n00000000 {}\n"
+        b"".join(journal.line_of(0, "begin", [form]) for form in forms) + b"not a record\n00000000 {}\n"
     )
     assert whats(hostile) == [None] * 5
 

@@ -18,7 +18,6 @@ from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.store import EvaluatedRun, Store
 from frostline.tracking.stored_run import StoredRun
 from frostline.tracking.studies import StudyResult
-from frostline.training.services import RunInfo
 
 UNKNOWN = {"git.commit": "unknown"}
 """The tags of runs whose recorder process was killed before it recorded the machine and the code."""
@@ -35,10 +34,6 @@ class Unreachable(Exception):
         """Whether it may be over soon: another process writes to SQLite."""
 
 
-def ignore() -> None:
-    """Do nothing after a record is delivered."""
-
-
 class Deliverer:
     """Delivers a project's journals, the oldest first.
 
@@ -51,7 +46,7 @@ class Deliverer:
     def __init__(
         self,
         owner: str | None = None,
-        progress: Callable[[], None] = ignore,
+        progress: Callable[[], None] = lambda: None,
         has_unread: Callable[[Path], bool] = lambda path: False,
     ) -> None:
         self._owner, self._progress, self._has_unread = owner, progress, has_unread
@@ -235,14 +230,20 @@ class Delivery:
             case "begin":
                 self._running[key] = when
                 if not again:
-                    self._begin(key, arguments[0], when)
+                    self._flush()
+                    place = self._place(key)
+                    self._runs[key] = self.store.begin(
+                        arguments[0], self.header.process, when=when, place=place, around=self.around
+                    )
             case "epoch" | "metrics" | "load" if not again:
                 getattr(self._run(key), what)(*arguments, when=when)
                 self._waiting.add(key)
             case "annotate" if not again:
                 self._flush()
-                if not self.store.annotate(EvaluatedRun(*arguments), when=when) and self._others_pending():
-                    raise Unreachable(LookupError("its run is not delivered yet"))
+                if not self.store.annotate(EvaluatedRun(*arguments), when=when):
+                    others = (item for item in journal.pending() if item.path != self.claim.path)
+                    if any(item.here and item.records for item in others):
+                        raise Unreachable(LookupError("its run is not delivered yet"))
             case "study" if not again:
                 self._flush()
                 self.store.studies.end(StudyResult(**arguments[0]), when)
@@ -258,18 +259,6 @@ class Delivery:
                 self._run(key).queue_plots()
         if what == "end":
             self._running.pop(key, None)
-
-    def _others_pending(self) -> bool:
-        """Whether another pending journal may hold the run that a record belongs to."""
-        return any(
-            other.here and other.records and other.path != self.claim.path for other in journal.pending()
-        )
-
-    def _begin(self, key: int, about: RunInfo, when: int) -> None:
-        self._flush()
-        self._runs[key] = self.store.begin(
-            about, self.header.process, when=when, place=self._place(key), around=self.around
-        )
 
     def _run(self, key: int) -> StoredRun:
         if key not in self._runs:

@@ -15,9 +15,9 @@ import sys
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +122,7 @@ class Journal:
 
     def append(self, run: int, what: str, *arguments: Any) -> None:
         """Add a record. If the disk is full, it is written with the next one."""
-        record = {"at": time.time_ns() // 1_000_000, "run": run, "what": what, "with": arguments}
-        line = line_of(record)
+        line = line_of(run, what, arguments)
         try:
             _write(self._file, (b"\n" if self._torn else b"") + self._unwritten + line)
         except OSError:
@@ -147,8 +146,9 @@ class Journal:
         self._file.close()
 
 
-def line_of(record: Mapping[str, Any]) -> bytes:
-    """Return a record as a line of a journal."""
+def line_of(run: int, what: str, arguments: Sequence[Any]) -> bytes:
+    """Return a record of this moment as a line of a journal."""
+    record = {"at": time.time_ns() // 1_000_000, "run": run, "what": what, "with": arguments}
     body = json.dumps(record, default=_plain, separators=(",", ":")).encode()
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
@@ -291,11 +291,12 @@ def claim(path: Path) -> Claim | None:
 
 def add(path: Path, run: int, what: str, *arguments: Any) -> None:
     """Add a record to a journal that another process writes, such as a sample of the machine's load."""
-    record = {"at": time.time_ns() // 1_000_000, "run": run, "what": what, "with": arguments}
     with suppress(OSError):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND)  # a journal that was delivered is not created again
         with os.fdopen(handle, "ab", buffering=0) as stream:
-            _write(stream, line_of(record))  # one appending call: records of two processes don't mix
+            _write(
+                stream, line_of(run, what, arguments)
+            )  # one appending call: records of two processes don't mix
 
 
 def sync_to_disk(path: Path) -> None:
@@ -342,9 +343,9 @@ def _plain(value: Any) -> Any:
         case bytes():
             return {"$bytes": base64.b64encode(value).decode()}
         case RunInfo():
-            return {"$run": {field.name: getattr(value, field.name) for field in fields(value)}}
+            return {"$run": vars(value)}
         case Misclassified():
-            return {"$mistake": {field.name: getattr(value, field.name) for field in fields(value)}}
+            return {"$mistake": vars(value)}
         case np.ndarray():
             return {"$array": [str(value.dtype), value.shape, value.tobytes()]}
         case np.generic():

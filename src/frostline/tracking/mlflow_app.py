@@ -13,43 +13,16 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 HOST = "127.0.0.1"
-PAGES = frozenset(
-    [
-        "",
-        "build",
-        "favicon.ico",
-        "get-artifact",
-        "graphql",
-        "health",
-        "model-versions",
-        "static-files",
-        "version",
-    ]
+PAGES = (
+    *("", "build", "favicon.ico", "get-artifact", "graphql"),
+    *("health", "model-versions", "static-files", "version"),
 )
 """The first parts of paths that are served beside the API."""
-RESOURCES = frozenset(
-    [
-        "artifacts",
-        "datasets",
-        "experiments",
-        "get-artifact",
-        "get-online-trace-details",
-        "get-trace-artifact",
-        "issues",
-        "label-schemas",
-        "logged-models",
-        "metrics",
-        "model-versions",
-        "registered-models",
-        "review-queues",
-        "runs",
-        "server-info",
-        "traces",
-        "ui-telemetry",
-        "unified-traces",
-        "upload-artifact",
-        "workspaces",
-    ]
+RESOURCES = (
+    *("artifacts", "datasets", "experiments", "get-artifact", "get-online-trace-details"),
+    *("get-trace-artifact", "issues", "label-schemas", "logged-models", "metrics", "model-versions"),
+    *("registered-models", "review-queues", "runs", "server-info", "traces", "ui-telemetry"),
+    *("unified-traces", "upload-artifact", "workspaces"),
 )
 """What the API serves: the part of a path behind ``/api/2.0/mlflow/``."""
 REFUSED = ("/experiments/create",)
@@ -99,7 +72,9 @@ class Guarded:
         elif origin is not None and origin not in self._origins:
             await _answer(send, 403, b"frostline ui serves its own pages only")
         elif (scope["method"], scope["path"]) == ("GET", "/"):
-            await self._app(_uncached(scope), receive, Page(send))
+            # Without the conditions under which the page need not be sent again.
+            headers = [pair for pair in scope["headers"] if not pair[0].startswith(b"if-")]
+            await self._app({**scope, "headers": headers}, receive, Page(send))
         else:
             await self._app(scope, receive, send)
 
@@ -125,12 +100,6 @@ class Page:
         headers.append((b"content-length", str(len(body)).encode()))
         await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
-
-
-def _uncached(scope: Scope) -> Scope:
-    """Return a request without the conditions under which its page need not be sent again."""
-    headers = [pair for pair in scope["headers"] if not pair[0].startswith(b"if-")]
-    return {**scope, "headers": headers}
 
 
 def is_served(path: str) -> bool:

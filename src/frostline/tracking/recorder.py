@@ -102,8 +102,10 @@ class Listener:
                 self._positions[path] = end
                 place = path, record.run if record else -1
                 match record.what if record else "":
-                    case "begin" if record and machine_load.wanted() and _trains(record.arguments[0]):
-                        self._loads[place] = machine_load.MachineLoad(), count()
+                    case "begin" if record and machine_load.wanted():
+                        about: RunInfo = record.arguments[0]
+                        if about.context == "training" and not about.late:
+                            self._loads[place] = machine_load.MachineLoad(), count()
                     case "end" if place in self._loads:
                         ended.add(place)
                     case "load" if place in ended:  # recorded by an earlier recorder process
@@ -128,10 +130,6 @@ def _line(stream: int) -> str:
     while (byte := os.read(stream, 1)) not in (b"\n", b""):
         line += byte
     return line.decode()
-
-
-def _trains(about: RunInfo) -> bool:
-    return about.context == "training" and not about.late
 
 
 class RequestCounter:

@@ -3,8 +3,8 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -35,7 +35,6 @@ RECORDED = ("dataset.fingerprint", "git.commit", "git.dirty", "version.frostline
 """The tags of a run that its model version gets, too."""
 METRICS = ("accuracy", "balanced_accuracy", "mAP", "f1_micro", "f1_macro", "loss", "ece")
 """The test and validation metrics that become tags of a version."""
-ALREADY = "RESOURCE_ALREADY_EXISTS"
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,11 @@ class Models:
                 model = self._stored(trained)
                 if model is None:
                     model, difference, tried_on = self._store_model(trained, run)
-                with _unless(ALREADY):
+                try:
                     client.create_registered_model(name)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
                 version = client.create_model_version(
                     name,
                     model.artifact_location,
@@ -246,7 +248,7 @@ class Models:
         client.set_registered_model_alias(name, alias, version)
         return before[alias] if before.get(alias) not in (None, version) else None
 
-    def _of_version(self, rest: str, uri: str) -> "Stored":
+    def _of_version(self, rest: str, uri: str) -> Stored:
         """The stored model of a version, or with a model id."""
         client = self._store.client
         name, at, alias = rest.partition("@")
@@ -261,11 +263,8 @@ class Models:
                 f"{uri}: no model {name!r} is registered at {self._store.shown}; {allowed(name, known)}"
             ) from None
         try:
-            registered_version = (
-                client.get_model_version_by_alias(name, alias)
-                if at
-                else client.get_model_version(name, version)
-            )
+            found = client.get_model_version_by_alias if at else client.get_model_version
+            registered_version = found(name, alias or version)
         except MlflowException:
             if at:
                 raise FrostlineError(f"{uri}: no alias {alias!r}; {allowed(alias, model.aliases)}") from None
@@ -275,7 +274,7 @@ class Models:
         location = client.get_model_version_download_uri(name, str(registered_version.version))
         return Stored(str(location), registered_version.tags.get("weights.sha256", ""))
 
-    def _of_run(self, rest: str, uri: str) -> "Stored":
+    def _of_run(self, rest: str, uri: str) -> Stored:
         """The newest stored model of a run."""
         run_id, _, name = rest.partition("/")
         run = self._run(run_id)
@@ -305,18 +304,15 @@ class Models:
         known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags} | {*words}
         raise FrostlineError(local_store.no_such_name(text, known))
 
-    def _is_local(self, stored: "Stored") -> bool:
+    def _is_local(self, stored: Stored) -> bool:
         return urlparse(stored.location).scheme in ("", "file")
 
-    def _folder(self, stored: "Stored") -> Path:
+    def _folder(self, stored: Stored) -> Path:
         """The folder with the files of the model's run, downloaded if it is remote."""
+        location = stored.location
         if self._is_local(stored):
-            return Path(unquote(urlparse(self._store.here(stored.location)).path), RUN)
-        return self._downloaded(stored.location)
-
-    def _downloaded(self, location: str) -> Path:
-        """The folder of a downloaded model, which never changes, so it is downloaded once."""
-        cached = project.scratch() / "models" / content_key(location)[:24]
+            return Path(unquote(urlparse(self._store.here(location)).path), RUN)
+        cached = project.scratch() / "models" / content_key(location)[:24]  # a stored model never changes
         if not cached.is_dir():
             with tempfile.TemporaryDirectory(prefix="frostline-") as scratch:
                 try:
@@ -382,13 +378,3 @@ def _described(trained: "TrainedRun", run: Run | None) -> str:
     ]
     name = str(run.info.run_name) if run else trained.folder.name
     return ": ".join([name, ", ".join(shown)]) if shown else name
-
-
-@contextmanager
-def _unless(code: str) -> Iterator[None]:
-    """Ignore MLflow's error with this code."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != code:
-            raise

@@ -45,8 +45,6 @@ RUNNING = "attributes.status = 'RUNNING'"
 JOURNAL = "journal"
 """The tag with a run's place in a journal, by which a repeated delivery finds the run."""
 
-Client = MlflowClient
-
 
 @dataclass(frozen=True)
 class EvaluatedRun:
@@ -86,7 +84,7 @@ class Store:
         """The runs of whole studies, and their views."""
 
     @cached_property
-    def _connection(self) -> tuple[Client, str]:
+    def _connection(self) -> tuple[MlflowClient, str]:
         """The client and the experiment's id. The first process creates the store while others wait."""
         if self._reading:
             return self._open_read_only()
@@ -111,7 +109,7 @@ class Store:
             assert experiment is not None
             return client, str(experiment.experiment_id)
 
-    def _open_read_only(self) -> tuple[Client, str]:
+    def _open_read_only(self) -> tuple[MlflowClient, str]:
         """Return the client and the experiment's id.
 
         Raises:
@@ -137,7 +135,7 @@ class Store:
         return client, str(experiment.experiment_id)
 
     @property
-    def client(self) -> Client:
+    def client(self) -> MlflowClient:
         """The client; the connection is opened on first use."""
         return self._connection[0]
 
@@ -379,7 +377,7 @@ class Store:
         return nullcontext()
 
 
-def _restore(client: Client, experiment: Experiment) -> None:
+def _restore(client: MlflowClient, experiment: Experiment) -> None:
     """Restore the experiment if it was deleted: no run could be recorded in it."""
     if experiment.lifecycle_stage == "active":
         return

@@ -29,11 +29,6 @@ FLUSH_SECONDS = 5.0
 """The shortest time between two batches of a run's metrics."""
 
 
-def now() -> int:
-    """Return the time in milliseconds since 1970, as MLflow does."""
-    return int(time.time() * 1000)
-
-
 class StoredRun:
     """One run in the store; without an id it is not recorded, and its methods do nothing.
 
@@ -159,7 +154,7 @@ class StoredRun:
         self._flushed = time.monotonic()
 
     def _add(self, values: Mapping[str, float], step: int, when: int | None) -> None:
-        at = now() if when is None else when
+        at = int(1000 * time.time()) if when is None else when
         self._pending += [
             Metric(metric_names.key(metric_names.placed(key)), metric_names.number(value), at, step)
             for key, value in values.items()

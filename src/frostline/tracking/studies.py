@@ -119,10 +119,8 @@ class Studies:
     def _show(self, study: views.Study) -> None:
         if self._known.get(study.name) == study:
             return
-        client, experiment = (
-            self._store.client,
-            self._store.experiment,
-        )  # opened first: that takes the same lock
+        # Opened before the store's lock is held, which this takes, too.
+        client, experiment = self._store.client, self._store.experiment
         with self._store.lock():
             try:
                 views.record(client, experiment, study)

@@ -176,12 +176,8 @@ class JournalTracker(Tracker):
         os.write(self._wake, f"{process_key()}\n".encode())
         os.set_blocking(self._wake, False)
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                recorder.__name__,
-            ],  # -P: a queue.py in the user's folder is not imported
+            # -P: a queue.py in the user's folder is not imported
+            [sys.executable, "-P", "-m", recorder.__name__],
             stdin=stdin,
             stdout=stdout,
             env={**os.environ, "PYTHONPATH": path},

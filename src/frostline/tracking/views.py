@@ -107,15 +107,18 @@ def record(client: "MlflowClient", experiment: str, study: Study) -> None:
 
 def states(study: Study) -> dict[str, dict[str, Any]]:
     """Return view → its state; results have a row per setting, be it a mean over seeds or a single run."""
+    from frostline.base import metrics
+
     own = metric_names.equals("tags.`study`", study.name)
     if study.stage:
         own += f" AND tags.`stage` = '{study.stage}'"
     rows, seeds = f"{own} AND tags.`kind` LIKE '%run'", f"{own} AND tags.`seed` LIKE '%'"
-    better = {"orderByKey": f"metrics.`{study.metric}`", "orderByAsc": _is_loss(study.metric)}
+    smaller = metrics.score(study.metric, 1.0) < 0
+    better = {"orderByKey": f"metrics.`{study.metric}`", "orderByAsc": smaller}
     columns = {key: _column(key) for key in study.compared or ("freeze", "backbone", "dataset")}
     hyperparameters = [column for column in columns.values() if column is not None]
-    metrics = dict.fromkeys([study.metric, f"test/{study.headline}", f"best/val/{study.headline}"])
-    headline = [f"metrics.`{metric}`" for metric in metrics]
+    names = dict.fromkeys([study.metric, f"test/{study.headline}", f"best/val/{study.headline}"])
+    headline = [f"metrics.`{name}`" for name in names]
     interval = [f"metrics.`{study.metric}.{end}`" for end in ("low", "high")] + ["metrics.`n`"]
     results = [headline[0], *(interval if study.means else []), *headline[1:], "metrics.`train_seconds`"]
     found = {
@@ -134,10 +137,8 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
         CURVES: {**better, "searchFilter": seeds, **_curves(study)},
     }  # fmt: skip
     if study.objective:
-        params = [
-            CATEGORIES.get(key) or _param(column) for key, column in columns.items() if _has_axis(key, column)
-        ]
-        if params:
+        axes = {key: CATEGORIES.get(key) or _param(key) for key in columns}
+        if params := [param for param in axes.values() if param is not None]:
             found[PARALLEL] = {**better, "searchFilter": rows, **_parallel(params, study)}
     for view, state in found.items():
         if view not in CHARTS:
@@ -206,26 +207,17 @@ def _column(name: str) -> str | None:
     """Return the column with the values of a key; None: there is none, and names tell the runs apart."""
     if name in TAG_KEYS:
         return f"tags.`{name}`"
-    if name in GROUP_PARAMS:
-        return f"params.`{GROUP_PARAMS[name]}`"
-    return f"params.`{name}`" if "." in name and "@" not in name else None
+    return None if (param := _param(name)) is None else f"params.`{param}`"
 
 
-def _has_axis(key: str, column: str | None) -> bool:
-    return key in CATEGORIES or (column is not None and column.startswith("params."))
-
-
-def _param(column: str | None) -> str:
-    return (column or "").removeprefix("params.`").removesuffix("`")
+def _param(name: str) -> str | None:
+    """Return the parameter with the values of a key that is no tag; None: there is none."""
+    if name in TAG_KEYS:
+        return None
+    return GROUP_PARAMS.get(name, name if "." in name and "@" not in name else None)
 
 
 def _width(column: str) -> int:
     """Return the width of a column in pixels, so that its heading and usual values are whole."""
     least = LEAST_WIDTH if column.startswith("metrics.") else LEAST_WIDTH_OF_WORDS
     return max(PIXELS * len(column.split("`")[1]) + MARGIN, least)
-
-
-def _is_loss(metric: str) -> bool:
-    from frostline.base.metrics import score
-
-    return score(metric, 1.0) < 0
