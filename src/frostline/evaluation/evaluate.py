@@ -1,7 +1,6 @@
 """Evaluates trained networks: metrics and predictions per split."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from frostline.base.metrics import ACCURACY, WITHOUT_TTA, task_metrics
 from frostline.base.run_folder import METRICS, PREDICTIONS, THRESHOLDS, WEIGHTS, verified
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.label_budget import label_budget
-from frostline.data.loading.pixels import Images, images_of, load_pixels, thumbnails
+from frostline.data.loading.pixels import Images, images_of, thumbnails
 from frostline.data.loading.resize import format_of
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.data.reading.decode import shown
@@ -125,19 +124,16 @@ class Evaluator:
             f"test/{name}": (tests, tests.index.rows("test")) for name, tests in data.test_sets().items()
         }
         self._images: dict[str, Images] = {}
+        self._features: dict[str, torch.Tensor] = {}
+        """Split → the features of its images at the split point, once they are used."""
         self._viewed: dict[str, list[tta.Viewed]] = {}
         """Split → the further views of its images that are measured, too."""
         for split, (source, rows) in parts.items():
-            stacks = [load_pixels(source, rows, spec, scratch=services.scratch)]
-            self._images[split] = images_of(source.index, rows, stacks[0], spec, split)
-            if run.tta and (split == index.held_out or split.startswith("test/")):
-                stacks += [
-                    load_pixels(source, rows, larger, scratch=services.scratch)
-                    for larger in tta.specs(run.tta, spec)[1:]
-                ]
-                self._viewed[split] = [
-                    tta.Viewed(stacks[view.source], view, spec) for view in tta.views(run.tta)
-                ]
+            used = run.tta if split == index.held_out or split.startswith("test/") else None
+            pixels, views = tta.loaded(source, rows, spec, used, services.scratch)
+            self._images[split] = images_of(source.index, rows, pixels, spec, split)
+            if views:
+                self._viewed[split] = views
         self._reuse = reuse_of(run, spec, services)
         self._parts = split_for_inference(
             run, self._network, images, self._reuse, next(iter(self._images.values()))
@@ -164,9 +160,8 @@ class Evaluator:
                 logits[split], self._images[split].labels, thresholds or None
             )
             for part, views in self._viewed.items():
-                logits[part] = tta.averaged(
-                    [logits[part], *map(self._view_logits, views)], several_labels=index.several_labels
-                )
+                further = [self._logits(part, view) for view in views]
+                logits[part] = tta.averaged([logits[part], *further], several_labels=index.several_labels)
         metrics |= {
             part: task_metrics(logits[part], images.labels, thresholds or None)
             for part, images in self._images.items()
@@ -228,24 +223,20 @@ class Evaluator:
             for row, i, image in zip(rows[chosen], chosen, images, strict=True)
         ]
 
-    def _view_logits(self, view: tta.Viewed) -> torch.Tensor:
+    def _logits(self, split: str, view: tta.Viewed | None = None) -> torch.Tensor:
+        """Return the logits of a split's images, or of a view of them, whose features are not cached."""
+        images = self._images[split]
         if self._parts is None:
-            return logits_of(self._network, view, self._spec, self._trainer)
+            pixels = images.pixels if view is None else view
+            return logits_of(self._network, pixels, self._spec, self._trainer)
         split_point, precision = self._parts
-        features = self._reuse.uncached_features(split_point, view)
+        if view is not None:
+            features = self._reuse.uncached_features(split_point, view)
+        else:
+            if split not in self._features:
+                self._features[split] = self._reuse.features(split_point, images)
+            features = self._features[split]
         return logits_behind(split_point, features, precision, self._trainer.eval_batch_size)
-
-    def _logits(self, split: str) -> torch.Tensor:
-        if self._parts is None:
-            return logits_of(self._network, self._images[split].pixels, self._spec, self._trainer)
-        split_point, precision = self._parts
-        return logits_behind(split_point, self._features[split], precision, self._trainer.eval_batch_size)
-
-    @cached_property
-    def _features(self) -> dict[str, torch.Tensor]:
-        """Split of the data set → features of its images at the split point."""
-        assert self._parts is not None
-        return {split: self._reuse.features(self._parts[0], part) for split, part in self._images.items()}
 
 
 def _without_tta(metrics: Metrics, split: str) -> dict[str, float]:

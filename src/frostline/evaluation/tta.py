@@ -7,12 +7,16 @@ version of the image, as torchvision's FiveCrop and TenCrop do. Nothing is drawn
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from frostline.data.loading.pixels import PixelStack
+from frostline.data.loading.pixels import ImageStack, PixelStack, load_pixels
+from frostline.data.prepared.index import PreparedData
 from frostline.models.input_spec import InputSpec
 from frostline.schema import Tta
 
@@ -64,6 +68,19 @@ class Viewed:
 
     def __getitem__(self, which: slice) -> Tensor:
         return self.view.of(self.images[which], self.spec)
+
+
+def loaded(
+    data: PreparedData, rows: NDArray[np.int64], spec: InputSpec, tta: Tta | None, scratch: Path
+) -> tuple[ImageStack, list[Viewed]]:
+    """Load images at the network's input size, (N, C, H, W), and further views of them.
+
+    Args:
+        rows: (N,) positions in the index.
+        scratch: folder of the cache of images.
+    """
+    stacks = [load_pixels(data, rows, size, scratch=scratch) for size in specs(tta, spec)]
+    return stacks[0], [Viewed(stacks[view.source], view, spec) for view in views(tta)]
 
 
 def views(tta: Tta | None) -> list[View]:

@@ -156,13 +156,13 @@ def _write_run(
 
     run, group = head.run, head.group
     network = group.split_point.network
-    trained = TrainedNetwork(head, network, group.plan, group.report, len(group.train), head.thresholds)
+    trained = TrainedNetwork(head, network, group.plan, group.report, group.budget, head.thresholds)
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, OUTPUTS) as work:
-        with services.tracker.run(run_info(run, material.index)) as recorded:
+        with services.tracker.run(run_info(run, material.index, group.budget)) as recorded:
             if material.start.sha256 is not None:
                 recorded.started_from(material.start.sha256)
-            recorded.planned(run, group.plan, network, material.spec, trained.images)
+            recorded.planned(run, group.plan, network, material.spec, len(group.train))
             for row in head.history:
                 recorded.epoch(row)
             sha256 = write_outputs(run, material, trained, work)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.units import size
 from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts, positive_weights
-from frostline.data.loading.label_budget import label_budget
+from frostline.data.loading.label_budget import LabelBudget, label_budget
 from frostline.data.loading.pixels import Images
 from frostline.features.execution import Execution, autocast, device_of
 from frostline.features.reuse import FeatureExtractor
@@ -71,8 +70,7 @@ class FeatureGroup:
     val: Images
     selection: Images | None
     """The labelled images that choose the epochs; None: `val` does, or nothing."""
-    chooses: Literal["val", "selection", "last"]
-    """As in `data.loading.label_budget.LabelBudget`."""
+    budget: LabelBudget
     starts: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Seed → initial weight and bias of the head, on the CPU."""
 
@@ -131,7 +129,7 @@ class TrainedHead:
         """What training.json has of it, with several labels per image: as `training.thresholds`."""
         if not isinstance(self.run.loss, Bce):
             return {}
-        split, weight = self.group.chooses, self.fit.weight
+        split, weight = self.group.budget.chooses, self.fit.weight
         kind = self.run.loss.threshold
         if split == "last":
             return {THRESHOLDS: [DEFAULT_THRESHOLD if isinstance(kind, str) else kind] * len(weight)}
@@ -301,7 +299,7 @@ def _feature_group(run: Run, material: Material, services: Services) -> FeatureG
     head = network.get_submodule(split_point.module)
     weight, bias = (head.get_parameter(name).detach().cpu().clone() for name in ("weight", "bias"))
     starts = {seed: (weight, bias)}
-    return FeatureGroup([], split_point, plan, report, reuse, images, val, selection, budget.chooses, starts)
+    return FeatureGroup([], split_point, plan, report, reuse, images, val, selection, budget, starts)
 
 
 def _head_input(
@@ -383,7 +381,7 @@ def _recipe(group: FeatureGroup) -> Recipe:
         loss=run.loss.kind,
         class_weights=_class_weights(group),
         clip_norm=run.optimizer.clip_norm,
-        chooses=group.chooses,
+        chooses=group.budget.chooses,
     )
 
 

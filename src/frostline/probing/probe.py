@@ -20,6 +20,7 @@ from frostline.base.run_folder import HEADS, OUTPUTS, PROBE, THRESHOLDS, WEIGHTS
 from frostline.config.overrides import HEAD_KEYS
 from frostline.console.errors import TrainingFailed, resource_errors
 from frostline.console.progress import Advance, Progress
+from frostline.data.loading.label_budget import LabelBudget
 from frostline.data.loading.pixels import Images, images_of, load_pixels
 from frostline.data.prepared.index import Index
 from frostline.evaluation import evaluate
@@ -76,7 +77,7 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
         start = load_initial_weights(first.backbone, first.weights)
         material = load_material(first, data, start, services)
         groups = heads.group_by_features(runs, material, replace(services, progress=watch))
-        with services.tracker.run(_info(runs, material.index)) as recorded:
+        with services.tracker.run(_info(runs, material.index, groups[0].budget)) as recorded:
             if start.sha256 is not None:
                 recorded.started_from(start.sha256)
             trained = heads.train(groups, services)
@@ -254,13 +255,13 @@ def _closed_form_probes(
 def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
     group = winner.group
     network = group.split_point.network
-    trained = TrainedNetwork(winner, network, group.plan, group.report, len(group.train), winner.thresholds)
+    trained = TrainedNetwork(winner, network, group.plan, group.report, group.budget, winner.thresholds)
     write_outputs(winner.run, material, trained, out)
 
 
-def _info(runs: Sequence[Run], index: Index) -> RunInfo:
+def _info(runs: Sequence[Run], index: Index, budget: LabelBudget) -> RunInfo:
     """Return the probe's info for the tracker; config keys that differ between runs become lists."""
-    info = run_info(runs[0], index)
+    info = run_info(runs[0], index, budget)
     config: dict[str, Any] = {**info.config}
     for key in HEAD_KEYS:
         values = list(dict.fromkeys(values_of(run)[key] for run in runs))

@@ -50,7 +50,7 @@ class PerClass(_StageOutput):
 
 
 class Selection(_StageOutput):
-    """What chose the epochs; see `data.loading.label_budget.selection_record`."""
+    """What chose the epochs; see `data.loading.label_budget.LabelBudget.record`."""
 
     rule: str
     """The value of dataset.selection: within, held_out or last."""

@@ -294,9 +294,8 @@ def add(path: Path, run: int, what: str, *arguments: Any) -> None:
     with suppress(OSError):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND)  # a journal that was delivered is not created again
         with os.fdopen(handle, "ab", buffering=0) as stream:
-            _write(
-                stream, line_of(run, what, arguments)
-            )  # one appending call: records of two processes don't mix
+            # One appending call: records of two processes don't mix.
+            _write(stream, line_of(run, what, arguments))
 
 
 def sync_to_disk(path: Path) -> None:

@@ -10,7 +10,7 @@ from frostline.base.formats import canonical_json, csv_text, read_csv, read_json
 from frostline.base.hashes import sha256_of
 from frostline.base.metrics import headline
 from frostline.base.run_folder import CONFIG, HISTORY, TRAINING, WEIGHTS
-from frostline.data.loading.label_budget import selection_record
+from frostline.data.loading.label_budget import LabelBudget
 from frostline.features.execution import Execution
 from frostline.freezing.plan import FreezePlan
 from frostline.models import weights
@@ -67,8 +67,7 @@ class TrainedNetwork:
     plan: FreezePlan
     report: LoadReport
     """How the initial weights were loaded."""
-    images: int
-    """Number of training images."""
+    budget: LabelBudget
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further keys of training.json."""
 
@@ -89,7 +88,7 @@ def write_outputs(run: Run, material: Material, trained: TrainedNetwork, out: Pa
             "held_out": index.digest(index.rows(index.held_out)),
         },
         "weights_sha256": sha256,
-        "selection": selection_record(index, run.dataset, run.seed),
+        "selection": trained.budget.record(index, run.dataset),
     }
     write_text(out / TRAINING, canonical_json(_training(trained) | record | dict(trained.more)))
     return sha256
@@ -136,7 +135,7 @@ def _training(trained: TrainedNetwork) -> dict[str, Any]:
         "best_epoch": fit.best_epoch,
         "epochs": len(fit.history) - 1,
         "steps": fit.history[-1]["step"],
-        "training_images": trained.images,
+        "training_images": len(trained.budget.train),
         "phases": phases,
         "features": fit.features,
         "precision": {"frozen": fit.execution.frozen, "trains": fit.execution.trains},

@@ -31,7 +31,7 @@ from frostline.base.run_folder import HISTORY, THRESHOLDS
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
-from frostline.data.loading.label_budget import label_budget
+from frostline.data.loading.label_budget import LabelBudget, label_budget
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images
 from frostline.features.execution import Execution, device_of, execution_of, undefined_gradient
@@ -170,11 +170,11 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
             f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
         )
     setup = set_up(run, material, services)
-    plan, images = setup.classifier.plan, len(setup.data.train)
+    plan, budget = setup.classifier.plan, setup.budget
     scratch = _scratch(run, material, services)
     epochs = run.trainer.epochs if plan.phases else 0
     with (
-        services.tracker.run(run_info(run, material.index, scratch.name)) as recorded,
+        services.tracker.run(run_info(run, material.index, budget, scratch.name)) as recorded,
         services.progress(title, epochs or 1) as advance,
     ):
 
@@ -188,7 +188,7 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         if material.start.sha256 is not None:
             recorded.started_from(material.start.sha256)
         network = setup.classifier.network
-        recorded.planned(run, plan, network, material.spec, images)
+        recorded.planned(run, plan, network, material.spec, len(budget.train))
         recorded.images(setup.data, material.index.classes)
         setup.classifier.execution, fp32_reason = _execution(run, network, material.spec, services)
         reuse = reuse_of(run, material.spec, services)
@@ -206,7 +206,7 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
             result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(plain, ends, setup.data, run)
         if isinstance(run.loss, Bce):
             extra[THRESHOLDS] = thresholds(run.loss.threshold, result.best_state, setup.data, run)
-        write_outputs(run, material, TrainedNetwork(result, network, plan, setup.report, images, extra), out)
+        write_outputs(run, material, TrainedNetwork(result, network, plan, setup.report, budget, extra), out)
         timing = _timing(result)
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(recorded, plan, timing, out)
@@ -244,6 +244,7 @@ class Setup:
 
     classifier: "Classifier"
     data: "ImageData"
+    budget: LabelBudget
     initial: dict[str, torch.Tensor]
     """The network's weights before training, without an adapter."""
     report: LoadReport
@@ -284,20 +285,20 @@ def set_up(run: Run, material: Material, services: Services) -> Setup:
     )
     classes = len(index.classes)
     data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, classes, choose_on)
-    return Setup(classifier, data, initial, report)
+    return Setup(classifier, data, budget, initial, report)
 
 
 def _record_late(run: Run, material: Material, done: Path, services: Services) -> None:
     """Record a run that a killed process finished, unless that process's recorder already did."""
-    images = label_budget(material.index, run.dataset, run.seed).train
+    budget = label_budget(material.index, run.dataset, run.seed)
     network, _ = create_network(run, material.start, material.spec, material.index.classes)
     lora.adapt(network, run)
-    plan = plan_of(run, network, len(images))
-    info = replace(run_info(run, material.index, scratch_key(run, material)), late=True)
+    plan = plan_of(run, network, len(budget.train))
+    info = replace(run_info(run, material.index, budget, scratch_key(run, material)), late=True)
     with services.tracker.run(info) as recorded:
         if material.start.sha256 is not None:
             recorded.started_from(material.start.sha256)
-        recorded.planned(run, plan, network, material.spec, len(images))
+        recorded.planned(run, plan, network, material.spec, len(budget.train))
         for row in read_csv(done / HISTORY):
             recorded.epoch({name: float(text) if text else None for name, text in row.items()})
         record_outputs(recorded, plan, read_json(done / TIMING), done)

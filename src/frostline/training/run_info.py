@@ -1,7 +1,7 @@
 """A run's name, and what the tracker records about a run before it begins."""
 
 from frostline.base import devices
-from frostline.data.loading.label_budget import selection_record
+from frostline.data.loading.label_budget import LabelBudget
 from frostline.data.prepared.index import MULTI_LABEL, Index
 from frostline.data.reading.sources import name_of
 from frostline.schema import Run
@@ -27,7 +27,7 @@ def backbone_name(run: Run) -> str:
     return getattr(run.backbone, "name", run.backbone.kind)
 
 
-def run_info(run: Run, index: Index, key: str | None = None) -> RunInfo:
+def run_info(run: Run, index: Index, budget: LabelBudget, key: str | None = None) -> RunInfo:
     """Return what the tracker is told when a run starts; `key`: its `scratch_key`."""
     tags = {
         "arm": run.arm or "",
@@ -45,6 +45,6 @@ def run_info(run: Run, index: Index, key: str | None = None) -> RunInfo:
     if index.several_labels:
         tags[TASK] = MULTI_LABEL
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    config = {**run.model_dump(), "selection": selection_record(index, run.dataset, run.seed)}
+    config = {**run.model_dump(), "selection": budget.record(index, run.dataset)}
     about = setting_name(run), run.stage, run.study, config, dataset, "training", tags
     return RunInfo(*about, seed=run.seed, fold=run.dataset.fold)

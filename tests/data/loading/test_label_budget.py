@@ -12,7 +12,7 @@ from tests.data.prepared.test_index import an_index
 from tests.data.trees import packaged
 
 from frostline.console.errors import FrostlineError
-from frostline.data.loading.label_budget import label_budget, selection_record
+from frostline.data.loading.label_budget import label_budget
 from frostline.data.reading.splits import set_aside, take_fraction, take_shots
 
 LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=60).map(np.array)
@@ -100,8 +100,9 @@ def test_the_share_is_that_of_the_validation_split_or_a_fifth(index):
 )
 def test_the_record_says_what_chose(fields, chooses, record, index):
     dataset = packaged("digits", **fields).dataset
-    assert label_budget(index, dataset, 0).chooses == chooses
-    written = selection_record(index, dataset, 0)
+    budget = label_budget(index, dataset, 0)
+    assert budget.chooses == chooses
+    written = budget.record(index, dataset)
     rule, images, labelled, (each, of) = record
     assert written == {
         "rule": rule,
@@ -116,7 +117,8 @@ def test_classes_of_other_sizes_have_no_number_per_class(index):
     labels = index.labels.copy()
     labels[:60] = 0
     uneven = an_index(**{**vars(index), "labels": labels})
-    assert selection_record(uneven, within(fraction=0.5), 0)["per_class"] is None
+    dataset = within(fraction=0.5)
+    assert label_budget(uneven, dataset, 0).record(uneven, dataset)["per_class"] is None
 
 
 def test_a_fraction_of_one_image_a_class_is_refused(index):

@@ -27,6 +27,29 @@ class LabelBudget:
     chooses: Literal["val", "selection", "last"]
     """What chooses the epoch: the val split, the images of `selection`, or nothing."""
 
+    def record(self, index: Index, dataset: schema.Dataset) -> dict[str, Any]:
+        """Return for training.json: what chose the epoch.
+
+        Args:
+            dataset: the config that the budget was drawn for.
+
+        Returns:
+            rule; chooses: the split, or ``last``; images: the number of images that choose; labelled: the
+            label budget, null if it is all training images; per_class: images and labelled of each class,
+            null if the classes differ, or with several labels per image.
+        """
+        rows = index.rows("val") if self.chooses == "val" else self.selection
+        labelled = np.concatenate([self.train, self.selection])
+        counts = [_per_class(index, part) for part in (rows, labelled)]
+        alike = not index.several_labels and all((count == count[0]).all() for count in counts)
+        return {
+            "rule": dataset.selection or "held_out",
+            "chooses": self.chooses,
+            "images": len(rows),
+            "labelled": len(labelled) if is_limited(dataset) else None,
+            "per_class": {"images": int(counts[0][0]), "labelled": int(counts[1][0])} if alike else None,
+        }
+
 
 def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudget:
     """Draw the labelled images of a run.
@@ -101,25 +124,3 @@ def is_limited(dataset: schema.Dataset) -> bool:
 def _limit(dataset: schema.Dataset) -> tuple[str, float | None]:
     """Return the key that limits the training images, and its value; None: nothing does."""
     return ("fraction", dataset.fraction) if dataset.shots is None else ("shots", dataset.shots)
-
-
-def selection_record(index: Index, dataset: schema.Dataset, seed: int) -> dict[str, Any]:
-    """Return for training.json: what chose the epoch.
-
-    Returns:
-        rule; chooses: the split, or ``last``; images: the number of images that choose; labelled: the run's
-        label budget, null if it is all training images; per_class: images and labelled of each class, null if
-        the classes differ, or with several labels per image.
-    """
-    budget = label_budget(index, dataset, seed)
-    chosen_on = {"val": index.rows("val"), "selection": budget.selection, "last": budget.selection}
-    rows, labelled = chosen_on[budget.chooses], np.concatenate([budget.train, budget.selection])
-    counts = [_per_class(index, part) for part in (rows, labelled)]
-    alike = not index.several_labels and all((count == count[0]).all() for count in counts)
-    return {
-        "rule": dataset.selection or "held_out",
-        "chooses": budget.chooses,
-        "images": len(rows),
-        "labelled": len(labelled) if is_limited(dataset) else None,
-        "per_class": {"images": int(counts[0][0]), "labelled": int(counts[1][0])} if alike else None,
-    }

@@ -7,7 +7,7 @@ from typing import Any
 
 from frostline.base.metrics import headline_value, task_metrics
 from frostline.data.loading.label_budget import label_budget
-from frostline.data.loading.pixels import labels_of, load_pixels
+from frostline.data.loading.pixels import labels_of
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.evaluation import tta
 from frostline.schema import NoWeights, Run
@@ -52,9 +52,8 @@ def soups(
         state = averaging.uniform_soup(read_weights(weights_of(seed), data).state for seed in seeds)
         network = network_with(state, run.backbone, spec, len(index.classes))
         used = run.tta if split == index.held_out else None
-        stacks = [load_pixels(data, rows, size, scratch=services.scratch) for size in tta.specs(used, spec)]
-        views = [tta.Viewed(stacks[view.source], view, spec) for view in tta.views(used)]
-        logits = [logits_of(network, images, spec, run.trainer) for images in (stacks[0], *views)]
+        pixels, views = tta.loaded(data, rows, spec, used, services.scratch)
+        logits = [logits_of(network, images, spec, run.trainer) for images in (pixels, *views)]
         averaged = tta.averaged(logits, several_labels=index.several_labels) if views else logits[0]
         return task_metrics(averaged, labels_of(index, rows))
 
