@@ -44,14 +44,16 @@ def colour_pictures(images: int, size: int) -> Path:
     from PIL import Image
 
     from frostline import schema
+    from frostline.console.progress import no_progress
     from frostline.data.reading.sources import SOURCES
 
     split = schema.Split(val=0.2, test=0.2, seed=0)
     common = {"split": split, "shots": None, "fraction": None, "on_bad_image": "error"}
     if articles() == "fashion_mnist":
-        source = SOURCES["fashion_mnist"](schema.FashionMnist(kind="fashion_mnist", root=None, **common))
+        dataset = schema.FashionMnist(kind="fashion_mnist", root=None, **common)
     else:
-        source = SOURCES["mnist5k"](schema.Mnist5k(kind="mnist5k", **common))
+        dataset = schema.Mnist5k(kind="mnist5k", **common)
+    source = SOURCES[dataset.kind](dataset, no_progress)
     draw = np.random.default_rng(0)
     of_class = [
         draw.permutation(np.flatnonzero(source.labels == label)) for label in range(len(source.classes))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from frostline.config import compose
+from frostline.console.progress import no_progress
 from frostline.data.reading import sources
 from frostline.data.reading.sources import ArraySource
 from frostline.pipeline import standalone
@@ -118,7 +119,7 @@ def timed(run: Callable[[], Path]) -> tuple[float, Path]:
 
 def give(name: str, source: ArraySource) -> None:
     """Let a data set be this one from now on."""
-    sources.SOURCES[name] = lambda _: source
+    sources.SOURCES[name] = lambda dataset, progress: source
 
 
 def give_digits(path: str | None) -> None:
@@ -133,7 +134,7 @@ def give_digits(path: str | None) -> None:
 
 def write_digits(path: str) -> None:
     """Write the data sets of digits to a file: the packages that have them need others, which are large."""
-    found = {name: sources.SOURCES[name](None) for name in DIGITS}
+    found = {name: sources.SOURCES[name](None, no_progress) for name in DIGITS}
     images = {f"{name}_images": source.images for name, source in found.items()}
     labels = {f"{name}_labels": source.labels for name, source in found.items()}
     np.savez_compressed(path, **images, **labels)

@@ -79,9 +79,10 @@ def write(folder: Path, packages: Path) -> None:
 
 def digits(kind: str) -> Labelled:
     """Return UCI's or MNIST's digits."""
+    from frostline.console.progress import no_progress
     from frostline.data.reading.sources import SOURCES
 
-    source: Any = SOURCES[kind](None)
+    source: Any = SOURCES[kind](None, no_progress)
     return list(source.images), [str(label) for label in source.labels]
 
 

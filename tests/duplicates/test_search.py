@@ -131,9 +131,10 @@ def test_no_pair_is_missed(seed, noise):
 
 def test_why_small_images_are_not_searched():
     """A few of the 6 million pairs between two halves of MNIST-5k are as alike as copies, and none is one."""
+    from frostline.console.progress import no_progress
     from frostline.data.reading.sources import mnist5k
 
-    thumbnails = np.stack([thumbnail(Image.fromarray(image)) for image in mnist5k(None).images])
+    thumbnails = np.stack([thumbnail(Image.fromarray(image)) for image in mnist5k(None, no_progress).images])
     splits = np.where(np.arange(5000) % 2 == 0, "train", "test")
     assert 0 < len(near_pairs(thumbnails, splits, np.arange(5000))) < 50
 

@@ -21,13 +21,13 @@ from frostline.data.reading.tables import root_of, used_columns
 from frostline.data.reading.test_sets import further_tests
 from frostline.schema.validation import validated
 
-KINDS: dict[str, tuple[Any, str]] = {
-    "image_folder": (schema.ImageFolder, "root"),
-    "table": (schema.Table, "file"),
-    "npz": (schema.Npz, "file"),
-    "huggingface": (schema.HuggingFace, "path"),
+KINDS: dict[str, Any] = {
+    "image_folder": schema.ImageFolder,
+    "table": schema.Table,
+    "npz": schema.Npz,
+    "huggingface": schema.HuggingFace,
 }
-"""Kind → its config, and the key that says where it is."""
+"""Kind → its config."""
 SAVED = ("dataset_dict.json", "state.json")
 """Files of a folder that Hugging Face's `save_to_disk` wrote."""
 JPEG = (".jpg", ".jpeg")
@@ -76,7 +76,7 @@ class DataSet:
     @property
     def config(self) -> dict[str, Any]:
         """What the experiment says about the data set."""
-        return {KINDS[self.kind][1]: str(self.place), **self.keys}
+        return {KINDS[self.kind].location: str(self.place), **self.keys}
 
     @property
     def several_labels(self) -> bool:
@@ -100,7 +100,7 @@ class DataSet:
                 case schema.HuggingFace():
                     arrow.read(dataset)
         except FrostlineError as error:
-            text = str(error).replace(f"dataset.{KINDS[dataset.kind][1]}: {self.place}", where)
+            text = str(error).replace(f"dataset.{dataset.location}: {self.place}", where)
             text = text.replace("(dataset.", f"({self.group}.")
             key = re.search(r"\((\w+\.columns\.\w+)\)", text)
             raise FrostlineError(f"{text}; name it with {key[1]}=COLUMN" if key else text) from None
@@ -123,14 +123,13 @@ class DataSet:
         dataset = self.dataset()
         paths = list(self._images(dataset))
         for test in further_tests(dataset).values():
-            paths += [str(getattr(test, KINDS[test.kind][1])), *self._images(test)]
+            paths += [str(getattr(test, test.location)), *self._images(test)]
         return list(dict.fromkeys(paths))
 
     def dataset(self) -> Any:
         """Return its config, with the defaults of conf/."""
-        model, _ = KINDS[self.kind]
         defaults = read_yaml(project.conf_files("dataset")[self.kind])
-        return validated(model, _merged(defaults, self.config), self.option)
+        return validated(KINDS[self.kind], _merged(defaults, self.config), self.option)
 
     def has_photographs(self) -> bool:
         """Return whether most of its first files are JPEG: photographs, and seldom letters or signs."""

@@ -1,6 +1,6 @@
 """Configs of data: where images come from, how they are split, resized and augmented."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -49,6 +49,8 @@ LABEL_BUDGET = ("shots", "fraction", "selection")
 
 
 class _Dataset(Strict):
+    location: ClassVar[str] = ""
+    """The key that says where the data set is; empty: it comes with a package."""
     split: Split
     shots: Annotated[int, Field(ge=1)] | None
     """Labelled training images per class that a run may use; null: all. With several labels per image: for
@@ -120,6 +122,7 @@ class FashionMnist(_Dataset):
 class ImageFolder(_Dataset):
     """Images in `root/class/*`, or `root/{train,val,test}/class/*`."""
 
+    location = "root"
     kind: Literal["image_folder"]
     root: str
     """Folder of the images."""
@@ -186,6 +189,7 @@ class _Columned(_Tasked):
 class Table(_Columned):
     """Images listed in a CSV, TSV or Parquet file."""
 
+    location = "file"
     kind: Literal["table"]
     file: str
     """The file."""
@@ -196,6 +200,7 @@ class Table(_Columned):
 class HuggingFace(_Columned):
     """Images of a Hugging Face data set, saved with `save_to_disk`."""
 
+    location = "path"
     kind: Literal["huggingface"]
     path: str
     """The folder."""
@@ -204,6 +209,7 @@ class HuggingFace(_Columned):
 class Npz(_Columned):
     """Images and labels as arrays of an .npz file."""
 
+    location = "file"
     kind: Literal["npz"]
     file: str
     """The file."""
@@ -212,6 +218,7 @@ class Npz(_Columned):
 class PluginDataset(_Tasked):
     """A data set of an installed package, from the entry-point group `frostline.datasets`."""
 
+    location = "name"
     kind: Literal["plugin"]
     name: str
     """The entry point's name."""

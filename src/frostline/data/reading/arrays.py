@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from frostline import schema
 from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError, allowed
+from frostline.console.progress import Progress, no_progress
 from frostline.data.reading.checks import check_images
 from frostline.data.reading.folder import SPLIT_FOLDERS
 from frostline.data.reading.source import ArraySource
@@ -18,7 +19,7 @@ from frostline.data.reading.splits import SPLITS
 from frostline.data.reading.tables import OPTIONAL, class_numbers, used_columns
 
 
-def read(dataset: schema.Npz) -> ArraySource:
+def read(dataset: schema.Npz, progress: Progress = no_progress) -> ArraySource:
     """Read arrays under the names of `dataset.columns`, or one pair per split.
 
     The names of a pair are those of MedMNIST (``train_images``, ``train_labels``) or of Keras (``x_train``,

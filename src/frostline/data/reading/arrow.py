@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from frostline import schema
 from frostline.base.names import nfc
 from frostline.console.errors import FrostlineError, allowed
+from frostline.console.progress import Progress, no_progress
 from frostline.data.reading import label_sets
 from frostline.data.reading.decode import BadImage, printable
 from frostline.data.reading.folder import SPLIT_FOLDERS
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _AS_SAVED = "give a folder that save_to_disk of Hugging Face's datasets wrote"
 
 
-def read(dataset: schema.HuggingFace) -> Source:
+def read(dataset: schema.HuggingFace, progress: Progress = no_progress) -> Source:
     """Open a saved `Dataset` or `DatasetDict`; the splits of the latter are those of the data set.
 
     Classes are in the order of the feature `ClassLabel`, unless `dataset.classes` says otherwise.

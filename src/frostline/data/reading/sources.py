@@ -30,10 +30,8 @@ def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> So
     Raises:
         FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
-    if isinstance(dataset, schema.Table):
-        return checked(tables.read(dataset, progress), place_of(dataset))
-    several = schema.is_multi_label(dataset)
-    return checked(SOURCES[dataset.kind](dataset), place_of(dataset), several=several)
+    source = SOURCES[dataset.kind](dataset, progress)
+    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset))
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:
@@ -68,15 +66,10 @@ def name_of(dataset: schema.Dataset) -> str:
 
 def place_of(dataset: schema.Dataset) -> str:
     """Return the prefix of errors about a data set: its config key and value."""
-    match dataset:
-        case schema.ImageFolder():
-            return f"dataset.root: {_root(dataset)}"
-        case schema.Table() | schema.Npz():
-            return f"dataset.file: {dataset.file}"
-        case schema.HuggingFace():
-            return f"dataset.path: {dataset.path}"
-        case schema.PluginDataset():
-            return f"dataset.name: {dataset.name}"
+    if isinstance(dataset, schema.ImageFolder):
+        return f"dataset.root: {_root(dataset)}"
+    if key := dataset.location:
+        return f"dataset.{key}: {getattr(dataset, key)}"
     return f"dataset: {dataset.kind}"
 
 
@@ -94,8 +87,11 @@ def store_of(dataset: schema.Dataset) -> Store:
 
 # ── kinds of data sets ──────────────────────────────────────────────────────────────────────────────────────
 
+Read = Callable[[Any, Progress], Any]
+"""Returns a `Source`, or what plug-ins give; shows the progress if that takes long."""
 
-def mnist5k(dataset: schema.Mnist5k) -> ArraySource:
+
+def mnist5k(dataset: schema.Mnist5k, progress: Progress) -> ArraySource:
     """Load 5,000 MNIST digits, 500 per class, 28×28 grey."""
     import gzip
 
@@ -110,7 +106,7 @@ def mnist5k(dataset: schema.Mnist5k) -> ArraySource:
     )
 
 
-def digits(dataset: schema.Digits) -> ArraySource:
+def digits(dataset: schema.Digits, progress: Progress) -> ArraySource:
     """Load 1,797 UCI digits, 8×8 grey; their 17 levels are scaled to 0…255."""
     from sklearn.datasets import load_digits
 
@@ -119,7 +115,7 @@ def digits(dataset: schema.Digits) -> ArraySource:
     return ArraySource(images=images, labels=bunch.target.astype(np.int64), classes=_DIGITS)
 
 
-def fashion_mnist(dataset: schema.FashionMnist) -> ArraySource:
+def fashion_mnist(dataset: schema.FashionMnist, progress: Progress) -> ArraySource:
     """Load 70,000 images of clothes, 28×28 grey, 10,000 of them the test split; see `idx.fashion_mnist`."""
     from frostline.data.reading import idx
 
@@ -133,26 +129,11 @@ def fashion_mnist(dataset: schema.FashionMnist) -> ArraySource:
     )
 
 
-def image_folder(dataset: schema.ImageFolder) -> FileSource:
+def image_folder(dataset: schema.ImageFolder, progress: Progress) -> FileSource:
     """List image files in class folders; see `folder.scan`."""
     root = _root(dataset)
     tree = scan(root)
     return FileSource(root, tree.classes, tree.files, tree.problems, tree.warnings)
-
-
-def table(dataset: schema.Table) -> Source:
-    """Read a CSV, TSV or Parquet file of paths and labels; see `tables.read`."""
-    return tables.read(dataset, no_progress)
-
-
-def npz(dataset: schema.Npz) -> ArraySource:
-    """Read the arrays of an .npz file; see `arrays.read`."""
-    return arrays.read(dataset)
-
-
-def huggingface(dataset: schema.HuggingFace) -> Source:
-    """Open a data set that `save_to_disk` wrote; see `arrow.read`."""
-    return arrow.read(dataset)
 
 
 def _root(dataset: schema.ImageFolder) -> Path:
@@ -161,7 +142,7 @@ def _root(dataset: schema.ImageFolder) -> Path:
     return locate(Path(root.anchor), root.relative_to(root.anchor).as_posix())
 
 
-def plugin(dataset: schema.PluginDataset) -> Any:
+def plugin(dataset: schema.PluginDataset, progress: Progress) -> Any:
     """Call the installed entry point of this name with the options."""
     installed: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if dataset.name not in installed:
@@ -180,14 +161,14 @@ def plugin(dataset: schema.PluginDataset) -> Any:
         ) from error
 
 
-SOURCES: dict[str, Callable[[Any], Any]] = {
+SOURCES: dict[str, Read] = {
     "mnist5k": mnist5k,
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "image_folder": image_folder,
-    "table": table,
-    "huggingface": huggingface,
-    "npz": npz,
+    "table": tables.read,
+    "huggingface": arrow.read,
+    "npz": arrays.read,
     "plugin": plugin,
 }
 

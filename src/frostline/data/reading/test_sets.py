@@ -5,6 +5,8 @@ from typing import Any
 from frostline import schema
 from frostline.console.errors import FrostlineError
 
+_KINDS = ("image_folder", "table", "huggingface", "npz")
+
 
 def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
     """Return the configs of a data set's further test sets: of its kind, with its columns, at other places.
@@ -15,12 +17,12 @@ def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
     configs: dict[str, schema.Dataset] = {}
     for name, where in (dataset.test_sets or {}).items():
         given = {key: value for key, value in where.model_dump().items() if value is not None}
-        needed, more = _PLACES.get(dataset.kind, ("", ()))
+        needed, more = dataset.location, {"root"} if isinstance(dataset, schema.Table) else set()
         key = f"dataset.test_sets.{name}"
-        if not needed:
+        if dataset.kind not in _KINDS:
             raise FrostlineError(
                 f"{key}: data sets of the kind {dataset.kind} have no further test sets; allowed: "
-                f"{', '.join(_PLACES)}; or set dataset.test_sets=null"
+                f"{', '.join(_KINDS)}; or set dataset.test_sets=null"
             )
         if needed not in given or set(given) - {needed, *more}:
             found = ", ".join(given) or "nothing"
@@ -28,13 +30,7 @@ def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
                 f"{key}: found {found}; a test set of the kind {dataset.kind} needs {needed}: write "
                 f"{key}.{needed}=…"
             )
-        change: dict[str, Any] = {
-            "test_sets": None,
-            "folds": None,
-            "fold": None,
-            "shots": None,
-            "fraction": None,
-        }
+        change: dict[str, Any] = dict.fromkeys(("test_sets", "folds", "fold", "shots", "fraction"))
         place = {"root": None, **given} if dataset.kind == "table" else given
         if isinstance(dataset, schema.Table | schema.HuggingFace | schema.Npz):
             # Of use to training and splits only: a test set may lack these columns.
@@ -45,12 +41,3 @@ def further_tests(dataset: schema.Dataset) -> dict[str, schema.Dataset]:
                 change["classes"] = None
         configs[name] = dataset.model_copy(update={**change, **place})
     return configs
-
-
-_PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "image_folder": ("root", ()),
-    "table": ("file", ("root",)),
-    "huggingface": ("path", ()),
-    "npz": ("file", ()),
-}
-"""Kind → the key that a test set needs, and those that it may have."""

@@ -13,6 +13,7 @@ from frostline.base.hashes import sha256_of
 from frostline.config import compose, stage_configs
 from frostline.config.overrides import PRETRAIN_GROUPS, from_hydra, to_overrides
 from frostline.console.errors import FrostlineError
+from frostline.pipeline.compose.watched import absolute
 from frostline.schema import (
     Arm,
     Experiment,
@@ -167,7 +168,7 @@ def _check_watched(name: str, path: str, read: str, composed: Mapping[str, str |
             f" {WATCHED}.{name}: {_packages()}, or {group}: {option}"
         )
     used = composed.get(read)
-    if used is not None and (not watches or _absolute(path) != _absolute(used)):
+    if used is not None and (not watches or absolute(path) != absolute(used)):
         raise FrostlineError(
             f"{key}: found {path!r}, but {read} is {used!r}, where DVC would not see a change; set"
             f" {WATCHED}.{name}: {used}, or, for one run, dvc exp run -S '{WATCHED}.{name}={used}'"
@@ -177,10 +178,6 @@ def _check_watched(name: str, path: str, read: str, composed: Mapping[str, str |
 def _packages() -> str:
     """Return the path that stands for packages in this project."""
     return PACKAGES[(project.find_root() / project.LOCK).is_dir()]
-
-
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().resolve()
 
 
 def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:

@@ -26,7 +26,7 @@ def check_watched(dataset: schema.Dataset, data: Mapping[str, Any], root: Path) 
     if not (root / PIPELINE).is_file():
         return
     stages = (read_yaml(root / PIPELINE) or {}).get("stages") or {}
-    watched = [_absolute(path) for path in (*map(str, data.values()), *_texts(stages.get(STAGE)))]
+    watched = [absolute(path) for path in (*map(str, data.values()), *_texts(stages.get(STAGE)))]
     for key, path in _read(dataset):
         if not any(_covers(place, path) for place in watched):
             raise FrostlineError(
@@ -41,21 +41,14 @@ def _read(dataset: schema.Dataset) -> Iterator[tuple[str, str]]:
         yield "dataset.root", str(root_of(dataset))
     for name, test in further_tests(dataset).items():
         key = f"dataset.test_sets.{name}"
-        match test:
-            case schema.Table():
-                yield f"{key}.file", test.file
-                yield f"{key}.root", str(root_of(test))
-            case schema.Npz():
-                yield f"{key}.file", test.file
-            case schema.HuggingFace():
-                yield f"{key}.path", test.path
-            case schema.ImageFolder():
-                yield f"{key}.root", test.root
+        yield f"{key}.{test.location}", getattr(test, test.location)
+        if isinstance(test, schema.Table):
+            yield f"{key}.root", str(root_of(test))
 
 
 def _covers(place: Path, path: str) -> bool:
     """Return whether watching `place` watches `path`, or a folder in it, where a table's images may be."""
-    read = _absolute(path)
+    read = absolute(path)
     return read.is_relative_to(place) or (place.is_dir() and place.is_relative_to(read))
 
 
@@ -72,5 +65,6 @@ def _texts(content: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-def _absolute(path: str) -> Path:
+def absolute(path: str) -> Path:
+    """Return the absolute path that a config's path means, links resolved."""
     return Path(path).expanduser().resolve()
