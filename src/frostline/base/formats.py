@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,18 @@ def parsed_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested content as {dotted key: value}.
+
+    >>> flat({"seed": 0, "optimizer": {"lr": 0.1}})
+    {'seed': 0, 'optimizer.lr': 0.1}
+    """
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
 
 
 def yaml_text(value: Any, *, flow: bool = False) -> str:

@@ -19,6 +19,11 @@ def nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def natural_order(name: str) -> tuple[int, int, str]:
+    """Return a sort key of class names: numbers by value, before words."""
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
+
 def unicode_form(name: str) -> str:
     """Return the Unicode form of a name: NFC, NFD or mixed."""
     forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]

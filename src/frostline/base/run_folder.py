@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from frostline.base.formats import csv_text, read_json, read_yaml
+from frostline.base.formats import csv_text, flat, read_json, read_yaml
 from frostline.base.hashes import sha256_cached
 from frostline.console.errors import FrostlineError
 
@@ -94,10 +94,10 @@ def check_out(
     if (PROBE in there) != (grid is not None):
         what = "a probe" if PROBE in there else f"a run of {written['stage']}"
         raise FrostlineError(f"out: {out} contains {what}; {advice}")
-    old, new = _flat(written), _flat(json.loads(json.dumps(config)))  # tuples become lists, as in YAML
+    old, new = flat(written), flat(json.loads(json.dumps(config)))  # tuples become lists, as in YAML
     if new.get("weights.kind") == "pretrain":
-        for flat in (old, new):
-            flat[PRETRAINED] = Path(flat[PRETRAINED]).parent.name if flat.get(PRETRAINED) else None
+        for values in (old, new):
+            values[PRETRAINED] = Path(values[PRETRAINED]).parent.name if values.get(PRETRAINED) else None
         if new[PRETRAINED] is None:  # not known yet
             del old[PRETRAINED], new[PRETRAINED]
     for key in dict.fromkeys((*new, *old)):
@@ -116,14 +116,3 @@ def _columns(path: Path, like: str) -> str | None:
             return csv_text(names, ([row[name] for name in names] for row in csv.DictReader(stream)))
     except (OSError, KeyError, UnicodeDecodeError):
         return None
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as {dotted key: value}."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            flat |= _flat(inner, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = inner
-    return flat

@@ -21,35 +21,29 @@ def add(commands: Any, summary: str) -> None:
     """Add the command's parser, and those of its actions."""
     parser = options.add_command(commands, "cache", run, summary, EPILOG)
     _add_format(parser, "table")
-    actions = parser.add_subparsers(metavar="ACTION")
+    actions = parser.add_subparsers(metavar="ACTION", dest="action")
     text = "remove the least recently used features until at most --to remains"
-    prune = options.add_command(actions, "prune", _prune, text)
+    prune = options.add_command(actions, "prune", run, text)
     _add_format(prune, argparse.SUPPRESS)
     prune.add_argument(
         "--to", type=_size, metavar="SIZE", help="such as 5GiB, 500MiB or 0 (default: the limit)"
     )
     text = "remove all cached features and resized images"
-    clear = options.add_command(actions, "clear", _clear, text)
+    clear = options.add_command(actions, "clear", run, text)
     _add_format(clear, argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """List cached features and images."""
+    """List cached features and images, or remove them."""
     from frostline.commands import cache_actions
 
-    cache_actions.show(arguments.format)
-
-
-def _prune(arguments: argparse.Namespace) -> None:
-    from frostline.commands import cache_actions
-
-    cache_actions.prune(arguments.to, arguments.format)
-
-
-def _clear(arguments: argparse.Namespace) -> None:
-    from frostline.commands import cache_actions
-
-    cache_actions.clear(arguments.format)
+    match arguments.action:
+        case "prune":
+            cache_actions.prune(arguments.to, arguments.format)
+        case "clear":
+            cache_actions.clear(arguments.format)
+        case _:
+            cache_actions.show(arguments.format)
 
 
 def _add_format(parser: argparse.ArgumentParser, default: str) -> None:

@@ -53,7 +53,8 @@ def show(form: Format) -> None:
         print(canonical_json({"features": features, "pixels": asdict(pixels)}), end="")
         return
     if entries:
-        _print_table(entries)
+        headers = ("features", "images × shape", "type", "size", "last used", "key")
+        tables.print_whole(headers, map(_row, entries))
         print(f"\nfeatures: {size(total)} of {size(limit)}, which FROSTLINE_CACHE_GIB sets")
     else:
         print(NO_FEATURES)
@@ -125,11 +126,6 @@ def ago(timestamp: float) -> str:
     return "just now"
 
 
-def _print_table(entries: Sequence[Entry]) -> None:
-    headers = ("features", "images × shape", "type", "size", "last used", "key")
-    tables.print_whole(headers, map(_row, entries))
-
-
 def _row(entry: Entry) -> tuple[str, ...]:
     images, *shape = entry.shape or (0,)
     shapes = f"{images:,} × {'×'.join(map(str, shape)) or 1}" if entry.shape else "?"
@@ -167,8 +163,6 @@ def _clear_pixels() -> Pixels:
             with exclusive(lock, otherwise=_BUSY):
                 sizes.append(path.stat().st_size)
                 path.unlink()
-        except FileNotFoundError:
-            continue
-        except ResourceLocked:
+        except (FileNotFoundError, ResourceLocked):
             continue
     return Pixels(len(sizes), sum(sizes))

@@ -38,7 +38,9 @@ def check(arguments: argparse.Namespace) -> None:
     typed = dict(_plain(arguments.overrides))
     for key, text in typed.items():
         for value in text.split(",") if lists else [text]:
-            if key == "backbone.name" and _is_timm(typed):
+            # As far as the command line tells, the backbone is one of timm.
+            timm = typed.get("backbone") == "timm" or not {"backbone", "experiment"} & typed.keys()
+            if key == "backbone.name" and timm:
                 _check_model(value)
             section, _, name = key.rpartition(".")
             # With --images, `plan` reads no data set.
@@ -54,11 +56,6 @@ def _plain(overrides: list[str]) -> Iterator[tuple[str, str]]:
         key, _, value = override.partition("=")
         if _PLAIN.fullmatch(value):
             yield key.lstrip("+"), value
-
-
-def _is_timm(typed: dict[str, str]) -> bool:
-    """Return whether the backbone is one of timm, as far as the command line tells."""
-    return typed.get("backbone") == "timm" or not {"backbone", "experiment"} & typed.keys()
 
 
 def _check_model(name: str) -> None:

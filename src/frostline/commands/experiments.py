@@ -7,10 +7,11 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from frostline.base.formats import flat
 from frostline.base.metrics import ACCURACY, MAP
 from frostline.commands import options
 from frostline.commands.compose import ARMS
@@ -99,16 +100,9 @@ def _row(revision: Mapping[str, Any], name: str) -> Row:
     data = revision.get("data") or {}
     params = (data.get("params") or {}).get(PARAMS, {}).get("data") or {}
     metrics = (data.get("metrics") or {}).get(METRICS, {}).get("data") or {}
-    return Row(name if data else f"{name} (unreadable)", dict(_flat(params)), metrics)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            text = inner if isinstance(inner, str) else json.dumps(inner)
-            yield f"{prefix}{key}", "" if inner is None else text
+    values = {key: "" if value is None else value for key, value in flat(params).items()}
+    shown = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return Row(name if data else f"{name} (unreadable)", shown, metrics)
 
 
 def _result(row: Row, arm: str) -> str:

@@ -10,7 +10,7 @@ from frostline.commands import options
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "gate", run, summary)
-    options.add_report_config(parser)
+    options.add_resolved(parser, options.REPORT_CONFIG)
     parser.add_argument(
         "--report",
         type=Path,

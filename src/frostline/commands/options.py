@@ -45,11 +45,11 @@ def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"config keys, such as {example}")
 
 
-def add_resolved(parser: Any) -> None:
-    """Add `--resolved` to a parser or a group of options."""
-    parser.add_argument(
-        "--resolved", type=Path, help="config that `frostline compose` wrote, instead of overrides"
-    )
+def add_resolved(parser: Any, default: Path | None = None) -> None:
+    """Add `--resolved` to a parser or a group of options; without a default, overrides replace it."""
+    more = " (default: %(default)s)" if default else ", instead of overrides"
+    text = f"config that `frostline compose` wrote{more}"
+    parser.add_argument("--resolved", type=Path, default=default, help=text)
 
 
 def add_model(parser: argparse.ArgumentParser, name: str) -> None:
@@ -57,31 +57,19 @@ def add_model(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(name, metavar="RUN", help="a run's folder or name, best, last, or models:/NAME@ALIAS")
 
 
-def add_report_config(parser: argparse.ArgumentParser) -> None:
-    """Add `--resolved` to a command that reads the report's config."""
-    parser.add_argument(
-        "--resolved",
-        type=Path,
-        default=REPORT_CONFIG,
-        help="config that `frostline compose` wrote (default: %(default)s)",
-    )
-
-
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, for commands that write a run into `out`."""
     parser.add_argument("--force", action="store_true", help="overwrite a run with another config in out")
 
 
-TTA = ("none", "flip", "five_crop", "ten_crop")
-"""The values of `--tta`."""
-
-
 def add_tta(parser: argparse.ArgumentParser) -> None:
     """Add `--tta`."""
-    text = (
-        "test-time augmentation: average the class probabilities of views (default: as the run's config says)"
+    parser.add_argument(
+        "--tta",
+        choices=["none", "flip", "five_crop", "ten_crop"],
+        help="test-time augmentation: average the class probabilities of views (default: as the run's config "
+        "says)",
     )
-    parser.add_argument("--tta", choices=TTA, help=text)
 
 
 def positive(text: str) -> int:
@@ -101,8 +89,7 @@ def html_path(text: str) -> Path:
 
 def overrides_with_out(arguments: argparse.Namespace) -> list[str]:
     """Return the overrides; `--out DIR` means what `out=DIR` does."""
-    out = [f"out={arguments.out}"] if arguments.out else []
-    return [*arguments.overrides, *out]
+    return [*arguments.overrides, *([f"out={arguments.out}"] if arguments.out else [])]
 
 
 def require(arguments: argparse.Namespace, *names: str) -> None:

@@ -48,8 +48,5 @@ def print_sweep(jobs: Sequence[Any]) -> None:
 
 
 def _row(run: Done, mean: Sequence[str]) -> tuple[str, ...]:
-    return (run.name, f"{val_headline(run):.4f}", *mean, _test(run), str(run.out))
-
-
-def _test(run: Done) -> str:
-    return f"{headline_value(run.metrics['test']):.4f}" if "test" in run.metrics else ""
+    test = f"{headline_value(run.metrics['test']):.4f}" if "test" in run.metrics else ""
+    return (run.name, f"{val_headline(run):.4f}", *mean, test, str(run.out))

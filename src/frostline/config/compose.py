@@ -1,7 +1,7 @@
 """Compose `conf/` and overrides with Hydra into a `schema.Experiment`, for one run or a sweep."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -102,7 +102,7 @@ class SweepTask:
     def __call__(self, config: DictConfig) -> Any:
         """Run one job of another sweeper; picklable, for launchers with worker processes."""
         hydra = HydraConfig.get()
-        label = _label(hydra.overrides.task, self.fixed)
+        label = ",".join(map(from_hydra, (o for o in hydra.overrides.task if o not in self.fixed)))
         try:
             composed, _ = _experiment(config)
             return self.task(composed, _choices(hydra.runtime.choices), label)
@@ -151,8 +151,9 @@ def multirun(
             overrides=[*hydra_overrides, *launching],
             with_log_configuration=False,
         )
+        jobs = (job for batch in batches or [] for job in (batch if isinstance(batch, list) else [batch]))
         # JobReturn.return_value raises what else the job raised.
-        return [getattr(job, "return_value", job) for job in _flattened(batches)]
+        return [getattr(job, "return_value", job) for job in jobs]
 
 
 def _launching(hydra_overrides: Sequence[str], parsed: Sequence[Override], stage: str | None) -> list[str]:
@@ -355,15 +356,6 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
 
 def _as_text(override: Override) -> str:
     return f"{override.get_key_element()}={override.get_value_element_as_str()}"
-
-
-def _label(overrides: Sequence[str], fixed: Set[str]) -> str:
-    return ",".join(from_hydra(override) for override in overrides if override not in fixed)
-
-
-def _flattened(batches: Any) -> Iterator[Any]:
-    for batch in batches or []:
-        yield from batch if isinstance(batch, list) else [batch]
 
 
 def _experiment(config: DictConfig) -> tuple[Experiment, dict[str, str]]:

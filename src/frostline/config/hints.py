@@ -108,17 +108,15 @@ def of_option(key: str, group: str, option: str) -> str | None:
     if group == "backbone" and (model := _model_of_timm(option)):
         guess = "" if model == option else f"did you mean timm's {model!r}? "
         return f"{guess}write {key}=timm {key}.name={model}"
-    if group == "weights" and (path := weights_in(option) or _checkpoint(option)):
-        return f"for weights in a file, write {key}=file {shell_word(f'{key}.path', path)}"
-    if group == "dataset" and Path(option).expanduser().is_dir():
+    path = Path(option)
+    is_file = path.suffix in CHECKPOINTS or path.expanduser().is_file()
+    if group == "weights" and (weights := weights_in(option) or (option if is_file else None)):
+        return f"for weights in a file, write {key}=file {shell_word(f'{key}.path', weights)}"
+    if group == "dataset" and path.expanduser().is_dir():
         return f"for a folder of images, write {key}=image_folder {shell_word(f'{key}.root', option)}"
     if group == "dataset" and option.endswith((".csv", ".tsv", ".parquet")):
         return f"for a table of images, write {key}=table {shell_word(f'{key}.file', option)}"
     return None
-
-
-def _checkpoint(option: str) -> str | None:
-    return option if Path(option).suffix in CHECKPOINTS or Path(option).expanduser().is_file() else None
 
 
 def _model_of_timm(option: str) -> str | None:

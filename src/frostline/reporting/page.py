@@ -54,7 +54,10 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         rows=tables.arm_rows(summary),
         learning=_learning(summary, arms),
         classes=classes or [name for name, _ in labels],
-        class_rows=_class_accuracies(confusions, len(classes)) if confusions else _label_rows(labels),
+        class_rows=_most_different(
+            list(zip(*(by_class.recall.tolist() for by_class in confusions), strict=True))
+            or [scores for _, scores in labels]
+        ),
         arms=[arm.name for arm in arms],
         confusions=[_confusion(classes, by_class) for by_class in confusions],
         most_classes=MOST_CLASSES,
@@ -114,30 +117,13 @@ def _learning(summary: Summary, arms: Sequence[Arm]) -> list[dict[str, Any]]:
     return shown
 
 
-def _class_accuracies(confusions: Sequence[ByClass], k: int) -> list[dict[str, Any]]:
-    """Return the accuracy of each class under each arm; of many classes, those where the arms differ most."""
-    recalls = [by_class.recall for by_class in confusions]
-    places = list(range(k))
-    if k > MOST_CLASSES:
-        places.sort(key=lambda c: min(r[c] for r in recalls) - max(r[c] for r in recalls))
+def _most_different(scores: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Return a row per class: recall or F1 under each arm; of many, those where the arms differ most."""
+    places = list(range(len(scores)))
+    if len(places) > MOST_CLASSES:
+        places.sort(key=lambda place: min(scores[place]) - max(scores[place]))
         places = sorted(places[:MOST_CLASSES])
-    return [
-        {
-            "place": place,
-            "images": int(confusions[0].counts[place].sum()),
-            "shares": [float(r[place]) for r in recalls],
-        }
-        for place in places
-    ]
-
-
-def _label_rows(labels: Sequence[tuple[str, list[float]]]) -> list[dict[str, Any]]:
-    """Return the F1 of each label under each arm; of many labels, those where the arms differ most."""
-    places = list(range(len(labels)))
-    if len(labels) > MOST_CLASSES:
-        places.sort(key=lambda place: min(labels[place][1]) - max(labels[place][1]))
-        places = sorted(places[:MOST_CLASSES])
-    return [{"place": place, "shares": labels[place][1]} for place in places]
+    return [{"place": place, "shares": scores[place]} for place in places]
 
 
 def _confusion(classes: Sequence[str], by_class: ByClass) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.base.metrics import MAP, confusion
-from frostline.base.names import LABEL_SEPARATOR
+from frostline.base.names import LABEL_SEPARATOR, natural_order
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.results import ArmSummary, Summary
@@ -94,7 +94,7 @@ def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
     if arms[0].headline == MAP:
         return [], []
     names = {name for arm in arms for run in arm.runs.values() for name in (*run.labels, *run.predictions)}
-    classes = sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
+    classes = sorted(names, key=natural_order)
     index = {name: place for place, name in enumerate(classes)}
 
     def pooled(arm: Arm) -> ByClass:

@@ -10,7 +10,7 @@ import os
 import socket
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from frostline.base.hashes import content_key
 from frostline.base.metrics import score
 from frostline.base.processes import process_key
 from frostline.comparison.ranking import REPEATED
-from frostline.config.space import Parameter, Point, Space
+from frostline.config.space import Point, Space
 from frostline.console.errors import FrostlineError, ResourceLocked
 from frostline.sweeps import samplers, storage
 from frostline.sweeps.distributions import distribution, suggest
@@ -103,8 +103,9 @@ class Study:
                 self._delete()
                 self._hold_usage_lock()
             study = self._opened()
-            if own is not None and (trial := _altered_trial(study)) is not None:
-                self._set_aside(own, f"trial {trial}: not as written")
+            altered = (trial.number for trial in study.get_trials(deepcopy=False) if not is_intact(trial))
+            if own is not None and (number := next(altered, None)) is not None:
+                self._set_aside(own, f"trial {number}: not as written")
                 study = self._opened()
             stored = study.user_attrs.get("settings")
             identity = json.loads(canonical_json(self._identity()))
@@ -144,7 +145,7 @@ class Study:
         with storage.locked(self.store):
             study = self._opened()
             self._retry_dead()
-            if not self._waiting():
+            if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 drawn = [trial for trial in self.trials() if not trial.superseded]
                 limit = self.settings.trials
                 if self.settings.sampler.kind == "grid" or (limit is not None and len(drawn) >= limit):
@@ -185,7 +186,7 @@ class Study:
     def add_completed(self, point: Point, values: Sequence[float], user_attrs: Mapping[str, Any]) -> None:
         """Add a complete trial that was trained in a batch with others, without `ask`."""
         study = self._opened()
-        distributions = {key: distribution(parameter) for key, parameter in self._by_key(point).items()}
+        distributions = {p.key: distribution(p) for p in self.space.parameters if p.key in point}
         study.add_trial(
             create_trial(
                 params=dict(point),
@@ -288,9 +289,6 @@ class Study:
             self._study = study
         return self._study
 
-    def _waiting(self) -> bool:
-        return bool(self._opened().get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
     def _retry_dead(self) -> None:
         """Enqueue the points of trials whose process died, and end those trials."""
         study = self._opened()
@@ -302,18 +300,8 @@ class Study:
                 study.enqueue_trial(point_of(trial), user_attrs={RETRY_OF: trial.number})
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
-    def _by_key(self, point: Point) -> dict[str, Parameter]:
-        return {parameter.key: parameter for parameter in self.space.parameters if parameter.key in point}
-
-
-def _altered_trial(study: optuna.Study) -> int | None:
-    """Return the number of a complete trial that differs from what was recorded; None: there is none."""
-    altered = (trial.number for trial in study.get_trials(deepcopy=False) if not is_intact(trial))
-    return next(altered, None)
-
 
 def _first_difference(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    keys: Iterator[str] = (key for key in identity if stored.get(key) != identity[key])
+    key = next(key for key in identity if stored.get(key) != identity[key])
     names = {"base": "experiment (outside the search space)", "space": "search space", "seed": "sweep.seed"}
-    key = next(keys)
     return names.get(key, f"sweep.{key}")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -165,6 +166,10 @@ def _retry_batched_best(study: Study, settings: Sweep) -> int:
 
 def _run_in_batches(job: SweepTask, plan: Plan, study: Study) -> None:
     """Run those points of a grid that can be trained in a batch."""
+
+    def add(number: int, done: standalone.Done) -> None:
+        study.add_completed(missing[number], objectives_of(done.metrics, study.settings), results_of(done))
+
     # Of two commands, the second finds what the first has done.
     with exclusive(project.scratch() / "locks" / f"sweep-at-once-{content_key(plan.name)[:16]}.lock"):
         missing = study.missing_points()
@@ -175,7 +180,7 @@ def _run_in_batches(job: SweepTask, plan: Plan, study: Study) -> None:
         ]
         # If another sweep is writing to one of the folders, each trial waits for its own folder instead.
         with suppress(ResourceLocked):
-            job.run_batched(jobs, lambda number, done: _add(study, missing[number], done))
+            job.run_batched(jobs, add)
         study.enqueue_missing()  # before another command looks for missing points
 
 
@@ -242,7 +247,7 @@ def _run_workers(study: Study, worker: Worker, start: Callable[[], None]) -> Non
     Raises:
         FrostlineError: no worker can start, or workers are lost again and again.
     """
-    superseded, in_vain = _count(study, _superseded), 0
+    superseded, in_vain = _count(study, attrgetter("superseded")), 0
     while True:
         begun, ended, lost = _count(study, _begun), _count(study, _ended), ""
         try:
@@ -264,7 +269,7 @@ def _run_workers(study: Study, worker: Worker, start: Callable[[], None]) -> Non
                 f" with the remaining trials: {trials}"
             )
         print(f"frostline: {reason}; restarting workers for the remaining trials: {trials}", file=sys.stderr)
-    if retried := _count(study, _superseded) - superseded:
+    if retried := _count(study, attrgetter("superseded")) - superseded:
         print(f"frostline: trials whose process died, and that were retried: {retried}", file=sys.stderr)
 
 
@@ -299,10 +304,6 @@ def _ended(trial: Trial) -> bool:
     return trial.state in ENDED and not trial.superseded
 
 
-def _superseded(trial: Trial) -> bool:
-    return trial.superseded
-
-
 def _failed_transiently(trial: Trial) -> bool:
     return trial.state == "failed" and bool(trial.user_attrs.get(TRANSIENT))
 
@@ -321,11 +322,6 @@ def _run_is_lost(trial: Trial) -> bool:
         )
     except (FrostlineError, OSError):
         return True
-
-
-def _add(study: Study, point: Point, done: standalone.Done) -> None:
-    """Add a trial that was trained in a batch with others."""
-    study.add_completed(point, objectives_of(done.metrics, study.settings), results_of(done))
 
 
 def _result(trial: Trial) -> Any:

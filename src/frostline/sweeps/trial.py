@@ -185,8 +185,4 @@ def stored_trial(trial: FrozenTrial, *, superseded: bool) -> Trial:
 
 def point_of(trial: FrozenTrial) -> Point:
     """Return a trial's point; parameters that are not suggested yet come from its enqueued values."""
-    return {**_fixed(trial), **trial.params}
-
-
-def _fixed(trial: FrozenTrial) -> Point:
-    return dict(trial.system_attrs.get("fixed_params", {}))
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

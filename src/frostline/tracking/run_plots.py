@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.base.formats import csv_text, read_csv, read_json
 from frostline.base.metrics import headline
-from frostline.base.names import LABEL_SEPARATOR
+from frostline.base.names import LABEL_SEPARATOR, natural_order
 from frostline.planning import plot as plan_plot
 from frostline.plotting import theme
 from frostline.plotting.canvas import (
@@ -100,7 +100,7 @@ def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
     from frostline.base.metrics import confusion
 
     classes = sorted(
-        {row["label"] for row in predictions} | {row["prediction"] for row in predictions}, key=_natural
+        {row["label"] for row in predictions} | {row["prediction"] for row in predictions}, key=natural_order
     )
     place = {name: i for i, name in enumerate(classes)}
     labels, guesses = ([place[row[key]] for row in predictions] for key in ("label", "prediction"))
@@ -135,7 +135,7 @@ def per_label(predictions: Rows) -> list[list[Any]]:
         for row in predictions
     ]
     rows: list[list[Any]] = []
-    for name in sorted(set().union(*(own | guessed for own, guessed in pairs)), key=_natural):
+    for name in sorted(set().union(*(own | guessed for own, guessed in pairs)), key=natural_order):
         hits = sum(name in own and name in guessed for own, guessed in pairs)
         support, guesses = (sum(name in pair[place] for pair in pairs) for place in (0, 1))
         precision, recall = (round(hits / n, 4) if n else None for n in (guesses, support))
@@ -217,11 +217,6 @@ def trained_groups(training: Path) -> list[str]:
         return []
     phases = json.loads(training.read_bytes())["phases"]
     return [p["train"] if isinstance(p["train"], str) else " + ".join(p["train"]) for p in phases]
-
-
-def _natural(name: str) -> tuple[int, int, str]:
-    """Sort key: numbers by value, before words."""
-    return (0, int(name), name) if name.isdigit() else (1, 0, name)
 
 
 def _shortened(name: str) -> str:

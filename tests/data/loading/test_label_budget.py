@@ -231,7 +231,7 @@ def test_shots_of_several_labels_train_and_choose(index):
     assert budget.chooses == "selection"
     assert (several.labels[np.concatenate([budget.train, budget.selection])].sum(axis=0) >= 10).all()
     assert several.labels[budget.train].any(axis=0).all()
-    record = selection_record(several, within(shots=10), 0)
+    record = budget.record(several, within(shots=10))
     assert record["images"] == len(budget.selection)
     assert record["labelled"] == len(budget.train) + len(budget.selection)
     assert record["per_class"] is None

@@ -75,16 +75,12 @@ def dvc() -> Iterator[Finding]:
 
 def locks() -> Iterator[Finding]:
     """Report the processes that hold locks on output folders and caches."""
-    holders = [holder for path in sorted(_locks()) if (holder := held_by(path))]
+    paths = sorted(project.project_scratch().glob("**/*.lock"))
+    holders = [holder for path in paths if (holder := held_by(path))]
     if holders:
         fix = "wait for them; a process that hangs is ended with kill and its pid"
         message = f"{len(holders)} held by running processes: {some(sorted(set(holders)))}"
         yield Finding("locks", "note", message, fix)
-
-
-def _locks() -> Iterator[Path]:
-    scratch = project.project_scratch()
-    return scratch.glob("**/*.lock") if scratch.is_dir() else iter(())
 
 
 def held_by(lock: Path) -> str | None:
@@ -134,18 +130,12 @@ def disk() -> Iterator[Finding]:
         if folder != home:
             fix = f"remove what is not needed from {folder}, or set TMPDIR to another folder"
         yield Finding("disk", state, f"{free:.1f} GB free in {folder}", "" if state == "ok" else fix)
-    for folder in (home, *_scratch_folders()):
+    scratch = project.project_scratch()
+    for folder in (home, *filter(Path.is_dir, (scratch, *sorted(scratch.glob("*"))))):
         if not os.access(folder, os.W_OK | os.X_OK):
             fix = f"{local_store.how_to_write(folder)}; or run in another folder"
             yield Finding("disk", "broken", f"{folder} can't be written", fix)
             return
-
-
-def _scratch_folders() -> Iterator[Path]:
-    scratch = project.project_scratch()
-    if scratch.is_dir():
-        yield scratch
-        yield from (path for path in sorted(scratch.iterdir()) if path.is_dir())
 
 
 def _git(root: Path, *arguments: str) -> str | None:
