@@ -23,6 +23,7 @@ from safetensors import safe_open
 from frostline.base.hashes import content_key
 from frostline.console.errors import FrostlineError
 from frostline.features import cache as feature_cache
+from frostline.features import cache_files
 from frostline.features.cache import DTYPES, FeatureCache
 
 ABOUT = {"weights": "ab12", "backbone": "resnet18", "cut": "layer4", "dataset": "pictures", "split": "train"}
@@ -49,7 +50,7 @@ def cache(tmp_path) -> FeatureCache:
 
 
 def only_file(cache: FeatureCache) -> Path:
-    (entry,) = cache.entries()
+    (entry,) = cache_files.entries(cache.folder)
     return entry.path
 
 
@@ -152,7 +153,7 @@ def test_pieces_that_are_views_or_have_gradients(cache):
 def test_pieces_that_do_not_fit_are_refused(cache, pieces):
     with pytest.raises(AssertionError, match=r"torch\.float32 features of \(4, 2\)"):
         cache.get(ABOUT, (4, 2), torch.float32, lambda: pieces)
-    assert cache.entries() == []
+    assert cache_files.entries(cache.folder) == []
     assert leftovers(cache) == []
 
 
@@ -161,7 +162,7 @@ def test_another_key_is_another_file(cache):
     got, was_there = keep(cache, features(seed=1), weights="cd34")
     assert not was_there
     assert torch.equal(got, features(seed=1))
-    assert len(cache.entries()) == 2
+    assert len(cache_files.entries(cache.folder)) == 2
 
 
 def test_what_fails_leaves_nothing(cache):
@@ -223,10 +224,10 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read(cache, python):
     with python(HANGING, cache.folder) as writer:
         assert writer.stdout.readline() == "half\n"
         assert len(leftovers(cache)) == 1
-        assert cache.entries() == []
+        assert cache_files.entries(cache.folder) == []
         # It still writes: neither another key's writer nor one who makes room takes that away.
         keep(cache, features(), weights="another")
-        cache.clear()
+        cache_files.prune(cache.folder, 0)
         assert len(leftovers(cache)) == 1
         writer.send_signal(signal.SIGKILL)
     got, was_there = keep(cache, features((10, 8)))
@@ -240,7 +241,7 @@ def test_leftovers_of_other_keys_go_when_room_is_made(cache):
     key = "a" * 64
     (cache.folder / f".{key}.x1y2.part").write_bytes(b"half")
     (cache.folder / f"{key}.lock").touch()
-    assert cache.prune(PLENTY) == []
+    assert cache_files.prune(cache.folder, PLENTY) == []
     assert leftovers(cache) == []
 
 
@@ -278,9 +279,9 @@ def test_what_was_set_aside_is_the_first_to_go(cache, capsys):
     path.write_bytes(path.read_bytes()[:-1])
     keep(cache, features())
     size = path.stat().st_size
-    assert cache.prune(2 * size) == []
+    assert cache_files.prune(cache.folder, 2 * size) == []
     assert aside.exists()
-    assert cache.prune(size) == []
+    assert cache_files.prune(cache.folder, size) == []
     assert not aside.exists()
     assert path.exists()
 
@@ -292,7 +293,7 @@ def test_a_file_of_another_size_is_replaced(cache, capsys, change):
     keep(cache, features())
     path = only_file(cache)
     path.write_bytes(change(path.read_bytes()))
-    assert cache.entries()[0].bytes == path.stat().st_size  # It takes room, whatever it is.
+    assert cache_files.entries(cache.folder)[0].bytes == path.stat().st_size  # It takes room, whatever it is.
     assert not keep(cache, features())[1]
     assert "is damaged" in capsys.readouterr().err
 
@@ -300,7 +301,7 @@ def test_a_file_of_another_size_is_replaced(cache, capsys, change):
 def test_the_content_is_verified_once_a_process(cache, monkeypatch):
     keep(cache, features())
     monkeypatch.setattr(hashlib, "sha256", lambda *_: pytest.fail("hashed again"))
-    monkeypatch.setattr(feature_cache, "content_key", lambda about: cache.entries()[0].key)
+    monkeypatch.setattr(feature_cache, "content_key", lambda about: cache_files.entries(cache.folder)[0].key)
     assert keep(cache, features())[1]
     assert keep(cache, features())[1]
 
@@ -313,10 +314,10 @@ def names(entries) -> list[str]:
 
 
 def test_the_list_shows_cached_entries(cache):
-    assert cache.entries() == []
+    assert cache_files.entries(cache.folder) == []
     before = time.time()
     keep(cache, features(dtype=torch.bfloat16))
-    (entry,) = cache.entries()
+    (entry,) = cache_files.entries(cache.folder)
     assert (entry.key, entry.about) == (content_key(ABOUT), ABOUT)
     assert (entry.shape, entry.dtype) == ((10, 3, 2), "BF16")
     assert entry.bytes == entry.path.stat().st_size
@@ -327,22 +328,22 @@ def test_the_least_recently_used_make_room(cache):
     for split in "abc":
         keep(cache, features(), split=split)
     keep(cache, features(), split="a")
-    assert names(cache.entries()) == ["a", "c", "b"]
-    size = cache.entries()[0].bytes
+    assert names(cache_files.entries(cache.folder)) == ["a", "c", "b"]
+    size = cache_files.entries(cache.folder)[0].bytes
     cache.limit = 3 * size
     keep(cache, features(), split="d")
-    assert names(cache.entries()) == ["d", "a", "c"]
-    assert names(cache.prune(2 * size - 1)) == ["c", "a"]
-    assert names(cache.entries()) == ["d"]
-    assert names(cache.clear()) == ["d"]
-    assert cache.entries() == cache.clear() == []
+    assert names(cache_files.entries(cache.folder)) == ["d", "a", "c"]
+    assert names(cache_files.prune(cache.folder, 2 * size - 1)) == ["c", "a"]
+    assert names(cache_files.entries(cache.folder)) == ["d"]
+    assert names(cache_files.prune(cache.folder, 0)) == ["d"]
+    assert cache_files.entries(cache.folder) == cache_files.prune(cache.folder, 0) == []
 
 
 def test_what_was_just_written_stays_even_if_it_is_larger_than_the_limit(cache):
     cache.limit = 1
     keep(cache, features(), split="a")
     keep(cache, features(), split="b")
-    assert names(cache.entries()) == ["b"]
+    assert names(cache_files.entries(cache.folder)) == ["b"]
 
 
 def test_what_is_mapped_can_be_removed(cache, monkeypatch):
@@ -350,7 +351,7 @@ def test_what_is_mapped_can_be_removed(cache, monkeypatch):
     expected = features((1000, 64))
     keep(cache, expected)
     mapped, _ = keep(cache, expected)
-    cache.clear()
+    cache_files.prune(cache.folder, 0)
     assert torch.equal(mapped, expected)
 
 
@@ -364,12 +365,12 @@ def test_files_that_vanish_meanwhile(cache, monkeypatch):
             path.unlink(missing_ok=True)
         return stat(path, **options)
 
-    listed = cache.entries()
+    listed = cache_files.entries(cache.folder)
     monkeypatch.setattr(Path, "stat", vanishing)
-    assert cache.entries() == []
+    assert cache_files.entries(cache.folder) == []
     monkeypatch.undo()
     monkeypatch.setattr(feature_cache.cache_files, "entries", lambda folder: listed)
-    assert names(cache.prune(0)) == ["a", "b"]
+    assert names(cache_files.prune(cache.folder, 0)) == ["a", "b"]
 
 
 def test_features_that_are_removed_before_they_are_read_back(cache, monkeypatch):
@@ -396,7 +397,7 @@ def test_a_full_disk_is_one_sentence(cache, monkeypatch, error):
     monkeypatch.setattr(feature_cache.os, "fsync", full)
     with pytest.raises(FrostlineError, match=NO_ROOM):
         keep(cache, features())
-    assert (cache.entries(), leftovers(cache)) == ([], [])
+    assert (cache_files.entries(cache.folder), leftovers(cache)) == ([], [])
 
 
 def test_too_little_room_is_said_before_anything_is_computed(cache, monkeypatch):
@@ -431,7 +432,7 @@ def test_an_error_of_the_one_who_produces_is_not_taken_for_a_full_disk(cache):
 
 def test_a_folder_that_can_not_be_written_is_read(cache, monkeypatch):
     keep(cache, features())
-    used = cache.entries()[0].used
+    used = cache_files.entries(cache.folder)[0].used
 
     def refused(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -442,7 +443,7 @@ def test_a_folder_that_can_not_be_written_is_read(cache, monkeypatch):
     got, was_there = keep(cache, features())
     assert was_there
     assert torch.equal(got, features())
-    assert cache.entries()[0].used == used
+    assert cache_files.entries(cache.folder)[0].used == used
     with pytest.raises(FrostlineError, match=rf"^{cache.folder} can't be written .*, or set features=off$"):
         cache.get({}, (1, 1), torch.float32, never)
 

@@ -5,6 +5,7 @@ import torch
 from tests.forks import FORKS
 from tests.tiny import ALL, PROBE, RESNET, Bench, same, tensors
 
+from frostline.features import cache_files
 from frostline.features.cache import FeatureCache
 from frostline.features.reuse import FeatureExtractor
 from frostline.training import trainable
@@ -191,7 +192,7 @@ def test_bf16_features_are_kept_as_they_are_computed(tmp_path):
     reuse = reuse_of(bench, tmp_path)
     result = bench.fit(tmp_path, reuse=reuse)
     assert result.features == ["fc:input"]
-    (entry, *_) = reuse.cache.entries()
+    (entry, *_) = cache_files.entries(reuse.cache.folder)
     assert entry.about["precision"] == "bf16"
 
 
@@ -204,9 +205,9 @@ def test_a_key_is_made_of_all_that_features_depend_on(tmp_path):
         reuse = reuse_of(other, tmp_path)
         trainable.apply_phase(other.network, other.plan, 0)
         split = reuse.split_network(other.network, other.plan, 0, other.data.train)
-        before = {entry.key for entry in reuse.cache.entries()}
+        before = {entry.key for entry in cache_files.entries(reuse.cache.folder)}
         reuse.features(split, other.data.train)
-        return {entry.key for entry in reuse.cache.entries()} - before
+        return {entry.key for entry in cache_files.entries(reuse.cache.folder)} - before
 
     # What does not change the features finds them.
     assert not key({})

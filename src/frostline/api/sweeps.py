@@ -91,25 +91,31 @@ class Sweep(Sequence[Run]):
         return f"Sweep({', '.join([f'{len(self)} runs', *others])})"
 
 
+class SweepOptions(ListOptions, total=False):
+    """Keyword arguments of a sweep's runs."""
+
+    stage: Literal["finetune", "pretrain"]
+    """The command that is run; finetune unless given."""
+
+
 def sweep(
     dataset: AnyPath | Sequence[str] | None = None,
     *,
-    stage: Literal["finetune", "pretrain"] = "finetune",
     fresh: bool = False,
     force: bool = False,
     keep_failed: bool = False,
-    **options: Unpack[ListOptions],
+    **options: Unpack[SweepOptions],
 ) -> Sweep:
     """Run every combination of lists, as `frostline finetune -m` does, or resume the same sweep.
 
     Args:
         dataset: a folder of images, or an option of conf/dataset, or several.
-        stage: the command that is run.
         fresh: start over instead of resuming.
         force: overwrite runs with other configs.
         keep_failed: return the finished runs although others failed.
         options: as for `finetune`; a list means each of its values. An interval is an override in a list:
-            ``sweep="tpe", overrides=["optimizer.lr=tag(log,interval(1e-4,1e-1))"]``.
+            ``sweep="tpe", overrides=["optimizer.lr=tag(log,interval(1e-4,1e-1))"]``. ``stage="pretrain"``
+            runs pretrainings.
 
     Raises:
         FrostlineError: a combination is invalid, before anything runs; or some runs failed, after all others
@@ -119,6 +125,7 @@ def sweep(
     from frostline.pipeline.standalone import Stopped
     from frostline.sweeps import jobs
 
+    stage = options.pop("stage", "finetune")
     overrides = overrides_of(dataset, options, ListOptions, stage=stage)
     with call():
         done = jobs.run(stage, overrides, force=force, fresh=fresh)

@@ -24,6 +24,8 @@ WITHOUT_TTA = "_without_tta"
 """Suffix of the held-out split's name for its metrics without test-time augmentation, if that is used."""
 ACCURACY, MAP = "accuracy", "mAP"
 """The headline metrics with one label per image and with several; see `headline`."""
+MAJORITY = "test/majority_rate"
+"""MLflow's metric for the accuracy of always predicting the most frequent class."""
 ECE_BINS = 15
 TOP = 5
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from frostline.base import project
-from frostline.base.files import DAMAGED, remove_leftovers
+from frostline.base.files import DAMAGED
 from frostline.base.formats import canonical_json
 from frostline.base.locks import exclusive
 from frostline.console import tables
@@ -74,7 +74,6 @@ def prune(limit: int | None, form: Format) -> None:
     """
     limit = project.features_limit() if limit is None else limit
     folder = project.features_dir()
-    remove_leftovers(folder)
     removed = cache_files.prune(folder, limit)
     rest = sum(entry.bytes for entry in cache_files.entries(folder))
     freed = sum(entry.bytes for entry in removed)
@@ -91,9 +90,7 @@ def prune(limit: int | None, form: Format) -> None:
 
 def clear(form: Format) -> None:
     """Remove all features and pixels except those that are being written; print how much was removed."""
-    folder = project.features_dir()
-    remove_leftovers(folder)
-    removed = cache_files.prune(folder, 0)
+    removed = cache_files.prune(project.features_dir(), 0)
     pixels = _clear_pixels()
     for damaged in (project.scratch() / "data").glob(f"*{DAMAGED}"):
         shutil.rmtree(damaged, ignore_errors=True)

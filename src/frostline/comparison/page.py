@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base.formats import csv_text
-from frostline.base.metrics import ACCURACY, MAP, WITHOUT_TTA
+from frostline.base.metrics import ACCURACY, MAJORITY, MAP, WITHOUT_TTA
 from frostline.comparison.statistics import Comparison, Configuration, is_share
 from frostline.plotting import theme
-from frostline.plotting.canvas import new_figure, percent_axis, svg, svg_file
+from frostline.plotting.canvas import new_figure, percent_axis, shortened, svg, svg_file
 from frostline.plotting.templates import page
 from frostline.reporting import words
 from frostline.stats.transfer import Estimate, Gain
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 WITHOUT = {f"test/{name}": f"test{WITHOUT_TTA}/{name}" for name in (ACCURACY, MAP)}
 """A tested metric → the same without test-time augmentation."""
-MAJORITY = "test/majority_rate"
-"""The metric that `evaluation.evaluate` logs to MLflow."""
 MOST_UNLISTED = 6
 """Most parameters without a column that a note names."""
 
@@ -98,7 +96,7 @@ def _plot(comparison: Comparison) -> "Iterator[Figure]":
                 if estimate.low is not None and estimate.high is not None:
                     axes.plot([estimate.low, estimate.high], [place, place], color=colour, linewidth=2)
                 axes.plot([estimate.mean], [place], "D", color=colour, markersize=6)
-        names = [_short_name(line) for line in reversed(comparison.lines)]
+        names = [shortened(line.name, 44) for line in reversed(comparison.lines)]
         axes.set_yticks(range(len(names)), names, fontsize=9)
         axes.set_ylim(-0.6, len(names) - 0.4)
         if is_share(metric):
@@ -163,10 +161,6 @@ def _cells(comparison: Comparison, line: Configuration) -> list[str]:
     if len(comparison.lines) > 1:
         cells += [_gain(comparison.tested, line.gain), words.p_value(line.p) if line.p is not None else ""]
     return cells
-
-
-def _short_name(line: Configuration) -> str:
-    return line.name if len(line.name) <= 44 else f"{line.name[:20]}…{line.name[-23:]}"
 
 
 def _result(metric: str, estimate: Estimate | None) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_json
-from frostline.base.metrics import ACCURACY, WITHOUT_TTA, task_metrics
+from frostline.base.metrics import ACCURACY, MAJORITY, WITHOUT_TTA, task_metrics
 from frostline.base.run_folder import METRICS, PREDICTIONS, THRESHOLDS, WEIGHTS, verified
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.data.loading.label_budget import label_budget
@@ -37,8 +37,6 @@ from frostline.training.services import Evaluation, Misclassified, Services
 
 Metrics = dict[str, dict[str, float]]
 """Split → metric → value."""
-MAJORITY = "test/majority_rate"
-"""MLflow's metric for the accuracy of always predicting the most frequent class."""
 SPLITS = ("test", "val", "train")
 """In the order of evaluation; a data set may have no test split."""
 MISTAKES, THUMBNAIL = 24, 160

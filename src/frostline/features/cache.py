@@ -23,9 +23,7 @@ from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, full_disk
 from frostline.features import cache_files
-from frostline.features.cache_files import Entry, hash_in, header, lock_of, path_of
-
-__all__ = ["DTYPES", "MAPPED_BYTES", "Entry", "FeatureCache"]
+from frostline.features.cache_files import hash_in, header, lock_of, path_of
 
 MAPPED_BYTES = 1 << 30
 """Larger features are memory-mapped instead of read into memory."""
@@ -93,19 +91,6 @@ class FeatureCache:
             made = self._write(key, wanted, produce)
             cache_files.prune(self.folder, self.limit, keep=key)
             return made, False
-
-    def entries(self) -> list[Entry]:
-        """Return the cached entries, the most recently used first."""
-        return cache_files.entries(self.folder)
-
-    def prune(self, limit: int) -> list[Entry]:
-        """Remove the least recently used entries until `limit` bytes remain at most; return them."""
-        remove_leftovers(self.folder)
-        return cache_files.prune(self.folder, limit)
-
-    def clear(self) -> list[Entry]:
-        """Remove all entries; return them."""
-        return self.prune(0)
 
     def _prepare(self) -> None:
         """Create the folder, and check that it is writable."""

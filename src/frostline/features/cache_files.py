@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline.base.files import DAMAGED
+from frostline.base.files import DAMAGED, remove_leftovers
 from frostline.base.formats import parsed_json
 
 ENDING = ".safetensors"
@@ -86,13 +86,14 @@ def entries(folder: Path) -> list[Entry]:
 def prune(folder: Path, limit: int, keep: str | None = None) -> list[Entry]:
     """Remove the least recently used entries until the rest fits into `limit` bytes; return the removed ones.
 
-    Damaged files that were set aside are removed first. A process that has an entry open or mapped can still
-    read it.
+    What killed writers left is removed, and damaged files that were set aside go first. A process that has an
+    entry open or mapped can still read it.
 
     Args:
         limit: bytes on disk.
-        keep: a key that is never removed.
+        keep: a key that is never removed, whose lock the caller holds.
     """
+    remove_leftovers(folder, locked_key=keep)
     listed = entries(folder)
     excess = sum(entry.bytes for entry in listed) - limit
     for aside in folder.glob(f"*{ENDING}{DAMAGED}"):

@@ -56,6 +56,12 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height))
 
 
+def shortened(name: str, letters: int) -> str:
+    """Shorten a name in the middle, as names often differ in their last letters: ``slow_t…_layer_2``."""
+    front = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[:front]}…{name[front + 1 - letters :]}"
+
+
 def text_width(text: str, size: float) -> float:
     """Return the width of `text` in inches at `size` points."""
     from matplotlib import style

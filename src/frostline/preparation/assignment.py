@@ -11,7 +11,7 @@ from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import some
 from frostline.data.reading.rows import Rows
 from frostline.data.reading.sources import name_of, place_of
-from frostline.data.reading.splits import stratified_split
+from frostline.data.reading.splits import stratified_split, with_train
 from frostline.preparation.grouped import assign_folds, grouped_split, uneven, unite
 from frostline.preparation.iterative_split import iterative_folds, iterative_split
 
@@ -67,10 +67,9 @@ class _Drawing:
             return iterative_split(labels, shares, seed, groups=units), []
         if not self.grouped:
             return stratified_split(labels, shares, seed, groups=units, names=self.classes), []
-        wanted = {name: share for name, share in shares.items() if share is not None}
-        if sum(wanted.values()) >= 1 or not wanted:  # raises an error, or draws nothing
-            return stratified_split(labels, shares, seed, names=self.classes), []
-        wanted = {"train": 1 - sum(wanted.values()), **wanted}
+        wanted = with_train(shares)
+        if len(wanted) == 1:
+            return np.full(len(rows), "train"), []
         splits = grouped_split(labels, units, wanted, seed)
         return splits, _not_stratified(list(uneven(labels, splits, wanted, self.classes)))
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frostline.console.errors import FrostlineError
+from frostline.data.reading.splits import FOR_GROUPS, drawn_numbers
 
-_PURPOSE = 2
-"""Purpose of the random stream, so that it is independent of those in `data.reading.splits`."""
 _OFF = 0.5
 """A class is named as not stratified if its share of a part is off by more than this, relative."""
 
@@ -104,8 +103,7 @@ def _assign(
     totals = np.append(np.bincount(labels, minlength=classes), len(labels)).astype(np.float64)
     filled = np.zeros((len(shares), classes + 1))
     parts = np.empty(count, dtype=np.int64)
-    stream = np.random.PCG64(np.random.SeedSequence([seed, _PURPOSE]))
-    for group in np.lexsort((stream.random_raw(count), -sizes)).tolist():
+    for group in np.lexsort((drawn_numbers(count, seed, FOR_GROUPS), -sizes)).tolist():
         own = slice(starts[group], starts[group + 1])
         columns = np.append(pair_labels[own], classes)
         added = np.append(pair_counts[own], sizes[group]) / totals[columns]

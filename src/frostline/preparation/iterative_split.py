@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frostline.console.errors import FrostlineError
-
-_PURPOSE = 2
-"""Of the random stream, besides those in `data.reading.splits`."""
+from frostline.data.reading.splits import FOR_GROUPS, drawn_numbers, with_train
 
 
 def iterative_split(
@@ -32,11 +30,7 @@ def iterative_split(
     Raises:
         FrostlineError: the shares leave nothing for train, or there are fewer groups than splits.
     """
-    held_out = {name: share for name in ("val", "test") if (share := shares[name]) is not None}
-    if sum(held_out.values()) >= 1:
-        total = " + ".join(f"dataset.split.{name}={share:g}" for name, share in held_out.items())
-        raise FrostlineError(f"{total}: leaves no images to train on; the shares must add up to less than 1")
-    divided = {"train": 1 - sum(held_out.values()), **held_out}
+    divided = with_train(shares)
     return np.array(list(divided), dtype="<U5")[_divide(labels, groups, divided, seed)]
 
 
@@ -66,7 +60,7 @@ def _divide(
     np.add.at(has, unit_of, labels)
     # In the order of the rows, so that the numbers of the groups don't matter.
     order = np.argsort(first, kind="stable")
-    order = order[_order(len(order), seed)]
+    order = order[np.argsort(drawn_numbers(len(order), seed, FOR_GROUPS), kind="stable")]
     chosen = np.full(len(first), -1)
     remaining = has.sum(axis=0)
     lacks, lacks_label = part * len(labels), np.outer(remaining, part)
@@ -91,9 +85,3 @@ def _divide(
             fullest = np.bincount(chosen, minlength=len(shares)).argmax()
             chosen[min(order[chosen[order] == fullest].tolist(), key=sizes.__getitem__)] = split
     return chosen[unit_of]
-
-
-def _order(count: int, seed: int) -> NDArray[np.int64]:
-    """Return a permutation by raw PCG64 output, which NumPy keeps the same across versions (NEP 19)."""
-    stream = np.random.PCG64(np.random.SeedSequence([seed, _PURPOSE]))
-    return np.argsort(stream.random_raw(count), kind="stable")

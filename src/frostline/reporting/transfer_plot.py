@@ -13,6 +13,7 @@ from frostline.plotting.canvas import (
     new_figure,
     percent_axis,
     png,
+    shortened,
     spread_apart,
     svg,
     write_text,
@@ -161,7 +162,14 @@ def _names_at_ends(axes: "Axes", summary: Summary, colours: dict[str, theme.Colo
         leader: Style = {"color": colour, "linewidth": 0.8, "clip_on": False, "transform": axes.transAxes}
         axes.plot([1.0, 1.04], [end, place], **leader)
         weight = _weight(bold=arm is summary.chosen)
-        write_text(axes, (1.05, place), short_name(arm.name), color=colour, fontweight=weight, va="center")
+        write_text(
+            axes,
+            (1.05, place),
+            _name(arm),
+            color=colour,
+            fontweight=weight,
+            va="center",
+        )
 
 
 def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
@@ -185,7 +193,7 @@ def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
     if jumpstart and start > base:
         _arrow(axes, (0, base), (0, start))
     inch = 1 / inches_high(axes)
-    facts = [_earlier_text(short_name(arm.name), earlier, own)]
+    facts = [_earlier_text(_name(arm), earlier, own)]
     if jumpstart:
         facts.insert(0, (f"{words.points(jumpstart.mean)} points", "before any training"))
     for row, (number, meaning) in enumerate(facts):
@@ -255,7 +263,13 @@ def _row_text(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: boo
     bottom, top = axes.get_ylim()
     inch = (bottom - top) / inches_high(axes)
     write_text(
-        axes, (-0.07, row), short_name(arm.name), color=colour, fontweight=weight, ha="right", **in_row
+        axes,
+        (-0.07, row),
+        _name(arm),
+        color=colour,
+        fontweight=weight,
+        ha="right",
+        **in_row,
     )
     accuracy, gain = words.percent(arm.score.mean), arm.comparison.gain if arm.comparison else None
     place = (1.08, row - 0.09 * inch if gain else row)
@@ -276,13 +290,9 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]  # capitalize() would make map of mAP
 
 
+def _name(arm: ArmSummary) -> str:
+    return shortened(arm.name, LONGEST_NAME)
+
+
 def _weight(*, bold: bool) -> str:
     return "bold" if bold else "normal"
-
-
-def short_name(name: str) -> str:
-    """Return an arm's name as it fits beside the axes: ``linear_probe``, ``slow_t…_layer_2``."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    half = LONGEST_NAME // 2
-    return f"{name[: half - 1]}…{name[-half:]}"

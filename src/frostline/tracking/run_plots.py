@@ -19,6 +19,7 @@ from frostline.plotting.canvas import (
     new_figure,
     percent_axis,
     png,
+    shortened,
     svg_file,
 )
 
@@ -184,7 +185,7 @@ def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.spines[:].set_visible(False)
         ticks = range(len(classes)) if len(classes) <= NAMED_CLASSES else ()
-        names = [_shortened(classes[i]) for i in ticks]
+        names = [shortened(classes[i], SHORT_NAME) for i in ticks]
         upright = all(len(name) <= 2 for name in names)
         axes.set_xticks(ticks, names, rotation=0 if upright else 90)
         axes.set_yticks(ticks, names)
@@ -217,9 +218,3 @@ def trained_groups(training: Path) -> list[str]:
         return []
     phases = json.loads(training.read_bytes())["phases"]
     return [p["train"] if isinstance(p["train"], str) else " + ".join(p["train"]) for p in phases]
-
-
-def _shortened(name: str) -> str:
-    """Shorten a name in the middle: names often differ in their last letters only."""
-    half = SHORT_NAME // 2
-    return name if len(name) <= SHORT_NAME else f"{name[:half]}…{name[1 - half :]}"

@@ -18,8 +18,8 @@ SPLITS = ("train", "val", "test")
 NAMED = 5
 """Maximum number of classes that an error names."""
 
-# Purposes of random streams, so that a split and a subset of the same seed are independent.
-_FOR_SPLIT, _FOR_SUBSET = 0, 1
+# Purposes of random streams, so that splits and subsets of the same seed are independent.
+_FOR_SPLIT, _FOR_SUBSET, FOR_GROUPS = 0, 1, 2
 _UNLABELLED = 2**32 - 1
 """The stream of the rows without a label, where others have several."""
 
@@ -54,11 +54,7 @@ def stratified_split(
     """
     labels = _labels(labels)
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    held_out = {name: share for name in ("val", "test") if (share := shares[name]) is not None}
-    if sum(held_out.values()) >= 1:
-        total = " + ".join(f"dataset.split.{name}={share:g}" for name, share in held_out.items())
-        raise FrostlineError(f"{total}: leaves no images to train on; the shares must add up to less than 1")
-    all_shares = {"train": 1 - sum(held_out.values()), **held_out}
+    all_shares = with_train(shares)
     splits = np.full(len(labels), "train", dtype="<U5")
     _check_sizes(labels, groups, all_shares, names)
     for label in np.unique(labels):
@@ -66,11 +62,29 @@ def stratified_split(
         units = _units(_shuffled(rows, seed, _FOR_SPLIT, int(label)), groups)
         counts = _largest_remainder(len(rows), all_shares)
         for split in ("test", "val"):
-            if split in held_out:
-                later = 1 if split == "val" or "val" not in held_out else 2
+            if split in all_shares:
+                later = 1 if split == "val" or "val" not in all_shares else 2
                 taken, units = _take(units, counts[split], leave=later)
                 splits[taken] = split
     return splits
+
+
+def with_train(shares: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the share of each split: that of train is what val and test leave.
+
+    Raises:
+        FrostlineError: they leave nothing.
+    """
+    held_out = {name: share for name in ("val", "test") if (share := shares[name]) is not None}
+    if sum(held_out.values()) >= 1:
+        total = " + ".join(f"dataset.split.{name}={share:g}" for name, share in held_out.items())
+        raise FrostlineError(f"{total}: leaves no images to train on; the shares must add up to less than 1")
+    return {"train": 1 - sum(held_out.values()), **held_out}
+
+
+def drawn_numbers(count: int, *entropy: int) -> NDArray[np.uint64]:
+    """Return (count,) raw random numbers; each list of numbers has a stream of its own."""
+    return np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(count)
 
 
 def take_shots(
@@ -196,8 +210,7 @@ def _labels(labels: ArrayLike) -> NDArray[np.int64]:
 
 
 def _shuffled(rows: NDArray[Any], seed: int, purpose: int, label: int) -> NDArray[Any]:
-    stream = np.random.PCG64(np.random.SeedSequence([seed, purpose, label]))
-    return rows[np.argsort(stream.random_raw(len(rows)), kind="stable")]
+    return rows[np.argsort(drawn_numbers(len(rows), seed, purpose, label), kind="stable")]
 
 
 def _units(rows: NDArray[Any], groups: NDArray[Any]) -> list[list[int]]:
