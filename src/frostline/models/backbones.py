@@ -93,19 +93,10 @@ def _timm(backbone: schema.Timm, spec: InputSpec, classes: int) -> nn.Module:
     return model
 
 
-def timm_config(backbone: schema.Timm) -> dict[str, Any]:
-    """Return timm's description of the model's default weights: size, mean, url and so on.
-
-    Raises:
-        FrostlineError: timm has no such model.
-    """
-    return resolve_name(backbone.name)[1]
-
-
 def _timm_input(backbone: schema.Timm) -> InputSpec:
     from timm.data import resolve_data_config
 
-    return timm_input(resolve_data_config(pretrained_cfg=timm_config(backbone)))
+    return timm_input(resolve_data_config(pretrained_cfg=resolve_name(backbone.name)[1]))
 
 
 def timm_input(config: dict[str, Any]) -> InputSpec:
@@ -121,10 +112,6 @@ def timm_input(config: dict[str, Any]) -> InputSpec:
         std=tuple(float(v) for v in config["std"]),
         fit=FITS.get(config.get("crop_mode", "center"), "crop"),
     )
-
-
-def _mlp_input(backbone: schema.Mlp) -> InputSpec:
-    return InputSpec(size=28, channels=1, interpolation="bicubic", crop=1.0, mean=(0.0,), std=(1.0,))
 
 
 def _plugin(backbone: schema.PluginBackbone, spec: InputSpec, classes: int) -> nn.Module:
@@ -176,7 +163,9 @@ def _plugin_errors(place: str) -> Iterator[None]:
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "timm": _timm, "plugin": _plugin}
 DEFAULT_INPUTS: dict[str, Callable[..., InputSpec]] = {
-    "mlp": _mlp_input,
+    "mlp": lambda backbone: InputSpec(
+        size=28, channels=1, interpolation="bicubic", crop=1.0, mean=(0.0,), std=(1.0,)
+    ),
     "timm": _timm_input,
     "plugin": _plugin_input,
 }

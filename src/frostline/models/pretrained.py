@@ -15,7 +15,7 @@ from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import say_once
-from frostline.models.backbones import build, default_input, timm_config, timm_input
+from frostline.models.backbones import build, default_input, timm_input
 from frostline.models.head_init import RANDOM, HeadInit, choose_head_init, reorder_classes
 from frostline.models.initial_weights import NO_WEIGHTS, InitialWeights
 from frostline.models.input_spec import InputSpec, size_of
@@ -229,7 +229,7 @@ def _imagenet(backbone: schema.Backbone) -> InitialWeights:
 
 def _with_weights(backbone: schema.Timm) -> dict[str, Any]:
     """Return timm's config of the model; refuse a model without weights."""
-    config = timm_config(backbone)
+    config = resolve_name(backbone.name)[1]
     if not config.get("url") and not config.get("hf_hub_id"):
         raise FrostlineError(
             f"weights: timm has no ImageNet weights for {backbone.name}; choose another backbone"
@@ -241,7 +241,6 @@ def _from_package(backbone: schema.Timm) -> InitialWeights:
     import importlib
 
     import timm
-    from timm.data import resolve_data_config
 
     module, name = PACKAGED[backbone.name]
     try:
@@ -259,7 +258,7 @@ def _from_package(backbone: schema.Timm) -> InitialWeights:
     assert all(a.shape == b.shape for (_, a), (_, b) in pairs), "the package's tensors are not timm's"
     return InitialWeights(
         state={ours: tensor for (ours, _), (_, tensor) in pairs},
-        input=timm_input(resolve_data_config(pretrained_cfg=timm_config(backbone))),
+        input=default_input(backbone),
         classes=None,
         source=f"the ImageNet weights of {backbone.name}",
         sha256=sha256_of(path),

@@ -78,13 +78,12 @@ def split_cost(split: Split) -> Cost | None:
 
 def copy_to_meta(network: nn.Module) -> nn.Module:
     """Return a copy on the meta device, without copying the weights in between."""
-    tensors = [*network.parameters(), *network.buffers()]
-    return copy.deepcopy(network, {id(tensor): _empty(tensor) for tensor in tensors})
-
-
-def _empty(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    empty: dict[int, Any] = {
+        id(tensor): nn.Parameter(torch.empty_like(tensor, device="meta"), tensor.requires_grad)
+        for tensor in network.parameters()
+    }
+    empty |= {id(tensor): torch.empty_like(tensor, device="meta") for tensor in network.buffers()}
+    return copy.deepcopy(network, empty)
 
 
 def _of_phase(sketch: nn.Module, plan: FreezePlan, phase: int, shape: Sequence[int]) -> Cost | None:
