@@ -18,6 +18,7 @@ from frostline.commands import cache_actions
 from frostline.commands.cache_actions import bytes_of
 from frostline.commands.main import EXIT_USER, main
 from frostline.console.units import UNITS, size
+from frostline.features import cache_files
 from frostline.features.cache import FeatureCache
 
 ABOUT = {"backbone": "resnet18", "cut": "layer4", "dataset": "pictures", "weights": "ab12"}
@@ -53,7 +54,7 @@ def keep(split: str, images: int = 1000, seconds_ago: float = 0) -> Path:
     cache = FeatureCache(project.features_dir(), 1 << 30)
     features = torch.zeros(images, 64, 2, dtype=torch.bfloat16)
     cache.get({**ABOUT, "split": split}, features.shape, features.dtype, lambda: [features])
-    path = cache.entries()[0].path
+    path = cache_files.entries(cache.folder)[0].path
     os.utime(path, (time.time() - seconds_ago,) * 2)
     return path
 
@@ -152,7 +153,7 @@ def test_clear_removes_pixels_too_but_not_what_is_being_written(say):
         out = say("clear")
     assert out.startswith("removed 1 file of features and 3 of pixels: freed 256 KiB; ")
     assert [path.exists() for path in gone + stays] == [False] * 3 + [True] * 2
-    assert FeatureCache(project.features_dir(), 1).entries() == []
+    assert cache_files.entries(project.features_dir()) == []
 
 
 @pytest.mark.parametrize(
