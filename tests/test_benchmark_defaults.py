@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.defaults import __main__ as command
-from benchmarks.defaults import plan, table
+from benchmarks.defaults import plan, running_statistics, table
 
 from frostline.config import compose, stage_configs
 
@@ -36,6 +37,7 @@ def test_the_docs_have_the_recorded_tables():
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert table.markdown(table.accuracies(results)) in page
     assert table.markdown(table.losses(results)) in page
+    assert table.markdown(running_statistics.rows(RUNS.with_name("running-statistics.jsonl"))) in page
 
 
 def test_the_search_chooses_on_validation_and_is_judged_on_test(tmp_path):
@@ -76,6 +78,17 @@ def test_each_class_has_enough_images_for_the_most_labels():
     assert by_target["emoji"] == {5, 10, 40}
     assert by_target["stamps"] == {5, 10}
     assert by_target["digits"] == by_target["clothes"] == by_target["glyphs"] == {5, 10, 50}
+
+
+def test_estimates_forget_the_source_at_different_paces():
+    batches = [torch.full((1,), value) for value in (2.0, 4.0, 6.0)]
+    means = {}
+    for name, momentum in running_statistics.ESTIMATES.items():
+        found = [(torch.full((1,), 100.0), torch.ones(1))]
+        for step, mean in enumerate(batches, 1):
+            found = running_statistics.moved(found, [(mean, torch.ones(1))], momentum(step))
+        means[name] = round(found[0][0].item(), 3)
+    assert means == {"moving average": 74.022, "first batch": 2.58, "ten batches": 4.0}
 
 
 @pytest.mark.slow
