@@ -105,12 +105,13 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._ended.wait(INTERVAL):
-            self.peak_kib = max(self.peak_kib, sum(map(_kib, _family())))
+            self.peak_kib = max(self.peak_kib, sum(map(rollup_kib, _family())))
 
 
-def _kib(pid: str) -> int:
+def rollup_kib(pid: str) -> int:
+    """Return the proportional set size of a process, KiB; 0 if it has ended."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:  # it has ended
+    except OSError:
         return 0
-    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)

@@ -60,8 +60,10 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
         **_from_confusion(confusion(truth, predictions, k)),
     }
     if k > TOP:
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
-        metrics["top5_accuracy"] = float((best == truth[:, None]).any(axis=1).mean())
+        # The label's rank; of equal scores, the first class leads. Sorting 10,000 classes takes too long.
+        own = scores[np.arange(n), truth][:, None]
+        before = (scores == own) & (np.arange(k) < truth[:, None])
+        metrics["top5_accuracy"] = float((((scores > own) | before).sum(axis=1) < TOP).mean())
     return metrics
 
 
