@@ -2,8 +2,8 @@
 
     .venv/bin/python docs/site/screenshots.py FOLDER
 
-FOLDER must not exist; it gets what the commands write. `--programs BIN` takes `frostline`, `dvc` and `python`
-from another environment. Needs Chromium, and prints how long each command took.
+FOLDER must not exist; it gets what the commands write. `--programs BIN` takes `frostline`, `dvc`, `python`
+and `jupyter` from another environment. Needs Chromium and Jupyter, and prints how long each command took.
 """
 
 import argparse
@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[1]
 TUTORIAL = DOCS / "tutorial.md"
 PICTURES = DOCS / "tutorial"
 BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
-WIDTH, REPORT_HEIGHT, COLOURS = 1280, 1250, 128
+WIDTH, REPORT_HEIGHT, NOTEBOOK_HEIGHT, COLOURS = 1280, 1250, 1300, 128
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,19 @@ def main() -> None:
     parser.add_argument("--programs", type=Path, default=Path(sys.executable).parent)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
+    cells: list[str] = []
     environment = {**os.environ, "PATH": f"{arguments.programs.absolute()}:{os.environ['PATH']}"}
     folder = arguments.folder.absolute()
     for step in steps(TUTORIAL.read_text(encoding="utf-8")):
+        if cells and not step.cell:  # before the next command changes the results
+            notebook(cells, folder, environment)
+            cells = []
         if step.file:
             (folder / step.file).write_text(step.text, encoding="utf-8")
         elif step.text.startswith("cd "):
             folder /= step.text.removeprefix("cd ")
         elif step.cell:
-            subprocess.run(["python", "-c", step.text], cwd=folder, env=environment, check=True)
+            cells.append(step.text)
         elif step.text == "frostline ui":
             with served(folder, environment) as address:
                 picture("mlflow", address, height=640, wait=8.0)
@@ -105,6 +109,17 @@ def served(folder: Path, environment: dict[str, str]) -> Iterator[str]:
             yield next((line.split()[0] for line in lines if "(study " in line), addresses[-1])
         finally:
             server.send_signal(signal.SIGINT)
+
+
+def notebook(cells: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Run a notebook with the environment's Jupyter, and take a picture of it."""
+    import nbformat
+
+    written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell.rstrip()) for cell in cells])
+    nbformat.write(written, folder / "look.ipynb")
+    command = ["jupyter", "nbconvert", "--execute", "--to", "html", "look.ipynb"]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    picture("notebook", (folder / "look.html").as_uri(), height=NOTEBOOK_HEIGHT, wait=3.0)
 
 
 def picture(name: str, address: str, height: int, wait: float = 1.0) -> None:

@@ -1,6 +1,6 @@
 """`frostline experiments`: DVC's experiments as one table, a row each: what differs, and each arm's accuracy.
 
-`dvc exp show` has a column for every dependency of every stage, about fifty, which no setting of DVC hides.
+`dvc exp show` has a column for every dependency of every stage, about fifty; only a long `--drop` hides them.
 """
 
 import argparse
