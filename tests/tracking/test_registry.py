@@ -244,6 +244,16 @@ def test_what_is_not_there_is_one_sentence(registered, address, sentence):
         resolve.folder(address)
 
 
+def test_a_store_without_models_says_how_to_register_one(tmp_path, monkeypatch, no_runs):
+    from mlflow import MlflowClient
+
+    shutil.copy(no_runs, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("frostline")
+    with pytest.raises(FrostlineError, match=r"; register one: frostline register RUN --name pets$"):
+        resolve.folder("models:/pets@champion")
+
+
 @pytest.mark.usefixtures("registered")
 def test_an_unknown_name_is_reported_before_anything_slow_is_imported(place):
     code = (

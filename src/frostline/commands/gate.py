@@ -23,4 +23,5 @@ def run(arguments: argparse.Namespace) -> None:
     """Check the bounds of the gate."""
     from frostline.stats import gate
 
-    gate.run(options.read_report_config(arguments.resolved).gate, arguments.report)
+    if not gate.run(options.read_report_config(arguments.resolved).gate, arguments.report):
+        print("gate: the study has no bounds (key gate of its experiment): nothing is checked")

@@ -259,8 +259,9 @@ class Models:
             model = client.get_registered_model(name)
         except MlflowException:
             known = [registered.name for registered in client.search_registered_models(max_results=1000)]
+            advice = allowed(name, known) if known else f"register one: frostline register RUN --name {name}"
             raise FrostlineError(
-                f"{uri}: no model {name!r} is registered at {self._store.shown}; {allowed(name, known)}"
+                f"{uri}: no model {name!r} is registered at {self._store.shown}; {advice}"
             ) from None
         try:
             found = client.get_model_version_by_alias if at else client.get_model_version
