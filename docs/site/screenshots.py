@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[1]
 TUTORIAL = DOCS / "tutorial.md"
 PICTURES = DOCS / "tutorial"
 BLOCK = re.compile(r"```(python|console)\n(.*?)```", re.DOTALL)
-WIDTH, REPORT_HEIGHT, NOTEBOOK_HEIGHT, COLOURS = 1280, 1250, 1300, 128
+WIDTH, REPORT_HEIGHT, NOTEBOOK_HEIGHT, COLOURS = 1280, 1250, 1340, 128
 
 
 @dataclass(frozen=True)
