@@ -50,7 +50,7 @@ class FeatureExtractor:
 
     @property
     def views(self) -> int | None:
-        """Augmented views of each training image; None: no augmentation, or new views at each step."""
+        """Cached augmented views per training image; None: no augmentation, or new views at each step."""
         drawn = isinstance(self.config, schema.AutoFeatures) and augments(self.augment)
         return self.config.views if drawn else None  # type: ignore[union-attr]
 

@@ -256,7 +256,7 @@ class _Splitter:
     """Splits a network at the places of a recorded forward pass.
 
     Args:
-        unchanged: modules that do not change themselves, though layers inside them may.
+        unchanged: modules whose own tensors do not change, though those of layers inside them may.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class _Splitter:
     ) -> None:
         self.network, self.stand_in, self.recording = network, stand_in, recording
         self.names = {module: name for name, module in network.named_modules()}
-        # A tensor outside the recorded calls may be used anywhere: its layer need not be called for that.
+        # A tensor outside the recorded calls may be used anywhere, without a call of its layer.
         self.anywhere = {
             f"{self.names[module]}.".lstrip(".") + tensor
             for module in unchanged

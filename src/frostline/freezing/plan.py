@@ -1,8 +1,8 @@
 """The plan of a run: what trains at every step, and how fast.
 
 Everything here is a pure function of (plan, step, starts). `starts` records the step at which each phase
-entered so far began; it is the only state of a run, since a plateau can end a phase before its budget does. A
-resumed run needs only `starts` and the step.
+entered so far began; it is the only state of a run, since a plateau can end a phase before its maximum
+length. A resumed run needs only `starts` and the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -164,7 +164,7 @@ class FreezePlan:
         return scale * self.curve_factor(starts, step) if scale else 0.0
 
     def scale(self, phase: int, group: str, depth: int | None) -> float:
-        """Return that factor without the curve of `phase`; without layer decay if `depth` is None."""
+        """Return `factor` in `phase` without the curve; also without layer decay if `depth` is None."""
         plan = self.phases[phase]
         if group not in plan.train:
             return 0.0
@@ -178,7 +178,7 @@ class FreezePlan:
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
     def constant_until(self, starts: Sequence[int], step: int) -> int:
-        """Return the step up to which learning rates and momentum stay, unless the phase ends early."""
+        """Return the step up to which learning rates and momentum are constant if no phase ends early."""
         end = self.end_of(starts)
         steady = self.phases[len(starts) - 1].curve.is_constant(step - starts[-1], end - starts[-1])
         return end if steady else step + 1
@@ -208,7 +208,7 @@ class FreezePlan:
         return self.layers.parameters.intersection(names)
 
     def trained_size(self, phase: int, network: nn.Module) -> int:
-        """Return how many numbers the parameters that train in `phase` have."""
+        """Return the number of elements of the parameters that train in `phase`."""
         trained = self.trained(phase)
         return sum(tensor.numel() for name, tensor in network.named_parameters() if name in trained)
 

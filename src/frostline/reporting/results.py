@@ -53,9 +53,9 @@ class ArmSummary:
     epochs: int
     """Of the longest run."""
     train_seconds: Estimate
-    """One run's."""
+    """Training time of one run."""
     all_train_seconds: float
-    """All runs'."""
+    """Sum over all runs."""
     epochs_to_baseline: TimeToThreshold | None
     """To reach the best validation accuracy of the baseline's run with the same fold and seed; None without a
     baseline."""
@@ -67,7 +67,7 @@ class ArmSummary:
 
     @property
     def score(self) -> Estimate:
-        """On test, or on validation where there is no test split."""
+        """Accuracy or mAP on test, or on validation where there is no test split."""
         return self.test[headline(self.test)] if self.test else self.val_score
 
 
@@ -152,7 +152,7 @@ class Summary:
 
     @property
     def reported(self) -> str:
-        """What results are: ``test accuracy``, ``validation mAP``, …"""
+        """The name of the reported quantity: ``test accuracy``, ``validation mAP``, …"""
         return f"{self.measured} {self.metric}"
 
     @property

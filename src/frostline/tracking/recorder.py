@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from frostline.tracking.machine_load import MachineLoad
 
 PATIENCE_SECONDS = 45.0
-"""How long a finished command waits for a store on this machine to take its next record. Also how long this
-process tries to record in a slow or failing server that its command was killed."""
+"""How long a finished command waits for a store on this machine to take its next record. If the command was
+killed: how long this process tries to record that in a slow or failing store."""
 GRACE_SHARE = 0.005
 """Share of its run time that a finished command waits for a slow server; at least `project.wait_seconds`.
 With the time that ending takes, a command of ten seconds or more waits for less than 1 % of its run time."""
 REQUEST_SECONDS = 0.05
-"""A server that takes less time for a request, on average since the end of the command, is waited for."""
+"""A finished command waits for all records if the server takes less than this per request, on average."""
 REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1")
 PLOT_CPU_SECONDS = 5.0
 """CPU time spent on plots after everything else is recorded."""
@@ -56,7 +56,7 @@ class Listener:
     """Waits for new records, and samples the machine's load while runs are open, whatever the store does.
 
     Args:
-        stream: a pipe from the owner, the command that records: its name, a line end, then a byte a record.
+        stream: a pipe from the owner, the command that records: its name, a line end, then a byte per record.
     """
 
     def __init__(self, stream: int) -> None:
@@ -85,7 +85,7 @@ class Listener:
         self.news.set()
 
     def has_unread(self, path: Path) -> bool:
-        """Return whether a journal of the owner has unread records: samples of the load may follow them."""
+        """Return whether a journal of the owner has unread records, which samples of the load may follow."""
         with suppress(FileNotFoundError):
             return path in self._positions and self._positions[path] < path.stat().st_size
         return False
@@ -182,7 +182,7 @@ class Watchdog:
                 waited += max(0.0, passed - own)  # what this process computes is not the server's delay
             grace = max(project.wait_seconds(), GRACE_SHARE * (closed_at - self._begun))
             if (self.transient and self._local) or not process_is_alive(self._listener.owner):
-                grace = PATIENCE_SECONDS  # a command that was killed waits for nothing
+                grace = PATIENCE_SECONDS  # a killed command does not wait for this process
             requests = self._requests.count - before
             slow = not self._local and waited > REQUEST_SECONDS * (requests + 1)
             if waited > grace and (slow or self.failing):
@@ -260,9 +260,10 @@ def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
 
 
 def _progress_pipe() -> Callable[[], None]:
-    """Return a function that reports progress through standard output, a pipe that the owner reads last.
+    """Return a function that reports progress through standard output, a pipe to the owner.
 
-    The pipe may be full until then. Nothing else is printed there from now on.
+    The owner reads it at its end only, so the pipe may be full until then. Nothing else is printed there from
+    now on.
     """
     pipe = os.dup(sys.stdout.fileno())
     os.set_blocking(pipe, False)

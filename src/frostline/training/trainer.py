@@ -57,8 +57,8 @@ class Fit:
     """The result of a fit."""
 
     history: list[Row] = field(default_factory=list)
-    """A row per epoch, with the keys `history_columns`; the first is the network before training. Those of
-    selection are None if the validation split chooses the epoch, or nothing."""
+    """A row per epoch, with the keys `history_columns`; the first is the network before training. The keys
+    ``selection/…`` are None if the validation split or no split chooses the best epoch."""
     epoch_seconds: list[float] = field(default_factory=list)
     """Seconds from the start of training to the end of each epoch, including validation."""
     best_epoch: int = 0
@@ -95,7 +95,7 @@ class Callbacks:
     reuse: FeatureReuse | None
     """Computes frozen layers once; None: the whole network runs at every step."""
     averaging: Averaging | None
-    """Validate and return an average of the weights; None: the weights themselves."""
+    """Validates and returns an average of the weights; None: the fit uses the weights themselves."""
     on_epoch: OnEpoch
 
     @property
@@ -184,7 +184,7 @@ def fit(
 
 
 def _arrange(classifier: Classifier, data: ImageData, config: schema.Trainer, callbacks: Callbacks) -> None:
-    """Set how the classifier computes, and how many steps it and its data take per batch of Lightning's."""
+    """Set how the classifier computes, and how many optimizer steps one Lightning batch consists of."""
     classifier.execution.arrange(classifier.network)
     if classifier.execution.trains == "fp16":
         classifier.scaler = classifier.scaler or torch.amp.GradScaler(device_of(config.device).type)
