@@ -3,10 +3,10 @@
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -16,6 +16,24 @@ from pathlib import Path
 
 START_SECONDS = 120
 HELD_SECONDS = 3.0
+SERVER = """
+import os, sys
+import uvicorn
+from mlflow.server import constants, handlers
+
+folder, port = sys.argv[1:]
+store = f"sqlite:///{folder}/team.db"
+os.environ |= {
+    constants.BACKEND_STORE_URI_ENV_VAR: store,
+    constants.REGISTRY_STORE_URI_ENV_VAR: store,
+    constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+    constants.ARTIFACTS_DESTINATION_ENV_VAR: f"{folder}/files",
+    constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+}
+handlers.initialize_backend_stores(store, store, "mlflow-artifacts:/")
+uvicorn.run("mlflow.server.fastapi_app:app", host="127.0.0.1", port=int(port))
+"""
+"""What `mlflow server --workers 1` does; test_team.py starts one by that command."""
 
 
 def free_port() -> int:
@@ -25,12 +43,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(folder: Path, port: int | None = None) -> Iterator[int]:
-    """Run a server that stores everything in `folder`; yields its port."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/team.db", "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "files")]
+def mlflow_server(python: Path, folder: Path, empty: Path) -> Iterator[int]:
+    """Run a server that stores everything in `folder`; yields its port.
+
+    Args:
+        python: that of tests/warm.py.
+        empty: a store without runs, to begin with.
+    """
+    port = free_port()
+    shutil.copy(empty, folder / "team.db")
+    command = [str(python), "-c", SERVER, str(folder), str(port)]
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     with (folder / "log").open("w") as log:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.imports import SRC
 from tests.study import clone, environment, replace, run
 
 ARMS = ("scratch", "full", "gradual")
@@ -169,7 +170,7 @@ def test_experiments_change_what_they_name(study):
     assert study.resolved("finetune-linear_probe")["optimizer"]["lr"] == 0.03
     assert "linear_probe" in (study.root / "artifacts/report/report.md").read_text()
     shown = [
-        run([sys.executable, "-m", "frostline", "experiments"], study.root).stdout,
+        run([str(study.python), "-m", "frostline", "experiments"], study.root, PYTHONPATH=str(SRC)).stdout,
         study.dvc("params", "diff").stdout,
         study.dvc("metrics", "diff").stdout,
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from frostline.runs import trained_run
+from tests.imports import SRC
 from tests.test_moved import files, record
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 will drop.
@@ -19,6 +20,25 @@ pytestmark = [
 DROPPED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]
 """As root one may write anything, unless these are given up."""
 AS_USER = DROPPED if os.geteuid() == 0 else []
+DROP = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER = 1, 2, 3
+if os.geteuid() == 0:
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then those of the higher numbers
+    assert libc.capget(header, sets) == 0
+    for capability in (DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER):
+        assert libc.prctl(24, capability, 0, 0, 0) == 0  # PR_CAPBSET_DROP: programs do not get it back
+        for place in range(3):
+            sets[place] &= ~(1 << capability)
+    assert libc.capset(header, sets) == 0
+sys.executable = sys.argv.pop(1)
+assert not os.access(".", os.W_OK)
+from frostline.__main__ import main
+sys.exit(main())
+"""
+"""The same in a fork of the warm Python; what it starts are programs of its own."""
 
 
 def may_write(folder: Path) -> bool:
@@ -54,7 +74,7 @@ def closed(tmp_path_factory, no_runs, photo_run):
 
 
 @pytest.fixture
-def say(closed, tmp_path):
+def say(closed, tmp_path, warm):
     """Run a command there, with a temporary folder of its own; nothing may have changed after it."""
     folder, _ = closed
     before = files(folder)
@@ -63,9 +83,9 @@ def say(closed, tmp_path):
 
     def say(*words: str) -> subprocess.CompletedProcess:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "FROSTLINE"))}
-        environment |= {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+        environment |= {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SRC)}
         return subprocess.run(
-            [*AS_USER, sys.executable, "-m", "frostline", *words],
+            [str(warm), "-c", DROP, sys.executable, *words],
             cwd=folder,
             env=environment,
             capture_output=True,

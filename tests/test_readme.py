@@ -5,13 +5,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.programs import write_programs
 from tests.study import leave_out
 
 ROOT = Path(__file__).parents[1]
@@ -56,14 +56,8 @@ def clone(tmp_path_factory, warm):
     leave_out(root / "dvc.yaml", ("zero_shot", "linear_probe"))
     # The environment that runs this test stands in for the one that set-up makes (tests/scripts test that).
     bin_folder = root / ".venv" / "bin"
-    bin_folder.mkdir(parents=True)
-    cold = f'"{sys.executable}"'
-    # The UI takes signals, which are the business of a process that is a child.
-    frostline = f'if [ "$1" = ui ]; then exec {cold} -m frostline "$@"; fi; exec "{warm}" -m frostline "$@"'
-    programs = {"frostline": frostline, "dvc": f'exec "{warm}" -m dvc "$@"', "python": f'exec {cold} "$@"'}
-    for program, run in programs.items():
-        (bin_folder / program).write_text(f"#!/bin/sh\n{run}\n")
-        (bin_folder / program).chmod(0o755)
+    bin_folder.parent.mkdir()
+    write_programs(bin_folder, warm)
     (root / "scripts" / "setup").write_text("#!/bin/sh\n")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):

@@ -1,13 +1,14 @@
-"""A Python that has imported torch already: it runs `-m MODULE …` or `-c CODE …` in a fork, seconds sooner.
+"""A Python that has imported torch already: it runs a module, code or a file in a fork, seconds sooner.
 
     warm_python -m frostline finetune …    what a test or scripts/stage starts: sends its words, folder,
           │                                environment and open files through a socket, exits as the fork does
           ▼
-    server                                 imports what is slow and is not ours, then forks for each request
+    server                                 imports what is slow, and frostline, then forks for each request
 
-The fork imports frostline anew, from its PYTHONPATH; its recorder and, unless COLD_WORKERS is set, the
-workers of its sweep are other forks. A fork is no child of the client's parent: what depends on that, such as
-ending with the DVC that started us, needs a cold Python.
+A fork whose PYTHONPATH has another frostline than that beside the tests, or a copy of it, imports that one.
+The Pythons that a fork starts and, unless COLD_WORKERS is set, the workers of its sweep are other forks. A
+fork is no child of the client's parent: what depends on that, such as ending with the DVC that started us,
+needs a cold Python.
 """
 
 import array
@@ -17,15 +18,17 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import types
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 SLOW = (
@@ -62,8 +65,14 @@ BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WA
 """What it looks at as it is imported; as `tracking.store` sets it."""
 RECORDER = ["-P", "-m", "frostline.tracking.recorder"]
 WORKER = [b"-m", b"joblib.externals.loky.backend.popen_loky_posix"]
+SRC = Path(__file__).parents[1] / "src"
+OURS = ("frostline", "hydra_plugins.frostline_sweeper")
+SET_BY_OURS: dict[str, str] = {}
+"""Variables that importing frostline sets."""
+FILES: dict[str, tuple[int, int]] = {}
+"""The files of the frostline that is imported; see `_files`."""
 MOST_FILES = 64
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 def warm_python(folder: Path) -> Path:
@@ -91,6 +100,8 @@ CLIENT = """\
 '''exec' "{python}" -IS "$0" "$@"
 ' '''
 import array, json, os, signal, socket, sys
+if sys.argv[1] not in ("-m", "-c", "-P") and not sys.argv[1].endswith(".py"):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 files = array.array("i", [0, 1, 2])
 for number in sorted(map(int, os.listdir("/dev/fd"))):
     try:
@@ -116,6 +127,7 @@ def serve(address: str, program: str, tests: str) -> None:
     sys.dont_write_bytecode = False  # the first fork compiles frostline for all
     for name in SLOW:
         importlib.import_module(name)
+    _import_ours()
     # So that no fork copies what is here, to look for garbage in it.
     gc.collect()
     gc.freeze()
@@ -131,7 +143,7 @@ def serve(address: str, program: str, tests: str) -> None:
         if child == 0:
             listener.close()
             link.close()
-            _start_recorders_as(program)
+            sys.executable = program
             if "COLD_WORKERS" not in request[2]:
                 _start_workers_as(program)
             _run(*request, files)
@@ -140,19 +152,62 @@ def serve(address: str, program: str, tests: str) -> None:
         threading.Thread(target=_watch, args=(link, child), daemon=True).start()
 
 
-def _start_recorders_as(program: str) -> None:
-    """The recorder that a command starts beside itself imports what is slow as well."""
+def _import_ours() -> None:
+    """Import all of frostline, and compose a config, which fills the caches of Hydra's parser."""
+    before = dict(os.environ)
+    sys.path.insert(0, str(SRC))
+    for package in OURS:
+        module = importlib.import_module(package)
+        for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{package}."):
+            if not found.name.endswith("__main__"):
+                importlib.import_module(found.name)
+    from frostline.config import compose
 
-    class Popen(subprocess.Popen):
-        def __init__(self, words, *given, **more):
-            warm = isinstance(words, list) and words[1:] == RECORDER
-            super().__init__([program, *RECORDER] if warm else words, *given, **more)
+    compose.experiment(["backbone=mlp", "dataset=digits", "optimizer.lr=1e-3"])
+    sys.path.remove(str(SRC))
+    SET_BY_OURS.update({name: value for name, value in os.environ.items() if before.get(name) != value})
+    FILES.update(_files(SRC))
 
-    subprocess.Popen = Popen
+
+def _files(src: Path) -> dict[str, tuple[int, int]]:
+    """A source file's path in `src` → its size and when it changed, which copies keep."""
+    paths = {str(path.relative_to(src)): path.stat() for path in src.rglob("*.py")}
+    return {path: (status.st_size, status.st_mtime_ns) for path, status in paths.items()}
+
+
+def _keep_or_forget_ours() -> None:
+    """Keep the frostline that is imported if PYTHONPATH has it, or a copy of it; otherwise forget it."""
+    spec = PathFinder.find_spec("frostline")
+    src = Path(spec.origin).parents[1] if spec and spec.origin else None
+    if src is None or _files(src) != FILES:
+        for name in [name for name in sys.modules if name.startswith(OURS) or name == "hydra_plugins"]:
+            del sys.modules[name]
+        return
+    for name, value in SET_BY_OURS.items():
+        os.environ.setdefault(name, value)
+    if src != SRC:
+        _move_ours(src)
+
+
+def _move_ours(src: Path) -> None:
+    """Move the frostline that is imported to a copy of it: its paths, and what it has read."""
+
+    def moved(path: Path | str) -> Path:
+        return src.parent / Path(path).relative_to(SRC.parent)
+
+    for module in [module for name, module in sys.modules.items() if name.startswith(OURS)]:
+        module.__file__ = str(moved(module.__file__))
+        if hasattr(module, "__path__"):
+            module.__path__ = [str(moved(path)) for path in module.__path__]
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Path) and value.is_relative_to(SRC.parent):
+                setattr(module, name, moved(value))
+            elif hasattr(value, "cache_clear"):
+                value.cache_clear()
 
 
 def _start_workers_as(program: str) -> None:
-    """So do the workers of its sweep."""
+    """Have the workers of a sweep be forks, which joblib starts in a way of its own."""
     from joblib.externals.loky.backend import fork_exec
 
     cold = fork_exec.fork_exec
@@ -175,7 +230,7 @@ def _end_with(process: int) -> None:
 def _run(
     words: list[str], folder: str, environment: dict[str, str], numbers: list[int], files: list[int]
 ) -> None:
-    """Become what `python -m MODULE …` or `python -c CODE …` would be; never returns.
+    """Become what `python -m MODULE …`, `python -c CODE …` or `python FILE.py …` would be; never returns.
 
     `files` are to have these `numbers`.
     """
@@ -199,17 +254,25 @@ def _run(
         os.environ.clear()
         os.environ.update(environment)
         sys.path[0:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+        _keep_or_forget_ours()
+        tempfile.tempdir = None  # TMPDIR may be another
         if words[0] == "-P":
             words = words[1:]  # no fork looks for modules in its folder
-        option, what = words[:2]
-        sys.argv = words[1:] if option == "-m" else [option, *words[2:]]
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if option == "-m":
-            runpy.run_module(what, run_name="__main__", alter_sys=True)
-        else:
-            assert option == "-c", option
-            sys.modules["__main__"] = types.ModuleType("__main__")
-            exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))
+        match words:
+            case "-m", module, *_:
+                sys.argv = words[1:]
+                if not hasattr(sys.modules.get(module), "__path__"):
+                    sys.modules.pop(module, None)  # runpy warns of a module that is imported already
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+            case "-c", code, *more:
+                sys.argv = ["-c", *more]
+                sys.modules["__main__"] = types.ModuleType("__main__")
+                exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+            case file, *_:
+                sys.argv = words
+                sys.path.insert(0, str(Path(file).parent.resolve()))
+                runpy.run_path(file, run_name="__main__")
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)

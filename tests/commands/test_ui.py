@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 from PIL import Image
+from tests.imports import SRC
 
 from frostline.commands.mlflow_server import DIRECTLY, PORTS_TRIED, _interrupted_by, free_port
 from frostline.console.errors import FrostlineError
@@ -49,19 +50,21 @@ def test_what_is_no_port_is_refused(port):
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, warm):
     """Start `frostline ui` in an empty folder, or another; return it and the first lines it prints."""
     started = []
 
-    def starter(lines, folder=tmp_path, **variables):
+    def starter(lines, folder=tmp_path, python=warm, **variables):
         with socket.socket() as free:  # one of our own: other tests serve at the same time
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        command = [sys.executable, "-m", "frostline", "ui", "--port", port]
+        command = [str(python), "-m", "frostline", "ui", "--port", port]
         ui = subprocess.Popen(
             command,
             cwd=folder,
-            env={k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")} | variables,
+            env={k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
+            | {"PYTHONPATH": str(SRC)}
+            | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -89,7 +92,8 @@ def test_signals_interrupt_it_alike(how):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_pages_of_a_sweep_in_a_browser(start, shell, tmp_path):
     """From an empty folder: one server, browser and sweep for all pages, and a screenshot of each."""
-    ui, _ = start(0, shell.folder, http_proxy="http://127.0.0.1:9")  # where nothing is
+    # A cold Python, whose memory is its own; and a proxy where nothing is.
+    ui, _ = start(0, shell.folder, sys.executable, http_proxy="http://127.0.0.1:9")
     shell(*SWEEP, FROSTLINE_TRACKING="on")
     lines = [ui.stdout.readline()]
     while "(training runs)" not in lines[-1]:  # after the study's view, if the sweep has begun it

@@ -129,9 +129,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[tuple[Path, int]]:
+def server(tmp_path_factory, warm, no_runs) -> Iterator[tuple[Path, int]]:
     folder = tmp_path_factory.mktemp("server")
-    with mlflow_server(folder) as port:
+    with mlflow_server(warm, folder, no_runs) as port:
         yield folder / "team.db", port
 
 

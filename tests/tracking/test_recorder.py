@@ -32,12 +32,12 @@ def info(name):
 
 @pytest.fixture
 def program(warm: Path) -> Callable[..., subprocess.Popen]:
-    """Starts a Python that runs code and records in a folder."""
+    """Starts a Python that runs code and records in a folder; the recorder of a cold one is warm."""
 
     def start(folder: Path, code: str, python: Path = warm, **variables: str) -> subprocess.Popen:
         settings = environment(folder / "x", PYTHONPATH=str(ROOT / "src"), **variables)
         pipe = subprocess.PIPE
-        words = [str(python), "-P", "-c", INFO + code]
+        words = [str(python), "-P", "-c", f"{INFO}\nsys.executable = {str(warm)!r}\n{code}"]
         return subprocess.Popen(words, cwd=folder, env=settings, stdout=pipe, stderr=pipe, text=True)
 
     return start
@@ -213,7 +213,7 @@ import select, subprocess
 from frostline.tracking import recorder, tracker
 start = subprocess.Popen
 def slowly(words, **how):
-    return start([words[0], "slow.py"] if "-m" in words else words, **how)
+    return start([words[0], "-c", open("slow.py").read()] if "-m" in words else words, **how)
 tracker.subprocess.Popen = slowly
 given = JournalTracker()
 header = b"epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy"
@@ -262,7 +262,8 @@ def test_a_recorder_without_an_owner_ends(tmp_path):
 def test_a_module_in_the_users_folder_is_not_imported(tmp_path, no_runs, program):
     shutil.copy(no_runs, tmp_path)
     (tmp_path / "queue.py").write_text("open('executed', 'w'); raise SystemExit")
-    code = "with JournalTracker().run(info('run')): pass"
+    code = f"sys.executable = {sys.executable!r}  # a cold recorder too\n"
+    code += "with JournalTracker().run(info('run')): pass"
     output, said = program(tmp_path, code, Path(sys.executable)).communicate(timeout=100)
     assert (output, said) == ("", "")
     assert recorded(tmp_path)["run"][0] == "FINISHED"

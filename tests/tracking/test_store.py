@@ -679,9 +679,9 @@ def test_a_store_that_can_not_be_reached(place, monkeypatch, capsys, uri):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, warm, no_runs):
     """A real MLflow server on loopback."""
-    with mlflow_server(tmp_path_factory.mktemp("server")) as port:
+    with mlflow_server(warm, tmp_path_factory.mktemp("server"), no_runs) as port:
         yield f"http://127.0.0.1:{port}"
 
 
