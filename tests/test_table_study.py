@@ -3,12 +3,13 @@
 import csv
 import json
 import re
-import sys
 
 import pytest
 
 from tests.data.trees import picture
-from tests.study import run
+from tests.imports import SRC
+from tests.programs import write_programs
+from tests.study import environment, run
 
 SMALL = (
     ("resnet10t", "mlp"),
@@ -33,9 +34,14 @@ def write_images(root, name, seed, patients):
 
 @pytest.fixture(scope="module")
 def project(shared, warm):
-    """A project with three tables; its data are prepared."""
+    """A project with three tables, and what runs a program there."""
     with shared("tables") as (folder, made):
-        root = folder / "my work"
+        root, programs = folder / "my work", folder / "bin"
+        variables = {"PATH": f"{programs}:{environment(root)['PATH']}", "PYTHONPATH": str(SRC)}
+
+        def start(*words):
+            return run([*words], root, warm, **variables).stdout
+
         if not made:
             root.mkdir(parents=True)
             for number, name in enumerate(("scans a", "scans b", "scans c")):
@@ -44,8 +50,9 @@ def project(shared, warm):
             data = ["data/scans a.csv", "--target", "data/scans b.csv"]
             keys = ["dataset.group=patient", "dataset.folds=2", "dataset.test_sets.c.file=data/scans c.csv"]
             (folder / ".gitconfig").write_text("[user]\nname = a\nemail = a@b\n")
-            run(["git", "init", "-q"], root)
-            run([sys.executable, "-m", "frostline", *words, *data, *keys], root)
+            write_programs(programs, warm)
+            start("git", "init", "-q")
+            start(str(programs / "frostline"), *words, *data, *keys)
             experiment = root / "conf/experiment/mine.yaml"
             text = experiment.read_text()
             for old, new in SMALL:
@@ -54,7 +61,7 @@ def project(shared, warm):
             experiment.write_text(text)
             params = (root / "params.yaml").read_text()
             (root / "params.yaml").write_text(params.replace("freeze: gradual", "freeze: full"))
-        return root, warm
+        return root, start
 
 
 def ran(output):
@@ -63,10 +70,10 @@ def ran(output):
 
 @pytest.mark.slow
 def test_a_change_of_data_reruns_what_reads_it(project):
-    root, python = project
+    root, start = project
 
     def repro(*words):
-        return ran(run(["dvc", "repro", *words], root, python).stdout)
+        return ran(start("dvc", "repro", *words))
 
     assert repro("prepare") == {"compose", "prepare@source", "prepare@target"}
     assert repro("prepare") == set()
@@ -86,8 +93,8 @@ def test_a_change_of_data_reruns_what_reads_it(project):
 
 @pytest.mark.slow
 def test_the_report_is_over_folds(project):
-    root, python = project
-    run(["dvc", "repro"], root, python)
+    root, start = project
+    start("dvc", "repro")
     report = json.loads((root / "artifacts/report/report.json").read_text())
     assert report["folds"]["run"] == [0, 1]
     assert report["arms"]["full"]["gain"]["n"] == 2

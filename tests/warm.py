@@ -1,4 +1,4 @@
-"""A Python that has imported torch already: it runs a module, code or a file in a fork, seconds sooner.
+"""A Python that has imported torch already: it runs `-m MODULE …` or `-c CODE …` in a fork, seconds sooner.
 
     warm_python -m frostline finetune …    what a test or scripts/stage starts: sends its words, folder,
           │                                environment and open files through a socket, exits as the fork does
@@ -6,9 +6,9 @@
     server                                 imports what is slow, and frostline, then forks for each request
 
 A fork whose PYTHONPATH has another frostline than that beside the tests, or a copy of it, imports that one.
-The Pythons that a fork starts and, unless COLD_WORKERS is set, the workers of its sweep are other forks. A
-fork is no child of the client's parent: what depends on that, such as ending with the DVC that started us,
-needs a cold Python.
+Unless COLD_PYTHONS is set, the Pythons that a fork starts, such as its recorder, are other forks; those that
+run a file are cold. A fork is no child of the client's parent: what depends on that, such as ending with the
+DVC that started us, needs a cold Python.
 """
 
 import array
@@ -64,7 +64,6 @@ SLOW = (
 BEFORE_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 """What it looks at as it is imported; as `tracking.store` sets it."""
 RECORDER = ["-P", "-m", "frostline.tracking.recorder"]
-WORKER = [b"-m", b"joblib.externals.loky.backend.popen_loky_posix"]
 SRC = Path(__file__).parents[1] / "src"
 OURS = ("frostline", "hydra_plugins.frostline_sweeper")
 SET_BY_OURS: dict[str, str] = {}
@@ -100,7 +99,7 @@ CLIENT = """\
 '''exec' "{python}" -IS "$0" "$@"
 ' '''
 import array, json, os, signal, socket, sys
-if sys.argv[1] not in ("-m", "-c", "-P") and not sys.argv[1].endswith(".py"):
+if sys.argv[1] not in ("-m", "-c", "-P"):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 files = array.array("i", [0, 1, 2])
 for number in sorted(map(int, os.listdir("/dev/fd"))):
@@ -143,9 +142,8 @@ def serve(address: str, program: str, tests: str) -> None:
         if child == 0:
             listener.close()
             link.close()
-            sys.executable = program
-            if "COLD_WORKERS" not in request[2]:
-                _start_workers_as(program)
+            if "COLD_PYTHONS" not in request[2]:
+                sys.executable = program
             _run(*request, files)
         for number in files:
             os.close(number)
@@ -206,19 +204,6 @@ def _move_ours(src: Path) -> None:
                 value.cache_clear()
 
 
-def _start_workers_as(program: str) -> None:
-    """Have the workers of a sweep be forks, which joblib starts in a way of its own."""
-    from joblib.externals.loky.backend import fork_exec
-
-    cold = fork_exec.fork_exec
-
-    def warm(words, *given, **more):
-        words = [os.fsencode(word) for word in words]
-        return cold([os.fsencode(program), *words[1:]] if words[1:3] == WORKER else words, *given, **more)
-
-    fork_exec.fork_exec = warm
-
-
 def _end_with(process: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         while True:
@@ -230,7 +215,7 @@ def _end_with(process: int) -> None:
 def _run(
     words: list[str], folder: str, environment: dict[str, str], numbers: list[int], files: list[int]
 ) -> None:
-    """Become what `python -m MODULE …`, `python -c CODE …` or `python FILE.py …` would be; never returns.
+    """Become what `python -m MODULE …` or `python -c CODE …` would be; never returns.
 
     `files` are to have these `numbers`.
     """
@@ -269,10 +254,6 @@ def _run(
                 sys.argv = ["-c", *more]
                 sys.modules["__main__"] = types.ModuleType("__main__")
                 exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
-            case file, *_:
-                sys.argv = words
-                sys.path.insert(0, str(Path(file).parent.resolve()))
-                runpy.run_path(file, run_name="__main__")
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
