@@ -8,7 +8,10 @@ import pytest
 from tests.programs import write_programs
 
 SMALLER = {
-    "finetune_your_folder": {"[:300]": "[:100]"},
+    "finetune_your_folder": {
+        "[:300]": "[:100]",
+        '"input.size": 64': '"input.size": 64, "trainer.threads": 1',
+    },
     "study_and_report": {"epochs: 10,": "epochs: 2,", "epochs: 20,": "epochs: 4,", "[0, 1, 2]": "[0, 1]"},
 }
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
