@@ -6,9 +6,9 @@
     server                                 imports what is slow, and frostline, then forks for each request
 
 A fork whose PYTHONPATH has another frostline than that beside the tests, or a copy of it, imports that one.
-Unless COLD_PYTHONS is set, the Pythons that a fork starts, such as its recorder, are other forks; those that
-run a file are cold. A fork is no child of the client's parent: what depends on that, such as ending with the
-DVC that started us, needs a cold Python.
+The Pythons that a fork starts, such as its recorder, are other forks; those that run a file are cold, and, if
+COLD_WORKERS is set, the workers of its sweep. A fork is no child of the client's parent: what depends on
+that, such as ending with the DVC that started us, needs a cold Python.
 """
 
 import array
@@ -142,8 +142,9 @@ def serve(address: str, program: str, tests: str) -> None:
         if child == 0:
             listener.close()
             link.close()
-            if "COLD_PYTHONS" not in request[2]:
-                sys.executable = program
+            if "COLD_WORKERS" in request[2]:
+                _start_workers_as(sys.executable)
+            sys.executable = program
             _run(*request, files)
         for number in files:
             os.close(number)
@@ -202,6 +203,14 @@ def _move_ours(src: Path) -> None:
                 setattr(module, name, moved(value))
             elif hasattr(value, "cache_clear"):
                 value.cache_clear()
+
+
+def _start_workers_as(python: str) -> None:
+    """Have this Python run the workers of a sweep."""
+    from joblib.externals.loky.backend import fork_exec
+
+    start = fork_exec.fork_exec
+    fork_exec.fork_exec = lambda words, *given, **more: start([python, *words[1:]], *given, **more)
 
 
 def _end_with(process: int) -> None:

@@ -100,7 +100,7 @@ def test_the_record_says_killed(shell, number, words, no_runs):
     tracking = {"FROSTLINE_TRACKING": "on", "MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
     runs = 1
     if words:  # its workers are children, which are signalled with it
-        tracking["COLD_PYTHONS"], runs = "1", 2
+        tracking["COLD_WORKERS"], runs = "1", 2
 
     def asked(text: str) -> list[tuple[str, ...]]:
         with sqlite3.connect(store, timeout=30) as connection:
