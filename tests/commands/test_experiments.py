@@ -1,11 +1,12 @@
 """The table of DVC's experiments: what differs, the arms' results, and a width that fits a terminal."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from frostline.commands import main as cli
-from frostline.commands.experiments import print_table, read_rows, table
+from frostline.commands.experiments import metric_of, print_table, read_rows, table
 from frostline.console import tables
 
 PARAMS = {
@@ -50,6 +51,12 @@ def test_a_row_has_what_differs_and_the_results_of_its_arms():
     assert [row[0] for row in cells] == ["workspace", "main", "  basal-lick", "  guest-clay (queued)"]
     assert cells[2] == ["  basal-lick", "lp_ft", "", "91.2", *["91.2 −5.1"] * 3, "", "91.2 −5.1"]
     assert cells[3][1:3] == ["gradual", "0.003"]
+
+
+def test_the_metric_is_that_of_the_results():
+    (row,) = read_rows(SHOWN[:1])
+    assert metric_of(row) == "accuracy"
+    assert metric_of(replace(row, metrics={"full.mAP": 0.9, "full.gain": 0.1})) == "mAP"
 
 
 def test_a_revision_that_dvc_cannot_read_is_a_row_too():

@@ -228,6 +228,24 @@ def test_a_wrong_params_file_is_one_sentence(content, sentence, tmp_path):
     assert str(caught.value) == f"{tmp_path}/{sentence}"
 
 
+def test_a_sweep_chooses_by_the_metric_of_its_loss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("experiment: photos\n")
+    (tmp_path / "conf/experiment/photos.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /loss: bce\n"
+    )
+    for overrides, objective in (
+        ([], "val/accuracy"),
+        (["loss=bce"], "val/mAP"),
+        (["experiment=photos"], "val/mAP"),
+        (["experiment=photos", "sweep=tpe"], "val/mAP"),
+        (["loss=bce", "sweep.objectives=[val/loss]"], "val/loss"),
+    ):
+        _, _, sweep = compose.space_of([*overrides, "seed=0,1"])
+        assert sweep.objectives == [objective]
+
+
 def test_points_of_a_sweep_compose_as_each_would_alone():
     points = [
         [

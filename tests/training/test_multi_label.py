@@ -362,3 +362,16 @@ def test_labelled_images_of_the_budget_choose_epoch_and_thresholds(listed, tmp_p
     folder = measured(tmp_path / "last", last, {})
     training = read_json(folder / "finetune" / "full" / "seed-0" / "training.json")
     assert training["thresholds"] == [0.5] * 3
+
+
+def test_seeds_with_other_numbers_of_shots_are_one_configuration(listed, study):
+    from frostline.tracking.run_tags import tags_of
+    from frostline.training.run_info import run_info
+
+    index = Index.read(study / "data")
+    dataset = listed[0].dataset.model_copy(update={"shots": 4, "selection": "within"})
+    runs = [configured(schema.Prepare(dataset=dataset), {"seed": seed}) for seed in range(6)]
+    budgets = [label_budget(index, run.dataset, run.seed) for run in runs]
+    assert len({len(budget.train) + len(budget.selection) for budget in budgets}) > 1
+    pairs = zip(runs, budgets, strict=True)
+    assert len({tags_of(run_info(run, index, budget), "", {})["setting"] for run, budget in pairs}) == 1

@@ -52,8 +52,13 @@ def run(arguments: argparse.Namespace) -> None:
     """
     rows = read_rows(_shown_by_dvc(["--all-commits"] if arguments.all_commits else []))
     print_table(rows)
-    if any(row.metrics for row in rows):
-        print("test accuracy in per cent, and gain over scratch in percentage points")
+    if names := {metric_of(row) for row in rows if row.metrics}:
+        print(f"test {' or '.join(sorted(names))} in per cent, and gain over scratch in percentage points")
+
+
+def metric_of(row: Row) -> str:
+    """Return the metric of an experiment's results: accuracy, or mAP with several labels per image."""
+    return MAP if any(name.endswith(f".{MAP}") for name in row.metrics) else ACCURACY
 
 
 def print_table(rows: Sequence[Row]) -> None:

@@ -1,6 +1,7 @@
 """Compose `conf/` and overrides with Hydra into a `schema.Experiment`, for one run or a sweep."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
@@ -211,7 +212,7 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
         arguments: overrides in Hydra's syntax; those of Hydra's own keys are ignored.
 
     Returns:
-        The fixed overrides, the space, and the sweep's config.
+        The fixed overrides, the space, and the sweep's config; its default objective depends on the loss.
 
     Raises:
         FrostlineError: a key's values can't be varied, or the sweep's config is invalid.
@@ -223,7 +224,7 @@ def space_of(arguments: Sequence[str]) -> tuple[list[str], Space, Sweep]:
     fixed = [_as_text(override) for override in ours if not override.is_sweep_override()]
     with session(), readable_errors(fixed):
         config = hydra_session.compose_config(
-            [text for text in fixed if text.startswith(("sweep=", "sweep."))]
+            [text for text in fixed if re.match(r"\+?(sweep|loss|experiment)[=.]", text)]
         )
         data = OmegaConf.to_container(config.sweep, resolve=True, throw_on_missing=True)
     settings = validated(_Sweep, {"sweep": data}).sweep

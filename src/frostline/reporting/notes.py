@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from frostline.base.metrics import ACCURACY
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm, Selection
 from frostline.reporting.repeats import Repeats
@@ -37,13 +38,14 @@ def selection_of(arms: Sequence[Arm]) -> Selection | None:
 
 
 def _tta(arms: Sequence[Arm]) -> list[str]:
-    """Return a note with the arms' accuracies without test-time augmentation, if that is used."""
-    without = {arm.name: list(arm.metric("without_tta", "accuracy").values()) for arm in arms}
+    """Return a note with the arms' metric without test-time augmentation, if that is used."""
+    metric = next(run.metric for arm in arms for run in arm.runs.values())
+    without = {arm.name: list(arm.metric("without_tta", metric).values()) for arm in arms}
     means = [f"{name} {words.percent(fmean(values))}" for name, values in without.items() if values]
     if not means:
         return []
     split = "test" if arms[0].held_out == "test" else "validation"
-    plain = f"Accuracies without it: {', '.join(means)}."
+    plain = f"{'Accuracies' if metric == ACCURACY else metric} without it: {', '.join(means)}."
     return [f"Metrics on {split} are measured with test-time augmentation. {plain}"]
 
 

@@ -1,5 +1,7 @@
 """A run's name, and what the tracker records about a run before it begins."""
 
+from typing import Any
+
 from frostline.base import devices
 from frostline.data.loading.label_budget import LabelBudget
 from frostline.data.prepared.index import MULTI_LABEL, Index
@@ -27,6 +29,15 @@ def backbone_name(run: Run) -> str:
     return getattr(run.backbone, "name", run.backbone.kind)
 
 
+def _selection(run: Run, index: Index, budget: LabelBudget) -> dict[str, Any]:
+    """Return `LabelBudget.record` without what differs between the seeds of one configuration."""
+    record = budget.record(index, run.dataset)
+    if index.groups is None and not index.several_labels:
+        return record
+    # How many images are drawn, or set aside, depends on which groups and labels they have.
+    return {key: value for key, value in record.items() if key not in ("images", "labelled")}
+
+
 def run_info(run: Run, index: Index, budget: LabelBudget, key: str | None = None) -> RunInfo:
     """Return what the tracker is told when a run starts; `key`: its `scratch_key`."""
     tags = {
@@ -45,6 +56,6 @@ def run_info(run: Run, index: Index, budget: LabelBudget, key: str | None = None
     if index.several_labels:
         tags[TASK] = MULTI_LABEL
     dataset = {"name": index.name, "kind": index.kind, "fingerprint": index.fingerprint}
-    config = {**run.model_dump(), "selection": budget.record(index, run.dataset)}
+    config = {**run.model_dump(), "selection": _selection(run, index, budget)}
     about = setting_name(run), run.stage, run.study, config, dataset, "training", tags
     return RunInfo(*about, seed=run.seed, fold=run.dataset.fold)
