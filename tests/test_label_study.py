@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.data.tables import write_table
-from tests.study import run
+from tests.study import leave_out, run
 
 LABELS = ("boat", "red car", "tree")
 SMALL = (
@@ -18,6 +18,7 @@ SMALL = (
     ("epochs: 12", "epochs: 4"),
     ("batch_size: 16", "batch_size: 4"),
     ("seeds: [0, 1, 2]", "seeds: [0, 1]"),
+    ("trainer: {epochs", "trainer: {threads: 1, epochs"),
 )
 GATE = "gate: {arms.full.test.mAP.mean: 0.5}\n"
 
@@ -38,6 +39,7 @@ def write_images(root, name, seed, count=60):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_study_with_several_labels_is_of_mean_average_precision(tmp_path, warm):
     root = tmp_path / "my work"
     root.mkdir()
@@ -57,6 +59,7 @@ def test_a_study_with_several_labels_is_of_mean_average_precision(tmp_path, warm
     experiment.write_text(text + GATE)
     params = (root / "params.yaml").read_text()
     (root / "params.yaml").write_text(params.replace("freeze: gradual", "freeze: full"))
+    leave_out(root / "dvc.yaml", ("zero_shot", "linear_probe"))
     printed = run(["dvc", "repro"], root, warm).stdout
     assert "points of test mAP" in printed
 
@@ -66,7 +69,7 @@ def test_a_study_with_several_labels_is_of_mean_average_precision(tmp_path, warm
     assert full["test_sets"]["other_town"]["mAP"]["n"] == 2
     assert full["gain"]["n"] == 2
     metrics = json.loads((root / "artifacts/report/metrics.json").read_text())
-    assert {"full.mAP", "scratch.mAP", "full.gain", "linear_probe.mAP", "zero_shot.mAP"} <= set(metrics)
+    assert set(metrics) == {"full.mAP", "scratch.mAP", "full.gain"}
     page = (root / "artifacts/report/index.html").read_text()
     assert "the mean average precision" in page
     assert "accuracy" not in page.partition("<body")[2].lower()
