@@ -1,10 +1,19 @@
+import weakref
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from frostline.features import execution
-from frostline.features.execution import Execution, autocast, device_of, execution_of, precision_behind
+from frostline.features.execution import (
+    Execution,
+    autocast,
+    device_of,
+    execution_of,
+    gathered,
+    precision_behind,
+)
 
 CPU = torch.device("cpu")
 
@@ -86,3 +95,21 @@ def test_autocast_is_only_for_bf16():
 def test_a_device_is_the_one_that_is_there():
     assert device_of("cpu").type == "cpu"
     assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_outputs_of_batches_are_gathered_as_they_come():
+    """None is held until the end, when memory would grow with the number of batches."""
+    held = []
+
+    def batches():
+        for begin in (0, 3, 6):
+            part = torch.arange(begin, min(begin + 3, 8), dtype=torch.float64)[:, None] * torch.ones(2)
+            held.append(weakref.ref(part))
+            yield part
+            del part
+            assert all(earlier() is None for earlier in held[:-1])
+
+    whole = gathered(batches(), 8)
+    assert torch.equal(whole, torch.arange(8.0, dtype=torch.float64)[:, None].expand(8, 2))
+    with pytest.raises(AssertionError, match="a batch is missing"):
+        gathered(batches(), 9)

@@ -180,3 +180,19 @@ def has_bf16(device: torch.device) -> bool:
 
 def _depthwise(convolutions: Iterable[nn.Conv2d]) -> bool:
     return any(module.groups == module.in_channels > 1 for module in convolutions)
+
+
+def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
+    """Concatenate the outputs for batches, (n, …) each, to one tensor of `count` rows on the CPU.
+
+    Each is copied as it comes. Outputs that are held until the end come to lie where the batches before them
+    were, whose memory then fits no further batch, and the process grows with each.
+    """
+    whole, start = torch.empty(0), 0
+    for part in parts:
+        if start == 0:
+            whole = torch.empty(count, *part.shape[1:], dtype=part.dtype)
+        whole[start : start + len(part)] = part
+        start += len(part)
+    assert start == count, "a batch is missing"
+    return whole

@@ -20,7 +20,7 @@ from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, PixelStack, normalize
 from frostline.features import split_point
 from frostline.features.cache import FeatureCache
-from frostline.features.execution import Execution, autocast, execution_of
+from frostline.features.execution import Execution, autocast, execution_of, gathered
 from frostline.features.split_point import NoSplit, Split
 from frostline.freezing.plan import FreezePlan
 from frostline.models.input_spec import InputSpec
@@ -164,11 +164,13 @@ class FeatureExtractor:
         """
         device, execution = next(split.network.parameters()).device, self.execution(split.network)
         with autocast(execution.frozen, device):
-            parts = [
-                split.features(execution.arranged(normalize(images[i : i + BATCH].to(device), self.spec)))
-                for i in range(0, len(images), BATCH)
-            ]
-        return torch.cat([part.cpu() for part in parts])
+            return gathered(
+                (
+                    split.features(execution.arranged(normalize(images[i : i + BATCH].to(device), self.spec)))
+                    for i in range(0, len(images), BATCH)
+                ),
+                len(images),
+            )
 
     def within_limit(self, split: Split, count: int) -> Split | NoSplit:
         """Return `split`, unless the features of `count` images exceed the cache's limit."""

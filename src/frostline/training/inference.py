@@ -11,7 +11,14 @@ from frostline.console.errors import FrostlineError
 from frostline.data.loading.pixels import PixelStack, normalize
 from frostline.data.prepared.index import PreparedData
 from frostline.features.cache import FeatureCache
-from frostline.features.execution import Precision, autocast, device_of, execution_of, run_layers
+from frostline.features.execution import (
+    Precision,
+    autocast,
+    device_of,
+    execution_of,
+    gathered,
+    run_layers,
+)
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
 from frostline.models import weights
@@ -73,11 +80,13 @@ def logits_of(
     execution.arrange(network)
     with autocast(execution.trains, device):
         size = trainer.eval_batch_size
-        parts = [
-            network(execution.arranged(normalize(pixels[i : i + size].to(device), spec))).float().cpu()
-            for i in range(0, len(pixels), size)
-        ]
-    return torch.cat(parts)
+        return gathered(
+            (
+                network(execution.arranged(normalize(pixels[i : i + size].to(device), spec))).float()
+                for i in range(0, len(pixels), size)
+            ),
+            len(pixels),
+        )
 
 
 @torch.no_grad()
@@ -94,4 +103,4 @@ def logits_behind(
     split.network.eval()
     device = next(split.network.parameters()).device
     parts = (run_layers(split.rest, part.to(device), precision) for part in features.split(batch_size))
-    return torch.cat([part.float().cpu() for part in parts])
+    return gathered((part.float() for part in parts), len(features))
