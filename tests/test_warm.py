@@ -11,14 +11,16 @@ from tests.study import environment, replace
 WHERE = """
 from frostline.base import code, project
 from frostline.reporting import page
-print(code.__file__, code.PACKAGE, project.CHECKOUT, page.TEMPLATE, code.fingerprint("report"))
+parts = code.__file__, code.PACKAGE, project.CHECKOUT, page.TEMPLATE, code.fingerprint("report")
+print(*parts, sep="\\n")
 """
 
 
 def where(warm, src, *words):
     settings = environment(src, PYTHONPATH=str(src))
     words = [str(warm), *(words or ("-c", WHERE))]
-    return subprocess.run(words, env=settings, capture_output=True, text=True, check=True).stdout.split()
+    run = subprocess.run(words, env=settings, capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()
 
 
 @pytest.fixture
@@ -50,5 +52,7 @@ def test_a_changed_copy_is_imported(warm, copy):
 
 
 def test_a_file_is_run_by_a_cold_python(warm, tmp_path):
-    (tmp_path / "program.py").write_text("import sys; print(*sys.argv[1:], 'torch' in sys.modules)\n")
+    (tmp_path / "program.py").write_text(
+        "import sys; print(*sys.argv[1:], 'torch' in sys.modules, sep='\\n')\n"
+    )
     assert where(warm, SRC, str(tmp_path / "program.py"), "a", "b") == ["a", "b", "False"]

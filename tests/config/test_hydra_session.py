@@ -78,7 +78,7 @@ def sweep(overrides):
         ("study=${ oc.env : SECRET}", "study: ${oc.env:…} is not available in configs"),
         ("+x={a:oc.env,b:'${${x.a}:SECRET}'}", "x: ${…:…} is not available in configs"),
         ("study=${study}", "study: refers to itself"),
-        ("study=" + "[" * 500 + "]" * 500, "study=[[["),
+        ("study=" + "[" * 2000 + "]" * 2000, "study=[[["),
         ("study=" + "a" * 30_000, "study=aaa"),
     ],
 )

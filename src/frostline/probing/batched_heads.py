@@ -159,9 +159,9 @@ class _Accuracy:
         self._right.append(hits(logits, labels))
         self._count += labels.shape[1]
 
-    def values(self) -> list[float]:
-        """Return the share of each head."""
-        return (torch.stack(self._right, 1).sum(1).double() / self._count).tolist()
+    def values(self) -> Tensor:
+        """Return the share of each head, (H,) float64."""
+        return torch.stack(self._right, 1).sum(1).double() / self._count
 
 
 class _MeanAveragePrecision:
@@ -178,10 +178,11 @@ class _MeanAveragePrecision:
         self._logits.append(logits.transpose(1, 2).cpu())
         self._labels.append(labels.cpu())
 
-    def values(self) -> list[float]:
-        """Return the metric of each head."""
+    def values(self) -> Tensor:
+        """Return the metric of each head, (H,) float64."""
         pairs = zip(torch.cat(self._logits, 1).float(), torch.cat(self._labels, 1), strict=True)
-        return [mean_average_precision(logits, labels) for logits, labels in pairs]
+        values = [mean_average_precision(logits, labels) for logits, labels in pairs]
+        return torch.tensor(values, dtype=torch.float64)
 
 
 class _HeadBatch:
@@ -232,7 +233,7 @@ class _HeadBatch:
 
     def train(self, on_epoch: Callable[[], None]) -> list[HeadFit]:
         """Train to the end, or until every head has failed."""
-        self._record(0, None, [])
+        self._record(0, None, None)
         for epoch in range(self.recipe.epochs):
             if all(fit.failure for fit in self.fits):
                 break
@@ -240,8 +241,8 @@ class _HeadBatch:
             on_epoch()
         return self.fits
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, list[float]]:
-        """Train for an epoch; return each step's mean loss, (H, steps) float64, and each head's metric."""
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Train for an epoch; return each step's mean loss, (H, steps) float64, and the metric, (H,)."""
         orders = {head.seed: self._order(head.seed, epoch) for head in self.heads}
         # Heads of one seed share the gathered features. With several seeds each head gathers its own, which
         # takes a fifth of a step; a product per seed would take half of that, but round the only head of a
@@ -313,8 +314,8 @@ class _HeadBatch:
     def _column(self, numbers: list[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64, device=self.device)[:, None]
 
-    def _measure(self, part: FeatureSet) -> tuple[list[float], list[float]]:
-        """Return each head's mean loss and metric."""
+    def _measure(self, part: FeatureSet) -> tuple[Tensor, Tensor]:
+        """Return each head's mean loss and metric, (H,) float64."""
         heads = len(self.heads)
         loss, metric = self.lr.new_zeros(heads), self.score()
         for features, labels in zip(
@@ -324,16 +325,20 @@ class _HeadBatch:
             losses, _ = self.objective(logits, truth)
             loss += losses.double().sum(1)
             metric.add(logits, truth)
-        return (loss / len(part)).tolist(), metric.values()
+        return loss / len(part), metric.values()
 
-    def _record(self, epoch: int, losses: Tensor | None, trained: list[float]) -> None:
+    def _record(self, epoch: int, losses: Tensor | None, trained: Tensor | None) -> None:
         """Add an epoch to each head's history, or its failure; store the best epoch's parameters.
 
         Args:
             losses: of its steps, as from `_epoch`; None: before training.
             trained: each head's metric on the training images, as from `_epoch`.
         """
-        measured = {split: self._measure(part) for split, part in self.validation.items()}
+        measured = {
+            split: [values.tolist() for values in self._measure(part)]
+            for split, part in self.validation.items()
+        }
+        metrics = [] if trained is None else trained.tolist()
         name = self.score.name
         step = epoch * len(self.sizes)
         for i, fit in enumerate(self.fits):
@@ -352,7 +357,7 @@ class _HeadBatch:
                 row["lr"] = self.heads[i].lr * self.recipe.curve.factor(step - 1, self.steps)
                 seen = sum(size * loss for size, loss in zip(self.sizes, steps, strict=True))
                 row["train/loss"] = seen / len(self.labels)
-                row[f"train/{name}"] = trained[i]
+                row[f"train/{name}"] = metrics[i]
             for split in ("val", "selection"):
                 losses_, values = measured.get(split, ([None] * len(self.heads),) * 2)
                 row |= {f"{split}/loss": losses_[i], f"{split}/{name}": values[i]}

@@ -161,7 +161,7 @@ def test_a_cameras_mpo_is_its_first_frame():
 @pytest.mark.parametrize(("kind", "what"), [("PNG", "frames"), ("WEBP", "frames"), ("TIFF", "pages")])
 def test_animations_and_pages_of_other_formats_are_refused(kind, what):
     content = encoded(picture(1), kind, save_all=True, append_images=[picture(2)])
-    with pytest.raises(BadImage, match=f"x holds 2 {what}"):
+    with pytest.raises(BadImage, match=f"x has 2 {what}"):
         decode(content, "x")
 
 

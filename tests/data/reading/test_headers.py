@@ -247,7 +247,7 @@ def test_a_transparent_value_is_white(mode, kind):
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "AVIF"])
 def test_frames_and_pages_are_refused(kind):
     content = encoded(picture(1), kind, save_all=True, append_images=[picture(2), picture(3)])
-    assert refusal(content, "x").startswith("holds 3 pages" if kind == "TIFF" else "holds 3 frames")
+    assert refusal(content, "x").startswith("has 3 pages" if kind == "TIFF" else "has 3 frames")
 
 
 # ── the data set ────────────────────────────────────────────────────────────────────────────────────────────
