@@ -12,9 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from frostline.console.errors import FrostlineError
+from frostline.evaluation.evaluate import split_for_inference
+from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, execution_of, undefined_gradient
+from frostline.features.reuse import FeatureExtractor
 from frostline.pipeline.finetune.stage import finetune
-from frostline.training import run
+from frostline.training import feature_callback, run
 from frostline.training.services import Services
 
 CPU = torch.device("cpu")
@@ -109,6 +112,35 @@ def trained(changes, data, folder, fill):
     torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
     with new_memory_holds(fill):
         finetune(arm_of(run_config(changes)), data, folder / "out", Services(folder / "scratch"))
+
+
+TOP = {
+    "groups": {"top": ["head", "stage:-1"], "rest": "*"},
+    "phases": [{"train": ["top"], "until": "end"}],
+}
+"""The last stage trains, on features of the frozen layers."""
+
+
+def test_layers_behind_features_train_in_the_precision_of_the_network(tmp_path, monkeypatch):
+    """They contain the convolution whose gradient is undefined in bfloat16."""
+    made = []
+
+    class Recorded(feature_callback.ReusedFeatures):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(self.precision)
+
+    monkeypatch.setattr(feature_callback, "ReusedFeatures", Recorded)
+    bench = Bench({**SMALL, "freeze": TOP})
+    config, cache = bench.config, FeatureCache(tmp_path / "features", 1 << 30)
+    reuse = FeatureExtractor(
+        cache, config.features, config.backbone, bench.data.spec, config.augment, config.trainer, 0
+    )
+    result = bench.fit(tmp_path, reuse=reuse)
+    assert result.features == ["layer3:output"]
+    assert made == ["fp32"]
+    split, precision = split_for_inference(config, bench.network, 40, reuse, bench.data.train)
+    assert (split.name, precision) == ("layer3:output", "fp32")
 
 
 @pytest.mark.parametrize("asked", ["auto", "bf16"])

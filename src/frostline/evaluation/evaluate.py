@@ -264,7 +264,7 @@ def split_for_inference(
     trainable.release(network)
     if not isinstance(split, Split):
         return None
-    return split, precision_behind(plan.trained(last), network, reuse.execution(network).trains)
+    return split, precision_behind(plan.trained(last), network, reuse.training_execution(network).trains)
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:

@@ -183,8 +183,13 @@ class FeatureExtractor:
         )
 
     def execution(self, network: nn.Module) -> Execution:
-        """Return how to run a network on the device that it is on."""
+        """Return how to run frozen layers of a network on the device that it is on."""
         return execution_of(network, self.trainer.precision, next(network.parameters()).device)
+
+    def training_execution(self, network: nn.Module) -> Execution:
+        """Return how to train a network on the device that it is on; takes a forward pass on a CPU."""
+        device = next(network.parameters()).device
+        return execution_of(network, self.trainer.precision, device, self.spec.shape)
 
     def _fresh(self) -> str | None:
         """Why the images change at each step; None: they don't."""

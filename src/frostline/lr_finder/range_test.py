@@ -161,7 +161,7 @@ class _Steps:
         self.layers = f"features at {split.name}"
         train, views = self._data.train, reuse.view_numbers
         features = [held_on(reuse.features(split, train, view), self._device) for view in views]
-        trains = reuse.execution(self._network).trains
+        trains = reuse.training_execution(self._network).trains
         precision = precision_behind(self._plan.trained(0), self._network, trains)
         return ReusedFeatures(split, features, None, precision)
 

@@ -162,7 +162,7 @@ class TrainedHead:
     @property
     def execution(self) -> Execution:
         """The network's execution; the head itself is trained in float32."""
-        return self.group.reuse.execution(self.group.split_point.network)
+        return self.group.reuse.training_execution(self.group.split_point.network)
 
 
 @resource_errors()

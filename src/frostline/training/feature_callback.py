@@ -104,7 +104,8 @@ class FeatureReuse(pl.Callback):
         }
         cached = all(hit for _, hit in [*features, *measured.values()])
         network = split.network
-        precision = precision_behind(plan.trained(phase), network, self.reuse.execution(network).trains)
+        trains = self.reuse.training_execution(network).trains
+        precision = precision_behind(plan.trained(phase), network, trains)
         device = next(network.parameters()).device
         train = [held_on(tensor, device) for tensor, _ in features]
         validation = {name: held_on(tensor, device) for name, (tensor, _) in measured.items()}
