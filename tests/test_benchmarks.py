@@ -162,6 +162,13 @@ def test_the_list_names_the_rows(capsys):
     assert all(f"| `{name}` |" in guide for name in names)
 
 
+def test_the_memory_that_the_documentation_states_was_measured():
+    (found,) = json.loads((BENCHMARKS / "results/memory.json").read_text())
+    page = " ".join((ROOT / "docs/scale.md").read_text(encoding="utf-8").split())
+    assert found["images"] == 100_000
+    assert f"take at most {found['peak_mib'] * 2**20 / 1e9:.1f} GB" in page
+
+
 def test_an_unknown_row_is_named_with_those_there_are(capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmarks.main(["--only", "mpl"])
