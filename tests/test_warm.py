@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+import frostline.tracking  # noqa: F401  # sets variables in this process, before the server starts
 from tests.imports import SRC
 from tests.study import environment, replace
 
@@ -49,6 +50,12 @@ def test_a_changed_copy_is_imported(warm, copy):
     assert theirs == paths(copy)
     assert fingerprint != where(warm, SRC)[-1]
     assert where(warm, copy, "-c", "import frostline; print(frostline.__version__)")[0].startswith("changed ")
+
+
+def test_a_fork_has_the_variables_that_frostline_sets(warm):
+    """Also where the test that started the server had them, since it had imported frostline itself."""
+    code = "import os, frostline.tracking; print(os.environ['MLFLOW_HTTP_REQUEST_MAX_RETRIES'])"
+    assert where(warm, SRC, "-c", code) == ["2"]
 
 
 def test_a_file_is_run_by_a_cold_python(warm, tmp_path):

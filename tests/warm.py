@@ -80,7 +80,9 @@ def warm_python(folder: Path) -> Path:
     program, address = folder / "python", folder / "socket"
     program.write_text(CLIENT.format(python=sys.executable, address=str(address)))
     program.chmod(0o755)
-    environment = {**os.environ, **BEFORE_MLFLOW, "OMP_NUM_THREADS": "1"}
+    # Without what a test's import of frostline has set: the server's own import tells what that is.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment |= {**BEFORE_MLFLOW, "OMP_NUM_THREADS": "1"}
     tests = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     words = [sys.executable, __file__, str(address), str(program), str(tests)]
     # Not by subprocess, which complains of a process that runs on when nobody has a use for it.
