@@ -254,6 +254,30 @@ def test_seeds_of_one_configuration_are_below_a_run_with_their_means(store):
     assert runs(store)["mlp·full·digits"].data.metrics["n"] == 2
 
 
+def test_means_have_one_step_and_those_over_more_seeds_are_newer(store):
+    """A record may be delivered after later ones; MLflow shows the value of the last step and time."""
+    for number, when in ((0, 1000), (1, 3000), (2, 2000)):
+        finished(store, 0.1 * number, 0.5, info(number=number), when=when)
+        _gather_again(store, number, when)
+    group = runs(store)["mlp·full·digits"]
+    assert group.data.metrics["n"] == 3
+    history = store.client.get_metric_history(group.info.run_id, "best/val/accuracy")
+    assert {point.step for point in history} == {0}
+    last = max(history, key=lambda point: point.timestamp)
+    assert last.value == pytest.approx(0.1) == group.data.metrics["best/val/accuracy"]
+
+
+def _gather_again(store, number, when):
+    """As at a record's second delivery; it adds nothing."""
+    from frostline.tracking import seed_groups
+
+    member = runs(store)[f"mlp·full·digits·s{number}"]
+    before = runs(store).get("mlp·full·digits")
+    seed_groups.gather(store, member.info.run_id, when)
+    after = runs(store).get("mlp·full·digits")
+    assert (before and before.data.metrics) == (after and after.data.metrics)
+
+
 def test_what_is_measured_later_counts_too(store):
     for number in range(2):
         finished(store, 0.8, 0.5, info(number=number), **{"weights.sha256": f"w{number}"})

@@ -30,8 +30,9 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
 
     The parent has the mean of each final metric under the metric's own name, so that tables compare it with
     runs, and the number of seeds, ``n``; the headline metrics also have ``.std`` and the 95 % interval
-    ``.low`` to ``.high``. A single seed has no parent. The metrics' time is `when` (ms), so that a
-    record which is delivered twice adds nothing.
+    ``.low`` to ``.high``. A single seed has no parent. The metrics' time follows from `when` (ms) and the
+    members: a record which is delivered twice adds nothing, and means over more seeds are newer. Their step
+    is 0, since MLflow draws lines instead of bars for other steps.
     """
     run = store.client.get_run(run_id)
     group = {key: run.data.tags.get(key, "") for key in GROUP_TAGS}
@@ -47,10 +48,9 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     used = len({fold for fold, _ in seeds})
     overlap = fold_overlap(used, int(run.data.params.get("dataset.folds", used)))
     metrics = over_seeds([member.data.metrics for member in seeds.values()], overlap)
-    at = int(1000 * time.time()) if when is None else when
-    store.log_metrics(
-        parent, [Metric(metric_names.key(key), value, at, len(seeds)) for key, value in metrics.items()]
-    )
+    ends = [member.info.end_time or 0 for member in seeds.values()]
+    at = max(int(1000 * time.time()) if when is None else when, *ends) + len(seeds)
+    store.log_metrics(parent, [Metric(metric_names.key(key), value, at, 0) for key, value in metrics.items()])
     store.studies.has_means(run.data.tags["study"])
 
 
