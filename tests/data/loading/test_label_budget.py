@@ -191,7 +191,7 @@ def test_too_few_groups_are_refused(index):
 
 
 def label_sets(seed, images=60):
-    """(N, 4) labels of four classes, of which the first is common and the last is rare."""
+    """(N, 4) labels of four classes: the first is common, the last is rare."""
     return (np.random.default_rng(seed).random((images, 4)) < [0.7, 0.5, 0.3, 0.2]).astype(np.uint8)
 
 
