@@ -360,3 +360,37 @@ def test_temporary_files_are_removed_when_their_process_is_dead_and_not_before(t
     assert len(names()) == 2
     write_text(tmp_path / "table.csv", "whole")
     assert names() == [".table.csv", "table"]
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [lambda out: write_text(out, "content"), lambda out: files.publish(out).__enter__()],
+    ids=["file", "folder"],
+)
+def test_a_signal_as_something_temporary_is_created_leaves_nothing(begin, tmp_path, monkeypatch):
+    """Ctrl-C arrives after the system call, before Python returns from it."""
+
+    def interrupted_after(create):
+        def call(path, *arguments, **options):
+            created = create(path, *arguments, **options)
+            if Path(path).name.startswith(".out."):
+                assert Path(path).exists()
+                if created:
+                    created.close()
+                raise KeyboardInterrupt
+            return created
+
+        return call
+
+    monkeypatch.setattr(os, "mkdir", interrupted_after(os.mkdir))
+    monkeypatch.setattr(io, "open", interrupted_after(io.open))
+    with pytest.raises(KeyboardInterrupt):
+        begin(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_can_not_be_written_is_named_and_not_the_temporary_one(tmp_path, read_only):
+    read_only(tmp_path)
+    with pytest.raises(PermissionError) as caught:
+        write_text(tmp_path / "out", "content")
+    assert caught.value.filename == str(tmp_path / "out")

@@ -82,3 +82,30 @@ def test_bf16_features_cost_at_most_three_tenths_of_a_point(digits, tmp_path):
     expected, found = accuracy(digits, full), accuracy(digits, half)
     assert expected > 0.9
     assert found >= expected - 0.003
+
+
+def test_linear_heads_are_in_float32_and_other_layers_as_given(tmp_path):
+    top = {
+        "groups": {"head": "head", "top": "re:layer4", "rest": "*"},
+        "phases": [{"train": ["head", "top"], "until": "end"}],
+    }
+    network = {**LITE0, "name": "test_resnet"}
+    found = []
+    for schedule in (PROBE, top):
+        config = run_config(
+            {"backbone": network, "freeze": schedule, "input.size": SIZE, "trainer.precision": "bf16"}
+        )
+        start = load_initial_weights(config.backbone, config.weights)
+        spec = input_spec(config.backbone, start, config.input)
+        model, _ = create_network(config, start, spec, ("a", "b"))
+        reuse = FeatureExtractor(
+            FeatureCache(tmp_path, 0),
+            config.features,
+            config.backbone,
+            spec,
+            config.augment,
+            config.trainer,
+            0,
+        )
+        found.append(reuse.precision_behind(model, plan_of(config, model, 4), 0))
+    assert found == ["fp32", "bf16"]

@@ -5,9 +5,9 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,17 +34,26 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically: a temporary file beside it, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(path.parent, path.name)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    temporary = temporary_path(path, PARTIAL)
     try:
-        with os.fdopen(handle, "wb") as stream, _locked(Path(temporary)):
+        with temporary.open("xb") as stream, _locked(temporary):
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a message with the temporary file's name would not help
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path, suffix: str = "") -> Path:
+    """Return a new path beside `path`; create it inside of the `try` whose `finally` removes it.
+
+    The functions of `tempfile` create what they name: a signal before they return would leave it behind.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -174,15 +183,14 @@ def publish(out: Path, replaced: Collection[str] = ()) -> Iterator[Path]:
         raise FrostlineError(f"out: {out} is a file; name a folder")
     if out.is_symlink() or not out.name:
         out = out.resolve()
+    work = temporary_path(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise FrostlineError(
-            f"out: can't write into {out.parent} ({error.strerror}); name another folder"
-        ) from None
-    try:
-        work.chmod(0o755)
+        try:
+            work.mkdir(parents=True)
+        except OSError as error:
+            raise FrostlineError(
+                f"out: can't write into {out.parent} ({error.strerror}); name another folder"
+            ) from None
         with _locked(work):
             yield work
             if not out.exists():

@@ -19,7 +19,7 @@ from frostline.data.loading.resize import format_of
 from frostline.data.prepared.index import Index, PreparedData
 from frostline.data.reading.decode import shown
 from frostline.evaluation import label_tables, tta
-from frostline.features.execution import Precision, device_of, precision_behind
+from frostline.features.execution import Precision, device_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import Split
 from frostline.schema import NoAdapter, NoFeatures, Run
@@ -264,7 +264,7 @@ def split_for_inference(
     trainable.release(network)
     if not isinstance(split, Split):
         return None
-    return split, precision_behind(plan.trained(last), network, reuse.training_execution(network).trains)
+    return split, reuse.precision_behind(network, plan, last)
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:

@@ -6,7 +6,6 @@ import math
 import mmap
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline.base.files import remove_leftovers, set_aside
+from frostline.base.files import remove_leftovers, set_aside, temporary_path
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, full_disk
@@ -115,14 +114,13 @@ class FeatureCache:
 
     def _write(self, key: str, wanted: "_Request", produce: Callable[[], Iterable[Tensor]]) -> Tensor:
         """Write the file piece by piece, and return the features read from it."""
-        with self._full_disk(wanted):
-            if shutil.disk_usage(self.folder).free < wanted.size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            handle, temporary = tempfile.mkstemp(
-                dir=self.folder, prefix=f".{key}.", suffix=cache_files.PARTIAL
-            )
+        temporary = temporary_path(self.folder / key, cache_files.PARTIAL)
         try:
-            with os.fdopen(handle, "w+b", buffering=0) as stream:
+            with self._full_disk(wanted):
+                if shutil.disk_usage(self.folder).free < wanted.size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                opened = temporary.open("x+b", buffering=0)
+            with opened as stream:
                 with self._full_disk(wanted):
                     _write_all(stream, memoryview(wanted.header()))
                 digest, rows = hashlib.sha256(), 0
@@ -140,13 +138,12 @@ class FeatureCache:
                     stream.seek(0)
                     _write_all(stream, memoryview(wanted.header(digest.hexdigest())))
                     os.fsync(stream.fileno())
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(path_of(self.folder, key))
+                temporary.replace(path_of(self.folder, key))
                 _verified.add(_identity(stream))
                 stream.seek(0)
                 return _load(stream, wanted)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def _full_disk(self, wanted: "_Request") -> AbstractContextManager[None]:
         need = f"the features need {math.ceil(wanted.size / 2**20)} MiB"

@@ -51,22 +51,10 @@ def run_layers(part: Callable[[Tensor], Tensor], features: Tensor, precision: Pr
 
     Args:
         features: (N, …), on the device that runs the layers.
-        precision: from `precision_behind`.
+        precision: from `FeatureExtractor.precision_behind`.
     """
     with autocast(precision, features.device):
         return part(features.float() if precision == "fp32" else features)
-
-
-def precision_behind(trained: Iterable[str], network: nn.Module, precision: Precision) -> Precision:
-    """Return the precision of the layers after the split point: float32 if only linear layers train.
-
-    The matrix product of a linear head is too small to gain speed, and its logits lose most by rounding.
-
-    Args:
-        trained: names of the parameters that train.
-    """
-    owners = (network.get_submodule(name.rpartition(".")[0]) for name in trained)
-    return "fp32" if all(isinstance(owner, nn.Linear) for owner in owners) else precision
 
 
 def execution_of(

@@ -20,7 +20,7 @@ from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, PixelStack, normalize
 from frostline.features import split_point
 from frostline.features.cache import FeatureCache
-from frostline.features.execution import Execution, autocast, execution_of, gathered
+from frostline.features.execution import Execution, Precision, autocast, execution_of, gathered
 from frostline.features.split_point import NoSplit, Split
 from frostline.freezing.plan import FreezePlan
 from frostline.models.input_spec import InputSpec
@@ -190,6 +190,15 @@ class FeatureExtractor:
         """Return how to train a network on the device that it is on; takes a forward pass on a CPU."""
         device = next(network.parameters()).device
         return execution_of(network, self.trainer.precision, device, self.spec.shape)
+
+    def precision_behind(self, network: nn.Module, plan: FreezePlan, phase: int) -> Precision:
+        """Return the precision of the layers after the split point: float32 if only linear layers train.
+
+        The matrix product of a linear head is too small to gain speed, and its logits lose most by rounding.
+        """
+        owners = (network.get_submodule(name.rpartition(".")[0]) for name in plan.trained(phase))
+        linear = all(isinstance(owner, nn.Linear) for owner in owners)
+        return "fp32" if linear else self.training_execution(network).trains
 
     def _fresh(self) -> str | None:
         """Why the images change at each step; None: they don't."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from frostline.base.seeds import derive, seed_dropout
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.features.execution import device_of, execution_of, precision_behind
+from frostline.features.execution import device_of, execution_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NoSplit, Split
 from frostline.freezing.plan import FreezePlan
@@ -161,8 +161,7 @@ class _Steps:
         self.layers = f"features at {split.name}"
         train, views = self._data.train, reuse.view_numbers
         features = [held_on(reuse.features(split, train, view), self._device) for view in views]
-        trains = reuse.training_execution(self._network).trains
-        precision = precision_behind(self._plan.trained(0), self._network, trains)
+        precision = reuse.precision_behind(self._network, self._plan, 0)
         return ReusedFeatures(split, features, None, precision)
 
     def _backward(self, step: int, epoch: int, rows: Tensor) -> float:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from frostline.data.loading.pixels import Images
-from frostline.features.execution import precision_behind
 from frostline.features.reuse import OFF, FeatureExtractor
 from frostline.features.split_point import ALL_TRAINS, Split
 from frostline.training.freeze_callback import FreezeSchedule
@@ -103,10 +102,8 @@ class FeatureReuse(pl.Callback):
             for name, images in ({} if drifts else self.validation).items()
         }
         cached = all(hit for _, hit in [*features, *measured.values()])
-        network = split.network
-        trains = self.reuse.training_execution(network).trains
-        precision = precision_behind(plan.trained(phase), network, trains)
-        device = next(network.parameters()).device
+        precision = self.reuse.precision_behind(split.network, plan, phase)
+        device = next(split.network.parameters()).device
         train = [held_on(tensor, device) for tensor, _ in features]
         validation = {name: held_on(tensor, device) for name, (tensor, _) in measured.items()}
         return ReusedFeatures(split, train, validation or None, precision), cached

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.base.files import set_aside
+from frostline.base.files import set_aside, temporary_path
 from frostline.console.errors import full_disk
 from frostline.console.units import size as size_text
 
@@ -137,16 +137,15 @@ def write(path: Path, layout: Layout, images: Iterable[Pixels]) -> None:
     Raises:
         OutOfResources: the disk is full.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = temporary_path(path)
     try:
-        with _full_disk(path.parent, layout), os.fdopen(handle, "wb") as stream:
+        with _full_disk(path.parent, layout), temporary.open("xb") as stream:
             _fill(stream, layout, images)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def unsaved(path: Path, layout: Layout, make: Callable[[int], Pixels], images: Iterable[Pixels]) -> PixelFile:
