@@ -249,8 +249,8 @@ def test_reasons():
     assert cut(network, stem).reason == "no layer comes before conv1.0.weight, which trains"
     norms = {"groups": {"norm": "norm", "rest": "*"}, "phases": [{"train": ["norm"], "until": "end"}]}
     assert cut(network, norms).reason == (
-        "the layers below conv1.1 are computed as fast as their output is read: 14 operations for a byte, and"
-        " it takes 100 to pay"
+        "features at conv1.1:input are computed as fast as they are read: 14 operations per byte, and caching"
+        " pays from 100"
     )
     vit = timm.create_model("test_vit", num_classes=5)
     assert cut(vit, stem, pictures(size=160)).reason == (
@@ -258,7 +258,10 @@ def test_reasons():
     )
     dropped = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 3), nn.Linear(3, 3))
     top = {"groups": {"top": "re:^3", "rest": "*"}, "phases": [{"train": ["top"], "until": "end"}]}
-    assert cut(dropped, top, pictures(3, 16, 1)).reason == "no layer comes before 0, which drops at random"
+    assert (
+        cut(dropped, top, pictures(3, 16, 1)).reason
+        == "no layer comes before 0, which drops activations at random"
+    )
 
 
 def test_a_network_without_data_can_be_looked_at():

@@ -140,9 +140,9 @@ def test_tables_say_what_runs_once(run):
     # 64 → 512 → 16 are 65,536 and 16,384 operations an image, and 64 bytes.
     out = run("freeze=gradual", "trainer.epochs=10", *WIDE)
     assert once(out) == [
-        "phase 0 expects features at head:input, 16 numbers (64 B) per image; the layers below run once",
-        "phase 1 runs all layers at every step: the layers below hidden.1 are computed as fast as their"
-        " output is read: 32 operations for a byte, and it takes 100 to pay",
+        "phase 0 expects features at head:input, 16 numbers (64 B) per image; the layers before it run once",
+        "phase 1 runs all layers at every step: features at hidden.1:input are computed as fast as they"
+        " are read: 32 operations per byte, and caching pays from 100",
         "phase 2 runs all layers at every step: all of it trains",
     ]
     # 81,920 once, and 320 forward and 320 backward for 2 epochs, of 100 images.
@@ -161,7 +161,7 @@ def test_augmentation_asks_for_views(run):
     out = run(*words, "features.views=4")
     assert once(out)[0] == (
         "phase 0 expects features at head:input, 16 numbers (64 B) for each of 4 views per image;"
-        " the layers below run once"
+        " the layers before it run once"
     )
     assert ["0", "81.9", "k", "320", "320", "32.9", "M"] in [line.split()[:7] for line in out.splitlines()]
 
@@ -222,7 +222,7 @@ def test_json_holds_all_of_it(run):
     assert [section["name"] for section in made["sections"]] == ["stage:0", "stage:1", "head"]
     first, *_ = made["phases"]
     assert first["cost"] == {"once": 0, "forward": 5440, "backward": 320, "activations": 64}
-    assert (first["features"], first["whole"][:36]) == (None, "the layers below head are computed a")
+    assert (first["features"], first["whole"][:38]) == (None, "features at head:input are computed as")
     assert first["course"]["rates"]["head"][0] == first["rates"]["head"][0]
 
 

@@ -176,7 +176,10 @@ def test_a_store_whose_trials_were_changed_is_set_aside_too(statement, place, ca
         assert store.execute(statement).rowcount == 3
     again = begun(LINE, sampler={"kind": "random"}, trials=3)
     (warning,) = capsys.readouterr().err.splitlines()
-    assert "sweeps/s.db is damaged (trial 0: not as written); it was set aside as s.db.damaged" in warning
+    assert (
+        "sweeps/s.db is damaged (trial 0 does not match its hash); it was set aside as s.db.damaged"
+        in warning
+    )
     assert states(again) == []
     assert again.ask().point == before[0].point
 
@@ -335,7 +338,7 @@ def test_a_study_with_running_trials_is_not_deleted(place):
 def test_a_study_in_use_is_not_deleted_between_two_trials(place):
     one, other = begun(), begun()
     with pytest.raises(
-        FrostlineError, match=r"^--fresh: the study s is in use by another command; end it, or wait"
+        FrostlineError, match=r"^--fresh: the study s is in use by another command; end that command, or wait"
     ):
         study().begin(fresh=True)
     assert states(one) == states(other) == ["waiting"] * 6

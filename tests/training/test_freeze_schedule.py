@@ -325,7 +325,7 @@ def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
         saved(tmp_path / "slower", slower, path)
     assert str(error.value) == (
         "the checkpoint was made with another freeze schedule: freeze.phases.0.lr.head was 3.0, now it is"
-        " 2.0; resume with that one, or load the weights and start without ckpt_path"
+        " 2.0; resume with the former, or load the weights and start without ckpt_path"
     )
     saved(tmp_path / "none", None)
     with pytest.raises(FrostlineError, match="the checkpoint was made without a freeze schedule, so"):

@@ -6,11 +6,11 @@ The split works for any architecture:
    first one that trains are the prefix.
 2. `Split.features` runs the network until the prefix has been computed, and returns its output.
 3. `Split.rest` runs the network's own `forward` on the stand-in. Each prefix module returns its recorded
-   output instead of computing it; then the features replace the output of the last prefix module, or the
-   input of the first trained one. Code between modules (pooling, class tokens) runs as usual.
+   output instead of computing it, and at the split point the features replace the output of the last prefix
+   module, or the input of the first trained one. Code between modules (pooling, class tokens) runs as usual.
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
-`network.forward` is called instead of the network, since torch.compile would ignore the replaced modules.
+`network.forward` is called instead of `network`, whose compiled code would ignore the replaced forwards.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ OUTPUTS = 3
 BRANCHES = 2
 """Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
-"""Operations that a byte of features has to save. A core computes about 50 operations while it reads one
+"""Operations that a byte of features has to save. A core computes about 50 in the time it takes to read one
 byte from a disk."""
 ALL_TRAINS = "all of it trains"
 
@@ -68,12 +68,12 @@ class Split:
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
     """The prefix's modules in call order, each with its output for the stand-in."""
     parts: Sequence[tuple[int, ...]] = ()
-    """Shapes of the last calls' outputs for one image, if the features are these, flattened and concatenated;
-    empty: the features are a single tensor."""
+    """If the features are the outputs of the last calls, flattened and concatenated: the shapes of these
+    outputs for one image. Empty: the features are a single tensor."""
 
     @property
     def name(self) -> str:
-        """Name of the split point, such as ``fc:input``, or ``head_drop:2 outputs`` (joined)."""
+        """Name of the split point, such as ``fc:input``, or ``head_drop:2 outputs`` (concatenated)."""
         side = f"{len(self.parts)} outputs" if self.parts else self.side
         return f"{self.module}:{side}"
 
@@ -181,7 +181,7 @@ def first_valid(splits: Sequence[Split], is_valid: Callable[[Split], bool]) -> S
     """Return the first split for which `is_valid` is true, or the reason why there is none."""
     first = splits[0]
     none_valid = NoSplit(
-        f"the layers behind {first.module} need more than its {first.side}, so no two parts make the whole"
+        f"the layers after {first.module} need more than its {first.side}, so no split gives the same logits"
     )
     return next((split for split in splits if is_valid(split)), none_valid)
 
@@ -198,18 +198,18 @@ def worthwhile_splits(
         return worth
     best = max(splits, key=lambda split: split.flops / split.bytes)
     return NoSplit(
-        f"the layers below {best.module} are computed as fast as their output is read:"
-        f" {best.flops / best.bytes:.2g} operations for a byte, and it takes {FLOPS_PER_BYTE} to pay"
+        f"features at {best.name} are computed as fast as they are read:"
+        f" {best.flops / best.bytes:.2g} operations per byte, and caching pays from {FLOPS_PER_BYTE}"
     )
 
 
 def candidate_splits(
     network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor
 ) -> list[Split] | NoSplit:
-    """Return the possible splits at or just below the split point, best first; none is verified.
+    """Return the possible splits at the first layer that trains or just before it, best first, not verified.
 
     Args:
-        network: in the state of the phase; may be on torch's meta device.
+        network: prepared for the phase by `training.trainable.apply_phase`; may be on torch's meta device.
         phase: index of the phase whose split point is wanted.
         stand_in: (N, C, H, W), one image or a few.
     """
@@ -226,7 +226,7 @@ def candidate_splits(
     frozen = names.keys() - containers - changing.keys()
     recording = Recording(frozen, changing)
     if not recording.run(network, frozen | changing.keys() | containers, stand_in):
-        return NoSplit("the layers that train are never called, so where the frozen ones end can't be seen")
+        return NoSplit("the layers that train are never called, so it is unknown where the frozen ones end")
     first = recording.entered[-1][0]
     if not recording.calls:
         return NoSplit(f"no layer comes before {changing[first]}")
@@ -236,7 +236,7 @@ def candidate_splits(
         if (split := splitter.split(place)) is not None:
             splits.setdefault(split.name, split)
     if not splits:
-        return NoSplit(f"what {names[first]} is given is not one tensor with an entry for each image")
+        return NoSplit(f"the input of {names[first]} is not one tensor with an entry for each image")
     # The sort is stable: among equals, the one nearest to the split point comes first.
     return sorted(splits.values(), key=lambda split: (-split.flops, split.bytes))
 
@@ -264,7 +264,7 @@ class _Splitter:
     ) -> None:
         self.network, self.stand_in, self.recording = network, stand_in, recording
         self.names = {module: name for name, module in network.named_modules()}
-        # A tensor outside the recorded calls may be used anywhere, without a call of its layer.
+        # Features may depend on a tensor outside the recorded calls: a parent's code may use it directly.
         self.anywhere = {
             f"{self.names[module]}.".lstrip(".") + tensor
             for module in unchanged
@@ -289,18 +289,18 @@ class _Splitter:
         if not n or len(tensors) < len(place.values) or any(len(tensor) != images for tensor in tensors):
             return None
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
-        together = len(shapes) > 1
+        concatenated = len(shapes) > 1
         return Split(
             self.network,
             self.names[place.module],
             place.side,
-            shape=(sum(map(math.prod, shapes)),) if together else shapes[0],
+            shape=(sum(map(math.prod, shapes)),) if concatenated else shapes[0],
             dtype=tensors[0].dtype,
             flops=self.recording.flops[n] // images,
             prefix=frozenset(self.anywhere | self._called(n)),
             stand_in=self.stand_in,
             calls=self.recording.calls[:n],
-            parts=shapes if together else (),
+            parts=shapes if concatenated else (),
         )
 
     def _called(self, count: int) -> set[str]:
@@ -319,9 +319,9 @@ def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[n
     for name, module in network.named_modules():
         own = [f"{name}.{tensor}" if name else tensor for tensor in _tensors(module, own=True)]
         if changing := next((tensor for tensor in own if tensor in trained | statistics), None):
-            changing_layers[module] = f"{changing}, which {'trains' if changing in trained else 'moves'}"
+            changing_layers[module] = f"{changing}, which {'trains' if changing in trained else 'changes'}"
         elif module.training and _is_random(module):
-            changing_layers[module] = f"{name}, which drops at random"
+            changing_layers[module] = f"{name}, which drops activations at random"
     return changing_layers
 
 

@@ -1,8 +1,8 @@
 """The plan of a run: what trains at every step, and how fast.
 
-Everything here is a pure function of (plan, step, starts). `starts` records the step at which each phase
-entered so far began; it is the only state of a run, since a plateau can end a phase before its maximum
-length. A resumed run needs only `starts` and the step.
+Everything here is a pure function of (plan, step, starts). `starts` lists the first step of each phase that
+has begun. It can't be computed in advance, since early stopping can end a phase before its maximum length. A
+run has no other state: to resume, it needs only `starts` and the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class PhasePlan:
     length: int | None
     """Maximum number of steps; None: to the end of the run."""
     early_stop: PlateauRule | ReachRule | None
-    """Early stopping of the phase; in the last phase, of the run."""
+    """The rule that ends the phase early; in the last phase, it ends the run."""
     lr: Mapping[str, float]
     """Group that trains → factor of the base learning rate."""
     layer_decay: float
@@ -87,6 +87,7 @@ class PhasePlan:
     batch_size: int | None
     """Images per step; None: the run's own."""
     steps_per_epoch: int
+    """With the phase's batch size."""
 
     @property
     def monitor(self) -> str:
@@ -115,7 +116,7 @@ class FreezePlan:
         return self.end_of(starts) if starts else self.epochs * self.steps_per_epoch
 
     def end_of(self, starts: Sequence[int]) -> int:
-        """Return the end of the current phase's budget, as a step (exclusive)."""
+        """Return the first step after the current phase if it does not end early."""
         key = tuple(starts)
         if key not in self._ends:
             self._ends[key] = self._end_of(key)
@@ -155,7 +156,7 @@ class FreezePlan:
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
 
     def is_over(self, starts: Sequence[int], step: int, ended_early: bool) -> bool:
-        """Return whether the run ends before `step`; arguments as of `advanced`."""
+        """Return whether the run ends before `step`; arguments as in `advanced`."""
         return len(starts) == len(self.phases) and (step >= self.end_of(starts) or ended_early)
 
     def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
@@ -189,7 +190,11 @@ class FreezePlan:
         return curve.momentum(step - starts[-1], self.end_of(starts) - starts[-1])
 
     def options(self, phase: int, group: str, *, decays: bool) -> dict[str, Any]:
-        """Return the optimizer options that override the optimizer's own for `group` in `phase`."""
+        """Return the optimizer options that override the optimizer's own for `group` in `phase`.
+
+        Args:
+            decays: whether the tensors have weight decay; norms and biases have none.
+        """
         plan = self.phases[phase]
         options = dict(plan.options.get(group, {}))
         if plan.weight_decay is not None:

@@ -147,7 +147,7 @@ def _runs_once(phase: PhaseOutline) -> str:
         if phase.features.views > 1:
             amount = f"for each of {phase.features.views} views per image"
         features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {amount}"
-        return f"expects features at {phase.features.at}, {features}; the layers below run once"
+        return f"expects features at {phase.features.at}, {features}; the layers before it run once"
     return f"runs all layers at every step: {phase.whole or 'without data this network shows no split point'}"
 
 

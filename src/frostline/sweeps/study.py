@@ -66,7 +66,7 @@ class Study:
     Args:
         settings: the sweep's config: sampler, pruner, objectives, limits.
         base: everything else that the trials' results depend on; plain data.
-        worker: the number of this process among several; each has a sampler seed of its own.
+        worker: the number of this worker process; each worker's sampler has its own seed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Study:
 
     @property
     def store(self) -> str:
-        """The store's address."""
+        """The URL of Optuna's storage."""
         if self.settings.store is not None:
             return self.settings.store
         return f"{project.SQLITE}{project.scratch() / 'sweeps' / self.name}.db"
@@ -105,7 +105,7 @@ class Study:
             study = self._opened()
             altered = (trial.number for trial in study.get_trials(deepcopy=False) if not is_intact(trial))
             if own is not None and (number := next(altered, None)) is not None:
-                self._set_aside(own, f"trial {number}: not as written")
+                self._set_aside(own, f"trial {number} does not match its hash")
                 study = self._opened()
             stored = study.user_attrs.get("settings")
             identity = json.loads(canonical_json(self._identity()))
@@ -119,7 +119,7 @@ class Study:
                 )
 
     def retry(self, condition: Callable[[Trial], bool]) -> int:
-        """Enqueue the ended trials that meet a condition once more; return how many."""
+        """Enqueue the points of ended trials that meet a condition again; return how many."""
         with storage.locked(self.store):
             retried = [t for t in self.trials() if t.state in ENDED and not t.superseded and condition(t)]
             for trial in retried:
@@ -141,7 +141,7 @@ class Study:
                     self._opened().enqueue_trial(point)
 
     def ask(self) -> RunningTrial | None:
-        """Return the next trial to run, None where none is left; the points of dead trials come first."""
+        """Return the next trial to run, or None if none is left; points of dead trials come first."""
         with storage.locked(self.store):
             study = self._opened()
             self._retry_dead()
@@ -166,7 +166,9 @@ class Study:
             return running
 
     def remaining(self) -> Remaining:
-        """Count the trials that have not ended; those of dead processes count as open: `ask` repeats them."""
+        """Count the trials that have not ended; those of dead processes count as open, since `ask` repeats
+        them.
+        """
         trials = self._opened().get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         alive = sum(map(is_alive, running))
@@ -208,11 +210,11 @@ class Study:
         return importances(self.trials(), hyperparameters)
 
     def tell(self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
-        """End a trial; one that was ended as dead in the meantime stays so."""
+        """End a trial; if another process has ended it as dead, it stays failed."""
         self._opened().tell(trial, values, state, skip_if_finished=True)
 
     def close(self) -> None:
-        """Allow other commands to delete the study (`--fresh`); the end of the process does so too."""
+        """Allow other commands to delete the study (`--fresh`), as the end of the process does."""
         if self._used is not None:
             self._unused()
             self._used = None
@@ -237,11 +239,12 @@ class Study:
             fcntl.flock(self._used, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
         except BlockingIOError:
             raise ResourceLocked(
-                f"--fresh: the study {self.name} is in use by another command; end it, or wait for it"
+                f"--fresh: the study {self.name} is in use by another command; end that command, or wait for"
+                " it"
             ) from None
 
     def _own_file(self) -> Path | None:
-        """Return the file of the project's own store; None: the config names one, which is never renamed."""
+        """Return the file of the project's own store; None: the config names a store, never renamed."""
         return Path(self.store.removeprefix(project.SQLITE)) if self.settings.store is None else None
 
     def _set_aside(self, file: Path, flaw: str) -> None:

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from frostline.tracking.machine_load import MachineLoad
 
 PATIENCE_SECONDS = 45.0
-"""How long a finished command waits for a store on this machine to take its next record. If the command was
-killed: how long this process tries to record that in a slow or failing store."""
+"""How long a finished command waits for a store on this machine that another process has locked. If the
+command was killed, nobody waits: this process then tries a slow or failing store for this long."""
 GRACE_SHARE = 0.005
-"""Share of its run time that a finished command waits for a slow server; at least `project.wait_seconds`.
-With the time that ending takes, a command of ten seconds or more waits for less than 1 % of its run time."""
+"""A finished command waits for a slow server for this share of its run time, but at least for
+`project.wait_seconds`. Together with its shutdown, a command of ten seconds or more waits for less than 1 %
+of its run time."""
 REQUEST_SECONDS = 0.05
 """A finished command waits for all records if the server takes less than this per request, on average."""
 REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1")
@@ -47,16 +48,17 @@ LOAD_CHECK_SECONDS = 1.0
 PAUSE_SECONDS = 0.02
 """The shortest time between two reads of the journal."""
 RETRY_SECONDS, LAST_RETRY_SECONDS, RETRY_FACTOR = 0.25, 15.0, 2.0
-"""The pause after a failure of the store: the first, the longest, and the growth from one to the next."""
+"""Pauses between attempts while the store fails: the first, the longest, and the factor between two."""
 WARN_SECONDS = 20.0
 """A warning is printed during training if the store is unreachable for longer."""
 
 
 class Listener:
-    """Waits for new records, and samples the machine's load while runs are open, whatever the store does.
+    """Waits for new records, and samples the machine's load while runs are open, even if the store is slow.
 
     Args:
-        stream: a pipe from the owner, the command that records: its name, a line end, then a byte per record.
+        stream: a pipe from the owner, the command whose runs are recorded. The owner sends its name, a
+            newline, and then a byte per record.
     """
 
     def __init__(self, stream: int) -> None:
@@ -85,7 +87,7 @@ class Listener:
         self.news.set()
 
     def has_unread(self, path: Path) -> bool:
-        """Return whether a journal of the owner has unread records, which samples of the load may follow."""
+        """Return whether a journal of the owner has unread records; reading them may add a load sample."""
         with suppress(FileNotFoundError):
             return path in self._positions and self._positions[path] < path.stat().st_size
         return False
@@ -133,14 +135,14 @@ def _line(stream: int) -> str:
 
 
 class RequestCounter:
-    """Counts the HTTP requests of this process, through Python's audit events; it can't be stopped."""
+    """Counts the HTTP requests of this process by an audit hook, which Python can't remove."""
 
     def __init__(self) -> None:
         self.count = 0
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "http.client.send":  # a request line with its header; a body is sent by itself
+        if event == "http.client.send":  # request line and headers; the body is another event
             _, content = arguments
             self.count += isinstance(content, bytes) and REQUEST_LINE.match(content) is not None
 
@@ -204,7 +206,8 @@ class Watchdog:
 def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
     """Deliver the journals of the owner and of commands that ended, until the owner closes the pipe.
 
-    Plots are drawn when nothing else is pending; after the end, those of the best runs for a limited time.
+    Plots are drawn while nothing else is pending. When the owner has closed the pipe, the plots of the best
+    runs are drawn for a limited time.
 
     Args:
         progress: called after each record and plot.
@@ -230,7 +233,7 @@ def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
             if ended:
                 time.sleep(RETRY_SECONDS)
             elif listener.closed.wait(pause):
-                watchdog.failing = None  # one attempt more: the server may be back
+                watchdog.failing = None  # the last attempt: the server may be back
             pause = min(pause * RETRY_FACTOR, LAST_RETRY_SECONDS)
             continue
         watchdog.failing, pause = None, RETRY_SECONDS
@@ -262,8 +265,8 @@ def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
 def _progress_pipe() -> Callable[[], None]:
     """Return a function that reports progress through standard output, a pipe to the owner.
 
-    The owner reads it at its end only, so the pipe may be full until then. Nothing else is printed there from
-    now on.
+    The owner reads the pipe only when it ends. Until then the pipe may be full, so writes do not block. After
+    this call, the rest of this process can't print to standard output.
     """
     pipe = os.dup(sys.stdout.fileno())
     os.set_blocking(pipe, False)
@@ -278,7 +281,8 @@ def _progress_pipe() -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    # This process ends after the training: a signal to all processes of a service is meant for the training.
+    # A terminal or a service manager signals the whole process group. The training ends then, while this
+    # process still delivers its last records.
     for _number in ENDING:
         signal.signal(_number, signal.SIG_IGN)
     terminal.configure_streams()

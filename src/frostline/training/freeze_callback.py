@@ -1,4 +1,4 @@
-"""Applies a freeze schedule to a network that Lightning trains; all decisions are `freezing.plan`'s."""
+"""Applies a freeze schedule to a network that Lightning trains; `freezing.plan` decides, this applies."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -84,7 +84,7 @@ class FreezeSchedule(pl.Callback):
         self._applied: int | None = None
         """The phase that was applied last; None before the first."""
         self._steady_until = self._quiet_until = 0
-        """The step of the run, and the batch of the epoch, until which nothing changes."""
+        """Before this step of the run, and before this batch of the epoch, nothing has to be set."""
         self._set: tuple[float, float | None] | None = None
         """The curve factor and momentum that the optimizer has; None: to be set."""
         self.dropout: trainable.Dropout | None = None
@@ -117,7 +117,7 @@ class FreezeSchedule(pl.Callback):
         return len(self.starts) - 1
 
     def coming(self, step: int) -> PhasePlan:
-        """Return the phase that `step`, the next one, will be in."""
+        """Return the phase of `step`, the next step of the run."""
         return self.plan.phases[len(self._advanced(step)) - 1]
 
     # ── Lightning's hooks, in call order ────────────────────────────────────────────────────────────────────
@@ -151,7 +151,7 @@ class FreezeSchedule(pl.Callback):
             self._stop_if_over(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restart the count of the epoch's batches."""
+        """Check from the first batch of the epoch on whether a phase or a learning rate changes."""
         self._quiet_until = 0
 
     def on_train_batch_start(
@@ -268,7 +268,7 @@ class FreezeSchedule(pl.Callback):
             key, then, now = different
             raise FrostlineError(
                 f"the checkpoint was made with another freeze schedule: {key} was {then!r}, now it is"
-                f" {now!r}; resume with that one, or load the weights and start without ckpt_path"
+                f" {now!r}; resume with the former, or load the weights and start without ckpt_path"
             )
         self.starts = tuple(state_dict["starts"])
         self.history = list(state_dict["history"])
@@ -365,7 +365,7 @@ class FreezeSchedule(pl.Callback):
         self._applied = self.phase
 
     def _set_step_counter(self, group: dict[str, Any], *, trains: bool) -> None:
-        """Pause a group's step counter while it is frozen: LAMB and Adan would count on."""
+        """Pause a group's step counter while it is frozen: LAMB and Adan would count the steps."""
         name = group["name"]
         if not trains:
             self._step_counters.setdefault(name, _copy(group.get("step")))
