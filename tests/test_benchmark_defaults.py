@@ -40,35 +40,105 @@ def test_the_docs_have_the_recorded_tables():
     assert table.markdown(running_statistics.rows(RUNS.with_name("running-statistics.jsonl"))) in page
 
 
-def test_the_search_chooses_on_validation_and_is_judged_on_test(tmp_path):
-    def line(setting, val, test, shots=5):
-        arm = {"target": "digits", "shots": shots, "start": "own", "by": "frostline", "schedule": "full"}
-        return json.dumps({**arm, "setting": setting, "seed": 0, "val": val, "test": test})
+def result(target, setting, val, test, seed=0, **other):
+    """Return one line of the results: `full` on five labels per class of a target."""
+    arm = {"target": target, "shots": 5, "start": "own", "by": "frostline", "schedule": "full"}
+    return json.dumps({**arm, "setting": setting, "seed": seed, "val": val, "test": test, **other})
 
+
+def results(tmp_path, lines):
     file = tmp_path / "runs.jsonl"
-    lines = [line("default", 0.5, 0.6), line("slow", 0.7, 0.65), line("fast", 0.6, 0.9)]
-    broken = json.dumps({**json.loads(line("worse", 0, 0)), "error": "Error: no"})
-    file.write_text("\n".join([*lines, broken]))
-    _, row = table.losses(table.read(file))
+    file.write_text("\n".join(lines))
+    return table.read(file)
+
+
+def test_the_search_chooses_on_validation_and_is_judged_on_test(tmp_path):
+    lines = [
+        result("digits", *run) for run in [("default", 0.5, 0.6), ("slow", 0.7, 0.65), ("fast", 0.6, 0.9)]
+    ]
+    broken = result("digits", "worse", 0, 0, error="Error: no")
+    found = results(tmp_path, [*lines, broken])
+    _, row = table.losses(found)
     # 5.0 points between 60 % and 65 % of 357 test images: 1.96 · √((60 · 40 + 65 · 35) / 357)
     assert row[:3] == ["full", "5.0", "5.0 ± 7.1 (digits, 5, own pretraining)"]
-    header, best, *_ = table.accuracies(table.read(file))
+    header, best, *_ = table.accuracies(found)
     assert (header[1], best[:2]) == ("mean (1)", ["full, fast", "**90.0**"])
 
 
 def test_a_mean_loss_has_an_interval_over_the_cells(tmp_path):
-    def line(setting, accuracy, target):
-        arm = {"target": target, "shots": 5, "start": "own", "by": "frostline", "schedule": "full"}
-        return json.dumps({**arm, "setting": setting, "seed": 0, "val": accuracy, "test": accuracy})
-
-    file = tmp_path / "runs.jsonl"
     better = {"digits": 0.65, "emoji": 0.7, "clothes": 0.75}
-    lines = [line("default", 0.6, target) for target in better]
-    lines += [line("fast", accuracy, target) for target, accuracy in better.items()]
-    file.write_text("\n".join(lines))
-    _, row = table.losses(table.read(file))
+    lines = [result(target, "default", 0.6, 0.6) for target in better]
+    lines += [result(target, "fast", accuracy, accuracy) for target, accuracy in better.items()]
+    _, row = table.losses(results(tmp_path, lines))
     # losses of 5, 10 and 15 points: 10 ± 4.30 · 5/√3
     assert row[1] == "10.0 ± 12.4"
+
+
+def test_several_seeds_choose_by_their_mean_and_are_compared_in_pairs(tmp_path):
+    runs = {
+        "default": [(0.6, 0.5), (0.6, 0.6), (0.6, 0.7)],
+        "slow": [(0.7, 0.55), (0.7, 0.7), (0.7, 0.85)],  # the best on average
+        "fast": [(0.9, 0.9), (0.5, 0.9), (0.6, 0.9)],  # the best of seed 0
+    }
+    lines = [
+        result("digits", setting, *accuracies, seed)
+        for setting, found in runs.items()
+        for seed, accuracies in enumerate(found)
+    ]
+    lines.append(result("digits", "default", 1, 1, seed=3))  # no other arm has this seed
+    found = results(tmp_path, lines)
+    _, row = table.losses(found)
+    # losses of 5, 10 and 15 points by seed: 10 ± 4.30 · 5/√3
+    assert row[2] == "10.0 ± 12.4 (digits, 5, own pretraining)"
+    header, digits, total = table.by_cell(found)
+    assert header == ["cell", "seeds", "full", "full, slow", "full, fast", "full loses"]
+    assert digits == ["digits, 5, own pretraining", "3", "60.0", "70.0", "**90.0**", "10.0 ± 12.4"]
+    assert total == ["mean (1 cells)", "3", "60.0", "70.0", "**90.0**", "10.0"]
+
+
+def test_a_cell_that_was_cut_off_before_its_search_does_not_count(tmp_path):
+    cells = [(target, shots) for target in plan.TARGETS for shots in (5, 10)]
+    lines = [
+        result(target, setting, accuracy, accuracy, shots=shots)
+        for setting, accuracy in {"default": 0.6, "slow": 0.7}.items()
+        for target, shots in cells
+    ]
+    lines.append(result("digits", "default", 0.6, 0.6, shots=50))
+    found = results(tmp_path, lines)
+    assert set(found[table.FULL]) == {(*cell, "own") for cell in cells}
+    assert table.losses(found)[1][1] == "10.0 ± 0.0"
+
+
+def test_a_setting_is_chosen_without_the_data_set_that_judges_it(tmp_path):
+    lines = [result(target, "default", 0.6, 0.6) for target in ("digits", "emoji", "clothes")]
+    lines += [result("digits", "fast", 0.9, 0.8), result("emoji", "fast", 0.5, 0.5)]
+    lines += [result("clothes", "fast", 0.6, 0.7)]
+    _, *rows = table.left_out(results(tmp_path, lines))
+    assert rows == [
+        ["clothes", "full, fast", "10.0"],
+        ["digits", "full", "0.0"],  # without digits, `fast` is worse
+        ["emoji", "full, fast", "-10.0"],
+        ["mean (3 cells)", "", "0.0 ± 24.8"],
+    ]
+
+
+def test_runs_on_several_devices_are_not_averaged(tmp_path):
+    lines = [
+        result("digits", "default", 0.6, 0.6, seed, device=name) for seed, name in enumerate(("cpu", "cuda"))
+    ]
+    with pytest.raises(ValueError, match=r"runs\.jsonl: has runs on cpu and cuda, which are not compared"):
+        results(tmp_path, lines)
+
+
+def test_a_file_of_keys_selects_and_orders_the_runs(tmp_path, capsys):
+    keys = [trial.key for trial in plan.trials(seeds=2) if "stamps" in trial.key][::-40]
+    file = tmp_path / "some.txt"
+    file.write_text("\n".join(keys))
+    assert command.main(["--keys", str(file), "--seeds", "2", "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == keys
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--keys", str(file), "--seeds", "1", "--list"])
+    assert f"no run has the key {keys[0]}" in capsys.readouterr().err
 
 
 def test_each_class_has_enough_images_for_the_most_labels():

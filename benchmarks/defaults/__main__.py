@@ -45,23 +45,33 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="WORD", help="runs that have all these words in their key"
     )
+    parser.add_argument(
+        "--keys", type=Path, metavar="FILE", help="runs whose keys are the lines of this file, in its order"
+    )
     parser.add_argument("--list", action="store_true", help="print the keys of the runs; run nothing")
     parser.add_argument("--table", type=Path, metavar="RUNS", help="print tables of results; run nothing")
     options = parser.parse_args(words)
     if options.table:
         results = table.read(options.table)
-        print(table.markdown(table.accuracies(results)), table.markdown(table.losses(results)), sep="\n\n")
+        tables = (table.accuracies, table.losses, table.by_cell, table.left_out)
+        print(*(table.markdown(rows(results)) for rows in tables), sep="\n\n")
         return 0
-    if not options.data:
-        parser.error("--data: name the folder of the data sets")
     chosen = [
         trial
         for trial in plan.trials(options.seeds)
         if all(word in trial.key.split(" · ") for word in options.only)
     ]
+    if options.keys:
+        by_key = {trial.key: trial for trial in chosen}
+        keys = options.keys.read_text(encoding="utf-8").splitlines()
+        if unknown := next((key for key in keys if key not in by_key), None):
+            parser.error(f"--keys: no run has the key {unknown}; --list prints the keys, --seeds adds seeds")
+        chosen = [by_key[key] for key in keys]
     if options.list:
         print("\n".join(trial.key for trial in chosen))
         return 0
+    if not options.data:
+        parser.error("--data: name the folder of the data sets")
     if options.packages:
         from benchmarks.defaults import data
 
@@ -120,7 +130,7 @@ class _Session:
                     _append(self.out / PRETRAININGS, found)
                     said = f"pretrained on {what}: test {found['test']:.3f}"
                 else:
-                    _append(self.out / RESULTS, {**plan.row(what), **found})
+                    _append(self.out / RESULTS, {**plan.row(what), "device": self.places[-1], **found})
                     done, failed = done + 1, failed + ("error" in found)
                     said = f"{what.key}: {found.get('error') or format(found['test'], '.3f')}"
                 print(f"{self._passed():6.1f} {found['seconds']:6.1f} s  {said}", flush=True)

@@ -14,49 +14,80 @@ Cell = tuple[str, int, str]
 """Target, labels per class, start."""
 Arm = tuple[str, str, str]
 """By whom, schedule, setting."""
+FULL: Arm = ("frostline", "full", "default")
 STARTS = {"own": "own pretraining", "imagenet": "ImageNet"}
 Z95 = 1.96
-SHARE = 0.95
-"""Of the cells: an arm that the time limit left with fewer is omitted."""
+SHARE = 0.9
+"""An arm that the time limit left with fewer of the cells is omitted, and a cell with fewer of those arms."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of an arm in a cell, in percent: the mean over seeds."""
+    """Of one run, in percent."""
 
     val: float
     """On validation images that nothing else has used: chooses in a search."""
     test: float
 
-    def variance(self, target: str) -> float:
-        """Return the variance of `test` that is due to the choice of test images: p(1 − p)/n."""
-        return self.test * (100 - self.test) / TARGETS[target].tests
+
+@dataclass(frozen=True)
+class Seeds:
+    """The runs of an arm in a cell: seed → accuracy."""
+
+    runs: Mapping[int, Accuracy]
+
+    @property
+    def val(self) -> float:
+        """The mean over seeds."""
+        return mean(run.val for run in self.runs.values())
+
+    @property
+    def test(self) -> float:
+        """The mean over seeds."""
+        return mean(run.test for run in self.runs.values())
 
 
-Results = Mapping[Arm, Mapping[Cell, Accuracy]]
+Results = Mapping[Arm, Mapping[Cell, Seeds]]
+"""The arms that a cell has, have the same seeds in it."""
 
 
 def read(path: Path) -> Results:
-    """Return the accuracies of a file of `python -m benchmarks.defaults`, without runs that failed."""
-    runs: dict[Arm, dict[Cell, list[Accuracy]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    """Return the accuracies of a file of `python -m benchmarks.defaults`, without runs that failed.
+
+    A seed of a cell counts if all arms of the cell have it, so that they are compared on the same seeds.
+
+    Raises:
+        ValueError: the runs are of several devices.
+    """
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    devices = {row.get("device") for row in rows}
+    if len(devices) > 1:
+        named = " and ".join(sorted(map(str, devices)))
+        raise ValueError(f"{path}: has runs on {named}, which are not compared; write a file for each device")
+    runs: dict[Arm, dict[Cell, dict[int, Accuracy]]] = {}
+    for row in rows:
         if "error" not in row:
             arm, cell = (
                 (row["by"], row["schedule"], row["setting"]),
                 (row["target"], row["shots"], row["start"]),
             )
             found = Accuracy(100 * row["val"], 100 * row["test"])
-            runs.setdefault(arm, {}).setdefault(cell, []).append(found)
-    means = {
+            runs.setdefault(arm, {}).setdefault(cell, {})[row["seed"]] = found
+    most = max(map(len, runs.values()))
+    runs = {arm: by for arm, by in runs.items() if len(by) >= SHARE * most}
+    seeds: dict[Cell, set[int]] = {}
+    for cell in {cell: None for by in runs.values() for cell in by}:
+        there = [set(by[cell]) for by in runs.values() if cell in by]
+        if len(there) >= SHARE * len(runs):
+            seeds[cell] = set.intersection(*there)
+    return {
         arm: {
-            cell: Accuracy(mean(a.val for a in found), mean(a.test for a in found))
-            for cell, found in by.items()
+            cell: Seeds({seed: by[cell][seed] for seed in sorted(common)})
+            for cell, common in seeds.items()
+            if cell in by and common
         }
         for arm, by in runs.items()
     }
-    most = max(map(len, means.values()))
-    return {arm: by for arm, by in means.items() if len(by) >= SHARE * most}
 
 
 def accuracies(results: Results) -> list[list[str]]:
@@ -86,10 +117,10 @@ def losses(results: Results) -> list[list[str]]:
     """Return rows of what arms as they come lose to the setting that validation chooses in each cell.
 
     Points of test accuracy, on average and at most; negative: the arm is better than the search's choice.
-    The 95 % interval of a mean is over the cells, that of a largest loss over the choice of test images.
+    The 95 % interval of a mean is over the cells, that of a largest loss as `Gap.half` says.
     """
     searched: dict[str, Callable[[Arm], bool]] = {
-        "settings of `full`": lambda arm: arm[:2] == ("frostline", "full"),
+        "settings of `full`": _is_full,
         "all schedules and settings": lambda arm: arm[0] == "frostline",
     }
     rows = [["as it comes", *(f"{name}: {what}" for name in searched for what in ("mean", "at most"))]]
@@ -100,34 +131,94 @@ def losses(results: Results) -> list[list[str]]:
         for belongs in searched.values():
             gaps = _gaps(results, arm, [other for other in results if belongs(other)])
             worst = max(gaps, key=lambda gap: gap.loss)
-            target, shots, start = worst.cell
             row += [
                 _with_interval(*_mean(gaps)),
-                f"{_with_interval(worst.loss, worst.half)} ({target}, {shots}, {STARTS[start]})",
+                f"{_with_interval(worst.loss, worst.half)} ({_cell(worst.cell)})",
             ]
         rows.append(row)
     return rows
 
 
+def by_cell(results: Results) -> list[list[str]]:
+    """Return a row for each cell that all arms have, and one of means: accuracies, and what defaults lose.
+
+    A loss is in points of test accuracy, to the setting of `full` with the highest mean validation accuracy
+    over the seeds; the highest test accuracy of a row is bold. Intervals are those of `losses`.
+    """
+    shared = sorted(set.intersection(*(set(by) for by in results.values())))
+    results = {arm: {cell: by[cell] for cell in shared} for arm, by in results.items()}
+    came = [arm for arm in results if arm[0] == "frostline" and arm[2] == "default"]
+    lost = {arm: _gaps(results, arm, [other for other in results if _is_full(other)]) for arm in came}
+    numbers = [len(seeds.runs) for seeds in results[came[0]].values()]
+    body = [
+        [
+            *(_cell(cell), str(number), *_best_bold([by[cell].test for by in results.values()])),
+            *(_with_interval(gaps[i].loss, gaps[i].half) for gaps in lost.values()),
+        ]
+        for i, (cell, number) in enumerate(zip(shared, numbers, strict=True))
+    ]
+    total = [
+        *(f"mean ({len(shared)} cells)", "–".join(map(str, sorted({min(numbers), max(numbers)})))),
+        *_best_bold([mean(seeds.test for seeds in by.values()) for by in results.values()]),
+        *(_with_interval(*_mean(gaps)) for gaps in lost.values()),
+    ]
+    return [
+        ["cell", "seeds", *map(_name, results), *(f"{_name(arm)} loses" for arm in came)],
+        *body,
+        total,
+    ]
+
+
+def left_out(results: Results) -> list[list[str]]:
+    """Return rows of the setting of `full` that is chosen on all data sets but one, and its gain on that one.
+
+    The highest mean validation accuracy chooses. The gain over `full` as it comes is in points of test
+    accuracy: the mean over the cells of the data set that was left out. The last row has the mean over all
+    cells, with its 95 % interval.
+    """
+    settings = [arm for arm in results if _is_full(arm)]
+    shared = set.intersection(*(set(results[arm]) for arm in settings))
+    rows = [["data set left out", "chosen on the others", "gain on it"]]
+    every: list[Gap] = []
+    for target in sorted({cell[0] for cell in shared}):
+        others = [cell for cell in shared if cell[0] != target]
+        chosen = max(settings, key=lambda arm: mean(results[arm][cell].val for cell in others))
+        gaps = [gap for gap in _gaps(results, FULL, [chosen]) if gap.cell[0] == target and gap.cell in shared]
+        rows.append([target, _name(chosen), f"{_mean(gaps)[0]:.1f}"])
+        every += gaps
+    return [*rows, [f"mean ({len(every)} cells)", "", _with_interval(*_mean(every))]]
+
+
 @dataclass(frozen=True)
 class Gap:
-    """What an arm loses in a cell, in points."""
+    """What an arm loses in a cell, in points: the mean over seeds."""
 
     cell: Cell
     loss: float
     half: float
-    """Half of the 95 % interval over the choice of test images: that of two independent shares. The arms have
-    the same test images, so that it is rather too wide; another seed's training is not in it."""
+    """Half of the 95 % interval: over seeds, paired, or with a single seed over the choice of test images.
+
+    The former doesn't include the choice of test images, which all seeds share. The latter is that of two
+    independent shares, rather too wide for arms with the same images, without another seed's training."""
 
 
 def _gaps(results: Results, arm: Arm, searched: Sequence[Arm]) -> list[Gap]:
     gaps = []
-    for cell, accuracy in results[arm].items():
+    for cell, seeds in results[arm].items():
         there = [results[other][cell] for other in searched if cell in results[other]]
         best = max(there, key=lambda found: found.val)
-        half = Z95 * math.sqrt(best.variance(cell[0]) + accuracy.variance(cell[0]))
-        gaps.append(Gap(cell, best.test - accuracy.test, half))
+        found = estimate([best.runs[seed].test - run.test for seed, run in seeds.runs.items()])
+        if found.high is None:
+            half = Z95 * math.sqrt(_variance(best.test, cell) + _variance(seeds.test, cell))
+        else:
+            half = found.high - found.mean
+        gaps.append(Gap(cell, found.mean, half))
     return gaps
+
+
+def _variance(accuracy: float, cell: Cell) -> float:
+    """Return the variance of a test accuracy that is due to the choice of test images: p(1 − p)/n."""
+    return accuracy * (100 - accuracy) / TARGETS[cell[0]].tests
 
 
 def _mean(gaps: Sequence[Gap]) -> tuple[float, float | None]:
@@ -137,6 +228,15 @@ def _mean(gaps: Sequence[Gap]) -> tuple[float, float | None]:
 
 def _with_interval(value: float, half: float | None) -> str:
     return f"{value:.1f}" if half is None else f"{value:.1f} ± {half:.1f}"
+
+
+def _is_full(arm: Arm) -> bool:
+    return arm[:2] == ("frostline", "full")
+
+
+def _cell(cell: Cell) -> str:
+    target, shots, start = cell
+    return f"{target}, {shots}, {STARTS[start]}"
 
 
 def markdown(rows: Iterable[Sequence[str]]) -> str:
@@ -150,6 +250,10 @@ def _name(arm: Arm) -> str:
     by, schedule, setting = arm
     name = schedule if by == "frostline" else f"{by}'s `{schedule}`" if by == "fastai" else "timm's train.py"
     return name if setting == "default" else f"{name}, {setting}"
+
+
+def _best_bold(values: Sequence[float]) -> list[str]:
+    return [_bold(f"{value:.1f}", value == max(values)) for value in values]
 
 
 def _bold(text: str, best: bool) -> str:
