@@ -44,7 +44,7 @@ def test_a_limit_that_torch_does_not_fit_in_is_one_sentence(mebibytes, tmp_path)
     assert error.startswith(
         "frostline: error: out of memory: importing packages (ulimit -v allows the process "
     )
-    assert "; close other programs, or raise the limit: torch alone takes 4 GiB of addresses (" in error
+    assert "; close other programs, or raise the limit: torch alone needs 4 GiB of address space (" in error
     assert not (tmp_path / "out").exists()
 
 

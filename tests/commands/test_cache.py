@@ -91,8 +91,8 @@ def test_cached_features_are_listed_the_most_recently_used_first(say, monkeypatc
     what = "resnet18 · layer4 · pictures · val"
     assert val == [what, "400 × 64×2", "bf16", "100 KiB", "3 min ago", key[:12]]
     assert train[:5] == [what[:-3] + "train", "1,000 × 64×2", "bf16", "250 KiB", "2 days ago"]
-    assert features == ["features: 351 KiB of 1.5 GiB, which FROSTLINE_CACHE_GIB sets"]
-    assert pixels == ["pixels:", "4 KiB of 7 GiB, which FROSTLINE_PIXELS_GIB sets, in 2 files"]
+    assert features == ["features: 351 KiB of at most 1.5 GiB (FROSTLINE_CACHE_GIB)"]
+    assert pixels == ["pixels:", "4 KiB of at most 7 GiB (FROSTLINE_PIXELS_GIB), in 2 files"]
     assert hint == ["to make room: frostline cache prune --to 1GiB, or frostline cache clear"]
 
 

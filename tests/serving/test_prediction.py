@@ -170,7 +170,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
         ),
         (
             ["{run}", "x.png", "--top-k", "3"],
-            r"^--top-k: found 3, and the model knows 2 classes; give fewer$",
+            r"^--top-k: found 3, and the model knows 2 classes; give at most 2$",
         ),
         (["{run}e", "x.png"], r"runs/onee: there is no such folder; did you mean 'one'\? \(allowed: one\)$"),
         (

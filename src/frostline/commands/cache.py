@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _add_format(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add `--format`; an action's default is suppressed, so that it does not undo what stands before it."""
+    """Add `--format`; an action's default would replace what precedes it: cache --format json prune."""
     parser.add_argument(
         "--format", choices=["table", "json"], default=default, help="json: for scripts (default: table)"
     )

@@ -32,7 +32,7 @@ _BUSY = "another process is writing it"
 
 @dataclass(frozen=True)
 class Pixels:
-    """Totals of the cached images at networks' sizes."""
+    """Totals of the cached images, which are resized to the input size of a network."""
 
     files: int = 0
     bytes: int = 0
@@ -55,13 +55,13 @@ def show(form: Format) -> None:
     if entries:
         headers = ("features", "images × shape", "type", "size", "last used", "key")
         tables.print_whole(headers, map(_row, entries))
-        print(f"\nfeatures: {size(total)} of {size(limit)}, which FROSTLINE_CACHE_GIB sets")
+        print(f"\nfeatures: {size(total)} of at most {size(limit)} (FROSTLINE_CACHE_GIB)")
     else:
         print(NO_FEATURES)
     if pixels.files:
         limit = project.pixels_limit(project.project_scratch() / "pixels")
         files = _count(pixels.files, "file")
-        print(f"pixels:   {size(pixels.bytes)} of {size(limit)}, which FROSTLINE_PIXELS_GIB sets, in {files}")
+        print(f"pixels:   {size(pixels.bytes)} of at most {size(limit)} (FROSTLINE_PIXELS_GIB), in {files}")
     if entries or pixels.files:
         print("to make room: frostline cache prune --to 1GiB, or frostline cache clear")
 

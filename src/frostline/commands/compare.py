@@ -47,7 +47,7 @@ def add(commands: Any, summary: str) -> None:
         help="metric to show; may be repeated; rows are sorted by the first",
     )
     parser.add_argument(
-        "--format", choices=["table", *FORMATS], default="table", help="of the output (default: table)"
+        "--format", choices=["table", *FORMATS], default="table", help="format of the output (default: table)"
     )
     parser.add_argument("--out", type=Path, help="write a .md, .csv or .html file instead of printing")
     parser.add_argument("--open", action="store_true", help="also open MLflow's comparison of the same runs")

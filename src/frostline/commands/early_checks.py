@@ -1,7 +1,7 @@
 """Refuse overrides that name what does not exist, before a command imports torch, which takes seconds.
 
-Only what was typed is looked at, and only where its value is plain; a config's other mistakes are found when
-it is composed, and by what reads it.
+Only overrides on the command line with plain values are checked. Other mistakes are found when the config is
+composed or used.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def check(arguments: argparse.Namespace) -> None:
     typed = dict(_plain(arguments.overrides))
     for key, text in typed.items():
         for value in text.split(",") if lists else [text]:
-            # As far as the command line tells, the backbone is one of timm.
+            # Whether the command line alone shows that the backbone is one of timm's.
             timm = typed.get("backbone") == "timm" or not {"backbone", "experiment"} & typed.keys()
             if key == "backbone.name" and timm:
                 _check_model(value)

@@ -22,7 +22,7 @@ SHA_DIGITS = 40
 EPILOG = """\
 Each row has the keys of params.yaml in which the experiments differ, and the test accuracy of each arm with
 its gain over the from-scratch baseline in percentage points. `dvc exp show` has every number and dependency,
-`dvc exp apply NAME` takes an experiment's files."""
+`dvc exp apply NAME` puts an experiment's files into the workspace."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`frostline leakage`: find images of the source that the target is measured on."""
+"""`frostline leakage`: find images of the source in the target's validation and test data."""
 
 import argparse
 import sys
@@ -51,4 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
     if warnings:
         print(f"frostline: the images that look alike: {out / NEAR_DUPLICATES_FILE}", file=sys.stderr)
     else:
-        print(f"{out}: no image of the source is one that the target is measured on, or looks like one")
+        print(
+            f"{out}: the target's validation and test data have no image of the source, nor a near-duplicate"
+        )

@@ -38,7 +38,7 @@ COMMANDS = {
     "probe": "measure a backbone's frozen features: linear heads, ridge regression, nearest neighbours",
     "pretrain": "pretrain a network on the source data set",
     "prepare": "check every image of a data set, split it, and write its index",
-    "leakage": "find images of the source that the target is measured on",
+    "leakage": "find images of the source in the target's validation and test data",
     "evaluate": "measure a trained network on its test split",
     "compare": "compare finished runs, grouped over seeds",
     "ui": "serve MLflow with this project's runs, on this machine only",
@@ -74,8 +74,8 @@ examples:
   frostline init NAME --source DIR --target DIR                   begin a study in your own project
   dvc repro                                                       run the study that params.yaml selects
 
-KEY=VALUE is a Hydra override: a file of conf/ (freeze=gradual is conf/freeze/gradual.yaml) or a value
-(trainer.epochs=5).
+KEY=VALUE is a Hydra override: it selects a file of conf/ (freeze=gradual: conf/freeze/gradual.yaml) or sets a
+value (trainer.epochs=5).
 
 exit status: 0 done, 2 an error in a config, a file or the command, 3 training failed, 4 a metric below the
 gate, 130 interrupted (SIGTERM: 143, SIGHUP: 129)."""
@@ -164,7 +164,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else argv
     parser = command_parser([word for word in words if not word.startswith("-")][:1])
     arguments, rest = parser.parse_known_args(words)
-    # argparse takes no override that stands behind an option's: finetune a=1 -m b=1,2
+    # argparse rejects overrides that follow an option, if others precede it: finetune a=1 -m b=1,2
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if hasattr(arguments, "overrides") and len(late) == len(rest):
         arguments.overrides += late
@@ -187,8 +187,8 @@ def command_parser(commands: Collection[str]) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     Args:
-        commands: whose options are needed. Of the others, `--help` has the summary; their modules are not
-            imported.
+        commands: those whose options are needed. The modules of the others are not imported; `--help` lists
+            their summaries.
     """
     style = argparse.RawDescriptionHelpFormatter
     parser = _Parser("frostline", description=DESCRIPTION, epilog=EPILOG, formatter_class=style)

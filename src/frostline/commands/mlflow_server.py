@@ -24,7 +24,7 @@ from frostline.tracking import local_store, sync
 HOST = "127.0.0.1"
 PORTS_TRIED = 20
 MOST_STUDIES = 100
-"""The newest ones, among which `ui` looks for a study and a sweep."""
+"""How many of the newest studies and sweeps `ui` searches for the addresses that it prints."""
 START_SECONDS = 90.0
 CHECK_SECONDS = 0.2
 END_SECONDS = 5.0
@@ -86,7 +86,8 @@ def free_port(first: int) -> int:
 def _opened(uri: str) -> Iterator[str]:
     """Yield the URI to serve a store by; create the default store if no run has yet.
 
-    A read-only project is served as it is; one that was moved, from a copy of its store with new paths.
+    The store of a read-only project is served as it is; if that project was moved, a copy of the store with
+    the new paths is served.
     """
     database = local_store.database(uri)
     if database is None:
@@ -117,7 +118,7 @@ def _server(uri: str, port: int, log: IO[bytes]) -> Iterator[subprocess.Popen[by
     # -P: modules in the current folder must not shadow installed ones.
     command = [sys.executable, "-P", "-m", "frostline.tracking.mlflow_app", artifacts, str(port)]
     settings = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    # In the environment, which other users can't read as they can arguments: the URI may hold a password.
+    # Not as an argument: other users can read those, and the URI may contain a password.
     environment = {**settings, **os.environ, "FROSTLINE_UI_STORE": uri}
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -20,8 +20,9 @@ Run = Callable[[argparse.Namespace], int | None]
 """A command's function: takes what was typed and returns an exit status; None is 0."""
 RUN_HELP = """\
 RUN is a run's folder (runs/finetune/NAME), a registered model (models:/NAME@ALIAS, models:/NAME/VERSION,
-runs:/ID/model), or a run's id or name in MLflow, if its weights are still in this project. `best` is the best
-run of the newest study or sweep, the name of a study or sweep its best run, `last` the last finished run."""
+runs:/ID/model), or a run's id or name in MLflow, if its weights are still in this project. The name of a
+study or sweep means its best run, `best` the best run of the newest study or sweep, and `last` the last
+finished run."""
 
 
 def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 def add_resolved(parser: Any, default: Path | None = None) -> None:
-    """Add `--resolved` to a parser or a group of options; without a default, overrides replace it."""
+    """Add `--resolved` to a parser or a group of options; without a default, overrides may replace it."""
     more = " (default: %(default)s)" if default else ", instead of overrides"
     text = f"config that `frostline compose` wrote{more}"
     parser.add_argument("--resolved", type=Path, default=default, help=text)
@@ -59,7 +60,7 @@ def add_model(parser: argparse.ArgumentParser, name: str) -> None:
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, for commands that write a run into `out`."""
-    parser.add_argument("--force", action="store_true", help="overwrite a run with another config in out")
+    parser.add_argument("--force", action="store_true", help="overwrite a run in out that has another config")
 
 
 def add_tta(parser: argparse.ArgumentParser) -> None:

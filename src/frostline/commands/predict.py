@@ -30,12 +30,14 @@ examples:
 
 {options.RUN_HELP}
 
-Images are resized and normalized as in training; a test image gets the prediction in the run's
+Images are resized and normalized as in training, so a test image gets the same prediction as in the run's
 predictions.csv. A folder means all image files in it and its subfolders, a table (CSV, TSV, Parquet) those
-in its column image. The output has a row per image:
-image, prediction, confidence, with --top-k also those of the next classes, and error; with several labels per
-image: image, the predicted labels separated by ;, a probability per class, and error. If an image can't be
-read, error says why, the others are classified, and the exit status is 2.
+in its column image.
+
+The output has a row per image. Its columns are image, prediction, confidence, with --top-k the same two for
+the next classes, and error. With several labels per image, they are image, the predicted labels separated by
+;, a probability per class, and error. If an image can't be read, error says why, the others are classified,
+and the exit status is 2.
 
 --html also writes the images with their most probable classes as one HTML page that needs no other file."""
 
@@ -48,7 +50,7 @@ def add(commands: Any, summary: str) -> None:
         "images", metavar="IMAGE|FOLDER|TABLE", nargs="+", help="image files, folders or tables"
     )
     parser.add_argument(
-        "--format", choices=["csv", "json"], default="csv", help="of the output (default: %(default)s)"
+        "--format", choices=["csv", "json"], default="csv", help="format of the output (default: %(default)s)"
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="file of the output (default: standard output)"
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.top_k > (classes := len(trained.classes)):
         raise FrostlineError(
-            f"--top-k: found {arguments.top_k}, and the model knows {classes} classes; give fewer"
+            f"--top-k: found {arguments.top_k}, and the model knows {classes} classes; give at most {classes}"
         )
     sheet = _Sheet(arguments.html, classes)
     top_k = max(arguments.top_k, sheet.top_k)

@@ -19,7 +19,7 @@ examples:
 
 The backbone runs once over the images; its features are cached for later probes and fine-tunings. A head is
 trained for each combination of optimizer.lr, optimizer.weight_decay, loss.label_smoothing and seed.
-Validation selects the best, which alone is measured on the test split.
+Validation selects the best head; only this head is measured on the test split.
 
 writes into the folder out=DIR (default: runs/probe/NAME): probe.json, heads.csv (a row per head), and the
 files of `frostline finetune` for the best head."""

@@ -11,8 +11,8 @@ SILENT = ("init", "upgrade")
 def check_lock(arguments: argparse.Namespace) -> None:
     """Compare the project's `frostline.lock` with the installed code.
 
-    A command of one's own continues with a note. A stage of the study is refused, since DVC would record its
-    result under the code of the lock.
+    A stage of the study is refused, since DVC would record its result as one of the locked code. Other
+    commands continue with a note.
 
     Raises:
         FrostlineError: the command is a stage whose code differs.

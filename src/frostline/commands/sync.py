@@ -7,11 +7,12 @@ from frostline.commands import options
 
 EPILOG = """\
 Runs write their records to .frostline/journal first. If the MLflow server is slow or unreachable, a command
-waits at most 1 % of its run time (or FROSTLINE_WAIT seconds) at its end, and leaves the rest in the journal.
+waits at most 1 % of its run time (or FROSTLINE_WAIT seconds) at its end, and keeps the rest in the journal.
 `frostline sync` delivers it, and so does the next command that records or compares. Nothing is recorded
 twice.
 
-Records of runs with another MLFLOW_TRACKING_URI are delivered when that is set.
+To deliver records of runs that had another MLFLOW_TRACKING_URI, set it to that one.
+
 exit status: 2 if records are still pending for this store."""
 
 

@@ -99,7 +99,7 @@ def resource_errors(
 
 @contextmanager
 def full_disk(folder: Path, need: str, advice: str) -> Iterator[None]:
-    """Turn a full disk, in the block, into a sentence that says how much space is needed.
+    """Convert the error of a full disk, in the block, into a sentence that says how much space is needed.
 
     Args:
         need: what needs how much, such as ``the features need 3 MiB``.
@@ -131,7 +131,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 TORCH_ADDRESSES = 7 << 29
-"""Bytes of addresses below which torch can't be imported."""
+"""The least address space, in bytes, in which torch can be imported."""
 
 
 def memory_sentence(error: BaseException, doing: str = "") -> str:
@@ -149,7 +149,7 @@ def memory_sentence(error: BaseException, doing: str = "") -> str:
 
 
 def check_addresses() -> None:
-    """Refuse a limit of addresses in which importing torch aborts the process instead of raising an error.
+    """Refuse a limit of the address space under which importing torch aborts the process without an error.
 
     Raises:
         FrostlineError: the limit is below `TORCH_ADDRESSES`.
@@ -165,7 +165,7 @@ def import_sentence(error: ImportError) -> str:
     if is_out_of_memory(error):
         return (
             f"{memory_sentence(error, 'importing packages')}; close other programs, or raise the limit: torch"
-            f" alone takes 4 GiB of addresses ({reason})"
+            f" alone needs 4 GiB of address space ({reason})"
         )
     name = (error.name or "").partition(".")[0]
     return (

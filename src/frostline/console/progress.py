@@ -70,7 +70,7 @@ def shown(description: str, total: int) -> Iterator[Advance]:
 
 
 def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook, which shows HTML; IPython is not imported."""
+    """Return whether this process is a notebook's kernel, which shows HTML, without importing IPython."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
@@ -106,7 +106,7 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
 
 @cache
 def console() -> "Console":
-    """Return the console of all bars, so that bars of parts are below that of the whole."""
+    """Return the console that all bars share, so that nested bars are shown below each other."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -114,7 +114,7 @@ def console() -> "Console":
 
 @contextmanager
 def _notebook_bar(description: str, total: int) -> Iterator[Advance]:
-    """Show a bar as the output of a notebook's cell, which a line with the time replaces in the end."""
+    """Show a bar in the output of a notebook cell; at the end, a line with the elapsed time replaces it."""
     from html import escape
 
     from IPython.display import HTML, display

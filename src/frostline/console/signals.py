@@ -49,7 +49,7 @@ def install() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
     signal.signal(signal.SIGALRM, _out_of_patience)
-    # Registered first, so called last: Python does not handle signals during its shutdown.
+    # No alarm may come during shutdown, when Python handles no signals. Registered first, so called last.
     atexit.register(signal.setitimer, signal.ITIMER_REAL, 0.0)
 
 

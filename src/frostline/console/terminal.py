@@ -42,7 +42,7 @@ def configure_streams() -> None:
             lasting = _UnbreakableStream(
                 stream.detach(), encoding=stream.encoding, errors=HANDLER, line_buffering=True
             )
-            # Standard output may be redirected to it.
+            # sys.stdout may be the same object as sys.stderr.
             for other in ("stdout", "stderr", "__stderr__"):
                 if getattr(sys, other) is stream:
                     setattr(sys, other, lasting)

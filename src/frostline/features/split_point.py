@@ -31,7 +31,8 @@ ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
 ROUNDING_BF16 = 3e-2
 """As `ROUNDING`, for all other dtypes."""
 OUTPUTS = 3
-"""Layers below the split point whose outputs are candidates; the last one may be a dropout layer."""
+"""Number of frozen layers before the split point whose outputs are candidates: if the last ones compute
+nothing, as dropout in eval mode, an earlier output serves as well."""
 BRANCHES = 2
 """Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100

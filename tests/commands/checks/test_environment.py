@@ -64,7 +64,7 @@ def test_packages_that_are_missing_or_different(healthy, monkeypatch, tmp_path):
     (tmp_path / "requirements.lock").write_text("numpy==0.0.1 \\\n")
     ((state, said),) = summaries(environment.packages)
     assert state == "note"
-    assert said.startswith("not as locked: numpy ")
+    assert said.startswith("other than in requirements.lock: numpy ")
     (tmp_path / "requirements.lock").write_text("no-such-thing==1 \\\n")
     assert summaries(environment.packages) == [("note", "missing: no-such-thing")]
     (tmp_path / "requirements.lock").write_text("numpy==0.0.1 \\\nno-such-thing==1 \\\n")

@@ -17,10 +17,10 @@ def summaries(check) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("break_it", "check", "state", "words"),
     [
-        (lambda root: shutil.rmtree(root / ".git"), checks.dvc, "broken", "is no git repository"),
-        (lambda root: shutil.rmtree(root / ".dvc"), checks.dvc, "broken", "is no DVC repository"),
+        (lambda root: shutil.rmtree(root / ".git"), checks.dvc, "broken", "is not a git repository"),
+        (lambda root: shutil.rmtree(root / ".dvc"), checks.dvc, "broken", "is not a DVC repository"),
         (lambda root: (root / "dvc.yaml").unlink(), checks.dvc, "note", "no dvc.yaml in"),
-        (lambda root: (root / "mlflow.db").unlink(), store.store, "ok", "made by the first run"),
+        (lambda root: (root / "mlflow.db").unlink(), store.store, "ok", "will be created by the first run"),
         (
             lambda root: (root / "conf/freeze/full.yaml").write_text("a: ["),
             checks.configs,

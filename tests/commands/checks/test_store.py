@@ -106,7 +106,10 @@ def test_no_store_yet(place, content, recorded):
     (place / "mlflow.db").unlink()
     if content is not None:
         (place / "mlflow.db").write_bytes(content)
-    assert (said().state, said().message) == ("ok", f"sqlite:///{place}/mlflow.db, made by the first run")
+    assert (said().state, said().message) == (
+        "ok",
+        f"sqlite:///{place}/mlflow.db will be created by the first run",
+    )
     assert recorded()
 
 
@@ -218,7 +221,7 @@ def test_a_deleted_experiment(place, capsys):
     client.delete_experiment(experiment.experiment_id)
     finding = said()
     assert (finding.state, "the experiment 'frostline' was deleted" in finding.message) == ("note", True)
-    assert follow(finding.fix.partition("at once: ")[2]) == 0
+    assert follow(finding.fix.partition("to restore it now: ")[2]) == 0
     assert said().state == "ok"
 
     client.delete_experiment(experiment.experiment_id)
@@ -316,8 +319,8 @@ def server(place, monkeypatch):
         (401, "", "broken", "refuses access (401)", "set MLFLOW_TRACKING_USERNAME"),
         (500, "<html>", "broken", "answers 500 Internal Server Error", "see the server's log"),
         (404, "<html>nothing here", "broken", "answers 404 Not Found", "see the server's log"),
-        (200, "<html>welcome", "broken", "is no MLflow server", "name an MLflow server"),
-        (200, "[]", "broken", "is no MLflow server", "name an MLflow server"),
+        (200, "<html>welcome", "broken", "is not an MLflow server", "name an MLflow server"),
+        (200, "[]", "broken", "is not an MLflow server", "name an MLflow server"),
     ],
 )
 def test_what_a_server_answers(server, monkeypatch, status, text, state, words, fix):

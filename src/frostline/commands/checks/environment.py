@@ -52,10 +52,13 @@ def packages() -> Iterator[Finding]:
         yield Finding("packages", state, f"missing: {some(missing)}", "run scripts/setup")
     elif other:
         yield Finding(
-            "packages", "note", f"not as locked: {some(other)}", "run scripts/setup to install those tested"
+            "packages",
+            "note",
+            f"other than in requirements.lock: {some(other)}",
+            "run scripts/setup to install the tested versions",
         )
     else:
-        yield Finding("packages", "ok", f"{len(locked_versions)} as locked")
+        yield Finding("packages", "ok", f"{len(locked_versions)}, versions as in requirements.lock")
 
 
 def locked(text: str) -> dict[str, str]:
@@ -100,7 +103,7 @@ def accelerator() -> Iterator[Finding]:
         message = (
             f"{devices.VISIBLE}={os.environ[devices.VISIBLE]}, and torch {torch.__version__} sees no GPU"
         )
-        fix = f"unset {devices.VISIBLE}; if that is not all, install a driver that fits torch's CUDA"
+        fix = f"unset {devices.VISIBLE}; if torch still sees no GPU, install a driver that fits torch's CUDA"
         yield Finding("gpu", "note", message, fix)
     elif shutil.which("nvidia-smi"):
         fix = "install a driver that fits torch's CUDA, or use the CPU with trainer.device=cpu"

@@ -50,12 +50,12 @@ def dvc() -> Iterator[Finding]:
     elif _git(root, "rev-parse", "--git-dir") is None:
         fix = f"git init {shell(root)}"
         fix = fix if shutil.which("git") else f"install git, then: {fix}"
-        yield Finding("dvc", "broken", f"{root} is no git repository", fix)
+        yield Finding("dvc", "broken", f"{root} is not a git repository", fix)
     elif not (root / ".dvc").is_dir():
         yield Finding(
             "dvc",
             "broken",
-            f"{root} is no DVC repository",
+            f"{root} is not a DVC repository",
             f"cd {shell(root)} && {shell(sys.executable)} -m dvc init",
         )
     elif shutil.which("dvc") is None:
@@ -78,7 +78,7 @@ def locks() -> Iterator[Finding]:
     paths = sorted(project.project_scratch().glob("**/*.lock"))
     holders = [holder for path in paths if (holder := held_by(path))]
     if holders:
-        fix = "wait for them; a process that hangs is ended with kill and its pid"
+        fix = "wait for them, or end a process that hangs: kill PID"
         message = f"{len(holders)} held by running processes: {some(sorted(set(holders)))}"
         yield Finding("locks", "note", message, fix)
 

@@ -45,7 +45,7 @@ def _sqlite(uri: str, database: Path) -> Finding:
     if holder := held_by(lock):
         return Finding("mlflow", "note", f"{uri} is being opened by {holder}", "wait for it, or end it")
     if local_store.is_empty(database):
-        return Finding("mlflow", "ok", f"{uri}, made by the first run")
+        return Finding("mlflow", "ok", f"{uri} will be created by the first run")
     if old := local_store.moved_from(database):
         message = f"{uri}: this project was moved or copied from {local_store.folder_of(old[0])}"
         fix = "nothing to do: the next run, frostline register or frostline ui updates the store's paths"
@@ -78,15 +78,15 @@ def _server(uri: str, shown: str) -> Finding:
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             return Finding("mlflow", "broken", f"{shown} refuses access ({error.code})", fix)
         if error.code != HTTPStatus.NOT_FOUND or b"RESOURCE_DOES_NOT_EXIST" not in text:
-            what = f"{shown} answers {error.code} {error.reason}, as no working MLflow server does"
+            what = f"{shown} answers {error.code} {error.reason}, unlike a working MLflow server"
             return Finding("mlflow", "broken", what, f"see the server's log, or {project_store}")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         fix = f"name an MLflow server, or {project_store}"
-        return Finding("mlflow", "broken", f"{shown} is no MLflow server", fix)
+        return Finding("mlflow", "broken", f"{shown} is not an MLflow server", fix)
     except Exception as error:
         fix = f"start the server, or {project_store}"
         return Finding("mlflow", "broken", f"{shown} is unreachable ({first_line(error)})", fix)
-    return Finding("mlflow", "ok", f"{shown}, answers")
+    return Finding("mlflow", "ok", f"{shown} answers")
 
 
 def _other_database(uri: str, shown: str) -> Finding:
@@ -98,7 +98,11 @@ def _other_database(uri: str, shown: str) -> Finding:
     except Exception as error:  # each driver has its own
         fix = "start the database, or unset MLFLOW_TRACKING_URI to record in the project"
         return Finding("mlflow", "broken", f"{shown} is unreachable ({first_line(error)})", fix)
-    return Finding("mlflow", "ok", f"{shown}, {'answers' if has_tables else 'made by the first run'}")
+    return Finding(
+        "mlflow",
+        "ok",
+        f"{shown} {'answers' if has_tables else 'answers; the first run will create the tables'}",
+    )
 
 
 def _deleted(shown: str, uri: str, identity: object) -> Finding:
@@ -107,7 +111,7 @@ def _deleted(shown: str, uri: str, identity: object) -> Finding:
         "mlflow",
         "note",
         f"{shown}: the experiment {project.experiment()!r} was deleted",
-        f"the next run restores it; at once: MLFLOW_TRACKING_URI={shell(uri)} {command}",
+        f"the next run restores it; to restore it now: MLFLOW_TRACKING_URI={shell(uri)} {command}",
     )
 
 
