@@ -45,7 +45,7 @@ class Options(TypedDict, total=False):
 
 
 class ListOptions(TypedDict, total=False):
-    """Keyword arguments of a sweep or a probe: as `Options`, but a list means each of its values."""
+    """Keyword arguments of a sweep or a probe: as `Options`, but a list means one run per value."""
 
     source: Path
     backbone: str | Sequence[str]

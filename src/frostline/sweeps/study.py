@@ -119,7 +119,7 @@ class Study:
                 )
 
     def retry(self, condition: Callable[[Trial], bool]) -> int:
-        """Enqueue the points of ended trials that meet a condition again; return how many."""
+        """Enqueue again the points of ended trials that meet a condition; return how many."""
         with storage.locked(self.store):
             retried = [t for t in self.trials() if t.state in ENDED and not t.superseded and condition(t)]
             for trial in retried:
@@ -166,8 +166,9 @@ class Study:
             return running
 
     def remaining(self) -> Remaining:
-        """Count the trials that have not ended; those of dead processes count as open, since `ask` repeats
-        them.
+        """Count the trials that have not ended.
+
+        Trials of dead processes count as open, since `ask` repeats them.
         """
         trials = self._opened().get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -244,7 +245,7 @@ class Study:
             ) from None
 
     def _own_file(self) -> Path | None:
-        """Return the file of the project's own store; None: the config names a store, never renamed."""
+        """Return the file of the project's own store; None: the config names a store."""
         return Path(self.store.removeprefix(project.SQLITE)) if self.settings.store is None else None
 
     def _set_aside(self, file: Path, flaw: str) -> None:

@@ -233,7 +233,7 @@ def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
             if ended:
                 time.sleep(RETRY_SECONDS)
             elif listener.closed.wait(pause):
-                watchdog.failing = None  # the last attempt: the server may be back
+                watchdog.failing = None  # attempt it once more before giving up
             pause = min(pause * RETRY_FACTOR, LAST_RETRY_SECONDS)
             continue
         watchdog.failing, pause = None, RETRY_SECONDS

@@ -1,4 +1,4 @@
-"""Applies a freeze schedule to a network that Lightning trains; `freezing.plan` decides, this applies."""
+"""Applies a freeze schedule to a network that Lightning trains; `freezing.plan` makes the decisions."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -365,7 +365,7 @@ class FreezeSchedule(pl.Callback):
         self._applied = self.phase
 
     def _set_step_counter(self, group: dict[str, Any], *, trains: bool) -> None:
-        """Pause a group's step counter while it is frozen: LAMB and Adan would count the steps."""
+        """Pause a group's step counter while it is frozen: LAMB and Adan would count its steps."""
         name = group["name"]
         if not trains:
             self._step_counters.setdefault(name, _copy(group.get("step")))
