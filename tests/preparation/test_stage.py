@@ -288,7 +288,7 @@ def test_the_command_prepare_sets_a_damaged_cache_aside(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     (folder / "images.npy").write_bytes(bytes((folder / "images.npy").stat().st_size))
     set_aside_if_damaged(config, tmp_path)
-    assert "is damaged (images.npy: not as written)" in capsys.readouterr().err
+    assert "is damaged (the checksum differs: images.npy)" in capsys.readouterr().err
     assert not folder.exists()
     assert prepare_cached(config, tmp_path)[0].fingerprint == index.fingerprint
 

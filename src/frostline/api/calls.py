@@ -39,7 +39,7 @@ _recorded_in: tuple[object, ...] | None = None
 
 
 def _finish_recording(reads_records: bool) -> None:
-    """Finish the recording of earlier calls if it is read now, or if this call is of another project.
+    """Wait until earlier calls are recorded, if this call reads their records or belongs to another project.
 
     Otherwise the recorder process runs beside the next calls, and nothing waits for it.
     """

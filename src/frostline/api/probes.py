@@ -23,9 +23,9 @@ class Probe:
     run: Run
     """The best head on the whole network, as a run."""
     rows: tuple[dict[str, Any], ...]
-    """Of each configuration of heads, and of ridge regression and nearest neighbours: probe, the values that
-    vary, val/accuracy, val/loss, seeds, and test/accuracy of those that were measured on the test split; with
-    several labels per image, mAP instead of accuracy."""
+    """A row for each configuration of heads, for ridge regression and for nearest neighbours. Keys: probe,
+    the values that vary, val/accuracy, val/loss, seeds, and test/accuracy if it was measured; with several
+    labels per image, mAP instead of accuracy."""
     _result: "ProbeResult" = field(repr=False)
 
     def to_pandas(self) -> "DataFrame":

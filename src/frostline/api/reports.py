@@ -25,7 +25,7 @@ class Report:
     study: str
     """The study's name."""
     verdict: str
-    """What the transfer bought, in one sentence."""
+    """The verdict, in one sentence."""
     page: pathlib.Path
     """The whole report, for a browser."""
     _summary: "Summary" = field(repr=False)

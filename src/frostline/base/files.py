@@ -98,10 +98,10 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError):
         expected = None
     if not isinstance(expected, dict) or not expected:
-        return f"is damaged ({CHECKSUMS} is missing or not as written)"
+        return f"is damaged ({CHECKSUMS} is missing or unreadable)"
     actual = {path.relative_to(folder).as_posix(): sha256_cached(path) for path in _checked_files(folder)}
     differing = sorted(name for name in {*expected, *actual} if actual.get(name) != expected.get(name))
-    return f"is damaged ({', '.join(differing)}: not as written)" if differing else None
+    return f"is damaged (the checksum differs: {', '.join(differing)})" if differing else None
 
 
 def _checked_files(folder: Path) -> list[Path]:

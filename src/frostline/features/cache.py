@@ -181,7 +181,7 @@ def _load(stream: FileIO, wanted: _Request) -> Tensor:
     expected = wanted.header()
     sha256 = hash_in(stream.read(len(expected)), expected)
     if sha256 is None:
-        raise _Damaged("its header is not as written")
+        raise _Damaged("its header was altered")
     identity = _identity(stream)
     if (length := identity[-1]) != len(expected) + wanted.size:
         raise _Damaged(f"it has {length} bytes, not {len(expected) + wanted.size}")

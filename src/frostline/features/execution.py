@@ -173,8 +173,8 @@ def _depthwise(convolutions: Iterable[nn.Conv2d]) -> bool:
 def gathered(parts: Iterable[Tensor], count: int) -> Tensor:
     """Concatenate the outputs for batches, (n, …) each, to one tensor of `count` rows on the CPU.
 
-    Each is copied as it comes. Outputs that are held until the end come to lie where the batches before them
-    were, whose memory then fits no further batch, and the process grows with each.
+    Each is copied as it comes. If outputs were held until the end, they would be allocated in the memory that
+    earlier batches freed. A later batch would not fit there any more, so the process would grow.
     """
     whole, start = torch.empty(0), 0
     for part in parts:

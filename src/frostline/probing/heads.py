@@ -333,7 +333,8 @@ def _is_linear_head(split: Split, plan: FreezePlan, images: Tensor) -> bool:
         return False
     if split.side != "input" or len(split.shape) != 1:
         return False
-    # A zero head would hide layers behind it, so draw another. In float32, whatever the run's precision.
+    # A head of zeros would hide the effect of layers after it, so draw random weights for the test. In
+    # float32, whatever the run's precision.
     before = [(tensor, tensor.clone()) for tensor in head.parameters()]
     stream = torch.Generator().manual_seed(0)
     try:

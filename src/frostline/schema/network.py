@@ -59,8 +59,8 @@ class PluginBackbone(Strict):
 Backbone = Annotated[Mlp | Timm | PluginBackbone, Field(discriminator="kind")]
 
 Head = Literal["auto", "keep", "reset"]
-"""keep: start from the head of the weights, with classes matched by name; they must be those of the data set.
-reset: start from zeros. auto: keep if the classes are the same, else reset."""
+"""keep: start from the head of the weights, with classes matched by name; the data set must have the same
+classes. reset: start from zeros. auto: keep if the classes are the same, else reset."""
 
 
 class NoWeights(Strict):

@@ -82,7 +82,7 @@ def check_selection(dataset: Dataset, config: Hyperparameters, keys: tuple[str, 
             metric = getattr(phase.until, "plateau", None) or getattr(phase.until, "reaches", None)
             found = f"{key}.until waits for {metric}", "give the phase a length, such as 30%"
         elif phase.restore == "best":
-            found = f"{key}.restore=best needs one", "set restore: none"
+            found = f"{key}.restore=best needs that choice", "set restore: none"
         if found:
             break
     alphas = getattr(config.averaging, "alphas", [])

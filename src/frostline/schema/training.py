@@ -42,7 +42,7 @@ class Reaches(Strict):
     reaches: str
     """The metric: val/loss, val/accuracy, or val/mAP with several labels per image."""
     value: NonNegative
-    """An accuracy of at least, or a loss of at most, this ends the phase."""
+    """The phase ends when an accuracy is at least this value, or a loss at most this value."""
     max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
     """The phase's longest length."""
 
@@ -82,17 +82,18 @@ class Phase(Strict):
     optimizer: dict[str, dict[str, Any]] | None = None
     """Optimizer hyperparameters per group, such as {head: {weight_decay: 0.1}}, except the learning rate."""
     weight_decay: NonNegative | None = None
-    """For all groups, except biases and norms. Not given, in the first phase: optimizer.weight_decay."""
+    """Weight decay of all groups, except for biases and norms. Not given, in the first phase:
+    optimizer.weight_decay."""
     bn: Literal["eval", "train", "recalibrate"] | None = None
-    """BatchNorm of the groups that train: running statistics move (train, the default), stay (eval), or are
-    estimated anew on the training images as the phase begins, and then stay (recalibrate)."""
+    """Running statistics of BatchNorm in the groups that train. train (the default): updated; eval: frozen;
+    recalibrate: estimated anew on the training images when the phase begins, then frozen."""
     dropout: Probability | None = None
     """Probability of dropout before the head; not given, in the first phase: the backbone's."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Maximum rate of stochastic depth; not given, in the first phase: the backbone's."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Images per batch; not given, in the first phase: trainer.batch_size. Phases with this key last whole
-    epochs."""
+    """Images per batch; not given, in the first phase: trainer.batch_size. If a phase has this key, all
+    phases last whole epochs."""
     restore: Literal["best", "none"] | None = None
     """best: the phase ends with the weights of its best epoch, by its plateau's metric, else val/loss."""
     schedule: Rate | None = None
@@ -105,7 +106,8 @@ class Freeze(Strict):
     groups: Annotated[
         dict[str, str | list[str]], Field(description="group name → a pattern or a list of patterns")
     ]
-    """A parameter is in the first group with a matching pattern; each needs one. No group may be empty."""
+    """A parameter is in the first group with a matching pattern. Every parameter needs a group, and every
+    group a parameter."""
     phases: list[Phase]
     """The phases, in order; if there is none, nothing trains."""
 

@@ -335,7 +335,7 @@ def _record(line: bytes) -> Record | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON can't hold in a form that it can."""
+    """Convert a value that JSON can't represent to one that it can."""
     import numpy as np
 
     match value:

@@ -24,7 +24,7 @@ RESOURCES = (
     *("registered-models", "review-queues", "runs", "server-info", "traces", "ui-telemetry"),
     *("unified-traces", "upload-artifact", "workspaces"),
 )
-"""What the API serves: the part of a path behind ``/api/2.0/mlflow/``."""
+"""What the API serves: the part of a path after ``/api/2.0/mlflow/``."""
 REFUSED = ("/experiments/create",)
 """A new experiment could name any folder as its artifact location and so expose the files in it."""
 GATEWAY = "/ajax-api/2.0/mlflow/gateway-proxy"

@@ -31,7 +31,7 @@ MAX_GROWTH = 4
 
 @dataclass(frozen=True)
 class ReusedFeatures:
-    """The features at the split point of all images, and the layers behind it."""
+    """The features of all images at the split point, and the layers after it."""
 
     split: Split
     train: Sequence[Tensor]
@@ -39,7 +39,7 @@ class ReusedFeatures:
     validation: Mapping[str, Tensor] | None
     """Split → (M, …) features of its images; None: validation runs the whole network."""
     precision: Precision = "fp32"
-    """Of the layers behind the split point."""
+    """Precision of the layers after the split point."""
 
     def training(self, rows: Tensor, epoch: int, device: torch.device) -> Tensor:
         """Return the logits of some training images, (B, K); epochs use the views in turn."""

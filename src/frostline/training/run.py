@@ -115,7 +115,7 @@ def forget(run: Run, material: Material, services: Services, keep: Path | None =
 
 
 def recall(run: Run, material: Material, services: Services, folder: Path) -> None:
-    """Make results that `forget` moved to `folder` the run's again; `train` then does not repeat it."""
+    """Move results back that `forget` moved to `folder`, so that `train` does not repeat the run."""
     scratch = _scratch(run, material, services)
     with exclusive(_lock(scratch)):
         if not (scratch / DONE).exists():

@@ -91,7 +91,7 @@ def _visible(name: str) -> str:
 
 
 def _as_number(name: str) -> str:
-    """Return a number without leading zeros and without zeros behind the point; any other name unchanged."""
+    """Return a number without leading and trailing zeros (01.50 → 1.5); any other name unchanged."""
     return f"{Decimal(name).normalize():f}" if _NUMBER.fullmatch(name) else name
 
 
