@@ -96,6 +96,27 @@ def test_several_seeds_choose_by_their_mean_and_are_compared_in_pairs(tmp_path):
     assert total == ["mean (1 cells)", "3", "60.0", "70.0", "**90.0**", "10.0"]
 
 
+def test_the_standard_deviation_over_seeds_is_pooled_over_the_cells(tmp_path):
+    losses = {"digits": (4, 6), "emoji": (7, 13), "clothes": (5,)}
+    lines = [
+        result(target, setting, val, 0.5 + val * loss / 100, seed)
+        for target, found in losses.items()
+        for seed, loss in enumerate(found)
+        for setting, val in {"default": 0, "slow": 1}.items()
+    ]
+    lines += [result("stamps", setting, val, 0.5) for setting, val in {"default": 1, "slow": 0}.items()]
+    _, *rows = table.by_cell(results(tmp_path, lines))
+    # s² = (2 + 18) / 2; ± 4.30 · s / √(number of seeds)
+    assert {row[0].split(",")[0]: row[-1] for row in rows} == {
+        "clothes": "5.0 ± 13.6",
+        "digits": "5.0 ± 9.6",
+        "emoji": "10.0 ± 9.6",
+        "stamps": "0.0",  # the search chose the default
+        "mean (4 cells)": "5.0 ± 6.5",
+    }
+    assert [row[1] for row in rows] == ["1", "2", "2", "1", "1–2"]
+
+
 def test_a_cell_that_was_cut_off_before_its_search_does_not_count(tmp_path):
     cells = [(target, shots) for target in plan.TARGETS for shots in (5, 10)]
     lines = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.defaults.plan import TARGETS
-from frostline.stats.transfer import estimate
+from frostline.stats.transfer import CONFIDENCE, estimate, t_critical
 
 Cell = tuple[str, int, str]
 """Target, labels per class, start."""
@@ -195,25 +195,37 @@ class Gap:
 
     cell: Cell
     loss: float
-    half: float
-    """Half of the 95 % interval: over seeds, paired, or with a single seed over the choice of test images.
+    half: float | None
+    """Half of the 95 % interval over seeds, paired. The standard deviation is pooled over cells, since two or
+    three seeds of one cell say little of it; the choice of test images, which all seeds share, is not in it.
 
-    The former doesn't include the choice of test images, which all seeds share. The latter is that of two
-    independent shares, rather too wide for arms with the same images, without another seed's training."""
+    With a single seed everywhere, it is over the choice of test images: that of two independent shares, rather
+    too wide for arms with the same images, and without another seed's training.
+
+    None: the search chose the arm."""
 
 
 def _gaps(results: Results, arm: Arm, searched: Sequence[Arm]) -> list[Gap]:
-    gaps = []
+    best: dict[Cell, Arm] = {}
+    losses: dict[Cell, list[float]] = {}
     for cell, seeds in results[arm].items():
-        there = [results[other][cell] for other in searched if cell in results[other]]
-        best = max(there, key=lambda found: found.val)
-        found = estimate([best.runs[seed].test - run.test for seed, run in seeds.runs.items()])
-        if found.high is None:
-            half = Z95 * math.sqrt(_variance(best.test, cell) + _variance(seeds.test, cell))
-        else:
-            half = found.high - found.mean
-        gaps.append(Gap(cell, found.mean, half))
-    return gaps
+        there = [other for other in searched if cell in results[other]]
+        best[cell] = max(there, key=lambda other: results[other][cell].val)
+        found = results[best[cell]][cell].runs
+        losses[cell] = [found[seed].test - run.test for seed, run in seeds.runs.items()]
+    others = [found for cell, found in losses.items() if best[cell] != arm]
+    freedom = sum(len(found) - 1 for found in others)
+
+    def half(cell: Cell) -> float | None:
+        if best[cell] == arm:
+            return None
+        if not freedom:
+            chosen, own = results[best[cell]][cell].test, results[arm][cell].test
+            return Z95 * math.sqrt(_variance(chosen, cell) + _variance(own, cell))
+        squares = sum((loss - mean(found)) ** 2 for found in others for loss in found)
+        return t_critical(CONFIDENCE, freedom) * math.sqrt(squares / freedom / len(losses[cell]))
+
+    return [Gap(cell, mean(found), half(cell)) for cell, found in losses.items()]
 
 
 def _variance(accuracy: float, cell: Cell) -> float:
