@@ -199,8 +199,8 @@ class Gap:
     """Half of the 95 % interval over seeds, paired. The standard deviation is pooled over cells, since two or
     three seeds of one cell say little of it; the choice of test images, which all seeds share, is not in it.
 
-    With a single seed everywhere, it is over the choice of test images: that of two independent shares, rather
-    too wide for arms with the same images, and without another seed's training.
+    With a single seed everywhere, it is over the choice of test images: that of two independent shares, too
+    wide for arms with the same images, and without another seed's training.
 
     None: the search chose the arm."""
 
