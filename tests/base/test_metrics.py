@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
+from frostline.base import metrics
 from frostline.base.metrics import (
     METRICS,
     classification_metrics,
-    confusion,
     expected_calibration_error,
     spread,
 )
@@ -94,17 +94,11 @@ def test_tensors_and_arrays_give_the_same_bits() -> None:
     ) == classification_metrics(logits, labels)
 
 
-def test_confusion_counts_labels_in_rows() -> None:
-    counts = confusion([0, 0, 1, 2], [0, 1, 1, 0], 3)
-    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-
-
-@given(arrays(np.int64, (2, 30), elements=st.integers(0, 4)))
-def test_confusion_loses_no_image(pairs: np.ndarray) -> None:
-    counts = confusion(pairs[0], pairs[1], 5)
-    assert counts.sum() == 30
-    assert counts.sum(axis=1).tolist() == np.bincount(pairs[0], minlength=5).tolist()
-    assert np.trace(counts) == (pairs[0] == pairs[1]).sum()
+def test_blocks_of_images_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = _made_up(64, 10)
+    whole = classification_metrics(logits, labels)
+    monkeypatch.setattr(metrics, "_BLOCK", 70)
+    assert classification_metrics(logits, labels) == whole
 
 
 @given(

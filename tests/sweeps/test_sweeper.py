@@ -15,6 +15,8 @@ from tests.photos import plant
 from tests.shell import TINY
 
 from frostline.base.formats import read_csv
+from frostline.config import compose
+from frostline.sweeps import sweeper
 
 WORDS = [*TINY, "weights=none", "-m"]
 FILES = ("metrics.json", "weights.safetensors", "history.csv", "predictions.csv", "config.yaml")
@@ -204,6 +206,16 @@ def test_other_data_are_another_study(shell):
 def test_invalid_sweep_configs_are_errors_of_one_sentence(words, sentence, shell):
     assert shell.refused("finetune", *WORDS, *words.split()).startswith(sentence)
     assert not (shell.folder / "runs").exists()
+
+
+def test_a_sweep_of_pretrainings_is_ranked_by_what_they_measure():
+    several = ["source=table", "source.file=a.csv", "source.task=multi_label", "pretrain.loss=bce"]
+    (composed, _), settings = compose.experiment([*TINY, *several]), compose.space_of(["seed=0,1"])[2]
+    fitted = sweeper._for_pretraining(settings, composed)
+    assert (settings.objectives, fitted.objectives) == (["val/accuracy"], ["val/mAP"])
+    sweeper.check_objectives(fitted, composed, "pretrain")
+    chosen = settings.model_copy(update={"objectives": ["val/loss"]})
+    assert sweeper._for_pretraining(chosen, composed) is chosen
 
 
 @pytest.mark.slow

@@ -9,7 +9,16 @@ import pytest
 from PIL import Image
 
 from frostline.base.formats import csv_text
-from frostline.tracking.run_plots import PER_CLASS, _counted, class_table, confusion, curves, draw, per_class
+from frostline.tracking.run_plots import (
+    PER_CLASS,
+    TABLE_ROWS,
+    _counted,
+    class_table,
+    confusion,
+    curves,
+    draw,
+    per_class,
+)
 
 COLUMNS = "epoch,step,phase,lr,train/loss,train/accuracy,val/loss,val/accuracy\n"
 ROWS = "0,0,,,,,1.0,0.5\n1,5,0,0.1,0.9,0.6,0.8,0.7\n2,10,1,0.1,0.7,0.7,0.7,0.8\n"
@@ -100,7 +109,7 @@ def rows(classes: int, name: str = "{}") -> list[dict[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 10, 30, 300])
+@pytest.mark.parametrize("classes", [1, 2, 10, 30, 300, 10_000])
 def test_confusion_of_any_number_of_classes_fits_a_screen(classes):
     width, height = size(confusion(*_counted(rows(classes))))
     assert 500 < width < 2600
@@ -123,6 +132,37 @@ def test_the_page_of_classes_shows_what_the_table_has():
     first, second = re.findall(r"<tr><td>(.*)</td></tr>", page)
     assert re.split(r"</td><td[^>]*>", first) == ["&lt;b&gt;", "", "50.0 %", "33.3 %", "4", "a &amp; b", "2"]
     assert re.split(r"</td><td[^>]*>", second)[-2:] == ["", ""]
+
+
+def test_the_page_of_very_many_classes_has_the_lowest_f1():
+    table = [[f"class {i}", 1.0, 1.0, i / 1000, 1, None, None] for i in range(TABLE_ROWS + 1)]
+    page = class_table(table)
+    assert page.count("<tr><td>") == TABLE_ROWS
+    assert f"class {TABLE_ROWS}<" not in page
+    assert f"The {TABLE_ROWS} with the lowest F1 of {TABLE_ROWS + 1}; per_class.csv has all." in page
+
+
+def test_the_table_of_labels_is_scikit_learns(tmp_path):
+    from sklearn.metrics import precision_recall_fscore_support
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    sets = [[f"label {i % k}" for k in (2, 3, 11) if (i + k) % 4] for i in range(40)]
+    guesses = [
+        [name for name in names if len(names) != 2] + ["never"] * (i == 7) for i, names in enumerate(sets)
+    ]
+    rows = zip(map(";".join, sets), map(";".join, guesses), strict=True)
+    (tmp_path / "predictions.csv").write_text(
+        csv_text(["id", "labels", "predictions", "confidence"], [["a.png", *row, 1] for row in rows])
+    )
+    drawn = dict(draw(tmp_path))
+    assert list(drawn) == ["per_class.csv", "per_class.html"]
+    coder = MultiLabelBinarizer().fit([*sets, *guesses])
+    wanted = precision_recall_fscore_support(coder.transform(sets), coder.transform(guesses), zero_division=0)
+    table = {row["class"]: row for row in csv.DictReader(io.StringIO(drawn["per_class.csv"].decode()))}
+    assert sorted(table) == coder.classes_.tolist()
+    for name, *expected in zip(coder.classes_, *wanted, strict=True):
+        found = [float(table[name][key] or 0) for key in ("precision", "recall", "f1", "support")]
+        assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_same_files_draw_the_same_bytes():

@@ -19,6 +19,7 @@ from frostline.console.errors import FrostlineError
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.mix import mix
 from frostline.data.prepared.index import Index
+from frostline.models import weights
 from frostline.pipeline.evaluate import stage
 from frostline.pipeline.finetune.stage import finetune
 from frostline.pipeline.report.stage import write_report
@@ -177,6 +178,22 @@ def test_an_exported_model_knows_its_task_and_thresholds(study, tmp_path):
     assert about["task"] == "multi_label"
     assert about["thresholds"] == trained.thresholds
     assert about["classes"] == [*CLASSES]
+
+
+def test_exported_weights_know_them_too(study, tmp_path):
+    """The weights file of the run itself does not."""
+    folder = study / "finetune" / "full" / "seed-0"
+    trained = TrainedRun.read(folder)
+    (state, about), (own, metadata) = (
+        weights.load(file)
+        for file in (
+            export.run(trained, "safetensors", tmp_path / "m.safetensors").file,
+            folder / "weights.safetensors",
+        )
+    )
+    assert about == {**metadata, **trained.about()}
+    assert (about["task"], about["thresholds"]) == ("multi_label", trained.thresholds)
+    assert all(torch.equal(state[name], own[name]) for name in own)
 
 
 @pytest.mark.slow

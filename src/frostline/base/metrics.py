@@ -2,12 +2,13 @@
 
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from frostline.base.confusion import Confusion
 from frostline.base.multi_label_metrics import multi_label_metrics
 
 Spread = dict[str, float]
@@ -28,6 +29,8 @@ MAJORITY = "test/majority_rate"
 """MLflow's metric for the accuracy of always predicting the most frequent class."""
 ECE_BINS = 15
 TOP = 5
+_BLOCK = 1 << 20
+"""Logits that are scored at once: 10,000 images of 10,000 classes would need several GiB."""
 
 
 def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -47,23 +50,20 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
     Raises:
         ValueError: no image, shapes that don't match, labels outside 0…K−1, or logits that are not finite.
     """
-    scores, truth = _checked(logits, labels)
-    n, k = scores.shape
-    log_p = _log_softmax(scores)
-    predictions = scores.argmax(axis=1)
-    right = predictions == truth
+    raw, truth = _checked(logits, labels)
+    n, k = raw.shape
+    blocks = list(_scored(raw, truth))
+    scored = _Scored(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
+    right = scored.prediction == truth
     metrics = {
         "accuracy": float(right.mean()),
-        "loss": math.fsum(-log_p[np.arange(n), truth]) / n,
-        "ece": expected_calibration_error(np.exp(log_p.max(axis=1)), right),
+        "loss": math.fsum(-scored.log_p) / n,
+        "ece": expected_calibration_error(np.exp(scored.best_log_p), right),
         "n": float(n),
-        **_from_confusion(confusion(truth, predictions, k)),
+        **_from_confusion(Confusion.of(truth, scored.prediction, k)),
     }
     if k > TOP:
-        # The label's rank; of equal scores, the first class leads. Sorting 10,000 classes takes too long.
-        own = scores[np.arange(n), truth][:, None]
-        before = (scores == own) & (np.arange(k) < truth[:, None])
-        metrics["top5_accuracy"] = float((((scores > own) | before).sum(axis=1) < TOP).mean())
+        metrics["top5_accuracy"] = float((scored.rank < TOP).mean())
     return metrics
 
 
@@ -144,15 +144,6 @@ def spread(numbers: Sequence[float]) -> Spread:
     return {"mean": statistics.fmean(numbers), "std": std, "n": float(len(numbers))}
 
 
-def confusion(labels: ArrayLike, predictions: ArrayLike, k: int) -> NDArray[np.int64]:
-    """Return the confusion matrix, (k, k) int64: row label, column prediction.
-
-    `labels` and `predictions` are (N,) int64 in 0…k−1.
-    """
-    truth, guess = np.asarray(labels, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
-    return np.bincount(truth * k + guess, minlength=k * k).reshape(k, k)
-
-
 def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     """Return the expected calibration error (Guo et al. 2017, eq. 3).
 
@@ -164,8 +155,34 @@ def expected_calibration_error(confidence: NDArray[np.float64], right: NDArray[n
     return float(np.abs(gap).sum() / len(confidence))
 
 
-def _from_confusion(counts: NDArray[np.int64]) -> dict[str, float]:
-    hits, labelled, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+class _Scored(NamedTuple):
+    """What the metrics need to know of each image, (N,) each."""
+
+    log_p: NDArray[np.float64]
+    """Log-likelihood of its label."""
+    best_log_p: NDArray[np.float64]
+    """The largest one."""
+    prediction: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    """The classes before its label; of equal scores, the first class leads."""
+
+
+def _scored(raw: NDArray[Any], truth: NDArray[np.int64]) -> Iterator[_Scored]:
+    """Yield the scores of blocks of images, given logits (N, K) and labels (N,)."""
+    k = raw.shape[1]
+    step = max(_BLOCK // k, 1)
+    for start in range(0, len(raw), step):
+        scores, labels = raw[start : start + step].astype(np.float64), truth[start : start + step]
+        rows = np.arange(len(scores))
+        log_p = _log_softmax(scores)
+        own = scores[rows, labels][:, None]
+        # Sorting 10,000 classes takes too long.
+        before = (scores > own) | ((scores == own) & (np.arange(k) < labels[:, None]))
+        yield _Scored(log_p[rows, labels], log_p.max(axis=1), scores.argmax(axis=1), before.sum(axis=1))
+
+
+def _from_confusion(counts: Confusion) -> dict[str, float]:
+    hits, labelled, predicted = counts.hits, counts.labelled, counts.predicted
     known = labelled > 0
     seen = labelled + predicted > 0
     return {
@@ -180,8 +197,8 @@ def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    scores, truth = np.asarray(logits), np.asarray(labels)
     if scores.ndim != 2 or truth.shape != scores.shape[:1]:
         raise ValueError(
             f"logits {scores.shape} and labels {truth.shape} don't match: (N, K) and (N,) are expected"

@@ -41,6 +41,8 @@ SPLITS = ("test", "val", "train")
 """In the order of evaluation; a data set may have no test split."""
 MISTAKES, THUMBNAIL = 24, 160
 """Number of mistakes in the plot, and the longer side of each image in pixels."""
+_BLOCK = 1024
+"""Images whose probabilities are computed at once."""
 
 
 @resource_errors("measuring", ["trainer.eval_batch_size", "input.size"])
@@ -202,7 +204,7 @@ class Evaluator:
     def _mistakes(self, split: str, logits: torch.Tensor) -> list[Misclassified]:
         """Return the most confident mistakes, the most confident first, with the data set's images."""
         index, rows = self._data.index, self._rows[split]
-        confidence, best = (tensor.numpy() for tensor in logits.double().softmax(1).max(1))
+        confidence, best = (tensor.numpy() for tensor in _most_likely(logits))
         wrong = np.flatnonzero(best != index.labels[rows])
         chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
         try:
@@ -268,10 +270,18 @@ def split_for_inference(
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:
-    confidence, best = logits.double().softmax(1).max(1)
+    confidence, best = _most_likely(logits)
     for row, p, k in zip(rows.tolist(), confidence.tolist(), best.tolist(), strict=True):
         # Seven digits: the precision of float32.
         yield index.keys[row], index.classes[int(index.labels[row])], index.classes[k], float(f"{p:.7g}")
+
+
+def _most_likely(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the probability, float64, and the number of each image's most likely class, given (N, K)."""
+    # In blocks: the probabilities of 10,000 images and classes take 800 MB.
+    blocks = [block.double().softmax(1).max(1) for block in logits.split(_BLOCK)]
+    values, classes = zip(*blocks, strict=True)
+    return torch.cat(values), torch.cat(classes)
 
 
 def _splits(index: Index) -> list[str]:

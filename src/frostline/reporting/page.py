@@ -130,7 +130,7 @@ def _confusion(classes: Sequence[str], by_class: ByClass) -> dict[str, Any]:
     """Return an arm's confusion matrix, with a count and a tint in 0…1 per cell, and its top mistakes."""
     cells: list[list[dict[str, Any]]] = []
     if len(classes) <= MOST_CLASSES:
-        for i, row in enumerate(by_class.counts):
+        for i, row in enumerate(by_class.counts.matrix):
             total = max(int(row.sum()), 1)
             # Mistakes are rare: the square root makes 1 in 100 visible.
             cells.append(
@@ -146,6 +146,7 @@ def _confusion(classes: Sequence[str], by_class: ByClass) -> dict[str, Any]:
             )
     mistakes = [
         {"label": classes[i], "prediction": classes[j], "count": count}
-        for i, j, count in by_class.mistakes[:5]
+        for i, j, count in by_class.counts.mistakes[:5]
     ]
-    return {"arm": by_class.arm, "cells": cells, "mistakes": mistakes, "images": int(by_class.counts.sum())}
+    images = int(by_class.counts.labelled.sum())
+    return {"arm": by_class.arm, "cells": cells, "mistakes": mistakes, "images": images}

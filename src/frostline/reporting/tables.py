@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.base.metrics import MAP, confusion
+from frostline.base.confusion import Confusion, LabelCounts, label_counts
+from frostline.base.metrics import MAP
 from frostline.base.names import LABEL_SEPARATOR, natural_order
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
@@ -56,20 +57,13 @@ class ByClass:
     """An arm's predictions on the images of predictions.csv, all runs pooled."""
 
     arm: str
-    counts: NDArray[np.int64]
-    """(K, K): row label, column prediction."""
+    counts: Confusion
 
     @property
     def recall(self) -> NDArray[np.float64]:
         """(K,): recall of each class; NaN for a class without images."""
         with np.errstate(invalid="ignore"):
-            return np.diag(self.counts) / self.counts.sum(axis=1)
-
-    @property
-    def mistakes(self) -> list[tuple[int, int, int]]:
-        """(label, prediction, count) of each kind of mistake, the most frequent first."""
-        pairs = [(int(i), int(j), int(self.counts[i, j])) for i, j in np.argwhere(self.counts) if i != j]
-        return sorted(pairs, key=lambda pair: (-pair[2], pair))
+            return self.counts.hits / self.counts.labelled
 
 
 def arm_rows(summary: Summary) -> list[Row]:
@@ -100,28 +94,28 @@ def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:
     def pooled(arm: Arm) -> ByClass:
         labels = [index[name] for run in arm.runs.values() for name in run.labels]
         predictions = [index[name] for run in arm.runs.values() for name in run.predictions]
-        return ByClass(arm.name, confusion(labels, predictions, len(classes)))
+        return ByClass(arm.name, Confusion.of(labels, predictions, len(classes)))
 
     return classes, [pooled(arm) for arm in arms]
 
 
 def by_label(arms: Sequence[Arm]) -> list[tuple[str, list[float]]]:
     """Return each label and the F1 of its predictions in each arm, all runs pooled."""
-    sets = [
-        [
-            tuple(set(text.split(LABEL_SEPARATOR)) - {""} for text in pair)
+    counts = [
+        label_counts(
+            (_names(own), _names(guessed))
             for run in arm.runs.values()
-            for pair in zip(run.labels, run.predictions, strict=True)
-        ]
+            for own, guessed in zip(run.labels, run.predictions, strict=True)
+        )
         for arm in arms
     ]
-    names = sorted({name for pairs in sets for pair in pairs for part in pair for name in part})
+    never = LabelCounts(0, 0, 0)
+    names = sorted(set().union(*counts), key=natural_order)
+    return [(name, [of_arm.get(name, never).f1 for of_arm in counts]) for name in names]
 
-    def score(pairs: Sequence[tuple[set[str], ...]], name: str) -> float:
-        hits = sum(name in own and name in guessed for own, guessed in pairs)
-        return 2 * hits / max(sum((name in own) + (name in guessed) for own, guessed in pairs), 1)
 
-    return [(name, [score(pairs, name) for pairs in sets]) for name in names]
+def _names(cell: str) -> set[str]:
+    return set(cell.split(LABEL_SEPARATOR)) - {""}
 
 
 def _row(arm: ArmSummary, tested: Sequence[str], noun: str) -> Row:

@@ -107,7 +107,7 @@ def check_task(dataset: Dataset, config: Hyperparameters, keys: tuple[str, str])
     several, loss = is_multi_label(dataset), config.loss.kind
     task = f"{place}.task is {'multi_label' if several else 'single_label'}"
     if several != (loss == "bce"):
-        fix = f"{prefix.replace('.', '/')}loss={'bce' if several else 'cross_entropy'}"
+        fix = f"{prefix}loss={'bce' if several else 'cross_entropy'}"
         raise ValueError(
             f"{prefix}loss.kind={loss} is for {'one label' if several else 'several labels'} per image, and"
             f" {task}; set {fix}{'' if several else f', or {place}.task=multi_label'}"

@@ -110,6 +110,9 @@ def _pt2(trained: TrainedRun, model: ServingModel, example: Tensor, file: Path) 
 
 def _safetensors(trained: TrainedRun, model: ServingModel, example: Tensor, file: Path) -> Predictor:
     shutil.copyfile(trained.folder / WEIGHTS, file)
+    if trained.several_labels:  # the run has its thresholds in another file
+        state, metadata = weights.load(file)
+        weights.save(file, state, {**(metadata or {}), **trained.about()})
     state, _ = weights.load(file)
     network = network_with(state, trained.run.backbone, trained.spec, len(trained.classes))
     return ServingModel(network.eval(), trained.spec, several_labels=trained.several_labels)

@@ -19,6 +19,7 @@ from frostline.base.run_folder import CONFIG, METRICS, WEIGHTS
 from frostline.base.sharing import Share, share_of
 from frostline.config import compose
 from frostline.config.compose import FailedJob, SweepJob, SweepTask
+from frostline.config.resolvers import fitting_monitor
 from frostline.config.space import Point, Space, as_overrides
 from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed, allowed
 from frostline.pipeline import session, standalone
@@ -107,6 +108,8 @@ def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Pl
     if isinstance(job.task, standalone.Job):  # trials on other data or weights belong to another study
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
+    if stage == "pretrain" and not any(text.startswith("sweep.objectives=") for text in fixed):
+        settings = _for_pretraining(settings, experiments[0][0])
     check_objectives(settings, experiments[0][0], stage)
     key = content_key([base, space.to_data(), sampling_config(settings)])
     name = settings.name or f"{stage}-{key[:8]}"
@@ -201,7 +204,8 @@ def _write(plan: Plan, study: Study, trials: Sequence[Trial], *, recorded: bool)
         objective = plan.settings.objectives[0]
         values = {f"best/{objective}": settings[0].objective["mean"]}
         sentence = best.sentence(objective, settings)
-        session.record_study(plan.name, sentence, best.markdown_table(objective, settings), values, files)
+        name = plan.experiments[0][0].study  # the trials are in a study of the user's, if `study` is set
+        session.record_study(name, sentence, best.markdown_table(objective, settings), values, files)
     print(f"table and plots: {folder / summary.PAGE}", file=sys.stderr)
 
 
@@ -239,6 +243,14 @@ def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
                 f"sweep.objectives: {objective} is not measured with loss.kind={loss.kind};"
                 f" {allowed(objective, measured)}"
             )
+
+
+def _for_pretraining(settings: Sweep, composed: Experiment) -> Sweep:
+    """Return a sweep's config whose default objective fits the pretraining's loss, as `conf/` can't say."""
+    default, fitting = (fitting_monitor(loss.kind) for loss in (composed.loss, composed.pretrain.loss))
+    if settings.objectives != [default]:
+        return settings
+    return settings.model_copy(update={"objectives": [fitting]})
 
 
 def _run_workers(study: Study, worker: Worker, start: Callable[[], None]) -> None:

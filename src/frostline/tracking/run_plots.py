@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.base.confusion import Confusion, label_counts
 from frostline.base.formats import csv_text, read_csv, read_json
 from frostline.base.metrics import headline
 from frostline.base.names import LABEL_SEPARATOR, natural_order
@@ -24,14 +25,16 @@ from frostline.plotting.canvas import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
 COUNTED_CLASSES = 15
 """The largest number of classes whose confusion matrix shows counts."""
 NAMED_CLASSES = 50
 """The largest number of classes whose rows and columns are labelled."""
+DRAWN_CLASSES = 500
+"""With more classes, a cell of the confusion matrix stands for several."""
+TABLE_ROWS = 500
+"""Rows of the HTML page of classes."""
 SHORT_NAME = 18
 """Characters of a class name."""
 
@@ -96,56 +99,56 @@ def curves(history: Rows, trained: Sequence[str] = (), suffix: str = ".png") -> 
         return svg_file(figure) if suffix == ".svg" else png(figure)
 
 
-def _counted(predictions: Rows) -> "tuple[list[str], NDArray[np.int64]]":
-    """Return the K classes in their order and their (K, K) confusion matrix; its rows are true classes."""
-    from frostline.base.metrics import confusion
-
+def _counted(predictions: Rows) -> tuple[list[str], Confusion]:
+    """Return the K classes in their order, and their confusion."""
     classes = sorted(
         {row["label"] for row in predictions} | {row["prediction"] for row in predictions}, key=natural_order
     )
     place = {name: i for i, name in enumerate(classes)}
     labels, guesses = ([place[row[key]] for row in predictions] for key in ("label", "prediction"))
-    return classes, confusion(labels, guesses, len(classes))
+    return classes, Confusion.of(labels, guesses, len(classes))
 
 
-def per_class(classes: Sequence[str], counts: "NDArray[np.int64]") -> list[list[Any]]:
+def per_class(classes: Sequence[str], counts: Confusion) -> list[list[Any]]:
     """Return the metrics of each class as rows of `PER_CLASS`, the lowest F1 first.
 
     Args:
         classes: K names.
-        counts: (K, K) confusion matrix: true (rows), predicted (columns).
+        counts: of their predictions.
     """
     rows: list[tuple[float, list[Any]]] = []
-    for i, name in enumerate(classes):
-        hits, support, guessed = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+    taken_for: dict[int, list[Any]] = {}
+    for label, prediction, times in counts.mistakes:
+        taken_for.setdefault(label, [classes[prediction], times])
+    columns = (counts.hits.tolist(), counts.labelled.tolist(), counts.predicted.tolist())
+    for i, (name, hits, support, guessed) in enumerate(zip(classes, *columns, strict=True)):
         precision, recall = (round(hits / n, 4) if n else None for n in (guessed, support))
         f1 = round(2 * hits / (support + guessed), 4)
-        wrong = counts[i].copy()
-        wrong[i] = 0
-        other = int(wrong.argmax())
-        confused = [classes[other], int(wrong[other])] if wrong[other] else [None, None]
-        rows.append((f1, [name, precision, recall, f1, support, *confused]))
+        rows.append((f1, [name, precision, recall, f1, support, *taken_for.get(i, [None, None])]))
     rows.sort(key=lambda row: row[0])
     return [row for _, row in rows]
 
 
 def per_label(predictions: Rows) -> list[list[Any]]:
     """Return the metrics of each label as rows of `PER_LABEL`, the lowest F1 first."""
-    pairs = [
-        [set(row[key].split(LABEL_SEPARATOR)) - {""} for key in ("labels", "predictions")]
-        for row in predictions
-    ]
+    counts = label_counts((_names(row["labels"]), _names(row["predictions"])) for row in predictions)
     rows: list[list[Any]] = []
-    for name in sorted(set().union(*(own | guessed for own, guessed in pairs)), key=natural_order):
-        hits = sum(name in own and name in guessed for own, guessed in pairs)
-        support, guesses = (sum(name in pair[place] for pair in pairs) for place in (0, 1))
-        precision, recall = (round(hits / n, 4) if n else None for n in (guesses, support))
-        rows.append([name, precision, recall, round(2 * hits / (support + guesses), 4), support])
+    for name in sorted(counts, key=natural_order):
+        label = counts[name]
+        precision, recall = (round(label.hits / n, 4) if n else None for n in (label.predicted, label.images))
+        rows.append([name, precision, recall, round(label.f1, 4), label.images])
     return sorted(rows, key=lambda row: float(row[3]))
 
 
+def _names(cell: str) -> set[str]:
+    return set(cell.split(LABEL_SEPARATOR)) - {""}
+
+
 def class_table(rows: Sequence[Sequence[Any]], columns: Sequence[str] = PER_CLASS) -> str:
-    """Return an HTML page with the rows of `per_class`, since MLflow's view of a CSV cuts off columns."""
+    """Return an HTML page with the rows of `per_class`, since MLflow's view of a CSV cuts off columns.
+
+    Of many rows it has the first, so that a browser shows it at once.
+    """
     from markupsafe import escape
 
     def cell(value: Any) -> str:
@@ -157,7 +160,7 @@ def class_table(rows: Sequence[Sequence[Any]], columns: Sequence[str] = PER_CLAS
     heads = "".join(
         f"<th{'' if name in names else ' class=number'}>{name.replace('_', ' ')}</th>" for name in columns
     )
-    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows[:TABLE_ROWS])
     style = (
         f"body{{font:14px sans-serif;color:{theme.INK.light}}} table{{border-collapse:collapse}}"
         f" th{{text-align:left;color:{theme.SOFT.light};font-weight:normal}}"
@@ -165,18 +168,21 @@ def class_table(rows: Sequence[Sequence[Any]], columns: Sequence[str] = PER_CLAS
         " .number{text-align:right}"
     )
     table = f"<table><tr>{heads}</tr>\n{body}\n</table>"
+    if len(rows) > TABLE_ROWS:
+        table += f"\n<p>The {TABLE_ROWS} with the lowest F1 of {len(rows):,}; per_class.csv has all.</p>"
     return f"<!doctype html><meta charset=utf-8><style>{style}</style>\n{table}\n"
 
 
-def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
+def confusion(classes: Sequence[str], found: Confusion) -> bytes:
     """Draw the confusion matrix as shares of its rows.
 
     Args:
         classes: K names.
-        counts: (K, K): true (rows), predicted (columns).
+        found: of their predictions.
     """
     import numpy as np
 
+    counts = found.reduced(min(len(classes), DRAWN_CLASSES))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.34 * len(classes)), 11.0)
     with new_figure(side + 0.6, side + 0.4) as figure:
@@ -189,8 +195,13 @@ def confusion(classes: Sequence[str], counts: "NDArray[np.int64]") -> bytes:
         upright = all(len(name) <= 2 for name in names)
         axes.set_xticks(ticks, names, rotation=0 if upright else 90)
         axes.set_yticks(ticks, names)
-        right = counts.trace() / counts.sum()
-        axes.set(title=f"{100 * right:.1f} % of {counts.sum():,} right", xlabel="predicted", ylabel="true")
+        right = found.hits.sum() / counts.sum()
+        several = f", {len(classes) / len(counts):.3g} classes per cell" if len(counts) < len(classes) else ""
+        axes.set(
+            title=f"{100 * right:.1f} % of {counts.sum():,} right",
+            xlabel=f"predicted{several}",
+            ylabel=f"true{several}",
+        )
         if len(classes) <= COUNTED_CLASSES:
             for (i, j), count in np.ndenumerate(counts):
                 if count:
