@@ -170,3 +170,12 @@ def test_43_wrong_keys_types_and_values_are_refused(override, sentence):
     with pytest.raises(FrostlineError) as caught:
         compose.experiment([override])
     assert str(caught.value).startswith(sentence)
+
+
+def test_the_loss_that_several_labels_need_is_set_as_the_error_says():
+    several = ["source=table", "source.file=a.csv", "source.task=multi_label"]
+    with pytest.raises(FrostlineError) as caught:
+        compose.experiment(several)
+    fix = str(caught.value).rpartition("; set ")[2]
+    composed, _ = compose.experiment([*several, fix])
+    assert composed.pretrain.loss.kind == "bce"
