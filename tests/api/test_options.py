@@ -109,7 +109,7 @@ def test_further_test_sets_are_a_dictionary_of_names():
     ("dataset", "options", "sentence"),
     [
         (None, {"bakbone": "mlp"}, "bakbone: no such argument; did you mean 'backbone'?"),
-        (None, {"optimizer.lr": 1}, "optimizer.lr: no such argument; .*others go to overrides="),
+        (None, {"optimizer.lr": 1}, "optimizer.lr: no such argument; .*config keys go to overrides="),
         ("digitz", {}, "dataset: there is no folder 'digitz' and no such data set; did you mean 'digits'?"),
         (3, {}, "dataset: found 3; give a folder of images, or one of digits"),
         (None, {"overrides": "seed=1"}, r"overrides: found a text; give a list, such as \['seed=1'\]"),

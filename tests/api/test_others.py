@@ -101,5 +101,5 @@ def test_runs_can_be_compared_at_once(here, monkeypatch, no_runs, warm, capsys):
         fl.load("full·mlp·digits·s0")
     with pytest.raises(fl.FrostlineError, match="compare: name runs, or use --study"):
         fl.compare(runs[0], study="mine")
-    with pytest.raises(fl.FrostlineError, match="no finished run of that id or name"):
+    with pytest.raises(fl.FrostlineError, match="no finished run with that id or name"):
         fl.compare("nothing")

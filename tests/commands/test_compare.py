@@ -158,7 +158,7 @@ def test_files(say, tmp_path, kind):
         (["--study", "arm"], "--study: there is no 'arm'; did you mean 'arms'?"),
         (
             ["mlp·ful·digits·s0"],
-            "mlp·ful·digits·s0: no finished run of that id or name; did you mean 'mlp·full·digits·s0'",
+            "mlp·ful·digits·s0: no finished run with that id or name; did you mean 'mlp·full·digits·s0'",
         ),
         (
             ["--metric", "test/acuracy", "--study", "arms"],

@@ -83,11 +83,11 @@ def test_an_experiment_gives_way_to_what_is_typed():
         (["~optimizer.lr"], "optimizer.lr: missing; give it a value"),
         (
             ["optimizer.options.betas=[0.8,0.9]"],
-            "optimizer.options.betas: not there yet; add it with a plus, +opt",
+            "optimizer.options.betas: not in the config yet; add it with a plus, +opt",
         ),
         (
             ["freeze.phases.0.lr.head=2"],
-            "freeze.phases.0.lr: not there yet; add it with a plus, +freeze.phases.0.lr",
+            "freeze.phases.0.lr: not in the config yet; add it with a plus, +freeze.phases.0.lr",
         ),
         (["seed=1,2"], "seed: found several values, 1,2; add -m to run each, or write [1,2] for a list"),
         (["freeze.groups=[head]"], "freeze.groups: found a list where keys with values are; give it as {KEY"),

@@ -178,7 +178,7 @@ def test_an_override_that_is_refused(override, sentence, project):
             "optimizer/own.yaml",
             "name: &a [*a]\n",
             ["optimizer=own"],
-            "optimizer/own.yaml: line 1: *a stands inside itself",
+            "optimizer/own.yaml: line 1: *a refers to the value that it is part of",
         ),
         (
             "optimizer/own.yaml",

@@ -371,7 +371,7 @@ MORE = "is not supported by batched linear heads"
             "dataset.shots=5,10: takes one value here; lists are for optimizer.lr, optimizer.weight_decay,"
             " loss.label_smoothing, seed",
         ),
-        ("seed=range(0,0)", "seed=range(0,0): no list; name values, such as seed=1,2"),
+        ("seed=range(0,0)", "seed=range(0,0): not a list; name values, such as seed=1,2"),
         ("seed=", "seed: found '', must be a valid integer"),
         ("optimizer.lr=0.1,x", "optimizer.lr: found 'x', must be a valid number"),
         ("optimizer.lr=0.1,-1", "optimizer.lr: found -1, must be greater than 0"),
@@ -387,8 +387,8 @@ MORE = "is not supported by batched linear heads"
         ),
         (
             "backbone=timm backbone.name=deit_tiny_distilled_patch16_224 weights=none input.size=32",
-            "backbone: the head of deit_tiny_distilled_patch16_224, which is not one linear layer behind"
-            f" others, {MORE}; choose another, {AGAIN}",
+            "backbone: the head of deit_tiny_distilled_patch16_224, which is not a single linear layer at"
+            f" its end, {MORE}; choose another, {AGAIN}",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def test_images_in_the_projects_own_folder_can_not_be_watched(folder):
 
 def test_another_file_is_no_data_set(folder):
     (folder / "notes.txt").write_text("")
-    with pytest.raises(FrostlineError, match=r"^--source: notes\.txt is no data set; give a folder of"):
+    with pytest.raises(FrostlineError, match=r"^--source: notes\.txt is not a data set; give a folder of"):
         of("notes.txt").check()
 
 

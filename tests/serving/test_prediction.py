@@ -94,7 +94,7 @@ def test_conversions_of_pixels_are_warned_about(photo_run, tmp_path, capsys):
     errors = {row["image"].rpartition("/")[2]: row["error"] for row in rows(out)}
     assert {name: error[:14] for name, error in errors.items() if error} == {"infrared.tif": "has 4 channels"}
     assert "warning: 3 images have more than 8 bits per channel, scaled to 8" in err
-    assert "warning: 1 16-bit image reaches no eighth of its range" in err
+    assert "warning: 1 16-bit image uses less than an eighth of its range" in err
 
 
 def test_images_that_cannot_be_used_are_named_and_the_rest_is_predicted(photo_run, photos, tmp_path, capsys):

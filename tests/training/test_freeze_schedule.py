@@ -362,7 +362,7 @@ ONE = "configure_optimizers must return one optimizer, without a scheduler: a fr
         ({"network": "watched"}, "FreezeSchedule(network='watched'): Module has no such network"),
         ({"module": lambda: Module(nn.Linear(2, 2), with_scheduler)}, ONE),
         ({"module": lambda: Module(nn.Linear(2, 2), lambda *a, **k: None)}, ONE),
-        ({"module": half_frozen}, "the optimizer lacks 2 of the network's parameters, 1.weight the first; g"),
+        ({"module": half_frozen}, "the optimizer lacks 2 of the network's parameters, such as 1.weight; g"),
         ({"schedule": "zero_shot"}, "freeze.phases: empty, so nothing trains; use Trainer.validate"),
         (
             {"max_epochs": -1, "max_steps": 9},

@@ -106,7 +106,7 @@ def test_what_the_user_set_apart_stays_apart(model):
 
 def test_an_optimizer_of_less_than_all_is_refused(model):
     with pytest.raises(
-        FrostlineError, match=r"the optimizer lacks \d+ of the network's parameters, conv1\.0\.weight"
+        FrostlineError, match=r"the optimizer lacks \d+ of the network's parameters, such as conv1\.0\.weight"
     ):
         split(planned(model), model, [{"params": list(model.fc.parameters())}])
 

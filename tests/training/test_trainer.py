@@ -174,7 +174,7 @@ def test_batches_of_one_image_are_one_sentence(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(
-        FrostlineError, match=r"^trainer\.device: no CUDA device is here; set trainer\.device=cpu$"
+        FrostlineError, match=r"^trainer\.device: torch finds no CUDA device; set trainer\.device=cpu$"
     ):
         Bench({"trainer.device": "cuda"}).fit(tmp_path)
 

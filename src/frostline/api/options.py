@@ -96,7 +96,8 @@ def overrides_of(
     for name in options:
         if name not in known.__annotations__:
             raise FrostlineError(
-                f"{name}: no such argument; {allowed(name, known.__annotations__)}; others go to overrides="
+                f"{name}: no such argument; {allowed(name, known.__annotations__)}; config keys go to"
+                " overrides="
             )
     source = options.get("source")
     if stage == "pretrain":

@@ -64,7 +64,9 @@ def check(text: str, name: str) -> None:
             line = f"{name}: line {event.start_mark.line + 1}"
             if isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in open_anchors):
-                    raise FrostlineError(f"{line}: *{event.anchor} stands inside itself; write it out")
+                    raise FrostlineError(
+                        f"{line}: *{event.anchor} refers to the value that it is part of; write it out"
+                    )
                 count += sizes.get(str(event.anchor), 1)
             elif isinstance(event, yaml.NodeEvent):
                 count += 1

@@ -122,7 +122,7 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if any(line.p is not None for line in comparison.lines):
         by = "fold and seed" if folds else "seed"
-        sentences.append(f"p: paired by {by}, two-sided t-test, for all rows together (Holm).")
+        sentences.append(f"p: two-sided t-test, paired by {by}, corrected for the number of rows (Holm).")
     elif len(comparison.lines) > 1:
         sentences.append(
             "One seed says nothing about chance: run each configuration with seed=0,1,2 for intervals and p."

@@ -63,7 +63,7 @@ class Results:
             results = [run for run in results if setting_of(run.name) == word]
         if not results and not (results := self.chosen(word)):
             known = {*(run.name for run in self.finished({})), *self.words()}
-            raise FrostlineError(f"{word}: no finished run of that id or name; {allowed(word, known)}")
+            raise FrostlineError(f"{word}: no finished run with that id or name; {allowed(word, known)}")
         return results
 
     def chosen(self, word: str) -> list[Result]:

@@ -338,7 +338,7 @@ def grid(overrides: Sequence[str], keys: Sequence[str]) -> tuple[list[Experiment
                 raise FrostlineError(f"{typed}: takes one value here; lists are for {', '.join(keys)}")
             values[key] = list(override.sweep_iterator()) if override.is_discrete_sweep() else []
             if not values[key]:
-                raise FrostlineError(f"{typed}: no list; name values, such as {key}=1,2")
+                raise FrostlineError(f"{typed}: not a list; name values, such as {key}=1,2")
         first = [
             f"{_key(override)}={next(override.sweep_string_iterator())}"
             if override in lists.values()

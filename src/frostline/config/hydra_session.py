@@ -264,7 +264,7 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
             return hint
         *_, above, last = ["", *key.split(".")]
         if above in FREE_KEYS or last in OPTIONAL_KEYS:
-            return f"{key}: not there yet; add it with a plus, +{key}=…"
+            return f"{key}: not in the config yet; add it with a plus, +{key}=…"
         return unknown_key(key, key, _known_keys(key, overrides))
     if match := re.match(r"Error merging override \+{0,2}(.*?)=", text):
         return _merge_error(match[1], error.__cause__)
@@ -279,7 +279,7 @@ def _merge_error(key: str, cause: BaseException | None) -> str:
         return f"{from_hydra(key)}: found a list where keys with values are; give it as {{KEY: VALUE, …}}"
     if isinstance(cause, ConfigIndexError):
         return f"{from_hydra(key)}: the list has no such item; give the whole list"
-    return f"{from_hydra(key)}: does not fit what is there ({short(reason)}); {fix}"
+    return f"{from_hydra(key)}: does not fit the rest of the config ({short(reason)}); {fix}"
 
 
 def _known_keys(key: str, overrides: Sequence[str]) -> list[str]:

@@ -69,7 +69,7 @@ class Space:
                     )
                 domain = before[key].domain
                 if isinstance(domain, Interval):
-                    raise FrostlineError(f"{where}: {key} has an interval; only a list can be asked for")
+                    raise FrostlineError(f"{where}: {key} has an interval; name a key that has a list")
                 for value in values:
                     if value not in domain.options:
                         raise FrostlineError(f"{where}.{key}: {allowed(value, domain.options)}")

@@ -95,12 +95,12 @@ class FeatureCache:
         """Create the folder, and check that it is writable."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            reason = "" if os.access(self.folder, os.W_OK | os.X_OK) else "no right to, or a read-only disk"
+            reason = "" if os.access(self.folder, os.W_OK | os.X_OK) else "no permission, or a read-only disk"
         except OSError as error:
             reason = str(error.strerror)
         if reason:
             raise FrostlineError(
-                f"{self.folder} can't be written ({reason}), and the features are not there yet: "
+                f"{self.folder} can't be written ({reason}), and it does not have the features yet: "
                 "make it writable, or set features=off"
             )
 

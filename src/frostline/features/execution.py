@@ -152,7 +152,7 @@ def device_of(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
         FrostlineError: there is no such device.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise FrostlineError("trainer.device: no CUDA device is here; set trainer.device=cpu")
+        raise FrostlineError("trainer.device: torch finds no CUDA device; set trainer.device=cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

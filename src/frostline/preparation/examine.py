@@ -224,9 +224,9 @@ _SENTENCES: dict[Note, tuple[str, str]] = {
         "images have more than 8 bits per channel, scaled to 8",
     ),
     "dim": (
-        "16-bit image reaches no eighth of its range, so that 8 bits keep fewer than 32 levels of it "
+        "16-bit image uses less than an eighth of its range, so that 8 bits keep fewer than 32 levels "
         "(12-bit values? multiply them by 16)",
-        "16-bit images reach no eighth of their range, so that 8 bits keep fewer than 32 levels of them "
+        "16-bit images use less than an eighth of their range, so that 8 bits keep fewer than 32 levels "
         "(12-bit values? multiply them by 16)",
     ),
     "opaque": (

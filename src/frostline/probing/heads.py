@@ -316,7 +316,7 @@ def _head_input(
         candidates = []
     heads = [split for split in candidates if _is_linear_head(split, plan, tried)]
     if not heads:
-        found = f"the head of {backbone_name(run)}, which is not one linear layer behind others,"
+        found = f"the head of {backbone_name(run)}, which is not a single linear layer at its end,"
         raise NotBatchable("backbone", found, "choose another")
     if isinstance(reuse.within_limit(heads[0], len(images)), NoSplit):
         found = f"caching {size(heads[0].bytes * len(images) * (reuse.views or 1))} of them"

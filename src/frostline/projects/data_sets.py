@@ -66,8 +66,9 @@ class DataSet:
             return "npz" if self.place.suffix == ".npz" else "table"
         if path.is_file():
             raise FrostlineError(
-                f"{self.option}: {self.place} is no data set; give a folder of images, a file that ends in "
-                f"{', '.join(TABLES)} or .npz, or a folder that save_to_disk of Hugging Face's datasets wrote"
+                f"{self.option}: {self.place} is not a data set; give a folder of images, a file that ends in"
+                f" {', '.join(TABLES)} or .npz, or a folder that save_to_disk of Hugging Face's datasets"
+                " wrote"
             )
         if not path.is_dir():
             raise FrostlineError(f"{self.option}: there is no folder {self.place}{self._nearest('*/')}")
@@ -194,7 +195,7 @@ def parsed_keys(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         try:
             inner[steps[-1]] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise FrostlineError(f"{word}: the value is no YAML; quote it") from None
+            raise FrostlineError(f"{word}: the value is not valid YAML; quote it") from None
     return parsed
 
 

@@ -19,7 +19,7 @@ class Ema:
     """An exponential moving average of weights (Polyak & Juditsky 1992; as timm's ModelEmaV3 does it).
 
     After each step ``average ← d·average + (1 − d)·weights``. The average of a frozen tensor is the tensor
-    itself, and is where its average starts when it is unfrozen. With `warmup`,
+    itself. When it is unfrozen, its average starts from there. With `warmup`,
     d = min(decay, (1 + t)/(10 + t)) at the t-th step since then (TensorFlow's ExponentialMovingAverage), so
     that the start of a short phase does not dominate.
     """

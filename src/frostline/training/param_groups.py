@@ -95,8 +95,9 @@ def split(
             members.setdefault((number, slot), []).append(parameter)
     if names:
         raise FrostlineError(
-            f"the optimizer lacks {len(names)} of the network's parameters, {next(iter(names.values()))} the"
-            " first; give it all of them: what is frozen has no gradient, so the optimizer leaves it alone"
+            f"the optimizer lacks {len(names)} of the network's parameters, such as"
+            f" {next(iter(names.values()))}; give it all of them: frozen ones have no gradient, so it does"
+            " not change them"
         )
     seen: dict[str, int] = {}
     new_groups: list[dict[str, Any]] = []

@@ -143,7 +143,7 @@ class RunInfo:
     fold: int | None = None
     """The fold that is the test split; None: no folds."""
     late: bool = False
-    """It has already ended in another process; recorded unless a run with its `RUN_KEY` is."""
+    """Whether the run ended in another process; it is recorded unless a run with its `RUN_KEY` is."""
 
     @property
     def name(self) -> str:

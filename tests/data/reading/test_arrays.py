@@ -126,7 +126,7 @@ def test_arrays_that_are_not_several_labels(tmp_path, labels, classes, sentence)
         (IMAGES / 255, LABELS, "has float64 images; scale them to 0…255"),
         (IMAGES, LABELS / 2, "has labels of shape (30,) and type float64; give one whole number or"),
         (IMAGES, np.eye(30), "has labels of shape (30, 30) and type float64; give one whole number or"),
-        (IMAGES, LABELS.astype(object), "is no .npz file, or holds Python objects: save arrays of"),
+        (IMAGES, LABELS.astype(object), "is not an .npz file, or holds Python objects: save arrays of"),
     ],
 )
 def test_arrays_that_are_no_data_set(tmp_path, images, labels, sentence):
@@ -181,7 +181,7 @@ def test_files_that_are_no_npz(tmp_path):
     for name, sentence in (
         ("date.npz", "doesn't exist: give an .npz file; did you mean 'data.npz' or"),
         ("one.npy", "is a single array: save images and labels with numpy.savez"),
-        ("text.npz", "is no .npz file, or holds Python objects"),
+        ("text.npz", "is not an .npz file, or holds Python objects"),
         ("junk.npz", "has no column 'images'"),
         ("", "is a folder: give an .npz file"),
         ("cut.npz", "can't be read (File is not a zip file): copy or write"),

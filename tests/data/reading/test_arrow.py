@@ -140,7 +140,7 @@ def test_folders_that_are_damaged(tmp_path, damage, sentence):
 
 def test_columns_and_images_that_are_missing(tmp_path):
     save(tmp_path / "x", image=["1.png"] * 12)
-    with pytest.raises(FrostlineError, match="12 files that can't be used: 00 is no encoded image: save"):
+    with pytest.raises(FrostlineError, match="12 files that can't be used: 00 is not an encoded image: save"):
         prepare(config(tmp_path / "x"), tmp_path / "out")
     with pytest.raises(FrostlineError, match=r"has no column 'img' \(dataset.columns.image\); did you mean"):
         opened(tmp_path / "x", columns={**COLUMNS, "image": "img"})
@@ -222,6 +222,6 @@ def test_lists_that_hold_no_classes_are_errors(tmp_path):
     numbers = pyarrow.array([[7]] * 12)
     save(tmp_path / "photos", features={**FEATURES, "objects": listed}, objects=numbers)
     with pytest.raises(
-        FrostlineError, match=r"row 0 of photos has the labels '\[7\]' \(7 is no number of its 2"
+        FrostlineError, match=r"row 0 of photos has the labels '\[7\]' \(7 is not the number of one of its 2"
     ):
         opened(tmp_path / "photos", columns={**COLUMNS, "label": "objects"}, task="multi_label")

@@ -97,7 +97,7 @@ def test_arrays_of_grey_and_colour_are_ordinary_images():
         ),
         (np.zeros((4, 4, 4), np.uint8), "has 4 channels, and input.channels is 3: set input.channels=4, or"),
         (np.zeros((1, 4), np.uint8), "is 4×1 pixels, too small for an image"),
-        (np.array([None]), "is no NumPy array of numbers (Object arrays cannot be loaded"),
+        (np.array([None]), "is not a NumPy array of numbers (Object arrays cannot be loaded"),
     ],
 )
 def test_arrays_that_are_no_images(values, sentence):
@@ -105,7 +105,7 @@ def test_arrays_that_are_no_images(values, sentence):
 
 
 def test_a_truncated_array_or_tiff():
-    assert refusal(npy(noise(9, 12))[:-7]).startswith("is no NumPy array of numbers (")
+    assert refusal(npy(noise(9, 12))[:-7]).startswith("is not a NumPy array of numbers (")
     content = written(noise(9, 12, 5), photometric="minisblack")
     assert refusal(content[: len(content) // 2], PixelFormat(5, 16)).startswith("is truncated or damaged")
 

@@ -235,12 +235,13 @@ def files(root, **counts):
         ),
         (
             {"cat__dat": 12, "cat__dcm": 2, "cat__": 1, "dog__png": 2},
-            r"has no images in class folder 'cat' but \.dat ×12, \.dcm ×2, no suffix ×1, which are no images "
-            r"that can be read: convert them to JPEG or PNG, add some or remove the folder",
+            r"has no images in class folder 'cat' but \.dat ×12, \.dcm ×2, no suffix ×1, which can't"
+            r" be read as images: convert them to JPEG or PNG, add some or remove the folder",
         ),
         (
             {"cat__dat": 2, "dog__tgz": 1},
-            r"has no images in 2 class folders, 'cat', 'dog' but \.dat ×2, \.tgz ×1, which are no images",
+            r"has no images in 2 class folders, 'cat', 'dog' but \.dat ×2, \.tgz ×1, which can't be"
+            r" read as images",
         ),
         (
             {"images__cat__png": 2, "images__dog__png": 2},

@@ -338,7 +338,7 @@ def test_names_that_are_nearly_those_on_disk(tmp_path, change, fix):
     assert refused(file).endswith(fix)
     mixed = [[change(paths[0]), "cat"], *([path, path[:3]] for path in paths[1:])]
     assert problems_of(file, mixed) == {
-        change(paths[0]): "(line 2) is missing, but 'cat/0.png' is there: write that"
+        change(paths[0]): "(line 2) is missing, but 'cat/0.png' exists: write that"
     }
 
 

@@ -97,9 +97,8 @@ def test_two_files_or_folders_of_one_name_are_refused(tmp_path):
     with pytest.raises(FrostlineError) as raised:
         prepare(image_folder(root), tmp_path / "out")
     for name in ("café/dépôt", "café/très.png"):
-        assert (
-            f"{name} is there twice, under names that differ only by their Unicode form: rename one"
-            in str(raised.value)
+        assert f"{name} exists twice, under names that differ only by their Unicode form: rename one" in str(
+            raised.value
         )
 
 

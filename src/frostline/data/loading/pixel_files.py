@@ -115,7 +115,7 @@ def mapped(path: Path, layout: Layout, make: Callable[[int], Pixels]) -> PixelFi
     try:
         with path.open("rb") as stream:
             if os.fstat(stream.fileno()).st_size != layout.file_size:
-                raise ValueError("not of the length that it was written with")
+                raise ValueError("its length is not the one that was written")
             if stream.read(len(header)) != header:
                 raise ValueError("its header is not the one that was written")
             stream.seek(len(header) + count)

@@ -80,7 +80,7 @@ def _loaded(path: Path, place: str) -> dict[str, NDArray[Any]]:
     except ValueError as error:
         if "pickle" in str(error).lower():
             raise FrostlineError(
-                f"{place} is no .npz file, or holds Python objects: save arrays of numbers or text with "
+                f"{place} is not an .npz file, or holds Python objects: save arrays of numbers or text with "
                 "numpy.savez"
             ) from None
         raise

@@ -205,7 +205,7 @@ class ArrowStore:
         value = self.parts[split].table[self.column][int(row)].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise BadImage(key, "is no encoded image: save the data set with a feature Image")
+            raise BadImage(key, "is not an encoded image: save the data set with a feature Image")
         return content
 
     def stamp(self, key: str) -> tuple[int, ...]:
@@ -216,7 +216,7 @@ class ArrowStore:
 def _number(item: Any, names: Sequence[str]) -> int:
     """Return the number of a class in a list of them."""
     if not isinstance(item, int) or not 0 <= item < len(names):
-        raise ValueError(f"{item} is no number of its {len(names)} classes")
+        raise ValueError(f"{item} is not the number of one of its {len(names)} classes")
     return item
 
 

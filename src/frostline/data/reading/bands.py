@@ -130,7 +130,7 @@ def _array(content: bytes, name: str, channels: int | None) -> Values:
         values = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise BadImage(
-            name, f"is no NumPy array of numbers ({error}): save it again with numpy.save"
+            name, f"is not a NumPy array of numbers ({error}): save it again with numpy.save"
         ) from None
     _check_numbers(values, name)
     if values.ndim == 2:

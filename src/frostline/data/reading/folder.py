@@ -186,7 +186,7 @@ def _check_empty(folders: Sequence[_ClassFolder], log: ScanLog, place: str) -> N
     if not empty:
         return
     others = [key for folder in empty for key in inside(folder, log.other_files)]
-    holds = f" but {tally(others)}, which are no images that can be read" if others else ""
+    holds = f" but {tally(others)}, which can't be read as images" if others else ""
     if len(empty) == 1:
         which, what = f"class folder {empty[0].key!r}", "add some or remove the folder"
     else:

@@ -48,7 +48,7 @@ class TablePaths:
     def meant(self, key: str) -> str:
         """Return why an image is missing if its path is nearly that of a file, else ''."""
         found = nearest(self.root, key)
-        return f"is missing, but {printable(found)!r} is there: write that" if found else ""
+        return f"is missing, but {printable(found)!r} exists: write that" if found else ""
 
     def nothing_there(self, keys: Sequence[str]) -> str:
         """Return a sentence that says why none of the images exists."""

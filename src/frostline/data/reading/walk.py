@@ -79,7 +79,7 @@ def _apart(names: Iterable[str], key: str, log: ScanLog) -> Iterator[str]:
     seen: set[str] = set()
     for name in names:
         if nfc(name) in seen:
-            reason = "is there twice, under names that differ only by their Unicode form: rename one"
+            reason = "exists twice, under names that differ only by their Unicode form: rename one"
             log.problems.append(Problem(f"{key}/{nfc(name)}", reason))
         else:
             seen.add(nfc(name))
