@@ -18,7 +18,6 @@ from frostline.data.loading.pixels import Images, Uncropped, aspects_of, labels_
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import PreparedData
 from frostline.data.reading.bands import decode_as
-from frostline.data.reading.label_sets import text_of
 from frostline.data.reading.sources import store_of
 from frostline.models.input_spec import InputSpec
 from frostline.planning import training_images
@@ -99,7 +98,8 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
         mixed = [training_images.label_text(shares[place], index.classes) for _, shares in views]
         captions = ["plain", *mixed] if mixes(run.augment) else []
         note = f"{index.widths[row]}×{index.heights[row]} px"
-        cards.append(Card(pictures, text_of(index.labels[row], index.classes), note, captions))
+        title = ", ".join(training_images.names_of(index.labels[row], index.classes))
+        cards.append(Card(pictures, title, note, captions))
     channels = {1: "grey", 3: "RGB"}.get(
         spec.channels, f"{spec.channels} channels, of which up to three are shown"
     )

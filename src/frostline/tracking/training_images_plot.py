@@ -8,7 +8,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from frostline.data.loading.mix import mixes
-from frostline.data.reading.label_sets import text_of
 from frostline.planning import training_images
 from frostline.plotting import theme
 from frostline.tracking.pictures import fitted, font, resized
@@ -21,6 +20,8 @@ IMAGES = 6
 SIDE = 112
 """Pixels of an image's longer side on the sheet."""
 GAP, LINE, NAMES = 10, 21, 130
+MOST_NAMES = 5
+"""Lines for the labels of an image."""
 QUALITY = 90
 """Of the JPEG: a sheet of photographs takes 60 KB, as PNG a megabyte."""
 
@@ -44,12 +45,11 @@ def draw(data: "ImageData", classes: Sequence[str]) -> bytes:
     pen = ImageDraw.Draw(paper)
     for row, place in enumerate(which.tolist()):
         top = GAP + row * height
-        pen.text(
-            (GAP, top + SIDE // 2),
-            fitted(text_of(labels[place], classes), NAMES - GAP),
-            theme.INK.light,
-            font(),
-        )
+        names = training_images.names_of(labels[place], classes)
+        if len(names) > MOST_NAMES:
+            names = [*names[: MOST_NAMES - 1], f"and {len(names) - MOST_NAMES + 1} more"]
+        lines = "\n".join(fitted(name, NAMES - GAP) for name in names)
+        pen.text((GAP, top + (SIDE - LINE * (len(names) - 1)) // 2), lines, theme.INK.light, font())
         for column, picture in enumerate([plain[row], *(pictures[row] for pictures, _ in views)]):
             left = NAMES + GAP + column * width
             paper.paste(resized(Image.fromarray(picture), SIDE), (left, top))
