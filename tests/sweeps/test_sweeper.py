@@ -218,6 +218,14 @@ def test_a_sweep_of_pretrainings_is_ranked_by_what_they_measure():
     assert sweeper._for_pretraining(chosen, composed) is chosen
 
 
+@pytest.mark.parametrize("words", ["seed=0,1", "optimizer.lr=0.1,0.01", "optimizer=sgd,adamw"])
+def test_a_sweep_of_pretrainings_varies_their_own_keys(words, shell):
+    (key,) = words.split("=")[:1]
+    error = f"{key}: a pretraining does not depend on it; vary pretrain.{key}"
+    assert shell.refused("pretrain", *WORDS, words) == error
+    assert not (shell.folder / "runs").exists()
+
+
 @pytest.mark.slow
 def test_two_workers_share_the_trials(shell):
     words = [*WORDS, "sweep.workers=2", "optimizer.lr=0.01,0.02,0.03,0.04", "freeze=full"]

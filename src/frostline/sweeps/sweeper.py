@@ -108,8 +108,10 @@ def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Pl
     if isinstance(job.task, standalone.Job):  # trials on other data or weights belong to another study
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
-    if stage == "pretrain" and not any(text.startswith("sweep.objectives=") for text in fixed):
-        settings = _for_pretraining(settings, experiments[0][0])
+    if stage == "pretrain":
+        check_pretraining(space, experiments[0][0])
+        if not any(text.startswith("sweep.objectives=") for text in fixed):
+            settings = _for_pretraining(settings, experiments[0][0])
     check_objectives(settings, experiments[0][0], stage)
     key = content_key([base, space.to_data(), sampling_config(settings)])
     name = settings.name or f"{stage}-{key[:8]}"
@@ -243,6 +245,18 @@ def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
                 f"sweep.objectives: {objective} is not measured with loss.kind={loss.kind};"
                 f" {allowed(objective, measured)}"
             )
+
+
+def check_pretraining(space: Space, composed: Experiment) -> None:
+    """Check that a sweep of pretrainings does not vary a key of the fine-tuning.
+
+    Raises:
+        FrostlineError: all its trials would be the same.
+    """
+    own = type(composed.pretrain).model_fields
+    for key in (parameter.key for parameter in space.parameters):
+        if key.partition(".")[0] in own:
+            raise FrostlineError(f"{key}: a pretraining does not depend on it; vary pretrain.{key}")
 
 
 def _for_pretraining(settings: Sweep, composed: Experiment) -> Sweep:
