@@ -107,5 +107,5 @@ def test_linear_heads_are_in_float32_and_other_layers_as_given(tmp_path):
             config.trainer,
             0,
         )
-        found.append(reuse.precision_behind(model, plan_of(config, model, 4), 0))
+        found.append(reuse.precision_after_split(model, plan_of(config, model, 4), 0))
     assert found == ["fp32", "bf16"]

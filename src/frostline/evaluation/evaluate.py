@@ -26,7 +26,7 @@ from frostline.schema import NoAdapter, NoFeatures, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import (
     TrainedWeights,
-    logits_behind,
+    logits_after_split,
     logits_of,
     network_with,
     read_weights,
@@ -236,7 +236,7 @@ class Evaluator:
             if split not in self._features:
                 self._features[split] = self._reuse.features(split_point, images)
             features = self._features[split]
-        return logits_behind(split_point, features, precision, self._trainer.eval_batch_size)
+        return logits_after_split(split_point, features, precision, self._trainer.eval_batch_size)
 
 
 def _without_tta(metrics: Metrics, split: str) -> dict[str, float]:
@@ -247,7 +247,7 @@ def _without_tta(metrics: Metrics, split: str) -> dict[str, float]:
 def split_for_inference(
     config: Run, network: torch.nn.Module, count: int, reuse: FeatureExtractor, images: Images
 ) -> tuple[Split, Precision] | None:
-    """Return the network at the split point of its last phase, and the precision behind it.
+    """Return the network at the split point of its last phase, and the precision of the layers after it.
 
     So evaluation can use the features that training cached. None: the whole network has to run.
 
@@ -266,7 +266,7 @@ def split_for_inference(
     trainable.release(network)
     if not isinstance(split, Split):
         return None
-    return split, reuse.precision_behind(network, plan, last)
+    return split, reuse.precision_after_split(network, plan, last)
 
 
 def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) -> Any:

@@ -51,7 +51,7 @@ def run_layers(part: Callable[[Tensor], Tensor], features: Tensor, precision: Pr
 
     Args:
         features: (N, …), on the device that runs the layers.
-        precision: from `FeatureExtractor.precision_behind`.
+        precision: from `FeatureExtractor.precision_after_split`.
     """
     with autocast(precision, features.device):
         return part(features.float() if precision == "fp32" else features)

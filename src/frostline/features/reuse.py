@@ -191,7 +191,7 @@ class FeatureExtractor:
         device = next(network.parameters()).device
         return execution_of(network, self.trainer.precision, device, self.spec.shape)
 
-    def precision_behind(self, network: nn.Module, plan: FreezePlan, phase: int) -> Precision:
+    def precision_after_split(self, network: nn.Module, plan: FreezePlan, phase: int) -> Precision:
         """Return the precision of the layers after the split point: float32 if only linear layers train.
 
         The matrix product of a linear head is too small to gain speed, and its logits lose most by rounding.

@@ -165,7 +165,11 @@ class FreezePlan:
         return scale * self.curve_factor(starts, step) if scale else 0.0
 
     def scale(self, phase: int, group: str, depth: int | None) -> float:
-        """Return `factor` in `phase` without the curve; also without layer decay if `depth` is None."""
+        """Return the part of `factor` that is constant in `phase`: the group's factor times layer decay.
+
+        Args:
+            depth: of the layer; None: without layer decay.
+        """
         plan = self.phases[phase]
         if group not in plan.train:
             return 0.0

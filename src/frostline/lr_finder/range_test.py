@@ -161,7 +161,7 @@ class _Steps:
         self.layers = f"features at {split.name}"
         train, views = self._data.train, reuse.view_numbers
         features = [held_on(reuse.features(split, train, view), self._device) for view in views]
-        precision = reuse.precision_behind(self._network, self._plan, 0)
+        precision = reuse.precision_after_split(self._network, self._plan, 0)
         return ReusedFeatures(split, features, None, precision)
 
     def _backward(self, step: int, epoch: int, rows: Tensor) -> float:

@@ -158,9 +158,9 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
         while len(_CACHE) > CACHE_SIZE:
             del _CACHE[next(iter(_CACHE))]
     executions = []
-    for (split, behind), whole_cost in _CACHE[key]:
+    for (split, cost_after_split), whole_cost in _CACHE[key]:
         used = reuse.within_limit(split, images) if isinstance(split, Split) else split
-        phase_cost = behind if behind and isinstance(used, Split) else whole_cost
+        phase_cost = cost_after_split if cost_after_split and isinstance(used, Split) else whole_cost
         executions.append(outline.PhaseExecution(phase_cost, used, reuse.views or 1))
     phases = outline.phases(plan, sizes, run.optimizer.lr, run.trainer.batch_size, executions)
     last = phases[-1] if phases else None

@@ -32,7 +32,7 @@ from frostline.features.execution import device_of
 from frostline.models.input_spec import InputSpec
 from frostline.runs.trained_run import TrainedRun
 from frostline.training import machine
-from frostline.training.inference import logits_behind, logits_of, reuse_of
+from frostline.training.inference import logits_after_split, logits_of, reuse_of
 from frostline.training.services import Services
 
 T = TypeVar("T")
@@ -179,7 +179,7 @@ class Network:
         split, precision = self._parts
         self._network.eval()
         features = self._reuse.uncached_features(split, pixels)
-        return logits_behind(split, features, precision, self.batch_size)
+        return logits_after_split(split, features, precision, self.batch_size)
 
 
 def _name(image: Path | InMemory, place: int) -> str:

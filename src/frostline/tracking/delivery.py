@@ -156,6 +156,7 @@ class Delivery:
         """Run → the time of its last record."""
         self._position = 0
         self._resumed = self.claim.position == 0
+        """Whether the runs that the delivered records began are known: there were none, or they were read."""
         self._repeated = not self._resumed
         """Whether a request may have been sent twice."""
         self._tries = 0

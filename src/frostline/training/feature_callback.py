@@ -102,7 +102,7 @@ class FeatureReuse(pl.Callback):
             for name, images in ({} if drifts else self.validation).items()
         }
         cached = all(hit for _, hit in [*features, *measured.values()])
-        precision = self.reuse.precision_behind(split.network, plan, phase)
+        precision = self.reuse.precision_after_split(split.network, plan, phase)
         device = next(split.network.parameters()).device
         train = [held_on(tensor, device) for tensor, _ in features]
         validation = {name: held_on(tensor, device) for name, (tensor, _) in measured.items()}

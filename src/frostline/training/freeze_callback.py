@@ -83,8 +83,9 @@ class FreezeSchedule(pl.Callback):
         """For `restore: best`: the current phase's best score and its weights."""
         self._applied: int | None = None
         """The phase that was applied last; None before the first."""
-        self._steady_until = self._quiet_until = 0
-        """Before this step of the run, and before this batch of the epoch, nothing has to be set."""
+        self._constant_until_step = self._constant_until_batch = 0
+        """Learning rates and momentum stay the same until this step of the run, and until this batch of the
+        epoch."""
         self._set: tuple[float, float | None] | None = None
         """The curve factor and momentum that the optimizer has; None: to be set."""
         self.dropout: trainable.Dropout | None = None
@@ -152,26 +153,26 @@ class FreezeSchedule(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check from the first batch of the epoch on whether a phase or a learning rate changes."""
-        self._quiet_until = 0
+        self._constant_until_batch = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Prepare the next step."""
-        if batch_idx < self._quiet_until:
+        if batch_idx < self._constant_until_batch:
             return
         self.before_step(trainer, pl_module)
         batches = trainer.accumulate_grad_batches
-        steady = self._steady_until - trainer.global_step
-        self._quiet_until = batch_idx - batch_idx % batches + steady * batches
+        constant = self._constant_until_step - trainer.global_step
+        self._constant_until_batch = batch_idx - batch_idx % batches + constant * batches
 
     def before_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Enter the next phase if the current one is over, and set this step's learning rates."""
         step = trainer.global_step
-        if step < self._steady_until:
+        if step < self._constant_until_step:
             return
         self._enter(trainer, module)
-        self._steady_until = self.plan.constant_until(self.starts, step)
+        self._constant_until_step = self.plan.constant_until(self.starts, step)
         now = self.plan.curve_factor(self.starts, step), self.plan.momentum(self.starts, step)
         if now == self._set:
             return
@@ -208,7 +209,7 @@ class FreezeSchedule(pl.Callback):
             mine = torch.tensor(value, device=trainer.strategy.root_device)
             value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
         self.history.append(value)
-        self._steady_until = self._quiet_until = 0
+        self._constant_until_step = self._constant_until_batch = 0
         if phase.restore and (self.best is None or score(metric, value) > self.best[0]):
             state = self._network(pl_module).state_dict()
             self.best = (score(metric, value), {k: v.detach().clone() for k, v in state.items()})
@@ -272,7 +273,7 @@ class FreezeSchedule(pl.Callback):
             )
         self.starts = tuple(state_dict["starts"])
         self.history = list(state_dict["history"])
-        self._steady_until = self._quiet_until = 0
+        self._constant_until_step = self._constant_until_batch = 0
         self.best = state_dict["best"]
         self._step_counters = dict(state_dict["clocks"])
 
@@ -309,7 +310,7 @@ class FreezeSchedule(pl.Callback):
         self.slots, groups = param_groups.split(self.plan, network, optimizer.param_groups)
         # In place: an optimizer that wraps another, such as Lookahead, shares its list.
         optimizer.param_groups[:] = groups
-        self._steady_until = self._quiet_until = 0
+        self._constant_until_step = self._constant_until_batch = 0
         self._bases = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         self._applied = None
         self._graphs = Graphs(network, len(self.plan.phases)) if is_compiled(module) else None

@@ -90,7 +90,7 @@ def logits_of(
 
 
 @torch.no_grad()
-def logits_behind(
+def logits_after_split(
     split: Split, features: torch.Tensor, precision: Precision, batch_size: int
 ) -> torch.Tensor:
     """Return the logits of the network in `split`, as `logits_of` does.
