@@ -67,6 +67,30 @@ def test_a_difference_that_may_be_chance(tmp_path: Path) -> None:
     assert study.sentence.endswith("which may well be chance.")
 
 
+def test_an_undecided_arm_beside_arms_that_gained(tmp_path: Path) -> None:
+    """The arm with the best validation accuracy varies so much that its gain may be chance."""
+    artifacts = write_study(tmp_path)
+    path = artifacts / "evaluate" / "full" / "metrics.json"
+    content = json.loads(path.read_text())
+    for scores, test in zip(content["seeds"].values(), (1.0, 0.5, 1.0, 0.6, 1.0), strict=True):
+        scores["val"]["accuracy"], scores["test"]["accuracy"] = 1.0, test
+    write_text(path, canonical_json(content))
+    study = _study(artifacts, DEFAULT)
+    assert study.outcome == "undecided"
+    assert study.headline == "Undecided for full; linear_probe and gradual gained; zero_shot lost"
+    assert study.sentence.startswith("Undecided: full, the arm with the best validation accuracy, shows ")
+    ending = "which may well be chance; linear_probe and gradual gained; zero_shot lost."
+    assert study.sentence.endswith(ending)
+    assert as_json(study)["verdict"]["sentence"] == study.sentence
+
+
+def test_a_transfer_that_helps_names_the_arms_that_lose(tmp_path: Path) -> None:
+    study = _made_up(tmp_path, DEFAULT)
+    assert study.headline.startswith("Transfer helped: +")
+    assert study.sentence.startswith("Transfer helped: full gains ")
+    assert study.sentence.endswith("; zero_shot lost.")
+
+
 def test_a_single_seed_decides_nothing(tmp_path: Path) -> None:
     study = _made_up(tmp_path, TWO, (3,))
     assert study.notes == ["A single seed: there are no intervals, and nothing can be decided."]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from frostline.reporting import words
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.verdict import Verdict
-from frostline.stats.transfer import Gain, TimeToThreshold
+from frostline.stats.transfer import Gain, Outcome, TimeToThreshold
 
 
 @pytest.mark.parametrize(
@@ -87,4 +87,32 @@ def test_a_headline_claims_only_what_is_decided() -> None:
     helped = Verdict("helped", "full", gain, None, None, Repeats((0, 1)))
     assert helped.headline == "Transfer helped: +7.2 points of test accuracy"
     undecided = Verdict("undecided", "full", gain, None, None, Repeats((0, 1)))
-    assert undecided.headline == "Undecided: this study can't tell whether transfer helped"
+    assert undecided.headline == "Undecided for full"
+    alone = Verdict("undecided", None, None, None, None, Repeats((0, 1)))
+    assert alone.headline == "Undecided: this study can't tell whether transfer helped"
+
+
+@pytest.mark.parametrize(
+    ("others", "headline"),
+    [
+        ({"a": "undecided"}, "Undecided for full"),
+        ({"a": "helped"}, "Undecided for full; a gained"),
+        ({"a": "helped", "b": "hurt", "c": "helped"}, "Undecided for full; a and c gained; b lost"),
+        (dict.fromkeys("abcd", "helped"), "Undecided for full; 4 other arms gained"),
+        ({"a" * 30: "helped", "b" * 30: "helped"}, "Undecided for full; 2 other arms gained"),
+    ],
+)
+def test_an_undecided_headline_names_its_arm_and_those_that_are_decided(
+    others: dict[str, Outcome], headline: str
+) -> None:
+    gain = Gain(0.002, 0.01, -0.05, 0.09, 5, p=0.5, p_sign_flip=0.5)
+    assert Verdict("undecided", "full", gain, None, None, Repeats((0, 1)), others=others).headline == headline
+
+
+def test_lists_in_sentences() -> None:
+    assert [words.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]

@@ -138,6 +138,9 @@ class Summary:
             measured=self.measured,
             repeats=self.repeats,
             metric=self.metric,
+            others={
+                arm.name: arm.comparison.outcome for arm in self.arms if arm.comparison and arm is not chosen
+            },
         )
 
     @property

@@ -1,11 +1,15 @@
 """The verdict of a study: whether transfer helped, by how much, with its uncertainty."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from frostline.base.metrics import ACCURACY
 from frostline.reporting import words
 from frostline.reporting.repeats import Repeats
 from frostline.stats.transfer import Estimate, Gain, Outcome
+
+LONGEST_HEADLINE = 72
+"""Characters that fit above the plot; beyond, other arms are counted instead of named."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,35 @@ class Verdict:
     """The split: test or validation."""
     metric: str = ACCURACY
     """The metric of score, baseline and gain: accuracy or mAP."""
+    others: Mapping[str, Outcome] = field(default_factory=dict)
+    """Arm → outcome of the arms besides this one and the baseline."""
 
     @property
     def headline(self) -> str:
         """The verdict in a few words: ``Transfer helped: +7.2 points of test accuracy``."""
-        if self.outcome == "undecided" or self.gain is None:
+        if self.arm is None or self.gain is None:
             return "Undecided: this study can't tell whether transfer helped"
-        return f"Transfer {self.outcome}: {words.points(self.gain.mean)} {self._unit}"
+        if self.outcome != "undecided":
+            return f"Transfer {self.outcome}: {words.points(self.gain.mean)} {self._unit}"
+        named = f"Undecided for {self.arm}{self._contrast()}"
+        return (
+            named if len(named) <= LONGEST_HEADLINE else f"Undecided for {self.arm}{self._contrast(most=0)}"
+        )
+
+    def _contrast(self, most: int = 3) -> str:
+        """Return a clause on the other arms that have another outcome, a decided one; empty: there are none.
+
+        Args:
+            most: number of arms that are named; more are counted.
+        """
+        clauses: dict[Outcome, str] = {"helped": "gained", "hurt": "lost"}
+        result = ""
+        for outcome, verb in clauses.items():
+            arms = [arm for arm, own in self.others.items() if own == outcome != self.outcome]
+            counted = words.counted(len(arms), "other arm")
+            if arms:
+                result += f"; {words.listed(arms) if len(arms) <= most else counted} {verb}"
+        return result
 
     @property
     def _unit(self) -> str:
@@ -58,10 +84,12 @@ class Verdict:
             return f"Undecided: {single} of {arm} shows {amount} ({pair}) and no interval; run more {more}."
         certainty = self._certainty(gain)
         if self.outcome == "undecided":
-            return f"Undecided: {arm} shows {amount} ({pair}; {certainty}), which may well be chance."
+            chosen = f", the arm with the best validation {self.metric}," if self.others else ""
+            chance = f"which may well be chance{self._contrast()}"
+            return f"Undecided: {arm}{chosen} shows {amount} ({pair}; {certainty}), {chance}."
         change = "gains" if self.outcome == "helped" else "loses"
         amount = f"{words.points(gain.mean, signed=False)} {self._unit}"
-        return f"Transfer {self.outcome}: {arm} {change} {amount} ({pair}; {certainty})."
+        return f"Transfer {self.outcome}: {arm} {change} {amount} ({pair}; {certainty}){self._contrast()}."
 
     def _certainty(self, gain: Gain) -> str:
         """Return the interval, the p-value and the number of pairs."""

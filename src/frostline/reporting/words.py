@@ -109,3 +109,8 @@ def missed(when: TimeToThreshold, noun: str = "seed") -> str:
 def counted(n: int, noun: str) -> str:
     """Return a count with its noun: ``1 seed``, ``5 seeds``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
