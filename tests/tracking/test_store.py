@@ -126,6 +126,16 @@ def test_the_rows_of_a_study_are_means_and_runs_without_other_seeds(store):
     assert shown(store)[1] == {"mlp·full·digits", "alone·s0"}
 
 
+def test_an_arm_that_was_changed_shows_what_differs(store):
+    """The seeds of a setting differ in nothing that is shown."""
+    for lr in (0.1, 0.2):
+        for number in range(2):
+            begin(store, info(config={"optimizer": {"lr": lr}}, number=number, arm="full")).end("FINISHED")
+    begin(store, info(config={"optimizer": {"lr": 0.3}}, number=0, arm="other")).end("FINISHED")
+    assert runs(store, "study")["tiny"].data.tags["compared"] == "arm,optimizer.lr"
+    assert shown(store)[0]["selectedColumns"][:2] == ["tags.`arm`", "params.`optimizer.lr`"]
+
+
 def test_the_results_of_a_study_are_in_its_run(store):
     from frostline.tracking.studies import StudyResult
 

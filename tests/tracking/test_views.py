@@ -57,6 +57,15 @@ def test_the_seeds_of_an_arm_are_one_line_and_phases_have_a_chart():
     assert {"val/accuracy", "phase"} <= {chart["metricKey"] for chart in curves["compareRunCharts"]}
 
 
+def test_arms_that_were_changed_are_told_apart_by_what_differs():
+    found = views.states(Study("mine", ("arm", "optimizer.lr"), stage="finetune", means=True))
+    assert found[RESULTS]["selectedColumns"][:2] == ["tags.`arm`", "params.`optimizer.lr`"]
+    assert found[CURVES]["groupBy"]["groupByKeys"] == [
+        {"mode": "tag", "groupByData": "arm"},
+        {"mode": "param", "groupByData": "optimizer.lr"},
+    ]
+
+
 def test_parallel_coordinates_need_hyperparameters():
     (chart,) = views.states(SWEEP)[PARALLEL]["compareRunCharts"]
     assert chart["selectedParams"] == ["freeze_name", "optimizer.lr", "optimizer.name"]

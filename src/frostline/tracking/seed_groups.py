@@ -21,6 +21,8 @@ GROUP_TAGS = ("study", "stage", "setting")
 """The tags that runs of a group share."""
 HEADLINES = ("test/accuracy", "best/val/accuracy", "test/mAP", "best/val/mAP", "best/val/loss")
 """The metrics whose means have an interval."""
+REPEATED = ("seed", "dataset.fold")
+"""The parameters in which the runs of a group differ."""
 FINAL = ("best/", metric_names.BEST_EPOCH, "test/", "train_seconds")
 """The prefixes of final metrics, in contrast to those of each epoch."""
 
@@ -35,6 +37,8 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     is 0, since MLflow draws lines instead of bars for other steps.
     """
     run = store.client.get_run(run_id)
+    if "arm" in run.data.tags:
+        _compare_with_earlier(store, run)
     group = {key: run.data.tags.get(key, "") for key in GROUP_TAGS}
     finished = store.search(group, "attributes.status = 'FINISHED'", limit=1000, order="ASC")
     # The newest of each fold and seed.
@@ -54,6 +58,16 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     store.studies.has_means(run.data.tags["study"])
 
 
+def _compare_with_earlier(store: "Store", run: Run) -> None:
+    """Let a study's views show the parameters whose values an arm has changed since it was trained before."""
+    tags = {key: run.data.tags.get(key, "") for key in ("study", "stage", "arm")}
+    other = f"tags.setting != '{run.data.tags.get('setting', '')}'"
+    for earlier in store.search(tags, other, "tags.seed LIKE '%'"):
+        before, now = earlier.data.params, run.data.params
+        changed = [key for key in now if key not in REPEATED and before.get(key) != now[key]]
+        store.studies.vary(tags["study"], changed)
+
+
 def parent_of(store: "Store", tags: Mapping[str, str]) -> str | None:
     """Return the id of a group's parent run, if there is one."""
     if "seed" not in tags or "setting" not in tags:
@@ -71,8 +85,7 @@ def _create_parent(store: "Store", run: Run) -> str:
     above = {"mlflow.parentRunId": store.studies.begin(tags["study"], tags)}
     parent, created = store.parent(name, group, {**common, **above})
     if created or not store.client.get_run(parent).data.params:
-        repeated = ("seed", "dataset.fold")
-        params = [Param(key, value) for key, value in run.data.params.items() if key not in repeated]
+        params = [Param(key, value) for key, value in run.data.params.items() if key not in REPEATED]
         store.log_params(parent, params)
     return parent
 

@@ -1,6 +1,6 @@
 """The runs of whole studies and sweeps in MLflow's store: above all others, with results and views."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ COMPARED, OBJECTIVE, STAGE = "compared", "objective", "compared.stage"
 CHANGED = "params.changed"
 """Tag of a study's run: the parameters that had other values in an earlier report, as MLflow changes none."""
 MOST_RUNS = 5000
+MOST_COMPARED = 5
+"""Columns of a study whose arms were changed: the arm, and four of the parameters that differ."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,15 @@ class Studies:
         if name not in self._known:
             self.begin(name, {})
         self._show(replace(self._known[name], means=True))
+
+    def vary(self, name: str, keys: Sequence[str]) -> None:
+        """Record parameters in which runs of the same arm differ; the views show the first of them."""
+        run_id = self.begin(name, {})
+        study = self._known[name]
+        compared = tuple(dict.fromkeys((*study.compared, *keys)))[:MOST_COMPARED]
+        if len(compared) > len(study.compared):
+            self._store.log_tags(run_id, {COMPARED: ",".join(compared)})
+            self._show(replace(study, compared=compared))
 
     def end(self, result: StudyResult, when: int) -> None:
         """Record the results of a study in its run.

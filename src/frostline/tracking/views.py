@@ -148,7 +148,7 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def _curves(study: Study) -> dict[str, Any]:
-    """Return the state of charts over epochs; the seeds of an arm are one line, their mean."""
+    """Return the state of charts over epochs; the seeds of an arm's setting are one line, their mean."""
     charts = [
         (f"val/{study.headline}", f"Validation {study.headline} by epoch"),
         ("val/loss", "Validation loss by epoch"),
@@ -160,9 +160,16 @@ def _curves(study: Study) -> dict[str, Any]:
         {**_chart("LINE", metric, title), **LINE, "metricKey": metric, "selectedMetricKeys": [metric]}
         for metric, title in charts
     ]
-    groups = [{"mode": "tag", "groupByData": "arm"}]
-    grouped = {"groupBy": {"aggregateFunction": "average", "groupByKeys": groups}}
-    return {**_charts("Learning curves", lines), **(grouped if study.compared == ("arm",) else {})}
+    found = _charts("Learning curves", lines)
+    if "arm" in study.compared:
+        names = [(name, _param(name)) for name in study.compared]
+        groups = [
+            {"mode": "tag" if param is None else "param", "groupByData": param or name}
+            for name, param in names
+            if param or name in TAG_KEYS
+        ]
+        found["groupBy"] = {"aggregateFunction": "average", "groupByKeys": groups}
+    return found
 
 
 def _parallel(params: Sequence[str], study: Study) -> dict[str, Any]:
