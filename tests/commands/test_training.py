@@ -12,6 +12,7 @@ from PIL import Image
 from tests.shell import TINY
 
 from frostline.base.formats import read_csv
+from frostline.commands.main import main
 
 RUN_FILES = {
     "metrics.json",
@@ -95,6 +96,27 @@ def test_pretrain_and_prepare_and_a_folder_named_by_itself(shell):
     out, _ = shell("prepare", "dataset=digits")
     assert out == "runs/prepare/digits: 1797 images of 10 classes (1078 train, 362 val, 357 test)\n"
     assert (shell.folder / "runs/prepare/digits/index.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["dataset.selection=held_out"], "best val/accuracy"),
+        (["trainer.monitor=val/loss", "dataset.selection=held_out"], "best val/loss"),
+        (["dataset.selection=within"], "best selection/accuracy"),
+        (["dataset.selection=last"], "the last"),
+        (["freeze=zero_shot", "weights=pretrain"], None),
+    ],
+)
+def test_the_result_says_which_epoch_was_saved(words, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FROSTLINE_TRACKING", "off")
+    assert main(["finetune", *TINY, "weights=none", "out=out", *words]) == 0
+    record = json.loads((tmp_path / "out/training.json").read_text())
+    saved = f"; epoch {record['best_epoch']} of 2 ({reason})" if reason else ""
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("out: test accuracy 0.")
+    assert line.partition("; ")[2] == saved.removeprefix("; ")
 
 
 def test_an_out_that_can_not_be(shell):

@@ -83,11 +83,27 @@ def _sweep(arguments: argparse.Namespace, stage: str) -> None:
 
 
 def _single_run(arguments: argparse.Namespace, stage: str) -> None:
-    """Train once, and print the headline metric."""
+    """Train once, and print the headline metric and the epoch of the saved weights."""
     from frostline.base.metrics import headlines
     from frostline.config import compose
     from frostline.pipeline.standalone import Job
 
     composed, choices = compose.experiment(options.overrides_with_out(arguments))
     done = Job(stage, arguments.force)(composed, choices)
-    print(f"{done.out}: {headlines(done.metrics, ('test', 'val'))}")
+    trainer = composed.pretrain.trainer if stage == "pretrain" else composed.trainer
+    saved = _saved_epoch(done.out, trainer.monitor)
+    print(f"{done.out}: {headlines(done.metrics, ('test', 'val'))}{saved}")
+
+
+def _saved_epoch(out: Path, monitor: str) -> str:
+    """Return the clause on the epoch whose weights were saved; empty: nothing was trained."""
+    from frostline.base.formats import read_json
+    from frostline.base.metrics import deciding_metrics
+    from frostline.base.run_folder import TRAINING
+
+    record = read_json(out / TRAINING)
+    if not record["epochs"]:
+        return ""
+    deciding = deciding_metrics(monitor, record["selection"]["chooses"])
+    reason = f"best {deciding[0]}" if deciding else "the last"
+    return f"; epoch {record['best_epoch']} of {record['epochs']} ({reason})"
