@@ -171,6 +171,21 @@ def test_in_a_sweep(shell, number):
     assert left(shell.folder) == []
 
 
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("frostline.commands.evaluate:run", ["evaluate", "run"]),
+        ("frostline.commands.predict:run", ["predict", "run", "."]),
+        ("frostline.commands.doctor:run", ["doctor"]),
+    ],
+)
+def test_a_command_without_checkpoints_promises_none(function, words, tmp_path):
+    settings = environment(tmp_path / "x", PYTHONPATH=str(SRC))
+    command = [sys.executable, "-c", AMID, function, str(int(signal.SIGINT)), *words]
+    result = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "frostline: interrupted\n")
+
+
 def test_what_is_ignored_stays_ignored():
     """As under nohup."""
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + INSTALLED

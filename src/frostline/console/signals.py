@@ -17,7 +17,10 @@ SAME_SECONDS = 1.0
 """Signals within this time count as one: GNU timeout signals a process, then its group."""
 GRACE_SECONDS = 10.0
 """Time for a command to clean up before it exits at once."""
+TRAININGS = ("finetune", "pretrain")
+"""Commands that write checkpoints."""
 SENTENCE = "frostline: interrupted; the same command resumes from its last checkpoint"
+WITHOUT_CHECKPOINTS = "frostline: interrupted"
 AT_THE_END = "frostline: interrupted while records were delivered to MLflow; the results are complete"
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -43,8 +46,14 @@ class _State:
     """Called before `Interrupted` is raised."""
 
 
-def install() -> None:
-    """Install the handlers; signals that are ignored, as under nohup, stay ignored."""
+def install(command: str = TRAININGS[0]) -> None:
+    """Install the handlers; signals that are ignored, as under nohup, stay ignored.
+
+    Args:
+        command: the name of the command, which is a training in a sweep's worker.
+    """
+    if command not in TRAININGS:
+        _State.sentence = WITHOUT_CHECKPOINTS
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
