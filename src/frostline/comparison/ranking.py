@@ -1,4 +1,7 @@
-"""The order of settings: a setting is all values but seed and fold; its value is the mean over these."""
+"""The order of settings and of their runs: a setting is all values but seed and fold.
+
+A setting's value is the mean over its seeds and folds.
+"""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -22,3 +25,16 @@ def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, 
         most: the number of seeds of the setting that has the most.
     """
     return 2 * len(values) < most, -score(metric, fmean(values)), -len(values)
+
+
+def rank_run(metric: str, value: float, trial: int | None = None) -> tuple[float, bool, int]:
+    """Return the sort key of a run within its setting; the best run stands for the setting.
+
+    Of equal runs, a trial of a sweep that was trained by itself comes before one of a batch, which can't be
+    repeated to the byte; then the trial with the lower number comes first. What remains equal keeps its
+    order. Equal settings are ordered by all but the value, too.
+
+    Args:
+        trial: the number in the sweep; None: trained in a batch, or not in a sweep.
+    """
+    return -score(metric, value), trial is None, trial or 0

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base.hashes import content_key, sha256_cached
-from frostline.base.metrics import headline, score
+from frostline.base.metrics import headline
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
-from frostline.comparison.ranking import rank
+from frostline.comparison.ranking import rank, rank_run
 from frostline.comparison.statistics import Repetition, Result
 from frostline.console.errors import FrostlineError, allowed
 from frostline.tracking import metric_names
 from frostline.tracking.local_store import BEST, LAST
 from frostline.tracking.seed_groups import counts
 from frostline.tracking.store import Store
-from frostline.training.services import setting_of
+from frostline.training.services import TRIAL_NUMBER, setting_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -106,11 +106,17 @@ class Results:
             return tuned[-1:]
         most = max(map(len, settings.values()))
 
-        def order(seeds: Mapping[Repetition, Result]) -> tuple[bool, float, int]:
-            return rank(metric, [run.metrics[metric] for run in seeds.values()], most)
+        def order(run: Result) -> tuple[float, bool, int, Repetition]:
+            return *rank_run(metric, run.metrics[metric], run.trial), run.repetition
 
-        best = min(settings.values(), key=order)
-        return sorted(best.values(), key=lambda run: -score(metric, run.metrics[metric]))
+        ordered = [sorted(runs.values(), key=order) for runs in settings.values()]
+        return min(
+            ordered,
+            key=lambda runs: (
+                *rank(metric, [run.metrics[metric] for run in runs], most),
+                order(runs[0])[1:3],
+            ),
+        )
 
     def matching(self, study: str | None, condition: str | None) -> list[Result]:
         """Return the finished runs of a study that match an MLflow filter; None: any.
@@ -167,4 +173,7 @@ def _result(run: "Run") -> Result:
     params = {key: value for key, value in run.data.params.items() if key not in repeated}
     configuration = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"
     seed, fold = int(tags.get("seed", 0)), int(tags["fold"]) if "fold" in tags else None
-    return Result(run.info.run_id, run.info.run_name, configuration, seed, params, run.data.metrics, fold)
+    trial = int(tags[TRIAL_NUMBER]) if TRIAL_NUMBER in tags else None
+    return Result(
+        run.info.run_id, run.info.run_name, configuration, seed, params, run.data.metrics, fold, trial
+    )

@@ -40,6 +40,8 @@ class Result:
     metrics: Mapping[str, float]
     fold: int | None = None
     """The fold that is the test split; None: no folds."""
+    trial: int | None = None
+    """The number in its sweep; None: trained in a batch, or not in a sweep."""
 
     @property
     def repetition(self) -> Repetition:

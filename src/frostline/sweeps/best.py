@@ -10,8 +10,8 @@ from pathlib import Path
 from frostline.base import project
 from frostline.base.files import write_text
 from frostline.base.formats import yaml_text
-from frostline.base.metrics import Spread, score, spread
-from frostline.comparison.ranking import REPEATED, rank
+from frostline.base.metrics import Spread, spread
+from frostline.comparison.ranking import REPEATED, rank, rank_run
 from frostline.config.compose import SweepJob
 from frostline.config.space import Point, Value
 from frostline.reporting import words
@@ -60,8 +60,7 @@ def hyperparameters(point: Point) -> Point:
 def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
     """Return the settings that have complete trials, the best first.
 
-    Of equal settings and of equal trials, one that was not trained in a batch comes first, since it can be
-    repeated to the byte; then the earlier one.
+    Of equal settings and of equal trials, `comparison.ranking.rank_run` chooses.
 
     Args:
         trials: in the order of their numbers; of several with the same values the first counts.
@@ -77,7 +76,7 @@ def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
                 alike[seed] = trial
 
     def order(trial: Trial) -> tuple[float, bool, int]:
-        return -score(objective, trial.values[0]), BATCHED in trial.user_attrs, trial.number
+        return rank_run(objective, trial.values[0], None if BATCHED in trial.user_attrs else trial.number)
 
     settings = [Setting(tuple(sorted(alike.values(), key=order))) for alike in groups.values()]
     most = max((len(setting.trials) for setting in settings), default=0)

@@ -1,0 +1,71 @@
+"""Which runs `best`, `last` and a study's name stand for, in a store of MLflow."""
+
+import shutil
+
+import pytest
+
+from frostline.base.processes import process_key
+from frostline.sweeps.best import settings_of
+from frostline.sweeps.trial import BATCHED, Trial
+from frostline.training.services import TRIAL_NUMBER, RunInfo
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
+DATA = {"name": "digits", "kind": "digits", "fingerprint": "ab" * 16}
+
+
+@pytest.fixture
+def store(tmp_path, no_runs, monkeypatch):
+    from frostline.tracking.store import Store
+
+    shutil.copy(no_runs, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return Store()
+
+
+def record(store, when, seed, value, *, freeze="full", study="tied", **tags):
+    """Record a finished run; return its id."""
+    config = {"stage": "finetune", "study": study, "freeze_name": freeze, "seed": seed}
+    tags |= {"freeze": freeze, "seed": str(seed)}
+    name = f"mlp·{freeze}·digits"
+    about = RunInfo(name, "finetune", study, config, DATA, "training", tags, seed)
+    run = store.begin(about, process_key(), when=when)
+    run.metrics({"best/val/accuracy": value})
+    run.tags({"weights.sha256": f"{study}-{freeze}-{seed}-{when}"})
+    run.end("FINISHED")
+    return run.id
+
+
+def test_of_equal_runs_the_lowest_seed_stands_for_a_study_whichever_began_first(store):
+    from frostline.comparison.runs import Results
+
+    ids = {seed: record(store, when, seed, 0.5) for when, seed in ((1, 1), (2, 2), (3, 0))}
+    assert [run.id for run in Results(store).chosen("tied")] == [ids[0], ids[1], ids[2]]
+
+
+# (freeze, seed) of each trial in the order in which it ended, its number, and whether it was in a batch.
+SWEEPS = {
+    "two at a time": [("full", 1, 1, False), ("full", 0, 0, False)],
+    "the best of a batch is trained again": [("full", 1, 1, True), ("full", 0, 2, False)],
+    "equal settings": [("gradual", 0, 1, False), ("full", 0, 0, False)],
+    "a batch of settings": [("gradual", 0, 1, True), ("full", 0, 2, False)],
+    "seeds in another order": [("full", 3, 0, False), ("full", 1, 1, False)],
+}
+
+
+@pytest.mark.parametrize("ended", SWEEPS.values(), ids=SWEEPS)
+def test_of_equal_trials_the_same_stands_for_a_sweep_in_its_report_and_as_a_name(store, ended):
+    from frostline.comparison.runs import Results
+
+    trials, ids = [], {}
+    for when, (freeze, seed, number, batched) in enumerate(ended, 1):
+        attributes = {BATCHED: True} if batched else {}
+        point = {"freeze": freeze, "seed": str(seed)}
+        trials.append(Trial(number, point, "complete", (0.5,), user_attrs=attributes))
+        tags = {} if batched else {TRIAL_NUMBER: str(number)}
+        ids[record(store, when, seed, 0.5, freeze=freeze, **tags)] = number
+    trials.sort(key=lambda trial: trial.number)
+    reported = settings_of(trials, "val/accuracy")[0].run.number
+    named = {word: ids[Results(store).chosen(word)[0].id] for word in ("tied", "best")}
+    assert named == {"tied": reported, "best": reported}
