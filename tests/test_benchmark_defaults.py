@@ -37,6 +37,8 @@ def test_the_docs_have_the_recorded_tables():
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     assert table.markdown(table.accuracies(results)) in page
     assert table.markdown(table.losses(results)) in page
+    for name in ("own", "imagenet"):
+        assert table.markdown(table.by_cell(table.read(RUNS.with_name(f"defaults-cpu-{name}.jsonl")))) in page
     assert table.markdown(running_statistics.rows(RUNS.with_name("running-statistics.jsonl"))) in page
 
 
