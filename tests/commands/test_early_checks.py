@@ -60,9 +60,19 @@ def test_what_is_refused(words, sentence):
     assert sentence in error_of("finetune", *words)
 
 
+def test_images_to_predict_that_are_missing_are_refused_with_the_nearest_names():
+    assert error_of("predict", "my run", "labels.csv", "my fotos") == (
+        "images: my fotos doesn't exist: give image files, folders or tables; did you mean my photos?"
+    )
+    assert error_of("predict", "my run", "../nowhere.png") == (
+        "images: ../nowhere.png doesn't exist: give image files, folders or tables"
+    )
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ["predict", "my run", "my photos", "labels.csv"],
         ["finetune", "backbone=timm", "backbone.name=resnet50.a1_in1k"],
         ["finetune", "backbone=timm", "backbone.name=timm/resnet50"],
         ["finetune", "backbone=timm", "backbone.name=hf-hub:me/mine"],

@@ -106,7 +106,9 @@ def test_images_that_cannot_be_used_are_named_and_the_rest_is_predicted(photo_ru
     (bad / "cut.png").write_bytes((photos / "cat" / "00.png").read_bytes()[:-20])
     (bad / "notes.txt").write_text("no picture")
     (bad / ".hidden.png").write_text("no picture")
-    words = ["predict", str(photo_run), str(bad), str(bad / "notes.txt"), "nowhere.png", "--top-k", "2"]
+    table = tmp_path / "listed.csv"
+    table.write_text("id;image\n1;nowhere.png\n")
+    words = ["predict", str(photo_run), str(bad), str(bad / "notes.txt"), str(table), "--top-k", "2"]
     assert cli.main(words) == cli.EXIT_USER
     out, err = capsys.readouterr()
     said = {row["image"].rpartition("/")[2]: row for row in rows(out)}
@@ -172,6 +174,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
             ["{run}", "x.png", "--top-k", "3"],
             r"^--top-k: found 3, and the model knows 2 classes; give at most 2$",
         ),
+        (["{run}", "emptie"], r"^images: emptie doesn't exist: give .*; did you mean empty\?$"),
         (["{run}e", "x.png"], r"runs/onee: there is no such folder; did you mean 'one'\? \(allowed: one\)$"),
         (
             ["{empty}", "x.png"],
@@ -187,8 +190,10 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
         ),
     ],
 )
-def test_mistakes_are_one_sentence(photo_run, tmp_path, words, sentence, capsys):
+def test_mistakes_are_one_sentence(photo_run, tmp_path, words, sentence, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "x.png").touch()
     words = [word.format(run=photo_run, empty=tmp_path / "empty") for word in words]
     assert cli.main(["predict", *words]) == cli.EXIT_USER
     out, err = capsys.readouterr()

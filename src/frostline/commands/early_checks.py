@@ -1,7 +1,7 @@
-"""Refuse overrides that name what does not exist, before a command imports torch, which takes seconds.
+"""Refuse words that name what does not exist, before a command imports torch, which takes seconds.
 
-Only overrides on the command line with plain values are checked. Other mistakes are found when the config is
-composed or used.
+Checked are the images to predict, and overrides on the command line with plain values. Other mistakes are
+found when the config is composed or used.
 """
 
 import argparse
@@ -18,20 +18,24 @@ PATHS = {
     "path": "give the folder of the data set",
 }
 """Last part of a data set's key → what its value has to be."""
+IMAGES = "give image files, folders or tables"
 WEIGHTS = "give a .safetensors or .pth file"
 _PLAIN = re.compile(r"[^\"'\\$\[\]{}()]+")
 """Values that Hydra takes as they are."""
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse a misspelt timm model, and a missing folder or file of data or weights.
+    """Refuse a misspelt timm model, and a missing folder or file of data, weights or images.
 
     Args:
-        arguments: of a command with overrides; others pass.
+        arguments: of `predict` or a command with overrides; others pass.
 
     Raises:
         FrostlineError: with the key, the value, and the nearest names that exist.
     """
+    if arguments.command_name == "predict":
+        for image in arguments.images:
+            _check_path("images", image, IMAGES)
     if not hasattr(arguments, "overrides") or getattr(arguments, "cfg", None):
         return
     lists = getattr(arguments, "multirun", False)
