@@ -56,8 +56,10 @@ def test_the_lock_is_read_for_this_machine_alone():
 
 
 def test_packages_that_are_missing_or_different(healthy, monkeypatch, tmp_path):
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setattr(project, "CHECKOUT", tmp_path / "site-packages")
+    assert summaries(environment.packages) == []
     monkeypatch.setattr(project, "CHECKOUT", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     assert summaries(environment.packages) == [
         ("note", "no requirements.lock beside the code to compare with")
     ]

@@ -41,3 +41,8 @@ def test_little_room(healthy, monkeypatch):
     for free, state in ((0.5e9, "broken"), (3e9, "note"), (9e9, "ok")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage._replace(free=int(free)))
         assert summaries(checks.disk)[0][0] == state
+
+
+def test_weights_with_several_names_are_listed_once(healthy):
+    messages = [finding.message for finding in checks.data() if finding.name == "weights"]
+    assert messages == ["ImageNet weights of tf_efficientnet_lite0 are installed"]

@@ -35,15 +35,17 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Compare installed versions with the lock."""
-    lock = project.CHECKOUT / "requirements.lock"
+    """Compare installed versions with the lock of a checkout; an installed wheel has none."""
+    lock, pyproject = project.CHECKOUT / "requirements.lock", project.CHECKOUT / "pyproject.toml"
+    if not pyproject.is_file():
+        return
     if not lock.is_file():
         yield Finding("packages", "note", "no requirements.lock beside the code to compare with")
         return
     installed = {_canonical(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
     locked_versions = locked(lock.read_text(encoding="utf-8"))
     missing = sorted(set(locked_versions) - set(installed))
-    needed = _dependencies(project.CHECKOUT / "pyproject.toml")
+    needed = _dependencies(pyproject)
     other = sorted(
         f"{n} {installed[n]} instead of {v}" for n, v in locked_versions.items() if installed.get(n, v) != v
     )

@@ -102,7 +102,8 @@ def data() -> Iterator[Finding]:
     from frostline.data.reading.idx import DEBIAN
     from frostline.models.pretrained import PACKAGED
 
-    for name, (module, _) in PACKAGED.items():
+    first_names = {file: name for name, file in reversed(PACKAGED.items())}  # a network has several names
+    for (module, _), name in reversed(first_names.items()):
         if importlib.util.find_spec(module):
             yield Finding("weights", "ok", f"ImageNet weights of {name} are installed")
         else:
