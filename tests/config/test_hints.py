@@ -138,3 +138,27 @@ def test_tables_and_groups_are_hinted_at(words, sentence):
     with pytest.raises(FrostlineError) as raised:
         compose.experiment(words)
     assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["optimizer.lr=[0.01, 0.001]"],
+            "optimizer.lr: found [0.01, 0.001], must be a valid number; to run each, write"
+            " optimizer.lr=0.01,0.001",
+        ),
+        (
+            ["seed=[0,1]", "optimizer=adam,sgd"],
+            "seed: found [0, 1], must be a valid integer; to run each, write seed=0,1",
+        ),
+        (
+            ["backbone=mlp", "backbone.hidden=[8,x]", "seed=0,1"],
+            "backbone.hidden.1: found 'x', must be a valid integer",
+        ),
+    ],
+)
+def test_a_list_in_a_sweep_is_written_without_brackets(words, sentence):
+    with pytest.raises(FrostlineError) as raised:
+        compose.multirun(["weights=none", *words], lambda *job: pytest.fail("it ran"))
+    assert str(raised.value).startswith(sentence)

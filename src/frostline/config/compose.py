@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.base.processes import cores, processors, sharing_cores
 from frostline.base.sharing import fitting_workers
-from frostline.config import hydra_session
+from frostline.config import hints, hydra_session
 from frostline.config.hydra_session import readable_errors, session
 from frostline.config.overrides import from_hydra, options, to_hydra
 from frostline.config.space import MOST_POINTS, Interval, Parameter, Space, Values, as_overrides
@@ -136,7 +136,7 @@ def multirun(
         FrostlineError: a combination is invalid; before anything runs.
     """
     hydra_overrides = [to_hydra(override, sweep=True) for override in overrides]
-    with session(), readable_errors(hydra_overrides):
+    with hints.of_lists(overrides), session(), readable_errors(hydra_overrides):
         parsed = hydra_session.parse_overrides(hydra_overrides)
         for override in parsed:
             if override.is_discrete_sweep() and not any(True for _ in override.sweep_iterator()):

@@ -3,12 +3,14 @@
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from frostline.base import project
 from frostline.base.run_folder import WEIGHTS
 from frostline.config import timm_models
+from frostline.console.errors import FrostlineError
 
 SYNONYMS = {
     "optimizer.lr": ("lr", "learning_rate"),
@@ -151,3 +153,25 @@ def of_flag(word: str, others: Sequence[str]) -> str | None:
     if group not in PLAIN_KEYS and not (group.isidentifier() and project.conf_files(group)):
         return None
     return f"{word}: no such option; write {_written(key, value or next(iter(values), ANY), typed)}"
+
+
+@contextmanager
+def of_lists(overrides: Sequence[str]) -> Iterator[None]:
+    """Add to an error in the block how to sweep over a list that was typed as one value.
+
+    Args:
+        overrides: of a sweep, as typed.
+    """
+    try:
+        yield
+    except FrostlineError as error:
+        for override in overrides:
+            key, _, value = override.lstrip("+").partition("=")
+            inside = re.fullmatch(r"\[([^\[\]{}]+)\]", value.strip())
+            is_single = (
+                rf"{re.escape(key)}: found \[[^;]*\], must be a valid (number|integer|string|boolean)\b"
+            )
+            if inside and re.match(is_single, str(error)):
+                values = ",".join(part.strip() for part in inside[1].split(","))
+                raise FrostlineError(f"{error}; to run each, write {shell_word(key, values)}") from None
+        raise
