@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from frostline.base.processes import process_key
+from frostline.console.errors import FrostlineError
 from frostline.sweeps.best import settings_of
 from frostline.sweeps.trial import BATCHED, Trial
 from frostline.training.services import TRIAL_NUMBER, RunInfo
@@ -69,3 +70,26 @@ def test_of_equal_trials_the_same_stands_for_a_sweep_in_its_report_and_as_a_name
     reported = settings_of(trials, "val/accuracy")[0].run.number
     named = {word: ids[Results(store).chosen(word)[0].id] for word in ("tied", "best")}
     assert named == {"tied": reported, "best": reported}
+
+
+def test_names_choose_among_runs_whose_weights_exist(store):
+    """`dvc repro` after an edit replaces the weights of the earlier version, which may have been better."""
+    from frostline.comparison.runs import Results
+
+    earlier = record(store, 1, 0, 0.9, freeze="full")
+    middle = record(store, 2, 0, 0.7, freeze="gradual")
+    newest = record(store, 3, 0, 0.6, freeze="head")
+    results = Results(store)
+
+    def named(*whens):
+        sha256 = {f"tied-{freeze}-0-{when}" for when in whens for freeze in ("full", "gradual", "head")}
+        return [results.chosen(word, sha256)[0].id for word in ("tied", "best", "last")]
+
+    assert [results.chosen(word)[0].id for word in ("tied", "best", "last")] == [earlier, earlier, newest]
+    assert named(2, 3) == [middle, middle, newest]
+    assert named(1, 2) == [earlier, earlier, middle]
+    for word in ("tied", "best", "last"):
+        with pytest.raises(
+            FrostlineError, match=rf"^{word}: the weights of all its runs were replaced by a "
+        ):
+            results.chosen(word, set())

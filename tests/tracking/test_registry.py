@@ -268,15 +268,41 @@ def test_an_unknown_name_is_reported_before_anything_slow_is_imported(place):
     assert "did you mean 'tiny'?" in done.stderr
 
 
-def test_a_run_without_a_model_says_how_to_get_one(models, client):
+def test_a_run_without_a_model_says_how_to_get_one(models, client, place):
     experiment = models._store.experiment
-    run_id = client.create_run(experiment, run_name="empty").info.run_id
+    tags = {"weights.sha256": "cd" * 32}
+    run_id = client.create_run(experiment, tags=tags, run_name="replaced").info.run_id
+    # Its weights are gone: frostline register could not give it a model.
+    gone = r"this run has no model, and its weights were replaced by a later run, or deleted; .*dvc checkout"
+    for name in ("replaced", run_id, f"runs:/{run_id}/model"):
+        with pytest.raises(FrostlineError, match=gone):
+            resolve.folder(name)
+    folder = place / "runs/finetune/here"
+    folder.mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps({"weights_sha256": "cd" * 32}))
+    (folder / "weights.safetensors").touch()
     with pytest.raises(
         FrostlineError, match=rf"no model yet; give it one: frostline register {run_id} --name NAME$"
     ):
         models.fetch(f"runs:/{run_id}/model")
+    shutil.rmtree(place / "runs")
+    client.create_run(experiment, run_name="empty")
     with pytest.raises(FrostlineError, match=r"^empty: this run made no weights; name one of a finished "):
         resolve.folder("empty")
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_studys_name_passes_over_a_better_run_whose_weights_are_gone(models, client, photo_run, run_id):
+    tags = {**client.get_run(run_id).data.tags, "weights.sha256": "ef" * 32, "mlflow.runName": "gone"}
+    tags["setting"] = "earlier"
+    gone = client.create_run(models._store.experiment, start_time=9, tags=tags, run_name="gone").info.run_id
+    client.log_metric(gone, "best/val/accuracy", 1.0)
+    client.set_terminated(gone, "FINISHED")
+    for word in ("tiny", "best", "last"):
+        assert sha256_of(resolve.folder(word) / "weights.safetensors") == sha256_of(
+            photo_run / "weights.safetensors"
+        )
+    client.delete_run(gone)
 
 
 def test_a_name_that_the_registry_refuses_stores_nothing(registered, photo_run, client):

@@ -1,7 +1,7 @@
 """Find finished runs in MLflow's store, to compare them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.comparison.ranking import rank, rank_run
 from frostline.comparison.statistics import Repetition, Result
 from frostline.console.errors import FrostlineError, allowed
+from frostline.runs.local_copies import GONE
 from frostline.tracking import metric_names
 from frostline.tracking.local_store import BEST, LAST
 from frostline.tracking.seed_groups import counts
@@ -66,34 +67,46 @@ class Results:
             raise FrostlineError(f"{word}: no finished run with that id or name; {allowed(word, known)}")
         return results
 
-    def chosen(self, word: str) -> list[Result]:
+    def chosen(self, word: str, weights: Collection[str] | None = None) -> list[Result]:
         """Return the runs that a study's name, `best` or `last` stands for; none for other words.
 
         A study or sweep stands for the seeds of its best setting, the best seed first, by validation. `best`
         means the newest study or sweep, `last` the newest finished run.
 
+        Args:
+            weights: the sha256 of weights that exist: only runs that made one of these are chosen from; None:
+                from all runs.
+
         Raises:
-            FrostlineError: it has no finished run.
+            FrostlineError: it has no finished run, or none with its weights.
         """
         studies = self._studies()
         if word == LAST:
-            results = self.finished({})[-1:]
+            results = self.finished({})
         elif word in (BEST, *studies):
-            results = self._best_setting(studies[:1] if word == BEST else [word])
+            studies = studies[:1] if word == BEST else [word]
+            results = self._tuned(studies)
         else:
             return []
         if not results:
             raise FrostlineError(f"{word}: no run has finished yet; see `frostline ui`")
-        return results
+        if weights is not None:
+            results = [run for run in results if run.weights in weights]
+            if not results:
+                raise FrostlineError(f"{word}: the weights of all its runs were {GONE}")
+        return results[-1:] if word == LAST else self._best_setting(studies, results)
 
     def words(self) -> list[str]:
         """Return the words that `chosen` takes."""
         return [BEST, LAST, *self._studies()]
 
-    def _best_setting(self, studies: Sequence[str]) -> list[Result]:
-        """Return the runs of a study's best setting, the best first; see `comparison.ranking`."""
+    def _tuned(self, studies: Sequence[str]) -> list[Result]:
+        """Return the finished runs of studies that fine-tuned; if there are none, those that pretrained."""
         runs = [run for study in studies for run in self.finished({"study": study})]
-        tuned = [run for run in runs if run.params.get("stage") == "finetune"] or runs
+        return [run for run in runs if run.params.get("stage") == "finetune"] or runs
+
+    def _best_setting(self, studies: Sequence[str], tuned: Sequence[Result]) -> list[Result]:
+        """Return the runs of a study's best setting, the best first; see `comparison.ranking`."""
         parents = [run for study in studies for run in self._store.search({"study": study, "stage": "study"})]
         objective = next((run.data.tags.get("objective") for run in parents), None)
         own = headline({metric for run in tuned for metric in run.metrics})
@@ -103,7 +116,7 @@ class Results:
             if metric in run.metrics:
                 settings.setdefault(run.configuration, {})[run.repetition] = run
         if not settings:
-            return tuned[-1:]
+            return list(tuned[-1:])
         most = max(map(len, settings.values()))
 
         def order(run: Result) -> tuple[float, bool, int, Repetition]:
@@ -175,5 +188,13 @@ def _result(run: "Run") -> Result:
     seed, fold = int(tags.get("seed", 0)), int(tags["fold"]) if "fold" in tags else None
     trial = int(tags[TRIAL_NUMBER]) if TRIAL_NUMBER in tags else None
     return Result(
-        run.info.run_id, run.info.run_name, configuration, seed, params, run.data.metrics, fold, trial
+        run.info.run_id,
+        run.info.run_name,
+        configuration,
+        seed,
+        params,
+        run.data.metrics,
+        fold,
+        trial,
+        tags.get("weights.sha256", ""),
     )

@@ -42,6 +42,8 @@ class Result:
     """The fold that is the test split; None: no folds."""
     trial: int | None = None
     """The number in its sweep; None: trained in a batch, or not in a sweep."""
+    weights: str = ""
+    """The sha256 of the weights that it made; empty: none."""
 
     @property
     def repetition(self) -> Repetition:

@@ -2,14 +2,12 @@
 
 import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from frostline.base import project
-from frostline.base.formats import read_json
-from frostline.base.hashes import sha256_cached
-from frostline.base.run_folder import FILES, TRAINING, WEIGHTS
+from frostline.base.run_folder import FILES, WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
+from frostline.runs.local_copies import local_copy, local_weights
 from frostline.tracking import journal, local_store
 
 URI = re.compile(r"(models|runs):/")
@@ -70,7 +68,8 @@ def _recorded(text: str) -> Path:
     store = Store(reading=True)
     models, results = Models(store), Results(store)
     with store.one_sentence(text):
-        chosen, words = results.chosen(text), results.words()
+        words = results.words()
+        chosen = results.chosen(text, local_weights() | models.weights()) if text in words else []
     run_id, sha256 = models.weights_of(chosen[0].id if chosen else text, words)
     path = local_copy(sha256) or models.fetch(f"runs:/{run_id}/model")
     if chosen:
@@ -99,16 +98,3 @@ def _check_name(text: str) -> None:
     names = local_store.names(database, project.experiment())
     if names and names.runs and text not in names.runs | names.usable:
         raise FrostlineError(local_store.no_such_name(text, names.usable))
-
-
-def local_copy(sha256: str) -> Path | None:
-    """Return the folder of a run in this project that has these weights; None: there is none."""
-    roots = dict.fromkeys((Path.cwd(), project.find_root(), project.home()))
-    places = [root / name for root in roots for name in ("runs", "artifacts")]
-    for place in (*places, project.project_scratch() / "pretrain"):
-        for path in sorted(place.rglob(TRAINING)):
-            with suppress(FrostlineError, OSError):
-                recorded = read_json(path).get("weights_sha256")
-                if recorded == sha256 and sha256_cached(path.parent / WEIGHTS) == sha256:
-                    return path.parent
-    return None

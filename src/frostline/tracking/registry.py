@@ -22,17 +22,19 @@ from frostline.base.hashes import content_key, sha256_of
 from frostline.base.metrics import headline
 from frostline.base.run_folder import WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
+from frostline.runs.local_copies import GONE, local_weights
 from frostline.tracking import local_store, metric_names
 from frostline.tracking.store import Store
 
 if TYPE_CHECKING:
     from frostline.runs.trained_run import TrainedRun
-from frostline.tracking.logged_model import RUN, save
+from frostline.tracking.logged_model import RUN, complete, save
 
 NAME = "model"
 """The name of a run's model: runs:/ID/model."""
 RECORDED = ("dataset.fingerprint", "git.commit", "git.dirty", "version.frostline")
 """The tags of a run that its model version gets, too."""
+NO_WEIGHTS = "made no weights; name one of a finished pretrain or finetune"
 METRICS = ("accuracy", "balanced_accuracy", "mAP", "f1_micro", "f1_macro", "loss", "ece")
 """The test and validation metrics that become tags of a version."""
 
@@ -115,6 +117,11 @@ class Models:
             )
         return folder
 
+    def weights(self) -> set[str]:
+        """Return the sha256 of the weights of all runs whose model is in the store."""
+        stored = [Stored.of(model) for model in self._models("")]
+        return {model.sha256 for model in stored if not self._is_local(model) or self._folder(model).is_dir()}
+
     def weights_of(self, text: str, words: Collection[str] = ()) -> tuple[str, str]:
         """Return the id of the run with this id or name, and the sha256 of the weights that it made.
 
@@ -128,7 +135,7 @@ class Models:
             run = self._run(text, words)
         if sha256 := run.data.tags.get("weights.sha256"):
             return str(run.info.run_id), sha256
-        raise FrostlineError(f"{text}: this run made no weights; name one of a finished pretrain or finetune")
+        raise FrostlineError(f"{text}: this run {NO_WEIGHTS}")
 
     def register(self, trained: "TrainedRun", name: str, alias: str | None) -> Registered:
         """Register a finished run's network as a version of the model `name`, and point `alias` at it.
@@ -208,11 +215,11 @@ class Models:
 
     def _stored(self, trained: "TrainedRun") -> LoggedModel | None:
         """An intact model of these weights that the store already has."""
-        models = self._store.client.search_logged_models(
-            [self._store.experiment], f"name = '{NAME}' AND tags.`weights.sha256` = '{trained.sha256}'"
-        )
-        ready = (model for model in models if str(model.status) == "READY")
+        ready = self._models(f" AND tags.`weights.sha256` = '{trained.sha256}'")
         return next((model for model in ready if self._holds(str(model.artifact_location), trained)), None)
+
+    def _models(self, condition: str) -> list[LoggedModel]:
+        return complete(self._store.client, self._store.experiment, f"name = '{NAME}'{condition}")
 
     def _holds(self, location: str, trained: "TrainedRun") -> bool:
         """Whether a run's weights are intact at `location`; on a server they are assumed to be."""
@@ -284,6 +291,12 @@ class Models:
             model = self._store.client.get_logged_model(output.model_id)
             if model.name == (name or NAME) and str(model.status) == "READY":
                 return Stored.of(model)
+        if not (sha256 := run.data.tags.get("weights.sha256")):
+            raise FrostlineError(f"{uri}: this run {NO_WEIGHTS}")
+        for model in self._models(f" AND tags.`weights.sha256` = '{sha256}'"):
+            return Stored.of(model)  # of another run with these weights
+        if sha256 not in local_weights():
+            raise FrostlineError(f"{uri}: this run has no model, and its weights were {GONE}")
         raise FrostlineError(
             f"{uri}: this run has no model yet; give it one: frostline register {run_id} --name NAME"
         )
