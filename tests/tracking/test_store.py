@@ -1,6 +1,7 @@
 """MLflow's store against real stores: SQLite, and a server that is there, goes, or was never there."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -162,6 +163,24 @@ def test_the_results_of_a_study_are_in_its_run(store):
     begin(store, info("other", config={"loss": "cross_entropy"}, number=2, arm="other")).end("FINISHED")
     store.studies.end(result, 6000)
     assert runs(store, "study")["tiny"].data.tags["params.changed"] == "loss"
+
+
+def test_a_studys_run_keeps_no_value_of_an_arm_that_is_gone(store):
+    from frostline.tracking.studies import StudyResult
+
+    begin(store, info(number=0, arm="full")).end("FINISHED")
+    before = StudyResult("tiny", "gradual is best.", "", {"full.gain": 0.25, "gradual.gain": 0.5})
+    after = StudyResult("tiny", "full is best.", "", {"full.gain": 0.125, "rest.gain": 0.0})
+    # The record of a report may be delivered twice, also that of an earlier one.
+    for result, when in ((before, 5000), (after, 6000), (after, 6000), (before, 5000)):
+        store.studies.end(result, when)
+    values = runs(store, "study")["tiny"].data.metrics
+    assert math.isnan(values.pop("gradual.gain"))
+    assert values == after.values
+    store.studies.end(before, 7000)  # the arm is back
+    values = runs(store, "study")["tiny"].data.metrics
+    assert math.isnan(values.pop("rest.gain"))
+    assert values == before.values
 
 
 def test_internals_are_below_one_prefix_and_a_run_has_few_other_metrics(store):

@@ -1,5 +1,6 @@
 """The runs of whole studies and sweeps in MLflow's store: above all others, with results and views."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -93,6 +94,9 @@ class Studies:
         name = result.study
         run_id = self.begin(name, {})
         values = {metric_names.key(key): metric_names.number(value) for key, value in result.values.items()}
+        # MLflow deletes no metric: those of an earlier report, of arms that are gone, become NaN.
+        earlier = self._store.client.get_run(run_id).data.metrics
+        values = {**dict.fromkeys(earlier, math.nan), **values}
         self._store.log_metrics(run_id, [Metric(key, value, when, 0) for key, value in values.items()])
         links = " · ".join(
             f"[{title}]({views.page(self._store.experiment, name, view)[1:]})"
