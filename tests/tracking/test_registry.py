@@ -258,7 +258,7 @@ def test_a_store_without_models_says_how_to_register_one(tmp_path, monkeypatch, 
 def test_an_unknown_name_is_reported_before_anything_slow_is_imported(place):
     code = (
         "import sys; from frostline.commands.main import main\n"
-        "assert main(['predict', 'tinny', 'x.png']) == 2\n"
+        "assert main(['predict', 'tinny', '.']) == 2\n"
         "assert not {'mlflow', 'torch', 'sqlalchemy'} & sys.modules.keys()"
     )
     settings = environment(place, PYTHONPATH=str(SRC))
