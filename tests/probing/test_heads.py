@@ -106,7 +106,7 @@ def test_what_comes_behind_the_head_is_noticed_though_the_head_is_zero(digits, t
 
     monkeypatch.setitem(backbones.BUILDERS, "timm", doubled)
     with pytest.raises(
-        heads.NotBatchable, match=r"^backbone: the head of test_resnet, which is not one linear"
+        heads.NotBatchable, match=r"^backbone: the head of test_resnet, which is not a single linear"
     ):
         together([run_config(NETWORK)], digits, tmp_path)
 
