@@ -43,7 +43,7 @@ def test_a_call_from_python_leaves_the_garbage_of_its_process_alone(enabled):
         with call():
             garbage.collect()
             assert gc.isenabled() == enabled
-        assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() <= frozen  # fewer if some that were frozen before have been deleted
     finally:
         gc.enable()
 
