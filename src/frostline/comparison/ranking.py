@@ -8,9 +8,6 @@ from statistics import fmean
 
 from frostline.base.metrics import score
 
-REPEATED = ("seed", "dataset.fold")
-"""The keys that distinguish the runs of one setting; they are no hyperparameters."""
-
 
 def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, int]:
     """Return the sort key of a setting, best first; of equal ones, sorting keeps the earlier one first.

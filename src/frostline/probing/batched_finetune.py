@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.files import publish
 from frostline.base.metrics import headlines, held_out, score
 from frostline.base.run_folder import OUTPUTS
-from frostline.comparison.ranking import REPEATED, rank
+from frostline.comparison.ranking import rank
 from frostline.config import stage_configs
 from frostline.config.compose import SweepJob
 from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import session, standalone
 from frostline.pipeline.output_folders import out_folder
+from frostline.tracking.run_tags import REPEATED
 from frostline.training.services import SWEEP_KEYS, SWEEP_OBJECTIVE, TRIAL_STATE, Services
 
 if TYPE_CHECKING:

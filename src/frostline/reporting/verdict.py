@@ -10,6 +10,8 @@ from frostline.stats.transfer import Estimate, Gain, Outcome
 
 LONGEST_HEADLINE = 72
 """Characters that fit above the plot; beyond, other arms are counted instead of named."""
+MOST_NAMED = 3
+"""Number of other arms with one outcome that are named; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,10 @@ class Verdict:
             return "Undecided: this study can't tell whether transfer helped"
         if self.outcome != "undecided":
             return f"Transfer {self.outcome}: {words.points(self.gain.mean)} {self._unit}"
-        named = f"Undecided for {self.arm}{self._contrast()}"
-        return (
-            named if len(named) <= LONGEST_HEADLINE else f"Undecided for {self.arm}{self._contrast(most=0)}"
-        )
+        named, counted = (f"Undecided for {self.arm}{self._contrast(most)}" for most in (MOST_NAMED, 0))
+        return named if len(named) <= LONGEST_HEADLINE else counted
 
-    def _contrast(self, most: int = 3) -> str:
+    def _contrast(self, most: int = MOST_NAMED) -> str:
         """Return a clause on the other arms that have another outcome, a decided one; empty: there are none.
 
         Args:

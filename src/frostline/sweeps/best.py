@@ -11,12 +11,13 @@ from frostline.base import project
 from frostline.base.files import write_text
 from frostline.base.formats import yaml_text
 from frostline.base.metrics import Spread, spread
-from frostline.comparison.ranking import REPEATED, rank, rank_run
+from frostline.comparison.ranking import rank, rank_run
 from frostline.config.compose import SweepJob
 from frostline.config.space import Point, Value
 from frostline.reporting import words
 from frostline.schema import Sweep
 from frostline.sweeps.trial import BATCHED, Trial
+from frostline.tracking.run_tags import REPEATED
 
 SWEEP_GROUPS = ("experiment", "sweep")
 """Config groups that are not written to the experiment."""

@@ -24,7 +24,6 @@ from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
 from frostline.base.metrics import score
 from frostline.base.processes import process_key
-from frostline.comparison.ranking import REPEATED
 from frostline.config.space import Point, Space
 from frostline.console.errors import FrostlineError, ResourceLocked
 from frostline.sweeps import samplers, storage
@@ -46,6 +45,7 @@ from frostline.sweeps.trial import (
     stored_trial,
     superseded,
 )
+from frostline.tracking.run_tags import REPEATED
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -8,7 +8,6 @@ from typing import Any
 from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import csv_text
 from frostline.base.metrics import ACCURACY, headline, headline_value
-from frostline.comparison.ranking import REPEATED
 from frostline.config.space import Space
 from frostline.plotting.canvas import png
 from frostline.schema import Sweep
@@ -17,6 +16,7 @@ from frostline.sweeps.best import Setting, hyperparameters, settings_of, shown
 from frostline.sweeps.plot import PlottedTrial
 from frostline.sweeps.study import direction
 from frostline.sweeps.trial import Trial
+from frostline.tracking.run_tags import REPEATED
 
 TRIALS, HISTORY, PARALLEL, PAGE = "trials.csv", "history.png", "parallel.png", "index.html"
 

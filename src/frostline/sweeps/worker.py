@@ -14,7 +14,6 @@ from frostline import schema
 from frostline.base.hashes import sha256_of
 from frostline.base.run_folder import CONFIG
 from frostline.base.sharing import ALL, Share
-from frostline.comparison.ranking import REPEATED
 from frostline.config import compose
 from frostline.config.overrides import from_hydra
 from frostline.config.space import Point, Space, as_overrides
@@ -25,6 +24,7 @@ from frostline.sweeps.repeating import repeated
 from frostline.sweeps.storage import store_failures
 from frostline.sweeps.study import Study
 from frostline.sweeps.trial import BEAT_SECONDS, TRANSIENT, RunningTrial
+from frostline.tracking.run_tags import REPEATED
 from frostline.training.services import (
     SWEEP_KEYS,
     SWEEP_OBJECTIVE,

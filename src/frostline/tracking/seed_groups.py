@@ -11,7 +11,7 @@ from mlflow.entities import Metric, Param, Run
 from frostline.base.metrics import ACCURACY, MAP, spread
 from frostline.stats.transfer import estimate, fold_overlap
 from frostline.tracking import metric_names
-from frostline.tracking.run_tags import MEAN_RUN, SEED_RUN
+from frostline.tracking.run_tags import MEAN_RUN, REPEATED, SEED_RUN
 from frostline.training.services import TRIAL_STATE, setting_of
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ GROUP_TAGS = ("study", "stage", "setting")
 """The tags that runs of a group share."""
 HEADLINES = ("test/accuracy", "best/val/accuracy", "test/mAP", "best/val/mAP", "best/val/loss")
 """The metrics whose means have an interval."""
-REPEATED = ("seed", "dataset.fold")
-"""The parameters in which the runs of a group differ."""
 FINAL = ("best/", metric_names.BEST_EPOCH, "test/", "train_seconds")
 """The prefixes of final metrics, in contrast to those of each epoch."""
 

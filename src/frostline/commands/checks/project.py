@@ -102,8 +102,10 @@ def data() -> Iterator[Finding]:
     from frostline.data.reading.idx import DEBIAN
     from frostline.models.pretrained import PACKAGED
 
-    first_names = {file: name for name, file in reversed(PACKAGED.items())}  # a network has several names
-    for (module, _), name in reversed(first_names.items()):
+    first_names: dict[tuple[str, str], str] = {}
+    for name, file in PACKAGED.items():
+        first_names.setdefault(file, name)
+    for (module, _), name in first_names.items():
         if importlib.util.find_spec(module):
             yield Finding("weights", "ok", f"ImageNet weights of {name} are installed")
         else:
