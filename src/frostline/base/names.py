@@ -19,6 +19,11 @@ def nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def labels_in(text: str) -> set[str]:
+    """Return the labels of an image, which `LABEL_SEPARATOR` separates; an empty text has none."""
+    return set(text.split(LABEL_SEPARATOR)) - {""}
+
+
 def natural_order(name: str) -> tuple[int, int, str]:
     """Return a sort key of class names: numbers by value, before words."""
     return (0, int(name), name) if name.isdecimal() else (1, 0, name)

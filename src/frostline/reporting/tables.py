@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from frostline.base.confusion import Confusion, LabelCounts, label_counts
 from frostline.base.metrics import MAP
-from frostline.base.names import LABEL_SEPARATOR, natural_order
+from frostline.base.names import labels_in, natural_order
 from frostline.reporting import words
 from frostline.reporting.inputs import Arm
 from frostline.reporting.results import ArmSummary, Summary
@@ -103,7 +103,7 @@ def by_label(arms: Sequence[Arm]) -> list[tuple[str, list[float]]]:
     """Return each label and the F1 of its predictions in each arm, all runs pooled."""
     counts = [
         label_counts(
-            (_names(own), _names(guessed))
+            (labels_in(own), labels_in(guessed))
             for run in arm.runs.values()
             for own, guessed in zip(run.labels, run.predictions, strict=True)
         )
@@ -112,10 +112,6 @@ def by_label(arms: Sequence[Arm]) -> list[tuple[str, list[float]]]:
     never = LabelCounts(0, 0, 0)
     names = sorted(set().union(*counts), key=natural_order)
     return [(name, [of_arm.get(name, never).f1 for of_arm in counts]) for name in names]
-
-
-def _names(cell: str) -> set[str]:
-    return set(cell.split(LABEL_SEPARATOR)) - {""}
 
 
 def _row(arm: ArmSummary, tested: Sequence[str], noun: str) -> Row:

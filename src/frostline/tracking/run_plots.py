@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.base.confusion import Confusion, label_counts
 from frostline.base.formats import csv_text, read_csv, read_json
 from frostline.base.metrics import headline
-from frostline.base.names import LABEL_SEPARATOR, natural_order
+from frostline.base.names import labels_in, natural_order
 from frostline.planning import plot as plan_plot
 from frostline.plotting import theme
 from frostline.plotting.canvas import (
@@ -131,17 +131,13 @@ def per_class(classes: Sequence[str], counts: Confusion) -> list[list[Any]]:
 
 def per_label(predictions: Rows) -> list[list[Any]]:
     """Return the metrics of each label as rows of `PER_LABEL`, the lowest F1 first."""
-    counts = label_counts((_names(row["labels"]), _names(row["predictions"])) for row in predictions)
+    counts = label_counts((labels_in(row["labels"]), labels_in(row["predictions"])) for row in predictions)
     rows: list[list[Any]] = []
     for name in sorted(counts, key=natural_order):
         label = counts[name]
         precision, recall = (round(label.hits / n, 4) if n else None for n in (label.predicted, label.images))
         rows.append([name, precision, recall, round(label.f1, 4), label.images])
     return sorted(rows, key=lambda row: float(row[3]))
-
-
-def _names(cell: str) -> set[str]:
-    return set(cell.split(LABEL_SEPARATOR)) - {""}
 
 
 def class_table(rows: Sequence[Sequence[Any]], columns: Sequence[str] = PER_CLASS) -> str:
