@@ -66,7 +66,8 @@ def frostline(words: list[str]) -> dict[str, Any]:
         record = json.loads((out / "training.json").read_text())
         curves = {
             name: [round(float(row[name]), 4) for row in history if row.get(name)]
-            for name in ("train/accuracy", "val/accuracy", "train/loss", "val/loss")
+            for split in ("train", "val", "selection")
+            for name in (f"{split}/accuracy", f"{split}/loss")
         }
     finally:
         shutil.rmtree(out, ignore_errors=True)
