@@ -14,11 +14,10 @@ LABELS = ("boat", "red car", "tree")
 SMALL = (
     ("resnet10t", "mlp"),
     ("size: 64, channels: 3", "size: 8, channels: 1"),
-    ("epochs: 20", "epochs: 3"),
-    ("epochs: 12", "epochs: 4"),
+    ("epochs: 20, batch_size: 32", "epochs: 3, batch_size: 32"),
+    ("epochs: 25", "epochs: 4"),
     ("batch_size: 16", "batch_size: 4"),
     ("seeds: [0, 1, 2]", "seeds: [0, 1]"),
-    ("trainer: {epochs", "trainer: {threads: 1, epochs"),
 )
 GATE = "gate: {arms.full.test.mAP.mean: 0.5}\n"
 

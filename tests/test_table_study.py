@@ -15,7 +15,7 @@ SMALL = (
     ("resnet10t", "mlp"),
     ("size: 64, channels: 3", "size: 8, channels: 1"),
     ("epochs: 20", "epochs: 1"),
-    ("epochs: 12", "epochs: 1"),
+    ("epochs: 25", "epochs: 1"),
     ("seeds: [0, 1, 2]", "seeds: [0]"),
 )
 

@@ -1,5 +1,6 @@
 """A standalone run: what identifies its inputs, and the pretraining that it shares."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from frostline.base import files
 from frostline.config import compose, stage_configs
 from frostline.console.errors import FrostlineError
 from frostline.pipeline import session, standalone
+from frostline.pipeline.pretrain import stage
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,41 @@ def test_a_damaged_pretraining_is_made_again(name, damage, place, capsys):
     (warning,) = (line for line in capsys.readouterr().err.splitlines() if "warning" in line)
     assert name in warning
     assert warning.endswith(f"; it was set aside as {path.parent.name}.damaged and is made again")
+
+
+def test_the_studys_pretraining_is_used_where_it_is_the_same(place, monkeypatch, capsys):
+    (place / "conf/freeze").mkdir(parents=True)
+    words = [*TINY, "dataset=digits", "weights=pretrain"]
+    composed, choices = compose.experiment(words)
+    _, data = standalone.prepared(composed, "source")
+    study = place / "artifacts/pretrain"
+    config = stage_configs.pretrain_config(composed, choices).model_copy(update={"study": "another name"})
+    stage.pretrain(config, data, study, session.make_services(), place / "artifacts/timing/pretrain.json")
+    shutil.rmtree(place / ".frostline")
+
+    def folder(*more: str) -> Path:
+        composed, choices = compose.experiment([*words, *more])
+        config = stage_configs.finetune_config(composed, choices)
+        index, _ = standalone.prepared(composed, "target")
+        services = session.make_services()
+        run = standalone.with_pretrained_weights(config, composed, choices, services, index.classes)
+        return Path(run.weights.path).parent
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "pretrain", None)
+        used = folder()
+        assert (used / "weights.safetensors").read_bytes() == (study / "weights.safetensors").read_bytes()
+        assert "pretrain on digits: uses the study's, artifacts/pretrain\n" in capsys.readouterr().err
+        assert folder() == used
+        assert f"pretrain on digits: uses an earlier run, {used}\n" in capsys.readouterr().err
+    assert folder("pretrain.seed=5") != used  # trained
+    # What was replaced or edited since is not what the key stands for.
+    shutil.rmtree(used)
+    with (study / "config.yaml").open("a") as stream:
+        stream.write("# edited\n")
+    monkeypatch.setattr(stage, "pretrain", None)
+    with pytest.raises(TypeError, match="not callable"):
+        folder()
 
 
 def test_a_schedule_that_does_not_fit_is_refused_before_the_pretraining(shell):

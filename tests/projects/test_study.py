@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from frostline.base.code import FOLDERS
+from frostline.commands.main import main
 from frostline.console.errors import FrostlineError
 from frostline.projects.study import Study, begin, pipeline
 
@@ -82,6 +83,14 @@ def test_a_copy_of_an_experiment_reads_its_data_from_packages(folder):
 def test_the_schedule_fits_the_network_of_the_copied_experiment(folder, experiment, freeze):
     begin(Study("digits", experiment=experiment), folder)
     assert yaml.safe_load((folder / "params.yaml").read_text())["freeze"] == freeze
+
+
+def test_the_schedules_conditions_can_be_met_in_its_epochs(folder, capsys):
+    begin(TWO, folder)
+    main(["plan", "experiment=mine", "freeze=gradual", "weights=none", "--images", "100", "--classes", "3"])
+    output = capsys.readouterr().out
+    assert "ends early if val/loss stalls for 3 epochs" in output
+    assert "too long" not in output
 
 
 def test_the_stages_call_frostline_and_name_no_source_file(folder):

@@ -20,7 +20,9 @@ the report is artifacts/report/index.html."""
 def add(commands: Any, summary: str) -> None:
     """Add the command's parser."""
     parser = options.add_command(commands, "init", run, summary, EPILOG)
-    parser.add_argument("study", metavar="NAME", help="name of the study")
+    parser.add_argument(
+        "study", metavar="NAME", help="name of the study: letters, digits, - and _, no spaces"
+    )
     data = "a folder, a CSV, TSV or Parquet file, an .npz file, or a saved Hugging Face data set"
     parser.add_argument("--source", type=Path, metavar="DATA", help=f"images to pretrain on: {data}")
     parser.add_argument("--target", type=Path, metavar="DATA", help="images to fine-tune on")

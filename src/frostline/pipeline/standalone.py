@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.base import project
-from frostline.base.files import is_intact, publish, remove_leftovers, write_bytes
+from frostline.base.files import (
+    is_intact,
+    link_or_copy,
+    publish,
+    remove_leftovers,
+    write_bytes,
+    write_checksums,
+)
+from frostline.base.formats import read_json
 from frostline.base.hashes import content_key, sha256_of
 from frostline.base.locks import exclusive
-from frostline.base.run_folder import OUTPUTS, check_out
+from frostline.base.run_folder import OUTPUTS, WEIGHTS, check_out, edited_config, verified
 from frostline.config import stage_configs
-from frostline.console.errors import resource_errors
+from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.progress import shown
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
@@ -141,7 +149,8 @@ def with_pretrained_weights(
 ) -> Run:
     """Return `config` with the path of pretrained weights where it has `weights=pretrain`.
 
-    The pretraining runs first unless it is cached; runs with the same pretraining share it.
+    The pretraining runs first unless it is cached, or is that of the study in `artifacts/`; runs with the
+    same pretraining share it.
 
     Args:
         choices: the option chosen in each group.
@@ -154,8 +163,7 @@ def with_pretrained_weights(
     from frostline.models.head_init import choose_head_init
     from frostline.models.pretrained import load_initial_weights
     from frostline.pipeline.compose.stage import check_run
-    from frostline.pipeline.pretrain.stage import pretrain
-    from frostline.training.run import code_versions
+    from frostline.pipeline.pretrain.stage import pretrain, result_key
 
     if not _pretrains(config.weights):
         return config
@@ -166,21 +174,46 @@ def with_pretrained_weights(
     choose_head_init(config.weights.head, index.classes, classes, source=source, trains=trains)
     pretraining = stage_configs.pretrain_config(composed, choices)
     start = load_initial_weights(pretraining.backbone, pretraining.weights).sha256
-    key = content_key(
-        [pretraining.model_dump(exclude={"study"}), index.fingerprint, start, code_versions("pretrain")]
-    )[:16]
+    key = result_key(pretraining, index.fingerprint, start)
     folder = services.scratch / "pretrain" / key
+    # Relative: the run's config.yaml has it, and must not depend on where the project lies.
+    path = os.path.relpath(folder / WEIGHTS)
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
-        if not is_intact(folder):
+        if is_intact(folder):
+            services.say(f"pretrain on {index.name}: uses an earlier run, {Path(path).parent}")
+        elif study := _copy_of_study(key, folder):
+            services.say(f"pretrain on {index.name}: uses the study's, {study}")
+        else:
             check_run(config, classes=classes)
             _check_leakage(composed, data, folder.with_suffix(".near-duplicates.png"))
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
             with stage_configs.keys_of("source"):
                 pretrain(pretraining, data, folder, make_services(), sealed=True)
-    # Relative: the run's config.yaml has it, and must not depend on where the project lies.
-    path = os.path.relpath(folder / "weights.safetensors")
     weights = config.weights.model_copy(update={"path": path})
     return config.model_copy(update={"weights": weights})
+
+
+def _copy_of_study(key: str, folder: Path) -> Path | None:
+    """Copy the study's pretraining into the cache's `folder`; return where it was, None if it is another one.
+
+    Args:
+        key: the `result_key` that is needed; DVC's stage writes its own beside the training times.
+    """
+    artifacts = project.find_root() / "artifacts"
+    study = artifacts / "pretrain"
+    try:
+        result = read_json(artifacts / "timing/pretrain.json")["result"]
+        record = verified(study)
+        if result != {"key": key, "weights_sha256": record["weights_sha256"]} or edited_config(study, record):
+            return None
+    except (FrostlineError, KeyError, TypeError):  # missing, damaged, or of an earlier version
+        return None
+    with publish(folder) as work:
+        for name in OUTPUTS:
+            if (study / name).is_file():
+                link_or_copy((study / name).resolve(), work / name)
+        write_checksums(work)
+    return Path(os.path.relpath(study))
 
 
 def _check_leakage(composed: Experiment, folder: Path, sheet_file: Path) -> None:

@@ -23,8 +23,8 @@ from frostline.projects import lock
 from frostline.projects.data_sets import DataSet, parsed_keys
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "__pycache__/")
-"""Lines of .gitignore and .dvcignore: what runs make beside the study's outputs, which DVC has to see."""
+IGNORED = ("/.frostline/", "/runs/", "/mlflow.db*", "/mlartifacts/", "/dvc_plots/", "__pycache__/")
+"""Lines of .gitignore and .dvcignore: what commands make beside the study's outputs, which DVC has to see."""
 BEST_TRIALS = "/conf/experiment/*-best.yaml"
 """What sweeps add to `conf`, on which the stage `compose` depends as a whole."""
 SCHEDULE = "gradual"

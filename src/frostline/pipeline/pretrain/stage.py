@@ -5,12 +5,13 @@ from pathlib import Path
 from frostline.base import omitted
 from frostline.base.files import publish, write_checksums, write_text
 from frostline.base.formats import canonical_json
-from frostline.base.run_folder import OUTPUTS
+from frostline.base.hashes import content_key, sha256_of
+from frostline.base.run_folder import OUTPUTS, WEIGHTS
 from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
 from frostline.training.material import load_material
-from frostline.training.run import forget, train
+from frostline.training.run import code_versions, forget, train
 from frostline.training.services import Services
 
 
@@ -26,8 +27,8 @@ def pretrain(
     """Train on the prepared data in `data`, measure on its test split, and write everything to `out`.
 
     `out` gets weights.safetensors, history.csv, training.json, config.yaml, metrics.json and predictions.csv.
-    The measured seconds go to `timing`, a separate file, since they differ between runs. `sealed` adds
-    checksums, for a cache.
+    The measured seconds go to `timing`, a separate file, since they differ between runs; it also has the
+    `result_key`, by which a single run finds the study's pretraining. `sealed` adds checksums, for a cache.
 
     Raises:
         FrostlineError: something in the config does not fit; before any training.
@@ -42,5 +43,18 @@ def pretrain(
         if sealed:
             write_checksums(work)
         if timing is not None:
-            write_text(timing, canonical_json({"seeds": {str(config.seed): seconds}}))
+            key = result_key(config, material.index.fingerprint, start.sha256)
+            result = {"key": key, "weights_sha256": sha256_of(work / WEIGHTS)}
+            write_text(timing, canonical_json({"result": result, "seeds": {str(config.seed): seconds}}))
     forget(config, material, services)
+
+
+def result_key(config: Run, data: str, start: str | None) -> str:
+    """Return the hash of everything that a pretraining's result depends on.
+
+    Args:
+        data: fingerprint of the prepared data set.
+        start: sha256 of the initial weights; None: random ones.
+    """
+    content = [config.model_dump(exclude={"study"}), data, start, code_versions("pretrain")]
+    return content_key(content)[:16]
