@@ -14,10 +14,12 @@ from sklearn.datasets import load_digits
 from frostline.base.formats import read_csv, read_json
 from frostline.commands import main as cli
 from frostline.models import weights
+from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.pipeline import standalone
 from frostline.preparation.stage import prepare
 from frostline.runs.trained_run import TrainedRun
 from frostline.serving import export
+from frostline.training.material import load_material
 from frostline.training.services import Services
 from tests.data.trees import image_folder
 from tests.tiny import RESNET, run_config
@@ -59,6 +61,18 @@ def trained(root: Path, folder: Path, **changes: object) -> tuple[Path, list[str
     out = folder / "runs" / "one"
     standalone.finetune(run, folder / "data", out, Services(folder / "scratch", say=said.append))
     return out, said
+
+
+def test_of_the_arms_of_a_study_the_baseline_warns_about_their_images(wide, tmp_path):
+    config = image_folder(wide)
+    prepare(config, tmp_path / "data")
+    said: list[str] = []
+    pretrained = {"kind": "pretrain", "path": None, "head": "auto"}
+    for arm, start in ((None, pretrained), ("scratch", {"kind": "none"}), ("full", pretrained)):
+        run = run_config({"dataset": config.dataset.model_dump(), "arm": arm, "weights": start})
+        services = Services(tmp_path / "scratch", say=lambda text, arm=arm: said.append(f"{arm} {text[:39]}"))
+        load_material(run, tmp_path / "data", NO_WEIGHTS, services)
+    assert said == [f"{arm} frostline: warning: the centre crop to" for arm in (None, "scratch")]
 
 
 def accuracy(run: Path) -> float:

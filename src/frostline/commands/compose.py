@@ -39,7 +39,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.params == PARAMS:
         folder.require(PARAMS, f"restore it, with `git checkout {PARAMS}`")
-    arms, omitted = compose_study(arguments.params, arguments.arms, arguments.out)
+    arms, checked = compose_study(arguments.params, arguments.arms, arguments.out)
     print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
-    for arm, reason in omitted.items():
+    for arm, reason in checked.omitted.items():
         print(f"{arm} is omitted, since {reason}")
+    for notice, of_arms in checked.notices.items():
+        print(f"{', '.join(of_arms)}: {notice}")

@@ -23,7 +23,7 @@ from frostline.data.prepared.index import Index, PreparedData
 from frostline.models.initial_weights import InitialWeights
 from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import input_spec
-from frostline.schema import Run
+from frostline.schema import NoWeights, Run
 from frostline.training.services import Services
 
 
@@ -83,8 +83,9 @@ def load_material(run: Run, folder: Path, start: InitialWeights, services: Servi
     index = data.index
     spec = input_spec(run.backbone, start, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    if run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
-        services.say(f"frostline: warning: {run.stage} {run.arm or run.freeze_name}: {sentence}")
+    first = run.arm is None or isinstance(run.weights, NoWeights)  # of the arms, which share the images
+    if first and run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
+        services.say(f"frostline: warning: {sentence}")
     transforms.check(run.augment, spec)
     sources = None
     if transforms.crops(run.augment):  # First: a cache with room for some only is for what each step reads.

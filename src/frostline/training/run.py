@@ -305,10 +305,9 @@ def _record_late(run: Run, material: Material, done: Path, services: Services) -
 
 
 def say_head(run: Run, report: LoadReport, services: Services) -> None:
-    """Print a notice if the head's initial weights are not what the config suggests."""
-    if report.head.notice:
-        warning = "frostline: warning: " if report.head.warns else ""
-        services.say(f"{warning}{run.stage} {run.arm or run.freeze_name}: {report.head.notice}")
+    """Print a notice if the head starts otherwise than the config suggests; compose does for arms."""
+    if report.head.notice and run.arm is None:
+        services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.notice}")
 
 
 def penalty_of(

@@ -27,7 +27,19 @@ ANY_CLASSES = ("a", "b")
 """Classes of a network that is checked without its data set."""
 
 
-def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], dict[str, str]]:
+@dataclass
+class Checked:
+    """What the arms of a study, which fit together, do with the weights' head."""
+
+    omitted: dict[str, str] = field(default_factory=dict)
+    """Arm → the reason: nothing trains, and the weights have no class of the target."""
+    reset: list[str] = field(default_factory=list)
+    """Arms whose head starts anew."""
+    notices: dict[str, list[str]] = field(default_factory=dict)
+    """A sentence about the head → the arms."""
+
+
+def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[str], Checked]:
     """Write `<stage>.yaml` for each stage of the study into `out`.
 
     Args:
@@ -35,7 +47,7 @@ def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[st
         out: the folder of resolved files.
 
     Returns:
-        The arms that will run; the omitted arms, each with its reason.
+        The arms that will run; what is omitted, and how heads start.
 
     Raises:
         FrostlineError: a choice is wrong, or parts of the study do not fit together; see `check`.
@@ -49,27 +61,23 @@ def compose_study(params: Path, arms: Sequence[str], out: Path) -> tuple[list[st
     made = study.resolve(selected, arms)
     if study.WATCHED in selected:
         _check_watched(made, params.resolve().parent)
-    omitted, reset = check(made, arms)
+    checked = check(made, arms)
     several = made.resolved[f"finetune-{BASELINE}"]["loss"]["kind"] == "bce"
     with made.located():
         measured = measured_metrics(several_labels=several)
-        gate.check_names(made.resolved["report"]["gate"], arms, omitted, reset, measured)
+        gate.check_names(made.resolved["report"]["gate"], arms, checked.omitted, checked.reset, measured)
     with publish(out) as work:
         for stem, config in made.resolved.items():
             write_text(work / f"{stem}.yaml", yaml_text(config))
     for stale in set(out.glob("*.yaml")) - {out / f"{stem}.yaml" for stem in made.resolved}:
         stale.unlink()
-    return [arm for arm in arms if arm not in omitted], omitted
+    return [arm for arm in arms if arm not in checked.omitted], checked
 
 
-def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def check(made: Study, arms: Sequence[str]) -> Checked:
     """Check that all stages of a study fit together: data, classes, weights, heads, inputs, schedules.
 
     Images are listed, not read.
-
-    Returns:
-        The omitted arms with their reasons: nothing trains, and the weights have no class of the target. And
-        the arms whose head is reset.
 
     Raises:
         FrostlineError: something does not fit; the sentence names the file, the arm and the key.
@@ -83,17 +91,22 @@ def check(made: Study, arms: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         with made.located("pretrain"):
             config = validated(schema.Run, made.resolved["pretrain"])
             pretrained = _Checker(source).result(config)
-    omitted, reset = {}, []
+    checked = Checked()
     for arm in arms:
         with made.located(arm=arm):
             arm_config = validated(schema.Arm, made.resolved[f"finetune-{arm}"])
             config = next(iter(arm_config.runs().values()))
             try:
-                if not checker.run(config, pretrained).is_informed:
-                    reset.append(arm)
+                head = checker.run(config, pretrained)
             except NoSharedClasses as error:
-                omitted[arm] = error.reason
-    return omitted, reset
+                checked.omitted[arm] = error.reason
+                continue
+            if not head.is_informed:
+                checked.reset.append(arm)
+            if head.notice:
+                sentence = f"{'warning: ' if head.warns else ''}{head.notice}"
+                checked.notices.setdefault(sentence, []).append(arm)
+    return checked
 
 
 def _check_watched(made: Study, root: Path) -> None:
