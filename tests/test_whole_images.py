@@ -70,7 +70,7 @@ def test_of_the_arms_of_a_study_the_baseline_warns_about_their_images(wide, tmp_
     pretrained = {"kind": "pretrain", "path": None, "head": "auto"}
     for arm, start in ((None, pretrained), ("scratch", {"kind": "none"}), ("full", pretrained)):
         run = run_config({"dataset": config.dataset.model_dump(), "arm": arm, "weights": start})
-        services = Services(tmp_path / "scratch", say=lambda text, arm=arm: said.append(f"{arm} {text[:39]}"))
+        services = Services(tmp_path / "scratch", say=lambda text, arm=arm: said.append(f"{arm} {text[:38]}"))
         load_material(run, tmp_path / "data", NO_WEIGHTS, services)
     assert said == [f"{arm} frostline: warning: the centre crop to" for arm in (None, "scratch")]
 
