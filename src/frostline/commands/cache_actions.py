@@ -54,7 +54,7 @@ def show(form: Format) -> None:
         return
     if entries:
         headers = ("features", "images × shape", "type", "size", "last used", "key")
-        tables.print_whole(headers, map(_row, entries))
+        tables.print_table(headers, map(_row, entries))
         print(f"\nfeatures: {size(total)} of at most {size(limit)} (FROSTLINE_CACHE_GIB)")
     else:
         print(NO_FEATURES)

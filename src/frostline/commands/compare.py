@@ -99,6 +99,6 @@ def _output(comparison: "Comparison", title: str, arguments: argparse.Namespace)
         runs = sum(len(line.runs) for line in comparison.lines)
         console = tables.stdout_console()
         console.print(f"{title}: {len(comparison.lines)} configurations, {runs} runs")
-        tables.print_whole(page.headers(comparison), page.cells(comparison))
+        tables.print_table(page.headers(comparison), page.cells(comparison))
         for note in page.notes(comparison):
             console.print(note, style="dim")

@@ -66,7 +66,7 @@ def print_table(rows: Sequence[Row]) -> None:
     from frostline.console import tables
 
     headers, cells = table(rows)
-    tables.print_whole([header.replace(".", ".\n") for header in headers], cells)
+    tables.print_table([header.replace(".", ".\n") for header in headers], cells)
 
 
 def read_rows(shown: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -20,7 +20,7 @@ def print_probe(result: ProbeResult, out: Path) -> None:
     )
     metric = result.metric
     headers = ("probe", *map(short, result.varied), f"val {metric}", "val loss", f"test {metric}")
-    console.print(tables.table(headers, _rows(result)))
+    tables.print_table(headers, _rows(result))
     console.print(f"{out}: the best head, {label(result)}, as a run; heads.csv, probe.json", soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """`frostline report`: write the report of a study."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def add(commands: Any, summary: str) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the report, and print its verdict, its table and where its page is."""
     from frostline.base.formats import read_json
+    from frostline.console import tables
     from frostline.pipeline.report.stage import write_report
     from frostline.pipeline.session import record_study, writing
 
@@ -38,4 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
         files = {f"report/{name}": arguments.out / name for name in names}
         values = read_json(arguments.out / "metrics.json")
         record_study(config.study, result.sentence, result.table, values, files)
-    print(f"{result.sentence}\n\n{result.table}\n{result.page}")
+    print(f"{result.sentence}\n")
+    if sys.stdout.isatty():
+        tables.print_table(result.headers, result.rows)
+        print(f"\n{result.page}")
+    else:
+        print(f"{result.table}\n{result.page}")

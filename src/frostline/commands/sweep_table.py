@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from rich.table import Column
+
 from frostline.base.metrics import ACCURACY, headline, headline_value
 from frostline.config.compose import FailedJob
 from frostline.console import tables
@@ -30,13 +32,20 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     several = len(settings) < len(best)
     means = {id(run): f"{fmean(map(val_headline, runs)):.4f}" for runs in settings for run in runs}
     metric = headline(best[0].metrics["val"]) if best else ACCURACY
-    headers = ("run", f"val {metric}", *(["mean over seeds"] if several else []), f"test {metric}", "out")
+    out = Column("out", no_wrap=True)  # a path that is broken into lines can't be copied
+    headers: list[str | Column] = [
+        "run",
+        f"val {metric}",
+        *(["mean over seeds"] if several else []),
+        f"test {metric}",
+        out,
+    ]
     rows = [
         *(_row(job, [means[id(job)]] if several else []) for job in best[:SHOWN_RUNS]),
         *((job.name, "pruned") for job in jobs if isinstance(job, Stopped)),
         *((failure.label, "failed", "failed") for failure in failed),
     ]
-    tables.print_whole(headers, rows)
+    tables.print_table(headers, rows)
     console = tables.stdout_console()
     if len(best) > SHOWN_RUNS:
         console.print(f" … and {len(best) - SHOWN_RUNS} more, whose val {metric} is lower")

@@ -179,11 +179,10 @@ def with_pretrained_weights(
     # Relative: the run's config.yaml has it, and must not depend on where the project lies.
     path = os.path.relpath(folder / WEIGHTS)
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
-        if is_intact(folder):
-            services.say(f"pretrain on {index.name}: uses an earlier run, {Path(path).parent}")
-        elif study := _copy_of_study(key, folder):
+        is_cached = is_intact(folder)
+        if not is_cached and (study := _copy_of_study(key, folder)):
             services.say(f"pretrain on {index.name}: uses the study's, {study}")
-        else:
+        elif not is_cached:
             check_run(config, classes=classes)
             _check_leakage(composed, data, folder.with_suffix(".near-duplicates.png"))
             # Services of its own: the pretraining does not belong to the trial that happens to run it.

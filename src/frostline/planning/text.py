@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 
 from frostline.base.formats import yaml_text
 from frostline.console import tables
+from frostline.console.tables import FittingTable
 from frostline.console.units import size
 from frostline.planning.outline import PhaseOutline, Rates
 from frostline.planning.plan import Plan
 
-LEAST_WIDTH = 120
-"""Minimum width of a table: a wrapped line is better than a truncated number."""
 UNKNOWN = "unknown"
 FITS = {"crop": "cropped to", "pad": "padded to", "squash": "squashed to"}
 PREFIXES = ("", " k", " M", " G", " T", " P", " E")
@@ -23,7 +22,7 @@ PREFIXES = ("", " k", " M", " G", " T", " P", " E")
 
 def show(plan: Plan) -> None:
     """Print the plan as tables."""
-    _print(plan, tables.stdout_console(LEAST_WIDTH))
+    _print(plan, tables.stdout_console())
 
 
 def as_text(plan: Plan) -> str:
@@ -44,7 +43,7 @@ def _print(plan: Plan, console: Console) -> None:
             console.print(message)
     for table in [_groups(plan), _phases(plan), _costs(plan)] if plan.phases else [_groups(plan)]:
         console.print()
-        console.print(table)
+        console.print(table, crop=False)
     if plan.phases:
         console.print()
     for text, phases in groupby(plan.phases, _runs_once):
@@ -93,7 +92,7 @@ def _facts(plan: Plan, phase: PhaseOutline) -> Iterator[str]:
     yield f"  {_runs_once(phase)}"
 
 
-def _groups(plan: Plan) -> Table:
+def _groups(plan: Plan) -> FittingTable:
     headers = ("group", "takes", Column("parameters", justify="right"), Column("share", justify="right"))
     rows = (
         (group.name, ", ".join(plan.patterns[group.name]), f"{group.parameters:,}", _share(group.share))
@@ -102,7 +101,7 @@ def _groups(plan: Plan) -> Table:
     return tables.table(headers, rows)
 
 
-def _phases(plan: Plan) -> Table:
+def _phases(plan: Plan) -> FittingTable:
     numbers = ("phase", "epochs", "steps", "parameters", "share")
     others = ("trains", "lr at first step", "middle", "last", "BatchNorm")
     headers = [
@@ -121,7 +120,7 @@ def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
         whole, batch_norm = [""] * len(whole), ""
 
 
-def _costs(plan: Plan) -> Table:
+def _costs(plan: Plan) -> FittingTable:
     flops = ("FLOPs per image: once", "forward", "backward", "whole phase")
     memory = ("memory: activations", "gradients")
     headers = [Column(name, justify="right", no_wrap=True) for name in ("phase", *flops, *memory)]

@@ -71,13 +71,17 @@ def arm_rows(summary: Summary) -> list[Row]:
     return [_row(arm, test_sets(summary), summary.repeats.noun) for arm in summary.arms]
 
 
-def markdown_table(summary: Summary) -> str:
-    """Return the main table in Markdown."""
-    rows = [
+def text_rows(summary: Summary) -> list[list[str]]:
+    """Return the main table's rows as text, without the headers."""
+    return [
         [row.arm, *(f"{c.text} ({c.detail})" if c.detail else c.text for c in row.cells)]
         for row in arm_rows(summary)
     ]
-    return words.markdown_table([headers(summary), *rows])
+
+
+def markdown_table(summary: Summary) -> str:
+    """Return the main table in Markdown."""
+    return words.markdown_table([headers(summary), *text_rows(summary)])
 
 
 def by_class(arms: Sequence[Arm]) -> tuple[list[str], list[ByClass]]:

@@ -16,7 +16,7 @@ from frostline.sweeps.trial import ENDED, Trial
 from frostline.sweeps.worker import label_of
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from frostline.console.tables import FittingTable
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
@@ -93,7 +93,7 @@ def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
     return ", ".join(parts)
 
 
-def table(trials: Sequence[Trial], title: str, objective: str) -> "Table":
+def table(trials: Sequence[Trial], title: str, objective: str) -> "FittingTable":
     """Return a table of the trials that run and the latest that have ended."""
     running = [trial for trial in trials if trial.state == "running"]
     ended = sorted((t for t in trials if t.state in ENDED), key=lambda trial: trial.ended)

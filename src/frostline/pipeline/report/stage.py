@@ -29,6 +29,9 @@ class Result:
     """The verdict."""
     table: str
     """One row per arm, in Markdown."""
+    headers: tuple[str, ...]
+    """Of the same table."""
+    rows: list[list[str]]
     page: Path
     """The report to open in a browser."""
 
@@ -61,7 +64,8 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
         write_bytes(work / "transfer.png", transfer_png(study))
         write_text(work / "report.md", _markdown(study, table, checks))
         write_text(work / "index.html", page.html(study, arms, checks))
-    return Result(study.sentence, table, out / "index.html")
+    rows = tables.text_rows(study)
+    return Result(study.sentence, table, tables.headers(study), rows, out / "index.html")
 
 
 def summarized(config: Report, artifacts: Path) -> "tuple[Summary, list[Arm]]":
