@@ -93,7 +93,7 @@ def test_several_seeds_choose_by_their_mean_and_are_compared_in_pairs(tmp_path):
     # losses of 5, 10 and 15 points by seed: 10 ± 4.30 · 5/√3
     assert row[2] == "10.0 ± 12.4 (digits, 5, own pretraining)"
     header, digits, total = table.by_cell(found)
-    assert header == ["cell", "seeds", "full", "full, slow", "full, fast", "full loses"]
+    assert header == ["cell", "seeds", "full", "full, slow", "full, fast", "chosen − full"]
     assert digits == ["digits, 5, own pretraining", "3", "60.0", "70.0", "**90.0**", "10.0 ± 12.4"]
     assert total == ["mean (1 cells)", "3", "60.0", "70.0", "**90.0**", "10.0"]
 

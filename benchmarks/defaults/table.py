@@ -1,4 +1,4 @@
-"""The results as tables: mean accuracy of each arm, and what the defaults lose to the search's best."""
+"""The results as tables: mean accuracy of each arm, and what the defaults lose to the best of the search."""
 
 import json
 import math
@@ -11,22 +11,22 @@ from benchmarks.defaults.plan import TARGETS
 from frostline.stats.transfer import CONFIDENCE, estimate, t_critical
 
 Cell = tuple[str, int, str]
-"""Target, labels per class, start."""
+"""Target, labels per class, initial weights."""
 Arm = tuple[str, str, str]
-"""By whom, schedule, setting."""
+"""Library, schedule, setting (name of the hyperparameters)."""
 FULL: Arm = ("frostline", "full", "default")
 STARTS = {"own": "own pretraining", "imagenet": "ImageNet"}
 Z95 = 1.96
 SHARE = 0.9
-"""An arm that the time limit left with fewer of the cells is omitted, and a cell with fewer of those arms."""
+"""Arms with a smaller share of the cells are omitted, and then cells with a smaller share of the arms."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one run, in percent."""
+    """Accuracies of one run, in percent."""
 
     val: float
-    """On validation images that nothing else has used: chooses in a search."""
+    """On validation images that are used for nothing else; it selects in a search."""
     test: float
 
 
@@ -48,7 +48,7 @@ class Seeds:
 
 
 Results = Mapping[Arm, Mapping[Cell, Seeds]]
-"""The arms that a cell has, have the same seeds in it."""
+"""All arms of a cell have the same seeds in it."""
 
 
 def read(path: Path) -> Results:
@@ -92,7 +92,7 @@ def read(path: Path) -> Results:
 
 def accuracies(results: Results) -> list[list[str]]:
     """Return rows of mean test accuracies over the cells that all arms have; the best of a column is bold."""
-    cells = sorted(set.intersection(*(set(by) for by in results.values())))
+    cells = _shared(results)
     columns: dict[str, list[Cell]] = {"mean": cells}
     columns |= {
         f"{name}, {label}": [cell for cell in cells if cell[1] in shots and cell[2] == start]
@@ -114,16 +114,19 @@ def accuracies(results: Results) -> list[list[str]]:
 
 
 def losses(results: Results) -> list[list[str]]:
-    """Return rows of what arms as they come lose to the setting that validation chooses in each cell.
+    """Return what each arm with default hyperparameters loses to the arm with the best validation accuracy.
 
-    Points of test accuracy, on average and at most; negative: the arm is better than the search's choice.
-    The 95 % interval of a mean is over the cells, that of a largest loss as `Gap.half` says.
+    In points of test accuracy, in the cells that all arms have: the mean and the worst cell; negative: the
+    arm is better than the one that validation chooses. The 95 % interval of a mean is over the cells, that of
+    the worst cell as `Gap.half` says.
     """
+    results = _on_shared_cells(results)
     searched: dict[str, Callable[[Arm], bool]] = {
-        "settings of `full`": _is_full,
-        "all schedules and settings": lambda arm: arm[0] == "frostline",
+        "the settings of `full`": _is_full,
+        "all arms of frostline": lambda arm: arm[0] == "frostline",
     }
-    rows = [["as it comes", *(f"{name}: {what}" for name in searched for what in ("mean", "at most"))]]
+    header = (f"loss to {name}: {what}" for name in searched for what in ("mean", "worst cell"))
+    rows = [["default hyperparameters", *header]]
     for arm in results:
         if arm[2] != "default":
             continue
@@ -140,13 +143,14 @@ def losses(results: Results) -> list[list[str]]:
 
 
 def by_cell(results: Results) -> list[list[str]]:
-    """Return a row for each cell that all arms have, and one of means: accuracies, and what defaults lose.
+    """Return a row for each cell that all arms have, and one of means: accuracies and differences.
 
-    A loss is in points of test accuracy, to the setting of `full` with the highest mean validation accuracy
-    over the seeds; the highest test accuracy of a row is bold. Intervals are those of `losses`.
+    A difference is in points of test accuracy: the setting of `full` with the highest mean validation
+    accuracy over the seeds, less an arm with default hyperparameters. The highest test accuracy of a row is
+    bold. Intervals are those of `losses`.
     """
-    shared = sorted(set.intersection(*(set(by) for by in results.values())))
-    results = {arm: {cell: by[cell] for cell in shared} for arm, by in results.items()}
+    results = _on_shared_cells(results)
+    shared = _shared(results)
     came = [arm for arm in results if arm[0] == "frostline" and arm[2] == "default"]
     lost = {arm: _gaps(results, arm, [other for other in results if _is_full(other)]) for arm in came}
     numbers = [len(seeds.runs) for seeds in results[came[0]].values()]
@@ -163,7 +167,7 @@ def by_cell(results: Results) -> list[list[str]]:
         *(_with_interval(*_mean(gaps)) for gaps in lost.values()),
     ]
     return [
-        ["cell", "seeds", *map(_name, results), *(f"{_name(arm)} loses" for arm in came)],
+        ["cell", "seeds", *map(_name, results), *(f"chosen − {_name(arm)}" for arm in came)],
         *body,
         total,
     ]
@@ -172,9 +176,9 @@ def by_cell(results: Results) -> list[list[str]]:
 def left_out(results: Results) -> list[list[str]]:
     """Return rows of the setting of `full` that is chosen on all data sets but one, and its gain on that one.
 
-    The highest mean validation accuracy chooses. The gain over `full` as it comes is in points of test
-    accuracy: the mean over the cells of the data set that was left out. The last row has the mean over all
-    cells, with its 95 % interval.
+    The highest mean validation accuracy chooses. The gain over `full` with its default hyperparameters is in
+    points of test accuracy: the mean over the cells of the data set that was left out. The last row has the
+    mean over all cells, with its 95 % interval.
     """
     settings = [arm for arm in results if _is_full(arm)]
     shared = set.intersection(*(set(results[arm]) for arm in settings))
@@ -226,6 +230,15 @@ def _gaps(results: Results, arm: Arm, searched: Sequence[Arm]) -> list[Gap]:
         return t_critical(CONFIDENCE, freedom) * math.sqrt(squares / freedom / len(losses[cell]))
 
     return [Gap(cell, mean(found), half(cell)) for cell, found in losses.items()]
+
+
+def _shared(results: Results) -> list[Cell]:
+    return sorted(set.intersection(*(set(by) for by in results.values())))
+
+
+def _on_shared_cells(results: Results) -> Results:
+    cells = _shared(results)
+    return {arm: {cell: by[cell] for cell in cells} for arm, by in results.items()}
 
 
 def _variance(accuracy: float, cell: Cell) -> float:

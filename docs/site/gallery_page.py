@@ -12,7 +12,7 @@ INTRO = """\
 # Gallery of schedules
 
 Each ready freeze schedule on a ResNet-18, 20 epochs of 1,000 images, as `frostline plan --picture` plots it.
-Top: the learning rate of each group. Bottom: the layers, from the head down to the stem. Coloured layers
+Top: the learning rate of each group. Bottom: the layers, from the head to the input. Coloured layers
 train, grey ones are frozen, and hatched ones [run once](feature-reuse.md).
 [Freeze schedules](freeze-schedules.md) explains the files and how to write your own.
 """

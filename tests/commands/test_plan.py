@@ -29,7 +29,7 @@ def test_plan_says_what_would_train(shell):
     )
     made = json.loads(shell(*words, "--format", "json", "dataset.shots=3")[0])
     assert made["images"] == 20
-    assert made["selection"] == "30 labelled images: 20 train, 10 choose the epoch"
+    assert made["selection"] == "30 labelled images: 20 for training, 10 select the best epoch"
     assert [phase["trains"] for phase in made["phases"]] == [
         ["head"],
         ["head", "top"],

@@ -312,19 +312,22 @@ def test_odd_studies_get_a_whole_report_too(
     [
         (
             ("within", "selection", 20, 100, (2, 10)),
-            "The epoch is chosen on 2 of the 10 labelled images per class.",
+            "The best epoch is selected on 2 of the 10 labelled images per class.",
         ),
-        (("within", "selection", 21, 100, None), "The epoch is chosen on 21 of the 100 labelled images."),
+        (
+            ("within", "selection", 21, 100, None),
+            "The best epoch is selected on 21 of the 100 labelled images.",
+        ),
         (
             ("within", "val", 362, None, None),
-            "The epoch is chosen on the 362 images of the validation split.",
+            "The best epoch is selected on the 362 images of the validation split.",
         ),
         (
             ("held_out", "val", 180, 100, (18, 10)),
-            "The epoch is chosen on the 180 images of the validation split, beyond the label budget of 100"
-            " images, which flatters every arm.",
+            "The best epoch is selected on the 180 images of the validation split, beyond the label budget of"
+            " 100 images: 280 labels in all.",
         ),
-        (("last", "last", 0, 100, (0, 10)), "No images choose an epoch: each run's last one is measured."),
+        (("last", "last", 0, 100, (0, 10)), "No epoch is selected: each run's last one is measured."),
     ],
     ids=["within", "uneven classes", "all labels", "held out", "last"],
 )

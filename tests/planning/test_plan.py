@@ -140,7 +140,8 @@ def test_tables_say_what_runs_once(run):
     # 64 → 512 → 16 are 65,536 and 16,384 operations an image, and 64 bytes.
     out = run("freeze=gradual", "trainer.epochs=10", *WIDE)
     assert once(out) == [
-        "phase 0 expects features at head:input, 16 numbers (64 B) per image; the layers before it run once",
+        "phase 0 trains on features at head:input, 16 numbers (64 B) per image; the layers before it run"
+        " once",
         "phase 1 runs all layers at every step: features at hidden.1:input are computed as fast as they"
         " are read: 32 operations per byte, and caching pays from 100",
         "phase 2 runs all layers at every step: all of it trains",
@@ -160,7 +161,7 @@ def test_augmentation_asks_for_views(run):
     assert third == "phase 2 runs all layers at every step: all of it trains"
     out = run(*words, "features.views=4")
     assert once(out)[0] == (
-        "phase 0 expects features at head:input, 16 numbers (64 B) for each of 4 views per image;"
+        "phase 0 trains on features at head:input, 16 numbers (64 B) for each of 4 views per image;"
         " the layers before it run once"
     )
     assert ["0", "81.9", "k", "320", "320", "32.9", "M"] in [line.split()[:7] for line in out.splitlines()]
@@ -207,7 +208,7 @@ def test_the_yaml_describes_each_phase_in_comments(run):
     assert lines[start - 2].startswith("  #   FLOPs: ")
     assert " once, " in lines[start - 2]
     assert "; memory: activations " in lines[start - 2]
-    assert lines[start - 1].startswith("  #   expects features at fc:input, ")
+    assert lines[start - 1].startswith("  #   trains on features at fc:input, ")
     # What the phase is given by the one before.
     inherited = lines[start + 1 : lines.index("  - train: all")]
     assert "    lr: {layer_decay: 0.5}" in inherited
@@ -353,7 +354,7 @@ def test_what_trials_share_is_worked_out_once_and_nothing_else(run, monkeypatch)
     for words, shown in zip(tried, together, strict=True):
         monkeypatch.setattr(plan, "_CACHE", {})
         assert run(*words, "--format", "json") == shown
-    assert once(run(*WIDE, "freeze=linear_probe"))[0].startswith("phase 0 expects features at head:input")
+    assert once(run(*WIDE, "freeze=linear_probe"))[0].startswith("phase 0 trains on features at head:input")
     monkeypatch.setenv("FROSTLINE_CACHE_GIB", "1e-6")
     assert "1.05 KiB may be cached" in once(run(*WIDE, "freeze=linear_probe"))[0]
 

@@ -23,7 +23,7 @@ from frostline.data.prepared.index import Index
 from frostline.preparation.stage import prepare, prepare_cached, set_aside_if_damaged
 from frostline.schema import Prepare
 
-DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+DOCS = Path(__file__).parents[2] / "docs" / "extend.md"
 
 
 def counts(index: Index) -> tuple[int, ...]:
@@ -371,13 +371,16 @@ def _prepare_in_a_process(root: str, scratch: str) -> tuple[str, bool]:
 # ── the guide ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+def block(language: str) -> str:
+    """Return the guide's block of code that is about the data set `stripes`."""
+    found = re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (about_data,) = (text for text in found if "stripes" in text)
+    return about_data
 
 
 def test_the_guides_plugin_works_as_installed(tmp_path):
     """The guide's two files become an installed package, and its command's overrides what `prepare` gets."""
-    (code,), (project,) = blocks("python"), blocks("toml")
+    code, project = block("python"), block("toml")
     module = re.search(r"^# (\w+)\.py$", code, re.MULTILINE)[1]
     site = tmp_path / "site"
     info = site / f"{module}-1.0.dist-info"
@@ -391,7 +394,7 @@ def test_the_guides_plugin_works_as_installed(tmp_path):
     )
     (info / "entry_points.txt").write_text(points)
     (command,) = (
-        line for line in DOCS.read_text().splitlines() if line.startswith("frostline") and "plugin" in line
+        line for line in DOCS.read_text().splitlines() if line.startswith("frostline prepare dataset=plugin")
     )
     script = (
         "import sys; from pathlib import Path\n"

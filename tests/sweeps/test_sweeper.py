@@ -129,7 +129,7 @@ def test_the_best_of_batched_heads_is_repeated_to_the_byte_too(shell):
     shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
     words = [*WORDS, "sweep.name=heads", "freeze=linear_probe", "optimizer.lr=0.001,0.01,0.1", "seed=1,2"]
     out, err = shell("finetune", *words)
-    assert "6 runs in one batch: only their heads differ" in err
+    assert "6 runs train as batched linear heads: only their heads differ" in err
     assert err.count("2/2 val/accuracy") == 1
     table = rows(out)
     assert len(table) == len(trials(shell.folder)) == 6

@@ -84,7 +84,7 @@ def check_source(source: PreparedData, target: PreparedData) -> list[NearDuplica
             found.append(
                 NearDuplicates(
                     f"{len(pairs)} {images} {part.name} {looks} like one that the pretraining on {seen.name} "
-                    f"sees, which flatters the results{_tally(pairs, seen, part)}: "
+                    f"sees, so that accuracies are overestimated{_tally(pairs, seen, part)}: "
                     f"{_named(pairs, seen, part, '≈')}",
                     part.data,
                     [(int(seen.rows[leak.seen]), int(part.rows[leak.measured])) for leak in pairs],

@@ -59,7 +59,7 @@ class Plan:
     cropped: str = ""
     """Warning that the centre crop cuts off much of the images."""
     selection: str = ""
-    """How many of the labelled images train, and which choose the epoch; empty: the data set is not known."""
+    """Numbers of images for training and for the selection of the best epoch; empty: no known data set."""
 
     @property
     def may_stop(self) -> bool:
@@ -250,10 +250,11 @@ def _prepared(composed: Experiment, run: Run, role: str) -> "tuple[Index, LabelB
 
 
 def _selection_text(index: "Index", budget: "LabelBudget") -> str:
-    """Return how many images train, and which choose the epoch."""
+    """Return how many images are trained on, and on which the best epoch is selected."""
     train, aside = len(budget.train), len(budget.selection)
     if budget.chooses == "selection":
-        return f"{train + aside:,} labelled images: {train:,} train, {aside:,} choose the epoch"
+        return f"{train + aside:,} labelled images: {train:,} for training, {aside:,} select the best epoch"
     if budget.chooses == "last":
-        return f"{train:,} images train, none choose the epoch: the last one's weights are saved"
-    return f"{train:,} images train, the {len(index.rows('val')):,} of the validation split choose the epoch"
+        return f"{train:,} images for training; the last epoch's weights are saved"
+    val = len(index.rows("val"))
+    return f"{train:,} images for training, the {val:,} of the validation split select the best epoch"

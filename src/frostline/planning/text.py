@@ -121,14 +121,14 @@ def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
 
 
 def _costs(plan: Plan) -> FittingTable:
-    flops = ("FLOPs per image: once", "forward", "backward", "whole phase")
+    flops = ("FLOPs per image: once", "forward", "backward", "all images and epochs")
     memory = ("memory: activations", "gradients")
     headers = [Column(name, justify="right", no_wrap=True) for name in ("phase", *flops, *memory)]
     return tables.table(headers, ((str(phase.index), *_cost(plan, phase)) for phase in plan.phases))
 
 
 def _cost(plan: Plan, phase: PhaseOutline) -> tuple[str, str, str, str, str, str]:
-    """Format FLOPs per image (once, forward, backward), of the phase, activations of a batch, gradients."""
+    """Format FLOPs per image (once, forward, backward) and in all, activations of a batch, and gradients."""
     gradients = size(phase.gradients)
     if phase.cost is None:
         return UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, gradients
@@ -146,7 +146,7 @@ def _runs_once(phase: PhaseOutline) -> str:
         if phase.features.views > 1:
             amount = f"for each of {phase.features.views} views per image"
         features = f"{numbers:,} numbers ({size(phase.features.bytes)}) {amount}"
-        return f"expects features at {phase.features.at}, {features}; the layers before it run once"
+        return f"trains on features at {phase.features.at}, {features}; the layers before it run once"
     return f"runs all layers at every step: {phase.whole or 'without data this network shows no split point'}"
 
 

@@ -91,7 +91,7 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
         start = load_initial_weights(runs[0].backbone, weights)
         material = load_material(runs[0], data, start, services)
         groups = heads.group_by_features(runs, material, services)
-        services.say(f"{len(jobs)} runs in one batch: only their heads differ")
+        services.say(f"{len(jobs)} runs train as batched linear heads: only their heads differ")
         trained = {id(head.run): head for head in heads.train(groups, services)}
         best = _best([trained[id(run)] for run in runs], first.composed.sweep.objectives[0])
         evaluators: dict[heads.FeatureGroup, Evaluator] = {}

@@ -45,7 +45,7 @@ class PerClass(_StageOutput):
     """Images of each class."""
 
     images: int
-    """Number of images that choose the epoch."""
+    """Number of images on which the best epoch is selected."""
     labelled: int
 
 
@@ -66,17 +66,18 @@ class Selection(_StageOutput):
     def sentence(self) -> str:
         """The rule in one sentence."""
         if self.chooses == "last":
-            return "No images choose an epoch: each run's last one is measured."
+            return "No epoch is selected: each run's last one is measured."
         if self.chooses == "selection":
             if self.per_class:
                 part = f"{self.per_class.images} of the {self.per_class.labelled} labelled images per class"
             else:
                 part = f"{self.images:,} of the {self.labelled:,} labelled images"
-            return f"The epoch is chosen on {part}."
+            return f"The best epoch is selected on {part}."
         beyond = ""
         if self.labelled is not None:
-            beyond = f", beyond the label budget of {self.labelled:,} images, which flatters every arm"
-        return f"The epoch is chosen on the {self.images:,} images of the validation split{beyond}."
+            total = self.images + self.labelled
+            beyond = f", beyond the label budget of {self.labelled:,} images: {total:,} labels in all"
+        return f"The best epoch is selected on the {self.images:,} images of the validation split{beyond}."
 
 
 class Training(_StageOutput):

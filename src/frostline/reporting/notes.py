@@ -66,8 +66,8 @@ def _limits(
     if not all(summary.test for summary in summaries):
         selection = selection_of(arms)
         own = selection is None or selection.chooses == "val"
-        flatter = ", which also chose each run's epoch, so they flatter every arm" if own else ""
-        notes.append(f"There is no test split: accuracies and gains are on validation{flatter}.")
+        bias = ", which also selected each run's epoch: accuracies are overestimated" if own else ""
+        notes.append(f"There is no test split: accuracies and gains are on validation{bias}.")
     if len(repeats.all) == 1:
         notes.append(f"A single {repeats.noun}: there are no intervals, and nothing can be decided.")
     if all(arm.name != BASELINE for arm in arms):

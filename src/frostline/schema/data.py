@@ -58,10 +58,9 @@ class _Dataset(Strict):
     fraction: Annotated[float, Field(gt=0, le=1)] | None
     """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
     selection: Literal["within", "held_out", "last"] | None = None
-    """The images that choose the epoch. within: a share of the labelled images (`split.val`, or 0.2), which
-    are not trained on; with all labels, the val split. held_out: the val split, beyond the labels that
-    `shots` or `fraction` allow. last: none, the last epoch is used. Not given, as in configs of earlier
-    versions: held_out."""
+    """The images on which the best epoch is selected. within: a share of the labelled images (`split.val`, or
+    0.2), which are not trained on; with all labels, the val split. held_out: the val split, beyond the labels
+    that `shots` or `fraction` allow. last: none, the last epoch is used. Not given: held_out."""
     on_bad_image: Literal["error", "skip"]
     """What `prepare` does with an image that can't be used: stop, or skip and list it."""
     folds: Annotated[int, Field(ge=2)] | None = None

@@ -71,14 +71,15 @@ class Rate(Strict):
 
 
 class Phase(Strict):
-    """A phase of training; missing keys are inherited from the phase before."""
+    """A phase of training. Keys that are missing are inherited from the phase before; a key that is present
+    replaces the whole inherited value."""
 
     train: Annotated[list[str] | Literal["all"], Field(description="all, or a list of group names")]
     """The groups that train; the others are frozen."""
     until: Annotated[Literal["end"] | Percent | Epochs | Steps | Plateau | Reaches, Field(description=UNTIL)]
     """The end of the phase; `end` is for the last phase only. If that ends early, so does the run."""
     lr: dict[str, Positive] | None = None
-    """Factor of optimizer.lr per group; `layer_decay`: factor per layer, from the head down."""
+    """Factor of optimizer.lr per group; `layer_decay`: factor per layer, from the head to the input."""
     optimizer: dict[str, dict[str, Any]] | None = None
     """Optimizer hyperparameters per group, such as {head: {weight_decay: 0.1}}, except the learning rate."""
     weight_decay: NonNegative | None = None
