@@ -34,6 +34,7 @@ from frostline.schema.network import (
     PretrainWeights,
     Timm,
     Weights,
+    needs_pretraining,
 )
 from frostline.schema.stages import (
     Arm,

@@ -1,6 +1,6 @@
 """Configs of networks: backbones and initial weights."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import Field, field_validator
 
@@ -96,3 +96,8 @@ class FileWeights(Strict):
 
 
 Weights = Annotated[NoWeights | PretrainWeights | ImagenetWeights | FileWeights, Field(discriminator="kind")]
+
+
+def needs_pretraining(weights: Weights) -> TypeGuard[PretrainWeights]:
+    """Return whether weights are those of a pretraining that runs first."""
+    return isinstance(weights, PretrainWeights) and weights.path is None
