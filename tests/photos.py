@@ -42,7 +42,7 @@ def plant(root: Path) -> Path:
 def train(folder: Path) -> Path:
     """Fine-tune a small convolutional network on pictures in `folder`/photos; return the run's folder."""
     from frostline import schema
-    from frostline.pipeline import standalone
+    from frostline.pipeline.pretrain.stage import train_once
     from frostline.preparation.stage import prepare
     from frostline.training.services import Services
     from tests.data.trees import image_folder
@@ -59,5 +59,5 @@ def train(folder: Path) -> Path:
         }
     )
     assert isinstance(run.dataset, schema.ImageFolder)
-    standalone.finetune(run, folder / "data", folder / "runs" / "one", Services(folder / "scratch"))
+    train_once(run, folder / "data", folder / "runs" / "one", Services(folder / "scratch"))
     return folder / "runs" / "one"

@@ -11,7 +11,7 @@ from frostline import schema
 from frostline.base.formats import read_csv, read_json
 from frostline.commands import main as cli
 from frostline.console.errors import FrostlineError
-from frostline.pipeline import standalone
+from frostline.pipeline.pretrain.stage import train_once
 from frostline.preparation.stage import prepare
 from frostline.runs.trained_run import TrainedRun
 from frostline.serving import export
@@ -53,7 +53,7 @@ def trained(root, folder, depth, **changes):
         }
     )
     prepare(schema.Prepare.of(dataset, run.input), folder / "data")
-    standalone.finetune(run, folder / "data", folder / "run", Services(folder / "scratch"))
+    train_once(run, folder / "data", folder / "run", Services(folder / "scratch"))
     return folder / "run"
 
 
@@ -94,4 +94,4 @@ def test_images_of_other_channels_are_refused_before_training(satellite, tmp_pat
 def test_arrays_have_one_or_three_channels(digits):
     run = run_config({"input.channels": 5})
     with pytest.raises(FrostlineError, match=r"^input\.channels: found 5, and digits holds grey"):
-        standalone.finetune(run, digits, digits / "run", Services(digits / "scratch"))
+        train_once(run, digits, digits / "run", Services(digits / "scratch"))

@@ -15,7 +15,7 @@ from frostline.base.formats import read_csv, read_json
 from frostline.commands import main as cli
 from frostline.models import weights
 from frostline.models.initial_weights import NO_WEIGHTS
-from frostline.pipeline import standalone
+from frostline.pipeline.pretrain.stage import train_once
 from frostline.preparation.stage import prepare
 from frostline.runs.trained_run import TrainedRun
 from frostline.serving import export
@@ -59,7 +59,7 @@ def trained(root: Path, folder: Path, **changes: object) -> tuple[Path, list[str
     )
     said: list[str] = []
     out = folder / "runs" / "one"
-    standalone.finetune(run, folder / "data", out, Services(folder / "scratch", say=said.append))
+    train_once(run, folder / "data", out, Services(folder / "scratch", say=said.append))
     return out, said
 
 

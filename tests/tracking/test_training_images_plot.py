@@ -11,7 +11,6 @@ from tests.tiny import run_config
 
 from frostline.data.loading.pixels import Images
 from frostline.models.input_spec import InputSpec
-from frostline.planning import training_images
 from frostline.tracking.training_images_plot import GAP, LINE, NAMES, SIDE, draw
 from frostline.training.data_module import ImageData
 
@@ -65,13 +64,6 @@ def test_several_labels_are_all_named():
     data = data_of({})
     data.train = replace(data.train, labels=torch.tensor([[1.0, 0, 1]] * 12))
     assert read(draw(data, CLASSES)).shape[0] == GAP + 6 * (SIDE + GAP)
-
-
-def test_the_names_of_an_images_labels():
-    classes = ["sea", "people; many"]
-    several = [training_images.names_of(np.array(own), classes) for own in ([1, 1], [0, 1], [0, 0])]
-    assert several == [classes, ["people; many"], ["no label"]]
-    assert training_images.names_of(np.array(1), classes) == ["people; many"]
 
 
 def test_an_image_with_very_many_labels_fits_its_row():

@@ -106,18 +106,14 @@ def _measured(target: PreparedData) -> _Part:
     return _Part(target, target.index.name, rows, np.full(len(rows), "test"), read_hashes(target)[rows])
 
 
-def _is_leak(leak: _Leak, seen: _Part, measured: _Part) -> bool:
-    return seen.splits[leak.seen] == "train" or measured.splits[leak.measured] == "test"
-
-
 def _worst_first(leaks: Sequence[_Leak], seen: _Part, measured: _Part) -> list[_Leak]:
     """Return the pairs that are leaks: test images that pretraining trains on first."""
 
-    def harm(leak: _Leak) -> tuple[bool, bool, int]:
-        harmless = measured.splits[leak.measured] != "test", seen.splits[leak.seen] != "train"
-        return *harmless, leak.measured
+    def harmless(leak: _Leak) -> tuple[bool, bool]:
+        return measured.splits[leak.measured] != "test", seen.splits[leak.seen] != "train"
 
-    return sorted((leak for leak in leaks if _is_leak(leak, seen, measured)), key=harm)
+    harmful = [leak for leak in leaks if not all(harmless(leak))]
+    return sorted(harmful, key=lambda leak: (*harmless(leak), leak.measured))
 
 
 def _identical(seen: _Part, measured: _Part) -> list[_Leak]:

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from frostline import schema
 from frostline.base import omitted
 from frostline.base.files import publish, write_bytes, write_text
 from frostline.base.formats import canonical_json
 from frostline.data.prepared.index import PreparedData
-from frostline.data.reading.bands import PixelFormat, decode_as
-from frostline.data.reading.sources import store_of
+from frostline.data.reading.bands import PixelFormat
 from frostline.duplicates.contact_sheet import MOST_PAIRS, SIDE, Shown, contact_sheet
 from frostline.leakage.source_target import NearDuplicates, check_source
 
@@ -56,8 +53,5 @@ def sheet(source: PreparedData, found: Sequence[NearDuplicates], config: schema.
 
 
 def _shown(data: PreparedData, row: int, wanted: PixelFormat) -> Shown:
-    key, split = data.index.keys[row], str(data.index.splits[row])
-    if data.index.storage == "arrays":
-        return Shown(Image.fromarray(data.index.images(data.folder)[row]), key, split)
-    content = store_of(data.dataset).read(key)
-    return Shown(decode_as(content, key, wanted, at_least=SIDE).picture, key, split)
+    (decoded,) = data.decoded([row], wanted, at_least=SIDE)
+    return Shown(decoded.picture, data.index.keys[row], str(data.index.splits[row]))

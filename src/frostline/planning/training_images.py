@@ -77,18 +77,6 @@ def picture(image: Tensor) -> Picture:
     return shown(image.permute(1, 2, 0).numpy())
 
 
-def names_of(labels: NDArray[np.integer[Any]], classes: Sequence[str]) -> list[str]:
-    """Return an image's class, or its labels, in a list; ``no label`` if it has none.
-
-    Args:
-        labels: () the number of its class, or (K,) 0 and 1.
-        classes: K names.
-    """
-    if labels.ndim == 0:
-        return [classes[int(labels)]]
-    return [classes[number] for number in np.flatnonzero(labels).tolist()] or ["no label"]
-
-
 def label_text(shares: Tensor, classes: Sequence[str]) -> str:
     """Return ``70 % cat + 30 % dog``."""
     parts = [(classes[k], share) for k, share in enumerate(shares.tolist()) if share >= SHARE]

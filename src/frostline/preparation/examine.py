@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from PIL import Image
 from frostline.base.parallel import in_order
 from frostline.console.errors import OutOfResources
 from frostline.console.progress import Advance, Progress, no_progress
+from frostline.data.prepared.index import Index
 from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
 from frostline.data.reading.checks import some
 from frostline.data.reading.decode import BadImage, DecodedImage, Note, printable
@@ -55,7 +57,9 @@ class _Image:
 class Reading:
     """The images of a source that can be used, as columns, and why others can't."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, wanted: PixelFormat) -> None:
+        self.source, self.wanted = source, wanted
+        """The source, and what its files are decoded to."""
         self.rows = source.rows
         """N rows, in the source's order."""
         self.positions: NDArray[np.int64] = np.arange(len(source))
@@ -69,9 +73,6 @@ class Reading:
         """(N, 16, 16) grey; zeros for images that are too small to search for near-duplicates."""
         self.problems: list[Problem] = list(source.problems)
         self.warnings: list[str] = list(source.warnings)
-        self.stored = source.images is None
-        """Whether the images are encoded files, not arrays."""
-        self._source = source
 
     def collect(self, results: Iterator[_Image | Problem], advance: Advance) -> None:
         """Add the results of all images of the source, in order."""
@@ -112,9 +113,38 @@ class Reading:
         self.problems += [Problem(key, reason) for key, reason in reasons.items()]
 
     def _set_positions(self, positions: NDArray[np.int64]) -> None:
-        whole = len(positions) == len(self._source)
-        self.positions = positions
-        self.rows = self._source.rows if whole else self._source.rows.take(positions)
+        self.positions, rows = positions, self.source.rows
+        self.rows = rows if len(positions) == len(rows) else rows.take(positions)
+
+    def picture(self, row: int) -> Image.Image:
+        """Return an image to show to people."""
+        if self.source.images is not None:
+            return Image.fromarray(self.source.images[self.positions[row]])
+        assert self.source.store is not None
+        key = self.rows.keys[row]
+        return decode_as(self.source.store.read(key), key, self.wanted).picture
+
+    def index(self, name: str, kind: str, splits: NDArray[np.str_], **others: Any) -> Index:
+        """Return the index of the images; `others`: further fields, and those that are not the source's."""
+        rows = self.rows
+        fields = {
+            "classes": tuple(self.source.classes),
+            "labels": rows.labels,
+            "warnings": tuple(self.warnings),
+        }
+        return Index(
+            name=name,
+            kind=kind,
+            storage="files" if self.source.images is None else "arrays",
+            keys=list(rows.keys),
+            splits=splits,
+            sha256=self.sha256,
+            widths=self.widths.tolist(),
+            heights=self.heights.tolist(),
+            modes=self.modes,
+            skipped=tuple(self.problems),
+            **(fields | others),
+        )
 
 
 def examine(
@@ -126,7 +156,7 @@ def examine(
         name: name of the data set, for `progress`.
         wanted: channels and bits that files are decoded to.
     """
-    reading = Reading(source)
+    reading = Reading(source, wanted)
     if source.images is not None:
         results: Iterator[_Image | Problem] = map(_array_image, source.images)
     else:
@@ -134,7 +164,7 @@ def examine(
         results = in_order(partial(_stored_image, source.store, wanted), source.rows.keys)
     with progress(f"reading {name}", len(source)) as advance:
         reading.collect(results, advance)
-    reading.leave_out(dict(_contradictions(reading, source.classes)))
+    reading.leave_out(dict(_contradictions(reading)))
     reading.problems.sort()
     return reading
 
@@ -177,13 +207,13 @@ def _decoded_image(content: bytes, decoded: DecodedImage) -> _Image:
     )
 
 
-def _contradictions(reading: Reading, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _contradictions(reading: Reading) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of images that occur with two labels, or in two splits of the data set's own.
 
     All copies with two labels are problems, since the right label is unknown. Of copies in two splits, those
     in the last split stay: test before val, val before train.
     """
-    rows = reading.rows
+    rows, classes = reading.rows, reading.source.classes
 
     def about(row: int) -> str:
         kind = "labels" if rows.labels.ndim == 2 else "class"

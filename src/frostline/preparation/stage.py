@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from frostline import schema
 from frostline.base import omitted
@@ -28,8 +27,8 @@ from frostline.base.locks import exclusive
 from frostline.console.errors import FrostlineError, OutOfResources, resource_errors
 from frostline.console.progress import Progress, no_progress
 from frostline.data.prepared.index import FORMAT, TEST_SETS, Index
-from frostline.data.reading.bands import PixelFormat, decode_as
-from frostline.data.reading.checks import check_rows_of, some, tally
+from frostline.data.reading.bands import PixelFormat
+from frostline.data.reading.checks import check_rows, some, tally
 from frostline.data.reading.source import Source
 from frostline.data.reading.sources import name_of, open_source, place_of
 from frostline.data.reading.test_sets import further_tests
@@ -148,30 +147,26 @@ def _prepare(
 ) -> Index:
     bad_images = out.parent / f"{out.name}.bad-images.csv"
     bad_images.unlink(missing_ok=True)
-    source, wanted = opened.source, opened.wanted
-    reading = _examined(source, dataset, bad_images, progress, wanted)
-    index, pairs = _index(source, dataset, reading)
+    reading = _examined(opened.source, dataset, bad_images, progress, opened.wanted)
+    index, pairs = _index(dataset, reading)
     splits = index.splits.tolist()
     sheet = []
     for i, j in pairs[:MOST_PAIRS]:
         first, second = _splits_of_pair(index.splits, index.fold_splits, i, j)
-        sheet.append((_shown(source, reading, i, first, wanted), _shown(source, reading, j, second, wanted)))
+        sheet.append((_shown(reading, i, first), _shown(reading, j, second)))
     with publish(out) as folder:
         for name, (config, test_source) in opened.tests.items():
-            tested = _examined(test_source, config, bad_images, progress, wanted)
+            tested = _examined(test_source, config, bad_images, progress, opened.wanted)
             alike = check_apart(name, tested, reading, index)
-            test_index = index_of_test_set(name, config, tested, (test_source.classes, index.classes))
-            _write(folder / TEST_SETS / name, test_index, test_source, tested)
+            test_index = index_of_test_set(name, config, tested, index.classes)
+            _write(folder / TEST_SETS / name, test_index, tested)
             more = [f"test set {name}: {text}" for text in test_index.warnings]
             more += _near_duplicates(
                 f"{reading.rows.keys[i]} ({splits[i]}) ≈ {tested.rows.keys[j]} ({name})" for i, j in alike
             )
             index = replace(index, warnings=(*index.warnings, *more))
-            sheet += [
-                (_shown(source, reading, i, splits[i], wanted), _shown(test_source, tested, j, name, wanted))
-                for i, j in alike[:MOST_PAIRS]
-            ]
-        _write(folder, index, source, reading)
+            sheet += [(_shown(reading, i, splits[i]), _shown(tested, j, name)) for i, j in alike[:MOST_PAIRS]]
+        _write(folder, index, reading)
         if sheet:
             write_bytes(folder / NEAR_DUPLICATES_FILE, contact_sheet(sheet))
         if checksums:
@@ -179,11 +174,12 @@ def _prepare(
     return index
 
 
-def _write(folder: Path, index: Index, source: Source, reading: Reading) -> None:
+def _write(folder: Path, index: Index, reading: Reading) -> None:
     """Write an index, the images of a data set in memory, and the hashes of any other."""
     folder.mkdir(parents=True, exist_ok=True)
-    index.write(folder, None if source.images is None else source.images[reading.positions])
-    if source.store is not None:
+    images = reading.source.images
+    index.write(folder, None if images is None else images[reading.positions])
+    if images is None:
         write_hashes(folder, hashes(reading.digests, reading.thumbnails))
 
 
@@ -203,13 +199,8 @@ def _examined(
     return reading
 
 
-def _shown(source: Source, reading: Reading, row: int, split: str, wanted: PixelFormat) -> Shown:
-    """Return an image for the contact sheet."""
-    key = reading.rows.keys[row]
-    if source.images is not None:
-        return Shown(Image.fromarray(source.images[reading.positions[row]]), key, split)
-    assert source.store is not None
-    return Shown(decode_as(source.store.read(key), key, wanted).picture, key, split)
+def _shown(reading: Reading, row: int, split: str) -> Shown:
+    return Shown(reading.picture(row), reading.rows.keys[row], split)
 
 
 def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images: Path) -> FrostlineError:
@@ -226,30 +217,22 @@ def _refusal(source: Source, problems: Sequence[Problem], place: str, bad_images
     )
 
 
-def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> tuple[Index, list[Pair]]:
+def _index(dataset: schema.Dataset, reading: Reading) -> tuple[Index, list[Pair]]:
     """Return the index, and the pairs of near-duplicates in different splits."""
-    rows = reading.rows
-    check_rows_of(rows, source.classes, place_of(dataset))
+    rows, classes = reading.rows, reading.source.classes
+    check_rows(rows, classes, place_of(dataset))
     groups = groups_of(reading.digests)
-    assignment = assign(rows, groups, dataset, source.classes)
+    assignment = assign(rows, groups, dataset, classes)
     splits = assignment.splits
     if assignment.fold_splits is None:
         pairs = near_pairs(reading.thumbnails, splits, groups)
     else:
         pairs = near_pairs_over_folds(reading.thumbnails, assignment.fold_splits)
     in_splits = ((i, j, _splits_of_pair(splits, assignment.fold_splits, i, j)) for i, j in pairs)
-    index = Index(
-        name=name_of(dataset),
-        kind=dataset.kind,
-        storage="files" if source.images is None else "arrays",
-        classes=tuple(source.classes),
-        keys=list(rows.keys),
-        labels=rows.labels,
-        splits=splits,
-        sha256=reading.sha256,
-        widths=reading.widths.tolist(),
-        heights=reading.heights.tolist(),
-        modes=reading.modes,
+    index = reading.index(
+        name_of(dataset),
+        dataset.kind,
+        splits,
         warnings=(
             *_skipped(reading.problems),
             *reading.warnings,
@@ -259,7 +242,6 @@ def _index(source: Source, dataset: schema.Dataset, reading: Reading) -> tuple[I
                 f"{rows.keys[i]} ({first}) ≈ {rows.keys[j]} ({second})" for i, j, (first, second) in in_splits
             ),
         ),
-        skipped=tuple(reading.problems),
         weights=rows.weights,
         groups=rows.groups,
         fold_splits=assignment.fold_splits,

@@ -34,18 +34,16 @@ def open_test_set(name: str, dataset: schema.Dataset) -> Source:
     return replace(source, rows=source.rows.take(rows), images=images)
 
 
-def index_of_test_set(
-    name: str, dataset: schema.Dataset, reading: Reading, classes: tuple[Sequence[str], Sequence[str]]
-) -> Index:
+def index_of_test_set(name: str, dataset: schema.Dataset, reading: Reading, known: Sequence[str]) -> Index:
     """Return the index of a further test set, all of whose images are in the split test.
 
     Args:
-        classes: its own, and those of its data set, whose numbers its labels get.
+        known: the classes of its data set, whose numbers its labels get.
 
     Raises:
         FrostlineError: it has a class that its data set does not have.
     """
-    own, known = classes
+    own = reading.source.classes
     numbers = {label: number for number, label in enumerate(known)}
     labels = reading.rows.labels
     several = labels.ndim == 2
@@ -62,22 +60,8 @@ def index_of_test_set(
         renumbered[:, mapped[present]] = labels[:, present]
     else:
         renumbered = mapped[labels]
-    rows = reading.rows
-    return Index(
-        name=name,
-        kind=dataset.kind,
-        storage="files" if reading.stored else "arrays",
-        classes=tuple(known),
-        keys=list(rows.keys),
-        labels=renumbered,
-        splits=np.full(len(rows), "test", dtype="<U5"),
-        sha256=reading.sha256,
-        widths=reading.widths.tolist(),
-        heights=reading.heights.tolist(),
-        modes=reading.modes,
-        warnings=tuple(reading.warnings),
-        skipped=tuple(reading.problems),
-    )
+    tests = np.full(len(labels), "test", dtype="<U5")
+    return reading.index(name, dataset.kind, tests, classes=tuple(known), labels=renumbered)
 
 
 def check_apart(name: str, tested: Reading, reading: Reading, index: Index) -> list[Pair]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from frostline.base.parallel import in_order
 from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
 from frostline.data.reading.decode import BadImage, printable, read_bytes
+from frostline.data.reading.label_sets import NO_LABEL
 from frostline.sheets.page import SIDE, Bar, Card, Sheet, reduced
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def card(prediction: "Prediction", picture: "Picture | None") -> Card:
     if prediction.error:
         return Card(pictures, name, prediction.error)
     bars = [Bar(label, share) for label, share in prediction.best[:BARS]]
-    title = bars[0].name if prediction.labels is None else ", ".join(prediction.labels) or "no label"
+    title = bars[0].name if prediction.labels is None else ", ".join(prediction.labels) or NO_LABEL
     return Card(pictures, title, name, bars=bars)
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from frostline.data.loading import transforms
@@ -17,11 +16,10 @@ from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, Uncropped, aspects_of, labels_of
 from frostline.data.loading.resize import format_of, to_pixels
 from frostline.data.prepared.index import PreparedData
-from frostline.data.reading.bands import decode_as
-from frostline.data.reading.sources import store_of
+from frostline.data.reading.label_sets import NO_LABEL, names_of
 from frostline.models.input_spec import InputSpec
 from frostline.planning import training_images
-from frostline.schema import PretrainWeights
+from frostline.schema import needs_pretraining
 from frostline.sheets.page import Card, Sheet
 
 if TYPE_CHECKING:
@@ -53,36 +51,21 @@ def show(composed: "Experiment", choices: Mapping[str, str], count: int) -> Show
     run = stage_configs.finetune_config(composed, choices)
     _, folder = standalone.prepared(composed, "target")
     weights = run.weights
-    if isinstance(weights, PretrainWeights) and weights.path is None:
+    if needs_pretraining(weights):
         weights = composed.pretrain.weights  # the pretraining has the same input
     spec = input_spec(run.backbone, expected_weights(run.backbone, weights), run.input)
     data = PreparedData.read(run.dataset, folder)
-    sheet = _sheet(run, data, spec, _Chosen.of(run, data, count), choices.get("augment", ""))
+    sheet = _sheet(run, data, spec, count, choices.get("augment", ""))
     name = named_folder("show", data.index.name, [run.model_dump(), count])
     return Shown(sheet, name.with_name(f"{name.name}.html"))
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The images of a sheet."""
-
-    rows: NDArray[np.int64]
-    """(N,) positions in the index."""
-    total: int
-    """Number of the run's training images."""
-
-    @classmethod
-    def of(cls, run: "Run", data: PreparedData, count: int) -> "_Chosen":
-        """Choose up to `count` training images, evenly from all classes and from each class's images."""
-        rows = label_budget(data.index, run.dataset, run.seed).train
-        chosen = training_images.spread(data.index.labels[rows], len(data.index.classes), count)
-        return cls(rows[chosen], len(rows))
-
-
-def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, option: str) -> Sheet:
+def _sheet(run: "Run", data: PreparedData, spec: InputSpec, count: int, option: str) -> Sheet:
     from frostline.training.data_module import ImageData
 
-    index, rows = data.index, chosen.rows
+    index = data.index
+    all_rows = label_budget(index, run.dataset, run.seed).train
+    rows = all_rows[training_images.spread(index.labels[all_rows], len(index.classes), count)]
     changes = training_images.changes(run.augment)
     pixels = pixels_of(data, rows, spec)
     plain = [training_images.picture(image) for image in pixels]
@@ -98,7 +81,7 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
         mixed = [training_images.label_text(shares[place], index.classes) for _, shares in views]
         captions = ["plain", *mixed] if mixes(run.augment) else []
         note = f"{index.widths[row]}×{index.heights[row]} px"
-        title = ", ".join(training_images.names_of(index.labels[row], index.classes))
+        title = ", ".join(names_of(index.labels[row], index.classes)) or NO_LABEL
         cards.append(Card(pictures, title, note, captions))
     channels = {1: "grey", 3: "RGB"}.get(
         spec.channels, f"{spec.channels} channels, of which up to three are shown"
@@ -109,7 +92,7 @@ def _sheet(run: "Run", data: PreparedData, spec: InputSpec, chosen: _Chosen, opt
         if changes
         else "no augmentation"
     )
-    title = f"{index.name}: {len(cards)} of {chosen.total:,} training images, {len(index.classes)} classes"
+    title = f"{index.name}: {len(cards)} of {len(all_rows):,} training images, {len(index.classes)} classes"
     size = (
         f"{spec.width}×{spec.height} px, {channels}, {spec.interpolation}, fit {spec.fit}, crop {spec.crop:g}"
     )
@@ -125,10 +108,5 @@ def pixels_of(data: PreparedData, rows: NDArray[np.int64], spec: InputSpec) -> T
     Returns:
         (N, C, H, W) uint8 or uint16.
     """
-    if data.index.storage == "arrays":
-        images: list[Any] = [Image.fromarray(image) for image in data.index.images(data.folder)[rows]]
-    else:
-        store = store_of(data.dataset)
-        keys = [data.index.keys[row] for row in rows]
-        images = [decode_as(store.read(key), key, format_of(spec)).image for key in keys]
-    return torch.from_numpy(np.stack([to_pixels(image, spec) for image in images]))
+    images = data.decoded(rows, format_of(spec))
+    return torch.from_numpy(np.stack([to_pixels(decoded.image, spec) for decoded in images]))

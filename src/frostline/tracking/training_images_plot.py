@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from frostline.data.loading.mix import mixes
+from frostline.data.reading.label_sets import NO_LABEL, names_of
 from frostline.planning import training_images
 from frostline.plotting import theme
 from frostline.tracking.pictures import fitted, font, resized
@@ -45,7 +46,7 @@ def draw(data: "ImageData", classes: Sequence[str]) -> bytes:
     pen = ImageDraw.Draw(paper)
     for row, place in enumerate(which.tolist()):
         top = GAP + row * height
-        names = training_images.names_of(labels[place], classes)
+        names = names_of(labels[place], classes) or [NO_LABEL]
         if len(names) > MOST_NAMES:
             names = [*names[: MOST_NAMES - 1], f"and {len(names) - MOST_NAMES + 1} more"]
         lines = "\n".join(fitted(name, NAMES - GAP) for name in names)

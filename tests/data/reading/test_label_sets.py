@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from frostline.data.reading.label_sets import listed
+from frostline.data.reading.label_sets import listed, names_of
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,10 @@ def test_a_cell_lists_labels(cell, labels):
 def test_what_is_no_list_is_an_error(cell, reason):
     with pytest.raises(ValueError, match=reason):
         listed(cell)
+
+
+def test_the_names_of_an_images_labels():
+    classes = ["sea", "people; many"]
+    several = [names_of(np.array(own), classes) for own in ([1, 1], [0, 1], [0, 0])]
+    assert several == [classes, ["people; many"], []]
+    assert names_of(np.array(1), classes) == ["people; many"]

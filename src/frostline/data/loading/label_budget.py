@@ -95,17 +95,12 @@ def _check_groups(index: Index, rows: NDArray[np.int64], aside: NDArray[np.bool_
             f"dataset.group: the {len(rows)} labelled images of a run are of one group per class, so that "
             f"none is left to choose the epoch on; {fix}"
         )
-    lost = np.setdiff1d(_occurring(index, rows), _occurring(index, rows[~aside]))
+    lost = np.flatnonzero((_per_class(index, rows) > 0) & (_per_class(index, rows[~aside]) == 0))
     if len(lost):
         raise FrostlineError(
             f"dataset.group: the groups of all labelled images of {index.classes[lost[0]]!r} are among those "
             f"that choose the epoch, so that none is left to train on; {fix}"
         )
-
-
-def _occurring(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of the classes that some images have."""
-    return np.flatnonzero(_per_class(index, rows))
 
 
 def _per_class(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:

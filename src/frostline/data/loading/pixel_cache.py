@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -126,17 +125,14 @@ class Shards:
 
     def _make(self, number: int) -> Callable[[int], Pixels]:
         """Return image number within the shard → its pixels."""
-        return partial(_made_in, self.ranges[number], self._wanted.make)
+        images, make = self.ranges[number], self._wanted.make
+        return lambda row: make(images[row])
 
     def _file(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number:03}.npy")
 
     def _layout(self, number: int) -> Layout:
         return self._wanted.layout.of(len(self.ranges[number]))
-
-
-def _made_in(images: range, make: Callable[[int], Pixels], row: int) -> Pixels:
-    return make(images[row])
 
 
 def open_or_make(path: Path, wanted: Wanted, progress: Progress) -> PixelCache:

@@ -208,13 +208,7 @@ def thumbnails(
     Raises:
         FrostlineError: an image is missing or damaged.
     """
-    if data.index.storage == "arrays":
-        images = [Image.fromarray(image) for image in data.index.images(data.folder)[rows]]
-    else:
-        store = store_of(data.dataset)
-        keys = [data.index.keys[row] for row in rows]
-        images = [decode_as(store.read(key), key, wanted, at_least=side).picture for key in keys]
-    return [no_larger(image, side) for image in images]
+    return [no_larger(decoded.picture, side) for decoded in data.decoded(rows, wanted, at_least=side)]
 
 
 def normalize(batch: torch.Tensor, spec: InputSpec) -> torch.Tensor:

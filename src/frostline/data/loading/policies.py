@@ -99,10 +99,7 @@ def trivial_augment(image: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def augmix(image: Tensor, random: np.random.Generator) -> Tensor:
-    """Apply AugMix (Hendrycks et al. 2020): mix the image with three chains of up to three weak operations.
-
-    Only its images are used, not its consistency loss.
-    """
+    """Mix an image with three chains of up to three weak operations (AugMix; Hendrycks et al. 2020)."""
     share = random.beta(1.0, 1.0)
     mixed = (1 - share) * image.float()
     for weight in random.dirichlet((1.0, 1.0, 1.0)).tolist():

@@ -90,11 +90,7 @@ Box = tuple[float, float, float, float]
 
 
 def _box(random: np.random.Generator, aspect: float, ratio: float, smallest: float) -> Box:
-    """Draw a box of an image whose height is 1 and whose width is `aspect`.
-
-    Args:
-        ratio: width/height of the input.
-    """
+    """Draw a box of an image of height 1 and width `aspect`; `ratio`: width/height of the input."""
     for _ in range(TRIES):
         area = aspect * random.uniform(smallest, 1.0)
         drawn = ratio * math.exp(random.uniform(-math.log(RATIO), math.log(RATIO)))

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,14 +14,18 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from frostline import schema
 from frostline.base.files import write_bytes, write_text
 from frostline.base.formats import canonical_json, csv_rows, csv_text, read_json
 from frostline.base.names import LABEL_SEPARATOR
 from frostline.console.errors import FrostlineError
+from frostline.data.reading.bands import PLAIN, PixelFormat, decode_as
 from frostline.data.reading.checks import check_keys
+from frostline.data.reading.decode import DecodedImage
 from frostline.data.reading.label_sets import matrix, text_of
+from frostline.data.reading.sources import store_of
 from frostline.data.reading.splits import SPLITS, take_fraction, take_shots
 from frostline.data.reading.test_sets import further_tests
 from frostline.data.reading.walk import Problem
@@ -319,12 +324,23 @@ class PreparedData:
         """Read the index in `folder`, with the splits of the config's fold; raises what `Index.read` does."""
         return cls(dataset, Index.read(folder).at_fold(dataset.fold), folder)
 
+    def decoded(
+        self, rows: Iterable[int], wanted: PixelFormat = PLAIN, at_least: int | None = None
+    ) -> Iterator[DecodedImage]:
+        """Yield the images at these positions in the index, files in the format `wanted`; see `decode_as`."""
+        if self.index.storage == "arrays":
+            images = self.index.images(self.folder)
+            for picture in (Image.fromarray(images[row]) for row in rows):
+                yield DecodedImage(picture, "", picture.mode, ())
+        else:
+            store = store_of(self.dataset)
+            for key in (self.index.keys[row] for row in rows):
+                yield decode_as(store.read(key), key, wanted, at_least)
+
     def test_sets(self) -> dict[str, "PreparedData"]:
         """Return the further test sets by name; all of their images are in the split test."""
         return {
-            name: PreparedData(
-                config, Index.read(self.folder / TEST_SETS / name), self.folder / TEST_SETS / name
-            )
+            name: PreparedData.read(config, self.folder / TEST_SETS / name)
             for name, config in further_tests(self.dataset).items()
         }
 

@@ -40,7 +40,9 @@ def read(dataset: schema.Npz, progress: Progress = no_progress) -> ArraySource:
         images, labels = [present[used["image"]]], [_labels(dataset, present, used)]
         columns = {f"{role}s": present[used[role]] for role in OPTIONAL if role in used}
         if "split" in used:
-            columns["splits"] = [SPLIT_FOLDERS.get(text.lower(), text) for text in _texts(columns["splits"])]
+            columns["splits"] = [
+                SPLIT_FOLDERS.get(text.lower(), text) for text in map(str, columns["splits"].ravel().tolist())
+            ]
     for part, own in zip(images, labels, strict=True):
         check_images(part[..., 0] if part.ndim == 4 and part.shape[3] == 1 else part, place)
         if own.shape[:1] != part.shape[:1]:
@@ -103,10 +105,6 @@ def _pairs(columns: schema.Columns, present: dict[str, Any], place: str) -> Iter
                 raise FrostlineError(
                     f"{place} has the array {alone!r} without {other!r}: add it, or remove {alone!r}"
                 )
-
-
-def _texts(column: NDArray[Any]) -> list[str]:
-    return list(map(str, column.ravel().tolist()))
 
 
 def _labels(dataset: schema.Npz, present: dict[str, Any], used: dict[str, str]) -> NDArray[Any]:

@@ -76,11 +76,7 @@ def read(dataset: schema.HuggingFace, progress: Progress = no_progress) -> Sourc
 def _labels(
     dataset: schema.HuggingFace, parts: Mapping[str, "_Part"], column: str, place: str
 ) -> tuple[dict[str, int], NDArray[np.integer]]:
-    """Return {class: number}, and the labels as in `Rows`.
-
-    Args:
-        column: that of the labels; not used with `dataset.columns.labels`.
-    """
+    """Return {class: number}, and the labels as in `Rows`, from `column` or `dataset.columns.labels`."""
     several, marks = schema.is_multi_label(dataset), dataset.columns.labels
     if marks:
         texts = [text for part in parts.values() for text in part.marked_labels(marks, place)]

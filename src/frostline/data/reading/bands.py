@@ -154,7 +154,7 @@ def _tiff(content: bytes, name: str) -> Values:
             if any(other.shape != series.shape for other in file.series):
                 raise BadImage(name, f"holds {len(file.series)} images of different shapes: save one of them")
             if page.imagewidth * page.imagelength > MAX_PIXELS:
-                raise decompression_bomb(name, page.imagewidth, page.imagelength)
+                raise decompression_bomb(name, f"{page.imagewidth}×{page.imagelength}")
             compression = getattr(page.compression, "name", compression)
             axes, values = series.axes, series.asarray()
             if len(file.series) > 1:

@@ -116,27 +116,36 @@ def check_class_sets(classes_of: Mapping[str, Set[str]], place: str) -> None:
                 )
 
 
-def check_rows(labels: Sequence[int], splits: Sequence[str], classes: Sequence[str], place: str) -> None:
+def check_rows(rows: Rows, classes: Sequence[str], place: str) -> None:
     """Refuse labels out of range, unknown splits, empty classes, and classes that differ between splits.
 
     Args:
-        labels: (N,), 0…C−1.
-        splits: (N,), names of `SPLITS`, or all ''.
+        rows: with one label per image, 0…C−1, or with several.
         classes: C names.
         place: names the data set.
     """
-    sets: dict[str, set[int]] = defaultdict(set)
-    for row, (label, split) in enumerate(zip(labels, splits, strict=True)):
-        if not 0 <= label < len(classes):
-            raise FrostlineError(
-                f"{place}: row {row} has label {label}; allowed: 0 to {len(classes) - 1}, one for each class"
-            )
-        sets[split].add(label)
-    _check_split_names(sets.keys(), place)
-    if empty := sorted(set(range(len(classes))) - set().union(*sets.values())):
+    labels, splits = rows.labels, dict.fromkeys(rows.splits.tolist())
+    if labels.ndim == 2:
+        _check_split_names(splits.keys(), place)
+        train = labels[np.isin(rows.splits, ("", "train"))]
+        _check_occurring(labels.max(axis=0, initial=0), classes, place)
+        _check_occurring(train.max(axis=0, initial=0), classes, place, " in its train split")
+        return
+    if beyond := np.flatnonzero((labels < 0) | (labels >= len(classes))).tolist():
+        raise FrostlineError(
+            f"{place}: row {beyond[0]} has label {labels[beyond[0]]}; allowed: 0 to {len(classes) - 1}, one"
+            " for each class"
+        )
+    _check_split_names(splits.keys(), place)
+    _check_occurring(np.bincount(labels, minlength=len(classes)), classes, place)
+    occurring = {split: np.unique(labels[rows.splits == split]).tolist() for split in splits}
+    check_class_sets({split: {classes[label] for label in own} for split, own in occurring.items()}, place)
+
+
+def _check_occurring(counts: NDArray[Any], classes: Sequence[str], place: str, where: str = "") -> None:
+    if empty := np.flatnonzero(counts == 0).tolist():
         named = some(repr(classes[label]) for label in empty)
-        raise FrostlineError(f"{place} has no images of {named}: add some or remove the class")
-    check_class_sets({split: {classes[label] for label in found} for split, found in sets.items()}, place)
+        raise FrostlineError(f"{place} has no images of {named}{where}: add some or remove the class")
 
 
 def _check_split_names(names: Set[str], place: str) -> None:
@@ -146,19 +155,6 @@ def _check_split_names(names: Set[str], place: str) -> None:
         raise FrostlineError(
             f"{place} has splits {found}; allowed: train with val, test or both, or no splits at all"
         )
-
-
-def check_rows_of(rows: Rows, classes: Sequence[str], place: str) -> None:
-    """Do what `check_rows` does, with any number of labels per image."""
-    if rows.labels.ndim == 1:
-        check_rows(rows.labels.tolist(), rows.splits.tolist(), classes, place)
-        return
-    _check_split_names(set(rows.splits.tolist()), place)
-    train = rows.labels[np.isin(rows.splits, ("", "train"))]
-    for labels, where in ((rows.labels, ""), (train, " in its train split")):
-        if empty := np.flatnonzero(~labels.any(axis=0)).tolist():
-            named = some(repr(classes[label]) for label in empty)
-            raise FrostlineError(f"{place} has no images of {named}{where}: add some or remove the class")
 
 
 def check_columns(rows: Rows, place: str) -> None:

@@ -191,7 +191,8 @@ def decode(
             if at_least:
                 image.draft(None, (at_least, at_least))
             image.load()
-            _turn_upright(image)
+            with suppress(Exception):  # Pillow's parser may raise anything on damaged EXIF data.
+                ImageOps.exif_transpose(image, in_place=True)
             if depth == 16 and header.bits > 8:
                 return DecodedImage(_sixteen_bits(image, header, name), str(image.format), mode, tuple(notes))
             if alpha and not image.has_transparency_data:
@@ -199,7 +200,7 @@ def decode(
             upright = _grey_or_rgb(image, header, name, alpha)
             if header.bits > 8:
                 notes.append("16-bit")
-                if _brightest(upright) < DIM:
+                if np.max(upright.getextrema()) < DIM:  # of any channel
                     notes.append("dim")
             return DecodedImage(upright, str(image.format), mode, tuple(notes))
         except BadImage:
@@ -233,7 +234,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         raise BadImage(name, _unidentified(content)) from None
     except Image.DecompressionBombError:
-        raise BadImage(name, _bomb(f"more than {2 * MAX_PIXELS // 10**6} million")) from None
+        raise decompression_bomb(name, f"more than {2 * MAX_PIXELS // 10**6} million") from None
     except MemoryError:
         raise OutOfResources(
             f"{name}: there is no memory to open it; close other programs, and run again"
@@ -242,7 +243,7 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise BadImage(name, _damaged(error)) from None
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise decompression_bomb(name, width, height)
+        raise decompression_bomb(name, f"{width}×{height}")
     if min(width, height) < MIN_SIDE:
         raise BadImage(name, f"is {width}×{height} pixels, too small for an image: replace or remove it")
     if _ENDS.get(str(image.format), b"") not in content:
@@ -295,20 +296,13 @@ def _damaged(error: Exception) -> str:
     return f"is truncated or damaged ({detail}): copy or download it again"
 
 
-def decompression_bomb(name: str, width: int, height: int) -> BadImage:
-    """Return the error for an image with too many pixels."""
-    return BadImage(name, _bomb(f"{width}×{height}"))
-
-
-def _bomb(size: str) -> str:
+def decompression_bomb(name: str, size: str) -> BadImage:
+    """Return the error for an image with too many pixels, such as 40000×30000."""
     most = MAX_PIXELS // 10**6
-    return f"has {size} pixels, and {most} million are allowed (a decompression bomb?): shrink or remove it"
-
-
-def _turn_upright(image: Image.Image) -> None:
-    """Rotate a decoded image according to its EXIF data; ignore damaged EXIF data."""
-    with suppress(Exception):  # Pillow's EXIF parser may raise anything.
-        ImageOps.exif_transpose(image, in_place=True)
+    return BadImage(
+        name,
+        f"has {size} pixels, and {most} million are allowed (a decompression bomb?): shrink or remove it",
+    )
 
 
 def _too_large(image: Image.Image, name: str) -> OutOfResources:
@@ -319,12 +313,6 @@ def _too_large(image: Image.Image, name: str) -> OutOfResources:
         f"{name}: {width}×{height} pixels take about {size(needed)} of memory to decode, which is not "
         "free; close other programs, or shrink the image, and run again"
     )
-
-
-def _brightest(image: Image.Image) -> int:
-    """Return the largest value of any channel."""
-    extrema = np.ravel(image.getextrema())
-    return int(extrema.max())
 
 
 def _has_16_bits(image: Image.Image) -> bool:

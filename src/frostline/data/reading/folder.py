@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from frostline.base.names import nfc, unicode_form
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import NAMED, check_class_sets, check_classes, some, tally
 from frostline.data.reading.decode import printable, unreadable
+from frostline.data.reading.source import FileEntry, FileSource
 from frostline.data.reading.walk import Identity, Problem, ScanLog, identity, is_image_name, list_folder, walk
 
 SPLIT_FOLDERS = {
@@ -21,34 +21,8 @@ SPLIT_FOLDERS = {
 """Folder name in lower case → the split that it means."""
 
 
-class FileEntry(NamedTuple):
-    """An image file of a data set."""
-
-    key: str
-    """Path below the root, with '/' between folders."""
-    label: int
-    """Number of its class."""
-    split: str
-    """'train', 'val' or 'test' where the data set has splits of its own, else ''."""
-    group: str = ""
-    """Name of its group, which is never divided between splits; '' if the data set has no groups."""
-    weight: float = 1.0
-    """Its weight in the training loss, ≥ 0."""
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The images of a data set, and the files that `scan` skipped or could not use."""
-
-    classes: tuple[str, ...]
-    files: tuple[FileEntry, ...]
-    """By split, class and path."""
-    problems: tuple[Problem, ...]
-    warnings: tuple[str, ...]
-
-
-def scan(root: Path) -> Tree:
-    """List the images under `root` without reading them.
+def scan(root: Path) -> FileSource:
+    """List the images under `root` by split, class and path, without reading them.
 
     Classes are folders, numbered by name in code-point order; folders inside a class belong to it. If the
     folders of the root are named train, val and test (also valid, validation, training, testing), they are
@@ -87,7 +61,7 @@ def scan(root: Path) -> Tree:
         first = log.problems[0]
         raise FrostlineError(f"{error}; also, {first.key} {first.reason}") from None
     warnings = (*log.warnings(), *_alike_inside(class_folders))
-    return Tree(tuple(names), tuple(files), tuple(sorted(log.problems)), warnings)
+    return FileSource(root, tuple(names), tuple(files), tuple(sorted(log.problems)), warnings)
 
 
 @dataclass(frozen=True)

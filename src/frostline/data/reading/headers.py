@@ -59,9 +59,7 @@ _UNCOMPRESSED, _JPEG = 1, (6, 7)
 def _tiff(content: bytes) -> Header:
     try:
         return _tiff_header(_tiff_tags(content))
-    except (
-        Exception
-    ):  # Damaged: Pillow's parser may raise anything, and will raise it again on opening the file.
+    except Exception:  # Damaged: Pillow's parser may raise anything, and will again on opening the file.
         return Header()
 
 

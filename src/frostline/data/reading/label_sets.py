@@ -16,12 +16,21 @@ from frostline.data.reading.decode import printable
 
 SEPARATORS = (LABEL_SEPARATOR, "|")
 """Between the names in a table's cell."""
+NO_LABEL = "no label"
+"""What people are shown for an image without a label."""
 _TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
 
 
 def joined(names: Sequence[str]) -> str:
     """Return one text for the names of an image's labels; '' for no label."""
     return LABEL_SEPARATOR.join(names)
+
+
+def names_of(labels: NDArray[np.integer], classes: Sequence[str]) -> list[str]:
+    """Return the names of an image's labels, given () the number of its class, or (C,) 0 and 1."""
+    if labels.ndim == 0:
+        return [classes[int(labels)]]
+    return [classes[number] for number in np.flatnonzero(labels).tolist()]
 
 
 def text_of(labels: NDArray[np.integer], classes: Sequence[str]) -> str:
@@ -31,9 +40,7 @@ def text_of(labels: NDArray[np.integer], classes: Sequence[str]) -> str:
         labels: () the number of its class, or (C,) 0 and 1.
         classes: C names.
     """
-    if labels.ndim == 0:
-        return classes[int(labels)]
-    return joined([classes[number] for number in np.flatnonzero(labels).tolist()])
+    return joined(names_of(labels, classes))
 
 
 def listed(cell: str) -> tuple[str, ...]:

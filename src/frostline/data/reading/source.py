@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,8 @@ from frostline.data.reading.checks import (
     check_groups,
     check_images,
     check_keys,
-    check_rows_of,
+    check_rows,
 )
-from frostline.data.reading.folder import FileEntry
 from frostline.data.reading.rows import Rows, numbered
 from frostline.data.reading.stores import FolderStore, Store
 from frostline.data.reading.walk import Problem
@@ -44,6 +43,21 @@ class ArraySource:
     """(N,), numbers of folds from 0."""
     weights: NDArray[np.float64] | None = None
     """(N,), weights of the images in the training loss, ≥ 0."""
+
+
+class FileEntry(NamedTuple):
+    """An image file of a data set."""
+
+    key: str
+    """Path below the root, with '/' between folders."""
+    label: int
+    """Number of its class."""
+    split: str
+    """'train', 'val' or 'test' where the data set has splits of its own, else ''."""
+    group: str = ""
+    """Name of its group, which is never divided between splits; '' if the data set has no groups."""
+    weight: float = 1.0
+    """Its weight in the training loss, ≥ 0."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ class Source:
     """The encoded images of any other data set."""
     problems: Sequence[Problem] = ()
     """Images that can't be used, and why; they are not among the rows."""
-    warnings: Sequence[str] = field(default=())
+    warnings: Sequence[str] = ()
     """Messages for the user, one sentence each."""
 
     def __len__(self) -> int:
@@ -121,7 +135,7 @@ def checked(given: Any, place: str, *, several: bool = False) -> Source:
         check_keys(rows.keys, place)
     # Missing classes are checked after problems are reported or skipped: they may explain each other.
     if not source.problems:
-        check_rows_of(rows, classes, place)
+        check_rows(rows, classes, place)
     check_columns(rows, place)
     check_groups(rows, place)
     return Source(classes, rows, source.images, source.store, source.problems, source.warnings)

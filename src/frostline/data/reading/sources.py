@@ -12,8 +12,8 @@ from frostline.base.names import locate, nfc
 from frostline.console.errors import FrostlineError, allowed
 from frostline.console.progress import Progress, no_progress
 from frostline.data.reading import arrays, arrow, tables
-from frostline.data.reading.folder import FileEntry, scan
-from frostline.data.reading.source import ArraySource, FileSource, Source, checked
+from frostline.data.reading.folder import scan
+from frostline.data.reading.source import ArraySource, FileEntry, FileSource, Source, checked
 from frostline.data.reading.stores import FolderStore, Store
 
 __all__ = ["ArraySource", "FileEntry", "FileSource", "Source"]
@@ -131,9 +131,7 @@ def fashion_mnist(dataset: schema.FashionMnist, progress: Progress) -> ArraySour
 
 def image_folder(dataset: schema.ImageFolder, progress: Progress) -> FileSource:
     """List image files in class folders; see `folder.scan`."""
-    root = _root(dataset)
-    tree = scan(root)
-    return FileSource(root, tree.classes, tree.files, tree.problems, tree.warnings)
+    return scan(_root(dataset))
 
 
 def _root(dataset: schema.ImageFolder) -> Path:

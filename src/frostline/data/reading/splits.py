@@ -264,13 +264,14 @@ def _check_sizes(
     small = [label for label, size in sizes.items() if size < len(shares)]
     if not small:
         return
-    copies = any(sizes[label] < (labels == label).sum() for label in small)
+    different = "different " * any(sizes[label] < (labels == label).sum() for label in small)
     if len(small) == 1:
-        which = f"class {_name(small[0], names)!r} has {_images(sizes[small[0]], copies)}"
+        size = sizes[small[0]]
+        which = f"class {_name(small[0], names)!r} has {size} {different}image{'s' * (size != 1)}"
     else:
         listed = [f"{_name(label, names)!r} ({sizes[label]})" for label in small[:NAMED]]
         more = f" and {len(small) - NAMED} more" if len(small) > NAMED else ""
-        which = f"{len(small)} classes have too few {'different ' * copies}images, {', '.join(listed)}{more}"
+        which = f"{len(small)} classes have too few {different}images, {', '.join(listed)}{more}"
     without = ""
     if "test" in shares and min(sizes.values()) >= len(shares) - 1:
         without = f"do without a test split (dataset.split.test=null; {len(shares) - 1} are enough then), "
@@ -279,10 +280,6 @@ def _check_sizes(
         f"{which}, too few for a split into {', '.join(shares)}: add some, to have at least {len(shares)}"
         f"{' of each' * (len(small) > 1)}, {without}or {remove}"
     )
-
-
-def _images(count: int, copies: bool = False) -> str:
-    return f"{count} {'different ' * copies}image{'s' * (count != 1)}"
 
 
 def _name(label: int, names: Sequence[str] | None) -> str:

@@ -196,12 +196,7 @@ class _Reader:
     contradicted: set[int] = field(default_factory=set)
 
     def add(self, line: int, cells: Mapping[str, str], marks: Sequence[str] = ()) -> None:
-        """Add a row, or record why it can't be used.
-
-        Args:
-            cells: {role: cell}.
-            marks: the cells of the columns `dataset.columns.labels`.
-        """
+        """Add a row of {role: cell} and `dataset.columns.labels`' cells, or record why it can't be used."""
         where = f"{self.table.unit} {line}"
         key, reason = self.paths.key(cells["image"])
         label = self._label_set(cells, marks, where) if self.several else nfc(cells["label"].strip())
