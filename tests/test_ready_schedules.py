@@ -43,7 +43,7 @@ def trained(plan, step):
         starts = plan.advanced(starts, now)
     group_of = plan.group_of()
     return {
-        name: plan.factor(starts, step, group_of[name], place.depth)
+        name: plan.lr_factor(starts, step, group_of[name], place.depth)
         for name, place in plan.layers.places.items()
         if name in plan.trained(len(starts) - 1)
     }

@@ -64,12 +64,12 @@ def test_a_plateau_ends_a_phase_early_and_the_last_one_takes_the_rest():
 
 def test_rates_fall_towards_the_input():
     made = plan(GRADUAL)
-    assert made.factor((0,), 3, "head", 4) == 1.0
-    assert made.factor((0,), 3, "top", 3) == 0.0
-    assert made.factor((0, 8), 9, "top", 3) == 0.5
+    assert made.lr_factor((0,), 3, "head", 4) == 1.0
+    assert made.lr_factor((0,), 3, "top", 3) == 0.0
+    assert made.lr_factor((0, 8), 9, "top", 3) == 0.5
     last = (0, 8, 20)
-    assert [made.factor(last, 25, "rest", depth) for depth in (1, 2)] == [0.125, 0.25]
-    assert made.factor(last, 25, "head", 4) == 1.0
+    assert [made.lr_factor(last, 25, "rest", depth) for depth in (1, 2)] == [0.125, 0.25]
+    assert made.lr_factor(last, 25, "head", 4) == 1.0
 
 
 def test_what_is_not_given_is_as_before():
@@ -281,4 +281,4 @@ def test_what_trains_is_a_function_of_step_and_starts(phases, data):
     for step, now in enumerate(log):
         phase = made.phases[len(now) - 1]
         for group in GROUPS:
-            assert (made.factor(now, step, group, 1) > 0) == (group in phase.train)
+            assert (made.lr_factor(now, step, group, 1) > 0) == (group in phase.train)

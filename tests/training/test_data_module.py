@@ -67,7 +67,7 @@ def test_another_batch_size_makes_other_batches_of_the_same_order():
 def test_steps_are_all_there_however_many_are_taken_at_once(total, sizes, skip):
     steps = Steps(lambda: total)
     turn = itertools.cycle(sizes)
-    steps.at_once, steps.taken = lambda: next(turn), lambda: skip
+    steps.per_batch, steps.taken = lambda: next(turn), lambda: skip
     steps.load_state_dict(steps.state_dict())
     spans = list(steps)
     assert [number for first, after in spans for number in range(first, after)] == list(

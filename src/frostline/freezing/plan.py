@@ -159,13 +159,13 @@ class FreezePlan:
         """Return whether the run ends before `step`; arguments as in `advanced`."""
         return len(starts) == len(self.phases) and (step >= self.end_of(starts) or ended_early)
 
-    def factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
+    def lr_factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
         """Return the learning-rate factor of the tensors of `group` at layer `depth`; 0 while frozen."""
-        scale = self.scale(len(starts) - 1, group, depth)
-        return scale * self.curve_factor(starts, step) if scale else 0.0
+        constant = self.group_factor(len(starts) - 1, group, depth)
+        return constant * self.curve_factor(starts, step) if constant else 0.0
 
-    def scale(self, phase: int, group: str, depth: int | None) -> float:
-        """Return the part of `factor` that is constant in `phase`: the group's factor times layer decay.
+    def group_factor(self, phase: int, group: str, depth: int | None) -> float:
+        """Return the part of `lr_factor` that is constant in `phase`: the group's factor times layer decay.
 
         Args:
             depth: of the layer; None: without layer decay.

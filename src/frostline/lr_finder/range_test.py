@@ -113,7 +113,7 @@ class _Steps:
             self._data.train_dataloader()  # applies the size
         self._run, self._network, self._device = run, network, device_of(run.trainer.device)
         self._enter_phase()
-        self._optimizer, self._scales = self._optimizer_of(network, self._plan)
+        self._optimizer, self._factors = self._optimizer_of(network, self._plan)
         self._reused = self._features(reuse_of(run, spec, services))
         self._classifier.execution = execution_of(network, run.trainer.precision, self._device, spec.shape)
         self._classifier.execution.arrange(network)
@@ -144,12 +144,12 @@ class _Steps:
         param_groups.check_options(plan, optimizer.param_groups[0])
         slots, groups = param_groups.split(plan, network, optimizer.param_groups)
         optimizer.param_groups[:] = groups
-        scales = []
+        factors = []
         for slot, group in zip(slots, groups, strict=True):
             assert slot is not None
             group.update(plan.options(0, slot.group, decays=slot.decays))
-            scales.append(plan.scale(0, slot.group, slot.depth))
-        return optimizer, scales
+            factors.append(plan.group_factor(0, slot.group, slot.depth))
+        return optimizer, factors
 
     def _features(self, reuse: FeatureExtractor) -> ReusedFeatures | None:
         """Return the features of the frozen layers; None: the whole network runs at every step."""
@@ -189,8 +189,8 @@ class _Steps:
         return total
 
     def _step(self, rate: float) -> None:
-        for group, scale in zip(self._optimizer.param_groups, self._scales, strict=True):
-            group["lr"] = rate * scale
+        for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
+            group["lr"] = rate * factor
         if self._run.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._run.optimizer.clip_norm)
         self._optimizer.step()

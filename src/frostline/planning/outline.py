@@ -188,7 +188,7 @@ def _course(
     for group in plan.phases[len(starts) - 1].train:
         names = plan.layers.parameters.intersection(plan.groups[group])
         depths = {plan.layers.places[name].depth for name in names}
-        at = ([lr * plan.factor(starts, step, group, depth) for depth in depths] for step in steps)
+        at = ([lr * plan.lr_factor(starts, step, group, depth) for depth in depths] for step in steps)
         rates[group] = tuple((min(per_layer), max(per_layer)) for per_layer in at)
     return RateCurve(steps, rates)
 

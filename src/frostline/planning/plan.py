@@ -14,7 +14,7 @@ from frostline.freezing.plan import FreezePlan
 from frostline.planning import cost, outline
 from frostline.planning.cost import Cost
 from frostline.planning.outline import GroupOutline, PhaseOutline, SectionOutline
-from frostline.schema import Experiment, PretrainWeights, Run
+from frostline.schema import Experiment, Run, needs_pretraining
 from frostline.training import trainable
 from frostline.training.services import Services
 
@@ -132,7 +132,7 @@ def _head(composed: Experiment, run: Run, *, source: bool) -> str:
 
     classes = classes_of(run.dataset)
     trains = bool(run.freeze.phases)
-    if isinstance(run.weights, PretrainWeights) and run.weights.path is None and not source:
+    if needs_pretraining(run.weights) and not source:
         known = classes_of(composed.source)
         return choose_head_init(run.weights.head, known, classes, source="the source", trains=trains).notice
     return head_init_of(expected_weights(run.backbone, run.weights), classes, trains=trains).notice

@@ -209,7 +209,6 @@ class JournalRun(Recorded):
         self._tracker.send(self._key, "files", files)
 
     def images(self, data: "ImageData", classes: Sequence[str]) -> None:
-        """Record a sheet of training images as the network sees them."""
         from frostline.tracking import training_images_plot
 
         sheet = training_images_plot.draw(data, classes)
@@ -222,16 +221,13 @@ class JournalRun(Recorded):
         self._tracker.send(self._key, "epoch", {**row, **more})
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Record final values."""
         self._tracker.send(self._key, "metrics", dict(values))
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Record short texts to filter by."""
         self.known |= values
         self._tracker.send(self._key, "tags", dict(values))
 
     def started_from(self, sha256: str) -> None:
-        """Record the run that made the weights of this hash as the one that this run starts from."""
         self._tracker.send(self._key, "started_from", sha256)
 
     def finished(self, folder: Path) -> None:
@@ -255,7 +251,7 @@ class PhaseMetrics:
         """Compute the metrics for a phase of a plan on its network."""
         places = plan.layers.places
         factors = {
-            group: max(plan.scale(phase, group, places[name].depth) for name in names)
+            group: max(plan.group_factor(phase, group, places[name].depth) for name in names)
             for group, names in plan.groups.items()
         }
         highest = max(factors.values())

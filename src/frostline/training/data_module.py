@@ -41,7 +41,8 @@ class Steps:
     def __init__(self, total: Callable[[], int]) -> None:
         self.total = total
         """Returns the number of steps of the epoch."""
-        self.at_once: Callable[[], int] = lambda: 1
+        self.per_batch: Callable[[], int] = lambda: 1
+        """Returns the number of steps of the next Lightning batch."""
         self.taken: Callable[[], int] = lambda: 0
         """Returns the number of steps taken in the epoch; not counted here, since Lightning prefetches."""
         self._skip = 0
@@ -49,7 +50,7 @@ class Steps:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         first, self._skip = self._skip, 0
         while first < self.total():
-            after = min(first + self.at_once(), self.total())
+            after = min(first + self.per_batch(), self.total())
             yield first, after
             first = after
 
@@ -70,15 +71,15 @@ class ValBatches:
     """
 
     def __init__(self, splits: Mapping[str, Images], batch_size: int) -> None:
-        self.splits, self.at_once = splits, PASSES * batch_size
+        self.splits, self.per_batch = splits, PASSES * batch_size
 
     def __len__(self) -> int:
-        return sum(math.ceil(len(images) / self.at_once) for images in self.splits.values())
+        return sum(math.ceil(len(images) / self.per_batch) for images in self.splits.values())
 
     def __iter__(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         for split, images in self.splits.items():
             rows = torch.arange(len(images))
-            parts = zip(rows.split(self.at_once), images.labels.split(self.at_once), strict=True)
+            parts = zip(rows.split(self.per_batch), images.labels.split(self.per_batch), strict=True)
             for part, labels in parts:
                 yield split, part, labels
 

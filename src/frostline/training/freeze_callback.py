@@ -177,9 +177,9 @@ class FreezeSchedule(pl.Callback):
         if now == self._set:
             return
         inside, momentum = self._set = now
-        for base, scale, group in zip(self._bases, self._scales, self._groups(trainer), strict=True):
-            if scale is not None:
-                group["lr"] = base["lr"] * (scale * inside)
+        for base, factor, group in zip(self._bases, self._factors, self._groups(trainer), strict=True):
+            if factor is not None:
+                group["lr"] = base["lr"] * (factor * inside)
                 if momentum is not None:
                     group.update(_with_momentum(group, momentum))
 
@@ -331,14 +331,16 @@ class FreezeSchedule(pl.Callback):
 
     def _advanced(self, step: int) -> tuple[int, ...]:
         """Return `starts` as of the beginning of `step`."""
-        rule = self.plan.phases[self.phase].early_stop if self.starts else None
-        return self.plan.advanced(self.starts, step, rule is not None and rule.reached(self.history))
+        return self.plan.advanced(self.starts, step, bool(self.starts) and self._ends_early())
+
+    def _ends_early(self) -> bool:
+        rule = self.plan.phases[self.phase].early_stop
+        return rule is not None and rule.reached(self.history)
 
     def _stop_if_over(self, trainer: pl.Trainer) -> None:
         """Stop the trainer if the last phase ended before the trainer's last epoch."""
-        rule = self.plan.phases[self.phase].early_stop
-        early = rule is not None and rule.reached(self.history)
-        if rule is not None and self.plan.is_over(self.starts, trainer.global_step, early):
+        may_end = self.plan.phases[self.phase].early_stop is not None
+        if may_end and self.plan.is_over(self.starts, trainer.global_step, self._ends_early()):
             trainer.should_stop = True
 
     def _apply(self, trainer: pl.Trainer, module: pl.LightningModule, *, first: bool) -> None:
@@ -358,8 +360,8 @@ class FreezeSchedule(pl.Callback):
             # DDP all-reduces only what required gradients when it wrapped the module (Lightning #20340).
             trainer.strategy.model = module
             trainer.strategy.configure_ddp()
-        self._scales = [
-            None if slot is None else self.plan.scale(self.phase, slot.group, slot.depth)
+        self._factors = [
+            None if slot is None else self.plan.group_factor(self.phase, slot.group, slot.depth)
             for slot in self.slots
         ]
         self._set = None

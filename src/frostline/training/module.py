@@ -101,7 +101,7 @@ class Classifier(pl.LightningModule):
         self.criterion = LOSSES[loss.kind](loss, class_counts)
         self.penalty = penalty
         self.execution = Execution("fp32", "fp32", channels_last=False)
-        self.steps_at_once: int | None = None
+        self.steps_per_batch: int | None = None
         """Optimizer steps per Lightning batch; None: as many as take `BATCH_SECONDS`."""
         self.scaler: torch.amp.GradScaler | None = None
         """Scales the loss, so that gradients in float16 do not become zero; None: for other precisions."""
@@ -125,9 +125,9 @@ class Classifier(pl.LightningModule):
             logits: Tensor = self.network(self.execution.arranged(images))
         return logits
 
-    def at_once(self) -> int:
+    def coming_steps(self) -> int:
         """Return the number of optimizer steps of the next Lightning batch."""
-        return self.steps_at_once or self._pace
+        return self.steps_per_batch or self._pace
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> None:
         """Take the optimizer steps `first` to `after` − 1 of the epoch."""

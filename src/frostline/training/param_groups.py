@@ -115,7 +115,7 @@ def _course(plan: FreezePlan, slot: Slot) -> str:
         [
             (
                 slot.group in phase.train,
-                plan.scale(index, slot.group, slot.depth),
+                plan.group_factor(index, slot.group, slot.depth),
                 sorted(plan.options(index, slot.group, decays=slot.decays).items()),
             )
             for index, phase in enumerate(plan.phases)
