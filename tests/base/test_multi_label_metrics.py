@@ -8,6 +8,7 @@ from frostline.base.metrics import headline, headlines, task_metrics
 from frostline.base.multi_label_metrics import (
     average_precision,
     best_thresholds,
+    fixed_thresholds,
     multi_label_metrics,
     per_class,
     probabilities,
@@ -77,7 +78,7 @@ def test_thresholds_have_the_best_f1_of_all(seed):
 def test_a_threshold_may_be_given_and_unknown_labels_have_a_half():
     logits, truth = drawn(0)
     truth[:, 1] = 0
-    assert best_thresholds(logits, truth, 0.3) == [0.3] * 5
+    assert fixed_thresholds(0.3, 5) == [0.3] * 5
     assert best_thresholds(logits, truth, "per_class")[1] == 0.5
 
 

@@ -8,7 +8,7 @@ from frostline.base.hashes import sha256_of
 from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.pipeline.finetune.stage import finetune
-from frostline.pipeline.pretrain.stage import pretrain
+from frostline.pipeline.pretrain.stage import train_once
 from frostline.training.services import Services
 
 PRETRAIN = {"stage": "pretrain", "dataset": {"shots": None}, "trainer.epochs": 4, "trainer.batch_size": 32}
@@ -17,7 +17,7 @@ PRETRAIN = {"stage": "pretrain", "dataset": {"shots": None}, "trainer.epochs": 4
 @pytest.fixture(scope="module")
 def pretrained(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
-    pretrain(run_config(PRETRAIN), digits, folder / "out", Services(folder), folder / "timing.json")
+    train_once(run_config(PRETRAIN), digits, folder / "out", Services(folder), folder / "timing.json")
     return folder
 
 

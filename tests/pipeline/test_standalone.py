@@ -61,12 +61,9 @@ def test_a_damaged_pretraining_is_made_again(name, damage, place, capsys):
     words = [*TINY, "dataset=digits", "weights=pretrain"]
     composed, choices = compose.experiment(words)
     config = stage_configs.finetune_config(composed, choices)
-    index, _ = standalone.prepared(composed, "target")
 
     def weights() -> Path:
-        run = standalone.with_pretrained_weights(
-            config, composed, choices, session.make_services(), index.classes
-        )
+        run, _ = standalone.prepared_run(config, composed, choices, session.make_services())
         return Path(run.weights.path)
 
     path = weights()
@@ -88,19 +85,17 @@ def test_the_studys_pretraining_is_used_where_it_is_the_same(place, monkeypatch,
     _, data = standalone.prepared(composed, "source")
     study = place / "artifacts/pretrain"
     config = stage_configs.pretrain_config(composed, choices).model_copy(update={"study": "another name"})
-    stage.pretrain(config, data, study, session.make_services(), place / "artifacts/timing/pretrain.json")
+    stage.train_once(config, data, study, session.make_services(), place / "artifacts/timing/pretrain.json")
     shutil.rmtree(place / ".frostline")
 
     def folder(*more: str) -> Path:
         composed, choices = compose.experiment([*words, *more])
         config = stage_configs.finetune_config(composed, choices)
-        index, _ = standalone.prepared(composed, "target")
-        services = session.make_services()
-        run = standalone.with_pretrained_weights(config, composed, choices, services, index.classes)
+        run, _ = standalone.prepared_run(config, composed, choices, session.make_services())
         return Path(run.weights.path).parent
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "pretrain", None)
+        patched.setattr(stage, "train_once", None)
         used = folder()
         assert (used / "weights.safetensors").read_bytes() == (study / "weights.safetensors").read_bytes()
         assert "pretrain on digits: uses the study's, artifacts/pretrain\n" in capsys.readouterr().err
@@ -110,7 +105,7 @@ def test_the_studys_pretraining_is_used_where_it_is_the_same(place, monkeypatch,
     shutil.rmtree(used)
     with (study / "config.yaml").open("a") as stream:
         stream.write("# edited\n")
-    monkeypatch.setattr(stage, "pretrain", None)
+    monkeypatch.setattr(stage, "train_once", None)
     with pytest.raises(TypeError, match="not callable"):
         folder()
 

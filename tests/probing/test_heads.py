@@ -83,12 +83,12 @@ def test_each_equals_a_standalone_run(changes, digits, tmp_path):
     trained = by_seed[1]
     training_run.train(configs[1], given, tmp_path / "alone", Services(tmp_path), "alone")
     rows = read_csv(tmp_path / "alone" / "history.csv")
-    for row, other in zip(trained.history, rows, strict=True):
+    for row, other in zip(trained.fit.history, rows, strict=True):
         expected = {
             name: pytest.approx(float(cell), rel=1e-4) if cell else None for name, cell in other.items()
         }
         assert row == expected
-    assert trained.best_epoch == read_json(tmp_path / "alone" / "training.json")["best_epoch"]
+    assert trained.fit.best_epoch == read_json(tmp_path / "alone" / "training.json")["best_epoch"]
     state, _ = weights.load(tmp_path / "alone" / "weights.safetensors")
     mine = trained.best_state
     assert mine.keys() == state.keys()

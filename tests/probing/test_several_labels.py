@@ -79,12 +79,12 @@ def test_each_head_equals_a_standalone_run(changes, budget, dataset, data, tmp_p
     trained = next(head for head in together(runs, data, tmp_path)[0] if head.run.seed == 1)
     given = together(runs, data, tmp_path)[1]
     training_run.train(runs[1], given, tmp_path / "alone", Services(tmp_path), "alone")
-    for row, other in zip(trained.history, read_csv(tmp_path / "alone" / "history.csv"), strict=True):
+    for row, other in zip(trained.fit.history, read_csv(tmp_path / "alone" / "history.csv"), strict=True):
         assert row == {
             name: pytest.approx(float(cell), rel=1e-4) if cell else None for name, cell in other.items()
         }
     record = read_json(tmp_path / "alone" / "training.json")
-    assert trained.best_epoch == record["best_epoch"]
+    assert trained.fit.best_epoch == record["best_epoch"]
     assert trained.thresholds["thresholds"] == pytest.approx(record["thresholds"], rel=1e-4)
     state, _ = weights.load(tmp_path / "alone" / "weights.safetensors")
     assert all(trained.best_state[name].allclose(state[name], rtol=1e-3, atol=1e-5) for name in state)

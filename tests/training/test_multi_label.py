@@ -342,7 +342,7 @@ def test_a_run_that_stops_inside_an_epoch_resumes_to_the_same_bytes(listed, stud
         begin(module, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "at_once", lambda module: 1)
+        patch.setattr(Classifier, "coming_steps", lambda module: 1)
         patch.setattr(Classifier, "on_train_batch_start", stop)
         with pytest.raises(Stopped):
             measured(tmp_path, listed[0], {})

@@ -21,7 +21,7 @@ from frostline.base import code
 from frostline.base.run_folder import HISTORY, WEIGHTS
 from frostline.console.errors import TrainingFailed
 from frostline.pipeline.finetune.stage import finetune
-from frostline.pipeline.pretrain.stage import pretrain
+from frostline.pipeline.pretrain.stage import train_once
 from frostline.tracking.tracker import contents
 from frostline.training import run as training_run
 from frostline.training.material import load_material
@@ -203,7 +203,7 @@ def test_the_same_run_in_two_processes_and_folders_writes_the_same_bytes(digits,
     config = run_config({**MLP, "stage": "pretrain"})
     other = config.model_copy(update={"seed": 1})
     runs = {"one": config, "some other folder": config, "seed": other}
-    started = [Started(run, pretrain, c, digits, tmp_path / name) for name, c in runs.items()]
+    started = [Started(run, train_once, c, digits, tmp_path / name) for name, c in runs.items()]
     assert [process.wait() for process in started] == [(0, "")] * 3
     one, two, seed = (files(tmp_path / name / "out") for name in runs)
     assert sorted(one) == [
@@ -263,7 +263,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_pat
 )
 def test_a_run_from_weights_resumes_to_the_same_bytes(name, base, changes, digits, tmp_path, undisturbed):
     first = tmp_path / "first"
-    assert in_process(run, pretrain, run_config({**base, "stage": "pretrain"}), digits, first) == (0, "")
+    assert in_process(run, train_once, run_config({**base, "stage": "pretrain"}), digits, first) == (0, "")
     weights = {"kind": "file", "path": str(first / "out" / "weights.safetensors"), "head": "reset"}
     config = run_config({**base, "weights": weights, **changes})
     expected = undisturbed(name, config)

@@ -38,7 +38,7 @@ class Probe:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         cells = [[_cell(row.get(name)) for name in names] for row in self.rows]
         images = ", ".join(f"{count} {split}" for split, count in self._result.images.items())
-        subtitle = f"features at {self._result.winner.features[0]} of {images} images"
+        subtitle = f"features at {self._result.winner.group.split_point.name} of {images} images"
         return html.block(f"Probe of {self.run.folder.name}", subtitle, html.table(names, cells))
 
 

@@ -93,21 +93,22 @@ def f1(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> NDArray[np.flo
     return scores
 
 
-def best_thresholds(
-    logits: ArrayLike, labels: ArrayLike, kind: Literal["one", "per_class"] | float
-) -> list[float]:
+def fixed_thresholds(kind: str | float, count: int) -> list[float]:
+    """Return thresholds that no image chooses: the number `loss.threshold`, or 0.5."""
+    return [DEFAULT_THRESHOLD if isinstance(kind, str) else float(kind)] * count
+
+
+def best_thresholds(logits: ArrayLike, labels: ArrayLike, kind: Literal["one", "per_class"]) -> list[float]:
     """Return K thresholds of the probability.
 
     Args:
         logits: (N, K), of the validation images.
         labels: (N, K), 0 and 1.
         kind: one: the same for all, with the best micro F1; per_class: each with the best F1 of its label,
-            0.5 if no image has it; a number: that.
+            0.5 if no image has it.
     """
     scores, truth = _checked(logits, labels)
     count = scores.shape[1]
-    if not isinstance(kind, str):
-        return [float(kind)] * count
     shares = probabilities(scores)
     if kind == "one":
         return [_best_threshold(shares.ravel(), truth.ravel())] * count

@@ -15,7 +15,7 @@ def print_probe(result: ProbeResult, out: Path) -> None:
     took = f"took {result.features_seconds:.1f} s" if result.features_seconds else "were cached"
     heads = sum(len(configuration.heads) for configuration in result.configurations)
     console.print(
-        f"features at {result.winner.features[0]} of {counts} images {took};"
+        f"features at {result.winner.group.split_point.name} of {counts} images {took};"
         f" {heads} heads took {result.train_seconds:.1f} s"
     )
     metric = result.metric

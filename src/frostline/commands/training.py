@@ -51,24 +51,24 @@ def train(arguments: argparse.Namespace, stage: str) -> None:
 def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:
     """Run a stage of the pipeline: all paths are arguments, and nothing is composed."""
     from frostline.pipeline.session import make_services, writing
-    from frostline.schema import Arm, PretrainWeights, Run
+    from frostline.schema import Arm, Run, needs_pretraining
 
     options.require(arguments, "data", "out")
     if options.write_if_omitted(arguments.resolved, arguments.out, arguments.timing):
         return
     config = options.read_resolved(arguments.resolved, Run if stage == "pretrain" else Arm)
-    if isinstance(config.weights, PretrainWeights) and config.weights.path is None and arguments.pretrained:
+    if needs_pretraining(config.weights) and arguments.pretrained:
         path = str(arguments.pretrained / "weights.safetensors")
         config = config.model_copy(update={"weights": config.weights.model_copy(update={"path": path})})
     with writing(arguments.out):
         # Before the imports that training needs: the recorder starts beside them.
         services = make_services()
         from frostline.pipeline.finetune.stage import finetune
-        from frostline.pipeline.pretrain.stage import pretrain
+        from frostline.pipeline.pretrain.stage import train_once
 
         paths_and_services = arguments.data, arguments.out, services, arguments.timing
         if isinstance(config, Run):
-            pretrain(config, *paths_and_services)
+            train_once(config, *paths_and_services)
         elif isinstance(config, Arm):
             finetune(config, *paths_and_services)
 

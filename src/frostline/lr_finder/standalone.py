@@ -59,12 +59,12 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
     out = Path(composed.out) if composed.out else output_folders.named_folder("lr-find", name, content)
     services = Services(project.scratch(), shown, say_once)
     with session.writing(out):
-        index, data = standalone.prepared(composed, "target")
-        config = standalone.with_pretrained_weights(config, composed, choices, services, index.classes)
+        config, data = standalone.prepared_run(config, composed, choices, services)
         start = load_initial_weights(config.backbone, config.weights)
         test = run_test(config, load_material(config, data, start, services), services, settings)
         drawn = plot.draw(test, name)
-        write_text(out / TABLE, csv_text(("lr", "loss", "smoothed"), _rows(test)))
+        rows = zip(test.rates, test.losses, test.smooth, strict=True)
+        write_text(out / TABLE, csv_text(("lr", "loss", "smoothed"), rows))
         write_bytes(out / PLOT, drawn)
     if test.suggestion is None:
         raise FrostlineError(
@@ -72,7 +72,3 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
             f" ({out / PLOT}); look at the images (frostline show), or take more --steps"
         )
     return Done(test, drawn, out)
-
-
-def _rows(test: "RangeTest") -> list[tuple[float, float, float]]:
-    return list(zip(test.rates, test.losses, test.smooth, strict=True))

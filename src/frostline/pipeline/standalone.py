@@ -25,7 +25,7 @@ from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.progress import shown
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
-from frostline.schema import Experiment, Leakage, Prepare, PretrainWeights, Run, Weights
+from frostline.schema import Experiment, Leakage, Prepare, Run, Weights, needs_pretraining
 from frostline.training.services import Services, Watch, unwatched
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Job:
         weights: list[Weights] = []
         data: dict[str, tuple[str, Prepare]] = {}
         for composed in experiments:
-            from_source = self.stage == "pretrain" or _pretrains(composed.weights)
+            from_source = self.stage == "pretrain" or needs_pretraining(composed.weights)
             from_target = self.stage == "finetune"
             weights += [composed.pretrain.weights] * from_source + [composed.weights] * from_target
             for role in ["source"] * from_source + ["target"] * from_target:
@@ -97,7 +97,7 @@ class Job:
         """
         services = make_services(label, watch, tags)
         from frostline.evaluation import evaluate
-        from frostline.pipeline.pretrain.stage import pretrain
+        from frostline.pipeline.pretrain.stage import train_once
         from frostline.training.run_info import run_name
 
         make = stage_configs.pretrain_config if self.stage == "pretrain" else stage_configs.finetune_config
@@ -110,33 +110,17 @@ class Job:
             checked = not (self.force or label)
             if checked:
                 check_out(out, config.model_dump())
-            index, data = prepared(composed, "source" if self.stage == "pretrain" else "target")
             if self.stage == "pretrain":
+                _, data = prepared(composed, "source")
                 with stage_configs.keys_of("source"):
-                    pretrain(config, data, out, services)
+                    train_once(config, data, out, services)
             else:
-                config = with_pretrained_weights(config, composed, choices, services, index.classes)
+                config, data = prepared_run(config, composed, choices, services)
                 if checked:  # Again, with the path of the pretrained weights.
                     check_out(out, config.model_dump())
-                finetune(config, data, out, services)
+                train_once(config, data, out, services)
             metrics = evaluate.read_metrics(out)
         return Done(label or name, out, metrics)
-
-
-def finetune(config: Run, data: Path, out: Path, services: Services) -> None:
-    """Fine-tune once on the prepared data in `data`, measure, and write everything to `out`."""
-    from frostline.evaluation import evaluate
-    from frostline.models.pretrained import load_initial_weights
-    from frostline.training.material import load_material
-    from frostline.training.run import forget, train
-
-    start = load_initial_weights(config.backbone, config.weights)
-    material = load_material(config, data, start, services)
-    with publish(out, OUTPUTS) as work:
-        title = f"finetune {config.freeze_name} · seed {config.seed}"
-        train(config, material, work, services, title)
-        evaluate.measure(config, data, work, work, services)
-    forget(config, material, services)
 
 
 def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
@@ -144,10 +128,10 @@ def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     return prepared_from(stage_configs.prepare_config(composed, role), role)
 
 
-def with_pretrained_weights(
-    config: Run, composed: Experiment, choices: Mapping[str, str], services: Services, classes: Sequence[str]
-) -> Run:
-    """Return `config` with the path of pretrained weights where it has `weights=pretrain`.
+def prepared_run(
+    config: Run, composed: Experiment, choices: Mapping[str, str], services: Services
+) -> tuple[Run, Path]:
+    """Return `config` with the path of pretrained weights for `weights=pretrain`, and its prepared data.
 
     The pretraining runs first unless it is cached, or is that of the study in `artifacts/`; runs with the
     same pretraining share it.
@@ -163,33 +147,32 @@ def with_pretrained_weights(
     from frostline.models.head_init import choose_head_init
     from frostline.models.pretrained import load_initial_weights
     from frostline.pipeline.compose.stage import check_run
-    from frostline.pipeline.pretrain.stage import pretrain, result_key
+    from frostline.pipeline.pretrain.stage import result_key, train_once
 
-    if not _pretrains(config.weights):
-        return config
-    assert isinstance(config.weights, PretrainWeights)
-    index, data = prepared(composed, "source")
-    source = f"the source {index.name}"
-    trains = bool(config.freeze.phases)
-    choose_head_init(config.weights.head, index.classes, classes, source=source, trains=trains)
+    target, folder = prepared(composed, "target")
+    if not needs_pretraining(config.weights):
+        return config, folder
+    source, source_folder = prepared(composed, "source")
+    name, trains = f"the source {source.name}", bool(config.freeze.phases)
+    choose_head_init(config.weights.head, source.classes, target.classes, source=name, trains=trains)
     pretraining = stage_configs.pretrain_config(composed, choices)
     start = load_initial_weights(pretraining.backbone, pretraining.weights).sha256
-    key = result_key(pretraining, index.fingerprint, start)
-    folder = services.scratch / "pretrain" / key
+    key = result_key(pretraining, source.fingerprint, start)
+    out = services.scratch / "pretrain" / key
     # Relative: the run's config.yaml has it, and must not depend on where the project lies.
-    path = os.path.relpath(folder / WEIGHTS)
+    path = os.path.relpath(out / WEIGHTS)
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
-        is_cached = is_intact(folder)
-        if not is_cached and (study := _copy_of_study(key, folder)):
-            services.say(f"pretrain on {index.name}: uses the study's, {study}")
+        is_cached = is_intact(out)
+        if not is_cached and (study := _copy_of_study(key, out)):
+            services.say(f"pretrain on {source.name}: uses the study's, {study}")
         elif not is_cached:
-            check_run(config, classes=classes)
-            _check_leakage(composed, data, folder.with_suffix(".near-duplicates.png"))
+            check_run(config, classes=target.classes)
+            _check_leakage(composed, (source_folder, folder), out.with_suffix(".near-duplicates.png"))
             # Services of its own: the pretraining does not belong to the trial that happens to run it.
             with stage_configs.keys_of("source"):
-                pretrain(pretraining, data, folder, make_services(), sealed=True)
+                train_once(pretraining, source_folder, out, make_services(), sealed=True)
     weights = config.weights.model_copy(update={"path": path})
-    return config.model_copy(update={"weights": weights})
+    return config.model_copy(update={"weights": weights}), folder
 
 
 def _copy_of_study(key: str, folder: Path) -> Path | None:
@@ -215,20 +198,20 @@ def _copy_of_study(key: str, folder: Path) -> Path | None:
     return Path(os.path.relpath(study))
 
 
-def _check_leakage(composed: Experiment, folder: Path, sheet_file: Path) -> None:
+def _check_leakage(composed: Experiment, folders: tuple[Path, Path], sheet_file: Path) -> None:
     """Refuse a source with images that the target is measured on; warn about those that look like one.
 
     Args:
-        folder: of the prepared source.
+        folders: of the prepared source and target.
         sheet_file: the file for a contact sheet of images that look alike.
     """
     from frostline.data.prepared.index import PreparedData
     from frostline.leakage.source_target import check_source
     from frostline.leakage.stage import sheet
 
-    _, target = prepared(composed, "target")
-    source = PreparedData.read(composed.source, folder)
-    found = check_source(source, PreparedData.read(composed.dataset, target))
+    datasets = zip((composed.source, composed.dataset), folders, strict=True)
+    source, target = (PreparedData.read(dataset, folder) for dataset, folder in datasets)
+    found = check_source(source, target)
     for near in found:
         print(f"frostline: warning: {near.warning}", file=sys.stderr)
     if found:
@@ -239,12 +222,7 @@ def _check_leakage(composed: Experiment, folder: Path, sheet_file: Path) -> None
 
 def pretraining_config(composed: Experiment, choices: Mapping[str, str]) -> Run | None:
     """Return the config of the pretraining that a fine-tune needs; None: it starts from other weights."""
-    return stage_configs.pretrain_config(composed, choices) if _pretrains(composed.weights) else None
-
-
-def _pretrains(weights: Weights) -> bool:
-    """Return whether weights come from a pretraining that runs first."""
-    return isinstance(weights, PretrainWeights) and weights.path is None
+    return stage_configs.pretrain_config(composed, choices) if needs_pretraining(composed.weights) else None
 
 
 def prepared_from(config: Prepare, role: str = "target") -> "tuple[Index, Path]":

@@ -47,13 +47,9 @@ def finetune(jobs: Sequence[SweepJob], on_done: OnDone) -> None:
     try:
         for begin in range(0, len(jobs), BATCH_RUNS):
             part = jobs[begin : begin + BATCH_RUNS]
-            _finetune(part, _numbered_from(begin, on_done), services)
+            _finetune(part, begin, on_done, services)
     except NotBatchable as refusal:
         services.say(f"{len(jobs)} runs one by one, since {refusal.reason}")
-
-
-def _numbered_from(begin: int, on_done: OnDone) -> OnDone:
-    return lambda number, done: on_done(begin + number, done)
 
 
 def _apart_from_heads(job: SweepJob) -> str:
@@ -65,10 +61,13 @@ def _apart_from_heads(job: SweepJob) -> str:
     return repr((data, sorted(job.choices.items())))
 
 
-def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> None:
+def _finetune(jobs: Sequence[SweepJob], begin: int, on_done: OnDone, services: Services) -> None:
+    """Fine-tune a batch of jobs, the first of which has the number `begin`."""
+    from frostline.evaluation.evaluate import Evaluator
     from frostline.models.pretrained import load_initial_weights
     from frostline.probing import heads
     from frostline.probing.results import values_of
+    from frostline.training.inference import TrainedWeights
     from frostline.training.material import load_material
     from frostline.training.run_info import run_name
 
@@ -83,12 +82,9 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
     with ExitStack() as locks:
         for out in dict.fromkeys(outs):
             locks.enter_context(session.writing(out))
-        index, data = standalone.prepared(first.composed, "target")
-        weights = standalone.with_pretrained_weights(
-            runs[0], first.composed, first.choices, services, index.classes
-        ).weights
-        runs = [run.model_copy(update={"weights": weights}) for run in runs]
-        start = load_initial_weights(runs[0].backbone, weights)
+        prepared, data = standalone.prepared_run(runs[0], first.composed, first.choices, services)
+        runs = [run.model_copy(update={"weights": prepared.weights}) for run in runs]
+        start = load_initial_weights(prepared.backbone, prepared.weights)
         material = load_material(runs[0], data, start, services)
         groups = heads.group_by_features(runs, material, services)
         services.say(f"{len(jobs)} runs train as batched linear heads: only their heads differ")
@@ -105,10 +101,11 @@ def _finetune(jobs: Sequence[SweepJob], on_done: OnDone, services: Services) -> 
                 if head.fit.failure or head is best:
                     continue
                 if head.group not in evaluators:
-                    evaluators[head.group] = _evaluator(head, material, services)
+                    state = TrainedWeights(head.best_state, material.spec)
+                    evaluators[head.group] = Evaluator(run, material.data, state, services)
                 job_services = session.make_services(job.label, tags=tags)
                 metrics = _write_run(head, material, evaluators[head.group], out, job_services)
-                on_done(number, standalone.Done(job.label or name, out, metrics))
+                on_done(begin + number, standalone.Done(job.label or name, out, metrics))
                 advance(1, headlines(metrics, [held_out(metrics)]))
 
 
@@ -139,34 +136,23 @@ def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None
     return max(best, key=lambda head: score(metric, value(head)))
 
 
-def _evaluator(head: "TrainedHead", material: "Material", services: Services) -> "Evaluator":
-    """Return the evaluator of a head's feature group."""
-    from frostline.evaluation.evaluate import Evaluator
-    from frostline.training.inference import TrainedWeights
-
-    weights = TrainedWeights(head.best_state, material.spec)
-    return Evaluator(head.run, material.data, weights, services)
-
-
 def _write_run(
     head: "TrainedHead", material: "Material", evaluator: "Evaluator", out: Path, services: Services
 ) -> Any:
-    """Write, record and evaluate a run as `standalone.finetune` does; return its metrics."""
-    from frostline.training.outputs import TrainedNetwork, record_outputs, write_outputs
+    """Write, record and evaluate a run as `pretrain.stage.train_once` does; return its metrics."""
+    from frostline.training.outputs import record_outputs, write_outputs
     from frostline.training.run_info import run_info
 
-    run, group = head.run, head.group
-    network = group.split_point.network
-    trained = TrainedNetwork(head, network, group.plan, group.report, group.budget, head.thresholds)
+    run, group, network = head.run, head.group, head.group.split_point.network
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, OUTPUTS) as work:
         with services.tracker.run(run_info(run, material.index, group.budget)) as recorded:
             if material.start.sha256 is not None:
                 recorded.started_from(material.start.sha256)
             recorded.planned(run, group.plan, network, material.spec, len(group.train))
-            for row in head.history:
+            for row in head.fit.history:
                 recorded.epoch(row)
-            sha256 = write_outputs(run, material, trained, work)
+            sha256 = write_outputs(run, material, head.trained_network(), work)
             record_outputs(recorded, group.plan, timing, work)
         evaluator.load(head.head_state)
         return evaluator.measure(run, {"weights_sha256": sha256, **head.thresholds}, work)

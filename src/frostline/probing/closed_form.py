@@ -144,7 +144,7 @@ def _votes(
     features, labels = train.features, train.labels
     # Dividing the products by the norms avoids a normalized copy of all features.
     lengths = features.norm(dim=1).clamp(min=torch.finfo(features.dtype).tiny)
-    for query in queries.split(_rows(features)):
+    for query in queries.split(max(1, CHUNK_BYTES // (features.element_size() * len(features)))):
         cosines = functional.normalize(query, dim=1) @ features.T / lengths
         nearest, index = cosines.topk(max(ks))
         # Softmax gives the weights as shares of their sum, without overflow for small T.
@@ -166,11 +166,6 @@ def metric(scores: Tensor, labels: Tensor) -> float:
     if labels.ndim == 2:
         return mean_average_precision(scores.cpu(), labels.cpu())
     return int(hits(scores, labels)) / len(labels)
-
-
-def _rows(features: Tensor) -> int:
-    """Return the number of queries per block."""
-    return max(1, CHUNK_BYTES // (features.element_size() * len(features)))
 
 
 def _blocks(features: Tensor) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline.base.metrics import ACCURACY, MAP
-from frostline.base.multi_label_metrics import DEFAULT_THRESHOLD, best_thresholds
+from frostline.base.multi_label_metrics import best_thresholds, fixed_thresholds
 from frostline.base.run_folder import THRESHOLDS
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.console.units import size
@@ -21,7 +21,7 @@ from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts, positive_weights
 from frostline.data.loading.label_budget import LabelBudget, label_budget
 from frostline.data.loading.pixels import Images
-from frostline.features.execution import Execution, autocast, device_of
+from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NoSplit, Split, candidate_splits
 from frostline.freezing.plan import FreezePlan
@@ -35,6 +35,7 @@ from frostline.schema import Bce, CrossEntropy, NoFeatures, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import reuse_of
 from frostline.training.material import Material
+from frostline.training.outputs import Fit, TrainedNetwork
 from frostline.training.param_groups import decaying
 from frostline.training.run import plan_of, say_head
 from frostline.training.run_info import backbone_name
@@ -95,24 +96,13 @@ class FeatureGroup:
 
 @dataclass
 class TrainedHead:
-    """A run whose head is trained; a `training.outputs.FitResult`."""
+    """A run whose head is trained."""
 
     run: Run
     group: FeatureGroup
     fit: HeadFit
     seconds: float
     """The training time of its feature group, divided by the number of heads."""
-    starts: tuple[int, ...] = (0,)
-
-    @property
-    def history(self) -> list[Row]:
-        """A row per epoch."""
-        return self.fit.history
-
-    @property
-    def best_epoch(self) -> int:
-        """The best epoch by the run's monitor."""
-        return self.fit.best_epoch
 
     @property
     def best(self) -> Row:
@@ -129,10 +119,9 @@ class TrainedHead:
         """What training.json has of it, with several labels per image: as `training.thresholds`."""
         if not isinstance(self.run.loss, Bce):
             return {}
-        split, weight = self.group.budget.chooses, self.fit.weight
-        kind = self.run.loss.threshold
-        if split == "last":
-            return {THRESHOLDS: [DEFAULT_THRESHOLD if isinstance(kind, str) else kind] * len(weight)}
+        split, weight, kind = self.group.budget.chooses, self.fit.weight, self.run.loss.threshold
+        if not isinstance(kind, str) or split == "last":
+            return {THRESHOLDS: fixed_thresholds(kind, len(weight))}
         images = self.group.validation_sets(weight.device)[split]
         logits = functional.linear(images.features, weight, self.fit.bias)
         return {THRESHOLDS: best_thresholds(logits.cpu(), images.labels.cpu(), kind)}
@@ -154,15 +143,18 @@ class TrainedHead:
         """The number of training images seen, over all epochs."""
         return self.run.trainer.epochs * len(self.group.train)
 
-    @property
-    def features(self) -> list[str]:
-        """The split point, as `Fit.features`."""
-        return [self.group.split_point.name]
-
-    @property
-    def execution(self) -> Execution:
-        """The network's execution; the head itself is trained in float32."""
-        return self.group.reuse.training_execution(self.group.split_point.network)
+    def trained_network(self) -> TrainedNetwork:
+        """Return what `training.outputs.write_outputs` writes."""
+        group, network = self.group, self.group.split_point.network
+        fit = Fit(
+            history=self.fit.history,
+            best_epoch=self.fit.best_epoch,
+            best_state=self.best_state,
+            starts=(0,),
+            execution=group.reuse.training_execution(network),  # the head itself is trained in float32
+            features=[group.split_point.name],
+        )
+        return TrainedNetwork(fit, network, group.plan, group.report, group.budget, self.thresholds)
 
 
 @resource_errors()
@@ -362,7 +354,7 @@ def _head(group: FeatureGroup, run: Run) -> Head:
     weight, bias = group.starts[run.seed]
     device = device_of(run.trainer.device)
     return Head(
-        lr=run.optimizer.lr * plan.scale(0, trained_group, place.depth),
+        lr=run.optimizer.lr * plan.group_factor(0, trained_group, place.depth),
         weight_decay=decay if decays else 0.0,
         label_smoothing=getattr(run.loss, "label_smoothing", 0.0),
         seed=run.seed,

@@ -4,12 +4,11 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from frostline.base.files import publish, write_text
@@ -27,7 +26,7 @@ from frostline.evaluation import evaluate
 from frostline.features.execution import device_of
 from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
-from frostline.probing.closed_form import choose_k, knn, metric, ridge
+from frostline.probing.closed_form import KnnFit, RidgeFit, choose_k, knn, metric, ridge
 from frostline.probing.feature_set import FeatureSet
 from frostline.probing.heads import FeatureGroup, TrainedHead
 from frostline.probing.results import (
@@ -45,7 +44,7 @@ from frostline.probing.results import (
 )
 from frostline.schema import Run
 from frostline.training.material import Material, load_material
-from frostline.training.outputs import TrainedNetwork, write_outputs
+from frostline.training.outputs import write_outputs
 from frostline.training.run_info import backbone_name, run_info
 from frostline.training.services import RunInfo, Services, Tracker
 
@@ -84,11 +83,11 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
             configurations = _ranked(runs, trained)
             winner = max(configurations[0].heads, key=lambda head: _rank([head], first.trainer.monitor))
             chosen = _fit_closed_form(winner.group, services)
-            _write_run(winner, material, work)
+            write_outputs(winner.run, material, winner.trained_network(), work)
             quiet = replace(services, progress=watch, tracker=Tracker())
             measured = evaluate.measure(winner.run, data, work, work, quiet)
             images = _test_images(material, services)
-            closed, near = _closed_form_probes(chosen, winner.group, images)
+            closed, near = _closed_form_probes(*chosen, winner.group, images)
             result = ProbeResult(
                 configurations=configurations,
                 winner=winner,
@@ -159,20 +158,8 @@ def _rank(several: Sequence[TrainedHead], monitor: str) -> tuple[float, ...]:
     )
 
 
-@dataclass(frozen=True)
-class _ClosedForm:
-    """The closed-form probes, with the hyperparameters that validation chose."""
-
-    train: FeatureSet
-    penalty: float
-    weight: Tensor
-    bias: Tensor
-    ridge_val: float
-    k: int
-    knn_val: float
-
-
-def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
+def _fit_closed_form(group: FeatureGroup, services: Services) -> tuple[FeatureSet, RidgeFit, KnnFit]:
+    """Return the training features, and the closed-form probes that validation chose."""
     device = device_of(group.runs[0].trainer.device)
     # Without augmentation, even if heads are trained on augmented views.
     plain = group.reuse.features(group.split_point, group.train)
@@ -186,8 +173,7 @@ def _fit_closed_form(group: FeatureGroup, services: Services) -> _ClosedForm:
         ks = [k for k in KS if k <= len(train)]
         near = choose_k(train, val, classes, ks, TEMPERATURE)
         advance(1)
-    ridge_val, knn_val = dict(fit.scores)[fit.penalty], dict(near.scores)[near.k]
-    return _ClosedForm(train, fit.penalty, fit.weight, fit.bias, ridge_val, near.k, knn_val)
+    return train, fit, near
 
 
 # ── the test split ──────────────────────────────────────────────────────────────────────────────────────────
@@ -230,33 +216,23 @@ def _measured(head: TrainedHead, images: Images) -> dict[str, float]:
 
 
 def _closed_form_probes(
-    chosen: _ClosedForm, group: FeatureGroup, images: Images | None
+    train: FeatureSet, fit: RidgeFit, near: KnnFit, group: FeatureGroup, images: Images | None
 ) -> list[ClosedFormProbe]:
-    if images is None:
-        return [
-            ClosedFormProbe("ridge", chosen.penalty, chosen.ridge_val, None),
-            ClosedFormProbe("knn", chosen.k, chosen.knn_val, None),
-        ]
-    device = chosen.bias.device
-    features = group.reuse.features(group.split_point, images).to(device).float()
-    labels = images.labels.to(device)
-    shares = knn(chosen.train, features, len(chosen.bias), chosen.k, TEMPERATURE)
-    of_ridge = metric(functional.linear(features, chosen.weight, chosen.bias), labels)
-    of_knn = metric(shares, labels)
+    of_ridge = of_knn = None
+    if images is not None:
+        device = fit.bias.device
+        features = group.reuse.features(group.split_point, images).to(device).float()
+        labels = images.labels.to(device)
+        shares = knn(train, features, len(fit.bias), near.k, TEMPERATURE)
+        of_ridge = metric(functional.linear(features, fit.weight, fit.bias), labels)
+        of_knn = metric(shares, labels)
     return [
-        ClosedFormProbe("ridge", chosen.penalty, chosen.ridge_val, of_ridge),
-        ClosedFormProbe("knn", chosen.k, chosen.knn_val, of_knn),
+        ClosedFormProbe("ridge", fit.penalty, dict(fit.scores)[fit.penalty], of_ridge),
+        ClosedFormProbe("knn", near.k, dict(near.scores)[near.k], of_knn),
     ]
 
 
 # ── output files and tracking ───────────────────────────────────────────────────────────────────────────────
-
-
-def _write_run(winner: TrainedHead, material: Material, out: Path) -> None:
-    group = winner.group
-    network = group.split_point.network
-    trained = TrainedNetwork(winner, network, group.plan, group.report, group.budget, winner.thresholds)
-    write_outputs(winner.run, material, trained, out)
 
 
 def _info(runs: Sequence[Run], index: Index, budget: LabelBudget) -> RunInfo:

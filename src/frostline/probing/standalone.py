@@ -65,10 +65,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
 
     with session.writing(out):
         check()
-        index, data = standalone.prepared(experiments[0], "target")
-        weights = standalone.with_pretrained_weights(
-            runs[0], experiments[0], choices, services, index.classes
-        ).weights
-        runs = [run.model_copy(update={"weights": weights}) for run in runs]
+        prepared, data = standalone.prepared_run(runs[0], experiments[0], choices, services)
+        runs = [run.model_copy(update={"weights": prepared.weights}) for run in runs]
         check()  # again, now that the pretrained weights are known
         return Done(probe.run(runs, data, out, services), out)

@@ -28,9 +28,9 @@ def run(stage: str, overrides: Sequence[str], *, force: bool = False, fresh: boo
     """
     from frostline.probing import batched_finetune
 
-    at_once = {"run_batched": batched_finetune.finetune} if stage == "finetune" else {}
+    batched = {"run_batched": batched_finetune.finetune} if stage == "finetune" else {}
     with signals.interruptible():  # A launcher has workers to end.
-        return compose.multirun(overrides, Job(stage, force), **at_once, fresh=fresh)
+        return compose.multirun(overrides, Job(stage, force), **batched, fresh=fresh)
 
 
 def settings_of(jobs: Sequence[Any]) -> list[list[Done]]:

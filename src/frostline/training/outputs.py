@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json, csv_text, read_csv, read_json, yaml_text
@@ -29,39 +29,35 @@ TIMING = "timing.json"
 """The measured times of a training run; stays in the scratch folder."""
 
 
-class FitResult(Protocol):
-    """The result of a fit: of `training.trainer.Fit`, or of a head trained in a batch."""
+Row = dict[str, float | int | None]
 
-    @property
-    def history(self) -> Sequence[Mapping[str, Any]]:
-        """A row per epoch; the first is the network before training."""
 
-    @property
-    def best_epoch(self) -> int:
-        """The epoch whose weights are saved."""
+@dataclass
+class Fit:
+    """The result of a fit."""
 
-    @property
-    def best_state(self) -> "Mapping[str, Tensor]":
-        """The network's weights after its best epoch."""
-
-    @property
-    def starts(self) -> Sequence[int]:
-        """The first step of each phase."""
-
-    @property
-    def features(self) -> Sequence[str]:
-        """For each phase: its split point, or why the whole network ran."""
-
-    @property
-    def execution(self) -> Execution:
-        """Precision and memory format."""
+    history: list[Row] = field(default_factory=list)
+    """A row per epoch, with the keys `history_columns`; the first is the network before training. The keys
+    ``selection/…`` are None if the validation split or no split chooses the best epoch."""
+    epoch_seconds: list[float] = field(default_factory=list)
+    """Seconds from the start of training to the end of each epoch, including validation."""
+    best_epoch: int = 0
+    best_state: "dict[str, Tensor]" = field(default_factory=dict)
+    """The network's weights after its best epoch, on the CPU."""
+    starts: tuple[int, ...] = ()
+    """The first step of each phase."""
+    images: int = 0
+    """Training images seen."""
+    execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
+    features: list[str] = field(default_factory=list)
+    """For each phase: its split point, such as ``fc:input``, or ``whole network: …`` with the reason."""
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
     """A fit, with its network and what that started from."""
 
-    fit: FitResult
+    fit: Fit
     network: "nn.Module"
     """With its adapter, if the run has one."""
     plan: FreezePlan

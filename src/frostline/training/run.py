@@ -47,7 +47,7 @@ from frostline.schema import Bce, L2Sp, L2Start, NoAdapter, Regularizer, Run, Wi
 from frostline.training import garbage, machine, regularizers
 from frostline.training.inference import network_with, reuse_of
 from frostline.training.material import Material
-from frostline.training.outputs import OUTPUTS, TIMING, TrainedNetwork, record_outputs, write_outputs
+from frostline.training.outputs import OUTPUTS, TIMING, Fit, TrainedNetwork, record_outputs, write_outputs
 from frostline.training.run_info import run_info
 from frostline.training.services import Services
 from frostline.training.thresholds import thresholds
@@ -55,7 +55,6 @@ from frostline.training.thresholds import thresholds
 if TYPE_CHECKING:
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
-    from frostline.training.trainer import Fit
 
 
 DONE = "done"
@@ -212,7 +211,7 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         record_outputs(recorded, plan, timing, out)
 
 
-def _timing(result: "Fit") -> dict[str, Any]:
+def _timing(result: Fit) -> dict[str, Any]:
     """Return the content of timing.json."""
     seconds = result.epoch_seconds[-1] if result.epoch_seconds else 0.0
     return {

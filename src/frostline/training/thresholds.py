@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from frostline.base.multi_label_metrics import DEFAULT_THRESHOLD, best_thresholds
+from frostline.base.multi_label_metrics import best_thresholds, fixed_thresholds
 from frostline.schema import Run
 from frostline.training.data_module import ImageData
 from frostline.training.inference import logits_of, network_with
@@ -21,10 +21,8 @@ def thresholds(
         state: the trained weights, with an adapter merged.
         data: its selection images choose the thresholds; without any, they are 0.5.
     """
-    if not isinstance(kind, str):
-        return [float(kind)] * data.classes
-    if data.chooses == "last":
-        return [DEFAULT_THRESHOLD] * data.classes
+    if not isinstance(kind, str) or data.chooses == "last":
+        return fixed_thresholds(kind, data.classes)
     images = data.validation[data.chooses]
     network = network_with(state, run.backbone, data.spec, data.classes)
     logits = logits_of(network, images.pixels, data.spec, run.trainer)

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch import Tensor
 
 from frostline import schema
 from frostline.base.files import set_aside
@@ -25,7 +24,7 @@ from frostline.base.hashes import sha256_of
 from frostline.base.metrics import deciding_metrics, score
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, TrainingFailed
-from frostline.features.execution import Execution, device_of
+from frostline.features.execution import device_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.models import weights
 from frostline.training import machine
@@ -36,6 +35,7 @@ from frostline.training.driven_schedule import DrivenFreezeSchedule
 from frostline.training.feature_callback import FeatureReuse
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, NotFinite
+from frostline.training.outputs import Fit, Row
 from frostline.training.trainable import freeze_all
 
 MEASURED = ("train", "val", "selection")
@@ -48,29 +48,6 @@ SAVE_SHARE = 0.02
 """Largest share of the run time that checkpoints may take."""
 SAVE_INSIDE_SECONDS = 60.0
 """Shortest time before a checkpoint inside an epoch; shorter epochs are saved at their end only."""
-
-Row = dict[str, float | int | None]
-
-
-@dataclass
-class Fit:
-    """The result of a fit."""
-
-    history: list[Row] = field(default_factory=list)
-    """A row per epoch, with the keys `history_columns`; the first is the network before training. The keys
-    ``selection/…`` are None if the validation split or no split chooses the best epoch."""
-    epoch_seconds: list[float] = field(default_factory=list)
-    """Seconds from the start of training to the end of each epoch, including validation."""
-    best_epoch: int = 0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-    """The network's weights after its best epoch, on the CPU."""
-    starts: tuple[int, ...] = ()
-    """The first step of each phase."""
-    images: int = 0
-    """Training images seen."""
-    execution: Execution = field(default_factory=lambda: Execution("fp32", "fp32", channels_last=False))
-    features: list[str] = field(default_factory=list)
-    """For each phase: its split point, such as ``fc:input``, or ``whole network: …`` with the reason."""
 
 
 def history_columns(headline: str) -> tuple[str, ...]:
@@ -188,9 +165,9 @@ def _arrange(classifier: Classifier, data: ImageData, config: schema.Trainer, ca
     classifier.execution.arrange(classifier.network)
     if classifier.execution.trains == "fp16":
         classifier.scaler = classifier.scaler or torch.amp.GradScaler(device_of(config.device).type)
-    classifier.steps_at_once = config.steps_per_execution
+    classifier.steps_per_batch = config.steps_per_execution
     classifier.step_callbacks = callbacks.of_steps if classifier.plan.phases else ()
-    data.steps.at_once, data.steps.taken = classifier.at_once, lambda: classifier.taken
+    data.steps.per_batch, data.steps.taken = classifier.coming_steps, lambda: classifier.taken
 
 
 class _History(pl.Callback):

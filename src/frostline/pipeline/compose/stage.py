@@ -160,7 +160,7 @@ class _Checker:
         weights = config.weights
         kind = repr((config.backbone, weights))
         if kind not in self.starts:
-            if isinstance(weights, schema.PretrainWeights) and weights.path is None:
+            if schema.needs_pretraining(weights):
                 assert pretrained is not None
                 self.starts[kind] = replace(pretrained, head=weights.head)
             else:

@@ -16,17 +16,16 @@ from frostline.console.errors import FrostlineError
 from frostline.pipeline.compose.watched import absolute
 from frostline.schema import (
     Arm,
-    Experiment,
     Input,
     NoAdapter,
     NoAveraging,
     NoRegularizer,
     NoWeights,
-    PretrainWeights,
     Report,
     Strict,
     Weights,
     WiseFt,
+    needs_pretraining,
 )
 from frostline.schema.validation import validated
 from frostline.stats.transfer import BASELINE
@@ -209,7 +208,7 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         "pretrain": stage_configs.pretrain_config(base, choices).model_dump(),
     }
     resolved["leakage"] = {role: resolved[f"prepare-{role}"] for role in ("source", "target")}
-    if not pretrains(base):
+    if not needs_pretraining(base.weights):
         # With the file's hash, so that later stages re-run when it changes.
         path = getattr(base.weights, "path", None)
         file = f" (sha256 {sha256_of(Path(path).expanduser())})" if path and Path(path).is_file() else ""
@@ -257,11 +256,6 @@ def _with_input_of(weights: Weights, arm: Arm) -> Arm:
 
     spec = input_spec(arm.backbone, load_initial_weights(arm.backbone, weights), arm.input).to_dict()
     return arm.model_copy(update={"input": validated(Input, spec)})
-
-
-def pretrains(composed: Experiment) -> bool:
-    """Return whether the arms start from what the stage pretrain makes."""
-    return isinstance(composed.weights, PretrainWeights) and composed.weights.path is None
 
 
 def from_scratch(arm: Arm) -> Arm:

@@ -1,4 +1,4 @@
-"""Stage pretrain: train the network on the source data set."""
+"""Stage pretrain: train the network on the source data set, or without DVC on the target."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from frostline.training.run import code_versions, forget, train
 from frostline.training.services import Services
 
 
-def pretrain(
+def train_once(
     config: Run,
     data: Path,
     out: Path,
@@ -37,7 +37,8 @@ def pretrain(
     material = load_material(config, data, start, services)
     omitted.remove_reason(out)
     with publish(out, OUTPUTS) as work:
-        title = f"pretrain on {material.index.name}"
+        setting = f"{config.freeze_name} · seed {config.seed}"
+        title = f"pretrain on {material.index.name}" if config.stage == "pretrain" else f"finetune {setting}"
         seconds = train(config, material, work, services, title)
         evaluate.measure(config, data, work, work, services)
         if sealed:
