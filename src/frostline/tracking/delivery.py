@@ -155,10 +155,10 @@ class Delivery:
         self._running: dict[int, int] = {}
         """Run → the time of its last record."""
         self._position = 0
-        self._resumed = self.claim.position == 0
+        self._restored = self.claim.position == 0
         """Whether the runs that the delivered records began are known: there were none, or they were read."""
-        self._repeated = not self._resumed
-        """Whether a request may have been sent twice."""
+        self._may_be_sent_twice = not self._restored
+        """Whether a request may have been sent twice, and so may have created a second run."""
         self._tries = 0
         self._damaged = 0
 
@@ -168,11 +168,11 @@ class Delivery:
         Raises:
             Unreachable: the store can't record now.
         """
-        if not self._resumed:
-            self._resume()
+        if not self._restored:
+            self._try(self._replay)
         for end, record in journal.read(self.claim.path, self._position):
             if record:
-                self._try(partial(self._take, record), needed=record.what == "begin")
+                self._try(partial(self._deliver, record), needed=record.what == "begin")
             else:
                 self._damaged += 1
             self._position = end
@@ -196,68 +196,61 @@ class Delivery:
         for key, when in list(self._running.items()):
             self._try(partial(self._run(key).end, "KILLED", when=when))
             del self._running[key]
-        if self._repeated:
+        if self._may_be_sent_twice:
             for run in self._runs.values():
                 self._try(run.delete_duplicates)
         if self._damaged:
             self.store.warn(f"{self.claim.path}: {self._damaged} damaged records could not be read")
         self.claim.remove()
 
-    def _resume(self) -> None:
+    def _replay(self) -> None:
         """Restore the state after the records that another process has delivered."""
+        self._runs.clear()
+        self._running.clear()
+        for end, record in journal.read(self.claim.path):
+            if end > self.claim.position:
+                break
+            if record:
+                self._note_time(record)
+                if record.what == "files":
+                    self._run(record.run).add_plot_data(*record.arguments)
+                elif record.what == "end":
+                    self._run(record.run).queue_plots()
+                    self._running.pop(record.run, None)
+            self._position = end
+        for run in self._runs.values():
+            if len(self.store.at(run.place)) > 1:
+                self._position = 0  # unknown which of them has which records: one gets all of them
+        self._restored = True
 
-        def replay() -> None:
-            self._runs.clear()
-            self._running.clear()
-            for end, record in journal.read(self.claim.path):
-                if end > self.claim.position:
-                    break
-                if record:
-                    self._take(record, again=True)
-                self._position = end
-            for run in self._runs.values():
-                if len(self.store.at(run.place)) > 1:
-                    self._position = 0  # unknown which of them has which records: one gets all of them
+    def _note_time(self, record: Record) -> None:
+        if record.what == "begin" or record.run in self._running:
+            self._running[record.run] = record.at
 
-        self._try(replay)
-        self._resumed = True
-
-    def _take(self, record: Record, *, again: bool = False) -> None:
-        """Deliver a record; `again`: it was delivered before, so only restore the state after it."""
+    def _deliver(self, record: Record) -> None:
         key, when, what, arguments = record.run, record.at, record.what, record.arguments
-        if key in self._running:
-            self._running[key] = when
+        self._note_time(record)
+        if what in ("epoch", "metrics", "load"):
+            getattr(self._run(key), what)(*arguments, when=when)
+            self._waiting.add(key)
+        elif what not in journal.OF_THE_JOURNAL:
+            self._flush()
         match what:
             case "begin":
-                self._running[key] = when
-                if not again:
-                    self._flush()
-                    place = self._place(key)
-                    self._runs[key] = self.store.begin(
-                        arguments[0], self.header.process, when=when, place=place, around=self.around
-                    )
-            case "epoch" | "metrics" | "load" if not again:
-                getattr(self._run(key), what)(*arguments, when=when)
-                self._waiting.add(key)
-            case "annotate" if not again:
-                self._flush()
+                self._runs[key] = self.store.begin(
+                    arguments[0], self.header.process, when=when, place=self._place(key), around=self.around
+                )
+            case "annotate":
                 if not self.store.annotate(EvaluatedRun(*arguments), when=when):
                     others = (item for item in journal.pending() if item.path != self.claim.path)
                     if any(item.here and item.records for item in others):
                         raise Unreachable(LookupError("its run is not delivered yet"))
-            case "study" if not again:
-                self._flush()
+            case "study":
                 self.store.studies.end(StudyResult(**arguments[0]), when)
-            case "model" if not again:
-                self._flush()
+            case "model":
                 store_model(self.store, self._run(key).id, *arguments)
-            case "tags" | "files" | "started_from" | "end" if not again:
-                self._flush()
+            case "tags" | "files" | "started_from" | "end":
                 getattr(self._run(key), what)(*arguments, when=when)
-            case "files":
-                self._run(key).add_plot_data(*arguments)
-            case "end":
-                self._run(key).queue_plots()
         if what == "end":
             self._running.pop(key, None)
 
@@ -288,7 +281,7 @@ class Delivery:
             raise
         except Exception as error:
             self._tries += 1
-            self._repeated = True
+            self._may_be_sent_twice = True
             code = getattr(error, "error_code", "")
             if needed:
                 passed_over = code == "INVALID_PARAMETER_VALUE"

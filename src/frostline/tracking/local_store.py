@@ -131,24 +131,19 @@ def follow(path: Path) -> None:
 
     The caller holds the store's lock.
     """
-    old = moved_from(path)
-    if not old:
-        return
-    _rewrite(path, old, path.parent)
-    _say(f"{_moved(old)}; the paths in its MLflow store now lead to {path.parent}")
+    if old := moved_from(path):
+        _rewrite(path, old, path.parent)
+        _say_moved(old, f"the paths in its MLflow store now lead to {path.parent}")
 
 
 def note_move(path: Path) -> None:
     """Say that the store at `path`, which is only read, was moved or copied here."""
     if old := moved_from(path):
-        _say(f"{_moved(old)}; the next command that records updates the paths in its MLflow store")
+        _say_moved(old, "the next command that records updates the paths in its MLflow store")
 
 
-def _moved(old: list[str]) -> str:
-    return f"this project was moved or copied from {folder_of(old[0])}"
-
-
-def _say(text: str) -> None:
+def _say_moved(old: list[str], then: str) -> None:
+    text = f"this project was moved or copied from {folder_of(old[0])}; {then}"
     print(f"frostline: {text}", file=sys.stderr, flush=True)
 
 

@@ -9,9 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow.entities import LoggedModel
 from mlflow.models import Model, ModelSignature
-from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
 from frostline.console.errors import FrostlineError, first_line
@@ -81,17 +79,6 @@ def save(trained: "TrainedRun", folder: Path, about: Model) -> tuple[float, str]
             f" and {TOLERANCE:.0e} is allowed; report this with the run's config.yaml"
         )
     return difference, tried_on
-
-
-def complete(client: MlflowClient, experiment: str, condition: str) -> list[LoggedModel]:
-    """Return the completely stored models of an experiment that match an MLflow filter."""
-    models: list[LoggedModel] = []
-    token = None
-    while True:
-        page = client.search_logged_models([experiment], condition, page_token=token)
-        models += [model for model in page if str(model.status) == "READY"]
-        if not (token := page.token):
-            return models
 
 
 def _signature(trained: "TrainedRun") -> ModelSignature:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from frostline.tracking.store import Store
 
 if TYPE_CHECKING:
     from frostline.runs.trained_run import TrainedRun
-from frostline.tracking.logged_model import RUN, complete, save
+from frostline.tracking.logged_model import RUN, save
 
 NAME = "model"
 """The name of a run's model: runs:/ID/model."""
@@ -71,6 +71,11 @@ class Stored:
         """Return the stored model that MLflow's record describes."""
         return cls(str(model.artifact_location), model.tags.get("weights.sha256", ""))
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its files are on this machine, rather than on a server."""
+        return urlparse(self.location).scheme in ("", "file")
+
     def is_intact(self, folder: Path) -> bool:
         """Return whether the weights in the run folder `folder` are those that were stored."""
         if not self.sha256 or not folder.is_dir():
@@ -103,7 +108,7 @@ class Models:
         with self._store.one_sentence(uri):
             stored = self._of_run(rest, uri) if scheme == "runs" else self._of_version(rest, uri)
             folder = self._folder(stored)
-            if not stored.is_intact(folder) and not self._is_local(stored):
+            if not stored.is_intact(folder) and not stored.is_local:
                 shutil.rmtree(folder)  # a damaged cached copy
                 folder = self._folder(stored)
         if not folder.is_dir():
@@ -119,8 +124,8 @@ class Models:
 
     def weights(self) -> set[str]:
         """Return the sha256 of the weights of all runs whose model is in the store."""
-        stored = [Stored.of(model) for model in self._models("")]
-        return {model.sha256 for model in stored if not self._is_local(model) or self._folder(model).is_dir()}
+        stored = [Stored.of(model) for model in self._models()]
+        return {model.sha256 for model in stored if not model.is_local or self._folder(model).is_dir()}
 
     def weights_of(self, text: str, words: Collection[str] = ()) -> tuple[str, str]:
         """Return the id of the run with this id or name, and the sha256 of the weights that it made.
@@ -218,13 +223,21 @@ class Models:
         ready = self._models(f" AND tags.`weights.sha256` = '{trained.sha256}'")
         return next((model for model in ready if self._holds(str(model.artifact_location), trained)), None)
 
-    def _models(self, condition: str) -> list[LoggedModel]:
-        return complete(self._store.client, self._store.experiment, f"name = '{NAME}'{condition}")
+    def _models(self, condition: str = "") -> Iterator[LoggedModel]:
+        """The completely stored models that match a filter of MLflow's search."""
+        token = None
+        while True:
+            page = self._store.client.search_logged_models(
+                [self._store.experiment], f"name = '{NAME}'{condition}", page_token=token
+            )
+            yield from (model for model in page if str(model.status) == "READY")
+            if not (token := page.token):
+                return
 
     def _holds(self, location: str, trained: "TrainedRun") -> bool:
         """Whether a run's weights are intact at `location`; on a server they are assumed to be."""
         stored = Stored(location, trained.sha256)
-        if not self._is_local(stored):
+        if not stored.is_local:
             return True
         folder = self._folder(stored)
         return folder.is_dir() and stored.is_intact(folder)
@@ -256,7 +269,6 @@ class Models:
         return before[alias] if before.get(alias) not in (None, version) else None
 
     def _of_version(self, rest: str, uri: str) -> Stored:
-        """The stored model of a version, or with a model id."""
         client = self._store.client
         name, at, alias = rest.partition("@")
         name, slash, version = name.partition("/")
@@ -283,7 +295,6 @@ class Models:
         return Stored(str(location), registered_version.tags.get("weights.sha256", ""))
 
     def _of_run(self, rest: str, uri: str) -> Stored:
-        """The newest stored model of a run."""
         run_id, _, name = rest.partition("/")
         run = self._run(run_id)
         outputs = run.outputs.model_outputs if run.outputs else []
@@ -318,13 +329,10 @@ class Models:
         known = {str(run.info.run_name) for run in recent if "weights.sha256" in run.data.tags} | {*words}
         raise FrostlineError(local_store.no_such_name(text, known))
 
-    def _is_local(self, stored: Stored) -> bool:
-        return urlparse(stored.location).scheme in ("", "file")
-
     def _folder(self, stored: Stored) -> Path:
         """The folder with the files of the model's run, downloaded if it is remote."""
         location = stored.location
-        if self._is_local(stored):
+        if stored.is_local:
             return Path(unquote(urlparse(self._store.here(location)).path), RUN)
         cached = project.scratch() / "models" / content_key(location)[:24]  # a stored model never changes
         if not cached.is_dir():
@@ -356,7 +364,6 @@ def _check_names(name: str, alias: str | None) -> None:
 
 
 def _tags(trained: "TrainedRun", run: Run | None) -> dict[str, str]:
-    """The tags of a version."""
     from frostline.training.run_info import backbone_name
 
     known: Mapping[str, str] = run.data.tags if run else {}

@@ -35,10 +35,10 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     is 0, since MLflow draws lines instead of bars for other steps.
     """
     run = store.client.get_run(run_id)
-    if "arm" in run.data.tags:
-        _compare_with_earlier(store, run)
     group = {key: run.data.tags.get(key, "") for key in GROUP_TAGS}
     finished = store.search(group, "attributes.status = 'FINISHED'", limit=1000, order="ASC")
+    if "arm" in run.data.tags and (not finished or finished[0].info.run_id == run_id):
+        _compare_with_earlier(store, run)  # once for a group, whose runs have the same parameters
     # The newest of each fold and seed.
     seeds = {(m.data.tags.get("fold"), m.data.tags["seed"]): m for m in finished if counts(m)}
     if len(seeds) < 2:

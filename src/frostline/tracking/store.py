@@ -244,9 +244,6 @@ class Store:
         items = [RunTag(metric_names.key(key), metric_names.text(value)) for key, value in tags.items()]
         self._log(run_id, "tags", items, PARAMS_BATCH)
 
-    def _is_active(self, run_id: str) -> bool:
-        return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
-
     def _log(self, run_id: str, kind: str, items: Sequence[Any], size: int) -> None:
         """Record items in batches of `size`; if MLflow refuses one, warn and record the others."""
         for i in range(0, len(items), size):
@@ -255,9 +252,10 @@ class Store:
             try:
                 self.client.log_batch(run_id, **arguments)
             except MlflowException as error:
-                # If the run was deleted, no single item is to blame.
-                if error.error_code not in REFUSALS or not self._is_active(run_id):
+                if error.error_code not in REFUSALS:
                     raise
+                if self.client.get_run(run_id).info.lifecycle_stage != "active":
+                    raise  # the run was deleted: no single item is to blame
                 if len(batch) > 1:
                     self._log(run_id, kind, batch, max(1, len(batch) // 2))
                 else:
