@@ -143,7 +143,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     from tests.tiny import PROBE
 
     from frostline.features import execution
-    from frostline.pipeline import standalone
+    from frostline.pipeline.pretrain.stage import train_once
     from frostline.training.services import Services
 
     monkeypatch.setattr(execution, "has_bf16", lambda device: True)
@@ -151,7 +151,7 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     changes = {"backbone": RESNET, "input.size": 32, "freeze": PROBE, "optimizer.lr": 1.0}
     config = run_config({**changes, "trainer": trainer})
     config = config.model_copy(update={"freeze_name": "linear_probe"})
-    standalone.finetune(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
+    train_once(config, digits, tmp_path / "run", Services(tmp_path / "scratch"))
     trained = TrainedRun.read(tmp_path / "run")
     measured = [float(row["confidence"]) for row in read_csv(tmp_path / "run" / "predictions.csv")]
     monkeypatch.setattr(prediction, "scratch", lambda: tmp_path / "other")

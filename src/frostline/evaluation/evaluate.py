@@ -113,7 +113,8 @@ class Evaluator:
         self._network = network_with(weights.state, run.backbone, spec, len(index.classes))
         if images is None:
             budget = label_budget(index, run.dataset, run.seed)
-            self._rows = {split: index.rows(split) for split in _splits(index)} | {"train": budget.train}
+            splits = [split for split in SPLITS if split in ("train", "val", index.held_out)]
+            self._rows = {split: index.rows(split) for split in splits} | {"train": budget.train}
             if len(budget.selection):
                 self._rows["selection"] = budget.selection
             images = len(budget.train)
@@ -182,7 +183,8 @@ class Evaluator:
             tags["fold"] = str(run.dataset.fold)  # the same weights in every fold, where nothing trains
         tests = [part for part in metrics if part.startswith("test")]
         values = {f"{part}/{k}": v for part in tests for k, v in metrics[part].items()}
-        values |= {f"best/val/{k}": v for k, v in _without_tta(metrics, "val").items() if k != "n"}
+        val = metrics.get("val" + WITHOUT_TTA, metrics.get("val", {}))
+        values |= {f"best/val/{k}": v for k, v in val.items() if k != "n"}
         values |= majority
         sha256 = str(record["weights_sha256"])
         self._services.tracker.annotate(Evaluation(sha256, tags, values, out, mistakes))
@@ -239,11 +241,6 @@ class Evaluator:
         return logits_after_split(split_point, features, precision, self._trainer.eval_batch_size)
 
 
-def _without_tta(metrics: Metrics, split: str) -> dict[str, float]:
-    """Return a split's metrics without test-time augmentation; {} if it was not measured."""
-    return metrics.get(split + WITHOUT_TTA, metrics.get(split, {}))
-
-
 def split_for_inference(
     config: Run, network: torch.nn.Module, count: int, reuse: FeatureExtractor, images: Images
 ) -> tuple[Split, Precision] | None:
@@ -282,10 +279,6 @@ def _most_likely(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = [block.double().softmax(1).max(1) for block in logits.split(_BLOCK)]
     values, classes = zip(*blocks, strict=True)
     return torch.cat(values), torch.cat(classes)
-
-
-def _splits(index: Index) -> list[str]:
-    return [split for split in SPLITS if split != "test" or index.held_out == "test"]
 
 
 def read_metrics(out: Path) -> Metrics:

@@ -244,14 +244,17 @@ def _prefetched(items: Iterator[T]) -> Iterator[T]:
             yield ready
 
 
+def _row(cells: list[Any]) -> str:
+    return csv_text([], [cells]).partition("\n")[2]
+
+
 def label_lines(predictions: Iterable[Prediction], classes: Sequence[str]) -> Iterator[str]:
     """Yield the lines of a CSV file with the labels of each image, and a column per class."""
     yield csv_text(["image", "predictions", *classes, "error"], [])
     for prediction in predictions:
         shares = dict(prediction.best)
         cells = [joined(prediction.labels or ()), *(shares.get(name) for name in classes)]
-        _, _, row = csv_text([], [[prediction.image, *cells, prediction.error]]).partition("\n")
-        yield row
+        yield _row([prediction.image, *cells, prediction.error])
 
 
 def csv_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
@@ -260,8 +263,7 @@ def csv_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
     yield csv_text(["image", "prediction", "confidence", *more, "error"], [])
     for prediction in predictions:
         cells: list[Any] = [cell for pair in prediction.best for cell in pair] or [None] * (2 * top_k)
-        _, _, row = csv_text([], [[prediction.image, *cells, prediction.error]]).partition("\n")
-        yield row
+        yield _row([prediction.image, *cells, prediction.error])
 
 
 def json_lines(predictions: Iterable[Prediction], top_k: int) -> Iterator[str]:
