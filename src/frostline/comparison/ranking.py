@@ -3,10 +3,13 @@
 A setting's value is the mean over its seeds and folds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from statistics import fmean
+from typing import TypeVar
 
 from frostline.base.metrics import score
+
+RunT = TypeVar("RunT")
 
 
 def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, int]:
@@ -24,14 +27,29 @@ def rank(metric: str, values: Sequence[float], most: int) -> tuple[bool, float, 
     return 2 * len(values) < most, -score(metric, fmean(values)), -len(values)
 
 
-def rank_run(metric: str, value: float, trial: int | None = None) -> tuple[float, bool, int]:
-    """Return the sort key of a run within its setting; the best run stands for the setting.
+def ordered(
+    metric: str,
+    settings: Iterable[Collection[RunT]],
+    value: Callable[[RunT], float],
+    trial: Callable[[RunT], int | None] = lambda run: None,
+) -> list[list[RunT]]:
+    """Return the settings by `rank`, the best first, each with its best run first.
 
     Of equal runs, a trial of a sweep that was trained by itself comes before one of a batch, which can't be
-    repeated to the byte; then the trial with the lower number comes first. What remains equal keeps its
-    order. Equal settings are ordered by all but the value, too.
+    repeated to the byte; then the trial with the lower number comes first. Equal settings are ordered by
+    their first runs in the same way. What remains equal keeps its order.
 
     Args:
-        trial: the number in the sweep; None: trained in a batch, or not in a sweep.
+        metric: such as ``val/loss``.
+        settings: the runs of each, at least one.
+        value: returns a run's value of the metric.
+        trial: returns its number in the sweep; None: trained in a batch, or not in a sweep.
     """
-    return -score(metric, value), trial is None, trial or 0
+
+    def preferred(run: RunT) -> tuple[bool, int]:
+        number = trial(run)
+        return number is None, number or 0
+
+    found = [sorted(runs, key=lambda run: (-score(metric, value(run)), *preferred(run))) for runs in settings]
+    most = max(map(len, found), default=0)
+    return sorted(found, key=lambda runs: (*rank(metric, [*map(value, runs)], most), *preferred(runs[0])))

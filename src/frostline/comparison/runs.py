@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from frostline.base.hashes import content_key, sha256_cached
 from frostline.base.metrics import headline
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
-from frostline.comparison.ranking import rank, rank_run
+from frostline.comparison.ranking import ordered
 from frostline.comparison.statistics import Repetition, Result
 from frostline.console.errors import FrostlineError, allowed
 from frostline.runs.local_copies import GONE
 from frostline.tracking import metric_names
 from frostline.tracking.local_store import BEST, LAST
+from frostline.tracking.run_tags import REPEATED
 from frostline.tracking.seed_groups import counts
 from frostline.tracking.store import Store
 from frostline.training.services import TRIAL_NUMBER, setting_of
@@ -117,19 +118,8 @@ class Results:
                 settings.setdefault(run.configuration, {})[run.repetition] = run
         if not settings:
             return list(tuned[-1:])
-        most = max(map(len, settings.values()))
-
-        def order(run: Result) -> tuple[float, bool, int, Repetition]:
-            return *rank_run(metric, run.metrics[metric], run.trial), run.repetition
-
-        ordered = [sorted(runs.values(), key=order) for runs in settings.values()]
-        return min(
-            ordered,
-            key=lambda runs: (
-                *rank(metric, [run.metrics[metric] for run in runs], most),
-                order(runs[0])[1:3],
-            ),
-        )
+        by_repetition = ([runs[which] for which in sorted(runs)] for runs in settings.values())
+        return ordered(metric, by_repetition, lambda run: run.metrics[metric], lambda run: run.trial)[0]
 
     def matching(self, study: str | None, condition: str | None) -> list[Result]:
         """Return the finished runs of a study that match an MLflow filter; None: any.
@@ -182,8 +172,7 @@ class Results:
 
 def _result(run: "Run") -> Result:
     tags = run.data.tags
-    repeated = ("seed", "dataset.fold")
-    params = {key: value for key, value in run.data.params.items() if key not in repeated}
+    params = {key: value for key, value in run.data.params.items() if key not in REPEATED}
     configuration = f"{tags.get('study')}/{tags.get('setting') or content_key(params)}"
     seed, fold = int(tags.get("seed", 0)), int(tags["fold"]) if "fold" in tags else None
     trial = int(tags[TRIAL_NUMBER]) if TRIAL_NUMBER in tags else None

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.base.files import publish
-from frostline.base.metrics import headlines, held_out, score
+from frostline.base.metrics import headlines, held_out
 from frostline.base.run_folder import OUTPUTS
-from frostline.comparison.ranking import rank
+from frostline.comparison.ranking import ordered
 from frostline.config import stage_configs
 from frostline.config.compose import SweepJob
 from frostline.config.overrides import HEAD_KEYS
@@ -127,13 +127,7 @@ def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None
         return None
     first = next(iter(settings.values()))[0]
     metric = objective if objective in first.best else first.run.trainer.monitor
-
-    def value(head: "TrainedHead") -> float:
-        return float(head.best[metric] or 0.0)
-
-    most = max(map(len, settings.values()))
-    best = min(settings.values(), key=lambda alike: rank(metric, [*map(value, alike)], most))
-    return max(best, key=lambda head: score(metric, value(head)))
+    return ordered(metric, settings.values(), lambda head: float(head.best[metric] or 0.0))[0][0]
 
 
 def _write_run(

@@ -161,15 +161,8 @@ def _names_at_ends(axes: "Axes", summary: Summary, colours: dict[str, theme.Colo
         colour = colours[arm.name].light
         leader: Style = {"color": colour, "linewidth": 0.8, "clip_on": False, "transform": axes.transAxes}
         axes.plot([1.0, 1.04], [end, place], **leader)
-        weight = _weight(bold=arm is summary.chosen)
-        write_text(
-            axes,
-            (1.05, place),
-            _name(arm),
-            color=colour,
-            fontweight=weight,
-            va="center",
-        )
+        weight = "bold" if arm is summary.chosen else "normal"
+        write_text(axes, (1.05, place), _name(arm), color=colour, fontweight=weight, va="center")
 
 
 def _annotate_baseline(axes: "Axes", summary: Summary) -> None:
@@ -259,31 +252,17 @@ def _bar(axes: "Axes", row: int, arm: ArmSummary, base: float | None, colour: st
 
 def _row_text(axes: "Axes", row: int, arm: ArmSummary, colour: str, *, bold: bool) -> None:
     in_row: Style = {"in_rows": True, "va": "center"}
-    weight = _weight(bold=bold)
+    weight = "bold" if bold else "normal"
     bottom, top = axes.get_ylim()
     inch = (bottom - top) / inches_high(axes)
-    write_text(
-        axes,
-        (-0.07, row),
-        _name(arm),
-        color=colour,
-        fontweight=weight,
-        ha="right",
-        **in_row,
-    )
+    write_text(axes, (-0.07, row), _name(arm), color=colour, fontweight=weight, ha="right", **in_row)
     accuracy, gain = words.percent(arm.score.mean), arm.comparison.gain if arm.comparison else None
     place = (1.08, row - 0.09 * inch if gain else row)
     write_text(axes, place, accuracy, fontsize=11, fontweight=weight, **in_row)
     if gain:
         between = f" ({words.gain_interval(gain)})" if gain.n > 1 else ""
-        write_text(
-            axes,
-            (1.08, row + 0.12 * inch),
-            words.points(gain.mean) + between,
-            fontsize=8.5,
-            color=SOFT,
-            **in_row,
-        )
+        place = (1.08, row + 0.12 * inch)
+        write_text(axes, place, words.points(gain.mean) + between, fontsize=8.5, color=SOFT, **in_row)
 
 
 def _capital(text: str) -> str:
@@ -292,7 +271,3 @@ def _capital(text: str) -> str:
 
 def _name(arm: ArmSummary) -> str:
     return shortened(arm.name, LONGEST_NAME)
-
-
-def _weight(*, bold: bool) -> str:
-    return "bold" if bold else "normal"

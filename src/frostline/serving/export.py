@@ -109,10 +109,12 @@ def _pt2(trained: TrainedRun, model: ServingModel, example: Tensor, file: Path) 
 
 
 def _safetensors(trained: TrainedRun, model: ServingModel, example: Tensor, file: Path) -> Predictor:
-    shutil.copyfile(trained.folder / WEIGHTS, file)
+    source = trained.folder / WEIGHTS
     if trained.several_labels:  # the run has its thresholds in another file
-        state, metadata = weights.load(file)
+        state, metadata = weights.load(source)
         weights.save(file, state, {**(metadata or {}), **trained.about()})
+    else:
+        shutil.copyfile(source, file)
     state, _ = weights.load(file)
     network = network_with(state, trained.run.backbone, trained.spec, len(trained.classes))
     return ServingModel(network.eval(), trained.spec, several_labels=trained.several_labels)

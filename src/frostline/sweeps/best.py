@@ -11,7 +11,7 @@ from frostline.base import project
 from frostline.base.files import write_text
 from frostline.base.formats import yaml_text
 from frostline.base.metrics import Spread, spread
-from frostline.comparison.ranking import rank, rank_run
+from frostline.comparison.ranking import ordered
 from frostline.config.compose import SweepJob
 from frostline.config.space import Point, Value
 from frostline.reporting import words
@@ -61,7 +61,7 @@ def hyperparameters(point: Point) -> Point:
 def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
     """Return the settings that have complete trials, the best first.
 
-    Of equal settings and of equal trials, `comparison.ranking.rank_run` chooses.
+    Of equal settings and of equal trials, `comparison.ranking.ordered` chooses.
 
     Args:
         trials: in the order of their numbers; of several with the same values the first counts.
@@ -75,15 +75,13 @@ def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
             seed = tuple(str(trial.point.get(name, "")) for name in REPEATED)
             if seed not in alike or (BATCHED in alike[seed].user_attrs and BATCHED not in trial.user_attrs):
                 alike[seed] = trial
-
-    def order(trial: Trial) -> tuple[float, bool, int]:
-        return rank_run(objective, trial.values[0], None if BATCHED in trial.user_attrs else trial.number)
-
-    settings = [Setting(tuple(sorted(alike.values(), key=order))) for alike in groups.values()]
-    most = max((len(setting.trials) for setting in settings), default=0)
-    return sorted(
-        settings, key=lambda setting: (*rank(objective, setting.values, most), *order(setting.run)[1:])
+    settings = ordered(
+        objective,
+        (alike.values() for alike in groups.values()),
+        value=lambda trial: trial.values[0],
+        trial=lambda trial: None if BATCHED in trial.user_attrs else trial.number,
     )
+    return [Setting(tuple(alike)) for alike in settings]
 
 
 def best_of(trials: Sequence[Trial], settings: Sweep) -> Trial | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from frostline.base.metrics import headline_value
-from frostline.comparison.ranking import rank
+from frostline.comparison.ranking import ordered
 from frostline.config import compose
 from frostline.config.compose import FailedJob
 from frostline.console import signals
@@ -39,9 +39,7 @@ def settings_of(jobs: Sequence[Any]) -> list[list[Done]]:
     for run in jobs:
         if isinstance(run, Done):
             groups.setdefault(run.setting or run.name, []).append(run)
-    most = max(map(len, groups.values()), default=0)
-    ordered = sorted(groups.values(), key=lambda runs: rank("val", [*map(val_headline, runs)], most))
-    return [sorted(runs, key=val_headline, reverse=True) for runs in ordered]
+    return ordered("val", groups.values(), val_headline)
 
 
 def best_first(jobs: Sequence[Any]) -> list[Done]:

@@ -51,16 +51,13 @@ def shown(study: Study, trials: int | None, until: float | None) -> Iterator[Non
     budget = Budget(trials, until, time.time(), int(study.settings.workers))
     objective = study.settings.objectives[0]
 
-    def current() -> list[Trial]:
-        return [trial for trial in study.trials() if not trial.superseded]
-
     if sys.stderr.isatty():
         from rich.live import Live
 
         with Live(console=progress.console(), refresh_per_second=4, transient=True) as live:
 
             def draw() -> None:
-                trials = current()
+                trials = study.current_trials()
                 title = f"{study.name}: {status(trials, budget, objective)}"
                 live.update(table(trials, title, objective))
 
@@ -69,7 +66,11 @@ def shown(study: Study, trials: int | None, until: float | None) -> Iterator[Non
     else:
 
         def say() -> None:
-            print(f"{study.name}: {status(current(), budget, objective)}", file=sys.stderr, flush=True)
+            print(
+                f"{study.name}: {status(study.current_trials(), budget, objective)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
         with repeated(say, LINE_SECONDS, at_once=False):
             yield

@@ -121,14 +121,14 @@ class Study:
     def retry(self, condition: Callable[[Trial], bool]) -> int:
         """Enqueue again the points of ended trials that meet a condition; return how many."""
         with storage.locked(self.store):
-            retried = [t for t in self.trials() if t.state in ENDED and not t.superseded and condition(t)]
+            retried = [t for t in self.current_trials() if t.state in ENDED and condition(t)]
             for trial in retried:
                 self._opened().enqueue_trial(dict(trial.point), user_attrs={RETRY_OF: trial.number})
         return len(retried)
 
     def missing_points(self) -> list[Point]:
         """Return the points of a grid that no trial has yet."""
-        taken = [trial.point for trial in self.trials() if not trial.superseded]
+        taken = [trial.point for trial in self.current_trials()]
         points = self.space.combinations()[: self.settings.trials]
         return [point for point in points if point not in taken]
 
@@ -146,7 +146,7 @@ class Study:
             study = self._opened()
             self._retry_dead()
             if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                drawn = [trial for trial in self.trials() if not trial.superseded]
+                drawn = self.current_trials()
                 limit = self.settings.trials
                 if self.settings.sampler.kind == "grid" or (limit is not None and len(drawn) >= limit):
                     return None
@@ -183,7 +183,7 @@ class Study:
 
     def completed(self, point: Point) -> Trial | None:
         """Return a complete trial of this point, if there is one: a repetition would give the same result."""
-        complete = (t for t in self.trials() if t.state == "complete" and not t.superseded)
+        complete = (trial for trial in self.current_trials() if trial.state == "complete")
         return next((trial for trial in complete if trial.point == point), None)
 
     def add_completed(self, point: Point, values: Sequence[float], user_attrs: Mapping[str, Any]) -> None:
@@ -204,6 +204,10 @@ class Study:
         trials = self._opened().get_trials(deepcopy=False)
         retried = superseded(trials)
         return [stored_trial(trial, superseded=trial.number in retried) for trial in trials]
+
+    def current_trials(self) -> list[Trial]:
+        """Return the `trials` that no other one repeats."""
+        return [trial for trial in self.trials() if not trial.superseded]
 
     def importances(self) -> dict[str, float]:
         """Return hyperparameter → share of the first objective's variance, the largest first."""

@@ -148,7 +148,7 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
             " sweep.failures allows more",
             file=sys.stderr,
         )
-    trials = [trial for trial in study.trials() if not trial.superseded]
+    trials = study.current_trials()
     _write(plan, study, trials, recorded=isinstance(job.task, standalone.Job))
     if plan.grid:
         in_order = (trial for trial in trials if trial.point in plan.points)
@@ -163,7 +163,7 @@ def _retry(study: Study, condition: Callable[[Trial], bool], reason: str) -> Non
 
 def _retry_batched_best(study: Study, settings: Sweep) -> int:
     """Enqueue the best trial once more if it was trained in a batch: it has to be repeatable to the byte."""
-    best_trial = best.best_of([trial for trial in study.trials() if not trial.superseded], settings)
+    best_trial = best.best_of(study.current_trials(), settings)
     if best_trial is None or BATCHED not in best_trial.user_attrs:
         return 0
     return study.retry(lambda trial: trial.number == best_trial.number)

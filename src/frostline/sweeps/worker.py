@@ -171,6 +171,6 @@ def failure_kind(error: Exception) -> str:
 
 def repeated_failure(study: Study, limit: int) -> str | None:
     """Return the kind of failure that occurred `limit` times, if there is one."""
-    failed = (trial for trial in study.trials() if trial.state == "failed" and not trial.superseded)
+    failed = (trial for trial in study.current_trials() if trial.state == "failed")
     kinds = Counter(trial.user_attrs.get("kind", "") for trial in failed)
     return next((kind for kind, count in kinds.items() if count >= limit), None)
