@@ -74,11 +74,7 @@ def measure_test(run: Run, data: PreparedData, run_folder: Path, out: Path, serv
     """Do what `measure` does for the test split alone, since the images of other splits have changed.
 
     Args:
-        run: the run's config.
         data: the prepared data, with the test split that the run had.
-        run_folder: the run's folder.
-        out: the folder to write to.
-        services: progress, tracker and feature cache.
     """
     record = verified(run_folder)
     weights, images = read_weights(run_folder / WEIGHTS, data), int(record["training_images"])
@@ -92,7 +88,6 @@ class Evaluator:
     Args:
         run: the config of the first network's run.
         weights: the weights of the first network.
-        services: scratch folder, feature cache and tracker.
         images: number of training images of the run, if `data` has other ones and only its test split is
             evaluated.
     """

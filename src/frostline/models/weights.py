@@ -23,6 +23,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 COUNTS = "num_batches_tracked"
 HEADS = ("fc.", "classifier.", "head.", "heads.", "head_dist.", "last_linear.", "linear.")
 """Names of the classifier in common libraries."""
+NAMED = 3
+"""Maximum number of tensors that a sentence names."""
 RIGHT_BACKBONE = "choose the backbone that the weights were made with"
 
 
@@ -43,10 +45,6 @@ class LoadReport:
     def to_dict(self) -> dict[str, list[str]]:
         """Return the names as plain lists."""
         return {key: list(getattr(self, key)) for key in ("loaded", "missing", "unexpected", "reset")}
-
-    def summary(self) -> str:
-        """Return the counts as one line."""
-        return ", ".join(f"{len(names)} {what}" for what, names in self.to_dict().items())
 
 
 def detached(tensor: torch.Tensor) -> torch.Tensor:
@@ -241,6 +239,6 @@ def match_names(
     return state
 
 
-def _few(names: Collection[str], limit: int = 3) -> str:
+def _few(names: Collection[str]) -> str:
     listed = sorted(names)
-    return ", ".join(listed[:limit]) + (", …" if len(listed) > limit else "") if listed else "none"
+    return ", ".join(listed[:NAMED]) + (", …" if len(listed) > NAMED else "") if listed else "none"

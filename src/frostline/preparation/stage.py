@@ -75,9 +75,7 @@ def prepare_cached(
     damaged. If `scratch` is read-only, a missing output is prepared for this process only.
 
     Args:
-        config: as in `prepare`.
         scratch: folder of the cache; outputs are in `data/`.
-        progress: as in `prepare`.
 
     Returns:
         The index, and its folder.

@@ -91,13 +91,7 @@ def page(experiment: str, study: str, view: str = RESULTS) -> str:
 
 
 def record(client: "MlflowClient", experiment: str, study: Study) -> None:
-    """Record the views of a study in tags of the experiment, as far as a tag can hold them.
-
-    Args:
-        client: of the store.
-        experiment: the id of the experiment.
-        study: the study.
-    """
+    """Record a study's views in tags of the experiment with this id, as far as a tag can hold them."""
     known = client.get_experiment(experiment).tags
     for view, state in states(study).items():
         tag, text = f"{PREFIX}{key(study.name, view)}", json.dumps(state)
