@@ -1,6 +1,6 @@
 """The repetitions of a study's arm: its seeds, or its folds times its seeds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 Value = TypeVar("Value")
@@ -48,12 +48,8 @@ def from_json(content: Mapping[str, Any]) -> dict[Repetition, Any]:
     Raises:
         ValueError: a fold or a seed is no number.
     """
-    return dict(_parsed(content))
-
-
-def _parsed(content: Mapping[str, Any]) -> Iterator[tuple[Repetition, Any]]:
-    for seed, value in content.get("seeds", {}).items():
-        yield Repetition(None, int(seed)), value
-    for fold, part in content.get("folds", {}).items():
-        for seed, value in part["seeds"].items():
-            yield Repetition(int(fold), int(seed)), value
+    of_fold: dict[int | None, Mapping[str, Any]] = {None: content.get("seeds", {})}
+    of_fold |= {int(fold): part["seeds"] for fold, part in content.get("folds", {}).items()}
+    return {
+        Repetition(fold, int(seed)): value for fold, seeds in of_fold.items() for seed, value in seeds.items()
+    }
