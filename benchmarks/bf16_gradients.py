@@ -63,7 +63,7 @@ def differing(layer: nn.Module, images: Tensor) -> list[str]:
 
 
 def main() -> int:
-    machine.pin(1)
+    machine.configure(1)
     torch.manual_seed(0)
     found: defaultdict[tuple[object, ...], set[int]] = defaultdict(set)
     tried = missed = 0

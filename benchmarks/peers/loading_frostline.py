@@ -21,7 +21,7 @@ def main() -> None:
     from frostline.training.material import load_material
     from frostline.training.services import Services
 
-    machine.pin(given.threads)
+    machine.configure(given.threads)
     scratch = Path(".frostline").resolve()
     begun = time.perf_counter()
     composed, choices = compose.experiment(

@@ -123,7 +123,7 @@ def test_a_group_that_trains_trains_its_matrices_and_the_head_itself(backbone):
     assert top
     assert all(".lora_" in name for name in top)
     assert {layers_of(network).places[name].stage for name in top} == {layers_of(network).stages - 1}
-    assert not plan.moving_statistics(1)
+    assert not plan.updated_statistics(1)
 
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -119,7 +119,7 @@ def test_a_plateau_that_is_over_no_sooner_than_its_phase_is_said(network, before
     assert said == (f"early if val/loss stalls for {patience}" if early else late)
     plan = made(network, phases)
     starts = of_a_run_that_learns_nothing(plan)
-    assert (starts[-1] < plan.end_of(starts[:-1])) == early
+    assert (starts[-1] < plan.phase_end(starts[:-1])) == early
 
 
 def of_a_run_that_learns_nothing(plan):
@@ -127,7 +127,7 @@ def of_a_run_that_learns_nothing(plan):
     starts, losses = (), []
     for step in range(plan.total_steps):
         rule = plan.phases[len(starts) - 1].early_stop if starts else None
-        now = plan.advanced(starts, step, rule is not None and rule.reached(losses))
+        now = plan.starts_at(starts, step, rule is not None and rule.reached(losses))
         if now != starts:
             starts, losses = now, []
         if (step + 1) % plan.steps_per_epoch == 0:

@@ -144,7 +144,7 @@ def test_tables_say_what_runs_once(run):
         " once",
         "phase 1 runs all layers at every step: features at hidden.1:input are computed as fast as they"
         " are read: 32 operations per byte, and caching pays from 100",
-        "phase 2 runs all layers at every step: all of it trains",
+        "phase 2 runs all layers at every step: every layer trains",
     ]
     # 81,920 once, and 320 forward and 320 backward for 2 epochs, of 100 images.
     rows = [line.split() for line in out.splitlines()]
@@ -158,7 +158,7 @@ def test_augmentation_asks_for_views(run):
     assert first == f"phase 0 runs all layers at every step: {reason}"
     # It would not help where nothing can be cut.
     assert "as fast as" in second
-    assert third == "phase 2 runs all layers at every step: all of it trains"
+    assert third == "phase 2 runs all layers at every step: every layer trains"
     out = run(*words, "features.views=4")
     assert once(out)[0] == (
         "phase 0 trains on features at head:input, 16 numbers (64 B) for each of 4 views per image;"

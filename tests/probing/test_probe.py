@@ -201,16 +201,16 @@ class Heard(Tracker):
         self.about.append(about)
         yield self
 
-    def metrics(self, values):
+    def log_metrics(self, values):
         self.values |= values
 
-    def tags(self, values):
+    def set_tags(self, values):
         self.said |= values
 
-    def started_from(self, sha256):
+    def log_initial_weights(self, sha256):
         self.said["start"] = sha256
 
-    def finished(self, folder):
+    def log_outputs(self, folder):
         self.files |= set(files(folder))
 
     def annotate(self, *arguments):

@@ -108,12 +108,12 @@ def test_who_is_at_work(written):
 
 def test_what_is_pending(written, monkeypatch):
     (pending,) = journal.pending()
-    assert (pending.records, pending.live, pending.here) == (3, True, True)
+    assert (pending.records, pending.live, pending.for_this_store) == (3, True, True)
     written.close()
     (pending,) = journal.pending()
     assert not pending.live
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
-    assert not journal.pending()[0].here
+    assert not journal.pending()[0].for_this_store
     other = journal.Journal()
     assert journal.header_of(other.path).store == "postgresql://me:***@host/runs"
     assert b"secret" not in other.path.read_bytes()

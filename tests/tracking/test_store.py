@@ -469,7 +469,7 @@ def test_lineage_goes_to_the_run_that_made_the_weights(store):
 def test_results_go_to_their_own_run_whatever_the_clock_says(store):
     """Two runs that are the same; the second begins, by a clock that was set back, before the first."""
     for when, place in ((2_000_000, "journal/0"), (1_000_000, "journal/1")):
-        run = store.begin(info("mlp"), "1@1.0", when=when, place=place, around={})
+        run = store.begin(info("mlp"), "1@1.0", when=when, place=place, environment={})
         run.tags({"weights.sha256": "cafe"})
         run.end("FINISHED", when=when + 1000)
         values = {"test/accuracy": when / 10_000_000}
@@ -480,7 +480,7 @@ def test_results_go_to_their_own_run_whatever_the_clock_says(store):
     assert measured[2_000_000]["test/accuracy"] == pytest.approx(0.2)
     assert measured[1_000_000]["test/accuracy"] == pytest.approx(0.1)
     # A third, which another process measures: the one that has not been.
-    run = store.begin(info("mlp"), "1@1.0", when=500_000, place="journal/2", around={})
+    run = store.begin(info("mlp"), "1@1.0", when=500_000, place="journal/2", environment={})
     run.tags({"weights.sha256": "cafe"})
     run.end("FINISHED", when=600_000)
     annotate(store, "cafe", {"study": "tiny"}, {"test/accuracy": 0.3}, {})

@@ -57,7 +57,7 @@ def test_training_batches_are_the_epochs_images_and_as_many_as_the_plan_counts(i
 def test_another_batch_size_makes_other_batches_of_the_same_order():
     data = data_of(torch.zeros(50, dtype=torch.int64))
     before = torch.cat(data.training_rows(1))
-    data.coming_size = lambda: 7
+    data.next_batch_size = lambda: 7
     data.train_dataloader()
     assert [len(rows) for rows in data.training_rows(1)] == [7] * 6 + [8]
     assert torch.equal(torch.cat(data.training_rows(1)), before)
@@ -67,7 +67,7 @@ def test_another_batch_size_makes_other_batches_of_the_same_order():
 def test_steps_are_all_there_however_many_are_taken_at_once(total, sizes, skip):
     steps = Steps(lambda: total)
     turn = itertools.cycle(sizes)
-    steps.per_batch, steps.taken = lambda: next(turn), lambda: skip
+    steps.per_batch, steps.steps_taken = lambda: next(turn), lambda: skip
     steps.load_state_dict(steps.state_dict())
     spans = list(steps)
     assert [number for first, after in spans for number in range(first, after)] == list(

@@ -67,7 +67,7 @@ def test_training_on_features_is_training_but_for_rounding(schedule, tmp_path):
 def test_it_says_where_each_phase_begins(tmp_path):
     result, *_ = trained({"freeze": GRADUAL}, tmp_path)
     assert result.features[:3] == ["fc:input", "layer3:output", "fc:input"]
-    assert result.features[3] == "whole network: all of it trains"
+    assert result.features[3] == "whole network: every layer trains"
 
 
 def lines(changes, folder):

@@ -93,15 +93,15 @@ def does_what_it_says(bench, result):
     module = bench.classifier
     for step, (before, after) in enumerate(zip(module.states, module.states[1:], strict=False)):
         phase = sum(step >= start for start in result.starts) - 1
-        trained = bench.plan.trained(phase) | bench.plan.moving_statistics(phase)
+        trained = bench.plan.trained(phase) | bench.plan.updated_statistics(phase)
         if step in result.starts and bench.plan.phases[phase].bn == "recalibrate":
-            trained |= bench.plan.statistics(phase)
+            trained |= bench.plan.trained_statistics(phase)
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         assert moved <= trained, f"step {step}"
         for group in bench.plan.phases[phase].train:
             weights = bench.plan.layers.parameters.intersection(bench.plan.groups[group])
             assert moved & weights, f"step {step}: {group} stood still"
-        assert moved >= bench.plan.moving_statistics(phase)
+        assert moved >= bench.plan.updated_statistics(phase)
         # The optimizer knows only what has trained so far, and what is frozen again keeps its moments.
         ever = frozenset().union(*(bench.plan.trained(i) for i in range(phase + 1)))
         assert module.moments[step + 1].keys() <= ever
@@ -335,7 +335,7 @@ def test_the_batch_size_may_change_between_phases(tmp_path):
     assert bench.classifier.sizes == [20] * 2 + [10] * second + [40] * (3 - second // 4)
     assert (steps[0], steps[1], steps[-1]) == (0, 2, len(bench.classifier.sizes))
     assert result.images == 4 * 40
-    assert bench.plan.end_of(result.starts) == len(bench.classifier.sizes)
+    assert bench.plan.phase_end(result.starts) == len(bench.classifier.sizes)
 
 
 def test_a_value_that_is_reached_ends_a_phase(tmp_path):

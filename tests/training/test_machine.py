@@ -21,7 +21,7 @@ def as_before():
 
 @pytest.mark.usefixtures("as_before")
 def test_threads_and_algorithms_are_pinned_and_new_memory_is_not_filled_in_vain():
-    machine.pin(1)
+    machine.configure(1)
     assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
     torch.full((1 << 16,), 3.0)  # freed at once; what comes next may lie there
@@ -33,7 +33,7 @@ def test_an_optimizer_step_opens_no_library(monkeypatch):
     """Lightning has torch look for a GPU by NVML, whose library it opens each time that it is asked."""
     importlib.import_module("pytorch_lightning")
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as it does when it is imported
-    machine.pin(1)
+    machine.configure(1)
     opened = []
     monkeypatch.setattr(ctypes, "CDLL", opened.append)
     weight = torch.zeros(1, requires_grad=True)

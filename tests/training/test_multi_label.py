@@ -337,7 +337,7 @@ def test_a_run_that_stops_inside_an_epoch_resumes_to_the_same_bytes(listed, stud
     begin = Classifier.on_train_batch_start
 
     def stop(module, batch, batch_idx):
-        if module.global_step >= 20 and module.taken:
+        if module.global_step >= 20 and module.steps_taken:
             raise Stopped
         begin(module, batch, batch_idx)
 

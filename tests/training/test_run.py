@@ -90,25 +90,25 @@ class Told(Tracker):
         with self.path.open("a") as file:
             print(json.dumps([what, *values]), file=file)
 
-    def planned(self, run, plan, network, spec, images):
+    def log_plan(self, run, plan, network, spec, images):
         self.tell("planned", repr(plan.phases), list(network.state_dict()), images)
 
-    def images(self, data, classes):
+    def log_images(self, data, classes):
         """Draw nothing."""
 
-    def epoch(self, row):
+    def log_epoch(self, row):
         self.tell("epoch", dict(row))
 
-    def metrics(self, values):
+    def log_metrics(self, values):
         self.tell("metrics", dict(values))
 
-    def tags(self, values):
+    def set_tags(self, values):
         self.tell("tags", dict(values))
 
-    def started_from(self, sha256):
+    def log_initial_weights(self, sha256):
         self.tell("started_from", sha256)
 
-    def finished(self, folder):
+    def log_outputs(self, folder):
         self.tell("finished", sorted(contents(folder)))
 
 

@@ -24,5 +24,5 @@ def add(commands: Any, summary: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Fine-tune: a stage, a single run or a sweep."""
+    """Run the command: as a stage of the DVC pipeline, as a single run, or as a sweep."""
     training.train(arguments, "finetune")

@@ -100,8 +100,8 @@ class Evaluator:
         services: Services,
         images: int | None = None,
     ) -> None:
-        garbage.collect()  # all is imported; what follows makes objects to collect
-        machine.pin(run.trainer.threads)
+        garbage.enable()  # all is imported; what follows makes objects to collect
+        machine.configure(run.trainer.threads)
         index, spec = data.index, weights.spec
         self._data, self._spec = data, spec
         self._trainer, self._services = run.trainer, services

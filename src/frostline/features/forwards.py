@@ -27,12 +27,12 @@ class Recording:
         self._counter = FlopCounterMode(display=False)
         self._inside = False  # whether a frozen module is running
 
-    def run(self, network: nn.Module, modules: Iterable[nn.Module], stand_in: Tensor) -> bool:
+    def run(self, network: nn.Module, modules: Iterable[nn.Module], example: Tensor) -> bool:
         """Run the network, and record the calls of `modules`; return whether a changing layer was reached."""
         watched = {module: self._watch(module, module.forward) for module in modules}
         try:
             with torch.no_grad(), replaced_forwards(watched), self._counter:
-                network.forward(stand_in)
+                network.forward(example)
         except Reached:
             return True
         return False

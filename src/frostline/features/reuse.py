@@ -55,23 +55,23 @@ class FeatureExtractor:
         return self.config.views if drawn else None  # type: ignore[union-attr]
 
     def candidate_splits(
-        self, network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor | None = None
+        self, network: nn.Module, plan: FreezePlan, phase: int, example: Tensor | None = None
     ) -> list[Split] | NoSplit:
         """Return the possible splits of the network, best first, not verified; or why there is none.
 
         Args:
             network: prepared for the phase by `training.trainable.apply_phase`; may be on the meta device.
             phase: index of the phase whose split point is wanted.
-            stand_in: (N, C, H, W) images to record the forward pass of; None: black images.
+            example: (N, C, H, W) images to record the forward pass of; None: black images.
         """
         if isinstance(self.config, schema.NoFeatures):
             return NoSplit(OFF)
         device = next(network.parameters()).device
-        if stand_in is None:
-            stand_in = torch.zeros(PROOF, *self.spec.shape, device=device)
+        if example is None:
+            example = torch.zeros(PROOF, *self.spec.shape, device=device)
         # torch's meta device has no autocast, so there everything is float32.
         with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
-            splits = split_point.worthwhile_splits(network, plan, phase, stand_in)
+            splits = split_point.worthwhile_splits(network, plan, phase, example)
         # Changing images are the reason only if the network could be split otherwise.
         if isinstance(splits, list) and (reason := self._fresh()):
             return NoSplit(reason)

@@ -2,15 +2,16 @@
 
 The split works for any architecture:
 
-1. One forward pass of an example image, the stand-in, is recorded. The modules that are called before the
-   first one that trains are the prefix.
+1. One forward pass of an example image is recorded. The modules that are called before the first changing
+   one (it trains, updates running statistics or drops activations) are the prefix.
 2. `Split.features` runs the network until the prefix has been computed, and returns its output.
-3. `Split.rest` runs the network's own `forward` on the stand-in. Each prefix module returns its recorded
+3. `Split.rest` runs the network's own `forward` on the example. Each prefix module returns its recorded
    output instead of computing it, and at the split point the features replace the output of the last prefix
    module, or the input of the first trained one. Code between modules (pooling, class tokens) runs as usual.
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
-`network.forward` is called instead of `network`, whose compiled code would ignore the replaced forwards.
+`network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
+replaced forwards.
 """
 
 import hashlib
@@ -28,17 +29,17 @@ from frostline.freezing.plan import FreezePlan
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference between logits that counts as rounding, relative to the largest logit, by dtype."""
-ROUNDING_BF16 = 3e-2
-"""As `ROUNDING`, for all other dtypes."""
+ROUNDING_HALF = 3e-2
+"""As `ROUNDING`, for bfloat16 and float16."""
 OUTPUTS = 3
-"""Number of frozen layers before the split point whose outputs are candidates: if the last ones compute
-nothing, as dropout in eval mode, an earlier output serves as well."""
+"""Number of frozen layers before the first changing one whose outputs are candidates: the last ones may be
+identities, such as dropout in eval mode, and then an earlier output is the same tensor."""
 BRANCHES = 2
 """Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
-"""Operations that a byte of features has to save. A core computes about 50 in the time it takes to read one
-byte from a disk."""
-ALL_TRAINS = "all of it trains"
+"""Floating-point operations that a byte of features has to save. A core computes about 50 in the time that it
+takes to read one byte from a disk, so that reading takes at most half as long as computing."""
+ALL_TRAINS = "every layer trains"
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Split:
     """Floating-point operations of the prefix for one image."""
     prefix: frozenset[str]
     """Names of the parameters and buffers that the features may depend on."""
-    stand_in: Tensor = field(repr=False)
+    example: Tensor = field(repr=False)
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
-    """The prefix's modules in call order, each with its output for the stand-in."""
+    """The prefix's modules in call order, each with its output for the example."""
     parts: Sequence[tuple[int, ...]] = ()
     """If the features are the outputs of the last calls, flattened and concatenated: the shapes of these
     outputs for one image. Empty: the features are a single tensor."""
@@ -135,7 +136,7 @@ class Split:
 
     def rest(self, features: Tensor) -> Tensor:
         """Return the network's logits, (N, K), given the features, (N, *shape), of N images."""
-        turn = 0
+        replayed = 0
         outputs = [features] if self.side == "output" else []
         if self.parts:
             pieces = features.split([math.prod(shape) for shape in self.parts], 1)
@@ -143,12 +144,12 @@ class Split:
 
         def stub(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal turn
-                if turn == len(self.calls) or self.calls[turn][0] is not module:
+                nonlocal replayed
+                if replayed == len(self.calls) or self.calls[replayed][0] is not module:
                     return forward(*args, **kwargs)
-                turn += 1
-                remaining = len(self.calls) - turn
-                return outputs[-1 - remaining] if remaining < len(outputs) else self.calls[turn - 1][1]
+                replayed += 1
+                remaining = len(self.calls) - replayed
+                return outputs[-1 - remaining] if remaining < len(outputs) else self.calls[replayed - 1][1]
 
             return call
 
@@ -164,7 +165,7 @@ class Split:
 
             stubs[first] = call
         with replaced_forwards(stubs):
-            logits: Tensor = self.network.forward(self.stand_in)
+            logits: Tensor = self.network.forward(self.example)
         return logits
 
 
@@ -182,16 +183,17 @@ def first_valid(splits: Sequence[Split], is_valid: Callable[[Split], bool]) -> S
     """Return the first split for which `is_valid` is true, or the reason why there is none."""
     first = splits[0]
     none_valid = NoSplit(
-        f"the layers after {first.module} need more than its {first.side}, so no split gives the same logits"
+        f"the network split at {first.name} does not give the logits of the whole network, nor does any other"
+        " split"
     )
     return next((split for split in splits if is_valid(split)), none_valid)
 
 
 def worthwhile_splits(
-    network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor
+    network: nn.Module, plan: FreezePlan, phase: int, example: Tensor
 ) -> list[Split] | NoSplit:
     """Return the `candidate_splits` whose features are faster to read than to compute, if there are any."""
-    splits = candidate_splits(network, plan, phase, stand_in)
+    splits = candidate_splits(network, plan, phase, example)
     if isinstance(splits, NoSplit):
         return splits
     worth = [split for split in splits if split.flops >= FLOPS_PER_BYTE * split.bytes]
@@ -199,26 +201,30 @@ def worthwhile_splits(
         return worth
     best = max(splits, key=lambda split: split.flops / split.bytes)
     return NoSplit(
-        f"features at {best.name} are computed as fast as they are read:"
-        f" {best.flops / best.bytes:.2g} operations per byte, and caching pays from {FLOPS_PER_BYTE}"
+        f"caching the features at {best.name} would save little: {best.flops / best.bytes:.2g} operations per"
+        f" byte, and it pays from {FLOPS_PER_BYTE}"
     )
 
 
 def candidate_splits(
-    network: nn.Module, plan: FreezePlan, phase: int, stand_in: Tensor
+    network: nn.Module, plan: FreezePlan, phase: int, example: Tensor
 ) -> list[Split] | NoSplit:
-    """Return the possible splits at the first layer that trains or just before it, best first, not verified.
+    """Return the possible splits at the first changing layer or just before it, not verified.
+
+    Those with the most operations in the prefix come first, then those with the smallest features.
 
     Args:
         network: prepared for the phase by `training.trainable.apply_phase`; may be on torch's meta device.
         phase: index of the phase whose split point is wanted.
-        stand_in: (N, C, H, W), one image or a few.
+        example: (N, C, H, W), one image or a few.
     """
     if plan.trained(phase).issuperset(name for name, _ in network.named_parameters()):
         return NoSplit(ALL_TRAINS)
     changing = _changing_layers(network, plan, phase)
     if network in changing:
-        return NoSplit(f"the network itself, not one of its layers, holds {changing[network]}")
+        return NoSplit(
+            f"{changing[network]}, is a parameter or buffer of the network itself, not of one of its layers"
+        )
     if not changing:
         return NoSplit("nothing trains")
     names = {module: name for name, module in network.named_modules()}
@@ -226,19 +232,19 @@ def candidate_splits(
     containers -= changing.keys()
     frozen = names.keys() - containers - changing.keys()
     recording = Recording(frozen, changing)
-    if not recording.run(network, frozen | changing.keys() | containers, stand_in):
+    if not recording.run(network, frozen | changing.keys() | containers, example):
         return NoSplit("the layers that train are never called, so it is unknown where the frozen ones end")
     first = recording.entered[-1][0]
     if not recording.calls:
         return NoSplit(f"no layer comes before {changing[first]}")
-    splitter = _Splitter(network, stand_in, recording, containers | frozen)
+    splitter = _Splitter(network, example, recording, containers | frozen)
     splits: dict[str, Split] = {}
     for place in splitter.places():
         if (split := splitter.split(place)) is not None:
             splits.setdefault(split.name, split)
     if not splits:
         return NoSplit(f"the input of {names[first]} is not one tensor with an entry for each image")
-    # The sort is stable: among equals, the one nearest to the split point comes first.
+    # The sort is stable: among equals, the one nearest to the first changing layer comes first.
     return sorted(splits.values(), key=lambda split: (-split.flops, split.bytes))
 
 
@@ -249,8 +255,8 @@ class _Place(NamedTuple):
     side: Literal["input", "output"]
     values: Sequence[Any]
     """What passes through it."""
-    calls: int
-    """The number of earlier calls."""
+    call_count: int
+    """The number of earlier calls of frozen modules."""
 
 
 class _Splitter:
@@ -261,19 +267,19 @@ class _Splitter:
     """
 
     def __init__(
-        self, network: nn.Module, stand_in: Tensor, recording: Recording, unchanged: Set[nn.Module]
+        self, network: nn.Module, example: Tensor, recording: Recording, unchanged: Set[nn.Module]
     ) -> None:
-        self.network, self.stand_in, self.recording = network, stand_in, recording
+        self.network, self.example, self.recording = network, example, recording
         self.names = {module: name for name, module in network.named_modules()}
         # Features may depend on a tensor outside the recorded calls: a parent's code may use it directly.
-        self.anywhere = {
+        self._used_anywhere = {
             f"{self.names[module]}.".lstrip(".") + tensor
             for module in unchanged
             for tensor in _tensors(module, own=True)
         } - self._called(len(recording.calls))
 
     def places(self) -> Iterator[_Place]:
-        """Yield places from the split point outwards: the first trained layer, then the blocks around it."""
+        """Yield places from the first changing layer outwards: this layer, then the blocks around it."""
         calls = self.recording.calls
         for module, args, count in reversed(self.recording.entered):
             if module is not self.network:
@@ -285,9 +291,9 @@ class _Splitter:
 
     def split(self, place: _Place) -> Split | None:
         """Return the split at a place, if what passes through it has one entry per image."""
-        n, images = place.calls, len(self.stand_in)
+        n, count = place.call_count, len(self.example)
         tensors = [value for value in place.values if isinstance(value, Tensor) and value.ndim > 1]
-        if not n or len(tensors) < len(place.values) or any(len(tensor) != images for tensor in tensors):
+        if not n or len(tensors) < len(place.values) or any(len(tensor) != count for tensor in tensors):
             return None
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
         concatenated = len(shapes) > 1
@@ -297,9 +303,9 @@ class _Splitter:
             place.side,
             shape=(sum(map(math.prod, shapes)),) if concatenated else shapes[0],
             dtype=tensors[0].dtype,
-            flops=self.recording.flops[n] // images,
-            prefix=frozenset(self.anywhere | self._called(n)),
-            stand_in=self.stand_in,
+            flops=self.recording.flops[n] // count,
+            prefix=frozenset(self._used_anywhere | self._called(n)),
+            example=self.example,
             calls=self.recording.calls[:n],
             parts=shapes if concatenated else (),
         )
@@ -315,7 +321,7 @@ class _Splitter:
 
 def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
     """Return the layers whose output changes from step to step, and the reason of each."""
-    trained, statistics = plan.trained(phase), plan.moving_statistics(phase)
+    trained, statistics = plan.trained(phase), plan.updated_statistics(phase)
     changing_layers: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
         own = [f"{name}.{tensor}" if name else tensor for tensor in _tensors(module, own=True)]
@@ -344,7 +350,7 @@ def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
 
 
 def _is_equivalent(split: Split, images: Tensor) -> bool:
-    """Return whether the split gives the network's logits, in train and eval mode, for two batch sizes."""
+    """Return whether the split gives the network's logits: in its mode, for two batch sizes, and in eval."""
     network = split.network
     modes = {module: module.training for module in network.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
@@ -377,10 +383,10 @@ def _outputs_match(split: Split, images: Tensor) -> bool:
     if features.shape != (len(images), *split.shape):
         return False
     whole = split.network.forward(images).float()
-    rounding = ROUNDING.get(features.dtype, ROUNDING_BF16) * float(whole.abs().max())
+    rounding = ROUNDING.get(features.dtype, ROUNDING_HALF) * float(whole.abs().max())
     for _ in range(2):  # the second pass shows whether the first changed the recorded outputs in place
         torch.manual_seed(0)
-        parts = split.rest(features.clone()).float()
-        if parts.shape != whole.shape or not bool(((parts - whole).abs() <= rounding).all()):
+        logits = split.rest(features.clone()).float()
+        if logits.shape != whole.shape or not bool(((logits - whole).abs() <= rounding).all()):
             return False
     return True

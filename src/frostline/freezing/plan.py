@@ -1,8 +1,8 @@
-"""The plan of a run: what trains at every step, and how fast.
+"""The plan of a run: what trains at every step, and at which learning rate.
 
-Everything here is a pure function of (plan, step, starts). `starts` lists the first step of each phase that
-has begun. It can't be computed in advance, since early stopping can end a phase before its maximum length. A
-run has no other state: to resume, it needs only `starts` and the step.
+A plan has no state: everything here is a pure function of its arguments. `starts` lists the first step of
+each phase that has begun. It can't be computed in advance, since early stopping can end a phase before its
+maximum length. `training.freeze_callback` stores it, and what else a run needs to resume.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ from frostline.freezing.layers import Layers
 
 @dataclass(frozen=True)
 class PlateauRule:
-    """Ends a phase when `metric` has not improved by more than `min_delta` for `patience` epochs."""
+    """Ends a phase when `metric` has not improved by more than `min_delta` for `patience` validations."""
 
     metric: str
     patience: int
     min_delta: float
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Return whether the phase should end, given the metric after each of its epochs so far."""
+        """Return whether the phase should end, given the metric of each of its validations so far."""
         best, since = float("-inf"), 0
         for value in values:
             if score(self.metric, value) > best + self.min_delta:
@@ -49,7 +49,7 @@ class ReachRule:
     value: float
 
     def reached(self, values: Sequence[float]) -> bool:
-        """Return whether the phase should end, given the metric after each of its epochs so far."""
+        """Return whether the phase should end, given the metric of each of its validations so far."""
         return any(score(self.metric, value) >= score(self.metric, self.value) for value in values)
 
     def __str__(self) -> str:
@@ -69,14 +69,14 @@ class PhasePlan:
     lr: Mapping[str, float]
     """Group that trains → factor of the base learning rate."""
     layer_decay: float
-    """Factor of the learning rate per layer from the head down; 1: none."""
+    """Factor of the learning rate per layer from the head down; 1: no layer decay."""
     options: Mapping[str, Mapping[str, Any]]
     """Group that trains → optimizer options that override the optimizer's own."""
     weight_decay: float | None
     """For every tensor that decays; None: the optimizer's own."""
     bn: str
-    """train: running statistics of the groups that train are updated; eval: none are; recalibrate: all are
-    estimated again when the phase begins, then none are updated."""
+    """train: running statistics of the groups that train are updated; eval: none are; recalibrate: those of
+    the groups that train are estimated again when the phase begins, then not updated."""
     dropout: float | None
     """Dropout rate before the head; None: the network's own."""
     drop_path: float | None
@@ -97,7 +97,7 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class FreezePlan:
-    """What trains at every step of a run, and how fast."""
+    """What trains at every step of a run, and at which learning rate."""
 
     layers: Layers
     groups: Mapping[str, tuple[str, ...]]
@@ -112,14 +112,14 @@ class FreezePlan:
         """Length of the run if no phase ends early."""
         starts: tuple[int, ...] = ()
         for _ in self.phases:
-            starts = (*starts, self.end_of(starts) if starts else 0)
-        return self.end_of(starts) if starts else self.epochs * self.steps_per_epoch
+            starts = (*starts, self.phase_end(starts) if starts else 0)
+        return self.phase_end(starts) if starts else self.epochs * self.steps_per_epoch
 
-    def end_of(self, starts: Sequence[int]) -> int:
+    def phase_end(self, starts: Sequence[int]) -> int:
         """Return the first step after the current phase if it does not end early."""
         key = tuple(starts)
         if key not in self._ends:
-            self._ends[key] = self._end_of(key)
+            self._ends[key] = self._phase_end(key)
         return self._ends[key]
 
     @cached_property
@@ -127,7 +127,7 @@ class FreezePlan:
         """Starts → end; cached, since it is needed at every step."""
         return {}
 
-    def _end_of(self, starts: tuple[int, ...]) -> int:
+    def _phase_end(self, starts: tuple[int, ...]) -> int:
         phase, last = self.phases[len(starts) - 1], len(starts) == len(self.phases)
         if phase.length is not None and not last:
             return starts[-1] + phase.length
@@ -142,22 +142,22 @@ class FreezePlan:
             epochs = min(epochs, Fraction(ceil(passed + Fraction(phase.length, per_epoch))))
         return starts[-1] + round((epochs - passed) * per_epoch)
 
-    def advanced(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
-        """Return `starts` when `step` begins: one longer if the current phase has ended.
+    def starts_at(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
+        """Return `starts` with `step` added if a phase begins there.
 
         Args:
             starts: first step of each phase entered so far; empty before the first step.
             step: the step that begins, from 0.
-            ended_early: whether the early stopping rule of the current phase applies.
+            ended_early: whether the early stopping rule of the current phase has triggered.
         """
         if not starts:
             return (step,)
-        ended = step >= self.end_of(starts) or ended_early
+        ended = step >= self.phase_end(starts) or ended_early
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
 
     def is_over(self, starts: Sequence[int], step: int, ended_early: bool) -> bool:
-        """Return whether the run ends before `step`; arguments as in `advanced`."""
-        return len(starts) == len(self.phases) and (step >= self.end_of(starts) or ended_early)
+        """Return whether the run ends before `step`; arguments as in `starts_at`."""
+        return len(starts) == len(self.phases) and (step >= self.phase_end(starts) or ended_early)
 
     def lr_factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:
         """Return the learning-rate factor of the tensors of `group` at layer `depth`; 0 while frozen."""
@@ -179,19 +179,19 @@ class FreezePlan:
 
     def curve_factor(self, starts: Sequence[int], step: int) -> float:
         """Return the factor of the current phase's curve at `step`."""
-        length = self.end_of(starts) - starts[-1]
+        length = self.phase_end(starts) - starts[-1]
         return self.phases[len(starts) - 1].curve.factor(step - starts[-1], length)
 
-    def constant_until(self, starts: Sequence[int], step: int) -> int:
-        """Return the step up to which learning rates and momentum are constant if no phase ends early."""
-        end = self.end_of(starts)
+    def next_change(self, starts: Sequence[int], step: int) -> int:
+        """Return the first step at which learning rates or momentum may change if no phase ends early."""
+        end = self.phase_end(starts)
         steady = self.phases[len(starts) - 1].curve.is_constant(step - starts[-1], end - starts[-1])
         return end if steady else step + 1
 
     def momentum(self, starts: Sequence[int], step: int) -> float | None:
         """Return the momentum at `step` if the phase changes it, else None."""
         curve = self.phases[len(starts) - 1].curve
-        return curve.momentum(step - starts[-1], self.end_of(starts) - starts[-1])
+        return curve.momentum(step - starts[-1], self.phase_end(starts) - starts[-1])
 
     def options(self, phase: int, group: str, *, decays: bool) -> dict[str, Any]:
         """Return the optimizer options that override the optimizer's own for `group` in `phase`.
@@ -221,18 +221,18 @@ class FreezePlan:
         trained = self.trained(phase)
         return sum(tensor.numel() for name, tensor in network.named_parameters() if name in trained)
 
-    def moving_statistics(self, phase: int) -> frozenset[str]:
+    def updated_statistics(self, phase: int) -> frozenset[str]:
         """Return the running statistics that `phase` updates: those of its groups if `bn` is train."""
-        return self.statistics(phase) if self.phases[phase].bn == "train" else frozenset()
+        return self.trained_statistics(phase) if self.phases[phase].bn == "train" else frozenset()
 
-    def statistics(self, phase: int) -> frozenset[str]:
+    def trained_statistics(self, phase: int) -> frozenset[str]:
         """Return the running statistics of the groups that train in `phase`."""
         names = frozenset(name for group in self.phases[phase].train for name in self.groups[group])
         return names - self.layers.parameters
 
     def changed_before(self, phase: int) -> frozenset[str]:
         """Return the parameters and running statistics that phases before `phase` may have changed."""
-        changed = (self.trained(number) | self.statistics(number) for number in range(phase))
+        changed = (self.trained(number) | self.trained_statistics(number) for number in range(phase))
         return frozenset().union(*changed)
 
 

@@ -70,7 +70,7 @@ def run_test(run: Run, material: Material, services: Services, settings: Setting
         FrostlineError: schedule, weights and data do not fit together, or nothing trains.
     """
     settings.check()
-    machine.pin(run.trainer.threads)
+    machine.configure(run.trainer.threads)
     steps = _Steps(run, material, services)
     services.say(f"lr-find: trains on {steps.layers}")
     rates = learning_rates(settings.low, settings.high, settings.steps)
@@ -109,7 +109,7 @@ class _Steps:
                 " schedule"
             )
         if size := self._plan.phases[0].batch_size:
-            self._data.coming_size = run.trainer.model_copy(update={"batch_size": size}).images_per_step
+            self._data.next_batch_size = run.trainer.model_copy(update={"batch_size": size}).images_per_step
             self._data.train_dataloader()  # applies the size
         self._run, self._network, self._device = run, network, device_of(run.trainer.device)
         self._enter_phase()

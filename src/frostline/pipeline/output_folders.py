@@ -17,15 +17,16 @@ NAME_BYTES = 200
 def out_folder(
     run: Run, out: str | None, label: str = "", pretraining: Run | None = None, *, drawn: bool = False
 ) -> Path:
-    """Return a run's output folder: `out`, in a sweep a folder below it, else runs/<stage>/<name>-<hash>.
+    """Return a run's output folder: `out`, in a sweep `out/<label>`, else runs/<stage>/<name>-<hash>.
 
-    In a sweep, where the folder holds another run, this run's folder gets a hash at its end.
+    If `out/<label>` holds another run, a hash is appended.
 
     Args:
         out: the experiment's `out`, if set.
         label: in a sweep, the overrides that distinguish the run; else empty.
         pretraining: config of the pretraining that runs first, if any.
-        drawn: whether values were sampled from an interval: labels have three digits, so two may be equal.
+        drawn: whether values were sampled from an interval: labels have three digits, so two may be
+            equal, and a hash is appended.
     """
     content: Any = run.model_dump()
     if pretraining is not None:

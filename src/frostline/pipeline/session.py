@@ -63,7 +63,10 @@ def record_study(
 
 
 def finish_recording() -> None:
-    """Wait, up to the recorder's limit, until this process's runs are recorded; later runs start another."""
+    """Wait until this process's runs are recorded, at most for the recorder's time limit.
+
+    Runs that start later start a new recorder process.
+    """
     if _recorder.cache_info().currsize:
         _recorder().close()
         _recorder.cache_clear()
@@ -71,7 +74,7 @@ def finish_recording() -> None:
 
 @contextmanager
 def writing(out: Path, *, wait: bool = False) -> Iterator[None]:
-    """Lock the output folder `out` for the block, and end with the DVC process that started this one.
+    """Lock the output folder `out` for the block; exit when the DVC process that started this one exits.
 
     Args:
         wait: whether to wait for another run that writes there, such as another command's trial with the

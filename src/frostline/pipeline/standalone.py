@@ -40,7 +40,7 @@ class Done:
     out: Path
     metrics: Mapping[str, Mapping[str, float]]
     setting: str = ""
-    """In a sweep over seeds: the name without the seed, which the runs of a setting share."""
+    """In a sweep over seeds: the run's name without the seed; all runs of a setting have the same."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Job:
     """Whether to overwrite a run with other hyperparameters."""
 
     def inputs(self, experiments: Sequence[Experiment]) -> dict[str, list[str]]:
-        """Return the content of the files that runs read: fingerprints of data sets, sha256 of weights."""
+        """Return hashes of the files that runs read: fingerprints of data sets, sha256 of weights."""
         weights: list[Weights] = []
         data: dict[str, tuple[str, Prepare]] = {}
         for composed in experiments:
@@ -87,7 +87,7 @@ class Job:
         """Train once, and measure.
 
         Args:
-            choices: the option chosen in each group.
+            choices: Hydra config group → selected option.
             label: in a sweep, the overrides that distinguish this job; becomes a folder below `out`.
             watch: called with each epoch's row, and may end the run.
 
@@ -107,8 +107,8 @@ class Job:
         pretraining = pretraining_config(composed, choices) if self.stage == "finetune" else None
         out = out_folder(config, composed.out, label, pretraining, drawn=drawn)
         with writing(out, wait=bool(label)):
-            checked = not (self.force or label)
-            if checked:
+            check = not (self.force or label)
+            if check:
                 check_out(out, config.model_dump())
             if self.stage == "pretrain":
                 _, data = prepared(composed, "source")
@@ -116,7 +116,7 @@ class Job:
                     train_once(config, data, out, services)
             else:
                 config, data = prepared_run(config, composed, choices, services)
-                if checked:  # Again, with the path of the pretrained weights.
+                if check:  # Again, with the path of the pretrained weights.
                     check_out(out, config.model_dump())
                 train_once(config, data, out, services)
             metrics = evaluate.read_metrics(out)
@@ -137,8 +137,8 @@ def prepared_run(
     same pretraining share it.
 
     Args:
-        choices: the option chosen in each group.
-        services: the run's; the pretraining has its own.
+        choices: Hydra config group → selected option.
+        services: those of the fine-tuning run; the pretraining creates its own.
 
     Raises:
         FrostlineError: the source's head can't be used for these classes, or the schedule does not fit the
@@ -156,8 +156,8 @@ def prepared_run(
     name, trains = f"the source {source.name}", bool(config.freeze.phases)
     choose_head_init(config.weights.head, source.classes, target.classes, source=name, trains=trains)
     pretraining = stage_configs.pretrain_config(composed, choices)
-    start = load_initial_weights(pretraining.backbone, pretraining.weights).sha256
-    key = result_key(pretraining, source.fingerprint, start)
+    initial_sha256 = load_initial_weights(pretraining.backbone, pretraining.weights).sha256
+    key = result_key(pretraining, source.fingerprint, initial_sha256)
     out = services.scratch / "pretrain" / key
     # Relative: the run's config.yaml has it, and must not depend on where the project lies.
     path = os.path.relpath(out / WEIGHTS)
@@ -199,11 +199,11 @@ def _copy_of_study(key: str, folder: Path) -> Path | None:
 
 
 def _check_leakage(composed: Experiment, folders: tuple[Path, Path], sheet_file: Path) -> None:
-    """Refuse a source with images that the target is measured on; warn about those that look like one.
+    """Raise an error if the source has images of the target's val or test split; warn about near-duplicates.
 
     Args:
         folders: of the prepared source and target.
-        sheet_file: the file for a contact sheet of images that look alike.
+        sheet_file: the file for a contact sheet of near-duplicates.
     """
     from frostline.data.prepared.index import PreparedData
     from frostline.leakage.source_target import check_source

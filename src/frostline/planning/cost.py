@@ -66,9 +66,9 @@ def split_cost(split: Split) -> Cost | None:
         split: a split of a network on the meta device, prepared by `trainable.apply_phase`. The batch size
             of its stand-in differs from `IMAGES`, so that its outputs can't replace the features.
     """
-    assert len(split.stand_in) != IMAGES
+    assert len(split.example) != IMAGES
     try:
-        features = split.stand_in.new_empty((IMAGES, *split.shape), dtype=split.dtype)
+        features = split.example.new_empty((IMAGES, *split.shape), dtype=split.dtype)
         return _counted(split.network, features, split.rest, split.flops)
     except Exception:  # as above
         return None

@@ -150,8 +150,8 @@ def phases(
     outlines: list[PhaseOutline] = []
     starts: tuple[int, ...] = ()
     for index, (phase, execution) in enumerate(zip(plan.phases, executions, strict=True)):
-        starts = (*starts, plan.end_of(starts) if starts else 0)
-        first, last = starts[-1], plan.end_of(starts) - 1
+        starts = (*starts, plan.phase_end(starts) if starts else 0)
+        first, last = starts[-1], plan.phase_end(starts) - 1
         trained = sum(sizes[name] for name in plan.trained(index))
         course, split = _course(plan, starts, lr), execution.split
         triples = _course(plan, starts, lr, (first, (first + last) // 2, last))
@@ -194,7 +194,7 @@ def _course(
 
 
 def _sampled(plan: FreezePlan, starts: tuple[int, ...]) -> tuple[int, ...]:
-    first, last = starts[-1], plan.end_of(starts) - 1
+    first, last = starts[-1], plan.phase_end(starts) - 1
     # The curve has a corner at the end of the warm-up, which evenly spread steps would miss.
     corner = first + round(plan.phases[len(starts) - 1].curve.warmup * (last + 1 - first))
     spans = ((first, max(first, corner - 1)), (min(corner, last), last))

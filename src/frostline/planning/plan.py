@@ -196,7 +196,7 @@ def _key(run: Run, plan: FreezePlan, spec: "InputSpec", sizes: Mapping[str, int]
     """Return the hash of everything that the splits and costs of a run depend on."""
     parts = (run.backbone, run.adapter, run.features, run.augment)
     phases = [
-        [sorted(plan.trained(index)), sorted(plan.moving_statistics(index)), phase.dropout, phase.drop_path]
+        [sorted(plan.trained(index)), sorted(plan.updated_statistics(index)), phase.dropout, phase.drop_path]
         for index, phase in enumerate(plan.phases)
     ]
     configs = [[part.model_dump() for part in parts], sizes, phases, spec.to_dict()]

@@ -140,13 +140,13 @@ def _write_run(
     run, group, network = head.run, head.group, head.group.split_point.network
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, OUTPUTS) as work:
-        with services.tracker.run(run_info(run, material.index, group.budget)) as recorded:
+        with services.tracker.run(run_info(run, material.index, group.budget)) as tracked_run:
             if material.start.sha256 is not None:
-                recorded.started_from(material.start.sha256)
-            recorded.planned(run, group.plan, network, material.spec, len(group.train))
+                tracked_run.log_initial_weights(material.start.sha256)
+            tracked_run.log_plan(run, group.plan, network, material.spec, len(group.train))
             for row in head.fit.history:
-                recorded.epoch(row)
+                tracked_run.log_epoch(row)
             sha256 = write_outputs(run, material, head.trained_network(), work)
-            record_outputs(recorded, group.plan, timing, work)
+            record_outputs(tracked_run, group.plan, timing, work)
         evaluator.load(head.head_state)
         return evaluator.measure(run, {"weights_sha256": sha256, **head.thresholds}, work)

@@ -171,8 +171,8 @@ def group_by_features(runs: Sequence[Run], material: Material, services: Service
         FrostlineError: the config is invalid otherwise.
     """
     check(runs[0])
-    garbage.collect()  # all is imported; what follows makes objects to collect
-    machine.pin(runs[0].trainer.threads)
+    garbage.enable()  # all is imported; what follows makes objects to collect
+    machine.configure(runs[0].trainer.threads)
     groups: dict[object, FeatureGroup] = {}
     of_seed: dict[int, FeatureGroup] = {}
     for run in runs:

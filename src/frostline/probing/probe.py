@@ -76,9 +76,9 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
         start = load_initial_weights(first.backbone, first.weights)
         material = load_material(first, data, start, services)
         groups = heads.group_by_features(runs, material, replace(services, progress=watch))
-        with services.tracker.run(_info(runs, material.index, groups[0].budget)) as recorded:
+        with services.tracker.run(_info(runs, material.index, groups[0].budget)) as tracked_run:
             if start.sha256 is not None:
-                recorded.started_from(start.sha256)
+                tracked_run.log_initial_weights(start.sha256)
             trained = heads.train(groups, services)
             configurations = _ranked(runs, trained)
             winner = max(configurations[0].heads, key=lambda head: _rank([head], first.trainer.monitor))
@@ -104,9 +104,9 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
             )
             write_text(work / HEADS, csv_text([*HEAD_KEYS, *result_columns(winner)], csv_rows(runs, trained)))
             write_text(work / PROBE, canonical_json(to_json(result, work)))
-            recorded.metrics(tracker_metrics(result))
-            recorded.tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(result)})
-            recorded.finished(work)
+            tracked_run.log_metrics(tracker_metrics(result))
+            tracked_run.set_tags({"weights.sha256": sha256_of(work / WEIGHTS), "best": label(result)})
+            tracked_run.log_outputs(work)
     return result
 
 

@@ -93,7 +93,7 @@ def _check_name(text: str) -> None:
     Ids, and stores that can't be read or are not up to date, are left to MLflow.
     """
     database = local_store.database()
-    if database is None or ID.fullmatch(text) or any(item.here for item in journal.pending()):
+    if database is None or ID.fullmatch(text) or any(item.for_this_store for item in journal.pending()):
         return
     names = local_store.names(database, project.experiment())
     if names and names.runs and text not in names.runs | names.usable:

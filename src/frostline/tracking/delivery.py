@@ -1,7 +1,8 @@
-"""Delivers journals to MLflow: failures are retried, records that MLflow refuses are named in a warning.
+"""Delivers journals to MLflow: failures are retried, a warning names records that MLflow refuses.
 
-A record may be delivered twice, since a store that answers too late has recorded it nevertheless. So a run is
-looked up by its place in the journal before it is created, and everything else overwrites an equal value.
+A record may be delivered more than once: a request that timed out may still have been carried out. A repeated
+delivery changes nothing: a run is looked up by its place in the journal, a tag, before it is created, and
+other records write the same value again.
 """
 
 import shutil
@@ -19,19 +20,19 @@ from frostline.tracking.store import EvaluatedRun, Store
 from frostline.tracking.stored_run import StoredRun
 from frostline.tracking.studies import StudyResult
 
-UNKNOWN = {"git.commit": "unknown"}
-"""The tags of runs whose recorder process was killed before it recorded the machine and the code."""
+UNKNOWN_ENVIRONMENT = {"git.commit": "unknown"}
+"""The environment tags of runs whose recorder process was killed before it recorded them."""
 TRIES = 5
-"""Attempts for a record that the store does not take, although it answers other requests."""
+"""Attempts before a record is dropped with a warning, if the store answers other requests."""
 
 
-class Unreachable(Exception):
-    """The store can't record now; the message says why."""
+class RetryLater(Exception):
+    """A record can't be delivered now; the message says why."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(reason(error))
         self.transient = "database is locked" in str(error)
-        """Whether it may be over soon: another process writes to SQLite."""
+        """Whether another process only holds SQLite's write lock."""
 
 
 class Deliverer:
@@ -40,16 +41,16 @@ class Deliverer:
     Args:
         owner: the process whose journals are delivered while they are written; None: there is none.
         progress: called after each record.
-        has_unread: whether records may still be added to a journal, although its process has closed it.
+        may_grow: whether the recorder may still append to a journal that its process has closed.
     """
 
     def __init__(
         self,
         owner: str | None = None,
         progress: Callable[[], None] = lambda: None,
-        has_unread: Callable[[Path], bool] = lambda path: False,
+        may_grow: Callable[[Path], bool] = lambda path: False,
     ) -> None:
-        self._owner, self._progress, self._has_unread = owner, progress, has_unread
+        self._owner, self._progress, self._may_grow = owner, progress, may_grow
         self._stores: dict[str, Store] = {}
         self._open: dict[Path, Delivery] = {}
         self.delivered = 0
@@ -64,25 +65,25 @@ class Deliverer:
             ended: whether the owner's journals are complete.
 
         Raises:
-            Unreachable: the store can't record now; the next call resumes there.
+            RetryLater: a record can't be delivered now; the next call resumes there.
         """
-        failed: dict[str, Unreachable] = {}
+        failed: dict[str, RetryLater] = {}
         for path in journal.paths():
             try:
                 delivery = self._open.get(path) or self._claimed(path, ended)
-            except Unreachable as error:
-                failed[""] = error
+            except RetryLater as error:
+                failed[""] = error  # it has no experiment yet
                 continue
             if delivery is None or delivery.header.experiment in failed:
                 continue
             try:
                 delivery.step()
-                if (ended and delivery.owned) or not (journal.is_written(path) or self._has_unread(path)):
+                if (ended and delivery.owned) or not (journal.is_written(path) or self._may_grow(path)):
                     delivery.finish()
                     self._close(path)
                 elif not delivery.owned:
-                    self._close(path)  # its own process delivers the rest
-            except Unreachable as error:
+                    self._close(path)  # the recorder of the process that writes it delivers the rest
+            except RetryLater as error:
                 failed[delivery.header.experiment] = error
         if failed:
             raise next(iter(failed.values()))
@@ -93,10 +94,10 @@ class Deliverer:
         return sum(len(store.plots) for store in self._stores.values())
 
     def draw(self) -> None:
-        """Draw and record the plots of the best run that lacks some.
+        """Draw and record the plots of a run whose plots are missing: of these, the one with the best metric.
 
         Raises:
-            Unreachable: the store can't record now.
+            RetryLater: a record can't be delivered now.
         """
         store = next(store for store in self._stores.values() if store.plots)
         self.drawing = True
@@ -105,26 +106,28 @@ class Deliverer:
         try:
             store.plots.record(run_id, drawn)
         except Exception as error:
-            raise Unreachable(error) from error
+            raise RetryLater(error) from error
 
     def _claimed(self, path: Path, ended: bool) -> "Delivery | None":
         header = journal.header_of(path)
         if header is None or header.store != journal.store_name():
             return None
         owned = header.process == self._owner
-        around = journal.surroundings(path)
-        if owned and around is None and not ended:
-            return None  # the recorder process is about to record them
+        environment = journal.environment_tags(path)
+        if owned and environment is None and not ended:
+            return None  # the recorder process is about to record the environment tags
         if self._owner and not owned and journal.is_written(path):
             return None
         try:
             claim = journal.claim(path)
         except OSError as error:
-            raise Unreachable(error) from error
+            raise RetryLater(error) from error
         if claim is None:
             return None
         store = self._stores.setdefault(header.experiment, Store(header.experiment))
-        self._open[path] = Delivery(claim, header, store, owned, around or UNKNOWN, self._count)
+        self._open[path] = Delivery(
+            claim, header, store, owned, environment or UNKNOWN_ENVIRONMENT, self._count
+        )
         return self._open[path]
 
     def _count(self) -> None:
@@ -144,8 +147,8 @@ class Delivery:
     store: Store
     owned: bool
     """Whether the process that this recorder belongs to writes it."""
-    around: Mapping[str, str]
-    """The tags that describe the machine and the code."""
+    environment: Mapping[str, str]
+    """The tags that describe the machine and the code, recorded with each run."""
     progress: Callable[[], None]
 
     def __post_init__(self) -> None:
@@ -156,7 +159,7 @@ class Delivery:
         """Run → the time of its last record."""
         self._position = 0
         self._restored = self.claim.position == 0
-        """Whether the runs that the delivered records began are known: there were none, or they were read."""
+        """Whether the runs of records that an earlier process delivered are in `_runs`."""
         self._may_be_sent_twice = not self._restored
         """Whether a request may have been sent twice, and so may have created a second run."""
         self._tries = 0
@@ -166,33 +169,33 @@ class Delivery:
         """Deliver the records that the journal holds now.
 
         Raises:
-            Unreachable: the store can't record now.
+            RetryLater: a record can't be delivered now.
         """
         if not self._restored:
             self._try(self._replay)
         for end, record in journal.read(self.claim.path, self._position):
             if record:
-                self._try(partial(self._deliver, record), needed=record.what == "begin")
+                self._try(partial(self._deliver, record), creates_run=record.what == "begin")
             else:
                 self._damaged += 1
             self._position = end
-            if record and record.what not in journal.OF_THE_JOURNAL:
+            if record and record.what not in journal.INTERNAL_RECORDS:
                 self.progress()
             if not self._waiting:
-                self.claim.delivered(end)
+                self.claim.mark_delivered(end)
         if any(self._runs[key].due for key in self._waiting):
             self._try(self._flush)
-            self.claim.delivered(self._position)
+            self.claim.mark_delivered(self._position)
 
     def finish(self) -> None:
         """Deliver the rest of a complete journal and delete it; runs that are still open were killed.
 
         Raises:
-            Unreachable: the store can't record now.
+            RetryLater: a record can't be delivered now.
         """
         self.step()
         self._try(self._flush)
-        self.claim.delivered(self._position)
+        self.claim.mark_delivered(self._position)
         for key, when in list(self._running.items()):
             self._try(partial(self._run(key).end, "KILLED", when=when))
             del self._running[key]
@@ -220,7 +223,7 @@ class Delivery:
             self._position = end
         for run in self._runs.values():
             if len(self.store.at(run.place)) > 1:
-                self._position = 0  # unknown which of them has which records: one gets all of them
+                self._position = 0  # it was created twice: deliver all records to one of the two
         self._restored = True
 
     def _note_time(self, record: Record) -> None:
@@ -233,18 +236,22 @@ class Delivery:
         if what in ("epoch", "metrics", "load"):
             getattr(self._run(key), what)(*arguments, when=when)
             self._waiting.add(key)
-        elif what not in journal.OF_THE_JOURNAL:
+        elif what not in journal.INTERNAL_RECORDS:
             self._flush()
         match what:
             case "begin":
                 self._runs[key] = self.store.begin(
-                    arguments[0], self.header.process, when=when, place=self._place(key), around=self.around
+                    arguments[0],
+                    self.header.process,
+                    when=when,
+                    place=self._place(key),
+                    environment=self.environment,
                 )
             case "annotate":
                 if not self.store.annotate(EvaluatedRun(*arguments), when=when):
                     others = (item for item in journal.pending() if item.path != self.claim.path)
-                    if any(item.here and item.records for item in others):
-                        raise Unreachable(LookupError("its run is not delivered yet"))
+                    if any(item.for_this_store and item.records for item in others):
+                        raise RetryLater(LookupError("its run is not delivered yet"))
             case "study":
                 self.store.studies.end(StudyResult(**arguments[0]), when)
             case "model":
@@ -267,38 +274,41 @@ class Delivery:
             self._runs[key].flush()
             self._waiting.discard(key)
 
-    def _try(self, action: Callable[[], None], *, needed: bool = False) -> None:
+    def _try(self, action: Callable[[], None], *, creates_run: bool = False) -> None:
         """Call `action`; if the store refuses it for good, warn and continue.
 
-        If the action is `needed` for a run, retry it, for example until a deleted experiment is restored.
+        A record is refused for good if MLflow's error code says so, or after `TRIES` attempts if the store
+        answers other requests. An action that creates a run is retried, for example until a deleted
+        experiment is restored, unless a value is invalid.
 
         Raises:
-            Unreachable: a later attempt may succeed.
+            RetryLater: a later attempt may succeed.
         """
         try:
             action()
-        except Unreachable:
+        except RetryLater:
             raise
         except Exception as error:
             self._tries += 1
             self._may_be_sent_twice = True
             code = getattr(error, "error_code", "")
-            if needed:
+            if creates_run:
                 passed_over = code == "INVALID_PARAMETER_VALUE"
             else:
                 passed_over = code in REFUSALS or (self._tries >= TRIES and self.store.answers())
             if not passed_over:
-                raise Unreachable(error) from error
+                raise RetryLater(error) from error
             self.store.warn(f"MLflow refused a record ({reason(error)}); the rest is recorded")
         self._tries = 0
 
 
 def store_model(store: Store, run_id: str | None, name: str) -> None:
-    """Store a run's network from its copy of the run's files, and delete the copy.
+    """Log a run's model from the temporary copy of its files, and delete the copy.
 
     Args:
-        run_id: the run; None: it is not recorded, so nothing is stored.
-        name: of the folder in the project's `.frostline/models`; one that does not exist was stored before.
+        run_id: the run; None: it is not recorded, and no model is logged.
+        name: of the copy's folder in the project's `.frostline/models`; if it does not exist, the model was
+            logged earlier.
     """
     from frostline.runs.trained_run import TrainedRun
     from frostline.tracking.registry import Models
@@ -309,5 +319,5 @@ def store_model(store: Store, run_id: str | None, name: str) -> None:
     try:
         Models(store).keep(TrainedRun.read(folder), run_id)
     except FrostlineError as error:
-        store.warn(f"the model is not stored: {error}")
+        store.warn(f"the model is not logged: {error}")
     shutil.rmtree(folder, ignore_errors=True)

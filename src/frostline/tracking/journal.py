@@ -68,14 +68,14 @@ class Pending:
     """Whether its process still writes."""
 
     @property
-    def here(self) -> bool:
+    def for_this_store(self) -> bool:
         """Whether its records go to the store that this command uses."""
         return self.header.store == store_name()
 
     @property
     def command(self) -> str:
         """The command that delivers it."""
-        if self.here:
+        if self.for_this_store:
             return "frostline sync"
         if self.header.store == OWN_STORE:
             return "env -u MLFLOW_TRACKING_URI frostline sync"
@@ -195,7 +195,7 @@ def mine(owner: str | None = None) -> list[Path]:
 
 def pending_sentence(reason: str) -> str | None:
     """Say how many records are pending for this command's store, and why; None: there are none."""
-    count = sum(journal.records for journal in pending() if journal.here)
+    count = sum(journal.records for journal in pending() if journal.for_this_store)
     if not count:
         return None
     where = project.store_uri_without_password()
@@ -221,7 +221,7 @@ def paths() -> list[Path]:
     return sorted(folder().glob(f"*{JOURNAL}"))
 
 
-def surroundings(path: Path) -> dict[str, str] | None:
+def environment_tags(path: Path) -> dict[str, str] | None:
     """Return the tags that describe a journal's machine and code; None: not recorded yet."""
     records = (record for _, record in read(path) if record and record.what == "surroundings")
     return next((dict(record.arguments[0]) for record in records), None)
@@ -251,7 +251,7 @@ class Claim:
         text = state.read()
         self.position = int(text) if text.strip().isdigit() else 0
 
-    def delivered(self, position: int) -> None:
+    def mark_delivered(self, position: int) -> None:
         """Store that MLflow has recorded everything before `position`."""
         if position != self.position:
             self.position = position
@@ -308,7 +308,7 @@ def _pending(path: Path) -> Pending | None:
     with suppress(OSError, ValueError):
         done = path.with_suffix(DELIVERED)
         start = int(done.read_text() or 0) if done.exists() else 0
-        count = sum(1 for _, record in read(path, start) if record and record.what not in OF_THE_JOURNAL)
+        count = sum(1 for _, record in read(path, start) if record and record.what not in INTERNAL_RECORDS)
         header = header_of(path)
         live = is_written(path)
         if header and (count or not live):
@@ -316,7 +316,7 @@ def _pending(path: Path) -> Pending | None:
     return None
 
 
-OF_THE_JOURNAL = ("journal", "surroundings")
+INTERNAL_RECORDS = ("journal", "surroundings")
 """Records about the journal itself, which are not delivered."""
 
 

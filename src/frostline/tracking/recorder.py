@@ -86,7 +86,7 @@ class Listener:
         self.closed.set()
         self.news.set()
 
-    def has_unread(self, path: Path) -> bool:
+    def may_grow(self, path: Path) -> bool:
         """Return whether a journal of the owner has unread records; reading them may add a load sample."""
         with suppress(FileNotFoundError):
             return path in self._positions and self._positions[path] < path.stat().st_size
@@ -94,12 +94,12 @@ class Listener:
 
     def _read_journals(self) -> None:
         from frostline.tracking import machine_load
-        from frostline.tracking.run_tags import surroundings
+        from frostline.tracking.run_tags import environment_tags
 
         ended: set[tuple[Path, int]] = set()
         for path in journal.mine(self.owner):
-            if path not in self._positions and journal.surroundings(path) is None:
-                journal.add(path, -1, "surroundings", surroundings())
+            if path not in self._positions and journal.environment_tags(path) is None:
+                journal.add(path, -1, "surroundings", environment_tags())
             for end, record in journal.read(path, self._positions.get(path, 0)):
                 self._positions[path] = end
                 place = path, record.run if record else -1
@@ -214,8 +214,8 @@ def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
     """
     listener = Listener(stream)
     with uncollected():
-        from frostline.tracking.delivery import Deliverer, Unreachable
-    deliverer = Deliverer(listener.owner, progress, listener.has_unread)
+        from frostline.tracking.delivery import Deliverer, RetryLater
+    deliverer = Deliverer(listener.owner, progress, listener.may_grow)
     watchdog = Watchdog(listener, deliverer)
     for action in (listener.listen, watchdog.watch):
         threading.Thread(target=action, name=action.__qualname__, daemon=True).start()
@@ -228,7 +228,7 @@ def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
             if not ended and deliverer.pending_plots and not listener.news.is_set():
                 deliverer.draw()
                 progress()
-        except Unreachable as error:
+        except RetryLater as error:
             watchdog.transient, watchdog.failing = error.transient, str(error)
             if ended:
                 time.sleep(RETRY_SECONDS)
@@ -247,10 +247,10 @@ def serve(stream: int, progress: Callable[[], None] = lambda: None) -> None:
 
 def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
     """Draw the plots of the best runs for a limited time."""
-    from frostline.tracking.delivery import Unreachable
+    from frostline.tracking.delivery import RetryLater
 
     give_up = time.process_time() + PLOT_CPU_SECONDS  # CPU time: a busy machine draws as many plots
-    with suppress(Unreachable):
+    with suppress(RetryLater):
         while deliverer.pending_plots and time.process_time() < give_up:
             deliverer.draw()
             progress()

@@ -22,11 +22,11 @@ EVALUATION = "evaluation"
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")
 
 
-def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str, str]:
+def tags_of(about: RunInfo, process: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return a run's tags.
 
     Args:
-        around: its `surroundings`.
+        environment: its `environment_tags`.
     """
     fixed = {
         "stage": about.stage,
@@ -35,7 +35,7 @@ def tags_of(about: RunInfo, process: str, around: Mapping[str, str]) -> dict[str
         "process": process,
         "mlflow.source.name": f"frostline {about.stage}",
     }
-    tags = {**fixed, **around, **about.tags}
+    tags = {**fixed, **environment, **about.tags}
     if about.seed is not None:
         shared = {key: value for key, value in about.config.items() if key != "seed"}
         if "fold" in shared.get("dataset", {}):
@@ -49,7 +49,7 @@ def kind_of(about: RunInfo) -> str:
     return EVALUATION if about.stage == "evaluate" else SINGLE_RUN
 
 
-def surroundings() -> dict[str, str]:
+def environment_tags() -> dict[str, str]:
     """Return the tags of this process: user, machine, commit, package versions."""
     machine = {
         "host": socket.gethostname(),

@@ -26,7 +26,7 @@ from frostline.console.errors import FrostlineError
 from frostline.tracking import journal, local_store, metric_names, seed_groups
 from frostline.tracking.mlflow_errors import REFUSALS, reason
 from frostline.tracking.plot_queue import PendingPlots, PlotQueue, write_inside
-from frostline.tracking.run_tags import SEED_RUN, kind_of, surroundings, tags_of, user
+from frostline.tracking.run_tags import SEED_RUN, environment_tags, kind_of, tags_of, user
 from frostline.tracking.stored_run import StoredRun
 from frostline.tracking.studies import Studies
 from frostline.training.services import (
@@ -173,7 +173,7 @@ class Store:
         *,
         when: int,
         place: str = "",
-        around: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> "StoredRun":
         """Open a run under its study's parent run, and close the runs of dead processes.
 
@@ -181,14 +181,14 @@ class Store:
             process: the one that trains the run, as `processes.process_key` names it.
             when: milliseconds since 1970.
             place: the run's place in a journal, under which it may have been opened before.
-            around: the tags that describe the machine and the code; None: those of this process.
+            environment: the tags that describe the machine and the code; None: those of this process.
         """
         stored = StoredRun(self, None, place)
         if stored.id is None:
             self._close_dead_runs(about)
             if about.late and self._is_recorded(about):
                 return stored
-            tags = tags_of(about, process, surroundings() if around is None else around)
+            tags = tags_of(about, process, environment_tags() if environment is None else environment)
             tags |= {JOURNAL: place} if place else {}
             study = self.studies.begin(about.study, tags)
             tags |= {"mlflow.parentRunId": study, "kind": kind_of(about)}

@@ -22,11 +22,11 @@ def run() -> None:
         FrostlineError: the store can't be reached.
     """
     where = project.store_uri_without_password()
-    pending = [item for item in journal.pending() if item.here and (item.records or not item.live)]
+    pending = [item for item in journal.pending() if item.for_this_store and (item.records or not item.live)]
     if pending:
         delivered, reason = _deliver(PATIENCE_SECONDS)
         if reason:
-            remaining = sum(item.records for item in journal.pending() if item.here)
+            remaining = sum(item.records for item in journal.pending() if item.for_this_store)
             raise FrostlineError(
                 f"sync: {remaining} records wait in {journal.folder()}: MLflow at {where} can't record them"
                 f" ({reason}); check the store with frostline doctor, then run frostline sync again"
@@ -36,7 +36,7 @@ def run() -> None:
         print(f"{where}: nothing is pending")
     elsewhere: Counter[tuple[str, str]] = Counter()
     for item in journal.pending():
-        if not item.here:
+        if not item.for_this_store:
             elsewhere[item.header.store, item.command] += item.records
     for (store, command), count in elsewhere.items():
         print(f"{count} records wait for {store}: {command}")
@@ -44,7 +44,7 @@ def run() -> None:
 
 def deliver_pending() -> None:
     """Deliver the pending records before a command reads the store, or warn that it does not see them."""
-    if any(item.here and not item.live for item in journal.pending()):
+    if any(item.for_this_store and not item.live for item in journal.pending()):
         _, reason = _deliver(max(project.wait_seconds(), READ_PATIENCE_SECONDS))
         if reason:
             journal.warn_pending(reason)
@@ -53,7 +53,7 @@ def deliver_pending() -> None:
 def _deliver(patience: float) -> tuple[int, str | None]:
     """Deliver the pending records; return how many were delivered, and why not all of them."""
     with uncollected():
-        from frostline.tracking.delivery import Deliverer, Unreachable
+        from frostline.tracking.delivery import Deliverer, RetryLater
     deliverer = Deliverer()
     pause, give_up, before = RETRY_SECONDS, time.monotonic() + patience, 0
     while True:
@@ -62,7 +62,7 @@ def _deliver(patience: float) -> tuple[int, str | None]:
             while deliverer.pending_plots:
                 deliverer.draw()
             return deliverer.delivered, None
-        except Unreachable as error:
+        except RetryLater as error:
             if deliverer.delivered > before:
                 before, give_up = deliverer.delivered, time.monotonic() + patience
             if time.monotonic() > give_up:

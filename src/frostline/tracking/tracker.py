@@ -29,7 +29,7 @@ from frostline.base.run_folder import FILES
 from frostline.console.errors import Pruned
 from frostline.tracking import journal, recorder
 from frostline.tracking.journal import Journal
-from frostline.training.services import TRIAL_STATE, Evaluation, Recorded, RunInfo, Tracker
+from frostline.training.services import TRIAL_STATE, Evaluation, RunInfo, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,18 +62,18 @@ class JournalTracker(Tracker):
         self._start()
 
     @contextmanager
-    def run(self, about: RunInfo) -> Iterator[Recorded]:
+    def run(self, about: RunInfo) -> Iterator[TrackedRun]:
         """Record a run; it ends as failed or killed if the block raises."""
         key = next(self._keys)
         self.send(key, "begin", about)
         self._open += 1
-        recorded = JournalRun(self, key)
+        tracked_run = JournalRun(self, key)
         if self._journal:
             known = {**about.tags, "study": about.study, "stage": about.stage}
             self._runs.append((f"{self._journal.path.stem}/{key}", known))
-            recorded.known = known
+            tracked_run.known = known
         try:
-            yield recorded
+            yield tracked_run
         except Pruned as pruned:
             self._end(key, about, "FINISHED", "pruned", {"pruned": str(pruned)})
             raise
@@ -187,7 +187,7 @@ class JournalTracker(Tracker):
         os.close(stdin)
 
 
-class JournalRun(Recorded):
+class JournalRun(TrackedRun):
     """A run that is being recorded."""
 
     def __init__(self, tracker: JournalTracker, key: int) -> None:
@@ -196,7 +196,7 @@ class JournalRun(Recorded):
         """The run's tags."""
         self._phases: list[PhaseMetrics] = []
 
-    def planned(
+    def log_plan(
         self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
     ) -> None:
         """Record the plan that `frostline plan` prints: trainable groups, learning rates, cost by phase."""
@@ -208,29 +208,29 @@ class JournalRun(Recorded):
         files = {"plan.json": run_plan.as_json().encode(), "plan.yaml": as_yaml(run_plan).encode()}
         self._tracker.send(self._key, "files", files)
 
-    def images(self, data: "ImageData", classes: Sequence[str]) -> None:
+    def log_images(self, data: "ImageData", classes: Sequence[str]) -> None:
         from frostline.tracking import training_images_plot
 
         sheet = training_images_plot.draw(data, classes)
         self._tracker.send(self._key, "files", {"training_images.jpg": sheet})
 
-    def epoch(self, row: Mapping[str, float | int | None]) -> None:
+    def log_epoch(self, row: Mapping[str, float | int | None]) -> None:
         """Record a row of the history, with the trainable parameters and learning rates of its phase."""
         phase = row.get("phase")
         more = self._phases[int(phase)].values(row["lr"]) if self._phases and phase is not None else {}
         self._tracker.send(self._key, "epoch", {**row, **more})
 
-    def metrics(self, values: Mapping[str, float]) -> None:
+    def log_metrics(self, values: Mapping[str, float]) -> None:
         self._tracker.send(self._key, "metrics", dict(values))
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         self.known |= values
         self._tracker.send(self._key, "tags", dict(values))
 
-    def started_from(self, sha256: str) -> None:
+    def log_initial_weights(self, sha256: str) -> None:
         self._tracker.send(self._key, "started_from", sha256)
 
-    def finished(self, folder: Path) -> None:
+    def log_outputs(self, folder: Path) -> None:
         """Record the run's files and plots, and its network if FROSTLINE_MODELS is on."""
         self._tracker.send(self._key, "files", contents(folder))
         if project.logs_models() and all((folder / name).is_file() for name in FILES):
@@ -276,7 +276,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def _copied(folder: Path) -> Path:
-    """Copy the files of a run into a temporary folder that exists until its network is stored."""
+    """Copy the files of a run into a temporary folder that exists until its model is logged."""
     place = project.scratch() / "models"
     place.mkdir(parents=True, exist_ok=True)
     copy = Path(tempfile.mkdtemp(dir=place, prefix="run-"))

@@ -104,7 +104,7 @@ class EmaAveraging(Averaging):
         if self._phase is not None and plan.phases[self._phase].restore:
             # The schedule has just restored the phase's best epoch: restart the average from it.
             self.ema.seed(self._live)
-        self.ema.enter(self._live, plan.trained(phase) | plan.moving_statistics(phase))
+        self.ema.enter(self._live, plan.trained(phase) | plan.updated_statistics(phase))
         self._phase = phase
 
 
@@ -124,7 +124,7 @@ class SwaAveraging(Averaging):
         self.swa.average = {k: v.to(state[k].device) for k, v in self.swa.average.items()}
         self.swa.update(state)
         plan, phase = self.freezing.plan, self.freezing.phase
-        if not plan.moving_statistics(phase):
+        if not plan.updated_statistics(phase):
             return self.swa.average
         mean = copy.deepcopy(module.network)
         mean.load_state_dict(self.swa.average)

@@ -43,7 +43,7 @@ class Steps:
         """Returns the number of steps of the epoch."""
         self.per_batch: Callable[[], int] = lambda: 1
         """Returns the number of steps of the next Lightning batch."""
-        self.taken: Callable[[], int] = lambda: 0
+        self.steps_taken: Callable[[], int] = lambda: 0
         """Returns the number of steps taken in the epoch; not counted here, since Lightning prefetches."""
         self._skip = 0
 
@@ -56,7 +56,7 @@ class Steps:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch; Lightning saves it in checkpoints."""
-        return {"taken": self.taken() % self.total()}
+        return {"taken": self.steps_taken() % self.total()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Skip the steps that were taken before the checkpoint in the next pass."""
@@ -118,7 +118,7 @@ class ImageData(pl.LightningDataModule):
             not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= MAX_NORMALISED
         )
         self._augments, self.balanced = augments(augmentation), trainer.sampling == "balanced"
-        self.coming_size: Callable[[], int] = trainer.images_per_step
+        self.next_batch_size: Callable[[], int] = trainer.images_per_step
         """Returns the images per step of the next epoch; called whenever Lightning asks for the loader."""
         self._step_size = trainer.images_per_step()
         self.steps = Steps(lambda: len(batches.sizes(len(self.train), self._step_size)))
@@ -129,13 +129,13 @@ class ImageData(pl.LightningDataModule):
         """All training images, normalized; None: they are augmented, or too many."""
         self._normalized_val: dict[str, Tensor] = {}
         """Split → its images, normalized; without those that are too many."""
-        self.ahead: Prefetcher[tuple[Tensor, Tensor]] | None = None
+        self.prefetcher: Prefetcher[tuple[Tensor, Tensor]] | None = None
         """Prefetches batches; None: there is nothing to prefetch, or no batch was requested yet."""
         self._drawn: tuple[tuple[int, int], tuple[Tensor, ...]] | None = None
 
     def train_dataloader(self) -> Steps:
         """Return the next epoch's steps."""
-        self._step_size = self.coming_size()
+        self._step_size = self.next_batch_size()
         return self.steps
 
     def val_dataloader(self) -> ValBatches:
@@ -155,19 +155,19 @@ class ImageData(pl.LightningDataModule):
         return self._drawn[1]
 
     def batch(
-        self, rows: Tensor, step: int, coming: Tensor | None, device: torch.device
+        self, rows: Tensor, step: int, next_rows: Tensor | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Return `training_images` of a step, which may have been prefetched during the step before.
 
         Args:
             rows: (N,) of the training images.
-            coming: the rows of the next step; None: not known yet.
+            next_rows: the rows of the next step; None: not known yet.
         """
         if self._cached:  # there is nothing to prepare
             return self.training_images(rows, step, device)
-        if self.ahead is None:
-            self.ahead = Prefetcher(lambda rows, step: self.training_images(rows, step, device))
-        return self.ahead.batch(rows, step, coming)
+        if self.prefetcher is None:
+            self.prefetcher = Prefetcher(lambda rows, step: self.training_images(rows, step, device))
+        return self.prefetcher.batch(rows, step, next_rows)
 
     def step_batches(
         self, rows: Tensor, inputs: Tensor, labels: Tensor
@@ -193,8 +193,8 @@ class ImageData(pl.LightningDataModule):
 
     def close(self) -> None:
         """Stop prefetching."""
-        if self.ahead:
-            self.ahead.close()
+        if self.prefetcher:
+            self.prefetcher.close()
 
     def training_images(self, rows: Tensor, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a step's images as the network trains on them: augmented, normalized, mixed.

@@ -8,7 +8,7 @@ from frostline.freezing.plan import PhasePlan
 from frostline.training.freeze_callback import FreezeSchedule
 
 
-class DrivenFreezeSchedule(FreezeSchedule):
+class ManualStepFreezeSchedule(FreezeSchedule):
     """For a module that takes several steps per Lightning batch and calls `before_step` itself."""
 
     chooses = "val"

@@ -37,7 +37,7 @@ class FeatureReuse(pl.Callback):
     ) -> None:
         self.freezing, self.reuse, self.averages = freezing, reuse, averages
         self.train, self.validation = train, validation
-        self.said: list[str] = []
+        self.split_points: list[str] = []
         """For each phase so far: its split point, ``fc:input``, or ``whole network: …`` with the reason."""
         self.seconds = 0.0
         """Spent on features before the first step."""
@@ -64,11 +64,11 @@ class FeatureReuse(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs; it finds the features in the cache by their key."""
-        return {"said": self.said}
+        return {"said": self.split_points}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.said = list(state_dict["said"])
+        self.split_points = list(state_dict["said"])
 
     # Validation of the start runs in inference mode, whose tensors training could not use.
     @torch.inference_mode(False)
@@ -83,11 +83,11 @@ class FeatureReuse(pl.Callback):
         split = self.reuse.split_network(network, plan, phase, self.train)
         if isinstance(split, Split):
             module.reused, cached = self._reused(split, phase)
-            self.said[phase:] = [split.name]
+            self.split_points[phase:] = [split.name]
             suffix = " (cached)" if cached else ""
             self.reuse.say(f"phase {phase} trains on features at {split.name}{suffix}")
         else:
-            self.said[phase:] = [f"whole network: {split.reason}"]
+            self.split_points[phase:] = [f"whole network: {split.reason}"]
             if split.reason not in (ALL_TRAINS, OFF):
                 self.reuse.say(f"phase {phase} runs the whole network: {split.reason}")
 

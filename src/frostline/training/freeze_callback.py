@@ -117,7 +117,7 @@ class FreezeSchedule(pl.Callback):
         """The current phase, 0 the first."""
         return len(self.starts) - 1
 
-    def coming(self, step: int) -> PhasePlan:
+    def phase_at(self, step: int) -> PhasePlan:
         """Return the phase of `step`, the next step of the run."""
         return self.plan.phases[len(self._advanced(step)) - 1]
 
@@ -172,7 +172,7 @@ class FreezeSchedule(pl.Callback):
         if step < self._constant_until_step:
             return
         self._enter(trainer, module)
-        self._constant_until_step = self.plan.constant_until(self.starts, step)
+        self._constant_until_step = self.plan.next_change(self.starts, step)
         now = self.plan.curve_factor(self.starts, step), self.plan.momentum(self.starts, step)
         if now == self._set:
             return
@@ -331,7 +331,7 @@ class FreezeSchedule(pl.Callback):
 
     def _advanced(self, step: int) -> tuple[int, ...]:
         """Return `starts` as of the beginning of `step`."""
-        return self.plan.advanced(self.starts, step, bool(self.starts) and self._ends_early())
+        return self.plan.starts_at(self.starts, step, bool(self.starts) and self._ends_early())
 
     def _ends_early(self) -> bool:
         rule = self.plan.phases[self.phase].early_stop

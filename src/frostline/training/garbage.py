@@ -12,7 +12,7 @@ from functools import cache
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Collect no garbage in the block, or until it calls `collect`.
+    """Collect no garbage in the block, or until it calls `enable`.
 
     Imports create hundreds of thousands of permanent objects, and scanning them repeatedly takes a sixth of
     the time that torch, Lightning and timm take to import.
@@ -28,7 +28,7 @@ def uncollected() -> Iterator[None]:
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Let `collect` do nothing in the block: the process is the user's, such as a notebook's kernel.
+    """Let `enable` do nothing in the block: the process is the user's, such as a notebook's kernel.
 
     Its objects must be collected, and whether garbage is collected is its own choice.
     """
@@ -43,7 +43,7 @@ def untouched() -> Iterator[None]:
 _untouched = False
 
 
-def collect() -> None:
+def enable() -> None:
     """Turn garbage collection on inside an `uncollected` block, once everything is imported."""
     if not _untouched:
         _freeze_existing()

@@ -10,7 +10,7 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
-def pin(threads: int) -> None:
+def configure(threads: int) -> None:
     """Compute with `threads` CPU threads, deterministically, and keep freed memory for the next layer."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)

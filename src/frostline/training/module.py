@@ -108,7 +108,7 @@ class Classifier(pl.LightningModule):
         self.reused: ReusedFeatures | None = None
         """Features, if the phase's frozen layers are computed once; None: the whole network runs."""
         self.step_callbacks: Sequence[StepCallback] = ()
-        self.taken = 0
+        self.steps_taken = 0
         """Optimizer steps of the current epoch so far."""
         self.images = 0
         """Training images seen so far."""
@@ -137,10 +137,10 @@ class Classifier(pl.LightningModule):
         rows = self._data.training_rows(self.current_epoch)
         begun = time.perf_counter()
         for number in range(first, after):
-            coming = rows[number + 1] if number + 1 < len(rows) else None
-            self._step(rows[number], coming, optimizer)
+            next_rows = rows[number + 1] if number + 1 < len(rows) else None
+            self._step(rows[number], next_rows, optimizer)
         self._count_hits()
-        self.taken = after
+        self.steps_taken = after
         self.images += sum(map(len, rows[first:after]))
         step_seconds = (time.perf_counter() - begun) / (after - first)
         self._pace = max(1, min(int(BATCH_SECONDS / step_seconds), MAX_GROWTH * (after - first)))
@@ -166,7 +166,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Reset the totals."""
-        self._totals, self._uncounted, self.taken = {}, [], 0
+        self._totals, self._uncounted, self.steps_taken = {}, [], 0
 
     def on_validation_epoch_start(self) -> None:
         """Reduce the training totals, once per epoch."""
@@ -180,14 +180,18 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the totals of an unfinished epoch."""
-        checkpoint["progress"] = {"totals": self._totals, "taken": self.taken, "images": self.images}
+        checkpoint["progress"] = {"totals": self._totals, "taken": self.steps_taken, "images": self.images}
         if self.scaler:
             checkpoint["scaler"] = self.scaler.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the totals of an unfinished epoch."""
         progress = checkpoint["progress"]
-        self._totals, self.taken, self.images = progress["totals"], progress["taken"], progress["images"]
+        self._totals, self.steps_taken, self.images = (
+            progress["totals"],
+            progress["taken"],
+            progress["images"],
+        )
         if self.scaler:
             self.scaler.load_state_dict(checkpoint["scaler"])
 
@@ -201,8 +205,8 @@ class Classifier(pl.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
-    def _step(self, rows: Tensor, coming: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
-        """Take an optimizer step on some rows; `coming`: the rows of the epoch's next step."""
+    def _step(self, rows: Tensor, next_rows: Tensor | None, optimizer: torch.optim.Optimizer) -> None:
+        """Take an optimizer step on some rows; `next_rows`: the rows of the epoch's next step."""
         trainer = self.trainer
         for callback in self.step_callbacks:
             callback.before_step(trainer, self)
@@ -215,7 +219,7 @@ class Classifier(pl.LightningModule):
         if self.reused:
             inputs, labels = rows, self._data.train.labels.index_select(0, rows).to(self.device)
         else:
-            inputs, labels = self._data.batch(rows, step, coming, self.device)
+            inputs, labels = self._data.batch(rows, step, next_rows, self.device)
         for number, (part, truth, weight) in enumerate(self._data.step_batches(rows, inputs, labels)):
             # Module.__call__ takes as long as a small layer
             logits = (

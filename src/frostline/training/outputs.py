@@ -18,7 +18,7 @@ from frostline.models.pretrained import weights_metadata
 from frostline.models.weights import LoadReport
 from frostline.schema import Run
 from frostline.training.material import Material
-from frostline.training.services import Recorded
+from frostline.training.services import TrackedRun
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,20 +90,20 @@ def write_outputs(run: Run, material: Material, trained: TrainedNetwork, out: Pa
     return sha256
 
 
-def record_outputs(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, Any], out: Path) -> None:
+def record_outputs(tracked_run: TrackedRun, plan: FreezePlan, timing: Mapping[str, Any], out: Path) -> None:
     """Record the final metrics of a finished run, and its files in `out`."""
     summary: dict[str, Any] = read_json(out / TRAINING)
     best = read_csv(out / HISTORY)[summary["best_epoch"]]
     metric = headline(best)
     on_selection = [name for name in ("selection/loss", f"selection/{metric}") if best.get(name)]
-    recorded.metrics(
+    tracked_run.log_metrics(
         {
             f"best/{name}": float(best[name] or 0)
             for name in ("epoch", "val/loss", f"val/{metric}", *on_selection)
         }
         | {name: timing[name] for name in ("train_seconds", "images_per_second")}
     )
-    recorded.tags(
+    tracked_run.set_tags(
         {
             "weights.sha256": summary["weights_sha256"],
             "phases": _phases_text(plan, [phase["first_step"] for phase in summary["phases"]]),
@@ -111,7 +111,7 @@ def record_outputs(recorded: Recorded, plan: FreezePlan, timing: Mapping[str, An
             "head": summary["head"]["notice"] or summary["head"]["start"],
         }
     )
-    recorded.finished(out)
+    tracked_run.log_outputs(out)
 
 
 def _training(trained: TrainedNetwork) -> dict[str, Any]:

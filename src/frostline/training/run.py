@@ -1,7 +1,7 @@
 """Trains one network, and writes its run folder; for the stages `pretrain` and `finetune`.
 
 It writes `weights.safetensors` (of the best epoch), `history.csv`, `training.json` and `config.yaml`. The
-epochs themselves are in `training.trainer`.
+training loop is in `training.trainer`.
 """
 
 import os
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 DONE = "done"
-"""The folder of a finished run's files among its checkpoints, until its stage has published them."""
+"""The subfolder of a run's checkpoint folder that holds its files until the stage publishes them."""
 
 
 @resource_errors("training")
@@ -66,21 +66,24 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
     """Train one network and write its files to `out`.
 
     An interrupted run resumes from its last checkpoint. A finished run whose stage was interrupted is not
-    repeated. Both are in the scratch folder, below a hash of everything that the result depends on. If two
-    processes start the same run, the second waits and uses the first one's result.
+    repeated. Checkpoints and the results of such runs are in the scratch folder, below a hash of everything
+    that the result depends on. If two processes start the same run, the second waits and uses the first one's
+    result.
 
     Returns:
-        The measured times: train_seconds, epoch_seconds (cumulative, per epoch), images_per_second.
+        The measured times: train_seconds, epoch_seconds (from the start to the end of each epoch),
+        images_per_second.
 
     Raises:
-        FrostlineError: schedule, weights and data do not fit together; raised before training.
+        FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
+            before training.
         TrainingFailed: the loss is NaN or infinite, or memory or disk ran out.
         Pruned: `services.watch` stopped the trial.
     """
-    scratch = _scratch(run, material, services)
-    done = scratch / DONE
-    with exclusive(_lock(scratch)):
-        remove_temporary(scratch)
+    checkpoints = _checkpoint_folder(run, material, services)
+    done = checkpoints / DONE
+    with exclusive(_lock(checkpoints)):
+        remove_temporary(checkpoints)
         if is_intact(done):
             _record_late(run, material, done, services)
         else:
@@ -89,7 +92,7 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
                     _train(run, material, work, services, title)
                     write_checksums(work)
             except Pruned:
-                shutil.rmtree(scratch, ignore_errors=True)  # a pruned trial is not resumed
+                shutil.rmtree(checkpoints, ignore_errors=True)  # a pruned trial is not resumed
                 raise
         out.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
@@ -98,28 +101,30 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
     return timing
 
 
-def forget(run: Run, material: Material, services: Services, keep: Path | None = None) -> None:
+def remove_checkpoints(
+    run: Run, material: Material, services: Services, results_to: Path | None = None
+) -> None:
     """Remove the checkpoints of a run; its stage has published the results.
 
     Args:
-        keep: the folder that the results are moved to, for `recall`.
+        results_to: the folder that the results are moved to, for `restore_results`; None: they are removed.
     """
-    scratch = _scratch(run, material, services)
-    with exclusive(_lock(scratch)):
-        if keep is not None and is_intact(scratch / DONE):
-            keep.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(keep, ignore_errors=True)
-            (scratch / DONE).rename(keep)
-        shutil.rmtree(scratch, ignore_errors=True)
+    checkpoints = _checkpoint_folder(run, material, services)
+    with exclusive(_lock(checkpoints)):
+        if results_to is not None and is_intact(checkpoints / DONE):
+            results_to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(results_to, ignore_errors=True)
+            (checkpoints / DONE).rename(results_to)
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def recall(run: Run, material: Material, services: Services, folder: Path) -> None:
-    """Move results back that `forget` moved to `folder`, so that `train` does not repeat the run."""
-    scratch = _scratch(run, material, services)
-    with exclusive(_lock(scratch)):
-        if not (scratch / DONE).exists():
-            scratch.mkdir(parents=True, exist_ok=True)
-            folder.rename(scratch / DONE)
+def restore_results(run: Run, material: Material, services: Services, folder: Path) -> None:
+    """Move results back that `remove_checkpoints` moved to `folder`, so that `train` uses them."""
+    checkpoints = _checkpoint_folder(run, material, services)
+    with exclusive(_lock(checkpoints)):
+        if not (checkpoints / DONE).exists():
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            folder.rename(checkpoints / DONE)
 
 
 def scratch_key(run: Run, material: Material) -> str:
@@ -134,13 +139,13 @@ def code_versions(stage: str) -> list[str]:
     return [fingerprint(stage), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
 
 
-def _scratch(run: Run, material: Material, services: Services) -> Path:
+def _checkpoint_folder(run: Run, material: Material, services: Services) -> Path:
     """Return the folder of a run's checkpoints, named by its `scratch_key`."""
     return services.scratch / "resume" / scratch_key(run, material)
 
 
-def _lock(scratch: Path) -> Path:
-    return scratch.parents[1] / "locks" / f"run-{scratch.name}.lock"
+def _lock(checkpoints: Path) -> Path:
+    return checkpoints.parents[1] / "locks" / f"run-{checkpoints.name}.lock"
 
 
 def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
@@ -162,37 +167,37 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 def _train(run: Run, material: Material, out: Path, services: Services, title: str) -> None:
     from frostline.training.trainer import callbacks_of, fit
 
-    garbage.collect()  # all is imported; what follows makes objects to collect
-    machine.pin(run.trainer.threads)
+    garbage.enable()  # the imports are done
+    machine.configure(run.trainer.threads)
     if run.trainer.threads > (cores := os.cpu_count() or 1):
         services.say(
             f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
         )
     setup = set_up(run, material, services)
     plan, budget = setup.classifier.plan, setup.budget
-    scratch = _scratch(run, material, services)
+    checkpoints = _checkpoint_folder(run, material, services)
     epochs = run.trainer.epochs if plan.phases else 0
     with (
-        services.tracker.run(run_info(run, material.index, budget, scratch.name)) as recorded,
+        services.tracker.run(run_info(run, material.index, budget, checkpoints.name)) as tracked_run,
         services.progress(title, epochs or 1) as advance,
     ):
 
         def on_epoch(row: Mapping[str, float | int | None]) -> None:
-            recorded.epoch(row)
+            tracked_run.log_epoch(row)
             # Epoch 0 is the network before training: it counts as progress only if nothing trains.
             name = f"val/{headline(row)}"
             advance(1 if row["epoch"] or not epochs else 0, f"{name} {row[name]:.4f}")
             services.watch(row)
 
         if material.start.sha256 is not None:
-            recorded.started_from(material.start.sha256)
+            tracked_run.log_initial_weights(material.start.sha256)
         network = setup.classifier.network
-        recorded.planned(run, plan, network, material.spec, len(budget.train))
-        recorded.images(setup.data, material.index.classes)
+        tracked_run.log_plan(run, plan, network, material.spec, len(budget.train))
+        tracked_run.log_images(setup.data, material.index.classes)
         setup.classifier.execution, fp32_reason = _execution(run, network, material.spec, services)
         reuse = reuse_of(run, material.spec, services)
         callbacks = callbacks_of(setup.classifier, setup.data, run.averaging, reuse, on_epoch)
-        result = fit(setup.classifier, setup.data, run.trainer, scratch, callbacks)
+        result = fit(setup.classifier, setup.data, run.trainer, checkpoints, callbacks)
         extra: dict[str, Any] = {"fp32_because": fp32_reason} if fp32_reason else {}
         if not isinstance(run.adapter, NoAdapter):
             result.best_state = lora.merged(network, result.best_state)
@@ -208,7 +213,7 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         write_outputs(run, material, TrainedNetwork(result, network, plan, setup.report, budget, extra), out)
         timing = _timing(result)
         write_text(out / TIMING, canonical_json(timing))
-        record_outputs(recorded, plan, timing, out)
+        record_outputs(tracked_run, plan, timing, out)
 
 
 def _timing(result: Fit) -> dict[str, Any]:
@@ -224,7 +229,7 @@ def _timing(result: Fit) -> dict[str, Any]:
 def _execution(
     run: Run, network: torch.nn.Module, spec: InputSpec, services: Services
 ) -> tuple[Execution, str | None]:
-    """Return precision and memory format, and the reason if the network can't train in bfloat16 as set."""
+    """Return precision and memory format, and why the run trains in float32 though bf16 is set, or None."""
     device, precision = device_of(run.trainer.device), run.trainer.precision
     if precision == "fp16" and device.type == "cpu":
         raise FrostlineError(
@@ -267,8 +272,8 @@ def set_up(run: Run, material: Material, services: Services) -> Setup:
     images, val = material.images("train", budget.train), material.images("val", index.rows("val"))
     if images.weights is not None and mixes(run.augment):
         raise FrostlineError(
-            "dataset.columns.weight: mixup and CutMix blend images of different weights; set augment.mixup=0 "
-            "and augment.cutmix=0, or dataset.columns.weight=null"
+            "dataset.columns.weight: image weights can't be combined with mixup or CutMix, which blend them; "
+            "set augment.mixup=0 and augment.cutmix=0, or dataset.columns.weight=null"
         )
     classifier = Classifier(
         network,
@@ -288,19 +293,19 @@ def set_up(run: Run, material: Material, services: Services) -> Setup:
 
 
 def _record_late(run: Run, material: Material, done: Path, services: Services) -> None:
-    """Record a run that a killed process finished, unless that process's recorder already did."""
+    """Record a run that a process trained to its end before it was killed, unless it is recorded already."""
     budget = label_budget(material.index, run.dataset, run.seed)
     network, _ = create_network(run, material.start, material.spec, material.index.classes)
     lora.adapt(network, run)
     plan = plan_of(run, network, len(budget.train))
     info = replace(run_info(run, material.index, budget, scratch_key(run, material)), late=True)
-    with services.tracker.run(info) as recorded:
+    with services.tracker.run(info) as tracked_run:
         if material.start.sha256 is not None:
-            recorded.started_from(material.start.sha256)
-        recorded.planned(run, plan, network, material.spec, len(budget.train))
+            tracked_run.log_initial_weights(material.start.sha256)
+        tracked_run.log_plan(run, plan, network, material.spec, len(budget.train))
         for row in read_csv(done / HISTORY):
-            recorded.epoch({name: float(text) if text else None for name, text in row.items()})
-        record_outputs(recorded, plan, read_json(done / TIMING), done)
+            tracked_run.log_epoch({name: float(text) if text else None for name, text in row.items()})
+        record_outputs(tracked_run, plan, read_json(done / TIMING), done)
 
 
 def say_head(run: Run, report: LoadReport, services: Services) -> None:

@@ -70,39 +70,39 @@ class Evaluation:
     """The images to draw."""
 
 
-class Recorded:
+class TrackedRun:
     """A run that is being recorded; the methods of this class do nothing."""
 
-    def planned(
+    def log_plan(
         self, run: "Run", plan: "FreezePlan", network: "nn.Module", spec: "InputSpec", images: int
     ) -> None:
         """Record the freeze plan with its learning rates and cost, and plot it; `network` is not changed."""
 
-    def images(self, data: "ImageData", classes: Sequence[str]) -> None:
+    def log_images(self, data: "ImageData", classes: Sequence[str]) -> None:
         """Record a sheet of training images as the network sees them; `data` is not changed."""
 
-    def epoch(self, row: Mapping[str, float | int | None]) -> None:
+    def log_epoch(self, row: Mapping[str, float | int | None]) -> None:
         """Record a row of the history."""
 
-    def metrics(self, values: Mapping[str, float]) -> None:
+    def log_metrics(self, values: Mapping[str, float]) -> None:
         """Record final values."""
 
-    def tags(self, values: Mapping[str, str]) -> None:
+    def set_tags(self, values: Mapping[str, str]) -> None:
         """Record tags, which runs can be filtered by."""
 
-    def finished(self, folder: Path) -> None:
+    def log_outputs(self, folder: Path) -> None:
         """Record the run's output files, and plot its curves."""
 
-    def started_from(self, sha256: str) -> None:
+    def log_initial_weights(self, sha256: str) -> None:
         """Link the run whose weights, given by their hash, this one starts from."""
 
 
 class Tracker:
     """Opens recorded runs; this class records nothing."""
 
-    def run(self, about: "RunInfo") -> AbstractContextManager[Recorded]:
+    def run(self, about: "RunInfo") -> AbstractContextManager[TrackedRun]:
         """Record a run; it is marked as failed if the block raises."""
-        return nullcontext(Recorded())
+        return nullcontext(TrackedRun())
 
     def annotate(self, evaluation: Evaluation) -> None:
         """Add metrics, files and a plot of mistakes to the run that made the weights."""
@@ -159,7 +159,7 @@ class LabelledTracker(Tracker):
     label: str
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, about: RunInfo) -> AbstractContextManager[Recorded]:
+    def run(self, about: RunInfo) -> AbstractContextManager[TrackedRun]:
         """Record a run under its longer name, which begins with the label."""
         setting = f"{self.label}·{about.setting}" if self.label else about.setting
         return self.tracker.run(replace(about, setting=setting, tags={**about.tags, **self.tags}))

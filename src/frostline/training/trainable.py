@@ -28,8 +28,8 @@ def apply_phase(network: nn.Module, plan: FreezePlan, phase: int) -> None:
             parameter.grad = None
     release(network)
     network.train()
-    moving = trained | plan.moving_statistics(phase)
-    still = _with_statistics(network, plan.layers.places.keys() - plan.moving_statistics(phase))
+    moving = trained | plan.updated_statistics(phase)
+    still = _with_statistics(network, plan.layers.places.keys() - plan.updated_statistics(phase))
     for module in [*still, *_whose_tensors_are(network, plan.layers.places.keys() - moving)]:
         module.train = MethodType(_stay, module)  # type: ignore[method-assign]
         module.eval()
@@ -54,7 +54,7 @@ def recalibrate(network: nn.Module, plan: FreezePlan, phase: int, batches: Itera
     Args:
         batches: network inputs, (N, C, H, W) each.
     """
-    modules = _with_statistics(network, plan.statistics(phase))
+    modules = _with_statistics(network, plan.trained_statistics(phase))
     release(network)
     network.eval()
     momenta: dict[Any, float | None] = {}

@@ -31,7 +31,7 @@ from frostline.training import machine
 from frostline.training.averaging_callback import Averaging, averaging_of
 from frostline.training.compiled import compiling
 from frostline.training.data_module import ImageData
-from frostline.training.driven_schedule import DrivenFreezeSchedule
+from frostline.training.driven_schedule import ManualStepFreezeSchedule
 from frostline.training.feature_callback import FeatureReuse
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, NotFinite
@@ -43,11 +43,11 @@ MEASURED = ("train", "val", "selection")
 BEST_WEIGHTS = "best.safetensors"
 """If the loss becomes NaN: the file of the best epoch's weights, in the checkpoint folder."""
 SAVE_EVERY_SECONDS = 10.0
-"""Shortest time between two checkpoints, and before the first."""
+"""At the end of an epoch, a checkpoint is written if the last one, or the start, is this long ago."""
 SAVE_SHARE = 0.02
 """Largest share of the run time that checkpoints may take."""
 SAVE_INSIDE_SECONDS = 60.0
-"""Shortest time before a checkpoint inside an epoch; shorter epochs are saved at their end only."""
+"""The same for a step inside an epoch."""
 
 
 def history_columns(headline: str) -> tuple[str, ...]:
@@ -61,14 +61,14 @@ def history_columns(headline: str) -> tuple[str, ...]:
 
 
 OnEpoch = Callable[[Row], None]
-"""Called with each row of the history; a resumed run repeats its earlier rows."""
+"""Called with each row of the history; when a run resumes, first with the rows before the checkpoint."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
     """What a fit calls at each step and epoch."""
 
-    freezing: DrivenFreezeSchedule
+    freezing: ManualStepFreezeSchedule
     reuse: FeatureReuse | None
     """Computes frozen layers once; None: the whole network runs at every step."""
     averaging: Averaging | None
@@ -76,8 +76,8 @@ class Callbacks:
     on_epoch: OnEpoch
 
     @property
-    def of_steps(self) -> list[Any]:
-        """In their order; `FeatureReuse` and `Averaging` follow the freeze schedule."""
+    def step_callbacks(self) -> list[Any]:
+        """Return the callbacks that run at every step, in their order: the freeze schedule comes first."""
         return [self.freezing, *(callback for callback in (self.reuse, self.averaging) if callback)]
 
 
@@ -85,21 +85,25 @@ def callbacks_of(
     classifier: Classifier,
     data: ImageData,
     averaging: schema.Averaging,
-    reuse: FeatureExtractor | None,
+    extractor: FeatureExtractor | None,
     on_epoch: OnEpoch,
 ) -> Callbacks:
-    """Return the callbacks of a run."""
-    freezing = DrivenFreezeSchedule.of(
+    """Return the callbacks of a run.
+
+    Args:
+        extractor: computes the features of frozen layers; None: the whole network runs at every step.
+    """
+    freezing = ManualStepFreezeSchedule.of(
         classifier.plan,
         "network",
         lambda t: data.epoch_images(t.current_epoch, t.global_step, t.strategy.root_device),
     )
     freezing.chooses = data.chooses
     average = averaging_of(averaging, freezing) if classifier.plan.phases else None
-    reusing = None
-    if reuse:
-        reusing = FeatureReuse(freezing, reuse, data.train, data.validation, averages=average is not None)
-    return Callbacks(freezing, reusing, average, on_epoch)
+    reuse = None
+    if extractor:
+        reuse = FeatureReuse(freezing, extractor, data.train, data.validation, averages=average is not None)
+    return Callbacks(freezing, reuse, average, on_epoch)
 
 
 def fit(
@@ -118,12 +122,12 @@ def fit(
         FrostlineError: the device is missing, or the batches are too small for the network.
         TrainingFailed: the loss is not finite; the best epoch's weights are written to `resume`.
     """
-    machine.pin(config.threads)
+    machine.configure(config.threads)
     result, plan = Fit(execution=classifier.execution), classifier.plan
-    recorder = _History(result, deciding_metrics(config.monitor, data.chooses), callbacks)
+    history = _History(result, deciding_metrics(config.monitor, data.chooses), callbacks)
     device = device_of(config.device)
-    _arrange(classifier, data, config, callbacks)
-    resized = any(phase.batch_size for phase in plan.phases)
+    _configure(classifier, data, config, callbacks)
+    batch_size_changes = any(phase.batch_size for phase in plan.phases)
     checkpoint = _Checkpoint.latest(resume)
     clipped = classifier.optimizer_config.clip_norm is not None
     compiled = compiling(classifier.network, wanted=config.compile)
@@ -135,39 +139,39 @@ def fit(
             max_epochs=config.epochs,
             # Validate fully before the first step: this is epoch 0 of the history.
             num_sanity_val_steps=0 if checkpoint else -1,
-            reload_dataloaders_every_n_epochs=1 if resized else 0,
-            callbacks=[*callbacks.of_steps, recorder, _Checkpoint(resume)] if plan.phases else [recorder],
+            reload_dataloaders_every_n_epochs=1 if batch_size_changes else 0,
+            callbacks=[*callbacks.step_callbacks, history, _Checkpoint(resume)] if plan.phases else [history],
             logger=False,
             enable_checkpointing=bool(plan.phases),
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=resume,
         )
-        if resized:
-            coming = callbacks.freezing.coming
-            data.coming_size = lambda: config.images_per_step(coming(trainer.global_step).batch_size)
+        if batch_size_changes:
+            phase_at = callbacks.freezing.phase_at
+            data.next_batch_size = lambda: config.images_per_step(phase_at(trainer.global_step).batch_size)
         if plan.phases:
             try:
                 trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             except NotFinite as broken:
-                place = f"step {trainer.global_step}, phase {callbacks.freezing.phase}"
-                raise _NotFinite(f"{broken} at {place}") from None
+                where = f"step {trainer.global_step}, phase {callbacks.freezing.phase}"
+                raise _NotFiniteAt(f"{broken} at {where}") from None
         else:
             freeze_all(classifier.network)
             trainer.validate(classifier, datamodule=data, verbose=False)
     result.starts, result.images = callbacks.freezing.starts, classifier.images
-    result.features = callbacks.reuse.said if callbacks.reuse else []
+    result.features = callbacks.reuse.split_points if callbacks.reuse else []
     return result
 
 
-def _arrange(classifier: Classifier, data: ImageData, config: schema.Trainer, callbacks: Callbacks) -> None:
-    """Set how the classifier computes, and how many optimizer steps one Lightning batch consists of."""
+def _configure(classifier: Classifier, data: ImageData, config: schema.Trainer, callbacks: Callbacks) -> None:
+    """Set the classifier's memory format, loss scaling, and number of optimizer steps per Lightning batch."""
     classifier.execution.arrange(classifier.network)
     if classifier.execution.trains == "fp16":
         classifier.scaler = classifier.scaler or torch.amp.GradScaler(device_of(config.device).type)
     classifier.steps_per_batch = config.steps_per_execution
-    classifier.step_callbacks = callbacks.of_steps if classifier.plan.phases else ()
-    data.steps.per_batch, data.steps.taken = classifier.coming_steps, lambda: classifier.taken
+    classifier.step_callbacks = callbacks.step_callbacks if classifier.plan.phases else ()
+    data.steps.per_batch, data.steps.steps_taken = classifier.coming_steps, lambda: classifier.steps_taken
 
 
 class _History(pl.Callback):
@@ -215,9 +219,9 @@ class _History(pl.Callback):
             if not row["epoch"]:
                 raise TrainingFailed(f"{name} is {row[name]} before the first step; start from other weights")
             when = f"epoch {row['epoch']}, step {row['step']}, phase {row['phase']}"
-            raise _NotFinite(f"{name} is {row[name]} after {when}")
+            raise _NotFiniteAt(f"{name} is {row[name]} after {when}")
         self.result.history.append(row)
-        # Ties go to the lower loss, then to the earlier epoch; without metrics that decide, to the last.
+        # Ties go to the lower loss, then to the earlier epoch. If no metric decides, the last epoch counts.
         value = tuple(score(name, metrics[name]) for name in self.deciding)
         if self._best is None or value > self._best or not self.deciding:
             self._best = value
@@ -256,7 +260,7 @@ class _History(pl.Callback):
             self.on_epoch(row)
 
 
-class _NotFinite(Exception):
+class _NotFiniteAt(Exception):
     """The loss is NaN or infinite; the message says which loss and when."""
 
 
@@ -275,8 +279,8 @@ class _Checkpoint(Checkpoint):
 
     @classmethod
     def latest(cls, folder: Path) -> str | None:
-        (folder / cls.PARTIAL).unlink(missing_ok=True)  # of a killed process
-        # There are two if a process was killed inside `_save`; both give the same result.
+        (folder / cls.PARTIAL).unlink(missing_ok=True)  # left behind by a killed process
+        # There are two checkpoints if a process was killed inside `_save`; both give the same result.
         for path in sorted(folder.glob(f"*{cls.ENDING}")):
             if path.stem == sha256_of(path):
                 return str(path)
@@ -342,7 +346,7 @@ def _user_errors(result: Fit, resume: Path, *, clipped: bool) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except _NotFinite as broken:
+    except _NotFiniteAt as broken:
         where = ""
         if result.best_state:
             weights.save(resume / BEST_WEIGHTS, result.best_state, {})

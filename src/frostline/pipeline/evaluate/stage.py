@@ -46,7 +46,7 @@ def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Se
     data = PreparedData.read(config.dataset, folder)
     with (
         publish(out) as work,
-        services.tracker.run(_info(config, next(iter(runs.values())), data.index)) as recorded,
+        services.tracker.run(_info(config, next(iter(runs.values())), data.index)) as tracked_run,
         services.progress(f"evaluate {config.arm}", len(runs)) as advance,
     ):
         for repetition, run in runs.items():
@@ -66,8 +66,8 @@ def run(config: Evaluate, folder: Path, finetuned: Path, out: Path, services: Se
         write_text(
             work / METRICS, canonical_json({**summary, **repetitions.as_json(measured), "soups": mixed})
         )
-        recorded.metrics(_tracker_metrics(summary, mixed))
-        recorded.finished(work)
+        tracked_run.log_metrics(_tracker_metrics(summary, mixed))
+        tracked_run.log_outputs(work)
 
 
 def _info(config: Evaluate, run: Run, index: Index) -> RunInfo:

@@ -1,4 +1,4 @@
-"""Copies of an arm's runs from the last execution of its stage: of more folds or seeds, only new runs train.
+"""Keep the results of an arm's runs: if seeds or folds are added, only the added runs train.
 
 DVC removes a stage's outputs before it runs the stage.
 """
@@ -11,7 +11,7 @@ from frostline.base import project
 from frostline.base.hashes import content_key
 from frostline.schema import Run
 from frostline.training.material import Material
-from frostline.training.run import forget, recall, scratch_key
+from frostline.training.run import remove_checkpoints, restore_results, scratch_key
 from frostline.training.services import Services
 
 
@@ -23,7 +23,7 @@ class EarlierRuns:
 
     Args:
         out: the folder of the stage's outputs.
-        services: their scratch folder has the results.
+        services: the results are stored in their scratch folder.
     """
 
     def __init__(self, out: Path, services: Services) -> None:
@@ -31,10 +31,11 @@ class EarlierRuns:
         self._services = services
         self._is_temporary = project.find_root() != project.home()
 
-    def recall(self, runs: Iterable[Run], material: Material) -> None:
+    def restore(self, runs: Iterable[Run], material: Material) -> None:
         """Reuse the stored results of these runs, which are then not trained again.
 
-        If the stored runs are exactly these, they are deleted: the stage was forced to train anew.
+        If the stored runs are exactly these, delete them: DVC repeats the stage although no run was added, so
+        a dependency has changed or `--force` asks for new training.
         """
         keys = {scratch_key(run, material): run for run in runs}
         stored = {path.name: path for path in self._folder.glob("*/")}
@@ -42,11 +43,11 @@ class EarlierRuns:
             shutil.rmtree(self._folder, ignore_errors=True)
             return
         for key in keys.keys() & stored.keys():
-            recall(keys[key], material, self._services, stored[key])
+            restore_results(keys[key], material, self._services, stored[key])
 
     def store(self, runs: Iterable[Run], material: Material) -> None:
         """Store the results of these runs, and no others; remove the runs' checkpoints."""
         shutil.rmtree(self._folder, ignore_errors=True)
         for run in runs:
             folder = None if self._is_temporary else self._folder / scratch_key(run, material)
-            forget(run, material, self._services, folder)
+            remove_checkpoints(run, material, self._services, folder)

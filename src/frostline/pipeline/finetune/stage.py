@@ -19,13 +19,14 @@ from frostline.training.services import Services
 
 
 def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
-    """Fine-tune an arm of a study once per seed, or fold and seed; the stage evaluate measures it.
+    """Fine-tune an arm of a study once per seed, or fold and seed; the stage `evaluate` measures the runs.
 
     A run's folder is `out/seed-<s>/`, or `out/fold-<f>/seed-<s>/`. An arm that trains nothing is omitted if
     the weights' head has no class of the data set.
 
     Raises:
-        FrostlineError: something in the config does not fit; before any training.
+        FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
+            before training.
     """
     start = load_initial_weights(arm.backbone, arm.weights)
     try:
@@ -36,18 +37,18 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
         return
     runs = arm.runs()
     by_fold = [list(members) for _, members in groupby(runs, key=lambda repetition: repetition.fold)]
-    earlier, seconds = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
+    earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     material = load_material(runs[by_fold[0][0]], data, start, services)
-    earlier.recall(runs.values(), material)
+    earlier.restore(runs.values(), material)  # the keys of runs do not depend on the fold of the images
     omitted.remove_reason(out)
     with publish(out) as work:
         for members in by_fold:
-            if seconds:
+            if timings:  # the images of the first fold are loaded already
                 material = load_material(runs[members[0]], data, start, services)
             for repetition in members:
-                title = f"finetune {arm.arm} · {repetition} ({len(seconds) + 1}/{len(runs)})"
+                title = f"finetune {arm.arm} · {repetition} ({len(timings) + 1}/{len(runs)})"
                 folder = work / repetition.folder
-                seconds[repetition] = train(runs[repetition], material, folder, services, title)
+                timings[repetition] = train(runs[repetition], material, folder, services, title)
         if timing is not None:
-            write_text(timing, canonical_json(repetitions.as_json(seconds)))
-    earlier.store(runs.values(), material)  # the keys of runs are the same with the images of any fold
+            write_text(timing, canonical_json(repetitions.as_json(timings)))
+    earlier.store(runs.values(), material)

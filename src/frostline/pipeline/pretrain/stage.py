@@ -11,7 +11,7 @@ from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
 from frostline.training.material import load_material
-from frostline.training.run import code_versions, forget, train
+from frostline.training.run import code_versions, remove_checkpoints, train
 from frostline.training.services import Services
 
 
@@ -47,7 +47,7 @@ def train_once(
             key = result_key(config, material.index.fingerprint, start.sha256)
             result = {"key": key, "weights_sha256": sha256_of(work / WEIGHTS)}
             write_text(timing, canonical_json({"result": result, "seeds": {str(config.seed): seconds}}))
-    forget(config, material, services)
+    remove_checkpoints(config, material, services)
 
 
 def result_key(config: Run, data: str, start: str | None) -> str:
