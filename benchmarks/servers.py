@@ -42,7 +42,7 @@ tracker, calls = JournalTracker(), []
 with tracker.run(Info("run", "finetune", "study", {"seed": 0}, dataset, "training", {"seed": "0"}, 0)) as run:
     for epoch in range(epochs):
         begun = time.monotonic()
-        run.epoch({"epoch": epoch, "step": epoch, "val/loss": 1.0})
+        run.log_epoch({"epoch": epoch, "step": epoch, "val/loss": 1.0})
         calls.append(time.monotonic() - begun)
         time.sleep(seconds)
 begun = time.monotonic()

@@ -249,7 +249,8 @@ def test_reasons():
     assert cut(network, stem).reason == "no layer comes before conv1.0.weight, which trains"
     norms = {"groups": {"norm": "norm", "rest": "*"}, "phases": [{"train": ["norm"], "until": "end"}]}
     assert cut(network, norms).reason == (
-        "caching the features at conv1.1:input would save little: 14 operations per byte, and it pays from 100"
+        "caching the features at conv1.1:input would save little: 14 operations per byte, and it"
+        " pays from 100"
     )
     vit = timm.create_model("test_vit", num_classes=5)
     assert cut(vit, stem, pictures(size=160)).reason == (

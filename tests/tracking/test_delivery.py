@@ -30,7 +30,7 @@ recorder = JournalTracker()
 def epochs(run, first, last, pause=0.0):
     for epoch in range(first, last):
         begun = time.monotonic()
-        run.epoch({"epoch": epoch, "step": epoch, "val/loss": 1.0 / (1 + epoch)})
+        run.log_epoch({"epoch": epoch, "step": epoch, "val/loss": 1.0 / (1 + epoch)})
         calls.append(time.monotonic() - begun)
         time.sleep(pause)
 
@@ -170,7 +170,7 @@ with recorder.run(info("mine")) as run:
     epochs(run, 10, 20)
     say("second")
     epochs(run, 20, 30)
-    run.metrics({"best/val/accuracy": 0.5})
+    run.log_metrics({"best/val/accuracy": 0.5})
 """
 WHOLE = {"mine·s0": ("FINISHED", {"val/loss": curve(30), "best/val/accuracy": [0.5]})}
 

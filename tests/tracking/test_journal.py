@@ -94,7 +94,7 @@ def test_who_is_at_work(written):
     assert journal.is_written(written.path)
     first = journal.claim(written.path)
     assert journal.claim(written.path) is None
-    first.delivered(100)
+    first.mark_delivered(100)
     first.close()
     again = journal.claim(written.path)
     assert again.position == 100

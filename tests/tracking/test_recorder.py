@@ -67,8 +67,8 @@ def test_how_runs_end_and_that_mlflow_stays_out(tmp_path, no_runs, program):
     code = """
 recorder = JournalTracker()
 with recorder.run(info("fine")) as run:
-    run.epoch({"epoch": 0, "val/loss": 0.5})
-    run.metrics({"best/val/loss": 0.5})
+    run.log_epoch({"epoch": 0, "val/loss": 0.5})
+    run.log_metrics({"best/val/loss": 0.5})
 for error in (ValueError("the loss became nan"), KeyboardInterrupt(), SystemExit(143)):
     try:
         with recorder.run(info(type(error).__name__)):
@@ -126,7 +126,7 @@ def test_a_killed_training_is_recorded_as_such_with_all_that_it_said(tmp_path, n
 import os, signal
 with JournalTracker().run(info("killed")) as run:
     for epoch in range(50):
-        run.epoch({"epoch": epoch, "val/loss": 1.0})
+        run.log_epoch({"epoch": epoch, "val/loss": 1.0})
     os.kill(os.getpid(), signal.SIGKILL)
 """
     training = program(tmp_path, code, Path(sys.executable))
@@ -144,7 +144,7 @@ import time
 begun = time.monotonic()
 with JournalTracker().run(info("unheard")) as run:
     for epoch in range(1000):
-        run.epoch({"epoch": epoch, "val/loss": 1.0})
+        run.log_epoch({"epoch": epoch, "val/loss": 1.0})
 print(time.monotonic() - begun)
 """
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -241,7 +241,7 @@ with recorder.run(info("heard")) as run:
     recorder._process.kill()
     recorder._process.wait()
     for epoch in range(10):
-        run.epoch({"epoch": epoch, "val/loss": 1.0})
+        run.log_epoch({"epoch": epoch, "val/loss": 1.0})
 print("trained")
 """
     output, said = program(tmp_path, code).communicate(timeout=100)
@@ -279,7 +279,7 @@ recorder._process.kill()
 recorder._process.wait()
 with recorder.run(info("killed")) as run:
     for epoch in range(50):
-        run.epoch({"epoch": epoch, "val/loss": 1.0})
+        run.log_epoch({"epoch": epoch, "val/loss": 1.0})
     os.kill(os.getpid(), signal.SIGKILL)
 """
     assert program(tmp_path, code).communicate(timeout=100) == ("", "")
@@ -310,7 +310,7 @@ def test_a_project_that_cannot_be_written_costs_a_warning(tmp_path, program):
     (tmp_path / ".frostline/journal").write_text("no folder")
     code = """
 with JournalTracker().run(info("unheard")) as run:
-    run.epoch({"epoch": 1, "val/loss": 1.0})
+    run.log_epoch({"epoch": 1, "val/loss": 1.0})
 print("trained")
 """
     output, said = program(tmp_path, code).communicate(timeout=100)
