@@ -121,3 +121,17 @@ def test_further_test_sets_are_a_dictionary_of_names():
 def test_mistakes(dataset, options, sentence):
     with pytest.raises(FrostlineError, match=sentence):
         overrides_of(dataset, options, Options)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("freez", "did you mean 'freeze'?"),
+        ("datset", "did you mean 'dataset' or"),
+        ("learning_rate", "write lr=;"),
+    ],
+)
+def test_a_misspelt_argument_is_named_with_the_nearest(name, sentence):
+    with pytest.raises(FrostlineError, match=rf"^{name}: no such argument; ") as caught:
+        overrides_of(None, {name: 1}, Options)
+    assert sentence in str(caught.value)

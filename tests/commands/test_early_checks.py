@@ -53,6 +53,7 @@ def test_each_command_refuses_a_misspelt_model_and_a_missing_folder(command):
             ["weights=file", "weights.path=my run"],
             "weights.path: my run is the folder of a run; write 'weights.path=my run/weights.safetensors'",
         ),
+        (["dataset.root=my", "photos", "seed=1"], "quote a value that has spaces: 'dataset.root=my photos'"),
         (["weights=file", "weights.path=x.pth"], "weights.path: x.pth doesn't exist: give a .safetensors"),
     ],
 )
@@ -91,3 +92,9 @@ def test_images_to_predict_that_are_missing_are_refused_with_the_nearest_names()
 )
 def test_what_passes(words):
     early_checks.check(parse(words))
+
+
+def test_images_whose_names_have_spaces_need_quotes():
+    assert error_of("predict", "last", "my", "photos", "labels.csv") == (
+        "images: my doesn't exist, but my photos does; quote it: 'my photos'"
+    )

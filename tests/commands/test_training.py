@@ -168,3 +168,9 @@ def test_the_articles_program(shell):
         for name in ("zero_shot", "full")
     )
     assert after >= 0.93 > before
+
+
+@pytest.mark.parametrize("words", [["seed=3"], ["-m", "seed=3,4"]])
+def test_a_pretraining_refuses_the_seed_of_the_fine_tuning(words, shell):
+    said = shell.refused("pretrain", *TINY, *words)
+    assert said == f"seed: is the seed of the fine-tuning; write pretrain.{words[-1]}"

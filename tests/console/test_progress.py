@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,17 @@ import pytest
 from frostline.console import progress
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_long_wait_is_named_once_and_a_short_one_is_not(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "WAITING_SECONDS", 0.05)
+    for seconds in (0.3, 0.3):
+        with progress.waiting("loading a library"):
+            time.sleep(seconds)
+    with progress.waiting("something short"):
+        pass
+    time.sleep(0.2)
+    assert capsys.readouterr().err == "loading a library …\n"
 
 
 def test_silence(capsys):

@@ -38,6 +38,17 @@ def test_a_further_test_set_has_the_data_sets_class_numbers(root, tmp_path):
     assert data.dataset.root == str(other)
 
 
+def test_a_test_set_may_have_one_class(root, tmp_path):
+    other = plant(tmp_path / "dogs only", ("dog",), seed=50_000)
+    setup = with_tests(image_folder(root), dogs={"root": str(other)})
+    prepare(setup, tmp_path / "out")
+    index = Index.read(tmp_path / "out" / "test_sets" / "dogs")
+    assert (index.classes, set(index.labels)) == (("cat", "dog", "fox"), {1})
+    shutil.rmtree(other / "dog")
+    with pytest.raises(FrostlineError, match=r"^dataset\.test_sets\.dogs\.root: "):
+        prepare(setup, tmp_path / "again")
+
+
 def test_of_a_test_set_with_splits_the_test_split_is_used(root, tmp_path):
     other = plant_splits(tmp_path / "other", ("train", "test"))
     setup = with_tests(image_folder(root), other={"root": str(other)})

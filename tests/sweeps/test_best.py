@@ -30,6 +30,13 @@ def test_a_lucky_seed_does_not_win_over_a_mean_of_three():
     assert [setting.point["freeze"] for setting in settings_of(done, METRIC)] == ["gradual", "full"]
 
 
+def test_seeds_of_a_pretraining_are_repetitions():
+    points = [{"lr": lr, "pretrain.seed": str(seed)} for lr in (0.1, 0.2) for seed in range(3)]
+    done = [Trial(number, point, "complete", (point["lr"],)) for number, point in enumerate(points)]
+    first, second = settings_of(done, METRIC)
+    assert (first.point, len(first.trials), second.point) == ({"lr": 0.2}, 3, {"lr": 0.1})
+
+
 def test_trials_that_did_not_end_well_do_not_count():
     lost = trials({("full", 0): 0.9}, "pruned") + trials({("full", 0): 0.9}, "failed")
     assert settings_of(lost, METRIC) == []

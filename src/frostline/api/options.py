@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from frostline.base import project
+from frostline.config.hints import KEYS
 from frostline.config.overrides import NAMED, PRETRAIN_GROUPS, to_overrides
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.table_file import TABLES
@@ -95,10 +96,11 @@ def overrides_of(
     several = known is ListOptions
     for name in options:
         if name not in known.__annotations__:
-            raise FrostlineError(
-                f"{name}: no such argument; {allowed(name, known.__annotations__)}; config keys go to"
-                " overrides="
-            )
+            arguments = ("dataset", *known.__annotations__)
+            common = {key: argument for argument, key in COMMON.items()}
+            meant = common.get(KEYS.get(name, ""))  # what other tools call it
+            instead = f"write {meant}=" if meant else allowed(name, arguments)
+            raise FrostlineError(f"{name}: no such argument; {instead}; config keys go to overrides=")
     source = options.get("source")
     if stage == "pretrain":
         data = {"source": source if dataset is None else dataset}

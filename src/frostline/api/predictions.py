@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from frostline.config.hints import IMAGES, check_path
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.resize import format_of
 from frostline.data.reading.bands import PLAIN, PixelFormat
@@ -133,6 +134,7 @@ def _prediction(row: prediction.Prediction) -> Prediction:
 def _sources(images: Any, wanted: PixelFormat) -> Iterator[Path | prediction.InMemory]:
     """Yield the files and images that `images` means."""
     if isinstance(images, str | os.PathLike):
+        check_path("images", os.fspath(images), IMAGES)
         yield from prediction.image_files([os.fspath(images)])
     elif isinstance(images, Image.Image):
         yield images

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import options
+from frostline.console.progress import waiting
 
 ARMS = ["scratch", "zero_shot", "linear_probe", "full"]
 PARAMS = Path("params.yaml")
@@ -39,7 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.params == PARAMS:
         folder.require(PARAMS, f"restore it, with `git checkout {PARAMS}`")
-    arms, checked = compose_study(arguments.params, arguments.arms, arguments.out)
+    with waiting("building the network of each arm"):
+        arms, checked = compose_study(arguments.params, arguments.arms, arguments.out)
     print(f"{arguments.out}: resolved for the arms {', '.join(arms)}")
     for arm, reason in checked.omitted.items():
         print(f"{arm} is omitted, since {reason}")

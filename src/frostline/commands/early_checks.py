@@ -5,11 +5,12 @@ found when the config is composed or used.
 """
 
 import argparse
-import difflib
 import re
+import shlex
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import pairwise
 
+from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 
 PATHS = {
@@ -18,7 +19,6 @@ PATHS = {
     "path": "give the folder of the data set",
 }
 """Last part of a data set's key → what its value has to be."""
-IMAGES = "give image files, folders or tables"
 WEIGHTS = "give a .safetensors or .pth file"
 _PLAIN = re.compile(r"[^\"'\\$\[\]{}()]+")
 """Values that Hydra takes as they are."""
@@ -34,12 +34,13 @@ def check(arguments: argparse.Namespace) -> None:
         FrostlineError: with the key, the value, and the nearest names that exist.
     """
     if arguments.command_name == "predict":
-        for image in arguments.images:
-            _check_path("images", image, IMAGES)
+        for place, image in enumerate(arguments.images, start=1):
+            hints.check_path("images", image, hints.IMAGES, arguments.images[place:])
     if not hasattr(arguments, "overrides") or getattr(arguments, "cfg", None):
         return
     lists = getattr(arguments, "multirun", False)
     typed = dict(_plain(arguments.overrides))
+    _check_stray(arguments.overrides)
     for key, text in typed.items():
         for value in text.split(",") if lists else [text]:
             # Whether the command line alone shows that the backbone is one of timm's.
@@ -49,9 +50,9 @@ def check(arguments: argparse.Namespace) -> None:
             section, _, name = key.rpartition(".")
             # With --images, `plan` reads no data set.
             if section in ("dataset", "source") and name in PATHS and not getattr(arguments, "images", None):
-                _check_path(key, value, PATHS[name])
+                hints.check_path(key, value, PATHS[name])
             elif key in ("weights.path", "pretrain.weights.path"):
-                _check_path(key, value, WEIGHTS)
+                hints.check_path(key, value, WEIGHTS)
                 _check_weights(key, value)
 
 
@@ -60,6 +61,15 @@ def _plain(overrides: list[str]) -> Iterator[tuple[str, str]]:
         key, _, value = override.partition("=")
         if _PLAIN.fullmatch(value):
             yield key.lstrip("+"), value
+
+
+def _check_stray(words: list[str]) -> None:
+    """Refuse a word that is no override after one: the rest of a value with a space, which lacks quotes."""
+    for before, word in pairwise(words):
+        if "=" in before and "=" not in word and not word.startswith("~"):
+            raise FrostlineError(
+                f"{word}: is no KEY=VALUE; quote a value that has spaces: {shlex.quote(f'{before} {word}')}"
+            )
 
 
 def _check_model(name: str) -> None:
@@ -74,17 +84,5 @@ def _check_model(name: str) -> None:
 
 def _check_weights(key: str, value: str) -> None:
     """Refuse the folder of a run, and name the file in it."""
-    from frostline.config import hints
-
     if inside := hints.weights_in(value):
         raise FrostlineError(f"{key}: {value} is the folder of a run; write {hints.shell_word(key, inside)}")
-
-
-def _check_path(key: str, value: str, advice: str) -> None:
-    path = Path(value).expanduser()
-    if value == "null" or path.exists() or path.is_symlink():
-        return
-    siblings = [entry.name for entry in path.absolute().parent.glob("*")]
-    near = difflib.get_close_matches(path.name, siblings, n=3)
-    hint = f"; did you mean {' or '.join(str(path.with_name(name)) for name in near)}?" if near else ""
-    raise FrostlineError(f"{key}: {value} doesn't exist: {advice}{hint}")

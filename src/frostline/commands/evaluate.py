@@ -6,6 +6,7 @@ from typing import Any
 
 from frostline.commands import options
 from frostline.console.errors import FrostlineError
+from frostline.console.progress import LIBRARIES, waiting
 from frostline.training.garbage import uncollected
 
 
@@ -58,6 +59,7 @@ def _pipeline_stage(arguments: argparse.Namespace) -> None:
     with writing(arguments.out):
         # Before the imports that evaluation needs: the recorder starts beside them.
         services = make_services()
-        from frostline.pipeline.evaluate import stage
+        with waiting(LIBRARIES):
+            from frostline.pipeline.evaluate import stage
 
         stage.run(config, arguments.data, arguments.finetuned, arguments.out, services)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.commands import options
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.console.progress import Advance, shown
+from frostline.console.progress import Advance, shown, waiting
 
 if TYPE_CHECKING:
     from frostline.data.reading.decode import Note
@@ -85,10 +85,11 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.serving import resolve
 
     folder = resolve.folder(arguments.model)
-    from frostline.runs.trained_run import TrainedRun
-    from frostline.serving import prediction
+    with waiting("loading PyTorch and the network"):
+        from frostline.runs.trained_run import TrainedRun
+        from frostline.serving import prediction
 
-    trained = TrainedRun.read(folder)
+        trained = TrainedRun.read(folder)
     if arguments.tta:
         trained = trained.with_tta(None if arguments.tta == "none" else arguments.tta)
     paths = prediction.image_files(arguments.images)

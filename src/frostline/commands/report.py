@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import options
+from frostline.console.progress import waiting
 
 
 def add(commands: Any, summary: str) -> None:
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.pipeline.session import record_study, writing
 
     config = options.read_report_config(arguments.resolved)
-    with writing(arguments.out):
+    with writing(arguments.out), waiting("writing the report"):
         result = write_report(config, arguments.artifacts, arguments.out)
         names = ("index.html", "report.md", "report.json", "metrics.json", "transfer.png")
         files = {f"report/{name}": arguments.out / name for name in names}

@@ -82,7 +82,9 @@ def _metrics(results: Sequence[Result], requested: Sequence[str]) -> Sequence[st
             raise FrostlineError(f"--metric: no run has {metric!r}; {allowed(metric, known)}")
     metric = headline(known)
     usual = [name.format(metric) for name in METRICS]
-    further = sorted(name for name in known if re.fullmatch(rf"test/[^/]+/{metric}", name))
+    # Further test sets that all runs were measured on: of several studies, others would be empty columns.
+    shared = set.intersection(*(set(result.metrics) for result in results))
+    further = sorted(name for name in shared if re.fullmatch(rf"test/[^/]+/{metric}", name))
     if metrics := requested or [name for name in usual if name in known]:
         return metrics if requested else [*metrics, *further]
     others = ", ".join(sorted(known)) or "no metric at all"

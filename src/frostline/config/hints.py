@@ -43,6 +43,8 @@ GROUPS = ("dataset.group", "source.group")
 """Keys that only data sets with columns have."""
 PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "folds", "source", "study")
 """Keys at the top that choose no option of a group."""
+IMAGES = "give image files, folders or tables"
+"""What to do if images to predict are missing."""
 CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 """Endings of files with weights."""
 ANY = "…"
@@ -175,3 +177,25 @@ def of_lists(overrides: Sequence[str]) -> Iterator[None]:
                 values = ",".join(part.strip() for part in inside[1].split(","))
                 raise FrostlineError(f"{error}; to run each, write {shell_word(key, values)}") from None
         raise
+
+
+def check_path(key: str, value: str, advice: str, after: Sequence[str] = ()) -> None:
+    """Refuse a path that does not exist, and name those that are like it.
+
+    Args:
+        advice: what to give instead.
+        after: the words that follow on the command line; a path with spaces may need quotes.
+    """
+    path = Path(value).expanduser()
+    if value == "null" or path.exists() or path.is_symlink():
+        return
+    for count in range(1, len(after) + 1):
+        whole = " ".join((value, *after[:count]))
+        if Path(whole).expanduser().exists():
+            raise FrostlineError(
+                f"{key}: {value} doesn't exist, but {whole} does; quote it: {shlex.quote(whole)}"
+            )
+    siblings = [entry.name for entry in path.absolute().parent.glob("*")]
+    near = difflib.get_close_matches(path.name, siblings, n=3)
+    hint = f"; did you mean {' or '.join(str(path.with_name(name)) for name in near)}?" if near else ""
+    raise FrostlineError(f"{key}: {value} doesn't exist: {advice}{hint}")

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """Minimum time between two plain lines."""
+WAITING_SECONDS = 2.0
+"""Time without output after which a line says what is being done."""
+LIBRARIES = "loading PyTorch and Lightning"
 NOTEBOOK_SECONDS = 0.2
 """Minimum time between two updates of a bar in a notebook."""
 
@@ -43,6 +46,22 @@ def no_output(text: str) -> None:
 def say_once(text: str) -> None:
     """Print a sentence on standard error, above a progress bar; each sentence once per process."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Print on standard error what the block does if it takes longer than `WAITING_SECONDS`.
+
+    Args:
+        text: such as ``loading PyTorch``.
+    """
+    timer = threading.Timer(WAITING_SECONDS, say_once, [f"{text} …"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from frostline.base.locks import exclusive
 from frostline.base.run_folder import OUTPUTS, WEIGHTS, check_out, edited_config, verified
 from frostline.config import stage_configs
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.console.progress import shown
+from frostline.console.progress import LIBRARIES, shown, waiting
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
 from frostline.schema import Experiment, Leakage, Prepare, Run, Weights, needs_pretraining
@@ -96,9 +96,10 @@ class Job:
             OutOfResources: memory or the disk ran out.
         """
         services = make_services(label, watch, tags)
-        from frostline.evaluation import evaluate
-        from frostline.pipeline.pretrain.stage import train_once
-        from frostline.training.run_info import run_name
+        with waiting(LIBRARIES):
+            from frostline.evaluation import evaluate
+            from frostline.pipeline.pretrain.stage import train_once
+            from frostline.training.run_info import run_name
 
         make = stage_configs.pretrain_config if self.stage == "pretrain" else stage_configs.finetune_config
         config = make(composed, choices)

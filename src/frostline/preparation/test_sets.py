@@ -24,7 +24,7 @@ def open_test_set(name: str, dataset: schema.Dataset) -> Source:
         FrostlineError: as `open_source`; the sentence names the key of the test set.
     """
     try:
-        source = open_source(dataset)
+        source = open_source(dataset, least_classes=1)
     except FrostlineError as error:
         raise FrostlineError(f"dataset.test_sets.{name}.{str(error).removeprefix('dataset.')}") from None
     rows = np.flatnonzero(source.rows.splits == "test")

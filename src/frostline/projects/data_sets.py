@@ -187,7 +187,7 @@ def parsed_keys(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not equals or first not in parsed or not all(steps) or not steps:
             raise FrostlineError(
                 f"{word}: give KEY=VALUE with a key below source or dataset, such as dataset.group=patient; "
-                "others can be set in conf/experiment afterwards"
+                "others can be set in conf/experiment afterwards; quote a path that has spaces"
             )
         inner = parsed[first]
         for step in steps[:-1]:

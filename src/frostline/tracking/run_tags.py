@@ -16,7 +16,7 @@ from frostline.training.services import RunInfo
 
 STUDY_RUN, MEAN_RUN, SINGLE_RUN, SEED_RUN = "study", "mean run", "single run", "seed"
 """Values of the tag `kind`; those of the rows of a study's results end in `run`."""
-REPEATED = ("seed", "dataset.fold")
+REPEATED = ("seed", "dataset.fold", "pretrain.seed")
 """The keys that distinguish the runs of one setting; they are no hyperparameters."""
 EVALUATION = "evaluation"
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "mlflow", "numpy")

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from frostline.base.files import CHECKSUMS
 from frostline.base.processes import process_key
 from frostline.base.run_folder import FILES
 from frostline.console.errors import Pruned
+from frostline.console.progress import WAITING_SECONDS, say_once
 from frostline.tracking import journal, recorder
 from frostline.tracking.journal import Journal
 from frostline.training.services import TRIAL_STATE, Evaluation, RunInfo, TrackedRun, Tracker
@@ -148,10 +150,16 @@ class JournalTracker(Tracker):
         """Wait for the recorder process to end; return False if it was killed."""
         os.close(self._wake)
         patience = MODEL_PATIENCE_SECONDS if project.logs_models() else recorder.PATIENCE_SECONDS
+        quiet_until = time.monotonic() + WAITING_SECONDS
         try:
-            while select.select([self._progress], [], [], patience)[0]:
-                if not os.read(self._progress, 1 << 16):  # the other end is closed
+            while True:
+                if (left := quiet_until - time.monotonic()) <= 0:
+                    say_once("recording in MLflow …")  # not `waiting`: no thread can start at exit
+                ready = select.select([self._progress], [], [], left if left > 0 else patience)[0]
+                if ready and not os.read(self._progress, 1 << 16):  # the other end is closed
                     return self._process.wait(recorder.PATIENCE_SECONDS) == 0
+                if not ready and left <= 0:
+                    break
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             pass
         finally:

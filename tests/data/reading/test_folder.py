@@ -7,6 +7,7 @@ from tests.data.trees import encoded, image_folder, picture, plant, plant_splits
 
 from frostline.console.errors import FrostlineError
 from frostline.data.reading.folder import scan
+from frostline.data.reading.sources import open_source
 from frostline.preparation.stage import prepare
 
 
@@ -198,7 +199,7 @@ def test_a_broken_class_folder_is_named_with_what_follows_from_it(tmp_path):
     with pytest.raises(
         FrostlineError, match=r"only one class, 'cat': .*; also, dog is a link to gone, which"
     ):
-        scan(tmp_path)
+        open_source(image_folder(tmp_path).dataset)
 
 
 def test_a_deep_tree_is_walked_once(tmp_path: Path):

@@ -54,11 +54,16 @@ def name_fault(name: str) -> str | None:
     return None
 
 
-def check_classes(names: Sequence[str], place: str) -> None:
-    """Refuse fewer than two classes, bad names, and names that differ only by case or Unicode form."""
-    if len(names) < 2:
+def check_count(names: Sequence[str], place: str, least: int) -> None:
+    """Refuse fewer than `least` classes: two for a classifier, one for a further test set."""
+    if len(names) < least:
         found = f"only one class, {printable(names[0])!r}" if names else "no classes"
-        raise FrostlineError(f"{place} has {found}: a classifier needs at least two")
+        needs = "a classifier needs at least two" if least > 1 else "a test set needs at least one"
+        raise FrostlineError(f"{place} has {found}: {needs}")
+
+
+def check_classes(names: Sequence[str], place: str) -> None:
+    """Refuse bad names of classes, and names that differ only by case or Unicode form."""
     for name in names:
         if fault := "has no name: give it one" if not name.strip() else name_fault(name):
             raise FrostlineError(f"{place}: class {printable(name)!r} {fault}")

@@ -15,6 +15,7 @@ from frostline.console.errors import FrostlineError
 from frostline.data.reading.checks import (
     check_classes,
     check_columns,
+    check_count,
     check_groups,
     check_images,
     check_keys,
@@ -112,13 +113,14 @@ class Source:
         return digest.hexdigest()
 
 
-def checked(given: Any, place: str, *, several: bool = False) -> Source:
+def checked(given: Any, place: str, *, several: bool = False, least: int = 2) -> Source:
     """Return what a kind of data set or a plug-in gives as a `Source`.
 
     Args:
         given: a `Source`, `FileSource` or `ArraySource`, or any object with the fields of the latter.
         place: names the data set.
         several: whether an image may have any number of labels.
+        least: the number of classes that it needs.
 
     Raises:
         FrostlineError: it is not a data set; says what to change.
@@ -129,6 +131,12 @@ def checked(given: Any, place: str, *, several: bool = False) -> Source:
         source = given
     else:
         source = _of_arrays(given, place, several=several)
+    try:
+        check_count(source.classes, place, least)
+    except FrostlineError as error:
+        if not source.problems:
+            raise
+        raise FrostlineError(f"{error}; also, {source.problems[0].key} {source.problems[0].reason}") from None
     check_classes(source.classes, place)
     classes, rows = tuple(map(nfc, source.classes)), source.rows
     if source.store is not None:

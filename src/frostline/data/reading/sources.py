@@ -21,17 +21,20 @@ __all__ = ["ArraySource", "FileEntry", "FileSource", "Source"]
 ENTRY_POINTS = "frostline.datasets"
 
 
-def open_source(dataset: schema.Dataset, progress: Progress = no_progress) -> Source:
+def open_source(
+    dataset: schema.Dataset, progress: Progress = no_progress, *, least_classes: int = 2
+) -> Source:
     """Open a data set: arrays are loaded, folders are listed, tables are read.
 
     Args:
         progress: shows the rows of a table that are read.
+        least_classes: one for a further test set.
 
     Raises:
         FrostlineError: it is not available or not a data set; says how to get it or what to change.
     """
     source = SOURCES[dataset.kind](dataset, progress)
-    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset))
+    return checked(source, place_of(dataset), several=schema.is_multi_label(dataset), least=least_classes)
 
 
 def classes_of(dataset: schema.Dataset) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def _open_text(path: Path, place: str, expected: Sequence[str]) -> TableFile:
     if not any(headers[delimiter]):
         raise FrostlineError(f"{place} begins with an empty line: its first line must name the columns")
     names = headers[delimiter]
-    if len(names) == 1 and set(expected) <= set(re.split(r"\W+", names[0])):
+    if len(names) == 1 and names != tuple(expected) and set(expected) <= set(re.split(r"\W+", names[0])):
         raise FrostlineError(
             f"{place} has the single column {printable(names[0])!r}: separate cells by commas, semicolons "
             "or tabs"
