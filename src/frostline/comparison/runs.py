@@ -10,7 +10,7 @@ from frostline.base.metrics import headline
 from frostline.base.run_folder import TRAINING, WEIGHTS, verified
 from frostline.comparison.ranking import ordered
 from frostline.comparison.statistics import Repetition, Result
-from frostline.console.errors import FrostlineError, allowed
+from frostline.console.errors import FrostlineError, allowed, first_line
 from frostline.runs.local_copies import GONE
 from frostline.tracking import metric_names
 from frostline.tracking.local_store import BEST, LAST
@@ -132,9 +132,8 @@ class Results:
         try:
             results = self.finished({"study": study} if study else {}, *([condition] if condition else []))
         except Exception as error:  # MLflow's error for an invalid filter
-            reason = str(error).splitlines()[0][:200]
             raise FrostlineError(
-                f"--filter: {reason}; write, for example,"
+                f"--filter: {first_line(error)}; write, for example,"
                 " \"params.`optimizer.lr` = '0.001' and tags.freeze = 'full'\""
             ) from None
         if study and len({result.params.get("stage") for result in results}) > 1:

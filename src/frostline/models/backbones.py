@@ -1,19 +1,18 @@
 """Build a network from the config of a backbone: (N, C, H, W) float32 images → (N, classes) logits."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from frostline import schema
+from frostline.base.plugins import Plugin
 from frostline.base.seeds import derive
-from frostline.console.errors import FrostlineError, allowed
+from frostline.console.errors import FrostlineError
 from frostline.models.input_spec import Fit, InputSpec, size_of
 from frostline.models.timm_names import SOURCES, first_sentence, resolve_name
 
-PLUGINS = "frostline.backbones"
 FITS: dict[str, Fit] = {"center": "crop", "border": "pad", "squash": "squash"}
 """timm's `crop_mode` → `input.fit`."""
 
@@ -115,8 +114,9 @@ def timm_input(config: dict[str, Any]) -> InputSpec:
 
 
 def _plugin(backbone: schema.PluginBackbone, spec: InputSpec, classes: int) -> nn.Module:
-    make, place = _load_plugin(backbone)
-    with _plugin_errors(place):
+    plugin = Plugin("backbone", backbone.name)
+    make = plugin.load()
+    with plugin.errors():
         model = make(classes=classes, channels=spec.channels, size=spec.size, **backbone.options)
         if not isinstance(model, nn.Module):
             raise TypeError(f"it returned a {type(model).__name__}, not a torch module")
@@ -124,41 +124,13 @@ def _plugin(backbone: schema.PluginBackbone, spec: InputSpec, classes: int) -> n
 
 
 def _plugin_input(backbone: schema.PluginBackbone) -> InputSpec:
-    make, place = _load_plugin(backbone)
-    default = getattr(make, "default_input", None)
+    plugin = Plugin("backbone", backbone.name)
+    default = getattr(plugin.load(), "default_input", None)
     if default is None:
         half = (0.5, 0.5, 0.5)
         return InputSpec(size=224, channels=3, interpolation="bicubic", crop=1.0, mean=half, std=half)
-    with _plugin_errors(place):
+    with plugin.errors():
         return InputSpec.from_dict(default)
-
-
-def _load_plugin(backbone: schema.PluginBackbone) -> tuple[Callable[..., Any], str]:
-    """Return the plug-in's builder, and its name for errors."""
-    from importlib.metadata import entry_points
-
-    plugins = {point.name: point for point in entry_points(group=PLUGINS)}
-    if backbone.name not in plugins:
-        hint = allowed(backbone.name, plugins) if plugins else "no installed package brings one"
-        raise FrostlineError(
-            f"backbone.name: no plug-in {backbone.name!r} in the entry-point group {PLUGINS}; {hint}"
-        )
-    place = f"backbone plug-in {backbone.name!r} ({plugins[backbone.name].value})"
-    with _plugin_errors(place):
-        return plugins[backbone.name].load(), place
-
-
-@contextmanager
-def _plugin_errors(place: str) -> Iterator[None]:
-    """Turn any exception of a plug-in into one sentence."""
-    try:
-        yield
-    except FrostlineError:
-        raise
-    except Exception as error:
-        raise FrostlineError(
-            f"{place} failed: {type(error).__name__}: {error}; fix the plug-in or backbone.options"
-        ) from error
 
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "timm": _timm, "plugin": _plugin}

@@ -13,7 +13,7 @@ import sqlalchemy
 from frostline.base import project
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
-from frostline.console.errors import FrostlineError
+from frostline.console.errors import FrostlineError, first_line
 
 WAIT_SECONDS = 120.0
 """How long a process waits for others that write to an SQLite store; there may be many."""
@@ -25,9 +25,9 @@ def store_failures() -> Iterator[None]:
     try:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        (reason, *_) = str(error.__cause__ or error).splitlines()
+        reason = first_line(error.__cause__ or error)
         raise FrostlineError(
-            f"sweep.store: failed ({reason[:200]}); check that it can be reached and that no suspended"
+            f"sweep.store: failed ({reason}); check that it can be reached and that no suspended"
             " process holds it; the same command then resumes the sweep"
         ) from None
 
@@ -80,7 +80,7 @@ def _opening(store: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error)
         if isinstance(error, ImportError) and store.startswith("postgresql"):
             reason = "the package psycopg is missing; pip install 'psycopg[binary]'"
         shown = re.sub(r"(://[^:/@]+):[^@]*@", r"\1:…@", store)

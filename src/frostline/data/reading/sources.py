@@ -1,7 +1,6 @@
 """The sources of data sets: a registry by kind. Plug-ins give an `ArraySource` or a `FileSource`."""
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from frostline import schema
 from frostline.base.names import locate, nfc
-from frostline.console.errors import FrostlineError, allowed
+from frostline.base.plugins import Plugin
 from frostline.console.progress import Progress, no_progress
 from frostline.data.reading import arrays, arrow, tables
 from frostline.data.reading.folder import scan
@@ -17,8 +16,6 @@ from frostline.data.reading.source import ArraySource, FileEntry, FileSource, So
 from frostline.data.reading.stores import FolderStore, Store
 
 __all__ = ["ArraySource", "FileEntry", "FileSource", "Source"]
-
-ENTRY_POINTS = "frostline.datasets"
 
 
 def open_source(
@@ -145,21 +142,9 @@ def _root(dataset: schema.ImageFolder) -> Path:
 
 def plugin(dataset: schema.PluginDataset, progress: Progress) -> Any:
     """Call the installed entry point of this name with the options."""
-    installed: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if dataset.name not in installed:
-        hint = allowed(dataset.name, installed) if installed else "no installed package brings one"
-        raise FrostlineError(
-            f"dataset.name: no plug-in {dataset.name!r} in the entry-point group {ENTRY_POINTS}; {hint}"
-        )
-    try:
-        return installed[dataset.name].load()(dict(dataset.options))
-    except FrostlineError:
-        raise
-    except Exception as error:
-        raise FrostlineError(
-            f"dataset plug-in {dataset.name!r} ({installed[dataset.name].value}) failed: "
-            f"{type(error).__name__}: {error}; fix the plug-in or dataset.options"
-        ) from error
+    installed = Plugin("dataset", dataset.name)
+    with installed.errors():
+        return installed.load()(dict(dataset.options))
 
 
 SOURCES: dict[str, Read] = {
