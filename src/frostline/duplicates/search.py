@@ -108,7 +108,7 @@ def near_pairs_over_folds(thumbnails: NDArray[np.uint8], fold_splits: NDArray[np
 def near_matches(
     earlier: NDArray[np.uint8],
     later: NDArray[np.uint8],
-    same: tuple[NDArray[np.int64], NDArray[np.int64]],
+    same: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     *,
     ordered: bool = False,
 ) -> list[Pair]:
@@ -126,7 +126,7 @@ def near_matches(
     Args:
         earlier: (M, 16, 16) thumbnails.
         later: (N, 16, 16) thumbnails.
-        same: (M,) and (N,) numbers; pairs with equal numbers are no matches.
+        same: (M,) and (N,) numbers; pairs with equal numbers are no matches. None: any pair may be one.
         ordered: `earlier` and `later` are the same images; only those before an image are its matches.
     """
     from scipy.spatial import cKDTree
@@ -134,6 +134,7 @@ def near_matches(
     axes = _main_axes(earlier)
     rows, points = _projected(earlier, axes)
     pending, other_points = _projected(later, axes)
+    same = same or (np.zeros(len(earlier), dtype=np.int64), np.ones(len(later), dtype=np.int64))
     candidates = _Candidates(earlier, later, same)
     matches: list[Pair] = []
     start, length = 0, _FIRST_TREE

@@ -128,10 +128,7 @@ def _identical(seen: _Part, measured: _Part) -> list[_Leak]:
 
 
 def _alike(seen: _Part, measured: _Part) -> list[_Leak]:
-    apart = np.zeros(len(seen.rows), dtype=np.int64), np.ones(len(measured.rows), dtype=np.int64)
-    return [
-        _Leak(*pair) for pair in near_matches(seen.table["thumbnail"], measured.table["thumbnail"], apart)
-    ]
+    return [_Leak(*pair) for pair in near_matches(seen.table["thumbnail"], measured.table["thumbnail"])]
 
 
 def _tally(leaks: Sequence[_Leak], seen: _Part, measured: _Part) -> str:

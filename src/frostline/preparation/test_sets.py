@@ -89,6 +89,5 @@ def check_apart(name: str, tested: Reading, reading: Reading, index: Index) -> l
             f"{named}; remove them from one of the two"
         )
     seen = np.flatnonzero([split != "test" for split in splits])
-    apart = np.zeros(len(seen), dtype=np.int64), np.ones(len(tested.rows), dtype=np.int64)
-    matches = near_matches(reading.thumbnails[seen], tested.thumbnails, apart)
+    matches = near_matches(reading.thumbnails[seen], tested.thumbnails)
     return [Pair(int(seen[first]), second) for first, second in matches]
