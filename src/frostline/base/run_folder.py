@@ -19,6 +19,8 @@ PER_CLASS = "per_class.csv"
 """With several labels per image: threshold, average precision and F1 of each class."""
 OUTPUTS = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PER_CLASS, PROBE, HEADS)
 """All files that a run or a probe writes."""
+CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""Endings of files with weights, of frostline and others."""
 THRESHOLDS = "thresholds"
 """Key of training.json: the probability from which each label is predicted."""
 NAMING_KEYS = ("study", "arm")

@@ -18,7 +18,8 @@ DIGITS = 1000
 RESOLVERS = frozenset({"fitting_threads", "fitting_monitor"})
 """Allowed resolvers ``${name:…}``; OmegaConf's own read the environment or create configs from text."""
 _CALL = re.compile(r"\$\{\s*([^\s{}$:']*)\s*:")
-_INNERMOST = re.compile(r"\$\{([^{}]*)\}")
+REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+"""An interpolation that contains no other one."""
 _NUMBER = re.compile(r"[-+]?(0x[0-9a-fA-F_]+|(0[bo])?[0-9._:]+)")
 
 
@@ -90,8 +91,8 @@ def check_calls(text: str, where: str) -> None:
     """Raise an error for interpolations such as ``${oc.env:NAME}``, which would leak secrets into records."""
     names = [match[1] for match in _CALL.finditer(text)]
     while "${" in text:  # names that are interpolations, ${${a}:b}
-        names += [body.partition(":")[0].strip() for body in _INNERMOST.findall(text) if ":" in body]
-        before, text = text, _INNERMOST.sub("…", text)
+        names += [body.partition(":")[0].strip() for body in REFERENCE.findall(text) if ":" in body]
+        before, text = text, REFERENCE.sub("…", text)
         if text == before:
             break
     for name in names:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frostline.base import project
-from frostline.base.run_folder import WEIGHTS
+from frostline.base.run_folder import CHECKPOINTS, WEIGHTS
 from frostline.config import timm_models
 from frostline.console.errors import FrostlineError
 
@@ -45,8 +45,6 @@ PLAIN_KEYS = ("input", "out", "pretrain", "seed", "seeds", "folds", "source", "s
 """Keys at the top that choose no option of a group."""
 IMAGES = "give image files, folders or tables"
 """What to do if images to predict are missing."""
-CHECKPOINTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
-"""Endings of files with weights."""
 ANY = "…"
 NEAR = 0.85
 """Similarity, from 0 to 1, above which a name is taken for a misspelling of another."""

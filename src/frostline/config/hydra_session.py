@@ -30,7 +30,7 @@ from omegaconf.errors import (
 from frostline.base import project
 from frostline.base.formats import yaml_error
 from frostline.base.hashes import identity
-from frostline.base.yaml_guard import NODES, check_calls, read_checked
+from frostline.base.yaml_guard import NODES, REFERENCE, check_calls, read_checked
 from frostline.config import hints, resolvers
 from frostline.config.open_keys import check_hydra, check_override, not_open, short
 from frostline.config.overrides import from_hydra, options
@@ -53,7 +53,6 @@ OPTIONAL_KEYS = frozenset(
     if not field.is_required()
 )
 """Keys of a schedule that may be absent from conf/."""
-_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 
 @contextmanager
@@ -159,11 +158,11 @@ def check_expansion(data: Any) -> None:
 
     def of_text(text: str, path: list[str]) -> int:
         size = 1 + len(text) // 100
-        while bodies := _REFERENCE.findall(text):
+        while bodies := REFERENCE.findall(text):
             for body in bodies:
                 if ":" not in body:
                     size += of_reference(body.strip(), path)
-            text = _REFERENCE.sub("", text)
+            text = REFERENCE.sub("", text)
         return size
 
     def of_reference(name: str, path: list[str]) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 from frostline.base.files import write_bytes
 from frostline.base.formats import canonical_json, parsed_json
 from frostline.base.names import nfc
+from frostline.base.run_folder import CHECKPOINTS
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Say, no_output
 from frostline.models import checkpoints
@@ -19,7 +20,6 @@ from frostline.models.head_init import RANDOM, HeadInit
 from frostline.models.initial_weights import InitialWeights
 
 METADATA = "frostline"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 COUNTS = "num_batches_tracked"
 HEADS = ("fc.", "classifier.", "head.", "heads.", "head_dist.", "last_linear.", "linear.")
 """Names of the classifier in common libraries."""
@@ -142,7 +142,7 @@ def load_entry(
         FrostlineError: as `load`, or no weights have the name `key`.
     """
     if path.is_dir():
-        files = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)
+        files = sorted(p.name for p in path.iterdir() if p.suffix in CHECKPOINTS)
         hint = f"name the file in it, such as weights.path={path / files[0]}" if files else "name a file"
         raise FrostlineError(f"weights.path: {path} is a folder; {hint}")
     if not path.is_file():

@@ -24,6 +24,7 @@ from frostline.freezing.curves import Curve
 from frostline.probing.batched_losses import BinaryCrossEntropy, CrossEntropy, Mse, hits
 from frostline.probing.batched_optimizers import Adam, Optimizer, Sgd
 from frostline.probing.feature_set import FeatureSet
+from frostline.training.outputs import Row
 
 MEMORY = 256 * 2**20
 """Bytes for the parameters and gathered features of the heads in a batch; further heads wait."""
@@ -32,8 +33,6 @@ EVAL_ROWS = 1024
 
 ALIGNMENT = 64
 """Alignment of all rows in bytes: MKL rounds products of unaligned rows differently."""
-
-Row = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import create_network
 from frostline.models.weights import LoadReport, detached
-from frostline.probing.batched_heads import Head, HeadFit, Recipe, Row, train_heads
+from frostline.probing.batched_heads import Head, HeadFit, Recipe, train_heads
 from frostline.probing.batched_optimizers import Optimizer
 from frostline.probing.feature_set import FeatureSet
 from frostline.schema import Bce, CrossEntropy, NoFeatures, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import reuse_of
 from frostline.training.material import Material
-from frostline.training.outputs import Fit, TrainedNetwork
+from frostline.training.outputs import Fit, Row, TrainedNetwork
 from frostline.training.param_groups import decaying
 from frostline.training.run import plan_of, say_head
 from frostline.training.run_info import backbone_name
