@@ -283,6 +283,30 @@ def test_seeds_of_one_configuration_are_below_a_run_with_their_means(store):
     assert runs(store)["mlp·full·digits"].data.metrics["n"] == 2
 
 
+def test_a_run_of_means_takes_as_long_as_its_runs_on_average(store):
+    for number, seconds in ((0, 10), (1, 30)):
+        begin(store, info(number=number)).end("FINISHED", when=1000 + 1000 * seconds)
+    group = runs(store)["mlp·full·digits"].info
+    assert group.end_time - group.start_time == 20_000
+
+
+def test_the_row_of_an_arm_gets_its_gain_when_the_study_reports_it(store):
+    from frostline.tracking.studies import StudyResult
+
+    for setting, base in (("earlier", 0.3), ("now", 0.8)):
+        for number in (0, 1):
+            about = info(config={"lr": setting}, number=number, arm="full", setting=setting)
+            run = begin(store, about)
+            run.metrics({"test/accuracy": base + 0.1 * number})
+            run.end("FINISHED")
+    assert "metrics.`gain`" not in shown(store)[0]["selectedColumns"]
+    store.studies.end(StudyResult("tiny", "Yes.", "", {"full.accuracy": 0.85, "full.gain": 0.25}), 5000)
+    assert "metrics.`gain`" in shown(store)[0]["selectedColumns"]
+    means = store.search({"kind": "mean run"}, limit=9)
+    found = {round(run.data.metrics["test/accuracy"], 2): run.data.metrics.get("gain") for run in means}
+    assert found == {0.35: None, 0.85: 0.25}
+
+
 def test_means_have_one_step_and_those_over_more_seeds_are_newer(store):
     """A record may be delivered after later ones; MLflow shows the value of the last step and time."""
     for number, when in ((0, 1000), (1, 3000), (2, 2000)):

@@ -1,6 +1,7 @@
 """What MLflow's page of a study or a sweep shows at first sight: rows, columns, order and charts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,11 @@ def test_arms_have_their_mean_interval_and_number_of_seeds():
         "metrics.`train_seconds`",
     ]
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`test/accuracy`", False)
+
+
+def test_arms_have_their_gain_once_it_was_reported():
+    columns = views.states(replace(ARMS, gains=True))[RESULTS]["selectedColumns"]
+    assert columns.index("metrics.`gain`") == columns.index("metrics.`n`") + 1
 
 
 def test_a_sweep_has_what_varies_and_its_objective_and_no_column_without_values():

@@ -4,6 +4,7 @@ dvc.yaml lists the stages of every arm. An arm that does not apply to the study 
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from frostline.base.files import publish, write_text
@@ -29,4 +30,5 @@ def reason_in(out: Path) -> str | None:
 
 def remove_reason(out: Path) -> None:
     """Remove the reason from `out`, before results take its place."""
-    (out / OMITTED).unlink(missing_ok=True)
+    with suppress(NotADirectoryError):  # `publish` refuses it with a sentence
+        (out / OMITTED).unlink(missing_ok=True)

@@ -25,6 +25,8 @@ HOST = "127.0.0.1"
 PORTS_TRIED = 20
 MOST_STUDIES = 100
 """How many of the newest studies and sweeps `ui` searches for the addresses that it prints."""
+MOST_RUNS = 100
+"""How many of a study's newest runs `ui` looks at for a metric; without one, there is nothing to show."""
 START_SECONDS = 90.0
 CHECK_SECONDS = 0.2
 END_SECONDS = 5.0
@@ -145,7 +147,7 @@ def _comes_up(server: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str]:
-    """Return lines with addresses: the results of the newest study and of the newest sweep, and all runs.
+    """Return lines with addresses: results of the newest study and sweep that have any, and all runs.
 
     MLflow's start page is about language models.
 
@@ -153,7 +155,7 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
         here: the server's address.
         opener: opens it.
     """
-    from frostline.tracking import views
+    from frostline.tracking import metric_names, views
 
     def asked(path: str, content: dict[str, object] | None = None) -> dict[str, Any]:
         body = None if content is None else json.dumps(content).encode()
@@ -163,10 +165,17 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
             found: dict[str, Any] = json.load(answer)
         return found
 
+    def search(condition: str, limit: int) -> list[dict[str, Any]]:
+        content = {"experiment_ids": [identity], "filter": condition, "max_results": limit}
+        answer = asked("runs/search", {**content, "order_by": ["attributes.start_time DESC"]})
+        return [run["data"] for run in answer.get("runs", [])]
+
     def newest(condition: str, limit: int) -> list[dict[str, str]]:
-        search = {"experiment_ids": [identity], "filter": condition, "max_results": limit}
-        runs = asked("runs/search", {**search, "order_by": ["attributes.start_time DESC"]}).get("runs", [])
-        return [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
+        return [{tag["key"]: tag["value"] for tag in run["tags"]} for run in search(condition, limit)]
+
+    def measured(study: str) -> bool:
+        runs = search(metric_names.equals("tags.`study`", study), MOST_RUNS)
+        return any(run.get("metrics") for run in runs)
 
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     try:
@@ -174,16 +183,16 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
         identity = experiment["experiment_id"]
         last = newest("tags.study LIKE '%'", 1)
         studies = newest("tags.stage = 'study'", MOST_STUDIES)
+        last_first = sorted(studies, key=lambda tags: tags["study"] not in [run["study"] for run in last])
+        views_known = {tag["key"] for tag in experiment.get("tags", [])}
+        lines: dict[str, str] = {}
+        for tags in last_first:
+            kind, study = ("sweep" if "objective" in tags else "study"), tags["study"]
+            has_view = f"{views.PREFIX}{views.key(study)}" in views_known
+            if kind not in lines and has_view and measured(study):
+                lines[kind] = f"{here}{views.page(identity, study)}  ({kind} {study}, best first)"
     except (OSError, ValueError, KeyError):  # no such experiment, or the server wants a password
         return []
-    last_first = sorted(studies, key=lambda tags: tags["study"] not in [run["study"] for run in last])
-    shown = {f"{views.PREFIX}{views.key(tags['study'])}" for tags in last_first}
-    shown &= {tag["key"] for tag in experiment.get("tags", [])}
-    lines: dict[str, str] = {}
-    for tags in last_first:
-        kind, study = ("sweep" if "objective" in tags else "study"), tags["study"]
-        if f"{views.PREFIX}{views.key(study)}" in shown:
-            lines.setdefault(kind, f"{here}{views.page(identity, study)}  ({kind} {study}, best first)")
     runs = f"{here}/#/experiments/{identity}/runs?workflowType=machine_learning"
     return [*lines.values(), f"{runs}  (training runs)"]
 

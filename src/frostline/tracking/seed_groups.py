@@ -53,6 +53,9 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     ends = [member.info.end_time or 0 for member in seeds.values()]
     at = max(int(1000 * time.time()) if when is None else when, *ends) + len(seeds)
     store.log_metrics(parent, [Metric(metric_names.key(key), value, at, 0) for key, value in metrics.items()])
+    took = fmean(max((m.info.end_time or 0) - m.info.start_time, 0) for m in seeds.values())
+    begun = store.client.get_run(parent).info.start_time
+    store.client.set_terminated(parent, end_time=begun + int(took))  # its duration is the mean of theirs
     store.studies.has_means(run.data.tags["study"])
 
 

@@ -22,6 +22,8 @@ COMPARED, OBJECTIVE, STAGE = "compared", "objective", "compared.stage"
 """Tags of a study's run: the keys in which its runs differ, with commas; a sweep's objective; their stage."""
 CHANGED = "params.changed"
 """Tag of a study's run: the parameters that had other values in an earlier report, as MLflow changes none."""
+GAIN = ".gain"
+"""The end of the key of an arm's gain over the baseline in a study's results."""
 MOST_RUNS = 5000
 MOST_COMPARED = 5
 """Columns of a study whose arms were changed: the arm, and four of the parameters that differ."""
@@ -106,7 +108,24 @@ class Studies:
         note = f"{result.sentence}\n\n{links}\n\n{result.table}"
         self._store.log_tags(run_id, {NOTE: note, "verdict": result.sentence})
         self._share_params(run_id, name)
+        self._log_gains(result, when)
         self._store.log_files(run_id, result.files.items())
+
+    def _log_gains(self, result: StudyResult, when: int) -> None:
+        """Record each arm's gain over the baseline in the row of its results, and give the view a column.
+
+        An arm may have rows of earlier hyperparameters: its own is the one with the reported test metric.
+        """
+        known = self._known[result.study]
+        gains = {key.removesuffix(GAIN): value for key, value in result.values.items() if key.endswith(GAIN)}
+        for arm, gain in gains.items():
+            reported = result.values.get(f"{arm}.{known.headline}", math.nan)
+            tags = {"study": result.study, "arm": arm, "stage": "finetune"}
+            for run in self._store.search(tags, "tags.kind LIKE '%run'", limit=MOST_RUNS):
+                if math.isclose(run.data.metrics.get(known.metric, math.nan), reported):
+                    self._store.log_metrics(run.info.run_id, [Metric("gain", gain, when, 0)])
+        if gains:
+            self._show(replace(known, gains=True))
 
     def _share_params(self, run_id: str, name: str) -> None:
         """Record the parameters that all runs of a study share; those that others had before become a tag."""
@@ -125,11 +144,13 @@ class Studies:
             self._store.log_tags(run_id, {CHANGED: ", ".join(changed)})
 
     def _read(self, run_id: str, name: str) -> views.Study:
-        tags = self._store.client.get_run(run_id).data.tags
+        run = self._store.client.get_run(run_id).data
+        tags = run.tags
         compared = tuple(filter(None, tags.get(COMPARED, "").split(",")))
         means = bool(self._store.search({"study": name, "kind": MEAN_RUN}))
         headline = MAP if tags.get(TASK) == MULTI_LABEL else ACCURACY
-        return views.Study(name, compared, tags.get(OBJECTIVE), tags.get(STAGE), means, headline)
+        gains = any(key.endswith(GAIN) for key in run.metrics)
+        return views.Study(name, compared, tags.get(OBJECTIVE), tags.get(STAGE), means, headline, gains)
 
     def _show(self, study: views.Study) -> None:
         if self._known.get(study.name) == study:

@@ -71,6 +71,8 @@ class Study:
     """Whether it has runs with means over seeds."""
     headline: str = "accuracy"
     """The metric of its results; mAP with several labels per image."""
+    gains: bool = False
+    """Whether its arms have a metric `gain`, over the from-scratch baseline: once it was reported."""
 
     @property
     def metric(self) -> str:
@@ -114,7 +116,8 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys([study.metric, f"test/{study.headline}", f"best/val/{study.headline}"])
     headline = [f"metrics.`{name}`" for name in names]
     interval = [f"metrics.`{study.metric}.{end}`" for end in ("low", "high")] + ["metrics.`n`"]
-    results = [headline[0], *(interval if study.means else []), *headline[1:], "metrics.`train_seconds`"]
+    results = [headline[0], *(interval if study.means else []), *(["metrics.`gain`"] if study.gains else [])]
+    results += [*headline[1:], "metrics.`train_seconds`"]
     found = {
         RESULTS: {
             **better,
