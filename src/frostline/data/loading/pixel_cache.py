@@ -231,14 +231,13 @@ def make_room(folder: Path, limit: int, need: int, keep: str) -> int:
 
 def _remove(folder: Path, key: str) -> bool:
     """Remove a cache, unless a process is using it; return whether it was removed."""
-    with suppress(FrostlineError), exclusive(folder / f"{key}.lock", otherwise="being written"):
-        with (folder / f"{key}.used").open("a") as mark:
-            try:
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            for path in folder.glob(f"{key}.*npy"):
-                path.unlink(missing_ok=True)
+    with (
+        suppress(FrostlineError),
+        exclusive(folder / f"{key}.lock", otherwise="being written"),
+        exclusive(folder / f"{key}.used", otherwise="being read"),
+    ):
+        for path in folder.glob(f"{key}.*npy"):
+            path.unlink(missing_ok=True)
         return True
     return False
 
