@@ -17,7 +17,7 @@ examples:
   frostline plan freeze=gradual --picture plan.svg                also plot it
   frostline plan freeze=lp_ft --format yaml                       print the schedule, to write your own
 
-FLOPs are per image: "once" for frozen layers whose output is cached, the others at each step."""
+FLOPs per image: "once" for frozen layers whose output is cached; "forward" and "backward" once per epoch."""
 
 
 def add(commands: Any, summary: str) -> None:

@@ -55,8 +55,9 @@ class Pruner(Strict):
 
     kind: Literal["none", "median", "halving", "hyperband", "patience"]
     """Which trials stop. median: those whose best value so far is worse than the median of the others at the
-    same epoch. halving: those not among the best 1/factor at a rung (Li et al. 2020, ASHA). hyperband:
-    halving with several first rungs (Li et al. 2018). patience: those without improvement for some epochs."""
+    same epoch. halving: those not among the best 1/factor at a rung, which is a number of epochs (Li et al.
+    2020, ASHA). hyperband: halving with several first rungs (Li et al. 2018). patience: those without
+    improvement for some epochs."""
     startup: Annotated[int, Field(ge=1)]
     """median: trials that have to be complete before one is stopped."""
     warmup: Annotated[int, Field(ge=0)]
@@ -111,7 +112,7 @@ class Sweep(Strict):
     store: str | None
     """Optuna's storage: a URL, or a file that ends in .journal; null: .frostline/sweeps/<name>.db."""
     failures: Annotated[int, Field(ge=1)]
-    """The sweep stops after this many failures of one kind."""
+    """The sweep stops after this many failures with the same error."""
     workers: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"], Field(description="auto, or a whole number above 0")
     ]

@@ -120,11 +120,11 @@ def sentence(objective: str, settings: Sequence[Setting]) -> str:
     values = ", ".join(f"{key}={shown(value)}" for key, value in best.point.items())
     over = f", mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     result = f"{objective} {best.objective['mean']:.4f}{over}"
-    return f"Best of {len(settings)} settings: {values or 'no value varied'}, {result}."
+    return f"Best of {len(settings)} configurations: {values or 'no value varied'}, {result}."
 
 
 def markdown_table(objective: str, settings: Sequence[Setting]) -> str:
-    """Return a Markdown table of the best settings, and their means of the objective."""
+    """Return a Markdown table of the best configurations, and their means of the objective."""
     keys = list(dict.fromkeys(key for setting in settings for key in setting.point))
     rows = [
         [
@@ -146,8 +146,9 @@ def shown(value: Value) -> str:
 def _described(name: str, settings: Sequence[Setting]) -> str:
     """Return comment lines that name the setting and the run that an experiment repeats."""
     best = settings[0]
+    of = f"# The best of {len(settings)} configurations of the sweep {name}"
     trial = f"trial {best.run.number}, at {best.run.values[0]:.4f}"
     if max(len(setting.trials) for setting in settings) == 1:
-        return f"# The best of {len(settings)} settings of the sweep {name}: {trial}.\n"
+        return f"{of}: {trial}.\n"
     mean = f"{best.objective['mean']:.4f}, mean of {len(best.trials)} seeds"
-    return f"# The best of {len(settings)} settings of the sweep {name}: {mean}.\n# Its best run: {trial}.\n"
+    return f"{of}: {mean}.\n# Its best run: {trial}.\n"

@@ -17,7 +17,7 @@ from frostline.sweeps.plot import PlottedTrial
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 ROWS = 50
-"""The best settings in the table; trials.csv has all trials."""
+"""The best configurations in the table; trials.csv has all trials."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Results:
     rows: Sequence[Mapping[str, Any]]
     """Of trials.csv: column → cell."""
     best: Sequence[Mapping[str, Any]]
-    """A row per setting, the best first."""
+    """A row per configuration, the best first."""
     plotted: Sequence[PlottedTrial]
     """The same trials, for the plots."""
     parameters: Sequence[Parameter]
@@ -48,7 +48,7 @@ def html(results: Results) -> str:
     """Return the page."""
 
     def history(figure: Any) -> str:
-        return svg(figure, "history", f"{results.objective} of each trial, and the best setting so far")
+        return svg(figure, "history", f"{results.objective} of each trial, and the best configuration so far")
 
     def parallel(figure: Any) -> str:
         return svg(figure, "parallel", f"each trial's parameters and its {results.objective}")

@@ -55,7 +55,7 @@ def history(
         axes.plot(numbers, values, "o", color=theme.BASELINE_COLOUR.light, markersize=4, alpha=0.8)
         lost = [trial.number for trial in trials if trial.value is None]
         axes.plot(lost, [0.0] * len(lost), "|", color=theme.SOFT.light, transform=axes.get_xaxis_transform())
-        axes.set(title=f"{objective}, and the best setting so far", xlabel="trial")
+        axes.set(title=f"{objective}, and the best configuration so far", xlabel="trial")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(True, axis="y")
         return render(figure)
