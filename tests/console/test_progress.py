@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_long_wait_is_named_once_and_a_short_one_is_not(monkeypatch, capsys):
     monkeypatch.setattr(progress, "WAITING_SECONDS", 0.05)
+    with progress.waiting("unseen"):  # not in a terminal
+        time.sleep(0.2)
+    monkeypatch.setattr(progress, "is_watched", lambda: True)
     for seconds in (0.3, 0.3):
         with progress.waiting("loading a library"):
             time.sleep(seconds)

@@ -125,6 +125,26 @@ def test_the_best_is_written_as_an_experiment_that_repeats_it_to_the_byte(shell)
     assert float(next(iter(rows(out).values()))[1]) == pytest.approx(highest, abs=1e-4)
 
 
+def test_the_best_says_what_differs_from_frostlines_own_options_and_repeats_the_trial(shell):
+    (shell.folder / "conf/freeze").mkdir(parents=True)
+    (shell.folder / "conf/freeze/mine.yaml").write_text(
+        'groups: {head: head, rest: "*"}\nphases:\n  - {train: all, until: end}\n'
+    )
+    words = [*WORDS, "weights=none", "sweep.name=short", "freeze=mine", "optimizer.lr=0.001,0.01"]
+    out, _ = shell("finetune", *words)
+    text = (shell.folder / "conf/experiment/short-best.yaml").read_text()
+    content = yaml.safe_load(text)
+    assert content["defaults"] == [{"override /freeze": "mine"}, *content["defaults"][1:]]
+    assert content["optimizer"] == {"lr": float(next(iter(rows(out))).partition("=")[2])}
+    assert content["freeze"]["phases"][0]["train"] == "all"  # whole: the project may change its schedule
+    assert not {"pretrain", "source", "loss", "seeds"} & content.keys()
+    assert len(text.splitlines()) < 60
+    best = next(iter(rows(out).values()))[-1]
+    shell("finetune", "experiment=short-best", "out=again")
+    for name in FILES:
+        assert (shell.folder / "again" / name).read_bytes() == (shell.folder / best / name).read_bytes(), name
+
+
 def test_the_best_of_batched_heads_is_repeated_to_the_byte_too(shell):
     shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
     words = [*WORDS, "sweep.name=heads", "freeze=linear_probe", "optimizer.lr=0.001,0.01,0.1", "seed=1,2"]

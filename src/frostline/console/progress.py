@@ -48,16 +48,22 @@ def say_once(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def is_watched() -> bool:
+    """Return whether somebody sees the output at once: in a terminal or a notebook."""
+    return sys.stderr.isatty() or in_notebook()
+
+
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Print on standard error what the block does if it takes longer than `WAITING_SECONDS`.
+    """Print on standard error what the block does if that takes `WAITING_SECONDS` and somebody watches.
 
     Args:
         text: such as ``loading PyTorch``.
     """
     timer = threading.Timer(WAITING_SECONDS, say_once, [f"{text} …"])
     timer.daemon = True
-    timer.start()
+    if is_watched():
+        timer.start()
     try:
         yield
     finally:

@@ -3,19 +3,25 @@
 A seed is not a hyperparameter: settings are compared by their means over seeds (`comparison.ranking`).
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from frostline.base import project
 from frostline.base.files import write_text
 from frostline.base.formats import yaml_text
 from frostline.base.metrics import Spread, spread
 from frostline.comparison.ranking import ordered
+from frostline.config import compose
 from frostline.config.compose import SweepJob
 from frostline.config.space import Point, Value
+from frostline.console.errors import FrostlineError
 from frostline.reporting import words
-from frostline.schema import Sweep
+from frostline.schema import Experiment, Sweep, needs_pretraining
 from frostline.sweeps.trial import BATCHED, Trial
 from frostline.tracking.run_tags import REPEATED
 
@@ -105,13 +111,83 @@ def write(name: str, stage: str, settings: Sequence[Setting], job: SweepJob) -> 
     if folder is None:
         return None
     path = folder / "experiment" / f"{name}-best.yaml"
-    chosen = [
-        {f"override /{group}": option} for group, option in job.choices.items() if group not in SWEEP_GROUPS
-    ]
-    content = {"defaults": chosen, **job.composed.model_dump(exclude={"sweep", "out"})}
     header = f"# @package _global_\n{_described(name, settings)}# frostline {stage} experiment={path.stem}\n"
-    write_text(path, header + yaml_text(content))
+    choices = {group: option for group, option in job.choices.items() if group not in SWEEP_GROUPS}
+    unused = stage == "finetune" and not needs_pretraining(job.composed.weights)
+    write_text(path, header + _experiment(choices, _values(job.composed, unused), unused))
+    if not _repeats(path.stem, job, unused):
+        write_text(path, header + yaml_text({"defaults": _overrides(choices), **_values(job.composed)}))
     return path
+
+
+def _experiment(choices: Mapping[str, str], values: Mapping[str, Any], unused: bool) -> str:
+    """Return an experiment in YAML: what differs from frostline's own options and values.
+
+    What the project's own options say is written in full, since they may change.
+
+    Args:
+        values: of the config.
+        unused: whether nothing is pretrained.
+    """
+    used = {
+        group: option
+        for group, option in choices.items()
+        if not (unused and (group == "dataset@source" or "@pretrain." in group))
+    }
+    plain = yaml.safe_load(compose.composed_yaml([f"{group}={option}" for group, option in used.items()]))
+    for group, option in used.items():
+        name, _, package = group.partition("@")
+        if any((folder / name / f"{option}.yaml").exists() for folder in project.conf_dirs()[:-1]):
+            *above, last = (package or name).split(".")
+            section = plain
+            for step in above:
+                section = section[step]
+            section[last] = None
+    _, usual = compose.experiment([])
+    changed = {group: option for group, option in used.items() if usual.get(group) != option}
+    return yaml_text({"defaults": _overrides(changed), **_difference(plain, values)})
+
+
+def _overrides(choices: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{f"override /{group}": option} for group, option in choices.items()]
+
+
+def _values(composed: Experiment, unused: bool = False) -> dict[str, Any]:
+    """Return what an experiment says; `unused`: without the pretraining."""
+    excluded = {"sweep", "out"} | ({"source", "pretrain"} if unused else set())
+    values: dict[str, Any] = json.loads(composed.model_dump_json(exclude=excluded))
+    return values
+
+
+def _difference(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, nested, that differ from the plain ones; a missing one is null."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        before = plain.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            if inner := _difference(before, value):
+                found[key] = inner
+        elif _without_null(before) != _without_null(value):
+            found[key] = value
+    return found
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _repeats(name: str, job: SweepJob, unused: bool) -> bool:
+    """Return whether the experiment `name` is composed to the job's config."""
+    try:
+        composed, choices = compose.experiment([f"experiment={name}"])
+    except FrostlineError:
+        return False
+    names = [group for group in ("freeze", "freeze@pretrain.freeze") if not unused or group == "freeze"]
+    return _values(composed, unused) == _values(job.composed, unused) and all(
+        choices[group] == job.choices[group] for group in names
+    )
 
 
 def sentence(objective: str, settings: Sequence[Setting]) -> str:

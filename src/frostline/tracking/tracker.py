@@ -28,7 +28,7 @@ from frostline.base.files import CHECKSUMS
 from frostline.base.processes import process_key
 from frostline.base.run_folder import FILES
 from frostline.console.errors import Pruned
-from frostline.console.progress import WAITING_SECONDS, say_once
+from frostline.console.progress import WAITING_SECONDS, is_watched, say_once
 from frostline.tracking import journal, recorder
 from frostline.tracking.journal import Journal
 from frostline.training.services import TRIAL_STATE, Evaluation, RunInfo, TrackedRun, Tracker
@@ -153,7 +153,7 @@ class JournalTracker(Tracker):
         quiet_until = time.monotonic() + WAITING_SECONDS
         try:
             while True:
-                if (left := quiet_until - time.monotonic()) <= 0:
+                if (left := quiet_until - time.monotonic()) <= 0 and is_watched():
                     say_once("recording in MLflow …")  # not `waiting`: no thread can start at exit
                 ready = select.select([self._progress], [], [], left if left > 0 else patience)[0]
                 if ready and not os.read(self._progress, 1 << 16):  # the other end is closed
