@@ -174,8 +174,8 @@ def test_a_schedule_without_phases_trains_nothing():
         (
             GROUPS,
             [{"train": "all", "until": "50%"}],
-            "freeze.phases.0.until: the last phase must run to the end; write until: end, or, to stop early,"
-            " until: {plateau: val/loss, patience: 3, max: 100%}",
+            "freeze.phases.0.until: the last phase has no fixed length; set until: end, or a rule that"
+            " may end the run early, such as until: {plateau: val/loss, patience: 3, max: 100%}",
         ),
         (
             GROUPS,

@@ -178,7 +178,9 @@ def test_a_reset_head_may_have_another_name_in_the_file(tmp_path):
 
 def test_weights_of_another_network_list_the_keys_of_both(tmp_path):
     torch.save({"state_dict": {"encoder.conv.weight": torch.ones(2, 2)}}, tmp_path / "w.pth")
-    with pytest.raises(FrostlineError, match=r"\(encoder\.conv\.weight there, hidden\.0\.bias, hidden"):
+    with pytest.raises(
+        FrostlineError, match=r"\(weights: encoder\.conv\.weight; network: hidden\.0\.bias, hidden"
+    ):
         taken(tmp_path / "w.pth")
 
 

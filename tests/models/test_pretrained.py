@@ -418,7 +418,7 @@ def test_weights_of_another_network_are_one_sentence(tmp_path):
     start = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
     with pytest.raises(FrostlineError) as caught:
         created(TINY, start, grey(32), CLASSES)
-    assert "none of its 4 keys is in the network (head.bias, head.weight, hidden.0.bias, … there" in str(
+    assert "none of its 4 keys is in the network (weights: head.bias, head.weight, hidden.0.bias, …" in str(
         caught.value
     )
     assert str(caught.value).endswith("choose the backbone that the weights were made with")

@@ -76,7 +76,7 @@ def test_a_linear_probe_leaves_the_body_as_it_was(digits, tmp_path):
         ({"dataset": {"shots": 500}}, "dataset.shots=500: class '8' has only 104 training images"),
         (
             {"weights": {"kind": "pretrain", "path": None, "head": "keep"}},
-            "weights.path: give the weights.safetensors",
+            "weights.path: not set, but weights=pretrain needs it",
         ),
         (
             {"weights": {"kind": "file", "path": "no.pth", "head": "keep"}},

@@ -154,7 +154,7 @@ def test_tables_say_what_runs_once(run):
 def test_augmentation_asks_for_views(run):
     words = ["freeze=gradual", "trainer.epochs=10", "augment=light", *WIDE]
     first, second, third = once(run(*words))
-    reason = "augmentation draws the images anew at each step; features.views=4 draws four of each once"
+    reason = "augmentation changes the images at each step; features.views=4 caches four versions of each"
     assert first == f"phase 0 runs all layers at every step: {reason}"
     # It would not help where nothing can be cut.
     assert "would save little" in second

@@ -71,7 +71,7 @@ def test_the_best_setting_is_the_one_with_the_best_mean_over_its_seeds():
         for number, ((freeze, seed), value) in enumerate(points.items())
     ]
     said = live.status(trials, live.Budget(8, None, NOW, 1), "val/accuracy")
-    assert said == "4 of 8 ended, best 0.8000 (mean of 2 seeds)"
+    assert said == "4 of 8 ended, best 0.8000 (mean of 2 runs)"
 
 
 def test_the_table_has_all_that_run_and_the_latest_that_ended():

@@ -87,8 +87,8 @@ def test_it_says_so_as_each_phase_begins_and_not_what_goes_without_saying(tmp_pa
     assert lines({"freeze": ALL, "augment": LIGHT}, tmp_path / "a") == []
     assert lines({"freeze": PROBE, "features": {"kind": "off"}}, tmp_path / "b") == []
     assert lines({"freeze": PROBE, "augment": LIGHT}, tmp_path / "c") == [
-        "phase 0 runs the whole network: augmentation draws the images anew at each step;"
-        " features.views=4 draws four of each once"
+        "phase 0 runs the whole network: augmentation changes the images at each step;"
+        " features.views=4 caches four versions of each"
     ]
 
 

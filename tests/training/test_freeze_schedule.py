@@ -276,7 +276,7 @@ def test_a_module_is_given_back_as_it_came():
 def test_a_fit_that_breaks_off_gives_the_module_back_too():
     module = Module(plain(), logs="")
     module.net(next(iter(images()))[0])
-    with pytest.raises(FrostlineError, match=r"phases\.0 waits for val/loss, which validation does not"):
+    with pytest.raises(FrostlineError, match=r"phases\.0 monitors val/loss, which validation does not"):
         fit(BEST, module)
     assert "configure_optimizers" not in vars(module)
     assert not any("train" in vars(each) for each in module.modules())
@@ -371,7 +371,7 @@ ONE = "configure_optimizers must return one optimizer, without a scheduler: a fr
         ),
         ({"max_epochs": -1}, "a freeze schedule needs to know how long the run is; set Trainer(max"),
         ({"data": DataLoader(Endless(), 4)}, "a freeze schedule needs to know how long the run is; set"),
-        ({"schedule": BEST, "limit_val_batches": 0}, "freeze.phases.0 waits for val/loss, but there is no"),
+        ({"schedule": BEST, "limit_val_batches": 0}, "freeze.phases.0 monitors val/loss, but there is no"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_gets_a_sentence(arguments, sentence):

@@ -125,7 +125,7 @@ def test_an_optimizer_of_less_than_all_is_refused(model):
         ({"optimizer": {"haed": {}}}, r"0\.optimizer: no group 'haed'; did you mean 'head'"),
         (
             {"optimizer": {"head": {"lr": 1.0}}},
-            r"0\.optimizer\.head\.lr: not allowed here; set learning rates by lr",
+            r"0\.optimizer\.head\.lr: not an option of an optimizer group; set it in the phase's lr",
         ),
         (
             {"schedule": {"kind": "cosine", "warmup": 0.0, "final": 0.0, "momentum": [0.9, 0.8]}},

@@ -83,7 +83,7 @@ def measure_test(run: Run, data: PreparedData, run_folder: Path, out: Path, serv
 
 
 class Evaluator:
-    """Evaluates networks on the splits of a data set; they may differ only in their heads.
+    """Evaluates networks on the splits of a data set. The networks may differ only in their heads.
 
     Args:
         run: the config of the first network's run.
@@ -239,7 +239,7 @@ class Evaluator:
 def split_for_inference(
     config: Run, network: torch.nn.Module, count: int, reuse: FeatureExtractor, images: Images
 ) -> tuple[Split, Precision] | None:
-    """Return the network at the split point of its last phase, and the precision of the layers after it.
+    """Return the split of the network for its last phase, and the precision of the layers after it.
 
     So evaluation can use the features that training cached. None: the whole network has to run.
 
@@ -269,7 +269,7 @@ def _predictions(index: Index, rows: NDArray[np.int64], logits: torch.Tensor) ->
 
 
 def _most_likely(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the probability, float64, and the number of each image's most likely class, given (N, K)."""
+    """Return probability, float64, and index of each image's most likely class, (N,), from (N, K) logits."""
     # In blocks: the probabilities of 10,000 images and classes take 800 MB.
     blocks = [block.double().softmax(1).max(1) for block in logits.split(_BLOCK)]
     values, classes = zip(*blocks, strict=True)

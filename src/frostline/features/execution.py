@@ -83,7 +83,7 @@ def execution_of(
 
 @torch.no_grad()
 def undefined_gradient(network: nn.Module, image: Sequence[int]) -> str | None:
-    """Describe the first convolution whose weight gradient oneDNN computes wrongly in bfloat16; None: none.
+    """Describe the first convolution whose weight gradient may be wrong in bfloat16; None: there is none.
 
     If the input is smaller than the stride and there is padding, oneDNN 3.13 (torch 2.15) leaves the
     gradients of the kernel positions that only see padding uninitialized. `benchmarks/bf16_gradients.py`

@@ -1,4 +1,4 @@
-"""Feature reuse: the frozen layers run once; all runs that freeze the same share their cached outputs."""
+"""Feature reuse: frozen layers run once; runs with the same frozen layers share the cached outputs."""
 
 import math
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ class FeatureExtractor:
         Args:
             network: prepared for the phase by `training.trainable.apply_phase`; may be on the meta device.
             phase: index of the phase whose split point is wanted.
-            example: (N, C, H, W) images to record the forward pass of; None: black images.
+            example: (N, C, H, W) images to record the forward pass of; None: zeros.
         """
         if isinstance(self.config, schema.NoFeatures):
             return NoSplit(OFF)
@@ -72,7 +72,7 @@ class FeatureExtractor:
         # torch's meta device has no autocast, so there everything is float32.
         with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
             splits = split_point.worthwhile_splits(network, plan, phase, example)
-        # Changing images are the reason only if the network could be split otherwise.
+        # Without a possible split, that is the reason; augmentation is named only if it alone prevents reuse.
         if isinstance(splits, list) and (reason := self._fresh()):
             return NoSplit(reason)
         return splits
@@ -201,9 +201,11 @@ class FeatureExtractor:
         return "fp32" if linear else self.training_execution(network).trains
 
     def _fresh(self) -> str | None:
-        """Why the images change at each step; None: they don't."""
+        """Return why the images change at each step; None: they do not."""
         if mixes(self.augment):
-            return "mixup and CutMix mix the images anew at each step"
+            return "mixup and CutMix mix other images at each step"
         if augments(self.augment) and self.views is None:
-            return "augmentation draws the images anew at each step; features.views=4 draws four of each once"
+            return (
+                "augmentation changes the images at each step; features.views=4 caches four versions of each"
+            )
         return None

@@ -145,7 +145,8 @@ def _check_options(
     _check_groups(key, options, train, groups)
     for group, settings in options.items():
         for name in settings.keys() & {"lr", "params", "name"}:
-            raise FrostlineError(f"{key}.{group}.{name}: not allowed here; set learning rates by lr")
+            fix = "set it in the phase's lr" if name == "lr" else "remove it"
+            raise FrostlineError(f"{key}.{group}.{name}: not an option of an optimizer group; {fix}")
 
 
 def _check_groups(
@@ -163,8 +164,8 @@ def _check_end(key: str, until: object, *, last: bool) -> None:
         raise FrostlineError(f"{key}.until: only the last phase may have `end`; give a length, such as 30%")
     if last and until != "end" and not hasattr(until, "max"):
         raise FrostlineError(
-            f"{key}.until: the last phase must run to the end; write until: end, or, to stop early,"
-            " until: {plateau: val/loss, patience: 3, max: 100%}"
+            f"{key}.until: the last phase has no fixed length; set until: end, or a rule that may end the run"
+            " early, such as until: {plateau: val/loss, patience: 3, max: 100%}"
         )
 
 

@@ -1,6 +1,7 @@
 """Learning-rate curves of a phase: a factor as a pure function of (step in the phase, length of the phase).
 
-The curves are those of torch.optim.lr_scheduler: after a warm-up of w steps, with p = (i − w) / (n − w),
+The curves are those of torch.optim.lr_scheduler, except one_cycle. At step i = 0, …, n − 1 of a phase of n
+steps, after a warm-up of w steps, with p = (i − w) / (n − w), the factor is
 
     constant     1
     linear       1 − (1 − f)·p
@@ -73,8 +74,8 @@ class Curve:
         """Return the momentum at `step`; None: that of the optimizer."""
         if self.momenta is None:
             return None
-        low, high = self.momenta
-        return self._cycle(step / length, low, high, low)
+        at_lowest_lr, at_highest_lr = self.momenta
+        return self._cycle(step / length, at_lowest_lr, at_highest_lr, at_lowest_lr)
 
     def _cycle(self, at: float, start: float, middle: float, end: float) -> float:
         """fastai's combined_cos: up (or down) to `middle` at the warm-up's end, then to `end`."""

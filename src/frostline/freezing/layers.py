@@ -5,7 +5,8 @@ in the order of their children. Each tensor gets one `Place`. Patterns select te
 
     head            the classifier, which depends on the task
     stem            everything before the first stage
-    stage:2         a stage, counted from the input; negative: from the head; ranges stage:1..2, stage:-2..
+    stage:2         the third stage: counted from 0 at the input; negative: from the head, -1 is the last;
+                    ranges stage:1..2, stage:-2..
     block:-1        a block, counted likewise
     norm, bias      the tensors of normalization layers; biases
     re:REGEX        tensors whose names contain a match of the regular expression
@@ -210,7 +211,7 @@ def _matcher(model: Any, coarse: bool) -> KeyOf:
             return None if isinf(value) else (float(value > 0), value)
 
         return ordinal
-    # The stem comes first in every architecture; in a model without one, blocks start at 1.
+    # Sort keys: rank 0 is the stem, and every other group has its position in the spec, from 1.
     rules: list[tuple[re.Pattern[str], int, tuple[Any, ...]]] = []
     for position, (group, patterns) in enumerate(spec.items()):
         rank = 0 if group in STEMS else position + 1
@@ -230,7 +231,7 @@ def _matcher(model: Any, coarse: bool) -> KeyOf:
 def _registration_order(
     model: nn.Module, coarse: bool, head: Set[str], body: Sequence[str], norms: Set[str]
 ) -> KeyOf:
-    """Return stages, or blocks, in the order in which the model registers them.
+    """Return the sort key of each tensor: stages, or blocks, in the order in which the model registers them.
 
     The model's children are its stages, and their children the blocks. If exactly one child is a list of
     several layers, its entries replace it, and everything before it is the stem, or part of a stage's first
@@ -270,12 +271,15 @@ def _registration_order(
 
 
 def _number_groups(
-    names: Iterable[str], key: KeyOf, norms: Set[str], within: Mapping[str, int | None]
+    names: Iterable[str], key: KeyOf, norms: Set[str], stage_of: Mapping[str, int | None]
 ) -> dict[str, int | None]:
     """Number the groups of tensors with equal keys: None for the stem, then 0, 1, …
 
-    A group that only has normalization layers (an entry of a list of layers) joins the group before it, and
-    tensors without a key (such as a neck) join the last group, both within their part of `within`.
+    A group that only has normalization layers, or whose key ends in `JOINS_PREVIOUS`, joins the group before
+    it; tensors without a key, such as a neck, join the last group. Neither joins a group of another stage.
+
+    Args:
+        stage_of: tensor → its stage, when blocks are numbered; the same value for all when stages are.
     """
     groups: dict[Key | None, list[str]] = {}
     for name in names:
@@ -285,7 +289,7 @@ def _number_groups(
     last: dict[int | None, int | None] = {}
     count = 0
     for k in sorted(k for k in groups if k is not None):
-        part = within[groups[k][0]]
+        part = stage_of[groups[k][0]]
         joins = part in last and (k[-1] == JOINS_PREVIOUS or norms >= set(groups[k]))
         if k[0] == 0:
             last[part] = None
@@ -293,4 +297,4 @@ def _number_groups(
             last[part] = count
             count += 1
         number.update(dict.fromkeys(groups[k], last[part]))
-    return number | {name: last.get(within[name], count - 1 if count else None) for name in rest}
+    return number | {name: last.get(stage_of[name], count - 1 if count else None) for name in rest}

@@ -13,7 +13,7 @@ NAMED = 4
 
 
 class NoSharedClasses(FrostlineError):
-    """The head would be new and never train, so its predictions would be meaningless."""
+    """The weights' head can't be used and no phase trains it, so predictions would be meaningless."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -29,10 +29,11 @@ class HeadInit:
     """How a head is initialized."""
 
     start: Literal["random", "reset", "kept", "matched"]
-    """random: the network's own initialization. reset: a new head. kept: the weights' head, which has the
-    data set's classes. matched: the rows of the weights' head for the classes that both have."""
+    """random: no weights are loaded. reset: the weights' head is not loaded; the new one starts at zero.
+    kept: the weights' head. matched: its rows for the classes that it has, their mean for others."""
     rows: tuple[int | None, ...] | None = None
-    """Row in the weights' head for each class of the data set, None if it has none. No rows: unchanged."""
+    """For each class of the data set its row in the weights' head, or None if the weights lack the class. If
+    `rows` is None, the head's rows are used as they are."""
     notice: str = ""
     """Message to the user, which begins with the config key; empty if there is nothing to say."""
     warns: bool = False
@@ -127,8 +128,9 @@ def check_trained(head: HeadInit, names: Collection[str], trained: Collection[st
 def reorder_classes(tensor: torch.Tensor, rows: Sequence[int | None], dim: int) -> torch.Tensor:
     """Return a tensor of a head with its rows along `dim` in the order of `rows`.
 
-    A class without a row gets the mean of all rows. Its logit is then the mean of the others for any image:
-    it is never the largest, and unaffected by a constant common to all rows, to which softmax is invariant.
+    A class without a row gets the mean of the weights' rows, so that its logit is the mean of the logits of
+    all K classes of the weights. A constant added to all rows shifts its logit as it shifts the others, and
+    does not change the softmax.
 
     Args:
         tensor: (…, K, …), K classes of the weights along `dim`.

@@ -37,7 +37,10 @@ def load_initial_weights(backbone: schema.Backbone, weights: schema.Weights) -> 
         case schema.NoWeights():
             return NO_WEIGHTS
         case schema.PretrainWeights(path=None):
-            raise FrostlineError("weights.path: give the weights.safetensors of a pretraining")
+            raise FrostlineError(
+                "weights.path: not set, but weights=pretrain needs it; set it to the weights.safetensors in"
+                " the run folder of a pretraining"
+            )
         case schema.ImagenetWeights():
             return _imagenet(backbone)
         case _:
@@ -189,7 +192,10 @@ def head_init_of(start: InitialWeights, classes: Sequence[str], *, trains: bool)
 def _class_dimensions(
     backbone: schema.Backbone, spec: InputSpec, model: nn.Module, head: Collection[str], classes: int
 ) -> dict[str, int]:
-    """Return the dimension of the classes in each tensor of the head: it grows with one more class."""
+    """Return, for each tensor of the head, the dimension whose size is the number of classes.
+
+    In a head of one more class, built on the meta device, the size of this dimension differs.
+    """
     own = model.state_dict()
     with torch.device("meta"):
         wider = build(backbone, spec, classes + 1, seed=0).state_dict()

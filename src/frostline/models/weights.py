@@ -66,7 +66,7 @@ def transfer(
         model: the network; its parameters and buffers are overwritten.
         state: name → tensor.
         head: names of the tensors of the head.
-        reset_head: whether to keep the network's own head.
+        reset_head: whether to ignore the weights' head, so that the network's own initialization stays.
         source: name of the weights in errors.
 
     Raises:
@@ -78,7 +78,7 @@ def transfer(
     if not wanted & available:
         raise FrostlineError(
             f"{source}: none of its {len(state)} keys is in the network"
-            f" ({_few(available)} there, {_few(wanted)} here); {RIGHT_BACKBONE}"
+            f" (weights: {_few(available)}; network: {_few(wanted)}); {RIGHT_BACKBONE}"
         )
     shapes = sorted(k for k in wanted & available if own[k].shape != state[k].shape)
     if shapes and set(shapes) <= set(head):
@@ -136,7 +136,8 @@ def load_entry(
         say: receives the name of the weights in the file.
 
     Returns:
-        What `load` does, and the key, unless it was used: `match_names` looks for it among the prefixes.
+        What `load` returns, and `key` if it named nothing in the file, else None: `match_names` then looks
+        for it among the prefixes of the tensors' names.
 
     Raises:
         FrostlineError: as `load`, or no weights have the name `key`.

@@ -67,10 +67,11 @@ def hyperparameters(point: Point) -> Point:
 def settings_of(trials: Sequence[Trial], objective: str) -> list[Setting]:
     """Return the settings that have complete trials, the best first.
 
-    Of equal settings and of equal trials, `comparison.ranking.ordered` chooses.
+    `comparison.ranking.ordered` breaks ties in the objective, between settings and between trials.
 
     Args:
-        trials: in the order of their numbers; of several with the same values the first counts.
+        trials: in the order of their numbers. Of several with the same hyperparameters, seed and fold the
+            first that was trained on its own counts, else the first of a batch.
         objective: the sweep's first.
     """
     groups: dict[tuple[tuple[str, str], ...], dict[tuple[str, ...], Trial]] = {}
@@ -194,7 +195,7 @@ def sentence(objective: str, settings: Sequence[Setting]) -> str:
     """Say which setting is the best, and at what value of the objective."""
     best = settings[0]
     values = ", ".join(f"{key}={shown(value)}" for key, value in best.point.items())
-    over = f", mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
+    over = f", mean of {len(best.trials)} runs" if len(best.trials) > 1 else ""
     result = f"{objective} {best.objective['mean']:.4f}{over}"
     return f"Best of {len(settings)} configurations: {values or 'no value varied'}, {result}."
 
@@ -211,7 +212,7 @@ def markdown_table(objective: str, settings: Sequence[Setting]) -> str:
         ]
         for setting in settings[:MOST_ROWS]
     ]
-    return words.markdown_table([[*keys, objective, "seeds", "best run"], *rows])
+    return words.markdown_table([[*keys, objective, "runs", "best run"], *rows])
 
 
 def shown(value: Value) -> str:
@@ -226,5 +227,5 @@ def _described(name: str, settings: Sequence[Setting]) -> str:
     trial = f"trial {best.run.number}, at {best.run.values[0]:.4f}"
     if max(len(setting.trials) for setting in settings) == 1:
         return f"{of}: {trial}.\n"
-    mean = f"{best.objective['mean']:.4f}, mean of {len(best.trials)} seeds"
+    mean = f"{best.objective['mean']:.4f}, mean of {len(best.trials)} runs"
     return f"{of}: {mean}.\n# Its best run: {trial}.\n"

@@ -87,7 +87,7 @@ def status(trials: Sequence[Trial], budget: Budget, objective: str) -> str:
     parts = [f"{ended} of {budget.trials} ended" if budget.trials is not None else f"{ended} ended"]
     parts += [f"{counts[state]} {state}" for state in ("running", "pruned", "failed") if counts[state]]
     if settings := settings_of(trials, objective):
-        over = f" (mean of {count} seeds)" if (count := len(settings[0].trials)) > 1 else ""
+        over = f" (mean of {count} runs)" if (count := len(settings[0].trials)) > 1 else ""
         parts.append(f"best {settings[0].objective['mean']:.4f}{over}")
     if (left := _left(trials, budget)) is not None:
         parts.append(f"{_rounded(left)} left")

@@ -166,9 +166,10 @@ class Study:
             return running
 
     def remaining(self) -> Remaining:
-        """Count the trials that have not ended.
+        """Count the trials that are still to run, and those that run now.
 
-        Trials of dead processes count as open, since `ask` repeats them.
+        To run are waiting trials, those whose process died, which `ask` repeats, and those that are not
+        created yet, up to `sweep.trials`.
         """
         trials = self._opened().get_trials(deepcopy=False)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]

@@ -86,7 +86,7 @@ class Worker:
                 while not self.is_over(study) and (trial := study.ask()):
                     self._run_trial(study, trial, composed)
         except KeyboardInterrupt:
-            # A launcher kills this process and its recorder as soon as it returns.
+            # The launcher kills this process and its recorder as soon as this call returns.
             if not self.owns_terminal:
                 finish_recording()
             raise
@@ -131,7 +131,10 @@ class Worker:
             trial.complete(objectives_of(done.metrics, self.settings), results_of(done))
 
     def _watch(self, trial: RunningTrial) -> Watch:
-        """Return the callback that reports each epoch and ends a trial that the pruner stops."""
+        """Return the callback that reports each epoch, and ends a trial that the pruner stops.
+
+        With several objectives it does nothing: Optuna can't prune by several.
+        """
         (monitor, *others) = self.settings.objectives
 
         def watch(row: Row) -> None:

@@ -265,8 +265,8 @@ def _draw(deliverer: "Deliverer", progress: Callable[[], None]) -> None:
 def _progress_pipe() -> Callable[[], None]:
     """Return a function that reports progress through standard output, a pipe to the owner.
 
-    The owner reads the pipe only when it ends. Until then the pipe may be full, so writes do not block. After
-    this call, the rest of this process can't print to standard output.
+    The owner reads the pipe only at its own end. Until then the pipe may be full, so writes do not block.
+    After this call, the rest of this process can't print to standard output.
     """
     pipe = os.dup(sys.stdout.fileno())
     os.set_blocking(pipe, False)

@@ -1,4 +1,4 @@
-"""Groups the runs that differ in their seeds only under a parent run with their mean metrics."""
+"""Groups runs that differ only in seed or fold under a parent run, which has their mean metrics."""
 
 import math
 import time
@@ -26,13 +26,13 @@ FINAL = ("best/", metric_names.BEST_EPOCH, "test/", "train_seconds")
 
 
 def gather(store: "Store", run_id: str, when: int | None = None) -> None:
-    """Put a run and those that differ from it in seed or fold only under a parent run; update its metrics.
+    """Put a run, and the runs that differ from it only in seed or fold, under a parent run.
 
-    The parent has the mean of each final metric under the metric's own name, so that tables compare it with
-    runs, and the number of seeds, ``n``; the headline metrics also have ``.std`` and the 95 % interval
-    ``.low`` to ``.high``. A single seed has no parent. The metrics' time follows from `when` (ms) and the
-    members: a record which is delivered twice adds nothing, and means over more seeds are newer. Their step
-    is 0, since MLflow draws lines instead of bars for other steps.
+    The parent gets the mean of each final metric under the metric's own name, so that tables compare it with
+    runs, and the number of runs, ``n``; the headline metrics also have ``.std`` and the 95 % interval
+    ``.low`` to ``.high``. A single run has no parent. The metrics' time stamp is computed from `when` (ms)
+    and the runs, so that a record which is delivered twice adds nothing, and a mean over more runs is newer.
+    Their step is 0, since MLflow draws lines instead of bars for other steps.
     """
     run = store.client.get_run(run_id)
     group = {key: run.data.tags.get(key, "") for key in GROUP_TAGS}

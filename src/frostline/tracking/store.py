@@ -208,8 +208,8 @@ class Store:
         """Add an evaluation to the run that made its weights.
 
         Args:
-            evaluated: the results. Of several runs, the newest without these values is used, since clocks may
-                have been set back.
+            evaluated: the results. Of several runs with these weights, the newest that lacks these metrics
+                gets them: after a clock was set back, the newest may be one that has them already.
             when: milliseconds since 1970; None: now.
 
         Returns:
@@ -358,7 +358,7 @@ class Store:
                 self._mark_killed(run)
 
     def _is_recorded(self, about: RunInfo) -> bool:
-        """Whether the run is recorded in its study, as its arm, or is being recorded."""
+        """Return whether its study has a run of the same key and arm that finished or is being recorded."""
         tags = {name: about.tags.get(name) for name in (RUN_KEY, "arm")} | {"study": about.study}
         runs = self.search({name: value for name, value in tags.items() if value}, limit=1000)
         return any(run.info.status in ("FINISHED", "RUNNING") for run in runs)

@@ -27,8 +27,8 @@ MAX_NORMALISED = 1 << 26
 """Largest number of pixel values that are cached normalized, 256 MiB; more are normalized at each step."""
 
 
-PASSES = 16
-"""Validation passes per Lightning batch, whose overhead is more than a small network's pass."""
+FORWARD_PASSES = 16
+"""Forward passes per Lightning batch in validation: Lightning's overhead exceeds a small network's pass."""
 
 
 class Steps:
@@ -59,7 +59,7 @@ class Steps:
         return {"taken": self.steps_taken() % self.total()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Skip the steps that were taken before the checkpoint in the next pass."""
+        """In the next iteration, skip the steps that were taken before the checkpoint."""
         self._skip = state_dict["taken"]
 
 
@@ -71,7 +71,7 @@ class ValBatches:
     """
 
     def __init__(self, splits: Mapping[str, Images], batch_size: int) -> None:
-        self.splits, self.per_batch = splits, PASSES * batch_size
+        self.splits, self.per_batch = splits, FORWARD_PASSES * batch_size
 
     def __len__(self) -> int:
         return sum(math.ceil(len(images) / self.per_batch) for images in self.splits.values())
@@ -89,8 +89,8 @@ class ImageData(pl.LightningDataModule):
 
     Args:
         trainer: batch sizes and sampling.
-        choose_on: what chooses the best epoch: the validation images; other ones, measured as the split
-            ``selection``; or nothing, so that it is the last.
+        choose_on: how the best epoch is selected. ``val``: by the validation metrics. Images: by their
+            metrics; they are the split ``selection``. ``last``: it is the last epoch.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ImageData(pl.LightningDataModule):
         self.eval_batch_size = trainer.eval_batch_size
         self.val_batches = ValBatches(self.validation, trainer.eval_batch_size)
         self._normalized: Tensor | None = None
-        """All training images, normalized; None: they are augmented, or too many."""
+        """All training images, normalized, once they were needed; None if they are augmented, or too many."""
         self._normalized_val: dict[str, Tensor] = {}
         """Split → its images, normalized; without those that are too many."""
         self.prefetcher: Prefetcher[tuple[Tensor, Tensor]] | None = None
@@ -172,7 +172,7 @@ class ImageData(pl.LightningDataModule):
     def step_batches(
         self, rows: Tensor, inputs: Tensor, labels: Tensor
     ) -> Iterable[tuple[Tensor, Tensor, Tensor | None]]:
-        """Return the batches of a step whose gradients are accumulated, or one: inputs, labels, weights.
+        """Return the micro-batches of a step: inputs, labels, image weights. Without accumulation it is one.
 
         Args:
             rows: (N,) of the training images.
@@ -204,7 +204,7 @@ class ImageData(pl.LightningDataModule):
             step: seeds the augmentation, so that a resumed run sees the same images.
 
         Returns:
-            Images, (N, C, H, W) float32, and labels; mixed labels are (N, K) shares.
+            Images, (N, C, H, W) float32, and labels; after mixup or CutMix soft labels, (N, K).
         """
         # index_select takes half the time of [rows].
         labels = _sent(self.train.labels.index_select(0, rows), device)

@@ -23,8 +23,8 @@ class FeatureReuse(pl.Callback):
 
     Args:
         validation: split → images that validation measures.
-        averages: validation measures an average of the weights, whose layers that froze in the middle of the
-            run differ from those that computed the features.
+        averages: whether validation measures averaged weights. In a layer that froze during the run, the
+            average differs from the weights that computed the features.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FeatureReuse(pl.Callback):
         """Restore what `state_dict` returned."""
         self.split_points = list(state_dict["said"])
 
-    # Validation of the start runs in inference mode, whose tensors training could not use.
+    # Lightning's sanity check runs in inference mode; autograd can't use tensors that are created in it.
     @torch.inference_mode(False)
     def _follow(self, module: pl.LightningModule) -> None:
         assert isinstance(module, Classifier)

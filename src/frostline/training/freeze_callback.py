@@ -30,9 +30,10 @@ class FreezeSchedule(pl.Callback):
     """Applies a freeze schedule to any LightningModule: freezes, unfreezes and sets learning rates.
 
     The module's `configure_optimizers` must return one optimizer of all parameters and no scheduler: the
-    schedule's learning rates are factors of the optimizer's own. Validation must log `val/loss` or
-    `val/accuracy` if a phase waits for it; a phase's patience counts validations. A run that resumes from a
-    checkpoint gives the same result as one that was not interrupted.
+    schedule's learning rates are factors of the optimizer's own. If a phase may end early or restores its
+    best weights, validation must log the metric that it monitors: `val/loss`, `val/accuracy` or `val/mAP`.
+    Patience counts validations. A run that resumes from a checkpoint gives the same result as one that was
+    not interrupted.
 
     Args:
         schedule: the name of a ready-made schedule, such as "gradual"; a YAML file; or its groups and phases.
@@ -114,7 +115,7 @@ class FreezeSchedule(pl.Callback):
 
     @property
     def phase(self) -> int:
-        """The current phase, 0 the first."""
+        """Index of the current phase, from 0; -1 before the first phase begins."""
         return len(self.starts) - 1
 
     def phase_at(self, step: int) -> PhasePlan:
@@ -142,10 +143,11 @@ class FreezeSchedule(pl.Callback):
         for index, phase in enumerate(self.plan.phases):
             if (phase.early_stop or phase.restore) and not trainer.enable_validation:
                 raise FrostlineError(
-                    f"freeze.phases.{index} waits for {phase.monitor}, but there is no validation; give fit a"
+                    f"freeze.phases.{index} monitors {phase.monitor}, but there is no validation; give fit a"
                     " val_dataloader, and the module a validation_step"
                 )
-        # Recalibration iterates the sampler, whose epoch a resumed run sets only after this hook.
+        # A resumed run enters its phase at its first batch: `bn: recalibrate` iterates the sampler, whose
+        # epoch Lightning sets only after this hook.
         if not self.starts:
             self._enter(trainer, pl_module)
         else:
@@ -200,7 +202,7 @@ class FreezeSchedule(pl.Callback):
         metric = self.monitored(phase)
         if metric not in trainer.callback_metrics:
             raise FrostlineError(
-                f"freeze.phases.{self.phase} waits for {metric}, which validation does not log;"
+                f"freeze.phases.{self.phase} monitors {metric}, which validation does not log;"
                 f" call self.log({metric!r}, …) in validation_step"
             )
         value = float(trainer.callback_metrics[metric])

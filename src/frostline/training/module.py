@@ -37,7 +37,7 @@ class ReusedFeatures:
     train: Sequence[Tensor]
     """(N, …) features of the training images, one tensor per augmented view; on the CPU or the device."""
     validation: Mapping[str, Tensor] | None
-    """Split → (M, …) features of its images; None: validation runs the whole network."""
+    """val or selection → features of its M images, (M, …); None: validation runs the whole network."""
     precision: Precision = "fp32"
     """Precision of the layers after the split point."""
 
@@ -264,7 +264,7 @@ class Classifier(pl.LightningModule):
         return loss
 
     def _count_hits(self) -> None:
-        """Count the hits of the steps since the last call."""
+        """Add the steps since the last call to the totals: correct predictions, or all logits for mAP."""
         logits, labels = map(torch.cat, zip(*self._uncounted, strict=True))
         if self.headline == MAP:  # it ranks all images of the epoch
             self._totals["ranked"].append((logits.float().cpu(), labels.cpu()))

@@ -55,7 +55,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A fit, with its network and what that started from."""
+    """A fit, its network, and how the network's initial weights were loaded."""
 
     fit: Fit
     network: "nn.Module"

@@ -11,7 +11,7 @@ from frostline.training.services import RUN_KEY, TASK, RunInfo, repetition_name
 
 
 def setting_name(run: Run) -> str:
-    """Return the name that the seeds of a run share, such as ``full·resnet10t·digits``.
+    """Return the name of a run's setting, without seed and fold, such as ``full·resnet10t·digits``.
 
     It begins with what distinguishes the runs of a study, and ends with the data set.
     """

@@ -28,15 +28,15 @@ class LabelBudget:
     """What chooses the epoch: the val split, the images of `selection`, or nothing."""
 
     def record(self, index: Index, dataset: schema.Dataset) -> dict[str, Any]:
-        """Return for training.json: what chose the epoch.
+        """Return the entries of training.json on how the best epoch was selected.
 
         Args:
             dataset: the config that the budget was drawn for.
 
         Returns:
-            rule; chooses: the split, or ``last``; images: the number of images that choose; labelled: the
-            label budget, null if it is all training images; per_class: images and labelled of each class,
-            null if the classes differ, or with several labels per image.
+            rule; chooses: the split, or ``last``; images: the number of images that select the epoch;
+            labelled: the label budget, null if it is all training images; per_class: both numbers per class,
+            null if they are not equal for all classes, or with several labels per image.
         """
         rows = index.rows("val") if self.chooses == "val" else self.selection
         labelled = np.concatenate([self.train, self.selection])
@@ -98,8 +98,8 @@ def _check_groups(index: Index, rows: NDArray[np.int64], aside: NDArray[np.bool_
     lost = np.flatnonzero((_per_class(index, rows) > 0) & (_per_class(index, rows[~aside]) == 0))
     if len(lost):
         raise FrostlineError(
-            f"dataset.group: the groups of all labelled images of {index.classes[lost[0]]!r} are among those "
-            f"that choose the epoch, so that none is left to train on; {fix}"
+            f"dataset.group: all labelled images of {index.classes[lost[0]]!r} are in groups that choose"
+            f" the epoch, so that no image of this class is left to train on; {fix}"
         )
 
 

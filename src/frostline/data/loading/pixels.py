@@ -1,4 +1,4 @@
-"""The input images of a network: decoded and resized once, cached as uint8, normalized per batch."""
+"""Input images of a network: decoded and resized once, cached as uint8 or uint16, normalized per batch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from frostline.data.reading.stores import Store
 from frostline.models.input_spec import InputSpec
 
 IN_MEMORY = 1 << 26
-"""Bytes, 64 MiB; larger sets of pixels stay on disk, and each batch is read on request."""
+"""Pixel values, 64 MiB as uint8; a larger selection stays on disk, and each batch is read on request."""
 
 _LAYOUT = 3  # Version of the file layout.
 _FORMAT = 1  # Version of the code that makes pixels; a part of their cache key.
@@ -163,7 +163,7 @@ def load_pixels(
         scratch: folder of the cache; None: the project's.
 
     Returns:
-        (N, C, H, W) uint8 or uint16; above 64 MiB on disk.
+        (N, C, H, W) uint8 or uint16; above `IN_MEMORY` values on disk, unless they are arrays.
 
     Raises:
         FrostlineError: an image is missing or has changed since `prepare`, or the disk is full.
