@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -110,7 +110,6 @@ def test_candidates_of_many_images_are_not_held_at_once(monkeypatch):
     assert near_pairs(frames, splits, np.arange(60)) == [(0, second) for second in range(40, 60)]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 12))
 def test_no_pair_is_missed(seed, noise):
     """Compared with all pairs, for thumbnails around the threshold."""
@@ -139,7 +138,6 @@ def test_why_small_images_are_not_searched():
     assert 0 < len(near_pairs(thumbnails, splits, np.arange(5000))) < 50
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), min_size=1, max_size=24))
 def test_over_folds_pairs_that_any_fold_divides_are_found(images):
     """Images are copies of four, in one of three folds; of those that are not tested, some are val."""

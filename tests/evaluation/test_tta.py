@@ -67,7 +67,7 @@ def test_views_have_the_inputs_size(tta, change):
         assert len(torch.unique(shown, dim=0)) == len(shown)  # The corners differ, also without a crop.
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(n=st.integers(1, 4), k=st.integers(1, 5), count=st.integers(1, 6), seed=st.integers(0, 99))
 def test_probabilities_are_averaged(n, k, count, seed):
     logits = 50 * torch.randn(count, n, k, generator=torch.Generator().manual_seed(seed))

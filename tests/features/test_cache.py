@@ -92,7 +92,7 @@ def test_cached_features_are_returned(cache, monkeypatch, dtype, mapped):
     assert torch.equal(cache.get(ABOUT, expected.shape, dtype, never)[0], expected)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     inner=st.lists(st.integers(0, 5), max_size=3),
     lengths=st.lists(st.integers(0, 6), max_size=6),

@@ -14,7 +14,7 @@ def drawn(seed, images=200):
     return (np.random.default_rng(seed).random((images, 4)) < [0.5, 0.3, 0.1, 0.05]).astype(np.uint8)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_each_label_has_its_share_of_each_split(seed):
     labels = drawn(seed)

@@ -275,7 +275,7 @@ def some_heads(draw):
 
 
 @given(some_heads(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_order_and_company_change_no_bit(drawn, random):
     given, data, recipe = drawn
     fits = fit_heads(given, *data, recipe)

@@ -78,7 +78,7 @@ def schedules(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(phases_=schedules(), optimizer=st.sampled_from([{"weight_decay": 0.1}, SGD]))
 def test_every_schedule_does_what_it_says(phases_, optimizer):
     # At a higher rate, BatchNorm whose statistics stay lets a random network blow up.

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.data.prepared.test_index import an_index
 from tests.data.trees import packaged
@@ -39,7 +39,6 @@ def within(**budget):
 
 
 @given(LABELS, st.floats(0.05, 1.0), SHARES, st.integers(0, 99))
-@settings(deadline=None)
 def test_each_class_with_two_images_has_some_to_train_on_and_some_to_choose_on(labels, fraction, share, seed):
     drawn = take_fraction(labels, fraction, seed)
     aside = set_aside(labels, drawn, share, seed)
@@ -50,7 +49,6 @@ def test_each_class_with_two_images_has_some_to_train_on_and_some_to_choose_on(l
 
 
 @given(LABELS, st.lists(st.floats(0.05, 1.0), min_size=2, max_size=2).map(sorted), SHARES, st.integers(0, 99))
-@settings(deadline=None)
 def test_no_image_changes_sides_when_the_budget_grows(labels, fractions, share, seed):
     parts = []
     for fraction in fractions:
@@ -136,7 +134,6 @@ def test_a_fraction_of_one_image_a_class_is_refused(index):
 
 
 @given(LABELS, st.integers(1, 9), st.integers(1, 5), SHARES, st.integers(0, 99))
-@settings(deadline=None)
 def test_no_group_is_divided(labels, count, k, share, seed):
     groups = np.random.default_rng(seed).integers(0, count, len(labels))
     drawn = take_shots(labels, min(k, np.unique(labels, return_counts=True)[1].min()), seed)
@@ -146,7 +143,6 @@ def test_no_group_is_divided(labels, count, k, share, seed):
 
 
 @given(LABELS, st.integers(1, 9), SHARES, st.integers(0, 99), st.booleans())
-@settings(deadline=None)
 def test_no_image_of_a_group_changes_sides_when_the_budget_grows(labels, count, share, seed, several):
     groups = np.random.default_rng(seed).integers(0, count, len(labels)) * 4 + (0 if several else labels)
     smallest = np.unique(labels, return_counts=True)[1].min()
@@ -196,7 +192,6 @@ def label_sets(seed, images=60):
 
 
 @given(st.integers(0, 99), SHARES, st.booleans())
-@settings(deadline=None)
 def test_with_several_labels_shots_are_drawn_for_each_label(seed, share, grouped):
     labels = label_sets(seed)
     groups = np.random.default_rng(seed).integers(0, 30, len(labels)) if grouped else None

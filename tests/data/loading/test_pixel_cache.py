@@ -78,7 +78,7 @@ def test_a_large_set_has_a_bounded_number_of_shards(tmp_path, monkeypatch):
     assert (source.made == 1).all()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     length=st.integers(1, 50),
     cached=st.integers(0, 41),
