@@ -110,6 +110,24 @@ def test_the_studys_pretraining_is_used_where_it_is_the_same(place, monkeypatch,
         folder()
 
 
+@pytest.mark.parametrize(
+    ("words", "advised"),
+    [
+        (["dataset.shots=5"], True),
+        (["dataset.shots=11"], False),  # enough to select an epoch with
+        (["dataset.shots=5", "dataset.selection=last"], False),
+        (["dataset.shots=5", "dataset.selection=held_out"], False),
+        (["dataset.shots=5", "freeze=gradual", "trainer.epochs=10"], False),  # its phases end by a metric
+        ([], False),
+    ],
+)
+def test_few_labels_are_advised_to_be_trained_on(words, advised, place, capsys):
+    one = ["trainer.epochs=1", "backbone=mlp", "backbone.hidden=[4,4]", "weights=none", *words]
+    composed, choices = compose.experiment(["dataset=digits", *one, f"out={place / 'out'}"])
+    standalone.Job("finetune")(composed, choices)
+    assert ("dataset.selection=last trains on all" in capsys.readouterr().err) == advised
+
+
 def test_a_schedule_that_does_not_fit_is_refused_before_the_pretraining(shell):
     """Of a network with one hidden layer, gradual's last group has no layers."""
     error = shell.refused("finetune", "dataset=digits", *TINY, "freeze=gradual", "out=run")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,10 +27,14 @@ from frostline.console.progress import LIBRARIES, shown, waiting
 from frostline.pipeline.output_folders import out_folder
 from frostline.pipeline.session import make_services, writing
 from frostline.schema import Experiment, Leakage, Prepare, Run, Weights, needs_pretraining
+from frostline.schema.stages import check_selection
 from frostline.training.services import Services, Watch, unwatched
 
 if TYPE_CHECKING:
     from frostline.data.prepared.index import Index
+
+FEW_SHOTS = 10
+"""Labels per class up to which training on all was better than selecting an epoch (docs/recipes.md)."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +121,27 @@ class Job:
                 with stage_configs.keys_of("source"):
                     train_once(config, data, out, services)
             else:
+                if not label:
+                    _advise_on_selection(config, services)
                 config, data = prepared_run(config, composed, choices, services)
                 if check:  # Again, with the path of the pretrained weights.
                     check_out(out, config.model_dump())
                 train_once(config, data, out, services)
             metrics = evaluate.read_metrics(out)
         return Done(label or name, out, metrics)
+
+
+def _advise_on_selection(config: Run, services: Services) -> None:
+    """Say that labels are not trained on, where there are few and no schedule or average needs them."""
+    shots = config.dataset.shots
+    if config.dataset.selection != "within" or shots is None or shots > FEW_SHOTS:
+        return
+    with suppress(ValueError):
+        check_selection(config.dataset.model_copy(update={"selection": "last"}), config, ("dataset", ""))
+        services.say(
+            f"dataset.selection: of the {shots} labels per class, some only select the best epoch;"
+            " dataset.selection=last trains on all, which is usually better with so few"
+        )
 
 
 def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
