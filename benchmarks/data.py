@@ -32,8 +32,8 @@ def articles() -> str:
     return "fashion_mnist" if FASHION.is_dir() else "mnist5k"
 
 
-def colour_pictures(images: int, size: int) -> Path:
-    """Return a folder of colour pictures in class folders, four fifths of them to train on.
+def colour_images(images: int, size: int) -> Path:
+    """Return a folder of colour images in class folders, four fifths of them to train on.
 
     They are Fashion-MNIST's (else MNIST's) pictures, enlarged and tinted: no package carries a set of colour
     photographs. What is on them matters to the accuracy, not to the seconds.

@@ -12,7 +12,7 @@ LR, BATCH, EVAL_BATCH = 0.0005, 32, 64
 def overrides(images: int, pixels: int) -> list[str]:
     """What the works on ResNet-18 have in common; random weights, since no package carries others."""
     return [
-        *("dataset=image_folder", f"dataset.root={data.colour_pictures(images, pixels)}"),
+        *("dataset=image_folder", f"dataset.root={data.colour_images(images, pixels)}"),
         *("dataset.split.val=null", "dataset.split.test=null"),
         *("backbone=resnet18", "weights=none", f"input.size={pixels}", "input.crop=1.0"),
         *("optimizer=adam", f"optimizer.lr={LR}"),

@@ -37,7 +37,7 @@ def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
 
 WORK = Work(
     name="mlp",
-    title="the articles' MLP, 784-64-10, batch 32, 10 epochs of 60,000 pictures",
+    title="the articles' MLP, 784-64-10, batch 32, 10 epochs of 60,000 images",
     sizes={
         "full": {"dataset": None, "epochs": 10, "shortened": 2, "arms": 5},
         "quick": {"dataset": None, "epochs": 2, "shortened": None, "arms": 5},
@@ -51,7 +51,7 @@ WORK = Work(
         Against("Lightning, metrics logged", Target("≥", 4)),
     ),
     threads=1,
-    about="Fashion-MNIST: 54,000 pictures to train on and 6,000 to validate on after each epoch, for all"
+    about="Fashion-MNIST: 54,000 images to train on and 6,000 to validate on after each epoch, for all"
     " alike. One thread: on layers this small a second one makes nobody faster. The bare loop keeps no"
     " metrics while it trains; frostline does.",
 )

@@ -15,7 +15,7 @@ LIGHTNING = "Lightning, frozen backbone"
 def overrides(images: int, pixels: int) -> list[str]:
     """What all works on the linear probe have in common."""
     return [
-        *("dataset=image_folder", f"dataset.root={data.colour_pictures(images, pixels)}"),
+        *("dataset=image_folder", f"dataset.root={data.colour_images(images, pixels)}"),
         *("dataset.split.val=null", "dataset.split.test=null"),
         *("backbone=efficientnet_lite0", "weights=imagenet", "freeze=linear_probe"),
         *(f"input.size={pixels}", "input.crop=1.0", "optimizer=adam", f"optimizer.lr={LR}"),
@@ -75,7 +75,7 @@ def figures(runs):
 
 WORK = Work(
     name="probe",
-    title="linear probe, EfficientNet-Lite0 at 128 px, 2,000 colour pictures, 20 epochs",
+    title="linear probe, EfficientNet-Lite0 at 128 px, 2,000 colour images, 20 epochs",
     sizes={
         "full": {"images": 2000, "pixels": 128, "epochs": 20, "shortened": 4, "always": True, "arms": 7},
         "quick": {"images": 300, "pixels": 128, "epochs": 20, "shortened": 2, "always": True, "arms": 5},
@@ -83,7 +83,7 @@ WORK = Work(
     },
     arms=arms,
     figures=figures,
-    about="1,600 pictures to train on and 400 to validate on after each epoch. frostline runs the frozen"
+    about="1,600 images to train on and 400 to validate on after each epoch. frostline runs the frozen"
     " layers in bf16, as the limit does; the others in fp32, as they come; both in fp32, and both in"
     " bf16, are below. The limit is one pass of the frozen layers and a bare loop over the features.",
 )

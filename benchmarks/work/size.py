@@ -1,4 +1,4 @@
-"""How the cost of a linear probe grows with the pictures, and with the trials that share its features."""
+"""How the cost of a linear probe grows with the images, and with the trials that share its features."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
         words = probe.overrides(images, size["pixels"]) + probe.run(
             size["epochs"], "fp32", WORK.threads, device
         )
-        name = f"{images:,} pictures, {trials} trial{'s' if trials > 1 else ''}"
+        name = f"{images:,} images, {trials} trial{'s' if trials > 1 else ''}"
         return Arm(
             name,
             "with_frostline",
@@ -38,8 +38,8 @@ def figures(runs: Runs) -> list[Figure]:
         )
 
     def counts(name: str) -> tuple[int, int]:
-        pictures, trials = (int(part.split()[0].replace(",", "")) for part in name.split(", "))
-        return pictures, trials
+        images, trials = (int(part.split()[0].replace(",", "")) for part in name.split(", "))
+        return images, trials
 
     alone = [name for name in runs if counts(name)[1] == 1]
     few, many = alone[0], alone[-1]
@@ -49,7 +49,7 @@ def figures(runs: Runs) -> list[Figure]:
     memory = [b["peak_mib"] / a["peak_mib"] for a, b in pairs]
     found.append(
         Figure(
-            f"seconds a picture, {counts(many)[0]:,} ÷ {counts(few)[0]:,} pictures",
+            f"s/image, {counts(many)[0]:,} ÷ {counts(few)[0]:,} images",
             growth,
             "×",
             Target("≤", GROWS),
@@ -57,7 +57,7 @@ def figures(runs: Runs) -> list[Figure]:
     )
     found.append(
         Figure(
-            f"peak memory, {counts(many)[0]:,} ÷ {counts(few)[0]:,} pictures", memory, "×", Target("≤", GROWS)
+            f"peak memory, {counts(many)[0]:,} ÷ {counts(few)[0]:,} images", memory, "×", Target("≤", GROWS)
         )
     )
     for name in runs:
@@ -86,5 +86,5 @@ WORK = Work(
     figures=figures,
     repeats=1,
     about="The whole command, `frostline probe`, in fp32, from a scratch without features; peak resident"
-    " memory of the process, in which the pictures were brought to size, too.",
+    " memory of the process, in which the images were brought to size, too.",
 )

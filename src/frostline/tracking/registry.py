@@ -392,10 +392,7 @@ def _metrics(trained: "TrainedRun", run: Run | None) -> dict[str, float]:
 
 def _described(trained: "TrainedRun", run: Run | None) -> str:
     values = _metrics(trained, run)
-    shown = [
-        f"{name.replace('/', ' ')} {values[name]:.4f}"
-        for name in (f"{split}/{headline(values)}" for split in ("test", "val"))
-        if name in values
-    ]
+    names = (f"{split}/{headline(values)}" for split in ("test", "val"))
+    shown = [f"{name.replace('/', ' ')} {values[name]:.4f}" for name in names if name in values]
     name = str(run.info.run_name) if run else trained.folder.name
     return ": ".join([name, ", ".join(shown)]) if shown else name
