@@ -1,7 +1,8 @@
-"""What a reader gets: JSON, a Markdown table, and a picture of the figures against their targets."""
+"""What a reader gets: JSON, a Markdown table, and a plot of the figures against their targets."""
 
 import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,9 @@ MISSES = HERE / "misses.yaml"
 TABLE, PICTURE = "README.md", "ratios"
 MEETS, MISS, NO_RESULT = "✓", "✗", "–"
 REACH = 8
-"""Of the picture's scale: an eighth of a target to eight times it."""
+"""Of the plot's scale: an eighth of a target to eight times it."""
+LABEL_WIDTH = 52
+"""Characters in a line of a row's label."""
 NEXT_TO_NOTHING = 1e-3
 """The share of a target that noise below zero stands for: so little more that it is less."""
 UNEXPLAINED = "not yet explained: write down in benchmarks/misses.yaml what was measured and what to try next"
@@ -41,7 +44,7 @@ def load(works: Sequence[Work], out: Path) -> list[Found]:
 
 
 def write(works: Sequence[Work], out: Path, misses: Path = MISSES) -> str:
-    """Write table and picture of all that `out` holds; return the table of ratios."""
+    """Write table and plot of all that `out` holds; return the table of ratios."""
     found = load(works, out)
     table = ratios_table(works, found)
     said = yaml.safe_load(misses.read_text(encoding="utf-8")) if misses.is_file() else None
@@ -166,6 +169,7 @@ def draw(works: Sequence[Work], found: Sequence[Found], out: Path) -> None:
             axes.plot([1, ends], [place, place], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.35)
             axes.plot([ends], [place], marker=marker, markersize=7, color=colour)
             label = f"{name}: {figure['what']}" + (" (GPU)" if device == "cuda" else "")
+            label = "\n".join(textwrap.wrap(label, LABEL_WIDTH))
             canvas.write_text(axes, (-0.03, place), label, fontsize=9, in_rows=True, ha="right", va="center")
             unit = figure["unit"] if figure["unit"] == "×" else f" {figure['unit']}"
             said = f"{_rounded(figure['value'])}{unit}   target {_target(figure)}"

@@ -94,13 +94,13 @@ def test_growth_is_measured_against_the_smallest():
         return [{"seconds": seconds, "whole_seconds": seconds, "peak_mib": peak}]
 
     runs = {
-        "1,000 pictures, 1 trial": result(10.0, 1000),
-        "4,000 pictures, 1 trial": result(44.0, 1500),
-        "1,000 pictures, 8 trials": result(17.0, 1000),
+        "1,000 images, 1 trial": result(10.0, 1000),
+        "4,000 images, 1 trial": result(44.0, 1500),
+        "1,000 images, 8 trials": result(17.0, 1000),
     }
     values = {figure.what: figure.value for figure in size.figures(runs)}
-    assert values["seconds a picture, 4,000 ÷ 1,000 pictures"] == pytest.approx(1.1)
-    assert values["peak memory, 4,000 ÷ 1,000 pictures"] == 1.5
+    assert values["s/image, 4,000 ÷ 1,000 images"] == pytest.approx(1.1)
+    assert values["peak memory, 4,000 ÷ 1,000 images"] == 1.5
     assert values["each of 7 more trials ÷ the first"] == pytest.approx(0.1)
 
 
