@@ -66,6 +66,7 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
         "lr5e-4 warm": (_lr("5e-4"), WARM, DECAY),
         "lr2e-4 cycle": (_lr("2e-4"), ONE_CYCLE, DECAY),
         "lr1e-2 body.1 cycle": (_lr("1e-2"), SLOW_BODY, ONE_CYCLE, DECAY),
+        "last": ("dataset.selection=last",),
     },
     "gradual": {
         "lr3e-3": (_lr("3e-3"),),
