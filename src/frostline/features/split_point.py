@@ -7,7 +7,8 @@ The split works for any architecture:
 2. `Split.features` runs the network until the prefix has been computed, and returns its output.
 3. `Split.rest` runs the network's own `forward` on the example. Each prefix module returns its recorded
    output instead of computing it, and at the split point the features replace the output of the last prefix
-   module, or the input of the first trained one. Code between modules (pooling, class tokens) runs as usual.
+   module, or the input of the first changing module or of a block that contains it. Code between modules
+   (pooling, class tokens) runs as usual.
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
@@ -28,7 +29,7 @@ from frostline.features.forwards import Reached, Recording, replaced_forwards, s
 from frostline.freezing.plan import FreezePlan
 
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
-"""Largest difference between logits that counts as rounding, relative to the largest logit, by dtype."""
+"""Dtype of features → largest difference of logits that counts as rounding, relative to the largest logit."""
 ROUNDING_HALF = 3e-2
 """As `ROUNDING`, for bfloat16 and float16."""
 OUTPUTS = 3
@@ -85,7 +86,7 @@ class Split:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def fingerprint(self) -> str:
-        """Return the sha256 of all that features depend on: names and bytes of the prefix's tensors."""
+        """Return the sha256 of the tensors that features may depend on: names, dtypes, shapes and bytes."""
         named = self.network.named_parameters, self.network.named_buffers
         state = {name: tensor for tensors in named for name, tensor in tensors(remove_duplicate=False)}
         digest = hashlib.sha256()
@@ -209,7 +210,9 @@ def worthwhile_splits(
 def candidate_splits(
     network: nn.Module, plan: FreezePlan, phase: int, example: Tensor
 ) -> list[Split] | NoSplit:
-    """Return the possible splits at the first changing layer or just before it, not verified.
+    """Return the possible splits at, or just before, the first changing layer or a block around it.
+
+    They are not verified.
 
     Those with the most operations in the prefix come first, then those with the smallest features.
 
@@ -350,7 +353,7 @@ def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
 
 
 def _is_equivalent(split: Split, images: Tensor) -> bool:
-    """Return whether the split gives the network's logits: in its mode, for two batch sizes, and in eval."""
+    """Return whether the split gives the network's logits, for two batch sizes and again in eval mode."""
     network = split.network
     modes = {module: module.training for module in network.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]

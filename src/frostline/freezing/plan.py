@@ -1,8 +1,8 @@
 """The plan of a run: what trains at every step, and at which learning rate.
 
-A plan has no state: everything here is a pure function of its arguments. `starts` lists the first step of
-each phase that has begun. It can't be computed in advance, since early stopping can end a phase before its
-maximum length. `training.freeze_callback` stores it, and what else a run needs to resume.
+A plan has no state: everything here is a pure function of its arguments. One of them, `starts`, lists the
+first step of each phase that has begun. It can't be computed in advance, since early stopping can end a phase
+before its maximum length. `training.freeze_callback` stores it, and what else a run needs to resume.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ class PhasePlan:
 
     @property
     def monitor(self) -> str:
-        """The metric that selects the best epoch: that of the early stopping rule, else val/loss."""
+        """The metric that selects the phase's best epoch: that of the early stopping rule, else val/loss."""
         return self.early_stop.metric if self.early_stop else "val/loss"
 
 

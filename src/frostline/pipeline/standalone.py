@@ -45,7 +45,7 @@ class Done:
     out: Path
     metrics: Mapping[str, Mapping[str, float]]
     setting: str = ""
-    """In a sweep over seeds: the run's name without the seed; all runs of a setting have the same."""
+    """In a sweep over seeds: the run's name without the seed, equal for runs that differ only in it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Job:
 
     stage: str
     force: bool = False
-    """Whether to overwrite a run with other hyperparameters."""
+    """Whether to overwrite a run in `out` that had other hyperparameters."""
 
     def inputs(self, experiments: Sequence[Experiment]) -> dict[str, list[str]]:
         """Return hashes of the files that runs read: fingerprints of data sets, sha256 of weights."""
@@ -132,7 +132,10 @@ class Job:
 
 
 def _advise_on_selection(config: Run, services: Services) -> None:
-    """Say that labels are not trained on, where there are few and no schedule or average needs them."""
+    """Advise `dataset.selection=last` if labels are few, unless the config needs an epoch to be selected.
+
+    It does if a phase ends by a metric or restores its best epoch, or if WiSE-FT chooses α:
+    `check_selection`."""
     shots = config.dataset.shots
     if config.dataset.selection != "within" or shots is None or shots > FEW_SHOTS:
         return
@@ -185,7 +188,7 @@ def prepared_run(
     with exclusive(services.scratch / "locks" / f"pretrain-{key}.lock"):
         is_cached = is_intact(out)
         if not is_cached and (study := _copy_of_study(key, out)):
-            services.say(f"pretrain on {source.name}: uses the study's, {study}")
+            services.say(f"pretrain on {source.name}: not needed, the study's weights in {study} are used")
         elif not is_cached:
             check_run(config, classes=target.classes)
             _check_leakage(composed, (source_folder, folder), out.with_suffix(".near-duplicates.png"))
@@ -197,11 +200,13 @@ def prepared_run(
 
 
 def _copy_of_study(key: str, folder: Path) -> Path | None:
-    """Copy the study's pretraining into the cache's `folder`; return where it was, None if it is another one.
+    """Copy the study's pretraining into the cache's `folder`, and return the study's folder.
+
+    None: the study has another pretraining, or none that is intact.
 
     Args:
-        key: the `result_key` that is needed; DVC's stage writes its own beside the training times.
-    """
+        key: the `result_key` of the pretraining that is needed; artifacts/timing/pretrain.json has the
+    study's."""
     artifacts = project.find_root() / "artifacts"
     study = artifacts / "pretrain"
     try:

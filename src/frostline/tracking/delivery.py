@@ -1,8 +1,11 @@
-"""Delivers journals to MLflow: failures are retried, a warning names records that MLflow refuses.
+"""Delivers journals to MLflow: failures are retried; if MLflow refuses a record, a warning gives the reason.
+
+The recorder (`tracking.recorder`) delivers the journals of its owner, the process that trains, and adds
+records on the machine to them; `frostline sync` delivers the rest.
 
 A record may be delivered more than once: a request that timed out may still have been carried out. A repeated
-delivery changes nothing: a run is looked up by its place in the journal, a tag, before it is created, and
-other records write the same value again.
+delivery changes nothing: each run has a tag with its place in the journal and is created only if no run has
+this tag, and other records write the same value again.
 """
 
 import shutil
@@ -32,7 +35,7 @@ class RetryLater(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(reason(error))
         self.transient = "database is locked" in str(error)
-        """Whether another process only holds SQLite's write lock."""
+        """Whether the cause is no more than another process's write lock on SQLite."""
 
 
 class Deliverer:
@@ -41,7 +44,7 @@ class Deliverer:
     Args:
         owner: the process whose journals are delivered while they are written; None: there is none.
         progress: called after each record.
-        may_grow: whether the recorder may still append to a journal that its process has closed.
+        may_grow: whether the recorder may still add records to a journal that its owner has closed.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Deliverer:
         self.delivered = 0
         """The number of delivered records."""
         self.drawing = False
-        """Whether plots are being drawn, which does not depend on the store."""
+        """Whether plots are being drawn: this time is not the store's delay."""
 
     def step(self, *, ended: bool = False) -> None:
         """Deliver the records that the journals hold now.
@@ -72,7 +75,7 @@ class Deliverer:
             try:
                 delivery = self._open.get(path) or self._claimed(path, ended)
             except RetryLater as error:
-                failed[""] = error  # it has no experiment yet
+                failed[""] = error  # of no experiment: the journal could not be claimed
                 continue
             if delivery is None or delivery.header.experiment in failed:
                 continue
@@ -146,7 +149,7 @@ class Delivery:
     header: Header
     store: Store
     owned: bool
-    """Whether the process that this recorder belongs to writes it."""
+    """Whether it is the journal of the recorder's owner."""
     environment: Mapping[str, str]
     """The tags that describe the machine and the code, recorded with each run."""
     progress: Callable[[], None]
@@ -251,7 +254,7 @@ class Delivery:
                 if not self.store.annotate(EvaluatedRun(*arguments), when=when):
                     others = (item for item in journal.pending() if item.path != self.claim.path)
                     if any(item.for_this_store and item.records for item in others):
-                        raise RetryLater(LookupError("its run is not delivered yet"))
+                        raise RetryLater(LookupError("the run that was evaluated is not delivered yet"))
             case "study":
                 self.store.studies.end(StudyResult(**arguments[0]), when)
             case "model":

@@ -71,8 +71,8 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
     result.
 
     Returns:
-        The measured times: train_seconds, epoch_seconds (from the start to the end of each epoch),
-        images_per_second.
+        The measured times: train_seconds, epoch_seconds (from the start of training to the end of each
+            epoch), images_per_second.
 
     Raises:
         FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
@@ -167,7 +167,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 def _train(run: Run, material: Material, out: Path, services: Services, title: str) -> None:
     from frostline.training.trainer import callbacks_of, fit
 
-    garbage.enable()  # the imports are done
+    garbage.enable()  # it is off during imports
     machine.configure(run.trainer.threads)
     if run.trainer.threads > (cores := os.cpu_count() or 1):
         services.say(
@@ -272,7 +272,7 @@ def set_up(run: Run, material: Material, services: Services) -> Setup:
     images, val = material.images("train", budget.train), material.images("val", index.rows("val"))
     if images.weights is not None and mixes(run.augment):
         raise FrostlineError(
-            "dataset.columns.weight: image weights can't be combined with mixup or CutMix, which blend them; "
+            "dataset.columns.weight: image weights can't be combined with mixup or CutMix, which mix images; "
             "set augment.mixup=0 and augment.cutmix=0, or dataset.columns.weight=null"
         )
     classifier = Classifier(
