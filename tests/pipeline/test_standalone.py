@@ -99,7 +99,8 @@ def test_the_studys_pretraining_is_used_where_it_is_the_same(place, monkeypatch,
         used = folder()
         assert (used / "weights.safetensors").read_bytes() == (study / "weights.safetensors").read_bytes()
         notice = "pretrain on digits: not needed, the study's weights in artifacts/pretrain are used\n"
-        assert notice in capsys.readouterr().err assert folder() == used
+        assert notice in capsys.readouterr().err
+        assert folder() == used
     assert folder("pretrain.seed=5") != used  # trained
     # What was replaced or edited since is not what the key stands for.
     shutil.rmtree(used)
