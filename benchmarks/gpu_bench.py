@@ -17,7 +17,7 @@ from frostline.console.progress import no_progress
 from frostline.data.reading import sources
 from frostline.data.reading.sources import ArraySource
 from frostline.pipeline import standalone
-from frostline.training import run as training_run
+from frostline.pipeline.pretrain import stage
 from frostline.training import trainer
 from frostline.training.module import Classifier
 
@@ -104,14 +104,14 @@ def counted(stop: int | None = None) -> Iterator[list[int]]:
 def timed(run: Callable[[], Path]) -> tuple[float, Path]:
     """Return the seconds of a run's training, as it tells MLflow, and the run's folder."""
     found: list[float] = []
-    train = training_run.train
+    train = stage.train
 
     def telling(*arguments: Any) -> dict[str, Any]:
         timing = train(*arguments)
         found.append(timing["train_seconds"])
         return timing
 
-    with replaced(training_run, train=telling):
+    with replaced(stage, train=telling):
         out = run()
     (seconds,) = found
     return seconds, out

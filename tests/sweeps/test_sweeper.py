@@ -242,6 +242,8 @@ def test_a_sweep_of_pretrainings_is_ranked_by_what_they_measure():
 def test_a_sweep_of_pretrainings_varies_their_own_keys(words, shell):
     (key,) = words.split("=")[:1]
     error = f"{key}: a pretraining does not depend on it; vary pretrain.{key}"
+    if key == "seed":
+        error = "seed: is the seed of the fine-tuning; write pretrain.seed=0,1"
     assert shell.refused("pretrain", *WORDS, words) == error
     assert not (shell.folder / "runs").exists()
 

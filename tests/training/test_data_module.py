@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.tiny import Bench, random_images
 
 from frostline.data.loading.pixels import Images
-from frostline.training.data_module import PASSES, ImageData, Steps, ValBatches
+from frostline.training.data_module import FORWARD_PASSES, ImageData, Steps, ValBatches
 
 CPU = torch.device("cpu")
 FLIP = {"augment": {"flip": 0.5}}
@@ -78,13 +78,13 @@ def test_steps_are_all_there_however_many_are_taken_at_once(total, sizes, skip):
 
 
 def test_validation_batches_lie_in_order():
-    images = random_images(10 * PASSES)
+    images = random_images(10 * FORWARD_PASSES)
     loader = ValBatches({"val": images}, 4)
     splits, rows, labels = zip(*loader, strict=True)
     assert set(splits) == {"val"}
     assert len(loader) == 3
-    assert [len(part) for part in labels] == [4 * PASSES, 4 * PASSES, 2 * PASSES]
-    assert torch.equal(torch.cat(rows), torch.arange(10 * PASSES))
+    assert [len(part) for part in labels] == [4 * FORWARD_PASSES, 4 * FORWARD_PASSES, 2 * FORWARD_PASSES]
+    assert torch.equal(torch.cat(rows), torch.arange(10 * FORWARD_PASSES))
     assert torch.equal(torch.cat(labels), images.labels)
 
 
