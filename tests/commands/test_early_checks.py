@@ -18,7 +18,9 @@ def error_of(*words):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    (tmp_path / "my photos").mkdir()
+    (tmp_path / "my photos/cat").mkdir(parents=True)
+    (tmp_path / "my photos/cat/1.png").touch()
+    (tmp_path / "empty/cat").mkdir(parents=True)
     (tmp_path / "labels.csv").touch()
     (tmp_path / "my run").mkdir()
     (tmp_path / "my run/weights.safetensors").touch()
@@ -35,6 +37,9 @@ def test_each_command_refuses_a_misspelt_model_and_a_missing_folder(command):
     )
     assert error_of(command, "source=image_folder", "source.root=else/where") == (
         "source.root: else/where doesn't exist: give the folder of the images"
+    )
+    assert error_of(command, "dataset=image_folder", "dataset.root=empty") == (
+        "dataset.root: empty is empty: give the folder of the images"
     )
 
 

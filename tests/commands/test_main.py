@@ -124,6 +124,7 @@ def test_a_study_by_hand(shell):
     [
         ("finetun", "no command 'finetun'; did you mean 'finetune'?"),
         ("", "the following arguments are required: COMMAND; see frostline --help"),
+        ("init", "the following arguments are required: NAME; see frostline init --help"),
         ("finetune --nope", "unrecognized arguments: --nope"),
         ("finetune bakbone=mlp", "bakbone: unknown key; did you mean 'backbone'?"),
         ("finetune backbone=mpl", "backbone: no option 'mpl'; did you mean 'mlp'"),

@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
     write_table(root / "data/labels.csv", rows, ["image", "label", "patient"])
     write_table(root / "data/other.tsv", [["./more/1.png", "a", "x"]], ["image", "label", "patient"])
     write_table(root / "flat.csv", [["1.png", "a"]], ["image", "label"])
+    (root / "empty/cat").mkdir(parents=True)
     pyarrow.parquet.write_table(
         pyarrow.table({"path": ["scans, old/1.png"], "label": ["a"]}), root / "data/labels.parquet"
     )
@@ -69,6 +70,7 @@ def test_what_is_watched_beside_the_data_set_itself(folder):
     [
         ("data/label.csv", {}, r"^--source: there is no file data/label\.csv; did you mean 'labels\.csv'\?"),
         ("datas", {}, r"^--source: there is no folder datas; did you mean 'data'\?"),
+        ("empty", {}, r"^--source: empty is empty; give a folder with images$"),
         (
             "data/labels.parquet",
             {},

@@ -21,6 +21,7 @@ def folder(tmp_path, monkeypatch):
     root = tmp_path / "my work"
     for name in ("photos_a", "photos b: näher"):
         (root / name / "cat").mkdir(parents=True)
+        (root / name / "cat/1.png").touch()
     monkeypatch.chdir(root)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     return root

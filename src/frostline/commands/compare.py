@@ -35,6 +35,7 @@ def add(commands: Any, summary: str) -> None:
     parser.add_argument(
         "runs",
         nargs="*",
+        default=[],
         metavar="RUN",
         help="folder, id or name (without seed: all seeds), best, last, or a sweep",
     )

@@ -29,6 +29,7 @@ def add(commands: Any, summary: str) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],  # else argparse lists them among the required arguments
         metavar="KEY=VALUE",
         help="keys of the data sets, such as dataset.group=patient",
     )

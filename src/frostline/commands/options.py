@@ -43,7 +43,8 @@ def add_command(commands: Any, name: str, run: Run, text: str, epilog: str = "")
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     """Add Hydra overrides as positional arguments."""
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"config keys, such as {example}")
+    help_text = f"config keys, such as {example}"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=help_text)
 
 
 def add_resolved(parser: Any, default: Path | None = None) -> None:

@@ -72,6 +72,8 @@ class DataSet:
             )
         if not path.is_dir():
             raise FrostlineError(f"{self.option}: there is no folder {self.place}{self._nearest('*/')}")
+        if not any(files for _, _, files in os.walk(path)):
+            raise FrostlineError(f"{self.option}: {self.place} is empty; give a folder with images")
         return "huggingface" if any((path / name).is_file() for name in SAVED) else "image_folder"
 
     @property

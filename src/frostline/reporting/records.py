@@ -7,6 +7,9 @@ from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import ArmSummary, Summary
 from frostline.stats.transfer import BASELINE, Estimate, TimeToThreshold
 
+DECIMALS = 10
+"""Of the values in metrics.json."""
+
 
 def as_json(summary: Summary) -> dict[str, Any]:
     """Return what report.json holds, without `gate`."""
@@ -76,7 +79,8 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
         flat[f"{arm.name}.{summary.metric}"] = arm.score.mean
         if arm.comparison:
             flat[f"{arm.name}.gain"] = arm.comparison.gain.mean
-    return flat
+    # Without the errors of sums, which DVC and MLflow would show: -3.3e-13 for 0. Adding 0 changes -0.0 to 0.
+    return {name: round(value, DECIMALS) + 0.0 for name, value in flat.items()}
 
 
 def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
