@@ -54,17 +54,17 @@ def test_the_files_of_a_study_on_two_folders(folder):
 
 def test_photographs_are_augmented_as_such(folder):
     """Most files are JPEG: a camera's. One PNG among them, or a file without images, changes nothing."""
-    for number in range(3):
+    for number in range(4):
         (folder / f"photos b: näher/cat/{number}.JPG").touch()
-    (folder / "photos b: näher/cat/3.png").touch()
-    (folder / "photos_a/cat/0.png").touch()
+    (folder / "photos b: näher/cat/4.png").touch()
     begin(TWO, folder)
     experiment = yaml.safe_load((folder / "conf/experiment/mine.yaml").read_text())
     assert experiment["defaults"][3:] == [{"override /augment": "photo"}]
     assert experiment["features"] == {"views": 4}
 
-    (folder / "photos_a/cat/0.png").rename(folder / "photos_a/cat/0.jpeg")
-    (folder / "photos b: näher/cat/0.JPG").rename(folder / "photos b: näher/cat/0.png")
+    (folder / "photos_a/cat/1.png").rename(folder / "photos_a/cat/1.jpeg")
+    for number in range(2):
+        (folder / f"photos b: näher/cat/{number}.JPG").rename(folder / f"photos b: näher/cat/{number}0.png")
     begin(TWO, folder, force=True)
     experiment = yaml.safe_load((folder / "conf/experiment/mine.yaml").read_text())
     assert experiment["defaults"][3:] == [{"override /augment@pretrain.augment": "photo"}]
