@@ -134,8 +134,8 @@ class Job:
 def _advise_on_selection(config: Run, services: Services) -> None:
     """Advise `dataset.selection=last` if labels are few, unless the config needs an epoch to be selected.
 
-    It does if a phase ends by a metric or restores its best epoch, or if WiSE-FT chooses α:
-    `check_selection`."""
+    It does if a phase ends by a metric or restores its best epoch, or if WiSE-FT chooses α.
+    """
     shots = config.dataset.shots
     if config.dataset.selection != "within" or shots is None or shots > FEW_SHOTS:
         return
