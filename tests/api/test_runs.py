@@ -184,11 +184,13 @@ def test_arrays_of_other_channels_and_bits(here, channels, depth):
 
 def test_an_image_that_can_not_be_read(run, here):
     (here / "no.png").write_text("text")
-    predictions = run.predict([here / "no.png", here / "none.png", np.zeros((9, 9), np.uint8)])
-    assert [bool(row.error) for row in predictions] == [True, True, False]
+    predictions = run.predict([here / "no.png", np.zeros((9, 9), np.uint8)])
+    assert [bool(row.error) for row in predictions] == [True, False]
     assert predictions[0].label is None
-    assert predictions.to_pandas()["error"].astype(bool).tolist() == [True, True, False]
+    assert predictions.to_pandas()["error"].astype(bool).tolist() == [True, False]
     assert "no.png" in predictions._repr_html_()
+    with pytest.raises(fl.FrostlineError, match=r"none\.png doesn't exist"):
+        run.predict([here / "no.png", here / "none.png"])
 
 
 def test_mistakes_are_sorted_and_survive_a_lost_image(photo_run, tmp_path, monkeypatch):

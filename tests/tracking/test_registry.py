@@ -322,7 +322,7 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     monkeypatch.setenv("FROSTLINE_MODELS", "on")
     told = []
     pipe = type("Pipe", (), {"send": lambda self, key, *message: told.append(message)})()
-    tracker.JournalRun(pipe, 0).finished(photo_run)
+    tracker.JournalRun(pipe, 0).log_outputs(photo_run)
     files, (what, name) = told
     assert (files[0], what) == ("files", "model")
     folder = place / ".frostline/models" / name
@@ -334,7 +334,7 @@ def test_every_run_is_stored_if_that_is_asked_for(place, photo_run, client, mode
     assert stored.sha256 == trained_run.TrainedRun.read(photo_run).sha256
     monkeypatch.delenv("FROSTLINE_MODELS")
     told.clear()
-    tracker.JournalRun(pipe, 0).finished(photo_run)
+    tracker.JournalRun(pipe, 0).log_outputs(photo_run)
     assert [what for what, _ in told] == ["files"]
 
 

@@ -1,7 +1,6 @@
 """What a user probably means by an override that frostline does not know, as an override that works."""
 
 import difflib
-import os
 import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
@@ -179,15 +178,13 @@ def of_lists(overrides: Sequence[str]) -> Iterator[None]:
 
 
 def check_path(key: str, value: str, advice: str, after: Sequence[str] = ()) -> None:
-    """Refuse a folder without files, and a path that does not exist; name those that are like it.
+    """Refuse a path that does not exist, and name those that are like it.
 
     Args:
         advice: what to give instead.
         after: the words that follow on the command line; a path with spaces may need quotes.
     """
     path = Path(value).expanduser()
-    if path.is_dir() and not any(files for _, _, files in os.walk(path)):
-        raise FrostlineError(f"{key}: {value} is empty: {advice}")
     if value == "null" or path.exists() or path.is_symlink():
         return
     for count in range(1, len(after) + 1):
