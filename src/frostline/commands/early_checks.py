@@ -5,7 +5,6 @@ found when the config is composed or used.
 """
 
 import argparse
-import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -53,7 +52,8 @@ def check(arguments: argparse.Namespace) -> None:
             # With --images, `plan` reads no data set.
             if section in ("dataset", "source") and name in PATHS and not getattr(arguments, "images", None):
                 hints.check_path(key, value, PATHS[name])
-                _check_empty(key, value, PATHS[name])
+                if hints.is_empty(Path(value).expanduser()):
+                    raise FrostlineError(f"{key}: {value} is empty: {PATHS[name]}")
             elif key in ("weights.path", "pretrain.weights.path"):
                 hints.check_path(key, value, WEIGHTS)
                 _check_weights(key, value)
@@ -83,13 +83,6 @@ def _check_model(name: str) -> None:
     if re.search(r"[:/]", architecture) or not known or architecture in known | timm_models.deprecated():
         return
     raise FrostlineError(f"backbone.name: timm has no {name!r}; {allowed(architecture, known)}")
-
-
-def _check_empty(key: str, value: str, advice: str) -> None:
-    """Refuse a folder without files."""
-    folder = Path(value).expanduser()
-    if folder.is_dir() and not any(files for _, _, files in os.walk(folder)):
-        raise FrostlineError(f"{key}: {value} is empty: {advice}")
 
 
 def _check_weights(key: str, value: str) -> None:

@@ -1,6 +1,7 @@
 """What a user probably means by an override that frostline does not know, as an override that works."""
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
@@ -175,6 +176,11 @@ def of_lists(overrides: Sequence[str]) -> Iterator[None]:
                 values = ",".join(part.strip() for part in inside[1].split(","))
                 raise FrostlineError(f"{error}; to run each, write {shell_word(key, values)}") from None
         raise
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a path is a folder with no file in it or below it."""
+    return folder.is_dir() and not any(files for _, _, files in os.walk(folder))
 
 
 def check_path(key: str, value: str, advice: str, after: Sequence[str] = ()) -> None:

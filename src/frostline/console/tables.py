@@ -80,12 +80,11 @@ class FittingTable:
             yield Text("\n".join(self._blocks()), no_wrap=True, overflow="ignore")
 
     def __rich_measure__(self, console: "Console", options: "ConsoleOptions") -> "Measurement":
-        """Return the least width, and that of whole cells."""
+        """Return the width that the table takes: that of whole cells, at most the console's."""
         from rich.measure import Measurement
 
-        padding = PADDING * len(self.columns)
-        whole = sum(self._widths(LINES, LINES)) + padding
-        return Measurement(min(whole, options.max_width), min(whole, options.max_width))
+        width = min(sum(self._widths(LINES, LINES)) + PADDING * len(self.columns), options.max_width)
+        return Measurement(width, width)
 
     def _widths(self, breaks: re.Pattern[str], header_breaks: re.Pattern[str]) -> list[int]:
         """Return for each column the width of its widest piece."""

@@ -64,7 +64,7 @@ def split_cost(split: Split) -> Cost | None:
 
     Args:
         split: a split of a network on the meta device, prepared by `trainable.apply_phase`. The batch size
-            of its stand-in differs from `IMAGES`, so that its outputs can't replace the features.
+            of its `example` differs from `IMAGES`, so that its outputs can't replace the features.
     """
     assert len(split.example) != IMAGES
     try:

@@ -62,7 +62,7 @@ def _apart_from_heads(job: SweepJob) -> str:
 
 
 def _finetune(jobs: Sequence[SweepJob], begin: int, on_done: OnDone, services: Services) -> None:
-    """Fine-tune a batch of jobs, the first of which has the number `begin`."""
+    """Fine-tune jobs together, as batched linear heads; `begin`: the number of the first job in the sweep."""
     from frostline.evaluation.evaluate import Evaluator
     from frostline.models.pretrained import load_initial_weights
     from frostline.probing import heads

@@ -171,7 +171,7 @@ def group_by_features(runs: Sequence[Run], material: Material, services: Service
         FrostlineError: the config is invalid otherwise.
     """
     check(runs[0])
-    garbage.enable()  # all is imported; what follows makes objects to collect
+    garbage.enable()  # it is off during imports
     machine.configure(runs[0].trainer.threads)
     groups: dict[object, FeatureGroup] = {}
     of_seed: dict[int, FeatureGroup] = {}

@@ -13,6 +13,7 @@ import yaml
 from frostline import schema
 from frostline.base import project
 from frostline.base.formats import read_yaml
+from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading import arrays, arrow
 from frostline.data.reading.label_sets import like_list
@@ -72,7 +73,7 @@ class DataSet:
             )
         if not path.is_dir():
             raise FrostlineError(f"{self.option}: there is no folder {self.place}{self._nearest('*/')}")
-        if not any(files for _, _, files in os.walk(path)):
+        if hints.is_empty(path):
             raise FrostlineError(f"{self.option}: {self.place} is empty; give a folder with images")
         return "huggingface" if any((path / name).is_file() for name in SAVED) else "image_folder"
 

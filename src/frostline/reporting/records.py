@@ -7,8 +7,8 @@ from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import ArmSummary, Summary
 from frostline.stats.transfer import BASELINE, Estimate, TimeToThreshold
 
-DECIMALS = 10
-"""Of the values in metrics.json."""
+GAIN_DECIMALS = 10
+"""Decimals of a gain in metrics.json, in points."""
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
     for arm in summary.arms:
         flat[f"{arm.name}.{summary.metric}"] = arm.score.mean
         if arm.comparison:
-            flat[f"{arm.name}.gain"] = arm.comparison.gain.mean
-    # Without the errors of sums, which DVC and MLflow would show: -3.3e-13 for 0. Adding 0 changes -0.0 to 0.
-    return {name: round(value, DECIMALS) + 0.0 for name, value in flat.items()}
+            # Without the errors of sums, which DVC and MLflow would show: -3.3e-13 for 0, or -0.0.
+            flat[f"{arm.name}.gain"] = round(arm.comparison.gain.mean, GAIN_DECIMALS) + 0.0
+    return flat
 
 
 def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
