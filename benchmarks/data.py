@@ -143,17 +143,17 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     from frostline.models import weights
     from frostline.models.pretrained import create_network, load_initial_weights
     from frostline.pipeline.standalone import prepared
-    from frostline.training.material import load_material
+    from frostline.training.inputs import load_inputs
     from frostline.training.services import Services
 
     composed, choices = compose.experiment(overrides)
     run = stage_configs.finetune_config(composed, choices)
     index, place = prepared(composed, "target")
-    start = load_initial_weights(run.backbone, run.weights)
+    initial = load_initial_weights(run.backbone, run.weights)
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    material = load_material(run, place, start, Services(partial / "scratch"))
+    inputs = load_inputs(run, place, initial, Services(partial / "scratch"))
     seed = run.seed
     parts = {
         "train": label_budget(index, run.dataset, seed).train,
@@ -161,16 +161,16 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
     }
     arrays = {}
     for name, rows in parts.items():
-        images = material.images(name, rows)
+        images = inputs.images(name, rows)
         arrays[f"{name}_images"], arrays[f"{name}_labels"] = images.pixels.numpy(), images.labels.numpy()
-    spec = material.spec
+    spec = inputs.spec
     arrays |= {
         "mean": np.array(spec.mean),
         "std": np.array(spec.std),
         "classes": np.array(len(index.classes)),
     }
     np.savez(partial / "arrays.npz", **arrays)
-    network, _ = create_network(run, start, spec, index.classes)
+    network, _ = create_network(run, initial, spec, index.classes)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
     weights.save(partial / "start.safetensors", state, {})

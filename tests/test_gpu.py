@@ -30,7 +30,7 @@ def test_auto_is_the_gpu():
     device = device_of("auto")
     assert device.type == device_of("cuda").type == "cuda"
     network = torch.nn.Conv2d(3, 8, 3)
-    assert execution_of(network, "auto", device).trains == ("bf16" if has_bf16(device) else "fp32")
+    assert execution_of(network, "auto", device).precision == ("bf16" if has_bf16(device) else "fp32")
 
 
 def test_two_runs_give_the_same_bits(tmp_path):

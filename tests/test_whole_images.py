@@ -19,7 +19,7 @@ from frostline.pipeline.pretrain.stage import train_once
 from frostline.preparation.stage import prepare
 from frostline.runs.trained_run import TrainedRun
 from frostline.serving import export
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.services import Services
 from tests.data.trees import image_folder
 from tests.tiny import RESNET, run_config
@@ -71,7 +71,7 @@ def test_of_the_arms_of_a_study_the_baseline_warns_about_their_images(wide, tmp_
     for arm, start in ((None, pretrained), ("scratch", {"kind": "none"}), ("full", pretrained)):
         run = run_config({"dataset": config.dataset.model_dump(), "arm": arm, "weights": start})
         services = Services(tmp_path / "scratch", say=lambda text, arm=arm: said.append(f"{arm} {text[:38]}"))
-        load_material(run, tmp_path / "data", NO_WEIGHTS, services)
+        load_inputs(run, tmp_path / "data", NO_WEIGHTS, services)
     assert said == [f"{arm} frostline: warning: the centre crop to" for arm in (None, "scratch")]
 
 

@@ -156,8 +156,8 @@ def _arrays(words: list[str]) -> Arrays:
     config = stage_configs.finetune_config(composed, choices)
     index, place = prepared(composed, "target")
     data = PreparedData.read(config.dataset, place)
-    start = load_initial_weights(config.backbone, config.weights)
-    spec = input_spec(config.backbone, start, config.input)
+    initial = load_initial_weights(config.backbone, config.weights)
+    spec = input_spec(config.backbone, initial, config.input)
     device = torch.device(config.trainer.device)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     scratch = make_services().scratch
@@ -169,6 +169,6 @@ def _arrays(words: list[str]) -> Arrays:
 
     rows = {split: index.rows(split) for split in ("val", "test")}
     rows["train"] = label_budget(index, config.dataset, config.seed).train
-    network, _ = create_network(config, start, spec, index.classes)
+    network, _ = create_network(config, initial, spec, index.classes)
     parts = {split: part(chosen) for split, chosen in rows.items()}
     return Arrays(parts, network.to(device), config.seed, device)

@@ -18,7 +18,7 @@ def main() -> None:
     from frostline.pipeline.standalone import prepared
     from frostline.training import machine
     from frostline.training.data_module import ImageData
-    from frostline.training.material import load_material
+    from frostline.training.inputs import load_inputs
     from frostline.training.services import Services
 
     machine.configure(given.threads)
@@ -38,10 +38,10 @@ def main() -> None:
     )
     run = stage_configs.finetune_config(composed, choices)
     index, folder = prepared(composed, "target")
-    start = load_initial_weights(run.backbone, run.weights)
-    material = load_material(run, folder, start, Services(scratch))
-    train, val = (material.images(split, index.rows(split)) for split in ("train", "val"))
-    data = ImageData(train, val, material.spec, run.trainer, run.augment, run.seed, len(index.classes))
+    initial = load_initial_weights(run.backbone, run.weights)
+    inputs = load_inputs(run, folder, initial, Services(scratch))
+    train, val = (inputs.images(split, index.rows(split)) for split in ("train", "val"))
+    data = ImageData(train, val, inputs.spec, run.trainer, run.augment, run.seed, len(index.classes))
 
     def epoch(number: int) -> Iterator[Any]:
         rows = data.training_rows(number)

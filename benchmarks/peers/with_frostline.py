@@ -28,14 +28,14 @@ def main() -> None:
     from frostline.pipeline.standalone import prepared
     from frostline.training import run as training_run
     from frostline.training import trainer  # noqa: F401
-    from frostline.training.material import load_material
+    from frostline.training.inputs import load_inputs
     from frostline.training.services import Services
 
     common.warm()
     composed, choices = compose.experiment(given.overrides)
     run = stage_configs.finetune_config(composed, choices)
     _, data = prepared(composed, "target")
-    load_material(
+    load_inputs(
         run, data, load_initial_weights(run.backbone, run.weights), Services(Path(".frostline").resolve())
     )
     trained: list[float] = []

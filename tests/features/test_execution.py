@@ -46,7 +46,7 @@ def test_a_network_without_convolutions_gains_nothing(bf16):
 def test_a_precision_that_is_given_is_taken(precision, bf16):
     for name in ("resnet10t", "efficientnet_lite0"):
         found = execution_of(made(name), precision, CPU)
-        assert (found.trains, found.frozen) == (precision, precision)
+        assert (found.precision, found.frozen_precision) == (precision, precision)
 
 
 def test_this_processor_says_what_it_has():

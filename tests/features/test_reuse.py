@@ -50,9 +50,9 @@ def features(digits, precision, folder):
             "trainer.precision": precision,
         }
     )
-    start = load_initial_weights(config.backbone, ImagenetWeights(kind="imagenet"))
-    spec = input_spec(config.backbone, start, config.input)
-    network, _ = create_network(config, start, spec, tuple("0123456789"))
+    initial = load_initial_weights(config.backbone, ImagenetWeights(kind="imagenet"))
+    spec = input_spec(config.backbone, initial, config.input)
+    network, _ = create_network(config, initial, spec, tuple("0123456789"))
     plan = plan_of(config, network, len(digits[0]))
     trainable.apply_phase(network, plan, 0)
     cache = FeatureCache(folder, 1 << 30)
@@ -95,9 +95,9 @@ def test_linear_heads_are_in_float32_and_other_layers_as_given(tmp_path):
         config = run_config(
             {"backbone": network, "freeze": schedule, "input.size": SIZE, "trainer.precision": "bf16"}
         )
-        start = load_initial_weights(config.backbone, config.weights)
-        spec = input_spec(config.backbone, start, config.input)
-        model, _ = create_network(config, start, spec, ("a", "b"))
+        initial = load_initial_weights(config.backbone, config.weights)
+        spec = input_spec(config.backbone, initial, config.input)
+        model, _ = create_network(config, initial, spec, ("a", "b"))
         reuse = FeatureExtractor(
             FeatureCache(tmp_path, 0),
             config.features,

@@ -14,7 +14,7 @@ from frostline.lr_finder import standalone
 from frostline.lr_finder.range_test import Settings, run_test
 from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.pipeline import standalone as pipeline
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.services import Services
 
 DIGITS = ["dataset=digits", "weights=none", "trainer.threads=1", "dataset.shots=20"]
@@ -65,7 +65,7 @@ def range_test(words, scratch):
     run = stage_configs.finetune_config(composed, choices)
     _, data = pipeline.prepared(composed, "target")
     services = Services(scratch)
-    return run_test(run, load_material(run, data, NO_WEIGHTS, services), services, Settings(1e-5, 1, 30))
+    return run_test(run, load_inputs(run, data, NO_WEIGHTS, services), services, Settings(1e-5, 1, 30))
 
 
 @pytest.mark.parametrize("more", [["augment=light"], ["optimizer=lamb", "loss=mse"], ["freeze=layer_decay"]])

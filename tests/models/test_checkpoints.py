@@ -39,8 +39,8 @@ def taken(path, model=None, key=None, *, reset_head=True):
     model, said = model or Mlp(4, [3], 2), []
     state, about, key = weights.load_entry(path, key, said.append)
     if about is None:
-        start = InitialWeights(state, None, None, f"weights.path: {path.name}", None, key=key)
-        state = weights.match_names(start, model, HEAD, said.append, reset_head=reset_head)
+        initial = InitialWeights(state, None, None, f"weights.path: {path.name}", None, key=key)
+        state = weights.match_names(initial, model, HEAD, said.append, reset_head=reset_head)
     weights.transfer(model, state, HEAD, reset_head=reset_head, source="w")
     return model.state_dict(), [text.replace(str(path), path.name) for text in said]
 

@@ -28,9 +28,9 @@ IMAGENET = schema.ImagenetWeights(kind="imagenet")
 CLASSES = ("a", "b", "c")
 
 
-def created(backbone, start, spec, classes, trains=True):
+def created(backbone, initial, spec, classes, trains=True):
     run = run_config({} if trains else {"freeze": NOTHING}).model_copy(update={"backbone": backbone})
-    return create_network(run, start, spec, classes)
+    return create_network(run, initial, spec, classes)
 
 
 def given(**values):
@@ -129,9 +129,9 @@ def test_an_rgb_stem_is_summed_for_grey_as_timm_does(lite0):
 def test_a_file_of_timms_is_summed_for_grey_too(tmp_path):
     theirs = timm.create_model("test_resnet").state_dict()
     save_file(theirs, tmp_path / "rgb.safetensors")
-    start = load_initial_weights(TINY, from_file(tmp_path / "rgb.safetensors"))
-    spec = input_spec(TINY, start, given(size=32, channels=1))
-    network, _ = created(TINY, start, spec, CLASSES)
+    initial = load_initial_weights(TINY, from_file(tmp_path / "rgb.safetensors"))
+    spec = input_spec(TINY, initial, given(size=32, channels=1))
+    network, _ = created(TINY, initial, spec, CLASSES)
     assert torch.equal(network.conv1[0].weight, theirs["conv1.0.weight"].sum(1, keepdim=True))
     assert spec.mean == (0.5,)
 
@@ -159,10 +159,10 @@ for line in sys.stdin:
     backbone = schema.Timm(kind="timm", name=name, drop_rate=0.0, drop_path_rate=0.0)
     begun = time.monotonic()
     try:
-        start = load_initial_weights(backbone, schema.ImagenetWeights(kind="imagenet"))
-        spec = input_spec(backbone, start, schema.Input(**nothing))
+        initial = load_initial_weights(backbone, schema.ImagenetWeights(kind="imagenet"))
+        spec = input_spec(backbone, initial, schema.Input(**nothing))
         run = run_config({"backbone": backbone.model_dump()})
-        network, report = create_network(run, start, spec, ("a", "b"))
+        network, report = create_network(run, initial, spec, ("a", "b"))
         torch.save({"state": network.state_dict(), "reset": report.reset, "spec": spec.to_dict()}, out)
         said = "loaded"
     except FrostlineError as error:
@@ -222,8 +222,8 @@ def test_timms_ordinary_loading_works_against_a_hub_then_from_its_cache_and_fail
 def test_a_transformers_position_embedding_is_resampled_as_timm_does(tmp_path):
     theirs = timm.create_model("test_vit").state_dict()
     save_file(theirs, tmp_path / "vit.safetensors")
-    start = load_initial_weights(VIT, from_file(tmp_path / "vit.safetensors"))
-    network, _ = created(VIT, start, input_spec(VIT, start, given(size=64)), CLASSES)
+    initial = load_initial_weights(VIT, from_file(tmp_path / "vit.safetensors"))
+    network, _ = created(VIT, initial, input_spec(VIT, initial, given(size=64)), CLASSES)
     reference = timm.create_model(
         "test_vit",
         num_classes=3,
@@ -255,8 +255,8 @@ def vit_of(size, tmp_path):
 )
 def test_a_position_embedding_keeps_rows_and_columns_in_oblong_images(before, after, tmp_path):
     """Also where the numbers of patches are equal, and the shapes of the tensors with them."""
-    start = load_initial_weights(VIT, from_file(vit_of(before, tmp_path)))
-    network, _ = created(VIT, start, input_spec(VIT, start, given(size=list(after))), CLASSES)
+    initial = load_initial_weights(VIT, from_file(vit_of(before, tmp_path)))
+    network, _ = created(VIT, initial, input_spec(VIT, initial, given(size=list(after))), CLASSES)
     high, wide = network.patch_embed.grid_size
     assert (high, wide) == (after[0] // 16, after[1] // 16)
     embedding = network.pos_embed.detach()[0, -high * wide :].view(high, wide, -1)
@@ -267,8 +267,8 @@ def test_a_position_embedding_keeps_rows_and_columns_in_oblong_images(before, af
 def test_timms_weights_of_a_square_are_resampled_for_as_many_patches(tmp_path):
     theirs = timm.create_model("test_vit").state_dict()
     save_file(theirs, tmp_path / "vit.safetensors")
-    start = load_initial_weights(VIT, from_file(tmp_path / "vit.safetensors"))
-    network, _ = created(VIT, start, input_spec(VIT, start, given(size=[80, 320])), CLASSES)
+    initial = load_initial_weights(VIT, from_file(tmp_path / "vit.safetensors"))
+    network, _ = created(VIT, initial, input_spec(VIT, initial, given(size=[80, 320])), CLASSES)
     assert network.pos_embed.shape == theirs["pos_embed"].shape
     assert not torch.equal(network.pos_embed, theirs["pos_embed"])
 
@@ -277,9 +277,9 @@ def test_timms_weights_of_a_square_are_resampled_for_as_many_patches(tmp_path):
 def test_an_rgb_stem_is_repeated_for_more_channels_as_timm_does(channels, tmp_path):
     theirs = timm.create_model("test_resnet").state_dict()
     save_file(theirs, tmp_path / "w.safetensors")
-    start = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
-    spec = input_spec(TINY, start, given(size=32, channels=channels))
-    network, _ = created(TINY, start, spec, CLASSES)
+    initial = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
+    spec = input_spec(TINY, initial, given(size=32, channels=channels))
+    network, _ = created(TINY, initial, spec, CLASSES)
     reference = timm.create_model(
         "test_resnet",
         in_chans=channels,
@@ -290,22 +290,24 @@ def test_an_rgb_stem_is_repeated_for_more_channels_as_timm_does(channels, tmp_pa
 
 
 def test_normalization_of_more_channels_repeats_that_of_the_weights():
-    start = InitialWeights({}, InputSpec(32, 3, "bicubic", 1.0, (0.1, 0.2, 0.3), (1, 2, 3)), None, "w", None)
-    assert input_spec(TINY, start, given(channels=5)).mean == (0.1, 0.2, 0.3, 0.1, 0.2)
-    assert input_spec(TINY, start, given(channels=2)).std == (1, 2)
-    assert input_spec(TINY, start, given(channels=1)).mean == pytest.approx((0.2,))
+    initial = InitialWeights(
+        {}, InputSpec(32, 3, "bicubic", 1.0, (0.1, 0.2, 0.3), (1, 2, 3)), None, "w", None
+    )
+    assert input_spec(TINY, initial, given(channels=5)).mean == (0.1, 0.2, 0.3, 0.1, 0.2)
+    assert input_spec(TINY, initial, given(channels=2)).std == (1, 2)
+    assert input_spec(TINY, initial, given(channels=1)).mean == pytest.approx((0.2,))
     with pytest.raises(
         FrostlineError, match=r"^input\.mean: found 3 values for 4 channels; give one per cha"
     ):
-        input_spec(TINY, start, given(channels=4, mean=[0.5, 0.5, 0.5]))
+        input_spec(TINY, initial, given(channels=4, mean=[0.5, 0.5, 0.5]))
 
 
 def test_padding_crops_nothing_unless_a_crop_is_set():
-    start = NO_WEIGHTS
-    assert input_spec(TINY, start, given(size=32)).crop < 1
-    assert input_spec(TINY, start, given(size=[32, 32], fit="pad")).crop == 1
-    assert input_spec(TINY, start, given(size=32, fit="squash", crop=0.9)).crop == 0.9
-    assert input_spec(TINY, start, given(size=[32, 32])).size == 32
+    initial = NO_WEIGHTS
+    assert input_spec(TINY, initial, given(size=32)).crop < 1
+    assert input_spec(TINY, initial, given(size=[32, 32], fit="pad")).crop == 1
+    assert input_spec(TINY, initial, given(size=32, fit="squash", crop=0.9)).crop == 0.9
+    assert input_spec(TINY, initial, given(size=[32, 32])).size == 32
 
 
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,15 +317,15 @@ def test_a_pretrainings_file_brings_its_preprocessing_and_classes(tmp_path):
     source = build(MLP, grey(), 2, seed=5)
     save(tmp_path / "w.safetensors", source.state_dict(), weights_metadata(grey(), ("x", "y"), MLP))
     weights = schema.PretrainWeights(kind="pretrain", path=str(tmp_path / "w.safetensors"), head="keep")
-    start = load_initial_weights(MLP, weights)
-    assert input_spec(MLP, start, given()) == grey()
-    assert input_spec(MLP, start, given(size=8, std=[0.5])).std == (0.5,)
-    network, report = created(MLP, start, grey(), ("x", "y"))
+    initial = load_initial_weights(MLP, weights)
+    assert input_spec(MLP, initial, given()) == grey()
+    assert input_spec(MLP, initial, given(size=8, std=[0.5])).std == (0.5,)
+    network, report = created(MLP, initial, grey(), ("x", "y"))
     assert all(torch.equal(v, source.state_dict()[k]) for k, v in network.state_dict().items())
     assert len(report.loaded) == 4
-    assert start.sha256 is not None
+    assert initial.sha256 is not None
     with pytest.raises(FrostlineError) as caught:
-        created(MLP, start, grey(), CLASSES)
+        created(MLP, initial, grey(), CLASSES)
     assert str(caught.value).endswith(
         "but the classes differ: only the data set has 'a', 'b', 'c' and only the weights have 'x', 'y'; a"
         " head can be kept for the same classes only: set weights.head=reset"
@@ -342,28 +344,28 @@ def test_a_heads_rows_are_matched_by_class_name(backbone, tmp_path):
         source.state_dict(),
         weights_metadata(grey(size), ("c", "a", "b"), backbone),
     )
-    start = load_initial_weights(backbone, from_file(tmp_path / "w.safetensors", "auto"))
+    initial = load_initial_weights(backbone, from_file(tmp_path / "w.safetensors", "auto"))
     image = torch.rand(4, 1, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         theirs = source(image)
-        network, report = created(backbone, start, grey(size), CLASSES)
+        network, report = created(backbone, initial, grey(size), CLASSES)
         assert report.head.start == "kept"
         assert torch.equal(network.eval()(image), theirs[:, [1, 2, 0]])
         # Nothing trains: a class that the weights do not know gets the mean of their logits.
         some = ("b", "new", "c")
-        network, report = created(backbone, start, grey(size), some, trains=False)
+        network, report = created(backbone, initial, grey(size), some, trains=False)
         assert report.head.start == "matched"
         expected = torch.stack([theirs[:, 2], theirs.mean(1), theirs[:, 0]], 1)
         assert torch.allclose(network.eval()(image), expected, atol=1e-4)
-    _, report = created(backbone, start, grey(size), some)
+    _, report = created(backbone, initial, grey(size), some)
     assert report.head.start == "reset"
 
 
 def test_a_reset_head_starts_at_zero_and_the_rest_is_the_files(tmp_path):
     source = build(MLP, grey(), 2, seed=5)
     save(tmp_path / "w.safetensors", source.state_dict(), weights_metadata(grey(), ("x", "y"), MLP))
-    start = load_initial_weights(MLP, from_file(tmp_path / "w.safetensors"))
-    network, report = created(MLP, start, grey(), CLASSES)
+    initial = load_initial_weights(MLP, from_file(tmp_path / "w.safetensors"))
+    network, report = created(MLP, initial, grey(), CLASSES)
     assert report.reset == ("head.bias", "head.weight")
     assert not network.head.weight.any()
     assert torch.equal(network.hidden[0].weight, source.hidden[0].weight)
@@ -374,10 +376,10 @@ def test_weights_of_others_are_read(tmp_path, kind):
     theirs = timm.create_model("test_resnet", num_classes=1000).state_dict()
     path = tmp_path / kind
     save_file(theirs, path) if path.suffix == ".safetensors" else torch.save({"state_dict": theirs}, path)
-    start = load_initial_weights(TINY, from_file(path))
-    spec = input_spec(TINY, start, given(size=32))
+    initial = load_initial_weights(TINY, from_file(path))
+    spec = input_spec(TINY, initial, given(size=32))
     assert (spec.channels, spec.mean) == (3, (0.5, 0.5, 0.5))
-    network, report = created(TINY, start, spec, CLASSES)
+    network, report = created(TINY, initial, spec, CLASSES)
     assert len(report.loaded) == len(theirs) - 2
     assert torch.equal(network.layer1[0].conv1.weight, theirs["layer1.0.conv1.weight"])
     with pytest.raises(
@@ -415,9 +417,9 @@ def test_a_truncated_file_is_one_sentence(tmp_path):
 
 def test_weights_of_another_network_are_one_sentence(tmp_path):
     save_file(build(MLP, grey(), 2, seed=0).state_dict(), tmp_path / "w.safetensors")
-    start = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
+    initial = load_initial_weights(TINY, from_file(tmp_path / "w.safetensors"))
     with pytest.raises(FrostlineError) as caught:
-        created(TINY, start, grey(32), CLASSES)
+        created(TINY, initial, grey(32), CLASSES)
     assert "none of its 4 keys is in the network (weights: head.bias, head.weight, hidden.0.bias, …" in str(
         caught.value
     )

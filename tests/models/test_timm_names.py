@@ -115,9 +115,9 @@ def test_a_repository_of_the_hub_gives_its_architecture_and_weights(tmp_path, hu
     with serving(tmp_path / "hub") as (endpoint, _):
         hub(endpoint)
         network = built("someone/my-net")
-        start = pretrained.load_initial_weights(named(name), IMAGENET)
+        initial = pretrained.load_initial_weights(named(name), IMAGENET)
     assert type(network) is type(timm.create_model("test_resnet"))
-    assert all(torch.equal(tensor, theirs[key]) for key, tensor in start.state.items())
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in initial.state.items())
     # Its config.json is in the cache now, where it is found without the hub.
     timm_names._read_config.cache_clear()
     hub(NO_HUB)

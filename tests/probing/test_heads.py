@@ -9,7 +9,7 @@ from frostline.models import weights
 from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
 from frostline.training import run as training_run
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.services import Services
 
 NETWORK = {"backbone": RESNET, "input": {"size": 32, "channels": 3}, "freeze": PROBE, "freeze_name": "probe"}
@@ -32,10 +32,10 @@ PHASE = {
 
 
 def together(configs, digits, folder):
-    services, start = Services(folder), load_initial_weights(configs[0].backbone, configs[0].weights)
-    given = load_material(configs[0], digits, start, services)
+    services, initial = Services(folder), load_initial_weights(configs[0].backbone, configs[0].weights)
+    given = load_inputs(configs[0], digits, initial, services)
     groups = heads.group_by_features(configs, given, services)
-    return heads.train(groups, services), given, start
+    return heads.train(groups, services), given, initial
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from frostline.probing.closed_form import choose_k, knn, ridge
 from frostline.probing.feature_set import FeatureSet
 from frostline.schema import Prepare
 from frostline.training import run as training_run
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.services import Services
 
 LABELS = ["bar", "dot", "red edge"]
@@ -104,7 +104,7 @@ def test_a_probe_is_of_mean_average_precision(dataset, data, tmp_path):
     metrics = read_json(tmp_path / "out" / "metrics.json")
     index, (other,) = Index.read(data), [h for h in result.configurations[0].heads if h is not result.winner]
     images = probe._test_images(
-        load_material(runs[0], data, NO_WEIGHTS, Services(tmp_path)), Services(tmp_path)
+        load_inputs(runs[0], data, NO_WEIGHTS, Services(tmp_path)), Services(tmp_path)
     )
     features = other.group.reuse.features(other.group.split_point, images).float()
     shares = functional.linear(features, other.fit.weight, other.fit.bias).sigmoid().numpy()

@@ -24,7 +24,7 @@ from frostline.pipeline.finetune.stage import finetune
 from frostline.pipeline.pretrain.stage import train_once
 from frostline.tracking.tracker import contents
 from frostline.training import run as training_run
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.services import Services, Tracker
 
 # Three phases in 8 epochs of 5 steps; the second rises to a rate that is far too high, until it is noticed.
@@ -446,7 +446,7 @@ def test_a_checkpoint_belongs_to_all_that_the_result_depends_on(digits, tmp_path
 
     def key(changes={}):  # noqa: B006
         config = run_config({**MLP, **changes})
-        given = load_material(config, digits, NO_WEIGHTS, services(tmp_path))
+        given = load_inputs(config, digits, NO_WEIGHTS, services(tmp_path))
         return training_run.scratch_key(config, given)
 
     others = [

@@ -13,7 +13,7 @@ from frostline.training import run as training_run
 from frostline.training import wise_ft
 from frostline.training.data_module import ImageData
 from frostline.training.inference import reuse_of
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.services import Services
 
 PROBED = {"backbone": RESNET, "freeze": PROBE, "input.size": 16}
@@ -135,8 +135,8 @@ def trained(digits, tmp_path_factory):
         folder = tmp_path_factory.mktemp(str(rule))
         for out in ("one", "two"):
             services = Services(folder / out)
-            material = load_material(config, digits, NO_WEIGHTS, services)
-            training_run.train(config, material, folder / out / "out", services, out)
+            inputs = load_inputs(config, digits, NO_WEIGHTS, services)
+            training_run.train(config, inputs, folder / out / "out", services, out)
         assert files(folder / "one/out") == files(folder / "two/out")
         made[rule] = folder / "one/out"
     return made

@@ -100,7 +100,7 @@ class Evaluator:
         services: Services,
         images: int | None = None,
     ) -> None:
-        garbage.enable()  # all is imported; what follows makes objects to collect
+        garbage.enable()  # was disabled for the imports, which are done
         machine.configure(run.trainer.threads)
         index, spec = data.index, weights.spec
         self._data, self._spec = data, spec

@@ -23,9 +23,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Execution:
     """Precision and memory format of a network."""
 
-    trains: Precision
+    precision: Precision
     """Precision of a network that trains, also during its validation."""
-    frozen: Precision
+    frozen_precision: Precision
     """Precision of frozen layers that run once."""
     channels_last: bool
     """Whether images and convolution weights use torch.channels_last."""
@@ -73,11 +73,16 @@ def execution_of(
 
     Args:
         precision: `trainer.precision`.
-        image: (C, H, W) of its input; None: only `frozen` and `channels_last` are needed.
+        image: (C, H, W) of its input; None: only `frozen_precision` and `channels_last` are needed.
     """
     execution = _execution_of(network, precision, device)
-    if execution.trains == "bf16" and device.type == "cpu" and image and undefined_gradient(network, image):
-        return replace(execution, trains="fp32")
+    if (
+        execution.precision == "bf16"
+        and device.type == "cpu"
+        and image
+        and undefined_gradient(network, image)
+    ):
+        return replace(execution, precision="fp32")
     return execution
 
 
@@ -139,8 +144,8 @@ def _execution_of(
     fast = bool(convolutions) and has_bf16(device)
     slow_backward = device.type == "cpu" and _depthwise(convolutions)
     return Execution(
-        trains="bf16" if fast and not slow_backward else "fp32",
-        frozen="bf16" if fast else "fp32",
+        precision="bf16" if fast and not slow_backward else "fp32",
+        frozen_precision="bf16" if fast else "fp32",
         channels_last=spread,
     )
 

@@ -70,7 +70,11 @@ class FeatureExtractor:
         if example is None:
             example = torch.zeros(PROOF, *self.spec.shape, device=device)
         # torch's meta device has no autocast, so there everything is float32.
-        with nullcontext() if device.type == "meta" else autocast(self.execution(network).frozen, device):
+        with (
+            nullcontext()
+            if device.type == "meta"
+            else autocast(self.execution(network).frozen_precision, device)
+        ):
             splits = split_point.worthwhile_splits(network, plan, phase, example)
         # Without a possible split, that is the reason; augmentation is named only if it alone prevents reuse.
         if isinstance(splits, list) and (reason := self._fresh()):
@@ -90,7 +94,7 @@ class FeatureExtractor:
         candidates = self.candidate_splits(network, plan, phase, shown[:1])
         if isinstance(candidates, NoSplit):
             return candidates
-        with autocast(self.execution(network).frozen, shown.device):
+        with autocast(self.execution(network).frozen_precision, shown.device):
             split = split_point.first_verified(candidates, shown)
         return split if isinstance(split, NoSplit) else self.within_limit(split, len(images))
 
@@ -133,7 +137,7 @@ class FeatureExtractor:
             "split": images.split if view is None else f"{images.split}, view {view}",
             "images": images.key,
             "view": drawn,
-            "precision": execution.frozen,
+            "precision": execution.frozen_precision,
             "threads": self.trainer.threads,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "versions": {name: version(name) for name in ("torch", "timm")},
@@ -142,7 +146,7 @@ class FeatureExtractor:
         title = f"features of {images.dataset} ({images.split}) at {split.module}"
 
         def produce() -> Iterator[Tensor]:
-            with self.progress(title, len(images)) as advance, autocast(execution.frozen, device):
+            with self.progress(title, len(images)) as advance, autocast(execution.frozen_precision, device):
                 for begin in range(0, len(images), BATCH):
                     batch = slice(begin, begin + BATCH)
                     if view is None:
@@ -163,7 +167,7 @@ class FeatureExtractor:
             images: (N, C, H, W) uint8 or uint16, of the network's input size.
         """
         device, execution = next(split.network.parameters()).device, self.execution(split.network)
-        with autocast(execution.frozen, device):
+        with autocast(execution.frozen_precision, device):
             return gathered(
                 (
                     split.features(execution.arranged(normalize(images[i : i + BATCH].to(device), self.spec)))
@@ -198,7 +202,7 @@ class FeatureExtractor:
         """
         owners = (network.get_submodule(name.rpartition(".")[0]) for name in plan.trained(phase))
         linear = all(isinstance(owner, nn.Linear) for owner in owners)
-        return "fp32" if linear else self.training_execution(network).trains
+        return "fp32" if linear else self.training_execution(network).precision
 
     def _fresh(self) -> str | None:
         """Return why the images change at each step; None: they do not."""

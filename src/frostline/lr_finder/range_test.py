@@ -19,7 +19,7 @@ from frostline.schema import Run
 from frostline.training import machine, param_groups, trainable
 from frostline.training.feature_callback import held_on
 from frostline.training.inference import reuse_of
-from frostline.training.material import Material
+from frostline.training.inputs import TrainingInputs
 from frostline.training.module import ReusedFeatures
 from frostline.training.run import set_up
 from frostline.training.services import Services
@@ -61,7 +61,7 @@ class RangeTest:
 
 
 @resource_errors("the range test")
-def run_test(run: Run, material: Material, services: Services, settings: Settings) -> RangeTest:
+def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Settings) -> RangeTest:
     """Take optimizer steps in a run's first phase, each at a higher learning rate (Smith 2017, section 3.3).
 
     Frozen layers run once: the steps train on their cached features, as the run itself does.
@@ -71,7 +71,7 @@ def run_test(run: Run, material: Material, services: Services, settings: Setting
     """
     settings.check()
     machine.configure(run.trainer.threads)
-    steps = _Steps(run, material, services)
+    steps = _Steps(run, inputs, services)
     services.say(f"lr-find: trains on {steps.layers}")
     rates = learning_rates(settings.low, settings.high, settings.steps)
     losses: list[float] = []
@@ -99,8 +99,8 @@ class _Steps:
 
     layers: str
 
-    def __init__(self, run: Run, material: Material, services: Services) -> None:
-        setup, spec = set_up(run, material, services), material.spec
+    def __init__(self, run: Run, inputs: TrainingInputs, services: Services) -> None:
+        setup, spec = set_up(run, inputs, services), inputs.spec
         self._classifier, self._data = setup.classifier, setup.data
         self._plan, network = setup.classifier.plan, setup.classifier.network
         if not self._plan.phases:

@@ -49,7 +49,7 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
     from frostline.lr_finder import plot
     from frostline.lr_finder.range_test import Settings, run_test
     from frostline.models.pretrained import load_initial_weights
-    from frostline.training.material import load_material
+    from frostline.training.inputs import load_inputs
     from frostline.training.run_info import run_name
 
     settings = Settings(low, high, steps)
@@ -60,8 +60,8 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
     services = Services(project.scratch(), shown, say_once)
     with session.writing(out):
         config, data = standalone.prepared_run(config, composed, choices, services)
-        start = load_initial_weights(config.backbone, config.weights)
-        test = run_test(config, load_material(config, data, start, services), services, settings)
+        initial = load_initial_weights(config.backbone, config.weights)
+        test = run_test(config, load_inputs(config, data, initial, services), services, settings)
         drawn = plot.draw(test, name)
         rows = zip(test.rates, test.losses, test.smooth, strict=True)
         write_text(out / TABLE, csv_text(("lr", "loss", "smoothed"), rows))

@@ -116,7 +116,7 @@ def check_initial_weights(run: schema.Run) -> None:
             )
 
 
-def input_spec(backbone: schema.Backbone, start: InitialWeights, config: schema.Input) -> InputSpec:
+def input_spec(backbone: schema.Backbone, initial: InitialWeights, config: schema.Input) -> InputSpec:
     """Return the input of the network: that of the config, else of the weights, else of the backbone.
 
     If the config sets `fit` to pad or squash, and no `crop`, nothing is cropped.
@@ -124,7 +124,7 @@ def input_spec(backbone: schema.Backbone, start: InitialWeights, config: schema.
     Raises:
         FrostlineError: mean and std do not fit the channels.
     """
-    spec = start.input or default_input(backbone)
+    spec = initial.input or default_input(backbone)
     chosen = {name: value for name, value in config.model_dump().items() if value is not None}
     spec = _with_channels(spec, chosen.pop("channels", spec.channels))
     if chosen.get("fit", "crop") != "crop":
@@ -142,7 +142,7 @@ def input_spec(backbone: schema.Backbone, start: InitialWeights, config: schema.
 
 
 def create_network(
-    run: schema.Run, start: InitialWeights, spec: InputSpec, classes: tuple[str, ...]
+    run: schema.Run, initial: InitialWeights, spec: InputSpec, classes: tuple[str, ...]
 ) -> tuple[nn.Module, LoadReport]:
     """Build the network of a run and load its initial weights.
 
@@ -157,21 +157,21 @@ def create_network(
 
     model = build(run.backbone, spec, len(classes), run.seed)
     head = [name for name, place in layers_of(model).places.items() if place.head]
-    if start.state is None:
+    if initial.state is None:
         return model, LoadReport((), tuple(sorted(model.state_dict())), (), ())
-    first = head_init_of(start, classes, trains=bool(run.freeze.phases))
+    first = head_init_of(initial, classes, trains=bool(run.freeze.phases))
     is_reset = first.start == "reset"
-    if start.classes is None:
-        start = replace(start, state=match_names(start, model, head, say_once, reset_head=is_reset))
-    state = _adapt_first_convolution(start, model, spec)
-    state = _resize_embeddings(_resize_oblong(state, model, spec, start.input), model, head)
+    if initial.classes is None:
+        initial = replace(initial, state=match_names(initial, model, head, say_once, reset_head=is_reset))
+    state = _adapt_first_convolution(initial, model, spec)
+    state = _resize_embeddings(_resize_oblong(state, model, spec, initial.input), model, head)
     if first.rows is not None:
         dims = _class_dimensions(run.backbone, spec, model, head, len(classes))
         state = {
             name: reorder_classes(tensor, first.rows, dims[name]) if name in dims else tensor
             for name, tensor in state.items()
         }
-    report = transfer(model, state, head, reset_head=is_reset, source=start.source)
+    report = transfer(model, state, head, reset_head=is_reset, source=initial.source)
     if is_reset:
         # A new head on trained features starts at zero (Kolesnikov et al. 2020, section 3.3): a random head
         # (EfficientNet's is uniform in ±1/√classes) has to be unlearned first. Layers below the logits stay
@@ -182,11 +182,11 @@ def create_network(
     return model, replace(report, head=first)
 
 
-def head_init_of(start: InitialWeights, classes: Sequence[str], *, trains: bool) -> HeadInit:
+def head_init_of(initial: InitialWeights, classes: Sequence[str], *, trains: bool) -> HeadInit:
     """Decide how the head of a network for `classes` starts; see `models.head_init.choose_head_init`."""
-    if start.state is None:
+    if initial.state is None:
         return RANDOM
-    return choose_head_init(start.head, start.classes, classes, source=start.source, trains=trains)
+    return choose_head_init(initial.head, initial.classes, classes, source=initial.source, trains=trains)
 
 
 def _class_dimensions(
@@ -287,17 +287,17 @@ def _with_channels(spec: InputSpec, channels: int) -> InputSpec:
 
 
 def _adapt_first_convolution(
-    start: InitialWeights, model: nn.Module, spec: InputSpec
+    initial: InitialWeights, model: nn.Module, spec: InputSpec
 ) -> Mapping[str, torch.Tensor]:
     """Adapt timm's RGB weights to other channels like timm: sum or repeat those of the first convolution."""
-    assert start.state is not None
+    assert initial.state is not None
     key = f"{getattr(model, 'pretrained_cfg', {}).get('first_conv')}.weight"
-    ours = start.classes is not None
-    if ours or spec.channels == 3 or key not in start.state or start.state[key].shape[1] != 3:
-        return start.state
+    ours = initial.classes is not None
+    if ours or spec.channels == 3 or key not in initial.state or initial.state[key].shape[1] != 3:
+        return initial.state
     from timm.models import adapt_input_conv
 
-    return {**start.state, key: adapt_input_conv(spec.channels, start.state[key])}
+    return {**initial.state, key: adapt_input_conv(spec.channels, initial.state[key])}
 
 
 def _resize_oblong(

@@ -201,20 +201,20 @@ def _about(path: Path, text: str) -> dict[str, Any] | None:
 
 
 def match_names(
-    start: InitialWeights, model: nn.Module, head: Collection[str], say: Say, *, reset_head: bool
+    initial: InitialWeights, model: nn.Module, head: Collection[str], say: Say, *, reset_head: bool
 ) -> Mapping[str, torch.Tensor]:
     """Return the weights of a file under the network's names, if they differ only by a prefix or the head.
 
     Args:
-        start: the weights as in the file.
+        initial: the weights as in the file.
         say: receives what is stripped or left out.
         reset_head: whether the file's head is ignored.
 
     Raises:
-        FrostlineError: several prefixes match, and `start.key` is none of them.
+        FrostlineError: several prefixes match, and `initial.key` is none of them.
     """
-    assert start.state is not None
-    state, source = start.state, start.source
+    assert initial.state is not None
+    state, source = initial.state, initial.source
     own = model.state_dict()
     body = own.keys() - set(head)
     by_prefix = {
@@ -222,7 +222,7 @@ def match_names(
     }
     if not by_prefix:
         return state
-    key = checkpoints.choose(by_prefix, start.key, source.removeprefix("weights.path: "))
+    key = checkpoints.choose(by_prefix, initial.key, source.removeprefix("weights.path: "))
     if key:
         inside = {name.removeprefix(f"{key}."): t for name, t in state.items() if name.startswith(f"{key}.")}
         others = (

@@ -20,7 +20,7 @@ from frostline.training.services import SWEEP_KEYS, SWEEP_OBJECTIVE, TRIAL_STATE
 if TYPE_CHECKING:
     from frostline.evaluation.evaluate import Evaluator
     from frostline.probing.heads import TrainedHead
-    from frostline.training.material import Material
+    from frostline.training.inputs import TrainingInputs
 
 
 BATCH_RUNS = 256
@@ -68,7 +68,7 @@ def _finetune(jobs: Sequence[SweepJob], begin: int, on_done: OnDone, services: S
     from frostline.probing import heads
     from frostline.probing.results import values_of
     from frostline.training.inference import TrainedWeights
-    from frostline.training.material import load_material
+    from frostline.training.inputs import load_inputs
     from frostline.training.run_info import run_name
 
     first = jobs[0]
@@ -84,9 +84,9 @@ def _finetune(jobs: Sequence[SweepJob], begin: int, on_done: OnDone, services: S
             locks.enter_context(session.writing(out))
         prepared, data = standalone.prepared_run(runs[0], first.composed, first.choices, services)
         runs = [run.model_copy(update={"weights": prepared.weights}) for run in runs]
-        start = load_initial_weights(prepared.backbone, prepared.weights)
-        material = load_material(runs[0], data, start, services)
-        groups = heads.group_by_features(runs, material, services)
+        initial = load_initial_weights(prepared.backbone, prepared.weights)
+        inputs = load_inputs(runs[0], data, initial, services)
+        groups = heads.group_by_features(runs, inputs, services)
         services.say(f"{len(jobs)} runs train as batched linear heads: only their heads differ")
         trained = {id(head.run): head for head in heads.train(groups, services)}
         best = _best([trained[id(run)] for run in runs], first.composed.sweep.objectives[0])
@@ -101,10 +101,10 @@ def _finetune(jobs: Sequence[SweepJob], begin: int, on_done: OnDone, services: S
                 if head.fit.failure or head is best:
                     continue
                 if head.group not in evaluators:
-                    state = TrainedWeights(head.best_state, material.spec)
-                    evaluators[head.group] = Evaluator(run, material.data, state, services)
+                    state = TrainedWeights(head.best_state, inputs.spec)
+                    evaluators[head.group] = Evaluator(run, inputs.data, state, services)
                 job_services = session.make_services(job.label, tags=tags)
-                metrics = _write_run(head, material, evaluators[head.group], out, job_services)
+                metrics = _write_run(head, inputs, evaluators[head.group], out, job_services)
                 on_done(begin + number, standalone.Done(job.label or name, out, metrics))
                 advance(1, headlines(metrics, [held_out(metrics)]))
 
@@ -131,7 +131,7 @@ def _best(heads: "Sequence[TrainedHead]", objective: str) -> "TrainedHead | None
 
 
 def _write_run(
-    head: "TrainedHead", material: "Material", evaluator: "Evaluator", out: Path, services: Services
+    head: "TrainedHead", inputs: "TrainingInputs", evaluator: "Evaluator", out: Path, services: Services
 ) -> Any:
     """Write, record and evaluate a run as `pretrain.stage.train_once` does; return its metrics."""
     from frostline.training.outputs import record_outputs, write_outputs
@@ -140,13 +140,13 @@ def _write_run(
     run, group, network = head.run, head.group, head.group.split_point.network
     timing = {"train_seconds": head.seconds, "images_per_second": head.images / head.seconds}
     with publish(out, OUTPUTS) as work:
-        with services.tracker.run(run_info(run, material.index, group.budget)) as tracked_run:
-            if material.start.sha256 is not None:
-                tracked_run.log_initial_weights(material.start.sha256)
-            tracked_run.log_plan(run, group.plan, network, material.spec, len(group.train))
+        with services.tracker.run(run_info(run, inputs.index, group.budget)) as tracked_run:
+            if inputs.initial.sha256 is not None:
+                tracked_run.log_initial_weights(inputs.initial.sha256)
+            tracked_run.log_plan(run, group.plan, network, inputs.spec, len(group.train))
             for row in head.fit.history:
                 tracked_run.log_epoch(row)
-            sha256 = write_outputs(run, material, head.trained_network(), work)
+            sha256 = write_outputs(run, inputs, head.trained_network(), work)
             record_outputs(tracked_run, group.plan, timing, work)
         evaluator.load(head.head_state)
         return evaluator.measure(run, {"weights_sha256": sha256, **head.thresholds}, work)

@@ -34,7 +34,7 @@ from frostline.probing.feature_set import FeatureSet
 from frostline.schema import Bce, CrossEntropy, NoFeatures, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import reuse_of
-from frostline.training.material import Material
+from frostline.training.inputs import TrainingInputs
 from frostline.training.outputs import Fit, Row, TrainedNetwork
 from frostline.training.param_groups import decaying
 from frostline.training.run import plan_of, say_head
@@ -158,12 +158,12 @@ class TrainedHead:
 
 
 @resource_errors()
-def group_by_features(runs: Sequence[Run], material: Material, services: Services) -> list[FeatureGroup]:
+def group_by_features(runs: Sequence[Run], inputs: TrainingInputs, services: Services) -> list[FeatureGroup]:
     """Group the runs that share features, mostly all of them; no features are computed yet.
 
     Args:
         runs: equal except for `overrides.HEAD_KEYS`.
-        material: their training and validation data, and initial weights.
+        inputs: their training and validation data, and initial weights.
         services: feature cache and messages.
 
     Raises:
@@ -178,7 +178,7 @@ def group_by_features(runs: Sequence[Run], material: Material, services: Service
     for run in runs:
         seed = run.seed
         if seed not in of_seed:
-            group = _feature_group(run, material, services)
+            group = _feature_group(run, inputs, services)
             own_seed = seed if group.reuse.views else None
             key = group.split_point.module, group.split_point.fingerprint(), group.train.key, own_seed
             of_seed[seed] = groups.setdefault(key, group)
@@ -273,15 +273,15 @@ def _optimizer(run: Run) -> Optimizer:
     return Optimizer("adamw" if decoupled else "adam", betas=settings["betas"], eps=settings["eps"])
 
 
-def _feature_group(run: Run, material: Material, services: Services) -> FeatureGroup:
+def _feature_group(run: Run, inputs: TrainingInputs, services: Services) -> FeatureGroup:
     """Return the feature group of a run: its network, split before the head, and its images; no runs yet."""
-    seed, index, spec = run.seed, material.index, material.spec
+    seed, index, spec = run.seed, inputs.index, inputs.spec
     budget = label_budget(index, run.dataset, seed)
-    network, report = create_network(run, material.start, spec, index.classes)
+    network, report = create_network(run, inputs.initial, spec, index.classes)
     say_head(run, report, services)
     plan = plan_of(run, network, len(budget.train))
-    images, val = material.images("train", budget.train), material.images("val", index.rows("val"))
-    selection = material.images("selection", budget.selection) if len(budget.selection) else None
+    images, val = inputs.images("train", budget.train), inputs.images("val", index.rows("val"))
+    selection = inputs.images("selection", budget.selection) if len(budget.selection) else None
     if images.weights is not None:
         raise NotBatchable("dataset.columns.weight", "a loss with weights", "set dataset.columns.weight=null")
     reuse = reuse_of(run, spec, services)
@@ -302,7 +302,7 @@ def _head_input(
     if below or len(plan.phases[0].train) > 1:
         raise NotBatchable("freeze", "training more than the head", "set freeze=linear_probe")
     tried = reuse.sample_images(network, images)
-    with autocast(reuse.execution(network).frozen, tried.device):
+    with autocast(reuse.execution(network).frozen_precision, tried.device):
         candidates = candidate_splits(network, plan, 0, tried[:1])
     if isinstance(candidates, NoSplit):
         candidates = []

@@ -43,7 +43,7 @@ from frostline.probing.results import (
     values_of,
 )
 from frostline.schema import Run
-from frostline.training.material import Material, load_material
+from frostline.training.inputs import TrainingInputs, load_inputs
 from frostline.training.outputs import write_outputs
 from frostline.training.run_info import backbone_name, run_info
 from frostline.training.services import RunInfo, Services, Tracker
@@ -73,20 +73,20 @@ def run(runs: Sequence[Run], data: Path, out: Path, services: Services) -> Probe
     first, watch = runs[0], _Stopwatch(services.progress)
     heads.check(first)
     with publish(out, OUTPUTS) as work:
-        start = load_initial_weights(first.backbone, first.weights)
-        material = load_material(first, data, start, services)
-        groups = heads.group_by_features(runs, material, replace(services, progress=watch))
-        with services.tracker.run(_info(runs, material.index, groups[0].budget)) as tracked_run:
-            if start.sha256 is not None:
-                tracked_run.log_initial_weights(start.sha256)
+        initial = load_initial_weights(first.backbone, first.weights)
+        inputs = load_inputs(first, data, initial, services)
+        groups = heads.group_by_features(runs, inputs, replace(services, progress=watch))
+        with services.tracker.run(_info(runs, inputs.index, groups[0].budget)) as tracked_run:
+            if initial.sha256 is not None:
+                tracked_run.log_initial_weights(initial.sha256)
             trained = heads.train(groups, services)
             configurations = _ranked(runs, trained)
             winner = max(configurations[0].heads, key=lambda head: _rank([head], first.trainer.monitor))
             chosen = _fit_closed_form(winner.group, services)
-            write_outputs(winner.run, material, winner.trained_network(), work)
+            write_outputs(winner.run, inputs, winner.trained_network(), work)
             quiet = replace(services, progress=watch, tracker=Tracker())
             measured = evaluate.measure(winner.run, data, work, work, quiet)
-            images = _test_images(material, services)
+            images = _test_images(inputs, services)
             closed, near = _closed_form_probes(*chosen, winner.group, images)
             result = ProbeResult(
                 configurations=configurations,
@@ -179,12 +179,12 @@ def _fit_closed_form(group: FeatureGroup, services: Services) -> tuple[FeatureSe
 # ── the test split ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _test_images(material: Material, services: Services) -> Images | None:
-    index, spec = material.index, material.spec
+def _test_images(inputs: TrainingInputs, services: Services) -> Images | None:
+    index, spec = inputs.index, inputs.spec
     rows = index.rows("test")
     if not len(rows):
         return None
-    pixels = load_pixels(material.data, rows, spec, services.progress, services.scratch)
+    pixels = load_pixels(inputs.data, rows, spec, services.progress, services.scratch)
     return images_of(index, rows, pixels, spec, "test")
 
 

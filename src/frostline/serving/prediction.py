@@ -170,7 +170,7 @@ class Network:
 
     def _logits(self, pixels: torch.Tensor) -> torch.Tensor:
         # Splitting the network changes results only if its parts have different precisions.
-        if not self._tried and self._execution.frozen != "fp32":
+        if not self._tried and self._execution.frozen_precision != "fp32":
             images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
             self._parts = split_for_inference(self._run, self._network, self._images, self._reuse, images)
         self._tried = True

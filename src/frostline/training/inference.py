@@ -78,7 +78,7 @@ def logits_of(
     network.eval().to(device)
     execution = execution_of(network, trainer.precision, device, spec.shape)
     execution.arrange(network)
-    with autocast(execution.trains, device):
+    with autocast(execution.precision, device):
         size = trainer.eval_batch_size
         return gathered(
             (

@@ -112,7 +112,7 @@ class Classifier(pl.LightningModule):
         """Optimizer steps of the current epoch so far."""
         self.images = 0
         """Training images seen so far."""
-        self._pace = 1
+        self._next_steps = 1
         self._totals: dict[str, Any] = {}
         self._split = "val"
         """The split that is being validated."""
@@ -121,13 +121,13 @@ class Classifier(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, classes), of (N, C, H, W) images."""
-        with autocast(self.execution.trains, images.device):
+        with autocast(self.execution.precision, images.device):
             logits: Tensor = self.network(self.execution.arranged(images))
         return logits
 
     def coming_steps(self) -> int:
         """Return the number of optimizer steps of the next Lightning batch."""
-        return self.steps_per_batch or self._pace
+        return self.steps_per_batch or self._next_steps
 
     def training_step(self, batch: tuple[int, int], batch_idx: int) -> None:
         """Take the optimizer steps `first` to `after` − 1 of the epoch."""
@@ -143,7 +143,7 @@ class Classifier(pl.LightningModule):
         self.steps_taken = after
         self.images += sum(map(len, rows[first:after]))
         step_seconds = (time.perf_counter() - begun) / (after - first)
-        self._pace = max(1, min(int(BATCH_SECONDS / step_seconds), MAX_GROWTH * (after - first)))
+        self._next_steps = max(1, min(int(BATCH_SECONDS / step_seconds), MAX_GROWTH * (after - first)))
 
     def validation_step(self, batch: tuple[str, Tensor, Tensor], batch_idx: int) -> None:
         """Add a Lightning batch, several forward passes, to the totals of its split."""

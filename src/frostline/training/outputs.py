@@ -17,7 +17,7 @@ from frostline.models import weights
 from frostline.models.pretrained import weights_metadata
 from frostline.models.weights import LoadReport
 from frostline.schema import Run
-from frostline.training.material import Material
+from frostline.training.inputs import TrainingInputs
 from frostline.training.services import TrackedRun
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class TrainedNetwork:
     """Further keys of training.json."""
 
 
-def write_outputs(run: Run, material: Material, trained: TrainedNetwork, out: Path) -> str:
+def write_outputs(run: Run, inputs: TrainingInputs, trained: TrainedNetwork, out: Path) -> str:
     """Write a finished run's files to the folder `out`; return the sha256 of its weights."""
-    fit, index = trained.fit, material.index
-    weights.save(out / WEIGHTS, fit.best_state, weights_metadata(material.spec, index.classes, run.backbone))
+    fit, index = trained.fit, inputs.index
+    weights.save(out / WEIGHTS, fit.best_state, weights_metadata(inputs.spec, index.classes, run.backbone))
     columns = list(fit.history[0])
     write_text(out / HISTORY, csv_text(columns, ([row[c] for c in columns] for row in fit.history)))
     write_text(out / CONFIG, yaml_text(run.model_dump()))
@@ -134,7 +134,7 @@ def _training(trained: TrainedNetwork) -> dict[str, Any]:
         "training_images": len(trained.budget.train),
         "phases": phases,
         "features": fit.features,
-        "precision": {"frozen": fit.execution.frozen, "trains": fit.execution.trains},
+        "precision": {"frozen": fit.execution.frozen_precision, "trains": fit.execution.precision},
         "head": report.head.to_dict(),
         "load_report": {key: len(names) for key, names in report.to_dict().items()}
         | {"reset": list(report.reset)},

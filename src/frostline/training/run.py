@@ -46,7 +46,7 @@ from frostline.models.weights import LoadReport
 from frostline.schema import Bce, L2Sp, L2Start, NoAdapter, Regularizer, Run, WiseFt
 from frostline.training import garbage, machine, regularizers
 from frostline.training.inference import network_with, reuse_of
-from frostline.training.material import Material
+from frostline.training.inputs import TrainingInputs
 from frostline.training.outputs import OUTPUTS, TIMING, Fit, TrainedNetwork, record_outputs, write_outputs
 from frostline.training.run_info import run_info
 from frostline.training.services import Services
@@ -62,7 +62,7 @@ DONE = "done"
 
 
 @resource_errors("training")
-def train(run: Run, material: Material, out: Path, services: Services, title: str) -> dict[str, Any]:
+def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title: str) -> dict[str, Any]:
     """Train one network and write its files to `out`.
 
     An interrupted run resumes from its last checkpoint. A finished run whose stage was interrupted is not
@@ -80,16 +80,16 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
         TrainingFailed: the loss is NaN or infinite, or memory or disk ran out.
         Pruned: `services.watch` stopped the trial.
     """
-    checkpoints = _checkpoint_folder(run, material, services)
+    checkpoints = _checkpoint_folder(run, inputs, services)
     done = checkpoints / DONE
     with exclusive(_lock(checkpoints)):
         remove_temporary(checkpoints)
         if is_intact(done):
-            _record_late(run, material, done, services)
+            _record_late(run, inputs, done, services)
         else:
             try:
                 with publish(done) as work:
-                    _train(run, material, work, services, title)
+                    _train(run, inputs, work, services, title)
                     write_checksums(work)
             except Pruned:
                 shutil.rmtree(checkpoints, ignore_errors=True)  # a pruned trial is not resumed
@@ -102,14 +102,14 @@ def train(run: Run, material: Material, out: Path, services: Services, title: st
 
 
 def remove_checkpoints(
-    run: Run, material: Material, services: Services, results_to: Path | None = None
+    run: Run, inputs: TrainingInputs, services: Services, results_to: Path | None = None
 ) -> None:
     """Remove the checkpoints of a run; its stage has published the results.
 
     Args:
         results_to: the folder that the results are moved to, for `restore_results`; None: they are removed.
     """
-    checkpoints = _checkpoint_folder(run, material, services)
+    checkpoints = _checkpoint_folder(run, inputs, services)
     with exclusive(_lock(checkpoints)):
         if results_to is not None and is_intact(checkpoints / DONE):
             results_to.parent.mkdir(parents=True, exist_ok=True)
@@ -118,20 +118,20 @@ def remove_checkpoints(
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def restore_results(run: Run, material: Material, services: Services, folder: Path) -> None:
+def restore_results(run: Run, inputs: TrainingInputs, services: Services, folder: Path) -> None:
     """Move results back that `remove_checkpoints` moved to `folder`, so that `train` uses them."""
-    checkpoints = _checkpoint_folder(run, material, services)
+    checkpoints = _checkpoint_folder(run, inputs, services)
     with exclusive(_lock(checkpoints)):
         if not (checkpoints / DONE).exists():
             checkpoints.mkdir(parents=True, exist_ok=True)
             folder.rename(checkpoints / DONE)
 
 
-def scratch_key(run: Run, material: Material) -> str:
+def scratch_key(run: Run, inputs: TrainingInputs) -> str:
     """Return the hash of everything that a run's result depends on."""
     config = run.model_dump(exclude={"study", "arm"})
-    inputs = [material.start.sha256, material.index.fingerprint, material.spec.to_dict()]
-    return content_key([config, inputs, code_versions(run.stage)])[:24]
+    parts = [inputs.initial.sha256, inputs.index.fingerprint, inputs.spec.to_dict()]
+    return content_key([config, parts, code_versions(run.stage)])[:24]
 
 
 def code_versions(stage: str) -> list[str]:
@@ -139,9 +139,9 @@ def code_versions(stage: str) -> list[str]:
     return [fingerprint(stage), *(version(name) for name in ("torch", "pytorch-lightning", "timm"))]
 
 
-def _checkpoint_folder(run: Run, material: Material, services: Services) -> Path:
+def _checkpoint_folder(run: Run, inputs: TrainingInputs, services: Services) -> Path:
     """Return the folder of a run's checkpoints, named by its `scratch_key`."""
-    return services.scratch / "resume" / scratch_key(run, material)
+    return services.scratch / "resume" / scratch_key(run, inputs)
 
 
 def _lock(checkpoints: Path) -> Path:
@@ -164,7 +164,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
     return lora.plan_for(run, build_plan(run.freeze, lora.layers_for(run, network), curve, length))
 
 
-def _train(run: Run, material: Material, out: Path, services: Services, title: str) -> None:
+def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title: str) -> None:
     from frostline.training.trainer import callbacks_of, fit
 
     garbage.enable()  # it is off during imports
@@ -173,12 +173,12 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         services.say(
             f"trainer.threads: {run.trainer.threads} threads share {cores} processors, which is slow"
         )
-    setup = set_up(run, material, services)
+    setup = set_up(run, inputs, services)
     plan, budget = setup.classifier.plan, setup.budget
-    checkpoints = _checkpoint_folder(run, material, services)
+    checkpoints = _checkpoint_folder(run, inputs, services)
     epochs = run.trainer.epochs if plan.phases else 0
     with (
-        services.tracker.run(run_info(run, material.index, budget, checkpoints.name)) as tracked_run,
+        services.tracker.run(run_info(run, inputs.index, budget, checkpoints.name)) as tracked_run,
         services.progress(title, epochs or 1) as advance,
     ):
 
@@ -189,13 +189,13 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
             advance(1 if row["epoch"] or not epochs else 0, f"{name} {row[name]:.4f}")
             services.watch(row)
 
-        if material.start.sha256 is not None:
-            tracked_run.log_initial_weights(material.start.sha256)
+        if inputs.initial.sha256 is not None:
+            tracked_run.log_initial_weights(inputs.initial.sha256)
         network = setup.classifier.network
-        tracked_run.log_plan(run, plan, network, material.spec, len(budget.train))
-        tracked_run.log_images(setup.data, material.index.classes)
-        setup.classifier.execution, fp32_reason = _execution(run, network, material.spec, services)
-        reuse = reuse_of(run, material.spec, services)
+        tracked_run.log_plan(run, plan, network, inputs.spec, len(budget.train))
+        tracked_run.log_images(setup.data, inputs.index.classes)
+        setup.classifier.execution, fp32_reason = _execution(run, network, inputs.spec, services)
+        reuse = reuse_of(run, inputs.spec, services)
         callbacks = callbacks_of(setup.classifier, setup.data, run.averaging, reuse, on_epoch)
         result = fit(setup.classifier, setup.data, run.trainer, checkpoints, callbacks)
         extra: dict[str, Any] = {"fp32_because": fp32_reason} if fp32_reason else {}
@@ -204,13 +204,13 @@ def _train(run: Run, material: Material, out: Path, services: Services, title: s
         if isinstance(run.averaging, WiseFt) and plan.phases:
             from frostline.training import wise_ft
 
-            classes = len(material.index.classes)
-            plain = network_with(setup.initial, run.backbone, material.spec, classes)
+            classes = len(inputs.index.classes)
+            plain = network_with(setup.initial, run.backbone, inputs.spec, classes)
             ends = setup.initial, result.best_state
             result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(plain, ends, setup.data, run)
         if isinstance(run.loss, Bce):
             extra[THRESHOLDS] = thresholds(run.loss.threshold, result.best_state, setup.data, run)
-        write_outputs(run, material, TrainedNetwork(result, network, plan, setup.report, budget, extra), out)
+        write_outputs(run, inputs, TrainedNetwork(result, network, plan, setup.report, budget, extra), out)
         timing = _timing(result)
         write_text(out / TIMING, canonical_json(timing))
         record_outputs(tracked_run, plan, timing, out)
@@ -236,7 +236,7 @@ def _execution(
             "trainer.precision: fp16 trains on a GPU only; set trainer.precision to bf16, fp32 or auto"
         )
     execution, reason = execution_of(network, precision, device, spec.shape), None
-    if precision == "bf16" and execution.trains == "fp32":
+    if precision == "bf16" and execution.precision == "fp32":
         reason = f"on a CPU the gradient of {undefined_gradient(network, spec.shape)} is undefined in bf16"
         services.say(f"{run.stage} {run.arm or run.freeze_name}: {reason}; it trains in fp32")
     return execution, reason
@@ -254,22 +254,22 @@ class Setup:
     report: LoadReport
 
 
-def set_up(run: Run, material: Material, services: Services) -> Setup:
+def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
     """Build the network, its freeze plan and its data; raise an error if they do not fit together."""
     from frostline.training.data_module import ImageData
     from frostline.training.module import Classifier
 
-    index, spec = material.index, material.spec
+    index, spec = inputs.index, inputs.spec
     budget = label_budget(index, run.dataset, run.seed)
     check_initial_weights(run)
-    network, report = create_network(run, material.start, spec, index.classes)
+    network, report = create_network(run, inputs.initial, spec, index.classes)
     say_head(run, report, services)
     initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lora.adapt(network, run)
     plan = plan_of(run, network, len(budget.train))
     trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
     check_trained(report.head, report.reset, trained)
-    images, val = material.images("train", budget.train), material.images("val", index.rows("val"))
+    images, val = inputs.images("train", budget.train), inputs.images("val", index.rows("val"))
     if images.weights is not None and mixes(run.augment):
         raise FrostlineError(
             "dataset.columns.weight: image weights can't be combined with mixup or CutMix, which mix images; "
@@ -285,24 +285,24 @@ def set_up(run: Run, material: Material, services: Services) -> Setup:
         penalty=penalty_of(run.regularizer, network, report),
     )
     choose_on: Images | Literal["val", "last"] = (
-        material.images("selection", budget.selection) if budget.chooses == "selection" else budget.chooses
+        inputs.images("selection", budget.selection) if budget.chooses == "selection" else budget.chooses
     )
     classes = len(index.classes)
     data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, classes, choose_on)
     return Setup(classifier, data, budget, initial, report)
 
 
-def _record_late(run: Run, material: Material, done: Path, services: Services) -> None:
+def _record_late(run: Run, inputs: TrainingInputs, done: Path, services: Services) -> None:
     """Record a run that a process trained to its end before it was killed, unless it is recorded already."""
-    budget = label_budget(material.index, run.dataset, run.seed)
-    network, _ = create_network(run, material.start, material.spec, material.index.classes)
+    budget = label_budget(inputs.index, run.dataset, run.seed)
+    network, _ = create_network(run, inputs.initial, inputs.spec, inputs.index.classes)
     lora.adapt(network, run)
     plan = plan_of(run, network, len(budget.train))
-    info = replace(run_info(run, material.index, budget, scratch_key(run, material)), late=True)
+    info = replace(run_info(run, inputs.index, budget, scratch_key(run, inputs)), late=True)
     with services.tracker.run(info) as tracked_run:
-        if material.start.sha256 is not None:
-            tracked_run.log_initial_weights(material.start.sha256)
-        tracked_run.log_plan(run, plan, network, material.spec, len(budget.train))
+        if inputs.initial.sha256 is not None:
+            tracked_run.log_initial_weights(inputs.initial.sha256)
+        tracked_run.log_plan(run, plan, network, inputs.spec, len(budget.train))
         for row in read_csv(done / HISTORY):
             tracked_run.log_epoch({name: float(text) if text else None for name, text in row.items()})
         record_outputs(tracked_run, plan, read_json(done / TIMING), done)

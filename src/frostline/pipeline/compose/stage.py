@@ -133,7 +133,7 @@ class _Checker:
     """Checks runs on one data set; shared weights are loaded once."""
 
     classes: tuple[str, ...]
-    starts: "dict[str, InitialWeights]" = field(default_factory=dict)
+    initial: "dict[str, InitialWeights]" = field(default_factory=dict)
     reports: "dict[str, LoadReport]" = field(default_factory=dict)
 
     def result(self, config: schema.Run) -> "InitialWeights":
@@ -159,26 +159,26 @@ class _Checker:
 
         weights = config.weights
         kind = repr((config.backbone, weights))
-        if kind not in self.starts:
+        if kind not in self.initial:
             if schema.needs_pretraining(weights):
                 assert pretrained is not None
-                self.starts[kind] = replace(pretrained, head=weights.head)
+                self.initial[kind] = replace(pretrained, head=weights.head)
             else:
-                self.starts[kind] = expected_weights(config.backbone, weights)
-        start = self.starts[kind]
-        spec, trains = input_spec(config.backbone, start, config.input), bool(config.freeze.phases)
+                self.initial[kind] = expected_weights(config.backbone, weights)
+        initial = self.initial[kind]
+        spec, trains = input_spec(config.backbone, initial, config.input), bool(config.freeze.phases)
         key = f"{kind} {spec} {trains}"
         if key not in self.reports:
             build(config.backbone, spec, len(self.classes), seed=0)  # Tests it on an image, too.
-            with torch.device(start.device):
-                _, self.reports[key] = create_network(config, start, spec, self.classes)
-        check_run(config, start, self.classes, self.reports[key])
+            with torch.device(initial.device):
+                _, self.reports[key] = create_network(config, initial, spec, self.classes)
+        check_run(config, initial, self.classes, self.reports[key])
         return self.reports[key].head
 
 
 def check_run(
     run: schema.Run,
-    start: "InitialWeights | None" = None,
+    initial: "InitialWeights | None" = None,
     classes: Sequence[str] = ANY_CLASSES,
     report: "LoadReport | None" = None,
 ) -> None:
@@ -187,7 +187,7 @@ def check_run(
     Lengths in steps are not checked: the number of steps per epoch depends on the data.
 
     Args:
-        start: initial weights; only their input specification is used.
+        initial: initial weights; only their input specification is used.
         report: how the initial weights fit the network.
 
     Raises:
@@ -206,7 +206,7 @@ def check_run(
     from frostline.models.pretrained import check_initial_weights, input_spec
 
     many_steps = 10**6
-    spec = input_spec(run.backbone, start or NO_WEIGHTS, run.input)
+    spec = input_spec(run.backbone, initial or NO_WEIGHTS, run.input)
     with torch.device("meta"):
         network = build(run.backbone, spec, len(classes), seed=0)
     curve = build_curve(run.optimizer.schedule)

@@ -10,7 +10,7 @@ from pathlib import Path
 from frostline.base import project
 from frostline.base.hashes import content_key
 from frostline.schema import Run
-from frostline.training.material import Material
+from frostline.training.inputs import TrainingInputs
 from frostline.training.run import remove_checkpoints, restore_results, scratch_key
 from frostline.training.services import Services
 
@@ -31,23 +31,23 @@ class EarlierRuns:
         self._services = services
         self._is_temporary = project.find_root() != project.home()
 
-    def restore(self, runs: Iterable[Run], material: Material) -> None:
+    def restore(self, runs: Iterable[Run], inputs: TrainingInputs) -> None:
         """Reuse the stored results of these runs, which are then not trained again.
 
         If the stored runs are exactly these, delete them: DVC repeats the stage although no run was added, so
         a dependency has changed or `--force` asks for new training.
         """
-        keys = {scratch_key(run, material): run for run in runs}
+        keys = {scratch_key(run, inputs): run for run in runs}
         stored = {path.name: path for path in self._folder.glob("*/")}
         if keys.keys() == stored.keys():
             shutil.rmtree(self._folder, ignore_errors=True)
             return
         for key in keys.keys() & stored.keys():
-            restore_results(keys[key], material, self._services, stored[key])
+            restore_results(keys[key], inputs, self._services, stored[key])
 
-    def store(self, runs: Iterable[Run], material: Material) -> None:
+    def store(self, runs: Iterable[Run], inputs: TrainingInputs) -> None:
         """Store the results of these runs, and no others; remove the runs' checkpoints."""
         shutil.rmtree(self._folder, ignore_errors=True)
         for run in runs:
-            folder = None if self._is_temporary else self._folder / scratch_key(run, material)
-            remove_checkpoints(run, material, self._services, folder)
+            folder = None if self._is_temporary else self._folder / scratch_key(run, inputs)
+            remove_checkpoints(run, inputs, self._services, folder)

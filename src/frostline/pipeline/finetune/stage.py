@@ -13,7 +13,7 @@ from frostline.models.head_init import NoSharedClasses
 from frostline.models.pretrained import head_init_of, load_initial_weights
 from frostline.pipeline.finetune.earlier_runs import EarlierRuns
 from frostline.schema import Arm
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.run import train
 from frostline.training.services import Services
 
@@ -28,9 +28,9 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
         FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
             before training.
     """
-    start = load_initial_weights(arm.backbone, arm.weights)
+    initial = load_initial_weights(arm.backbone, arm.weights)
     try:
-        head_init_of(start, Index.read(data).classes, trains=bool(arm.freeze.phases))
+        head_init_of(initial, Index.read(data).classes, trains=bool(arm.freeze.phases))
     except NoSharedClasses as error:
         services.say(f"finetune {arm.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
@@ -38,17 +38,17 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
     runs = arm.runs()
     by_fold = [list(members) for _, members in groupby(runs, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
-    material = load_material(runs[by_fold[0][0]], data, start, services)
-    earlier.restore(runs.values(), material)  # the keys of runs do not depend on the fold of the images
+    inputs = load_inputs(runs[by_fold[0][0]], data, initial, services)
+    earlier.restore(runs.values(), inputs)  # the keys of runs do not depend on the fold of the images
     omitted.remove_reason(out)
     with publish(out) as work:
         for members in by_fold:
             if timings:  # the images of the first fold are loaded already
-                material = load_material(runs[members[0]], data, start, services)
+                inputs = load_inputs(runs[members[0]], data, initial, services)
             for repetition in members:
                 title = f"finetune {arm.arm} · {repetition} ({len(timings) + 1}/{len(runs)})"
                 folder = work / repetition.folder
-                timings[repetition] = train(runs[repetition], material, folder, services, title)
+                timings[repetition] = train(runs[repetition], inputs, folder, services, title)
         if timing is not None:
             write_text(timing, canonical_json(repetitions.as_json(timings)))
-    earlier.store(runs.values(), material)
+    earlier.store(runs.values(), inputs)

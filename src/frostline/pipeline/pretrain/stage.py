@@ -10,7 +10,7 @@ from frostline.base.run_folder import OUTPUTS, WEIGHTS
 from frostline.evaluation import evaluate
 from frostline.models.pretrained import load_initial_weights
 from frostline.schema import Run
-from frostline.training.material import load_material
+from frostline.training.inputs import load_inputs
 from frostline.training.run import code_versions, remove_checkpoints, train
 from frostline.training.services import Services
 
@@ -33,29 +33,29 @@ def train_once(
     Raises:
         FrostlineError: something in the config does not fit; before any training.
     """
-    start = load_initial_weights(config.backbone, config.weights)
-    material = load_material(config, data, start, services)
+    initial = load_initial_weights(config.backbone, config.weights)
+    inputs = load_inputs(config, data, initial, services)
     omitted.remove_reason(out)
     with publish(out, OUTPUTS) as work:
         setting = f"{config.freeze_name} · seed {config.seed}"
-        title = f"pretrain on {material.index.name}" if config.stage == "pretrain" else f"finetune {setting}"
-        seconds = train(config, material, work, services, title)
+        title = f"pretrain on {inputs.index.name}" if config.stage == "pretrain" else f"finetune {setting}"
+        seconds = train(config, inputs, work, services, title)
         evaluate.measure(config, data, work, work, services)
         if sealed:
             write_checksums(work)
         if timing is not None:
-            key = result_key(config, material.index.fingerprint, start.sha256)
+            key = result_key(config, inputs.index.fingerprint, initial.sha256)
             result = {"key": key, "weights_sha256": sha256_of(work / WEIGHTS)}
             write_text(timing, canonical_json({"result": result, "seeds": {str(config.seed): seconds}}))
-    remove_checkpoints(config, material, services)
+    remove_checkpoints(config, inputs, services)
 
 
-def result_key(config: Run, data: str, start: str | None) -> str:
+def result_key(config: Run, data: str, initial: str | None) -> str:
     """Return the hash of everything that a pretraining's result depends on.
 
     Args:
         data: fingerprint of the prepared data set.
-        start: sha256 of the initial weights; None: random ones.
+        initial: sha256 of the initial weights; None: random ones.
     """
-    content = [config.model_dump(exclude={"study"}), data, start, code_versions("pretrain")]
+    content = [config.model_dump(exclude={"study"}), data, initial, code_versions("pretrain")]
     return content_key(content)[:16]

@@ -28,7 +28,7 @@ from frostline.training.services import Services
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingInputs:
     """Prepared data at the network's resolution, and initial weights."""
 
     data: PreparedData
@@ -37,7 +37,7 @@ class Material:
     pixels: ImageStack
     """(N, C, H, W) uint8."""
     spec: InputSpec
-    start: InitialWeights
+    initial: InitialWeights
     uncropped: ImageStack | None = None
     """(N, C, H, W) uint8, larger than the input, if training draws random crops."""
 
@@ -77,11 +77,11 @@ def relative_weights(index: Index, rows: torch.Tensor) -> torch.Tensor | None:
 
 
 @resource_errors("loading the images", ["input.size"])
-def load_material(run: Run, folder: Path, start: InitialWeights, services: Services) -> Material:
+def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Services) -> TrainingInputs:
     """Load the train and val images of the prepared data in `folder`."""
     data = PreparedData.read(run.dataset, folder)
     index = data.index
-    spec = input_spec(run.backbone, start, run.input)
+    spec = input_spec(run.backbone, initial, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
     first = run.arm is None or isinstance(run.weights, NoWeights)  # of the arms, which share the images
     if first and run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
@@ -91,4 +91,4 @@ def load_material(run: Run, folder: Path, start: InitialWeights, services: Servi
     if transforms.crops(run.augment):  # First: a cache with room for some only is for what each step reads.
         sources = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
     pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
-    return Material(data, torch.as_tensor(rows), pixels, spec, start, sources)
+    return TrainingInputs(data, torch.as_tensor(rows), pixels, spec, initial, sources)
