@@ -40,7 +40,7 @@ def trained(plan, step):
     """What trains at `step` if every phase takes its budget, and the rates of stem, stages and head."""
     starts = ()
     for now in range(step + 1):
-        starts = plan.starts_at(starts, now)
+        starts = plan.advanced(starts, now)
     group_of = plan.group_of()
     return {
         name: plan.lr_factor(starts, step, group_of[name], place.depth)

@@ -3,7 +3,13 @@ import timm
 import torch
 from torch import nn
 
-from frostline.features.split_point import NoSplit, Split, candidate_splits, first_verified, worthwhile_splits
+from frostline.features.split_point import (
+    NetworkSplit,
+    NoSplit,
+    candidate_splits,
+    first_verified,
+    worthwhile_splits,
+)
 from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
@@ -82,7 +88,7 @@ def test_each_family_is_cut_at_the_head_and_before_its_last_stage(name):
     size = 160 if name == "test_vit" else 64
     for schedule, expected in zip((PROBE, TOP), FAMILIES[name], strict=True):
         found = cut(network, schedule, pictures(size=size))
-        assert isinstance(found, Split), found
+        assert isinstance(found, NetworkSplit), found
         assert f"{found.module}:{found.side}" == expected
         parts_equal_the_whole(found)
 
@@ -249,8 +255,8 @@ def test_reasons():
     assert cut(network, stem).reason == "no layer comes before conv1.0.weight, which trains"
     norms = {"groups": {"norm": "norm", "rest": "*"}, "phases": [{"train": ["norm"], "until": "end"}]}
     assert cut(network, norms).reason == (
-        "caching the features at conv1.1:input would save little: 14 operations per byte, and it"
-        " pays from 100"
+        "caching the features at conv1.1:input would save little: 14 FLOPs per byte, less than the"
+        " minimum of 100"
     )
     vit = timm.create_model("test_vit", num_classes=5)
     assert cut(vit, stem, pictures(size=160)).reason == (

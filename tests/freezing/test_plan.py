@@ -48,7 +48,7 @@ def test_lengths_are_steps():
 def test_phases_follow_each_other_at_their_budgets():
     made, starts, seen = plan(GRADUAL), (), []
     for step in range(made.total_steps):
-        starts = made.starts_at(starts, step)
+        starts = made.advanced(starts, step)
         seen.append(len(starts) - 1)
     assert starts == (0, 8, 20)
     assert seen == [0] * 8 + [1] * 12 + [2] * 20
@@ -56,10 +56,10 @@ def test_phases_follow_each_other_at_their_budgets():
 
 def test_a_plateau_ends_a_phase_early_and_the_last_one_takes_the_rest():
     made = plan(GRADUAL)
-    starts = made.starts_at((0, 8), 12, ended_early=True)
+    starts = made.advanced((0, 8), 12, ended_early=True)
     assert starts == (0, 8, 12)
     assert made.phase_end(starts) == 40
-    assert made.starts_at(starts, 13, ended_early=True) == starts
+    assert made.advanced(starts, 13, ended_early=True) == starts
 
 
 def test_rates_fall_towards_the_input():
@@ -129,7 +129,7 @@ def test_the_last_phase_ends_early_at_the_end_of_an_epoch(most, end):
     assert not made.is_over((0,), end - 1, ended_early=False)
     assert made.is_over((0,), end, ended_early=False)
     assert made.is_over((0,), 4, ended_early=True)
-    assert made.starts_at((0,), 4, ended_early=True) == (0,)
+    assert made.advanced((0,), 4, ended_early=True) == (0,)
 
 
 def test_only_the_last_phase_ends_the_run():
@@ -269,14 +269,14 @@ def test_what_trains_is_a_function_of_step_and_starts(phases, data):
     plateaus = data.draw(st.sets(st.integers(1, made.total_steps - 1), max_size=3))
     starts, log = (), []
     for step in range(made.total_steps):
-        starts = made.starts_at(starts, step, ended_early=step in plateaus)
+        starts = made.advanced(starts, step, ended_early=step in plateaus)
         log.append(starts)
     # Monotone: phases only follow each other; and a run that is cut anywhere goes on as it would have.
     assert all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(log))
     cut = data.draw(st.integers(0, made.total_steps - 1))
     again = log[cut]
     for step in range(cut, made.total_steps):
-        again = made.starts_at(again, step, ended_early=step in plateaus and step > cut)
+        again = made.advanced(again, step, ended_early=step in plateaus and step > cut)
         assert again == log[step]
     for step, now in enumerate(log):
         phase = made.phases[len(now) - 1]

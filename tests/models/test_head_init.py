@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frostline.console.errors import FrostlineError
-from frostline.models.head_init import NoSharedClasses, choose_head_init, reorder_classes
+from frostline.models.head_init import HeadNotUsable, choose_head_init, reorder_classes
 
 
 def start(head, known, classes, trains=True):
@@ -56,7 +56,7 @@ def test_keep_is_refused_where_the_classes_differ(known, classes, trains):
 
 @pytest.mark.parametrize(("head", "known"), [("auto", "xy"), ("auto", None), ("reset", "ab")])
 def test_a_head_that_would_start_anew_and_never_train_is_refused(head, known):
-    with pytest.raises(NoSharedClasses, match=r"^freeze: nothing trains, .*such as freeze=linear_probe$"):
+    with pytest.raises(HeadNotUsable, match=r"^freeze: nothing trains, .*such as freeze=linear_probe$"):
         start(head, known, "ab", trains=False)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from frostline.features.split_point import NoSplit, Split
+from frostline.features.split_point import NetworkSplit, NoSplit
 from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import Curve
 from frostline.freezing.layers import layers_of
@@ -127,7 +127,7 @@ def of_a_run_that_learns_nothing(plan):
     starts, losses = (), []
     for step in range(plan.total_steps):
         rule = plan.phases[len(starts) - 1].early_stop if starts else None
-        now = plan.starts_at(starts, step, rule is not None and rule.reached(losses))
+        now = plan.advanced(starts, step, rule is not None and rule.reached(losses))
         if now != starts:
             starts, losses = now, []
         if (step + 1) % plan.steps_per_epoch == 0:
@@ -152,7 +152,7 @@ def test_each_phase_has_its_cost(network):
 def test_each_phase_has_the_sections_that_run_once(network):
     phases = [{"train": ["head"], "until": "20%"}] * 2 + [{"train": "all", "until": "end"}]
     prefix = frozenset(name for name in sizes(network) if name.startswith("hidden"))
-    cut = Split(network, "head", "input", (2,), torch.float32, 36, prefix, torch.zeros(1, 4), ())
+    cut = NetworkSplit(network, "head", "input", (2,), torch.float32, 36, prefix, torch.zeros(1, 4), ())
     _, (first, second, third) = outlined(network, phases, cuts=[cut, NoSplit("it trains"), None], views=4)
     assert first.features == outline.FeaturesOutline("head:input", (2,), 8, 4, ("stage:0", "stage:1"))
     assert (second.features, third.features) == (None, None)

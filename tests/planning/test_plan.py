@@ -143,7 +143,7 @@ def test_tables_say_what_runs_once(run):
         "phase 0 trains on features at head:input, 16 numbers (64 B) per image; the layers before it run"
         " once",
         "phase 1 runs all layers at every step: caching the features at hidden.1:input would save"
-        " little: 32 operations per byte, and it pays from 100",
+        " little: 32 FLOPs per byte, less than the minimum of 100",
         "phase 2 runs all layers at every step: every layer trains",
     ]
     # 81,920 once, and 320 forward and 320 backward for 2 epochs, of 100 images.

@@ -27,12 +27,12 @@ def contrary(count=12, size=8, channels=1):
     return dataclasses.replace(images, labels=(images.labels + 1) % 3, key="contrary")
 
 
-def bench(choose_on, changes={}, kind=None):  # noqa: B006  # it is not changed
+def bench(select_on, changes={}, kind=None):  # noqa: B006  # it is not changed
     """A bench whose epochs are chosen on other images than its 30 validation images."""
     made = Bench({"trainer.epochs": 4, **changes}, kind)
     spec, train, val = made.data.spec, made.data.train, made.data.validation["val"]
     config = made.config
-    made.data = ImageData(train, val, spec, config.trainer, config.augment, 0, 3, choose_on)
+    made.data = ImageData(train, val, spec, config.trainer, config.augment, 0, 3, select_on)
     return made
 
 
@@ -114,8 +114,8 @@ def test_wise_ft_chooses_alpha_on_the_selection_images(tmp_path):
     end = Bench({"trainer.epochs": 8}).fit(tmp_path).best_state
     config = run_config({"averaging": {"kind": "wise_ft", "alphas": [0.0, 0.5, 1.0]}})
     chosen = {}
-    for choose_on in ("val", contrary()):
-        data = bench(choose_on).data
+    for select_on in ("val", contrary()):
+        data = bench(select_on).data
         state, record = wise_ft.sweep_alphas(made.network, (start, end), data, config)
         chosen[data.chooses] = record["alpha"]
         assert all(f"{data.chooses}/loss" in row for row in record["curve"])

@@ -7,7 +7,7 @@ from frostline.commands import options, training
 
 EPILOG = f"""\
 examples:
-  frostline finetune dataset=image_folder dataset.root=DIR backbone=efficientnet_lite0 weights=imagenet
+  frostline finetune dataset=image_folder dataset.root=IMAGES backbone=efficientnet_lite0 weights=imagenet
                      freeze=linear_probe out=DIR                  on your own images
   frostline finetune experiment=NAME trainer.epochs=10 optimizer.lr=0.0003
                                                                   with other hyperparameters

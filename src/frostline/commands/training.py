@@ -14,7 +14,7 @@ from frostline.console.progress import LIBRARIES, waiting
 from frostline.training.garbage import uncollected
 
 EPILOG = """\
-writes into the folder out=DIR (default: runs/COMMAND/NAME): weights.safetensors (of the best epoch),
+writes into the folder out=DIR (default: runs/COMMAND/NAME): weights.safetensors (of the selected epoch),
 metrics.json, predictions.csv, history.csv, config.yaml, training.json."""
 
 

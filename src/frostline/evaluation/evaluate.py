@@ -21,7 +21,7 @@ from frostline.data.reading.decode import shown
 from frostline.evaluation import label_tables, tta
 from frostline.features.execution import Precision, device_of
 from frostline.features.reuse import FeatureExtractor
-from frostline.features.split_point import Split
+from frostline.features.split_point import NetworkSplit
 from frostline.schema import NoAdapter, NoFeatures, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import (
@@ -238,7 +238,7 @@ class Evaluator:
 
 def split_for_inference(
     config: Run, network: torch.nn.Module, count: int, reuse: FeatureExtractor, images: Images
-) -> tuple[Split, Precision] | None:
+) -> tuple[NetworkSplit, Precision] | None:
     """Return the split of the network for its last phase, and the precision of the layers after it.
 
     So evaluation can use the features that training cached. None: the whole network has to run.
@@ -256,7 +256,7 @@ def split_for_inference(
     trainable.apply_phase(network, plan, last)
     split = reuse.split_network(network, plan, last, images)
     trainable.release(network)
-    if not isinstance(split, Split):
+    if not isinstance(split, NetworkSplit):
         return None
     return split, reuse.precision_after_split(network, plan, last)
 

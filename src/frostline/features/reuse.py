@@ -21,7 +21,7 @@ from frostline.data.loading.pixels import Images, PixelStack, normalize
 from frostline.features import split_point
 from frostline.features.cache import FeatureCache
 from frostline.features.execution import Execution, Precision, autocast, execution_of, gathered
-from frostline.features.split_point import NoSplit, Split
+from frostline.features.split_point import NetworkSplit, NoSplit
 from frostline.freezing.plan import FreezePlan
 from frostline.models.input_spec import InputSpec
 
@@ -56,7 +56,7 @@ class FeatureExtractor:
 
     def candidate_splits(
         self, network: nn.Module, plan: FreezePlan, phase: int, example: Tensor | None = None
-    ) -> list[Split] | NoSplit:
+    ) -> list[NetworkSplit] | NoSplit:
         """Return the possible splits of the network, best first, not verified; or why there is none.
 
         Args:
@@ -83,7 +83,7 @@ class FeatureExtractor:
 
     def split_network(
         self, network: nn.Module, plan: FreezePlan, phase: int, images: Images
-    ) -> Split | NoSplit:
+    ) -> NetworkSplit | NoSplit:
         """Return the verified split of the network for a phase, or why its features are not reused.
 
         Args:
@@ -110,7 +110,7 @@ class FeatureExtractor:
         """The views of a training image that have features: 0, 1, …; None: the image without augmentation."""
         return [None] if self.views is None else list(range(self.views))
 
-    def features(self, split: Split, images: Images, view: int | None = None) -> Tensor:
+    def features(self, split: NetworkSplit, images: Images, view: int | None = None) -> Tensor:
         """Return the features of N images, (N, *split.shape), on the CPU; memory-mapped if they are large.
 
         Args:
@@ -118,7 +118,9 @@ class FeatureExtractor:
         """
         return self.cached_features(split, images, view)[0]
 
-    def cached_features(self, split: Split, images: Images, view: int | None = None) -> tuple[Tensor, bool]:
+    def cached_features(
+        self, split: NetworkSplit, images: Images, view: int | None = None
+    ) -> tuple[Tensor, bool]:
         """Return `features`, and whether they were in the cache already."""
         device, execution = next(split.network.parameters()).device, self.execution(split.network)
         drawn = (
@@ -160,7 +162,7 @@ class FeatureExtractor:
 
         return self.cache.get(about, shape, split.dtype, produce)
 
-    def uncached_features(self, split: Split, images: PixelStack) -> Tensor:
+    def uncached_features(self, split: NetworkSplit, images: PixelStack) -> Tensor:
         """Return the features of N images, (N, *split.shape), on the CPU, without the cache.
 
         Args:
@@ -176,7 +178,7 @@ class FeatureExtractor:
                 len(images),
             )
 
-    def within_limit(self, split: Split, count: int) -> Split | NoSplit:
+    def within_limit(self, split: NetworkSplit, count: int) -> NetworkSplit | NoSplit:
         """Return `split`, unless the features of `count` images exceed the cache's limit."""
         needed, limit = split.bytes * count * (self.views or 1), self.cache.limit
         if needed <= limit:

@@ -4,11 +4,10 @@ The split works for any architecture:
 
 1. One forward pass of an example image is recorded. The modules that are called before the first changing
    one (it trains, updates running statistics or drops activations) are the prefix.
-2. `Split.features` runs the network until the prefix has been computed, and returns its output.
-3. `Split.rest` runs the network's own `forward` on the example. Each prefix module returns its recorded
-   output instead of computing it, and at the split point the features replace the output of the last prefix
-   module, or the input of the first changing module or of a block that contains it. Code between modules
-   (pooling, class tokens) runs as usual.
+2. `NetworkSplit.features` runs the network until the prefix has been computed, and returns its output.
+3. `NetworkSplit.rest` runs the network's own `forward` on the example. Prefix modules return their recorded
+   outputs. At the split point, the features replace either the last prefix module's output, or the input of
+   the first changing module (or of a module that contains it). Code between modules runs as usual.
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
@@ -28,18 +27,18 @@ from torch.nn.modules.dropout import _DropoutNd
 from frostline.features.forwards import Reached, Recording, replaced_forwards, stop
 from frostline.freezing.plan import FreezePlan
 
-ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-9}
+RTOL = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Dtype of features → largest difference of logits that counts as rounding, relative to the largest logit."""
-ROUNDING_HALF = 3e-2
-"""As `ROUNDING`, for bfloat16 and float16."""
-OUTPUTS = 3
-"""Number of frozen layers before the first changing one whose outputs are candidates: the last ones may be
-identities, such as dropout in eval mode, and then an earlier output is the same tensor."""
+RTOL_HALF = 3e-2
+"""As `RTOL`, for bfloat16 and float16."""
+CANDIDATE_OUTPUTS = 3
+"""How many of the last frozen layers' outputs are candidates: the last ones may be identities, such as
+dropout in eval mode, and then an earlier output is the same tensor."""
 BRANCHES = 2
 """Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
 """Floating-point operations that a byte of features has to save. A core computes about 50 in the time that it
-takes to read one byte from a disk, so that reading takes at most half as long as computing."""
+takes to read one byte from a disk; with 100, reading the features takes half as long as computing them."""
 ALL_TRAINS = "every layer trains"
 
 
@@ -52,8 +51,8 @@ class NoSplit:
 
 
 @dataclass
-class Split:
-    """A network in two parts: `features` runs the frozen prefix, `rest` all after it."""
+class NetworkSplit:
+    """A network that is split: `features` runs the frozen prefix, `rest` all after it."""
 
     network: nn.Module
     module: str
@@ -70,14 +69,14 @@ class Split:
     example: Tensor = field(repr=False)
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
     """The prefix's modules in call order, each with its output for the example."""
-    parts: Sequence[tuple[int, ...]] = ()
+    concatenated: Sequence[tuple[int, ...]] = ()
     """If the features are the outputs of the last calls, flattened and concatenated: the shapes of these
     outputs for one image. Empty: the features are a single tensor."""
 
     @property
     def name(self) -> str:
         """Name of the split point, such as ``fc:input``, or ``head_drop:2 outputs`` (concatenated)."""
-        side = f"{len(self.parts)} outputs" if self.parts else self.side
+        side = f"{len(self.concatenated)} outputs" if self.concatenated else self.side
         return f"{self.module}:{side}"
 
     @property
@@ -109,25 +108,26 @@ class Split:
         if self.side == "input":
             watched = {self.network.get_submodule(self.module): stop}
         else:
-            count = len(self.parts) or 1
-            ends = {module for module, _ in self.calls[-count:]}
-            remaining, outputs = sum(module in ends for module, _ in self.calls), []
+            # A module may be called several times: only its last calls give the features.
+            count = len(self.concatenated) or 1
+            last = {module for module, _ in self.calls[-count:]}
+            remaining_calls, outputs = sum(module in last for module, _ in self.calls), []
 
             def watch(forward: Callable[..., Any]) -> Callable[..., Any]:
                 def call(*args: Any, **kwargs: Any) -> Any:
-                    nonlocal remaining
+                    nonlocal remaining_calls
                     output = forward(*args, **kwargs)
-                    remaining -= 1
-                    if remaining < count:
+                    remaining_calls -= 1
+                    if remaining_calls < count:
                         outputs.append(output)
-                    if not remaining:
+                    if not remaining_calls:
                         flat = (part.flatten(1) for part in outputs)
-                        raise Reached(torch.cat([*flat], 1) if self.parts else output)
+                        raise Reached(torch.cat([*flat], 1) if self.concatenated else output)
                     return output
 
                 return call
 
-            watched = {module: watch(module.forward) for module in ends}
+            watched = {module: watch(module.forward) for module in last}
         with replaced_forwards(watched):
             try:
                 self.network.forward(images)
@@ -139,9 +139,11 @@ class Split:
         """Return the network's logits, (N, K), given the features, (N, *shape), of N images."""
         replayed = 0
         outputs = [features] if self.side == "output" else []
-        if self.parts:
-            pieces = features.split([math.prod(shape) for shape in self.parts], 1)
-            outputs = [piece.unflatten(1, shape) for piece, shape in zip(pieces, self.parts, strict=True)]
+        if self.concatenated:
+            pieces = features.split([math.prod(shape) for shape in self.concatenated], 1)
+            outputs = [
+                piece.unflatten(1, shape) for piece, shape in zip(pieces, self.concatenated, strict=True)
+            ]
 
         def stub(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -170,30 +172,33 @@ class Split:
         return logits
 
 
-def first_verified(splits: Sequence[Split], images: Tensor) -> Split | NoSplit:
+def first_verified(splits: Sequence[NetworkSplit], images: Tensor) -> NetworkSplit | NoSplit:
     """Return the first split whose two parts give the same logits as the whole network on images.
 
     Args:
-        splits: from `worthwhile_splits`, in the run's precision.
+        splits: from `worthwhile_splits`, recorded in the precision of frozen layers.
         images: (N, C, H, W) with N ≥ 3; each split is tested with two batch sizes.
     """
-    return first_valid(splits, lambda split: _is_equivalent(split, images))
+    fault = "does not give the logits of the whole network"
+    return first_valid(splits, lambda split: _is_equivalent(split, images), fault)
 
 
-def first_valid(splits: Sequence[Split], is_valid: Callable[[Split], bool]) -> Split | NoSplit:
-    """Return the first split for which `is_valid` is true, or the reason why there is none."""
-    first = splits[0]
-    none_valid = NoSplit(
-        f"the network split at {first.name} does not give the logits of the whole network, nor does any other"
-        " split"
-    )
+def first_valid(
+    splits: Sequence[NetworkSplit], is_valid: Callable[[NetworkSplit], bool], fault: str
+) -> NetworkSplit | NoSplit:
+    """Return the first split for which `is_valid` is true, or the reason why there is none.
+
+    Args:
+        fault: what is wrong with the others, as a predicate.
+    """
+    none_valid = NoSplit(f"the network split at {splits[0].name} {fault}; the same holds for any other split")
     return next((split for split in splits if is_valid(split)), none_valid)
 
 
 def worthwhile_splits(
     network: nn.Module, plan: FreezePlan, phase: int, example: Tensor
-) -> list[Split] | NoSplit:
-    """Return the `candidate_splits` whose features are faster to read than to compute, if there are any."""
+) -> list[NetworkSplit] | NoSplit:
+    """Return the `candidate_splits` whose features save `FLOPS_PER_BYTE`, if there are any."""
     splits = candidate_splits(network, plan, phase, example)
     if isinstance(splits, NoSplit):
         return splits
@@ -202,15 +207,15 @@ def worthwhile_splits(
         return worth
     best = max(splits, key=lambda split: split.flops / split.bytes)
     return NoSplit(
-        f"caching the features at {best.name} would save little: {best.flops / best.bytes:.2g} operations per"
-        f" byte, and it pays from {FLOPS_PER_BYTE}"
+        f"caching the features at {best.name} would save little: {best.flops / best.bytes:.2g} FLOPs per"
+        f" byte, less than the minimum of {FLOPS_PER_BYTE}"
     )
 
 
 def candidate_splits(
     network: nn.Module, plan: FreezePlan, phase: int, example: Tensor
-) -> list[Split] | NoSplit:
-    """Return the possible splits at, or just before, the first changing layer or a block around it.
+) -> list[NetworkSplit] | NoSplit:
+    """Return the possible splits at, or just before, the first changing layer or a module around it.
 
     They are not verified.
 
@@ -241,12 +246,12 @@ def candidate_splits(
     if not recording.calls:
         return NoSplit(f"no layer comes before {changing[first]}")
     splitter = _Splitter(network, example, recording, containers | frozen)
-    splits: dict[str, Split] = {}
+    splits: dict[str, NetworkSplit] = {}
     for place in splitter.places():
         if (split := splitter.split(place)) is not None:
             splits.setdefault(split.name, split)
     if not splits:
-        return NoSplit(f"the input of {names[first]} is not one tensor with an entry for each image")
+        return NoSplit(f"no tensor before {names[first]} has one entry per image")
     # The sort is stable: among equals, the one nearest to the first changing layer comes first.
     return sorted(splits.values(), key=lambda split: (-split.flops, split.bytes))
 
@@ -275,24 +280,24 @@ class _Splitter:
         self.network, self.example, self.recording = network, example, recording
         self.names = {module: name for name, module in network.named_modules()}
         # Features may depend on a tensor outside the recorded calls: a parent's code may use it directly.
-        self._used_anywhere = {
+        self._maybe_used_directly = {
             f"{self.names[module]}.".lstrip(".") + tensor
             for module in unchanged
             for tensor in _tensors(module, own=True)
         } - self._called(len(recording.calls))
 
     def places(self) -> Iterator[_Place]:
-        """Yield places from the first changing layer outwards: this layer, then the blocks around it."""
+        """Yield places from the first changing layer outwards: this layer, then the modules around it."""
         calls = self.recording.calls
         for module, args, count in reversed(self.recording.entered):
-            if module is not self.network:
-                yield _Place(module, "input", args[:1], count if args else 0)
-            for n in range(count, max(count - OUTPUTS, 0), -1):
+            if args and module is not self.network:  # features can't replace a keyword argument
+                yield _Place(module, "input", args[:1], count)
+            for n in range(count, max(count - CANDIDATE_OUTPUTS, 0), -1):
                 yield _Place(calls[n - 1][0], "output", [calls[n - 1][1]], n)
         if len(calls) >= BRANCHES:
             yield _Place(calls[-1][0], "output", [output for _, output in calls[-BRANCHES:]], len(calls))
 
-    def split(self, place: _Place) -> Split | None:
+    def split(self, place: _Place) -> NetworkSplit | None:
         """Return the split at a place, if what passes through it has one entry per image."""
         n, count = place.call_count, len(self.example)
         tensors = [value for value in place.values if isinstance(value, Tensor) and value.ndim > 1]
@@ -300,17 +305,17 @@ class _Splitter:
             return None
         shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
         concatenated = len(shapes) > 1
-        return Split(
+        return NetworkSplit(
             self.network,
             self.names[place.module],
             place.side,
             shape=(sum(map(math.prod, shapes)),) if concatenated else shapes[0],
             dtype=tensors[0].dtype,
             flops=self.recording.flops[n] // count,
-            prefix=frozenset(self._used_anywhere | self._called(n)),
+            prefix=frozenset(self._maybe_used_directly | self._called(n)),
             example=self.example,
             calls=self.recording.calls[:n],
-            parts=shapes if concatenated else (),
+            concatenated=shapes if concatenated else (),
         )
 
     def _called(self, count: int) -> set[str]:
@@ -323,7 +328,7 @@ class _Splitter:
 
 
 def _changing_layers(network: nn.Module, plan: FreezePlan, phase: int) -> dict[nn.Module, str]:
-    """Return the layers whose output changes from step to step, and the reason of each."""
+    """Return the layers that change or are random themselves, each with the reason as a clause."""
     trained, statistics = plan.trained(phase), plan.updated_statistics(phase)
     changing_layers: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
@@ -342,7 +347,7 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def _ancestors(name: str) -> Iterator[str]:
-    """Yield the names of the modules that contain a module, outermost first: the network, named ''."""
+    """Yield the names of the modules that contain a module, outermost first; '' is the network."""
     parts = name.split(".")
     return (".".join(parts[:n]) for n in range(len(parts)))
 
@@ -352,7 +357,7 @@ def _tensors(module: nn.Module, *, own: bool) -> Iterator[str]:
         yield from (name for name, _ in named(recurse=not own))
 
 
-def _is_equivalent(split: Split, images: Tensor) -> bool:
+def _is_equivalent(split: NetworkSplit, images: Tensor) -> bool:
     """Return whether the split gives the network's logits, for two batch sizes and again in eval mode."""
     network = split.network
     modes = {module: module.training for module in network.modules()}
@@ -360,9 +365,9 @@ def _is_equivalent(split: Split, images: Tensor) -> bool:
     devices = [images.device] if images.is_cuda else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            training = _outputs_match(split, images) and _outputs_match(split, images[:-1])
+            in_phase = _outputs_match(split, images) and _outputs_match(split, images[:-1])
             network.eval()
-            return training and _outputs_match(split, images)
+            return in_phase and _outputs_match(split, images)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
         return False
     finally:
@@ -377,7 +382,7 @@ def _rng_state(device: torch.device) -> Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def _outputs_match(split: Split, images: Tensor) -> bool:
+def _outputs_match(split: NetworkSplit, images: Tensor) -> bool:
     torch.manual_seed(0)
     before = _rng_state(images.device)
     features = split.features(images)
@@ -386,7 +391,7 @@ def _outputs_match(split: Split, images: Tensor) -> bool:
     if features.shape != (len(images), *split.shape):
         return False
     whole = split.network.forward(images).float()
-    rounding = ROUNDING.get(features.dtype, ROUNDING_HALF) * float(whole.abs().max())
+    rounding = RTOL.get(features.dtype, RTOL_HALF) * float(whole.abs().max())
     for _ in range(2):  # the second pass shows whether the first changed the recorded outputs in place
         torch.manual_seed(0)
         logits = split.rest(features.clone()).float()

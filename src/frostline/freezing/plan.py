@@ -43,7 +43,7 @@ class PlateauRule:
 
 @dataclass(frozen=True)
 class ReachRule:
-    """Ends a phase when `metric` is as good as `value`."""
+    """Ends a phase when `metric` is at least as good as `value`."""
 
     metric: str
     value: float
@@ -85,7 +85,7 @@ class PhasePlan:
     """Whether the weights of the phase's best epoch are restored at its end."""
     curve: Curve
     batch_size: int | None
-    """Images per step; None: the run's own."""
+    """Images per batch; None: the run's own."""
     steps_per_epoch: int
     """With the phase's batch size."""
 
@@ -132,17 +132,17 @@ class FreezePlan:
         if phase.length is not None and not last:
             return starts[-1] + phase.length
         per_epoch = phase.steps_per_epoch
-        passed = sum(
+        epochs_before = sum(  # in epochs, since phases may have different batch sizes
             Fraction(end - begin, before.steps_per_epoch)
             for before, begin, end in zip(self.phases, starts, starts[1:], strict=False)
         )
         epochs = Fraction(self.epochs)
         if phase.length is not None:
             # A run ends after a whole epoch, with its validation.
-            epochs = min(epochs, Fraction(ceil(passed + Fraction(phase.length, per_epoch))))
-        return starts[-1] + round((epochs - passed) * per_epoch)
+            epochs = min(epochs, Fraction(ceil(epochs_before + Fraction(phase.length, per_epoch))))
+        return starts[-1] + round((epochs - epochs_before) * per_epoch)
 
-    def starts_at(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
+    def advanced(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
         """Return `starts` with `step` added if a phase begins there.
 
         Args:
@@ -156,7 +156,7 @@ class FreezePlan:
         return (*starts, step) if ended and len(starts) < len(self.phases) else tuple(starts)
 
     def is_over(self, starts: Sequence[int], step: int, ended_early: bool) -> bool:
-        """Return whether the run ends before `step`; arguments as in `starts_at`."""
+        """Return whether the run ends before `step`; arguments as in `advanced`."""
         return len(starts) == len(self.phases) and (step >= self.phase_end(starts) or ended_early)
 
     def lr_factor(self, starts: Sequence[int], step: int, group: str, depth: int) -> float:

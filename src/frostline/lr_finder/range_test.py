@@ -12,7 +12,7 @@ from frostline.base.seeds import derive, seed_dropout
 from frostline.console.errors import FrostlineError, resource_errors
 from frostline.features.execution import device_of, execution_of
 from frostline.features.reuse import FeatureExtractor
-from frostline.features.split_point import NoSplit, Split
+from frostline.features.split_point import NetworkSplit, NoSplit
 from frostline.freezing.plan import FreezePlan
 from frostline.lr_finder.suggestion import Suggestion, diverges, learning_rates, smoothed, suggest
 from frostline.schema import Run
@@ -157,7 +157,7 @@ class _Steps:
         if isinstance(split, NoSplit):
             self.layers = f"the whole network: {split.reason}"
             return None
-        assert isinstance(split, Split)
+        assert isinstance(split, NetworkSplit)
         self.layers = f"features at {split.name}"
         train, views = self._data.train, reuse.view_numbers
         features = [held_on(reuse.features(split, train, view), self._device) for view in views]

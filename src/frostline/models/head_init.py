@@ -12,7 +12,7 @@ NAMED = 4
 """Maximum number of classes that a sentence names."""
 
 
-class NoSharedClasses(FrostlineError):
+class HeadNotUsable(FrostlineError):
     """The weights' head can't be used and no phase trains it, so predictions would be meaningless."""
 
     def __init__(self, reason: str) -> None:
@@ -71,7 +71,7 @@ def choose_head_init(
         trains: whether the run trains anything.
 
     Raises:
-        NoSharedClasses: nothing trains, and the weights' head can't be used.
+        HeadNotUsable: nothing trains, and the weights' head can't be used.
         FrostlineError: `keep`, and the classes differ.
     """
     if head == "reset" or known is None:
@@ -84,7 +84,7 @@ def choose_head_init(
                 "kept", None, f"weights.head: kept; the weights do not record their classes, {assumed}", True
             )
         if not trains:
-            raise NoSharedClasses(reason)
+            raise HeadNotUsable(reason)
         return HeadInit("reset", notice="" if head == "reset" else f"weights.head: reset, since {reason}")
     shared = set(known) & set(classes)
     rows = tuple(known.index(name) if name in shared else None for name in classes)
@@ -101,7 +101,7 @@ def choose_head_init(
     if trains:
         return HeadInit("reset", notice=f"weights.head: reset, since {differ}")
     if not shared:
-        raise NoSharedClasses(differ)
+        raise HeadNotUsable(differ)
     others = ", the others start at the mean of the weights' rows" if None in rows else ""
     return HeadInit(
         "matched",

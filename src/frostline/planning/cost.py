@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from frostline.features.split_point import Split
+from frostline.features.split_point import NetworkSplit
 from frostline.freezing.plan import FreezePlan
 from frostline.training.trainable import apply_phase
 
@@ -59,7 +59,7 @@ def phase_costs(network: nn.Module, plan: FreezePlan, shape: Sequence[int]) -> l
     return [_of_phase(sketch, plan, phase, shape) for phase in range(len(plan.phases))]
 
 
-def split_cost(split: Split) -> Cost | None:
+def split_cost(split: NetworkSplit) -> Cost | None:
     """Return the cost of a phase that reuses features; None: the layers after the split need more than these.
 
     Args:

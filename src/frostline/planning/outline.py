@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
 
-from frostline.features.split_point import NoSplit, Split
+from frostline.features.split_point import NetworkSplit, NoSplit
 from frostline.freezing.layers import Place
 from frostline.freezing.plan import FreezePlan, PlateauRule, epochs_text
 from frostline.planning.cost import Cost
@@ -105,7 +105,7 @@ class PhaseExecution:
     """How a phase runs; the defaults: it is unknown."""
 
     cost: Cost | None = None
-    split: Split | NoSplit | None = None
+    split: NetworkSplit | NoSplit | None = None
     """The split point whose features the phase reuses, or why it reuses none."""
     views: int = 1
     """Augmented views of each image, if features are reused."""
@@ -172,7 +172,7 @@ def phases(
                 course=course,
                 cost=execution.cost,
                 gradients=BYTES * trained,
-                features=_features(plan, split, execution.views) if isinstance(split, Split) else None,
+                features=_features(plan, split, execution.views) if isinstance(split, NetworkSplit) else None,
                 whole=split.reason if isinstance(split, NoSplit) else None,
             )
         )
@@ -206,7 +206,7 @@ def _spread(begin: int, end: int) -> Iterator[int]:
         yield begin + round(i * (end - begin) / (COURSE_POINTS - 1))
 
 
-def _features(plan: FreezePlan, split: Split, views: int) -> FeaturesOutline:
+def _features(plan: FreezePlan, split: NetworkSplit, views: int) -> FeaturesOutline:
     places = sorted(plan.layers.places.items(), key=lambda item: item[1].depth)
     rest = {_section(place) for name, place in places if name not in split.prefix}
     in_order = dict.fromkeys(_section(place) for _, place in places)

@@ -8,7 +8,7 @@ from frostline.base import project
 from frostline.base.formats import canonical_json
 from frostline.base.hashes import content_key
 from frostline.data.reading.sources import name_of
-from frostline.features.split_point import NoSplit, Split, first_valid
+from frostline.features.split_point import NetworkSplit, NoSplit, first_valid
 from frostline.freezing.inheritance import resolve_inheritance
 from frostline.freezing.plan import FreezePlan
 from frostline.planning import cost, outline
@@ -159,8 +159,8 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
             del _CACHE[next(iter(_CACHE))]
     executions = []
     for (split, cost_after_split), whole_cost in _CACHE[key]:
-        used = reuse.within_limit(split, images) if isinstance(split, Split) else split
-        phase_cost = cost_after_split if cost_after_split and isinstance(used, Split) else whole_cost
+        used = reuse.within_limit(split, images) if isinstance(split, NetworkSplit) else split
+        phase_cost = cost_after_split if cost_after_split and isinstance(used, NetworkSplit) else whole_cost
         executions.append(outline.PhaseExecution(phase_cost, used, reuse.views or 1))
     phases = outline.phases(plan, sizes, run.optimizer.lr, run.trainer.batch_size, executions)
     last = phases[-1] if phases else None
@@ -183,7 +183,7 @@ def of_run(run: Run, plan: FreezePlan, network: "nn.Module", spec: "InputSpec", 
     )
 
 
-_Features = tuple[Split | NoSplit | None, Cost | None]
+_Features = tuple[NetworkSplit | NoSplit | None, Cost | None]
 """The split of a phase, None: unknown, and the cost of a step on its features."""
 
 _CACHE: dict[str, list[tuple[_Features, Cost | None]]] = {}
@@ -229,12 +229,12 @@ def _split_and_cost(
         return candidates, None
     costs: dict[str, Cost | None] = {}
 
-    def holds(split: Split) -> bool:
+    def can_run(split: NetworkSplit) -> bool:
         costs[split.name] = cost.split_cost(split)
         return costs[split.name] is not None
 
-    split = first_valid(candidates, holds)
-    return split, costs[split.name] if isinstance(split, Split) else None
+    split = first_valid(candidates, can_run, "can't run on features alone")
+    return split, costs[split.name] if isinstance(split, NetworkSplit) else None
 
 
 def _prepared(composed: Experiment, run: Run, role: str) -> "tuple[Index, LabelBudget]":

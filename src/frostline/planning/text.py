@@ -121,8 +121,8 @@ def _rows(phase: PhaseOutline) -> Iterator[Sequence[str]]:
 
 
 def _costs(plan: Plan) -> FittingTable:
-    flops = ("FLOPs per image: once", "forward", "backward", "all images and epochs")
-    memory = ("memory: activations", "gradients")
+    flops = ("FLOPs/image: once", "forward/epoch", "backward/epoch", "FLOPs in total")
+    memory = ("activations/batch", "gradients")
     headers = [Column(name, justify="right", no_wrap=True) for name in ("phase", *flops, *memory)]
     return tables.table(headers, ((str(phase.index), *_cost(plan, phase)) for phase in plan.phases))
 

@@ -23,7 +23,7 @@ from frostline.data.loading.label_budget import LabelBudget, label_budget
 from frostline.data.loading.pixels import Images
 from frostline.features.execution import autocast, device_of
 from frostline.features.reuse import FeatureExtractor
-from frostline.features.split_point import NoSplit, Split, candidate_splits
+from frostline.features.split_point import NetworkSplit, NoSplit, candidate_splits
 from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import create_network
@@ -37,7 +37,7 @@ from frostline.training.inference import reuse_of
 from frostline.training.inputs import TrainingInputs
 from frostline.training.outputs import Fit, Row, TrainedNetwork
 from frostline.training.param_groups import decaying
-from frostline.training.run import plan_of, say_head
+from frostline.training.run import plan_of, say_head_init
 from frostline.training.run_info import backbone_name
 from frostline.training.services import Services
 
@@ -61,7 +61,7 @@ class FeatureGroup:
     """Runs whose heads train on the same features."""
 
     runs: list[Run]
-    split_point: Split
+    split_point: NetworkSplit
     """The first seed's network, split before its head."""
     plan: FreezePlan
     report: LoadReport
@@ -278,7 +278,7 @@ def _feature_group(run: Run, inputs: TrainingInputs, services: Services) -> Feat
     seed, index, spec = run.seed, inputs.index, inputs.spec
     budget = label_budget(index, run.dataset, seed)
     network, report = create_network(run, inputs.initial, spec, index.classes)
-    say_head(run, report, services)
+    say_head_init(run, report, services)
     plan = plan_of(run, network, len(budget.train))
     images, val = inputs.images("train", budget.train), inputs.images("val", index.rows("val"))
     selection = inputs.images("selection", budget.selection) if len(budget.selection) else None
@@ -296,7 +296,7 @@ def _feature_group(run: Run, inputs: TrainingInputs, services: Services) -> Feat
 
 def _head_input(
     run: Run, network: nn.Module, plan: FreezePlan, images: Images, reuse: FeatureExtractor
-) -> Split:
+) -> NetworkSplit:
     """Return the network, split before the linear layer that alone is trained."""
     below = any(not plan.layers.places[name].head for name in plan.trained(0))
     if below or len(plan.phases[0].train) > 1:
@@ -317,7 +317,7 @@ def _head_input(
 
 
 @torch.no_grad()
-def _is_linear_head(split: Split, plan: FreezePlan, images: Tensor) -> bool:
+def _is_linear_head(split: NetworkSplit, plan: FreezePlan, images: Tensor) -> bool:
     """Return whether one linear layer on the features, the only trained layer, gives the network's logits."""
     network, head = split.network, split.network.get_submodule(split.module)
     alone = plan.trained(0) == {f"{split.module}.weight", f"{split.module}.bias"}

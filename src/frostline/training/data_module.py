@@ -89,7 +89,7 @@ class ImageData(pl.LightningDataModule):
 
     Args:
         trainer: batch sizes and sampling.
-        choose_on: how the best epoch is selected. ``val``: by the validation metrics. Images: by their
+        select_on: how the best epoch is selected. ``val``: by the validation metrics. Images: by their
             metrics; they are the split ``selection``. ``last``: it is the last epoch.
     """
 
@@ -102,17 +102,17 @@ class ImageData(pl.LightningDataModule):
         augmentation: schema.Augment,
         seed: int,
         classes: int,
-        choose_on: Images | Literal["val", "last"] = "val",
+        select_on: Images | Literal["val", "last"] = "val",
     ) -> None:
         super().__init__()
         self.train, self.validation = train, {"val": val}
         """Images by split: val, and selection if those choose the epoch."""
         self.chooses: str = "val"
         """The split that chooses the epoch, or ``last``."""
-        if isinstance(choose_on, Images):
-            self.validation["selection"], self.chooses = choose_on, "selection"
+        if isinstance(select_on, Images):
+            self.validation["selection"], self.chooses = select_on, "selection"
         else:
-            self.chooses = choose_on
+            self.chooses = select_on
         self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
         self._cached = (
             not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= MAX_NORMALISED

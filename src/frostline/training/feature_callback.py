@@ -10,7 +10,7 @@ from torch import Tensor
 
 from frostline.data.loading.pixels import Images
 from frostline.features.reuse import OFF, FeatureExtractor
-from frostline.features.split_point import ALL_TRAINS, Split
+from frostline.features.split_point import ALL_TRAINS, NetworkSplit
 from frostline.training.freeze_callback import FreezeSchedule
 from frostline.training.module import Classifier, ReusedFeatures
 
@@ -81,7 +81,7 @@ class FeatureReuse(pl.Callback):
         module.reused = None
         plan, network = self.freezing.plan, module.network
         split = self.reuse.split_network(network, plan, phase, self.train)
-        if isinstance(split, Split):
+        if isinstance(split, NetworkSplit):
             module.reused, cached = self._reused(split, phase)
             self.split_points[phase:] = [split.name]
             suffix = " (cached)" if cached else ""
@@ -91,7 +91,7 @@ class FeatureReuse(pl.Callback):
             if split.reason not in (ALL_TRAINS, OFF):
                 self.reuse.say(f"phase {phase} runs the whole network: {split.reason}")
 
-    def _reused(self, split: Split, phase: int) -> tuple[ReusedFeatures, bool]:
+    def _reused(self, split: NetworkSplit, phase: int) -> tuple[ReusedFeatures, bool]:
         """Return the features of a phase, and whether all of them were cached."""
         plan = self.freezing.plan
         views = self.reuse.view_numbers

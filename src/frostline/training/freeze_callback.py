@@ -332,7 +332,7 @@ class FreezeSchedule(pl.Callback):
 
     def _advanced(self, step: int) -> tuple[int, ...]:
         """Return `starts` as of the beginning of `step`."""
-        return self.plan.starts_at(self.starts, step, bool(self.starts) and self._ends_early())
+        return self.plan.advanced(self.starts, step, bool(self.starts) and self._ends_early())
 
     def _ends_early(self) -> bool:
         rule = self.plan.phases[self.phase].early_stop

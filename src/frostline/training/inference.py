@@ -20,7 +20,7 @@ from frostline.features.execution import (
     run_layers,
 )
 from frostline.features.reuse import FeatureExtractor
-from frostline.features.split_point import Split
+from frostline.features.split_point import NetworkSplit
 from frostline.models import weights
 from frostline.models.backbones import build
 from frostline.models.input_spec import InputSpec
@@ -91,7 +91,7 @@ def logits_of(
 
 @torch.no_grad()
 def logits_after_split(
-    split: Split, features: torch.Tensor, precision: Precision, batch_size: int
+    split: NetworkSplit, features: torch.Tensor, precision: Precision, batch_size: int
 ) -> torch.Tensor:
     """Return the logits of the network in `split`, as `logits_of` does.
 

@@ -1,4 +1,4 @@
-"""What the seeds of a run share: prepared data at the network's resolution, and initial weights."""
+"""What the runs of an arm share within a fold: data at the network's resolution, and initial weights."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,11 +35,11 @@ class TrainingInputs:
     rows: torch.Tensor
     """(N,) the loaded rows of the index, sorted: train and val, never test."""
     pixels: ImageStack
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8 or uint16."""
     spec: InputSpec
     initial: InitialWeights
     uncropped: ImageStack | None = None
-    """(N, C, H, W) uint8, larger than the input, if training draws random crops."""
+    """(N, C, H, W) uint8 or uint16, larger than the input, if training draws random crops."""
 
     @property
     def index(self) -> Index:
@@ -47,16 +47,16 @@ class TrainingInputs:
         return self.data.index
 
     def images(self, split: str, rows: Any) -> Images:
-        """Return the images of some index rows, all of one split; only those of train have weights."""
+        """Return the images of some index rows, all of one split; only training images have loss weights."""
         rows = torch.as_tensor(rows)
-        places = torch.searchsorted(self.rows, rows)
-        images = images_of(self.index, rows, select(self.pixels, places), self.spec, split)
+        positions = torch.searchsorted(self.rows, rows)
+        images = images_of(self.index, rows, select(self.pixels, positions), self.spec, split)
         if split != "train":
             return images
-        sources = None
+        uncropped = None
         if self.uncropped is not None:
-            sources = Uncropped(select(self.uncropped, places), aspects_of(self.index, rows))
-        return replace(images, weights=relative_weights(self.index, rows), uncropped=sources)
+            uncropped = Uncropped(select(self.uncropped, positions), aspects_of(self.index, rows))
+        return replace(images, weights=relative_weights(self.index, rows), uncropped=uncropped)
 
 
 def relative_weights(index: Index, rows: torch.Tensor) -> torch.Tensor | None:
@@ -83,12 +83,15 @@ def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Servi
     index = data.index
     spec = input_spec(run.backbone, initial, run.input)
     rows = np.sort(np.concatenate([index.rows("train"), index.rows("val")]))
-    first = run.arm is None or isinstance(run.weights, NoWeights)  # of the arms, which share the images
-    if first and run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
+    # In a study, the from-scratch arm alone warns: all arms have the same images.
+    warns = run.arm is None or isinstance(run.weights, NoWeights)
+    if warns and run.input.fit is None and (sentence := crop_warning(index, rows, spec)):
         services.say(f"frostline: warning: {sentence}")
     transforms.check(run.augment, spec)
-    sources = None
-    if transforms.crops(run.augment):  # First: a cache with room for some only is for what each step reads.
-        sources = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
+    uncropped = None
+    if transforms.crops(
+        run.augment
+    ):  # First, since each step reads them: the cache may have room for one only.
+        uncropped = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
     pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
-    return TrainingInputs(data, torch.as_tensor(rows), pixels, spec, initial, sources)
+    return TrainingInputs(data, torch.as_tensor(rows), pixels, spec, initial, uncropped)

@@ -16,7 +16,7 @@ from frostline.base.multi_label_metrics import mean_average_precision
 from frostline.base.seeds import derive, seed_dropout
 from frostline.data.loading.class_balance import class_weights, positive_weights
 from frostline.features.execution import Execution, Precision, autocast, run_layers
-from frostline.features.split_point import Split
+from frostline.features.split_point import NetworkSplit
 from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.training.data_module import ImageData
@@ -33,7 +33,7 @@ MAX_GROWTH = 4
 class ReusedFeatures:
     """The features of all images at the split point, and the layers after it."""
 
-    split: Split
+    split: NetworkSplit
     train: Sequence[Tensor]
     """(N, …) features of the training images, one tensor per augmented view; on the CPU or the device."""
     validation: Mapping[str, Tensor] | None

@@ -1,6 +1,6 @@
 """Trains one network, and writes its run folder; for the stages `pretrain` and `finetune`.
 
-It writes `weights.safetensors` (of the best epoch), `history.csv`, `training.json` and `config.yaml`. The
+It writes `weights.safetensors` (of the selected epoch), `history.csv`, `training.json` and `config.yaml`. The
 training loop is in `training.trainer`.
 """
 
@@ -58,17 +58,17 @@ if TYPE_CHECKING:
 
 
 DONE = "done"
-"""The subfolder of a run's checkpoint folder that holds its files until the stage publishes them."""
+"""Subfolder of the checkpoint folder with the files of a run that is finished, until `remove_checkpoints`."""
 
 
 @resource_errors("training")
 def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title: str) -> dict[str, Any]:
     """Train one network and write its files to `out`.
 
-    An interrupted run resumes from its last checkpoint. A finished run whose stage was interrupted is not
-    repeated. Checkpoints and the results of such runs are in the scratch folder, below a hash of everything
-    that the result depends on. If two processes start the same run, the second waits and uses the first one's
-    result.
+    An interrupted run resumes from its last checkpoint. If its stage is interrupted after the run has
+    finished, the run is not repeated. Checkpoints and finished results are in the scratch folder, in a
+    subfolder named by `scratch_key`. If two processes start the same run, the second waits and uses the first
+    one's result.
 
     Returns:
         The measured times: train_seconds, epoch_seconds (from the start of training to the end of each
@@ -85,7 +85,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
     with exclusive(_lock(checkpoints)):
         remove_temporary(checkpoints)
         if is_intact(done):
-            _record_late(run, inputs, done, services)
+            _backfill(run, inputs, done, services)
         else:
             try:
                 with publish(done) as work:
@@ -104,7 +104,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
 def remove_checkpoints(
     run: Run, inputs: TrainingInputs, services: Services, results_to: Path | None = None
 ) -> None:
-    """Remove the checkpoints of a run; its stage has published the results.
+    """Remove the checkpoints of a run; call it after its stage has published the results.
 
     Args:
         results_to: the folder that the results are moved to, for `restore_results`; None: they are removed.
@@ -128,7 +128,7 @@ def restore_results(run: Run, inputs: TrainingInputs, services: Services, folder
 
 
 def scratch_key(run: Run, inputs: TrainingInputs) -> str:
-    """Return the hash of everything that a run's result depends on."""
+    """Return the hash of all that a run's result depends on but the hardware: config, data, weights, code."""
     config = run.model_dump(exclude={"study", "arm"})
     parts = [inputs.initial.sha256, inputs.index.fingerprint, inputs.spec.to_dict()]
     return content_key([config, parts, code_versions(run.stage)])[:24]
@@ -167,7 +167,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title: str) -> None:
     from frostline.training.trainer import callbacks_of, fit
 
-    garbage.enable()  # it is off during imports
+    garbage.enable()  # garbage collection is disabled during imports
     machine.configure(run.trainer.threads)
     if run.trainer.threads > (cores := os.cpu_count() or 1):
         services.say(
@@ -205,9 +205,11 @@ def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, titl
             from frostline.training import wise_ft
 
             classes = len(inputs.index.classes)
-            plain = network_with(setup.initial, run.backbone, inputs.spec, classes)
-            ends = setup.initial, result.best_state
-            result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(plain, ends, setup.data, run)
+            without_adapter = network_with(setup.initial_state, run.backbone, inputs.spec, classes)
+            endpoints = setup.initial_state, result.best_state
+            result.best_state, extra["wise_ft"] = wise_ft.sweep_alphas(
+                without_adapter, endpoints, setup.data, run
+            )
         if isinstance(run.loss, Bce):
             extra[THRESHOLDS] = thresholds(run.loss.threshold, result.best_state, setup.data, run)
         write_outputs(run, inputs, TrainedNetwork(result, network, plan, setup.report, budget, extra), out)
@@ -238,7 +240,7 @@ def _execution(
     execution, reason = execution_of(network, precision, device, spec.shape), None
     if precision == "bf16" and execution.precision == "fp32":
         reason = f"on a CPU the gradient of {undefined_gradient(network, spec.shape)} is undefined in bf16"
-        services.say(f"{run.stage} {run.arm or run.freeze_name}: {reason}; it trains in fp32")
+        services.say(f"{run.stage} {run.arm or run.freeze_name} trains in fp32, not bf16: {reason}")
     return execution, reason
 
 
@@ -249,7 +251,7 @@ class Setup:
     classifier: "Classifier"
     data: "ImageData"
     budget: LabelBudget
-    initial: dict[str, torch.Tensor]
+    initial_state: dict[str, torch.Tensor]
     """The network's weights before training, without an adapter."""
     report: LoadReport
 
@@ -263,8 +265,8 @@ def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
     budget = label_budget(index, run.dataset, run.seed)
     check_initial_weights(run)
     network, report = create_network(run, inputs.initial, spec, index.classes)
-    say_head(run, report, services)
-    initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    say_head_init(run, report, services)
+    initial_state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     lora.adapt(network, run)
     plan = plan_of(run, network, len(budget.train))
     trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
@@ -284,16 +286,16 @@ def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
         class_counts=counts(images.labels, len(index.classes)),
         penalty=penalty_of(run.regularizer, network, report),
     )
-    choose_on: Images | Literal["val", "last"] = (
+    select_on: Images | Literal["val", "last"] = (
         inputs.images("selection", budget.selection) if budget.chooses == "selection" else budget.chooses
     )
     classes = len(index.classes)
-    data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, classes, choose_on)
-    return Setup(classifier, data, budget, initial, report)
+    data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, classes, select_on)
+    return Setup(classifier, data, budget, initial_state, report)
 
 
-def _record_late(run: Run, inputs: TrainingInputs, done: Path, services: Services) -> None:
-    """Record a run that a process trained to its end before it was killed, unless it is recorded already."""
+def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) -> None:
+    """Record a run that finished in a process that was killed before it recorded it."""
     budget = label_budget(inputs.index, run.dataset, run.seed)
     network, _ = create_network(run, inputs.initial, inputs.spec, inputs.index.classes)
     lora.adapt(network, run)
@@ -308,8 +310,8 @@ def _record_late(run: Run, inputs: TrainingInputs, done: Path, services: Service
         record_outputs(tracked_run, plan, read_json(done / TIMING), done)
 
 
-def say_head(run: Run, report: LoadReport, services: Services) -> None:
-    """Print a notice if the head starts otherwise than the config suggests; compose does for arms."""
+def say_head_init(run: Run, report: LoadReport, services: Services) -> None:
+    """Print how the head is initialized if the config does not tell; for arms, compose prints it."""
     if report.head.notice and run.arm is None:
         services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.notice}")
 

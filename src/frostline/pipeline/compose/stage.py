@@ -82,7 +82,7 @@ def check(made: Study, arms: Sequence[str]) -> Checked:
     Raises:
         FrostlineError: something does not fit; the sentence names the file, the arm and the key.
     """
-    from frostline.models.head_init import NoSharedClasses
+    from frostline.models.head_init import HeadNotUsable
 
     checker = _Checker(_classes(made, "target"))
     pretrained = None
@@ -98,7 +98,7 @@ def check(made: Study, arms: Sequence[str]) -> Checked:
             config = next(iter(arm_config.runs().values()))
             try:
                 head = checker.run(config, pretrained)
-            except NoSharedClasses as error:
+            except HeadNotUsable as error:
                 checked.omitted[arm] = error.reason
                 continue
             if not head.is_informed:

@@ -9,7 +9,7 @@ from frostline.base.files import publish, write_text
 from frostline.base.formats import canonical_json
 from frostline.base.repetitions import Repetition
 from frostline.data.prepared.index import Index
-from frostline.models.head_init import NoSharedClasses
+from frostline.models.head_init import HeadNotUsable
 from frostline.models.pretrained import head_init_of, load_initial_weights
 from frostline.pipeline.finetune.earlier_runs import EarlierRuns
 from frostline.schema import Arm
@@ -22,7 +22,10 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
     """Fine-tune an arm of a study once per seed, or fold and seed; the stage `evaluate` measures the runs.
 
     A run's folder is `out/seed-<s>/`, or `out/fold-<f>/seed-<s>/`. An arm that trains nothing is omitted if
-    the weights' head has no class of the data set.
+    the weights' head can't be used for the classes of the data set.
+
+    Args:
+        timing: file for the training times of all runs.
 
     Raises:
         FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
@@ -31,7 +34,7 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
     initial = load_initial_weights(arm.backbone, arm.weights)
     try:
         head_init_of(initial, Index.read(data).classes, trains=bool(arm.freeze.phases))
-    except NoSharedClasses as error:
+    except HeadNotUsable as error:
         services.say(f"finetune {arm.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
         return
@@ -39,11 +42,11 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
     by_fold = [list(members) for _, members in groupby(runs, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     inputs = load_inputs(runs[by_fold[0][0]], data, initial, services)
-    earlier.restore(runs.values(), inputs)  # the keys of runs do not depend on the fold of the images
+    earlier.restore(runs.values(), inputs)  # any fold's inputs will do
     omitted.remove_reason(out)
     with publish(out) as work:
-        for members in by_fold:
-            if timings:  # the images of the first fold are loaded already
+        for number, members in enumerate(by_fold):
+            if number:  # the inputs of the first fold are loaded already
                 inputs = load_inputs(runs[members[0]], data, initial, services)
             for repetition in members:
                 title = f"finetune {arm.arm} · {repetition} ({len(timings) + 1}/{len(runs)})"
