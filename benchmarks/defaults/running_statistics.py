@@ -119,7 +119,7 @@ def rows(path: Path) -> list[list[str]]:
     body = []
     for cell, found in cells.items():
         measured = ([100 * each[name] for each in found if name in each] for name in names)
-        body.append([*cell, str(len(found)), *(f"{mean(some):.1f}" if some else "" for some in measured)])
+        body.append([*cell, str(len(found)), *(f"{mean(some):.1f}" if some else "–" for some in measured)])
     return [["cell", "steps", "seeds", *names], *body]
 
 

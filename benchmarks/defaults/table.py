@@ -122,10 +122,10 @@ def losses(results: Results) -> list[list[str]]:
     """
     results = _on_shared_cells(results)
     searched: dict[str, Callable[[Arm], bool]] = {
-        "the settings of `full`": _is_full,
+        "the configurations of `full`": _is_full,
         "all arms of frostline": lambda arm: arm[0] == "frostline",
     }
-    header = (f"loss to {name}: {what}" for name in searched for what in ("mean", "worst cell"))
+    header = (f"gap to {name}: {what}" for name in searched for what in ("mean", "worst cell"))
     rows = [["default hyperparameters", *header]]
     for arm in results:
         if arm[2] != "default":
@@ -273,7 +273,7 @@ def markdown(rows: Iterable[Sequence[str]]) -> str:
 
 def _name(arm: Arm) -> str:
     by, schedule, setting = arm
-    name = schedule if by == "frostline" else f"{by}'s `{schedule}`" if by == "fastai" else "timm's train.py"
+    name = schedule if by == "frostline" else f"{by}'s `{schedule}`" if by == "fastai" else "timm's hyperparameters"
     return name if setting == "default" else f"{name}, {setting}"
 
 

@@ -34,7 +34,7 @@ _FORMAT = 1  # Version of the code that makes pixels; a part of their cache key.
 
 
 class OnDisk:
-    """Selected images of a cache, (N, C, H, W) uint8; indexing reads some of them into a tensor.
+    """Selected images of a cache, (N, C, H, W) uint8 or uint16; indexing reads some of them into a tensor.
 
     Args:
         cache: all images of a data set.
@@ -65,7 +65,7 @@ class OnDisk:
 
 
 ImageStack = torch.Tensor | OnDisk
-"""(N, C, H, W) uint8 images; ``stack[rows]`` and ``stack[a:b]`` are tensors."""
+"""(N, C, H, W) uint8 or uint16 images; ``stack[rows]`` and ``stack[a:b]`` are tensors."""
 
 
 class PixelStack(Protocol):
@@ -96,7 +96,7 @@ class Images:
     """Images at the network's input size, and their labels."""
 
     pixels: ImageStack
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8 or uint16."""
     labels: torch.Tensor
     """(N,) int64; with several labels per image (N, K) float32, 0 and 1."""
     key: str = ""
