@@ -79,6 +79,25 @@ def test_parallel_coordinates_need_hyperparameters():
     assert PARALLEL not in views.states(ARMS)
 
 
+def test_charts_are_wide_enough_for_their_axes_and_legends():
+    columns = {
+        view: state["compareRunSections"][0]["columns"]
+        for view, state in views.states(SWEEP).items()
+        if view in CHARTS
+    }
+    assert columns == {CURVES: 2, PARALLEL: 1}
+
+
+def test_the_seeds_of_a_setting_are_one_line_in_a_sweep_too():
+    groups = views.states(replace(SWEEP, means=True))[CURVES]["groupBy"]["groupByKeys"]
+    assert [group["groupByData"] for group in groups] == ["freeze", "optimizer.lr", "optimizer.name"]
+
+
+def test_trials_and_arms_in_one_study_are_all_shown():
+    assert (ARMS.own_tag, SWEEP.own_tag, Study("new").own_tag) == ("arm", "trial.state", None)
+    assert replace(ARMS, objective="val/loss").own_tag is None
+
+
 def test_every_view_has_a_title_and_an_address_of_its_own():
     assert list(views.TITLES) == [RESULTS, SEEDS, CURVES, PARALLEL]
     assert len({views.page("1", "mine", view) for view in views.TITLES}) == 4

@@ -26,7 +26,9 @@ PORTS_TRIED = 20
 MOST_STUDIES = 100
 """How many of the newest studies and sweeps `ui` searches for the addresses that it prints."""
 MOST_RUNS = 100
-"""How many of a study's newest runs `ui` looks at for a metric; without one, there is nothing to show."""
+"""How many of the newest rows of a study's view `ui` looks at for a result; without one, it shows nothing."""
+RESULTS = ("best/", "test/")
+"""The prefixes of metrics that are results."""
 START_SECONDS = 90.0
 CHECK_SECONDS = 0.2
 END_SECONDS = 5.0
@@ -155,7 +157,7 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
         here: the server's address.
         opener: opens it.
     """
-    from frostline.tracking import metric_names, views
+    from frostline.tracking import views
 
     def asked(path: str, content: dict[str, object] | None = None) -> dict[str, Any]:
         body = None if content is None else json.dumps(content).encode()
@@ -173,9 +175,10 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
     def newest(condition: str, limit: int) -> list[dict[str, str]]:
         return [{tag["key"]: tag["value"] for tag in run["tags"]} for run in search(condition, limit)]
 
-    def measured(study: str) -> bool:
-        runs = search(metric_names.equals("tags.`study`", study), MOST_RUNS)
-        return any(run.get("metrics") for run in runs)
+    def has_results(study: str) -> bool:
+        state = states.get(f"{views.PREFIX}{views.key(study)}")
+        rows = search(json.loads(state)["searchFilter"], MOST_RUNS) if state else []
+        return any(metric["key"].startswith(RESULTS) for row in rows for metric in row.get("metrics", []))
 
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     try:
@@ -184,12 +187,11 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
         last = newest("tags.study LIKE '%'", 1)
         studies = newest("tags.stage = 'study'", MOST_STUDIES)
         last_first = sorted(studies, key=lambda tags: tags["study"] not in [run["study"] for run in last])
-        views_known = {tag["key"] for tag in experiment.get("tags", [])}
+        states = {tag["key"]: tag["value"] for tag in experiment.get("tags", [])}
         lines: dict[str, str] = {}
         for tags in last_first:
             kind, study = ("sweep" if "objective" in tags else "study"), tags["study"]
-            has_view = f"{views.PREFIX}{views.key(study)}" in views_known
-            if kind not in lines and has_view and measured(study):
+            if kind not in lines and has_results(study):
                 lines[kind] = f"{here}{views.page(identity, study)}  ({kind} {study}, best first)"
     except (OSError, ValueError, KeyError):  # no such experiment, or the server wants a password
         return []

@@ -124,13 +124,16 @@ class Results:
     def matching(self, study: str | None, condition: str | None) -> list[Result]:
         """Return the finished runs of a study that match an MLflow filter; None: any.
 
+        Without a filter, these are the runs of the study's arms or trials, if any of them has finished.
+
         Raises:
             FrostlineError: there is none, or the filter is invalid.
         """
         if study is not None and study not in (studies := self._studies()):
             raise FrostlineError(f"--study: there is no {study!r}; {allowed(study, studies)}")
         try:
-            results = self.finished({"study": study} if study else {}, *([condition] if condition else []))
+            results = self._compared(study) if study and not condition else []
+            results = results or self.finished({"study": study} if study else {}, *filter(None, [condition]))
         except Exception as error:  # MLflow's error for an invalid filter
             raise FrostlineError(
                 f"--filter: {first_line(error)}; write, for example,"
@@ -152,6 +155,11 @@ class Results:
         for study in self._studies():
             return study
         raise FrostlineError("compare: no run is recorded yet; `frostline finetune …` makes one")
+
+    def _compared(self, study: str) -> list[Result]:
+        """Return the finished runs of a study's arms, or a sweep's trials."""
+        (parent,) = self._store.search({"study": study, "stage": "study"})
+        return self.finished({"study": study}, self._store.studies.read(parent.info.run_id, study).runs)
 
     def _studies(self) -> list[str]:
         """Return the studies' names, the newest first."""

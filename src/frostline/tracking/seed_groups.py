@@ -12,6 +12,7 @@ from frostline.base.metrics import ACCURACY, MAP, spread
 from frostline.stats.transfer import estimate, fold_overlap
 from frostline.tracking import metric_names
 from frostline.tracking.run_tags import MEAN_RUN, REPEATED, SEED_RUN
+from frostline.tracking.views import ENDED_WELL
 from frostline.training.services import TRIAL_STATE, setting_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,16 @@ GROUP_TAGS = ("study", "stage", "setting")
 """The tags that runs of a group share."""
 HEADLINES = ("test/accuracy", "best/val/accuracy", "test/mAP", "best/val/mAP", "best/val/loss")
 """The metrics whose means have an interval."""
+OPTION_TAGS = {
+    "freeze_name": "freeze",
+    "backbone.kind": "backbone",
+    "backbone.name": "backbone",
+    "dataset.kind": "dataset",
+    "dataset.root": "dataset",
+}
+"""Parameter → the tag with the name of its config group's option, which decides the group's other keys."""
+LONGEST_VALUE = 32
+"""Characters: longer values, such as a schedule's phases, are too long for a legend."""
 FINAL = ("best/", metric_names.BEST_EPOCH, "test/", "train_seconds")
 """The prefixes of final metrics, in contrast to those of each epoch."""
 
@@ -35,9 +46,12 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     Their step is 0, since MLflow draws lines instead of bars for other steps.
     """
     run = store.client.get_run(run_id)
+    if not _is_grouped(store, run.data.tags):
+        return
     group = {key: run.data.tags.get(key, "") for key in GROUP_TAGS}
     finished = store.search(group, "attributes.status = 'FINISHED'", limit=1000, order="ASC")
-    if "arm" in run.data.tags and (not finished or finished[0].info.run_id == run_id):
+    finished = [member for member in finished if _is_grouped(store, member.data.tags)]
+    if run.data.tags.get("arm") and (not finished or finished[0].info.run_id == run_id):
         _compare_with_earlier(store, run)  # once for a group, whose runs have the same parameters
     # The newest of each fold and seed.
     seeds = {(m.data.tags.get("fold"), m.data.tags["seed"]): m for m in finished if counts(m)}
@@ -56,22 +70,43 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     took = fmean(max((m.info.end_time or 0) - m.info.start_time, 0) for m in seeds.values())
     begun = store.client.get_run(parent).info.start_time
     store.client.set_terminated(parent, end_time=begun + int(took))  # its duration is the mean of theirs
-    store.studies.has_means(run.data.tags["study"])
+    if store.studies.known(run.data.tags["study"]).compares(run.data.tags):
+        store.studies.has_means(run.data.tags["study"])
 
 
 def _compare_with_earlier(store: "Store", run: Run) -> None:
     """Let a study's views show the parameters whose values an arm has changed since it was trained before."""
     tags = {key: run.data.tags.get(key, "") for key in ("study", "stage", "arm")}
     other = f"tags.setting != '{run.data.tags.get('setting', '')}'"
-    for earlier in store.search(tags, other, "tags.seed LIKE '%'"):
-        before, now = earlier.data.params, run.data.params
-        changed = [key for key in now if key not in REPEATED and before.get(key) != now[key]]
-        store.studies.vary(tags["study"], changed)
+    for earlier in store.search(tags, other, "tags.seed LIKE '%'", ENDED_WELL):
+        store.studies.vary(tags["study"], what_differs(earlier.data.params, run.data.params))
+
+
+def what_differs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the keys of a table's columns, or of a legend, that tell runs with these parameters apart.
+
+    Of a config group whose option differs, that is the option alone; ``setting`` stands for long values.
+
+    >>> what_differs({"freeze_name": "full", "dropout": "0"}, {"freeze_name": "mine", "dropout": "1"})
+    ['freeze', 'dropout']
+    """
+    different = [key for key in now if key not in REPEATED and before.get(key) != now[key]]
+    options = dict.fromkeys(OPTION_TAGS[key] for key in different if key in OPTION_TAGS)
+    decided = {*options, "selection", *(["input"] if "backbone" in options else [])}
+    others = [key for key in different if key not in OPTION_TAGS and key.partition(".")[0] not in decided]
+    long = {key for key in others if max(len(before.get(key, "")), len(now[key])) > LONGEST_VALUE}
+    return list(dict.fromkeys([*options, *("setting" if key in long else key for key in others)]))
+
+
+def _is_grouped(store: "Store", tags: Mapping[str, str]) -> bool:
+    """Return whether a run may be one of a group's seeds; one that repeats a trial of a sweep is not."""
+    study = store.studies.known(tags["study"])
+    return study.objective is None or study.compares(tags)
 
 
 def parent_of(store: "Store", tags: Mapping[str, str]) -> str | None:
     """Return the id of a group's parent run, if there is one."""
-    if "seed" not in tags or "setting" not in tags:
+    if "seed" not in tags or "setting" not in tags or not _is_grouped(store, tags):
         return None
     parents = store.search({**{key: tags[key] for key in GROUP_TAGS}, "kind": MEAN_RUN}, order="ASC")
     return str(parents[0].info.run_id) if parents else None
@@ -82,6 +117,8 @@ def _create_parent(store: "Store", run: Run) -> str:
     tags = run.data.tags
     group = {**{key: tags[key] for key in GROUP_TAGS}, "kind": MEAN_RUN}
     common = {str(key): tags[key] for key in ("arm", "backbone", "dataset", "freeze") if key in tags}
+    if TRIAL_STATE in tags:
+        common[TRIAL_STATE] = "complete"  # means are over complete trials
     name = setting_of(str(run.info.run_name))
     above = {"mlflow.parentRunId": store.studies.begin(tags["study"], tags)}
     parent, created = store.parent(name, group, {**common, **above})

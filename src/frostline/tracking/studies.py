@@ -59,7 +59,7 @@ class Studies:
             tags: of a run of the study; those about its sweep are moved to the study's run.
         """
         run_id = self._store.parent(name, {"study": name, "stage": "study"}, {"kind": STUDY_RUN})[0]
-        before = self._known.get(name) or self._read(run_id, name)
+        before = self._known.get(name) or self.read(run_id, name)
         study = _extended(before, tags)
         if study != before or name not in self._known:
             texts = {
@@ -74,9 +74,13 @@ class Studies:
 
     def has_means(self, name: str) -> None:
         """Record that a study has runs with means over seeds, which its views then show."""
+        self._show(replace(self.known(name), means=True))
+
+    def known(self, name: str) -> views.Study:
+        """Return what is recorded of a study; one that is not there yet begins."""
         if name not in self._known:
             self.begin(name, {})
-        self._show(replace(self._known[name], means=True))
+        return self._known[name]
 
     def vary(self, name: str, keys: Sequence[str]) -> None:
         """Record parameters in which runs of the same arm differ; the views show the first of them."""
@@ -129,8 +133,8 @@ class Studies:
 
     def _share_params(self, run_id: str, name: str) -> None:
         """Record the parameters that all runs of a study share; those that others had before become a tag."""
-        tags = {"study": name, **({"stage": stage} if (stage := self._known[name].stage) else {})}
-        found = self._store.search(tags, "tags.seed LIKE '%'", limit=MOST_RUNS)
+        study = self._known[name]
+        found = self._store.search({"study": name}, study.runs, "tags.seed LIKE '%'", limit=MOST_RUNS)
         runs = [run.data.params for run in found]
         if not runs:
             return
@@ -143,14 +147,16 @@ class Studies:
         if changed := sorted(key for key, value in recorded.items() if shared.get(key) != value):
             self._store.log_tags(run_id, {CHANGED: ", ".join(changed)})
 
-    def _read(self, run_id: str, name: str) -> views.Study:
+    def read(self, run_id: str, name: str) -> views.Study:
+        """Return what the study's run, which has this id, records of it."""
         run = self._store.client.get_run(run_id).data
         tags = run.tags
         compared = tuple(filter(None, tags.get(COMPARED, "").split(",")))
-        means = bool(self._store.search({"study": name, "kind": MEAN_RUN}))
         headline = MAP if tags.get(TASK) == MULTI_LABEL else ACCURACY
         gains = any(key.endswith(GAIN) for key in run.metrics)
-        return views.Study(name, compared, tags.get(OBJECTIVE), tags.get(STAGE), means, headline, gains)
+        study = views.Study(name, compared, tags.get(OBJECTIVE), tags.get(STAGE), False, headline, gains)
+        means = self._store.search({"study": name, "kind": MEAN_RUN}, study.runs)
+        return replace(study, means=bool(means))
 
     def _show(self, study: views.Study) -> None:
         if self._known.get(study.name) == study:

@@ -7,12 +7,13 @@ charts of its own.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from frostline.base.hashes import content_key
 from frostline.tracking import metric_names
+from frostline.training.services import TRIAL_STATE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient  # `frostline ui` needs addresses alone, and MLflow takes two seconds
@@ -35,6 +36,8 @@ LINE = {
 }
 """A line chart as it is: MLflow would smooth it."""
 CHART_SECTION = "frostline"
+COLUMNS, COLUMNS_OF_AXES = 2, 1
+"""Charts in a row: MLflow would draw three, too narrow at 1,280 px for a legend or for several axes."""
 OTHER_SECTIONS = ("best/val", "test", "train", "val", "Model metrics", "System metrics")
 """The sections of charts that the page adds; they are closed."""
 TITLES = {
@@ -45,10 +48,17 @@ TITLES = {
 }
 PIXELS, MARGIN, LEAST_WIDTH, LEAST_WIDTH_OF_WORDS = 8, 24, 60, 110
 """Of a column: pixels per character of its heading, beside it, and at least."""
-TAG_KEYS = ("arm", "freeze", "backbone", "dataset")
+TAG_KEYS = ("arm", "freeze", "backbone", "dataset", "setting")
 """Keys that are tags of each run."""
-CATEGORIES = {"freeze": "freeze_name", "arm": "arm"}
+CATEGORIES = {
+    "freeze": "freeze_name",
+    "arm": "arm",
+    "backbone": "backbone.name",
+    "dataset": "dataset.kind",
+}
 """Key → the parameter with the same value, for axes of charts, which tags don't have."""
+ENDED_WELL = "attributes.status != 'FAILED' AND attributes.status != 'KILLED'"
+"""A filter of MLflow's search: finished runs, and those that are being trained."""
 GROUP_PARAMS = {
     "optimizer": "optimizer.name",
     **{group: f"{group}.kind" for group in ("weights", "loss", "adapter", "averaging", "regularizer")},
@@ -79,6 +89,27 @@ class Study:
         """The metric that orders the runs; a sweep selects on validation, a study reports the test split."""
         return f"best/{self.objective}" if self.objective else f"test/{self.headline}"
 
+    @property
+    def own_tag(self) -> str | None:
+        """The tag that only runs of its arms, or its trials, have; None: all its runs are compared.
+
+        Other runs of a study are single runs of its experiment, and repeated trials.
+        """
+        if bool(self.objective) == ("arm" in self.compared):  # neither, or trials and arms in one study
+            return None
+        return TRIAL_STATE if self.objective else "arm"
+
+    def compares(self, tags: Mapping[str, str]) -> bool:
+        """Return whether a run with these tags is one of its arms or trials."""
+        return self.own_tag is None or bool(tags.get(self.own_tag))
+
+    @property
+    def runs(self) -> str:
+        """The filter of MLflow's search for the runs of its arms, or its trials."""
+        own = metric_names.equals("tags.`study`", metric_names.text(self.name))
+        own += f" AND tags.`stage` = '{self.stage}'" if self.stage else ""
+        return own + (f" AND tags.`{self.own_tag}` != ''" if self.own_tag else "")
+
 
 def key(study: str, view: str = RESULTS) -> str:
     """Return the key of a study's view: what the page's address has after `viewStateShareKey=`."""
@@ -102,13 +133,14 @@ def record(client: "MlflowClient", experiment: str, study: Study) -> None:
 
 
 def states(study: Study) -> dict[str, dict[str, Any]]:
-    """Return view → its state; results have a row per setting, be it a mean over seeds or a single run."""
+    """Return view → its state; results have a row per setting, be it a mean over seeds or a single run.
+
+    Failed and killed runs are in the view of all seeds only.
+    """
     from frostline.base import metrics
 
-    own = metric_names.equals("tags.`study`", study.name)
-    if study.stage:
-        own += f" AND tags.`stage` = '{study.stage}'"
-    rows, seeds = f"{own} AND tags.`kind` LIKE '%run'", f"{own} AND tags.`seed` LIKE '%'"
+    rows = f"{study.runs} AND tags.`kind` LIKE '%run' AND {ENDED_WELL}"
+    seeds = f"{study.runs} AND tags.`seed` LIKE '%'"
     smaller = metrics.score(study.metric, 1.0) < 0
     better = {"orderByKey": f"metrics.`{study.metric}`", "orderByAsc": smaller}
     columns = {key: _column(key) for key in study.compared or ("freeze", "backbone", "dataset")}
@@ -131,7 +163,7 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
                 *hyperparameters, "tags.`seed`", *headline, "metrics.`best_epoch`", "metrics.`train_seconds`"
             ],
         },
-        CURVES: {**better, "searchFilter": seeds, **_curves(study)},
+        CURVES: {**better, "searchFilter": f"{seeds} AND {ENDED_WELL}", **_curves(study)},
     }  # fmt: skip
     if study.objective:
         axes = {key: CATEGORIES.get(key) or _param(key) for key in columns}
@@ -145,7 +177,10 @@ def states(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def _curves(study: Study) -> dict[str, Any]:
-    """Return the state of charts over epochs; the seeds of an arm's setting are one line, their mean."""
+    """Return the state of charts over epochs; the seeds of a setting are one line, their mean.
+
+    Its name in the legend has the values of what differs.
+    """
     charts = [
         (f"val/{study.headline}", f"Validation {study.headline} by epoch"),
         ("val/loss", "Validation loss by epoch"),
@@ -157,15 +192,16 @@ def _curves(study: Study) -> dict[str, Any]:
         {**_chart("LINE", metric, title), **LINE, "metricKey": metric, "selectedMetricKeys": [metric]}
         for metric, title in charts
     ]
-    found = _charts("Learning curves", lines)
-    if "arm" in study.compared:
+    found = _charts("Learning curves", lines, COLUMNS)
+    if "arm" in study.compared or study.means:
         names = [(name, _param(name)) for name in study.compared]
         groups = [
             {"mode": "tag" if param is None else "param", "groupByData": param or name}
             for name, param in names
             if param or name in TAG_KEYS
         ]
-        found["groupBy"] = {"aggregateFunction": "average", "groupByKeys": groups}
+        if groups:
+            found["groupBy"] = {"aggregateFunction": "average", "groupByKeys": groups}
     return found
 
 
@@ -177,7 +213,7 @@ def _parallel(params: Sequence[str], study: Study) -> dict[str, Any]:
         "selectedMetrics": [study.metric],
         "showAllRuns": True,
     }
-    return _charts("Parallel coordinates", [chart])
+    return _charts("Parallel coordinates", [chart], COLUMNS_OF_AXES)
 
 
 def _chart(kind: str, name: str, title: str) -> dict[str, Any]:
@@ -192,9 +228,10 @@ def _chart(kind: str, name: str, title: str) -> dict[str, Any]:
     }
 
 
-def _charts(title: str, charts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _charts(title: str, charts: Sequence[dict[str, Any]], columns: int) -> dict[str, Any]:
     """Return the state of an open section of charts; the page's own sections are closed, below it."""
-    sections = [{"uuid": CHART_SECTION, "name": title, "display": True, "isReordered": True}]
+    open_section = {"uuid": CHART_SECTION, "name": title, "display": True, "isReordered": True}
+    sections: list[dict[str, Any]] = [{**open_section, "columns": columns}]
     sections += [
         {"uuid": f"{CHART_SECTION}-{name}", "name": name, "display": False, "isReordered": True}
         for name in OTHER_SECTIONS
