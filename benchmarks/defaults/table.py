@@ -16,6 +16,7 @@ Arm = tuple[str, str, str]
 """Library, schedule, setting (name of the hyperparameters)."""
 FULL: Arm = ("frostline", "full", "default")
 STARTS = {"own": "own pretraining", "imagenet": "ImageNet"}
+OTHERS = {"fastai": "fastai's `fine_tune`", "timm": "timm's hyperparameters"}
 Z95 = 1.96
 SHARE = 0.9
 """Arms with a smaller share of the cells are omitted, and then cells with a smaller share of the arms."""
@@ -273,7 +274,7 @@ def markdown(rows: Iterable[Sequence[str]]) -> str:
 
 def _name(arm: Arm) -> str:
     by, schedule, setting = arm
-    name = schedule if by == "frostline" else f"{by}'s `{schedule}`" if by == "fastai" else "timm's hyperparameters"
+    name = OTHERS.get(by, schedule)
     return name if setting == "default" else f"{name}, {setting}"
 
 
