@@ -8,6 +8,7 @@ from tests.reporting.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json
+from frostline.reporting import page, tables
 from frostline.reporting.inputs import read_arms
 from frostline.reporting.records import as_json
 from frostline.reporting.repeats import Repeats
@@ -180,6 +181,32 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
         "full: weights.head: reset, since the classes differ.",
     ]
     assert as_json(study)["arms"]["full"]["jumpstart"] is None
+    assert tables.headers(study) == (
+        *("arm", "test accuracy", "gain over scratch", "epochs to baseline's best"),
+        *("time to baseline's best", "training time"),  # no jumpstart, which no arm has
+    )
+    cells = [len(row) for row in tables.text_rows(study)]
+    assert cells == [6, 6]
+    assert "jumpstart" not in tables.markdown_table(study)
+    assert "umpstart" not in page.html(study, arms, [])
+
+
+def test_equal_results_have_no_interval_that_claims_precision(tmp_path: Path) -> None:
+    write_study(tmp_path, TWO)
+    for arm in TWO:
+        path = tmp_path / "evaluate" / arm / "metrics.json"
+        content = json.loads(path.read_text())
+        for scores in content["seeds"].values():
+            scores["test"]["accuracy"] = {"scratch": 0.5, "full": 0.75}[arm]
+        write_text(path, canonical_json(content))
+    study = _study(tmp_path, TWO)
+    scratch, full = tables.text_rows(study)
+    assert scratch[1] == "50.0 % (all 5 equal)"
+    assert full[1:3] == ["75.0 % (all 5 equal)", "+25.0 (all 5 equal)"]
+    shown = page.html(study, read_arms(tmp_path, list(TWO), Repeats(SEEDS)), [])
+    assert "95 %: all" not in shown
+    assert "+25.0 to +25.0" not in shown
+    assert "95 % interval all" not in shown
 
 
 def test_test_time_augmentation_is_said_with_the_accuracies_without_it(tmp_path: Path) -> None:

@@ -171,7 +171,9 @@ def _result(metric: str, estimate: Estimate | None) -> str:
     text = words.percent(estimate.mean) if is_share(metric) else f"{estimate.mean:.4g}"
     if estimate.low is None or estimate.high is None:
         return text
-    between = words.interval(estimate) if is_share(metric) else f"{estimate.low:.4g} to {estimate.high:.4g}"
+    between = f"{estimate.low:.4g} to {estimate.high:.4g}"
+    if is_share(metric) or estimate.std == 0:
+        between = words.interval(estimate)
     return f"{text} ({between})"
 
 

@@ -52,6 +52,7 @@ def html(summary: Summary, arms: Sequence[Arm], checks: Sequence[Check]) -> str:
         plots={"wide": transfer_svg(summary, portrait=False), "tall": transfer_svg(summary, portrait=True)},
         headers=tables.headers(summary),
         rows=tables.arm_rows(summary),
+        has_jumpstart=any(arm.comparison and arm.comparison.jumpstart for arm in summary.arms),
         learning=_learning(summary, arms),
         classes=classes or [name for name, _ in labels],
         class_rows=_most_different(
@@ -82,7 +83,7 @@ def _tiles(summary: Summary, checks: Sequence[Check]) -> list[Tile]:
             Tile(
                 f"Gain on {summary.measured}",
                 f"{words.points(gain.mean)} points",
-                f"95 %: {between}" if between else f"one {summary.repeats.noun}",
+                f"95 %: {between}" if gain.std else between or f"one {summary.repeats.noun}",
             )
         ]
         if jumpstart:

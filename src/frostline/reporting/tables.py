@@ -1,7 +1,8 @@
 """The report's tables as text cells, for HTML and Markdown."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,8 @@ from frostline.stats.transfer import Estimate, Gain, Outcome, TimeToThreshold
 
 
 def headers(summary: Summary) -> tuple[str, ...]:
-    """Return the column headers of the main table."""
-    return (
-        "arm",
+    """Return the column headers of the main table; a column without any value is left out."""
+    names = (
         summary.reported,
         "gain over scratch",
         "jumpstart",
@@ -27,6 +27,7 @@ def headers(summary: Summary) -> tuple[str, ...]:
         "training time",
         *(f"{name} {summary.metric}" for name in test_sets(summary)),
     )
+    return ("arm", *(name for name, filled in zip(names, _filled(_rows(summary)), strict=True) if filled))
 
 
 def test_sets(summary: Summary) -> list[str]:
@@ -67,8 +68,10 @@ class ByClass:
 
 
 def arm_rows(summary: Summary) -> list[Row]:
-    """Return the study's main table, a row per arm."""
-    return [_row(arm, test_sets(summary), summary.repeats.noun) for arm in summary.arms]
+    """Return the study's main table, a row per arm, with the columns that `headers` names."""
+    rows = _rows(summary)
+    filled = _filled(rows)
+    return [replace(row, cells=list(compress(row.cells, filled))) for row in rows]
 
 
 def text_rows(summary: Summary) -> list[list[str]]:
@@ -118,6 +121,19 @@ def by_label(arms: Sequence[Arm]) -> list[tuple[str, list[float]]]:
     return [(name, [of_arm.get(name, never).f1 for of_arm in counts]) for name in names]
 
 
+def _rows(summary: Summary) -> list[Row]:
+    """Return the rows with all columns."""
+    return [_row(arm, test_sets(summary), summary.repeats.noun) for arm in summary.arms]
+
+
+def _filled(rows: Sequence[Row]) -> list[bool]:
+    """Return for each column whether any row has a value there."""
+    return [
+        any(cell.text != words.NOTHING for cell in column)
+        for column in zip(*(row.cells for row in rows), strict=True)
+    ]
+
+
 def _row(arm: ArmSummary, tested: Sequence[str], noun: str) -> Row:
     accuracy, comparison, many = arm.score, arm.comparison, len(arm.repetitions) > 1
     return Row(
@@ -157,4 +173,6 @@ def _time_cell(when: TimeToThreshold | None, as_text: Callable[[float], str], no
         return Cell(text, f"never in {missed}" if when.median is not None else missed)
     assert when.least is not None
     assert when.most is not None
+    if when.n > 1 and when.least == when.most:
+        return Cell(text, words.equal(when.n))
     return Cell(text, f"{as_text(when.least)} to {as_text(when.most)}" if when.n > 1 else "")

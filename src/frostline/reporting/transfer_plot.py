@@ -82,7 +82,7 @@ def result_line(summary: Summary) -> str:
     own, base = (words.percent(summarized.score.mean) for summarized in (arm, baseline))
     parts = [f"{arm.name} {own} against {base} from scratch", f"gain {words.points(gain.mean)} points"]
     if between := words.gain_interval(gain):
-        parts += [f"95 % interval {between}", words.p_value(gain.p)]
+        parts += [f"95 % interval {between}" if gain.std else between, words.p_value(gain.p)]
     return "  ·  ".join([*parts, summary.repeats.counted(gain.n)])
 
 

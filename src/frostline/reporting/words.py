@@ -44,20 +44,33 @@ def points(difference: float, *, signed: bool = True, decimals: int = 1) -> str:
     return f"{'+' if difference > 0 else MINUS}{text}"
 
 
+def equal(n: int) -> str:
+    """Say that all values are equal, instead of an interval without width, which would claim precision."""
+    return f"all {n} equal"
+
+
 def interval(estimate: Estimate) -> str:
-    """Return the 95 % interval of a share, in per cent: ``92.0 to 95.9``; empty for a single seed."""
+    """Return the 95 % interval of a share, in per cent: ``92.0 to 95.9``; empty for a single seed.
+
+    Equal values have none: ``all 3 equal``.
+    """
     if estimate.low is None or estimate.high is None:
         return ""
+    if estimate.std == 0:
+        return equal(estimate.n)
     return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
 def gain_interval(gain: Gain) -> str:
     """Return the 95 % interval of a gain, in points: ``+5.1 to +9.3``; empty for a single seed.
 
-    An end near zero has more decimals, so that its sign shows: ``+0.03 to +3.7``.
+    An end near zero has more decimals, so that its sign shows: ``+0.03 to +3.7``. Equal gains have no
+    interval: ``all 3 equal``.
     """
     if gain.low is None or gain.high is None:
         return ""
+    if gain.std == 0:
+        return equal(gain.n)
     return f"{_sided(gain.low)} to {_sided(gain.high)}"
 
 
