@@ -62,17 +62,33 @@ def test_long_work_is_a_line_now_and_then(capsys, monkeypatch):
     assert len(lines) == 2
 
 
+def test_output_that_goes_to_a_file_is_not_drawn_on_the_terminal(tmp_path):
+    with (tmp_path / "rows.csv").open("w") as stream:
+        text = on_a_terminal(
+            """
+from frostline.console.progress import shown
+with shown("work", 2) as advance:
+    print("a row")
+    advance(2)
+""",
+            stream,
+        )
+    assert (tmp_path / "rows.csv").read_text() == "a row\n"
+    assert "2/2" in text
+    assert "a row" not in text
+
+
 def test_work_that_fails_does_not_say_that_it_is_done(capsys):
     with pytest.raises(ZeroDivisionError), progress.shown("work", 3):
         1 / 0  # noqa: B018
     assert capsys.readouterr().err == ""
 
 
-def on_a_terminal(code):
-    """What a terminal is sent, each line as often as it is drawn, without colours."""
+def on_a_terminal(code, stdout=None):
+    """What a terminal is sent on standard error, each line as often as it is drawn, without colours."""
     ours, theirs = pty.openpty()
     settings = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "100"}
-    subprocess.run([sys.executable, "-c", code], stderr=theirs, env=settings, check=True)
+    subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=theirs, env=settings, check=True)
     os.close(theirs)
     shown = b""
     try:

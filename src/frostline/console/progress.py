@@ -119,7 +119,8 @@ def _bar(description: str, total: int) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console()) as bar:
+    # rich moves what is printed meanwhile above the bar; into a file or pipe it has to go as it is.
+    with Bar(*columns, console=console(), redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(description, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
