@@ -7,6 +7,7 @@ from tests.data.trees import picture
 
 from frostline.console.errors import FrostlineError
 from frostline.data.prepared.index import Index, labelled_rows
+from frostline.data.reading.sources import open_source
 from frostline.preparation.stage import prepare
 
 SETS = [(), ("cat",), ("cat", "red dog"), ("red dog",), ("owl", "cat"), ("owl",)] * 5
@@ -32,6 +33,17 @@ def columns(root, order=("red dog", "cat", "owl"), name="columns.csv"):
 
 def several(file, columns={}, **fields):  # noqa: B006  # it is not changed
     return table(file, columns, task="multi_label", **fields)
+
+
+@pytest.mark.parametrize(("empty", "rows"), [(1, "a row has none"), (5, "5 rows have none")])
+def test_lists_of_labels_beside_empty_cells_need_the_task(root, empty, rows):
+    cells = ["cat;red dog"] * 5 + ["cat", "red dog"] * 5 + [""] * empty
+    file = write_table(root / "lists.csv", [[f"{i}.png", cell] for i, cell in enumerate(cells)])
+    with pytest.raises(
+        FrostlineError, match=rf"labels such as 'cat;red dog', and {rows}: .* set dataset.task=multi_label"
+    ):
+        open_source(table(file).dataset)
+    assert len(open_source(table(file, on_bad_image="skip").dataset).problems) == empty
 
 
 def test_lists_and_columns_are_the_same_index_byte_for_byte(root, tmp_path):

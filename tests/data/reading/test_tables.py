@@ -139,10 +139,12 @@ def test_classes_are_sorted_or_as_given(rows, file):
 
 @pytest.mark.parametrize("name", ["labels.tsv", "labels.csv", "labels.txt"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_the_delimiter_is_detected(rows, file, name, delimiter):
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_the_delimiter_is_detected(rows, file, name, delimiter, quote):
     expected = opened(write_table(file, rows)).rows.keys
     other = file.with_name(name)
-    other.write_text("\n".join(delimiter.join(row) for row in [["image", "label"], *rows]))
+    table = [["image", "label"], *rows]
+    other.write_text("\n".join(delimiter.join(f"{quote}{cell}{quote}" for cell in row) for row in table))
     assert opened(other).rows.keys == expected
 
 
@@ -416,6 +418,16 @@ def test_bad_lists_of_classes(file, classes, sentence):
 def test_classes_may_be_whole_numbers(rows, file):
     write_table(file, [[path, int(name == "cat")] for path, name in rows])
     assert opened(file, classes=[1, 0]).classes == ("1", "0")
+
+
+def test_absolute_paths_below_a_relative_root(rows, file, tmp_path, monkeypatch):
+    expected = opened(write_table(file, rows)).identity()
+    (tmp_path / "link").symlink_to(file.parent)
+    monkeypatch.chdir(tmp_path)
+    for root in (Path(os.path.relpath(file.parent)), Path("link")):
+        for written in (file.parent, root.absolute()):
+            write_table(file, [[str(written / path), name] for path, name in rows])
+            assert opened(root / file.name).identity() == expected
 
 
 def test_paths_outside_of_the_root_are_refused(rows, file, tmp_path):

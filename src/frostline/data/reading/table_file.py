@@ -116,15 +116,22 @@ def _open_text(path: Path, place: str, expected: Sequence[str]) -> TableFile:
         for block in iter(lambda: stream.read(_BLOCK), b""):
             length, last = length + block.count(b"\n"), block[-1:]
     length += last != b"\n"
-    headers = {}
+    headers, malformed = dict[str, tuple[str, ...]](), list[FrostlineError]()
     for delimiter in _DELIMITERS:
         with _lines(path, place) as lines:
-            cells = _parsed(place, lines, delimiter)[1]
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            try:
+                cells = next(reader, [])
+            except csv.Error as error:  # such as "image";"label" read with commas
+                cells = []
+                malformed.append(_malformed(place, reader.line_num, error))
             headers[delimiter] = tuple(cell.strip("\ufeff").strip() for cell in cells)  # some have two BOMs
     # The delimiter with the most expected columns; then with the most columns; then the comma.
     delimiter = max(
         _DELIMITERS, key=lambda d: (len(set(expected) & set(headers[d])), len(headers[d]), d == ",")
     )
+    if malformed and not set(expected) & set(headers[delimiter]):
+        raise malformed[0]
     if not any(headers[delimiter]):
         raise FrostlineError(f"{place} begins with an empty line: its first line must name the columns")
     names = headers[delimiter]

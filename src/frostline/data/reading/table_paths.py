@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from frostline.base.names import locate, nearest, nfc
@@ -23,6 +24,12 @@ class TablePaths:
 
     root: Path
 
+    @cached_property
+    def _absolute_roots(self) -> tuple[str, ...]:
+        """The root as absolute paths may begin: as configured, and with links followed, in NFC."""
+        configured = os.path.abspath(self.root)  # noqa: PTH100  # Path.resolve follows links
+        return nfc(configured), nfc(os.path.realpath(self.root))
+
     def key(self, text: str) -> tuple[str, str]:
         """Return a path below the root in NFC, and the reason why it can't be used, or ''."""
         key = nfc(text).removeprefix("./")
@@ -39,8 +46,9 @@ class TablePaths:
             key = PurePosixPath(key).as_posix()
         if key.startswith("/") or ".." in key:
             path = PurePosixPath(key)
-            if ".." not in path.parts and path.is_relative_to(self.root):
-                return path.relative_to(self.root).as_posix(), ""
+            for root in self._absolute_roots:
+                if ".." not in path.parts and path.is_relative_to(root):
+                    return path.relative_to(root).as_posix(), ""
             if key.startswith("/") or ".." in path.parts:
                 return key, f"is not below {self.root}: move it there, or set dataset.root"
         return key, ""

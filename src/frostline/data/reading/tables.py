@@ -30,6 +30,7 @@ OPTIONAL = ("split", "group", "fold", "weight")
 """Columns that a table may have under these names."""
 Columned = schema.Table | schema.HuggingFace | schema.Npz
 
+_NO_LABEL = "has no label: give it one, or remove the row"
 _MISSING = ("nan", "none", "null", "n/a", "#n/a", "<na>", "nat")
 """What pandas, R and spreadsheets write for a missing value, in lower case."""
 
@@ -208,7 +209,7 @@ class _Reader:
         elif reason:
             self.problems.append(Problem(printable(key), f"({where}) {reason}"))
         elif not label and not self.several:
-            self.problems.append(Problem(key, f"({where}) has no label: give it one, or remove the row"))
+            self.problems.append(Problem(key, f"({where}) {_NO_LABEL}"))
         elif (before := self.row_of.get(key)) is not None:
             self._repeated(before, label, where)
         else:
@@ -230,6 +231,7 @@ class _Reader:
                 f"{self.place}: none of its {len(self.problems)} rows can be used: {printable(key)} {reason}"
             )
         texts = list(self.codes["label"])
+        self._check_task(texts)
         numbers = class_numbers(self.dataset.classes, self._class_names(texts), self.place)
         label_codes = np.array(self.columns["label"], dtype=np.int64)
         labels: NDArray[np.integer]
@@ -346,9 +348,24 @@ class _Reader:
             yield from missing_words("label", self._class_names(list(self.codes["label"])))
         yield from missing_words("group", self.codes["group"])
 
+    def _like_list(self, texts: Sequence[str]) -> str | None:
+        """Return a class name that looks like a list of several, if images have one label each."""
+        return None if self.several or self.dataset.classes is not None else label_sets.like_list(texts)
+
+    def _check_task(self, texts: Sequence[str]) -> None:
+        """Refuse lists of labels beside empty cells: images with several labels, or none."""
+        empty = sum(reason.endswith(_NO_LABEL) for _, reason in self.problems)
+        if empty and self.dataset.on_bad_image != "skip" and (name := self._like_list(texts)):
+            rows = "a row has none" if empty == 1 else f"{empty} rows have none"
+            raise FrostlineError(
+                f"{self.place} has labels such as {printable(name)!r}, and {rows}: if images may have "
+                "several, or none, set dataset.task=multi_label and loss=bce; if not, give each image "
+                "one label"
+            )
+
     def _lists(self, texts: Sequence[str]) -> Iterator[str]:
         """Warn about labels that look like lists of several."""
-        if not self.several and self.dataset.classes is None and (name := label_sets.like_list(texts)):
+        if name := self._like_list(texts):
             yield (
                 f"labels such as {printable(name)!r} are one class each; if images may have several, "
                 "set dataset.task=multi_label and loss=bce"
