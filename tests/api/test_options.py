@@ -105,12 +105,22 @@ def test_further_test_sets_are_a_dictionary_of_names():
     assert composed.dataset.test_sets["other_site"].root == "b's photos"
 
 
+def test_a_misspelt_folder_or_table_is_compared_with_those_here(tmp_path, monkeypatch):
+    (tmp_path / "Größe & Stempel").mkdir()
+    (tmp_path / "labels.csv").touch()
+    (tmp_path / "lables.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for text, meant in (("Größe & Stempl", "Größe & Stempel"), ("lables.csv", "labels.csv")):
+        with pytest.raises(FrostlineError, match=f"did you mean '{meant}'\\?"):
+            overrides_of(text, {}, Options)
+
+
 @pytest.mark.parametrize(
     ("dataset", "options", "sentence"),
     [
         (None, {"bakbone": "mlp"}, "bakbone: no such argument; did you mean 'backbone'?"),
         (None, {"optimizer.lr": 1}, "optimizer.lr: no such argument; .*config keys go to overrides="),
-        ("digitz", {}, "dataset: there is no folder 'digitz' and no such data set; did you mean 'digits'?"),
+        ("digitz", {}, "there is no folder or file 'digitz', and no such data set; did you mean 'digits'?"),
         (3, {}, "dataset: found 3; give a folder of images, or one of digits"),
         (None, {"overrides": "seed=1"}, r"overrides: found a text; give a list, such as \['seed=1'\]"),
         (None, {"overrides": 3}, r"overrides: found 3; give a dictionary, or a list such as \['seed=1'\]"),

@@ -1,5 +1,6 @@
 """The keyword arguments of the functions, and the overrides that they stand for."""
 
+import difflib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.table_file import TABLES
 
 Path = str | os.PathLike[str]
+FOLDER = ("image_folder", "root")
+"""The kind of data set that has class folders, and the key of its path."""
 Overrides = Mapping[str, Any] | Sequence[str]
 """``{"optimizer.weight_decay": 0.1}`` or ``["optimizer.weight_decay=0.1"]``, as on the command line."""
 
@@ -135,8 +138,13 @@ def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:
     else:
         text, path = os.fspath(value), pathlib.Path(value).expanduser()
         if len(path.parts) == 1 and not path.exists():
+            here = [
+                entry.name for entry in pathlib.Path().iterdir() if entry.is_dir() or _kind(entry) != FOLDER
+            ]
+            near = difflib.get_close_matches(text, here)
             raise FrostlineError(
-                f"{key}: there is no folder {text!r} and no such data set; {allowed(text, names)}"
+                f"{key}: there is no folder or file {text!r}, and no such data set;"
+                f" {allowed(text, [*names, *near])}"
             )
         kind, inner = _kind(path)
         yield f"{key}={kind}"
@@ -151,7 +159,7 @@ def _kind(path: pathlib.Path) -> tuple[str, str]:
         return "table", "file"
     if any((path / name).is_file() for name in HUGGING_FACE):
         return "huggingface", "path"
-    return "image_folder", "root"
+    return FOLDER
 
 
 def _others(overrides: Overrides, *, several: bool) -> Iterator[str]:
