@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import sys
 import urllib.parse
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_study_in_the_terminal(say):
     assert "−10.0 (−15.0 to −5.0)" in lines[3]
     assert "p = 0.013" in lines[3]
     assert "Holm" in out
+
+
+def test_in_a_narrow_terminal_names_begin_with_what_differs_and_stay_whole(say, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = say("--study", "arms")
+    lines = [line for line in out.splitlines() if "…" in line]
+    starts = [line.split()[0].removeprefix("mlp·") for line in lines[:3]]
+    assert starts == ["full·…", "gradual·…", "bitfit·…"]
+    assert "… in the names of runs is digits." in lines[3]
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "…" not in say("--study", "arms")[1]
 
 
 def test_the_newest_study_and_what_failed_is_left_out(say):

@@ -67,3 +67,15 @@ def test_it_is_as_wide_as_the_terminal():
     os.close(reader)
     assert max(map(len, lines)) <= 80
     assert "".join(lines).count("y") == 30
+
+
+def test_headers_are_wrapped_before_cells():
+    stream = io.StringIO()
+    headers, rows = (
+        ["run", "best/val/accuracy", "train_seconds"],
+        [["lr0.01·linear_probe·…", "83.3 %", "2.02 s"]],
+    )
+    Console(file=stream, width=45, highlight=False, markup=False).print(tables.table(headers, rows))
+    text = stream.getvalue()
+    assert "lr0.01·linear_probe·…" in text
+    assert "best/val/accuracy" not in text

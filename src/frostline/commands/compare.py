@@ -100,6 +100,10 @@ def _output(comparison: "Comparison", title: str, arguments: argparse.Namespace)
         runs = sum(len(line.runs) for line in comparison.lines)
         console = tables.stdout_console()
         console.print(f"{title}: {len(comparison.lines)} configurations, {runs} runs")
-        tables.print_table(page.headers(comparison), page.cells(comparison))
-        for note in page.notes(comparison):
+        headers, rows, notes = page.headers(comparison), page.cells(comparison), page.notes(comparison)
+        if sys.stdout.isatty() and not tables.table(headers, rows).fits(console.width):
+            shown, sentence = page.narrow(comparison)
+            headers, rows, notes = page.headers(shown), page.cells(shown), [*filter(None, [sentence]), *notes]
+        tables.print_table(headers, rows)
+        for note in notes:
             console.print(note, style="dim")

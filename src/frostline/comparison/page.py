@@ -1,8 +1,11 @@
 """A comparison of runs as rows of text, Markdown, CSV, and an HTML page with a plot."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,8 @@ from frostline.stats.transfer import Estimate, Gain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SEPARATOR = "·"
+"""Between the parts of a name."""
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 WITHOUT = {f"test/{name}": f"test{WITHOUT_TTA}/{name}" for name in (ACCURACY, MAP)}
 """A tested metric → the same without test-time augmentation."""
@@ -26,14 +31,51 @@ MOST_UNLISTED = 6
 
 
 def headers(comparison: Comparison) -> list[str]:
-    """Return the columns' names."""
-    several = ["against the first", "p"] if len(comparison.lines) > 1 else []
+    """Return the columns' names; gains and p-values have a column if there are any."""
+    several = [
+        *(["against the first"] if _has_gains(comparison) else []),
+        *(["p"] if _has_p(comparison) else []),
+    ]
     return ["run", *comparison.varied, "n", *comparison.metrics, *several]
 
 
 def cells(comparison: Comparison) -> list[list[str]]:
     """Return the rows of the table, formatted."""
     return [_cells(comparison, line) for line in comparison.lines]
+
+
+def shared_part(names: Sequence[str]) -> str:
+    """Return the longest sequence of parts that is in each of several names; empty: there is none.
+
+    >>> shared_part(["full·resnet10t·digits·lr=0.1", "gradual·resnet10t·digits·lr=0.2"])
+    'resnet10t·digits'
+    """
+    others = [f"{SEPARATOR}{name}{SEPARATOR}" for name in names[1:]]
+    parts = names[0].split(SEPARATOR)
+    candidates = (SEPARATOR.join(parts[i:j]) for i, j in combinations(range(len(parts) + 1), 2))
+    shared = [part for part in candidates if all(f"{SEPARATOR}{part}{SEPARATOR}" in name for name in others)]
+    return max(shared, key=len, default="") if others else ""
+
+
+def narrow(comparison: Comparison) -> tuple[Comparison, str]:
+    """Return the comparison for a narrow table, and a sentence on what its names lack; empty: nothing.
+
+    An ellipsis stands for what all names share, and a value that all names contain has no column.
+    """
+    lines = comparison.lines
+    in_names = [key for key in comparison.varied if all(_names_value(line, key) for line in lines)]
+    varied = tuple(key for key in comparison.varied if key not in in_names)
+    shared = shared_part([line.name for line in lines])
+    if len(shared) < 2:
+        return replace(comparison, varied=varied), ""
+    whole = re.compile(rf"(?<![^{SEPARATOR}]){re.escape(shared)}(?![^{SEPARATOR}])")
+    lines = tuple(replace(line, name=whole.sub("…", line.name, count=1)) for line in lines)
+    return replace(comparison, lines=lines, varied=varied), f"… in the names of runs is {shared}."
+
+
+def _names_value(line: Configuration, key: str) -> bool:
+    name, value = key.rpartition(".")[2], line.values[key]
+    return not {f"{name}{value}", f"{name}={value}"}.isdisjoint(line.name.split(SEPARATOR))
 
 
 def markdown(comparison: Comparison) -> str:
@@ -120,7 +162,7 @@ def notes(comparison: Comparison) -> list[str]:
             "The folds' training images overlap: intervals and p are those of the corrected resampled t-test "
             "(Nadeau & Bengio 2003)."
         )
-    if any(line.p is not None for line in comparison.lines):
+    if _has_p(comparison):
         by = "fold and seed" if folds else "seed"
         sentences.append(f"p: two-sided t-test, paired by {by}, corrected for the number of rows (Holm).")
     elif len(comparison.lines) > 1:
@@ -158,9 +200,16 @@ def _mean(line: Configuration) -> float:
 def _cells(comparison: Comparison, line: Configuration) -> list[str]:
     cells = [line.name, *(line.values[key] for key in comparison.varied), str(len(line.runs))]
     cells += [_result(metric, line.results[metric]) for metric in comparison.metrics]
-    if len(comparison.lines) > 1:
-        cells += [_gain(comparison.tested, line.gain), words.p_value(line.p) if line.p is not None else ""]
-    return cells
+    cells += [_gain(comparison.tested, line.gain)] if _has_gains(comparison) else []
+    return cells + ([words.p_value(line.p) if line.p is not None else ""] if _has_p(comparison) else [])
+
+
+def _has_gains(comparison: Comparison) -> bool:
+    return any(line.gain is not None for line in comparison.lines)
+
+
+def _has_p(comparison: Comparison) -> bool:
+    return any(line.p is not None for line in comparison.lines)
 
 
 def _result(metric: str, estimate: Estimate | None) -> str:

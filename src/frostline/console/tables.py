@@ -17,7 +17,7 @@ MOST_WIDTH = 10_000
 """Characters in a line of a table whose cells are printed whole."""
 PADDING = 2
 """Spaces of a column beside its text."""
-BREAKS = re.compile(r"(?<=[ \n])(?![%–])|(?<=·)(?=\S)|(?<=,)(?=[^\W\d])")
+BREAKS = re.compile(r"(?<=[ \n])(?![%–])|(?<=·)(?=[^\s…])|(?<=,)(?=[^\W\d])")
 """Where a cell may be broken: after a space, and in names such as ``full·resnet10t``; not in numbers."""
 LINES = re.compile(r"(?<=\n)")
 HEADER_BREAKS = re.compile(rf"{BREAKS.pattern}|(?<=[./_])(?=\w)")
@@ -58,22 +58,29 @@ def table(
 class FittingTable:
     """A table that fits into any width without cutting numbers or paths.
 
-    Cells are wrapped where `BREAKS` allows it, but not those of a column with `no_wrap`. If that is not
-    enough, each row becomes a block of lines, one per cell, as in psql's expanded display.
+    Headers are wrapped first, then cells where `BREAKS` allows it, but not those of a column with `no_wrap`.
+    If that is not enough, each row becomes a block of lines, one per cell, as in psql's expanded display.
     """
 
     columns: "Sequence[Column]"
     rows: Sequence[Sequence[str]]
     title: str = ""
 
+    def fits(self, width: int) -> bool:
+        """Return whether the table with whole cells has at most `width` characters in a line."""
+        return sum(self._widths(LINES, LINES)) <= width - PADDING * len(self.columns)
+
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Yield the table, or blocks of lines, in the console's width."""
         whole, least = self._widths(LINES, LINES), self._widths(BREAKS, HEADER_BREAKS)
+        with_whole_cells = self._widths(LINES, HEADER_BREAKS)
         room = options.max_width - PADDING * len(self.columns)
-        if sum(whole) <= room:
+        if self.fits(options.max_width):
             yield self._table(None)
+        elif sum(with_whole_cells) <= room:
+            yield self._table(_shrunk(whole, with_whole_cells, room))
         elif sum(least) <= room:
-            yield self._table(_shrunk(whole, least, room))
+            yield self._table(_shrunk(with_whole_cells, least, room))
         else:
             from rich.text import Text
 
