@@ -123,8 +123,8 @@ def losses(results: Results) -> list[list[str]]:
     """
     results = _on_shared_cells(results)
     searched: dict[str, Callable[[Arm], bool]] = {
-        "the configurations of `full`": _is_full,
-        "all arms of frostline": lambda arm: arm[0] == "frostline",
+        "the chosen configuration of `full`": _is_full,
+        "the chosen arm of frostline": lambda arm: arm[0] == "frostline",
     }
     header = (f"gap to {name}: {what}" for name in searched for what in ("mean", "worst cell"))
     rows = [["default hyperparameters", *header]]

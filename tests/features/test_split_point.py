@@ -137,19 +137,25 @@ def test_a_cut_says_what_its_features_depend_on():
     network = timm.create_model("test_resnet", num_classes=5)
     found = cut(network, TOP)
     before = found.fingerprint()
-    assert {name.split(".")[0] for name in found.prefix} == {"conv1", "bn1", "layer1", "layer2", "layer3"}
+    assert {name.split(".")[0] for name in found.dependencies} == {
+        "conv1",
+        "bn1",
+        "layer1",
+        "layer2",
+        "layer3",
+    }
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for name, tensor in network.state_dict().items():
         tensor.add_(1)
-        assert (found.fingerprint() != before) == (name in found.prefix)
+        assert (found.fingerprint() != before) == (name in found.dependencies)
         tensor.copy_(state[name])
     assert found.fingerprint() == before
 
 
 def test_class_tokens_and_position_embeddings_belong_to_the_prefix():
     found = cut(timm.create_model("test_vit", num_classes=5), TOP, pictures(size=160))
-    assert {"cls_token", "pos_embed"} <= found.prefix
-    assert not any(name.startswith(("blocks.5", "norm", "head")) for name in found.prefix)
+    assert {"cls_token", "pos_embed"} <= found.dependencies
+    assert not any(name.startswith(("blocks.5", "norm", "head")) for name in found.dependencies)
 
 
 class Lists(nn.Module):
@@ -173,7 +179,7 @@ def test_features_depend_on_layers_in_lists_and_on_those_never_called():
     found = cut(Lists(), schedule, pictures(3, 16, 1))
     assert found.name == "head:input"
     frozen = {"hidden.0.weight", "hidden.0.bias", "hidden.1.weight", "hidden.1.bias", "scale.weight"}
-    assert found.prefix == frozen
+    assert found.dependencies == frozen
     parts_equal_the_whole(found)
 
 
@@ -200,9 +206,9 @@ def test_features_depend_on_nothing_but_the_prefix(name):
     found = cut(network, TOP, images)
     before = found.features(images)
     state = dict(network.state_dict())
-    assert state.keys() >= found.prefix
+    assert state.keys() >= found.dependencies
     with torch.no_grad():
-        for other in state.keys() - found.prefix:
+        for other in state.keys() - found.dependencies:
             state[other].add_(1)
     assert torch.equal(found.features(images), before)
 
@@ -284,7 +290,7 @@ def test_two_branches_are_cut_where_both_end_and_nowhere_between():
     images = pictures(size=240)
     found = cut(network, PROBE, images)
     assert (found.name, found.shape) == ("head_drop:2 outputs", (128 + 256,))
-    assert {"norm.0.weight", "norm.1.weight"} <= found.prefix
+    assert {"norm.0.weight", "norm.1.weight"} <= found.dependencies
     parts_equal_the_whole(found)
     assert "does not give the logits" in cut(network, TOP, images).reason
 

@@ -32,8 +32,8 @@ RTOL = {torch.float32: 1e-4, torch.float64: 1e-9}
 RTOL_HALF = 3e-2
 """As `RTOL`, for bfloat16 and float16."""
 CANDIDATE_OUTPUTS = 3
-"""How many of the last frozen layers' outputs are candidates: the last ones may be identities, such as
-dropout in eval mode, and then an earlier output is the same tensor."""
+"""How many of the last frozen layers' outputs are candidates. The last ones may be identities, such as
+dropout in eval mode; if the network also uses an identity's input, only the split there gives its logits."""
 BRANCHES = 2
 """Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
@@ -44,7 +44,7 @@ ALL_TRAINS = "every layer trains"
 
 @dataclass(frozen=True)
 class NoSplit:
-    """No split is possible: the whole network runs at every step."""
+    """The network is not split: all of it runs at every step."""
 
     reason: str
     """The reason, as a clause."""
@@ -64,7 +64,7 @@ class NetworkSplit:
     dtype: torch.dtype
     flops: int
     """Floating-point operations of the prefix for one image."""
-    prefix: frozenset[str]
+    dependencies: frozenset[str]
     """Names of the parameters and buffers that the features may depend on."""
     example: Tensor = field(repr=False)
     calls: Sequence[tuple[nn.Module, Any]] = field(repr=False)
@@ -89,7 +89,7 @@ class NetworkSplit:
         named = self.network.named_parameters, self.network.named_buffers
         state = {name: tensor for tensors in named for name, tensor in tensors(remove_duplicate=False)}
         digest = hashlib.sha256()
-        for name in sorted(self.prefix):
+        for name in sorted(self.dependencies):
             tensor = state[name].detach().cpu().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().data)
@@ -189,7 +189,7 @@ def first_valid(
     """Return the first split for which `is_valid` is true, or the reason why there is none.
 
     Args:
-        fault: what is wrong with the others, as a predicate.
+        fault: what is wrong with the others, such as "needs more than its features".
     """
     none_valid = NoSplit(f"the network split at {splits[0].name} {fault}; the same holds for any other split")
     return next((split for split in splits if is_valid(split)), none_valid)
@@ -312,7 +312,7 @@ class _Splitter:
             shape=(sum(map(math.prod, shapes)),) if concatenated else shapes[0],
             dtype=tensors[0].dtype,
             flops=self.recording.flops[n] // count,
-            prefix=frozenset(self._maybe_used_directly | self._called(n)),
+            dependencies=frozenset(self._maybe_used_directly | self._called(n)),
             example=self.example,
             calls=self.recording.calls[:n],
             concatenated=shapes if concatenated else (),

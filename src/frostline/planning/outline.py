@@ -208,7 +208,7 @@ def _spread(begin: int, end: int) -> Iterator[int]:
 
 def _features(plan: FreezePlan, split: NetworkSplit, views: int) -> FeaturesOutline:
     places = sorted(plan.layers.places.items(), key=lambda item: item[1].depth)
-    rest = {_section(place) for name, place in places if name not in split.prefix}
+    rest = {_section(place) for name, place in places if name not in split.dependencies}
     in_order = dict.fromkeys(_section(place) for _, place in places)
     once = takewhile(lambda section: section not in rest, in_order)
     return FeaturesOutline(split.name, split.shape, split.bytes, views, tuple(once))

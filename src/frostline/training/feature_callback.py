@@ -96,7 +96,7 @@ class FeatureReuse(pl.Callback):
         plan = self.freezing.plan
         views = self.reuse.view_numbers
         features = [self.reuse.cached_features(split, self.train, view) for view in views]
-        drifts = self.averages and not plan.changed_before(phase).isdisjoint(split.prefix)
+        drifts = self.averages and not plan.changed_before(phase).isdisjoint(split.dependencies)
         measured = {
             name: self.reuse.cached_features(split, images)
             for name, images in ({} if drifts else self.validation).items()

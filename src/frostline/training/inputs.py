@@ -89,9 +89,8 @@ def load_inputs(run: Run, folder: Path, initial: InitialWeights, services: Servi
         services.say(f"frostline: warning: {sentence}")
     transforms.check(run.augment, spec)
     uncropped = None
-    if transforms.crops(
-        run.augment
-    ):  # First, since each step reads them: the cache may have room for one only.
+    # The uncropped images come first: every step reads them, and the cache may have room for one kind only.
+    if transforms.crops(run.augment):
         uncropped = load_pixels(data, rows, transforms.uncropped(spec), services.progress, services.scratch)
     pixels = load_pixels(data, rows, spec, services.progress, services.scratch)
     return TrainingInputs(data, torch.as_tensor(rows), pixels, spec, initial, uncropped)

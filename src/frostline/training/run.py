@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 DONE = "done"
-"""Subfolder of the checkpoint folder with the files of a run that is finished, until `remove_checkpoints`."""
+"""Subfolder of the checkpoint folder. It holds a finished run's files until `remove_checkpoints`."""
 
 
 @resource_errors("training")
@@ -295,7 +295,7 @@ def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
 
 
 def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) -> None:
-    """Record a run that finished in a process that was killed before it recorded it."""
+    """Record a finished run unless it is recorded: its process may have been killed before that."""
     budget = label_budget(inputs.index, run.dataset, run.seed)
     network, _ = create_network(run, inputs.initial, inputs.spec, inputs.index.classes)
     lora.adapt(network, run)
@@ -311,7 +311,7 @@ def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) 
 
 
 def say_head_init(run: Run, report: LoadReport, services: Services) -> None:
-    """Print how the head is initialized if the config does not tell; for arms, compose prints it."""
+    """Print the notice on the head's initialization, if there is one; for arms, compose prints it."""
     if report.head.notice and run.arm is None:
         services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.notice}")
 
