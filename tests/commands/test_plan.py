@@ -5,6 +5,16 @@ import re
 
 from tests.shell import TINY
 
+from frostline.commands import main
+from frostline.console import progress
+
+
+def test_a_watched_plan_names_what_it_waits_for(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "WAITING_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "is_watched", lambda: True)
+    assert main.main(["plan", "backbone=mlp", "input.size=8", "freeze=full", "--images", "100"]) == 0
+    assert capsys.readouterr().err == "loading PyTorch and building the network …\n"
+
 
 def test_plan_says_what_would_train(shell):
     words = [

@@ -39,9 +39,12 @@ def run(arguments: argparse.Namespace) -> None:
 
         folder = resolve.folder(arguments.run)
         from frostline.base.metrics import WITHOUT_TTA, headline_value, headlines, held_out
-        from frostline.pipeline import reevaluate
 
-        metrics = reevaluate.run(folder, arguments.out, force=arguments.force, tta=arguments.tta)
+        with waiting(LIBRARIES):
+            from frostline.pipeline import reevaluate
+
+        with waiting("evaluating"):
+            metrics = reevaluate.run(folder, arguments.out, force=arguments.force, tta=arguments.tta)
         split = held_out(metrics)
         plain = metrics.get(split + WITHOUT_TTA)
         without = f", {headline_value(plain):.4f} without test-time augmentation" if plain else ""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import options
+from frostline.console.progress import NETWORK, waiting
 
 EPILOG = f"""\
 examples:
@@ -45,10 +46,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     folder = resolve.folder(arguments.run)
     from frostline.console.units import size
-    from frostline.runs.trained_run import TrainedRun
-    from frostline.serving import export
 
-    exported = export.run(TrainedRun.read(folder), arguments.format, arguments.out)
+    with waiting(NETWORK):
+        from frostline.runs.trained_run import TrainedRun
+        from frostline.serving import export
+
+        trained = TrainedRun.read(folder)
+    with waiting("exporting, and comparing the file with the network"):
+        exported = export.run(trained, arguments.format, arguments.out)
     print(
         f"{exported.file}: {size(exported.file.stat().st_size)},"
         f" differs from the network by {exported.difference:.1e} at most, on {exported.tried_on}"

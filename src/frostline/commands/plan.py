@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import options
+from frostline.console.progress import waiting
 
 CLASSES = 10
 """Default of `--classes`: as many as the data sets have that come with frostline."""
@@ -63,9 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.pipeline.compose import study
 
     composed, choices = compose.experiment(study.on_selection(arguments.overrides))
-    from frostline.planning import plan, text
+    with waiting("loading PyTorch and building the network"):
+        from frostline.planning import plan, text
 
-    run_plan = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
+        run_plan = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
     match arguments.format:
         case "table":
             text.show(run_plan)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.commands import options
 from frostline.console.errors import FrostlineError, resource_errors
-from frostline.console.progress import Advance, shown, waiting
+from frostline.console.progress import NETWORK, Advance, shown, waiting
 
 if TYPE_CHECKING:
     from frostline.data.reading.decode import Note
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.serving import resolve
 
     folder = resolve.folder(arguments.model)
-    with waiting("loading PyTorch and the network"):
+    with waiting(NETWORK):
         from frostline.runs.trained_run import TrainedRun
         from frostline.serving import prediction
 

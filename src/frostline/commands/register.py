@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from frostline.commands import options
+from frostline.console.progress import NETWORK, waiting
 
 EPILOG = f"""\
 examples:
@@ -34,11 +35,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     sync.deliver_pending()
     folder = resolve.folder(arguments.run)
-    from frostline.runs.trained_run import TrainedRun
-    from frostline.tracking.registry import Models
-    from frostline.tracking.store import Store
+    with waiting(NETWORK):
+        from frostline.runs.trained_run import TrainedRun
+        from frostline.tracking.registry import Models
+        from frostline.tracking.store import Store
 
-    registered = Models(Store()).register(TrainedRun.read(folder), arguments.name, arguments.alias)
+        trained = TrainedRun.read(folder)
+    with waiting("registering, and comparing the model with the network"):
+        registered = Models(Store()).register(trained, arguments.name, arguments.alias)
     what = f"{registered.name} version {registered.version}"
     print(f"{what}{'' if registered.new else ' has these weights already'}: {registered.description}")
     if registered.difference is not None:

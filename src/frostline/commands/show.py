@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.commands import options
+from frostline.console.progress import LIBRARIES, waiting
 from frostline.training.garbage import uncollected
 
 COUNT = 24
@@ -41,7 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.config import compose
 
     composed, choices = compose.experiment(arguments.overrides)
-    from frostline.sheets.training_images import show
+    with waiting(LIBRARIES):
+        from frostline.sheets.training_images import show
 
     shown = show(composed, choices, arguments.count)
     path: Path = arguments.out or shown.file

@@ -7,6 +7,7 @@ from pathlib import Path
 from frostline.base import project
 from frostline.base.run_folder import FILES, WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
+from frostline.console.progress import waiting
 from frostline.runs.local_copies import local_copy, local_weights
 from frostline.tracking import journal, local_store
 
@@ -54,7 +55,8 @@ def _resolved(text: str) -> Path:
         )
     _check_store(text)
     _check_name(text)
-    return _recorded(text)
+    with waiting("reading the runs in MLflow"):
+        return _recorded(text)
 
 
 def _recorded(text: str) -> Path:
