@@ -82,6 +82,7 @@ def environment(clone: Path, python: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "DVC", "FROSTLINE", "GIT_"))}
     return {
         **kept,
+        "PATH": f"{clone / '.venv/bin'}:{kept['PATH']}",  # as `activate` sets it
         "PYTHONPATH": str(clone / "src"),
         "OMP_NUM_THREADS": "1",
         "FROSTLINE_PYTHON": str(python),
