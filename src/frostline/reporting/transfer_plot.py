@@ -205,11 +205,9 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float]) -
 def _earlier_text(arm: str, earlier: float | None, own: float | None) -> tuple[str, str]:
     if earlier is None:
         return "never", f"does {arm} match the baseline's best"
-    number = (
-        words.counted_epochs(earlier)
-        if own is None
-        else f"{earlier:g} instead of {words.counted_epochs(own)}"
-    )
+    number = words.counted_epochs(earlier)
+    if own not in (None, earlier):
+        number = f"{earlier:g} instead of {words.counted_epochs(own)}"
     return number, f"until {arm} matches the baseline's best"
 
 
