@@ -1,18 +1,20 @@
 """Thresholds of the predictions of several labels per image, chosen on the selection images."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from frostline.base.multi_label_metrics import best_thresholds, fixed_thresholds
 from frostline.schema import Run
-from frostline.training.data_module import ImageData
 from frostline.training.inference import logits_of, network_with
+
+if TYPE_CHECKING:
+    from frostline.training.data_module import ImageData
 
 
 def thresholds(
-    kind: Literal["one", "per_class"] | float, state: Mapping[str, Tensor], data: ImageData, run: Run
+    kind: Literal["one", "per_class"] | float, state: Mapping[str, Tensor], data: "ImageData", run: Run
 ) -> list[float]:
     """Return the probability from which each label is predicted; see `best_thresholds`.
 

@@ -1,7 +1,7 @@
 """WiSE-FT: interpolates between a run's initial and final weights (Wortsman et al. 2022b)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,14 +9,16 @@ from torch import Tensor
 from frostline import schema
 from frostline.base.metrics import deciding_metrics, headline, score, task_metrics
 from frostline.training.averaging import Score, best_alpha, interpolate
-from frostline.training.data_module import ImageData
 from frostline.training.inference import logits_of
+
+if TYPE_CHECKING:
+    from frostline.training.data_module import ImageData
 
 Weights = Mapping[str, Tensor]
 
 
 def sweep_alphas(
-    network: torch.nn.Module, ends: tuple[Weights, Weights], data: ImageData, run: schema.Run
+    network: torch.nn.Module, ends: tuple[Weights, Weights], data: "ImageData", run: schema.Run
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Validate (1 − α)·start + α·end for each α, and choose the best as `trainer.monitor` chooses the epoch.
 
