@@ -1,5 +1,6 @@
 """`frostline init`: a study's files in a folder of one's own."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,9 @@ def folder(tmp_path, monkeypatch):
     """A folder with two data sets, outside of git."""
     root = tmp_path / "my work"
     for name in ("photos_a", "photos b: näher"):
-        (root / name / "cat").mkdir(parents=True)
-        (root / name / "cat/1.png").touch()
+        for label in ("cat", "dog"):
+            (root / name / label).mkdir(parents=True)
+            (root / name / label / "1.png").touch()
     monkeypatch.chdir(root)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     return root
@@ -62,7 +64,8 @@ def test_photographs_are_augmented_as_such(folder):
     assert experiment["defaults"][3:] == [{"override /augment": "photo"}]
     assert experiment["features"] == {"views": 4}
 
-    (folder / "photos_a/cat/1.png").rename(folder / "photos_a/cat/1.jpeg")
+    for label in ("cat", "dog"):
+        (folder / "photos_a" / label / "1.png").rename(folder / "photos_a" / label / "1.jpeg")
     for number in range(2):
         (folder / f"photos b: näher/cat/{number}.JPG").rename(folder / f"photos b: näher/cat/{number}0.png")
     begin(TWO, folder, force=True)
@@ -133,8 +136,8 @@ def test_a_git_repository_becomes_one_of_dvc(folder, below):
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     root = folder / below
     root.mkdir(exist_ok=True)
-    notes = begin(Study("mine", folder / "photos_a", folder / "photos_a"), root).notes
-    assert [note.split()[:2] for note in notes] == ([] if below else [["dvc", "add"]])
+    notes = begin(Study("mine", folder / "photos_a", folder / "photos b: näher"), root).notes
+    assert [note.split()[:2] for note in notes] == ([] if below else [["dvc", "add"]] * 2)
     assert (root / ".dvc" / "config").is_file()
 
 
@@ -149,6 +152,27 @@ def test_images_that_git_would_store_are_noted(folder):
     listed = subprocess.run(["git", "status", "--short", "-uall"], cwd=folder, capture_output=True, text=True)
     assert ".png" not in listed.stdout
     assert begin(TWO, folder, force=True).notes == []
+
+
+def test_data_sets_that_share_images_are_refused(folder):
+    """Also through a link; and one folder in the other, where it would be a class."""
+    (folder / "link").symlink_to("photos_a")
+    for place in ("photos_a", "./photos_a/", "link", str(folder / "photos_a")):
+        with pytest.raises(FrostlineError, match=r"^--source: photos_a is also --target, so that the test"):
+            begin(Study("mine", Path("photos_a"), Path(place)), folder)
+    for label in ("old", "new"):
+        (folder / "photos_a/cat" / label).mkdir()
+        (folder / "photos_a/cat" / label / "2.png").touch()
+    for pair in (("photos_a", "photos_a/cat"), ("photos_a/cat", "photos_a")):
+        with pytest.raises(FrostlineError, match=r"^--source: .* share images, since one folder is in the"):
+            begin(Study("mine", *map(Path, pair)), folder)
+
+
+def test_a_folder_of_one_class_is_refused(folder):
+    shutil.rmtree(folder / "photos_a/dog")
+    with pytest.raises(FrostlineError, match=r"^--source: photos_a has only one class, 'cat': a classifier"):
+        begin(TWO, folder)
+    assert not (folder / "params.yaml").exists()
 
 
 @pytest.mark.parametrize(

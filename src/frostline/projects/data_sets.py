@@ -17,6 +17,7 @@ from frostline.config import hints
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading import arrays, arrow
 from frostline.data.reading.label_sets import like_list
+from frostline.data.reading.sources import open_source
 from frostline.data.reading.table_file import TABLES, open_table
 from frostline.data.reading.tables import root_of, used_columns
 from frostline.data.reading.test_sets import further_tests
@@ -88,7 +89,9 @@ class DataSet:
         return schema.is_multi_label(self.dataset())
 
     def check(self) -> None:
-        """Refuse a data set that is not there, or whose table lacks a column; images are not read.
+        """Refuse a data set that is not there, a table without a column, and a folder without two classes.
+
+        Images are not read.
 
         Raises:
             FrostlineError: names the option, the column and the nearest ones.
@@ -99,6 +102,8 @@ class DataSet:
                 case schema.Table():
                     required = dataset.columns.image, *(dataset.columns.labels or [dataset.columns.label])
                     used_columns(dataset, open_table(self.place.expanduser(), where, required).columns, where)
+                case schema.ImageFolder():
+                    open_source(dataset)
                 case schema.Npz():
                     arrays.read(dataset)
                 case schema.HuggingFace():
@@ -108,6 +113,27 @@ class DataSet:
             text = text.replace("(dataset.", f"({self.group}.")
             key = re.search(r"\((\w+\.columns\.\w+)\)", text)
             raise FrostlineError(f"{text}; name it with {key[1]}=COLUMN" if key else text) from None
+
+    def check_apart(self, other: "DataSet") -> None:
+        """Refuse data sets of the same images: what the target is tested on would be trained on before.
+
+        Raises:
+            FrostlineError: both have the same path, or one folder of images is in the other.
+        """
+        mine, others = (each.place.expanduser().resolve() for each in (self, other))
+        where = f"{self.option}: {self.place}"
+        if mine == others:
+            raise FrostlineError(
+                f"{where} is also {other.option}, so that the test images would be trained on; give two data"
+                " sets, or fine-tune on one: frostline finetune"
+            )
+        if self.kind == other.kind == "image_folder" and (
+            mine.is_relative_to(others) or others.is_relative_to(mine)
+        ):
+            raise FrostlineError(
+                f"{where} and {other.option} {other.place} share images, since one folder is in the other;"
+                " give folders beside each other"
+            )
 
     def like_list(self) -> str | None:
         """Return a label that looks like a list, where an image of a table has one label; None: none does."""

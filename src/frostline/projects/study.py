@@ -81,6 +81,7 @@ class Study:
                     f"--{role}: missing; give both data sets, or --from EXPERIMENT to copy one"
                 )
             self.data_sets[role].check()
+        self.data_sets["source"].check_apart(self.data_sets["target"])
 
     def contents(self) -> dict[str, str]:
         """Return path → content of the study's files, without the lock."""
