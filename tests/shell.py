@@ -6,10 +6,13 @@ from pathlib import Path
 from tests.imports import SRC
 from tests.study import environment
 
-TINY = [
-    *("backbone=mlp", "backbone.hidden=[16]", "source=digits", "dataset.shots=10", "input.size=8"),
-    *("trainer.epochs=2", "trainer.batch_size=20", "trainer.threads=1"),
+TINY_PRETRAIN = [
+    *("backbone=mlp", "backbone.hidden=[16]", "source=digits", "input.size=8"),
     *("pretrain.trainer.epochs=1", "pretrain.trainer.batch_size=64", "pretrain.trainer.threads=1"),
+]
+TINY = [
+    *(*TINY_PRETRAIN, "dataset.shots=10"),
+    *("trainer.epochs=2", "trainer.batch_size=20", "trainer.threads=1"),
 ]
 
 

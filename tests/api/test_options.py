@@ -38,7 +38,7 @@ def test_overrides(dataset, options, expected):
 
 def test_hyperparameters_of_a_pretraining():
     options = {"backbone": "mlp", "optimizer": "sgd", "epochs": 3, "seed": 1, "out": "x", "weights": "none"}
-    assert overrides_of("digits", options, Options, stage="pretrain") == [
+    assert overrides_of("digits", options, Options, command="pretrain") == [
         *("source=digits", "backbone=mlp", "pretrain.optimizer=sgd", "pretrain.trainer.epochs=3"),
         *("pretrain.seed=1", "out='x'", "pretrain.weights=none"),
     ]
@@ -126,6 +126,8 @@ def test_a_misspelt_folder_or_table_is_compared_with_those_here(tmp_path, monkey
         (None, {"overrides": 3}, r"overrides: found 3; give a dictionary, or a list such as \['seed=1'\]"),
         (None, {"overrides": {"optimizer": {"lr": 1}}}, r"optimizer: found .*write keys with dots"),
         (None, {"sweep": "tpe"}, "sweep: no such argument"),
+        (None, {"overrides": ["sweep=tpe"]}, r"sweep: .*without -m; add it \(in Python, call fl\.sweep\)"),
+        (None, {"overrides": {"seeds": [0, 1]}}, "seeds: finetune does not read this key; write -m seed=0,1"),
     ],
 )
 def test_mistakes(dataset, options, sentence):

@@ -42,10 +42,12 @@ def test_a_run_is_that_of_the_command(here):
 
 
 def test_a_pretraining(here):
-    options = {**TINY, "overrides": {**TINY["overrides"], "pretrain.trainer.threads": 1}}
+    options = {**TINY, "overrides": {"backbone.hidden": [8], "input.size": 8, "pretrain.trainer.threads": 1}}
     run = fl.pretrain("digits", **options, out="source")
     assert len(run.history) == 3
     assert run.config["stage"] == "pretrain"
+    with pytest.raises(fl.FrostlineError, match=r"not read this key; write pretrain\.trainer\.epochs=3$"):
+        fl.pretrain("digits", overrides=["trainer.epochs=3"])
 
 
 def test_the_history(here):

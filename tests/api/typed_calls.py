@@ -21,7 +21,7 @@ def calls() -> None:
     share: float = run.predict("photos")[0].probabilities["cat"]
     parameters: int = sum(parameter.numel() for parameter in run.network.parameters())
     best: fl.Run = fl.sweep("photos", freeze=["full", "gradual"], seed=[0, 1], lr=[1e-3]).best
-    fl.sweep("photos", sweep="tpe", overrides=["optimizer.lr=tag(log,interval(1e-4,1e-1))"], stage="pretrain")
+    fl.sweep("photos", sweep="tpe", overrides=["pretrain.optimizer.lr=interval(1e-4,1e-1)"], stage="pretrain")
     text: str = fl.compare(run, "runs/two", Path("runs/three")).markdown()
     fl.compare(study="mine", metrics=["test/accuracy"])
     svg: bytes = fl.plan("digits", images=100, classes=3).svg()

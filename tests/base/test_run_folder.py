@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tests.damage import DAMAGE
 from tests.photos import train
-from tests.shell import TINY
+from tests.shell import TINY, TINY_PRETRAIN
 from tests.tiny import files
 
 from frostline.base import run_folder
@@ -217,7 +217,7 @@ def test_a_folder_with_another_run_is_overwritten_only_with_force(shell):
     assert "(seed is 0 there, 1 here)" in shell.refused(
         "finetune", *WORDS, "out=here", "freeze=linear_probe", "seed=1"
     )
-    assert "(stage is " in shell.refused("pretrain", *WORDS, "out=here")
+    assert "(stage is " in shell.refused("pretrain", *TINY_PRETRAIN, "out=here")
     assert "out: here contains a run of finetune" in shell.refused("probe", *WORDS, "--out", "here")
     assert files(shell.folder / "here") == before
     shell(*other, "--force")

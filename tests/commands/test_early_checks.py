@@ -32,15 +32,17 @@ def test_each_command_refuses_a_misspelt_model_and_a_missing_folder(command):
     assert error_of(command, *TIMM).startswith(
         "backbone.name: timm has no 'resnet5O'; did you mean 'resnet50' or "
     )
-    assert error_of(command, "dataset=image_folder", "dataset.root=my photo") == (
-        "dataset.root: my photo doesn't exist: give the folder of the images; did you mean my photos?"
-    )
-    assert error_of(command, "source=image_folder", "source.root=else/where") == (
-        "source.root: else/where doesn't exist: give the folder of the images"
-    )
-    assert error_of(command, "dataset=image_folder", "dataset.root=empty") == (
-        "dataset.root: empty is empty: give the folder of the images"
-    )
+    read = {"pretrain": ["source"], "prepare": ["dataset"]}.get(command, ["dataset", "source"])
+    for key in read:
+        assert error_of(command, f"{key}=image_folder", f"{key}.root=my photo") == (
+            f"{key}.root: my photo doesn't exist: give the folder of the images; did you mean my photos?"
+        )
+        assert error_of(command, f"{key}=image_folder", f"{key}.root=else/where") == (
+            f"{key}.root: else/where doesn't exist: give the folder of the images"
+        )
+        assert error_of(command, f"{key}=image_folder", f"{key}.root=empty") == (
+            f"{key}.root: empty is empty: give the folder of the images"
+        )
 
 
 @pytest.mark.parametrize(

@@ -57,20 +57,55 @@ HEAVY = ("torch", "timm", "pytorch_lightning", "mlflow", "sklearn", "matplotlib"
     ids=" ".join,
 )
 def test_what_a_command_does_not_need_it_does_not_import(tmp_path, words, allowed):
-    code = f"""
-import sys
+    run = f"""
 from frostline.commands.main import main
 try:
     main({words!r})
 except SystemExit:
     pass
-print("imported:", *(name for name in {HEAVY!r} if name in sys.modules))
 """
-    settings = environment(tmp_path / "x", PYTHONPATH=str(SRC))
+    assert imported(run, tmp_path) <= set(allowed)
+
+
+def imported(code, folder, names=HEAVY):
+    """Return which of the modules a process has imported after some code."""
+    code += f"\nimport sys\nprint('imported:', *(name for name in {names!r} if name in sys.modules))"
+    settings = environment(folder / "x", PYTHONPATH=str(SRC))
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=settings, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=folder, env=settings, capture_output=True, text=True, check=True
     )
-    assert set(result.stdout.splitlines()[-1].split()[1:]) <= set(allowed)
+    return set(result.stdout.splitlines()[-1].split()[1:])
+
+
+def test_faults_of_the_data_are_reported_before_torch_is_imported(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,species\n1.png,cat\n2.png,dog\n")
+    run = """
+import contextlib, io
+from frostline.commands.main import main
+for command in ("finetune", "finetune -m seed=0,1", "pretrain", "probe", "lr-find", "show", "plan"):
+    group = "source" if command == "pretrain" else "dataset"
+    words = [f"{group}=table", f"{group}.file=labels.csv", *["weights=none"] * (group == "dataset")]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main([*command.split(), *words]) == 2
+    assert "labels.csv has no column 'label'" in said.getvalue(), said.getvalue()
+"""
+    assert not imported(run, tmp_path, ("torch", "timm", "pytorch_lightning", "mlflow"))
+
+
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [
+        ("pipeline.compose.stage", ("torch", "timm", "mlflow", "matplotlib")),
+        ("preparation.stage", ("torch", "mlflow", "matplotlib")),
+        ("leakage.stage", ("torch", "mlflow", "matplotlib")),
+        ("pipeline.evaluate.stage", ("pytorch_lightning", "torchvision", "mlflow", "matplotlib")),
+        ("serving.prediction", ("pytorch_lightning", "torchvision", "mlflow", "matplotlib")),
+        ("pipeline.report.stage", ("torch", "mlflow", "matplotlib")),
+        ("stats.gate", ("torch", "mlflow", "matplotlib")),
+    ],
+)
+def test_a_stage_does_not_import_what_it_does_not_need(module, unneeded, tmp_path):
+    assert not imported(f"import frostline.{module}", tmp_path, unneeded)
 
 
 def test_a_study_by_hand(shell):

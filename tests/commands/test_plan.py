@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.shell import TINY
+from tests.shell import TINY_PRETRAIN
 
 from frostline.commands import main
 from frostline.console import progress
@@ -47,5 +47,6 @@ def test_plan_says_what_would_train(shell):
     ]
     assert sum(phase["steps"] for phase in made["phases"]) == 10
     assert shell("plan", "freeze=zero_shot", "backbone=mlp", "--images", "5")[0].count("nothing trains") == 1
-    made = json.loads(shell("plan", "--stage", "pretrain", "--images", "64", "--format", "json", *TINY)[0])
+    words = ["plan", "--stage", "pretrain", "--images", "64", "--format", "json"]
+    made = json.loads(shell(*words, *TINY_PRETRAIN)[0])
     assert (made["epochs"], made["batch_size"], made["freeze"]) == (1, 64, "full")

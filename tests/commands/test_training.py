@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tests.shell import TINY
+from tests.shell import TINY, TINY_PRETRAIN
 
 from frostline.base.formats import read_csv
 from frostline.commands.main import main
@@ -88,7 +88,7 @@ def test_a_head_of_other_classes_is_refused_before_anything_trains(shell):
 
 
 def test_pretrain_and_prepare_and_a_folder_named_by_itself(shell):
-    out, _ = shell("pretrain", *TINY)
+    out, _ = shell("pretrain", *TINY_PRETRAIN)
     (folder,) = (shell.folder / "runs" / "pretrain").iterdir()
     assert re.fullmatch(r"pretrain-mlp-digits-s0-[0-9a-f]{8}", folder.name)
     assert out.startswith(f"runs/pretrain/{folder.name}: test accuracy 0.")
@@ -168,9 +168,3 @@ def test_the_articles_program(shell):
         for name in ("zero_shot", "full")
     )
     assert after >= 0.93 > before
-
-
-@pytest.mark.parametrize("words", [["seed=3"], ["-m", "seed=3,4"]])
-def test_a_pretraining_refuses_the_seed_of_the_fine_tuning(words, shell):
-    said = shell.refused("pretrain", *TINY, *words)
-    assert said == f"seed: is the seed of the fine-tuning; write pretrain.{words[-1]}"

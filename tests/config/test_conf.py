@@ -48,6 +48,8 @@ def mandatory(option, group):
     if option == "loss/bce":
         data = "source" if group.startswith("pretrain") else "dataset"
         given += [f"{data}=table", f"{data}.file=given", f"{data}.task=multi_label"]
+    if option == "weights/pretrain":
+        given.append(f"{group}.path=given")  # no other pretraining runs before
     return given
 
 

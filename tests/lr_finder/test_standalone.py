@@ -10,8 +10,10 @@ from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.config import compose, stage_configs
 from frostline.console.errors import FrostlineError
+from frostline.console.progress import no_output, say_once
 from frostline.lr_finder import standalone
-from frostline.lr_finder.range_test import Settings, run_test
+from frostline.lr_finder.range_test import run_test
+from frostline.lr_finder.suggestion import Settings
 from frostline.models.initial_weights import NO_WEIGHTS
 from frostline.pipeline import standalone as pipeline
 from frostline.training.inputs import load_inputs
@@ -19,6 +21,7 @@ from frostline.training.services import Services
 
 DIGITS = ["dataset=digits", "weights=none", "trainer.threads=1", "dataset.shots=20"]
 MLP = [*DIGITS, "input.size=8", "backbone=mlp", "backbone.hidden=[16]", "freeze=full"]
+THIRTY = Settings(1e-5, 1, 30)
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +31,10 @@ def in_a_folder(tmp_path, monkeypatch):
 
 def test_it_suggests_a_learning_rate_that_trains(tmp_path, capsys):
     words = ["lr-find", *MLP, "--out", "here"]
+    say_once.cache_clear()
     assert cli.main(words) == 0
-    first, second, path = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    first, second, path = printed.out.splitlines()
     assert path == "here/lr.svg"
     rates = [float(re.match(r"optimizer\.lr=(\S+) ", line)[1]) for line in (first, second)]
     assert all(1e-4 < rate < 1 for rate in rates)
@@ -38,6 +43,9 @@ def test_it_suggests_a_learning_rate_that_trains(tmp_path, capsys):
     lowest = min(float(row["smoothed"]) for row in rows)
     assert lowest < 0.7 * float(rows[0]["smoothed"])
     assert len(rows) < standalone.STEPS  # the loss diverges before
+    rate, last = float(rows[-1]["lr"]), float(rows[-1]["smoothed"])
+    said = f"lr-find: stopped after {len(rows)} of 100 learning rates, at {rate:.1e}: the loss diverged"
+    assert f"{said}, {last:.3g} after {lowest:.3g}\n" in printed.err
     written = {name: (tmp_path / "here" / name).read_bytes() for name in ("lr.csv", "lr.svg")}
     assert cli.main(words) == 0
     assert {name: (tmp_path / "here" / name).read_bytes() for name in written} == written
@@ -59,13 +67,13 @@ def test_accumulated_gradients_give_the_losses_of_the_larger_batch(tmp_path):
     assert parts.losses == pytest.approx(whole.losses, rel=1e-3)
 
 
-def range_test(words, scratch):
+def range_test(words, scratch, say=no_output, settings=THIRTY):
     """The range test of a fine-tuning, whatever it suggests."""
     composed, choices = compose.experiment(words)
     run = stage_configs.finetune_config(composed, choices)
     _, data = pipeline.prepared(composed, "target")
-    services = Services(scratch)
-    return run_test(run, load_inputs(run, data, NO_WEIGHTS, services), services, Settings(1e-5, 1, 30))
+    services = Services(scratch, say=say)
+    return run_test(run, load_inputs(run, data, NO_WEIGHTS, services), services, settings)
 
 
 @pytest.mark.parametrize("more", [["augment=light"], ["optimizer=lamb", "loss=mse"], ["freeze=layer_decay"]])
@@ -91,6 +99,19 @@ def test_mistakes_are_one_sentence(words, sentence, capsys):
     error = capsys.readouterr().err
     assert sentence in error
     assert "Traceback" not in error
+
+
+def test_a_loss_that_is_not_finite_ends_the_test(tmp_path):
+    said = []
+    test = range_test([*MLP, "loss=mse", "optimizer=sgd"], tmp_path, said.append, Settings(1e30, 1e38, 10))
+    assert said[-1].startswith(f"lr-find: stopped after {len(test.rates)} of 10 learning rates, at ")
+    assert re.search(r": the loss (is (nan|inf)|diverged, \S+ after \S+)$", said[-1])
+
+
+def test_a_test_that_takes_all_steps_says_nothing(tmp_path):
+    said = []
+    range_test(MLP, tmp_path, said.append, Settings(1e-6, 1e-4, 10))
+    assert [text for text in said if "stopped" in text] == []
 
 
 def test_an_empty_schedule_has_no_learning_rate():

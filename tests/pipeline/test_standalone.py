@@ -63,7 +63,9 @@ def test_a_damaged_pretraining_is_made_again(name, damage, place, capsys):
     config = stage_configs.finetune_config(composed, choices)
 
     def weights() -> Path:
-        run, _ = standalone.prepared_run(config, composed, choices, session.make_services())
+        run, _ = standalone.prepared_run(
+            config, composed, choices, session.make_services(), standalone.prepared_data(composed)
+        )
         return Path(run.weights.path)
 
     path = weights()
@@ -91,7 +93,9 @@ def test_the_studys_pretraining_is_used_where_it_is_the_same(place, monkeypatch,
     def folder(*more: str) -> Path:
         composed, choices = compose.experiment([*words, *more])
         config = stage_configs.finetune_config(composed, choices)
-        run, _ = standalone.prepared_run(config, composed, choices, session.make_services())
+        run, _ = standalone.prepared_run(
+            config, composed, choices, session.make_services(), standalone.prepared_data(composed)
+        )
         return Path(run.weights.path).parent
 
     with monkeypatch.context() as patched:

@@ -35,6 +35,11 @@ def folder_of(photos, *more):
     ]
 
 
+def sheet_of(words, count):
+    composed, choices = compose.experiment(words)
+    return show(composed, choices, count, standalone.prepared(composed, "target")[1]).sheet
+
+
 def test_the_pixels_are_those_of_a_run(photos):
     composed, choices = compose.experiment(folder_of(photos))
     run = stage_configs.finetune_config(composed, choices)
@@ -53,7 +58,7 @@ def test_denormalized_is_what_was_normalized(photos):
 
 
 def test_without_augmentation_each_image_is_shown_once(photos):
-    sheet = show(*compose.experiment(folder_of(photos)), count=6).sheet
+    sheet = sheet_of(folder_of(photos), count=6)
     assert [len(card.pictures) for card in sheet.cards] == [1] * 6
     assert [card.title for card in sheet.cards] == ["cat"] * 3 + ["dog & más"] * 3
     assert "6 of 24 training images, 2 classes" in sheet.title
@@ -62,7 +67,7 @@ def test_without_augmentation_each_image_is_shown_once(photos):
 
 
 def test_augmented_views_follow_the_plain_image(photos):
-    sheet = show(*compose.experiment(folder_of(photos, "augment=photo")), count=2).sheet
+    sheet = sheet_of(folder_of(photos, "augment=photo"), count=2)
     for card in sheet.cards:
         plain, *views = card.pictures
         assert len(views) == VIEWS
@@ -72,7 +77,7 @@ def test_augmented_views_follow_the_plain_image(photos):
 
 def test_mixed_images_have_the_shares_of_their_labels(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    sheet = show(*compose.experiment([*DIGITS, "augment=mixed"]), count=4).sheet
+    sheet = sheet_of([*DIGITS, "augment=mixed"], count=4)
     shares = [re.findall(r"(\d+) %", caption) for card in sheet.cards for caption in card.captions[1:]]
     assert all(sum(map(int, parts)) in (99, 100, 101) for parts in shares)
     assert any(len(parts) == 2 for parts in shares)
@@ -80,7 +85,7 @@ def test_mixed_images_have_the_shares_of_their_labels(monkeypatch, tmp_path):
 
 def test_more_images_than_there_are(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    sheet = show(*compose.experiment([*DIGITS, "dataset.shots=3"]), count=500).sheet
+    sheet = sheet_of([*DIGITS, "dataset.shots=3"], count=500)
     assert len(sheet) == 20  # the third chooses the epoch
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tests.imports import SRC
 from tests.photos import plant
-from tests.shell import TINY
+from tests.shell import TINY, TINY_PRETRAIN
 
 from frostline.base.formats import read_csv
 from frostline.config import compose
@@ -238,13 +238,19 @@ def test_a_sweep_of_pretrainings_is_ranked_by_what_they_measure():
     assert sweeper._for_pretraining(chosen, composed) is chosen
 
 
-@pytest.mark.parametrize("words", ["seed=0,1", "optimizer.lr=0.1,0.01", "optimizer=sgd,adamw"])
-def test_a_sweep_of_pretrainings_varies_their_own_keys(words, shell):
-    (key,) = words.split("=")[:1]
-    error = f"{key}: a pretraining does not depend on it; vary pretrain.{key}"
-    if key == "seed":
-        error = "seed: is the seed of the fine-tuning; write pretrain.seed=0,1"
-    assert shell.refused("pretrain", *WORDS, words) == error
+def test_a_sweep_of_pretrainings_varies_their_own_keys(shell):
+    shutil.copytree(SRC.parent / "conf", shell.folder / "conf")
+    settings = "defaults: [random, _self_]\ntrials: 2\nspace: {{{}optimizer.lr: 'interval(0.1, 0.2)'}}"
+    (shell.folder / "conf/sweep/mine.yaml").write_text(settings.format(""))
+    error = "sweep.space: optimizer.lr: pretrain does not read this key; vary pretrain.optimizer.lr"
+    assert shell.refused("pretrain", "-m", *TINY_PRETRAIN, "sweep=mine") == error
+    (shell.folder / "conf/sweep/mine.yaml").write_text(settings.format("pretrain."))
+    out, _ = shell("pretrain", "-m", *TINY_PRETRAIN, "sweep=mine")
+    assert len(rows(out)) == 2
+    shutil.rmtree(shell.folder / "runs")
+    error = "optimizer, seed: pretrain does not read these keys; write pretrain.optimizer=sgd,adamw"
+    words = ["optimizer=sgd,adamw", "seed=0,1"]
+    assert shell.refused("pretrain", "-m", *TINY_PRETRAIN, *words) == f"{error} pretrain.seed=0,1"
     assert not (shell.folder / "runs").exists()
 
 

@@ -157,7 +157,17 @@ def run(stage, config, data, folder, end=None, out="out"):
 
     share, training_run.link_or_copy = training_run.link_or_copy, shared
     lit_module.Classifier.on_train_batch_start, pl.Trainer.save_checkpoint = counted, saved
-    stage(config, data, folder / out, Services(folder / "scratch", progress, tracker=Told(folder / "told")))
+
+    def say(text):
+        with (folder / "said").open("a") as file:
+            print(text, file=file)
+
+    stage(config, data, folder / out, Services(folder / "scratch", progress, say, Told(folder / "told")))
+
+
+def said(folder):
+    path = folder / "said"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def steps_of(folder):
@@ -252,6 +262,11 @@ def test_a_killed_run_resumes_to_the_same_bytes(name, end, left, digits, tmp_pat
     assert steps_of(tmp_path) - before == left
     assert files(tmp_path / "out") == expected
     assert not files(tmp_path / "scratch" / "resume")
+    resumed = [line for line in said(tmp_path) if "resuming" in line]
+    epochs = config.trainer.epochs
+    first = epochs - left // (STEPS // epochs) + 1
+    started = [f"finetune None · seed 0 (1/1): resuming at epoch {first} of {epochs}"]
+    assert resumed == (started if 0 < left < STEPS else [])
 
 
 @pytest.mark.parametrize(

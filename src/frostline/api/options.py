@@ -11,6 +11,7 @@ from frostline.config.hints import KEYS
 from frostline.config.overrides import NAMED, PRETRAIN_GROUPS, to_overrides
 from frostline.console.errors import FrostlineError, allowed
 from frostline.data.reading.table_file import TABLES
+from frostline.pipeline import unread
 
 Path = str | os.PathLike[str]
 FOLDER = ("image_folder", "root")
@@ -83,7 +84,7 @@ HUGGING_FACE = ("dataset_dict.json", "dataset_info.json")
 
 
 def overrides_of(
-    dataset: Any, options: Mapping[str, Any], known: type, *, stage: str = "finetune"
+    dataset: Any, options: Mapping[str, Any], known: type, *, command: str = "finetune"
 ) -> list[str]:
     """Return the overrides that keyword arguments stand for.
 
@@ -91,12 +92,13 @@ def overrides_of(
         dataset: the stage's data set: a folder, or an option of conf/dataset; None: the config's.
         options: the keyword arguments.
         known: the TypedDict that lists them; in `ListOptions` a list means each of its values.
-        stage: for pretrain, hyperparameters are those of the pretraining.
+        command: whose keys they are, as `unread.check` names it; for pretrain, hyperparameters are those of
+            the pretraining.
 
     Raises:
-        FrostlineError: there is no such keyword, folder or data set.
+        FrostlineError: there is no such keyword, folder or data set, or the command does not read a key.
     """
-    several = known is ListOptions
+    several, pretrains = known is ListOptions, command.endswith("pretrain")
     for name in options:
         if name not in known.__annotations__:
             arguments = ("dataset", *known.__annotations__)
@@ -105,7 +107,7 @@ def overrides_of(
             instead = f"write {meant}=" if meant else allowed(name, arguments)
             raise FrostlineError(f"{name}: no such argument; {instead}; config keys go to overrides=")
     source = options.get("source")
-    if stage == "pretrain":
+    if pretrains:
         data = {"source": source if dataset is None else dataset}
     else:
         data = {"dataset": dataset, "source": source}
@@ -115,15 +117,17 @@ def overrides_of(
             overrides += _data(key, value, several=several)
     for name, value in options.items():
         if name not in (*DATA, "overrides") and value is not None:
-            overrides.append(_override(_key(name, stage), value, several=several))
-    return [*overrides, *_others(options.get("overrides", ()), several=several)]
+            overrides.append(_override(_key(name, pretrains=pretrains), value, several=several))
+    overrides += _others(options.get("overrides", ()), several=several)
+    unread.check(command, overrides, sweep=several and command in unread.SWEEPING)
+    return overrides
 
 
-def _key(name: str, stage: str) -> str:
+def _key(name: str, *, pretrains: bool) -> str:
     """Return the key of a keyword argument."""
     key = COMMON.get(name, name)
     below = key.partition(".")[0] in (*PRETRAIN_GROUPS, "seed")
-    return f"pretrain.{key}" if stage == "pretrain" and below else key
+    return f"pretrain.{key}" if pretrains and below else key
 
 
 def _data(key: str, value: Any, *, several: bool) -> Iterator[str]:

@@ -93,7 +93,8 @@ def plan(
     Raises:
         FrostlineError: the schedule does not fit the network, or the data set is not available.
     """
-    overrides = overrides_of(dataset, options, Options, stage=stage)
+    command = "plan --stage pretrain" if stage == "pretrain" else "plan"
+    overrides = overrides_of(dataset, options, Options, command=command)
     with call():
         from frostline.config import compose
         from frostline.pipeline.compose import study
@@ -114,12 +115,15 @@ def show(dataset: AnyPath | None = None, *, count: int = 24, **options: Unpack[O
     Raises:
         FrostlineError: the data set or an image is not available.
     """
-    overrides = overrides_of(dataset, options, Options)
+    overrides = overrides_of(dataset, options, Options, command="show")
     with call():
         from frostline.config import compose
+        from frostline.pipeline import standalone
         from frostline.sheets import training_images
 
-        return training_images.show(*compose.experiment(overrides), count).sheet
+        composed, choices = compose.experiment(overrides)
+        _, folder = standalone.prepared(composed, "target")
+        return training_images.show(composed, choices, count, folder).sheet
 
 
 def lr_find(
@@ -142,7 +146,7 @@ def lr_find(
     Raises:
         FrostlineError: an argument is not valid, or the loss falls at no learning rate.
     """
-    overrides = overrides_of(dataset, options, Options)
+    overrides = overrides_of(dataset, options, Options, command="lr-find")
     with call():
         from frostline.lr_finder import standalone
 

@@ -56,7 +56,7 @@ def probe(dataset: AnyPath | None = None, *, force: bool = False, **options: Unp
     """
     from frostline.probing import standalone
 
-    overrides = overrides_of(dataset, options, ListOptions)
+    overrides = overrides_of(dataset, options, ListOptions, command="probe")
     with call():
         done = standalone.run(overrides, force=force)
         return Probe(Run(done.out), tuple(_rows(done.result)), done.result)

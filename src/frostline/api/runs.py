@@ -54,7 +54,7 @@ def pretrain(dataset: AnyPath | None = None, *, force: bool = False, **options: 
     Raises:
         FrostlineError: an argument, the data or the weights are not valid; TrainingFailed: the training is.
     """
-    return _train("pretrain", overrides_of(dataset, options, Options, stage="pretrain"), force)
+    return _train("pretrain", overrides_of(dataset, options, Options, command="pretrain"), force)
 
 
 def load(run: "AnyPath | Run") -> "Run":

@@ -126,7 +126,7 @@ def sweep(
     from frostline.sweeps import jobs
 
     stage = options.pop("stage", "finetune")
-    overrides = overrides_of(dataset, options, ListOptions, stage=stage)
+    overrides = overrides_of(dataset, options, ListOptions, command=stage)
     with call():
         done = jobs.run(stage, overrides, force=force, fresh=fresh)
         best = jobs.best_first(done)

@@ -1,4 +1,4 @@
-"""Refuse words that name what does not exist, before a command imports torch, which takes seconds.
+"""Refuse overrides without an effect, and words that name what does not exist, before torch is imported.
 
 Checked are the images to predict, and overrides on the command line with plain values. Other mistakes are
 found when the config is composed or used.
@@ -26,7 +26,7 @@ _PLAIN = re.compile(r"[^\"'\\$\[\]{}()]+")
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse a misspelt timm model, and a missing folder or file of data, weights or images.
+    """Refuse keys that the command does not read, misspelt timm models, and missing data, weights or images.
 
     Args:
         arguments: of `predict` or a command with overrides; others pass.
@@ -37,11 +37,17 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.command_name == "predict":
         for place, image in enumerate(arguments.images, start=1):
             hints.check_path("images", image, hints.IMAGES, arguments.images[place:])
-    if not hasattr(arguments, "overrides") or getattr(arguments, "cfg", None):
+    if not hasattr(arguments, "overrides"):
         return
-    lists = getattr(arguments, "multirun", False)
-    typed = dict(_plain(arguments.overrides))
+    lists, shows = getattr(arguments, "multirun", False), bool(getattr(arguments, "cfg", None))
     _check_stray(arguments.overrides)
+    if arguments.overrides:
+        from frostline.pipeline import unread
+
+        unread.check(name_of(arguments), arguments.overrides, sweep=lists or shows)
+    if shows:
+        return
+    typed = dict(_plain(arguments.overrides))
     for key, text in typed.items():
         for value in text.split(",") if lists else [text]:
             # Whether the command line alone shows that the backbone is one of timm's.
@@ -57,6 +63,12 @@ def check(arguments: argparse.Namespace) -> None:
             elif key in ("weights.path", "pretrain.weights.path"):
                 hints.check_path(key, value, WEIGHTS)
                 _check_weights(key, value)
+
+
+def name_of(arguments: argparse.Namespace) -> str:
+    """Return the name of the command, with the option that decides which keys it reads."""
+    name: str = arguments.command_name
+    return f"{name} --stage pretrain" if getattr(arguments, "stage", None) == "pretrain" else name
 
 
 def _plain(overrides: list[str]) -> Iterator[tuple[str, str]]:

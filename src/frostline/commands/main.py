@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Sequence
+from functools import partial
 from importlib import import_module
 from typing import NoReturn
 
@@ -177,9 +178,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _unknown_words(arguments: argparse.Namespace, words: Sequence[str]) -> str:
     """Return a sentence for words that no option takes; dashes before a key are a habit from other tools."""
     from frostline.config import hints
+    from frostline.pipeline import unread
 
-    overrides = getattr(arguments, "overrides", None)
-    hint = None if overrides is None else hints.of_flag(words[0], overrides)
+    overrides, command = getattr(arguments, "overrides", None), early_checks.name_of(arguments)
+    hint = None if overrides is None else hints.of_flag(words[0], overrides, partial(unread.renamed, command))
     return hint or f"unrecognized arguments: {' '.join(words)}"
 
 

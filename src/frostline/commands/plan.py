@@ -61,9 +61,12 @@ def add(commands: Any, summary: str) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the plan of a run, and plot it where `--picture` names a file."""
     from frostline.config import compose
+    from frostline.pipeline import standalone
     from frostline.pipeline.compose import study
 
     composed, choices = compose.experiment(study.on_selection(arguments.overrides))
+    if arguments.images is None:  # before torch is imported
+        standalone.prepared(composed, "source" if arguments.stage == "pretrain" else "target")
     with waiting("loading PyTorch and building the network"):
         from frostline.planning import plan, text
 

@@ -40,12 +40,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the sheet, and print its path."""
     from frostline.base.files import write_text
     from frostline.config import compose
+    from frostline.pipeline import standalone
 
     composed, choices = compose.experiment(arguments.overrides)
+    _, folder = standalone.prepared(composed, "target")  # before torch is imported
     with waiting(LIBRARIES):
         from frostline.sheets.training_images import show
 
-    shown = show(composed, choices, arguments.count)
+    shown = show(composed, choices, arguments.count, folder)
     path: Path = arguments.out or shown.file
     write_text(path, shown.sheet.page())
     print(path)

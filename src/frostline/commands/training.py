@@ -4,12 +4,9 @@ A stage of the pipeline runs from a resolved config, a single run from overrides
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from frostline.commands import options
-from frostline.config.hints import shell_word
-from frostline.console.errors import FrostlineError
 from frostline.console.progress import LIBRARIES, waiting
 from frostline.training.garbage import uncollected
 
@@ -42,8 +39,6 @@ def train(arguments: argparse.Namespace, stage: str) -> None:
     """Run `stage`, pretrain or finetune, in the mode that the arguments ask for."""
     from frostline.config import compose
 
-    if stage == "pretrain":
-        _check_seed(arguments.overrides)
     if arguments.cfg:
         print(compose.composed_yaml(arguments.overrides), end="")
     elif arguments.resolved:
@@ -52,16 +47,6 @@ def train(arguments: argparse.Namespace, stage: str) -> None:
         _sweep(arguments, stage)
     else:
         _single_run(arguments, stage)
-
-
-def _check_seed(overrides: Sequence[str]) -> None:
-    """Refuse the fine-tuning's seed, which a pretraining does not use."""
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "seed":
-            raise FrostlineError(
-                f"seed: is the seed of the fine-tuning; write {shell_word('pretrain.seed', value)}"
-            )
 
 
 def _pipeline_stage(arguments: argparse.Namespace, stage: str) -> None:

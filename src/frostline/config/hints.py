@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,11 +73,11 @@ def of_key(key: str, overrides: Sequence[str]) -> str | None:
     if name not in KEYS or (group and group != KEYS[name].rpartition(".")[0]):
         return None
     typed = dict(o.lstrip("+~").partition("=")[::2] for o in overrides)
-    return f"{key}: unknown key; write {_written(KEYS[name], typed.get(key) or ANY, typed)}"
+    return f"{key}: unknown key; write {written(KEYS[name], typed.get(key) or ANY, typed)}"
 
 
-def _written(key: str, value: str, typed: Collection[str]) -> str:
-    """Return ``KEY=VALUE``, after the option that has the key unless one of its group was typed.
+def written(key: str, value: str, typed: Collection[str]) -> str:
+    """Return ``KEY=VALUE`` as a shell takes it, after the option that has the key unless one was typed.
 
     A run's folder as weights is the file in it.
     """
@@ -139,12 +139,13 @@ def of_text(text: str) -> str | None:
     return f"{text!r} is not an override; write '{match[1]}={INTERVALS[match[2]].format(match[3])}', with -m"
 
 
-def of_flag(word: str, others: Sequence[str]) -> str | None:
+def of_flag(word: str, others: Sequence[str], renamed: Callable[[str], str] = str) -> str | None:
     """Return a sentence for an option with dashes, such as ``--lr``, that should be an override.
 
     Args:
         word: what was typed.
         others: the command's other words: overrides, and values of such options.
+        renamed: converts overrides to the keys that the command reads.
     """
     typed = [other.partition("=")[0] for other in others if "=" in other]
     values = [other for other in others if "=" not in other]
@@ -153,7 +154,8 @@ def of_flag(word: str, others: Sequence[str]) -> str | None:
     group = key.partition(".")[0]
     if group not in PLAIN_KEYS and not (group.isidentifier() and project.conf_files(group)):
         return None
-    return f"{word}: no such option; write {_written(key, value or next(iter(values), ANY), typed)}"
+    instead = renamed(written(key, value or next(iter(values), ANY), typed))
+    return f"{word}: no such option; write {instead}"
 
 
 @contextmanager

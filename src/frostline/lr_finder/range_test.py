@@ -14,7 +14,7 @@ from frostline.features.execution import device_of, execution_of
 from frostline.features.reuse import FeatureExtractor
 from frostline.features.split_point import NetworkSplit, NoSplit
 from frostline.freezing.plan import FreezePlan
-from frostline.lr_finder.suggestion import Suggestion, diverges, learning_rates, smoothed, suggest
+from frostline.lr_finder.suggestion import Settings, Suggestion, diverges, learning_rates, smoothed, suggest
 from frostline.schema import Run
 from frostline.training import machine, param_groups, trainable
 from frostline.training.feature_callback import held_on
@@ -23,25 +23,6 @@ from frostline.training.inputs import TrainingInputs
 from frostline.training.module import ReusedFeatures
 from frostline.training.run import set_up
 from frostline.training.services import Services
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Learning rates of a range test."""
-
-    low: float
-    high: float
-    steps: int
-    """Optimizer steps, one per learning rate."""
-
-    def check(self) -> None:
-        """Raise an error if no test is possible with these learning rates."""
-        if not 0 < self.low < self.high < math.inf:
-            raise FrostlineError(
-                f"--low, --high: found {self.low:g} and {self.high:g}; give the lower first, both above 0"
-            )
-        if self.steps < 10:
-            raise FrostlineError(f"--steps: found {self.steps}; give at least 10")
 
 
 @dataclass(frozen=True)
@@ -76,14 +57,17 @@ def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Set
     rates = learning_rates(settings.low, settings.high, settings.steps)
     losses: list[float] = []
     smooth: list[float] = []
+    stopped = ""
     with services.progress("learning-rate range test", settings.steps) as advance:
         for rate, loss in zip(rates, steps.losses(rates), strict=False):
             if not math.isfinite(loss):
+                stopped = f"at {rate:.1e}: the loss is {loss}"
                 break
             losses.append(loss)
             smooth = smoothed(losses, settings.steps)
             advance(1, f"lr {rate:.1e} loss {smooth[-1]:.3f}")
             if diverges(smooth):
+                stopped = f"at {rate:.1e}: the loss diverged, {smooth[-1]:.3g} after {min(smooth):.3g}"
                 break
     if not losses:
         raise FrostlineError(
@@ -91,6 +75,8 @@ def run_test(run: Run, inputs: TrainingInputs, services: Services, settings: Set
             " images: frostline show"
         )
     taken = rates[: len(losses)]
+    if stopped and len(taken) < len(rates):
+        services.say(f"lr-find: stopped after {len(taken)} of {len(rates)} learning rates, {stopped}")
     return RangeTest(taken, losses, smooth, suggest(taken, smooth), steps.layers, settings.steps)
 
 

@@ -11,6 +11,7 @@ from frostline.base.formats import csv_text
 from frostline.config import compose, stage_configs
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import say_once, shown
+from frostline.lr_finder.suggestion import Settings
 from frostline.pipeline import output_folders, session, standalone
 from frostline.training.services import Services
 
@@ -46,20 +47,21 @@ def run(overrides: Sequence[str], low: float = LOW, high: float = HIGH, steps: i
     """
     composed, choices = compose.experiment(overrides)
     config = stage_configs.finetune_config(composed, choices)
+    settings = Settings(low, high, steps)
+    settings.check()
+    data_sets = standalone.prepared_data(composed)
     from frostline.lr_finder import plot
-    from frostline.lr_finder.range_test import Settings, run_test
+    from frostline.lr_finder.range_test import run_test
     from frostline.models.pretrained import load_initial_weights
     from frostline.training.inputs import load_inputs
     from frostline.training.run_info import run_name
 
-    settings = Settings(low, high, steps)
-    settings.check()
     name = run_name(config)
     content = [config.model_dump(), low, high, steps]
     out = Path(composed.out) if composed.out else output_folders.named_folder("lr-find", name, content)
     services = Services(project.scratch(), shown, say_once)
     with session.writing(out):
-        config, data = standalone.prepared_run(config, composed, choices, services)
+        config, data = standalone.prepared_run(config, composed, choices, services, data_sets)
         initial = load_initial_weights(config.backbone, config.weights)
         test = run_test(config, load_inputs(config, data, initial, services), services, settings)
         drawn = plot.draw(test, name)

@@ -1,10 +1,12 @@
-"""What a learning-rate range test suggests: pure functions of learning rates and losses (Smith 2017)."""
+"""Learning rates of a range test, and what it suggests: functions of rates and losses (Smith 2017)."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from frostline.console.errors import FrostlineError
 
 WINDOW = 1 / 50
 """Standard deviation of the smoothing window, as a share of the test's steps."""
@@ -14,6 +16,25 @@ LEAST_FALL = 0.02
 """The smoothed loss has to fall by this share for a suggestion."""
 AT_LOWEST = 0.01
 """Share of the whole fall within which a smoothed loss counts as the lowest: a loss near 0 stays there."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Learning rates of a range test."""
+
+    low: float
+    high: float
+    steps: int
+    """Optimizer steps, one per learning rate."""
+
+    def check(self) -> None:
+        """Raise an error if no test is possible with these learning rates."""
+        if not 0 < self.low < self.high < math.inf:
+            raise FrostlineError(
+                f"--low, --high: found {self.low:g} and {self.high:g}; give the lower first, both above 0"
+            )
+        if self.steps < 10:
+            raise FrostlineError(f"--steps: found {self.steps}; give at least 10")
 
 
 @dataclass(frozen=True)

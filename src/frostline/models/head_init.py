@@ -1,5 +1,6 @@
 """The initial head of a network: that of the weights, with classes matched by name, or a new one."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ import torch
 
 from frostline.console.errors import FrostlineError
 
+DIFFER = "the classes differ"
 NAMED = 4
 """Maximum number of classes that a sentence names."""
 
@@ -38,6 +40,11 @@ class HeadInit:
     """Message to the user, which begins with the config key; empty if there is nothing to say."""
     warns: bool = False
     """Whether the notice is a warning."""
+
+    @property
+    def headline(self) -> str:
+        """The notice without the names of classes, which training.json has."""
+        return re.sub(rf"{DIFFER}: .*", f"{DIFFER} (training.json names them)", self.notice)
 
     @property
     def is_informed(self) -> bool:
@@ -149,7 +156,7 @@ def _difference(known: Collection[str], classes: Collection[str]) -> str:
     here, there = ([name for name in a if name not in b] for a, b in ((classes, known), (known, classes)))
     parts = [f"only the data set has {_named(here)}"] * bool(here)
     parts += [f"only the weights have {_named(there)}"] * bool(there)
-    return f"the classes differ: {' and '.join(parts)}"
+    return f"{DIFFER}: {' and '.join(parts)}"
 
 
 def _named(names: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ from frostline.training.services import Services, Watch, unwatched
 if TYPE_CHECKING:
     from frostline.data.prepared.index import Index
 
+DataSets = Mapping[str, "tuple[Index, Path]"]
+"""Role, source or target → the index and folder of the prepared data set."""
 FEW_SHOTS = 10
 """Labels per class up to which training on all was better than selecting an epoch (docs/recipes.md)."""
 
@@ -100,11 +102,7 @@ class Job:
             Pruned: `watch` ended it.
             OutOfResources: memory or the disk ran out.
         """
-        services = make_services(label, watch, tags)
-        with waiting(LIBRARIES):
-            from frostline.evaluation import evaluate
-            from frostline.pipeline.pretrain.stage import train_once
-            from frostline.training.run_info import run_name
+        from frostline.training.run_info import run_name
 
         make = stage_configs.pretrain_config if self.stage == "pretrain" else stage_configs.finetune_config
         config = make(composed, choices)
@@ -112,18 +110,26 @@ class Job:
         drawn = composed.sweep.sampler.kind != "grid"
         pretraining = pretraining_config(composed, choices) if self.stage == "finetune" else None
         out = out_folder(config, composed.out, label, pretraining, drawn=drawn)
+        check = not (self.force or label)
+        if check:
+            check_out(out, config.model_dump())
+        data_sets = prepared_data(composed, self.stage)
+        services = make_services(label, watch, tags)
+        with waiting(LIBRARIES):
+            from frostline.evaluation import evaluate
+            from frostline.pipeline.pretrain.stage import train_once
+
         with writing(out, wait=bool(label)):
-            check = not (self.force or label)
-            if check:
+            if check:  # Again, since nobody else can write there now.
                 check_out(out, config.model_dump())
             if self.stage == "pretrain":
-                _, data = prepared(composed, "source")
+                _, data = data_sets["source"]
                 with stage_configs.keys_of("source"):
                     train_once(config, data, out, services)
             else:
                 if not label:
                     _advise_on_selection(config, services)
-                config, data = prepared_run(config, composed, choices, services)
+                config, data = prepared_run(config, composed, choices, services, data_sets)
                 if check:  # Again, with the path of the pretrained weights.
                     check_out(out, config.model_dump())
                 train_once(config, data, out, services)
@@ -152,8 +158,25 @@ def prepared(composed: Experiment, role: str) -> "tuple[Index, Path]":
     return prepared_from(stage_configs.prepare_config(composed, role), role)
 
 
+def prepared_data(composed: Experiment, stage: str = "finetune") -> DataSets:
+    """Prepare the data sets of a run, unless they are cached.
+
+    Call it before the imports that training needs: it reports what is wrong with the data seconds earlier.
+
+    Returns:
+        The index and folder of the target, of the source, or of both if a pretraining runs first.
+    """
+    roles = ["target"] * (stage == "finetune")
+    roles += ["source"] * (stage == "pretrain" or needs_pretraining(composed.weights))
+    return {role: prepared(composed, role) for role in roles}
+
+
 def prepared_run(
-    config: Run, composed: Experiment, choices: Mapping[str, str], services: Services
+    config: Run,
+    composed: Experiment,
+    choices: Mapping[str, str],
+    services: Services,
+    data_sets: DataSets,
 ) -> tuple[Run, Path]:
     """Return `config` with the path of pretrained weights for `weights=pretrain`, and its prepared data.
 
@@ -163,6 +186,7 @@ def prepared_run(
     Args:
         choices: Hydra config group → selected option.
         services: those of the fine-tuning run; the pretraining creates its own.
+        data_sets: of `prepared_data`.
 
     Raises:
         FrostlineError: the source's head can't be used for these classes, or the schedule does not fit the
@@ -173,10 +197,10 @@ def prepared_run(
     from frostline.pipeline.compose.stage import check_run
     from frostline.pipeline.pretrain.stage import result_key, train_once
 
-    target, folder = prepared(composed, "target")
+    target, folder = data_sets["target"]
     if not needs_pretraining(config.weights):
         return config, folder
-    source, source_folder = prepared(composed, "source")
+    source, source_folder = data_sets["source"]
     name, trains = f"the source {source.name}", bool(config.freeze.phases)
     choose_head_init(config.weights.head, source.classes, target.classes, source=name, trains=trains)
     pretraining = stage_configs.pretrain_config(composed, choices)

@@ -82,7 +82,8 @@ def _finetune(jobs: Sequence[SweepJob], begin: int, on_done: OnDone, services: S
     with ExitStack() as locks:
         for out in dict.fromkeys(outs):
             locks.enter_context(session.writing(out))
-        prepared, data = standalone.prepared_run(runs[0], first.composed, first.choices, services)
+        data_sets = standalone.prepared_data(first.composed)
+        prepared, data = standalone.prepared_run(runs[0], first.composed, first.choices, services, data_sets)
         runs = [run.model_copy(update={"weights": prepared.weights}) for run in runs]
         initial = load_initial_weights(prepared.backbone, prepared.weights)
         inputs = load_inputs(runs[0], data, initial, services)

@@ -39,6 +39,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
     freezes = any(override.partition("=")[0] == "freeze" for override in overrides)
     overrides = overrides if freezes else [*overrides, f"freeze={FREEZE}"]
     experiments, choices = compose.grid(overrides, HEAD_KEYS)
+    data_sets = standalone.prepared_data(experiments[0])
     services = session.make_services()
     from frostline.data.reading.sources import name_of
     from frostline.probing import heads, probe
@@ -65,7 +66,7 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
 
     with session.writing(out):
         check()
-        prepared, data = standalone.prepared_run(runs[0], experiments[0], choices, services)
+        prepared, data = standalone.prepared_run(runs[0], experiments[0], choices, services, data_sets)
         runs = [run.model_copy(update={"weights": prepared.weights}) for run in runs]
         check()  # again, now that the pretrained weights are known
         return Done(probe.run(runs, data, out, services), out)

@@ -7,7 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from frostline.base.repetitions import Repetition, repetitions
 from frostline.schema.data import Augment, Channels, Dataset, Input, is_multi_label
 from frostline.schema.measurement import Measurement, Tta
-from frostline.schema.network import Backbone, Weights
+from frostline.schema.network import Backbone, Weights, needs_pretraining
 from frostline.schema.sweep import Sweep
 from frostline.schema.training import (
     Adapter,
@@ -59,6 +59,15 @@ class Pretrain(Hyperparameters):
 
     seed: Seed
     """The seed of the pretraining."""
+
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        """Reject the weights of a pretraining that would have to run before this one."""
+        if needs_pretraining(self.weights):
+            raise ValueError(
+                "weights=pretrain needs another pretraining; set pretrain.weights to none, imagenet or file"
+            )
+        return self
 
 
 def check_selection(dataset: Dataset, config: Hyperparameters, keys: tuple[str, str]) -> None:

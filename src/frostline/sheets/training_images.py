@@ -34,22 +34,21 @@ class Shown:
     file: Path
 
 
-def show(composed: "Experiment", choices: Mapping[str, str], count: int) -> Shown:
+def show(composed: "Experiment", choices: Mapping[str, str], count: int, folder: Path) -> Shown:
     """Return a sheet of `count` training images of an experiment's data set.
 
     Args:
         choices: the option chosen in each group.
+        folder: of the prepared data set.
 
     Raises:
-        FrostlineError: the data set, an image or the weights are not available.
+        FrostlineError: an image or the weights are not available.
     """
     from frostline.config import stage_configs
     from frostline.models.pretrained import expected_weights, input_spec
-    from frostline.pipeline import standalone
     from frostline.pipeline.output_folders import named_folder
 
     run = stage_configs.finetune_config(composed, choices)
-    _, folder = standalone.prepared(composed, "target")
     weights = run.weights
     if needs_pretraining(weights):
         weights = composed.pretrain.weights  # the pretraining has the same input

@@ -22,7 +22,7 @@ from frostline.config.compose import FailedJob, SweepJob, SweepTask
 from frostline.config.resolvers import fitting_monitor
 from frostline.config.space import Point, Space, as_overrides
 from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed, allowed
-from frostline.pipeline import session, standalone
+from frostline.pipeline import session, standalone, unread
 from frostline.schema import Experiment, Sweep
 from frostline.schema.sweep import Objective
 from frostline.sweeps import best, live, summary
@@ -109,7 +109,7 @@ def _plan(job: SweepTask, fixed: list[str], space: Space, settings: Sweep) -> Pl
         base["inputs"] = job.task.inputs([experiment for experiment, _ in experiments])
     stage = getattr(job.task, "stage", "sweep")
     if stage == "pretrain":
-        check_pretraining(space, experiments[0][0])
+        unread.check_space(stage, [parameter.key for parameter in space.parameters])
         if not any(text.startswith("sweep.objectives=") for text in fixed):
             settings = _for_pretraining(settings, experiments[0][0])
     check_objectives(settings, experiments[0][0], stage)
@@ -245,18 +245,6 @@ def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
                 f"sweep.objectives: {objective} is not measured with loss.kind={loss.kind};"
                 f" {allowed(objective, measured)}"
             )
-
-
-def check_pretraining(space: Space, composed: Experiment) -> None:
-    """Check that a sweep of pretrainings does not vary a key of the fine-tuning.
-
-    Raises:
-        FrostlineError: all its trials would be the same.
-    """
-    own = type(composed.pretrain).model_fields
-    for key in (parameter.key for parameter in space.parameters):
-        if key.partition(".")[0] in own:
-            raise FrostlineError(f"{key}: a pretraining does not depend on it; vary pretrain.{key}")
 
 
 def _for_pretraining(settings: Sweep, composed: Experiment) -> Sweep:

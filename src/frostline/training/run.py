@@ -196,7 +196,10 @@ def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, titl
         tracked_run.log_images(setup.data, inputs.index.classes)
         setup.classifier.execution, fp32_reason = _execution(run, network, inputs.spec, services)
         reuse = reuse_of(run, inputs.spec, services)
-        callbacks = callbacks_of(setup.classifier, setup.data, run.averaging, reuse, on_epoch)
+        callbacks = replace(
+            callbacks_of(setup.classifier, setup.data, run.averaging, reuse, on_epoch),
+            on_resume=lambda epoch: services.say(f"{title}: resuming at epoch {epoch} of {epochs}"),
+        )
         result = fit(setup.classifier, setup.data, run.trainer, checkpoints, callbacks)
         extra: dict[str, Any] = {"fp32_because": fp32_reason} if fp32_reason else {}
         if not isinstance(run.adapter, NoAdapter):
@@ -313,7 +316,7 @@ def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) 
 def say_head_init(run: Run, report: LoadReport, services: Services) -> None:
     """Print the notice on the head's initialization, if there is one; for arms, compose prints it."""
     if report.head.notice and run.arm is None:
-        services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.notice}")
+        services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.headline}")
 
 
 def penalty_of(

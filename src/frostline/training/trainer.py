@@ -74,6 +74,8 @@ class Callbacks:
     averaging: Averaging | None
     """Validates and returns an average of the weights; None: the fit uses the weights themselves."""
     on_epoch: OnEpoch
+    on_resume: Callable[[int], None] = lambda epoch: None
+    """Called with the epoch that a resumed run starts with, before the rows of earlier epochs."""
 
     @property
     def step_callbacks(self) -> list[Any]:
@@ -178,7 +180,8 @@ class _History(pl.Callback):
     """Collects the history, the times and the best epoch's weights in a `Fit`."""
 
     def __init__(self, result: Fit, deciding: Sequence[str], callbacks: Callbacks) -> None:
-        self.result, self.deciding, self.on_epoch = result, deciding, callbacks.on_epoch
+        self.result, self.deciding = result, deciding
+        self.on_epoch, self.on_resume = callbacks.on_epoch, callbacks.on_resume
         self.averaging, self.reuse = callbacks.averaging, callbacks.reuse
         self._best: tuple[float, ...] | None = None
         self._begun = time.perf_counter()
@@ -256,6 +259,7 @@ class _History(pl.Callback):
         self._best, self._before = tuple(state_dict.pop("best")), state_dict.pop("seconds")
         for name, value in state_dict.items():
             setattr(self.result, name, value)
+        self.on_resume(len(self.result.epoch_seconds) + 1)
         for row in self.result.history:
             self.on_epoch(row)
 
