@@ -251,9 +251,11 @@ def test_a_folder_that_can_not_be_used_names_its_key(folders, data, sentence):
     assert str(caught.value).startswith(sentence)
 
 
-def test_a_folder_for_a_data_set_that_has_none_is_refused(folders):
-    (folders / "params.yaml").write_text("experiment: article_mlp\ndata: {source: theirs, target: mine}\n")
-    with pytest.raises(
-        FrostlineError, match=r"^params\.yaml: data\.source: found 'theirs', which nothing reads"
-    ):
+@pytest.mark.parametrize(
+    ("path", "kind"), [("theirs", "image_folder"), ("a/labels.csv", "table"), ("data.npz", "npz")]
+)
+def test_a_path_for_a_data_set_that_has_none_is_refused(folders, path, kind):
+    (folders / "params.yaml").write_text(f"experiment: article_mlp\ndata: {{source: {path}, target: mine}}\n")
+    expected = rf"^params\.yaml: data\.source: found '{path}', which nothing reads; .* or source: {kind}$"
+    with pytest.raises(FrostlineError, match=expected):
         resolve()

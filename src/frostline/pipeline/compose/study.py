@@ -13,6 +13,7 @@ from frostline.base.hashes import sha256_of
 from frostline.config import compose, stage_configs
 from frostline.config.overrides import PRETRAIN_GROUPS, from_hydra, to_overrides
 from frostline.console.errors import FrostlineError
+from frostline.data.reading.table_file import TABLES
 from frostline.pipeline.compose.watched import absolute
 from frostline.schema import (
     Arm,
@@ -160,11 +161,12 @@ def _check_watched(name: str, path: str, read: str, composed: Mapping[str, str |
         read: the key of the experiment that has the path.
     """
     key, watches = f"{PARAMS}: {WATCHED}.{name}", path not in PACKAGES
-    group, option = read.partition(".")[0], "file" if name == "weights" else "image_folder"
     if watches and read not in composed:
+        group, suffix = read.partition(".")[0], Path(path).suffix
+        kind = "table" if suffix in TABLES else "npz" if suffix == ".npz" else "image_folder"
         raise FrostlineError(
-            f"{key}: found {path!r}, which nothing reads, since there is no {read}; set"
-            f" {WATCHED}.{name}: {_packages()}, or {group}: {option}"
+            f"{key}: found {path!r}, which nothing reads; set {WATCHED}.{name}: {_packages()}, or"
+            f" {group}: {'file' if name == 'weights' else kind}"
         )
     used = composed.get(read)
     if used is not None and (not watches or absolute(path) != absolute(used)):
