@@ -8,12 +8,14 @@ from tests.reporting.study import DEFAULT, MONITOR, SEEDS, Shape, write_study
 
 from frostline.base.files import write_text
 from frostline.base.formats import canonical_json
+from frostline.pipeline.report.stage import write_report
 from frostline.reporting import page, tables
 from frostline.reporting.inputs import read_arms
 from frostline.reporting.records import as_json
 from frostline.reporting.repeats import Repeats
 from frostline.reporting.results import Summary
 from frostline.reporting.summary import summarize
+from frostline.schema import Report
 
 TWO = {"scratch": DEFAULT["scratch"], "full": DEFAULT["full"]}
 
@@ -189,6 +191,9 @@ def test_a_head_that_starts_anew_has_no_jumpstart_and_an_omitted_arm_is_said(tmp
     assert cells == [6, 6]
     assert "jumpstart" not in tables.markdown_table(study)
     assert "umpstart" not in page.html(study, arms, [])
+    config = Report(study="study", arms=list(TWO), seeds=list(SEEDS), monitor=MONITOR, gate={})
+    write_report(config, artifacts, tmp_path / "out")
+    assert "jumpstart" not in (tmp_path / "out/report.md").read_text()
 
 
 def test_equal_results_have_no_interval_that_claims_precision(tmp_path: Path) -> None:

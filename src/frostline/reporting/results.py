@@ -120,6 +120,11 @@ class Summary:
         return next((arm for arm in self.arms if arm.name == BASELINE), None)
 
     @property
+    def has_jumpstart(self) -> bool:
+        """Whether any arm has a jumpstart; none has where all heads are reset."""
+        return any(arm.comparison is not None and arm.comparison.jumpstart is not None for arm in self.arms)
+
+    @property
     def outcome(self) -> Outcome:
         """Whether transfer helped, by the chosen arm."""
         comparison = self.chosen.comparison if self.chosen else None

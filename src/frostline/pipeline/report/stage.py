@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from frostline.reporting.results import Summary
 
 HINT = (
-    "Means over {over} with 95 % intervals; gain and jumpstart in percentage points, paired by {pair}; "
+    "Means over {over} with 95 % intervals; {gains} in percentage points, paired by {pair}; "
     "epochs and time to the baseline's best are medians with their range; training time is a run's mean, "
     "without pretraining."
 )
@@ -92,10 +92,11 @@ def _markdown(study: "Summary", table: str, checks: list[Check]) -> str:
 
     sentences = [study.selection.sentence] if study.selection else []
     sentences += [markdown(study.majority.sentence)] if study.majority else []
+    gains = "gain and jumpstart" if study.has_jumpstart else "gain"
     parts = [
         markdown(study.sentence),
         table.rstrip("\n"),
-        " ".join([*sentences, HINT.format(over=study.repeats.over, pair=study.repeats.pair)]),
+        " ".join([*sentences, HINT.format(over=study.repeats.over, pair=study.repeats.pair, gains=gains)]),
         "\n".join(f"- {markdown(note)}" for note in study.notes),
         "\n".join(f"- {'passed' if c.passed else 'failed'}: {markdown(c.sentence)}" for c in checks),
         f"![Transfer compared with training from scratch: {markdown(study.study)}](transfer.png)",
