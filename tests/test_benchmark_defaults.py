@@ -39,6 +39,10 @@ def test_the_docs_have_the_recorded_tables():
     assert table.markdown(table.losses(results)) in page
     for name in ("own", "imagenet"):
         assert table.markdown(table.by_cell(table.read(RUNS.with_name(f"defaults-cpu-{name}.jsonl")))) in page
+    for name, setting in (("last", "last"), ("bn-eval", "bn eval")):
+        changed = table.read(RUNS.with_name(f"defaults-cpu-{name}.jsonl"))
+        for start in plan.STARTS:
+            assert table.markdown(table.differences(changed, setting, start)) in page
     assert table.markdown(running_statistics.rows(RUNS.with_name("running-statistics.jsonl"))) in page
 
 

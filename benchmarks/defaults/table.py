@@ -16,6 +16,7 @@ Arm = tuple[str, str, str]
 """Library, schedule, setting (name of the hyperparameters)."""
 FULL: Arm = ("frostline", "full", "default")
 STARTS = {"own": "own pretraining", "imagenet": "ImageNet"}
+CHANGES = {"last": "`selection=last`", "bn eval": "`bn=eval`"}
 OTHERS = {"fastai": "fastai's `fine_tune`", "timm": "timm's hyperparameters"}
 Z95 = 1.96
 SHARE = 0.9
@@ -192,6 +193,34 @@ def left_out(results: Results) -> list[list[str]]:
         rows.append([target, _name(chosen), f"{_mean(gaps)[0]:.1f}"])
         every += gaps
     return [*rows, [f"mean ({len(every)} cells)", "", _with_interval(*_mean(every))]]
+
+
+def differences(results: Results, setting: str, start: str) -> list[list[str]]:
+    """Return a row for each cell with some initial weights: what another configuration of `full` changes.
+
+    The last row has the means, with a 95 % interval over cells.
+
+    Args:
+        start: the initial weights, own or imagenet.
+    """
+    default, other = results[FULL], results["frostline", "full", setting]
+    cells = [cell for cell in sorted(default) if cell[2] == start]
+    pairs = [(default[cell].test, other[cell].test) for cell in cells]
+    change = estimate([new - old for old, new in pairs])
+    half = "" if change.high is None else f" ± {change.high - change.mean:.1f}"
+    means = [f"{mean(values):.1f}" for values in zip(*pairs, strict=True)]
+    return [
+        [STARTS[start], "default", CHANGES[setting], "difference"],
+        *(
+            [f"{target}, {shots}", f"{old:.1f}", f"{new:.1f}", _signed(new - old)]
+            for (target, shots, _), (old, new) in zip(cells, pairs, strict=True)
+        ),
+        ["mean", *means, _signed(change.mean) + half],
+    ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
