@@ -7,7 +7,7 @@ from frostline.console import signals
 
 def main() -> int:
     """Run a command and return its exit status; signals are answered before anything heavy is imported."""
-    signals.install("".join(sys.argv[1:2]))
+    signals.install()
     from frostline.commands import main as cli
 
     return cli.main()

@@ -13,6 +13,7 @@ from tests.shell import TINY, TINY_PRETRAIN
 
 from frostline.base.formats import read_csv
 from frostline.commands.main import main
+from frostline.console import signals
 
 RUN_FILES = {
     "metrics.json",
@@ -144,9 +145,8 @@ def test_interrupted(shell):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == (
-        "frostline: interrupted; the same command resumes from its last checkpoint"
-    )
+    saved = list(shell.folder.glob(".frostline/resume/*/*.ckpt"))
+    assert err.splitlines()[-1] == (signals.RESUMABLE if saved else signals.SENTENCE)
     assert not (shell.folder / "out").exists()
     assert not list(shell.folder.glob(".out.*"))
 

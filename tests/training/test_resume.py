@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from tests.tiny import ALL, RESNET, SGD, Bench, in_process, same, scripted, tensors
 
+from frostline.console import signals
 from frostline.training import trainer
 
 GROUPS = {"head": "head", "top": "stage:-1", "rest": "*"}
@@ -243,7 +244,11 @@ def test_no_checkpoint_is_saved_at_an_epochs_last_step_but_after_its_validation(
 def test_short_epochs_are_saved_only_at_their_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(trainer, "SAVE_SHARE", math.inf)
+    monkeypatch.setattr(signals._State, "sentence", signals.SENTENCE)
+    Run(config(SCHEDULES["settings of the optimizer"], "sgd"), tmp_path, stop=2)
+    assert signals._State.sentence == signals.SENTENCE  # no checkpoint is promised
     Run(config(SCHEDULES["settings of the optimizer"], "sgd"), tmp_path, stop=5)
+    assert signals._State.sentence == signals.RESUMABLE
     assert Run(config(SCHEDULES["settings of the optimizer"], "sgd"), tmp_path).steps[0] == 3
 
 

@@ -19,6 +19,7 @@ from tests.tiny import NOTHING, RESNET, SGD, Started, arm_of, files, in_process,
 
 from frostline.base import code
 from frostline.base.run_folder import HISTORY, WEIGHTS
+from frostline.console import signals
 from frostline.console.errors import TrainingFailed
 from frostline.pipeline.finetune.stage import finetune
 from frostline.pipeline.pretrain.stage import train_once
@@ -411,15 +412,19 @@ def test_a_run_with_a_damaged_checkpoint_begins_again(kind, digits, tmp_path, un
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, capsys, monkeypatch):
     from frostline.training.trainer import _Checkpoint
 
+    monkeypatch.setattr(signals._State, "sentence", signals.SENTENCE)
     content = b"numbers" * 99
     path = tmp_path / f"{hashlib.sha256(content).hexdigest()}.ckpt"
     path.write_bytes(content)
     assert _Checkpoint.latest(tmp_path) == str(path)
+    assert signals._State.sentence == signals.RESUMABLE
     DAMAGE[kind](path)
+    monkeypatch.setattr(signals._State, "sentence", signals.SENTENCE)
     assert _Checkpoint.latest(tmp_path) is None
+    assert signals._State.sentence == signals.SENTENCE
     if kind != "deleted":
         assert capsys.readouterr().err == (
             f"frostline: warning: {path} is damaged (its content is not what was written);"
@@ -510,8 +515,7 @@ def test_a_full_disk_is_one_sentence_and_publishes_nothing(saves, digits, tmp_pa
     status, said = in_process(run_in_a_small_space, config, digits, tmp_path, 3000, saves)
     assert (status, said) == (
         2,
-        "OutOfResources: the disk is full (File too large);"
-        " make room and run the same command again: it resumes",
+        "OutOfResources: the disk is full (File too large); make room and run the same command again",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["scratch"]
     assert not [name for name in files(tmp_path) if name.endswith((".partial", ".ckpt", ".safetensors"))]

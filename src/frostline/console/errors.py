@@ -89,7 +89,7 @@ def resource_errors(
     except (OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise OutOfResources(
-                f"the disk is full ({error.strerror}); make room and run the same command again: it resumes"
+                f"the disk is full ({error.strerror}); make room and run the same command again"
             ) from None
         if not is_out_of_memory(error):
             raise

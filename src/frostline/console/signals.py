@@ -17,11 +17,9 @@ SAME_SECONDS = 1.0
 """Signals within this time count as one: GNU timeout signals a process, then its group."""
 GRACE_SECONDS = 10.0
 """Time for a command to clean up before it exits at once."""
-TRAININGS = ("finetune", "pretrain")
-"""Commands that write checkpoints."""
-SENTENCE = "frostline: interrupted; the same command resumes from its last checkpoint"
-WITHOUT_CHECKPOINTS = "frostline: interrupted"
-AT_THE_END = "frostline: interrupted while records were delivered to MLflow; the results are complete"
+SENTENCE = "frostline: interrupted"
+RESUMABLE = "frostline: interrupted; the same command resumes from its last checkpoint"
+AT_THE_END = "frostline: interrupted at the end; the results are complete"
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -46,14 +44,8 @@ class _State:
     """Called before `Interrupted` is raised."""
 
 
-def install(command: str = TRAININGS[0]) -> None:
-    """Install the handlers; signals that are ignored, as under nohup, stay ignored.
-
-    Args:
-        command: the name of the command, which is a training in a sweep's worker.
-    """
-    if command not in TRAININGS:
-        _State.sentence = WITHOUT_CHECKPOINTS
+def install() -> None:
+    """Install the handlers; signals that are ignored, as under nohup, stay ignored."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
@@ -95,6 +87,11 @@ def exit_status() -> int:
     """Print that the command was interrupted; return its exit status."""
     _say()
     return 128 + (_State.number or signal.SIGINT)
+
+
+def mark_resumable() -> None:
+    """Note that there is a checkpoint or a finished run, which the same command will use."""
+    _State.sentence = RESUMABLE
 
 
 def mark_complete() -> None:

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +21,7 @@ from frostline.config import compose
 from frostline.config.compose import FailedJob, SweepJob, SweepTask
 from frostline.config.resolvers import fitting_monitor
 from frostline.config.space import Point, Space, as_overrides
+from frostline.console import signals
 from frostline.console.errors import FrostlineError, OutOfResources, ResourceLocked, TrainingFailed, allowed
 from frostline.pipeline import session, standalone, unread
 from frostline.schema import Experiment, Sweep
@@ -130,7 +131,8 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
     if isinstance(job.task, standalone.Job):
         _retry(study, _run_is_lost, "their folders are gone or hold another run")
     if plan.grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
-        _run_in_batches(job, plan, study)
+        with _resumable(study):
+            _run_in_batches(job, plan, study)
     study.enqueue_missing()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
     worker = Worker(
@@ -138,7 +140,8 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
     )
     first = [*plan.fixed, *as_overrides(plan.space.first())]
     start = worker if launch is None else lambda: launch(worker, first, int(settings.workers))
-    with live.shown(plan.study(), len(plan.points) if plan.grid else settings.trials, until):
+    progress = live.shown(plan.study(), len(plan.points) if plan.grid else settings.trials, until)
+    with _resumable(study), progress:
         _run_workers(study, worker, start)
         while _retry_batched_best(study, settings):
             _run_workers(study, worker, start)
@@ -154,6 +157,17 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
         in_order = (trial for trial in trials if trial.point in plan.points)
         trials = sorted(in_order, key=lambda trial: plan.points.index(trial.point))
     return [_result(trial) for trial in trials if _ended(trial)]
+
+
+@contextmanager
+def _resumable(study: Study) -> Iterator[None]:
+    """Note on an interrupt in the block whether trials have ended; other processes may have run them."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _count(study, _ended):
+            signals.mark_resumable()
+        raise
 
 
 def _retry(study: Study, condition: Callable[[Trial], bool], reason: str) -> None:

@@ -28,6 +28,7 @@ from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.base.metrics import headline
 from frostline.base.run_folder import HISTORY, THRESHOLDS
+from frostline.console import signals
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
 from frostline.data.loading.class_balance import counts
@@ -94,6 +95,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
             except Pruned:
                 shutil.rmtree(checkpoints, ignore_errors=True)  # a pruned trial is not resumed
                 raise
+        signals.mark_resumable()
         out.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
             link_or_copy(done / name, out / name)

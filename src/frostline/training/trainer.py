@@ -287,6 +287,7 @@ class _Checkpoint(Checkpoint):
         # There are two checkpoints if a process was killed inside `_save`; both give the same result.
         for path in sorted(folder.glob(f"*{cls.ENDING}")):
             if path.stem == sha256_of(path):
+                signals.mark_resumable()
                 return str(path)
             set_aside(path, "is damaged (its content is not what was written)")
         return None
@@ -316,6 +317,7 @@ class _Checkpoint(Checkpoint):
                 os.fsync(stream.fileno())
             path = self.folder / f"{sha256_of(partial)}{self.ENDING}"
             partial.replace(path)
+            signals.mark_resumable()
             for other in older:
                 if other != path:
                     other.unlink(missing_ok=True)
