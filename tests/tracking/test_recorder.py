@@ -251,6 +251,35 @@ print("trained")
     assert list((tmp_path / ".frostline/journal").iterdir()) == []
 
 
+SLOW_RECORDER = """
+from pathlib import Path
+slow = Path("slow-python")
+slow.write_text("#!/bin/sh\\nexec sleep 3600")
+slow.chmod(0o755)
+sys.executable = str(slow.resolve())
+"""
+
+
+def test_a_command_without_records_ends_at_once(tmp_path, program):
+    """The recorder still starts; it has nothing to do."""
+    code = SLOW_RECORDER + "recorder = JournalTracker(); print(recorder._process.pid)"
+    output, said = program(tmp_path, code).communicate(timeout=40)
+    assert said == ""
+    assert not Path(f"/proc/{int(output)}").exists()
+    assert list((tmp_path / ".frostline/journal").iterdir()) == []
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_command_without_records_delivers_those_of_a_killed_process(tmp_path, no_runs, program):
+    shutil.copy(no_runs, tmp_path)
+    code = SLOW_RECORDER + "import os, signal\nrecorder = JournalTracker()\n"
+    code += "with recorder.run(info('killed')):\n    recorder._process.kill()\n"
+    code += "    os.kill(os.getpid(), signal.SIGKILL)"
+    assert program(tmp_path, code).communicate(timeout=100) == ("", "")
+    assert program(tmp_path, "JournalTracker()").communicate(timeout=100) == ("", "")
+    assert recorded(tmp_path)["killed"][0] == "KILLED"
+
+
 @pytest.mark.slow
 def test_a_recorder_without_an_owner_ends(tmp_path):
     settings = environment(tmp_path / "x", PYTHONPATH=str(ROOT / "src"))

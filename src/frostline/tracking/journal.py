@@ -187,6 +187,17 @@ def pending() -> list[Pending]:
     return [journal for path in paths() if (journal := _pending(path))]
 
 
+def is_any_ready() -> bool:
+    """Return whether a process that ended has left records for this command's store."""
+    return any(item.records and not item.live and item.for_this_store for item in pending())
+
+
+def remove(path: Path) -> None:
+    """Delete a journal of which nothing is pending."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(DELIVERED).unlink(missing_ok=True)
+
+
 def mine(owner: str | None = None) -> list[Path]:
     """Return the journals of the process with this name; None: of this process."""
     name = owner or process_key()
@@ -260,8 +271,7 @@ class Claim:
 
     def remove(self) -> None:
         """Delete the journal after all of it is recorded."""
-        self.path.unlink(missing_ok=True)
-        self.path.with_suffix(DELIVERED).unlink(missing_ok=True)
+        remove(self.path)
 
     def close(self) -> None:
         """Release the claim."""

@@ -113,6 +113,7 @@ class JournalTracker(Tracker):
             self._start()
         if self._journal is None:
             return
+        self._sent = True
         self._journal.append(key, what, *arguments)
         with suppress(OSError):  # the recorder process is busy or dead; the journal has the record
             os.write(self._wake, b".")
@@ -139,12 +140,23 @@ class JournalTracker(Tracker):
             journal.warn(
                 f"the last records are lost: {self._journal.path} can't be written ({error.strerror})"
             )
+        path = self._journal.path
         self._journal.close()
         self._journal = None
-        if not self._wait() and journal.mine():
+        if not self._sent and not journal.is_any_ready():
+            self._stop(path)
+        elif not self._wait() and journal.mine():
             self._launch()  # it was killed: a new one delivers the rest
             if not self._wait():
                 journal.warn_pending("the process that delivers them ended")
+
+    def _stop(self, path: Path) -> None:
+        """End the recorder process, which may still import MLflow, and delete the journal without records."""
+        for pipe in (self._wake, self._progress):
+            os.close(pipe)
+        self._process.kill()
+        self._process.wait()
+        journal.remove(path)
 
     def _wait(self) -> bool:
         """Wait for the recorder process to end; return False if it was killed."""
@@ -173,6 +185,8 @@ class JournalTracker(Tracker):
     def _start(self) -> None:
         self._owner = os.getpid()
         self._journal = _new_journal()
+        self._sent = False
+        """Whether the journal has a record of a run or study."""
         self._launch()
         atexit.register(self.close)
 
