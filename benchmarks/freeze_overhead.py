@@ -54,7 +54,7 @@ def callback(arm: str) -> Any:
         return FinetuningScheduler(ft_schedule=THEIRS, **lean)
     from frostline import FreezeSchedule
 
-    return FreezeSchedule(OURS, "model", rate=MOVING if "cosine" in arm else None)
+    return FreezeSchedule(OURS, "model", lr_schedule=MOVING if "cosine" in arm else None)
 
 
 def fit(arm: str, steps: int, size: int, batch: int) -> tuple[list[float], float, float]:

@@ -68,6 +68,7 @@ SEARCH: dict[str, dict[str, tuple[str, ...]]] = {
         "lr1e-2 body.1 cycle": (_lr("1e-2"), SLOW_BODY, ONE_CYCLE, DECAY),
         "last": ("dataset.selection=last",),
         "bn eval": ("+freeze.phases.0.bn=eval",),
+        "last bn eval": ("dataset.selection=last", "+freeze.phases.0.bn=eval"),
     },
     "gradual": {
         "lr3e-3": (_lr("3e-3"),),

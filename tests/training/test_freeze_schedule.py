@@ -102,8 +102,8 @@ def trainer(*callbacks, **settings):
     return pl.Trainer(accelerator="cpu", callbacks=list(callbacks), **settings)
 
 
-def fit(schedule=THAW, module=None, data=None, network="", rate=None, **settings):
-    callback = FreezeSchedule(schedule, network, rate)
+def fit(schedule=THAW, module=None, data=None, network="", lr_schedule=None, **settings):
+    callback = FreezeSchedule(schedule, network, lr_schedule)
     module = module or Module(NETWORKS["sequential"]())
     trainer(callback, **settings).fit(module, images() if data is None else data, images())
     return callback, module
@@ -233,7 +233,7 @@ def test_one_optimizer_may_come_in_any_form(form):
 
 def test_steps_are_the_optimizers_where_gradients_accumulate():
     # Five batches an epoch are three steps: two, two and one.
-    callback, module = fit(data=images(20), rate={"kind": "linear"}, accumulate_grad_batches=2)
+    callback, module = fit(data=images(20), lr_schedule={"kind": "linear"}, accumulate_grad_batches=2)
     assert callback.plan.steps_per_epoch == 3
     assert callback.starts == (0, 3)
     assert [rate for *_, rate in module.watched] == pytest.approx(

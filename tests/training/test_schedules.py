@@ -35,7 +35,7 @@ def test_a_file_of_ones_own(folder):
 
 
 def test_a_rate_is_a_phases_schedule():
-    curve = schedules.load_rate({"kind": "cosine", "warmup": 0.1})
+    curve = schedules.load_lr_schedule({"kind": "cosine", "warmup": 0.1})
     assert (curve.kind, curve.warmup, curve.final) == ("cosine", 0.1, 0.0)
 
 
@@ -67,6 +67,6 @@ def test_what_is_no_schedule_gets_a_sentence(given, sentence, folder):
     assert "\n" not in str(error.value)
 
 
-def test_a_wrong_rate_names_its_key():
-    with pytest.raises(FrostlineError, match=r"^rate: warm: unknown key; did you mean 'warmup'\?"):
-        schedules.load_rate({"kind": "cosine", "warm": 0.1})
+def test_a_wrong_learning_rate_schedule_names_its_key():
+    with pytest.raises(FrostlineError, match=r"^lr_schedule: warm: unknown key; did you mean 'warmup'\?"):
+        schedules.load_lr_schedule({"kind": "cosine", "warm": 0.1})

@@ -6,8 +6,8 @@ The split works for any architecture:
    one (it trains, updates running statistics or drops activations) are the prefix.
 2. `NetworkSplit.features` runs the network until the prefix has been computed, and returns its output.
 3. `NetworkSplit.rest` runs the network's own `forward` on the example. Prefix modules return their recorded
-   outputs. At the split point, the features replace either the last prefix module's output, or the input of
-   the first changing module (or of a module that contains it). Code between modules runs as usual.
+   outputs. At the split point, the features replace the last prefix module's output, the outputs of the last
+   two, concatenated, or the input of the first changing module (or of a module that contains it).
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
@@ -33,7 +33,7 @@ RTOL_HALF = 3e-2
 """As `RTOL`, for bfloat16 and float16."""
 CANDIDATE_OUTPUTS = 3
 """How many of the last frozen layers' outputs are candidates. The last ones may be identities, such as
-dropout in eval mode; if the network also uses an identity's input, only the split there gives its logits."""
+dropout in eval mode. If other code also uses an identity's input, only a split before it gives the logits."""
 BRANCHES = 2
 """Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
@@ -191,7 +191,9 @@ def first_valid(
     Args:
         fault: what is wrong with the others, such as "needs more than its features".
     """
-    none_valid = NoSplit(f"the network split at {splits[0].name} {fault}; the same holds for any other split")
+    none_valid = NoSplit(
+        f"the network split at {splits[0].name} {fault}; the same holds for the others that were tried"
+    )
     return next((split for split in splits if is_valid(split)), none_valid)
 
 
@@ -251,7 +253,7 @@ def candidate_splits(
         if (split := splitter.split(place)) is not None:
             splits.setdefault(split.name, split)
     if not splits:
-        return NoSplit(f"no tensor before {names[first]} has one entry per image")
+        return NoSplit(f"no tensor just before {names[first]} has one entry per image")
     # The sort is stable: among equals, the one nearest to the first changing layer comes first.
     return sorted(splits.values(), key=lambda split: (-split.flops, split.bytes))
 

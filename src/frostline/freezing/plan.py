@@ -197,7 +197,8 @@ class FreezePlan:
         """Return the optimizer options that override the optimizer's own for `group` in `phase`.
 
         Args:
-            decays: whether the tensors have weight decay; norms and biases have none.
+            decays: whether the schedule's weight decay applies to the tensors; norms and biases keep the
+                optimizer's own.
         """
         plan = self.phases[phase]
         options = dict(plan.options.get(group, {}))

@@ -38,7 +38,7 @@ class FreezeSchedule(pl.Callback):
         schedule: the name of a ready-made schedule, such as "gradual"; a YAML file; or its groups and phases.
         network: the attribute of the module that holds the network, such as "model"; empty: the child that
             has all of the module's parameters, else the module itself.
-        rate: the learning-rate curve of phases that have none, with the keys of a phase's `schedule`; None:
+        lr_schedule: that of phases that have none, with the keys of a phase's `schedule`; None:
             the learning rate is constant.
 
     Raises:
@@ -50,13 +50,13 @@ class FreezeSchedule(pl.Callback):
         self,
         schedule: str | Path | Mapping[str, Any] | schema.Freeze,
         network: str = "",
-        rate: Mapping[str, Any] | None = None,
+        lr_schedule: Mapping[str, Any] | None = None,
     ) -> None:
-        from frostline.training.schedules import load, load_rate
+        from frostline.training.schedules import load, load_lr_schedule
 
         self._schedule: schema.Freeze | None = load(schedule)
         self.inputs: Inputs = inputs_of_batches
-        self._default = load_rate(rate) if rate else Curve("constant")
+        self._default = load_lr_schedule(lr_schedule) if lr_schedule else Curve("constant")
         self._begin(network)
 
     @classmethod

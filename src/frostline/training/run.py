@@ -130,7 +130,7 @@ def restore_results(run: Run, inputs: TrainingInputs, services: Services, folder
 
 
 def scratch_key(run: Run, inputs: TrainingInputs) -> str:
-    """Return the hash of all that a run's result depends on but the hardware: config, data, weights, code."""
+    """Return the hash of config, data, weights and code: all that a result depends on, but for hardware."""
     config = run.model_dump(exclude={"study", "arm"})
     parts = [inputs.initial.sha256, inputs.index.fingerprint, inputs.spec.to_dict()]
     return content_key([config, parts, code_versions(run.stage)])[:24]
@@ -244,7 +244,8 @@ def _execution(
         )
     execution, reason = execution_of(network, precision, device, spec.shape), None
     if precision == "bf16" and execution.precision == "fp32":
-        reason = f"on a CPU the gradient of {undefined_gradient(network, spec.shape)} is undefined in bf16"
+        layer = undefined_gradient(network, spec.shape)
+        reason = f"on a CPU, bf16 leaves a part of the weight gradient of {layer} uninitialized"
         services.say(f"{run.stage} {run.arm or run.freeze_name} trains in fp32, not bf16: {reason}")
     return execution, reason
 

@@ -32,13 +32,13 @@ def load(schedule: str | Path | Mapping[str, Any] | schema.Freeze) -> schema.Fre
     return validated(schema.Freeze, _read(path), str(schedule))
 
 
-def load_rate(rate: Mapping[str, Any]) -> Curve:
-    """Return the curve that `rate` describes, with the keys of a phase's `schedule`.
+def load_lr_schedule(given: Mapping[str, Any]) -> Curve:
+    """Return the curve that the argument `lr_schedule` describes, with the keys of a phase's `schedule`.
 
     Raises:
         FrostlineError: it is invalid; the message names the key.
     """
-    return build_curve(validated(schema.Rate, {"warmup": 0.0, "final": 0.0, **rate}, "rate"))
+    return build_curve(validated(schema.Rate, {"warmup": 0.0, "final": 0.0, **given}, "lr_schedule"))
 
 
 def _read(path: Path) -> Any:
