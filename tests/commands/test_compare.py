@@ -13,6 +13,7 @@ import pytest
 from frostline.base.processes import process_key
 from frostline.commands import main as cli
 from frostline.commands import mlflow_server
+from frostline.console import progress
 from frostline.training.services import RunInfo
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
@@ -96,6 +97,14 @@ def test_the_newest_study_and_what_failed_is_left_out(say):
     assert out.startswith("sweep: 2 configurations, 6 runs")
 
 
+def test_a_long_wait_says_what_is_read(say, monkeypatch):
+    progress.say_once.cache_clear()
+    monkeypatch.setattr(progress, "WAITING_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "is_watched", lambda: True)
+    _, _, err = say("--study", "arms")
+    assert err == "reading the runs in MLflow …\n"
+
+
 def test_runs_by_id_name_and_configuration(say, recorded):
     _, ids = recorded
     status, out, _ = say(ids["armsfull0"], ids["sweepfull0"], "--format", "csv")
@@ -104,7 +113,7 @@ def test_runs_by_id_name_and_configuration(say, recorded):
     assert {row["run"] for row in rows} == {"mlp·full·digits·lr=0.1", "mlp·full·digits·lr=0.2"}
     assert {row["optimizer.lr"] for row in rows} == {"0.1", "0.2"}
     assert {row["runs"] for row in rows} == {ids["armsfull0"], ids["sweepfull0"]}
-    assert say("mlp·bitfit·digits·s0")[1].startswith("Runs compared: 1 configurations, 1 runs")
+    assert say("mlp·bitfit·digits·s0")[1].startswith("Runs compared: 1 configuration, 1 run\n")
     _, out, _ = say("mlp·gradual·digits", "--format", "csv")
     assert sorted(row["best/val/accuracy/n"] for row in csv.DictReader(io.StringIO(out))) == ["3", "3"]
 

@@ -1,8 +1,13 @@
 """`frostline doctor`: its screen for a healthy project and a broken one."""
 
+import time
+
 import pytest
 
+from frostline.commands import doctor
+from frostline.commands.checks.finding import Finding
 from frostline.commands.main import main
+from frostline.console import progress
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
 
@@ -25,6 +30,19 @@ def test_one_screen_and_nothing_broken(healthy, capsys):
         "data",
     } <= names
     assert f"sqlite:///{healthy}/mlflow.db, 0 runs" in "\n".join(lines)
+
+
+def test_a_long_wait_says_what_is_checked(monkeypatch, capsys):
+    def slow():
+        time.sleep(0.5)
+        yield Finding("slow", "ok", "done")
+
+    progress.say_once.cache_clear()
+    monkeypatch.setattr(progress, "WAITING_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "is_watched", lambda: True)
+    monkeypatch.setattr(doctor, "_checks", lambda: [slow])
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().err == "checking the machine, the environment and the project …\n"
 
 
 def test_what_is_broken_is_counted_and_named(healthy, capsys, monkeypatch):

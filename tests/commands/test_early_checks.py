@@ -78,8 +78,47 @@ def test_images_to_predict_that_are_missing_are_refused_with_the_nearest_names()
 
 
 @pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["predict", "my run", "labels.csv", "--html", "{}/a.html"], "--html"),
+        (["predict", "my run", "labels.csv", "--out", "{}/a.csv"], "--out"),
+        (["export", "my run", "--format", "onnx", "--out", "{}/a.onnx"], "--out"),
+        (["plan", "--picture", "{}/a.svg"], "--picture"),
+        (["show", "--out", "{}/a.html"], "--out"),
+        (["compare", "--out", "{}/a.html"], "--out"),
+        (["evaluate", "my run", "--out", "{}/a"], "out"),
+        (["probe", "--out", "{}/a"], "out"),
+        (["lr-find", "--out", "{}/a"], "out"),
+        (["finetune", "out={}/a"], "out"),
+        (["prepare", "out={}/a"], "out"),
+    ],
+    ids=" ".join,
+)
+def test_outputs_without_a_place_are_refused(words, option, tmp_path):
+    what = "folder" if option == "out" else "file"
+    for place, existing, reason in (
+        ("labels.csv", "labels.csv", "Not a directory"),
+        ("/proc/none", "/proc", "No such file or directory"),
+    ):
+        assert error_of(*(word.format(place) for word in words)) == (
+            f"{option}: can't write into {existing} ({reason}); name another {what}"
+        )
+    early_checks.check(parse([word.format("new/folder") for word in words]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_outputs_of_the_wrong_kind_are_refused():
+    assert error_of("export", "my run", "--format", "onnx", "--out", "my run") == (
+        "--out: my run is a folder; name a file"
+    )
+    assert error_of("finetune", "out=labels.csv") == "out: labels.csv is a file; name a folder"
+
+
+@pytest.mark.parametrize(
     "words",
     [
+        ["finetune", "--cfg", "job", "out=/proc/none"],
+        ["finetune", "out=null"],
         ["predict", "my run", "my photos", "labels.csv"],
         ["finetune", "backbone=timm", "backbone.name=resnet50.a1_in1k"],
         ["finetune", "backbone=timm", "backbone.name=timm/resnet50"],

@@ -89,8 +89,3 @@ def test_without_its_data_set_a_network_is_tried_on_noise(photo_run, trained, tm
 def test_floats_are_refused(trained):
     with pytest.raises(AssertionError, match="images have to be uint8, 0 to 255"):
         trained.serving_model()(torch.rand(2, 3, 16, 16))
-
-
-def test_a_folder_is_no_file(photo_run, trained, tmp_path):
-    with pytest.raises(FrostlineError, match=r"is a folder; name a file, such as .*model\.onnx$"):
-        export.run(trained, "onnx", tmp_path)

@@ -15,6 +15,7 @@ from tests.tiny import NOTHING, arm_of, run_config
 
 from frostline import schema
 from frostline.base.formats import read_csv, read_json
+from frostline.commands import predict
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.label_budget import label_budget
 from frostline.data.loading.mix import mix
@@ -157,6 +158,8 @@ def test_predict_lists_the_labels_above_their_thresholds(listed, study):
     trained = TrainedRun.read(folder)
     lines = read_csv(study / "evaluate" / "full" / "seed-0" / "predictions.csv")
     root = listed[0].dataset.file.rpartition("/")[0]
+    with pytest.raises(FrostlineError, match=r"^--top-k: is for one label per image"):
+        predict._check_top_k(2, folder)
     paths = prediction.image_files([f"{root}/{line['id']}" for line in lines])
     found = list(prediction.predict(trained, paths))
     assert [";".join(row.labels) for row in found] == [line["predictions"] for line in lines]

@@ -49,9 +49,8 @@ class Comparison:
         comparison = self._compared.comparison
         table = html.table(page.headers(comparison), page.cells(comparison))
         plot = html.svg_image(page.plot_file(comparison), f"{comparison.tested} of each configuration")
-        runs = sum(len(line.runs) for line in comparison.lines)
-        subtitle = f"{len(self)} configurations, {runs} runs"
-        return html.block(self.title, subtitle, table, html.paragraphs(page.notes(comparison)), plot)
+        counts, notes = page.counts(comparison), html.paragraphs(page.notes(comparison))
+        return html.block(self.title, counts, table, notes, plot)
 
 
 def compare(

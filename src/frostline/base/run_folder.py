@@ -15,6 +15,8 @@ CONFIG, WEIGHTS, TRAINING = FILES = ("config.yaml", "weights.safetensors", "trai
 """The files that a finished run must have."""
 METRICS, PREDICTIONS, HISTORY = "metrics.json", "predictions.csv", "history.csv"
 PROBE, HEADS = "probe.json", "heads.csv"
+METADATA = "frostline"
+"""The key of frostline's part of the metadata in a file of weights."""
 PER_CLASS = "per_class.csv"
 """With several labels per image: threshold, average precision and F1 of each class."""
 OUTPUTS = (CONFIG, WEIGHTS, TRAINING, METRICS, PREDICTIONS, HISTORY, PER_CLASS, PROBE, HEADS)
@@ -47,6 +49,17 @@ def verified(folder: Path) -> dict[str, Any]:
             " restore it (dvc checkout, or a copy), or run the command that trained it again"
         )
     return record
+
+
+def classes_of(folder: Path) -> list[str]:
+    """Return the classes that a run's weights name, without importing torch; empty: they name none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(folder / WEIGHTS), framework="numpy") as file:
+            return list(json.loads((file.metadata() or {})[METADATA])["classes"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):  # reading the weights reports it
+        return []
 
 
 def check_config(folder: Path, record: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from frostline.commands import options
 from frostline.commands.ui import PORT
 from frostline.console import tables
 from frostline.console.errors import FrostlineError
+from frostline.console.progress import waiting
 
 if TYPE_CHECKING:
     from frostline.comparison.statistics import Comparison
@@ -62,9 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.out is not None and arguments.out.suffix.removeprefix(".") not in FORMATS:
         raise FrostlineError(f"--out: found {arguments.out}; name a file that ends in .md, .csv or .html")
-    from frostline.comparison.selection import compare_runs
+    with waiting("reading the runs in MLflow"):
+        from frostline.comparison.selection import compare_runs
 
-    compared = compare_runs(arguments.runs, arguments.study, arguments.filter, arguments.metric or ())
+        compared = compare_runs(arguments.runs, arguments.study, arguments.filter, arguments.metric or ())
     _output(compared.comparison, compared.title, arguments)
     if arguments.open:
         from frostline.commands.mlflow_server import serve
@@ -97,9 +99,8 @@ def _output(comparison: "Comparison", title: str, arguments: argparse.Namespace)
     elif arguments.format in FORMATS:
         print(page.render(comparison, arguments.format, title), end="")
     else:
-        runs = sum(len(line.runs) for line in comparison.lines)
         console = tables.stdout_console()
-        console.print(f"{title}: {len(comparison.lines)} configurations, {runs} runs")
+        console.print(f"{title}: {page.counts(comparison)}")
         headers, rows, notes = page.headers(comparison), page.cells(comparison), page.notes(comparison)
         if sys.stdout.isatty() and not tables.table(headers, rows).fits(console.width):
             shown, sentence = page.narrow(comparison)

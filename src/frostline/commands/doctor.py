@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from frostline.commands import options
+from frostline.console.progress import waiting
 
 if TYPE_CHECKING:
     from frostline.commands.checks.finding import Finding
@@ -19,7 +20,8 @@ def add(commands: Any, summary: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the checks find; return 1 if something is broken."""
-    findings = [finding for check in _checks() for finding in _findings(check)]
+    with waiting("checking the machine, the environment and the project"):
+        findings = [finding for check in _checks() for finding in _findings(check)]
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         print(f"{finding.state:6}  {finding.name:{width}}  {finding.message}")

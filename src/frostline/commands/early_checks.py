@@ -1,12 +1,13 @@
 """Refuse overrides without an effect, and words that name what does not exist, before torch is imported.
 
-Checked are the images to predict, and overrides on the command line with plain values. Other mistakes are
-found when the config is composed or used.
+Checked are the images to predict, the files and folders to write, and overrides on the command line with
+plain values. Other mistakes are found when the config is composed or used.
 """
 
 import argparse
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,16 +21,21 @@ PATHS = {
     "path": "give the folder of the data set",
 }
 """Last part of a data set's key → what its value has to be."""
+OUTPUT_FILES = {
+    "compare": ("out",),
+    "export": ("out",),
+    "plan": ("picture",),
+    "predict": ("out", "html"),
+    "show": ("out",),
+}
+"""Command → its options that name a file to write. In other commands, `out` is a folder."""
 WEIGHTS = "give a .safetensors or .pth file"
 _PLAIN = re.compile(r"[^\"'\\$\[\]{}()]+")
 """Values that Hydra takes as they are."""
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse keys that the command does not read, misspelt timm models, and missing data, weights or images.
-
-    Args:
-        arguments: of `predict` or a command with overrides; others pass.
+    """Refuse unread keys, misspelt timm models, missing data, weights or images, and outputs without a place.
 
     Raises:
         FrostlineError: with the key, the value, and the nearest names that exist.
@@ -37,6 +43,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.command_name == "predict":
         for place, image in enumerate(arguments.images, start=1):
             hints.check_path("images", image, hints.IMAGES, arguments.images[place:])
+    _check_outputs(arguments)
     if not hasattr(arguments, "overrides"):
         return
     lists, shows = getattr(arguments, "multirun", False), bool(getattr(arguments, "cfg", None))
@@ -48,6 +55,8 @@ def check(arguments: argparse.Namespace) -> None:
     if shows:
         return
     typed = dict(_plain(arguments.overrides))
+    if typed.get("out", "null") != "null" and not lists and _is_folder(arguments):
+        _check_folder(Path(typed["out"]))
     for key, text in typed.items():
         for value in text.split(",") if lists else [text]:
             # Whether the command line alone shows that the backbone is one of timm's.
@@ -76,6 +85,40 @@ def _plain(overrides: list[str]) -> Iterator[tuple[str, str]]:
         key, _, value = override.partition("=")
         if _PLAIN.fullmatch(value):
             yield key.lstrip("+"), value
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse options that name a file or folder to write where it can't be written."""
+    for option in OUTPUT_FILES.get(arguments.command_name, ()):
+        if path := getattr(arguments, option):
+            if path.is_dir():
+                raise FrostlineError(f"--{option}: {path} is a folder; name a file")
+            _check_writable(f"--{option}", path.parent, "file")
+    if _is_folder(arguments) and arguments.out:
+        _check_folder(arguments.out)
+
+
+def _is_folder(arguments: argparse.Namespace) -> bool:
+    """Return whether the command writes into a folder `out`."""
+    return hasattr(arguments, "out") and arguments.command_name not in OUTPUT_FILES
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise FrostlineError(f"out: {out} is a file; name a folder")
+    _check_writable("out", out, "folder")
+
+
+def _check_writable(option: str, folder: Path, what: str) -> None:
+    """Refuse a folder in which no file can be made; a missing one is made where it will be."""
+    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # permissions alone don't tell on /proc, or for root
+            pass
+    except OSError as error:
+        raise FrostlineError(
+            f"{option}: can't write into {existing} ({error.strerror}); name another {what}"
+        ) from None
 
 
 def _check_stray(words: list[str]) -> None:

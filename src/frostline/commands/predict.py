@@ -85,6 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.serving import resolve
 
     folder = resolve.folder(arguments.model)
+    _check_top_k(arguments.top_k, folder)
     with waiting(NETWORK):
         from frostline.runs.trained_run import TrainedRun
         from frostline.serving import prediction
@@ -93,15 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.tta:
         trained = trained.with_tta(None if arguments.tta == "none" else arguments.tta)
     paths = prediction.image_files(arguments.images)
-    if trained.several_labels and arguments.top_k > 1:
-        raise FrostlineError(
-            "--top-k: is for one label per image, and this model predicts every label whose probability"
-            " reaches its threshold; leave it out"
-        )
-    if arguments.top_k > (classes := len(trained.classes)):
-        raise FrostlineError(
-            f"--top-k: found {arguments.top_k}, and the model knows {classes} classes; give at most {classes}"
-        )
+    classes = len(trained.classes)
     sheet = _Sheet(arguments.html, classes)
     top_k = max(arguments.top_k, sheet.top_k)
     predictions = prediction.predict(trained, paths, top_k, arguments.batch_size)
@@ -121,6 +114,27 @@ def run(arguments: argparse.Namespace) -> None:
         what = "1 image" if problems.errors == 1 else f"{problems.errors} images"
         raise FrostlineError(
             f"predict: {what} could not be used; the error column says why, the other rows are complete"
+        )
+
+
+def _check_top_k(top_k: int, folder: Path) -> None:
+    """Refuse more classes than the model in `folder` knows, before torch is imported."""
+    if top_k == 1:
+        return
+    from frostline.base.formats import read_yaml
+    from frostline.base.run_folder import CONFIG, classes_of
+    from frostline.schema import Run, is_multi_label
+    from frostline.schema.validation import validated
+
+    run = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
+    if is_multi_label(run.dataset):
+        raise FrostlineError(
+            "--top-k: is for one label per image, and this model predicts every label whose probability"
+            " reaches its threshold; leave it out"
+        )
+    if (classes := len(classes_of(folder))) and top_k > classes:
+        raise FrostlineError(
+            f"--top-k: found {top_k}, and the model knows {classes} classes; give at most {classes}"
         )
 
 

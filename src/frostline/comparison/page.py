@@ -44,6 +44,13 @@ def cells(comparison: Comparison) -> list[list[str]]:
     return [_cells(comparison, line) for line in comparison.lines]
 
 
+def counts(comparison: Comparison) -> str:
+    """Return how much is compared: ``1 configuration, 3 runs``."""
+    lines = comparison.lines
+    runs = sum(len(line.runs) for line in lines)
+    return f"{words.counted(len(lines), 'configuration')}, {words.counted(runs, 'run')}"
+
+
 def shared_part(names: Sequence[str]) -> str:
     """Return the longest sequence of parts that is in each of several names; empty: there is none.
 

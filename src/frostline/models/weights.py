@@ -12,14 +12,13 @@ from torch import nn
 from frostline.base.files import write_bytes
 from frostline.base.formats import canonical_json, parsed_json
 from frostline.base.names import nfc
-from frostline.base.run_folder import CHECKPOINTS
+from frostline.base.run_folder import CHECKPOINTS, METADATA
 from frostline.console.errors import FrostlineError
 from frostline.console.progress import Say, no_output
 from frostline.models import checkpoints
 from frostline.models.head_init import RANDOM, HeadInit
 from frostline.models.initial_weights import InitialWeights
 
-METADATA = "frostline"
 COUNTS = "num_batches_tracked"
 HEADS = ("fc.", "classifier.", "head.", "heads.", "head_dist.", "last_linear.", "linear.")
 """Names of the classifier in common libraries."""

@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from frostline.base.run_folder import WEIGHTS
+from frostline.base.run_folder import METADATA, WEIGHTS
 from frostline.console.errors import FrostlineError, first_line
 from frostline.models import weights
-from frostline.models.weights import METADATA
 from frostline.runs.serving_model import TOLERANCE, TRACED, Predictor, ServingModel, largest_difference
 from frostline.runs.trained_run import TrainedRun
 from frostline.training.inference import network_with
@@ -48,10 +47,6 @@ def run(trained: TrainedRun, form: str, out: Path) -> Exported:
         FrostlineError: a package is missing, the format can't express the network, or the outputs differ by
             more than TOLERANCE.
     """
-    if out.is_dir():
-        raise FrostlineError(
-            f"--out: {out} is a folder; name a file, such as {out / ('model' + FORMATS[form])}"
-        )
     if form == "onnx":
         _need_onnx()
     model = trained.serving_model()
