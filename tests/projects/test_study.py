@@ -186,6 +186,16 @@ def test_a_folder_of_one_class_is_refused(folder):
             Study("mine", experiment="mnist"),
             r"^--from: no experiment 'mnist'; allowed: article_mlp, mnist_to_digits",
         ),
+        (
+            Study("mine", target=Path("photos_b"), experiment="mnist_to_digits"),
+            r"^--target: --from mnist_to_digits copies that experiment with its data sets; leave out --target,"
+            r" or leave out --from and give --source and --target$",
+        ),
+        (
+            Study("mine", experiment="mnist_to_digits", keys=("dataset.shots=5",)),
+            r"^dataset\.shots=5: --from mnist_to_digits copies that experiment as it is; leave it out, and"
+            r" set it in conf/experiment/mine\.yaml afterwards$",
+        ),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(folder, study, message):

@@ -33,7 +33,9 @@ def add(commands: Any, summary: str) -> None:
         metavar="KEY=VALUE",
         help="keys of the data sets, such as dataset.group=patient",
     )
-    parser.add_argument("--from", dest="experiment", metavar="EXPERIMENT", help="experiment to copy")
+    parser.add_argument(
+        "--from", dest="experiment", metavar="EXPERIMENT", help="experiment to copy with its data sets"
+    )
     parser.add_argument("--force", action="store_true", help="replace existing files, and list them")
 
 

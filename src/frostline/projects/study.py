@@ -74,6 +74,7 @@ class Study:
                 raise FrostlineError(
                     f"--from: no experiment {self.experiment!r}; {allowed(self.experiment, known)}"
                 )
+            self._check_copied()
             return
         for role in ("source", "target"):
             if role not in self.data_sets:
@@ -82,6 +83,20 @@ class Study:
                 )
             self.data_sets[role].check()
         self.data_sets["source"].check_apart(self.data_sets["target"])
+
+    def _check_copied(self) -> None:
+        """Refuse data sets, and keys of them, where an experiment is copied, which has its own."""
+        if self.data_sets:
+            given = " and ".join(f"--{role}" for role in self.data_sets)
+            raise FrostlineError(
+                f"{given}: --from {self.experiment} copies that experiment with its data sets; leave out"
+                f" {given}, or leave out --from and give --source and --target"
+            )
+        if self.keys:
+            raise FrostlineError(
+                f"{self.keys[0]}: --from {self.experiment} copies that experiment as it is; leave it out, and"
+                f" set it in conf/experiment/{self.name}.yaml afterwards"
+            )
 
     def contents(self) -> dict[str, str]:
         """Return path → content of the study's files, without the lock."""

@@ -211,11 +211,14 @@ def test_a_missing_column(rows, file):
     write_table(file, rows, ["image_path", "labels"])
     assert refused(file) == (
         "dataset.file: FILE has no column 'image' (dataset.columns.image); did you mean 'image_path'? "
-        "(allowed: image_path, labels)"
+        "(allowed: image_path, labels); set dataset.columns.image=image_path"
     )
-    assert "has no column 'patient' (dataset.columns.group); allowed: image_path, labels" in refused(
+    assert "has no column 'patient' (dataset.columns.group); allowed: image_path, labels; set " in refused(
         file, {"image": "image_path", "label": "labels", "group": "patient"}
     )
+    write_table(file, rows, ["Bild", "the label"])
+    assert refused(file).endswith("; allowed: Bild, the label; set dataset.columns.image=COLUMN")
+    assert refused(file, {"image": "Bild"}).endswith("; set 'dataset.columns.label=the label'")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Data sets of image files that a table lists, with their labels and other properties in columns."""
 
+import difflib
 import os
+import shlex
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,8 +115,10 @@ def used_columns(dataset: Columned, present: Sequence[str], place: str) -> dict[
                 f"{place} begins with a row ({some(row)}): its first line must name the columns, such as "
                 f"{dataset.columns.image},{dataset.columns.label}"
             )
+        near = difflib.get_close_matches(name, present, n=1)
+        fix = shlex.quote(f"{key}={printable(near[0])}") if near else f"{key}=COLUMN"
         raise FrostlineError(
-            f"{place} has no column {name!r} ({key}); {allowed(name, map(printable, present))}"
+            f"{place} has no column {name!r} ({key}); {allowed(name, map(printable, present))}; set {fix}"
         )
     return used
 
