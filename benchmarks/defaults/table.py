@@ -128,7 +128,7 @@ def losses(results: Results) -> list[list[str]]:
         "the chosen arm of frostline": lambda arm: arm[0] == "frostline",
     }
     header = (f"gap to {name}: {what}" for name in searched for what in ("mean", "worst cell"))
-    rows = [["default hyperparameters", *header]]
+    rows = [["arm with default hyperparameters", *header]]
     for arm in results:
         if arm[2] != "default":
             continue

@@ -6,8 +6,9 @@ The split works for any architecture:
    one (it trains, updates running statistics or drops activations) are the prefix.
 2. `NetworkSplit.features` runs the network until the prefix has been computed, and returns its output.
 3. `NetworkSplit.rest` runs the network's own `forward` on the example. Prefix modules return their recorded
-   outputs. At the split point, the features replace the last prefix module's output, the outputs of the last
-   two, concatenated, or the input of the first changing module (or of a module that contains it).
+   outputs. At the split point, the features replace one of these: the output of the last prefix module; the
+   outputs of the last two (the features are then both, concatenated); the input of the first changing
+   module, or of a module that contains it.
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
@@ -31,9 +32,6 @@ RTOL = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Dtype of features → largest difference of logits that counts as rounding, relative to the largest logit."""
 RTOL_HALF = 3e-2
 """As `RTOL`, for bfloat16 and float16."""
-CANDIDATE_OUTPUTS = 3
-"""How many of the last frozen layers' outputs are candidates. The last ones may be identities, such as
-dropout in eval mode. If other code also uses an identity's input, only a split before it gives the logits."""
 BRANCHES = 2
 """Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
@@ -221,7 +219,7 @@ def candidate_splits(
 
     They are not verified.
 
-    Those with the most operations in the prefix come first, then those with the smallest features.
+    Those with the most operations in the prefix come first; among equals, those with the smallest features.
 
     Args:
         network: prepared for the phase by `training.trainable.apply_phase`; may be on torch's meta device.
@@ -294,8 +292,8 @@ class _Splitter:
         for module, args, count in reversed(self.recording.entered):
             if args and module is not self.network:  # features can't replace a keyword argument
                 yield _Place(module, "input", args[:1], count)
-            for n in range(count, max(count - CANDIDATE_OUTPUTS, 0), -1):
-                yield _Place(calls[n - 1][0], "output", [calls[n - 1][1]], n)
+            if count:
+                yield _Place(calls[count - 1][0], "output", [calls[count - 1][1]], count)
         if len(calls) >= BRANCHES:
             yield _Place(calls[-1][0], "output", [output for _, output in calls[-BRANCHES:]], len(calls))
 
