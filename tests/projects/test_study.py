@@ -188,8 +188,8 @@ def test_a_folder_of_one_class_is_refused(folder):
         ),
         (
             Study("mine", target=Path("photos_b"), experiment="mnist_to_digits"),
-            r"^--target: --from mnist_to_digits copies that experiment with its data sets; leave out --target,"
-            r" or leave out --from and give --source and --target$",
+            r"^--target: --from mnist_to_digits copies that experiment with its data sets; leave out"
+            r" --target, or leave out --from and give --source and --target$",
         ),
         (
             Study("mine", experiment="mnist_to_digits", keys=("dataset.shots=5",)),
