@@ -29,6 +29,46 @@ def test_every_command_has_help(shell):
     assert re.fullmatch(r"frostline \d+\.\d+\.\d+\n", shell("--version")[0])
 
 
+def test_the_process_ends_without_destructors_but_with_its_exit_handlers(tmp_path):
+    """Destroying the modules of torch and MLflow would take two seconds."""
+    code = """if True:
+        import atexit, sys
+        from frostline import __main__
+        from frostline.commands import main as cli
+        class Slow:
+            def __del__(self):
+                print("destroyed")
+        slow = Slow()
+        def command():
+            atexit.register(print, "handled", end="")
+            return 4
+        cli.main = command
+        sys.exit(__main__.main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path, PYTHONPATH=str(SRC)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (4, "handled", "")
+
+
+def test_an_exception_of_a_command_still_ends_the_process_with_a_traceback(tmp_path):
+    code = """if True:
+        import sys
+        from frostline import __main__
+        from frostline.commands import main as cli
+        cli.main = lambda: 1 / 0
+        sys.exit(__main__.main())
+    """
+    command, settings = [sys.executable, "-c", code], environment(tmp_path, PYTHONPATH=str(SRC))
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
 HEAVY = ("torch", "timm", "pytorch_lightning", "mlflow", "sklearn", "matplotlib")
 
 
