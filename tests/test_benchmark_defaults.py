@@ -43,6 +43,8 @@ def test_the_docs_have_the_recorded_tables():
         changed = table.read(RUNS.with_name(f"defaults-cpu-{name}.jsonl"))
         for start in plan.STARTS:
             assert table.markdown(table.differences(changed, setting, start)) in page
+    both = table.read(RUNS.with_name("defaults-cpu-last-bn-eval.jsonl"))
+    assert table.markdown(table.differences(both, "last bn eval", "imagenet")) in page
     assert table.markdown(running_statistics.rows(RUNS.with_name("running-statistics.jsonl"))) in page
 
 

@@ -16,7 +16,7 @@ Arm = tuple[str, str, str]
 """Library, schedule, setting (name of the hyperparameters)."""
 FULL: Arm = ("frostline", "full", "default")
 STARTS = {"own": "own pretraining", "imagenet": "ImageNet"}
-CHANGES = {"last": "`selection=last`", "bn eval": "`bn=eval`"}
+CHANGES = {"last": "`selection=last`", "bn eval": "`bn=eval`", "last bn eval": "both"}
 OTHERS = {"fastai": "fastai's `fine_tune`", "timm": "timm's hyperparameters"}
 Z95 = 1.96
 SHARE = 0.9
