@@ -164,13 +164,17 @@ def test_a_network_measured_in_two_precisions_predicts_in_them(digits, tmp_path,
     assert in_one != pytest.approx(measured, abs=1e-3)
 
 
-def test_more_classes_than_the_model_knows_are_refused_before_it_is_loaded(photo_run, tmp_path, monkeypatch):
+def test_too_many_classes_and_an_empty_folder_are_refused_before_loading(photo_run, tmp_path, monkeypatch):
     (tmp_path / "x.png").touch()
     monkeypatch.setattr(TrainedRun, "read", lambda folder: pytest.fail("loaded"))
     arguments = parse(["predict", str(photo_run), str(tmp_path / "x.png"), "--top-k", "3"])
     with pytest.raises(FrostlineError) as caught:
         arguments.command(arguments)
     assert str(caught.value) == "--top-k: found 3, and the model knows 2 classes; give at most 2"
+    (tmp_path / "empty").mkdir()
+    arguments = parse(["predict", str(photo_run), str(tmp_path / "empty")])
+    with pytest.raises(FrostlineError, match=r"empty: holds no file; name another folder, or the files$"):
+        arguments.command(arguments)
 
 
 @pytest.mark.parametrize(

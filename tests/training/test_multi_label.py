@@ -28,6 +28,7 @@ from frostline.preparation.stage import prepare
 from frostline.runs.trained_run import TrainedRun
 from frostline.schema import Evaluate, Report
 from frostline.serving import export, prediction
+from frostline.serving.image_files import image_files
 from frostline.training import trainer
 from frostline.training.losses import BinaryCrossEntropy
 from frostline.training.module import Classifier
@@ -160,7 +161,7 @@ def test_predict_lists_the_labels_above_their_thresholds(listed, study):
     root = listed[0].dataset.file.rpartition("/")[0]
     with pytest.raises(FrostlineError, match=r"^--top-k: is for one label per image"):
         predict._check_top_k(2, folder)
-    paths = prediction.image_files([f"{root}/{line['id']}" for line in lines])
+    paths = image_files([f"{root}/{line['id']}" for line in lines])
     found = list(prediction.predict(trained, paths))
     assert [";".join(row.labels) for row in found] == [line["predictions"] for line in lines]
     header, *cells = csv.reader(prediction.label_lines(found, trained.classes))

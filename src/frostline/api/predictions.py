@@ -15,6 +15,7 @@ from frostline.console.errors import FrostlineError
 from frostline.data.loading.resize import format_of
 from frostline.data.reading.bands import PLAIN, PixelFormat
 from frostline.serving import prediction
+from frostline.serving.image_files import image_files
 from frostline.sheets import predictions as sheets
 from frostline.sheets.page import Sheet
 
@@ -135,7 +136,7 @@ def _sources(images: Any, wanted: PixelFormat) -> Iterator[Path | prediction.InM
     """Yield the files and images that `images` means."""
     if isinstance(images, str | os.PathLike):
         check_path("images", os.fspath(images), IMAGES)
-        yield from prediction.image_files([os.fspath(images)])
+        yield from image_files([os.fspath(images)])
     elif isinstance(images, Image.Image):
         yield images
     elif hasattr(images, "__array__"):

@@ -83,9 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
             Also if some images could not be used, after the others' predictions are written.
     """
     from frostline.serving import resolve
+    from frostline.serving.image_files import image_files
 
     folder = resolve.folder(arguments.model)
     _check_top_k(arguments.top_k, folder)
+    paths = image_files(arguments.images)
     with waiting(NETWORK):
         from frostline.runs.trained_run import TrainedRun
         from frostline.serving import prediction
@@ -93,7 +95,6 @@ def run(arguments: argparse.Namespace) -> None:
         trained = TrainedRun.read(folder)
     if arguments.tta:
         trained = trained.with_tta(None if arguments.tta == "none" else arguments.tta)
-    paths = prediction.image_files(arguments.images)
     classes = len(trained.classes)
     sheet = _Sheet(arguments.html, classes)
     top_k = max(arguments.top_k, sheet.top_k)

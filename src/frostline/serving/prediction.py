@@ -17,15 +17,12 @@ from PIL import Image, ImageOps
 from frostline.base.formats import csv_text
 from frostline.base.parallel import in_order
 from frostline.base.project import scratch
-from frostline.console.errors import FrostlineError, allowed
 from frostline.data.loading.pixel_files import Pixels
 from frostline.data.loading.pixels import Images
 from frostline.data.loading.resize import format_of, to_pixels
-from frostline.data.reading.bands import IMAGE_SUFFIXES, PixelFormat, conform, decode_as
-from frostline.data.reading.checks import tally
-from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, read_bytes, suffix
+from frostline.data.reading.bands import PixelFormat, conform, decode_as
+from frostline.data.reading.decode import BadImage, DecodedImage, Note, decode, read_bytes
 from frostline.data.reading.label_sets import joined
-from frostline.data.reading.table_file import TABLES, open_table
 from frostline.evaluation import tta
 from frostline.evaluation.evaluate import split_for_inference
 from frostline.features.execution import device_of
@@ -54,39 +51,6 @@ class Prediction:
     """The labels whose probability reaches their threshold; None with one label per image."""
     notes: tuple[Note, ...] = ()
     """Conversions of its pixels that the user should know about."""
-
-
-def image_files(inputs: Sequence[str]) -> list[Path]:
-    """Return the named files, the image files of the named folders, and the images that named tables list.
-
-    Raises:
-        FrostlineError: a folder has no image file, or a table no column `image`.
-    """
-    files: list[Path] = []
-    for path in map(Path, inputs):
-        if suffix(path.name) in TABLES:
-            files += _listed(path)
-            continue
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
-        if not inside:
-            others = [file.name for file in path.rglob("*") if file.is_file()]
-            holds = f"no image file but {tally(others)}" if others else "no file"
-            raise FrostlineError(f"{path}: holds {holds}; name another folder, or the files")
-        files += inside
-    return files
-
-
-def _listed(table: Path) -> list[Path]:
-    """Return the paths in a table's column `image`, which start at the table."""
-    opened = open_table(table, str(table), ["image"])
-    if "image" not in opened.columns:
-        raise FrostlineError(
-            f"{table}: has no column 'image'; {allowed('image', opened.columns)}: rename one"
-        )
-    return [table.parent / cell for _, (cell,) in opened.records(["image"])]
 
 
 def predict(
@@ -228,11 +192,6 @@ def _pixels(
         return tuple(to_pixels(decoded.image, size) for size in sizes), decoded.notes
     except BadImage as bad:
         return bad.reason, ()
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return suffix(path.name) in IMAGE_SUFFIXES and not hidden and not path.is_dir()
 
 
 def _prefetched(items: Iterator[T]) -> Iterator[T]:

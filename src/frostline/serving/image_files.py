@@ -1,0 +1,48 @@
+"""The image files that `frostline predict` is given, found without importing torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from frostline.console.errors import FrostlineError, allowed
+from frostline.data.reading.bands import IMAGE_SUFFIXES
+from frostline.data.reading.checks import tally
+from frostline.data.reading.decode import suffix
+from frostline.data.reading.table_file import TABLES, open_table
+
+
+def image_files(inputs: Sequence[str]) -> list[Path]:
+    """Return the named files, the image files of the named folders, and the images that named tables list.
+
+    Raises:
+        FrostlineError: a folder has no image file, or a table no column `image`.
+    """
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        if suffix(path.name) in TABLES:
+            files += _listed(path)
+            continue
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(file for file in path.rglob("*") if _is_image(file, path))
+        if not inside:
+            others = [file.name for file in path.rglob("*") if file.is_file()]
+            holds = f"no image file but {tally(others)}" if others else "no file"
+            raise FrostlineError(f"{path}: holds {holds}; name another folder, or the files")
+        files += inside
+    return files
+
+
+def _listed(table: Path) -> list[Path]:
+    """Return the paths in a table's column `image`, which start at the table."""
+    opened = open_table(table, str(table), ["image"])
+    if "image" not in opened.columns:
+        raise FrostlineError(
+            f"{table}: has no column 'image'; {allowed('image', opened.columns)}: rename one"
+        )
+    return [table.parent / cell for _, (cell,) in opened.records(["image"])]
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return suffix(path.name) in IMAGE_SUFFIXES and not hidden and not path.is_dir()
