@@ -49,6 +49,16 @@ def test_it_is_a_table_while_its_words_fit_and_else_blocks_of_lines():
     ]
 
 
+@pytest.mark.parametrize("width", [200, 120, 70])
+def test_it_can_be_printed_again(width):
+    """As a sweep's live table is, four times a second."""
+    table, stream = tables.table(HEADERS, ROWS), io.StringIO()
+    console = Console(file=stream, width=width, highlight=False, markup=False)
+    for _ in range(2):
+        console.print(table, crop=False)
+    assert stream.getvalue() == 2 * shown(width)
+
+
 CODE = "from frostline.console import tables; tables.print_table(['a', 'b'], [['x' * 50, 'y ' * 30]])"
 
 

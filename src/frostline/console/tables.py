@@ -106,7 +106,8 @@ class FittingTable:
         """Return the table with columns of these widths; None: with whole cells."""
         from rich.table import Table
 
-        columns, rows = list(self.columns), self.rows
+        # rich adds cells to the columns of a Table; a live table is drawn again, and needs empty ones.
+        columns, rows = [column.copy() for column in self.columns], self.rows
         if widths is not None:
             columns = [
                 replace(column, header=_wrapped(str(column.header), width, HEADER_BREAKS))
