@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,7 +175,9 @@ def test_a_model_predicts_by_any_of_its_names(registered, photo_run, run_id, add
     measured = read_csv(photo_run / "predictions.csv")
     paths = [str(photo_run.parents[1] / "photos" / row["id"]) for row in measured]
     assert cli.main(["predict", address.format(run_id=run_id), *paths]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert f"{Path.cwd()}/" not in printed.err  # folders of the project are relative
+    lines = printed.out.splitlines()
     assert len(lines) == 1 + len(measured)
     for line, row in zip(lines[1:], measured, strict=True):
         _image, prediction, confidence, error = line.rsplit(",", 3)

@@ -75,7 +75,8 @@ def _recorded(text: str) -> Path:
     run_id, sha256 = models.weights_of(chosen[0].id if chosen else text, words)
     path = local_copy(sha256) or models.fetch(f"runs:/{run_id}/model")
     if chosen:
-        print(f"frostline: {text} is {path}, {chosen[0].name}", file=sys.stderr)
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        print(f"frostline: {text} is {shown}, {chosen[0].name}", file=sys.stderr)
     return path
 
 
