@@ -8,6 +8,7 @@ from tests.sweeps import light
 from tests.sweeps.test_study import settings
 
 from frostline.config.space import Parameter, Space, Values
+from frostline.console import signals
 from frostline.console.errors import FrostlineError
 from frostline.sweeps import study as studies
 from frostline.sweeps import sweeper
@@ -135,3 +136,16 @@ def test_remaining_trials_are_counted(sweep, sampler):
     assert study.remaining() == Remaining(2, 1)
     taken.complete([0.5], {})
     assert study.remaining() == Remaining(2, 0)
+
+
+def test_an_interrupt_promises_to_resume_only_after_a_trial(sweep, monkeypatch):
+    def interrupted(study):
+        monkeypatch.setattr(signals._State, "sentence", signals.SENTENCE)
+        with pytest.raises(KeyboardInterrupt), sweeper._resumable(study):
+            raise KeyboardInterrupt
+        return signals._State.sentence
+
+    study, worker = sweep(light.measure, "0", "1")
+    assert interrupted(study) == signals.SENTENCE
+    sweeper._run_workers(study, worker, launcher(worker, 1))
+    assert interrupted(study) == signals.RESUMABLE
