@@ -174,7 +174,7 @@ def study(tmp_path, no_runs, monkeypatch):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_studys_page_shows_its_arms_the_best_first_and_its_curves(start, study):
     _, lines = start(3, study)
-    assert lines[1].endswith("  (study mine, best first)\n")
+    assert lines[1].endswith("  (study mine, by test/accuracy)\n")
     address = lines[1].split()[0]
     with chromium() as browser:
         view = browser.new_page(viewport={"width": 1280, "height": 900})

@@ -129,19 +129,23 @@ def test_ui_lists_only_studies_and_sweeps_with_results(record):
 
     def listed():
         lines = mlflow_server._pages_of_runs(f"http://{mlflow_server.HOST}:{port}", mlflow_server.DIRECTLY)
-        return [line.partition("  (")[2].removesuffix(", best first)") for line in lines]
+        return [line.partition("  (")[2].removesuffix(")") for line in lines]
 
     record("full", "measured", 0, arm="full")
     port = mlflow_server.free_port(5600)
     uri = record.store.uri
     with tempfile.TemporaryFile() as log, mlflow_server._server(uri, port, log) as server:
         assert mlflow_server._comes_up(server, port)
-        assert listed() == ["study measured", "training runs)"]
+        assert listed() == ["study measured, by test/accuracy", "training runs"]
         # Newer ones, which have nothing to show: runs that failed, and those of the first epoch.
         record("full", "failed", 0, arm="full", status="FAILED")
         record("full", "early", 0, arm="full", measured=False)
         record("lr0.1", "failed-sweep", 0, status="FAILED", measured=False, **sweep)
         record.store.studies.begin("begun", {})
-        assert listed() == ["study measured", "training runs)"]
+        assert listed() == ["study measured, by test/accuracy", "training runs"]
         record("lr0.2", "rates", 0, **sweep)
-        assert listed() == ["sweep rates", "study measured", "training runs)"]
+        assert listed() == [
+            "sweep rates, by best/val/accuracy",
+            "study measured, by test/accuracy",
+            "training runs",
+        ]

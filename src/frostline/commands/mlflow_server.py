@@ -175,10 +175,12 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
     def newest(condition: str, limit: int) -> list[dict[str, str]]:
         return [{tag["key"]: tag["value"] for tag in run["tags"]} for run in search(condition, limit)]
 
-    def has_results(study: str) -> bool:
-        state = states.get(f"{views.PREFIX}{views.key(study)}")
-        rows = search(json.loads(state)["searchFilter"], MOST_RUNS) if state else []
-        return any(metric["key"].startswith(RESULTS) for row in rows for metric in row.get("metrics", []))
+    def order(study: str) -> str | None:
+        """Return the metric that orders the study's results; None while there are none."""
+        state = json.loads(states.get(f"{views.PREFIX}{views.key(study)}", "null"))
+        rows = search(state["searchFilter"], MOST_RUNS) if state else []
+        measured = any(metric["key"].startswith(RESULTS) for row in rows for metric in row.get("metrics", []))
+        return state["orderByKey"].removeprefix("metrics.").strip("`") if measured else None
 
     query = urllib.parse.urlencode({"experiment_name": project.experiment()})
     try:
@@ -191,8 +193,8 @@ def _pages_of_runs(here: str, opener: urllib.request.OpenerDirector) -> list[str
         lines: dict[str, str] = {}
         for tags in last_first:
             kind, study = ("sweep" if "objective" in tags else "study"), tags["study"]
-            if kind not in lines and has_results(study):
-                lines[kind] = f"{here}{views.page(identity, study)}  ({kind} {study}, best first)"
+            if kind not in lines and (metric := order(study)):
+                lines[kind] = f"{here}{views.page(identity, study)}  ({kind} {study}, by {metric})"
     except (OSError, ValueError, KeyError):  # no such experiment, or the server wants a password
         return []
     runs = f"{here}/#/experiments/{identity}/runs?workflowType=machine_learning"
