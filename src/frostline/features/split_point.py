@@ -3,12 +3,13 @@
 The split works for any architecture:
 
 1. One forward pass of an example image is recorded. The modules that are called before the first changing
-   one (it trains, updates running statistics or drops activations) are the prefix.
+   one (it trains, updates running statistics or drops activations) are the longest prefix. A shorter one ends
+   where a module that contains the changing one is entered.
 2. `NetworkSplit.features` runs the network until the prefix has been computed, and returns its output.
 3. `NetworkSplit.rest` runs the network's own `forward` on the example. Prefix modules return their recorded
-   outputs. At the split point, the features replace one of these: the output of the last prefix module; the
-   outputs of the last two (the features are then both, concatenated); the input of the first changing
-   module, or of a module that contains it.
+   outputs. At the split point, the features replace the input of the first changing module, or of one that
+   contains it; or the output of the frozen module called last before; or the outputs of the longest prefix's
+   last two modules (the features are then both, concatenated).
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
@@ -42,10 +43,9 @@ ALL_TRAINS = "every layer trains"
 
 @dataclass(frozen=True)
 class NoSplit:
-    """The network is not split: all of it runs at every step."""
+    """The network is not split: all of it runs at every step, for a reason, a clause."""
 
     reason: str
-    """The reason, as a clause."""
 
 
 @dataclass
