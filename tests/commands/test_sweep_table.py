@@ -7,6 +7,8 @@ from tests.commands.test_training import RUN_FILES
 from tests.shell import TINY
 
 from frostline.commands.sweep_table import print_sweep
+from frostline.config.compose import FailedJob
+from frostline.console.errors import FrostlineError
 from frostline.pipeline.standalone import Done
 
 
@@ -39,6 +41,19 @@ def test_paths_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch):
     out = Path("runs", "a folder with a long name" * 8, "freeze=full")
     print_sweep([Done("freeze=full", out, metrics)])
     assert str(out) in capsys.readouterr().out
+
+
+def test_a_failed_run_has_no_mean(capsys, monkeypatch):
+    """In a narrow terminal, where a row is a block of lines."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    metrics = {"val": {"accuracy": 0.5}}
+    done = [Done(f"seed={seed}", Path("long" * 16), metrics, "both") for seed in (0, 1)]
+    with pytest.raises(FrostlineError, match="1 of 3 runs failed"):
+        print_sweep([*done, FailedJob("seed=2", FrostlineError("no memory"))])
+    block = capsys.readouterr().out.partition(" seed=2\n")[2]
+    assert block.splitlines()[0].split() == ["val", "accuracy", "failed"]
+    assert "mean over seeds" not in block
 
 
 def test_a_job_that_fails_does_not_end_the_others(shell):

@@ -43,7 +43,7 @@ def print_sweep(jobs: Sequence[Any]) -> None:
     rows = [
         *(_row(job, [means[id(job)]] if several else []) for job in best[:SHOWN_RUNS]),
         *((job.name, "pruned") for job in jobs if isinstance(job, Stopped)),
-        *((failure.label, "failed", "failed") for failure in failed),
+        *((failure.label, "failed") for failure in failed),
     ]
     tables.print_table(headers, rows)
     console = tables.stdout_console()
