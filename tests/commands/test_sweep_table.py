@@ -1,15 +1,19 @@
 """`frostline finetune -m`: the table of runs, and what failed ones make of the exit status."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from tests.commands.test_training import RUN_FILES
 from tests.shell import TINY
 
+from frostline.commands.main import main
 from frostline.commands.sweep_table import print_sweep
 from frostline.config.compose import FailedJob
 from frostline.console.errors import FrostlineError
+from frostline.console.progress import LIBRARIES
 from frostline.pipeline.standalone import Done
+from frostline.probing import batched_finetune
 
 
 def test_a_sweep_shares_its_pretraining_and_prints_a_table(shell):
@@ -33,6 +37,15 @@ def test_a_sweep_shares_its_pretraining_and_prints_a_table(shell):
     assert all(row[-1] == f"sweep/{row[0]}" for row in rows)
     assert all({p.name for p in (shell.folder / row[-1]).iterdir()} == RUN_FILES for row in rows)
     assert "compare them: frostline compare; in the browser: frostline ui" in out
+
+
+def test_a_sweep_of_linear_heads_names_what_it_waits_for(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(batched_finetune, "waiting", lambda text: nullcontext(waited.append(text)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FROSTLINE_TRACKING", "off")
+    assert main(["finetune", *TINY, "-m", "freeze=linear_probe", "seed=0,1"]) == 0
+    assert waited == [LIBRARIES]
 
 
 def test_paths_are_whole_however_narrow_the_terminal_is(capsys, monkeypatch):

@@ -12,6 +12,7 @@ from frostline.comparison.ranking import ordered
 from frostline.config import stage_configs
 from frostline.config.compose import SweepJob
 from frostline.config.overrides import HEAD_KEYS
+from frostline.console.progress import LIBRARIES, waiting
 from frostline.pipeline import session, standalone
 from frostline.pipeline.output_folders import out_folder
 from frostline.tracking.run_tags import REPEATED
@@ -42,7 +43,8 @@ def finetune(jobs: Sequence[SweepJob], on_done: OnDone) -> None:
     if len({_apart_from_heads(job) for job in jobs}) > 1:
         services.say(f"{len(jobs)} runs one by one, since they differ in more than {', '.join(HEAD_KEYS)}")
         return
-    from frostline.probing.heads import NotBatchable
+    with waiting(LIBRARIES):
+        from frostline.probing.heads import NotBatchable
 
     try:
         for begin in range(0, len(jobs), BATCH_RUNS):
