@@ -43,9 +43,10 @@ ALL_TRAINS = "every layer trains"
 
 @dataclass(frozen=True)
 class NoSplit:
-    """The network is not split: all of it runs at every step, for a reason, a clause."""
+    """The network is not split: all of it runs at every step."""
 
     reason: str
+    """As a clause."""
 
 
 @dataclass
@@ -378,7 +379,6 @@ def _is_equivalent(split: NetworkSplit, images: Tensor) -> bool:
 
 
 def _rng_state(device: torch.device) -> Tensor:
-    """State of the random generator of a device."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
