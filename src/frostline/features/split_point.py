@@ -7,9 +7,9 @@ The split works for any architecture:
    where a module that contains the changing one is entered.
 2. `NetworkSplit.features` runs the network until the prefix has been computed, and returns its output.
 3. `NetworkSplit.rest` runs the network's own `forward` on the example. Prefix modules return their recorded
-   outputs. At the split point, the features replace the input of the first changing module, or of one that
-   contains it; or the output of the frozen module called last before; or the outputs of the longest prefix's
-   last two modules (the features are then both, concatenated).
+   outputs. The features replace either the input of the first changing module, or of one that contains it; or
+   the output of the last frozen module that is called before that one; or the outputs of the last two modules
+   of the longest prefix, which are concatenated.
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the
@@ -34,7 +34,7 @@ RTOL = {torch.float32: 1e-4, torch.float64: 1e-9}
 RTOL_HALF = 3e-2
 """As `RTOL`, for bfloat16 and float16."""
 BRANCHES = 2
-"""Outputs that are concatenated to one candidate, for networks with two branches, such as CrossViT."""
+"""Number of the prefix's last outputs that are concatenated, for networks with branches, such as CrossViT."""
 FLOPS_PER_BYTE = 100
 """Floating-point operations that a byte of features has to save. A core computes about 50 in the time that it
 takes to read one byte from a disk; with 100, reading the features takes half as long as computing them."""
@@ -188,7 +188,7 @@ def first_valid(
     """Return the first split for which `is_valid` is true, or the reason why there is none.
 
     Args:
-        fault: what is wrong with the others, such as "needs more than its features".
+        fault: what is wrong with an invalid split, such as "can't run on features alone".
     """
     none_valid = NoSplit(
         f"the network split at {splits[0].name} {fault}; the same holds for the others that were tried"

@@ -42,7 +42,8 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
     by_fold = [list(members) for _, members in groupby(runs, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     inputs = load_inputs(runs[by_fold[0][0]], data, initial, services)
-    earlier.restore(runs.values(), inputs)  # inputs: only what all folds share is used
+    # For the runs of all folds: the keys of results use only what the folds' inputs share.
+    earlier.restore(runs.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:
         for number, members in enumerate(by_fold):
