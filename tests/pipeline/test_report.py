@@ -143,10 +143,10 @@ def test_page_markdown_and_json_agree(made: Path) -> None:
     for arm, found in numbers["arms"].items():
         line = next(line for line in text.splitlines() if line.startswith(f"| {arm} "))
         accuracy = found["test"]["accuracy"]
-        shown = [
-            f"{100 * accuracy['mean']:.1f} %",
-            f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}",
-        ]
+        interval = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}"
+        if accuracy["low"] == accuracy["high"]:  # as of zero_shot, which does not train
+            interval = f"all {accuracy['n']} equal"
+        shown = [f"{100 * accuracy['mean']:.1f} %", interval]
         if gain := found["gain"]:
             shown += [f"{100 * gain[end]:+.1f}".replace("-", "−") for end in ("mean", "low", "high")]
         if (median := found["epochs_to_twin"]["median"]) is not None:
