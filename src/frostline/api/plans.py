@@ -97,11 +97,16 @@ def plan(
     overrides = overrides_of(dataset, options, Options, command=command)
     with call():
         from frostline.config import compose
+        from frostline.pipeline import standalone
         from frostline.pipeline.compose import study
-        from frostline.planning import plan as planning
 
         composed, choices = compose.experiment(study.on_selection(overrides))
-        return Plan(planning.make(composed, choices, stage, images, classes))
+        data: Any = images, classes
+        if not images:  # before torch is imported
+            data, _ = standalone.prepared(composed, "source" if stage == "pretrain" else "target")
+        from frostline.planning import plan as planning
+
+        return Plan(planning.make(composed, choices, stage, data))
 
 
 def show(dataset: AnyPath | None = None, *, count: int = 24, **options: Unpack[Options]) -> "Sheet":

@@ -65,12 +65,13 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.pipeline.compose import study
 
     composed, choices = compose.experiment(study.on_selection(arguments.overrides))
-    if arguments.images is None:  # before torch is imported
-        standalone.prepared(composed, "source" if arguments.stage == "pretrain" else "target")
+    data: Any = arguments.images, arguments.classes
+    if not arguments.images:  # before torch is imported
+        data, _ = standalone.prepared(composed, "source" if arguments.stage == "pretrain" else "target")
     with waiting("loading PyTorch and building the network"):
         from frostline.planning import plan, text
 
-        run_plan = plan.make(composed, choices, arguments.stage, arguments.images, arguments.classes)
+        run_plan = plan.make(composed, choices, arguments.stage, data)
     match arguments.format:
         case "table":
             text.show(run_plan)

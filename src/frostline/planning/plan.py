@@ -82,23 +82,23 @@ class Plan:
 
 
 def make(
-    composed: Experiment, choices: Mapping[str, str], stage: str, images: int | None, classes: int
+    composed: Experiment, choices: Mapping[str, str], stage: str, data: "Index | tuple[int, int]"
 ) -> Plan:
     """Make the plan of a run.
 
     Args:
         choices: the selected option of each config group.
         stage: pretrain or finetune.
-        images: number of training images; None: that of the data set, which is prepared for this.
-        classes: with `images`, the number of classes.
+        data: the index of the prepared data set; or the numbers of training images and classes.
 
     Raises:
-        FrostlineError: the schedule does not fit the network, or the data set is not available.
+        FrostlineError: the schedule does not fit the network, or the label budget the data set.
     """
     import torch
 
     from frostline.config import stage_configs
     from frostline.data.loading import transforms
+    from frostline.data.loading.label_budget import label_budget
     from frostline.data.loading.resize import crop_warning
     from frostline.models import lora
     from frostline.models.backbones import build
@@ -108,18 +108,20 @@ def make(
 
     source = stage == "pretrain"
     run = (stage_configs.pretrain_config if source else stage_configs.finetune_config)(composed, choices)
-    spec, count, cropped = input_spec(run.backbone, NO_WEIGHTS, run.input), images or 0, None
+    spec, cropped, selection = input_spec(run.backbone, NO_WEIGHTS, run.input), None, ""
     transforms.check(run.augment, spec)
-    selection = ""
-    if not images:
-        index, budget = _prepared(composed, run, "source" if source else "target")
-        count, classes = len(budget.train), len(index.classes)
-        selection = _selection_text(index, budget) if run.freeze.phases else ""
-        cropped = crop_warning(index, budget.train, spec) if run.input.fit is None else None
+    if isinstance(data, tuple):
+        count, classes = data
+    else:
+        with stage_configs.keys_of("source" if source else "target"):
+            budget = label_budget(data, run.dataset, run.seed)
+        count, classes = len(budget.train), len(data.classes)
+        selection = _selection_text(data, budget) if run.freeze.phases else ""
+        cropped = crop_warning(data, budget.train, spec) if run.input.fit is None else None
     with torch.device("meta"):
         network = build(run.backbone, spec, classes, seed=0)
         lora.adapt(network, run)
-    head = "" if images else _head(composed, run, source=source)
+    head = "" if isinstance(data, tuple) else _head(composed, run, source=source)
     plan = of_run(run, plan_of(run, network, count), network, spec, count)
     return replace(plan, head=head, selection=selection, cropped=f"warning: {cropped}" if cropped else "")
 
@@ -235,18 +237,6 @@ def _split_and_cost(
 
     split = first_valid(candidates, can_run, "can't run on features alone")
     return split, costs[split.name] if isinstance(split, NetworkSplit) else None
-
-
-def _prepared(composed: Experiment, run: Run, role: str) -> "tuple[Index, LabelBudget]":
-    """Return the index of the run's data set, and the images whose labels the run uses."""
-    from frostline.config import stage_configs
-    from frostline.console.progress import shown
-    from frostline.data.loading.label_budget import label_budget
-    from frostline.preparation.stage import prepare_cached
-
-    with stage_configs.keys_of(role):
-        index, _ = prepare_cached(stage_configs.prepare_config(composed, role), project.scratch(), shown)
-        return index, label_budget(index, run.dataset, run.seed)
 
 
 def _selection_text(index: "Index", budget: "LabelBudget") -> str:
