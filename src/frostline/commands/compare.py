@@ -11,7 +11,7 @@ from frostline.commands import options
 from frostline.commands.ui import PORT
 from frostline.console import tables
 from frostline.console.errors import FrostlineError
-from frostline.console.progress import waiting
+from frostline.console.progress import RUNS, waiting
 
 if TYPE_CHECKING:
     from frostline.comparison.statistics import Comparison
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.out is not None and arguments.out.suffix.removeprefix(".") not in FORMATS:
         raise FrostlineError(f"--out: found {arguments.out}; name a file that ends in .md, .csv or .html")
-    with waiting("reading the runs in MLflow"):
+    with waiting(RUNS):
         from frostline.comparison.selection import compare_runs
 
         compared = compare_runs(arguments.runs, arguments.study, arguments.filter, arguments.metric or ())

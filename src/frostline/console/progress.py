@@ -17,6 +17,7 @@ WAITING_SECONDS = 2.0
 """Time without output after which a line says what is being done."""
 LIBRARIES = "loading PyTorch and Lightning"
 NETWORK = "loading PyTorch and the network"
+RUNS = "reading the runs in MLflow"
 NOTEBOOK_SECONDS = 0.2
 """Minimum time between two updates of a bar in a notebook."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from frostline.base import project
 from frostline.base.run_folder import FILES, WEIGHTS
 from frostline.console.errors import FrostlineError, allowed
-from frostline.console.progress import waiting
+from frostline.console.progress import RUNS, waiting
 from frostline.runs.local_copies import local_copy, local_weights
 from frostline.tracking import journal, local_store
 
@@ -55,7 +55,7 @@ def _resolved(text: str) -> Path:
         )
     _check_store(text)
     _check_name(text)
-    with waiting("reading the runs in MLflow"):
+    with waiting(RUNS):
         return _recorded(text)
 
 

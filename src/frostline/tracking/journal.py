@@ -193,7 +193,7 @@ def is_any_ready() -> bool:
 
 
 def remove(path: Path) -> None:
-    """Delete a journal of which nothing is pending."""
+    """Delete a journal that has no records, or whose records are all delivered."""
     path.unlink(missing_ok=True)
     path.with_suffix(DELIVERED).unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from frostline.base.metrics import ACCURACY, MAP, spread
 from frostline.stats.transfer import estimate, fold_overlap
 from frostline.tracking import metric_names
 from frostline.tracking.run_tags import MEAN_RUN, REPEATED, SEED_RUN
-from frostline.tracking.views import ENDED_WELL
+from frostline.tracking.views import CATEGORIES, ENDED_WELL
 from frostline.training.services import TRIAL_STATE, setting_of
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ GROUP_TAGS = ("study", "stage", "setting")
 HEADLINES = ("test/accuracy", "best/val/accuracy", "test/mAP", "best/val/mAP", "best/val/loss")
 """The metrics whose means have an interval."""
 OPTION_TAGS = {
-    "freeze_name": "freeze",
+    **{param: key for key, param in CATEGORIES.items() if key != "arm"},
     "backbone.kind": "backbone",
-    "backbone.name": "backbone",
-    "dataset.kind": "dataset",
     "dataset.root": "dataset",
 }
 """Parameter → the tag with the name of its config group's option, which decides the group's other keys."""
