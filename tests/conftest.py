@@ -1,6 +1,7 @@
 """Fixtures that tests of several packages share."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +13,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from frostline.tracking.store import Store
     from tests.shell import Shell
 
     Shared = Callable[[str], AbstractContextManager[tuple[Path, bool]]]
@@ -98,6 +100,18 @@ def no_runs(shared: "Shared") -> Path:
             folder.mkdir()
             MlflowClient(f"sqlite:///{path}")
         return path
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path, no_runs: Path, monkeypatch: pytest.MonkeyPatch) -> "Store":
+    """The store without runs of a project in `tmp_path`, which is the current folder."""
+    from frostline.tracking.store import Store
+
+    shutil.copy(no_runs, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return Store()
 
 
 @pytest.fixture

@@ -140,17 +140,13 @@ ACCURACIES = {"scratch": (0.5, 0.6), "gradual": (0.9, 0.94), "full": (0.8, 0.82)
 
 
 @pytest.fixture
-def study(tmp_path, no_runs, monkeypatch):
+def study(empty_store, tmp_path):
     """A project whose store has a study of three arms with two seeds each; nothing was trained."""
     from frostline.base.processes import process_key
-    from frostline.tracking.store import Store
     from frostline.tracking.studies import StudyResult
     from frostline.training.services import RunInfo
 
-    shutil.copy(no_runs, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store, clock = Store(), iter(range(1000, 9000))
+    store, clock = empty_store, iter(range(1000, 9000))
     data = {"name": "photos", "kind": "image_folder", "fingerprint": "ab" * 16}
     for arm, values in ACCURACIES.items():
         for seed, value in enumerate(values):

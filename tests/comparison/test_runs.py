@@ -1,7 +1,5 @@
 """Which runs `best`, `last` and a study's name stand for, in a store of MLflow."""
 
-import shutil
-
 import pytest
 
 from frostline.base.processes import process_key
@@ -15,14 +13,8 @@ DATA = {"name": "digits", "kind": "digits", "fingerprint": "ab" * 16}
 
 
 @pytest.fixture
-def store(tmp_path, no_runs, monkeypatch):
-    from frostline.tracking.store import Store
-
-    shutil.copy(no_runs, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    return Store()
+def store(empty_store):
+    return empty_store
 
 
 def record(store, when, seed, value, *, freeze="full", study="tied", **tags):

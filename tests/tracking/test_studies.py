@@ -1,6 +1,5 @@
 """Which runs the views of a study or a sweep have as rows and lines: those of its arms or trials alone."""
 
-import shutil
 import tempfile
 
 import pytest
@@ -23,12 +22,9 @@ DATA = {"name": "photos", "kind": "image_folder", "fingerprint": "ab" * 16}
 
 
 @pytest.fixture
-def record(tmp_path, no_runs, monkeypatch):
+def record(empty_store):
     """A function that records a run in an empty store, and the store."""
-    shutil.copy(no_runs, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store, clock = Store(), iter(range(1000, 9000))
+    store, clock = empty_store, iter(range(1000, 9000))
 
     def record(name, study, seed, rate=0.1, arm="", status="FINISHED", measured=True, **tags):
         phases = [{"train": "all", "lr": rate, "note": "p" * 40}]
