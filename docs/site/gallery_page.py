@@ -33,7 +33,7 @@ def page() -> str:
 def draw(name: str) -> bytes:
     """Return a schedule's plot as SVG."""
     composed, choices = compose.experiment([f"backbone={BACKBONE}", f"freeze={name}"])
-    made = plan.make(composed, choices, "finetune", IMAGES, CLASSES)
+    made = plan.make(composed, choices, "finetune", (IMAGES, CLASSES))
     return plot.draw(made.as_data(), ".svg")
 
 
