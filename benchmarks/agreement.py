@@ -1,6 +1,6 @@
 """The same schedules in finetuning-scheduler and in fastai, step by step: what trains, and at which rate.
 
-    .venv/bin/python benchmarks/agreement.py [FILE]       seconds; writes results/agreement.json
+    .venv/bin/python -m benchmarks.agreement [FILE]       seconds; writes results/agreement.json
 
 Each library trains the same small network on the same batches. Before each step of the optimizer we note, for
 every parameter, whether it trains, its rate and its momentum; after it, which running statistics moved.
@@ -15,7 +15,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import rivals
+from benchmarks import rivals
 
 CONF = Path(__file__).parents[1] / "conf" / "freeze"
 RESULTS = Path(__file__).parent / "results" / "agreement.json"
@@ -135,7 +135,8 @@ def fastai_fine_tune(net: Any, epochs: int) -> Notes:
         order = 100
 
         def before_fit(self) -> None:
-            notes._statistics or notes.begin()
+            if not notes._statistics:
+                notes.begin()
 
         def before_step(self) -> None:
             rows = [
@@ -218,7 +219,7 @@ def main() -> None:
 
     rivals.quiet()
     rows: dict[str, Any] = {}
-    sgd = {"optimizer": torch.optim.SGD, "momentum": 0.9}
+    sgd: dict[str, Any] = {"optimizer": torch.optim.SGD, "momentum": 0.9}
     for name, norm in (("finetuning-scheduler", True), ("finetuning-scheduler, no BatchNorm", False)):
         ours = lightning(FreezeSchedule(GRADUAL), network(norm), 5, **sgd)
         theirs = lightning(finetuning_scheduler(), network(norm), 5, **sgd)

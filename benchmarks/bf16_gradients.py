@@ -1,6 +1,6 @@
 """Which convolutions have weight gradients in bfloat16 that depend on what lay in memory before, on this CPU?
 
-    .venv/bin/python benchmarks/bf16_gradients.py         three minutes; prints a row for each kind affected
+    .venv/bin/python -m benchmarks.bf16_gradients         three minutes; prints a row for each kind affected
 
 Each convolution's forward and backward pass is computed twice, with new memory filled with one byte and with
 another; what differs in a single bit is listed, with the input sizes that do it. The last line counts those
@@ -57,15 +57,19 @@ def gradients(layer: nn.Module, images: Tensor, fill: int) -> dict[str, Tensor]:
 
 def differing(layer: nn.Module, images: Tensor) -> list[str]:
     """Return which results depend on what memory held."""
-    one, other = (gradients(layer, images, fill) for fill in (0x11, 0xEE))
-    bits = ((name, *(found[name].reshape(-1).view(torch.int32) for found in (one, other))) for name in one)
-    return [name for name, a, b in bits if not torch.equal(a, b)]
+
+    def bits(fill: int) -> dict[str, Tensor]:
+        results = gradients(layer, images, fill)
+        return {name: result.reshape(-1).view(torch.int32) for name, result in results.items()}
+
+    one, other = bits(0x11), bits(0xEE)
+    return [name for name in one if not torch.equal(one[name], other[name])]
 
 
 def main() -> int:
     machine.configure(1)
     torch.manual_seed(0)
-    found: defaultdict[tuple[object, ...], set[int]] = defaultdict(set)
+    found: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     tried = missed = 0
     for make, kernel, stride, dilation, padding, kind in itertools.product(
         (nn.Conv2d, nn.ConvTranspose2d), KERNELS, STRIDES, DILATIONS, PADDINGS, GROUPS
@@ -83,11 +87,11 @@ def main() -> int:
                 continue
             tried += 1
             if which:
-                found[make.__name__, kind, layout, kernel, stride, dilation, padding, *which].add(side)
+                what = f"{kernel}×{kernel}, stride {stride}, dilation {dilation}, padding {padding}"
+                found[f"{kind} {make.__name__} ({layout}) {what}", ", ".join(which)].add(side)
                 missed += which != ["weight"] or undefined_gradient(layer, (CHANNELS, side, side)) is None
-    for (name, kind, layout, kernel, stride, dilation, padding, *which), sides in found.items():
-        what = f"{kernel}×{kernel}, stride {stride}, dilation {dilation}, padding {padding}"
-        print(f"{kind} {name} ({layout}) {what}: {', '.join(map(str, which))} at input sizes {sorted(sides)}")
+    for (convolution, results), sides in found.items():
+        print(f"{convolution}: {results} at input sizes {sorted(sides)}")
     print(f"{tried} tried, {sum(map(len, found.values()))} differ, {missed} of them missed by the rule")
     return bool(missed)
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def colour_images(images: int, size: int) -> Path:
     from frostline.data.reading.sources import SOURCES
 
     split = schema.Split(val=0.2, test=0.2, seed=0)
-    common = {"split": split, "shots": None, "fraction": None, "on_bad_image": "error"}
+    common: dict[str, Any] = {"split": split, "shots": None, "fraction": None, "on_bad_image": "error"}
+    dataset: schema.Dataset
     if articles() == "fashion_mnist":
         dataset = schema.FashionMnist(kind="fashion_mnist", root=None, **common)
     else:
@@ -103,13 +105,14 @@ def photographs(images: int) -> Path:
             scene = scenes[number % len(scenes)]
             side = draw.uniform(0.5, 1)
             width, height = (round(side * length) for length in scene.size)
-            left, top = draw.integers(scene.width - width + 1), draw.integers(scene.height - height + 1)
+            left = int(draw.integers(scene.width - width + 1))
+            top = int(draw.integers(scene.height - height + 1))
             picture = scene.crop((left, top, left + width, top + height)).resize(PHOTOGRAPH)
-            for path in draw.choice(stamps, 3) if stamps else ():
-                stamp = Image.open(path).convert("RGBA")
+            for chosen in draw.choice(len(stamps), 3) if stamps else ():
+                stamp = Image.open(stamps[chosen]).convert("RGBA")
                 stamp.thumbnail((220, 220))
-                place = tuple(int(draw.integers(-60, length - 60)) for length in PHOTOGRAPH)
-                picture.paste(stamp, place, stamp)
+                x, y = (int(draw.integers(-60, length - 60)) for length in PHOTOGRAPH)
+                picture.paste(stamp, (x, y), stamp)
             place = partial / part / str(number % 10)
             place.mkdir(parents=True, exist_ok=True)
             picture.save(place / f"{number:06}.jpg", quality=90)
@@ -159,10 +162,10 @@ def main(folder: Path, overrides: Sequence[str]) -> None:
         "train": label_budget(index, run.dataset, seed).train,
         "val": index.rows("val"),
     }
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, rows in parts.items():
         images = inputs.images(name, rows)
-        arrays[f"{name}_images"], arrays[f"{name}_labels"] = images.pixels.numpy(), images.labels.numpy()
+        arrays[f"{name}_images"], arrays[f"{name}_labels"] = images.pixels[:].numpy(), images.labels.numpy()
     spec = inputs.spec
     arrays |= {
         "mean": np.array(spec.mean),

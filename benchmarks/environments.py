@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import rivals
@@ -62,7 +63,7 @@ def _own(name: str, make: bool) -> Path:
     return python
 
 
-def _attempt(name: str, make) -> None:
+def _attempt(name: str, make: Callable[[], None]) -> None:
     print(f"making the environment {name} …", file=sys.stderr, flush=True)
     try:
         make()

@@ -1,7 +1,7 @@
 """The same faults on frostline and on a careful script of plain Lightning, MLFlowLogger and DVC.
 
-    .venv/bin/python benchmarks/faults.py              half an hour; writes results/faults.json
-    .venv/bin/python benchmarks/faults.py --repeats 2  fewer of each
+    .venv/bin/python -m benchmarks.faults              half an hour; writes results/faults.json
+    .venv/bin/python -m benchmarks.faults --repeats 2  fewer of each
 
 Both train ResNet-10-T from random weights on UCI digits at 32 px, twelve epochs, one thread, and record each
 epoch in MLflow; the script is benchmarks/peers/lightning_run.py. Each fault happens in an empty folder, at
@@ -22,18 +22,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
+from tests.flaky import free_port, mlflow_server
+
+from benchmarks import rivals
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.flaky import free_port, mlflow_server  # noqa: E402
-
-from benchmarks import rivals  # noqa: E402  (run as a program, from anywhere)
-
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 EPOCHS = 12
 LOCAL = "sqlite:///mlflow.db"
@@ -179,9 +177,8 @@ def orphaned(side: Side) -> dict[str, bool]:
     """Kill `dvc repro` in its training; look whether the training runs on."""
     with empty_folder() as folder:
         command = " ".join(f"'{word}'" for word in side.words())
-        stage = {"cmd": command, "outs": ["run"]}
-        if side.name == THEIRS:
-            stage["outs"] = ["run", {"checkpoints": {"persist": True}}]
+        kept = [{"checkpoints": {"persist": True}}] if side.name == THEIRS else []
+        stage = {"cmd": command, "outs": ["run", *kept]}
         (folder / "dvc.yaml").write_text(json.dumps({"stages": {"train": stage}}))
         dvc = str(Path(sys.executable).parent / "dvc")
         for words in (["git", "init", "-q"], [dvc, "init", "-q"]):
@@ -206,14 +203,15 @@ def orphaned(side: Side) -> dict[str, bool]:
 def after_outage(side: Side) -> dict[str, bool]:
     """Take the MLflow server away for a while in the middle of a run; look what it has in the end."""
     with empty_folder() as folder, empty_folder() as place:
-        uri = f"http://127.0.0.1:{(port := free_port())}"
-        with mlflow_server(place, port):
+        port = free_port()
+        uri, python = f"http://127.0.0.1:{port}", Path(sys.executable)
+        with mlflow_server(python, place, port=port):
             process = side.start(folder, uri)
             there = side.has_checkpoint(folder)
             while process.poll() is None and not there():
                 time.sleep(0.02)
         time.sleep(OUTAGE_SECONDS)
-        with mlflow_server(place, port):
+        with mlflow_server(python, place, port=port):
             _, errors = process.communicate(timeout=TIMEOUT)
             if side.name == OURS:  # what its message says to do, if it says so
                 words = [sys.executable, "-m", "frostline", "sync"]
@@ -243,11 +241,11 @@ def measured(repeats: int) -> dict[str, dict[str, list[bool]]]:
         seconds, expected = undisturbed(side)
         print(f"{side.name}: {seconds:.1f} s undisturbed", flush=True)
         faults: list[Callable[[], dict[str, bool]]] = []
-        for share in shares:
-            faults.append(lambda share=share: after_kill(side, seconds, expected, share))  # noqa: B023
+        faults += [partial(after_kill, side, seconds, expected, share) for share in shares]
+        fewer = max(1, repeats // 3)
         for kind in ("truncated", "with one bit flipped"):
-            faults += [lambda kind=kind: after_damage(side, expected, kind)] * max(1, repeats // 3)  # noqa: B023
-        faults += [lambda: orphaned(side), lambda: after_outage(side)] * max(1, repeats // 3)  # noqa: B023
+            faults += [partial(after_damage, side, expected, kind)] * fewer
+        faults += [partial(orphaned, side), partial(after_outage, side)] * fewer
         for fault in faults:
             for promise, held in fault().items():
                 found.setdefault(promise, {}).setdefault(side.name, []).append(held)

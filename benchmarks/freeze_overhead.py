@@ -1,6 +1,6 @@
 """What a freeze schedule costs a training step: FreezeSchedule, finetuning-scheduler, no callback at all.
 
-    .venv/bin/python benchmarks/freeze_overhead.py        minutes; writes results/freeze_overhead.json
+    .venv/bin/python -m benchmarks.freeze_overhead        minutes; writes results/freeze_overhead.json
 
 ResNet-18 at 64 px, batches of 32, SGD with momentum, on one thread. The schedule: the head, then the last
 stage too, then all, an epoch each, at constant rates, or at rates that move at every step. Measured are:
@@ -20,7 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import rivals
+from benchmarks import rivals
 
 RESULTS = Path(__file__).parent / "results" / "freeze_overhead.json"
 ROUNDS, STEPS, EPOCHS = 4, 12, 3
@@ -49,7 +49,7 @@ def callback(arm: str) -> Any:
         from finetuning_scheduler import FinetuningScheduler
 
         # As lean as it gets: no early stopping, no checkpoints to go back to.
-        lean = {"epoch_transitions_only": True, "restore_best": False, "logging_level": 40}
+        lean: dict[str, Any] = {"epoch_transitions_only": True, "restore_best": False, "logging_level": 40}
         lean["log_dir"] = tempfile.gettempdir()
         return FinetuningScheduler(ft_schedule=THEIRS, **lean)
     from frostline import FreezeSchedule

@@ -18,6 +18,7 @@ from frostline.data.reading import sources
 from frostline.data.reading.sources import ArraySource
 from frostline.pipeline import standalone
 from frostline.pipeline.pretrain import stage
+from frostline.training import run as training_run
 from frostline.training import trainer
 from frostline.training.module import Classifier
 
@@ -104,7 +105,7 @@ def counted(stop: int | None = None) -> Iterator[list[int]]:
 def timed(run: Callable[[], Path]) -> tuple[float, Path]:
     """Return the seconds of a run's training, as it tells MLflow, and the run's folder."""
     found: list[float] = []
-    train = stage.train
+    train = training_run.train
 
     def telling(*arguments: Any) -> dict[str, Any]:
         timing = train(*arguments)

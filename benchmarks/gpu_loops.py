@@ -71,7 +71,7 @@ class Loop:
         torch.manual_seed(0)
         self.work, self.device = work, device
         self.network: Any = timm.create_model(work.model, num_classes=work.classes)
-        self.network.to(device, memory_format=torch.channels_last)
+        self.network.to(device).to(memory_format=torch.channels_last)
         train, val = int(TRAIN * work.images), int((TRAIN + VAL) * work.images)
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
         y = torch.from_numpy(labels).to(device)

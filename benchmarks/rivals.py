@@ -18,6 +18,8 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 NEEDED = HERE / "rivals.txt"
 MADE = ENVIRONMENT / "rivals.txt"
 """A copy of `NEEDED`, once everything in it is installed."""
+TO_STANDALONE = "import runpy, sys; runpy.run_path(sys.argv[1])['toggle_lightning_imports']('standalone')"
+"""What finetuning-scheduler's `toggle-lightning-mode` does, which imports the package `lightning` first."""
 
 
 def ready() -> bool:
@@ -31,7 +33,7 @@ def run_there() -> None:
         make()
     if Path(sys.prefix).resolve() != ENVIRONMENT.resolve():
         source = {"PYTHONPATH": str(HERE.parent / "src"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        os.execve(PYTHON, [PYTHON, *sys.argv], {**os.environ, **source})
+        os.execve(PYTHON, [str(PYTHON), *sys.orig_argv[1:]], {**os.environ, **source})
 
 
 def make() -> None:
@@ -40,9 +42,11 @@ def make() -> None:
     theirs = next((ENVIRONMENT / "lib").glob("python*/site-packages"))
     (theirs / "frostline_environment.pth").write_text(f"{ours}\n")
     uv = Path(sys.executable).with_name("uv")
-    subprocess.run([uv, "pip", "install", "-q", "--python", PYTHON, "--no-deps", "-r", NEEDED], check=True)
-    toggle = ENVIRONMENT / "bin" / "toggle-lightning-mode"
-    subprocess.run([PYTHON, "-W", "ignore", toggle, "--mode", "standalone"], check=True, capture_output=True)
+    # Copies, since a file that is changed below must not be linked to uv's cache.
+    options = ["-q", "--python", str(PYTHON), "--no-deps", "--link-mode=copy", "-r", str(NEEDED)]
+    subprocess.run([uv, "pip", "install", *options], check=True)
+    toggle = theirs / "finetuning_scheduler" / "dynamic_versioning" / "utils.py"
+    subprocess.run([PYTHON, "-W", "ignore", "-c", TO_STANDALONE, toggle], check=True, capture_output=True)
     MADE.write_text(NEEDED.read_text())
 
 

@@ -1,6 +1,6 @@
 """What a command waits for at its end when the MLflow server fails, and whether any record is lost.
 
-    .venv/bin/python benchmarks/servers.py      five minutes; writes results/servers.json
+    .venv/bin/python -m benchmarks.servers      five minutes; writes results/servers.json
 
 A process records epochs through frostline's tracker in a real `mlflow server` behind a proxy that fails on
 purpose. Then `frostline sync` delivers what is pending, and the rows in the server's database are counted.
@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.flaky import Proxy, mlflow_server
+
+from benchmarks import rivals
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.flaky import Proxy, mlflow_server  # noqa: E402  (run as a program, from anywhere)
-
-from benchmarks import rivals  # noqa: E402
-
 RESULTS = Path(__file__).parent / "results" / "servers.json"
 OUTAGE_SECONDS = 15.0
 SETTLE_SECONDS = 3.0
@@ -91,7 +89,7 @@ def measured(failure: Failure, seconds: float) -> dict[str, float]:
         server, folder = Path(name, "server"), Path(name, "project")
         server.mkdir()
         folder.mkdir()
-        with mlflow_server(server) as port:
+        with mlflow_server(Path(sys.executable), server) as port:
             proxy = Proxy(port)
             proxy.delay = failure.delay
             settings = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "FROSTLINE"))}

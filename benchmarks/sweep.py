@@ -1,8 +1,8 @@
 """What a sweep costs beside its training, and what is left of one that is killed ten times.
 
-    .venv/bin/python benchmarks/sweep.py          an hour on quiet cores; writes results/sweeps.json
-    .venv/bin/python benchmarks/sweep.py --costs  the first part alone
-    .venv/bin/python benchmarks/sweep.py --kills  the second part alone
+    .venv/bin/python -m benchmarks.sweep          an hour on quiet cores; writes results/sweeps.json
+    .venv/bin/python -m benchmarks.sweep --costs  the first part alone
+    .venv/bin/python -m benchmarks.sweep --kills  the second part alone
 
 The first part: UCI digits at 32 px, ResNet-10-T from random weights, one thread; 64 linear probes that
 differ in their learning rate, and 16 full fine-tunings. The same sweep is written for Hydra's basic launcher
@@ -34,11 +34,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rivals
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import rivals  # noqa: E402  (run as a program, from anywhere)
-
 RESULTS = Path(__file__).parent / "results" / "sweeps.json"
 WORKS: dict[str, dict[str, Any]] = {
     "64 linear probes": {"trials": 64, "probe": True, "epochs": 5},
@@ -171,7 +169,7 @@ def kills() -> dict[str, Any]:
         ]
         words.append("optimizer.lr=" + ",".join(map(str, rates(KILLED_TRIALS // 4))))
         program = [sys.executable, "-m", "frostline", "finetune", "-m", *words]
-        quiet = {
+        quiet: dict[str, Any] = {
             "env": {**settings(), "FROSTLINE_TRACKING": "off"},
             "stdout": subprocess.DEVNULL,
             "stderr": subprocess.DEVNULL,

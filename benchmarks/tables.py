@@ -122,7 +122,7 @@ def split_by(group: str | None, folder: Path, size: Size) -> dict[str, dict[str,
     Args:
         group: the column that is not divided between folds; None: scans are drawn one by one.
     """
-    tested = {"test": [], "test/outside": []}
+    tested: dict[str, list[float]] = {"test": [], "test/outside": []}
     for fold in range(size.folds):
         run = _run(
             folder / "scans.csv",
@@ -171,7 +171,7 @@ def _run(file: Path, out: Path, epochs: int, overrides: dict[str, Any]) -> "fros
         "trainer.device": "cpu",
         **overrides,
     }
-    network = {"backbone": "mlp", "weights": "none", "freeze": "full", "optimizer": "adam"}
+    network: dict[str, Any] = {"backbone": "mlp", "weights": "none", "freeze": "full", "optimizer": "adam"}
     return frostline.finetune("table", **network, epochs=epochs, out=out, overrides=overrides)
 
 

@@ -43,15 +43,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow_server(python: Path, folder: Path, empty: Path) -> Iterator[int]:
+def mlflow_server(
+    python: Path, folder: Path, empty: Path | None = None, port: int | None = None
+) -> Iterator[int]:
     """Run a server that stores everything in `folder`; yields its port.
 
     Args:
-        python: that of tests/warm.py.
-        empty: a store without runs, to begin with.
+        python: that of tests/warm.py, or another with MLflow.
+        empty: a store without runs, to begin with; None: that of `folder`, which the server makes if need be.
+        port: where it listens; None: a free one.
     """
-    port = free_port()
-    shutil.copy(empty, folder / "team.db")
+    port = port or free_port()
+    if empty:
+        shutil.copy(empty, folder / "team.db")
     command = [str(python), "-c", SERVER, str(folder), str(port)]
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
@@ -149,23 +153,24 @@ class Proxy:
         with socket.create_connection(("127.0.0.1", self._server)) as server:
             self._connections.add(server)
             watch = selectors.DefaultSelector()
-            watch.register(client, selectors.EVENT_READ, server)
-            watch.register(server, selectors.EVENT_READ, client)
+            watch.register(client, selectors.EVENT_READ, (client, server))
+            watch.register(server, selectors.EVENT_READ, (server, client))
             asked, lose = False, self.mode == "lose"
             while True:
                 for key, _ in watch.select():
-                    content = key.fileobj.recv(1 << 16)
+                    source, target = key.data
+                    content = source.recv(1 << 16)
                     if not content:
                         self._connections.discard(server)
                         return
-                    if key.fileobj is server and (lose or self.mode == "lose"):
+                    if source is server and (lose or self.mode == "lose"):
                         self.lost += 1
                         return
-                    if key.fileobj is server and asked:
+                    if source is server and asked:
                         time.sleep(self.delay)
-                    asked = key.fileobj is client
+                    asked = source is client
                     lose |= asked and self.losing != b"" and self.losing in content
                     if asked and self.holding and self.holding in content:
                         self.holding = b""
                         time.sleep(HELD_SECONDS)
-                    key.data.sendall(content)
+                    target.sendall(content)

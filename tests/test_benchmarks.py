@@ -37,7 +37,10 @@ def test_other_libraries_do_the_same_with_the_same_schedule():
 @pytest.mark.skipif(not RIVALS.is_file(), reason="benchmarks/agreement.py has not made its environment")
 def test_they_still_do(tmp_path):
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "agreement.py", tmp_path / "found.json"], capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.agreement", tmp_path / "found.json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     check(json.loads((tmp_path / "found.json").read_text()))

@@ -42,7 +42,7 @@ ELSEWHERE = {
     "frostline experiments": "tests/test_wheel.py",
     "python -m tests.faults": "tests/test_faults.py",
     "python -m tests.fuzz": "tests/test_fuzz.py",
-    "python benchmarks/": "tests/test_benchmarks.py",
+    "python -m benchmarks": "tests/test_benchmarks.py",
     "scripts/gpu-check": "tests/test_gpu_check.py",
     "frostline plan experiment=null": "tests/test_schedule_guide.py",
     "frostline plan freeze=full 'freeze.phases": "tests/test_schedule_guide.py",

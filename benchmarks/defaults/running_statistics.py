@@ -7,8 +7,8 @@ and each is measured on the same weights and test images: differences are free o
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -87,10 +87,8 @@ def measure(words: list[str], tests: int) -> dict[str, Any]:
     network.train()
     for layer in layers:
         layer.momentum = 1.0  # the batch's own statistics
-    for step in range(total):
-        if step % len(parts) == 0:
-            batches = iter(torch.randperm(len(images), generator=order).split(parts))
-        rows = next(batches)
+    epochs = (torch.randperm(len(images), generator=order).split(parts) for _ in range(plan.EPOCHS))
+    for step, rows in enumerate(chain.from_iterable(epochs)):
         for group in optimizer.param_groups:
             group["lr"] = config.optimizer.lr * curve.factor(step, total)
         optimizer.zero_grad()
@@ -110,16 +108,17 @@ def measure(words: list[str], tests: int) -> dict[str, Any]:
 
 def rows(path: Path) -> list[list[str]]:
     """Return rows of a table of results: mean test accuracies over seeds, in percent."""
-    cells: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    cells: dict[tuple[str, str], list[dict[str, float]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        cell = f"{row['target']}, {row['shots']}, {table.STARTS[row['start']]}", str(row["steps"])
-        cells.setdefault(cell, []).append(row["accuracy"])
+        cell = f"{row['target']}, {row['shots']}, {table.STARTS[row['start']]}"
+        cells.setdefault((cell, str(row["steps"])), []).append(row["accuracy"])
     names = [*ESTIMATES, ALL_IMAGES]
     body = []
-    for cell, found in cells.items():
+    for (cell, steps), found in cells.items():
         measured = ([100 * each[name] for each in found if name in each] for name in names)
-        body.append([*cell, str(len(found)), *(f"{mean(some):.1f}" if some else "–" for some in measured)])
+        means = (f"{mean(some):.1f}" if some else "–" for some in measured)
+        body.append([cell, steps, str(len(found)), *means])
     return [["cell", "steps", "seeds", *names], *body]
 
 
@@ -157,4 +156,4 @@ def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
+    main()

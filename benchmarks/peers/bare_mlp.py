@@ -19,7 +19,7 @@ def main() -> None:
         device
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=given.lr, fused=given.fused)
-    accuracy = loss = None
+    accuracy, loss = 0.0, torch.zeros(())
     for _ in range(given.measured_epochs):
         clock.epoch_begins()
         model.train()

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -111,7 +111,7 @@ def lightning_clock(clock: Clock) -> Any:
     return EpochClock()
 
 
-LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+LIGHTNING_PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def lightning_trainer(

@@ -1,15 +1,16 @@
 """A linear probe in Lightning: eval and no_grad, as its guide to transfer learning has it."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.peers import common
 
 
 class Probe(pl.LightningModule):
-    def __init__(self, network: nn.Module, lr: float) -> None:
+    def __init__(self, network: Any, lr: float) -> None:
         super().__init__()
         self.head = network.get_classifier()
         network.reset_classifier(0)

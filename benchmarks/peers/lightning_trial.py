@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import timm
@@ -10,7 +11,6 @@ import torch
 from pytorch_lightning.loggers import MLFlowLogger
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,11 +21,8 @@ SIZES = {"train": 1078, "val": 362, "test": 357}
 class Module(pl.LightningModule):
     def __init__(self, lr: float, *, probe: bool) -> None:
         super().__init__()
-        self.network, self.lr, self.probe = (
-            timm.create_model("resnet10t", num_classes=10, in_chans=1),
-            lr,
-            probe,
-        )
+        self.network = cast(Any, timm.create_model("resnet10t", num_classes=10, in_chans=1))
+        self.lr, self.probe = lr, probe
         if probe:
             self.network.requires_grad_(False)
             self.network.get_classifier().requires_grad_(True)
@@ -74,10 +71,7 @@ def train(lr: float, *, probe: bool, epochs: int, store: Path) -> float:
     pl.seed_everything(0, verbose=False)
     torch.set_num_threads(1)
     data = digits()
-    loaders = [
-        DataLoader(data["train"], BATCH, shuffle=True),
-        DataLoader(data["val"], BATCH),
-    ]
+    loaders = DataLoader(data["train"], BATCH, shuffle=True), DataLoader(data["val"], BATCH)
     logger = MLFlowLogger("sweep", tracking_uri=f"sqlite:///{store}", run_name=f"lr={lr:g}")
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -87,6 +81,5 @@ def train(lr: float, *, probe: bool, epochs: int, store: Path) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module: nn.Module = Module(lr, probe=probe)
-    trainer.fit(module, *loaders)
+    trainer.fit(Module(lr, probe=probe), *loaders)
     return float(trainer.callback_metrics["val/accuracy"])

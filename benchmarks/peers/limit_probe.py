@@ -34,7 +34,7 @@ def main() -> None:
     head = nn.Linear(head.in_features, head.out_features).to(device)
     nn.init.zeros_(head.weight)
     optimizer = torch.optim.Adam(head.parameters(), lr=given.lr, fused=True)
-    accuracy = loss = None
+    accuracy, loss = 0.0, torch.zeros(())
     for _ in range(given.measured_epochs):
         for rows in torch.randperm(len(train), device=device).split(given.batch_size):
             optimizer.zero_grad()

@@ -104,8 +104,10 @@ class Memory:
         return self.peak_kib / 1024
 
     def _watch(self) -> None:
-        while not self._ended.wait(INTERVAL):
+        while True:
             self.peak_kib = max(self.peak_kib, sum(map(rollup_kib, _family())))
+            if self._ended.wait(INTERVAL):
+                return
 
 
 def rollup_kib(pid: str) -> int:

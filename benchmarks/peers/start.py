@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers import common
 
@@ -22,16 +23,15 @@ LOOK_AGAIN = 0.002
 
 
 def end_at_first_step() -> None:
-    while not hasattr(
-        module := sys.modules.get("torch.optim.optimizer"), "register_optimizer_step_post_hook"
-    ):
+    name = "register_optimizer_step_post_hook"
+    while not (register := getattr(sys.modules.get("torch.optim.optimizer"), name, None)):
         time.sleep(LOOK_AGAIN)
 
     def stepped(*_: object) -> None:
         print(f"\nfirst step: {time.time()!r}", flush=True)
         os._exit(0)
 
-    module.register_optimizer_step_post_hook(stepped)
+    register(stepped)
 
 
 def first_step(overrides: list[str]) -> float:
@@ -45,7 +45,7 @@ def first_step(overrides: list[str]) -> float:
     return float(found[-1].removeprefix("first step: ")) - begun
 
 
-def command(words: list[str], **more: object) -> float:
+def command(words: list[str], **more: Any) -> float:
     begun = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
     seconds = time.perf_counter() - begun

@@ -26,7 +26,8 @@ def figures(runs: Runs) -> list[Figure]:
         for part, target in (("first", None), ("later", Target("≥", 1.0)), ("cold", None)):
             ratios = [ours[part] / theirs[part] for ours, theirs in pairs]
             found.append(Figure(f"frostline ÷ {rival}: images/s, {EPOCHS[part]}", ratios, target=target))
-        ratios = [theirs["cpu_ms"] / ours["cpu_ms"] for ours, theirs in pairs]
+        # A small size may take less than a tick of the processor's clock.
+        ratios = [theirs["cpu_ms"] / ours["cpu_ms"] for ours, theirs in pairs if ours["cpu_ms"]]
         found.append(Figure(f"{rival} ÷ frostline: CPU time per image, later epochs", ratios))
         ratios = [ours["tree_mib"] / theirs["tree_mib"] for ours, theirs in pairs]
         found.append(Figure(f"frostline ÷ {rival}: peak memory with worker processes", ratios))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import data
-from benchmarks.harness import Against, Arm, Target, Work, ratios
+from benchmarks.harness import Against, Arm, Figure, Runs, Target, Work, ratios
 
 MODEL = "tf_efficientnet_lite0"
 LR, BATCH, EVAL_BATCH = 0.001, 32, 64
@@ -58,7 +58,7 @@ def arms(size: Mapping[str, Any], device: str) -> Sequence[Arm]:
     return found[: size["arms"]]
 
 
-def figures(runs):
+def figures(runs: Runs) -> list[Figure]:
     found = ratios(
         Against("the limit", Target("≤", 1.3)),
         Against(LIGHTNING, Target("≥", 20)),
@@ -67,8 +67,6 @@ def figures(runs):
         Against(LIGHTNING, ours="frostline, fp32"),
         Against(f"{LIGHTNING}, bf16"),
     )(runs)
-    from benchmarks.harness import Figure
-
     warm = [each["warm_seconds"] for each in runs["frostline"] if "warm_seconds" in each]
     return [*found, Figure("frostline once more, at another rate: its features are kept", warm, "s")]
 

@@ -59,12 +59,11 @@ def _section(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _names(action: argparse.Action) -> str:
-    value = (
-        "" if action.nargs == 0 else action.metavar or "\\|".join(action.choices or ()) or action.dest.upper()
-    )
     if not action.option_strings:
         return f"`{action.metavar or action.dest}`".replace("|", "\\|")
-    return ", ".join(f"`{' '.join(filter(None, (name, value)))}`" for name in action.option_strings)
+    value = action.metavar or "\\|".join(action.choices or ()) or action.dest.upper()
+    suffix = "" if action.nargs == 0 else f" {value}"
+    return ", ".join(f"`{name}{suffix}`" for name in action.option_strings)
 
 
 def _meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:

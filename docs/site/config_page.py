@@ -188,7 +188,7 @@ def _row(key: Key, default: str) -> str:
 
 def _default_text(key: Key, options: Mapping[str, dict], default: str | None) -> str:
     """Return the value in the group's default option, and in options that differ from it."""
-    values = {}
+    values: dict[str, list[str]] = {}
     for name, option in options.items():
         value = _value({key.name.partition(".")[0]: option}, key.name)
         values.setdefault(_text(value), []).append(name)
@@ -307,10 +307,12 @@ def _docs(model: type[BaseModel]) -> dict[str, str]:
     for part in reversed(model.__mro__):
         if not issubclass(part, BaseModel) or part is BaseModel:
             continue
-        body = ast.parse(inspect.getsource(part)).body[0].body
-        for statement, text in _documented(body):
+        (definition,) = ast.parse(inspect.getsource(part)).body
+        assert isinstance(definition, ast.ClassDef)
+        for statement, text in _documented(definition.body):
             if isinstance(statement, ast.AnnAssign):
-                found[statement.target.id] = text or _aliases().get(ast.unparse(statement.annotation), "")
+                name = ast.unparse(statement.target)
+                found[name] = text or _aliases().get(ast.unparse(statement.annotation), "")
     return found
 
 
@@ -321,7 +323,7 @@ def _aliases() -> dict[str, str]:
         ast.parse(inspect.getsource(module)).body for module in (data, network, stages, sweep, training)
     ]
     return {
-        statement.targets[0].id: text
+        ast.unparse(statement.targets[0]): text
         for body in modules
         for statement, text in _documented(body)
         if isinstance(statement, ast.Assign) and text

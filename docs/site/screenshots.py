@@ -100,7 +100,7 @@ def served(folder: Path, environment: dict[str, str]) -> Iterator[str]:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, text=True) as server:
         assert server.stdout is not None
-        lines = []
+        lines: list[str] = []
         while not lines or "(training runs)" not in lines[-1]:
             lines.append(server.stdout.readline())
         print(*lines, sep="", flush=True)
