@@ -15,6 +15,8 @@ TINY = [
     *("trainer.epochs=2", "trainer.batch_size=20", "trainer.threads=1"),
 ]
 
+RESUMABLE = "frostline: interrupted; the same command resumes from its last checkpoint"
+
 
 class Shell:
     """Runs frostline in a folder."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tests.shell import TINY, TINY_PRETRAIN
+from tests.shell import RESUMABLE, TINY, TINY_PRETRAIN
 
 from frostline.base.formats import read_csv
 from frostline.commands.main import main
@@ -146,7 +146,7 @@ def test_interrupted(shell):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     saved = list(shell.folder.glob(".frostline/resume/*/*.ckpt"))
-    assert err.splitlines()[-1] == (signals.RESUMABLE if saved else signals.SENTENCE)
+    assert err.splitlines()[-1] == (RESUMABLE if saved else signals.SENTENCE)
     assert not (shell.folder / "out").exists()
     assert not list(shell.folder.glob(".out.*"))
 

@@ -11,14 +11,13 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-from tests.shell import TINY
+from tests.shell import RESUMABLE, TINY
 from tests.study import environment
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy is deprecated")
 
 SRC = Path(__file__).parents[2] / "src"
 INTERRUPTED = "frostline: interrupted"
-RESUMABLE = "frostline: interrupted; the same command resumes from its last checkpoint"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 LONG = [*TINY, "weights=none", "trainer.epochs=100000", "out=out"]
 INSTALLED = "from frostline.console import signals; signals.install()\n"

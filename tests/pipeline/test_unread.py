@@ -133,6 +133,24 @@ def test_keys_that_are_read_pass(line):
 
 
 @pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        ("weights=none source=digits pretrain.seed=1", "source, pretrain.seed"),
+        ("weights=none", ""),
+        ("source=digits pretrain.seed=1", ""),
+    ],
+)
+def test_a_pretraining_that_is_not_needed_is_named(words, unused, capsys):
+    overrides = ["backbone=mlp", *words.split()]
+    unread.warn_of_source(*compose.experiment(overrides), overrides)
+    warning = (
+        f"frostline: warning: {unused}: not used, since weights=none needs no pretraining on the source;"
+        " weights=pretrain does\n"
+    )
+    assert capsys.readouterr().err == (warning if unused else "")
+
+
+@pytest.mark.parametrize(
     ("words", "instead"),
     [
         (["--epochs", "3"], "pretrain.trainer.epochs=3"),

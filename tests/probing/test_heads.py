@@ -8,6 +8,7 @@ from frostline.console.errors import FrostlineError
 from frostline.models import weights
 from frostline.models.pretrained import load_initial_weights
 from frostline.probing import heads
+from frostline.probing.batchable import NotBatchable
 from frostline.training import run as training_run
 from frostline.training.inputs import load_inputs
 from frostline.training.services import Services
@@ -106,7 +107,7 @@ def test_what_comes_behind_the_head_is_noticed_though_the_head_is_zero(digits, t
 
     monkeypatch.setitem(backbones.BUILDERS, "timm", doubled)
     with pytest.raises(
-        heads.NotBatchable, match=r"^backbone: the head of test_resnet, which is not a single linear"
+        NotBatchable, match=r"^backbone: the head of test_resnet, which is not a single linear"
     ):
         together([run_config(NETWORK)], digits, tmp_path)
 
@@ -141,6 +142,6 @@ def test_features_that_do_not_fit_the_cache(digits, tmp_path, monkeypatch):
     ],
 )
 def test_a_schedule_that_asks_for_more(changes, key, digits, tmp_path):
-    with pytest.raises(heads.NotBatchable) as caught:
+    with pytest.raises(NotBatchable) as caught:
         together([run_config({**NETWORK, **changes})], digits, tmp_path)
     assert caught.value.reason.startswith(f"{key}: ")

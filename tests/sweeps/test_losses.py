@@ -138,14 +138,15 @@ def test_remaining_trials_are_counted(sweep, sampler):
     assert study.remaining() == Remaining(2, 0)
 
 
-def test_an_interrupt_promises_to_resume_only_after_a_trial(sweep, monkeypatch):
+def test_an_interrupt_says_how_many_trials_have_ended(sweep, monkeypatch):
     def interrupted(study):
         monkeypatch.setattr(signals._State, "sentence", signals.SENTENCE)
-        with pytest.raises(KeyboardInterrupt), sweeper._resumable(study):
+        with pytest.raises(KeyboardInterrupt), sweeper._resumable(study, 2):
             raise KeyboardInterrupt
         return signals._State.sentence
 
     study, worker = sweep(light.measure, "0", "1")
-    assert interrupted(study) == signals.SENTENCE
+    sentence = "frostline: interrupted; the same command continues the sweep ({} of 2 trials have ended)"
+    assert interrupted(study) == sentence.format(0)
     sweeper._run_workers(study, worker, launcher(worker, 1))
-    assert interrupted(study) == signals.RESUMABLE
+    assert interrupted(study) == sentence.format(2)

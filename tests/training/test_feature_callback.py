@@ -83,7 +83,7 @@ def test_it_says_so_as_each_phase_begins_and_not_what_goes_without_saying(tmp_pa
         "phase 1 trains on features at layer3:output",
         "phase 2 trains on features at fc:input",  # the top has moved
     ]
-    assert lines({"freeze": PROBE}, tmp_path) == ["phase 0 trains on features at fc:input (cached)"]
+    assert lines({"freeze": PROBE}, tmp_path) == ["phase 0 trains on features at fc:input (from the cache)"]
     assert lines({"freeze": ALL, "augment": LIGHT}, tmp_path / "a") == []
     assert lines({"freeze": PROBE, "features": {"kind": "off"}}, tmp_path / "b") == []
     assert lines({"freeze": PROBE, "augment": LIGHT}, tmp_path / "c") == [

@@ -8,6 +8,7 @@ import signal
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.shell import RESUMABLE
 from tests.tiny import ALL, RESNET, SGD, Bench, in_process, same, scripted, tensors
 
 from frostline.console import signals
@@ -248,7 +249,7 @@ def test_short_epochs_are_saved_only_at_their_ends(tmp_path, monkeypatch):
     Run(config(SCHEDULES["settings of the optimizer"], "sgd"), tmp_path, stop=2)
     assert signals._State.sentence == signals.SENTENCE  # no checkpoint is promised
     Run(config(SCHEDULES["settings of the optimizer"], "sgd"), tmp_path, stop=5)
-    assert signals._State.sentence == signals.RESUMABLE
+    assert signals._State.sentence == RESUMABLE
     assert Run(config(SCHEDULES["settings of the optimizer"], "sgd"), tmp_path).steps[0] == 3
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.damage import DAMAGE
+from tests.shell import RESUMABLE
 from tests.tiny import NOTHING, RESNET, SGD, Started, arm_of, files, in_process, run_config
 
 from frostline.base import code
@@ -420,7 +421,7 @@ def test_a_damaged_checkpoint_is_set_aside_with_one_warning(kind, tmp_path, caps
     path = tmp_path / f"{hashlib.sha256(content).hexdigest()}.ckpt"
     path.write_bytes(content)
     assert _Checkpoint.latest(tmp_path) == str(path)
-    assert signals._State.sentence == signals.RESUMABLE
+    assert signals._State.sentence == RESUMABLE
     DAMAGE[kind](path)
     monkeypatch.setattr(signals._State, "sentence", signals.SENTENCE)
     assert _Checkpoint.latest(tmp_path) is None

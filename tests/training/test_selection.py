@@ -117,8 +117,8 @@ def test_wise_ft_chooses_alpha_on_the_selection_images(tmp_path):
     for select_on in ("val", contrary()):
         data = bench(select_on).data
         state, record = wise_ft.sweep_alphas(made.network, (start, end), data, config)
-        chosen[data.chooses] = record["alpha"]
-        assert all(f"{data.chooses}/loss" in row for row in record["curve"])
+        chosen[data.selection_split] = record["alpha"]
+        assert all(f"{data.selection_split}/loss" in row for row in record["curve"])
     assert chosen == {"val": 1.0, "selection": 0.0}
     assert same(state, start)
 

@@ -76,10 +76,13 @@ def load(run: "AnyPath | Run") -> "Run":
 
 def _train(stage: str, overrides: list[str], force: bool) -> "Run":
     from frostline.config import compose
+    from frostline.pipeline import unread
     from frostline.pipeline.standalone import Job
 
     with call():
         composed, choices = compose.experiment(overrides)
+        if stage == "finetune":
+            unread.warn_of_source(composed, choices, overrides)
         return Run(Job(stage, force)(composed, choices).out)
 
 

@@ -52,5 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
         if names:
             print(f"{verb} {', '.join(names)}")
     print("\nnext:")
-    for note in (*written.notes, "dvc repro    (run the study; then open artifacts/report/index.html)"):
+    commit = f'git add . && git commit -m "Begin {arguments.study}"'
+    reproduce = "dvc repro    (run the study; then open artifacts/report/index.html)"
+    for note in (*written.notes, commit, reproduce):
         print(f"  {note}")

@@ -88,9 +88,12 @@ def _single_run(arguments: argparse.Namespace, stage: str) -> None:
     """Train once, and print the headline metric and the epoch of the saved weights."""
     from frostline.base.metrics import headlines
     from frostline.config import compose
+    from frostline.pipeline import unread
     from frostline.pipeline.standalone import Job
 
     composed, choices = compose.experiment(options.overrides_with_out(arguments))
+    if stage == "finetune":
+        unread.warn_of_source(composed, choices, arguments.overrides)
     done = Job(stage, arguments.force)(composed, choices)
     trainer = composed.pretrain.trainer if stage == "pretrain" else composed.trainer
     saved = _saved_epoch(done.out, trainer.monitor)

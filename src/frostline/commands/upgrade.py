@@ -1,6 +1,7 @@
 """`frostline upgrade`: let a project use the installed version of frostline."""
 
 import argparse
+import os
 from typing import Any
 
 from frostline.commands import options
@@ -26,12 +27,13 @@ def run(arguments: argparse.Namespace) -> None:
     root = project.find_root()
     if not (root / project.LOCK).is_dir():
         raise FrostlineError(
-            f"{root} has no {project.LOCK}; `frostline init NAME` begins a study, and a clone needs none"
+            f"{os.path.relpath(root)} has no {project.LOCK}; `frostline init NAME` begins a study, and a"
+            " clone needs none"
         )
     before = lock.locked_version(root)
     affected = lock.changed(root)
     lock.write(root)
-    where = root / project.LOCK
+    where = os.path.relpath(root / project.LOCK)
     if affected:
         change = f"{before} → {__version__}" if before != __version__ else f"{before}, with other code"
         print(f"{where}: frostline {change}; dvc repro runs again: {', '.join(affected)}")

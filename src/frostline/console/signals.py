@@ -18,7 +18,7 @@ SAME_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 """Time for a command to clean up before it exits at once."""
 SENTENCE = "frostline: interrupted"
-RESUMABLE = "frostline: interrupted; the same command resumes from its last checkpoint"
+FROM_CHECKPOINT = "resumes from its last checkpoint"
 AT_THE_END = "frostline: interrupted at the end; the results are complete"
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -89,9 +89,13 @@ def exit_status() -> int:
     return 128 + (_State.number or signal.SIGINT)
 
 
-def mark_resumable() -> None:
-    """Note that there is a checkpoint or a finished run, which the same command will use."""
-    _State.sentence = RESUMABLE
+def mark_resumable(how: str = FROM_CHECKPOINT) -> None:
+    """Note that the same command will use what has been done, such as a checkpoint.
+
+    Args:
+        how: what the same command does, for the sentence that an interrupt prints.
+    """
+    _State.sentence = f"{SENTENCE}; the same command {how}"
 
 
 def mark_complete() -> None:

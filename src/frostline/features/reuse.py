@@ -15,7 +15,7 @@ from frostline.base.project import GIB
 from frostline.base.seeds import generator
 from frostline.console.progress import Progress, Say, no_output, no_progress
 from frostline.console.units import size
-from frostline.data.loading.augment import augment, augments, source_pixels
+from frostline.data.loading.augment import augment, source_pixels
 from frostline.data.loading.mix import mixes
 from frostline.data.loading.pixels import Images, PixelStack, normalize
 from frostline.features import split_point
@@ -51,7 +51,7 @@ class FeatureExtractor:
     @property
     def views(self) -> int | None:
         """Cached augmented views per training image; None: no augmentation, or new views at each step."""
-        drawn = isinstance(self.config, schema.AutoFeatures) and augments(self.augment)
+        drawn = isinstance(self.config, schema.AutoFeatures) and self.augment.changes_images
         return self.config.views if drawn else None  # type: ignore[union-attr]
 
     def candidate_splits(
@@ -210,7 +210,7 @@ class FeatureExtractor:
         """Return why the images change at each step; None: they do not."""
         if mixes(self.augment):
             return "mixup and CutMix mix other images at each step"
-        if augments(self.augment) and self.views is None:
+        if self.augment.changes_images and self.views is None:
             return (
                 "augmentation changes the images at each step; features.views=4 caches four versions of each"
             )

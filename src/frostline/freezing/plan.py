@@ -63,7 +63,7 @@ class PhasePlan:
     train: tuple[str, ...]
     """Groups that train, in the schedule's order."""
     length: int | None
-    """Maximum number of steps; None: to the end of the run."""
+    """Maximum number of steps, in the last phase rounded up to a whole epoch; None: to the end of the run."""
     early_stop: PlateauRule | ReachRule | None
     """The rule that ends the phase early; in the last phase, it ends the run."""
     lr: Mapping[str, float]
@@ -73,7 +73,7 @@ class PhasePlan:
     options: Mapping[str, Mapping[str, Any]]
     """Group that trains → optimizer options that override the optimizer's own."""
     weight_decay: float | None
-    """For every tensor that decays; None: the optimizer's own."""
+    """Weight decay of the tensors that have any (`param_groups.decaying`); None: the optimizer's own."""
     bn: str
     """train: running statistics of the groups that train are updated; eval: none are; recalibrate: those of
     the groups that train are estimated again when the phase begins, then not updated."""
@@ -110,10 +110,12 @@ class FreezePlan:
     @cached_property
     def total_steps(self) -> int:
         """Length of the run if no phase ends early."""
-        starts: tuple[int, ...] = ()
-        for _ in self.phases:
-            starts = (*starts, self.phase_end(starts) if starts else 0)
-        return self.phase_end(starts) if starts else self.epochs * self.steps_per_epoch
+        if not self.phases:
+            return self.epochs * self.steps_per_epoch
+        starts: tuple[int, ...] = (0,)
+        for _ in self.phases[1:]:
+            starts = (*starts, self.phase_end(starts))
+        return self.phase_end(starts)
 
     def phase_end(self, starts: Sequence[int]) -> int:
         """Return the first step after the current phase if it does not end early."""
@@ -124,22 +126,22 @@ class FreezePlan:
 
     @cached_property
     def _ends(self) -> dict[tuple[int, ...], int]:
-        """Starts → end; cached, since it is needed at every step."""
+        """What `phase_end` has computed so far, starts → end; kept, since it is needed at every step."""
         return {}
 
     def _phase_end(self, starts: tuple[int, ...]) -> int:
-        phase, last = self.phases[len(starts) - 1], len(starts) == len(self.phases)
-        if phase.length is not None and not last:
-            return starts[-1] + phase.length
-        per_epoch = phase.steps_per_epoch
+        current, last = self.phases[len(starts) - 1], len(starts) == len(self.phases)
+        if current.length is not None and not last:
+            return starts[-1] + current.length
+        per_epoch = current.steps_per_epoch
         epochs_before = sum(  # in epochs, since phases may have different batch sizes
             Fraction(end - begin, before.steps_per_epoch)
             for before, begin, end in zip(self.phases, starts, starts[1:], strict=False)
         )
         epochs = Fraction(self.epochs)
-        if phase.length is not None:
+        if current.length is not None:
             # A run ends after a whole epoch, with its validation.
-            epochs = min(epochs, Fraction(ceil(epochs_before + Fraction(phase.length, per_epoch))))
+            epochs = min(epochs, Fraction(ceil(epochs_before + Fraction(current.length, per_epoch))))
         return starts[-1] + round((epochs - epochs_before) * per_epoch)
 
     def advanced(self, starts: Sequence[int], step: int, ended_early: bool = False) -> tuple[int, ...]:
@@ -170,12 +172,12 @@ class FreezePlan:
         Args:
             depth: of the layer; None: without layer decay.
         """
-        plan = self.phases[phase]
-        if group not in plan.train:
+        current = self.phases[phase]
+        if group not in current.train:
             return 0.0
         if depth is None:
-            return plan.lr[group]
-        return plan.lr[group] * plan.layer_decay ** (self.layers.depth - depth)
+            return current.lr[group]
+        return current.lr[group] * current.layer_decay ** (self.layers.depth - depth)
 
     def curve_factor(self, starts: Sequence[int], step: int) -> float:
         """Return the factor of the current phase's curve at `step`."""
@@ -200,10 +202,10 @@ class FreezePlan:
             decays: whether the schedule's weight decay applies to the tensors; norms and biases keep the
                 optimizer's own.
         """
-        plan = self.phases[phase]
-        options = dict(plan.options.get(group, {}))
-        if plan.weight_decay is not None:
-            options.setdefault("weight_decay", plan.weight_decay)
+        current = self.phases[phase]
+        options = dict(current.options.get(group, {}))
+        if current.weight_decay is not None:
+            options.setdefault("weight_decay", current.weight_decay)
         if not decays:
             options.pop("weight_decay", None)
         return options

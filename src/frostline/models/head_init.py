@@ -42,7 +42,7 @@ class HeadInit:
     """Whether the notice is a warning."""
 
     @property
-    def headline(self) -> str:
+    def short_notice(self) -> str:
         """The notice without the names of classes, which training.json has."""
         return re.sub(rf"{DIFFER}: .*", f"{DIFFER} (training.json names them)", self.notice)
 
@@ -118,7 +118,7 @@ def choose_head_init(
     )
 
 
-def check_trained(head: HeadInit, names: Collection[str], trained: Collection[str]) -> None:
+def check_new_head_trains(head: HeadInit, names: Collection[str], trained: Collection[str]) -> None:
     """Refuse a head that starts at zero and never trains: no gradient would reach the layers below.
 
     Args:

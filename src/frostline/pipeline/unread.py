@@ -1,12 +1,14 @@
-"""Refuse overrides of keys that a command does not read, and name the keys that it reads instead."""
+"""Refuse overrides that have no effect, and name the keys that a command reads instead."""
 
 import re
 import shlex
+import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from frostline.config import hints
 from frostline.config.overrides import PRETRAIN_GROUPS, to_hydra
 from frostline.console.errors import FrostlineError
+from frostline.schema import Experiment, needs_pretraining
 
 Replaced = Mapping[str, str | None]
 """First part of keys that a command does not read → what it reads in place of it; None: nothing."""
@@ -76,6 +78,21 @@ def check_space(command: str, keys: Sequence[str]) -> None:
         if (read := _read(COMMANDS[command], key)) != key:
             fix = f"vary {read}" if read else "leave it out"
             raise FrostlineError(f"sweep.space: {key}: {command} does not read this key; {fix}")
+
+
+def warn_of_source(composed: Experiment, choices: Mapping[str, str], overrides: Sequence[str]) -> None:
+    """Print a warning if overrides configure a pretraining, but the weights of a fine-tune need none.
+
+    Args:
+        choices: the selected option of each config group.
+    """
+    unused = [key for key in map(_key, overrides) if _group(key) in ("source", "pretrain")]
+    if unused and not needs_pretraining(composed.weights):
+        print(
+            f"frostline: warning: {', '.join(unused)}: not used, since weights={choices['weights']} needs no"
+            " pretraining on the source; weights=pretrain does",
+            file=sys.stderr,
+        )
 
 
 def renamed(command: str, overrides: str) -> str:

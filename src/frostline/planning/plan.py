@@ -55,7 +55,7 @@ class Plan:
     """From the input to the head."""
     phases: list[PhaseOutline]
     head: str = ""
-    """Message about the initialization of the head; see `models.head_init.HeadStart.notice`."""
+    """Message about the initialization of the head; see `models.head_init.HeadInit.notice`."""
     cropped: str = ""
     """Warning that the centre crop cuts off much of the images."""
     selection: str = ""
@@ -242,9 +242,9 @@ def _split_and_cost(
 def _selection_text(index: "Index", budget: "LabelBudget") -> str:
     """Return how many images are trained on, and on which the best epoch is selected."""
     train, aside = len(budget.train), len(budget.selection)
-    if budget.chooses == "selection":
+    if budget.selection_split == "selection":
         return f"{train + aside:,} labelled images: {train:,} for training, {aside:,} select the best epoch"
-    if budget.chooses == "last":
+    if budget.selection_split == "last":
         return f"{train:,} images for training; the last epoch's weights are saved"
     val = len(index.rows("val"))
     return f"{train:,} images for training, the {val:,} of the validation split select the best epoch"

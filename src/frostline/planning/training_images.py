@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frostline.data.loading.augment import augments
 from frostline.data.loading.mix import mixes
 from frostline.data.reading.decode import shown
 
@@ -46,7 +45,7 @@ def spread(labels: NDArray[np.integer[Any]], classes: int, count: int) -> NDArra
 
 def changes(config: "Augment") -> bool:
     """Return whether training images change from step to step."""
-    return augments(config) or mixes(config)
+    return config.changes_images or mixes(config)
 
 
 def views(data: "ImageData", which: Tensor) -> list[tuple[list[Picture], Tensor]]:

@@ -15,6 +15,7 @@ from frostline.config.overrides import HEAD_KEYS
 from frostline.console.progress import LIBRARIES, waiting
 from frostline.pipeline import session, standalone
 from frostline.pipeline.output_folders import out_folder
+from frostline.probing.batchable import NotBatchable
 from frostline.tracking.run_tags import REPEATED
 from frostline.training.services import SWEEP_KEYS, SWEEP_OBJECTIVE, TRIAL_STATE, Services
 
@@ -44,9 +45,10 @@ def finetune(jobs: Sequence[SweepJob], on_done: OnDone) -> None:
         services.say(f"{len(jobs)} runs one by one, since they differ in more than {', '.join(HEAD_KEYS)}")
         return
     with waiting(LIBRARIES):
-        from frostline.probing.heads import NotBatchable
+        from frostline.probing import heads
 
     try:
+        heads.check(stage_configs.finetune_config(jobs[0].composed, jobs[0].choices))
         for begin in range(0, len(jobs), BATCH_RUNS):
             part = jobs[begin : begin + BATCH_RUNS]
             _finetune(part, begin, on_done, services)
@@ -75,7 +77,6 @@ def _finetune(jobs: Sequence[SweepJob], begin: int, on_done: OnDone, services: S
 
     first = jobs[0]
     runs = [stage_configs.finetune_config(job.composed, job.choices) for job in jobs]
-    heads.check(runs[0])
     names = [run_name(run) for run in runs]
     outs = [
         out_folder(run, job.composed.out, job.label, standalone.pretraining_config(job.composed, job.choices))

@@ -61,15 +61,15 @@ class Recipe:
     curve: Curve
     """The learning-rate curve of the whole run."""
     monitor: Literal["val/accuracy", "val/mAP", "val/loss"]
-    """The metric that chooses the best epoch, measured on the images of `chooses`."""
+    """The metric that chooses the best epoch, measured on the images of `selection_split`."""
     loss: Literal["cross_entropy", "mse", "bce"] = "cross_entropy"
     """As defined in `training.losses`."""
     class_weights: Tensor | None = None
     """(K,), for cross_entropy, or of positive labels for bce; None: all 1."""
     clip_norm: float | None = None
     """The largest norm of a head's gradient; None: no clipping."""
-    chooses: Literal["val", "selection", "last"] = "val"
-    """The split that chooses the best epoch, or ``last``: that is the last one."""
+    selection_split: Literal["val", "selection", "last"] = "val"
+    """The split that selects the best epoch; ``last``: none, the last epoch's weights are taken."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ def train_heads(
     Args:
         heads: heads with the same K and D.
         train: training images, float32, or float64 for all; epochs use augmented views in turn.
-        validation: split → images that are measured after each epoch: val, and selection if that chooses.
+        validation: split → images that are measured after each epoch: val, and the `selection_split`.
         on_epoch: called after each epoch with the number of heads in the batch.
 
     Returns:
@@ -198,7 +198,7 @@ class _HeadBatch:
         self.heads, self.recipe = heads, recipe
         self.views, self.labels = train.views, train.labels
         self.validation = validation
-        self.deciding = deciding_metrics(recipe.monitor, recipe.chooses)
+        self.deciding = deciding_metrics(recipe.monitor, recipe.selection_split)
         self.shape = heads[0].weight.shape
         flat = torch.stack([torch.cat([head.weight.flatten(), head.bias]) for head in heads]).to(features)
         more = -flat.shape[1] % (ALIGNMENT // flat.element_size())

@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,9 +15,8 @@ from torch.nn import functional
 from frostline.base.metrics import ACCURACY, MAP
 from frostline.base.multi_label_metrics import best_thresholds, fixed_thresholds
 from frostline.base.run_folder import THRESHOLDS
-from frostline.console.errors import FrostlineError, resource_errors
+from frostline.console.errors import resource_errors
 from frostline.console.units import size
-from frostline.data.loading.augment import augments
 from frostline.data.loading.class_balance import class_weights, counts, positive_weights
 from frostline.data.loading.label_budget import LabelBudget, label_budget
 from frostline.data.loading.pixels import Images
@@ -28,10 +27,12 @@ from frostline.freezing.plan import FreezePlan
 from frostline.models.optimizers import make_optimizer
 from frostline.models.pretrained import create_network
 from frostline.models.weights import LoadReport, detached
+from frostline.probing import batchable
+from frostline.probing.batchable import NotBatchable
 from frostline.probing.batched_heads import Head, HeadFit, Recipe, train_heads
 from frostline.probing.batched_optimizers import Optimizer
 from frostline.probing.feature_set import FeatureSet
-from frostline.schema import Bce, CrossEntropy, NoFeatures, Run
+from frostline.schema import Bce, CrossEntropy, Run
 from frostline.training import garbage, machine, trainable
 from frostline.training.inference import reuse_of
 from frostline.training.inputs import TrainingInputs
@@ -44,16 +45,6 @@ from frostline.training.services import Services
 ROUNDING = 1e-4
 """Largest relative difference of a logit between the network on images and its head on features."""
 OPTIMIZERS: dict[type, str] = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
-
-
-class NotBatchable(FrostlineError):
-    """The heads can't be trained as a batch; `reason` is a clause that names the key."""
-
-    def __init__(self, key: str, value: object, fix: str) -> None:
-        self.reason = f"{key}: {value} is not supported by batched linear heads"
-        super().__init__(
-            f"{self.reason}; {fix}, or train them one by one: frostline finetune -m freeze=linear_probe"
-        )
 
 
 @dataclass(eq=False)
@@ -119,7 +110,7 @@ class TrainedHead:
         """What training.json has of it, with several labels per image: as `training.thresholds`."""
         if not isinstance(self.run.loss, Bce):
             return {}
-        split, weight, kind = self.group.budget.chooses, self.fit.weight, self.run.loss.threshold
+        split, weight, kind = self.group.budget.selection_split, self.fit.weight, self.run.loss.threshold
         if not isinstance(kind, str) or split == "last":
             return {THRESHOLDS: fixed_thresholds(kind, len(weight))}
         images = self.group.validation_sets(weight.device)[split]
@@ -222,38 +213,8 @@ def check(run: Run) -> None:
     Raises:
         NotBatchable: it names the first key that is not supported.
     """
-    for key, value, fix in _unsupported(run):
-        raise NotBatchable(key, value, fix)
+    batchable.check(run)
     _optimizer(run)
-
-
-def _unsupported(run: Run) -> Iterator[tuple[str, object, str]]:
-    """Yield what is not supported: key, value, and how to fix it."""
-    if len(run.freeze.phases) != 1:
-        yield "freeze", run.freeze_name, "set freeze=linear_probe"
-        return
-    (phase,) = run.freeze.phases
-    if phase.until != "end":
-        yield "freeze.phases.0.until", "stopping early", "write until: end"
-    if phase.dropout:
-        yield "freeze.phases.0.dropout", phase.dropout, "remove it"
-    if any(settings.keys() - {"weight_decay"} for settings in (phase.optimizer or {}).values()):
-        yield "freeze.phases.0.optimizer", phase.optimizer, "remove it"
-    for key in ("drop_rate", "dropout"):
-        if rate := getattr(run.backbone, key, 0):
-            yield f"backbone.{key}", rate, f"set backbone.{key}=0"
-    for key in ("adapter", "regularizer", "averaging"):
-        if (kind := getattr(run, key).kind) != "none":
-            yield key, kind, f"set {key}=none"
-    for key in ("mixup", "cutmix"):
-        if share := getattr(run.augment, key):
-            yield f"augment.{key}", share, f"set augment.{key}=0"
-    if isinstance(run.features, NoFeatures):
-        yield "features", "off", "set features=auto"
-    elif augments(run.augment) and run.features.views is None:
-        yield "augment", "drawing images anew at each step", "set features.views=4, or augment=none"
-    if run.trainer.sampling != "shuffle":
-        yield "trainer.sampling", run.trainer.sampling, "set trainer.sampling=shuffle"
 
 
 def _optimizer(run: Run) -> Optimizer:
@@ -374,7 +335,7 @@ def _recipe(group: FeatureGroup) -> Recipe:
         loss=run.loss.kind,
         class_weights=_class_weights(group),
         clip_norm=run.optimizer.clip_norm,
-        chooses=group.budget.chooses,
+        selection_split=group.budget.selection_split,
     )
 
 

@@ -10,6 +10,7 @@ from frostline.base.run_folder import check_out
 from frostline.config import compose, stage_configs
 from frostline.config.overrides import HEAD_KEYS
 from frostline.pipeline import output_folders, session, standalone
+from frostline.probing import batchable
 
 if TYPE_CHECKING:
     from frostline.probing.results import ProbeResult
@@ -39,6 +40,8 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
     freezes = any(override.partition("=")[0] == "freeze" for override in overrides)
     overrides = overrides if freezes else [*overrides, f"freeze={FREEZE}"]
     experiments, choices = compose.grid(overrides, HEAD_KEYS)
+    runs = [stage_configs.finetune_config(experiment, choices) for experiment in experiments]
+    batchable.check(runs[0])
     data_sets = standalone.prepared_data(experiments[0])
     services = session.make_services()
     from frostline.data.reading.sources import name_of
@@ -46,7 +49,6 @@ def run(overrides: Sequence[str], *, force: bool = False) -> Done:
     from frostline.probing.results import values_of
     from frostline.training.run_info import backbone_name
 
-    runs = [stage_configs.finetune_config(experiment, choices) for experiment in experiments]
     heads.check(runs[0])
     # A probe does not depend on the order of its heads.
     runs = list({tuple(values_of(run).values()): run for run in runs}.values())

@@ -4,6 +4,7 @@ DVC compares the files, so that a new version of frostline re-runs the stages wh
 per stage in one file would be a DVC parameter, and a column of `dvc exp show`.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,8 +73,9 @@ def check(stage: str | None = None) -> str | None:
 
 
 def _sentence(root: Path, differing: Sequence[str]) -> str:
+    place = os.path.relpath(root / project.LOCK)
     return (
-        f"{root / project.LOCK}: this project uses frostline {locked_version(root)}; the installed"
+        f"{place}: this project uses frostline {locked_version(root)}; the installed"
         f" {frostline.__version__} has other code for {', '.join(differing)}; frostline upgrade accepts it,"
         " and dvc repro then runs these stages again"
     )

@@ -89,12 +89,12 @@ def p_value(p: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """Return a duration: ``0.42 s``, ``14.2 s``, ``3 min 05 s``, ``2 h 04 min``."""
+    """Return a duration: ``0.42 s``, ``14.2 s``, ``1 min 05 s``, ``2 h 04 min``."""
     if value == 0:
         return "0 s"
     if value < 9.995:
         return f"{value:.2f} s"
-    if value < 119.95:
+    if value < 59.95:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 120:

@@ -302,6 +302,11 @@ class Augment(Strict):
     erase: Probability | None = None
     """Probability that a rectangle of 2 to 33 % of the area is replaced by the mean colour; null: 0."""
 
+    @property
+    def changes_images(self) -> bool:
+        """Whether an image differs from step to step, mixing aside."""
+        return any(self.model_dump(exclude={"mixup", "cutmix", "magnitude"}).values())
+
     @model_validator(mode="after")
     def _magnitude_of_a_policy(self) -> "Augment":
         if self.magnitude is not None and self.policy != "rand":

@@ -72,6 +72,11 @@ class Plan:
         """Whether the sampler is a grid."""
         return self.settings.sampler.kind == "grid"
 
+    @property
+    def trials(self) -> int | None:
+        """The number of trials that the sweep will have; None: it ends by time alone."""
+        return len(self.points) if self.grid else self.settings.trials
+
     def study(self) -> Study:
         """Return a connection to the study."""
         return Study(self.name, self.settings, self.space, self.base)
@@ -131,7 +136,7 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
     if isinstance(job.task, standalone.Job):
         _retry(study, _run_is_lost, "their folders are gone or hold another run")
     if plan.grid and launch is None and settings.workers == 1 and settings.pruner.kind == "none":
-        with _resumable(study):
+        with _resumable(study, plan.trials):
             _run_in_batches(job, plan, study)
     study.enqueue_missing()
     until = time.time() + 60 * settings.minutes if settings.minutes else None
@@ -140,8 +145,8 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
     )
     first = [*plan.fixed, *as_overrides(plan.space.first())]
     start = worker if launch is None else lambda: launch(worker, first, int(settings.workers))
-    progress = live.shown(plan.study(), len(plan.points) if plan.grid else settings.trials, until)
-    with _resumable(study), progress:
+    progress = live.shown(plan.study(), plan.trials, until)
+    with _resumable(study, plan.trials), progress:
         _run_workers(study, worker, start)
         while _retry_batched_best(study, settings):
             _run_workers(study, worker, start)
@@ -160,13 +165,13 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
 
 
 @contextmanager
-def _resumable(study: Study) -> Iterator[None]:
-    """Note on an interrupt in the block whether trials have ended; other processes may have run them."""
+def _resumable(study: Study, total: int | None) -> Iterator[None]:
+    """Note on an interrupt in the block how many of the trials have ended, also in other processes."""
     try:
         yield
     except KeyboardInterrupt:
-        if _count(study, _ended):
-            signals.mark_resumable()
+        ended = f"{_count(study, _ended)} of {total}" if total else f"{_count(study, _ended)}"
+        signals.mark_resumable(f"continues the sweep ({ended} trials have ended)")
         raise
 
 

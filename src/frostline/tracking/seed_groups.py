@@ -38,10 +38,10 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
     """Put a run, and the runs that differ from it only in seed or fold, under a parent run.
 
     The parent gets the mean of each final metric under the metric's own name, so that tables compare it with
-    runs, and the number of runs, ``n``; the headline metrics also have ``.std`` and the 95 % interval
-    ``.low`` to ``.high``. A single run has no parent. The metrics' time stamp is computed from `when` (ms)
-    and the runs, so that a record which is delivered twice adds nothing, and a mean over more runs is newer.
-    Their step is 0, since MLflow draws lines instead of bars for other steps.
+    runs, and the number of runs, ``n``; the headline metrics also have ``.std`` and, unless all values are
+    equal, the 95 % interval ``.low`` to ``.high``. A single run has no parent. The metrics' time stamp is
+    computed from `when` (ms) and the runs, so that a record which is delivered twice adds nothing, and a mean
+    over more runs is newer. Their step is 0, since MLflow draws lines instead of bars for other steps.
     """
     run = store.client.get_run(run_id)
     if not _is_grouped(store, run.data.tags):
@@ -140,8 +140,9 @@ def over_seeds(runs: Sequence[Mapping[str, float]], overlap: float = 0.0) -> dic
             if key in HEADLINES:
                 bounds = (0.0, 1.0) if key.endswith((ACCURACY, MAP)) else (-math.inf, math.inf)
                 over = estimate(values, bounds=bounds, overlap=overlap)
-                ends = {"std": spread(values)["std"], "low": over.low, "high": over.high}
-                results |= {f"{key}.{end}": value for end, value in ends.items() if value is not None}
+                results[f"{key}.std"] = spread(values)["std"]
+                if over.low is not None and over.high is not None and over.low < over.high:
+                    results |= {f"{key}.low": over.low, f"{key}.high": over.high}
     return {**results, "n": float(len(runs))}
 
 

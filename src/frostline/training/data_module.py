@@ -16,7 +16,7 @@ from torch import Tensor
 from frostline import schema
 from frostline.base.seeds import derive, generator
 from frostline.data.loading import batches
-from frostline.data.loading.augment import augment, augments, source_pixels
+from frostline.data.loading.augment import augment, source_pixels
 from frostline.data.loading.class_balance import balanced_order
 from frostline.data.loading.mix import mix, mixes
 from frostline.data.loading.pixels import Images, normalize
@@ -107,17 +107,16 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         self.train, self.validation = train, {"val": val}
         """Images by split: val, and selection if those choose the epoch."""
-        self.chooses: str = "val"
-        """The split that chooses the epoch, or ``last``."""
+        self.selection_split: str = "val"
+        """The split that selects the best epoch; ``last``: none."""
         if isinstance(select_on, Images):
-            self.validation["selection"], self.chooses = select_on, "selection"
+            self.validation["selection"], self.selection_split = select_on, "selection"
         else:
-            self.chooses = select_on
+            self.selection_split = select_on
         self.spec, self.augmentation, self.seed, self.classes = spec, augmentation, seed, classes
-        self._cached = (
-            not (augments(augmentation) or mixes(augmentation)) and train.pixels.numel() <= MAX_NORMALISED
-        )
-        self._augments, self.balanced = augments(augmentation), trainer.sampling == "balanced"
+        self._augments, self.balanced = augmentation.changes_images, trainer.sampling == "balanced"
+        constant = not (self._augments or mixes(augmentation))
+        self._cached = constant and train.pixels.numel() <= MAX_NORMALISED
         self.next_batch_size: Callable[[], int] = trainer.images_per_step
         """Returns the images per step of the next epoch; called whenever Lightning asks for the loader."""
         self._step_size = trainer.images_per_step()

@@ -11,12 +11,12 @@ from frostline.training.freeze_callback import FreezeSchedule
 class ManualStepFreezeSchedule(FreezeSchedule):
     """For a module that takes several steps per Lightning batch and calls `before_step` itself."""
 
-    chooses = "val"
+    selection_split = "val"
     """The split whose metrics end phases early and choose their best epochs."""
 
     def monitored(self, phase: PhasePlan) -> str:
         """Return the metric that a phase monitors, on the selection images."""
-        return f"{self.chooses}/{phase.monitor.partition('/')[2]}"
+        return f"{self.selection_split}/{phase.monitor.partition('/')[2]}"
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Apply the first phase, unless it would change the network before epoch 0 is measured."""

@@ -84,7 +84,7 @@ class FeatureReuse(pl.Callback):
         if isinstance(split, NetworkSplit):
             module.reused, cached = self._reused(split, phase)
             self.split_points[phase:] = [split.name]
-            suffix = " (cached)" if cached else ""
+            suffix = " (from the cache)" if cached else ""
             self.reuse.say(f"phase {phase} trains on features at {split.name}{suffix}")
         else:
             self.split_points[phase:] = [f"whole network: {split.reason}"]

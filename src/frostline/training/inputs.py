@@ -47,7 +47,11 @@ class TrainingInputs:
         return self.data.index
 
     def images(self, split: str, rows: Any) -> Images:
-        """Return the images of some index rows, all of one split; only training images have loss weights."""
+        """Return the images of rows of the index.
+
+        Args:
+            split: train, val or selection; only those of train have loss weights and uncropped versions.
+        """
         rows = torch.as_tensor(rows)
         positions = torch.searchsorted(self.rows, rows)
         images = images_of(self.index, rows, select(self.pixels, positions), self.spec, split)

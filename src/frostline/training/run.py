@@ -40,7 +40,7 @@ from frostline.freezing.build import RunLength, build_plan
 from frostline.freezing.curves import build_curve
 from frostline.freezing.plan import FreezePlan
 from frostline.models import lora
-from frostline.models.head_init import check_trained
+from frostline.models.head_init import check_new_head_trains
 from frostline.models.input_spec import InputSpec
 from frostline.models.pretrained import check_initial_weights, create_network
 from frostline.models.weights import LoadReport
@@ -95,7 +95,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
             except Pruned:
                 shutil.rmtree(checkpoints, ignore_errors=True)  # a pruned trial is not resumed
                 raise
-        signals.mark_resumable()
+        signals.mark_resumable()  # an interrupt from here on: the same command uses this result
         out.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
             link_or_copy(done / name, out / name)
@@ -163,6 +163,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 
     length = RunLength(run.trainer.epochs, steps(run.trainer.batch_size), steps)
     curve = build_curve(run.optimizer.schedule)
+    # Without an adapter, `lora` gives the network's layers and the plan as it is.
     return lora.plan_for(run, build_plan(run.freeze, lora.layers_for(run, network), curve, length))
 
 
@@ -276,7 +277,7 @@ def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
     lora.adapt(network, run)
     plan = plan_of(run, network, len(budget.train))
     trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
-    check_trained(report.head, report.reset, trained)
+    check_new_head_trains(report.head, report.reset, trained)
     images, val = inputs.images("train", budget.train), inputs.images("val", index.rows("val"))
     if images.weights is not None and mixes(run.augment):
         raise FrostlineError(
@@ -292,8 +293,9 @@ def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
         class_counts=counts(images.labels, len(index.classes)),
         penalty=penalty_of(run.regularizer, network, report),
     )
+    split = budget.selection_split
     select_on: Images | Literal["val", "last"] = (
-        inputs.images("selection", budget.selection) if budget.chooses == "selection" else budget.chooses
+        inputs.images("selection", budget.selection) if split == "selection" else split
     )
     classes = len(index.classes)
     data = ImageData(images, val, spec, run.trainer, run.augment, run.seed, classes, select_on)
@@ -301,7 +303,10 @@ def set_up(run: Run, inputs: TrainingInputs, services: Services) -> Setup:
 
 
 def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) -> None:
-    """Record a finished run unless it is recorded: its process may have been killed before that."""
+    """Record a run that finished in an earlier process, which may have been killed before it recorded it.
+
+    With `late`, the tracker skips a run that it has.
+    """
     budget = label_budget(inputs.index, run.dataset, run.seed)
     network, _ = create_network(run, inputs.initial, inputs.spec, inputs.index.classes)
     lora.adapt(network, run)
@@ -317,9 +322,9 @@ def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) 
 
 
 def say_head_init(run: Run, report: LoadReport, services: Services) -> None:
-    """Print the notice on the head's initialization, if there is one; for arms, compose prints it."""
+    """Print the notice on the head's initialization, if any; for a study's arms, the stage compose has."""
     if report.head.notice and run.arm is None:
-        services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.headline}")
+        services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.short_notice}")
 
 
 def penalty_of(

@@ -23,9 +23,9 @@ def thresholds(
         state: the trained weights, with an adapter merged.
         data: its selection images choose the thresholds; without any, they are 0.5.
     """
-    if not isinstance(kind, str) or data.chooses == "last":
+    if not isinstance(kind, str) or data.selection_split == "last":
         return fixed_thresholds(kind, data.classes)
-    images = data.validation[data.chooses]
+    images = data.validation[data.selection_split]
     network = network_with(state, run.backbone, data.spec, data.classes)
     logits = logits_of(network, images.pixels, data.spec, run.trainer)
     return best_thresholds(logits, images.labels, kind)

@@ -100,7 +100,7 @@ def callbacks_of(
         "network",
         lambda t: data.epoch_images(t.current_epoch, t.global_step, t.strategy.root_device),
     )
-    freezing.chooses = data.chooses
+    freezing.selection_split = data.selection_split
     average = averaging_of(averaging, freezing) if classifier.plan.phases else None
     reuse = None
     if extractor:
@@ -126,7 +126,7 @@ def fit(
     """
     machine.configure(config.threads)
     result, plan = Fit(execution=classifier.execution), classifier.plan
-    history = _History(result, deciding_metrics(config.monitor, data.chooses), callbacks)
+    history = _History(result, deciding_metrics(config.monitor, data.selection_split), callbacks)
     device = device_of(config.device)
     _configure(classifier, data, config, callbacks)
     batch_size_changes = any(phase.batch_size for phase in plan.phases)

@@ -33,6 +33,7 @@ def sweep_alphas(
     """
     assert isinstance(run.averaging, schema.WiseFt)
     start, end = ends
+    deciding = deciding_metrics(run.trainer.monitor, data.selection_split)
     curve: list[dict[str, float]] = []
 
     def measured(alpha: float) -> Score:
@@ -43,7 +44,7 @@ def sweep_alphas(
             metrics = task_metrics(logits, images.labels)
             row |= {f"{split}/{name}": metrics[name] for name in (headline(metrics), "loss")}
         curve.append(row)
-        return tuple(score(name, row[name]) for name in deciding_metrics(run.trainer.monitor, data.chooses))
+        return tuple(score(name, row[name]) for name in deciding)
 
     best = best_alpha(run.averaging.alphas, measured)
     return interpolate(start, end, best), {"alpha": best, "curve": curve}

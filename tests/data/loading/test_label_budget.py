@@ -71,7 +71,7 @@ def test_shots_and_fractions_share_the_order():
 def test_within_divides_the_label_budget(index):
     budget = label_budget(index, within(shots=10), 0)
     whole = label_budget(index, packaged("digits", shots=10).dataset, 0)
-    assert budget.chooses == "selection"
+    assert budget.selection_split == "selection"
     assert np.bincount(index.labels[budget.train]).tolist() == [8, 8]
     assert np.bincount(index.labels[budget.selection]).tolist() == [2, 2]
     assert sorted([*budget.train, *budget.selection]) == whole.train.tolist()
@@ -99,7 +99,7 @@ def test_the_share_is_that_of_the_validation_split_or_a_fifth(index):
 def test_the_record_says_what_chose(fields, chooses, record, index):
     dataset = packaged("digits", **fields).dataset
     budget = label_budget(index, dataset, 0)
-    assert budget.chooses == chooses
+    assert budget.selection_split == chooses
     written = budget.record(index, dataset)
     rule, images, labelled, (each, of) = record
     assert written == {
@@ -166,7 +166,7 @@ def test_patients_train_or_choose(index):
     patients = np.array([f"p{i // 6}" for i in range(2 * N)])
     grouped = replace(index, groups=patients)
     budget = label_budget(grouped, within(shots=20), 0)
-    assert budget.chooses == "selection"
+    assert budget.selection_split == "selection"
     assert not set(patients[budget.train]) & set(patients[budget.selection])
     assert len(budget.train) + len(budget.selection) == 40
     assert 1 <= len(budget.selection) <= 20
@@ -223,7 +223,7 @@ def test_one_label_has_the_shots_of_one_class():
 def test_shots_of_several_labels_train_and_choose(index):
     several = replace(index, labels=label_sets(1, 2 * N), classes=("a", "b", "c", "d"))
     budget = label_budget(several, within(shots=10), 0)
-    assert budget.chooses == "selection"
+    assert budget.selection_split == "selection"
     assert (several.labels[np.concatenate([budget.train, budget.selection])].sum(axis=0) >= 10).all()
     assert several.labels[budget.train].any(axis=0).all()
     record = budget.record(several, within(shots=10))

@@ -17,12 +17,6 @@ _DRAWS = 7
 """Random numbers per image: flip, rotation, two translations, scale, brightness, contrast."""
 
 
-def augments(config: schema.Augment) -> bool:
-    """Return whether a batch of training images changes from step to step, mixing aside."""
-    drawn = config.model_dump(exclude={"mixup", "cutmix", "magnitude"})
-    return any(drawn.values())
-
-
 def augment(batch: torch.Tensor, config: schema.Augment, generator: torch.Generator) -> torch.Tensor:
     """Flip, rotate, translate and scale each image, then change brightness and contrast, each at random.
 

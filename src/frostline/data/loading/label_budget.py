@@ -23,9 +23,9 @@ class LabelBudget:
     train: NDArray[np.int64]
     """The images that it trains on, ascending."""
     selection: NDArray[np.int64]
-    """The labelled images that choose the epoch, ascending; empty: the val split does, or nothing."""
-    chooses: Literal["val", "selection", "last"]
-    """What chooses the epoch: the val split, the images of `selection`, or nothing."""
+    """The labelled images that select the best epoch, ascending; empty: the val split does, or nothing."""
+    selection_split: Literal["val", "selection", "last"]
+    """The images that select the best epoch: those of `selection`, or the val split; ``last``: none do."""
 
     def record(self, index: Index, dataset: schema.Dataset) -> dict[str, Any]:
         """Return the entries of training.json on how the best epoch was selected.
@@ -38,13 +38,13 @@ class LabelBudget:
             labelled: the label budget, null if it is all training images; per_class: both numbers per class,
             null if they are not equal for all classes, or with several labels per image.
         """
-        rows = index.rows("val") if self.chooses == "val" else self.selection
+        rows = index.rows("val") if self.selection_split == "val" else self.selection
         labelled = np.concatenate([self.train, self.selection])
         counts = [_per_class(index, part) for part in (rows, labelled)]
         alike = not index.several_labels and all((count == count[0]).all() for count in counts)
         return {
             "rule": dataset.selection or "held_out",
-            "chooses": self.chooses,
+            "chooses": self.selection_split,
             "images": len(rows),
             "labelled": len(labelled) if is_limited(dataset) else None,
             "per_class": {"images": int(counts[0][0]), "labelled": int(counts[1][0])} if alike else None,

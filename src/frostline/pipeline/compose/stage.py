@@ -192,7 +192,7 @@ def check_run(
 
     Raises:
         FrostlineError: see `freezing.build.build_plan`, `models.pretrained.check_initial_weights`,
-            `models.optimizers.make_optimizer` and `models.head_init.check_trained`.
+            `models.optimizers.make_optimizer` and `models.head_init.check_new_head_trains`.
     """
     import torch
 
@@ -200,7 +200,7 @@ def check_run(
     from frostline.freezing.curves import build_curve
     from frostline.models import lora
     from frostline.models.backbones import build
-    from frostline.models.head_init import check_trained
+    from frostline.models.head_init import check_new_head_trains
     from frostline.models.initial_weights import NO_WEIGHTS
     from frostline.models.optimizers import make_optimizer
     from frostline.models.pretrained import check_initial_weights, input_spec
@@ -218,4 +218,4 @@ def check_run(
     make_optimizer(run.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}])
     if report is not None:
         trained = {name for phase in range(len(plan.phases)) for name in plan.trained(phase)}
-        check_trained(report.head, report.reset, trained)
+        check_new_head_trains(report.head, report.reset, trained)

@@ -79,7 +79,7 @@ def why_no_choice(run: Run, index: Index) -> str | None:
     Args:
         run: one of the runs.
     """
-    match label_budget(index, run.dataset, run.seed).chooses:
+    match label_budget(index, run.dataset, run.seed).selection_split:
         case "selection":
             return (
                 "a choice among seeds needs labels that none of them used, beyond the label budget of"

@@ -18,7 +18,7 @@ from frostline.training.run import train
 from frostline.training.services import Services
 
 
-def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
+def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Path | None = None) -> None:
     """Fine-tune an arm of a study once per seed, or fold and seed; the stage `evaluate` measures the runs.
 
     A run's folder is `out/seed-<s>/`, or `out/fold-<f>/seed-<s>/`. An arm that trains nothing is omitted if
@@ -31,28 +31,28 @@ def finetune(arm: Arm, data: Path, out: Path, services: Services, timing: Path |
         FrostlineError: the freeze schedule, the initial weights and the data set do not fit together; raised
             before training.
     """
-    initial = load_initial_weights(arm.backbone, arm.weights)
-    try:
-        head_init_of(initial, Index.read(data).classes, trains=bool(arm.freeze.phases))
+    initial = load_initial_weights(config.backbone, config.weights)
+    try:  # only to know whether the head can be used
+        head_init_of(initial, Index.read(data).classes, trains=bool(config.freeze.phases))
     except HeadNotUsable as error:
-        services.say(f"finetune {arm.arm}: omitted, since {error.reason}")
+        services.say(f"finetune {config.arm}: omitted, since {error.reason}")
         omitted.write(out, error.reason, timing)
         return
-    runs = arm.runs()
-    by_fold = [list(members) for _, members in groupby(runs, key=lambda repetition: repetition.fold)]
+    run_of = config.runs()  # by repetition
+    folds = [list(members) for _, members in groupby(run_of, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
-    inputs = load_inputs(runs[by_fold[0][0]], data, initial, services)
-    # For the runs of all folds: the keys of results use only what the folds' inputs share.
-    earlier.restore(runs.values(), inputs)
+    inputs = load_inputs(run_of[folds[0][0]], data, initial, services)
+    # Inputs of any fold will do here and in `store`: `scratch_key` uses only what is equal in all folds.
+    earlier.restore(run_of.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:
-        for number, members in enumerate(by_fold):
+        for number, members in enumerate(folds):
             if number:  # the inputs of the first fold are loaded already
-                inputs = load_inputs(runs[members[0]], data, initial, services)
+                inputs = load_inputs(run_of[members[0]], data, initial, services)
             for repetition in members:
-                title = f"finetune {arm.arm} · {repetition} ({len(timings) + 1}/{len(runs)})"
+                title = f"finetune {config.arm} · {repetition} ({len(timings) + 1}/{len(run_of)})"
                 folder = work / repetition.folder
-                timings[repetition] = train(runs[repetition], inputs, folder, services, title)
+                timings[repetition] = train(run_of[repetition], inputs, folder, services, title)
         if timing is not None:
             write_text(timing, canonical_json(repetitions.as_json(timings)))
-    earlier.store(runs.values(), inputs)
+    earlier.store(run_of.values(), inputs)
