@@ -13,9 +13,11 @@ from tests.tiny import RESNET, run_config
 from frostline.base.formats import read_csv
 from frostline.commands import main as cli
 from frostline.commands.main import parse
+from frostline.config import compose
 from frostline.console.errors import FrostlineError
 from frostline.runs.trained_run import TrainedRun
 from frostline.serving import prediction
+from frostline.serving.image_files import image_files
 
 
 def rows(text):
@@ -77,6 +79,17 @@ def test_a_table_stands_for_the_images_that_it_lists(photo_run, photos, tested, 
     assert cli.main(["predict", str(photo_run), str(table)]) == 2
     assert "new images.csv: has no column 'image'; did you mean 'img'?" in capsys.readouterr().err
     table.unlink()
+
+
+def test_the_column_of_images_is_that_of_the_models_table(tmp_path):
+    table = tmp_path / "new.csv"
+    table.write_text("image,scan\na.png,b.png\n")
+    overrides = ["dataset=table", "dataset.file=x.csv", "dataset.columns.image=scan"]
+    dataset = compose.experiment(overrides)[0].dataset
+    assert image_files([str(table)], dataset) == [tmp_path / "b.png"]
+    table.write_text("image\na.png\n")
+    with pytest.raises(FrostlineError, match="has no column 'scan'; allowed: image: rename one"):
+        image_files([str(table)], dataset)
 
 
 def test_conversions_of_pixels_are_warned_about(photo_run, tmp_path, capsys):

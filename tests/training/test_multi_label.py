@@ -160,8 +160,8 @@ def test_predict_lists_the_labels_above_their_thresholds(listed, study):
     lines = read_csv(study / "evaluate" / "full" / "seed-0" / "predictions.csv")
     root = listed[0].dataset.file.rpartition("/")[0]
     with pytest.raises(FrostlineError, match=r"^--top-k: is for one label per image"):
-        predict._check_top_k(2, folder)
-    paths = image_files([f"{root}/{line['id']}" for line in lines])
+        predict._check_top_k(2, trained.run.dataset, folder)
+    paths = image_files([f"{root}/{line['id']}" for line in lines], trained.run.dataset)
     found = list(prediction.predict(trained, paths))
     assert [";".join(row.labels) for row in found] == [line["predictions"] for line in lines]
     header, *cells = csv.reader(prediction.label_lines(found, trained.classes))

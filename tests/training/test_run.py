@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.shell import RESUMABLE
 from tests.tiny import NOTHING, RESNET, SGD, Started, arm_of, files, in_process, run_config
 
 from frostline.base import code
+from frostline.base.formats import read_csv
 from frostline.base.run_folder import HISTORY, WEIGHTS
 from frostline.console import signals
 from frostline.console.errors import TrainingFailed
@@ -604,6 +606,19 @@ def test_a_run_says_what_it_did(digits, tmp_path):
         "trainable_parameters": 8 * 10 + 10,
     }
     assert (second["train"], second["first_step"], second["first_epoch"]) == (["head", "top"], 7, 2)
+
+
+def test_a_run_that_was_trained_before_says_what_it_measured(digits, tmp_path):
+    said = []
+    again = replace(services(tmp_path / "scratch"), say=said.append)
+    for seeds in ([0], [0, 1]):
+        finetune(arm_of(run_config({**MLP, "arm": "full"}), seeds), digits, tmp_path / "out", again)
+    record = json.loads((tmp_path / "out" / "seed-0" / "training.json").read_text())
+    history = read_csv(tmp_path / "out" / "seed-0" / "history.csv")
+    (best,) = (row for row in history if row["epoch"] == str(record["best_epoch"]))
+    measured = f"val/accuracy {float(best['val/accuracy']):.4f}"
+    lines = [line for line in said if "trained before" in line]
+    assert lines == [f"finetune full · seed 0 (1/2): trained before, {measured}"]
 
 
 def test_nothing_trains_and_the_weights_are_those_of_the_start(digits, tmp_path):

@@ -14,6 +14,7 @@ from frostline.config.hints import IMAGES, check_path
 from frostline.console.errors import FrostlineError
 from frostline.data.loading.resize import format_of
 from frostline.data.reading.bands import PLAIN, PixelFormat
+from frostline.schema import Dataset
 from frostline.serving import prediction
 from frostline.serving.image_files import image_files
 from frostline.sheets import predictions as sheets
@@ -112,7 +113,7 @@ def predict(trained: "TrainedRun", images: Any, network: prediction.Network) -> 
     from frostline.console.progress import shown
 
     wanted = format_of(trained.spec)
-    sources = list(_sources(images, wanted))
+    sources = list(_sources(images, wanted, trained.run.dataset))
     if not sources:
         raise FrostlineError("images: found none; give files, a folder, images of Pillow, or arrays")
     with shown("predict", len(sources)) as advance:
@@ -132,18 +133,18 @@ def _prediction(row: prediction.Prediction) -> Prediction:
     )
 
 
-def _sources(images: Any, wanted: PixelFormat) -> Iterator[Path | prediction.InMemory]:
+def _sources(images: Any, wanted: PixelFormat, trained_on: Dataset) -> Iterator[Path | prediction.InMemory]:
     """Yield the files and images that `images` means."""
     if isinstance(images, str | os.PathLike):
         check_path("images", os.fspath(images), IMAGES)
-        yield from image_files([os.fspath(images)])
+        yield from image_files([os.fspath(images)], trained_on)
     elif isinstance(images, Image.Image):
         yield images
     elif hasattr(images, "__array__"):
         yield from _arrays(np.asarray(images), wanted)
     elif isinstance(images, Sequence) or hasattr(images, "__iter__"):
         for image in images:
-            yield from _sources(image, wanted)
+            yield from _sources(image, wanted, trained_on)
     else:
         raise FrostlineError(
             f"images: found {type(images).__name__}; give files, a folder, images of Pillow, or arrays"

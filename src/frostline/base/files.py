@@ -133,10 +133,14 @@ def set_aside(path: Path, why: str) -> None:
     print(f"frostline: warning: {path} {why}; {then}", file=sys.stderr, flush=True)
 
 
+def existing_part(path: Path) -> Path:
+    """Return `path` if it exists, else the nearest folder above it that does."""
+    return next((place for place in (path, *path.parents) if os.access(place, os.F_OK)), path)
+
+
 def is_writable(folder: Path) -> bool:
     """Return whether files can be created in `folder`, or `folder` itself if it does not exist yet."""
-    parents = (folder, *folder.absolute().parents)
-    existing = next((path for path in parents if os.access(path, os.F_OK)), folder)
+    existing = existing_part(folder)
     effective = os.access in os.supports_effective_ids
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK, effective_ids=effective)
 

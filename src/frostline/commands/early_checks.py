@@ -111,7 +111,9 @@ def _check_folder(out: Path) -> None:
 
 def _check_writable(option: str, folder: Path, what: str) -> None:
     """Refuse a folder in which no file can be made; a missing one is made where it will be."""
-    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    from frostline.base.files import existing_part
+
+    existing = existing_part(folder)
     try:
         with tempfile.TemporaryFile(dir=existing):  # permissions alone don't tell on /proc, or for root
             pass

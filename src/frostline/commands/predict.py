@@ -15,6 +15,7 @@ from frostline.console.progress import NETWORK, Advance, shown, waiting
 if TYPE_CHECKING:
     from frostline.data.reading.decode import Note
     from frostline.models.input_spec import InputSpec
+    from frostline.schema import Dataset, Run
     from frostline.serving.prediction import Prediction
 
 CONVERTED: "tuple[Note, ...]" = ("16-bit", "dim", "cmyk")
@@ -32,7 +33,7 @@ examples:
 
 Images are resized and normalized as in training, so a test image gets the same prediction as in the run's
 predictions.csv. A folder means all image files in it and its subfolders, a table (CSV, TSV, Parquet) those
-in its column image.
+in its column image, or in the column that the model was trained with (dataset.columns.image).
 
 The output has a row per image. Its columns are image, prediction, confidence, with --top-k the same two for
 the next classes, and error. With several labels per image, they are image, the predicted labels separated by
@@ -86,8 +87,9 @@ def run(arguments: argparse.Namespace) -> None:
     from frostline.serving.image_files import image_files
 
     folder = resolve.folder(arguments.model)
-    _check_top_k(arguments.top_k, folder)
-    paths = image_files(arguments.images)
+    dataset = _config(folder).dataset
+    _check_top_k(arguments.top_k, dataset, folder)
+    paths = image_files(arguments.images, dataset)
     with waiting(NETWORK):
         from frostline.runs.trained_run import TrainedRun
         from frostline.serving import prediction
@@ -118,17 +120,24 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
 
-def _check_top_k(top_k: int, folder: Path) -> None:
+def _config(folder: Path) -> "Run":
+    """Return the config of the run in `folder`, without importing torch."""
+    from frostline.base.formats import read_yaml
+    from frostline.base.run_folder import CONFIG
+    from frostline.schema import Run
+    from frostline.schema.validation import validated
+
+    return validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
+
+
+def _check_top_k(top_k: int, dataset: "Dataset", folder: Path) -> None:
     """Refuse more classes than the model in `folder` knows, before torch is imported."""
     if top_k == 1:
         return
-    from frostline.base.formats import read_yaml
-    from frostline.base.run_folder import CONFIG, classes_of
-    from frostline.schema import Run, is_multi_label
-    from frostline.schema.validation import validated
+    from frostline.base.run_folder import classes_of
+    from frostline.schema import is_multi_label
 
-    run = validated(Run, read_yaml(folder / CONFIG), str(folder / CONFIG))
-    if is_multi_label(run.dataset):
+    if is_multi_label(dataset):
         raise FrostlineError(
             "--top-k: is for one label per image, and this model predicts every label whose probability"
             " reaches its threshold; leave it out"

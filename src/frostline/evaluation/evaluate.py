@@ -100,7 +100,7 @@ class Evaluator:
         services: Services,
         images: int | None = None,
     ) -> None:
-        garbage.enable()  # was disabled for the imports, which are done
+        garbage.enable()  # off during imports
         machine.configure(run.trainer.threads)
         index, spec = data.index, weights.spec
         self._data, self._spec = data, spec

@@ -70,11 +70,8 @@ class FeatureExtractor:
         if example is None:
             example = torch.zeros(PROOF, *self.spec.shape, device=device)
         # torch's meta device has no autocast, so there everything is float32.
-        with (
-            nullcontext()
-            if device.type == "meta"
-            else autocast(self.execution(network).frozen_precision, device)
-        ):
+        has_autocast = device.type != "meta"
+        with autocast(self.execution(network).frozen_precision, device) if has_autocast else nullcontext():
             splits = split_point.worthwhile_splits(network, plan, phase, example)
         # Without a possible split, that is the reason; augmentation is named only if it alone prevents reuse.
         if isinstance(splits, list) and (reason := self._fresh()):

@@ -162,7 +162,7 @@ def group_by_features(runs: Sequence[Run], inputs: TrainingInputs, services: Ser
         FrostlineError: the config is invalid otherwise.
     """
     check(runs[0])
-    garbage.enable()  # it is off during imports
+    garbage.enable()  # off during imports
     machine.configure(runs[0].trainer.threads)
     groups: dict[object, FeatureGroup] = {}
     of_seed: dict[int, FeatureGroup] = {}

@@ -8,18 +8,23 @@ from frostline.data.reading.bands import IMAGE_SUFFIXES
 from frostline.data.reading.checks import tally
 from frostline.data.reading.decode import suffix
 from frostline.data.reading.table_file import TABLES, open_table
+from frostline.schema import Dataset, Table
 
 
-def image_files(inputs: Sequence[str]) -> list[Path]:
+def image_files(inputs: Sequence[str], trained_on: Dataset) -> list[Path]:
     """Return the named files, the image files of the named folders, and the images that named tables list.
 
+    Args:
+        trained_on: the model's data set; if it is a table, its `columns.image` names the column of images.
+
     Raises:
-        FrostlineError: a folder has no image file, or a table no column `image`.
+        FrostlineError: a folder has no image file, or a table no column of images.
     """
+    column = trained_on.columns.image if isinstance(trained_on, Table) else "image"
     files: list[Path] = []
     for path in map(Path, inputs):
         if suffix(path.name) in TABLES:
-            files += _listed(path)
+            files += _listed(path, column)
             continue
         if not path.is_dir():
             files.append(path)
@@ -33,14 +38,13 @@ def image_files(inputs: Sequence[str]) -> list[Path]:
     return files
 
 
-def _listed(table: Path) -> list[Path]:
-    """Return the paths in a table's column `image`, which start at the table."""
-    opened = open_table(table, str(table), ["image"])
-    if "image" not in opened.columns:
-        raise FrostlineError(
-            f"{table}: has no column 'image'; {allowed('image', opened.columns)}: rename one"
-        )
-    return [table.parent / cell for _, (cell,) in opened.records(["image"])]
+def _listed(table: Path, column: str) -> list[Path]:
+    """Return the paths in a column of a table; they are relative to its folder."""
+    opened = open_table(table, str(table), [column])
+    if column not in opened.columns:
+        names = allowed(column, opened.columns)
+        raise FrostlineError(f"{table}: has no column {column!r}; {names}: rename one")
+    return [table.parent / cell for _, (cell,) in opened.records([column])]
 
 
 def _is_image(path: Path, folder: Path) -> bool:

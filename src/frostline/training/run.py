@@ -27,7 +27,7 @@ from frostline.base.formats import canonical_json, read_csv, read_json
 from frostline.base.hashes import content_key
 from frostline.base.locks import exclusive
 from frostline.base.metrics import headline
-from frostline.base.run_folder import HISTORY, THRESHOLDS
+from frostline.base.run_folder import HISTORY, THRESHOLDS, TRAINING
 from frostline.console import signals
 from frostline.console.errors import FrostlineError, Pruned, resource_errors
 from frostline.data.loading import batches
@@ -86,6 +86,7 @@ def train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title
     with exclusive(_lock(checkpoints)):
         remove_temporary(checkpoints)
         if is_intact(done):
+            services.say(f"{title}: trained before, {_measured(done)}")
             _backfill(run, inputs, done, services)
         else:
             try:
@@ -170,7 +171,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 def _train(run: Run, inputs: TrainingInputs, out: Path, services: Services, title: str) -> None:
     from frostline.training.trainer import callbacks_of, fit
 
-    garbage.enable()  # garbage collection is disabled during imports
+    garbage.enable()  # off during imports
     machine.configure(run.trainer.threads)
     if run.trainer.threads > (cores := os.cpu_count() or 1):
         services.say(
@@ -319,6 +320,13 @@ def _backfill(run: Run, inputs: TrainingInputs, done: Path, services: Services) 
         for row in read_csv(done / HISTORY):
             tracked_run.log_epoch({name: float(text) if text else None for name, text in row.items()})
         record_outputs(tracked_run, plan, read_json(done / TIMING), done)
+
+
+def _measured(done: Path) -> str:
+    """Return the headline metric of a finished run on the val split after its best epoch, as text."""
+    row = read_csv(done / HISTORY)[read_json(done / TRAINING)["best_epoch"]]
+    name = f"val/{headline(row)}"
+    return f"{name} {float(row[name]):.4f}"
 
 
 def say_head_init(run: Run, report: LoadReport, services: Services) -> None:
