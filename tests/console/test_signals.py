@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:The ``noload`` loader strategy 
 
 SRC = Path(__file__).parents[2] / "src"
 INTERRUPTED = "frostline: interrupted"
+SWEEP = f"{INTERRUPTED}; the same command continues the sweep (0 of 2 trials have ended)"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 LONG = [*TINY, "weights=none", "trainer.epochs=100000", "out=out"]
 INSTALLED = "from frostline.console import signals; signals.install()\n"
@@ -31,19 +32,27 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None
         time.sleep(0.02)
 
 
-def interrupted(process: subprocess.Popen, folder: Path, *numbers: signal.Signals) -> None:
+def interrupted(
+    process: subprocess.Popen, folder: Path, *numbers: signal.Signals, sentence: str | None = None
+) -> None:
     """Send the signals; see that the process ends as the first of them says."""
     for number in numbers:
         process.send_signal(number)
-    ends(process, folder, numbers[0])
+    ends(process, folder, numbers[0], sentence)
 
 
-def ends(process: subprocess.Popen, folder: Path, number: signal.Signals) -> None:
-    """See that the process ends as the signal says, and promises a checkpoint only if `folder` has one."""
+def ends(
+    process: subprocess.Popen, folder: Path, number: signal.Signals, sentence: str | None = None
+) -> None:
+    """See that the process ends as the signal says.
+
+    Args:
+        sentence: its last line; None: it promises a checkpoint only if `folder` has one.
+    """
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number, err
     resumable = [*folder.glob(".frostline/resume/*/*.ckpt"), *folder.glob(".frostline/resume/*/done")]
-    assert err.splitlines()[-1] == (RESUMABLE if resumable else INTERRUPTED)
+    assert err.splitlines()[-1] == (sentence or (RESUMABLE if resumable else INTERRUPTED))
     assert "Traceback" not in err
 
 
@@ -109,8 +118,7 @@ def test_the_record_says_killed(shell, number, words, no_runs):
 
     with shell.start("finetune", *LONG, *words, **tracking) as process:
         wait_for(lambda: len(asked("select 1 from runs where status = 'RUNNING'")) == runs, process)
-        # The parent of workers knows of ended trials only, and here none has ended.
-        interrupted(process, shell.folder / "none" if words else shell.folder, number)
+        interrupted(process, shell.folder, number, sentence=SWEEP if words else None)
     assert asked("select status from runs where name like '%mlp·%'") == [("KILLED",)] * runs
     assert asked("select value from tags where key = 'error'") == [(number.name,)] * runs
 
@@ -170,7 +178,7 @@ def test_inside_each_part_of_a_run(shell, place, number, no_runs):
 def test_in_a_sweep(shell, number):
     with shell.start("finetune", "-m", *LONG, "seed=0,1") as process:
         wait_for(lambda: list(shell.folder.glob(".frostline/resume/*/.done.*")), process)
-        interrupted(process, shell.folder, number)
+        interrupted(process, shell.folder, number, sentence=SWEEP)
     assert left(shell.folder) == []
 
 

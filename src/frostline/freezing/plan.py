@@ -63,7 +63,8 @@ class PhasePlan:
     train: tuple[str, ...]
     """Groups that train, in the schedule's order."""
     length: int | None
-    """Maximum number of steps, in the last phase rounded up to a whole epoch; None: to the end of the run."""
+    """Maximum number of steps; None: to the end of the run. `phase_end` extends the last phase to the end of
+    an epoch."""
     early_stop: PlateauRule | ReachRule | None
     """The rule that ends the phase early; in the last phase, it ends the run."""
     lr: Mapping[str, float]
@@ -199,8 +200,8 @@ class FreezePlan:
         """Return the optimizer options that override the optimizer's own for `group` in `phase`.
 
         Args:
-            decays: whether the schedule's weight decay applies to the tensors; norms and biases keep the
-                optimizer's own.
+            decays: whether the tensors are among `param_groups.decaying`. The weight decay of others, such as
+                norms and biases, is never overridden: it is 0, or what a user's own optimizer gives them.
         """
         current = self.phases[phase]
         options = dict(current.options.get(group, {}))

@@ -33,7 +33,7 @@ class Plateau(Strict):
     max: Annotated[Percent | Epochs | Steps, Field(description="60%, {epochs: 3} or {steps: 100}")]
     """The phase's longest length."""
     min_delta: NonNegative | None = None
-    """Smallest change that counts as an improvement; not given: 0."""
+    """An improvement must be larger than this; not given: 0."""
 
 
 class Reaches(Strict):

@@ -42,7 +42,7 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
     folds = [list(members) for _, members in groupby(run_of, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     inputs = load_inputs(run_of[folds[0][0]], data, initial, services)
-    # Inputs of any fold will do here and in `store`: `scratch_key` uses only what is equal in all folds.
+    # Inputs of any fold will do here and in `store`: what `scratch_key` uses of them is equal in all folds.
     earlier.restore(run_of.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:
