@@ -330,7 +330,10 @@ def _measured(done: Path) -> str:
 
 
 def say_head_init(run: Run, report: LoadReport, services: Services) -> None:
-    """Print the notice on the head's initialization, if any; of a study's arms, `compose` printed it."""
+    """Print the notice on the head's initialization, if there is one.
+
+    Not for an arm of a study, since the stage compose has already printed it.
+    """
     if report.head.notice and run.arm is None:
         services.say(f"{'frostline: warning: ' if report.head.warns else ''}{report.head.short_notice}")
 
