@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tests.study import environment
 
-from frostline.commands.main import COMMANDS
+from frostline.commands.main import COMMANDS, MEANT, SYNONYMS
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -198,6 +198,9 @@ def test_a_study_by_hand(shell):
     ("words", "sentence"),
     [
         ("finetun", "no command 'finetun'; did you mean 'finetune'?"),
+        ("train freeze=full", "no command 'train'; write frostline finetune; see frostline --help"),
+        ("sweep", "no command 'sweep'; write frostline finetune -m; see frostline --help"),
+        ("reproduce", "no command 'reproduce'; write dvc repro; see frostline --help"),
         ("", "the following arguments are required: COMMAND; see frostline --help"),
         ("init", "the following arguments are required: NAME; see frostline init --help"),
         ("finetune --nope", "unrecognized arguments: --nope"),
@@ -224,6 +227,13 @@ def test_a_study_by_hand(shell):
 )
 def test_a_mistake_is_a_sentence(shell, words, sentence):
     assert sentence in shell.refused(*words.split())
+
+
+def test_commands_of_other_tools_mean_commands_that_exist():
+    for command in SYNONYMS:
+        tool, name, *_ = command.split()
+        assert tool == "dvc" or name == "--version" or name in COMMANDS
+    assert not MEANT.keys() & COMMANDS.keys()
 
 
 @pytest.mark.parametrize("words", [["plan", f"backb{'a' * 5000}one=mlp"], ["pl" + "a" * 5000]])

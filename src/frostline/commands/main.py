@@ -57,6 +57,20 @@ COMMANDS = {
     "doctor": "check this machine, the environment and the project (exit status 1: something is broken)",
 }
 """What each does, in the order of `frostline --help`. Each has a module, imported when it is needed."""
+SYNONYMS = {
+    "frostline finetune": ("train", "fit", "run", "fine-tune", "fine_tune"),
+    "frostline finetune -m": ("sweep", "tune", "search", "optimize", "hpo"),
+    "frostline evaluate": ("test", "validate", "val", "eval"),
+    "frostline predict": ("infer", "inference", "classify"),
+    "frostline lr-find": ("lr_find", "lrfind", "lr_finder"),
+    "frostline plan": ("summary", "preview"),
+    "frostline ui": ("mlflow", "serve", "server", "dashboard"),
+    "frostline compare": ("list", "ls", "runs", "leaderboard"),
+    "dvc repro": ("repro", "reproduce"),
+    "frostline --version": ("version",),
+}
+"""Command → what users of other tools call it."""
+MEANT = {synonym: command for command, synonyms in SYNONYMS.items() for synonym in synonyms}
 NETWORK_COMMANDS = ("evaluate", "predict", "export", "register")
 """Commands without overrides that import torch."""
 DESCRIPTION = """\
@@ -156,7 +170,9 @@ class _Parser(argparse.ArgumentParser):
         if match := re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
             names = re.findall(r"[\w-]+", match[3])
             what = "no command" if match[1] == "COMMAND" else f"{match[1]}: there is no"
-            message = f"{what} {match[2]!r}; {allowed(match[2], names, limit=len(names))}"
+            meant = MEANT.get(match[2]) if match[1] == "COMMAND" else None
+            instead = f"write {meant}" if meant else allowed(match[2], names, limit=len(names))
+            message = f"{what} {match[2]!r}; {instead}"
         self.exit(EXIT_USER, f"frostline: error: {shorten_words(message)}; see {self.prog} --help\n")
 
 

@@ -194,7 +194,8 @@ class DataSet:
             yield os.path.normpath(folder)
 
     def _nearest(self, pattern: str) -> str:
-        near = [path.name for path in self.place.expanduser().absolute().parent.glob(pattern)]
+        beside = self.place.expanduser().absolute().parent.glob(pattern)
+        near = [path.name for path in beside if not path.name.startswith(".")]
         return f"; {allowed(self.place.name, near)}" if near else ""
 
 
