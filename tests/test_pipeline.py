@@ -176,6 +176,10 @@ def test_experiments_change_what_they_name(study):
     ]
     assert " freeze " in shown[0]
     assert max(len(line) for text in shown for line in text.splitlines()) <= 120
+    # The plot has both revisions, though an arm of each is unknown to the other.
+    assert "WARNING" not in study.dvc("plots", "diff").stdout
+    page = (study.root / "dvc_plots/index.html").read_text()
+    assert all(f'"rev": "{revision}"' in page for revision in ("HEAD", "workspace"))
 
 
 def test_an_experiment_that_does_not_exist_is_refused(study):

@@ -11,6 +11,7 @@ import torch
 
 from frostline import schema
 from frostline.console.errors import FrostlineError
+from frostline.freezing.plan import FreezePlan
 from tests.forks import FORKS
 
 Changes = Mapping[str, Any]
@@ -86,6 +87,14 @@ def run_config(changes: Changes = {}) -> schema.Run:  # noqa: B006  # it is not 
         merge = key in ("optimizer", "trainer", "dataset", "input", "augment")
         inner[last] = {**inner[last], **value} if merge else value
     return schema.Run.model_validate(config)
+
+
+def total_steps(plan: FreezePlan) -> int:
+    """The steps of a run of which no phase ends early."""
+    starts: tuple[int, ...] = (0,)
+    for _ in plan.phases[1:]:
+        starts = (*starts, plan.phase_end(starts))
+    return plan.phase_end(starts)
 
 
 def arm_of(run: schema.Run, seeds: Sequence[int] = (0,)) -> schema.Arm:

@@ -148,7 +148,7 @@ def test_images_that_cannot_be_used_are_named_and_the_rest_is_predicted(photo_ru
     good = said['good, "quoted".png']
     assert good["error"] == ""
     assert float(good["confidence"]) + float(good["confidence_2"]) == pytest.approx(1)
-    sentence = "5 images could not be used; the error column says why, the other rows are complete"
+    sentence = "5 images could not be used; their error says why, the others are classified"
     assert err.splitlines()[-1] == f"frostline: error: predict: {sentence}"
 
 

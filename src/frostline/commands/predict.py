@@ -35,10 +35,10 @@ Images are resized and normalized as in training, so a test image gets the same 
 predictions.csv. A folder means all image files in it and its subfolders, a table (CSV, TSV, Parquet) those
 in its column image, or in the column that the model was trained with (dataset.columns.image).
 
-The output has a row per image. Its columns are image, prediction, confidence, with --top-k the same two for
-the next classes, and error. With several labels per image, they are image, the predicted labels separated by
-;, a probability per class, and error. If an image can't be read, error says why, the others are classified,
-and the exit status is 2.
+The CSV has a row per image. Its columns are image, prediction, confidence, with --top-k the same two for the
+next classes, and error. With several labels per image, they are image, the predicted labels separated by ;,
+a probability per class, and error. The JSON has an object per image: image, and predictions or error. If an
+image can't be read, error says why, the others are classified, and the exit status is 2.
 
 --html also writes the images with their most probable classes as one HTML page that needs no other file."""
 
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
     if problems.errors:
         what = "1 image" if problems.errors == 1 else f"{problems.errors} images"
         raise FrostlineError(
-            f"predict: {what} could not be used; the error column says why, the other rows are complete"
+            f"predict: {what} could not be used; their error says why, the others are classified"
         )
 
 

@@ -73,7 +73,7 @@ class FeatureExtractor:
         has_autocast = device.type != "meta"
         with autocast(self.execution(network).frozen_precision, device) if has_autocast else nullcontext():
             splits = split_point.worthwhile_splits(network, plan, phase, example)
-        # Without a possible split, that is the reason; augmentation is named only if it alone prevents reuse.
+        # If there is no split, that is the reason given, even if augmentation prevents reuse as well.
         if isinstance(splits, list) and (reason := self._fresh()):
             return NoSplit(reason)
         return splits
@@ -190,7 +190,10 @@ class FeatureExtractor:
         return execution_of(network, self.trainer.precision, next(network.parameters()).device)
 
     def training_execution(self, network: nn.Module) -> Execution:
-        """Return how to train a network on the device that it is on; takes a forward pass on a CPU."""
+        """Return how to train a network on the device that it is on.
+
+        On a CPU, it may run a forward pass to find layers with wrong gradients in bfloat16.
+        """
         device = next(network.parameters()).device
         return execution_of(network, self.trainer.precision, device, self.spec.shape)
 

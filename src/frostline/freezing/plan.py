@@ -38,6 +38,7 @@ class PlateauRule:
         return since >= self.patience
 
     def __str__(self) -> str:
+        """Return the rule as a plan's text, for one validation per epoch."""
         return f"{self.metric} stalls for {epochs_text(self.patience)}"
 
 
@@ -107,16 +108,6 @@ class FreezePlan:
     epochs: int
     steps_per_epoch: int
     """With the run's own batch size."""
-
-    @cached_property
-    def total_steps(self) -> int:
-        """Length of the run if no phase ends early."""
-        if not self.phases:
-            return self.epochs * self.steps_per_epoch
-        starts: tuple[int, ...] = (0,)
-        for _ in self.phases[1:]:
-            starts = (*starts, self.phase_end(starts))
-        return self.phase_end(starts)
 
     def phase_end(self, starts: Sequence[int]) -> int:
         """Return the first step after the current phase if it does not end early."""

@@ -9,6 +9,8 @@ from frostline.stats.transfer import BASELINE, Estimate, TimeToThreshold
 
 GAIN_DECIMALS = 10
 """Decimals of a gain in metrics.json, in points."""
+SELECTED = "freeze"
+"""The column of curves.csv with the arm that params.yaml selects."""
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -83,10 +85,15 @@ def flat_metrics(summary: Summary) -> dict[str, float]:
     return flat
 
 
-def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
+def curve_columns(summary: Summary, selected: str | None) -> tuple[list[str], list[list[Any]]]:
     """Return the columns and rows of curves.csv: a row per epoch; each arm's validation result and interval.
 
-    The arms stand side by side, since `dvc plots show` draws a line per column.
+    The arms stand side by side, since `dvc plots show` draws a line per column. A last column, `freeze`,
+    repeats the selected arm: `dvc plots diff` leaves out a revision that lacks one of the columns, as with a
+    column named by the schedule, which differs between revisions.
+
+    Args:
+        selected: the arm whose schedule params.yaml selects; None: no such column.
     """
     names = [*(arm.name for arm in summary.arms), *summary.omitted]
     columns = ["epoch"] + [f"{name}{end}" for name in names for end in ("", ".low", ".high")]
@@ -97,4 +104,7 @@ def curve_columns(summary: Summary) -> tuple[list[str], list[list[Any]]]:
             ends += [point.score.mean, point.score.low, point.score.high]
         # dvc.yaml names a column for each arm, so an omitted arm has an empty one.
         rows.append([*ends, *[None] * (len(columns) - len(ends))])
+    if selected in names:
+        place = columns.index(selected)
+        return [*columns, SELECTED], [[*row, row[place]] for row in rows]
     return columns, rows

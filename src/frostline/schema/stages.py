@@ -322,3 +322,5 @@ class Report(_Repeated):
     """The folds that the arms are run on; null: none."""
     dataset_folds: int | None = None
     """The number of folds that the data set has."""
+    freeze: str | None = None
+    """The arm whose schedule is selected; null: not known."""

@@ -31,15 +31,15 @@ Curve = Sequence[float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % Student t interval."""
+    """A mean over repetitions (seeds, or folds and seeds) with its 95 % interval; see `estimate`."""
 
     mean: float
     std: float | None
-    """Sample standard deviation (n − 1); None for a single seed, as are both ends of the interval."""
+    """Sample standard deviation (n − 1); None for a single repetition, as are both ends of the interval."""
     low: float | None
     high: float | None
     n: int
-    """Number of seeds."""
+    """Number of repetitions."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,15 @@ class Gain(Estimate):
     """The mean of paired differences, arm − baseline, with p-values under the null of no difference."""
 
     p: float | None
-    """Two-sided p of the paired t-test. None for a single seed.
+    """Two-sided p of the paired t-test. None for a single repetition.
 
-    Where every seed differs by the same amount the t-test is undefined; then it is `p_sign_flip`.
+    If all differences are equal, the t-test is undefined; then it is `p_sign_flip`.
     """
     p_sign_flip: float | None
-    """Two-sided p of the exact sign-flip test (Fisher 1935); None for more than 16 seeds. At least 2 / 2ⁿ."""
+    """Two-sided p of the exact sign-flip test (Fisher 1935), at least 2 / 2ⁿ.
+
+    None for a single repetition, for more than 16, and for overlapping training sets.
+    """
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class TimeToThreshold:
     """`least` and `most` are over the seeds that reached it."""
     reached: int
     n: int
-    """Number of seeds."""
+    """Number of repetitions."""
 
 
 # ── means over seeds ────────────────────────────────────────────────────────────────────────────────────────
@@ -82,8 +85,8 @@ def estimate(
 
     Args:
         bounds: the values that the quantity can take; the interval is clipped to them, which keeps coverage.
-        overlap: test images per training image of repetitions whose training sets overlap, such as the folds
-            of a cross-validation; 0 for repetitions that differ in their seeds only. Such results are
+        overlap: n_test/n_train if the training sets of the repetitions overlap, as the folds of a
+            cross-validation; 0 for repetitions that differ in their seeds only. Results with overlap are
             correlated, so that s²/n underestimates the variance of their mean; Nadeau & Bengio, "Inference
             for the Generalization Error" (Machine Learning 52, 2003, section 3, "corrected resampled t"),
             estimate it by (1/n + n_test/n_train) · s², with n − 1 degrees of freedom.
@@ -165,8 +168,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def verdict(gain: Gain | None) -> Outcome:
     """Say whether the transfer helped, hurt, or is undecided.
 
-    It is decided where p < 5 %, that is, where the interval excludes 0. Without a gain, for a single seed,
-    and for equal differences of too few seeds it is undecided.
+    It is decided if p < 5 %, that is, if the interval excludes 0. It is undecided without a gain, for a
+    single repetition, and for equal differences whose sign-flip p is too high or does not exist.
     """
     if gain is None or gain.p is None or gain.p >= 1 - CONFIDENCE:
         return "undecided"

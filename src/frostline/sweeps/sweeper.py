@@ -61,7 +61,7 @@ class Plan:
     space: Space
     settings: Sweep
     points: list[Point]
-    """Of a grid; one example of other samplers."""
+    """All points of a grid; for another sampler, one point as an example."""
     experiments: list[tuple[Experiment, dict[str, str]]]
     """The composed experiment and the chosen options of each point."""
     base: dict[str, Any]
@@ -101,7 +101,8 @@ def sweep(job: SweepTask, arguments: Sequence[str], launch: Launch | None, launc
     fixed, space, settings = compose.space_of(arguments)
     check(settings)
     share = share_of(launcher, int(settings.workers))
-    # A trial has by default as many threads as a worker has cores, also where it is composed.
+    # By default, `trainer.threads` is a worker's share of the cores. It is set when a config is composed, so
+    # this process composes with the workers' share.
     with sharing_cores(share.workers):
         return _sweep(job, _plan(job, fixed, space, settings), launch, share)
 
@@ -166,7 +167,7 @@ def _sweep(job: SweepTask, plan: Plan, launch: Launch | None, share: Share) -> l
 
 @contextmanager
 def _resumable(study: Study, total: int | None) -> Iterator[None]:
-    """Note on an interrupt in the block how many of the trials have ended, also in other processes."""
+    """If the block is interrupted, say how many trials have ended, also in other processes."""
     try:
         yield
     except KeyboardInterrupt:
@@ -253,7 +254,7 @@ def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
     """Check that a sweep's objectives are measured.
 
     Raises:
-        FrostlineError: one is of another number of labels per image.
+        FrostlineError: one is not measured with this loss, such as val/mAP with one label per image.
     """
     loss = composed.pretrain.loss if stage == "pretrain" else composed.loss
     names = measured_metrics(several_labels=loss.kind == "bce")
@@ -267,7 +268,10 @@ def check_objectives(settings: Sweep, composed: Experiment, stage: str) -> None:
 
 
 def _for_pretraining(settings: Sweep, composed: Experiment) -> Sweep:
-    """Return a sweep's config whose default objective fits the pretraining's loss, as `conf/` can't say."""
+    """Return the config with a default objective that fits the pretraining's loss.
+
+    In `conf/`, the default follows from the fine-tuning's loss.
+    """
     default, fitting = (fitting_monitor(loss.kind) for loss in (composed.loss, composed.pretrain.loss))
     if settings.objectives != [default]:
         return settings

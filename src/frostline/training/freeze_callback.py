@@ -38,8 +38,8 @@ class FreezeSchedule(pl.Callback):
         schedule: the name of a ready-made schedule, such as "gradual"; a YAML file; or its groups and phases.
         network: the attribute of the module that holds the network, such as "model"; empty: the child that
             has all of the module's parameters, else the module itself.
-        lr_schedule: that of phases that have none, with the keys of a phase's `schedule`; None:
-            the learning rate is constant.
+        lr_schedule: the learning-rate schedule of phases without a `schedule` of their own, with the same
+            keys; None: their learning rate is constant.
 
     Raises:
         FrostlineError: the schedule does not exist or is invalid; when a fit starts: it does not fit the
@@ -153,7 +153,7 @@ class FreezeSchedule(pl.Callback):
             self._stop_if_over(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check from the first batch of the epoch on whether a phase or a learning rate changes."""
+        """Let the first batch check again whether a phase or a learning rate changes."""
         self._constant_until_batch = 0
 
     def on_train_batch_start(

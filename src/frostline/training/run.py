@@ -164,7 +164,7 @@ def plan_of(run: Run, network: torch.nn.Module, images: int) -> FreezePlan:
 
     length = RunLength(run.trainer.epochs, steps(run.trainer.batch_size), steps)
     curve = build_curve(run.optimizer.schedule)
-    # Without an adapter, `lora` gives the network's layers and the plan as it is.
+    # Without an adapter, `layers_for` returns the network's layers, and `plan_for` the plan unchanged.
     return lora.plan_for(run, build_plan(run.freeze, lora.layers_for(run, network), curve, length))
 
 

@@ -13,7 +13,7 @@ from frostline.data.prepared.index import Index, labelled_rows
 from frostline.data.reading.splits import set_aside
 
 SHARE = 0.2
-"""Share of the labelled images that choose the epoch, if the data set has a val split of its own."""
+"""Share of a run's labelled images that is set aside to select the epoch, if `split.val` is null."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class LabelBudget:
 def label_budget(index: Index, dataset: schema.Dataset, seed: int) -> LabelBudget:
     """Draw the labelled images of a run.
 
-    For the same seed, both parts contain those of a smaller budget; with groups, see `set_aside`. No group is
-    in both parts.
+    For the same seed, the training images contain those of a smaller budget, and so do the selection images;
+    with groups, see `set_aside`. No group is in both.
 
     Args:
         dataset: its shots or fraction, and its rule of selection.

@@ -236,6 +236,7 @@ def resolve(params: Mapping[str, Any], arms: Sequence[str]) -> Study:
         gate=base.gate,
         folds=folds,
         dataset_folds=base.dataset.folds if folds else None,
+        freeze=choices["freeze"],
     )
     return Study(params, choices, {**resolved, "report": report.model_dump()})
 

@@ -42,8 +42,8 @@ def finetune(config: Arm, data: Path, out: Path, services: Services, timing: Pat
     folds = [list(members) for _, members in groupby(run_of, key=lambda repetition: repetition.fold)]
     earlier, timings = EarlierRuns(out, services), dict[Repetition, dict[str, Any]]()
     inputs = load_inputs(run_of[folds[0][0]], data, initial, services)
-    # `restore`, and `store` below, need inputs only to identify the runs (`training.run.scratch_key`). What
-    # they use of them is equal in all folds, so the inputs of any fold will do.
+    # `restore`, and `store` below, need inputs only for `training.run.scratch_key`, which identifies a run.
+    # What it reads from the inputs is equal in all folds, so those of any fold will do.
     earlier.restore(run_of.values(), inputs)
     omitted.remove_reason(out)
     with publish(out) as work:

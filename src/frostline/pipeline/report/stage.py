@@ -60,7 +60,7 @@ def write_report(config: Report, artifacts: Path, out: Path) -> Result:
     with publish(out) as work:
         write_text(work / "report.json", canonical_json(numbers))
         write_text(work / "metrics.json", canonical_json(records.flat_metrics(study)))
-        write_text(work / "curves.csv", csv_text(*records.curve_columns(study)))
+        write_text(work / "curves.csv", csv_text(*records.curve_columns(study, config.freeze)))
         write_bytes(work / "transfer.png", transfer_png(study))
         write_text(work / "report.md", _markdown(study, table, checks))
         write_text(work / "index.html", page.html(study, arms, checks))
