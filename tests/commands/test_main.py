@@ -206,7 +206,7 @@ def test_a_study_by_hand(shell):
         ("finetune --nope", "unrecognized arguments: --nope"),
         ("finetune bakbone=mlp", "bakbone: unknown key; did you mean 'backbone'?"),
         ("finetune backbone=mpl", "backbone: no option 'mpl'; did you mean 'mlp'"),
-        ("finetune seed=0,1", "seed: found several values, 0,1; add -m to run each"),
+        ("finetune seed=0,1", "seed: found several values, 0,1; to run each, add -m"),
         ("finetune dataset=image_folder", "dataset.root: needs a value; add dataset.root=…"),
         ("finetune dataset=image_folder dataset.root=nowhere", "dataset.root"),
         ("finetune weights=file weights.path=nowhere.pt", "weights.path"),

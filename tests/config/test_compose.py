@@ -89,7 +89,11 @@ def test_an_experiment_gives_way_to_what_is_typed():
             ["freeze.phases.0.lr.head=2"],
             "freeze.phases.0.lr: not in the config yet; add it with a plus, +freeze.phases.0.lr",
         ),
-        (["seed=1,2"], "seed: found several values, 1,2; add -m to run each, or write [1,2] for a list"),
+        (
+            ["seed=1,2"],
+            "seed: found several values, 1,2; to run each, add -m (finetune and pretrain have it);"
+            " a list is written [1,2]",
+        ),
         (["freeze.groups=[head]"], "freeze.groups: found a list where keys with values are; give it as {KEY"),
         (["freeze.phases.9.train=all"], "freeze.phases.9.train: the list has no such item; give the whole"),
         (["seed=${sed}"], "seed: refers to sed, which is not in the config"),

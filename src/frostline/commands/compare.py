@@ -27,7 +27,7 @@ examples:
   frostline compare --filter "tags.freeze = 'full'" --metric test/f1_macro --metric test/loss
 
 Rows are sorted by the first metric. Each row is compared with the first row by a t-test on test accuracy,
-paired by seed; p is corrected for the number of rows (Holm)."""
+paired by seed; p is corrected for the number of rows (Holm), intervals are not."""
 
 
 def add(commands: Any, summary: str) -> None:

@@ -171,7 +171,9 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if _has_p(comparison):
         by = "fold and seed" if folds else "seed"
-        sentences.append(f"p: two-sided t-test, paired by {by}, corrected for the number of rows (Holm).")
+        sentences.append(
+            f"p: two-sided t-test, paired by {by}, corrected for the number of rows (Holm); intervals are not."
+        )
     elif len(comparison.lines) > 1:
         sentences.append(
             "One seed says nothing about chance: run each configuration with seed=0,1,2 for intervals and p."

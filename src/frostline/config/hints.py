@@ -126,9 +126,11 @@ def _model_of_timm(option: str) -> str | None:
     """Return the model of timm that `option` is, or nearly is; None: an option of frostline is as near."""
     if option in timm_models.names():
         return option
-    known = {*timm_models.names(), *project.conf_files("backbone")}
-    near = difflib.get_close_matches(option, sorted(known), n=1, cutoff=NEAR)
-    return near[0] if near and near[0] not in project.conf_files("backbone") else None
+    own = project.conf_files("backbone")
+    if any(name.startswith(option) for name in own):
+        return None
+    near = difflib.get_close_matches(option, sorted({*timm_models.names(), *own}), n=1, cutoff=NEAR)
+    return near[0] if near and near[0] not in own else None
 
 
 def of_text(text: str) -> str | None:

@@ -250,7 +250,8 @@ def _composition_error(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.search(r"Ambiguous value for argument '(.*?)=(.*)'", text):
         key = from_hydra(match[1])
         return (
-            f"{key}: found several values, {match[2]}; add -m to run each, or write [{match[2]}] for a list"
+            f"{key}: found several values, {match[2]}; to run each, add -m (finetune and pretrain have it);"
+            f" a list is written [{match[2]}]"
         )
     if match := re.match(r"Sweep parameters '(.*?)=.* requires --multirun", text):
         return f"{from_hydra(match[1])}: found several values; add -m to run each"
