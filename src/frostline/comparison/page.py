@@ -172,7 +172,8 @@ def notes(comparison: Comparison) -> list[str]:
     if _has_p(comparison):
         by = "fold and seed" if folds else "seed"
         sentences.append(
-            f"p: two-sided t-test, paired by {by}, corrected for the number of rows (Holm); intervals are not."
+            f"p: two-sided t-test, paired by {by}, corrected for the number of rows (Holm);"
+            " intervals are not corrected."
         )
     elif len(comparison.lines) > 1:
         sentences.append(

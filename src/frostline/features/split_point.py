@@ -7,9 +7,9 @@ The split works for any architecture:
    where a module that contains the changing one is entered.
 2. `NetworkSplit.features` runs the network until the prefix has been computed, and returns its output.
 3. `NetworkSplit.rest` runs the network's own `forward` on the example. Prefix modules return their recorded
-   outputs. The features replace either the input of the first changing module, or of one that contains it; or
-   the output of the last frozen module that is called before that one; or the outputs of the last two modules
-   of the longest prefix, which are concatenated.
+   outputs, except where the features enter. Candidates for that place are, for the first changing module and
+   for each module that contains it: its input; or the output of the last frozen module that is called before
+   it is entered. One more: the outputs of the last two modules of the longest prefix, concatenated.
 4. Before a split is used, `first_verified` compares its logits with those of the whole network.
 
 `network.forward(…)` is called, not `network(…)`: the latter may run code of torch.compile, which ignores the

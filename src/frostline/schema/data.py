@@ -29,7 +29,7 @@ class Split(Strict):
 
 
 class TestSet(Strict):
-    """Where a further test set is: the key of its data set's kind that says where images are."""
+    """Where a further test set is, in the key that its kind of data set uses: root, file or path."""
 
     __test__ = False  # It is no class of tests.
 
@@ -56,11 +56,12 @@ class _Dataset(Strict):
     """Labelled training images per class that a run may use; null: all. With several labels per image: for
     each label, and for no label."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None
-    """Share of the training images, per class, that a run may use; null: all. Not with `shots`."""
+    """Share of the training images that a run may use, per class (with several labels per image, of all of
+    them); null: all. Not with `shots`."""
     selection: Literal["within", "held_out", "last"] | None = None
     """The images on which the best epoch is selected. within: a share of the labelled images (`split.val`, or
     0.2), which are not trained on; with all labels, the val split. held_out: the val split, beyond the labels
-    that `shots` or `fraction` allow. last: none, the last epoch is used. Not given: held_out."""
+    that `shots` or `fraction` allow. last: none, the last epoch is used. null (in earlier runs): held_out."""
     on_bad_image: Literal["error", "skip"]
     """What `prepare` does with an image that can't be used: stop, or skip and list it."""
     folds: Annotated[int, Field(ge=2)] | None = None
@@ -128,7 +129,8 @@ class ImageFolder(_Dataset):
 
 
 class Columns(Strict):
-    """The columns of a table. One that has its usual name may be missing; null: it is not used."""
+    """The names of a table's columns. `image` and `label`, or `labels`, must exist. Of the others, those with
+    their default name may be missing; null: not used."""
 
     image: str
     """Paths of the images, or the images."""

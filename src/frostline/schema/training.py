@@ -77,7 +77,7 @@ class Phase(Strict):
     train: Annotated[list[str] | Literal["all"], Field(description="all, or a list of group names")]
     """The groups that train; the others are frozen."""
     until: Annotated[Literal["end"] | Percent | Epochs | Steps | Plateau | Reaches, Field(description=UNTIL)]
-    """The end of the phase; `end` is for the last phase only. If that ends early, so does the run."""
+    """The end of the phase; `end` is for the last phase only. If the last phase ends early, the run does."""
     lr: dict[str, Positive] | None = None
     """Factor of optimizer.lr per group; `layer_decay`: factor per layer, from the head to the input."""
     optimizer: dict[str, dict[str, Any]] | None = None
@@ -98,7 +98,7 @@ class Phase(Strict):
     restore: Literal["best", "none"] | None = None
     """best: the phase ends with the weights of its best epoch, by its plateau's metric, else val/loss."""
     schedule: Rate | None = None
-    """The learning-rate schedule of the phase; not given: optimizer.schedule."""
+    """The learning-rate schedule of the phase; not given, in the first phase: optimizer.schedule."""
 
 
 class Freeze(Strict):
@@ -166,14 +166,15 @@ class Bce(Strict):
         Literal["balanced"] | list[Positive] | None,
         Field(description="null, balanced or a number above 0 for each class"),
     ]
-    """Factor of the loss of the images that have a label; balanced: (images without it) / (images with it);
-    null: 1."""
+    """For each class, factor of its term of the loss for the images that have its label; balanced: (images
+    without the label) / (images with it); null: 1."""
     threshold: Annotated[
         Literal["one", "per_class"] | Annotated[float, Field(gt=0, lt=1)],
         Field(description="one, per_class or a number between 0 and 1"),
     ]
-    """Probability from which a label is predicted; one: chosen on validation for the best micro F1;
-    per_class: for the best F1 of each class."""
+    """Probability from which a label is predicted. one: the same for all labels, chosen on the selection
+    images for the best micro F1; per_class: for the best F1 of each class; both 0.5 with
+    `dataset.selection=last`."""
 
 
 Loss = Annotated[CrossEntropy | Mse | Bce, Field(discriminator="kind")]
@@ -255,7 +256,7 @@ class Swa(Strict):
 
 
 class WiseFt(Strict):
-    """WiSE-FT: interpolation between initial and fine-tuned weights, chosen on validation."""
+    """WiSE-FT: interpolates initial and fine-tuned weights; the selection images choose the share."""
 
     kind: Literal["wise_ft"]
     alphas: Annotated[list[Probability], Field(min_length=1)]
@@ -296,8 +297,8 @@ class Trainer(Strict):
     eval_batch_size: Annotated[int, Field(ge=1)]
     """Images per forward pass on validation and test; changes results by rounding only."""
     steps_per_execution: Annotated[int, Field(ge=1)] | None
-    """Optimizer steps between checks for checkpoints and signals; null: as many as take 50 ms. Results do
-    not depend on it."""
+    """Optimizer steps per Lightning batch, after which a checkpoint may be written; null: as many as take
+    50 ms. Results do not depend on it."""
     compile: bool
     """Compile the whole network with torch.compile: takes minutes at the start, pays off only on a GPU."""
     threads: Annotated[int, Field(ge=1, le=1024)]
@@ -308,8 +309,8 @@ class Trainer(Strict):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """bf16: autocast; weights stay fp32. auto: bf16 where processor and architecture gain by it, which makes
     results differ between processors by more than rounding. Where gradients in bf16 are undefined or don't
-    repeat on a CPU, the network trains in fp32 whatever is set here; training.json says why. fp16: autocast
-    with a scaled loss, for GPUs without bf16 (before Ampere)."""
+    repeat on a CPU, the network trains in fp32 with auto and bf16 alike; for bf16, training.json says why.
+    fp16: autocast with a scaled loss, for GPUs without bf16 (before Ampere)."""
     device: Literal["auto", "cpu", "cuda"]
     """Where the run trains; auto: on a GPU if there is one."""
     monitor: Monitor

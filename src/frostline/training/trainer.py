@@ -47,7 +47,7 @@ SAVE_EVERY_SECONDS = 10.0
 SAVE_SHARE = 0.02
 """Largest share of the run time that checkpoints may take."""
 SAVE_INSIDE_SECONDS = 60.0
-"""The same for a step inside an epoch."""
+"""As `SAVE_EVERY_SECONDS`, for a step inside an epoch."""
 
 
 def history_columns(headline: str) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def fit(
 
     Raises:
         FrostlineError: the device is missing, or the batches are too small for the network.
-        TrainingFailed: the loss is not finite; the best epoch's weights are written to `resume`.
+        TrainingFailed: the loss is not finite; the best epoch's weights so far are written to `resume`.
     """
     machine.configure(config.threads)
     result, plan = Fit(execution=classifier.execution), classifier.plan
