@@ -50,7 +50,7 @@ class Options(TypedDict, total=False):
 
 
 class ListOptions(TypedDict, total=False):
-    """Keyword arguments of a sweep or a probe: as `Options`, but a list means one run per value."""
+    """Keyword arguments of a sweep or a probe: as `Options`, but a list means one run, or head, per value."""
 
     source: Path
     backbone: str | Sequence[str]
@@ -92,8 +92,8 @@ def overrides_of(
         dataset: the stage's data set: a folder, or an option of conf/dataset; None: the config's.
         options: the keyword arguments.
         known: the TypedDict that lists them; in `ListOptions` a list means each of its values.
-        command: whose keys they are, as `unread.check` names it; for pretrain, hyperparameters are those of
-            the pretraining.
+        command: the command that reads the overrides, such as ``finetune`` or ``plan --stage pretrain``. For
+            a pretraining, `lr` becomes `pretrain.optimizer.lr`, and so on.
 
     Raises:
         FrostlineError: there is no such keyword, folder or data set, or the command does not read a key.

@@ -38,7 +38,8 @@ def finetune(dataset: AnyPath | None = None, *, force: bool = False, **options: 
         options: options of config groups, common keys and other overrides; see `Options`.
 
     Raises:
-        FrostlineError: an argument, the data or the weights are not valid; TrainingFailed: the training is.
+        FrostlineError: an argument, the data or the weights are not valid.
+        TrainingFailed: the loss is not finite, or memory or disk ran out.
     """
     return _train("finetune", overrides_of(dataset, options, Options), force)
 
@@ -52,7 +53,8 @@ def pretrain(dataset: AnyPath | None = None, *, force: bool = False, **options: 
         options: as for `finetune`; hyperparameters are those of the pretraining (``pretrain.optimizer.lr``).
 
     Raises:
-        FrostlineError: an argument, the data or the weights are not valid; TrainingFailed: the training is.
+        FrostlineError: an argument, the data or the weights are not valid.
+        TrainingFailed: the loss is not finite, or memory or disk ran out.
     """
     return _train("pretrain", overrides_of(dataset, options, Options, command="pretrain"), force)
 
@@ -97,7 +99,7 @@ class Run:
         self.folder = folder.resolve()
         """It contains the files that `frostline finetune` writes."""
         self._home = Path.cwd()
-        """What the paths in its config are relative to."""
+        """The folder from which relative paths in its config are tried first."""
         self._networks: dict[int | None, Any] = {}
         """Batch size → network that predicts: to make one takes a second."""
 
@@ -136,7 +138,7 @@ class Run:
 
         Args:
             images: a file, a folder, an image of Pillow, a uint8 array, (H, W), (H, W, 3), (N, H, W) or
-                (N, H, W, 3), or a list of these.
+                (N, H, W, 3), with the channels or uint16 of the training images; or a list of these.
             batch_size: images per forward pass; None: the run's.
 
         Returns:
@@ -171,7 +173,9 @@ class Run:
             return mistakes.mistakes(measured_in(self.folder), config, count)
 
     def _absolute(self, path: str) -> str:
-        """Return a path of the config: relative to where the run was called, or else to its project."""
+        """Return a path of the config: from the folder that was current when this object was made, or else
+        from the run's project.
+        """
         places = [home / Path(path).expanduser() for home in (self._home, project.find_root(self.folder))]
         return str(next((place for place in places if place.exists()), places[0]))
 

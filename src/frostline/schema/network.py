@@ -60,7 +60,8 @@ Backbone = Annotated[Mlp | Timm | PluginBackbone, Field(discriminator="kind")]
 
 Head = Literal["auto", "keep", "reset"]
 """keep: start from the head of the weights, with classes matched by name; the data set must have the same
-classes. reset: start from zeros. auto: keep if the classes are the same, else reset."""
+classes. reset: start from zeros. auto: keep if the classes are the same, else reset. Weights without classes,
+and runs that train nothing: see `models.head_init.choose_head_init`."""
 
 
 class NoWeights(Strict):
@@ -74,12 +75,13 @@ class PretrainWeights(Strict):
 
     kind: Literal["pretrain"]
     path: str | None
-    """A weights.safetensors; null: the pipeline's, else that of a pretraining that runs first."""
+    """A weights.safetensors; null: the study's, if they are of this config, else those of a pretraining that
+    runs first."""
     head: Head
 
 
 class ImagenetWeights(Strict):
-    """ImageNet weights from an installed package, else downloaded by timm; the head is random."""
+    """ImageNet weights from an installed package, else downloaded by timm; the head starts from zeros."""
 
     kind: Literal["imagenet"]
 

@@ -71,7 +71,7 @@ class Pretrain(Hyperparameters):
 
 
 def check_selection(dataset: Dataset, config: Hyperparameters, keys: tuple[str, str]) -> None:
-    """Reject what chooses an epoch if the data set's rule is that none is chosen.
+    """Reject what chooses an epoch or α on images, if `selection: last` provides none for that.
 
     Args:
         dataset: the data set to train on.
@@ -96,7 +96,8 @@ def check_selection(dataset: Dataset, config: Hyperparameters, keys: tuple[str, 
             break
     alphas = getattr(config.averaging, "alphas", [])
     if found is None and len(alphas) > 1:
-        found = f"{prefix}averaging chooses among {len(alphas)} alphas", f"give {prefix}averaging.alphas one"
+        fix = f"set {prefix}averaging.alphas to one value"
+        found = f"{prefix}averaging chooses among {len(alphas)} alphas", fix
     if found:
         raise ValueError(
             f"{place}.selection: found 'last', with which no images choose the epoch, but {found[0]};"
@@ -162,7 +163,8 @@ class Experiment(Hyperparameters, _Transfer):
     folds: Folds | None = None
     """The folds of a study: each arm is run once per fold and seed; null: all of `dataset.folds`."""
     evaluate: Measurement | None = None
-    """How single runs, and the arms of a study, are measured after training; null: each key is null."""
+    """How single runs, and the arms of a study, are measured after training; null: without test-time
+    augmentation."""
     sweep: Sweep
     """The config of -m; single runs ignore it."""
     gate: dict[str, float]
@@ -195,7 +197,8 @@ class Run(Hyperparameters, _Task):
 
     seed: Seed
     evaluate: Measurement | None = None
-    """How it is measured after the training; null: without test-time augmentation, or by another stage."""
+    """How it is measured after the training; null: without test-time augmentation. The stage evaluate
+    measures the arms of a study."""
 
     @property
     def tta(self) -> Tta:
@@ -233,9 +236,9 @@ class _Repeated(Strict):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is null and came later: configs without it keep their bytes."""
+        """Leave out null keys of later versions, so that earlier configs keep their bytes."""
         data: dict[str, Any] = serialize(self)
-        later = ("folds", "dataset_folds", "tta")
+        later = ("folds", "dataset_folds", "tta", "freeze")
         return {key: value for key, value in data.items() if value is not None or key not in later}
 
 
@@ -323,4 +326,4 @@ class Report(_Repeated):
     dataset_folds: int | None = None
     """The number of folds that the data set has."""
     freeze: str | None = None
-    """The arm whose schedule is selected; null: not known."""
+    """The arm whose schedule params.yaml selects, for curves.csv; null: not known."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 JOURNAL, DELIVERED = ".journal", ".delivered"
 OWN_STORE = "mlflow.db"
-"""The project's own store in a journal, without its path, so that a project can be moved."""
+"""What a journal says for the project's own store: no path, so that the project can be moved."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Pending:
-    """A journal with records that MLflow does not have yet."""
+    """A journal to deliver or to close: it has records that MLflow lacks, or its process has ended."""
 
     path: Path
     header: Header
@@ -88,7 +88,7 @@ def folder() -> Path:
 
 
 def store_name() -> str:
-    """Return this command's store as journals name it: without path and password."""
+    """Return this command's store as journals name it: `OWN_STORE`, or the URI without passwords."""
     own = local_store.database() == project.home() / project.DATABASE
     return OWN_STORE if own else project.store_uri_without_password()
 
@@ -183,7 +183,7 @@ def header_of(path: Path) -> Header | None:
 
 
 def pending() -> list[Pending]:
-    """Return the journals with records that MLflow does not have yet, the oldest first."""
+    """Return the journals to deliver or to close, the oldest first."""
     return [journal for path in paths() if (journal := _pending(path))]
 
 

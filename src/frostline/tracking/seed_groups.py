@@ -27,7 +27,7 @@ OPTION_TAGS = {
     "backbone.kind": "backbone",
     "dataset.root": "dataset",
 }
-"""Parameter → the tag with the name of its config group's option, which decides the group's other keys."""
+"""Parameter that names the option of a config group → the tag with that name."""
 LONGEST_VALUE = 32
 """Characters: longer values, such as a schedule's phases, are too long for a legend."""
 FINAL = ("best/", metric_names.BEST_EPOCH, "test/", "train_seconds")
@@ -39,7 +39,7 @@ def gather(store: "Store", run_id: str, when: int | None = None) -> None:
 
     The parent gets the mean of each final metric under the metric's own name, so that tables compare it with
     runs, and the number of runs, ``n``; the headline metrics also have ``.std`` and, unless all values are
-    equal, the 95 % interval ``.low`` to ``.high``. A single run has no parent. The metrics' time stamp is
+    equal, the 95 % interval ``.low`` to ``.high``. A run without others has none. The metrics' time stamp is
     computed from `when` (ms) and the runs, so that a record which is delivered twice adds nothing, and a mean
     over more runs is newer. Their step is 0, since MLflow draws lines instead of bars for other steps.
     """
@@ -83,7 +83,8 @@ def _compare_with_earlier(store: "Store", run: Run) -> None:
 def what_differs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the keys of a table's columns, or of a legend, that tell runs with these parameters apart.
 
-    Of a config group whose option differs, that is the option alone; ``setting`` stands for long values.
+    If the option of a config group differs, its tag stands for all keys below it. ``setting`` stands for long
+    values.
 
     >>> what_differs({"freeze_name": "full", "dropout": "0"}, {"freeze_name": "mine", "dropout": "1"})
     ['freeze', 'dropout']

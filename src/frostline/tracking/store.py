@@ -1,7 +1,7 @@
 """MLflow's store: its experiment, runs and files.
 
-`tracking.delivery` repeats requests that failed, so recording something a second time changes nothing. Runs
-are found by the hash of the weights that they made, so that lineage survives copies and caches.
+`tracking.delivery` repeats requests that failed, so methods must tolerate it: a second call writes the same
+values. Runs are found by the hash of the weights that they made, so that lineage survives copies and caches.
 """
 
 import socket
@@ -208,8 +208,8 @@ class Store:
         """Add an evaluation to the run that made its weights.
 
         Args:
-            evaluated: the results. Of several runs with these weights, the newest that lacks these metrics
-                gets them: after a clock was set back, the newest may be one that has them already.
+            evaluated: the results. Of several runs that made these weights, the newest without these metrics
+                gets them, else the newest. (After a clock was set back, the newest may have them already.)
             when: milliseconds since 1970; None: now.
 
         Returns:
@@ -286,7 +286,7 @@ class Store:
         return self._database is not None
 
     def maker(self, sha256: str) -> Run | None:
-        """Return the newest run that made the weights of this hash, rather than start from them."""
+        """Return the newest run that trained the weights of this hash, not one that starts from them."""
         runs = self.search({"weights.sha256": sha256}, limit=1000)
         return next((run for run in runs if run.data.tags.get("start.sha256") != sha256), None)
 
